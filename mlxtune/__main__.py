@@ -1,0 +1,5 @@
+"""`python -m mlxtune` is `mlxtune`."""
+
+from mlxtune.cli.main import main
+
+main()

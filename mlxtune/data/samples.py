@@ -1,0 +1,32 @@
+"""The sample workspace: an outdoor shop's support desk, its recipe and its data."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mlxtune
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import disk_errors
+
+RECIPE = Path("recipes/support-json.toml")
+
+
+def root() -> Path:
+    """Where the shipped ``recipes/`` and ``data/samples/`` lie: in the package, or beside it in a clone."""
+    package = Path(mlxtune.__file__).parent
+    return next((place for place in (package / "samples", package.parent) if (place / RECIPE).is_file()), package.parent)
+
+
+def create(folder: Path) -> Path:
+    """Copy the sample workspace into ``folder`` and return its recipe. Raises ``InputError`` rather than overwrite a file."""
+    source = root()
+    files = [file.relative_to(source) for name in ("recipes", "data/samples") for file in sorted((source / name).rglob("*")) if file.is_file()]
+    taken = [file for file in files if (folder / file).exists()]
+    if taken:
+        raise InputError(f"{folder / taken[0]} is there already, so nothing was written.", mend="Choose another folder.")
+    with disk_errors(str(folder)):
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, folder / file)
+    return folder / RECIPE

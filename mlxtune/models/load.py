@@ -1,0 +1,77 @@
+"""Load a model on the compute path that suits the backend: the one place where Metal, CUDA and CPU differ.
+
+On Metal and CUDA a model computes as it was saved: 4-bit kernels, bf16 or f16. MLX's CPU backend has no fast quantised
+kernel, so there the same 4-bit values are dequantised once and computed in float32.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
+
+from mlxtune.core.errors import ModelError
+from mlxtune.models.resolve import ModelFolder
+
+Compute = Literal["native", "float32"]
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory. ``path`` says in words how it computes; ``seconds`` is what loading took."""
+
+    source: ModelFolder
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    compute: Compute
+    path: str
+    seconds: float
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has, in its loaded form."""
+        return sum(array.size for _, array in tree_flatten(self.model.parameters()))
+
+
+def suitable() -> Compute:
+    """The compute path for the device MLX uses: ``native`` on a GPU, ``float32`` on the CPU."""
+    return "native" if mx.default_device().type == mx.DeviceType.gpu else "float32"
+
+
+def load(source: ModelFolder, compute: Compute | None = None) -> LoadedModel:
+    """Load ``source``, frozen and evaluated; ``compute`` overrides what suits the machine, for tests of the other side.
+
+    Raises ``ModelError`` when mlx-lm does not know the architecture or the weights do not fit it.
+    """
+    start = time.perf_counter()
+    compute = compute or suitable()
+    try:
+        model, config = load_model(source.folder, lazy=True)
+        tokenizer = load_tokenizer(source.folder, eos_token_ids=config.get("eos_token_id"))
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        raise ModelError(f"{source.name} cannot be loaded: {error}", mend="Is its architecture one that mlx-lm knows?") from error
+    bits = (config.get("quantization") or {}).get("bits")
+    if compute == "float32":
+        model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
+        model = dequantize_model(model)
+    model.freeze()
+    mx.eval(model.parameters())
+    model.eval()
+    kind = f"{bits}-bit weights" if bits else "unquantised weights"
+    device = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
+    path = f"{kind}, computed in float32 on the {device}" if compute == "float32" else f"{kind}, native on the {device}"
+    return LoadedModel(source, model, tokenizer, compute, path, time.perf_counter() - start)
+
+
+def memory_limit(fallback: int) -> int:
+    """Bytes that MLX recommends to keep resident on this GPU, or ``fallback`` on a CPU."""
+    if mx.default_device().type != mx.DeviceType.gpu:
+        return fallback
+    facts: dict[str, Any] = mx.device_info()
+    return int(facts.get("max_recommended_working_set_size") or fallback)

@@ -1,0 +1,90 @@
+"""From what a recipe calls its base to a folder on disk: an alias, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import ModelError
+from mlxtune.core.hashing import sha256_json
+from mlxtune.core.text import nearest, one_line
+from mlxtune.models import bundled
+
+ALIASES = (bundled.ALIAS,)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights only as safetensors, never code
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk: its folder, its ``config.json``, and what identifies its weights."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    fingerprint: str
+
+
+def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lambda what, share: None) -> ModelFolder:
+    """The folder of ``base``, fetched if need be; a relative folder is looked for in ``near`` first, then where we are.
+
+    Raises ``ModelError`` when there is no such model or the folder does not hold one.
+    """
+    if base == bundled.ALIAS:
+        return _open(base, bundled.ensure(progress))
+    for place in (near / Path(base).expanduser(), Path(base).expanduser()):
+        if place.is_dir():
+            return _open(base, place.resolve())
+    if base.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(base):
+        hint = nearest(base, ALIASES)
+        raise ModelError(
+            f"There is no model called {one_line(base, 80)}.",
+            mend=f"Did you mean {hint}?" if hint else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
+        )
+    return _open(base, _fetch(base))
+
+
+def _fetch(hub_id: str) -> Path:
+    """The hub's files of ``hub_id`` in the hub's own cache; downloads resume by themselves."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_FILES))
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"The hub has no model {hub_id}, or it is not public.", mend="Check the id; for a gated model: hf auth login") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(f"{hub_id} is not on this machine, and the hub cannot be reached.", mend="Connect once, or use a folder.") from error
+
+
+def _open(name: str, folder: Path) -> ModelFolder:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is not a model: it has no config.json.") from error
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} has no model*.safetensors.", mend="Only safetensors are opened; convert it with mlx_lm.convert.")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ModelError(f"{folder} has no tokenizer_config.json, so its chat template is unknown.")
+    return ModelFolder(name, folder, config, _fingerprint(config, files))
+
+
+def _fingerprint(config: dict[str, Any], files: list[Path]) -> str:
+    """Identifies weights without reading gigabytes: config, headers, sizes, and the last block of each file."""
+    parts: list[Any] = [config]
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ModelError(f"{file} is not a safetensors file: its header does not fit.")
+            header = stream.read(min(length, 2**26))
+            stream.seek(max(8 + length, size - 2**20))
+            parts += [file.name, size, header.hex(), stream.read().hex()]
+    return sha256_json(parts)

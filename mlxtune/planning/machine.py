@@ -1,0 +1,94 @@
+"""What this machine is, without asking MLX: the app and the first screen must not load it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes in use, and bytes there are."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts a plan and ``doctor`` need. ``limit`` is how many bytes a worker should use at most."""
+
+    system: str
+    chip: str
+    cores: int
+    backend: str  # "metal", "cuda" or "cpu"
+    limit: int
+
+
+def memory() -> Memory:
+    """The machine's memory now. On a Mac, cached and free pages count as free, as in Activity Monitor."""
+    if platform.system() == "Darwin":
+        total = int(_run("sysctl", "-n", "hw.memsize") or 0)
+        page, free = 4096, 0
+        for line in _run("vm_stat").splitlines():
+            if "page size of" in line:
+                page = int(line.split("page size of")[1].split()[0])
+            elif line.startswith(("Pages free", "Pages inactive", "Pages speculative", "Pages purgeable")):
+                free += int(line.split(":")[1].strip(" ."))
+        return Memory(max(0, total - free * page), total)
+    facts = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        key, value = line.split(":")
+        facts[key] = int(value.split()[0]) * 1024
+    return Memory(facts["MemTotal"] - facts["MemAvailable"], facts["MemTotal"])
+
+
+@cache
+def machine() -> Machine:
+    """This machine. ``limit`` is macOS's own wired limit where it was set, else three quarters of the memory."""
+    system = platform.system()
+    total = memory().total
+    limit = total * 3 // 4
+    if system == "Darwin":
+        chip = _run("sysctl", "-n", "machdep.cpu.brand_string").strip()
+        wired = int(_run("sysctl", "-n", "iogpu.wired_limit_mb") or 0)
+        limit = wired * 2**20 or limit
+        return Machine(f"macOS {platform.mac_ver()[0]}", chip, os.cpu_count() or 1, "metal" if platform.machine() == "arm64" else "cpu", limit)
+    backend = "cuda" if any(version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
+    return Machine(f"{system} {platform.release()}", _linux_chip(), os.cpu_count() or 1, backend, limit)
+
+
+def version(distribution: str) -> str:
+    """The installed version of a distribution, or an empty string."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def disk_free(path: Path) -> int:
+    """Bytes free where ``path`` is, or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _linux_chip() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _run(*command: str) -> str:
+    """What ``command`` prints, or nothing if it is not there or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

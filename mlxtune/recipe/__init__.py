@@ -1,0 +1,27 @@
+"""The recipe: everything needed to reproduce a run, typed, in one TOML file."""
+
+from mlxtune.recipe.load import dump, load, parse
+from mlxtune.recipe.schema import (
+    AdapterSection,
+    DataSection,
+    Disclaimer,
+    EvaluationSection,
+    MethodSection,
+    ModelSection,
+    Recipe,
+    TrainingSection,
+)
+
+__all__ = [
+    "AdapterSection",
+    "DataSection",
+    "Disclaimer",
+    "EvaluationSection",
+    "MethodSection",
+    "ModelSection",
+    "Recipe",
+    "TrainingSection",
+    "dump",
+    "load",
+    "parse",
+]

@@ -1,0 +1,203 @@
+"""TOML in, a typed :class:`Recipe` out, and back. Every refusal names the key, its line and the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomlkit
+
+from mlxtune.core.errors import RecipeError
+from mlxtune.core.text import nearest, one_line
+from mlxtune.recipe.schema import Disclaimer, Recipe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply ``key.path=value`` overrides (``training.epochs=3``).
+
+    Raises ``RecipeError`` for a missing file, broken TOML, an unknown key, a wrong type or an impossible value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"There is no recipe at {path}.", mend="Check the path, or make a workspace with: mlxtune init DIR") from error
+    except IsADirectoryError as error:
+        raise RecipeError(f"{path} is a folder, not a recipe.", mend="Name the .toml file in it.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}.") from error
+    return parse(text, folder=path.parent, overrides=overrides, where=str(path))
+
+
+def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
+    """Like :func:`load`, for the text of a recipe."""
+    try:
+        document: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where} is not valid TOML: {error}.") from error
+    for override in overrides:
+        _override(document, override)
+    place = _Places(text, where)
+    recipe: Recipe = dataclasses.replace(_build(Recipe, document, (), place), folder=folder.resolve())
+    _check_values(recipe, place)
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as TOML, defaults and absolute paths included: what a run keeps of it."""
+    document = tomlkit.document()
+    for item in dataclasses.fields(recipe):
+        value = getattr(recipe, item.name)
+        if item.name != "folder":
+            document[item.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+    data, evaluation = document["data"], document["evaluation"]
+    data["source"] = str(recipe.source)  # type: ignore[index]
+    evaluation["schema"] = str(recipe.schema or "")  # type: ignore[index]
+    return tomlkit.dumps(document)
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    *tables, last = key.strip().split(".")
+    if not equals or not last:
+        raise RecipeError(f"--set {override} is not of the form key=value.", mend="For example: --set training.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string: --set model.base=smollm2-135m
+    for table in tables:
+        document = document.setdefault(table, {})
+        if not isinstance(document, dict):
+            raise RecipeError(f"--set {override}: {table} is a value, not a section.")
+    document[last] = value
+
+
+class _Places:
+    """Says where a key stands in the text, so that messages can point at it."""
+
+    _HEADER = re.compile(r"\s*\[+\s*([\w.-]+)\s*\]+")
+
+    def __init__(self, text: str, where: str) -> None:
+        self.where = where
+        self.lines: dict[tuple[str, ...], int] = {}
+        section: tuple[str, ...] = ()
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := self._HEADER.match(line):
+                section = tuple(header[1].split("."))
+                self.lines.setdefault(section, number)
+            elif key := re.match(r"\s*([\w-]+)\s*=", line):
+                self.lines.setdefault((*section, key[1]), number)
+
+    def __call__(self, path: tuple[str, ...]) -> str:
+        line = self.lines.get(path)
+        return f"{self.where}, line {line}" if line else self.where
+
+
+def _build(kind: type, values: Any, path: tuple[str, ...], place: _Places) -> Any:
+    """``values`` as an instance of the dataclass ``kind``."""
+    name = ".".join(path)
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{place(path)}: {name} must be a section with keys, not {_shown(values)}.")
+    hints = get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind) if item.name != "folder"}
+    for key in values:
+        if key not in fields:
+            hint = nearest(key, fields)
+            mend = f"Did you mean {hint}?" if hint else f"It takes: {', '.join(fields)}."
+            raise RecipeError(f"{place((*path, key))}: unknown key {one_line(key, 60)}{f' in [{name}]' if name else ''}.", mend=mend)
+    for key, item in fields.items():
+        if key not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            what = f"the section [{key}]" if dataclasses.is_dataclass(hints[key]) else f"the key {'.'.join((*path, key))}"
+            raise RecipeError(f"{place(path)}: {what} is missing.")
+    return kind(**{key: _value(hints[key], value, (*path, key), place) for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, path: tuple[str, ...], place: _Places) -> Any:
+    """``value`` as ``kind``, or a ``RecipeError`` that says what was expected."""
+    if kind is Disclaimer and isinstance(value, str):
+        return Disclaimer(value)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, path, place)  # type: ignore[arg-type]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, path, place) for item in value]
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _value(option, value, path, place)
+            except RecipeError:
+                continue
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    hint = nearest(value, [option for option in _literals(kind)]) if isinstance(value, str) else None
+    raise RecipeError(
+        f"{place(path)}: {'.'.join(path)} must be {_expected(kind)}, not {_shown(value)}.", mend=f"Did you mean {hint}?" if hint else ""
+    )
+
+
+def _literals(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for option in get_args(kind) for word in _literals(option)]
+
+
+def _expected(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(f'"{word}"' for word in arguments)
+    if origin is list:
+        return f"a list, each {_expected(arguments[0])}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_expected, arguments))
+    if kind is Disclaimer:
+        return "a sentence or { text, when }"
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a table")
+
+
+def _shown(value: Any) -> str:
+    return one_line(f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value), 60)
+
+
+def _check_values(recipe: Recipe, place: _Places) -> None:
+    """Refuse values of the right type that cannot mean anything."""
+
+    def require(path: str, good: Callable[[Any], bool], what: str) -> None:
+        value: Any = recipe
+        for name in path.split("."):
+            value = getattr(value, name)
+        if not good(value):
+            raise RecipeError(f"{place(tuple(path.split('.')))}: {path} must be {what}, not {_shown(value)}.")
+
+    require("name", lambda text: bool(_NAME.fullmatch(text)), "1 to 64 letters, digits, dots, dashes or underscores")
+    require("model.base", bool, "an alias, a hub id or a folder")
+    require("data.source", bool, "a file or a folder")
+    require("data.holdout", lambda share: 0 <= share < 1, "a share from 0 up to 1")
+    require("data.validation", lambda share: 0 <= share < 1, "a share from 0 up to 1")
+    if recipe.data.holdout + recipe.data.validation >= 1:
+        raise RecipeError(f"{place(('data', 'holdout'))}: holdout and validation together leave nothing to train on.")
+    for path in ("data.max_tokens", "adapter.rank", "training.accumulate", "training.batch_tokens", "training.keep",
+                 "training.validate_every", "training.save_every", "evaluation.max_tokens", "evaluation.batch_size"):  # fmt: skip
+        require(path, lambda number: number >= 1, "at least 1")
+    require("adapter.layers", lambda layers: layers == "all" or layers >= 1, '"all" or at least 1')
+    for path in ("training.steps", "training.epochs", "training.batch_size", "training.weight_decay", "training.clip"):
+        require(path, lambda number: number >= 0, "0 or more")
+    require("training.learning_rate", lambda rate: 0 < rate < 1, "between 0 and 1")
+    require("training.warmup", lambda share: 0 <= share < 1, "a share of the steps, from 0 up to 1")
+    require("adapter.dropout", lambda share: 0 <= share < 1, "a share from 0 up to 1")
+    require("adapter.alpha", lambda alpha: alpha > 0, "above 0")
+    if not recipe.training.steps and not recipe.training.epochs:
+        raise RecipeError(f"{place(('training', 'epochs'))}: training needs epochs or steps.")
+    require("evaluation.disclaimers", lambda rules: all(rule.text.strip() for rule in rules), "sentences, none of them empty")
+    require("evaluation.arms", lambda arms: "base" in arms, 'a list with "base" in it: the base model is measured first')

@@ -1,0 +1,1 @@
+"""Runs: folders on disk, the events that tell their story, and the detached workers that write them."""

@@ -1,0 +1,62 @@
+"""Events in words: the one place where the log lines of the terminal and of the app are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.runs.events import Event
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the log: when, a glyph of the visual language, its colour token, and a sentence."""
+
+    t: float
+    mark: str
+    token: str
+    text: str
+
+
+def narrate(event: Event) -> Line | None:
+    """What a reader should see of ``event``; ``None`` for heartbeats and progress."""
+    told = _tell(event)
+    return Line(event["t"], *told) if told else None
+
+
+def _tell(event: Event) -> tuple[str, str, str] | None:
+    match event["type"]:
+        case "run.started":
+            return "●", "primary", f"{event['name']} started on {event['base']}"
+        case "run.resumed":
+            return "●", "primary", f"resumed from checkpoint {event['step']}"
+        case "model.loaded":
+            return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
+        case "data.ready":
+            cut = f", {plural(event['truncated'], 'row')} cut" if event["truncated"] else ""
+            return "·", "faint", (
+                f"{event['train']:,} train, {event['valid']:,} validation, {event['test']:,} held-out rows; "
+                f"{event['trained']:,} of {event['tokens']:,} tokens train{cut}"
+            )  # fmt: skip
+        case "step":
+            loss = "not a number" if event["loss"] is None else f"{event['loss']:.2f}"
+            return "·", "faint", f"step {event['step']:,}   loss {loss}   {event['speed']:,.0f} tokens/s"
+        case "validation":
+            loss = "not a number" if event["loss"] is None else f"{event['loss']:.3f}"
+            return "◆", "second", f"validation at {event['step']:,}: {loss}"
+        case "checkpoint":
+            return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
+        case "arm.started":
+            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], 'held-out row')}"
+        case "arm.finished":
+            how = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
+            return "✓", "success", f"{event['arm']}: {plural(event['rows'], 'answer')} {how}"
+        case "warning":
+            return "!", "warning", one_line(event["text"])
+        case "run.finished":
+            return "✓", "success", "finished"
+        case "run.stopped":
+            return "■", "muted", f"stopped at step {event['step']:,}"
+        case "run.failed":
+            return "✗", "error", one_line(f"{event['error']} {event['mend']}".strip())
+    return None

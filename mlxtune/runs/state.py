@@ -1,0 +1,166 @@
+"""What is true of a run now: a pure fold over its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mlxtune.runs.events import Event
+
+Phase = Literal["new", "running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: loss is the mean over its trained tokens, speed is trained tokens per second."""
+
+    step: int
+    loss: float
+    rate: float
+    speed: float
+    t: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean loss over the trained tokens of the whole validation set after ``step`` steps."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model answers to a validation row while it trains."""
+
+    step: int
+    prompt: str
+    output: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A snapshot of a run. Memory is in bytes, ``t`` values are seconds since the epoch."""
+
+    phase: Phase = "new"
+    kind: str = "train"
+    name: str = ""
+    base: str = ""
+    pid: int = 0
+    total: int = 0
+    epochs: int = 0
+    steps: tuple[Step, ...] = ()
+    validations: tuple[Validation, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    checkpoints: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+    arms: tuple[tuple[str, int, int], ...] = ()  # (arm, rows done, rows)
+    memory: int = 0
+    peak: int = 0
+    limit: int = 0
+    started: float = 0.0
+    updated: float = 0.0
+    error: str = ""
+    mend: str = ""
+    summary: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.steps[-1].step if self.steps else 0
+
+    @property
+    def speed(self) -> float:
+        """Trained tokens per second over the last ten steps."""
+        recent = self.steps[-10:]
+        return sum(step.speed for step in recent) / len(recent) if recent else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take at the pace of the last 50 steps; ``None`` before two steps are known."""
+        recent = self.steps[-50:]
+        if len(recent) < 2 or not self.total:
+            return None
+        pace = (recent[-1].t - recent[0].t) / (recent[-1].step - recent[0].step)
+        return pace * (self.total - self.step)
+
+    @property
+    def best(self) -> Validation | None:
+        """The lowest validation so far."""
+        return min(self.validations, key=lambda item: item.loss, default=None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the worker has said its last word."""
+        return self.phase in ("finished", "stopped", "failed")
+
+
+def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
+    """``state`` (or a new one) after ``events``.
+
+    Steps, validations and checkpoints after a restored checkpoint supersede those of before the crash. Events of an unknown
+    type only move ``updated``, so that an older reader can follow a newer worker.
+    """
+    state = state or RunState()
+    steps, validations, checkpoints = list(state.steps), list(state.validations), list(state.checkpoints)
+    samples, warnings = list(state.samples), list(state.warnings)
+    arms = {arm: (done, total) for arm, done, total in state.arms}
+    changes: dict[str, Any] = {}
+    for event in events:
+        changes["updated"] = event["t"]
+        match event["type"]:
+            case "run.started" | "run.resumed" as type:
+                changes |= {"phase": "running", "error": "", "mend": "", "summary": (), "pid": event["pid"]}
+                changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
+                if type == "run.started":
+                    changes |= {"started": event["t"]}
+                else:
+                    at = event["step"]
+                    steps = [item for item in steps if item.step <= at]
+                    validations = [item for item in validations if item.step <= at]
+                    checkpoints = [item for item in checkpoints if item <= at]
+                    samples = [item for item in samples if item.step <= at]
+            case "model.loaded":
+                changes |= {"limit": event["limit"]}
+            case "data.ready":
+                changes |= {"total": event["steps"], "epochs": event["epochs"]}
+            case "step":
+                steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"]))
+                changes |= {"memory": event["memory"], "peak": event["peak"]}
+            case "validation":
+                validations.append(Validation(event["step"], _number(event["loss"])))
+            case "sample":
+                samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
+            case "checkpoint":
+                checkpoints.append(event["step"])
+            case "arm.started":
+                arms[event["arm"]] = (0, event["rows"])
+            case "arm.progress":
+                arms[event["arm"]] = (event["done"], event["total"])
+            case "arm.finished":
+                arms[event["arm"]] = (event["rows"], event["rows"])
+            case "warning":
+                warnings.append(event["text"])
+            case "run.finished":
+                changes |= {"phase": "finished", "summary": tuple(event.get("summary", {}).items())}
+            case "run.stopped":
+                changes |= {"phase": "stopped"}
+            case "run.failed":
+                changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"]}
+    return replace(
+        state,
+        steps=tuple(steps),
+        validations=tuple(validations),
+        checkpoints=tuple(checkpoints),
+        samples=tuple(samples),
+        warnings=tuple(warnings),
+        arms=tuple((arm, done, total) for arm, (done, total) in arms.items()),
+        **changes,
+    )
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN: a loss that is not finite is written as null."""
+    return float("nan") if value is None else value

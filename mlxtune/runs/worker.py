@@ -1,0 +1,101 @@
+"""A worker's life: lock, lease, heartbeat, signals, last word. What it works on is its caller's business."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import Interrupted, MlxtuneError
+from mlxtune.recipe import Recipe, load
+from mlxtune.runs import launch
+from mlxtune.runs.events import EventWriter
+from mlxtune.runs.locks import hold, lease_path
+
+HEARTBEAT = 5.0  # seconds
+
+
+class Worker:
+    """What the work sees of its process: where it is, what was asked, whether to stop, and how to say things."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe: Recipe = load(folder / "recipe.toml")
+        self.request = launch.request(folder)
+        self._events = EventWriter(folder)
+        self._stop = threading.Event()
+        self.emit: Callable[..., None] = self._events.emit
+
+    @property
+    def stopping(self) -> bool:
+        """Whether someone asked the run to stop; the work looks between steps."""
+        return self._stop.is_set()
+
+    def begin(self, kind: str, **fields: Any) -> None:
+        """Say ``run.started`` or, with a ``step``, ``run.resumed``."""
+        type = "run.resumed" if "step" in fields else "run.started"
+        self.emit(
+            type, kind=kind, name=self.recipe.name, base=self.recipe.model.base, pid=os.getpid(), host=socket.gethostname(), **fields
+        )  # fmt: skip
+
+    def warn(self, text: str) -> None:
+        self.emit("warning", text=text)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._stop.is_set():
+            signal.signal(number, signal.SIG_DFL)  # the second one means it
+            os.kill(os.getpid(), number)
+        self._stop.set()
+
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(HEARTBEAT):
+            try:
+                self.emit("heartbeat")
+            except (MlxtuneError, OSError) as error:
+                print(f"no heartbeat: {error}", file=sys.stderr)
+
+
+def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
+    """Run ``work`` as the worker of ``folder``; returns the exit code.
+
+    ``work`` returns the summary for ``run.finished``, raises ``Interrupted`` after it stopped at a checkpoint, and any
+    ``MlxtuneError`` for a failure the user can read. Anything else is a fault of ours: the traceback goes to the log.
+    """
+    worker = Worker(folder)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, worker._on_signal)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop
+    done = threading.Event()
+    beat = threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True)
+    try:
+        with hold(folder / "run.lock", busy=f"{folder.name} has a worker already.", note=str(os.getpid())):
+            beat.start()
+            try:
+                with hold(lease_path(), busy="The accelerator is in use by {note}.", note=folder.name):
+                    summary = work(worker)
+                worker.emit("run.finished", summary=dict(summary))
+                return 0
+            except Interrupted as stop:
+                worker.emit("run.stopped", step=stop.step)
+                return stop.exit_code
+            except MlxtuneError as error:
+                worker.emit("run.failed", error=error.message, mend=error.mend, fault=False)
+                return error.exit_code
+            except MemoryError:
+                worker.emit("run.failed", error="The machine ran out of memory.", mend="Use fewer batch_tokens or a smaller model.", fault=False)
+                return 4
+            except Exception as error:
+                traceback.print_exc()
+                worker.emit("run.failed", error=f"{type(error).__name__}: {error}", mend=f"A fault of ours. The log: {folder / 'worker.log'}", fault=True)
+                return 4
+    except MlxtuneError as error:
+        print(f"{error.message} {error.mend}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        done.set()

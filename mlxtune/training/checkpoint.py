@@ -1,0 +1,95 @@
+"""Checkpoints that are whole or absent.
+
+A checkpoint is written to a temporary folder and flushed; its manifest with every file's sha256 comes last; then the folder is
+renamed into place. A crash at any moment leaves the checkpoints before it untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlxtune.core.errors import ModelError
+from mlxtune.core.files import disk_errors, sync_folder, write_bytes, write_json
+from mlxtune.core.hashing import sha256_file
+from mlxtune.models import lora
+
+MANIFEST = "manifest.json"
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+_RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its folder, the optimizer steps done, and what the loop keeps beside the arrays."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
+    """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120 and drop all but the newest ``keep``.
+
+    Raises ``MachineError`` on a full disk; earlier checkpoints stay.
+    """
+    parent = run / "checkpoints"
+    target = parent / f"{state['step']:07d}"
+    scratch = parent / f".{target.name}"
+    with disk_errors(f"step {state['step']:,}"):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        lora.save(scratch, lora.weights(model), config)
+        arrays = {**dict(tree_flatten(optimizer.state)), _RANDOM: mx.random.state[0]}
+        write_bytes(scratch / OPTIMIZER, lora.to_bytes(arrays))
+        write_json(scratch / STATE, state)
+        write_json(scratch / MANIFEST, {file.name: sha256_file(file) for file in sorted(scratch.iterdir())})
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(scratch, target)
+        sync_folder(parent)
+    for old in _folders(run)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files all match their manifest; torn or damaged ones are passed over."""
+    return next((found for found in map(_verified, _folders(run)) if found), None)
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    """Put adapter, optimizer and random state of ``checkpoint`` back. Raises ``ModelError`` when they do not fit."""
+    adapter = mx.load(str(checkpoint.folder / lora.WEIGHTS))
+    expected = {name: array.shape for name, array in lora.weights(model).items()}
+    if {name: array.shape for name, array in adapter.items()} != expected:
+        raise ModelError(f"{checkpoint.folder} was made with another adapter than the recipe's.")
+    model.load_weights(list(adapter.items()), strict=False)
+    arrays = mx.load(str(checkpoint.folder / OPTIMIZER))
+    mx.random.state[0] = arrays.pop(_RANDOM)
+    optimizer.state = tree_unflatten(list(arrays.items()))
+    mx.eval(model.parameters(), optimizer.state)
+
+
+def _folders(run: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted((folder for folder in (run / "checkpoints").glob("[0-9]*") if folder.is_dir()), reverse=True)
+
+
+def _verified(folder: Path) -> Checkpoint | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if any(sha256_file(folder / name) != digest for name, digest in manifest.items()):
+            return None
+        state = json.loads((folder / STATE).read_text())
+    except (OSError, ValueError):
+        return None
+    return Checkpoint(folder, state["step"], state)

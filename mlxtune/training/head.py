@@ -1,0 +1,108 @@
+"""Log-probabilities at the trained positions only, without ever holding ``(tokens, vocabulary)``.
+
+A language model is a backbone and a head. The loss needs the head where a token trains, and nowhere else. With a frozen head
+one pass is enough: for position i with hidden state h and target t,
+
+    log p = h·W[t] − logsumexp(h·Wᵀ)        d log p / d h = W[t] − softmax(h·Wᵀ)·W
+
+so the forward pass can compute the gradient row by row, in chunks, and let the logits go (the idea of Liger's and Cut
+Cross-Entropy's fused losses: arXiv:2410.10989, arXiv:2411.09009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+CHUNK = 128  # positions whose logits exist at one time
+
+LogProbabilities = Callable[[mx.array, mx.array], mx.array]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A model in two: ``backbone(tokens, cache)`` gives ``(batch, tokens, hidden)``; ``logp(hidden, targets)`` gives ``(positions,)``.
+
+    ``shared`` says whether the backbone may take a cache that shares a prefix; ``warning`` is what to tell the user, if
+    the quick way did not agree with the model's own forward pass.
+    """
+
+    backbone: Callable[..., mx.array]
+    logp: LogProbabilities
+    warning: str = ""
+
+
+def split(model: nn.Module) -> Split:
+    """``model`` as backbone and head, checked against the model's own forward pass; where they differ, the plain way."""
+    backbone = getattr(model, "model", None)
+    head = getattr(model, "lm_head", None) or getattr(backbone, "embed_tokens", None)
+    if backbone is not None and isinstance(head, nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding) and "bias" not in head:
+        logp = one_pass(head)
+        tokens = mx.array([[1, 5, 2, 9, 4, 7, 3, 8]])
+        targets = mx.array([5, 2, 9, 4, 7, 3, 8])
+        try:
+            quick = logp(backbone(tokens[:, :-1])[0], targets)
+            plain = plain_logp(model(tokens[:, :-1])[0], targets)
+            if mx.allclose(quick, plain, rtol=1e-2, atol=1e-2 * _tolerance(plain)).item():
+                return Split(backbone, logp)
+        except (ValueError, TypeError, AttributeError):
+            pass  # an unusual backbone: the plain way below is always right
+    return Split(lambda tokens, cache=None: model(tokens, cache), plain_logp, "this architecture's head is not a plain one: computing it in full")
+
+
+def plain_logp(logits: mx.array, targets: mx.array) -> mx.array:
+    """Log-probability ``(positions,)`` of ``targets`` under ``logits`` ``(positions, vocabulary)``, in float32."""
+    logits = logits.astype(mx.float32)
+    return mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
+
+
+def one_pass(head: nn.Module, chunk: int = CHUNK) -> LogProbabilities:
+    """A differentiable ``logp(hidden (positions, width), targets (positions,)) -> (positions,)`` for a frozen linear head."""
+    arrays, product, back, rows = _linear(head)
+
+    @mx.custom_function
+    def both(hidden: mx.array, targets: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
+        logps, slopes, before = [], [], None
+        for start in range(0, hidden.shape[0], chunk):
+            part, wanted = hidden[start : start + chunk], targets[start : start + chunk]
+            if before is not None:  # one chunk after the other, or all logits are alive together
+                part = mx.depends([part], before)[0]
+            logits = product(part, *weights).astype(mx.float32)
+            top = logits.max(axis=-1, keepdims=True)
+            power = mx.exp(logits - top)
+            total = power.sum(axis=-1, keepdims=True)
+            logp = (mx.take_along_axis(logits, wanted[:, None], axis=-1) - top - mx.log(total))[:, 0]
+            slope = rows(wanted, *weights) - back((power / total).astype(part.dtype), *weights)
+            logps.append(logp)
+            slopes.append(slope)
+            before = [logp, slope]
+        return mx.concatenate(logps), mx.concatenate(slopes)
+
+    @both.vjp
+    def _(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+        hidden, *rest = primals
+        return ((cotangents[0][:, None] * outputs[1]).astype(hidden.dtype), *(mx.zeros_like(array) for array in rest))
+
+    return lambda hidden, targets: both(hidden, targets, *arrays)[0]
+
+
+def _linear(head: nn.Module) -> tuple[list[mx.array], Callable[..., mx.array], Callable[..., mx.array], Callable[..., mx.array]]:
+    """The head's arrays W, and with them ``x Wᵀ``, ``g W`` and ``W[t]``."""
+    if not isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding):
+        return [head.weight], lambda x, w: x @ w.T, lambda g, w: g @ w, lambda t, w: w[t]
+    how = {"group_size": head.group_size, "bits": head.bits, "mode": head.mode}
+    arrays = [array for array in (head.weight, head.scales, head.get("biases")) if array is not None]
+    return (
+        arrays,
+        lambda x, *w: mx.quantized_matmul(x, *w, transpose=True, **how),
+        lambda g, *w: mx.quantized_matmul(g, *w, transpose=False, **how),
+        lambda t, *w: mx.dequantize(*(array[t] for array in w), **how),
+    )
+
+
+def _tolerance(values: mx.array) -> float:
+    return max(1.0, float(mx.abs(values).max().item()))

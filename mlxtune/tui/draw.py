@@ -1,0 +1,105 @@
+"""Pictures in text: cells, prose, bars, keys. Styles are theme tokens.
+
+Text is assembled with styles and never parsed as markup, so data cannot inject any. Every function bears a width of zero or
+less: a picture's height is asked for before its width is final.
+"""
+
+from __future__ import annotations
+
+from rich.cells import cell_len, chop_cells
+from textual.content import Content
+from textual.style import Style
+
+Part = str | tuple[str, str] | Content
+
+
+def line(*parts: Part) -> Content:
+    """The parts one after another: plain text, ``(text, style)`` or content."""
+    return Content.assemble(*parts)
+
+
+def lines(*rows: Content | str) -> Content:
+    """The rows one under another."""
+    return Content("\n").join([Content(row) if isinstance(row, str) else row for row in rows])
+
+
+def col(text: str | Content, width: int, style: str = "", right: bool = False) -> Content:
+    """One table cell: cut with an ellipsis or padded to ``width`` cells."""
+    body = Content(text) if isinstance(text, str) else text
+    if style:
+        body = body.stylize(style)
+    if width <= 0:
+        return Content("")
+    if body.cell_length > width:
+        return body.truncate(width, ellipsis=True)
+    pad = " " * (width - body.cell_length)
+    return Content.assemble(pad, body) if right else Content.assemble(body, pad)
+
+
+def spread(width: int, left: Content, right: Content) -> Content:
+    """Both on one row of ``width`` cells, ``right`` at its end; ``left`` is cut where they would meet."""
+    return line(col(left, width - right.cell_length), right).truncate(max(width, 0))
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """``text`` on rows of at most ``width`` cells, broken between words, and within a word that is longer than a row."""
+    width = max(width, 1)
+    rows: list[str] = []
+    for paragraph in text.split("\n"):
+        current = ""
+        for word in paragraph.split():
+            if current and cell_len(current) + 1 + cell_len(word) > width:
+                rows.append(current)
+                current = ""
+            current = f"{current} {word}" if current else word
+            if cell_len(current) > width:
+                *full, current = chop_cells(current, width)
+                rows += full
+        rows.append(current)
+    return rows
+
+
+def fold(text: str, width: int, indent: str = "  ", style: str = "$muted") -> Content:
+    """Prose on as many rows as it needs: sentences are never cut."""
+    return lines(*(line((indent + row, style)) for row in wrap(text, width - len(indent))))
+
+
+def bar(share: float, width: int, style: str = "$primary") -> Content:
+    """Heavy is filled, light is not: readable without colour, in steps of half a cell."""
+    halves = round(max(0.0, min(1.0, share)) * max(width, 0) * 2)
+    full, half = divmod(halves, 2)
+    return line(("━" * full + "╸" * half, style), ("─" * (width - full - half), "$line"))
+
+
+def spark(values: list[float]) -> str:
+    """The values as a row of eighth blocks between their smallest and their largest."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if high <= low:
+        return "▄" * len(values)
+    return "".join("▁▂▃▄▅▆▇█"[round((value - low) / (high - low) * 7)] for value in values)
+
+
+def key(name: str, word: str, action: str, style: str = "") -> Content:
+    """A key and what it does; a click on it does the same."""
+    return line((name, "bold $primary"), (f" {word}", style)).stylize(Style.from_meta({"@click": action}))
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as gigabytes with one decimal, as memory is sold: 2**30."""
+    return f"{count / 2**30:.1f}"
+
+
+def memory_style(share: float) -> tuple[str, str]:
+    """The token of a memory bar, and the sign beside it: memory warns at 75 % and alarms at 92 %."""
+    if share >= 0.92:
+        return "$error", "✗ "
+    return ("$warning", "! ") if share >= 0.75 else ("$primary", "")
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit: ``now``, ``3 min``, ``2 h``, ``5 d``."""
+    if seconds < 60:
+        return "now"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min"
+    return f"{seconds // 3600:.0f} h" if seconds < 86400 else f"{seconds // 86400:.0f} d"

@@ -1,0 +1,1 @@
+"""The rooms, and what opens over them."""

@@ -1,0 +1,197 @@
+"""What the app knows of a workspace: one immutable snapshot at a time, read from the journals that workers write.
+
+This is the gate for other people's text. Every string of a snapshot that came from a dataset, a model or a file has been
+through ``safe_text``, so that no widget needs to ask where its text is from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.planning.machine import Memory, memory
+from mlxtune.recipe import Recipe, load
+from mlxtune.runs import registry
+from mlxtune.runs.narrate import Line
+from mlxtune.runs.registry import Run, Status
+from mlxtune.runs.state import RunState
+from mlxtune.tui.follow import Follower, stamp
+from mlxtune.tui.verdict import Verdict, newest_verdict
+
+ALIVE = frozenset({"starting", "running", "quiet"})
+MEMORY_EVERY = 2.0  # seconds: on a Mac, asking costs two processes
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the rooms see it. ``log`` has every line of its story, ``tail`` the end of what its process printed."""
+
+    run: Run
+    status: Status
+    state: RunState
+    log: tuple[Line, ...] = ()
+    digest: tuple[Line, ...] = ()  # the log with each stretch of steps cut to its last line
+    rows: tuple[int, int, int] | None = None  # train, validation, held out
+    tail: tuple[str, ...] = ()
+    created: float = 0.0
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, or the folder's until the worker has spoken."""
+        return self.state.name or one_line(self.run.id)
+
+    @property
+    def alive(self) -> bool:
+        return self.status in ALIVE
+
+    @property
+    def updated(self) -> float:
+        """When the run was last heard of, in seconds since the epoch."""
+        return self.state.updated or self.created
+
+
+@dataclass(frozen=True)
+class RecipeView:
+    """A file of ``recipes/``: what it holds, or why it cannot be read."""
+
+    path: Path
+    title: str
+    recipe: Recipe | None
+    source: str = ""
+    source_there: bool = False
+    error: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything the rooms draw. Runs and evaluations are newest first; ``now`` is the time all of it was true."""
+
+    now: float
+    workspace: Path
+    recipes: tuple[RecipeView, ...] = ()
+    runs: tuple[RunView, ...] = ()
+    evals: tuple[RunView, ...] = ()
+    verdict: Verdict | None = None
+    memory: Memory | None = None
+
+    @property
+    def live(self) -> RunView | None:
+        """The run or evaluation that is at work now: it has the accelerator."""
+        return next((view for view in (*self.runs, *self.evals) if view.alive), None)
+
+    def find(self, id: str | None) -> RunView | None:
+        """The run with that id."""
+        return next((view for view in self.runs if view.id == id), None)
+
+
+class Watcher:
+    """Reads a workspace again and again, each time only what is new. One thread at a time may use it."""
+
+    def __init__(self, workspace: Path, clock: Callable[[], float] = time.time) -> None:
+        self.workspace = workspace
+        self._clock = clock
+        self._followers: dict[Path, Follower] = {}
+        self._views: dict[Path, RunView] = {}
+        self._recipes: dict[Path, tuple[object, RecipeView]] = {}
+        self._verdict: tuple[object, Verdict | None] = (None, None)
+        self._memory: tuple[float, Memory | None] = (float("-inf"), None)
+
+    def read(self) -> Snapshot:
+        """The workspace as it is now. Folders that vanish while they are read are left out."""
+        now = self._clock()
+        runs, evals = (self._runs(kind, now) for kind in ("train", "eval"))
+        kept = {view.run.folder for view in (*runs, *evals)}
+        self._followers = {folder: follower for folder, follower in self._followers.items() if folder in kept}
+        self._views = {folder: view for folder, view in self._views.items() if folder in kept}
+        return Snapshot(now, self.workspace, self._read_recipes(), runs, evals, self._read_verdict(), self._read_memory(now))
+
+    def _runs(self, kind: str, now: float) -> tuple[RunView, ...]:
+        try:
+            found = registry.all_runs(self.workspace, kind)
+        except OSError:  # a folder went between being listed and being looked at
+            found = []
+        views = []
+        for run in found:
+            try:
+                views.append(self._view(run, now))
+            except OSError:
+                continue
+        return tuple(views)
+
+    def _view(self, run: Run, now: float) -> RunView:
+        """The run's view; the very same object as before when nothing about it has changed."""
+        follower = self._followers.setdefault(run.folder, Follower(run))
+        follower.read()
+        status = run.status(follower.state, now)
+        tail = follower.worker_log() if status in ("crashed", "failed") else ()
+        old = self._views.get(run.folder)
+        if old and old.state is follower.state and (old.status, old.tail) == (status, tail):
+            return old
+        view = RunView(
+            run, status, follower.state, tuple(follower.log), tuple(follower.digest), follower.rows, tail, run.folder.stat().st_ctime
+        )  # fmt: skip
+        self._views[run.folder] = view
+        return view
+
+    def _read_recipes(self) -> tuple[RecipeView, ...]:
+        try:
+            paths = sorted((self.workspace / "recipes").glob("*.toml"))
+        except OSError:
+            paths = []
+        views: dict[Path, tuple[object, RecipeView]] = {}
+        for path in paths:
+            mark = stamp(path)
+            known = self._recipes.get(path)
+            view = known[1] if known and known[0] == mark else _recipe_view(path)
+            there = view.recipe is not None and view.recipe.source.exists()
+            if there != view.source_there:
+                view = RecipeView(view.path, view.title, view.recipe, view.source, there)
+            views[path] = (mark, view)
+        self._recipes = views
+        return tuple(view for _, view in views.values())
+
+    def _read_verdict(self) -> Verdict | None:
+        reports = [(path, mark) for path in self.workspace.glob("evals/*/report.json") if (mark := stamp(path))]
+        newest = max(reports, key=lambda report: report[1], default=None)
+        if newest != self._verdict[0]:
+            self._verdict = (newest, newest_verdict(newest[0]) if newest else None)
+        return self._verdict[1]
+
+    def _read_memory(self, now: float) -> Memory | None:
+        if not 0 <= now - self._memory[0] < MEMORY_EVERY:
+            self._memory = (now, _memory())
+        return self._memory[1]
+
+
+def _memory() -> Memory | None:
+    try:
+        found = memory()
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if found.total else None
+
+
+def _recipe_view(path: Path) -> RecipeView:
+    title = one_line(path.name)
+    try:
+        recipe = load(path)
+    except MlxtuneError as error:
+        return RecipeView(path, title, None, error=one_line(error.message), mend=one_line(error.mend))
+    return RecipeView(path, title, recipe, one_line(recipe.data.source), recipe.source.exists())
+
+
+def recipe_summary(recipe: Recipe) -> str:
+    """What a recipe would do, in a few words."""
+    training = recipe.training
+    length = f"{training.steps:,} steps" if training.steps else f"{training.epochs} {'epoch' if training.epochs == 1 else 'epochs'}"
+    return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"
+

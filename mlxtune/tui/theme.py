@@ -1,0 +1,81 @@
+"""The colours: one accent, one second hue for reference data, three verdict colours, and greys.
+
+Rooms name tokens (``$primary``, ``$muted``), never hex. ``muted`` keeps a contrast of 4.5:1, ``faint`` of 3:1; ``line`` is for
+rules, axes and the empty part of a bar; ``second`` is reference data, such as the validation loss.
+"""
+
+from __future__ import annotations
+
+from textual.theme import Theme
+
+INK = Theme(
+    name="ink",
+    dark=True,
+    primary="#a3a8f5",
+    accent="#a3a8f5",
+    secondary="#9297a5",
+    success="#86c59a",
+    warning="#e8a05a",
+    error="#ea7c86",
+    foreground="#dcdee4",
+    background="#14151a",
+    surface="#1b1d24",
+    panel="#242731",
+    variables={
+        "muted": "#9297a5",
+        "faint": "#6b7080",
+        "line": "#343846",
+        "second": "#e0cfa9",
+        "select": "#2a2d48",
+        "select-ink": "#eceefa",
+    },
+)
+PAPER = Theme(
+    name="paper",
+    dark=False,
+    primary="#4f46c8",
+    accent="#4f46c8",
+    secondary="#62656f",
+    success="#1f7446",
+    warning="#a84c06",
+    error="#b42a36",
+    foreground="#26282f",
+    background="#fbfaf7",
+    surface="#f1efe9",
+    panel="#e6e3da",
+    variables={
+        "muted": "#62656f",
+        "faint": "#888b94",
+        "line": "#d3cfc4",
+        "second": "#8a6414",
+        "select": "#e4e2f8",
+        "select-ink": "#1d1b4a",
+    },
+)
+ANSI = Theme(
+    name="ansi",
+    dark=True,
+    ansi=True,
+    primary="ansi_blue",
+    accent="ansi_blue",
+    secondary="ansi_bright_black",
+    success="ansi_green",
+    warning="ansi_yellow",
+    error="ansi_red",
+    foreground="ansi_default",
+    background="ansi_default",
+    surface="ansi_default",
+    panel="ansi_default",
+    variables={
+        "ansi-background": "ansi_black",  # without these two the stylesheet of an ansi theme does not parse
+        "ansi-foreground": "ansi_white",
+        "border-blurred": "ansi_bright_black",
+        "muted": "ansi_default",
+        "faint": "ansi_bright_black",
+        "line": "ansi_bright_black",
+        "second": "ansi_yellow",
+        "select": "ansi_blue",
+        "select-ink": "ansi_bright_white",
+    },
+)
+THEMES = (INK, PAPER, ANSI)

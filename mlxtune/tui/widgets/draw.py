@@ -1,0 +1,45 @@
+"""A widget that shows a picture: a function from a width and a height to content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
+
+Picture = Callable[[int, int], Content]
+
+
+def blank(_width: int, _height: int) -> Content:
+    """No picture yet."""
+    return Content("")
+
+
+class Draw(Widget):
+    """Shows what ``picture(width, height)`` returns, and is as tall as that. A height of 0 asks: how tall would you be?"""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, picture: Picture = blank, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._picture = picture
+        self._shown: Content | None = None
+
+    def show(self, picture: Picture) -> None:
+        """Replace the picture; repaints only if it looks different."""
+        self._picture = picture
+        if not self.size:
+            return
+        fresh = picture(self.size.width, self.size.height)
+        if self._shown is None or not fresh.is_same(self._shown):
+            grown = self._shown is None or fresh.plain.count("\n") != self._shown.plain.count("\n")
+            self.refresh(layout=grown)
+
+    def render(self) -> Content:
+        self._shown = self._picture(self.size.width, self.size.height)
+        return self._shown
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return self._picture(width, 0).plain.count("\n") + 1
