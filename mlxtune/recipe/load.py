@@ -56,9 +56,11 @@ def dump(recipe: Recipe) -> str:
         value = getattr(recipe, item.name)
         if item.name != "folder":
             document[item.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-    data, evaluation = document["data"], document["evaluation"]
-    data["source"] = str(recipe.source)  # type: ignore[index]
-    evaluation["schema"] = str(recipe.schema or "")  # type: ignore[index]
+    places = {("data", "source"): recipe.source, ("evaluation", "schema"): recipe.schema or ""}
+    if recipe.path(recipe.model.base).is_dir():
+        places["model", "base"] = recipe.path(recipe.model.base)
+    for (section, key), place in places.items():
+        document[section][key] = str(place)  # type: ignore[index]
     return tomlkit.dumps(document)
 
 

@@ -17,7 +17,7 @@ Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch)
     warning          text
     run.finished     summary
     run.stopped      step
-    run.failed       error, mend, fault (true when it is a bug of ours)
+    run.failed       error, mend, code (the exit code it means; 4 is a fault of ours or the machine's)
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ class RunState:
     updated: float = 0.0
     error: str = ""
     mend: str = ""
+    code: int = 0
     summary: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -112,7 +113,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         changes["updated"] = event["t"]
         match event["type"]:
             case "run.started" | "run.resumed" as type:
-                changes |= {"phase": "running", "error": "", "mend": "", "summary": (), "pid": event["pid"]}
+                changes |= {"phase": "running", "error": "", "mend": "", "code": 0, "summary": (), "pid": event["pid"]}
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
                 if type == "run.started":
                     changes |= {"started": event["t"]}
@@ -148,7 +149,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "run.stopped":
                 changes |= {"phase": "stopped"}
             case "run.failed":
-                changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"]}
+                changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"], "code": event["code"]}
     return replace(
         state,
         steps=tuple(steps),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.errors import Interrupted, MlxtuneError
+from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
@@ -77,25 +77,31 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
         with hold(folder / "run.lock", busy=f"{folder.name} has a worker already.", note=str(os.getpid())):
             beat.start()
             try:
-                with hold(lease_path(), busy="The accelerator is in use by {note}.", note=folder.name):
+                with hold(lease_path(), busy="The accelerator is in use by {note}; wait for it, or stop it.", note=folder.name):
                     summary = work(worker)
                 worker.emit("run.finished", summary=dict(summary))
                 return 0
             except Interrupted as stop:
                 worker.emit("run.stopped", step=stop.step)
                 return stop.exit_code
-            except MlxtuneError as error:
-                worker.emit("run.failed", error=error.message, mend=error.mend, fault=False)
-                return error.exit_code
-            except MemoryError:
-                worker.emit("run.failed", error="The machine ran out of memory.", mend="Use fewer batch_tokens or a smaller model.", fault=False)
-                return 4
             except Exception as error:
-                traceback.print_exc()
-                worker.emit("run.failed", error=f"{type(error).__name__}: {error}", mend=f"A fault of ours. The log: {folder / 'worker.log'}", fault=True)
-                return 4
+                known = _known(error)
+                if known is None:
+                    traceback.print_exc()
+                    known = MlxtuneError(f"{type(error).__name__}: {error}", mend=f"A fault of ours; the log has more: {folder / 'worker.log'}")
+                worker.emit("run.failed", error=known.message, mend=known.mend, code=known.exit_code)
+                return known.exit_code
     except MlxtuneError as error:
         print(f"{error.message} {error.mend}", file=sys.stderr)
         return error.exit_code
     finally:
         done.set()
+
+
+def _known(error: Exception) -> MlxtuneError | None:
+    """``error`` as one that the user can read, if it is none of our faults."""
+    if isinstance(error, MlxtuneError):
+        return error
+    if isinstance(error, MemoryError):
+        return MachineError("The machine ran out of memory.", mend="Use fewer training.batch_tokens or a smaller model.")
+    return None

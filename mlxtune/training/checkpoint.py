@@ -25,7 +25,6 @@ from mlxtune.models import lora
 
 MANIFEST = "manifest.json"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-_RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         lora.save(scratch, lora.weights(model), config)
-        arrays = {**dict(tree_flatten(optimizer.state)), _RANDOM: mx.random.state[0]}
-        write_bytes(scratch / OPTIMIZER, lora.to_bytes(arrays))
+        write_bytes(scratch / OPTIMIZER, lora.to_bytes(dict(tree_flatten(optimizer.state))))
         write_json(scratch / STATE, state)
         write_json(scratch / MANIFEST, {file.name: sha256_file(file) for file in sorted(scratch.iterdir())})
         shutil.rmtree(target, ignore_errors=True)
@@ -67,14 +65,13 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
-    """Put adapter, optimizer and random state of ``checkpoint`` back. Raises ``ModelError`` when they do not fit."""
+    """Put adapter and optimizer of ``checkpoint`` back. Raises ``ModelError`` when they do not fit."""
     adapter = mx.load(str(checkpoint.folder / lora.WEIGHTS))
     expected = {name: array.shape for name, array in lora.weights(model).items()}
     if {name: array.shape for name, array in adapter.items()} != expected:
         raise ModelError(f"{checkpoint.folder} was made with another adapter than the recipe's.")
     model.load_weights(list(adapter.items()), strict=False)
     arrays = mx.load(str(checkpoint.folder / OPTIMIZER))
-    mx.random.state[0] = arrays.pop(_RANDOM)
     optimizer.state = tree_unflatten(list(arrays.items()))
     mx.eval(model.parameters(), optimizer.state)
 

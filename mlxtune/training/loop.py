@@ -19,7 +19,7 @@ from mlxtune.models.template import Encoded
 from mlxtune.recipe import TrainingSection
 from mlxtune.training import batches, checkpoint, schedule, sft
 from mlxtune.training.batches import Batch
-from mlxtune.training.head import Split
+from mlxtune.models.head import Split
 
 
 class Listener(Protocol):
@@ -114,6 +114,7 @@ class Loop:
         start = time.perf_counter()
         learning_rate = schedule.rate(self.section, step - 1, total)
         optimizer.learning_rate = learning_rate
+        mx.random.seed(self.section.seed * 1_000_003 + step)  # dropout depends on the step alone: a resumed run draws the same
         loss, gradients, trained, rows = 0.0, None, 0, []
         for indices in groups:
             batch = batches.collate([self.train[at] for at in indices], self.prefix)

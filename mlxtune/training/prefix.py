@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxtune.training.head import Split
+from mlxtune.models.head import Split
 
 WORTH = 16  # a shorter prefix is not worth a second pass
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxtune.training.batches import Batch
-from mlxtune.training.head import Split
+from mlxtune.models.head import Split
 from mlxtune.training.prefix import hidden_behind
 
 

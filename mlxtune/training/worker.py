@@ -32,7 +32,7 @@ def train(worker: Worker) -> dict[str, Any]:
     from mlxtune.models import load, lora  # these import mlx, which must come after the BLAS
     from mlxtune.models.template import ChatTemplate
     from mlxtune.training import batches, checkpoint
-    from mlxtune.training.head import split as split_model
+    from mlxtune.models.head import split as split_model
     from mlxtune.training.loop import Loop
     from mlxtune.training.prefix import can_share
 

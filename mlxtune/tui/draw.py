@@ -10,6 +10,8 @@ from rich.cells import cell_len, chop_cells
 from textual.content import Content
 from textual.style import Style
 
+CLICK = "action"  # the key of a picture's meta under which a click finds its action
+
 Part = str | tuple[str, str] | Content
 
 
@@ -46,6 +48,9 @@ def wrap(text: str, width: int) -> list[str]:
     width = max(width, 1)
     rows: list[str] = []
     for paragraph in text.split("\n"):
+        if cell_len(paragraph) <= width:
+            rows.append(paragraph.rstrip())
+            continue
         current = ""
         for word in paragraph.split():
             if current and cell_len(current) + 1 + cell_len(word) > width:
@@ -72,16 +77,19 @@ def bar(share: float, width: int, style: str = "$primary") -> Content:
 
 
 def spark(values: list[float]) -> str:
-    """The values as a row of eighth blocks between their smallest and their largest."""
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    if high <= low:
-        return "▄" * len(values)
-    return "".join("▁▂▃▄▅▆▇█"[round((value - low) / (high - low) * 7)] for value in values)
+    """The values as a row of blocks that start at zero, so that a steady pace looks steady; the largest is half a cell."""
+    high = max(values, default=0.0)
+    return "".join("▁▂▃▄▅"[round(max(value, 0) / high * 4)] for value in values) if high > 0 else ""
 
 
 def key(name: str, word: str, action: str, style: str = "") -> Content:
     """A key and what it does; a click on it does the same."""
-    return line((name, "bold $primary"), (f" {word}", style)).stylize(Style.from_meta({"@click": action}))
+    return clickable(line((name, "bold $primary"), (f" {word}", style)), action)
+
+
+def clickable(content: Content, action: str) -> Content:
+    """The same content; a click on it runs ``action`` (Textual's own ``@click`` would recolour it as a link)."""
+    return content.stylize(Style.from_meta({CLICK: action}))
 
 
 def gigabytes(count: float) -> str:

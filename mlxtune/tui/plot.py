@@ -68,9 +68,10 @@ def scale(curve: Curve, zoom: bool, width: int, height: int) -> Scale:
     if seen:
         ends += [seen[len(seen) // 100], seen[-1 - len(seen) // 100]]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    if high - low < abs(high) * 0.02 + 1e-6:  # a flat line is no cliff
-        low, high = low - abs(high) * 0.02 - 1e-6, high + abs(high) * 0.02 + 1e-6
-    step, decimals = tick_step(high - low, 4 if height >= 9 else 2)
+    flat = max(abs(high) * 0.02, 0.005)
+    if high - low < flat:  # a flat line is no cliff
+        low, high = low - flat, high + flat
+    step, decimals = tick_step(high - low, 5 if height >= 12 else 4 if height >= 8 else 2)
     low, high = (math.floor(low / step * 5 + 1e-9) / 5 * step, math.ceil(high / step * 5 - 1e-9) / 5 * step)
     x_step, _ = tick_step(end - first, 5 if width >= 60 else 3 if width >= 30 else 1)
     return Scale((first, end), (low, high), tuple(_ticks(first, end, max(1.0, x_step))), tuple(_ticks(low, high, step)), decimals)
@@ -100,7 +101,7 @@ def chart(curve: Curve, width: int, height: int, zoom: bool = False) -> Content:
     grid.draw(curve.smooth, "bold $primary", thick=True)
     grid.ticks()
     grid.marks(curve.validations, "◆", "$second", apart=3)
-    labels = {grid.row(tick): f"{tick:.{shown.decimals}f}" for tick in shown.y_ticks}
+    labels = {grid.row(tick): _label(tick, shown.decimals) for tick in shown.y_ticks}
     body = [
         _row([(f"{labels.get(at, ''):>{MARGIN - 1}} ", "$muted"), ("├" if at in labels else "│", "$line"), *cells])
         for at, cells in enumerate(grid.cells)
@@ -195,6 +196,11 @@ def _joined(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int,
     (left, top), (right, bottom) = start, end
     long = max(right - left, abs(bottom - top), 1)
     return ((left + round((right - left) * at / long), top + round((bottom - top) * at / long)) for at in range(1, long))
+
+
+def _label(tick: float, decimals: int) -> str:
+    text = f"{tick:.{decimals}f}"
+    return text if len(text) < MARGIN else f"{tick:.0e}"
 
 
 def _row(cells: Iterable[Cell]) -> Content:

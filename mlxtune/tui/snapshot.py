@@ -20,7 +20,7 @@ from mlxtune.runs.narrate import Line
 from mlxtune.runs.registry import Run, Status
 from mlxtune.runs.state import RunState
 from mlxtune.tui.follow import Follower, stamp
-from mlxtune.tui.verdict import Verdict, newest_verdict
+from mlxtune.tui.verdict import Verdict, read_verdict
 
 ALIVE = frozenset({"starting", "running", "quiet"})
 MEMORY_EVERY = 2.0  # seconds: on a Mac, asking costs two processes
@@ -44,9 +44,14 @@ class RunView:
         return self.run.id
 
     @property
+    def title(self) -> str:
+        """The folder's name, safe to show."""
+        return one_line(self.run.id)
+
+    @property
     def name(self) -> str:
         """The recipe's name, or the folder's until the worker has spoken."""
-        return self.state.name or one_line(self.run.id)
+        return self.state.name or self.title
 
     @property
     def alive(self) -> bool:
@@ -136,9 +141,8 @@ class Watcher:
         old = self._views.get(run.folder)
         if old and old.state is follower.state and (old.status, old.tail) == (status, tail):
             return old
-        view = RunView(
-            run, status, follower.state, tuple(follower.log), tuple(follower.digest), follower.rows, tail, run.folder.stat().st_ctime
-        )  # fmt: skip
+        log, digest = tuple(follower.log), tuple(follower.digest)
+        view = RunView(run, status, follower.state, log, digest, follower.rows, tail, run.folder.stat().st_ctime)
         self._views[run.folder] = view
         return view
 
@@ -163,7 +167,7 @@ class Watcher:
         reports = [(path, mark) for path in self.workspace.glob("evals/*/report.json") if (mark := stamp(path))]
         newest = max(reports, key=lambda report: report[1], default=None)
         if newest != self._verdict[0]:
-            self._verdict = (newest, newest_verdict(newest[0]) if newest else None)
+            self._verdict = (newest, read_verdict(newest[0]) if newest else None)
         return self._verdict[1]
 
     def _read_memory(self, now: float) -> Memory | None:
@@ -194,4 +198,3 @@ def recipe_summary(recipe: Recipe) -> str:
     training = recipe.training
     length = f"{training.steps:,} steps" if training.steps else f"{training.epochs} {'epoch' if training.epochs == 1 else 'epochs'}"
     return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"
-

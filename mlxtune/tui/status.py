@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.runs.registry import Status
 from mlxtune.tui.draw import age
 from mlxtune.tui.snapshot import RunView
+
+MACHINE = MachineError.exit_code  # what a run.failed says when disk or memory let it down
 
 
 @dataclass(frozen=True)
@@ -107,5 +110,6 @@ def kept(view: RunView) -> str:
 
 
 def can_resume(view: RunView) -> bool:
-    """Whether the run ended early and left something to go on from."""
-    return view.status in ("stopped", "crashed", "failed") and checkpoint(view) is not None
+    """Whether the run ended early, not by a fault it would run into again, and left something to go on from."""
+    early = view.status in ("stopped", "crashed") or (view.status == "failed" and view.state.code == MACHINE)
+    return early and checkpoint(view) is not None

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from textual import events
 from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
+
+from mlxtune.tui.draw import CLICK
 
 Picture = Callable[[int, int], Content]
 
@@ -36,6 +39,12 @@ class Draw(Widget):
         if self._shown is None or not fresh.is_same(self._shown):
             grown = self._shown is None or fresh.plain.count("\n") != self._shown.plain.count("\n")
             self.refresh(layout=grown)
+
+    async def on_click(self, event: events.Click) -> None:
+        """Do what is written under the pointer."""
+        if action := event.style.meta.get(CLICK):
+            event.stop()
+            await self.run_action(str(action))
 
     def render(self) -> Content:
         self._shown = self._picture(self.size.width, self.size.height)

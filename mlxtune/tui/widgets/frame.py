@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textual.content import Content
-from textual.style import Style
 
 from mlxtune.core.text import one_line
-from mlxtune.tui.draw import Part, bar, fold, gigabytes, key, line, lines, memory_style, spread
+from mlxtune.tui.draw import Part, bar, clickable, fold, gigabytes, key, line, lines, memory_style, spread
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.draw import Draw
@@ -26,6 +25,11 @@ class Verb:
     word: str
     action: str
     help: str = ""
+
+    @property
+    def click(self) -> str:
+        """The action as a click names it, from outside the screen."""
+        return self.action if "." in self.action else f"screen.{self.action}"
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,12 @@ def tabs(current: str, width: int) -> Content:
         gap = " " if width >= WIDE else ""
         tab = line(
             ("▎" if here else " ", f"$primary{ground}"),
-            (gap + " " * 0, ground.strip()),
+            (gap, ground.strip()),
             (name[0], f"bold $primary{ground or ' underline'}"),
             (name[1:], f"bold $foreground{ground}" if here else "$muted"),
             (gap + " ", ground.strip()),
         )
-        parts.append(tab.stylize(Style.from_meta({"@click": f"app.room('{name.lower()}')"})))
+        parts.append(clickable(tab, f"app.room('{name.lower()}')"))
     return line(*parts).truncate(max(width, 0))
 
 
@@ -92,7 +96,7 @@ def _who(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Con
             right.append(_memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE))
         if view:
             right.append(_state(snapshot, view.id in stopping, width))
-    return spread(width, line(*who), line(*right))
+    return spread(width, line(*who), line("  ", *right))
 
 
 def _memory(used: int, total: int, wide: bool) -> Content:
@@ -100,7 +104,14 @@ def _memory(used: int, total: int, wide: bool) -> Content:
     mark = (sign, f"bold {style}")
     if not wide:
         return line(mark, (gigabytes(used), "bold"), (f"/{total / 2**30:.0f} GB   ", "$muted"))
-    return line(("memory ", "$muted"), bar(used / total, 10, style), " ", mark, (gigabytes(used), "bold"), (f" of {total / 2**30:.0f} GB    ", "$muted"))
+    return line(
+        ("memory ", "$muted"),
+        bar(used / total, 10, style),
+        " ",
+        mark,
+        (gigabytes(used), "bold"),
+        (f" of {total / 2**30:.0f} GB    ", "$muted"),
+    )
 
 
 def _state(snapshot: Snapshot, stopping: bool, width: int) -> Content:
@@ -121,7 +132,7 @@ def _state(snapshot: Snapshot, stopping: bool, width: int) -> Content:
 
 def _foot(verbs: Sequence[Verb], width: int) -> Content:
     pinned = [("F1", "help", "app.help"), ("^p", "more", "app.command_palette")][0 if width >= WIDE else 1 :]
-    shown = line("  ", *(part for verb in verbs for part in (key(verb.key, verb.word, verb.action, "$muted"), "   ")))
+    shown = line("  ", *(part for verb in verbs for part in (key(verb.key, verb.word, verb.click, "$muted"), "   ")))
     right = line(*(part for at in pinned for part in (key(*at, "$muted"), "   "))).rstrip() if width >= 30 else Content("")
     return spread(width, shown, line(right, " "))
 

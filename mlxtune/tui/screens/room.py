@@ -1,0 +1,78 @@
+"""What every room is: the frame, the verbs that are possible now, and one way for news to arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.screen import Screen
+
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.widgets.frame import AnswerLine, Foot, Top, Verb
+
+if TYPE_CHECKING:
+    from mlxtune.tui.app import MlxtuneApp
+
+
+class Room(Screen[None]):
+    """A screen of the app. :meth:`show` draws the newest snapshot; nothing in a room reads or writes a file."""
+
+    ROOM: ClassVar[str] = ""
+    VERBS: ClassVar[frozenset[str]] = frozenset()  # actions that are possible only while ``verbs()`` names them
+
+    @property
+    def desk(self) -> MlxtuneApp:
+        """The app, as what it is."""
+        return cast("MlxtuneApp", self.app)
+
+    @property
+    def wide(self) -> bool:
+        return self.app.size.width >= 100
+
+    @property
+    def tall(self) -> bool:
+        return self.app.size.height >= 30
+
+    def compose(self) -> ComposeResult:
+        yield Top(id="top")
+        with Vertical(id="room"):
+            yield from self.body()
+        yield AnswerLine(id="answer")
+        yield Foot(id="foot")
+
+    def body(self) -> ComposeResult:
+        """The room's sections."""
+        yield from ()
+
+    def verbs(self) -> Sequence[Verb]:
+        """What can be done now, most used first."""
+        return ()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Hand the snapshot to the sections."""
+
+    def show(self) -> None:
+        """Draw what the app knows now."""
+        if not self.is_mounted:
+            return
+        snapshot = self.desk.snapshot
+        if snapshot is not None:
+            self.draw(snapshot)
+        self.query_one(Top).set(snapshot, self.ROOM, self.desk.stopping)
+        self.query_one(AnswerLine).set(self.desk.answer)
+        self.query_one(Foot).set(self.verbs())
+
+    def on_mount(self) -> None:
+        self.show()
+
+    def on_screen_resume(self) -> None:
+        self.show()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show)  # pictures need their new sizes
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A key of a verb that is impossible now does nothing."""
+        return action not in self.VERBS or action in {verb.action for verb in self.verbs()}

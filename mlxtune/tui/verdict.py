@@ -1,0 +1,70 @@
+"""The newest report of an evaluation, as far as the rooms show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line
+
+_SIGNS = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning")}
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError)  # what a file that is JSON but no report leads to
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What share of the held-out rows met it, from 0 to 1, for both arms."""
+
+    name: str
+    base: float
+    tuned: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Better, worse or cannot tell, and what it rests on. ``word`` is empty while only the base has been measured."""
+
+    word: str
+    sentence: str
+    run: str
+    name: str
+    rows: int
+    baseline: str
+    metrics: tuple[Metric, ...]
+
+    @property
+    def mark(self) -> str:
+        return _SIGNS[self.word][0] if self.word else "◐"
+
+    @property
+    def token(self) -> str:
+        return _SIGNS[self.word][1] if self.word else "$primary"
+
+
+def read_verdict(path: Path) -> Verdict | None:
+    """What the report at ``path`` says, or ``None`` if it is none that this version can read."""
+    # Here, because the report's scorers bring a schema validator that the first screen should not wait for.
+    from mlxtune.evaluation.contract import LABELS
+    from mlxtune.evaluation.report import load
+
+    try:
+        report = load(path.parent)
+        base, *others = report.arms
+        metrics = tuple(
+            Metric(LABELS.get(rate.metric, one_line(rate.metric)), rate.share, arm.rate(rate.metric).share)
+            for arm in others[:1]
+            for rate in base.rates
+        )
+        whole = base.rates[-1]
+        return Verdict(
+            word=report.headline.word if report.headline and report.headline.word in _SIGNS else "",
+            sentence=one_line(report.verdict),
+            run=str(report.facts.get("run", "")),
+            name=one_line(str(report.facts["name"])),
+            rows=int(report.facts["rows"]),
+            baseline=f"{whole.share * 100:.1f} % {LABELS.get(whole.metric, one_line(whole.metric))}",
+            metrics=metrics,
+        )
+    except (MlxtuneError, OSError, IndexError, *_BROKEN):
+        return None

@@ -1,0 +1,73 @@
+"""Batched greedy outputs against mlx-lm's own, one prompt at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+from mlx_lm import stream_generate
+from mlx_lm.utils import load as load_stock
+from mlx_lm.utils import load_model
+
+from mlxtune.models.generate import generate
+from mlxtune.models.load import LoadedModel
+
+
+def alone(model, tokenizer, prompt: list[int], max_tokens: int) -> str:
+    tokens = [part.token for part in stream_generate(model, tokenizer, prompt, max_tokens=max_tokens)]
+    return tokenizer.decode([token for token in tokens if token not in tokenizer.eos_token_ids])
+
+
+def test_prompts_of_any_length_with_and_without_a_shared_prefix_give_the_same_tokens(tiny: Path) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    tails = [[70, 71, 72], [73], [74, 75, 76, 77, 78, 79, 80], [81, 82]]
+    for prompts in (tails, [[90, 91, 92, 93, 94, *tail] for tail in tails]):
+        found = generate(model, tokenizer, prompts, max_tokens=20, stops=frozenset(tokenizer.eos_token_ids), batch_size=3)
+        assert [text for text, _ in found] == [alone(model, tokenizer, prompt, 20) for prompt in prompts]
+        assert {ended for _, ended in found} <= {"stop", "length"}
+
+
+def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(tiny: Path) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    (whole, _), = generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset(), batch_size=1)
+    first = generate(model, tokenizer, [[70, 71]], max_tokens=1, stops=frozenset(), batch_size=1)
+    token = int(mx.argmax(model(mx.array([[70, 71]]))[0, -1]))
+    assert generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset({token}), batch_size=1) == [("", "stop")]
+    assert whole.startswith(first[0][0])
+
+
+def test_progress_counts_every_prompt(tiny: Path) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    seen: list[tuple[int, int]] = []
+    generate(model, tokenizer, [[70], [71, 72], [73]], max_tokens=2, stops=frozenset(), batch_size=2, progress=lambda *at: seen.append(at))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_model_whose_cache_is_not_plain_goes_through_mlx_lm(tiny: Path, monkeypatch) -> None:
+    from mlxtune.models import generate as module
+
+    model, tokenizer = load_stock(str(tiny))
+    expected = [alone(model, tokenizer, prompt, 5) for prompt in ([70, 71], [72])]
+    monkeypatch.setattr(module, "KVCache", type("Other", (), {}))
+    found = generate(model, tokenizer, [[70, 71], [72]], max_tokens=5, stops=frozenset(), batch_size=2)
+    assert [text for text, _ in found] == expected
+
+
+def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> None:
+    prompt = real.tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True)
+    (text, ended), = generate(real.model, real.tokenizer, [prompt], max_tokens=20, stops=frozenset(real.tokenizer.eos_token_ids), batch_size=1)
+    assert (text, ended) == ("The capital of France is Paris.", "stop")
+
+
+def test_quantised_models_compute_on_both_paths(tmp_path: Path) -> None:
+    from conftest import make_tiny
+    from mlxtune.models.load import load
+    from mlxtune.models.resolve import resolve
+
+    source = resolve(str(make_tiny(tmp_path / "q4", bits=4)))
+    native, dense = load(source, "native"), load(source, "float32")
+    assert "native" in native.path
+    assert "float32" in dense.path
+    tokens = mx.array([[70, 71, 72, 73]])
+    assert mx.allclose(native.model(tokens), dense.model(tokens), rtol=1e-3, atol=1e-3)
+    assert load_model(source.folder)[1]["quantization"]["bits"] == 4

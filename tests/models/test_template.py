@@ -1,0 +1,117 @@
+"""Which tokens train: written out by hand for three chat templates, and refused where it cannot be proved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+
+from conftest import CHATML, write_tokenizer
+from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.data.rows import Conversation, Message, Place, Text
+from mlxtune.models.template import ChatTemplate, common_prefix
+
+LLAMA3 = (
+    "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n{{ message.content | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GEMMA = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n{{ message.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+REWRITES = (  # keeps thoughts only in the last turn, as some reasoning models do
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ENDLESS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+
+TURNS = [("user", "Hi"), ("assistant", "Yes?"), ("user", "Rope?"), ("assistant", "60 m."), ("user", "Thanks"), ("assistant", "Sure.")]
+
+# The rendered conversation in pieces; True marks what must train.
+EXPECTED = {
+    "chatml": (CHATML, "<|im_end|>", (), [
+        ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), ("Yes?<|im_end|>", True),
+        ("\n<|im_start|>user\nRope?<|im_end|>\n<|im_start|>assistant\n", False), ("60 m.<|im_end|>", True),
+        ("\n<|im_start|>user\nThanks<|im_end|>\n<|im_start|>assistant\n", False), ("Sure.<|im_end|>", True), ("\n", False),
+    ]),
+    "llama3": (LLAMA3, "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>"), [
+        ("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", False),
+        ("Yes?<|eot_id|>", True),
+        ("<|start_header_id|>user<|end_header_id|>\n\nRope?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", False),
+        ("60 m.<|eot_id|>", True),
+        ("<|start_header_id|>user<|end_header_id|>\n\nThanks<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", False),
+        ("Sure.<|eot_id|>", True),
+    ]),
+    "gemma": (GEMMA, "<end_of_turn>", ("<start_of_turn>",), [
+        ("<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", False), ("Yes?<end_of_turn>", True),
+        ("\n<start_of_turn>user\nRope?<end_of_turn>\n<start_of_turn>model\n", False), ("60 m.<end_of_turn>", True),
+        ("\n<start_of_turn>user\nThanks<end_of_turn>\n<start_of_turn>model\n", False), ("Sure.<end_of_turn>", True), ("\n", False),
+    ]),
+}  # fmt: skip
+
+
+def template(folder: Path, text: str, stop: str, specials: tuple[str, ...] = ()) -> ChatTemplate:
+    write_tokenizer(folder, template=text, stop=stop, specials=specials)
+    return ChatTemplate(load_tokenizer(folder))
+
+
+def conversation(*turns: tuple[str, str]) -> Conversation:
+    return Conversation(Place(Path("rows.jsonl"), 7), {}, tuple(Message(role, text) for role, text in turns))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_assistant_turn_trains_with_its_stop_and_nothing_else(tmp_path: Path, name: str) -> None:
+    text, stop, specials, pieces = EXPECTED[name]
+    chat = template(tmp_path, text, stop, specials)
+    tokens, trained = [], []
+    for piece, trains in pieces:
+        ids = chat.tokenizer.encode(piece, add_special_tokens=False)
+        tokens += ids
+        trained += [trains] * len(ids)
+    encoded = chat.encode(conversation(*TURNS), 1000)
+    assert encoded.tokens.tolist() == tokens
+    assert encoded.trained.tolist() == trained
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
+    chat = template(tmp_path, REWRITES, "<|im_end|>")
+    with pytest.raises(TemplateError, match=r"rows\.jsonl, line 7: turn 2 renders differently"):
+        chat.encode(conversation(*TURNS[:4]), 1000)
+
+
+def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
+    chat = template(tmp_path, ENDLESS, "<|im_end|>")
+    with pytest.raises(TemplateError, match="without a stop token"):
+        chat.encode(conversation(*TURNS[:2]), 1000)
+
+
+def test_a_template_that_refuses_a_role_says_so(tmp_path: Path) -> None:
+    chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
+    with pytest.raises(TemplateError, match="no system role"):
+        chat.encode(conversation(("system", "Be kind."), *TURNS[:2]), 1000)
+
+
+def test_a_prompt_that_fills_the_window_is_refused_and_a_longer_answer_is_cut(tmp_path: Path) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    row = conversation(("user", "x" * 50), ("assistant", "y" * 50))
+    with pytest.raises(DataError, match="the prompt fills the window of 40 tokens"):
+        chat.encode(row, 40)
+    encoded = chat.encode(row, 100)
+    assert encoded.truncated
+    assert len(encoded.tokens) == 100
+
+
+def test_text_trains_from_its_second_token_to_its_stop(tmp_path: Path) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    encoded = chat.encode(Text(Place(Path("a"), 1), {}, "abc"), 100)
+    assert encoded.trained.tolist() == [False, True, True, True]
+    assert encoded.tokens[-1] == chat.tokenizer.eos_token_id
+
+
+def test_common_prefix_of_rows() -> None:
+    assert common_prefix([[1, 2, 3, 4], [1, 2, 9], [1, 2, 3]]) == 2
+    assert common_prefix([[1, 2]]) == 2
+    assert common_prefix([]) == 0

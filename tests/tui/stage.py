@@ -1,0 +1,153 @@
+"""A fake workspace, the story a worker tells in it, and what a test asks of the app."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxtune.runs.events import EventWriter
+from mlxtune.runs.locks import hold
+from mlxtune.tui.app import MlxtuneApp, Observed
+from mlxtune.tui.snapshot import Snapshot, Watcher
+
+NOW = 1_795_530_000.0  # a Tuesday afternoon
+GB = 2**30
+
+RECIPE = """name = "{name}"
+[model]
+base = "smollm2-135m"
+[data]
+source = "../data/support.jsonl"
+"""
+
+
+class Shop:
+    """A workspace on disk, and the runs in it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+        self.folder = folder
+        self._monkeypatch, self._stack = monkeypatch, stack
+        folder.mkdir()
+
+    def recipe(self, name: str = "support-json", text: str = "") -> Path:
+        path = self.folder / "recipes" / f"{name}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text or RECIPE.format(name=name))
+        (self.folder / "data").mkdir(exist_ok=True)
+        (self.folder / "data" / "support.jsonl").touch()
+        return path
+
+    def run(
+        self,
+        id: str,
+        *,
+        steps: int = 0,
+        total: int = 960,
+        age: float = 0.0,
+        end: tuple[str, dict[str, Any]] | None = None,
+        alive: bool = False,
+        samples: bool = False,
+        lost: int | None = None,
+        printed: str = "",
+        name: str = "",
+        kind: str = "train",
+    ) -> Path:
+        """A run folder whose last event is ``age`` seconds before ``NOW``; ``alive`` holds its lock."""
+        folder = self.folder / {"train": "runs", "eval": "evals"}[kind] / id
+        folder.mkdir(parents=True)
+        name = name or id.split("-", 2)[2]
+        (folder / "recipe.toml").write_text(RECIPE.format(name=name))
+        if printed:
+            (folder / "worker.log").write_text(printed)
+        self.tell(folder, [*story(name, steps, total, samples, lost), *([end] if end else [])], age)
+        if alive:
+            self.hold(folder)
+        return folder
+
+    def tell(self, folder: Path, events: list[tuple[str, dict[str, Any]]], age: float = 0.0) -> None:
+        """Append events, one a second, the last of them ``age`` seconds before ``NOW``."""
+        times = iter([NOW - age - len(events) + at for at in range(1, len(events) + 1)])
+        with self._monkeypatch.context() as patch:
+            patch.setattr("mlxtune.runs.events.time", SimpleNamespace(time=lambda: next(times)))
+            patch.setattr("mlxtune.core.journal.Journal.sync", lambda self: None)
+            writer = EventWriter(folder)
+            for type, fields in events:
+                writer.emit(type, **fields)
+            writer.close()
+
+    def hold(self, folder: Path) -> None:
+        """Hold a run's lock, as a living worker does."""
+        self._stack.enter_context(hold(folder / "run.lock", busy="busy"))
+
+    def snapshot(self, now: float = NOW) -> Snapshot:
+        return Watcher(self.folder, lambda: now).read()
+
+    def app(self, now: float = NOW) -> MlxtuneApp:
+        """The app on a snapshot of now; later ones are posted by the test."""
+        app = MlxtuneApp(self.folder, watch=False)
+        app.snapshot = self.snapshot(now)
+        return app
+
+
+def loss(step: int) -> float:
+    """A curve like a real one: steep, then flat, with a ripple for noise."""
+    return 0.66 + 1.5 * math.exp(-step / 95) - 0.00016 * step + 0.11 * math.sin(step * 2.3)
+
+
+def story(name: str, steps: int, total: int, samples: bool, lost: int | None) -> list[tuple[str, dict[str, Any]]]:
+    """What a training worker says up to ``steps``."""
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("run.started", {"kind": "train", "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac", "steps": total}),
+        ("model.loaded", {"base": "smollm2-135m", "path": "4-bit on Metal", "parameters": 1, "seconds": 2.9, "limit": 24 * GB}),
+    ]
+    if not steps:
+        return events
+    rows = {"train": 1069, "valid": 80, "test": 181, "tokens": 190_000, "trained": 61_000, "truncated": 0}
+    events.append(("data.ready", {**rows, "steps": total, "epochs": 2}))
+    for step in range(1, steps + 1):
+        facts = {"tokens": 900, "speed": 1842.0 + step % 7, "memory": round(11.8 * GB), "peak": round(13.4 * GB), "epoch": 1.0}
+        events.append(
+            ("step", {"step": step, "loss": None if step == lost else loss(step), "rate": 2e-4 * (1 - step / total / 2), **facts})
+        )
+        if step % 50 == 0:
+            events.append(
+                ("validation", {"step": step, "loss": 0.73 + 1.5 * math.exp(-step / 95) - 0.00016 * step, "tokens": 9000})
+            )
+            events.append(("checkpoint", {"step": step, "seconds": 0.3}))
+            if samples:
+                answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
+                events.append(
+                    ("sample", {"step": step, "row": "a", "prompt": "Where is my parcel?", "output": answer, "verdict": "holds"})
+                )
+    return events
+
+
+def shown(app: MlxtuneApp) -> str:
+    """The text on screen."""
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+
+
+def footer(app: MlxtuneApp) -> str:
+    """The footer's row, the pinned keys left out."""
+    return shown(app).splitlines()[-1].split("F1")[0].split("^p")[0].strip()
+
+
+async def until(pilot: Any, true: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Let the app work until something is true."""
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up, f"never came true; on screen:\n{shown(pilot.app)}"
+        await pilot.pause(0.02)
+
+
+async def observe(pilot: Any, snapshot: Snapshot) -> None:
+    """Hand the app a snapshot, as its watcher does."""
+    pilot.app.post_message(Observed(snapshot))
+    await pilot.pause()

@@ -1,0 +1,88 @@
+"""Following a journal: incremental, and right after a crash, a torn line, a resume or nonsense."""
+
+from __future__ import annotations
+
+import json
+
+from mlxtune.runs import events
+from mlxtune.runs.registry import Run
+from mlxtune.runs.state import fold
+from mlxtune.tui.follow import Follower
+from mlxtune.tui.snapshot import Watcher
+
+from .stage import NOW, Shop, story
+
+FACTS = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
+
+
+def test_following_in_pieces_is_the_same_as_reading_at_once(shop: Shop) -> None:
+    folder = shop.run("20261124-1412-x")
+    follower = Follower(Run(folder))
+    for kind, fields in story("x", 120, 960, True, None)[2:]:
+        shop.tell(folder, [(kind, fields)])
+        if fields.get("step", 0) % 7 == 0:
+            follower.read()
+    follower.read()
+    assert follower.state == fold(events.read_all(folder))
+    assert follower.rows == (1069, 80, 181)
+    assert sum(line.text.startswith("step ") for line in follower.log) == 120
+    assert [line.text.split()[1] for line in follower.digest if line.text.startswith("step ")] == ["50", "100", "120"]
+
+
+def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:
+    follower = Follower(Run(shop.run("20261124-1412-x", steps=10)))
+    follower.read()
+    before = follower.state
+    follower.read()
+    assert follower.state is before
+
+
+def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop: Shop) -> None:
+    folder = shop.run("20261124-1412-x", steps=60)
+    follower = Follower(Run(folder))
+    with (folder / "events.jsonl").open("ab") as file:
+        file.write(b'{"v":1,"seq":66,"t":1,"type":"st')
+    follower.read()
+    resumed = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
+    shop.tell(folder, [("run.resumed", resumed), ("step", {"step": 51, **FACTS})])
+    follower.read()
+    assert [step.step for step in follower.state.steps] == list(range(1, 52))
+    assert follower.state == fold(events.read_all(folder))
+
+
+def test_a_journal_that_starts_again_is_read_again(shop: Shop) -> None:
+    folder = shop.run("20261124-1412-x", steps=60)
+    follower = Follower(Run(folder))
+    follower.read()
+    (folder / "events.jsonl").unlink()
+    shop.tell(folder, story("x", 3, 960, False, None))
+    follower.read()
+    assert follower.state.step == 3
+
+
+def test_json_that_is_no_event_costs_one_line_and_nothing_else(shop: Shop) -> None:
+    folder = shop.run("20261124-1412-x", steps=5)
+    with (folder / "events.jsonl").open("a") as file:
+        for record in ({"seq": 8, "type": "step"}, {"seq": 9, "t": "soon", "type": 4}, {"seq": 10}):
+            file.write(json.dumps(record) + "\n")
+    shop.tell(folder, [("step", {"step": 6, **FACTS})])
+    view = Watcher(shop.folder, lambda: NOW).read().runs[0]
+    assert view.state.step == 6
+    assert any("could not be read" in line.text for line in view.log)
+
+
+def test_a_run_that_has_not_changed_is_the_very_same_view(loaded: Shop) -> None:
+    watcher = Watcher(loaded.folder, lambda: NOW)
+    first, second = watcher.read(), watcher.read()
+    assert all(one is two for one, two in zip(first.runs, second.runs, strict=True))
+    assert first == second
+
+
+def test_recipes_are_read_again_when_they_change(shop: Shop) -> None:
+    path = shop.recipe()
+    watcher = Watcher(shop.folder, lambda: NOW)
+    assert watcher.read().recipes[0].recipe is not None
+    path.write_text("name = 3")
+    broken = watcher.read().recipes[0]
+    assert broken.recipe is None
+    assert broken.error

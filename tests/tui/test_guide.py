@@ -1,0 +1,123 @@
+"""Next and Journey: true to what the workspace holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlxtune.evaluation import report
+from mlxtune.evaluation.scorers import Score
+from mlxtune.tui.guide import journey, next_step
+from mlxtune.tui.verdict import read_verdict
+
+from .stage import NOW, Shop, shown
+
+DONE = ("run.finished", {"summary": {}})
+ID = "20261124-1412-support-json"
+
+
+def evaluated(shop: Shop, run: str, base: int, tuned: int, rows: int = 72) -> None:
+    """An evaluation in which ``base`` and ``tuned`` of ``rows`` answers held."""
+    folder = shop.run("20261124-1500-support-json", kind="eval", end=DONE)
+    started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
+    arms: list[tuple[str, dict[str, Any]]] = [("run.started", started)]
+    for arm in ("base", "tuned"):
+        arms += [
+            ("arm.started", {"arm": arm, "rows": rows}),
+            ("arm.finished", {"arm": arm, "rows": rows, "cached": False, "seconds": 9.0}),
+        ]
+    shop.tell(folder, [*arms, DONE])
+    scored = [
+        [{name: Score(at < hits, "schema") for name in ("schema", "contract")} for at in range(rows)] for hits in (base, tuned)
+    ]
+    facts = {"name": "support-json", "run": run, "rows": rows}
+    report.save(report.build(facts, [("base", False, 1.0, scored[0]), ("tuned", False, 1.0, scored[1])]), folder)
+
+
+@pytest.mark.parametrize(
+    ("end", "sentence", "action"),
+    [
+        (None, "The run ended at step 60 without saying why.", "app.room('train')"),
+        (("run.stopped", {"step": 60}), "The run was stopped at step 60 of 960.", "app.room('train')"),
+        (("run.failed", {"error": "No rows.", "mend": "Add some.", "code": 2}), "No rows.", "app.room('train')"),
+        (DONE, "Training is done. Measure whether it helped.", "app.room('train')"),
+    ],
+)
+def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, sentence: str, action: str) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=end, age=60)
+    advice = next_step(shop.snapshot())
+    assert (advice.sentence, advice.action) == (sentence, action)
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "word", "mark"), [(20, 60, "better", "✓"), (60, 20, "worse", "✗"), (30, 32, "cannot tell", "·")]
+)
+async def test_a_verdict_leads_next_and_fills_the_best_adapter(shop: Shop, base: int, tuned: int, word: str, mark: str) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, base, tuned)
+    snapshot = shop.snapshot()
+    advice, stages = next_step(snapshot), {stage.name: stage for stage in journey(snapshot)}
+    assert advice.sentence.lower().startswith(word)
+    assert (advice.mark, advice.action) == (mark, "screen.new")
+    assert (stages["Evaluate"].mark, stages["Evaluate"].result) == (mark, word)
+    assert stages["Baseline"].result == f"{base / 72 * 100:.1f} % whole contract"
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        assert f"{mark} {word.capitalize()}" in shown(app)
+        assert f"{tuned / 72 * 100:.1f} %" in shown(app)
+        await pilot.press("T")
+        await pilot.pause()
+        assert advice.sentence[:40] in shown(app), "the run says what came of it"
+
+
+def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=60)
+    evaluated(shop, "20261101-0000-another", 20, 60)
+    assert next_step(shop.snapshot()).sentence == "Training is done. Measure whether it helped."
+
+
+def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
+    shop.run(ID, steps=60, end=DONE, age=600)
+    shop.run(
+        "20261124-1500-x", kind="eval", end=("run.failed", {"error": "No held-out rows.", "mend": "Raise data.holdout.", "code": 2})
+    )
+    advice = next_step(shop.snapshot())
+    assert advice.sentence == "The evaluation ended without a verdict."
+    assert advice.why == "No held-out rows. Raise data.holdout."
+
+
+def test_the_journey_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None:
+    assert {stage.mark for stage in journey(shop.snapshot())} == {"○"}
+
+
+def test_the_journey_tells_what_is_there(loaded: Shop) -> None:
+    stages = {stage.name: stage for stage in journey(loaded.snapshot())}
+    assert stages["Data"].what == "1,069 train, 80 validation, 181 held out"
+    assert (stages["Plan"].what, stages["Plan"].result) == ("960 steps in 2 epochs", "peak 13.4 of 24.0 GB")
+    assert stages["Train"].what == "step 640 of 960"
+    assert "left" in stages["Train"].result
+
+
+def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
+    shop.recipe()
+    (shop.folder / "data" / "support.jsonl").unlink()
+    assert (journey(shop.snapshot())[0].mark, journey(shop.snapshot())[0].what) == ("✗", "../data/support.jsonl is not there")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"arms": []}', '{"arms": [{}], "comparisons": [], "facts": {}, "verdict": ""}', "\x00"]
+)
+def test_a_report_that_is_none_is_left_out(shop: Shop, text: str) -> None:
+    path = shop.folder / "report.json"
+    path.write_text(text)
+    assert read_verdict(path) is None
+
+
+def test_a_stop_now_keeps_what_next_says(loaded: Shop) -> None:
+    advice = next_step(loaded.snapshot(NOW))
+    assert advice.why.endswith("A stop saves step 640 first, and the run can be resumed from it.")
+    assert advice.why.startswith("Validation loss still falls (0.6")

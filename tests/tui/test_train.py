@@ -1,0 +1,290 @@
+"""Train: every key, every state a run can be in, and what is left out when it is impossible."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+
+from mlxtune.core.errors import InputError
+from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.widgets.loss_chart import LossChart
+
+from .stage import NOW, Shop, footer, observe, shown, until
+
+
+async def at_train(app: MlxtuneApp, pilot: Any) -> None:
+    await pilot.press("T")
+    await pilot.pause()
+
+
+async def test_a_running_run_shows_figures_curve_samples_and_log(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        text = shown(app)
+        parts = "640 of 960|1,8|memory, peak 13.4|11.8 of 24 GB|falling|smoothed|validation 0.6|Where is my parcel?|step 640|960"
+        parts += '|{"category": "shipping",|checkpoint 0000600 saved|● training 640/960'
+        for part in parts.split("|"):
+            assert part in text, part
+        assert footer(app) == "s stop   z zoom   l log   [ older   q quit"
+        assert text.count("step 639") == 0, "a stretch of steps is one line of the log"
+
+
+async def test_stop_asks_first_and_its_default_changes_nothing(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr("mlxtune.tui.app.registry.stop", lambda run: stopped.append(run.id))
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("s")
+        await pilot.pause()
+        assert "Stop support-json at step 640?" in shown(app)
+        assert "A stop saves step 640 first" in shown(app)
+        await pilot.press("enter")
+        await pilot.press("s")
+        await pilot.press("escape")
+        assert stopped == []
+        await pilot.press("s", "down", "enter")
+        await until(pilot, lambda: stopped == ["20261124-1412-support-json"])
+        await until(pilot, lambda: "was asked to stop" in shown(app))
+        assert "● stopping" in shown(app)
+        assert "stop" not in footer(app), "a second signal would kill the worker before it has saved"
+
+
+async def test_a_run_that_was_asked_and_is_quiet_can_be_ended_after_a_plain_warning(
+    loaded: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxtune.tui.app.registry.stop", lambda run: None)
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("s", "down", "enter")
+        await until(pilot, lambda: not app.busy and bool(app.stopping))
+        await observe(pilot, loaded.snapshot(NOW + 60))
+        assert "s stop" in footer(app)
+        await pilot.press("s")
+        await until(pilot, lambda: "checkpoint 600 would be lost." in shown(app))
+
+
+async def test_a_quiet_run_is_not_called_crashed(loaded: Shop) -> None:
+    app = loaded.app(NOW + 52)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "! Nothing was heard for 52 s." in shown(app)
+        assert "! quiet for 52 s" in shown(app)
+        assert "resume" not in footer(app)
+
+
+async def test_a_crash_says_what_is_safe_and_r_resumes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[str] = []
+    monkeypatch.setattr("mlxtune.tui.app.launch.resume", lambda run: resumed.append(run.id))
+    shop.recipe()
+    shop.run("20261124-1412-support-json", steps=640, age=180, printed="loading\nInsufficient Memory (OutOfMemory)\n")
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        text = shown(app)
+        assert "✗ The run ended at step 640 without saying why.  Its process is gone." in text
+        assert "Checkpoint 600 is whole, so 40 steps would run again.   r resume from 600" in text
+        assert "worker.log: Insufficient Memory (OutOfMemory)" in text
+        assert "crashed, not slow" in text
+        assert "✗ crashed 640/960  3 min ago" in text
+        await pilot.press("r")
+        await until(pilot, lambda: resumed == ["20261124-1412-support-json"])
+
+
+async def test_a_resume_that_is_refused_is_a_sentence(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(run: Any) -> None:
+        raise InputError("20261124-1412-x is running already.")
+
+    monkeypatch.setattr("mlxtune.tui.app.launch.resume", refuse)
+    shop.run("20261124-1412-x", steps=60, end=("run.stopped", {"step": 60}))
+    app = shop.app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await at_train(app, pilot)
+        assert "■ Stopped at step 60 of 960." in shown(app)
+        await pilot.press("r")
+        await until(pilot, lambda: "✗ 20261124-1412-x is running already." in shown(app))
+        assert "■ Stopped at step 60 of 960." in shown(app)
+
+
+async def test_a_failure_of_the_user_s_making_shows_its_mend_and_is_not_resumed(shop: Shop) -> None:
+    shop.recipe()
+    bad = {"error": "data/support.jsonl, line 3: no messages.", "mend": "Each row needs messages.", "code": 2}
+    shop.run("20261124-1412-x", steps=60, end=("run.failed", bad))
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "✗ data/support.jsonl, line 3: no messages." in shown(app)
+        assert "Each row needs messages." in shown(app)
+        assert "resume" not in footer(app)
+        assert "n new" in footer(app)
+
+
+async def test_a_full_disk_is_mended_and_resumed(shop: Shop) -> None:
+    full = {"error": "The disk is full, so step 60 was not saved.", "mend": "Free some space.", "code": 4}
+    shop.run("20261124-1412-x", steps=60, end=("run.failed", full))
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "Free some space.   r resume from 50" in shown(app)
+
+
+async def test_a_loss_that_is_not_a_number_is_a_cross_on_the_axis(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.open_run("20261122-0900-support-json")
+        await pilot.pause()
+        axis = next(row for row in shown(app).splitlines() if "└" in row)
+        assert axis.count("✗") == 1
+        assert "loss not a number" in shown(app)
+
+
+async def test_a_finished_run_says_what_it_reached_and_how_to_prove_it(shop: Shop) -> None:
+    shop.run("20261124-1412-x", steps=100, total=100, end=("run.finished", {"summary": {}}))
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "✓ 100 steps in" in shown(app)
+        assert "the best so far" in shown(app)
+        assert "mlxtune eval" in shown(app)
+
+
+async def test_before_the_first_step_the_log_has_the_room(shop: Shop) -> None:
+    shop.run("20261124-1412-x", alive=True)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert not app.screen.query_one(LossChart).region
+        assert "smollm2-135m loaded in 2.9 s" in shown(app)
+        assert "zoom" not in footer(app)
+
+
+async def test_a_run_without_a_word_is_starting(shop: Shop) -> None:
+    folder = shop.folder / "runs" / "20261124-1412-x"
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").touch()
+    app = shop.app(folder.stat().st_mtime + 1)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "● starting" in shown(app)
+        assert footer(app) == "q quit"
+
+
+async def test_the_empty_room_has_one_key(shop: Shop) -> None:
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "Nothing has been trained yet." in shown(app)
+        assert "H go home" in shown(app)
+        shop.recipe()
+        await observe(pilot, shop.snapshot())
+        assert "n train support-json   smollm2-135m, rank 16, 2 epochs" in shown(app)
+        for key in "srzgl[]":
+            await pilot.press({"[": "left_square_bracket", "]": "right_square_bracket"}.get(key, key))
+        assert "Nothing has been trained yet." in shown(app)
+
+
+async def test_brackets_and_arrows_look_at_older_and_newer_runs(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("left_square_bracket")
+        assert app.selected == "20261122-1010-support-json"
+        assert "Loss of support-json, 2 d ago" in shown(app)
+        assert "[ older   ] newer" in footer(app)
+        await pilot.press("down", "down", "down")
+        assert app.selected == "20261119-1010-tone-soft"
+        assert "older" not in footer(app)
+        await pilot.press("up", "up", "right_square_bracket")
+        assert app.selected is None, "the newest is followed"
+
+
+async def test_z_zooms_to_the_last_fifth_and_back(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("z")
+        await pilot.pause()
+        assert "512" in shown(app)
+        assert "z whole" in footer(app)
+        await pilot.press("z")
+        await pilot.pause()
+        assert "960" in shown(app)
+        assert "z zoom" in footer(app)
+
+
+async def test_g_shows_the_samples_where_there_is_no_column_for_them(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await at_train(app, pilot)
+        assert "Where is my parcel?" not in shown(app)
+        await pilot.press("g")
+        await pilot.pause()
+        assert "Where is my parcel?" in shown(app)
+        assert '"answer": "It left Hamburg on Monday."}' in shown(app)
+        await pilot.press("escape")
+        assert "Where is my parcel?" not in shown(app)
+
+
+async def test_l_shows_every_line_and_follows_the_end(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("l")
+        await pilot.pause()
+        assert "step 639" in shown(app)
+        facts = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
+        loaded.tell(app.snapshot.runs[0].run.folder, [("step", {"step": 641, **facts})])  # type: ignore[union-attr]
+        await observe(pilot, loaded.snapshot())
+        assert "step 641" in shown(app)
+        await pilot.press("home")
+        await pilot.pause()
+        assert "support-json started on smollm2-135m" in shown(app)
+        await pilot.press("pagedown", "down", "up", "pageup", "end")
+        await pilot.pause()
+        assert "step 641" in shown(app)
+        await pilot.press("l")
+        assert "Samples" in shown(app)
+
+
+async def test_a_folder_deleted_under_the_app_is_said(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.open_run("20261122-1010-support-json")
+        await pilot.pause()
+        shutil.rmtree(loaded.folder / "runs" / "20261122-1010-support-json")
+        await observe(pilot, loaded.snapshot())
+        assert "! The folder of 20261122-1010-support-json is gone. This is the newest run." in shown(app)
+        assert "640 of 960" in shown(app)
+        shutil.rmtree(loaded.folder / "runs")
+        await observe(pilot, loaded.snapshot())
+        assert "Nothing has been trained yet." in shown(app)
+        shutil.rmtree(loaded.folder)
+        await observe(pilot, loaded.snapshot())
+        assert "Nothing has been trained yet." in shown(app)
+
+
+async def test_the_room_follows_a_run_that_is_written_elsewhere_and_reopens_whole(shop: Shop) -> None:
+    folder = shop.run("20261124-1412-x", steps=20, alive=True)
+    app = MlxtuneApp(shop.folder, clock=lambda: NOW)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await until(pilot, lambda: "20 of 960" in shown(app))
+        facts = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
+        shop.tell(folder, [("step", {"step": 21, **facts})])
+        await until(pilot, lambda: "21 of 960" in shown(app))
+    again = MlxtuneApp(shop.folder, clock=lambda: NOW)
+    async with again.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: again.snapshot is not None)
+        assert [step.step for step in again.snapshot.runs[0].state.steps] == list(range(1, 22))  # type: ignore[union-attr]
+
+
+async def test_q_leaves_from_train(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test() as pilot:
+        await at_train(app, pilot)
+        await pilot.press("q")
+    assert app.return_code == 0

@@ -1,0 +1,146 @@
+"""Real worker processes on the tiny model: they outlive their parent, stop with a checkpoint, and a kill is told as a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.errors import InputError
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.evaluation import report
+from mlxtune.recipe import load
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.registry import Run
+
+
+def wait_for(run: Run, condition, seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition(state := run.state()):
+        assert time.monotonic() < give_up, (state, run.log_tail(20))
+        assert not state.ended, (state, run.log_tail(20))
+        time.sleep(0.02)
+
+
+def start(workspace: Path, *overrides: str) -> Run:
+    return launch.start(workspace, "train", load(workspace / "recipes" / "tiny.toml", overrides))
+
+
+LONG = ("training.steps=100000", "training.save_every=50", "training.validate_every=100000")
+
+
+def test_a_run_trains_evaluates_and_keeps_its_promises(workspace: Path) -> None:
+    run = start(workspace)
+    wait_for(run, lambda state: state.ended)
+    state = run.state()
+    assert run.status(state) == "finished", (state.error, run.log_tail(20))
+    assert state.validations[-1].loss < state.validations[0].loss
+    kinds = [event["type"] for event in events.read_all(run.folder)]
+    assert kinds[:3] == ["run.started", "model.loaded", "data.ready"]
+    assert [event["seq"] for event in events.read_all(run.folder)] == list(range(len(kinds)))
+
+    recipe = run.recipe()
+    shares = split(read_source(recipe.source), recipe.data)
+    record = json.loads((run.folder / "data.json").read_text())
+    assert {row["id"] for row in record["train"]} == {row.id for row in shares.train}
+    assert not {row["id"] for row in record["train"]} & set(record["test"])
+    assert (run.adapter / "adapters.safetensors").is_file()
+
+    evaluation = launch.start(workspace, "eval", recipe, {"run": run.id, "adapter": str(run.adapter)})
+    wait_for(evaluation, lambda state: state.ended)
+    assert evaluation.status() == "finished", (evaluation.state().error, evaluation.log_tail(20))
+    found = report.load(evaluation.folder)
+    assert [arm.arm for arm in found.arms] == ["base", "tuned"]
+    assert found.facts["rows"] == len(shares.test)
+    second = launch.start(workspace, "eval", recipe)
+    wait_for(second, lambda state: state.ended)
+    assert report.load(second.folder).arms[0].cached
+
+
+def test_a_stopped_run_has_a_checkpoint_and_resumes_from_it(workspace: Path) -> None:
+    run = start(workspace, *LONG)
+    wait_for(run, lambda state: state.step >= 3)
+    registry.stop(run)
+    wait_for(run, lambda state: state.phase == "stopped")
+    stopped = run.state()
+    assert run.status(stopped) == "stopped"
+    assert stopped.checkpoints[-1] == stopped.step
+    launch.resume(run)
+    wait_for(run, lambda state: state.step >= stopped.step + 3)
+    with pytest.raises(InputError, match="is running already"):
+        launch.resume(run)
+    registry.stop(run)
+    wait_for(run, lambda state: state.phase == "stopped")
+    steps = [step.step for step in run.state().steps]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_killed_run_is_told_as_a_crash_and_resumes_from_its_checkpoint(workspace: Path) -> None:
+    run = start(workspace, *LONG)
+    wait_for(run, lambda state: len(state.checkpoints) >= 1)
+    os.kill(run.state().pid, signal.SIGKILL)
+    give_up = time.monotonic() + 10
+    while run.status() != "crashed":
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    saved = run.state().checkpoints[-1]
+    launch.resume(run)
+    wait_for(run, lambda state: state.phase == "running" and state.step > saved)
+    registry.stop(run)
+    wait_for(run, lambda state: state.ended)
+
+
+def test_a_run_outlives_the_process_group_that_started_it(workspace: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mlxtune.recipe import load; from mlxtune.runs import launch; import time\n"
+        f"print(launch.start(Path({str(workspace)!r}), 'train', load(Path({str(workspace / 'recipes/tiny.toml')!r}), {list(LONG)!r})).folder, flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert parent.stdout is not None
+    run = Run(Path(parent.stdout.readline().strip()))
+    os.killpg(parent.pid, signal.SIGHUP)  # what a closing terminal does
+    os.killpg(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    before = run.state().step
+    wait_for(run, lambda state: state.step > before + 3)
+    assert run.status() == "running"
+    registry.stop(run)
+    wait_for(run, lambda state: state.phase == "stopped")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.source=nowhere.jsonl", "There is no data at"),
+        ("data.max_tokens=20", "the prompt fills the window of 20 tokens"),
+        ("model.base=./nothing", "There is no model called"),
+        ('adapter.targets=["q_prj"]', "no layer of this model is called q_prj"),
+    ],
+)
+def test_bad_input_ends_the_run_with_one_message_and_code_2(workspace: Path, override: str, message: str) -> None:
+    run = start(workspace, override)
+    wait_for(run, lambda state: state.ended)
+    state = run.state()
+    assert run.status(state) == "failed"
+    assert message in state.error
+    assert state.code == 2
+    assert "Traceback" not in run.log.read_text()
+
+
+def test_a_second_run_is_told_that_the_accelerator_is_taken(workspace: Path) -> None:
+    first = start(workspace, *LONG)
+    wait_for(first, lambda state: state.step >= 1)
+    second = start(workspace)
+    wait_for(second, lambda state: state.ended)
+    assert f"The accelerator is in use by {first.id}" in second.state().error
+    registry.stop(first)
+    wait_for(first, lambda state: state.ended)
