@@ -42,7 +42,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("tiny") / "model")
 
 
-def make_tiny(folder: Path, *, bits: int = 0, template: str = CHATML, stop: str = "<|im_end|>", specials: tuple[str, ...] = ()) -> Path:
+def make_tiny(
+    folder: Path, *, bits: int = 0, template: str = CHATML, stop: str = "<|im_end|>", specials: tuple[str, ...] = ()
+) -> Path:
     """Write a tiny model; ``bits`` quantises it, ``template``, ``stop`` and ``specials`` give it another chat language."""
     import mlx.core as mx
     from mlx_lm.models.llama import Model, ModelArgs

@@ -51,7 +51,10 @@ def demo(
     planned = plan(recipe, shares, source.folder, source.config, machine())
     rows: list[list[Cell]] = [
         [("rows", "muted"), f"{planned.train:,} to train on, {planned.valid:,} to validate, {planned.test:,} held out"],
-        [("steps", "muted"), f"{planned.steps:,}, adapter of rank {recipe.adapter.rank} on {_layers(recipe.adapter.layers)} layers"],
+        [
+            ("steps", "muted"),
+            f"{planned.steps:,}, adapter of rank {recipe.adapter.rank} on {_layers(recipe.adapter.layers)} layers",
+        ],
         [("memory", "muted"), planned.sentence],
     ]
     columns(rows, console=err)
@@ -66,20 +69,32 @@ def demo(
         _require(follow(run, on_state=lambda state: _draw(state, update)))
     trained = run.state()
     first, last = trained.validations[0].loss, trained.validations[-1].loss
-    say("  ", ("✓ ", "bold success"), f"{trained.step:,} steps in {duration(trained.updated - trained.started)}, validation loss {first:.2f} to {last:.2f}")
+    say(
+        "  ",
+        ("✓ ", "bold success"),
+        f"{trained.step:,} steps in {duration(trained.updated - trained.started)}, validation loss {first:.2f} to {last:.2f}",
+    )
     say("")
     heading(err, "5  Evaluate")
     code, evaluated = measure(recipe, run)
     _require(code)
     report = reports.load(evaluated)
     if json:
-        show_json({"seconds": round(time.monotonic() - start), "run": run.id, "adapter": str(run.adapter), "report": asdict(report)})
+        show_json(
+            {"seconds": round(time.monotonic() - start), "run": run.id, "adapter": str(run.adapter), "report": asdict(report)}
+        )
         return
     table(report, evaluated)
     show(("  Adapter  ", "muted"), str(run.adapter))
     show(("  Took     ", "muted"), duration(time.monotonic() - start))
     show("")
-    show("  Next: ", (f"cd {folder} && mlxtune", "primary"), " opens the app on this workspace; your own data goes into ", ("recipes/", "primary"), ".")
+    show(
+        "  Next: ",
+        (f"cd {folder} && mlxtune", "primary"),
+        " opens the app on this workspace; your own data goes into ",
+        ("recipes/", "primary"),
+        ".",
+    )
 
 
 def _layers(layers: int | str) -> str:

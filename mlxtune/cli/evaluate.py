@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.follow import follow
-from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, say, show, show_json
+from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, show, show_json
 from mlxtune.cli.train import Json, fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
@@ -97,7 +97,15 @@ def table(report: Report, folder: Path) -> None:
     if report.comparisons:
         show("")
         heading(out, "Base against tuned", "same rows; exact McNemar p, Newcombe interval of the change")
-        head: list[Cell] = [("", ""), ("fixed", "faint"), ("broken", "faint"), ("both", "faint"), ("neither", "faint"), ("change", "faint"), ("p", "faint")]
+        head: list[Cell] = [
+            ("", ""),
+            ("fixed", "faint"),
+            ("broken", "faint"),
+            ("both", "faint"),
+            ("neither", "faint"),
+            ("change", "faint"),
+            ("p", "faint"),
+        ]
         body: list[list[Cell]] = []
         for item in report.comparisons:
             change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"

@@ -43,7 +43,13 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
             time.sleep(POLL)
     except KeyboardInterrupt:
         say("")
-        say(("■ ", "muted"), f"Let go of {run.id}; it goes on.   ", (f"mlxtune runs attach {run.id}", "primary"), "  ", (f"mlxtune runs stop {run.id}", "primary"))
+        say(
+            ("■ ", "muted"),
+            f"Let go of {run.id}; it goes on.   ",
+            (f"mlxtune runs attach {run.id}", "primary"),
+            "  ",
+            (f"mlxtune runs stop {run.id}", "primary"),
+        )
         return 0
 
 
@@ -66,5 +72,11 @@ def _end(state: RunState) -> int:
 
 def _crash(run: Run, state: RunState) -> MachineError:
     last = one_line(" ".join(run.log_tail(1)), 160)
-    safe = f"Checkpoint {state.checkpoints[-1]} is whole: mlxtune runs resume {run.id}" if state.checkpoints else "Nothing was saved yet."
-    return MachineError(f"{run.id} ended at step {state.step:,} without saying why.{f' Its log ends with: {last}' if last else ''}", mend=safe)
+    safe = (
+        f"Checkpoint {state.checkpoints[-1]} is whole: mlxtune runs resume {run.id}"
+        if state.checkpoints
+        else "Nothing was saved yet."
+    )
+    return MachineError(
+        f"{run.id} ended at step {state.step:,} without saying why.{f' Its log ends with: {last}' if last else ''}", mend=safe
+    )

@@ -52,8 +52,19 @@ def list_runs(json: Json = False) -> None:
     for run in runs:
         facts = _facts(run)
         loss = f"{facts['validation']:.3f}" if facts["validation"] is not None else ""
-        rows.append([MARKS[facts["status"]], (run.id, "bold"), facts["status"], f"{facts['step']:,}/{facts['steps']:,}", loss, _age(facts["updated"])])
-    columns([["", ("run", "faint"), ("status", "faint"), ("step", "faint"), ("validation", "faint"), ("", "")], *rows], right=(3, 4))
+        rows.append(
+            [
+                MARKS[facts["status"]],
+                (run.id, "bold"),
+                facts["status"],
+                f"{facts['step']:,}/{facts['steps']:,}",
+                loss,
+                _age(facts["updated"]),
+            ]
+        )
+    columns(
+        [["", ("run", "faint"), ("status", "faint"), ("step", "faint"), ("validation", "faint"), ("", "")], *rows], right=(3, 4)
+    )
 
 
 @app.command("show")
@@ -141,4 +152,12 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _age(moment: float) -> str:
     seconds = time.time() - moment
-    return "" if not moment else "now" if seconds < 60 else f"{duration(seconds)} ago" if seconds < 86400 else f"{seconds / 86400:.0f} d ago"
+    return (
+        ""
+        if not moment
+        else "now"
+        if seconds < 60
+        else f"{duration(seconds)} ago"
+        if seconds < 86400
+        else f"{seconds / 86400:.0f} d ago"
+    )

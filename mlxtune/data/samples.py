@@ -21,7 +21,14 @@ def root() -> Path:
 def create(folder: Path) -> Path:
     """Copy the sample workspace into ``folder`` and return its recipe. Raises ``InputError`` rather than overwrite a file."""
     source = root()
-    files = [file.relative_to(source) for name in ("recipes", "data/samples") for file in sorted((source / name).rglob("*")) if file.is_file()]
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, so no workspace can be made there.", mend="Choose another folder.")
+    files = [
+        file.relative_to(source)
+        for name in ("recipes", "data/samples")
+        for file in sorted((source / name).rglob("*"))
+        if file.is_file()
+    ]
     taken = [file for file in files if (folder / file).exists()]
     if taken:
         raise InputError(f"{folder / taken[0]} is there already, so nothing was written.", mend="Choose another folder.")

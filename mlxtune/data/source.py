@@ -89,6 +89,8 @@ def _array(path: Path, data: bytes) -> Iterator[tuple[Place, Any]]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.", mend="A .json file holds one array of rows.") from error
     if not isinstance(records, list):
-        raise DataError(f"{path} must hold an array of rows.", mend="Wrap the rows in [ … ], or write one per line in a .jsonl file.")
+        raise DataError(
+            f"{path} must hold an array of rows.", mend="Wrap the rows in [ … ], or write one per line in a .jsonl file."
+        )
     for number, record in enumerate(records, 1):
         yield Place(path, number), record

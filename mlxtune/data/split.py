@@ -28,7 +28,8 @@ class Split:
 
     def refuse_sealed(self, rows: Iterable[Row]) -> None:
         """Raise ``DataError`` if any of ``rows``, which are about to train, asks what a held-out row asks."""
-        leaked = [row for row in rows if group(row, "") in self.sealed]
+        sealed = self.sealed
+        leaked = [row for row in rows if group(row, "") in sealed]
         if leaked:
             named = "; ".join(str(row.place) for row in leaked[:5])
             raise DataError(

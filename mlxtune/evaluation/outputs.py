@@ -43,7 +43,10 @@ def questions(rows: Sequence[Row]) -> list[Conversation]:
     """The held-out rows as conversations. Raises ``DataError`` when there is none to ask."""
     asked = [row for row in rows if isinstance(row, Conversation)]
     if not asked:
-        raise DataError("There are no held-out conversations to evaluate on.", mend="Evaluation needs chat or completion rows; check data.holdout.")
+        raise DataError(
+            "There are no held-out conversations to evaluate on.",
+            mend="Evaluation needs chat or completion rows; check data.holdout.",
+        )
     return asked
 
 

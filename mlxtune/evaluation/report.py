@@ -88,7 +88,9 @@ def build(facts: dict[str, Any], arms: Sequence[tuple[str, bool, float, Scored]]
         for metric in scored[0]
     )
     headline = next((item for item in comparisons if item.metric == "contract"), None)
-    verdict = sentence(headline, LABELS["contract"]) if headline else "The base is measured. Train, then evaluate the adapter against it."
+    verdict = (
+        sentence(headline, LABELS["contract"]) if headline else "The base is measured. Train, then evaluate the adapter against it."
+    )
     return Report({**facts, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, found, comparisons, verdict)
 
 

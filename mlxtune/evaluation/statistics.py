@@ -64,7 +64,7 @@ def _phi(paired: Paired) -> float:
     product = (a + b) * (c + d) * (a + c) * (b + d)
     if product == 0:
         return 0.0
-    cross = a * d - b * c
+    cross = float(a * d - b * c)
     if cross > 0:
         cross = max(cross - paired.total / 2, 0.0)
     return cross / math.sqrt(product)

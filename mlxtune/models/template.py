@@ -59,7 +59,9 @@ class ChatTemplate:
         elif isinstance(row, Text):
             tokens, trained = self._text(row)
         else:
-            raise DataError(f"{row.place}: a preference pair cannot be trained with sft.", mend='Use chat, completion or text rows.')
+            raise DataError(
+                f"{row.place}: a preference pair cannot be trained with sft.", mend="Use chat, completion or text rows."
+            )
         kept = trained[:max_tokens]
         if not kept.any():
             raise DataError(
@@ -105,7 +107,9 @@ class ChatTemplate:
             trained[len(asked) : stop + 1] = True
         return np.array(whole, np.int32), trained
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None) -> list[int]:
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None
+    ) -> list[int]:
         if not self.tokenizer.has_chat_template:
             raise TemplateError("The model has no chat template.", mend="Use its instruct version, or text rows.")
         try:
@@ -114,7 +118,9 @@ class ChatTemplate:
             )
         except Exception as error:  # templates are programs: jinja raises what they raise
             where = f"{place}: " if place else ""
-            raise TemplateError(f"{where}the model's chat template refuses this conversation: {one_line(str(error), 120)}") from error
+            raise TemplateError(
+                f"{where}the model's chat template refuses this conversation: {one_line(str(error), 120)}"
+            ) from error
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return tokens
 

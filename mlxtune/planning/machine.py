@@ -59,7 +59,9 @@ def machine() -> Machine:
         chip = _run("sysctl", "-n", "machdep.cpu.brand_string").strip()
         wired = int(_run("sysctl", "-n", "iogpu.wired_limit_mb") or 0)
         limit = wired * 2**20 or limit
-        return Machine(f"macOS {platform.mac_ver()[0]}", chip, os.cpu_count() or 1, "metal" if platform.machine() == "arm64" else "cpu", limit)
+        return Machine(
+            f"macOS {platform.mac_ver()[0]}", chip, os.cpu_count() or 1, "metal" if platform.machine() == "arm64" else "cpu", limit
+        )
     backend = "cuda" if any(version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
     return Machine(f"{system} {platform.release()}", _linux_chip(), os.cpu_count() or 1, backend, limit)
 

@@ -62,7 +62,9 @@ def plan(recipe: Recipe, shares: Split, folder: Path, config: dict[str, Any], ma
 
 def _lengths(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[int]:
     texts = [_texts(row) for row in rows]
-    counts = iter(len(item.ids) for item in tokenizer.encode_batch([text for parts in texts for text in parts], add_special_tokens=False))
+    counts = iter(
+        len(item.ids) for item in tokenizer.encode_batch([text for parts in texts for text in parts], add_special_tokens=False)
+    )
     return [sum(next(counts) + _TURN for _ in parts) for parts in texts]
 
 
@@ -88,4 +90,4 @@ def _activations(config: dict[str, Any], recipe: Recipe, tokens: int, longest: i
     adapted = layers if recipe.adapter.layers == "all" else min(recipe.adapter.layers, layers)
     per_token = 12 * width + 6 * inner + 3 * heads * longest
     adapter = adapted * recipe.adapter.rank * (8 * width + 3 * inner)
-    return _FLOAT * (adapted * tokens * per_token + 4 * adapter)
+    return int(_FLOAT * (adapted * tokens * per_token + 4 * adapter))

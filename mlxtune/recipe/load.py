@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 import types
@@ -27,7 +28,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(f"There is no recipe at {path}.", mend="Check the path, or make a workspace with: mlxtune init DIR") from error
+        raise RecipeError(
+            f"There is no recipe at {path}.", mend="Check the path, or make a workspace with: mlxtune init DIR"
+        ) from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path} is a folder, not a recipe.", mend="Name the .toml file in it.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -112,7 +115,9 @@ def _build(kind: type, values: Any, path: tuple[str, ...], place: _Places) -> An
         if key not in fields:
             hint = nearest(key, fields)
             mend = f"Did you mean {hint}?" if hint else f"It takes: {', '.join(fields)}."
-            raise RecipeError(f"{place((*path, key))}: unknown key {one_line(key, 60)}{f' in [{name}]' if name else ''}.", mend=mend)
+            raise RecipeError(
+                f"{place((*path, key))}: unknown key {one_line(key, 60)}{f' in [{name}]' if name else ''}.", mend=mend
+            )
     for key, item in fields.items():
         if key not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             what = f"the section [{key}]" if dataclasses.is_dataclass(hints[key]) else f"the key {'.'.join((*path, key))}"
@@ -124,7 +129,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], place: _Places) -> Any:
     """``value`` as ``kind``, or a ``RecipeError`` that says what was expected."""
     if kind is Disclaimer and isinstance(value, str):
         return Disclaimer(value)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and (kind is not Disclaimer or isinstance(value, Mapping)):
         return _build(kind, value, path, place)  # type: ignore[arg-type]
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list and isinstance(value, list):
@@ -143,9 +148,10 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], place: _Places) -> Any:
         return float(value)
     if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    hint = nearest(value, [option for option in _literals(kind)]) if isinstance(value, str) else None
+    hint = nearest(value, list(_literals(kind))) if isinstance(value, str) else None
     raise RecipeError(
-        f"{place(path)}: {'.'.join(path)} must be {_expected(kind)}, not {_shown(value)}.", mend=f"Did you mean {hint}?" if hint else ""
+        f"{place(path)}: {'.'.join(path)} must be {_expected(kind)}, not {_shown(value)}.",
+        mend=f"Did you mean {hint}?" if hint else "",
     )
 
 
@@ -198,8 +204,9 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     require("training.learning_rate", lambda rate: 0 < rate < 1, "between 0 and 1")
     require("training.warmup", lambda share: 0 <= share < 1, "a share of the steps, from 0 up to 1")
     require("adapter.dropout", lambda share: 0 <= share < 1, "a share from 0 up to 1")
-    require("adapter.alpha", lambda alpha: alpha > 0, "above 0")
+    require("adapter.alpha", lambda alpha: 0 < alpha < math.inf, "above 0")
     if not recipe.training.steps and not recipe.training.epochs:
         raise RecipeError(f"{place(('training', 'epochs'))}: training needs epochs or steps.")
     require("evaluation.disclaimers", lambda rules: all(rule.text.strip() for rule in rules), "sentences, none of them empty")
+    require("evaluation.forbid", lambda phrases: all(phrase.strip() for phrase in phrases), "phrases, none of them empty")
     require("evaluation.arms", lambda arms: "base" in arms, 'a list with "base" in it: the base model is measured first')

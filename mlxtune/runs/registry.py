@@ -99,8 +99,13 @@ def create(workspace: Path, kind: str, name: str) -> Run:
 def all_runs(workspace: Path, kind: str = "train") -> list[Run]:
     """Every run of a workspace, newest first."""
     parent = workspace / FOLDERS[kind]
-    folders = [folder for folder in parent.glob("*") if (folder / "recipe.toml").is_file()] if parent.is_dir() else []
-    return [Run(folder) for folder in sorted(folders, key=lambda folder: (folder.stat().st_ctime, folder.name), reverse=True)]
+    found = []
+    for folder in parent.glob("*"):
+        try:
+            found.append(((folder / "recipe.toml").stat().st_mtime_ns, folder.name, folder))
+        except OSError:
+            continue  # no run, or one that was removed meanwhile
+    return [Run(folder) for *_, folder in sorted(found, reverse=True)]
 
 
 def find(workspace: Path, which: str, kind: str = "train") -> Run:

@@ -115,10 +115,11 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "run.started" | "run.resumed" as type:
                 changes |= {"phase": "running", "error": "", "mend": "", "code": 0, "summary": (), "pid": event["pid"]}
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
+                at = event["step"] if type == "run.resumed" else -1  # a fresh start supersedes everything
                 if type == "run.started":
                     changes |= {"started": event["t"]}
-                else:
-                    at = event["step"]
+                    arms = {}
+                if steps or validations or checkpoints or samples:
                     steps = [item for item in steps if item.step <= at]
                     validations = [item for item in validations if item.step <= at]
                     checkpoints = [item for item in checkpoints if item <= at]
@@ -149,7 +150,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "run.stopped":
                 changes |= {"phase": "stopped"}
             case "run.failed":
-                changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"], "code": event["code"]}
+                changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"], "code": event.get("code", 4)}
     return replace(
         state,
         steps=tuple(steps),

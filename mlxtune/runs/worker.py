@@ -88,7 +88,9 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
                 known = _known(error)
                 if known is None:
                     traceback.print_exc()
-                    known = MlxtuneError(f"{type(error).__name__}: {error}", mend=f"A fault of ours; the log has more: {folder / 'worker.log'}")
+                    known = MlxtuneError(
+                        f"{type(error).__name__}: {error}", mend=f"A fault of ours; the log has more: {folder / 'worker.log'}"
+                    )
                 worker.emit("run.failed", error=known.message, mend=known.mend, code=known.exit_code)
                 return known.exit_code
     except MlxtuneError as error:

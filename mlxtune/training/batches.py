@@ -69,7 +69,9 @@ def group(rows: Sequence[Encoded], order: Sequence[int], *, batch_tokens: int, b
     for index in sorted(order, key=lambda at: (len(rows[at].tokens), at)):
         width = _padded(len(rows[index].tokens) - 1 - prefix)
         current = batches[-1] if batches else None
-        if current is not None and (len(current) < batch_size if batch_size else (len(current) + 1) * width + prefix <= batch_tokens):
+        if current is not None and (
+            len(current) < batch_size if batch_size else (len(current) + 1) * width + prefix <= batch_tokens
+        ):
             current.append(index)
         else:
             batches.append([index])

@@ -66,12 +66,12 @@ def newest(run: Path) -> Checkpoint | None:
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
     """Put adapter and optimizer of ``checkpoint`` back. Raises ``ModelError`` when they do not fit."""
-    adapter = mx.load(str(checkpoint.folder / lora.WEIGHTS))
+    adapter: Any = mx.load(str(checkpoint.folder / lora.WEIGHTS))
     expected = {name: array.shape for name, array in lora.weights(model).items()}
     if {name: array.shape for name, array in adapter.items()} != expected:
         raise ModelError(f"{checkpoint.folder} was made with another adapter than the recipe's.")
     model.load_weights(list(adapter.items()), strict=False)
-    arrays = mx.load(str(checkpoint.folder / OPTIMIZER))
+    arrays: Any = mx.load(str(checkpoint.folder / OPTIMIZER))
     optimizer.state = tree_unflatten(list(arrays.items()))
     mx.eval(model.parameters(), optimizer.state)
 

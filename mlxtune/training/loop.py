@@ -15,11 +15,11 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from mlxtune.core.errors import Interrupted, MlxtuneError
+from mlxtune.models.head import Split
 from mlxtune.models.template import Encoded
 from mlxtune.recipe import TrainingSection
 from mlxtune.training import batches, checkpoint, schedule, sft
 from mlxtune.training.batches import Batch
-from mlxtune.models.head import Split
 
 
 class Listener(Protocol):
@@ -49,7 +49,12 @@ class Loop:
         """Epoch ``number`` as indices of train rows."""
         section = self.section
         return batches.epoch(
-            self.train, seed=section.seed, number=number, batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
+            self.train,
+            seed=section.seed,
+            number=number,
+            batch_tokens=section.batch_tokens,
+            batch_size=section.batch_size,
+            prefix=self.prefix,
         )
 
     @property
@@ -109,13 +114,21 @@ class Loop:
         return {"steps": total, "validation": _finite(validated), "checkpoint": saved}
 
     def _step(
-        self, listener: Listener, optimizer: optim.Optimizer, gradients_of: Any, step: int, total: int, number: int, groups: list[list[int]]
+        self,
+        listener: Listener,
+        optimizer: optim.Optimizer,
+        gradients_of: Any,
+        step: int,
+        total: int,
+        number: int,
+        groups: list[list[int]],
     ) -> None:
         start = time.perf_counter()
         learning_rate = schedule.rate(self.section, step - 1, total)
         optimizer.learning_rate = learning_rate
         mx.random.seed(self.section.seed * 1_000_003 + step)  # dropout depends on the step alone: a resumed run draws the same
-        loss, gradients, trained, rows = 0.0, None, 0, []
+        loss, gradients, trained = 0.0, None, 0
+        rows: list[str] = []
         for indices in groups:
             batch = batches.collate([self.train[at] for at in indices], self.prefix)
             value, new = gradients_of(batch)

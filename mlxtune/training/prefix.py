@@ -38,12 +38,13 @@ class Behind:
     """A layer's cache in the pass over the rows: each sees the recorded prefix, then itself."""
 
     def __init__(self, prefix: Recorded) -> None:
-        self.prefix = prefix
         assert prefix.keys is not None
+        assert prefix.values is not None
+        self.keys, self.values = prefix.keys, prefix.values
         self.offset = prefix.keys.shape[2]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return self._join(self.prefix.keys, keys), self._join(self.prefix.values, values)
+        return self._join(self.keys, keys), self._join(self.values, values)
 
     def make_mask(self, length: int, **_: Any) -> str:
         return "causal"  # MLX aligns it at the bottom right: the prefix is visible to every row
@@ -66,6 +67,6 @@ def can_share(model: nn.Module, split: Split) -> bool:
     try:
         plain = split.backbone(tokens)[:, 4:]
         shared = hidden_behind(split, len(model.layers), tokens[0, :4], tokens[:, 4:])
-        return bool(mx.allclose(plain, shared, rtol=1e-2, atol=1e-2 * max(1.0, float(mx.abs(plain).max().item()))).item())
+        return bool(mx.allclose(plain, shared, rtol=1e-2, atol=1e-2 * max(1.0, mx.abs(plain).max().tolist())).item())
     except Exception:
         return False  # caches differ in ways that only running them tells: sliding windows, recurrent layers, tuples

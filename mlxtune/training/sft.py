@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxtune.training.batches import Batch
 from mlxtune.models.head import Split
+from mlxtune.training.batches import Batch
 from mlxtune.training.prefix import hidden_behind
 
 
@@ -31,7 +31,7 @@ def validate(model: nn.Module, split: Split, batches: Iterable[Batch]) -> tuple[
     model.eval()
     total, count = 0.0, 0
     for batch in batches:
-        total += loss_sum(model, split, batch).item()
+        total += float(loss_sum(model, split, batch).tolist())
         count += batch.trained
     model.train()
     return total / count, count

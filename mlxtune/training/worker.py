@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def train(worker: Worker) -> dict[str, Any]:
     """A whole run: read, load, encode, train, write the adapter. Returns the summary of ``run.finished``."""
     from mlxtune.models import load, lora  # these import mlx, which must come after the BLAS
+    from mlxtune.models.head import split as split_model
     from mlxtune.models.template import ChatTemplate
     from mlxtune.training import batches, checkpoint
-    from mlxtune.models.head import split as split_model
     from mlxtune.training.loop import Loop
     from mlxtune.training.prefix import can_share
 
@@ -74,14 +74,21 @@ def report_data(worker: Worker, shares: Split, train_rows: Sequence[Encoded], va
     cut = [row for row in (*train_rows, *valid_rows) if row.truncated]
     if cut:
         named = ", ".join(str(row.place) for row in cut[:5])
-        worker.warn(f"{plural(len(cut), 'row')} cut at {worker.recipe.data.max_tokens:,} tokens: {named}{' …' if len(cut) > 5 else ''}")
+        worker.warn(
+            f"{plural(len(cut), 'row')} cut at {worker.recipe.data.max_tokens:,} tokens: {named}{' …' if len(cut) > 5 else ''}"
+        )
     rows = [
         {"id": row.id, "line": row.place.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()), "full": row.full}
         for row in train_rows
     ]
     write_json(
         worker.folder / "data.json",
-        {"source": str(worker.recipe.source), "train": rows, "valid": [row.id for row in valid_rows], "test": [row.id for row in shares.test]},
+        {
+            "source": str(worker.recipe.source),
+            "train": rows,
+            "valid": [row.id for row in valid_rows],
+            "test": [row.id for row in shares.test],
+        },
     )
     worker.emit(
         "data.ready", train=len(train_rows), valid=len(valid_rows), test=len(shares.test), tokens=sum(row["tokens"] for row in rows),

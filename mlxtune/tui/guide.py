@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlxtune.core.text import duration, plural
+from mlxtune.core.text import duration, one_line, plural
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import SIGNS, checkpoint, kept, time_left
+from mlxtune.tui.status import SIGNS, can_resume, checkpoint, kept, time_left
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def next_step(snapshot: Snapshot) -> Advice:
     return Advice(
         "Start with the sample workspace.",
         "An outdoor shop's support desk: a recipe, its rows and the contract its answers must keep. "
-        f"It makes recipes/ and data/ in {snapshot.workspace.name or 'this folder'}, and nothing else.",
+        f"It makes recipes/ and data/ in {one_line(snapshot.workspace.name) or 'this folder'}, and nothing else.",
         "enter", "make it", "make the sample workspace here", "screen.samples",
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def _after(view: RunView, snapshot: Snapshot) -> Advice:
     """What follows from how the newest run ended."""
     step, saved = f"{view.state.step:,}", checkpoint(view)
     resume = f"Checkpoint {saved:,} is whole." if saved is not None else "It left no checkpoint."
-    look = ("T", "look", "look at it" if saved is None else "look at it, and resume", "app.room('train')")
+    look = ("T", "look", "look at it, and resume" if can_resume(view) else "look at it", "app.room('train')")
     match view.status:
         case "crashed":
             return Advice(f"The run ended at step {step} without saying why.", resume, *look, "✗", "$error")

@@ -32,6 +32,13 @@ SIGNS: dict[Status, Sign] = {
     "failed": Sign("✗", "$error", "failed"),
     "crashed": Sign("✗", "$error", "crashed"),
 }
+_EVALUATION: dict[Status, str] = {
+    "running": "evaluating",
+    "finished": "evaluated",
+    "stopped": "evaluation stopped",
+    "failed": "evaluation failed",
+    "crashed": "evaluation crashed",
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,12 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
         word = f"quiet for {duration(now - view.updated)}"
     elif stopping and view.alive:
         word = "stopping"
-    elif state.kind == "eval" and view.status == "running":
-        word = "evaluating"
+    elif state.kind == "eval":
+        word = _EVALUATION.get(view.status, word)
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
     if state.kind == "eval":
         step, total = "", ""
-        if state.arms:
+        if state.arms and view.alive:
             arm, done, rows = state.arms[-1]
             step, total = f"{arm} {done:,}", f"{rows:,}"
     elif not state.total and not state.step:

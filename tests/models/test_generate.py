@@ -29,7 +29,7 @@ def test_prompts_of_any_length_with_and_without_a_shared_prefix_give_the_same_to
 
 def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
-    (whole, _), = generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset(), batch_size=1)
+    ((whole, _),) = generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset(), batch_size=1)
     first = generate(model, tokenizer, [[70, 71]], max_tokens=1, stops=frozenset(), batch_size=1)
     token = int(mx.argmax(model(mx.array([[70, 71]]))[0, -1]))
     assert generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset({token}), batch_size=1) == [("", "stop")]
@@ -39,7 +39,15 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(tiny: Path) -> None:
 def test_progress_counts_every_prompt(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     seen: list[tuple[int, int]] = []
-    generate(model, tokenizer, [[70], [71, 72], [73]], max_tokens=2, stops=frozenset(), batch_size=2, progress=lambda *at: seen.append(at))
+    generate(
+        model,
+        tokenizer,
+        [[70], [71, 72], [73]],
+        max_tokens=2,
+        stops=frozenset(),
+        batch_size=2,
+        progress=lambda *at: seen.append(at),
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -54,13 +62,18 @@ def test_a_model_whose_cache_is_not_plain_goes_through_mlx_lm(tiny: Path, monkey
 
 
 def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> None:
-    prompt = real.tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True)
-    (text, ended), = generate(real.model, real.tokenizer, [prompt], max_tokens=20, stops=frozenset(real.tokenizer.eos_token_ids), batch_size=1)
+    prompt = real.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True
+    )
+    ((text, ended),) = generate(
+        real.model, real.tokenizer, [prompt], max_tokens=20, stops=frozenset(real.tokenizer.eos_token_ids), batch_size=1
+    )
     assert (text, ended) == ("The capital of France is Paris.", "stop")
 
 
 def test_quantised_models_compute_on_both_paths(tmp_path: Path) -> None:
     from conftest import make_tiny
+
     from mlxtune.models.load import load
     from mlxtune.models.resolve import resolve
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import CHATML, write_tokenizer
 from mlx_lm.utils import load_tokenizer
 
-from conftest import CHATML, write_tokenizer
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.rows import Conversation, Message, Place, Text
 from mlxtune.models.template import ChatTemplate, common_prefix
@@ -28,7 +28,14 @@ REWRITES = (  # keeps thoughts only in the last turn, as some reasoning models d
 )
 ENDLESS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 
-TURNS = [("user", "Hi"), ("assistant", "Yes?"), ("user", "Rope?"), ("assistant", "60 m."), ("user", "Thanks"), ("assistant", "Sure.")]
+TURNS = [
+    ("user", "Hi"),
+    ("assistant", "Yes?"),
+    ("user", "Rope?"),
+    ("assistant", "60 m."),
+    ("user", "Thanks"),
+    ("assistant", "Sure."),
+]
 
 # The rendered conversation in pieces; True marks what must train.
 EXPECTED = {

@@ -58,7 +58,13 @@ def test_targets_are_the_trained_tokens_and_never_padding(rows: list[Encoded]) -
 def test_a_shared_prefix_leaves_every_target_to_its_row() -> None:
     shared = list(range(100, 130))
     rows = [
-        Encoded(str(at), Place(Path("f"), at), np.array([*shared, 7, *tail], np.int32), np.array([False] * 31 + [True] * len(tail)), 31 + len(tail))
+        Encoded(
+            str(at),
+            Place(Path("f"), at),
+            np.array([*shared, 7, *tail], np.int32),
+            np.array([False] * 31 + [True] * len(tail)),
+            31 + len(tail),
+        )
         for at, tail in enumerate([[1, 2, 3], [4, 5], [6]])
     ]
     prefix = batches.shared_prefix(rows)

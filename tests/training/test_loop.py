@@ -8,9 +8,9 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from conftest import write_chat
 from mlx_lm.utils import load_model, load_tokenizer
 
-from conftest import write_chat
 from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
 from mlxtune.data.source import read_file
 from mlxtune.models import lora
@@ -76,7 +76,7 @@ def test_resuming_ends_in_the_weights_of_an_uninterrupted_run(tiny: Path, tmp_pa
     second = make(tiny, tmp_path / "parts")
     listener = Listener()
     second.run(listener, found)
-    assert [event["step"] for event in listener.of("step")][0] == 5
+    assert next(event["step"] for event in listener.of("step")) == 5
     expected, own = lora.weights(whole.model), lora.weights(second.model)
     assert all(mx.array_equal(expected[name], own[name]) for name in expected)
 
@@ -114,7 +114,9 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint(tiny: Path, tmp_p
 
 
 def test_a_loss_that_is_no_number_stops_with_the_rows_named(tiny: Path, tmp_path: Path) -> None:
-    loop = make(tiny, tmp_path, dataclasses.replace(SECTION, learning_rate=0.99, clip=0.0, schedule="constant", warmup=0.0, epochs=30))
+    loop = make(
+        tiny, tmp_path, dataclasses.replace(SECTION, learning_rate=0.99, clip=0.0, schedule="constant", warmup=0.0, epochs=30)
+    )
     name, array = next(iter(lora.weights(loop.model).items()))
     loop.model.load_weights([(name, array * math.nan)], strict=False)
     listener = Listener()

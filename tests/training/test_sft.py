@@ -72,11 +72,15 @@ def shaken(model: nn.Module, section: AdapterSection) -> None:
 def conversations(tokenizer, system: str) -> list[Encoded]:
     template = ChatTemplate(tokenizer)
     made = []
-    for at, (asked, answer) in enumerate([("Is it wet?", "Yes, a bit."), ("Why?", "Rain."), ("How long does it rain here?", "All day."), ("Oh", "So it is.")]):
+    for at, (asked, answer) in enumerate(
+        [("Is it wet?", "Yes, a bit."), ("Why?", "Rain."), ("How long does it rain here?", "All day."), ("Oh", "So it is.")]
+    ):
         turns = [("system", system), ("user", asked), ("assistant", answer)]
         if at % 2:
             turns += [("user", "Go on."), ("assistant", "That is all.")]
-        made.append(template.encode(Conversation(Place(Path("rows"), at), {}, tuple(Message(role, text) for role, text in turns)), 500))
+        made.append(
+            template.encode(Conversation(Place(Path("rows"), at), {}, tuple(Message(role, text) for role, text in turns)), 500)
+        )
     return made
 
 

@@ -23,8 +23,8 @@ def right_disclaimer(output: str, rules: Sequence[Disclaimer], reference: str | 
 
     Without a reference, only rules without ``when`` can be judged. In JSON outputs, escapes are resolved before the search.
     """
-    wanted = _value(reference) if reference is not None else None
-    heard = normalised(" ".join(_strings(_value(output, output))))
+    wanted = json_value(reference) if reference is not None else None
+    heard = normalised(" ".join(strings(json_value(output, output))))
     for rule in rules:
         needed = not rule.when or (isinstance(wanted, dict) and all(wanted.get(key) == value for key, value in rule.when.items()))
         if rule.when and wanted is None:
@@ -37,18 +37,21 @@ def right_disclaimer(output: str, rules: Sequence[Disclaimer], reference: str | 
     return HOLDS
 
 
-def _value(text: str, default: Any = None) -> Any:
+def json_value(text: str, default: Any = None) -> Any:
+    """The JSON value of ``text``, or ``default`` where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return default
 
 
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return []
-    return [text for item in value for text in _strings(item)]
+def strings(value: Any) -> list[str]:
+    """Every string value in a JSON value, in reading order, however deep."""
+    found, waiting = [], [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict | list):
+            waiting.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
+    return found

@@ -10,6 +10,9 @@ from mlxtune.evaluation.scorers import HOLDS, Score
 
 DEPTH = 512  # deeper nesting is refused, as RFC 8259 section 9 allows
 
+# A string runs to its end or to the end of the text, so that no input makes the search go back.
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)
+
 
 class _Refused(ValueError):
     pass
@@ -26,7 +29,7 @@ def _integer(digits: str) -> int | float:
 def parse(output: str) -> Any:
     """The value of a JSON text, raw. Raises ``ValueError`` with the reason; never anything else."""
     depth = deepest = 0
-    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', output):
+    for bracket in _TOKENS.findall(output):
         if bracket in "[{":
             depth += 1
             deepest = max(deepest, depth)
@@ -57,10 +60,12 @@ def _kind(output: str, ended: str) -> str:
     if text[0] not in "{[":
         return "prose"
     try:
-        json.JSONDecoder().raw_decode(text)
+        _, end = json.JSONDecoder(parse_constant=_constant, parse_int=_integer).raw_decode(text)
+    except _Refused:
+        return "syntax"
     except (ValueError, RecursionError) as error:
         return "unbalanced" if text.count("{") != text.count("}") or text.count("[") != text.count("]") else _syntax(str(error))
-    return "text after it"
+    return "text after it" if end < len(text) else "syntax"
 
 
 def _syntax(message: str) -> str:

@@ -25,7 +25,7 @@ class Home(Room):
     """The cursor stands on Next or on a run; enter does what it stands on."""
 
     ROOM = "Home"
-    VERBS = frozenset({"new", "do"})
+    VERBS = frozenset({"new"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "do", "do it"),
         Binding("n", "new", "new run"),
@@ -58,7 +58,7 @@ class Home(Room):
         self.query_one("#next-picture", Draw).show(lambda width, _height: next_picture(advice, width, tall))
         self.query_one("#journey-picture", Draw).show(lambda width, _height: journey_picture(stages, width, tall))
         verdict = snapshot.verdict
-        self.query_one("#best").display = verdict is not None and bool(verdict.metrics)
+        self.query_one("#best").set_class(verdict is None or not verdict.metrics, "-away")
         if verdict:
             self.query_one("#best-picture", Draw).show(lambda width, _height: best_picture(verdict, width))
         self.query_one("#runs").display = bool(snapshot.runs)
@@ -76,12 +76,13 @@ class Home(Room):
         if snapshot is None:
             return [Verb("q", "quit", "app.quit", "leave; what runs goes on")]
         advice, verbs = next_step(snapshot), []
+        new = advice.action == "screen.new"  # then enter and n are one and the same
         if self._cursor is not None:
             verbs.append(Verb("enter", "open", "do", "look at the run under the cursor"))
-        elif advice.action and not (advice.action == "screen.new" and not self.desk.can_start):
+        elif advice.action and not new:
             verbs.append(Verb("enter", advice.word, "do", advice.does))
         if self.desk.can_start:
-            verbs.append(Verb("n", "new", "new", "start a new run"))
+            verbs.append(Verb("n", advice.word if new else "new", "new", "start a new run"))
         if snapshot.runs:
             verbs.append(Verb("↑↓", "runs", "move(1)", "choose a run"))
         return [*verbs, Verb("q", "quit", "app.quit", "leave; what runs goes on")]
@@ -92,7 +93,7 @@ class Home(Room):
             return
         if self._cursor is not None:
             self.desk.open_run(self._cursor)
-        elif action := next_step(snapshot).action:
+        elif (action := next_step(snapshot).action) and (action != "screen.new" or self.desk.can_start):
             await self.run_action(action)
 
     def action_samples(self) -> None:

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from mlxtune.core import errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError("x"), 2), (errors.RecipeError("x"), 2), (errors.DataError("x"), 2), (errors.ModelError("x"), 2),
+        (errors.TemplateError("x"), 2), (errors.GateError("x"), 1), (errors.Interrupted(7), 3), (errors.MachineError("x"), 4),
+        (errors.MlxtuneError("x"), 4),
+    ],
+)  # fmt: skip
+def test_each_error_knows_its_exit_code(error, code):
+    assert error.exit_code == code
+    assert isinstance(error, errors.MlxtuneError)
+
+
+def test_message_and_mend_are_kept_apart():
+    error = errors.DataError("bad row", mend="fix it")
+    assert (str(error), error.message, error.mend) == ("bad row", "bad row", "fix it")
+
+
+def test_an_interruption_says_its_step():
+    assert errors.Interrupted(1204).message == "Stopped at step 1,204."

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core import files
+from mlxtune.core.errors import InputError, MachineError
+
+
+def test_written_file_holds_the_bytes_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "new" / "deep" / "file.bin"
+    files.write_bytes(path, b"\x00one")
+    files.write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [item.name for item in path.parent.iterdir()] == ["file.bin"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "may not be written"), (errno.EACCES, "may not be")]
+)
+def test_failed_write_keeps_the_old_file_and_says_which_one(tmp_path, monkeypatch, number, words):
+    path = tmp_path / "state.json"
+    files.write_bytes(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(MachineError, match=words) as caught:
+        files.write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert "state.json" in str(caught.value)
+    assert caught.value.mend
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_other_os_errors_pass_through():
+    with pytest.raises(InterruptedError), files.disk_errors("x"):
+        raise InterruptedError
+
+
+def test_json_survives_the_way_to_disk_and_back(tmp_path):
+    value = {"ü": ["\ud800", 1.5, None, True, {"a": []}], "n": 2**70}
+    files.write_json(tmp_path / "v.json", {**value, "ü": value["ü"][1:]})
+    assert files.read_json(tmp_path / "v.json") == {**value, "ü": value["ü"][1:]}
+    files.write_text(tmp_path / "surrogate.txt", "a\ud800")
+    assert (tmp_path / "surrogate.txt").read_bytes() == b"a\xed\xa0\x80"
+
+
+def test_missing_and_broken_json_are_input_errors_that_name_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json does not exist"):
+        files.read_json(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_bytes(b"{'a'")
+    with pytest.raises(InputError, match=r"bad\.json cannot be read as JSON"):
+        files.read_json(tmp_path / "bad.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xff")
+    with pytest.raises(InputError):
+        files.read_json(tmp_path / "bytes.json")
+
+
+def test_home_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLXTUNE_HOME", "~/elsewhere")
+    assert files.home() == Path.home() / "elsewhere"
+    monkeypatch.delenv("MLXTUNE_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.home() == tmp_path / "mlxtune"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert files.home() == Path.home() / ".cache" / "mlxtune"

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxtune.core import journal
+from mlxtune.core.errors import MachineError
+from mlxtune.core.journal import Journal, Tail
+
+RECORDS = st.lists(st.dictionaries(st.text(max_size=6), st.integers() | st.text(max_size=8), max_size=3), min_size=1, max_size=5)
+
+
+def _write(path: Path, records: list[dict[str, object]]) -> None:
+    writer = Journal(path)
+    for record in records:
+        writer.append(record)
+    writer.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(records=RECORDS, data=st.data())
+def test_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records, data):
+    path = tmp_path_factory.mktemp("journal") / "events.jsonl"
+    _write(path, records)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    kept = records[: whole[:cut].count(b"\n")]
+    assert journal.read(path) == kept
+    _write(path, [{"after": "the crash"}])
+    assert journal.read(path) == [*kept, {"after": "the crash"}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(records=RECORDS, data=st.data())
+def test_reader_that_saw_the_torn_line_gets_every_later_record_once(tmp_path_factory, records, data):
+    path = tmp_path_factory.mktemp("journal") / "events.jsonl"
+    _write(path, records)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    tail = Tail(path)
+    seen = tail.read()
+    if data.draw(st.booleans()):
+        Journal(path).close()  # the resumed worker cut the torn line, and the reader looked before it wrote on
+        seen += tail.read()
+    more = [{"n": number, "pad": "x" * 40} for number in range(3)]
+    _write(path, more)
+    seen += tail.read()
+    assert seen == [*records[: whole[:cut].count(b"\n")], *more]
+
+
+def test_tail_returns_each_record_once(tmp_path):
+    path = tmp_path / "j"
+    tail, writer = Tail(path), Journal(path)
+    assert tail.read() == []
+    writer.append({"a": 1})
+    assert tail.read() == [{"a": 1}]
+    writer.append({"a": 2})
+    writer.append({"a": 3})
+    assert tail.read() == [{"a": 2}, {"a": 3}]
+    assert tail.read() == []
+    writer.close()
+
+
+def test_missing_journal_is_empty(tmp_path):
+    assert journal.read(tmp_path / "none") == []
+
+
+def test_line_break_in_a_value_stays_in_one_line(tmp_path):
+    path = tmp_path / "j"
+    _write(path, [{"text": "one\ntwo\u2028three\ud800"}])
+    assert path.read_bytes().count(b"\n") == 1
+    assert journal.read(path) == [{"text": "one\ntwo\u2028three\ud800"}]
+
+
+@pytest.mark.parametrize("line", [b"not json", b"[1, 2]", b"\xff\xfe", b"", b"7"])
+def test_line_that_is_no_record_is_skipped(tmp_path, line):
+    path = tmp_path / "j"
+    path.write_bytes(b'{"a":1}\n' + line + b'\n{"a":2}\n')
+    assert journal.read(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_file_that_was_replaced_by_a_shorter_one_is_read_from_its_start(tmp_path):
+    path = tmp_path / "j"
+    _write(path, [{"long": "x" * 100}])
+    tail = Tail(path)
+    tail.read()
+    path.write_bytes(b'{"a":1}\n')
+    assert tail.read() == [{"a": 1}]
+
+
+def test_write_in_pieces_still_makes_one_record(tmp_path, monkeypatch):
+    write = os.write
+    writer = Journal(tmp_path / "j")
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:3]))
+    writer.append({"a": "0123456789"})
+    monkeypatch.undo()
+    writer.close()
+    assert journal.read(tmp_path / "j") == [{"a": "0123456789"}]
+
+
+def test_record_after_a_full_disk_is_not_glued_to_the_half_written_one(tmp_path, monkeypatch):
+    write, calls = os.write, []
+
+    def full(handle: int, data: bytes) -> int:
+        calls.append(data)
+        if len(calls) == 1:
+            return write(handle, data[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = Journal(tmp_path / "j")
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(MachineError, match="disk is full"):
+        writer.append({"lost": True})
+    monkeypatch.undo()
+    writer.append({"type": "run.failed"})
+    writer.close()
+    assert journal.read(tmp_path / "j") == [{"type": "run.failed"}]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxtune.data.rows import Conversation, Message, Place, Preference, Text
+
+HERE, THERE = Place(Path("/a/x.jsonl"), 3), Place(Path("/b/y.jsonl"), 9)
+TURNS = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
+
+
+def test_identity_is_the_content_and_not_the_place_or_the_meta():
+    one, two = Conversation(HERE, {"topic": "x"}, TURNS), Conversation(THERE, {}, TURNS)
+    assert one.hash == two.hash
+    assert one.id == one.hash[:12]
+    assert one.hash != Conversation(HERE, {}, TURNS, ({"name": "f"},)).hash
+
+
+def test_system_prompt_is_no_part_of_the_question():
+    assert Conversation(HERE, {}, TURNS).question == Conversation(HERE, {}, TURNS[1:]).question
+    assert Preference(HERE, {}, TURNS[:2], "c", "r").question == Conversation(HERE, {}, TURNS).question
+
+
+def test_prompt_and_reference_divide_a_conversation():
+    row = Conversation(HERE, {}, TURNS)
+    assert row.prompt == TURNS[:2]
+    assert row.reference == "a"
+
+
+def test_kinds_with_the_same_words_differ():
+    assert Text(HERE, {}, "q").hash != Conversation(HERE, {}, TURNS).hash
+    assert Preference(HERE, {}, TURNS[:2], "a", "b").hash != Preference(HERE, {}, TURNS[:2], "b", "a").hash
+
+
+def test_place_names_file_and_line():
+    assert str(HERE) == "x.jsonl, line 3"
+
+
+def test_a_turn_keeps_what_templates_want():
+    assert Message("tool", "x", {"name": "f"}).as_dict() == {"role": "tool", "content": "x", "name": "f"}

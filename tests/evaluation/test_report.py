@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlxtune.core.errors import InputError
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.scorers import HOLDS, Score
+from mlxtune.evaluation.statistics import wilson
+
+
+def _scored(*outcomes: bool | str) -> list[dict[str, Score]]:
+    scores = [HOLDS if item is True else Score(False, item or "bad", "why") for item in outcomes]
+    return [{"json": HOLDS, "contract": score} for score in scores]
+
+
+def _report(base: list[bool], tuned: list[bool]) -> reports.Report:
+    return reports.build({"rows": len(base)}, [("base", True, 1.0, _scored(*base)), ("tuned", False, 2.5, _scored(*tuned))])
+
+
+def test_rates_count_hits_and_class_the_failures_most_common_first():
+    json_rate, contract = reports.rates(_scored(True, "prose", "fence", "prose", True))
+    assert (json_rate.hits, json_rate.total, json_rate.share, json_rate.failures) == (5, 5, 1.0, {})
+    assert (contract.hits, contract.share) == (2, 0.4)
+    assert list(contract.failures.items()) == [("prose", 2), ("fence", 1)]
+    assert (contract.low, contract.high) == wilson(2, 5)
+
+
+def test_no_outputs_have_no_rates():
+    with pytest.raises(ValueError, match="no"):
+        reports.rates([])
+
+
+def test_every_metric_of_every_other_arm_is_compared_with_the_first():
+    report = reports.build({}, [(name, False, 0.0, _scored(True, False)) for name in ("base", "one", "two")])
+    assert [(item.first, item.second, item.metric) for item in report.comparisons] == [
+        ("base", "one", "json"), ("base", "one", "contract"), ("base", "two", "json"), ("base", "two", "contract"),
+    ]  # fmt: skip
+
+
+def test_rows_are_paired_by_place():
+    report = _report([True, True, False, False], [True, False, True, False])
+    assert report.headline
+    paired = report.headline.paired
+    assert (paired.both, paired.broken, paired.fixed, paired.neither) == (1, 1, 1, 1)
+
+
+def test_verdict_is_about_the_whole_contract():
+    report = _report([False] * 40, [True] * 40)
+    assert report.headline
+    assert (report.headline.metric, report.headline.word) == ("contract", "better")
+    assert report.verdict.startswith("Better. Whole contract rose by 100 points")
+
+
+def test_base_alone_has_no_comparison():
+    report = reports.build({}, [("base", False, 0.0, _scored(True))])
+    assert report.comparisons == ()
+    assert report.headline is None
+    assert "base is measured" in report.verdict
+
+
+def test_arms_with_different_rows_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        _report([True], [True, False])
+
+
+def test_report_survives_the_way_to_disk(tmp_path):
+    report = _report([False, True, False], [True, True, False])
+    reports.save(report, tmp_path)
+    assert reports.load(tmp_path) == report
+    kept = json.loads((tmp_path / reports.FILE).read_text())
+    assert kept["v"] == 1
+    assert report.facts["made"] == kept["facts"]["made"]
+
+
+def test_arm_finds_its_rate_by_name():
+    arm = _report([True], [False]).arms[1]
+    assert (arm.arm, arm.cached, arm.seconds, arm.rate("contract").hits) == ("tuned", False, 2.5, 0)
+    with pytest.raises(KeyError):
+        arm.rate("nothing")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "5",
+        "{}",
+        '{"arms": 3}',
+        '{"arms": [{"arm": "x"}], "comparisons": [], "facts": {}, "verdict": ""}',
+        '{"arms": ["x"], "comparisons": [], "facts": {}, "verdict": ""}',
+    ],
+)
+def test_file_that_is_no_report_is_an_input_error(tmp_path, text):
+    (tmp_path / reports.FILE).write_text(text)
+    with pytest.raises(InputError, match=r"report\.json"):
+        reports.load(tmp_path)
+
+
+def test_missing_report_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        reports.load(tmp_path)

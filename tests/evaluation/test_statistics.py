@@ -1,0 +1,151 @@
+"""Against scipy, statsmodels and the figures printed in the papers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from mlxtune.evaluation.statistics import Paired, mcnemar, needed_rows, newcombe, wilson
+
+CLOSE = {"rel": 0, "abs": 1e-9}
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 5, 10, 29, 74, 200, 1000, 100_000])
+def test_wilson_agrees_with_statsmodels(total):
+    for hits in sorted({0, 1, total // 7, total // 3, total // 2, total - 1, total} & set(range(total + 1))):
+        assert wilson(hits, total) == pytest.approx(proportion_confint(hits, total, method="wilson"), **CLOSE)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_wilson_at_other_levels(level):
+    z = stats.norm.isf((1 - level) / 2)
+    for hits in range(13):
+        assert wilson(hits, 12, z) == pytest.approx(proportion_confint(hits, 12, alpha=1 - level, method="wilson"), **CLOSE)
+
+
+def test_wilson_ends_are_exactly_zero_and_one():
+    for total in range(1, 400):
+        assert wilson(0, total)[0] == 0.0
+        assert wilson(total, total)[1] == 1.0
+
+
+def test_wilson_holds_the_rate_and_mirrors_failures():
+    for total in range(1, 40):
+        for hits in range(total + 1):
+            low, high = wilson(hits, total)
+            assert 0 <= low <= hits / total <= high <= 1
+            assert wilson(total - hits, total) == pytest.approx((1 - high, 1 - low), **CLOSE)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 0), (-1, 5), (6, 5), (1, 0), (0, -3)])
+def test_wilson_refuses_what_is_no_rate(hits, total):
+    with pytest.raises(ValueError, match="is no rate"):
+        wilson(hits, total)
+
+
+def test_mcnemar_agrees_with_scipy_and_statsmodels():
+    for broken, fixed in itertools.product([0, 1, 2, 3, 5, 8, 13, 40, 90], repeat=2):
+        ours = mcnemar(broken, fixed)
+        if broken + fixed:
+            assert ours == pytest.approx(stats.binomtest(broken, broken + fixed, 0.5).pvalue, **CLOSE)
+            assert ours == pytest.approx(sm_mcnemar([[11, broken], [fixed, 7]], exact=True).pvalue, **CLOSE)
+        assert 0 < ours <= 1
+        assert ours == mcnemar(fixed, broken)
+
+
+def test_mcnemar_without_discordant_rows_is_one():
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_mcnemar_does_not_overflow_on_many_rows():
+    assert mcnemar(2000, 2200) == pytest.approx(stats.binomtest(2000, 4200, 0.5).pvalue, rel=1e-9)
+    assert 0 <= mcnemar(0, 5000) < 1e-300
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "change", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17:2635, table II, method 10: both, first only, second only, neither.
+        ((36, 12, 2, 0), 0.0569, 0.2000, 0.3404),
+        ((20, 12, 2, 16), 0.0562, 0.2000, 0.3292),
+        # Airway hyper-responsiveness, in Fagerland, Lydersen and Laake 2014, BMC Med Res Methodol 13:100.
+        ((1, 1, 7, 12), -0.507, -0.286, -0.026),
+    ],
+)
+def test_newcombe_gives_the_printed_figures(table, low, change, high):
+    both, first, second, neither = table
+    got = newcombe(Paired(both, broken=second, fixed=first, neither=neither))  # the papers' difference is first − second
+    digits = 4 if low > 0 else 3
+    assert [round(value, digits) for value in got] == [low, change, high]
+
+
+def _independent_newcombe(a: int, b: int, c: int, d: int) -> tuple[float, float]:
+    """Method 10 by way of statsmodels' Wilson limits, for the rate of the first arm less that of the second."""
+    n = a + b + c + d
+    (l1, u1), (l2, u2) = (proportion_confint(hits, n, method="wilson") for hits in (a + b, a + c))
+    p1, p2 = (a + b) / n, (a + c) / n
+    margins = math.prod([a + b, c + d, a + c, b + d])
+    cross = a * d - b * c
+    corrected = cross - n / 2 if cross > n / 2 else 0 if cross >= 0 else cross
+    phi = corrected / math.sqrt(margins) if margins else 0.0
+    down = math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    up = math.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
+    return p1 - p2 - down, p1 - p2 + up
+
+
+def test_newcombe_agrees_with_an_independent_computation():
+    for a, b, c, d in itertools.product([0, 1, 4, 11, 50], repeat=4):
+        if a + b + c + d:
+            low, change, high = newcombe(Paired(a, broken=c, fixed=b, neither=d))
+            assert (low, high) == pytest.approx(_independent_newcombe(a, b, c, d), **CLOSE)
+            assert change == pytest.approx((b - c) / (a + b + c + d), **CLOSE)
+
+
+def test_newcombe_mirrors_when_the_arms_change_places():
+    for a, b, c, d in itertools.product([0, 2, 9, 30], repeat=4):
+        if a + b + c + d:
+            low, change, high = newcombe(Paired(a, b, c, d))
+            other = newcombe(Paired(a, c, b, d))
+            assert (-other[2], -other[1], -other[0]) == pytest.approx((low, change, high), **CLOSE)
+            assert -1 <= low <= change <= high <= 1
+
+
+@pytest.mark.parametrize(
+    "table", [(9, 0, 0, 0), (0, 0, 0, 9), (0, 9, 0, 0), (0, 0, 9, 0), (5, 0, 0, 4), (0, 5, 4, 0), (1, 0, 0, 0)]
+)
+def test_degenerate_tables_have_an_interval_of_some_width(table):
+    low, change, high = newcombe(Paired(*table))
+    assert -1 <= low <= change <= high <= 1
+    assert high - low > 0.05
+    assert change == pytest.approx((table[2] - table[1]) / sum(table), **CLOSE)
+
+
+def test_all_fixed_excludes_zero_and_all_agreed_includes_it():
+    assert newcombe(Paired(0, 0, 30, 0))[0] > 0
+    low, change, high = newcombe(Paired(30, 0, 0, 0))
+    assert low < change == 0 < high
+
+
+def test_no_rows_have_no_interval():
+    with pytest.raises(ValueError, match="is no rate"):
+        newcombe(Paired(0, 0, 0, 0))
+
+
+def test_needed_rows_follow_connor():
+    paired = Paired(40, 10, 20, 30)
+    change, discordant = 0.1, 0.3
+    z, power = stats.norm.isf(0.025), stats.norm.isf(0.2)
+    expected = ((z * math.sqrt(discordant) + power * math.sqrt(discordant - change**2)) / change) ** 2
+    assert needed_rows(paired) == math.ceil(expected)
+    assert needed_rows(paired, 0.9) > needed_rows(paired)
+
+
+def test_needed_rows_do_not_depend_on_the_direction_and_need_a_change():
+    assert needed_rows(Paired(40, 10, 20, 30)) == needed_rows(Paired(40, 20, 10, 30))
+    assert needed_rows(Paired(40, 10, 10, 30)) is None
+    assert needed_rows(Paired(0, 0, 9, 0)) >= 1

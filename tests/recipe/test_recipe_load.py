@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxtune.core.errors import RecipeError
+from mlxtune.recipe import Disclaimer, EvaluationSection, dump, load, parse
+
+ROOT = Path(__file__).parents[2]
+LEAST = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
+
+
+def _refused(text: str, **more) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, where="r.toml", **more)
+    return caught.value
+
+
+def test_shortest_recipe_has_the_documented_defaults():
+    recipe = parse(LEAST)
+    assert (recipe.data.holdout, recipe.data.validation, recipe.data.seed, recipe.data.format) == (0.15, 0.10, 7, "auto")
+    assert (recipe.adapter.rank, recipe.adapter.alpha, recipe.adapter.layers, recipe.adapter.targets) == (
+        16,
+        32.0,
+        "all",
+        "all-linear",
+    )
+    assert (recipe.training.epochs, recipe.training.learning_rate, recipe.training.schedule) == (2, 2e-4, "cosine")
+    assert recipe.evaluation.arms == ["base", "tuned"]
+    assert recipe.schema is None
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    file = tmp_path / "recipes" / "r.toml"
+    file.write_text(LEAST.replace("d.jsonl", "../data/d.jsonl") + '[evaluation]\nschema = "s.json"\n')
+    recipe = load(file)
+    assert recipe.source == tmp_path.resolve() / "data" / "d.jsonl"
+    assert recipe.schema == tmp_path.resolve() / "recipes" / "s.json"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
+def test_shipped_recipe_loads_and_its_files_are_there(file):
+    recipe = load(file)
+    assert recipe.source.exists()
+    assert recipe.schema is None or recipe.schema.is_file()
+    assert recipe.name == file.stem
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
+def test_dump_of_a_shipped_recipe_means_the_same_from_anywhere(file, tmp_path):
+    recipe = load(file)
+    (tmp_path / "recipe.toml").write_text(dump(recipe))
+    again = load(tmp_path / "recipe.toml")
+    assert (again.source, again.schema) == (recipe.source, recipe.schema)
+    paths = {"data": dataclasses.replace(again.data, source=recipe.data.source)}
+    paths["evaluation"] = dataclasses.replace(again.evaluation, schema=recipe.evaluation.schema)
+    assert dataclasses.replace(again, **paths) == recipe
+
+
+def test_dump_keeps_a_base_that_is_a_folder_beside_the_recipe(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "recipes" / "r.toml").write_text(LEAST.replace('"m"', '"../model"'))
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "recipe.toml").write_text(dump(load(tmp_path / "recipes" / "r.toml")))
+    kept = load(tmp_path / "runs" / "x" / "recipe.toml")
+    assert kept.path(kept.model.base) == (tmp_path / "model").resolve()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12).map(lambda text: "x" + text), max_size=3),
+    when=st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), st.text("a\"\\\n'é") | st.booleans() | st.integers(-9, 9), max_size=2),
+)  # fmt: skip
+def test_dump_and_parse_are_inverse_for_any_text(texts, when):
+    recipe = parse(LEAST)
+    evaluation = EvaluationSection(disclaimers=[Disclaimer(text, when) for text in texts], forbid=texts)
+    full = dataclasses.replace(recipe, evaluation=evaluation, data=dataclasses.replace(recipe.data, source=str(recipe.source)))
+    assert parse(dump(full)) == full
+
+
+def test_disclaimer_may_be_a_sentence_or_a_table():
+    rules = parse(
+        LEAST + '[evaluation]\ndisclaimers = ["Always.", { text = "Sometimes.", when = { category = "a" } }]\n'
+    ).evaluation.disclaimers
+    assert rules == [Disclaimer("Always."), Disclaimer("Sometimes.", {"category": "a"})]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("training.epochs=3", "training.epochs", 3),
+        ("training.learning_rate=1e-3", "training.learning_rate", 1e-3),
+        ("adapter.alpha=8", "adapter.alpha", 8.0),
+        ("adapter.rslora=true", "adapter.rslora", True),
+        ('adapter.targets=["q_proj", "v_proj"]', "adapter.targets", ["q_proj", "v_proj"]),
+        ("model.base=smollm2-135m", "model.base", "smollm2-135m"),
+        ('model.base="quoted"', "model.base", "quoted"),
+        (" data.seed = 9", "data.seed", 9),
+    ],
+)
+def test_override_is_read_as_toml_or_as_a_bare_word(override, path, value):
+    found = parse(LEAST, overrides=[override])
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", "name.deep=1"])
+def test_override_that_is_none_is_refused(override):
+    assert "--set" in _refused(LEAST, overrides=[override]).message
+
+
+def test_unknown_key_is_named_with_its_line_and_the_nearest_key():
+    error = _refused(LEAST + "[training]\nepochs = 1\nlerning_rate = 1e-4\n")
+    assert error.message == "r.toml, line 8: unknown key lerning_rate in [training]."
+    assert error.mend == "Did you mean learning_rate?"
+
+
+def test_unknown_key_without_a_near_one_lists_what_there_is():
+    error = _refused(LEAST + "[zzzzzz]\n")
+    assert "unknown key zzzzzz" in error.message
+    assert "line 6" in error.message
+    assert "training" in error.mend
+
+
+def test_unknown_key_in_a_disclaimer_is_refused():
+    error = _refused(LEAST + '[[evaluation.disclaimers]]\ntext = "x"\nwhem = {}\n')
+    assert "line 8" in error.message
+    assert error.mend == "Did you mean when?"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the key name is missing"),
+        ('name = "n"\n[data]\nsource = "d"\n', "the section [model] is missing"),
+        ('name = "n"\n[model]\n[data]\nsource = "d"\n', "the key model.base is missing"),
+        ('name = "n"\nmodel = "m"\n[data]\nsource = "d"\n', "model must be a section with keys"),
+    ],
+)
+def test_what_is_missing_is_said(text, words):
+    assert words in _refused(text).message
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("[adapter]\nrank = 1.5", 'adapter.rank must be a whole number, not 1.5'),
+        ("[adapter]\nrank = true", "adapter.rank must be a whole number, not true"),
+        ("[adapter]\nlayers = true", 'adapter.layers must be a whole number or "all"'),
+        ("[adapter]\ntargets = [1]", "adapter.targets must be"),
+        ('[adapter]\nalpha = "2"', "adapter.alpha must be a number"),
+        ("[adapter]\nrslora = 1", "adapter.rslora must be true or false"),
+        ('[training]\nschedule = "cosin"', '"constant" or "linear" or "cosine"'),
+        ("[evaluation]\nforbid = \"x\"", "evaluation.forbid must be a list, each text"),
+        ("[evaluation]\ndisclaimers = [3]", "evaluation.disclaimers must be a sentence or { text, when }"),
+    ],
+)  # fmt: skip
+def test_wrong_type_says_what_was_expected_and_where(section, words):
+    error = _refused(LEAST + section)
+    assert words in error.message
+    assert error.message.startswith("r.toml, line 7: ")
+
+
+def test_near_miss_of_a_choice_is_suggested():
+    assert _refused(LEAST + '[training]\nschedule = "cosin"').mend == "Did you mean cosine?"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "[adapter]\nrank = 0", "[adapter]\nalpha = 0", "[adapter]\nalpha = nan", "[adapter]\nalpha = inf", "[adapter]\nlayers = 0",
+        "[adapter]\ndropout = 1.0", "[training]\nlearning_rate = 0", "[training]\nlearning_rate = nan", "[training]\nlearning_rate = 1",
+        "[training]\nwarmup = 1", "[training]\nepochs = -1", "[training]\nepochs = 0", "[training]\nsteps = -5", "[training]\naccumulate = 0",
+        "[training]\nbatch_tokens = 0", "[training]\nvalidate_every = 0", "[training]\nsave_every = 0", "[training]\nclip = -1.0",
+        "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", '[evaluation]\narms = ["tuned"]', "[evaluation]\narms = []",
+        '[evaluation]\ndisclaimers = [" "]',
+    ],
+)  # fmt: skip
+def test_impossible_value_is_refused_at_its_line(section):
+    assert _refused(LEAST + section).message.startswith("r.toml, line 7: ")
+
+
+@pytest.mark.parametrize("phrase", ["", "  "])
+def test_empty_forbidden_phrase_is_refused_since_every_output_has_it(phrase):
+    assert "forbid" in _refused(LEAST + f'[evaluation]\nforbid = ["Northpeak", "{phrase}"]\n').message
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["holdout = 1", "holdout = -0.1", "validation = 1.0", "holdout = nan", "max_tokens = 0", "holdout = 0.5\nvalidation = 0.5"],
+)
+def test_impossible_shares_are_refused(line):
+    assert "r.toml, line 6: " in _refused(LEAST + line).message
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 65, "a/b"])
+def test_name_that_makes_no_folder_is_refused(name):
+    assert "name must be" in _refused(LEAST.replace('"n"', f'"{name}"')).message
+
+
+def test_unreadable_files_are_said_plainly(tmp_path):
+    for path, words in [(tmp_path / "no.toml", "There is no recipe"), (tmp_path, "is a folder")]:
+        with pytest.raises(RecipeError, match=words):
+            load(path)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(tmp_path / "bytes.toml")
+    (tmp_path / "broken.toml").write_text('name = "n\n')
+    with pytest.raises(RecipeError, match=r"broken\.toml is not valid TOML.*line 1"):
+        load(tmp_path / "broken.toml")
+
+
+def test_hostile_value_in_a_message_is_harmless():
+    error = _refused(LEAST + '[adapter]\nrank = "\\u001b[31mred"\n')
+    assert "\x1b" not in error.message
