@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 CHUNK = 128  # positions whose logits exist at one time
 
@@ -53,7 +54,7 @@ def split(model: nn.Module) -> Split:
         try:
             quick = logp(backbone(tokens[:, :-1])[0], targets)
             plain = plain_logp(model(tokens[:, :-1])[0], targets)
-            if mx.allclose(quick, plain, rtol=1e-2, atol=1e-2 * _tolerance(plain)).item():
+            if mx.allclose(quick, plain, rtol=1e-2, atol=1e-2 * magnitude(plain)).item():
                 return Split(backbone, _logits(head), logp)
         except (ValueError, TypeError, AttributeError):
             pass  # an unusual backbone: the plain way below is always right
@@ -82,7 +83,9 @@ def one_pass(head: nn.Module, chunk: int = CHUNK) -> LogProbabilities:
 
     @mx.custom_function
     def both(hidden: mx.array, targets: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
-        logps, slopes, before = [], [], []
+        logps: list[mx.array] = []
+        slopes: list[mx.array] = []
+        before: list[mx.array] = []
         for start in range(0, hidden.shape[0], chunk):
             part, wanted = hidden[start : start + chunk], targets[start : start + chunk]
             if before:  # one chunk after the other, or all logits are alive together
@@ -99,11 +102,15 @@ def one_pass(head: nn.Module, chunk: int = CHUNK) -> LogProbabilities:
         return mx.concatenate(logps), mx.concatenate(slopes)
 
     @both.vjp
-    def _(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+    def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
         hidden, *rest = primals
         return ((cotangents[0][:, None] * outputs[1]).astype(hidden.dtype), *(mx.zeros_like(array) for array in rest))
 
-    return lambda hidden, targets: both(hidden, targets, *arrays)[0]
+    def logp(hidden: mx.array, targets: mx.array) -> mx.array:
+        outputs: Any = both(hidden, targets, *arrays)
+        return outputs[0]
+
+    return logp
 
 
 def _linear(head: nn.Module) -> tuple[list[mx.array], Callable[..., mx.array], Callable[..., mx.array], Callable[..., mx.array]]:
@@ -111,14 +118,16 @@ def _linear(head: nn.Module) -> tuple[list[mx.array], Callable[..., mx.array], C
     if not isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding):
         return [head.weight], lambda x, w: x @ w.T, lambda g, w: g @ w, lambda t, w: w[t]
     how: dict[str, Any] = {"group_size": head.group_size, "bits": head.bits, "mode": head.mode}
+    product: Callable[..., mx.array] = mx.quantized_matmul
     arrays = [array for array in (head.weight, head.scales, head.get("biases")) if array is not None]
     return (
         arrays,
-        lambda x, *w: mx.quantized_matmul(x, *w, transpose=True, **how),
-        lambda g, *w: mx.quantized_matmul(g, *w, transpose=False, **how),
+        lambda x, *w: product(x, *w, transpose=True, **how),
+        lambda g, *w: product(g, *w, transpose=False, **how),
         lambda t, *w: mx.dequantize(*(array[t] for array in w), **how),
     )
 
 
-def _tolerance(values: mx.array) -> float:
-    return max(1.0, mx.abs(values).max().tolist())
+def magnitude(values: mx.array) -> float:
+    """The largest absolute value, at least 1: what an absolute tolerance is relative to."""
+    return max(1.0, float(np.abs(np.array(values.astype(mx.float32))).max()))

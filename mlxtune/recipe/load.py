@@ -54,16 +54,13 @@ def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), wh
 
 def dump(recipe: Recipe) -> str:
     """The whole recipe as TOML, defaults and absolute paths included: what a run keeps of it."""
-    document = tomlkit.document()
-    for item in dataclasses.fields(recipe):
-        value = getattr(recipe, item.name)
-        if item.name != "folder":
-            document[item.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+    document = dataclasses.asdict(recipe)
+    del document["folder"]
     places = {("data", "source"): recipe.source, ("evaluation", "schema"): recipe.schema or ""}
     if recipe.path(recipe.model.base).is_dir():
         places["model", "base"] = recipe.path(recipe.model.base)
     for (section, key), place in places.items():
-        document[section][key] = str(place)  # type: ignore[index]
+        document[section][key] = str(place)
     return tomlkit.dumps(document)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlxtune.models.head import Split
 from mlxtune.training.batches import Batch
@@ -31,7 +32,7 @@ def validate(model: nn.Module, split: Split, batches: Iterable[Batch]) -> tuple[
     model.eval()
     total, count = 0.0, 0
     for batch in batches:
-        total += float(loss_sum(model, split, batch).tolist())
+        total += float(np.array(loss_sum(model, split, batch)))
         count += batch.trained
     model.train()
     return total / count, count

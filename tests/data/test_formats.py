@@ -139,7 +139,9 @@ def test_any_json_is_a_row_or_a_data_error(record: Any, format: str):
     try:
         row = parse(record, PLACE, format)
     except DataError as error:
-        assert "line 4" in str(error)
+        told = str(error)
     else:
+        told = ""
         assert len(row.hash) == 64
         assert row.question is not None
+    assert not told or "line 4" in told

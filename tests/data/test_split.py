@@ -109,7 +109,7 @@ def test_sealed_rows_are_refused_later_too():
 
 
 def test_too_few_rows_name_the_empty_share():
-    with pytest.raises(DataError, match="too few: the (train|valid|test) share is empty"):
+    with pytest.raises(DataError, match=r"too few: the (train|valid|test) share is empty"):
         split(_source([_row("only")]), DATA)
 
 

@@ -70,10 +70,10 @@ def test_mcnemar_does_not_overflow_on_many_rows():
 @pytest.mark.parametrize(
     ("table", "low", "change", "high"),
     [
-        # Newcombe 1998, Statistics in Medicine 17:2635, table II, method 10: both, first only, second only, neither.
+        # Newcombe 1998, Statistics in Medicine 17:2635, method 10: both, first only, second only, neither.
         ((36, 12, 2, 0), 0.0569, 0.2000, 0.3404),
         ((20, 12, 2, 16), 0.0562, 0.2000, 0.3292),
-        # Airway hyper-responsiveness, in Fagerland, Lydersen and Laake 2014, BMC Med Res Methodol 13:100.
+        # Airway hyper-responsiveness, in Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850.
         ((1, 1, 7, 12), -0.507, -0.286, -0.026),
     ],
 )

@@ -1,0 +1,62 @@
+"""What starts fast must stay so: a fresh interpreter, and a look at what it loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("mlx", "mlx_lm", "transformers", "textual", "torch", "numpy")
+
+CODE = """
+import sys
+sys.argv = ["mlxtune", *sys.argv[2:]]
+try:
+    {action}
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print("loaded:", *(name for name in {heavy} if name in sys.modules), file=sys.stderr)
+"""
+
+
+def _loaded(action: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(action=action, heavy=heavy), "-", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    return done.stderr.split("loaded:")[1].split()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mlxtune.cli.main",
+        "mlxtune.runs.registry",
+        "mlxtune.runs.launch",
+        "mlxtune.evaluation.report",
+        "mlxtune.data.split",
+        "mlxtune.planning.plan",
+    ],
+)
+def test_import_is_light(module):
+    assert _loaded(f"import {module}") == []
+
+
+def test_help_is_light():
+    assert _loaded("from mlxtune.cli.main import main; main()") == []
+
+
+def test_app_does_not_load_what_computes():
+    assert _loaded("import mlxtune.tui.app", ("mlx", "mlx_lm", "transformers", "torch")) == []
+
+
+def test_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mlxtune", "--version"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip()
+    assert done.stderr == ""
