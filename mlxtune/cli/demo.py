@@ -36,6 +36,7 @@ def demo(
 ) -> None:
     """Fetch the bundled model, measure it, fine-tune it on the sample shop, measure it again, and compare."""
     start = time.monotonic()
+    load(samples.root() / samples.RECIPE, overrides or [])  # a bad override must not leave a folder behind
     recipe_file = folder / samples.RECIPE
     if not recipe_file.is_file():
         samples.create(folder)

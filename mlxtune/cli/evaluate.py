@@ -11,7 +11,7 @@ import typer
 
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, show, show_json
-from mlxtune.cli.train import Json, fetch
+from mlxtune.cli.train import Json, check, fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
@@ -42,6 +42,7 @@ def evaluate(
 
 def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[int, Path]:
     """Run an evaluation to its end, with a progress bar; the exit code, and the folder with its report."""
+    check(recipe)
     fetch(recipe)
     request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
     evaluation = launch.start(Path.cwd(), "eval", recipe, request)
@@ -63,6 +64,9 @@ def score(
     json: Json = False,
 ) -> None:
     """Score outputs of any origin: raw JSON validity, schema, disclaimers, forbidden phrases."""
+    for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
+        if not all(phrase.strip() for phrase in phrases or []):
+            raise InputError(f"{option} is empty.")
     contract = Contract(Schema.read(schema) if schema else None, [Disclaimer(text) for text in disclaimer or []], forbid or [])
     rows = _outputs(outputs)
     scored = [contract.score(row["output"], reference=row.get("reference")) for row in rows]
@@ -158,7 +162,7 @@ def _subject(which: str) -> tuple[Recipe, Run | None]:
 
 def _outputs(path: Path) -> list[dict[str, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a JSON string
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     rows = []
@@ -167,7 +171,7 @@ def _outputs(path: Path) -> list[dict[str, str]]:
             continue
         try:
             row = jsonlib.loads(text)
-            good = isinstance(row["output"], str) and "id" in row
+            good = isinstance(row["output"], str) and "id" in row and isinstance(row.get("reference", ""), str)
         except (ValueError, KeyError, TypeError, RecursionError):
             good = False
         if not good:

@@ -9,6 +9,9 @@ import typer
 
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import bar, say, show, show_json
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.evaluation.contract import Contract
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
@@ -26,6 +29,7 @@ def train(
 ) -> None:
     """Start a run and follow it. Closing the terminal or Ctrl-C does not stop it."""
     loaded = load(recipe, overrides or [])
+    check(loaded)
     fetch(loaded)
     run = launch.start(Path.cwd(), "train", loaded)
     if detach:
@@ -38,6 +42,12 @@ def train(
         show("Adapter: ", str(run.adapter))
         say("Prove that it helped:  ", (f"mlxtune eval {run.id}", "primary"))
     raise typer.Exit(code)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse data and a contract that cannot be used before a run's folder is made. Raises ``InputError``."""
+    split(read_source(recipe.source, recipe.data.format), recipe.data)
+    Contract.of(recipe)
 
 
 def fetch(recipe: Recipe) -> None:

@@ -69,6 +69,8 @@ Scored = Sequence[dict[str, Score]]
 
 def rates(scored: Scored) -> tuple[Rate, ...]:
     """The rates of one arm's scored outputs. Raises ``ValueError`` for none."""
+    if not scored:
+        raise ValueError("no outputs have no rates")
     found = []
     for metric in scored[0]:
         scores = [row[metric] for row in scored]

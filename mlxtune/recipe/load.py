@@ -196,7 +196,14 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
                  "training.validate_every", "training.save_every", "evaluation.max_tokens", "evaluation.batch_size"):  # fmt: skip
         require(path, lambda number: number >= 1, "at least 1")
     require("adapter.layers", lambda layers: layers == "all" or layers >= 1, '"all" or at least 1')
-    for path in ("training.steps", "training.epochs", "training.batch_size", "training.weight_decay", "training.clip"):
+    for path in (
+        "training.steps",
+        "training.epochs",
+        "training.batch_size",
+        "training.weight_decay",
+        "training.clip",
+        "training.samples",
+    ):
         require(path, lambda number: number >= 0, "0 or more")
     require("training.learning_rate", lambda rate: 0 < rate < 1, "between 0 and 1")
     require("training.warmup", lambda share: 0 <= share < 1, "a share of the steps, from 0 up to 1")

@@ -58,6 +58,7 @@ class AdapterSection:
 class TrainingSection:
     """How long and how fast to learn. Schedules, ``validate_every`` and ``save_every`` count optimizer steps.
 
+    ``samples`` validation rows are answered after each validation, to be read.
     ``steps`` = 0 means "as many as ``epochs`` take"; ``batch_size`` = 0 means "as many rows as fit ``batch_tokens``".
     """
 
@@ -73,6 +74,7 @@ class TrainingSection:
     clip: float = 1.0
     validate_every: int = 25
     save_every: int = 50
+    samples: int = 2
     keep: int = 3
     seed: int = 7
 

@@ -90,7 +90,7 @@ class RunState:
     @property
     def best(self) -> Validation | None:
         """The lowest validation so far."""
-        return min(self.validations, key=lambda item: item.loss, default=None)
+        return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
 
     @property
     def ended(self) -> bool:

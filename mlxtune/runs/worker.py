@@ -67,15 +67,14 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
     ``work`` returns the summary for ``run.finished``, raises ``Interrupted`` after it stopped at a checkpoint, and any
     ``MlxtuneError`` for a failure the user can read. Anything else is a fault of ours: the traceback goes to the log.
     """
-    worker = Worker(folder)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, worker._on_signal)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop
     done = threading.Event()
-    beat = threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True)
     try:
         with hold(folder / "run.lock", busy=f"{folder.name} has a worker already.", note=str(os.getpid())):
-            beat.start()
+            worker = Worker(folder)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, worker._on_signal)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop
+            threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True).start()
             try:
                 with hold(lease_path(), busy="The accelerator is in use by {note}; wait for it, or stop it.", note=folder.name):
                     summary = work(worker)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from mlxtune.models.template import Encoded
 from mlxtune.recipe import TrainingSection
 from mlxtune.training import batches, checkpoint, schedule, sft
 from mlxtune.training.batches import Batch
+from mlxtune.training.samples import Sampler
 
 
 class Listener(Protocol):
@@ -44,6 +45,7 @@ class Loop:
     train: Sequence[Encoded]
     valid: Sequence[Encoded]
     prefix: int
+    sample: Sampler = field(default=lambda step: None)
 
     def batches_of(self, number: int) -> list[list[int]]:
         """Epoch ``number`` as indices of train rows."""
@@ -106,6 +108,7 @@ class Loop:
             self._step(listener, optimizer, gradients_of, step, total, number, groups)
             if held and (step % self.section.validate_every == 0 or step == total):
                 validated = self._validate(listener, held, step)
+                self.sample(step)
             if step % self.section.save_every == 0 or step == total or listener.stopping:
                 self._save(listener, optimizer, step)
                 saved = step

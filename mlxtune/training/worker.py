@@ -35,6 +35,7 @@ def train(worker: Worker) -> dict[str, Any]:
     from mlxtune.training import batches, checkpoint
     from mlxtune.training.loop import Loop
     from mlxtune.training.prefix import can_share
+    from mlxtune.training.samples import sampler
 
     recipe = worker.recipe
     found = checkpoint.newest(worker.folder)
@@ -57,6 +58,8 @@ def train(worker: Worker) -> dict[str, Any]:
     shared = batches.shared_prefix([*train_rows, *valid_rows])
     prefix = shared if shared and can_share(loaded.model, parts) else 0
     loop = Loop(worker.folder, loaded.model, parts, recipe.training, config, train_rows, valid_rows, prefix)
+    count, length = recipe.training.samples, recipe.evaluation.max_tokens
+    loop.sample = sampler(loaded, template, shares.valid, count, length, worker.emit)
     report_data(worker, shares, train_rows, valid_rows, loop.total)
     summary = loop.run(worker, found)
     lora.save(worker.folder / "adapter", lora.weights(loaded.model), config | {"model": str(source.folder)})
