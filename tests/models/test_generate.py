@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import mlx.core as mx
+import pytest
 from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model
@@ -61,6 +62,7 @@ def test_a_model_whose_cache_is_not_plain_goes_through_mlx_lm(tiny: Path, monkey
     assert [text for text, _ in found] == expected
 
 
+@pytest.mark.real
 def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> None:
     prompt = real.tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True

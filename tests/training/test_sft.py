@@ -99,11 +99,10 @@ def test_loss_and_gradients_equal_the_plain_computation_on_the_tiny_model(tiny: 
 
 
 @pytest.mark.real
-def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model() -> None:
+def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(real: LoadedModel) -> None:
     from mlxtune.models.load import load
-    from mlxtune.models.resolve import resolve
 
-    loaded: LoadedModel = load(resolve("smollm2-135m"))  # its own copy: adapters would stay on a shared one
+    loaded = load(real.source)  # its own copy: adapters would stay on the shared one
     rows = conversations(loaded.tokenizer, "You answer in one short sentence and never say more than you know about the weather.")
     shaken(loaded.model, AdapterSection(rank=8, layers=8))
     plain = plain_loss_and_gradients(loaded.model, rows)
