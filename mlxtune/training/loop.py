@@ -66,6 +66,11 @@ class Loop:
             return self.section.steps
         return sum(math.ceil(len(self.batches_of(number)) / self.section.accumulate) for number in range(self.section.epochs))
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs the steps reach into."""
+        return next(number for step, (number, _) in enumerate(self.steps(), 1) if step >= self.total) + 1
+
     def steps(self) -> Iterator[tuple[int, list[list[int]]]]:
         """For each optimizer step, its epoch and its micro-batches; accumulation never reaches over an epoch's end."""
         number = 0
@@ -99,6 +104,8 @@ class Loop:
         gradients_of = nn.value_and_grad(self.model, lambda batch: sft.loss_sum(self.model, self.split, batch))
         held = self.validation()
         validated = self._validate(listener, held, 0) if held and not resume else math.nan
+        if listener.stopping:
+            raise Interrupted(done)
         saved = done
         for step, (number, groups) in enumerate(self.steps(), 1):
             if step <= done:
@@ -108,7 +115,8 @@ class Loop:
             self._step(listener, optimizer, gradients_of, step, total, number, groups)
             if held and (step % self.section.validate_every == 0 or step == total):
                 validated = self._validate(listener, held, step)
-                self.sample(step)
+                if not listener.stopping:
+                    self.sample(step)
             if step % self.section.save_every == 0 or step == total or listener.stopping:
                 self._save(listener, optimizer, step)
                 saved = step
@@ -165,7 +173,10 @@ class Loop:
         }
 
     def _validate(self, listener: Listener, held: list[Batch], step: int) -> float:
-        loss, tokens = sft.validate(self.model, self.split, held)
+        found = sft.validate(self.model, self.split, held, lambda: listener.stopping)
+        if found is None:
+            return math.nan
+        loss, tokens = found
         listener.emit("validation", step=step, loss=_finite(loss), tokens=tokens)
         return loss
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,11 +27,17 @@ def loss_sum(model: nn.Module, split: Split, batch: Batch) -> mx.array:
     return -split.logp(hidden, batch.targets).sum()
 
 
-def validate(model: nn.Module, split: Split, batches: Iterable[Batch]) -> tuple[float, int]:
-    """Mean loss over all trained tokens of ``batches``, and how many those are; dropout is off meanwhile."""
+def validate(model: nn.Module, split: Split, batches: Iterable[Batch], stopping: Callable[[], bool]) -> tuple[float, int] | None:
+    """Mean loss over all trained tokens of ``batches``, and how many those are; dropout is off meanwhile.
+
+    ``None`` when ``stopping`` said so on the way: a part of the validation set is no validation.
+    """
     model.eval()
     total, count = 0.0, 0
     for batch in batches:
+        if stopping():
+            model.train()
+            return None
         total += float(np.array(loss_sum(model, split, batch)))
         count += batch.trained
     model.train()

@@ -25,6 +25,7 @@ from mlxtune.runs.worker import Worker, live
 
 if TYPE_CHECKING:
     from mlxtune.models.template import ChatTemplate, Encoded
+    from mlxtune.training.loop import Loop
 
 
 def train(worker: Worker) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def train(worker: Worker) -> dict[str, Any]:
     loop = Loop(worker.folder, loaded.model, parts, recipe.training, config, train_rows, valid_rows, prefix)
     count, length = recipe.training.samples, recipe.evaluation.max_tokens
     loop.sample = sampler(loaded, template, shares.valid, count, length, worker.emit)
-    report_data(worker, shares, train_rows, valid_rows, loop.total)
+    report_data(worker, shares, train_rows, valid_rows, loop)
     summary = loop.run(worker, found)
     lora.save(worker.folder / "adapter", lora.weights(loaded.model), config | {"model": str(source.folder)})
     write_json(worker.folder / "adapter" / "mlxtune.json", lineage(worker, source, summary))
@@ -72,7 +73,7 @@ def encode(template: ChatTemplate, rows: Sequence[Row], max_tokens: int) -> list
     return [template.encode(row, max_tokens) for row in rows]
 
 
-def report_data(worker: Worker, shares: Split, train_rows: Sequence[Encoded], valid_rows: Sequence[Encoded], steps: int) -> None:
+def report_data(worker: Worker, shares: Split, train_rows: Sequence[Encoded], valid_rows: Sequence[Encoded], loop: Loop) -> None:
     """Write ``data.json``, the record of what trains and what must not, and say it in an event; cut rows are named."""
     cut = [row for row in (*train_rows, *valid_rows) if row.truncated]
     if cut:
@@ -95,7 +96,7 @@ def report_data(worker: Worker, shares: Split, train_rows: Sequence[Encoded], va
     )
     worker.emit(
         "data.ready", train=len(train_rows), valid=len(valid_rows), test=len(shares.test), tokens=sum(row["tokens"] for row in rows),
-        trained=sum(row["trained"] for row in rows), truncated=len(cut), steps=steps, epochs=worker.recipe.training.epochs,
+        trained=sum(row["trained"] for row in rows), truncated=len(cut), steps=loop.total, epochs=loop.epochs,
     )  # fmt: skip
 
 

@@ -286,5 +286,8 @@ def _sorry(error: MlxtuneError) -> Answer:
 
 
 def run(workspace: Path) -> None:
-    """Open the app on a workspace; returns when the user leaves."""
-    MlxtuneApp(workspace).run()
+    """Open the app on a workspace; returns when the user leaves. Raises ``SystemExit`` with code 4 after a fault of ours."""
+    app = MlxtuneApp(workspace)
+    app.run()
+    if app.return_code:
+        raise SystemExit(4)

@@ -74,7 +74,7 @@ def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> Non
 
 
 def test_quantised_models_compute_on_both_paths(tmp_path: Path) -> None:
-    from conftest import make_tiny
+    from tiny_model import make_tiny
 
     from mlxtune.models.load import load
     from mlxtune.models.resolve import resolve

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CHATML, write_tokenizer
 from mlx_lm.utils import load_tokenizer
+from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.rows import Conversation, Message, Place, Text

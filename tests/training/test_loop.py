@@ -8,8 +8,8 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conftest import write_chat
 from mlx_lm.utils import load_model, load_tokenizer
+from tiny_model import write_chat
 
 from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
 from mlxtune.data.source import read_file

@@ -147,7 +147,9 @@ def journey_picture(stages: Sequence[Stage], width: int, tall: bool) -> Content:
 
 
 def best_picture(verdict: Verdict, width: int) -> Content:
-    """The newest adapter that was measured, against its base."""
+    """The newest adapter that was measured, against its base; nothing while only the base has been."""
+    if not verdict.metrics:
+        return Content("")  # a hidden picture is asked for its height too
     rows = [line("  ", col(verdict.name, width - 2, "bold")), Content("")]
     for metric in _telling(verdict.metrics):
         rows += [*_metric(metric, width), Content("")]

@@ -1,0 +1,59 @@
+"""A tiny random model, its byte tokenizer, and data for it: mechanics are tested on these."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tiny(
+    folder: Path, *, bits: int = 0, template: str = CHATML, stop: str = "<|im_end|>", specials: tuple[str, ...] = ()
+) -> Path:
+    """Write a tiny model; ``bits`` quantises it, ``template``, ``stop`` and ``specials`` give it another chat language."""
+    import mlx.core as mx
+    from mlx_lm.models.llama import Model, ModelArgs
+    from mlx_lm.utils import quantize_model, save_config, save_model
+
+    write_tokenizer(folder, template=template, stop=stop, specials=specials)
+    config = {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 320, "tie_word_embeddings": True, "max_position_embeddings": 2048,
+    }  # fmt: skip
+    mx.random.seed(1)
+    model = Model(ModelArgs.from_dict(config))
+    mx.eval(model.parameters())
+    if bits:
+        model, config = quantize_model(model, config, 32, bits)
+    save_model(folder, model)
+    save_config(config, folder / "config.json")
+    return folder
+
+
+def write_tokenizer(folder: Path, *, template: str, stop: str, specials: tuple[str, ...] = ()) -> None:
+    """A byte-level tokenizer (one token a byte) with ``stop`` and ``specials`` as single tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: at for at, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = dict.fromkeys(["<|im_start|>", "<|im_end|>", stop, *specials])
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": stop, "pad_token": stop, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def write_chat(path: Path, count: int) -> Path:
+    rows = []
+    for number in range(count):
+        answer = json.dumps({"category": "abc"[number % 3], "reply": "ok " * (1 + number % 5)})
+        rows.append({"messages": [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": answer}]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
