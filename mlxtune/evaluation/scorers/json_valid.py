@@ -69,6 +69,6 @@ def _kind(output: str, ended: str) -> str:
 
 
 def _syntax(message: str) -> str:
-    if "property name" in message:
+    if "property name" in message or "trailing comma" in message:  # Python 3.13 says the second
         return "quotes or comma"
     return "control character" if "control character" in message.lower() else "syntax"
