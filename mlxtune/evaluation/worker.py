@@ -51,7 +51,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         limit=load.memory_limit(machine().limit),
     )  # fmt: skip
     arms = []
-    for arm in ("base", "tuned") if adapter else ("base",):
+    for arm in sorted(arm for arm in set(recipe.evaluation.arms) if adapter or arm == "base"):  # "base" sorts first
         if arm == "tuned":
             assert adapter is not None
             lora.load(loaded.model, adapter)
