@@ -133,7 +133,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], place: _Places) -> Any:
         return [_value(arguments[0], item, path, place) for item in value]
     if origin is dict and isinstance(value, Mapping):
         return dict(value)
-    if origin is Literal and isinstance(value, str) and value in arguments:
+    if origin is Literal and not isinstance(value, bool | list | dict) and value in arguments:
         return value
     if origin in (Union, types.UnionType):
         for option in arguments:
@@ -154,14 +154,14 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], place: _Places) -> Any:
 
 def _literals(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
-        return list(get_args(kind))
+        return [word for word in get_args(kind) if isinstance(word, str)]
     return [word for option in get_args(kind) for word in _literals(option)]
 
 
 def _expected(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return " or ".join(f'"{word}"' for word in arguments)
+        return " or ".join(f'"{word}"' if isinstance(word, str) else str(word) for word in arguments)
     if origin is list:
         return f"a list, each {_expected(arguments[0])}"
     if origin in (Union, types.UnionType):
@@ -203,10 +203,13 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
         "training.weight_decay",
         "training.clip",
         "training.samples",
+        "training.early_stop",
     ):
         require(path, lambda number: number >= 0, "0 or more")
     require("training.learning_rate", lambda rate: 0 < rate < 1, "between 0 and 1")
     require("training.warmup", lambda share: 0 <= share < 1, "a share of the steps, from 0 up to 1")
+    require("training.decay", lambda share: 0 < share <= 1, "a share of the steps, above 0 up to 1")
+    require("adapter.lora_plus", lambda ratio: 0 < ratio <= 1000, "above 0, up to 1000")
     require("adapter.dropout", lambda share: 0 <= share < 1, "a share from 0 up to 1")
     require("adapter.alpha", lambda alpha: 0 < alpha < math.inf, "above 0")
     if not recipe.training.steps and not recipe.training.epochs:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class ModelSection:
-    """``base`` is an alias of the catalogue, a hub id or a folder."""
+    """``base`` is an alias of the catalogue, a hub id or a folder; ``quantize`` = 4 or 8 quantises unquantised weights on load."""
 
     base: str
+    quantize: Literal[0, 4, 8] = 0
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,17 @@ class MethodSection:
 
 @dataclass(frozen=True)
 class AdapterSection:
-    """LoRA (Hu et al. 2021, arXiv:2106.09685) on ``targets`` of the last ``layers`` layers."""
+    """LoRA (Hu et al. 2021, arXiv:2106.09685) or DoRA (Liu et al. 2024, arXiv:2402.09353) on ``targets`` of the last ``layers`` layers.
+
+    ``targets`` may also name ``embed_tokens`` and ``lm_head``. ``lora_plus`` is how many times faster B learns than A (LoRA+,
+    Hayou et al. 2024, arXiv:2402.12354).
+    """
 
     rank: int = 16
     alpha: float = 32.0
-    kind: Literal["lora"] = "lora"
+    kind: Literal["lora", "dora"] = "lora"
     rslora: bool = False
+    lora_plus: float = 1.0
     dropout: float = 0.0
     layers: int | Literal["all"] = "all"
     targets: list[str] | Literal["all-linear", "attention"] = "all-linear"
@@ -60,6 +66,8 @@ class TrainingSection:
 
     ``samples`` validation rows are answered after each validation, to be read.
     ``steps`` = 0 means "as many as ``epochs`` take"; ``batch_size`` = 0 means "as many rows as fit ``batch_tokens``".
+    ``decay`` is the share of the steps in which ``wsd`` falls. ``early_stop`` validations without a better one end the run; 0 = off.
+    ``cache_frozen`` keeps what enters the first adapted layer over epochs; ``keep`` newest checkpoints stay, and the best.
     """
 
     epochs: int = 2
@@ -68,12 +76,17 @@ class TrainingSection:
     batch_size: int = 0
     accumulate: int = 1
     learning_rate: float = 2e-4
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     warmup: float = 0.05
+    decay: float = 0.2
+    optimizer: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
     weight_decay: float = 0.0
     clip: float = 1.0
+    grad_checkpoint: bool | Literal["auto"] = "auto"
+    cache_frozen: bool | Literal["auto"] = "auto"
     validate_every: int = 25
     save_every: int = 50
+    early_stop: int = 0
     samples: int = 2
     keep: int = 3
     seed: int = 7
