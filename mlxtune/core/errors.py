@@ -59,13 +59,14 @@ class GateError(MlxtuneError):
 
 
 class Interrupted(MlxtuneError):
-    """Work was stopped after ``step`` optimizer steps, saved, and can be resumed."""
+    """Work was stopped after ``step`` optimizer steps, saved, and can be resumed; ``reason`` when nobody asked for it."""
 
     exit_code = 3
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"Stopped at step {step:,}.")
+    def __init__(self, step: int, reason: str = "") -> None:
+        super().__init__(f"Stopped at step {step:,}. {reason}".strip())
         self.step = step
+        self.reason = reason
 
 
 class MachineError(MlxtuneError):

@@ -42,3 +42,8 @@ def duration(seconds: float) -> str:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Bytes as people buy memory: ``0.4 GB``, ``21.3 GB`` (2**30 bytes each), ``12 MB`` below a tenth of one."""
+    return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"

@@ -21,7 +21,9 @@ from pathlib import Path
 from mlxtune.core.files import home, sync_folder
 from mlxtune.planning.machine import machine, version
 
-_WANTED = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")  # the matrix products that libmlx calls
+# the matrix products that libmlx calls, and how many threads they take
+_WANTED = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "openblas_set_num_threads")
+_library: list[ctypes.CDLL] = []
 
 
 def preload() -> str:
@@ -34,6 +36,7 @@ def preload() -> str:
     if "mlx.core" in sys.modules:
         raise RuntimeError("blas.preload() must run before mlx is imported.")
     system = ctypes.util.find_library("openblas")
+    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "10000")  # streams side by side only start together if MLX looks ahead far enough
     if system and _load(system):
         return "system OpenBLAS"
     own = _renamed_wheel()
@@ -42,10 +45,16 @@ def preload() -> str:
 
 def _load(library: str) -> bool:
     try:
-        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+        _library.append(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL))
     except OSError:
         return False
     return True
+
+
+def threads(count: int) -> None:
+    """Let one matrix product use ``count`` cores. Does nothing where no BLAS was loaded."""
+    for library in _library:
+        library.openblas_set_num_threads(count)
 
 
 def _renamed_wheel() -> Path | None:
@@ -55,7 +64,7 @@ def _renamed_wheel() -> Path | None:
     if spec is None or not spec.submodule_search_locations or patchelf is None:
         return None
     source = Path(spec.submodule_search_locations[0]) / "lib" / "libscipy_openblas.so"
-    target = home() / "blas" / f"libopenblas-{version('scipy-openblas32')}-{platform.machine()}.so"
+    target = home() / "blas" / f"libopenblas-{version('scipy-openblas32')}-{platform.machine()}-{len(_WANTED)}.so"
     if target.is_file() or not source.is_file():
         return target if target.is_file() else None
     target.parent.mkdir(parents=True, exist_ok=True)

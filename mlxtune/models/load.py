@@ -20,6 +20,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.models.resolve import ModelFolder
 
 Compute = Literal["native", "float32"]
+Quantize = Literal[0, 4, 8]
 
 
 @dataclass
@@ -44,10 +45,11 @@ def suitable() -> Compute:
     return "native" if mx.default_device().type == mx.DeviceType.gpu else "float32"
 
 
-def load(source: ModelFolder, compute: Compute | None = None) -> LoadedModel:
+def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize = 0) -> LoadedModel:
     """Load ``source``, frozen and evaluated; ``compute`` overrides what suits the machine, for tests of the other side.
 
-    Raises ``ModelError`` when mlx-lm does not know the architecture or the weights do not fit it.
+    ``quantize`` = 4 or 8 gives unquantised weights that many bits; the float32 path then computes on the same rounded values.
+    Raises ``ModelError`` when mlx-lm does not know the architecture, the weights do not fit it, or they have other bits already.
     """
     start = time.perf_counter()
     compute = compute or suitable()
@@ -57,16 +59,43 @@ def load(source: ModelFolder, compute: Compute | None = None) -> LoadedModel:
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise ModelError(f"{source.name} cannot be loaded: {error}", mend="Is its architecture one that mlx-lm knows?") from error
     bits = (config.get("quantization") or {}).get("bits")
+    kind = f"{bits}-bit weights" if bits else "unquantised weights"
+    if quantize and bits and bits != quantize:
+        raise ModelError(
+            f"{source.name} has {bits}-bit weights already, so it cannot be quantised to {quantize} bits.",
+            mend="Leave model.quantize out, or use its unquantised version.",
+        )
+    if quantize and not bits:
+        _quantize(model, quantize)
+        kind = f"unquantised weights, quantised to {quantize} bits on load"
     if compute == "float32":
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
         model = dequantize_model(model)
     model.freeze()
     mx.eval(model.parameters())
     model.eval()
-    kind = f"{bits}-bit weights" if bits else "unquantised weights"
     device = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
     path = f"{kind}, computed in float32 on the {device}" if compute == "float32" else f"{kind}, native on the {device}"
     return LoadedModel(source, model, tokenizer, compute, path, time.perf_counter() - start)
+
+
+def _quantize(model: nn.Module, bits: int) -> None:
+    """Quantise what mlx-lm's converter would, in groups of 64, or of 32 where a width does not divide by 64.
+
+    Some architectures say which modules stay as they are or get bits of their own; their word goes.
+    """
+    own = getattr(model, "quant_predicate", None)
+
+    def how(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized"):
+            return False
+        wish = own(path, module) if own else True
+        special: dict[str, Any] = wish if isinstance(wish, dict) else {}
+        groups = (special.get("group_size", 64), 32)
+        group = next((size for size in groups if module.weight.shape[-1] % size == 0), None)
+        return {"bits": bits, **special, "group_size": group} if wish and group else False
+
+    nn.quantize(model, class_predicate=how)
 
 
 def memory_limit(fallback: int) -> int:

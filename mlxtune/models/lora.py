@@ -1,8 +1,9 @@
-"""LoRA adapters on a loaded model, in mlx-lm's folder layout: both sides open what the other wrote."""
+"""LoRA and DoRA adapters on a loaded model, in mlx-lm's folder layout: both sides open what the other wrote."""
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from mlxtune.core.errors import ModelError, RecipeError
@@ -17,22 +19,27 @@ from mlxtune.core.files import write_bytes, write_json
 from mlxtune.core.text import nearest
 from mlxtune.recipe import AdapterSection
 
+_LINEAR = nn.Linear | nn.QuantizedLinear
+_ADAPTABLE = _LINEAR | nn.Embedding | nn.QuantizedEmbedding | SwitchLinear | QuantizedSwitchLinear
+_ROUTER = re.compile(r"(^|\.)(\w*router|gate|shared_expert_gate)(\.|$)")
+
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 
 
 def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
-    """Put fresh LoRA layers on ``model`` (B is zero, so outputs do not change) and return mlx-lm's configuration of them.
+    """Put fresh adapters on ``model`` (B is zero, so outputs do not change) and return mlx-lm's configuration of them.
 
-    Raises ``RecipeError`` when a target names no layer.
+    Only A, B and DoRA's magnitudes ``m`` are trainable then. Raises ``RecipeError`` when a target names no module, or one that
+    cannot have such an adapter.
     """
     mx.random.seed(seed)
     layers = len(model.layers)
     count = layers if section.layers == "all" else min(section.layers, layers)
     parameters = {"rank": section.rank, "scale": section.scale, "dropout": section.dropout, "keys": _keys(model, section)}
     model.freeze()
-    linear_to_lora_layers(model, count, parameters)
+    linear_to_lora_layers(model, count, parameters, use_dora=section.kind == "dora")
     mx.eval(model.parameters())
-    return {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
+    return {"fine_tune_type": section.kind, "num_layers": count, "lora_parameters": parameters}
 
 
 def weights(model: nn.Module) -> dict[str, mx.array]:
@@ -86,26 +93,39 @@ def check_header(file: Path) -> None:
 
 
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
-    """The names inside a layer that get an adapter."""
-    found = {
-        name
-        for layer in model.layers
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear | nn.QuantizedLinear)
-    }
-    if section.targets == "all-linear":
-        return sorted(found)
-    if section.targets == "attention":
-        return sorted(name for name in found if "attn" in name or "attention" in name)
-    keys = set()
+    """mlx-lm's names of the modules that get an adapter: those of a layer as seen from it, others as seen from the model.
+
+    ``all-linear`` leaves out experts, whose adapters would outgrow them all, and routers, which a few rows unbalance.
+    """
+    layers = {name: module for layer in model.layers for name, module in layer.named_modules() if isinstance(module, _ADAPTABLE)}
+    if isinstance(section.targets, str):
+        usual = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not _ROUTER.search(name))
+        keys = usual if section.targets == "all-linear" else [name for name in usual if "attn" in name or "attention" in name]
+        if not keys:
+            raise RecipeError(f"adapter.targets: this model has nothing that is {section.targets}.", mend="List names instead.")
+        return keys
+    known = {id(module) for layer in model.layers for module in layer.modules()}
+    others = {name: module for name, module in model.named_modules() if isinstance(module, _ADAPTABLE) and id(module) not in known}
+    found = layers | others
+    chosen: dict[str, nn.Module] = {}
     for target in section.targets:
-        matches = {name for name in found if name == target or name.endswith(f".{target}")}
+        matches = {name: module for name, module in found.items() if name == target or name.endswith(f".{target}")}
         if not matches:
-            leaves = sorted({name.rsplit(".", 1)[-1] for name in found})
-            hint = nearest(target, leaves)
-            raise RecipeError(
-                f"adapter.targets: no layer of this model is called {target}.",
-                mend=f"Did you mean {hint}?" if hint else f"It has {', '.join(leaves)}.",
-            )
-        keys |= matches
-    return sorted(keys)
+            raise RecipeError(f"adapter.targets: no layer of this model is called {target}.", mend=_instead(target, found))
+        chosen |= matches
+    refused = [name for name, module in sorted(chosen.items()) if section.kind == "dora" and not isinstance(module, _LINEAR)]
+    if refused:
+        raise RecipeError(
+            f"adapter.targets: {refused[0]} cannot have a DoRA adapter: mlx-lm has it for linear layers.",
+            mend='Use kind = "lora", or leave it out.',
+        )
+    return sorted(chosen)
+
+
+def _instead(target: str, found: dict[str, nn.Module]) -> str:
+    """What to write for a target that names nothing."""
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in found})
+    if target == "lm_head" and "embed_tokens" in leaves:
+        return "Its head is its embedding: use embed_tokens."
+    hint = nearest(target, leaves)
+    return f"Did you mean {hint}?" if hint else f"It has {', '.join(leaves)}."

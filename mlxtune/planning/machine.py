@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -18,6 +19,16 @@ class Memory:
 
     used: int
     total: int
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """Bytes of memory there are, bytes free and bytes swapped out; ``critical`` when macOS says so itself."""
+
+    total: int
+    free: int
+    swapped: int
+    critical: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,33 @@ def memory() -> Memory:
             elif line.startswith(("Pages free", "Pages inactive", "Pages speculative", "Pages purgeable")):
                 free += int(line.split(":")[1].strip(" ."))
         return Memory(max(0, total - free * page), total)
+    facts = _meminfo()
+    return Memory(facts["MemTotal"] - facts["MemAvailable"], facts["MemTotal"])
+
+
+def pressure() -> Pressure:
+    """How hard the machine's memory is pressed now."""
+    now = memory()
+    if platform.system() == "Darwin":
+        level = int(_run("sysctl", "-n", "kern.memorystatus_vm_pressure_level") or 1)  # 1 normal, 2 warn, 4 critical
+        return Pressure(now.total, now.total - now.used, _mac_swap(_run("sysctl", "-n", "vm.swapusage")), level >= 4)
+    facts = _meminfo()
+    return Pressure(now.total, now.total - now.used, facts.get("SwapTotal", 0) - facts.get("SwapFree", 0))
+
+
+def _mac_swap(told: str) -> int:
+    """Bytes in use, from ``total = 2048.00M  used = 1024.00M  free = 1024.00M  (encrypted)``."""
+    found = re.search(r"used = ([\d.]+)([KMG])", told)
+    return int(float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2]]) if found else 0
+
+
+def _meminfo() -> dict[str, int]:
+    """Linux's own account, in bytes."""
     facts = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         key, value = line.split(":")
         facts[key] = int(value.split()[0]) * 1024
-    return Memory(facts["MemTotal"] - facts["MemAvailable"], facts["MemTotal"])
+    return facts
 
 
 @cache

@@ -2,92 +2,176 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
-
-from mlxtune.data.rows import Conversation, Row, Text
+from mlxtune.core.text import size
 from mlxtune.data.split import Split
+from mlxtune.planning import ask, calibration, memory, shapes
+from mlxtune.planning.calibration import Calibration
+from mlxtune.planning.changes import Change, changes
 from mlxtune.planning.machine import Machine
+from mlxtune.planning.memory import Estimate
+from mlxtune.planning.shapes import Shapes
+from mlxtune.planning.workload import Lengths, Workload, workload
 from mlxtune.recipe import Recipe
 
 Word = Literal["go", "warn", "refuse"]
-_TURN = 6  # tokens a chat template adds around a turn, about
-_FLOAT = 4
+
+FORWARD_SHARE = 1 / 3  # of a step's time, for a position that is only run forward: a backward pass is two such
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``seconds`` of the whole run, ``None`` while nothing was measured; ``watts`` are what the user says that the machine draws."""
+
+    seconds: float | None
+    source: str
+    watts: float
+
+    @property
+    def kilowatt_hours(self) -> float | None:
+        return self.seconds * self.watts / 3.6e6 if self.seconds is not None and self.watts else None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An estimate, rounded honestly: ``memory`` is the expected peak in bytes, ``limit`` what the machine should give at most."""
+    """What to expect. ``limit`` is what the machine should give at most, in bytes; ``computed`` and ``trained`` count tokens of the
+    whole run, with and without padding and prompts; ``cut`` rows are longer than ``data.max_tokens``."""
 
     train: int
     valid: int
     test: int
     steps: int
-    tokens: int
+    epochs: int
+    computed: int
+    trained: int
     longest: int
-    memory: int
+    cut: int
+    prefix: int
+    estimate: Estimate
     limit: int
-    word: Word
+    calibrated: bool
+    cost: Cost
+    changes: tuple[Change, ...]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the process will need at its worst moment."""
+        return self.estimate.total
+
+    @property
+    def word(self) -> Word:
+        """``go`` with a margin, ``warn`` without, ``refuse`` where it does not fit."""
+        share = self.memory / self.limit
+        return "refuse" if share > 1 else "warn" if share > 1 - margin(self.calibrated) else "go"
 
     @property
     def sentence(self) -> str:
         """What the plan means."""
-        used, there = self.memory / 1e9, self.limit / 1e9
+        need = f"{size(self.memory)} of {size(self.limit)}"
         if self.word == "refuse":
-            return f"This does not fit: about {used:.1f} of {there:.1f} GB. Lower training.batch_tokens or training.batch_size."
+            best = next((change for change in self.changes if change.fits and change.peak), None)
+            return f"This does not fit: {need}." + (
+                f" {' and '.join(best.settings)} brings it to {size(best.peak)}." if best else ""
+            )
         if self.word == "warn":
-            return f"This is tight: about {used:.1f} of {there:.1f} GB. Close other apps, or lower training.batch_tokens."
-        return f"This fits: about {used:.1f} of {there:.1f} GB."
+            return f"This is tight: {need}. Close other apps, or lower training.batch_tokens."
+        return f"This fits: {need}."
 
 
-def plan(recipe: Recipe, shares: Split, folder: Path, config: dict[str, Any], machine: Machine) -> Plan:
-    """Estimate ``recipe`` on ``machine``. Lengths are counted with the model's tokenizer; a template's own tokens are guessed."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    lengths = [min(length, recipe.data.max_tokens) for length in _lengths(tokenizer, shares.train)]
-    section = recipe.training
-    longest = max(lengths)
-    size = section.batch_size or max(1, section.batch_tokens // max(1, round(sum(lengths) / len(lengths))))
-    steps = section.steps or section.epochs * math.ceil(math.ceil(len(lengths) / size) / section.accumulate)
-    widest = sum(sorted(lengths)[-size:]) if section.batch_size else max(section.batch_tokens, longest)
-    memory = _weights(folder, config, machine) + _activations(config, recipe, widest, longest)
-    share = memory / machine.limit
-    word: Word = "refuse" if share > 1 else "warn" if share > 0.8 else "go"
-    return Plan(len(shares.train), len(shares.valid), len(shares.test), steps, sum(lengths), longest, memory, machine.limit, word)
+def margin(calibrated: bool) -> float:
+    """The share of the limit that should stay free: less where the estimate was measured."""
+    return memory.MARGIN / 2 if calibrated else memory.MARGIN
 
 
-def _lengths(tokenizer: Tokenizer, rows: Sequence[Row]) -> list[int]:
-    texts = [_texts(row) for row in rows]
-    counts = iter(
-        len(item.ids) for item in tokenizer.encode_batch([text for parts in texts for text in parts], add_special_tokens=False)
-    )
-    return [sum(next(counts) + _TURN for _ in parts) for parts in texts]
+@dataclass(frozen=True)
+class Planner:
+    """All that is known before a recipe is costed. Asking for the lengths is slow; everything after it is arithmetic."""
+
+    machine: Machine
+    shapes: Shapes
+    lengths: Lengths
+    fingerprint: str = ""
+
+    def decide(self, recipe: Recipe) -> tuple[Workload, bool, bool, Calibration | None]:
+        """The run, whether it caches the frozen layers, whether it checkpoints, and what was measured of such a step."""
+        work = workload(self.lengths, recipe.training, recipe.data.max_tokens)
+        cached = memory.caches(self.shapes, recipe, work, plain=self.lengths.plain)
+        wish = recipe.training.grad_checkpoint
+        plain = self._measured(recipe, cached, False)
+        checkpointed = (
+            wish
+            if isinstance(wish, bool)
+            else memory.wants_checkpoint(
+                self.shapes, recipe, work, self.machine, cached=cached, scale=plain.scale if plain else 1.0
+            )
+        )
+        return work, cached, checkpointed, self._measured(recipe, cached, checkpointed)
+
+    def estimate(self, recipe: Recipe) -> Estimate:
+        """The worst moment of ``recipe``."""
+        work, cached, checkpointed, found = self.decide(recipe)
+        scale = found.scale if found else 1.0
+        return memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed, scale=scale)
+
+    def probe(self, recipe: Recipe) -> Calibration:
+        """Run two steps at the worst batch in a process of their own, and remember what they took.
+
+        Raises ``MachineError`` when they did not survive.
+        """
+        work, cached, checkpointed, _ = self.decide(recipe)
+        plain = memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed)
+        batch = plain.batch
+        told = ask.steps(recipe, batch, cached=cached, checkpointed=checkpointed)
+        alone = replace(work, kept=batch.tokens)
+        expected = memory.estimate(self.shapes, recipe, alone, self.machine, cached=cached, checkpointed=checkpointed)
+        found = Calibration(
+            scale=(told["peak"] - told["rest"]) / (expected.peak - expected.rest),
+            seconds=told["step"] / told["computed"],
+            frozen=told["frozen"] / told["computed"],
+            source="probe",
+        )
+        calibration.keep(recipe, self.fingerprint, self.machine, found, cached=cached, checkpointed=checkpointed)
+        return found
+
+    def _measured(self, recipe: Recipe, cached: bool, checkpointed: bool) -> Calibration | None:
+        if not self.fingerprint:
+            return None
+        return calibration.find(recipe, self.fingerprint, self.machine, cached=cached, checkpointed=checkpointed)
 
 
-def _texts(row: Row) -> list[str]:
-    if isinstance(row, Conversation):
-        return [message.content for message in row.messages]
-    return [row.text] if isinstance(row, Text) else [*(message.content for message in row.prompt), row.chosen]
+def plan(
+    recipe: Recipe, shares: Split, folder: Path, config: dict[str, Any], machine: Machine, *, fingerprint: str = "",
+    probe: bool = False, watts: float = 0.0, workspace: Path | None = None,
+) -> Plan:  # fmt: skip
+    """Plan ``recipe``, whose base is in ``folder``, on ``machine``.
+
+    ``fingerprint`` identifies the base, so that what was measured of it is found again; ``probe`` measures now. ``workspace`` may
+    hold runs that tell the pace. Raises ``InputError`` for whatever the worker would refuse.
+    """
+    planner = Planner(machine, shapes.read(folder, config), ask.lengths(recipe), fingerprint)
+    if probe:
+        planner.probe(recipe)
+    work, _, _, found = planner.decide(recipe)
+    expected = planner.estimate(recipe)
+    pace = found if found and found.exact else calibration.recorded(workspace, recipe) if workspace else None
+    limit = round(machine.limit * (1 - margin(bool(found))))
+    wrong = expected.total > machine.limit
+    return Plan(
+        len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained, work.longest,
+        planner.lengths.cut(recipe.data.max_tokens), planner.lengths.prefix, expected, machine.limit, bool(found),
+        _cost(recipe, work, pace, watts),
+        tuple(changes(recipe, planner.lengths, planner.shapes, planner.estimate, limit)) if wrong else (),
+    )  # fmt: skip
 
 
-def _weights(folder: Path, config: dict[str, Any], machine: Machine) -> int:
-    """Bytes of the weights as they will compute: as saved on a GPU, in float32 on a CPU."""
-    saved = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-    if machine.backend != "cpu":
-        return saved
-    bits = (config.get("quantization") or {}).get("bits")
-    return saved * 32 // (bits + 1) if bits else saved * 2  # a group's scale and bias add about one bit a weight
-
-
-def _activations(config: dict[str, Any], recipe: Recipe, tokens: int, longest: int) -> int:
-    """Bytes kept for the backward pass of ``tokens`` tokens, and the adapter with its optimizer."""
-    width, inner = config["hidden_size"], config["intermediate_size"]
-    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
-    adapted = layers if recipe.adapter.layers == "all" else min(recipe.adapter.layers, layers)
-    per_token = 12 * width + 6 * inner + 3 * heads * longest
-    adapter = adapted * recipe.adapter.rank * (8 * width + 3 * inner)
-    return int(_FLOAT * (adapted * tokens * per_token + 4 * adapter))
+def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float) -> Cost:
+    """Time from ``pace``: every step, the frozen layers once, and each validation; samples are not counted."""
+    if pace is None:
+        return Cost(None, "", watts)
+    validations = 1 + -(-work.steps // recipe.training.validate_every)
+    forward = validations * work.validated * FORWARD_SHARE
+    seconds = pace.seconds * (work.computed + forward) + pace.frozen * work.kept
+    return Cost(seconds, pace.source, watts)

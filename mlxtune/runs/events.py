@@ -6,7 +6,8 @@ Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch)
     run.resumed      the same, and step: the checkpoint it goes on from
     model.loaded     base, path (how it computes), parameters, seconds, limit (bytes the machine recommends)
     data.ready       train, valid, test (rows), tokens, trained, truncated (rows), steps, epochs
-    step             step, loss, rate, tokens (trained, in this step), speed (trained tokens/s), memory, peak (bytes), epoch
+    step             step, loss, rate, norm (of the gradient, before clipping), tokens (trained, in this step), computed (positions,
+                     padding included), speed (trained tokens/s), memory, peak (bytes), epoch
     validation       step, loss, tokens
     sample           step, row, prompt, output, verdict
     checkpoint       step, seconds
@@ -16,7 +17,7 @@ Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch)
     heartbeat        (no fields; every 5 s, from a thread that never touches MLX)
     warning          text
     run.finished     summary
-    run.stopped      step
+    run.stopped      step, reason (empty when it was asked to)
     run.failed       error, mend, code (the exit code it means; 4 is a fault of ours or the machine's)
 """
 

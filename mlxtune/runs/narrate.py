@@ -56,7 +56,8 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
         case "run.finished":
             return "✓", "success", "finished"
         case "run.stopped":
-            return "■", "muted", f"stopped at step {event['step']:,}"
+            reason = one_line(event.get("reason", ""))
+            return "■", "warning" if reason else "muted", f"stopped at step {event['step']:,}{f': {reason}' if reason else ''}"
         case "run.failed":
             return "✗", "error", one_line(f"{event['error']} {event['mend']}".strip())
     return None

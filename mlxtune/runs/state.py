@@ -148,7 +148,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "run.finished":
                 changes |= {"phase": "finished", "summary": tuple(event.get("summary", {}).items())}
             case "run.stopped":
-                changes |= {"phase": "stopped"}
+                changes |= {"phase": "stopped", "error": event.get("reason", "")}
             case "run.failed":
                 changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"], "code": event.get("code", 4)}
     return replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,6 +20,9 @@ from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import hold, lease_path
 
 HEARTBEAT = 5.0  # seconds
+_OUT_OF_MEMORY = re.compile(
+    r"unable to allocate|out of memory|insufficient memory|maximum allowed buffer size", re.IGNORECASE
+)  # MLX's words
 
 
 class Worker:
@@ -81,7 +85,7 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
                 worker.emit("run.finished", summary=dict(summary))
                 return 0
             except Interrupted as stop:
-                worker.emit("run.stopped", step=stop.step)
+                worker.emit("run.stopped", step=stop.step, reason=stop.reason)
                 return stop.exit_code
             except Exception as error:
                 known = _known(error)
@@ -103,6 +107,6 @@ def _known(error: Exception) -> MlxtuneError | None:
     """``error`` as one that the user can read, if it is none of our faults."""
     if isinstance(error, MlxtuneError):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return MachineError("The machine ran out of memory.", mend="Use fewer training.batch_tokens or a smaller model.")
     return None

@@ -1,43 +1,63 @@
-"""Which rows go together, and what a step computes on.
-
-Each epoch visits every row exactly once, in an order that the seed and the epoch's number decide. Rows of like length are
-put together inside shuffled windows, so little is padded and the order stays random. No padding token is ever a target.
-"""
+"""What a step computes on: rows as arrays, the targets among them, and never a padding token as one."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from mlxtune.data.batching import padded
 from mlxtune.models.template import Encoded, common_prefix
-from mlxtune.training.prefix import WORTH
 
-WINDOW = 64  # rows that are sorted together
-PAD_TO = 8  # lengths are padded to a multiple of it
+WORTH = 16  # tokens: a shorter shared prefix is not worth a pass of its own
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one lane computes.
+
+    ``inputs`` is int32 ``(rows, tokens)``, padded on the right; ``positions`` int32 ``(targets,)`` indexes the flattened inputs at
+    the tokens that predict; ``targets`` int32 ``(targets,)`` is what they should predict; ``weights`` float32 ``(targets,)`` is 1 for
+    a target and 0 for what fills ``targets`` up to one of few sizes.
+    """
+
+    rows: tuple[int, ...]
+    inputs: mx.array
+    positions: mx.array
+    targets: mx.array
+    weights: mx.array
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass computes on.
-
-    ``prefix`` is int32 ``(prefix,)`` or ``None``; ``inputs`` int32 ``(rows, tokens)``; ``positions`` int32 ``(targets,)``
-    indexes the flattened inputs at the tokens that predict; ``targets`` int32 ``(targets,)`` is what they should predict.
-    """
+    """What one pass computes on: ``prefix`` int32 ``(prefix,)``, which every row begins with, or ``None``, and a part a lane."""
 
     prefix: mx.array | None
-    inputs: mx.array
-    positions: mx.array
-    targets: mx.array
-    rows: tuple[str, ...]
+    parts: tuple[Part, ...]
+    counts: dict[int, tuple[int, int]]  # row -> tokens seen, tokens trained
+
+    @property
+    def arrays(self) -> dict[str, list[mx.array]]:
+        """What an objective computes on, as lists by name."""
+        return {
+            "prefix": [] if self.prefix is None else [self.prefix],
+            "inputs": [part.inputs for part in self.parts],
+            "positions": [part.positions for part in self.parts],
+            "targets": [part.targets for part in self.parts],
+            "weights": [part.weights for part in self.parts],
+        }
 
     @property
     def trained(self) -> int:
         """How many tokens train."""
-        return int(self.targets.size)
+        return sum(trained for _, trained in self.counts.values())
+
+    @property
+    def computed(self) -> int:
+        """How many positions are computed, padding and prefix included."""
+        return sum(part.inputs.size for part in self.parts) + (self.prefix.size if self.prefix is not None else 0)
 
 
 def shared_prefix(rows: Sequence[Encoded]) -> int:
@@ -47,54 +67,25 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     return shared if shared >= WORTH and len(rows) > 1 else 0
 
 
-def epoch(rows: Sequence[Encoded], *, seed: int, number: int, batch_tokens: int, batch_size: int, prefix: int) -> list[list[int]]:
-    """The batches of epoch ``number`` as indices into ``rows``: all of them, each once.
-
-    ``batch_tokens`` bounds what a batch computes, padding and prefix included, but for a single row that is longer;
-    ``batch_size``, where it is not 0, bounds the rows instead.
-    """
-    order = list(range(len(rows)))
-    dice = random.Random(f"{seed}/{number}")
-    dice.shuffle(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), WINDOW):
-        batches += group(rows, order[start : start + WINDOW], batch_tokens=batch_tokens, batch_size=batch_size, prefix=prefix)
-    dice.shuffle(batches)
-    return batches
+def collate(rows: Sequence[Encoded], chosen: Sequence[int], prefix: int, lanes: int = 1) -> Batch:
+    """``chosen`` of ``rows``, whose first ``prefix`` tokens are the same, dealt out to ``lanes``."""
+    dealt = [list(chosen[lane::lanes]) for lane in range(min(lanes, len(chosen)))]
+    counts = {at: (len(rows[at].tokens), int(rows[at].trained[1:].sum())) for at in chosen}
+    shared = mx.array(rows[chosen[0]].tokens[:prefix]) if prefix else None
+    return Batch(shared, tuple(_part(rows, part, prefix) for part in dealt), counts)
 
 
-def group(rows: Sequence[Encoded], order: Sequence[int], *, batch_tokens: int, batch_size: int, prefix: int) -> list[list[int]]:
-    """``order`` sorted by length and cut into batches within the bounds."""
-    batches: list[list[int]] = []
-    for index in sorted(order, key=lambda at: (len(rows[at].tokens), at)):
-        width = _padded(len(rows[index].tokens) - 1 - prefix)
-        current = batches[-1] if batches else None
-        if current is not None and (
-            len(current) < batch_size if batch_size else (len(current) + 1) * width + prefix <= batch_tokens
-        ):
-            current.append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def collate(rows: Sequence[Encoded], prefix: int) -> Batch:
-    """``rows``, whose first ``prefix`` tokens are the same, as arrays."""
-    width = _padded(max(len(row.tokens) for row in rows) - 1 - prefix)
-    tokens = np.zeros((len(rows), width + 1), np.int32)
-    trained = np.zeros((len(rows), width + 1), bool)
-    for at, row in enumerate(rows):
-        tokens[at, : len(row.tokens) - prefix] = row.tokens[prefix:]
-        trained[at, : len(row.tokens) - prefix] = row.trained[prefix:]
-    targets = trained[:, 1:]
-    return Batch(
-        prefix=mx.array(rows[0].tokens[:prefix]) if prefix else None,
-        inputs=mx.array(tokens[:, :-1]),
-        positions=mx.array(np.flatnonzero(targets).astype(np.int32)),
-        targets=mx.array(tokens[:, 1:][targets]),
-        rows=tuple(row.id for row in rows),
-    )
-
-
-def _padded(length: int) -> int:
-    return -(-max(length, 1) // PAD_TO) * PAD_TO
+def _part(rows: Sequence[Encoded], chosen: Sequence[int], prefix: int) -> Part:
+    width = padded(max(len(rows[at].tokens) for at in chosen) - 1 - prefix)
+    tokens = np.zeros((len(chosen), width + 1), np.int32)
+    trained = np.zeros((len(chosen), width + 1), bool)
+    for line, at in enumerate(chosen):
+        row = rows[at]
+        tokens[line, : len(row.tokens) - prefix] = row.tokens[prefix:]
+        trained[line, : len(row.tokens) - prefix] = row.trained[prefix:]
+    wanted = trained[:, 1:]
+    count = int(wanted.sum())
+    room = padded(count)
+    positions, targets, weights = np.zeros(room, np.int32), np.zeros(room, np.int32), np.zeros(room, np.float32)
+    positions[:count], targets[:count], weights[:count] = np.flatnonzero(wanted), tokens[:, 1:][wanted], 1
+    return Part(tuple(chosen), mx.array(tokens[:, :-1]), mx.array(positions), mx.array(targets), mx.array(weights))

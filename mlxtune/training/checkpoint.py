@@ -37,12 +37,12 @@ class Checkpoint:
 
 
 def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
-    """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120 and drop all but the newest ``keep``.
+    """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120; all but the newest ``keep`` and the one of ``state["best"]`` go.
 
     Raises ``MachineError`` on a full disk; earlier checkpoints stay.
     """
     parent = run / "checkpoints"
-    target = parent / f"{state['step']:07d}"
+    target = _folder(run, state["step"])
     scratch = parent / f".{target.name}"
     with disk_errors(f"step {state['step']:,}"):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -55,7 +55,8 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
         os.rename(scratch, target)
         sync_folder(parent)
     for old in _folders(run)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != _folder(run, state["best"]["step"]):
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -64,16 +65,32 @@ def newest(run: Path) -> Checkpoint | None:
     return next((found for found in map(_verified, _folders(run)) if found), None)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
+def at(run: Path, step: int) -> Checkpoint | None:
+    """The checkpoint of ``step``, if it is there and whole."""
+    return _verified(_folder(run, step))
+
+
+def damaged(run: Path) -> list[Path]:
+    """Checkpoints whose files do not match their manifest."""
+    return [folder for folder in _folders(run) if _verified(folder) is None]
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer | None = None) -> None:
     """Put adapter and optimizer of ``checkpoint`` back. Raises ``ModelError`` when they do not fit."""
     adapter: Any = mx.load(str(checkpoint.folder / lora.WEIGHTS))
     expected = {name: array.shape for name, array in lora.weights(model).items()}
     if {name: array.shape for name, array in adapter.items()} != expected:
         raise ModelError(f"{checkpoint.folder} was made with another adapter than the recipe's.")
     model.load_weights(list(adapter.items()), strict=False)
-    arrays: Any = mx.load(str(checkpoint.folder / OPTIMIZER))
-    optimizer.state = tree_unflatten(list(arrays.items()))
-    mx.eval(model.parameters(), optimizer.state)
+    mx.eval(model.parameters())
+    if optimizer is not None:
+        arrays: Any = mx.load(str(checkpoint.folder / OPTIMIZER))
+        optimizer.state = tree_unflatten(list(arrays.items()))
+        mx.eval(optimizer.state)
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"{step:07d}"
 
 
 def _folders(run: Path) -> list[Path]:

@@ -6,21 +6,27 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map
 
-from mlxtune.core.errors import Interrupted, MlxtuneError
-from mlxtune.models.head import Split
+from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
+from mlxtune.data import batching
 from mlxtune.models.template import Encoded
-from mlxtune.recipe import TrainingSection
-from mlxtune.training import batches, checkpoint, schedule, sft
-from mlxtune.training.batches import Batch
+from mlxtune.recipe import AdapterSection, TrainingSection
+from mlxtune.training import checkpoint, optimizer, schedule, sft
+from mlxtune.training.batches import Batch, collate
+from mlxtune.training.certificate import Certificate, fingerprint
+from mlxtune.training.frozen import FrozenCache
+from mlxtune.training.guard import MemoryGuard
 from mlxtune.training.samples import Sampler
+from mlxtune.training.sft import Arrays
+from mlxtune.training.stack import Stack
+from mlxtune.training.step import Stepper
+from mlxtune.training.watch import Best, Divergence
 
 
 class Listener(Protocol):
@@ -33,157 +39,244 @@ class Listener(Protocol):
     def emit(self) -> Callable[..., None]: ...
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One optimizer step: its number from 1, its epoch from 0, and the rows of each of its batches."""
+
+    step: int
+    epoch: int
+    groups: list[list[int]]
+
+
 @dataclass
 class Loop:
-    """Everything a training run works with. ``prefix`` is how many tokens all rows share and compute once per batch."""
+    """Everything a training run works with.
+
+    ``prefix`` is how many tokens all rows share and compute once per batch; ``cache`` makes a cache of what enters the first
+    adapted layer for rows, or ``None``; ``compiled`` suits a GPU.
+    """
 
     folder: Path
-    model: nn.Module
-    split: Split
+    stack: Stack
     section: TrainingSection
+    adapter: AdapterSection
     config: dict[str, Any]
     train: Sequence[Encoded]
     valid: Sequence[Encoded]
     prefix: int
+    compiled: bool = False
+    cache: Callable[[Sequence[Encoded]], FrozenCache | None] = field(default=lambda rows: None)
+    guard: MemoryGuard | None = None
     sample: Sampler = field(default=lambda step: None)
 
     def batches_of(self, number: int) -> list[list[int]]:
         """Epoch ``number`` as indices of train rows."""
-        section = self.section
-        return batches.epoch(
-            self.train,
-            seed=section.seed,
-            number=number,
-            batch_tokens=section.batch_tokens,
-            batch_size=section.batch_size,
-            prefix=self.prefix,
-        )
+        return batching.epoch(self._lengths(self.train), seed=self.section.seed, number=number, **self._bounds)
 
     @property
+    def _bounds(self) -> dict[str, int]:
+        return {"batch_tokens": self.section.batch_tokens, "batch_size": self.section.batch_size, "prefix": self.prefix}
+
+    def _lengths(self, rows: Sequence[Encoded]) -> list[int]:
+        return [len(row.tokens) - 1 - self.prefix for row in rows]
+
+    @cached_property
     def total(self) -> int:
         """Optimizer steps of the whole run."""
         if self.section.steps:
             return self.section.steps
         return sum(math.ceil(len(self.batches_of(number)) / self.section.accumulate) for number in range(self.section.epochs))
 
-    @property
+    @cached_property
     def epochs(self) -> int:
         """How many epochs the steps reach into."""
-        return next(number for step, (number, _) in enumerate(self.steps(), 1) if step >= self.total) + 1
+        return next(planned.epoch for planned in self.steps() if planned.step == self.total) + 1
 
-    def steps(self) -> Iterator[tuple[int, list[list[int]]]]:
-        """For each optimizer step, its epoch and its micro-batches; accumulation never reaches over an epoch's end."""
-        number = 0
+    def steps(self) -> Iterator[Planned]:
+        """Every optimizer step, without end; accumulation never reaches over an epoch's end."""
+        step = number = 0
         while True:
             epoch = self.batches_of(number)
             for start in range(0, len(epoch), self.section.accumulate):
-                yield number, epoch[start : start + self.section.accumulate]
+                step += 1
+                yield Planned(step, number, epoch[start : start + self.section.accumulate])
             number += 1
 
     def validation(self) -> list[Batch]:
         """The whole validation set, always in the same batches."""
-        section = self.section
-        groups = batches.group(
-            self.valid, range(len(self.valid)), batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
-        )
-        return [batches.collate([self.valid[at] for at in group], self.prefix) for group in groups]
+        groups = batching.group(self._lengths(self.valid), range(len(self.valid)), **self._bounds)
+        return [collate(self.valid, rows, self.prefix, self.stack.lanes.count) for rows in groups]
 
     def run(self, listener: Listener, resume: checkpoint.Checkpoint | None = None) -> dict[str, Any]:
         """Train to the end and return a summary.
 
-        Raises ``Interrupted`` after a checkpoint when the listener wants to stop, ``MlxtuneError`` when the loss is not a number:
-        the last checkpoint is from before it, and the rows of the step are named.
+        Raises ``Interrupted`` after a checkpoint when the listener wants to stop or memory runs out, ``MlxtuneError`` when the
+        loss is not a number or runs away: the last checkpoint is from before it, and the rows of the step are named; ``DataError``
+        when ``resume`` was made from other rows.
         """
-        optimizer = optim.AdamW(learning_rate=0.0, weight_decay=self.section.weight_decay, bias_correction=True)
-        optimizer.init(self.model.trainable_parameters())
-        done, total = 0, self.total
+        return _Run(self, listener, resume).to_the_end()
+
+
+class _Run:
+    """A loop under way: what changes from step to step."""
+
+    def __init__(self, loop: Loop, listener: Listener, resume: checkpoint.Checkpoint | None) -> None:
+        self.loop, self.listener = loop, listener
+        self.optimizer: optim.Optimizer = optimizer.make(loop.section, loop.adapter)
+        self.optimizer.init(loop.stack.model.trainable_parameters())
+        self.certificate, self.rows = Certificate(loop.train), fingerprint(loop.train)
+        self.best, self.divergence = Best(loop.section.early_stop), Divergence()
+        self.done = 0
         if resume:
-            checkpoint.restore(resume, self.model, optimizer)
-            done = resume.step
-        self.model.train()
-        gradients_of = nn.value_and_grad(self.model, lambda batch: sft.loss_sum(self.model, self.split, batch))
-        held = self.validation()
-        validated = self._validate(listener, held, 0) if held and not resume else math.nan
+            self._restore(resume)
+        self.stepper = Stepper(loop.stack, self.optimizer, sft.loss_sum, clip=loop.section.clip, compiled=loop.compiled)
+        self.frozen, self.frozen_valid = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
+        self.held = loop.validation()
+        self.saved = self.done
+        self.validated = math.nan
+
+    def to_the_end(self) -> dict[str, Any]:
+        try:
+            return self._train()
+        finally:
+            for cache in (self.frozen, self.frozen_valid):
+                if cache:
+                    cache.close()
+
+    def _train(self) -> dict[str, Any]:
+        loop, listener = self.loop, self.listener
+        loop.stack.model.train()
+        if self.held and not self.done:
+            self.validated = self._validate(0)
         if listener.stopping:
-            raise Interrupted(done)
-        saved = done
-        for step, (number, groups) in enumerate(self.steps(), 1):
-            if step <= done:
-                continue
-            if step > total:
-                break
-            self._step(listener, optimizer, gradients_of, step, total, number, groups)
-            if held and (step % self.section.validate_every == 0 or step == total):
-                validated = self._validate(listener, held, step)
+            raise Interrupted(self.done)
+        steps = (planned for planned in loop.steps() if planned.step > self.done)
+        planned, batches = self._prepare(next(steps))
+        while planned.step <= loop.total:
+            following = self._step(planned, batches, steps)
+            self.done = step = planned.step
+            last = step == loop.total
+            improved = False
+            if self.held and (step % loop.section.validate_every == 0 or last):
+                self.validated = self._validate(step)
+                improved = math.isfinite(self.validated) and self.best.add(step, self.validated)
                 if not listener.stopping:
-                    self.sample(step)
-            if step % self.section.save_every == 0 or step == total or listener.stopping:
-                self._save(listener, optimizer, step)
-                saved = step
-            if listener.stopping and step < total:
-                raise Interrupted(step)
-        return {"steps": total, "validation": _finite(validated), "checkpoint": saved}
+                    loop.sample(step)
+            stale, short = self.best.stale, loop.guard.check() if loop.guard else ""
+            if step % loop.section.save_every == 0 or improved or last or stale or short or listener.stopping:
+                self._save(step)
+            if (listener.stopping or short) and not last:
+                raise Interrupted(step, short)
+            if stale:
+                listener.emit(
+                    "warning",
+                    text=f"Stopped early: {self.best.since} validations were no better than that of step {self.best.step:,}.",
+                )
+                break
+            planned, batches = following
+        return self._finish()
 
-    def _step(
-        self,
-        listener: Listener,
-        optimizer: optim.Optimizer,
-        gradients_of: Any,
-        step: int,
-        total: int,
-        number: int,
-        groups: list[list[int]],
-    ) -> None:
+    def _prepare(self, planned: Planned) -> tuple[Planned, list[Batch]]:
+        loop = self.loop
+        return planned, [collate(loop.train, rows, loop.prefix, loop.stack.lanes.count) for rows in planned.groups]
+
+    def _step(self, planned: Planned, batches: list[Batch], steps: Iterator[Planned]) -> tuple[Planned, list[Batch]]:
+        """Train on ``batches``, say so, and return the next step, which is prepared meanwhile."""
+        loop, section, step = self.loop, self.loop.section, planned.step
         start = time.perf_counter()
-        learning_rate = schedule.rate(self.section, step - 1, total)
-        optimizer.learning_rate = learning_rate
-        mx.random.seed(self.section.seed * 1_000_003 + step)  # dropout depends on the step alone: a resumed run draws the same
-        loss, gradients, trained = 0.0, None, 0
-        rows: list[str] = []
-        for indices in groups:
-            batch = batches.collate([self.train[at] for at in indices], self.prefix)
-            value, new = gradients_of(batch)
-            gradients = new if gradients is None else tree_map(mx.add, gradients, new)
-            mx.eval(value, gradients)
-            loss, trained = loss + value.item(), trained + batch.trained
-            rows += batch.rows
-        if not math.isfinite(loss):
-            listener.emit("step", **self._facts(step, number, None, learning_rate, trained, start))
-            raise MlxtuneError(
-                f"The loss of step {step:,} is not a number. Its rows: {', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}.",
-                mend="Look at these rows, or lower training.learning_rate.",
+        rate = schedule.rate(section, step - 1, loop.total)
+        optimizer.set_rate(self.optimizer, rate, loop.adapter)
+        mx.random.seed(section.seed * 1_000_003 + step)  # dropout depends on the step, so a resumed run repeats it
+        sums: Any = None
+        for batch in batches:
+            sums = self.stepper.add(self._arrays(batch, self.frozen), sums)
+            mx.async_eval(sums)  # or the graphs of all batches would be alive together
+        trained = sum(batch.trained for batch in batches)
+        lazy = self.stepper.apply(sums[1], trained)
+        mx.async_eval(lazy, self.stepper.results)
+        following = self._prepare(next(steps))
+        mx.eval(lazy, self.stepper.results)
+        loss, norm = _number(sums[0]) / trained, _number(lazy)
+        for batch in batches:
+            self.certificate.count(batch)
+        self.listener.emit(
+            "step", step=step, epoch=planned.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
+            computed=sum(batch.computed for batch in batches), speed=trained / (time.perf_counter() - start),
+            memory=mx.get_active_memory(), peak=mx.get_peak_memory(),
+        )  # fmt: skip
+        wrong = self.divergence.add(loss) or ("has a gradient that is not a number" if not math.isfinite(norm) else "")
+        if wrong:
+            self._refuse(step, wrong, [loop.train[at].id for rows in planned.groups for at in rows])
+        return following
+
+    def _refuse(self, step: int, wrong: str, rows: list[str]) -> None:
+        kept = f"The last good checkpoint is that of step {self.saved:,}." if self.saved else "There is no checkpoint before it."
+        raise MlxtuneError(
+            f"The loss of step {step:,} {wrong}. Its rows: {', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}. {kept}",
+            mend="Look at these rows, or lower training.learning_rate.",
+        )
+
+    def _arrays(self, batch: Batch, frozen: FrozenCache | None) -> Arrays:
+        return batch.arrays | {"entering": frozen.entering(batch) if frozen else []}
+
+    def _validate(self, step: int) -> float:
+        """Mean loss over all trained tokens of the validation set, dropout off; NaN when it was asked to stop on the way."""
+        model, total, count = self.loop.stack.model, 0.0, 0
+        model.eval()
+        for batch in self.held:
+            if self.listener.stopping:  # a part of the validation set is no validation
+                model.train()
+                return math.nan
+            self.loop.stack.lanes.share(len(batch.parts))
+            total += _number(sft.loss_sum(self.loop.stack, self._arrays(batch, self.frozen_valid)))
+            count += batch.trained
+        model.train()
+        self.loop.stack.lanes.share(1)
+        self.listener.emit("validation", step=step, loss=_finite(total / count), tokens=count)
+        return total / count
+
+    def _save(self, step: int) -> None:
+        loop, start = self.loop, time.perf_counter()
+        state = {
+            "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.certificate.state,
+            "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
+        }  # fmt: skip
+        checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.config, state, loop.section.keep)
+        self.saved = step
+        self.listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
+        if found.state["rows"] != self.rows or found.state["seed"] != self.loop.section.seed:
+            raise DataError(
+                f"The rows are not those that the checkpoint of step {found.step:,} was trained on.",
+                mend="Restore the data as it was, or start a new run.",
             )
-        gradients = tree_map(lambda gradient: gradient / trained, gradients)
-        if self.section.clip:
-            gradients, _ = optim.clip_grad_norm(gradients, self.section.clip)
-        optimizer.update(self.model, gradients)
-        mx.eval(self.model.trainable_parameters(), optimizer.state)
-        listener.emit("step", **self._facts(step, number, loss / trained, learning_rate, trained, start))
+        checkpoint.restore(found, self.loop.stack.model, self.optimizer)
+        self.certificate.restore(found.state["certificate"])
+        best = found.state["best"]
+        if best["step"]:
+            self.best.step, self.best.loss, self.best.since = best["step"], best["loss"], best["since"]
+        self.done = found.step
 
-    def _facts(self, step: int, number: int, loss: float | None, rate: float, trained: int, start: float) -> dict[str, Any]:
-        return {
-            "step": step,
-            "epoch": number,
-            "loss": loss,
-            "rate": rate,
-            "tokens": trained,
-            "speed": trained / (time.perf_counter() - start),
-            "memory": mx.get_active_memory(),
-            "peak": mx.get_peak_memory(),
-        }
+    def _finish(self) -> dict[str, Any]:
+        """Leave the certificate; the model holds the best weights by validation, which may not be the last."""
+        self.certificate.write(self.loop.folder)
+        kept = self.done
+        if self.best.step and self.best.step != self.done:
+            found = checkpoint.at(self.loop.folder, self.best.step)
+            if found:
+                checkpoint.restore(found, self.loop.stack.model)
+                kept, self.validated = self.best.step, self.best.loss
+            else:
+                self.listener.emit(
+                    "warning", text=f"The best checkpoint, step {self.best.step:,}, is damaged: the adapter is the last."
+                )
+        return {"steps": self.done, "validation": _finite(self.validated), "checkpoint": self.saved, "adapter_step": kept}
 
-    def _validate(self, listener: Listener, held: list[Batch], step: int) -> float:
-        found = sft.validate(self.model, self.split, held, lambda: listener.stopping)
-        if found is None:
-            return math.nan
-        loss, tokens = found
-        listener.emit("validation", step=step, loss=_finite(loss), tokens=tokens)
-        return loss
 
-    def _save(self, listener: Listener, optimizer: optim.Optimizer, step: int) -> None:
-        start = time.perf_counter()
-        checkpoint.save(self.folder, self.model, optimizer, self.config, {"step": step}, self.section.keep)
-        listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
+def _number(scalar: mx.array) -> float:
+    value: Any = scalar.item()
+    return float(value)
 
 
 def _finite(value: float) -> float | None:

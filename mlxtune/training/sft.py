@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 
 import mlx.core as mx
-import mlx.nn as nn
-import numpy as np
 
-from mlxtune.models.head import Split
-from mlxtune.training.batches import Batch
-from mlxtune.training.prefix import hidden_behind
+from mlxtune.training.stack import Stack
+
+Arrays = dict[str, list[mx.array]]
 
 
-def loss_sum(model: nn.Module, split: Split, batch: Batch) -> mx.array:
-    """Cross-entropy summed over the trained tokens of ``batch``: a scalar.
+def loss_sum(stack: Stack, arrays: Arrays) -> mx.array:
+    """Cross-entropy summed over the trained tokens of a batch: a scalar.
 
-    A sum and not a mean: the caller divides by the trained tokens of the whole optimizer step, so that neither the shape of
-    a batch nor accumulation changes the objective.
+    ``arrays`` is ``Batch.arrays``: prefix (one or none), and for each part inputs, positions, targets, weights and what enters the
+    first adapted layer (or none of it). A sum and not a mean: the caller divides by the trained tokens of the whole optimizer
+    step, so that neither the shape of a batch nor accumulation changes the objective.
     """
-    if batch.prefix is None:
-        hidden = split.backbone(batch.inputs)
-    else:
-        hidden = hidden_behind(split, len(model.layers), batch.prefix, batch.inputs)
-    hidden = hidden.reshape(-1, hidden.shape[-1])[batch.positions]
-    return -split.logp(hidden, batch.targets).sum()
-
-
-def validate(model: nn.Module, split: Split, batches: Iterable[Batch], stopping: Callable[[], bool]) -> tuple[float, int] | None:
-    """Mean loss over all trained tokens of ``batches``, and how many those are; dropout is off meanwhile.
-
-    ``None`` when ``stopping`` said so on the way: a part of the validation set is no validation.
-    """
-    model.eval()
-    total, count = 0.0, 0
-    for batch in batches:
-        if stopping():
-            model.train()
-            return None
-        total += float(np.array(loss_sum(model, split, batch)))
-        count += batch.trained
-    model.train()
-    return total / count, count
+    entering = list(arrays["entering"])
+    recorded = None
+    if arrays["prefix"]:
+        recorded, _ = stack.record(arrays["prefix"][0], entering.pop(0) if entering else None)
+    losses = []
+    parts: Sequence[tuple[mx.array, ...]] = list(
+        zip(arrays["inputs"], arrays["positions"], arrays["targets"], arrays["weights"], strict=True)
+    )
+    for lane, (inputs, positions, targets, weights) in enumerate(parts):
+        with stack.lanes(lane):
+            hidden = stack.hidden(inputs, recorded, entering[lane] if entering else None)
+            hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
+            losses.append(-(stack.split.logp(hidden, targets) * weights).sum())
+    return mx.stack(losses).sum()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxtune.data import batching
 from mlxtune.data.rows import Place
 from mlxtune.models.template import Encoded
 from mlxtune.training import batches
@@ -24,35 +25,58 @@ def rows() -> list[Encoded]:
     return [row(at, dice.randint(5, 200)) for at in range(203)]
 
 
+def lengths(rows: list[Encoded]) -> list[int]:
+    return [len(row.tokens) - 1 for row in rows]
+
+
 @pytest.mark.parametrize("size", [0, 7])
 def test_an_epoch_visits_every_row_exactly_once(rows: list[Encoded], size: int) -> None:
-    made = batches.epoch(rows, seed=1, number=0, batch_tokens=1024, batch_size=size, prefix=0)
+    made = batching.epoch(lengths(rows), seed=1, number=0, batch_tokens=1024, batch_size=size)
     assert sorted(at for batch in made for at in batch) == list(range(len(rows)))
     assert all(len(batch) <= 7 for batch in made) or not size
 
 
 def test_epochs_differ_and_seeds_repeat(rows: list[Encoded]) -> None:
-    settings = {"batch_tokens": 1024, "batch_size": 0, "prefix": 0}
-    first, second = (batches.epoch(rows, seed=1, number=number, **settings) for number in (0, 1))
+    settings = {"batch_tokens": 1024, "batch_size": 0}
+    first, second = (batching.epoch(lengths(rows), seed=1, number=number, **settings) for number in (0, 1))
     assert first != second
-    assert first == batches.epoch(rows, seed=1, number=0, **settings)
-    assert first != batches.epoch(rows, seed=2, number=0, **settings)
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+    assert first == batching.epoch(lengths(rows), seed=1, number=0, **settings)
+    assert first != batching.epoch(lengths(rows), seed=2, number=0, **settings)
+
+
+def test_the_order_of_an_epoch_is_no_order_of_length(rows: list[Encoded]) -> None:
+    made = batching.epoch(lengths(rows), seed=1, number=0, batch_tokens=1024, batch_size=4)
+    means = [sum(len(rows[at].tokens) for at in batch) / len(batch) for batch in made]
+    rising = sum(a < b for a, b in zip(means, means[1:], strict=False)) / (len(means) - 1)
+    assert 0.35 < rising < 0.65
 
 
 def test_a_batch_stays_in_its_budget_and_pads_little(rows: list[Encoded]) -> None:
-    made = batches.epoch(rows, seed=1, number=0, batch_tokens=1024, batch_size=0, prefix=0)
-    computed = [batches.collate([rows[at] for at in batch], 0).inputs.size for batch in made]
+    made = batching.epoch(lengths(rows), seed=1, number=0, batch_tokens=1024, batch_size=0)
+    computed = [batches.collate(rows, batch, 0).computed for batch in made]
     assert max(computed) <= 1024
-    assert sum(computed) / sum(len(row.tokens) - 1 for row in rows) < 1.2
+    assert sum(computed) / sum(lengths(rows)) < 1.1
 
 
-def test_targets_are_the_trained_tokens_and_never_padding(rows: list[Encoded]) -> None:
-    some = rows[:5]
-    batch = batches.collate(some, 0)
-    flat = np.array(batch.inputs).reshape(-1)
-    expected = [token for row in some for token in row.tokens[row.trained].tolist()]
-    assert np.array(batch.targets).tolist() == expected
-    assert (flat[np.array(batch.positions)] == np.array(batch.targets) - 1).all()  # these rows count up by one
+def test_lengths_are_rounded_to_few(rows: list[Encoded]) -> None:
+    assert [batching.padded(length) for length in (0, 1, 8, 9, 256, 257, 512, 513)] == [8, 8, 8, 16, 256, 272, 512, 544]
+    assert len({batching.padded(length) for length in range(1, 8193)}) < 120
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 9])
+def test_targets_are_the_trained_tokens_and_never_padding(rows: list[Encoded], lanes: int) -> None:
+    batch = batches.collate(rows, range(5), 0, lanes)
+    assert len(batch.parts) == min(lanes, 5)
+    assert sorted(at for part in batch.parts for at in part.rows) == list(range(5))
+    for part in batch.parts:
+        real = np.array(part.weights) > 0
+        expected = [token for at in part.rows for token in rows[at].tokens[rows[at].trained].tolist()]
+        flat, targets = np.array(part.inputs).reshape(-1), np.array(part.targets)[real]
+        assert targets.tolist() == expected
+        assert (flat[np.array(part.positions)[real]] == targets - 1).all()  # these rows count up by one
+    assert batch.trained == sum(int(row.trained.sum()) for row in rows[:5])
+    assert batch.counts == {at: (len(rows[at].tokens), int(rows[at].trained.sum())) for at in range(5)}
 
 
 def test_a_shared_prefix_leaves_every_target_to_its_row() -> None:
@@ -69,8 +93,10 @@ def test_a_shared_prefix_leaves_every_target_to_its_row() -> None:
     ]
     prefix = batches.shared_prefix(rows)
     assert prefix == 30
-    batch = batches.collate(rows, prefix)
+    batch = batches.collate(rows, range(3), prefix)
+    (part,) = batch.parts
+    assert batch.prefix is not None
     assert np.array(batch.prefix).tolist() == shared
-    assert np.array(batch.targets).tolist() == [1, 2, 3, 4, 5, 6]
-    assert np.array(batch.inputs)[:, 0].tolist() == [7, 7, 7]
+    assert np.array(part.targets)[np.array(part.weights) > 0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.array(part.inputs)[:, 0].tolist() == [7, 7, 7]
     assert batches.shared_prefix(rows[:1]) == 0

@@ -19,6 +19,7 @@ from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import checkpoint, schedule
 from mlxtune.training.loop import Loop
+from mlxtune.training.stack import Stack
 
 
 class Listener:
@@ -46,8 +47,9 @@ def make(tiny: Path, folder: Path, section: TrainingSection = SECTION, dropout: 
     model, _ = load_model(tiny)
     template = ChatTemplate(load_tokenizer(tiny))
     rows = [template.encode(row, 256) for row in read_file(write_chat(folder / "chat.jsonl", 26))]
-    config = lora.add(model, AdapterSection(rank=4, alpha=8, dropout=dropout), seed=section.seed)
-    return Loop(folder, model, split(model), section, config, rows[:22], rows[22:], prefix=0)
+    adapter = AdapterSection(rank=4, alpha=8, dropout=dropout)
+    config = lora.add(model, adapter, seed=section.seed)
+    return Loop(folder, Stack(model, split(model)), section, adapter, config, rows[:22], rows[22:], prefix=0)
 
 
 def test_loss_falls_and_every_step_is_told(tiny: Path, tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_resuming_ends_in_the_weights_of_an_uninterrupted_run(tiny: Path, tmp_pa
     listener = Listener()
     second.run(listener, found)
     assert next(event["step"] for event in listener.of("step")) == 5
-    expected, own = lora.weights(whole.model), lora.weights(second.model)
+    expected, own = lora.weights(whole.stack.model), lora.weights(second.stack.model)
     assert all(mx.array_equal(expected[name], own[name]) for name in expected)
 
 
@@ -106,7 +108,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint(tiny: Path, tmp_p
         real(path, data)
 
     monkeypatch.setattr(checkpoint, "write_bytes", full)
-    with pytest.raises(MachineError, match="The disk is full, so step 6 was not saved"):
+    with pytest.raises(MachineError, match="The disk is full, so step 5 was not saved"):
         loop.run(Listener())
     found = checkpoint.newest(tmp_path)
     assert found is not None
@@ -117,8 +119,8 @@ def test_a_loss_that_is_no_number_stops_with_the_rows_named(tiny: Path, tmp_path
     loop = make(
         tiny, tmp_path, dataclasses.replace(SECTION, learning_rate=0.99, clip=0.0, schedule="constant", warmup=0.0, epochs=30)
     )
-    name, array = next(iter(lora.weights(loop.model).items()))
-    loop.model.load_weights([(name, array * math.nan)], strict=False)
+    name, array = next(iter(lora.weights(loop.stack.model).items()))
+    loop.stack.model.load_weights([(name, array * math.nan)], strict=False)
     listener = Listener()
     with pytest.raises(MlxtuneError, match=r"The loss of step 1 is not a number\. Its rows: "):
         loop.run(listener)

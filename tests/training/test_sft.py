@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_model, load_tokenizer
 
 from mlxtune.data.rows import Conversation, Message, Place
-from mlxtune.models import lora
+from mlxtune.models import cpu, lora
 from mlxtune.models.head import split
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate, Encoded
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import batches, sft
-from mlxtune.training.prefix import can_share
+from mlxtune.training.frozen import FrozenCache
+from mlxtune.training.lanes import Lanes
+from mlxtune.training.stack import Stack
+from mlxtune.training.step import Stepper
 
 
 def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[float, dict[str, mx.array]]:
@@ -37,20 +44,46 @@ def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[flo
     return value.item(), dict(tree_flatten(gradients))
 
 
-def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], prefix: int) -> tuple[float, dict[str, mx.array]]:
-    """The same through the loop's pieces, in two micro-batches, divided by the trained tokens of both."""
+@dataclass(frozen=True)
+class Ways:
+    """Which speed-ups are on."""
+
+    prefix: bool = False
+    lanes: int = 1
+    checkpointed: bool = False
+    frozen: bool = False
+    compiled: bool = False
+
+
+EACH = [Ways(prefix=True), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(compiled=True)]
+TOGETHER = [
+    Ways(prefix=True, lanes=2, checkpointed=True, frozen=True),
+    Ways(prefix=True, checkpointed=True, compiled=True),
+    Ways(prefix=True, lanes=3, frozen=True),
+    Ways(prefix=True, frozen=True, compiled=True),
+]
+
+
+def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) -> tuple[float, dict[str, mx.array]]:
+    """The same through the loop's pieces, in two batches, divided by the trained tokens of both."""
     parts = split(model)
     assert not parts.warning
-    half = len(rows) // 2
-    total, trained, gradients = 0.0, 0, None
-    for some in (rows[:half], rows[half:]):
-        batch = batches.collate(some, prefix)
-        value, new = nn.value_and_grad(model, lambda batch: sft.loss_sum(model, parts, batch))(batch)
-        total, trained = total + value.item(), trained + batch.trained
-        flat = dict(tree_flatten(new))
-        gradients = flat if gradients is None else {name: gradients[name] + flat[name] for name in flat}
-    assert gradients is not None
-    return total / trained, {name: array / trained for name, array in gradients.items()}
+    stack = Stack(model, parts, Lanes(ways.lanes), checkpointed=ways.checkpointed)
+    prefix = batches.shared_prefix(rows) if ways.prefix else 0
+    assert prefix >= 16 or not ways.prefix
+    assert stack.can_share()
+    assert stack.can_enter() or not ways.frozen
+    stepper = Stepper(stack, optim.SGD(0.0), sft.loss_sum, clip=0.0, compiled=ways.compiled)
+    frozen = FrozenCache(stack, rows, prefix, budget=20_000, folder=Path(tempfile.gettempdir())) if ways.frozen else None
+    half, sums, trained = len(rows) // 2, None, 0
+    model.train()
+    for some in (range(half), range(half, len(rows))):
+        batch = batches.collate(rows, some, prefix, ways.lanes)
+        sums = stepper.add(batch.arrays | {"entering": frozen.entering(batch) if frozen else []}, sums)
+        trained += batch.trained
+    assert sums is not None
+    mx.eval(sums)
+    return sums[0].item() / trained, {name: array / trained for name, array in tree_flatten(sums[1])}
 
 
 def assert_equal(own: tuple[float, dict[str, mx.array]], plain: tuple[float, dict[str, mx.array]], tolerance: float) -> None:
@@ -84,18 +117,49 @@ def conversations(tokenizer, system: str) -> list[Encoded]:
     return made
 
 
-def test_loss_and_gradients_equal_the_plain_computation_on_the_tiny_model(tiny: Path) -> None:
-    from mlx_lm.utils import load_tokenizer
+SYSTEM = "You answer in one short sentence and never say more than you know about the weather."
 
+
+@pytest.fixture(scope="module")
+def small(tiny: Path) -> tuple[nn.Module, list[Encoded], tuple[float, dict[str, mx.array]]]:
+    """The tiny model with an adapter on its upper layer, rows, and their plain loss and gradients by MLX's own functions."""
     model, _ = load_model(tiny)
-    rows = conversations(load_tokenizer(tiny), "Be kind and brief.")
-    shaken(model, AdapterSection(rank=4, alpha=8))
-    plain = plain_loss_and_gradients(model, rows)
-    shared = batches.shared_prefix(rows)
-    assert shared > 20
-    assert can_share(model, split(model))
-    assert_equal(own_loss_and_gradients(model, rows, 0), plain, 1e-5)
-    assert_equal(own_loss_and_gradients(model, rows, shared), plain, 1e-5)
+    rows = conversations(load_tokenizer(tiny), SYSTEM)
+    shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
+    cpu.release()
+    return model, rows, plain_loss_and_gradients(model, rows)
+
+
+@pytest.mark.parametrize("ways", [Ways(), *EACH, *TOGETHER], ids=str)
+def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Ways) -> None:
+    model, rows, plain = small
+    cpu.adopt()
+    assert_equal(own_loss_and_gradients(model, rows, ways), plain, 1e-5)
+
+
+def test_dropout_is_the_same_when_a_layer_is_computed_again(tiny: Path) -> None:
+    """Checkpointed layers draw once and repeat it: the gradient is that of the loss that was told, by finite differences."""
+    model, _ = load_model(tiny)
+    rows = conversations(load_tokenizer(tiny), SYSTEM)
+    shaken(model, AdapterSection(rank=4, alpha=8, dropout=0.3))
+    stack = Stack(model, split(model), checkpointed=True)
+    batch = batches.collate(rows, range(4), 0)
+    model.train()
+
+    def at(seed: int) -> Any:
+        mx.random.seed(seed)
+        return nn.value_and_grad(model, lambda: sft.loss_sum(stack, batch.arrays | {"entering": []}))()
+
+    loss, gradients = at(3)
+    assert at(4)[0].item() != loss.item()
+    before = lora.weights(model)
+    flat = dict(tree_flatten(gradients))
+    size = mx.sqrt(sum(array.square().sum() for array in flat.values()))
+    around = []
+    for sign in (1, -1):
+        model.load_weights([(name, array + sign * 1e-2 * flat[name] / size) for name, array in before.items()], strict=False)
+        around.append(at(3)[0].item())
+    assert (around[0] - around[1]) / 2e-2 == pytest.approx(size.item(), rel=2e-2)
 
 
 @pytest.mark.real
@@ -103,9 +167,10 @@ def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(rea
     from mlxtune.models.load import load
 
     loaded = load(real.source)  # its own copy: adapters would stay on the shared one
-    rows = conversations(loaded.tokenizer, "You answer in one short sentence and never say more than you know about the weather.")
+    rows = conversations(loaded.tokenizer, SYSTEM)
     shaken(loaded.model, AdapterSection(rank=8, layers=8))
+    cpu.release()
     plain = plain_loss_and_gradients(loaded.model, rows)
-    shared = batches.shared_prefix(rows)
-    assert shared >= 16
-    assert_equal(own_loss_and_gradients(loaded.model, rows, shared), plain, 1e-5)
+    cpu.adopt()
+    for ways in (Ways(), Ways(prefix=True, lanes=2, frozen=True), Ways(prefix=True, lanes=2, checkpointed=True, frozen=True)):
+        assert_equal(own_loss_and_gradients(loaded.model, rows, ways), plain, 1e-5)

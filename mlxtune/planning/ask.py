@@ -1,0 +1,52 @@
+"""Questions that only MLX and the model's own tokenizer can answer, put to a process of its own: planning never loads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from mlxtune.core import errors
+from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.planning.workload import Batch, Length, Lengths
+from mlxtune.recipe import Recipe, dump
+
+MODULE = "mlxtune.training.probe"
+
+
+def lengths(recipe: Recipe) -> Lengths:
+    """The true lengths of the recipe's rows, rendered as the worker renders them.
+
+    Raises what the worker would raise for rows, template or model; ``MachineError`` when the process died.
+    """
+    found = _ask("lengths", {"recipe": dump(recipe)})
+    train, valid = (tuple(Length(*row) for row in found[share]) for share in ("train", "valid"))
+    return Lengths(train, valid, found["prefix"], found["plain"])
+
+
+def steps(recipe: Recipe, batch: Batch, *, cached: bool, checkpointed: bool, compute: str | None = None) -> dict[str, Any]:
+    """What two steps on ``batch`` took; the keys are those of ``training.probe.steps``. Raises ``MachineError`` and as above."""
+    trained = -(-batch.trained // batch.rows)
+    rows = [[batch.prefix + batch.width + 1, min(trained, batch.width)]] * batch.rows
+    shape = {"prefix": batch.prefix, "rows": rows, "cached": cached, "checkpointed": checkpointed}
+    return _ask("steps", {"recipe": dump(recipe), "batch": shape, "compute": compute})
+
+
+def _ask(what: str, request: dict[str, Any]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", MODULE, what], input=json.dumps(request), capture_output=True, text=True,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "true"},
+    )  # fmt: skip
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        said = done.stderr.strip().splitlines()
+        why = one_line(said[-1], 200) if said else f"it ended with {done.returncode}, as it does when memory runs out"
+        raise MachineError(f"The process that looks at the {'rows' if what == 'lengths' else 'step'} died: {why}.") from error
+    if "error" not in answer:
+        return answer
+    kind = getattr(errors, answer["kind"], MlxtuneError)
+    raise kind(answer["error"], mend=answer["mend"])

@@ -1,0 +1,157 @@
+"""What a plan can only learn from MLX: true lengths, and what two steps take. Asked by ``planning.ask``, in a process of its own.
+
+    python -m mlxtune.training.probe lengths < request.json
+    python -m mlxtune.training.probe steps   < request.json
+
+A request is ``{"recipe": TOML}``, for ``steps`` with a ``batch`` beside it: ``prefix``, ``rows`` (each ``[tokens,
+trained]``), ``cached`` and ``checkpointed``. The answer is one JSON document on stdout; an error of ours is ``{"error", "mend", "kind"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.data.rows import Place
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.models import blas
+from mlxtune.models.resolve import resolve
+from mlxtune.planning.machine import machine
+from mlxtune.recipe import Recipe, parse
+
+if TYPE_CHECKING:
+    from mlxtune.models.template import Encoded
+
+
+def lengths(request: dict[str, Any]) -> dict[str, Any]:
+    """Each row as the worker will encode it: ``[full, trained, first]``, in tokens.
+
+    ``full`` is the length before it is cut, ``first`` how many tokens come before the first that trains. ``prefix`` is what all rows
+    share and a batch computes once. No weight is read. Raises ``InputError`` for whatever the worker would refuse.
+    """
+    from mlx_lm.models.cache import KVCache, make_prompt_cache
+    from mlx_lm.utils import load_model, load_tokenizer
+
+    from mlxtune.models.template import ChatTemplate
+    from mlxtune.training.assemble import encode
+    from mlxtune.training.batches import shared_prefix
+
+    recipe = parse(request["recipe"])
+    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    shares.refuse_sealed((*shares.train, *shares.valid))
+    source = resolve(recipe.model.base)
+    template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
+    train, valid = (encode(template, rows, recipe.data.max_tokens) for rows in (shares.train, shares.valid))
+    model, _ = load_model(source.folder, lazy=True)
+    plain = all(type(cache) is KVCache for cache in make_prompt_cache(model))
+    return {
+        "train": [_row(row) for row in train],
+        "valid": [_row(row) for row in valid],
+        "prefix": shared_prefix([*train, *valid]) if plain else 0,
+        "plain": plain,
+    }
+
+
+def _row(row: Encoded) -> list[int]:
+    return [row.full, int(row.trained[1:].sum()), int(row.trained.argmax())]
+
+
+def steps(request: dict[str, Any]) -> dict[str, Any]:
+    """Two optimizer steps of the recipe on rows of the batch's shape: bytes at the peak and at rest, and seconds.
+
+    ``frozen`` is what computing the layers below the first adapter took by itself, 0.0 where that is not kept; ``step`` is the
+    second step. ``compute`` in the request overrides the compute path.
+    """
+    import mlx.core as mx
+
+    from mlxtune.models import head, load, lora
+    from mlxtune.training import lanes, optimizer, sft
+    from mlxtune.training.assemble import CACHED
+    from mlxtune.training.batches import collate
+    from mlxtune.training.frozen import FrozenCache
+    from mlxtune.training.stack import Stack
+    from mlxtune.training.step import Stepper
+
+    recipe, batch = parse(request["recipe"]), request["batch"]
+    loaded = load.load(resolve(recipe.model.base), request.get("compute"), quantize=recipe.model.quantize)
+    lora.add(loaded.model, recipe.adapter, recipe.training.seed)
+    parts = head.split(loaded.model)
+    stack = Stack(loaded.model, parts, lanes.Lanes(lanes.suitable()), checkpointed=batch["checkpointed"])
+    rows = _rows(batch["rows"], batch["prefix"], recipe)
+    chosen = collate(rows, range(len(rows)), batch["prefix"], stack.lanes.count)
+    update = optimizer.make(recipe.training, recipe.adapter)
+    update.init(loaded.model.trainable_parameters())
+    stepper = Stepper(stack, update, sft.loss_sum, clip=recipe.training.clip, compiled=loaded.compute == "native")
+    mx.eval(update.state)
+    loaded.model.train()
+    rest, loading = mx.get_active_memory(), mx.get_peak_memory()
+    mx.reset_peak_memory()
+    frozen = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        cache = None
+        if batch["cached"] and stack.can_enter():
+            cache = FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
+            start = time.perf_counter()
+            mx.eval(cache.entering(chosen))
+            frozen = time.perf_counter() - start
+        for _ in range(2):
+            start = time.perf_counter()
+            sums: Any = None
+            for _ in range(min(2, recipe.training.accumulate)):
+                sums = stepper.add(chosen.arrays | {"entering": cache.entering(chosen) if cache else []}, sums)
+                mx.async_eval(sums)
+            norm = stepper.apply(sums[1], chosen.trained)
+            mx.eval(norm, stepper.results)
+            del sums
+            taken = time.perf_counter() - start
+        if cache:
+            cache.close()
+    return {
+        "rest": rest,
+        "loading": loading,
+        "peak": mx.get_peak_memory(),
+        "frozen": frozen,
+        "step": taken / min(2, recipe.training.accumulate),
+        "computed": chosen.computed,
+        "lanes": len(chosen.parts),
+    }
+
+
+def _rows(shapes: Sequence[Sequence[int]], prefix: int, recipe: Recipe) -> list[Encoded]:
+    """Rows of these lengths that begin alike; their tokens mean nothing, and the last ones train."""
+    import numpy as np
+
+    from mlxtune.models.template import Encoded
+
+    dice = np.random.default_rng(recipe.training.seed)
+    made = []
+    for at, (length, trained) in enumerate(shapes):
+        tokens = dice.integers(3, 250, length).astype(np.int32)
+        tokens[:prefix] = np.arange(prefix) % 200 + 3
+        mask = np.zeros(length, bool)
+        mask[length - trained :] = True
+        made.append(Encoded(str(at), Place(recipe.folder, at + 1), tokens, mask, length))
+    return made
+
+
+def main() -> int:
+    """Entry point; always prints one JSON document."""
+    answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"lengths": lengths, "steps": steps}
+    blas.preload()
+    try:
+        answer = answers[sys.argv[1]](json.load(sys.stdin))
+    except MlxtuneError as error:
+        answer = {"error": error.message, "mend": error.mend, "kind": type(error).__name__}
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The CPU's own attention and SwiGLU against MLX's: values and gradients, every kind of mask."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlxtune.models import cpu
+
+MASKS = {
+    "none": None,
+    "causal": "causal",
+    "tokens": mx.arange(9) <= mx.arange(4, 9)[:, None],
+    "rows": mx.array([[[[True] * 9] * 5], [[[False] * 3 + [True] * 6] * 5]]),
+    "heads": mx.random.bernoulli(0.7, (2, 6, 5, 9), key=mx.random.key(2)) | (mx.arange(9) == 0),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_attention_equals_mlx(kind: str) -> None:
+    keys = mx.random.split(mx.random.key(0), 4)
+    shapes = [(2, 6, 5, 8), (2, 2, 9, 8), (2, 2, 9, 8), (2, 6, 5, 8)]
+    *arrays, slope = (mx.random.normal(shape, key=key) * 3 for shape, key in zip(shapes, keys, strict=True))
+
+    def plain(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        k, v = mx.repeat(k, 3, axis=1), mx.repeat(v, 3, axis=1)
+        scores = 0.3 * q @ k.swapaxes(-1, -2)
+        mask = MASKS[kind]
+        if isinstance(mask, str):
+            mask = MASKS["tokens"]
+        scores = scores if mask is None else mx.where(mask, scores, -1e30)
+        return mx.softmax(scores, axis=-1) @ v
+
+    def own(*qkv: mx.array) -> mx.array:
+        return cpu.attention(*qkv, scale=0.3, mask=MASKS[kind])
+
+    expected, found = mx.vjp(plain, arrays, [slope]), mx.vjp(own, arrays, [slope])
+    for ours, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert mx.allclose(ours, theirs, rtol=5e-5, atol=5e-5)  # MLX's exponential is right to 4e-6
+    theirs = cpu._MLX_ATTENTION(*arrays, scale=0.3, mask=MASKS[kind])
+    assert mx.allclose(found[0][0], theirs, rtol=5e-5, atol=5e-5)
+
+
+def test_swiglu_equals_mlx_far_out_too() -> None:
+    gate, x = mx.concatenate([mx.random.normal((50,)) * 5, mx.array([-200.0, -100.0, -90.0, 90.0, 200.0, 0.0])]), mx.full((56,), 1.5)
+    slope = mx.random.normal((56,))
+    expected = mx.vjp(lambda g, x: nn.silu(g) * x, [gate, x], [slope])
+    found = mx.vjp(cpu.swiglu, [gate, x], [slope])
+    for ours, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert mx.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_exponential_keeps_its_relative_accuracy_down_to_the_smallest() -> None:
+    x = -np.exp(np.linspace(-10, 4.45, 5000)).astype(np.float32)
+    assert np.allclose(np.array(cpu.exp(mx.array(x))), np.exp(x.astype(np.float64)), rtol=2e-7, atol=0)
+    assert cpu.exp(mx.array([-mx.inf, -200.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_half_precision_goes_to_mlx() -> None:
+    q = mx.random.normal((1, 2, 4, 8)).astype(mx.float16)
+    assert mx.array_equal(cpu.attention(q, q, q, scale=1.0, mask="causal"), cpu._MLX_ATTENTION(q, q, q, scale=1.0, mask="causal"))
+    assert mx.array_equal(cpu.swiglu(q, q), cpu._MLX_SWIGLU(q, q))

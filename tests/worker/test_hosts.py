@@ -1,0 +1,166 @@
+"""Real runs on two hosts, both on this machine: the losses of one host, one log, and an end with a checkpoint whatever is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.hashing import sha256_file
+from mlxtune.recipe import load
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.locks import is_held
+from mlxtune.runs.registry import Run
+
+LONG = ("training.steps=100000", "training.save_every=100000", "training.validate_every=100000")
+
+
+def start(workspace: Path, *overrides: str, hosts: int = 2) -> Run:
+    recipe = load(workspace / "recipes" / "tiny.toml", overrides)
+    return launch.start(workspace, "train", recipe, {"hosts": hosts} if hosts > 1 else {})
+
+
+def wait_for(run: Run, condition, seconds: float = 90) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition(state := run.state()):
+        assert time.monotonic() < give_up, (state, run.log_tail(20))
+        assert not state.ended, (state, run.log_tail(20))
+        time.sleep(0.02)
+
+
+def peer_of(run: Run) -> int:
+    """The process id that the second host printed when it began."""
+    found = re.findall(r"process (\d+)", (run.folder / "worker-1.log").read_text())
+    return int(found[-1])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until_gone(run: Run, peer: int, seconds: float = 15) -> None:
+    give_up = time.monotonic() + seconds
+    while is_held(run.lock) or alive(peer):
+        assert time.monotonic() < give_up, (is_held(run.lock), peer)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("rows", [4, 1])
+def test_two_hosts_have_the_losses_of_one(workspace: Path, rows: int) -> None:
+    overrides = (f"training.batch_size={rows}", "training.accumulate=2", "training.steps=8", "training.schedule=constant")
+    runs = []
+    for hosts in (1, 2):
+        run = start(workspace, *overrides, hosts=hosts)
+        wait_for(run, lambda state: state.ended)
+        assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
+        runs.append(run)
+    one, two = (run.state() for run in runs)
+    assert len(two.steps) == 8
+    assert [step.loss for step in two.steps] == pytest.approx([step.loss for step in one.steps], abs=1e-5)
+    assert [item.loss for item in two.validations] == pytest.approx([item.loss for item in one.validations], abs=1e-5)
+    said = [[event for event in events.read_all(run.folder) if event["type"] == "step"] for run in runs]
+    assert [event["tokens"] for event in said[0]] == [event["tokens"] for event in said[1]]
+
+
+def test_there_is_one_log_and_the_other_host_writes_its_own(workspace: Path) -> None:
+    run = start(workspace)
+    wait_for(run, lambda state: state.ended)
+    told = events.read_all(run.folder)
+    assert [event["seq"] for event in told] == list(range(len(told)))
+    assert [event["type"] for event in told].count("data.ready") == 1
+    assert (run.adapter / "adapters.safetensors").is_file()
+    wait_until_gone(run, peer_of(run))
+
+
+def test_a_stop_ends_all_hosts_at_one_step_and_a_resume_brings_them_back(workspace: Path) -> None:
+    run = start(workspace, *LONG)
+    wait_for(run, lambda state: state.step >= 3)
+    registry.stop(run)
+    wait_for(run, lambda state: state.phase == "stopped")
+    stopped = run.state()
+    assert stopped.checkpoints[-1] == stopped.step
+    assert not stopped.warnings
+    wait_until_gone(run, peer_of(run))
+    launch.resume(run)
+    wait_for(run, lambda state: state.step >= stopped.step + 3)
+    os.kill(peer_of(run), signal.SIGTERM)  # a wish that the other host hears counts as much
+    wait_for(run, lambda state: state.phase == "stopped")
+    state = run.state()
+    assert [step.step for step in state.steps] == list(range(1, state.step + 1))
+    assert state.checkpoints[-1] == state.step
+
+
+def test_a_killed_peer_stops_the_run_with_a_checkpoint(workspace: Path) -> None:
+    run = start(workspace, *LONG)
+    wait_for(run, lambda state: state.step >= 3)
+    os.kill(peer_of(run), signal.SIGKILL)
+    wait_for(run, lambda state: state.phase == "stopped", seconds=20)
+    state = run.state()
+    assert state.checkpoints[-1] == state.step
+    assert "Host 1 (127.0.0.1) was killed by signal 9" in state.warnings[-1]
+    wait_until_gone(run, peer_of(run))
+    launch.resume(run)
+    wait_for(run, lambda now: now.phase == "running" and now.step > state.step)
+    registry.stop(run)
+    wait_for(run, lambda state: state.phase == "stopped")
+
+
+def test_a_peer_does_not_outlive_its_leader(workspace: Path) -> None:
+    run = start(workspace, *LONG)
+    wait_for(run, lambda state: state.step >= 3)
+    os.kill(run.state().pid, signal.SIGKILL)
+    wait_until_gone(run, peer_of(run))
+    assert run.status() == "crashed"
+
+
+def test_a_stopped_run_is_the_one_that_was_never_stopped(workspace: Path) -> None:
+    overrides = ("training.steps=60", "training.save_every=100", "training.validate_every=100")
+    whole = start(workspace, *overrides)
+    wait_for(whole, lambda state: state.ended)
+    parted = start(workspace, *overrides)
+    wait_for(parted, lambda state: state.step >= 3)
+    registry.stop(parted)
+    wait_for(parted, lambda state: state.ended)
+    if parted.state().phase == "stopped":
+        launch.resume(parted)
+        wait_for(parted, lambda state: state.ended)
+    assert parted.state().phase == whole.state().phase == "finished"
+    weights = [sha256_file(run.adapter / "adapters.safetensors") for run in (whole, parted)]
+    assert weights[0] == weights[1]
+
+
+def test_a_host_that_cannot_work_is_named_before_the_first_step(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = workspace / "bin"
+    away.mkdir()
+    (away / "ssh").write_text("#!/bin/sh\necho 'no route to elsewhere'\nexit 255\n")
+    (away / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{away}:{os.environ['PATH']}")
+    recipe = load(workspace / "recipes" / "tiny.toml")
+    hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": "elsewhere", "ips": ["127.0.0.1"]}]
+    run = launch.start(workspace, "train", recipe, {"hosts": hosts, "backend": "ring", "envs": []})
+    wait_for(run, lambda state: state.ended)
+    assert run.state().phase == "failed"
+    assert "Host 1 (elsewhere) ended with code 255: no route to elsewhere" in run.state().error
+
+
+def test_a_host_behind_ssh_trains_along(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = workspace / "bin"
+    away.mkdir()
+    # What ssh does, without the network: the last argument goes to a shell, and the pipes are handed through.
+    (away / "ssh").write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    (away / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{away}:{os.environ['PATH']}")
+    recipe = load(workspace / "recipes" / "tiny.toml", ("training.steps=4",))
+    hosts = [{"ssh": "here", "ips": ["127.0.0.1"]}, {"ssh": "there", "ips": ["127.0.0.1"]}]
+    run = launch.start(workspace, "train", recipe, {"hosts": hosts, "backend": "ring", "envs": []})
+    wait_for(run, lambda state: state.ended)
+    assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
+    assert "train " in (run.folder / "worker-1.log").read_text()
