@@ -28,10 +28,10 @@ _GEMMA4: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """``config`` is what its ``config.json`` says beside the usual sizes, ``plain`` whether every layer attends to all tokens."""
+    """``config`` is what its ``config.json`` says beside the usual sizes, ``shares`` whether rows can share a prefix."""
 
     config: dict[str, Any]
-    plain: bool = True
+    shares: bool = True
     inner: dict[str, Any] = field(default_factory=dict)  # a wrapper's text_config
 
     @property
@@ -47,22 +47,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ministral3": Architecture(
         {"model_type": "ministral3", "layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
         | {"rope_parameters": {"rope_theta": 10000.0, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64}},
-        plain=False,
+        shares=False,
     ),
     "mistral3": Architecture({"model_type": "mistral3"}, inner={"model_type": "llama", "tie_word_embeddings": False}),
     "gemma": Architecture({"model_type": "gemma"}),
     "gemma2": Architecture({"model_type": "gemma2", "final_logit_softcapping": 3.0}),
-    "gemma3_text": Architecture({"model_type": "gemma3_text", **_SLIDING}, plain=False),
-    "gemma3": Architecture({"model_type": "gemma3"}, plain=False, inner={"model_type": "gemma3_text", **_SLIDING}),
-    "gemma4_text": Architecture(_GEMMA4 | _SLIDING, plain=False),
-    "gemma4": Architecture({"model_type": "gemma4"}, plain=False, inner=_GEMMA4 | _SLIDING),
+    "gemma3_text": Architecture({"model_type": "gemma3_text", **_SLIDING}, shares=False),
+    "gemma3": Architecture({"model_type": "gemma3"}, shares=False, inner={"model_type": "gemma3_text", **_SLIDING}),
+    "gemma4_text": Architecture(_GEMMA4 | _SLIDING, shares=False),
+    "gemma4": Architecture({"model_type": "gemma4"}, shares=False, inner=_GEMMA4 | _SLIDING),
     "qwen2": Architecture({"model_type": "qwen2", "tie_word_embeddings": True}),
     "qwen3": Architecture({"model_type": "qwen3", "tie_word_embeddings": False}),
     "qwen3_moe": Architecture(
         {"model_type": "qwen3_moe", "tie_word_embeddings": False, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1}
         | {"mlp_only_layers": [], "moe_intermediate_size": 32, "norm_topk_prob": True}
     ),
-    "qwen3_5": Architecture({"model_type": "qwen3_5"}, plain=False, inner=_QWEN3_5),
+    "qwen3_5": Architecture({"model_type": "qwen3_5"}, shares=False, inner=_QWEN3_5),
     "phi3": Architecture({"model_type": "phi3", "tie_word_embeddings": False}),
     "phi": Architecture({"model_type": "phi", "layer_norm_eps": 1e-5}),
     "cohere": Architecture({"model_type": "cohere", "layer_norm_eps": 1e-5, "logit_scale": 0.25}),
@@ -75,23 +75,28 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"model_type": "lfm2", "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3, "block_dim": 64, "block_ff_dim": 64}
         | {"block_multiple_of": 32, "block_ffn_dim_multiplier": 1.0, "block_auto_adjust_ff_dim": False}
         | {"layer_types": ["conv", "full_attention"]},
-        plain=False,
+        shares=False,
     ),
 }  # fmt: skip
 
 
-def make(folder: Path, name: str, *, bits: int = 4) -> Path:
-    """Write ``name`` into ``folder`` as mlx-lm would after converting it; ``bits`` = 0 leaves it unquantised."""
+def make(folder: Path, name: str, *, bits: int = 4, **sizes: Any) -> Path:
+    """Write ``name`` into ``folder`` as mlx-lm would after converting it; ``bits`` = 0 leaves it unquantised.
+
+    ``sizes`` are settings of its ``config.json`` that differ from the usual ones.
+    """
     import mlx.core as mx
     from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 
     write_tokenizer(folder, template=CHATML, stop="<|im_end|>")
-    config = json.loads(json.dumps(ARCHITECTURES[name].whole))
+    config = json.loads(json.dumps(ARCHITECTURES[name].whole | sizes))
     model_class, arguments = _get_classes(config)
     mx.random.seed(2)
     model = model_class(arguments.from_dict(json.loads(json.dumps(config))))
     if name.startswith("gemma3"):
-        getattr(model, "language_model", model).sanitize({})  # without a head of its own among the weights, the head is the embedding
+        getattr(model, "language_model", model).sanitize(
+            {}
+        )  # without a head of its own among the weights, the head is the embedding
     mx.eval(model.parameters())
     if bits:
         model, config = quantize_model(model, config, 32, bits)

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import demo, evaluate, runs, train, workspace
+from mlxtune.cli import demo, evaluate, plan, runs, train, workspace
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("doctor")(workspace.doctor)
 app.command("init")(workspace.init)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(evaluate.score)

@@ -15,6 +15,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
+from mlxtune.training import peers
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a .toml file.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set training.epochs=3", metavar="KEY=VALUE")]
@@ -24,14 +25,17 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
+    hosts: Annotated[int, typer.Option("--hosts", help="Processes on this machine that share the work.")] = 1,
+    hostfile: Annotated[Path | None, typer.Option("--hostfile", help="Machines that share the work, as for mlx.launch.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return at once.")] = False,
     json: Json = False,
 ) -> None:
     """Start a run and follow it. Closing the terminal or Ctrl-C does not stop it."""
     loaded = load(recipe, overrides or [])
+    asked = peers.request(hosts, hostfile)
     check(loaded)
     fetch(loaded)
-    run = launch.start(Path.cwd(), "train", loaded)
+    run = launch.start(Path.cwd(), "train", loaded, asked)
     if detach:
         show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
         return

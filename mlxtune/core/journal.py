@@ -15,10 +15,11 @@ class Journal:
     """The writing end. One process writes; any number may read with :class:`Tail`."""
 
     def __init__(self, path: Path) -> None:
-        """Open ``path`` for appending, cutting off a line that a crash left unfinished."""
+        """Open ``path`` for appending, cutting off a line that a crash left unfinished. Raises ``MachineError`` on a full disk."""
         self.path = path
-        truncate_torn_line(path)
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        with disk_errors(path.name):
+            truncate_torn_line(path)
+            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line with a single ``write``. Raises ``MachineError`` on a full disk."""
@@ -33,8 +34,9 @@ class Journal:
                 raise
 
     def sync(self) -> None:
-        """Flush to disk: call it for events that must survive a power cut."""
-        os.fsync(self._handle)
+        """Flush to disk: call it for events that must survive a power cut. Raises ``MachineError`` on a full disk."""
+        with disk_errors(self.path.name):
+            os.fsync(self._handle)
 
     def close(self) -> None:
         """Close the file; appending afterwards raises ``OSError``."""

@@ -37,9 +37,9 @@ def _replace(old: Any, new: Any) -> None:
             module.swiglu = new  # type: ignore[attr-defined]
 
 
-def exp(x: mx.array) -> mx.array:
-    """``e**x`` for ``x`` that is nowhere positive."""
-    return 1 / (1 + mx.expm1(-x))
+def exp_of_negative(x: mx.array) -> mx.array:
+    """``exp(-x)`` for float32 ``x`` that is nowhere negative; on a GPU, MLX's own."""
+    return mx.exp(-x) if mx.default_device().type == mx.DeviceType.gpu else 1 / (1 + mx.expm1(x))
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
@@ -94,7 +94,7 @@ def attention(
 @mx.custom_function
 def _attention(rows: mx.array, keys: mx.array, values: mx.array, seen: mx.array) -> tuple[mx.array, mx.array]:
     scores = mx.where(seen, rows @ keys.swapaxes(-1, -2), mx.finfo(mx.float32).min)
-    power = exp(scores - scores.max(axis=-1, keepdims=True))
+    power = exp_of_negative(scores.max(axis=-1, keepdims=True) - scores)
     weights = power * (1 / power.sum(axis=-1, keepdims=True))
     return weights @ values, weights
 

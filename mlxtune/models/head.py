@@ -15,7 +15,8 @@ Other heads, and those that train, run the model's own code in chunks that the b
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
+
+from mlxtune.models.cpu import exp_of_negative
 
 CHUNK = 128  # positions whose logits exist at one time
 
@@ -34,8 +37,7 @@ LogProbabilities = Callable[[mx.array, mx.array], mx.array]
 Logits = Callable[[mx.array], mx.array]
 
 _BACKBONES = ("model", "transformer", "backbone")
-_HEADS = ("lm_head", "output", "embed_out")
-_EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embeddings")
+_LINEAR = nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding
 _PROBE = (1, 32, 63, 5, 94, 125, 9, 218)  # tokens that any vocabulary has
 _STRETCH = 8  # the probe also sees hidden states this many times as large, where a cap cannot hide
 
@@ -44,7 +46,7 @@ _STRETCH = 8  # the probe also sees hidden states this many times as large, wher
 class Split:
     """A model in two.
 
-    ``backbone(tokens, cache)`` gives hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the scores of the vocabulary, and
+    ``backbone(tokens, cache or None)`` gives hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the scores of the vocabulary, and
     ``logp(hidden, targets)`` log-probabilities ``(positions,)``. ``warning`` is what to tell the user if the quick way did not agree
     with the model's own forward pass. Where even the halves do not, ``backbone`` is the whole model and its "hidden states" are
     the logits.
@@ -58,15 +60,20 @@ class Split:
 
 @dataclass(frozen=True)
 class _Halves:
-    """Where a model comes apart: ``inner`` holds the backbone, and ``heads`` are the modules that may be its head."""
+    """Where a model comes apart: ``inner`` holds the backbone, by ``name``, and does the rest."""
 
     inner: nn.Module
     name: str
-    heads: Sequence[nn.Module]
 
     @property
     def backbone(self) -> Any:
         return getattr(self.inner, self.name)
+
+    @property
+    def around(self) -> list[nn.Module]:
+        """What is outside of the layers, the head or what it is tied to among it."""
+        found = (*self.inner.children().values(), *self.backbone.children().values())
+        return [module for module in found if isinstance(module, nn.Module) and module is not self.backbone]
 
     def logits(self, hidden: mx.array) -> mx.array:
         """The model's own code on ``hidden`` ``(..., width)``: whatever it does behind its backbone."""
@@ -112,35 +119,30 @@ def _halves(model: nn.Module) -> _Halves | None:
     inner = model
     while isinstance(getattr(inner, "language_model", None), nn.Module):
         inner = inner.language_model
-    for name in _BACKBONES:
-        backbone = getattr(inner, name, None)
-        if isinstance(backbone, nn.Module):
-            found = [getattr(inner, head, None) for head in _HEADS] + [getattr(backbone, head, None) for head in _EMBEDDINGS]
-            return _Halves(inner, name, [head for head in found if isinstance(head, nn.Module)])
-    return None
+    return next((_Halves(inner, name) for name in _BACKBONES if isinstance(getattr(inner, name, None), nn.Module)), None)
 
 
 def _proved(model: nn.Module, halves: _Halves) -> Split | None:
-    """The first way that gives the model's own scores on a few tokens; ``None`` where none does."""
+    """The first way that gives the model's own scores on a few tokens; ``None`` where none does, or the backbone gives them itself."""
     tokens = mx.array([_PROBE])
-    hidden, expected = halves.backbone(tokens)[0], model(tokens)[0]
-    if not _agree(halves.logits(hidden), expected, expected):
+    hidden, expected = halves.backbone(tokens, None)[0], model(tokens)[0]
+    if hidden.shape == expected.shape or not _agree(halves.logits(hidden), expected, expected):
         return None
     states = mx.concatenate([hidden, hidden * _STRETCH])
     own = halves.logits(states)
     targets = mx.concatenate([tokens[0], tokens[0]])
     scale, cap = _bend(halves.inner)
-    for head in halves.heads:
-        if not isinstance(head, nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding):
+    for head in halves.around:
+        if not isinstance(head, _LINEAR) or tree_flatten(head.trainable_parameters()):
             continue
-        if tree_flatten(head.trainable_parameters()):
+        if _Matrix(head).shape != (own.shape[-1], hidden.shape[-1]):
             continue
         logits, logp = _logits(head, scale, cap), one_pass(head, scale=scale, cap=cap)
         if _agree(logits(states), own, own) and _agree(logp(states, targets), plain_logp(own, targets), own):
             return Split(halves.backbone, logits, logp)
-    trained = any(tree_flatten(head.trainable_parameters()) for head in halves.heads)
+    trained = any(tree_flatten(module.trainable_parameters()) for module in halves.around)
     warning = "" if trained else "this architecture's head is not a plain one: computing it twice, in chunks"
-    return Split(halves.backbone, halves.logits, in_chunks(halves.logits, halves.heads), warning)
+    return Split(halves.backbone, halves.logits, in_chunks(halves.logits, halves.around), warning)
 
 
 def _bend(inner: nn.Module) -> tuple[float, float]:
@@ -180,7 +182,7 @@ def one_pass(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: fl
             logits = _bent(matrix.product(part, *weights).astype(mx.float32), scale, cap)
             own = mx.take_along_axis(logits, wanted[:, None], axis=-1)
             top = logits.max(axis=-1, keepdims=True)
-            power = _exp_of_negative(top - logits)
+            power = exp_of_negative(top - logits)
             total = power.sum(axis=-1, keepdims=True)
             logp = (own - top - mx.log(total))[:, 0]
             row = matrix.rows(wanted, *weights)
@@ -212,52 +214,53 @@ def one_pass(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: fl
 def in_chunks(logits: Logits, heads: Sequence[nn.Module], chunk: int = CHUNK) -> LogProbabilities:
     """A differentiable ``logp`` like :func:`one_pass`'s for any head; gradients reach what is trainable in ``heads`` too.
 
-    The backward pass computes each chunk's logits again, with the same dropout.
+    The backward pass computes each chunk's logits again. Dropout inside a head is off, because it would drop other elements then.
     """
 
+    def scored(targets: mx.array, hidden: mx.array, *trained: mx.array) -> mx.array:
+        with _holding(heads, trained):
+            return plain_logp(logits(hidden), targets)
+
+    @mx.custom_function
+    def whole(hidden: mx.array, targets: mx.array, *trained: mx.array) -> mx.array:
+        logps: list[mx.array] = []
+        for start in range(0, hidden.shape[0], chunk):
+            logps.append(scored(targets[start : start + chunk], _part(hidden, start, chunk, logps[-1:]), *trained))
+        return mx.concatenate(logps)
+
+    @whole.vjp
+    def _(primals: Any, cotangent: Any, output: Any) -> Any:
+        hidden, targets, *trained = primals
+        slopes: list[mx.array] = []
+        sums = [mx.zeros_like(array) for array in trained]
+        for start in range(0, hidden.shape[0], chunk):
+            part = _part(hidden, start, chunk, [*slopes[-1:], *sums])
+            again = partial(scored, targets[start : start + chunk])
+            _, (slope, *new) = mx.vjp(again, [part, *trained], [cotangent[start : start + chunk]])
+            slopes.append(slope)
+            sums = [total + array for total, array in zip(sums, new, strict=True)]
+        return mx.concatenate(slopes), mx.zeros_like(targets), *sums
+
     def logp(hidden: mx.array, targets: mx.array) -> mx.array:
-        starts, seed = range(0, hidden.shape[0], chunk), _seed()
-
-        def scored(start: int, part: mx.array, *trained: mx.array) -> mx.array:
-            held, state = _trained(heads), _seed()
-            _put(heads, trained)
-            mx.random.seed(seed + start)
-            found = plain_logp(logits(part), targets[start : start + chunk])
-            _put(heads, held)
-            mx.random.seed(state)
-            return found
-
-        @mx.custom_function
-        def whole(hidden: mx.array, *trained: mx.array) -> mx.array:
-            logps: list[mx.array] = []
-            for start in starts:
-                logps.append(scored(start, _part(hidden, start, chunk, logps[-1:]), *trained))
-            return mx.concatenate(logps)
-
-        @whole.vjp
-        def _(primals: Any, cotangent: Any, output: Any) -> Any:
-            hidden, *trained = primals
-            slopes: list[mx.array] = []
-            sums = [mx.zeros_like(array) for array in trained]
-            for start in starts:
-                part = _part(hidden, start, chunk, [*slopes[-1:], *sums])
-                _, (slope, *new) = mx.vjp(partial(scored, start), [part, *trained], [cotangent[start : start + chunk]])
-                slopes.append(slope)
-                sums = [total + array for total, array in zip(sums, new, strict=True)]
-            return mx.concatenate(slopes), *sums
-
-        found: Any = whole(hidden, *_trained(heads))
-        mx.random.seed(seed + hidden.shape[0])
+        found: Any = whole(hidden, targets, *_trained(heads))
         return found
 
     return logp
 
 
-def _seed() -> int:
-    """What ``mx.random.seed`` would have to be called with to be where we are."""
-    state: Any = mx.random.state
-    high, low = state[0].tolist()
-    return int(high) << 32 | int(low)
+@contextmanager
+def _holding(modules: Sequence[nn.Module], arrays: Sequence[mx.array]) -> Iterator[None]:
+    """Inside, ``modules`` have ``arrays`` for what they train, in the order of :func:`_trained`, and drop nothing."""
+    held, modes = _trained(modules), [module.training for module in modules]
+    _put(modules, arrays)
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        _put(modules, held)
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
 
 
 def _part(hidden: mx.array, start: int, chunk: int, before: list[mx.array]) -> mx.array:
@@ -271,7 +274,6 @@ def _trained(modules: Sequence[nn.Module]) -> list[mx.array]:
 
 
 def _put(modules: Sequence[nn.Module], arrays: Sequence[mx.array]) -> None:
-    """Undo :func:`_trained`."""
     values = iter(arrays)
     for module in modules:
         module.update(tree_map(lambda _: next(values), module.trainable_parameters()))
@@ -288,14 +290,6 @@ def _bent(logits: mx.array, scale: float, cap: float) -> mx.array:
     return mx.tanh(logits / cap) * cap if cap else logits
 
 
-def _exp_of_negative(x: mx.array) -> mx.array:
-    """``exp(-x)`` for ``x`` >= 0 in float32, to rounding.
-
-    On the CPU, where MLX's ``expm1`` takes less than half as long as its ``exp``, by way of that; an overflow becomes the right 0.
-    """
-    return mx.exp(-x) if mx.default_device().type == mx.DeviceType.gpu else 1 / (1 + mx.expm1(x))
-
-
 class _Matrix:
     """A linear head as arrays (W, or its quantised parts, then the bias if there is one) and what can be computed with them."""
 
@@ -306,6 +300,12 @@ class _Matrix:
         if isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding):
             self.how = {"group_size": head.group_size, "bits": head.bits, "mode": head.mode}
             self.count = 3 if head.get("biases") is not None else 2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Vocabulary and width."""
+        rows, columns = self.head.weight.shape
+        return rows, columns * 32 // self.how["bits"] if self.how else columns
 
     @property
     def arrays(self) -> list[mx.array]:

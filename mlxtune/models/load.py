@@ -17,6 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 
 from mlxtune.core.errors import ModelError
+from mlxtune.models import cpu
 from mlxtune.models.resolve import ModelFolder
 
 Compute = Literal["native", "float32"]
@@ -71,6 +72,8 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     if compute == "float32":
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
         model = dequantize_model(model)
+        if suitable() == "float32":
+            cpu.adopt()
     model.freeze()
     mx.eval(model.parameters())
     model.eval()

@@ -7,6 +7,7 @@ template for which that does not hold is refused.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import Conversation, Message, Place, Row, Text
+from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,38 @@ class Encoded:
     @property
     def truncated(self) -> bool:
         return self.full > len(self.tokens)
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A preference pair as tokens: int32 ``(prompt,)``, ``(chosen,)`` and ``(rejected,)``, completions with their stop.
+
+    ``full`` is how many tokens all three have together before completions were cut at the window, ``cut`` how many were.
+    ``reference`` is the log-probability of chosen and rejected under the reference model, in nats, once it is known.
+    """
+
+    id: str
+    place: Place
+    prompt: np.ndarray[Any, np.dtype[np.int32]]
+    chosen: np.ndarray[Any, np.dtype[np.int32]]
+    rejected: np.ndarray[Any, np.dtype[np.int32]]
+    full: int
+    cut: int
+    reference: tuple[float, float] | None = None
+
+    @property
+    def tokens(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """All that is seen, each token once: prompt, chosen, rejected."""
+        return np.concatenate([self.prompt, self.chosen, self.rejected])
+
+    @property
+    def trained(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of ``tokens`` are targets."""
+        return np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected)) >= len(self.prompt)
+
+    @property
+    def truncated(self) -> bool:
+        return self.cut > 0
 
 
 class ChatTemplate:
@@ -70,6 +103,39 @@ class ChatTemplate:
             )
         return Encoded(row.id, row.place, tokens[:max_tokens], kept, len(tokens))
 
+    def pair(self, row: Preference, max_tokens: int) -> EncodedPair:
+        """``row`` with both completions cut so that each fits ``max_tokens`` behind the prompt, which is never cut.
+
+        Raises ``TemplateError`` when prompt and completions cannot be told apart for certain, ``DataError`` when there is nothing to
+        prefer: a completion is empty, both say the same but for spacing, or the cut leaves nothing of one or no difference.
+        """
+        for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
+            if not answer.strip():
+                raise DataError(f"{row.place}: {name} is empty.", mend="Write the answer, or remove the row.")
+        if _bare(row.chosen) == _bare(row.rejected):
+            raise DataError(f"{row.place}: chosen and rejected say the same.", mend="Remove the row.")
+        prompt, chosen = self._completion(row, row.chosen)
+        _, rejected = self._completion(row, row.rejected)
+        room = max_tokens - len(prompt)
+        if room < 1:
+            raise DataError(
+                f"{row.place}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, so nothing is left of the answers.",
+                mend="Raise data.max_tokens, or shorten the prompt.",
+            )
+        if chosen[:room] == rejected[:room]:
+            raise DataError(
+                f"{row.place}: chosen and rejected are the same up to the window of {max_tokens:,} tokens.",
+                mend="Raise data.max_tokens, or remove the row.",
+            )
+        full, cut = len(prompt) + len(chosen) + len(rejected), (len(chosen) > room) + (len(rejected) > room)
+        asked, better, worse = (np.array(tokens, np.int32) for tokens in (prompt, chosen[:room], rejected[:room]))
+        return EncodedPair(row.id, row.place, asked, better, worse, full, cut)
+
+    def _completion(self, row: Preference, answer: str) -> tuple[list[int], list[int]]:
+        """The prompt's tokens, and those of ``answer`` behind it up to its stop."""
+        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), (), row.place)
+        return tokens[:start], tokens[start:end]
+
     def _text(self, row: Text) -> tuple[Any, Any]:
         tokens = self.tokenizer.encode(row.text)
         if tokens[-1] != self.tokenizer.eos_token_id:
@@ -84,28 +150,35 @@ class ChatTemplate:
         for index, message in enumerate(row.messages):
             if message.role != "assistant":
                 continue
-            asked = self._render(row.messages[:index], row.tools, ask=True, place=row.place)
-            answered = self._render(row.messages[: index + 1], row.tools, ask=False, place=row.place)
-            if whole[: len(asked)] != asked or whole[: len(answered)] != answered:
-                raise TemplateError(
-                    f"{row.place}: turn {index + 1} renders differently inside the conversation than when it is asked for, "
-                    "so the trained tokens cannot be proved.",
-                    mend="Keep one assistant turn a row, or use a model whose template does not rewrite earlier turns.",
-                )
-            stop = next((at for at in range(len(answered) - 1, len(asked) - 1, -1) if answered[at] in self.stops), None)
-            if stop is None:
-                raise TemplateError(
-                    f"{row.place}: the template ends turn {index + 1} without a stop token, so the model would never learn to stop.",
-                    mend="Use the instruct version of the model.",
-                )
-            answer = self.tokenizer.decode(whole[len(asked) : stop])
-            if message.content.strip() not in answer:
-                raise TemplateError(
-                    f"{row.place}: the template changes the answer of turn {index + 1} to {one_line(answer, 60)!r}.",
-                    mend="Use a model whose template keeps the text.",
-                )
-            trained[len(asked) : stop + 1] = True
+            answered, start, end = self._answer(row.messages[: index + 1], row.tools, row.place)
+            if whole[: len(answered)] != answered:
+                raise _rewritten(row.place, index)
+            trained[start:end] = True
         return np.array(whole, np.int32), trained
+
+    def _answer(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], place: Place) -> tuple[list[int], int, int]:
+        """``messages`` as tokens, where in them the last turn's answer begins, and where it ends behind its stop.
+
+        Raises ``TemplateError`` unless they begin with what the model is asked, and the answer is there unchanged.
+        """
+        turn = len(messages)
+        asked = self._render(messages[:-1], tools, ask=True, place=place)
+        tokens = self._render(messages, tools, ask=False, place=place)
+        if tokens[: len(asked)] != asked:
+            raise _rewritten(place, turn - 1)
+        stop = next((at for at in range(len(tokens) - 1, len(asked) - 1, -1) if tokens[at] in self.stops), None)
+        if stop is None:
+            raise TemplateError(
+                f"{place}: the template ends turn {turn} without a stop token, so the model would never learn to stop.",
+                mend="Use the instruct version of the model.",
+            )
+        answer = self.tokenizer.decode(tokens[len(asked) : stop])
+        if messages[-1].content.strip() not in answer:
+            raise TemplateError(
+                f"{place}: the template changes the answer of turn {turn} to {one_line(answer, 60)!r}.",
+                mend="Use a model whose template keeps the text.",
+            )
+        return tokens, len(asked), stop + 1
 
     def _render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None
@@ -123,6 +196,19 @@ class ChatTemplate:
             ) from error
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return tokens
+
+
+def _rewritten(place: Place, index: int) -> TemplateError:
+    return TemplateError(
+        f"{place}: turn {index + 1} renders differently inside the conversation than when it is asked for, "
+        "so the trained tokens cannot be proved.",
+        mend="Keep one assistant turn a row, or use a model whose template does not rewrite earlier turns.",
+    )
+
+
+def _bare(text: str) -> list[str]:
+    """``text`` without what only the eye of a machine sees: spacing within lines, empty lines, how characters are composed."""
+    return [" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines() if line.strip()]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

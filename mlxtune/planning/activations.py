@@ -62,7 +62,7 @@ def layer(shapes: Shapes, weights: Sequence[Weight], chosen: Sequence[Weight], s
     gate = kernels.gated if gated else 2
     numbers = norms + query * (1 + kernels.output) + 2 * key + gate * inner
     position = size * numbers + sum(_adapter(shapes, weight, section, kernels) for weight in chosen)
-    if kernels.float32:
+    if kernels.float32 and not section.dropout:
         entering = {(weight.attends, weight.leaves): _columns(shapes, weight) for weight in chosen}  # q, k and v share theirs
         position += _FLOAT * sum(entering.values())
     probabilities = size if kernels.float32 else size + _FLOAT  # a softmax in float32, and its result in the model's dtype
@@ -74,10 +74,10 @@ def _adapter(shapes: Shapes, weight: Weight, section: AdapterSection, kernels: K
     """Bytes that one adapter keeps for a position."""
     columns, rows = _columns(shapes, weight), weight.shape[-2] if len(weight.shape) > 1 else 0
     kept = _FLOAT * section.rank
-    if not kernels.float32:
-        kept += _FLOAT * columns  # A is in float32, so each adapter converts what enters it
     if section.dropout:
         kept += 2 * _FLOAT * columns  # the mask as numbers, and what it left
+    elif not kernels.float32:
+        kept += _FLOAT * columns  # A is in float32, so each adapter converts what enters it
     if section.kind == "dora":
         kept += (_FLOAT if kernels.float32 else weight.size) * rows  # what the magnitude multiplies
     return kept

@@ -1,12 +1,14 @@
 """The memory of a run at its worst moment, from shapes, lengths and the recipe.
 
-A step's peak is the highest of four moments, all on top of weights, adapter and optimizer:
+A step's peak is the highest of these moments, all on top of weights, adapter and optimizer:
 
     freezing    the layers below the first adapter run for the cache, many rows together
+    forward     the same layers run with the rest, where nothing caches them
     head        every adapted layer has kept its own, and the head computes its first logits
     backward    the same, and the topmost layer computes its gradients
     update      nothing is kept any more, but all gradients are there
 
+Before the first step there is another, ``loading``: what was read and what is made of it are there together.
 Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174) keeps what enters each layer, and has one layer's own at a time.
 """
 
@@ -26,6 +28,8 @@ from mlxtune.recipe import Recipe
 LOGITS = 3.0  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
 BACKWARD = 0.5  # of what one layer keeps: what its backward pass adds
 FORWARD = 0.5  # of what one layer keeps: what a layer needs that keeps nothing
+UPDATE = 4.0  # times the adapter: its gradients, these divided and clipped, and the new values
+PACKED = 1.5  # of the bytes of packed weights: what making dense ones of them adds for a while
 
 CHUNK = 128  # positions whose logits exist at one time: models.head.CHUNK
 GROUP = 4096  # tokens that the cache of the frozen layers computes together: training.frozen.GROUP_TOKENS
@@ -44,13 +48,13 @@ class Coefficients:
     logits: float = LOGITS
     backward: float = BACKWARD
     forward: float = FORWARD
+    update: float = UPDATE
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes at the worst moment of the worst batch, by part. ``rest`` of them are there all the time.
-
-    ``moment`` names it. ``dpo`` is what a reference model's side will take; ``buffers`` is no part of MLX's peak.
+    """Bytes at the worst moment of the worst batch, by part; ``moment`` names it. ``loading`` is the peak before the first step.
+    ``dpo`` is what a reference model's side will take; ``buffers`` is no part of MLX's peak.
     """
 
     weights: int
@@ -61,6 +65,7 @@ class Estimate:
     head: int
     frozen: int
     dpo: int
+    loading: int
     buffers: int
     moment: str
     batch: Batch
@@ -68,12 +73,18 @@ class Estimate:
 
     @property
     def rest(self) -> int:
+        """What is there all the time."""
         return self.weights + self.adapter + self.optimizer
 
     @property
-    def peak(self) -> int:
-        """What ``mx.get_peak_memory()`` will say."""
+    def step(self) -> int:
+        """The peak of a step."""
         return self.rest + self.gradients + self.activations + self.head + self.frozen + self.dpo
+
+    @property
+    def peak(self) -> int:
+        """What ``mx.get_peak_memory()`` will say in the end."""
+        return max(self.step, self.loading)
 
     @property
     def total(self) -> int:
@@ -88,7 +99,7 @@ def estimate(
     """The worst batch's peak. ``cached``: what enters the first adapted layer is kept over epochs. ``scale`` is what a probe found
     the working memory to be, relative to this estimate."""
     step = _Step(shapes, recipe, machine, cached, checkpointed, scale, coefficients, kernels or suitable(machine))
-    return max((step.of(batch, work) for batch in work.shapes), key=lambda found: found.peak)
+    return max((step.of(batch, work) for batch in work.shapes), key=lambda found: found.step)
 
 
 def wants_checkpoint(shapes: Shapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, scale: float = 1.0) -> bool:
@@ -127,6 +138,8 @@ class _Step:
             for number, weights in enumerate(shapes.layers)
         ]
         self.weights = sum(weight.held(float32=kernels.float32, quantize=recipe.model.quantize) for weight in shapes.weights)
+        packed = sum(weight.saved for weight in shapes.weights if weight.bits) if kernels.float32 else 0
+        self.loading = self.weights + round(PACKED * packed or max(weight.saved for weight in shapes.weights))
         pairs = [_pair(weight, section.rank, magnitude=section.kind == "dora") for weight in adapted]
         self.adapter = 4 * sum(map(_numbers, pairs))
         self.optimizer = round(4 * sum(_states(pair, recipe.training.optimizer) for pair in pairs))
@@ -138,7 +151,8 @@ class _Step:
         frozen = min(work.kept * self.shapes.width * self.size, self.machine.limit // CACHED) if self.cached else 0
         buffers = BUFFERS if self.machine.backend == "cpu" else 0
         return Estimate(
-            self.weights, self.adapter, self.optimizer, gradients, kept, head, frozen, 0, buffers, moment, batch, self.checkpointed
+            self.weights, self.adapter, self.optimizer, gradients, kept, head, frozen, 0, self.loading, buffers, moment, batch,
+            self.checkpointed,
         )  # fmt: skip
 
     def _moments(self, batch: Batch) -> dict[str, tuple[float, float, float]]:
@@ -161,7 +175,7 @@ class _Step:
         moments = {
             "head": (float(summed), float(kept), unit + logits),
             "backward": (float(summed), kept + top + factors.backward * widest, float(unit)),
-            "update": (2.0 * self.adapter + summed, 0.0, 0.0),
+            "update": (factors.update * self.adapter, 0.0, 0.0),
         }
         if self.cached:
             group = Batch(max(1, GROUP // batch.width), batch.width, batch.prefix, 0)

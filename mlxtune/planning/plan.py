@@ -72,12 +72,14 @@ class Plan:
         """What the plan means."""
         need = f"{size(self.memory)} of {size(self.limit)}"
         if self.word == "refuse":
-            best = next((change for change in self.changes if change.fits and change.peak), None)
-            return f"This does not fit: {need}." + (
-                f" {' and '.join(best.settings)} brings it to {size(best.peak)}." if best else ""
-            )
+            measured = [change for change in self.changes if change.settings]
+            if not measured:
+                return f"This does not fit: {need}."
+            what = " and ".join(measured[0].settings) if len(measured) == 1 else f"{len(measured)} changes"
+            verb = "brings" if len(measured) == 1 else "bring"
+            return f"This does not fit: {need}. {what} {verb} it to {size(measured[-1].peak)}."
         if self.word == "warn":
-            return f"This is tight: {need}. Close other apps, or lower training.batch_tokens."
+            return f"This is tight: {need}. Close other apps, or make the batch smaller."
         return f"This fits: {need}."
 
 
@@ -128,7 +130,7 @@ class Planner:
         alone = replace(work, kept=batch.tokens)
         expected = memory.estimate(self.shapes, recipe, alone, self.machine, cached=cached, checkpointed=checkpointed)
         found = Calibration(
-            scale=(told["peak"] - told["rest"]) / (expected.peak - expected.rest),
+            scale=(told["peak"] - told["rest"]) / (expected.step - expected.rest),
             seconds=told["step"] / told["computed"],
             frozen=told["frozen"] / told["computed"],
             source="probe",

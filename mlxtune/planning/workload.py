@@ -77,8 +77,9 @@ def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Wor
     behind = [total - 1 - lengths.prefix for total in totals]
     trained = [max(1, min(row.trained, total - row.first)) for row, total in zip(lengths.train, totals, strict=True)]
     shapes: dict[tuple[int, int], Batch] = {}
-    computed = first = learned = step = number = 0
-    for step, number, groups in _steps(behind, section, lengths.prefix):
+    computed = first = learned = 0
+    steps = list(_steps(behind, section, lengths.prefix))
+    for number, groups in steps:
         for rows in groups:
             width = batching.padded(max(behind[at] for at in rows))
             batch = Batch(len(rows), width, lengths.prefix, sum(trained[at] for at in rows))
@@ -94,11 +95,11 @@ def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Wor
         for rows in batching.group(held, range(len(held)), **bounds)
     )
     kept = sum(map(batching.padded, behind)) + sum(map(batching.padded, held)) + lengths.prefix
-    return Workload(step, number + 1, computed, first, learned, validated, kept, max(totals), tuple(shapes.values()))
+    return Workload(len(steps), steps[-1][0] + 1, computed, first, learned, validated, kept, max(totals), tuple(shapes.values()))
 
 
-def _steps(behind: Sequence[int], section: TrainingSection, prefix: int) -> Iterator[tuple[int, int, list[list[int]]]]:
-    """Each optimizer step from 1, its epoch, and its batches: as ``training.loop`` walks."""
+def _steps(behind: Sequence[int], section: TrainingSection, prefix: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Each optimizer step's epoch and batches, as ``training.loop`` walks."""
     step = number = 0
     while (step < section.steps) if section.steps else (number < section.epochs):
         batches = batching.epoch(
@@ -111,7 +112,7 @@ def _steps(behind: Sequence[int], section: TrainingSection, prefix: int) -> Iter
         )
         for start in range(0, len(batches), section.accumulate):
             step += 1
-            yield step, number, batches[start : start + section.accumulate]
+            yield number, batches[start : start + section.accumulate]
             if step == section.steps:
                 return
         number += 1

@@ -42,7 +42,7 @@ class EventWriter:
 
     def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder / FILE)
-        self._seq = len(read_all(folder))
+        self._seq = 1 + max((event["seq"] for event in read_all(folder)), default=-1)  # a line that cannot be read left its number
         self._lock = threading.Lock()
 
     def emit(self, type: str, **fields: Any) -> None:

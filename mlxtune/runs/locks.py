@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlxtune.core.errors import MachineError
-from mlxtune.core.files import home
+from mlxtune.core.files import disk_errors, home
 
 
 @contextlib.contextmanager
@@ -20,8 +20,9 @@ def hold(path: Path, *, busy: str, note: str = "", patience: float = 2.0) -> Ite
     Tries for ``patience`` seconds (a reader that probes the lock holds it for an instant), then raises ``MachineError``
     with the message ``busy``, in which ``{note}`` is the holder's note.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with disk_errors(path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         give_up = time.monotonic() + patience
         while True:
@@ -33,8 +34,9 @@ def hold(path: Path, *, busy: str, note: str = "", patience: float = 2.0) -> Ite
                     holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip()
                     raise MachineError(busy.format(note=holder)) from error
                 time.sleep(0.05)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, note.encode(), 0)
+        with disk_errors(path.name):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, note.encode(), 0)
         yield
     finally:
         os.close(handle)

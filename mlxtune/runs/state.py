@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,6 +11,8 @@ from typing import Any, Literal
 from mlxtune.runs.events import Event
 
 Phase = Literal["new", "running", "finished", "stopped", "failed"]
+
+AWAY = 600.0  # seconds between two steps that are not work, unless steps take long
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class RunState:
     memory: int = 0
     peak: int = 0
     limit: int = 0
+    resumed: int = 0  # the step that the worker went on from
     started: float = 0.0
     updated: float = 0.0
     error: str = ""
@@ -80,12 +85,15 @@ class RunState:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest will take at the pace of the last 50 steps; ``None`` before two steps are known."""
-        recent = self.steps[-50:]
-        if len(recent) < 2 or not self.total:
-            return None
-        pace = (recent[-1].t - recent[0].t) / (recent[-1].step - recent[0].step)
-        return pace * (self.total - self.step)
+        """Seconds that the rest will take at the pace of the last 50 steps since the worker started; ``None`` before two are known.
+
+        Sleep, and a clock that was set, are no pace.
+        """
+        recent = [step for step in self.steps[-50:] if step.step > self.resumed]
+        gaps = [late.t - early.t for early, late in itertools.pairwise(recent)]
+        longest = max(AWAY, 20 * statistics.median(gaps)) if gaps else 0.0
+        worked = [gap for gap in gaps if 0 <= gap <= longest]
+        return sum(worked) / len(worked) * (self.total - self.step) if worked and self.total else None
 
     @property
     def best(self) -> Validation | None:
@@ -116,6 +124,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 changes |= {"phase": "running", "error": "", "mend": "", "code": 0, "summary": (), "pid": event["pid"]}
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
                 at = event["step"] if type == "run.resumed" else -1  # a fresh start supersedes everything
+                changes |= {"resumed": max(0, at)}
                 if type == "run.started":
                     changes |= {"started": event["t"]}
                     arms = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,9 @@ HEARTBEAT = 5.0  # seconds
 _OUT_OF_MEMORY = re.compile(
     r"unable to allocate|out of memory|insufficient memory|maximum allowed buffer size", re.IGNORECASE
 )  # MLX's words
+
+
+_HALF = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(launch.RECORD)}).+\.\w{{8}}")  # a checkpoint; a file before its rename
 
 
 class Worker:
@@ -74,6 +78,7 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
     done = threading.Event()
     try:
         with hold(folder / "run.lock", busy=f"{folder.name} has a worker already.", note=str(os.getpid())):
+            _sweep(folder)
             worker = Worker(folder)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, worker._on_signal)
@@ -97,10 +102,19 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
                 worker.emit("run.failed", error=known.message, mend=known.mend, code=known.exit_code)
                 return known.exit_code
     except MlxtuneError as error:
-        print(f"{error.message} {error.mend}", file=sys.stderr)
+        print(f"{error.message} {error.mend}".strip(), file=sys.stderr)
         return error.exit_code
     finally:
         done.set()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a worker that was killed left half-written, but not what the launcher may be writing."""
+    for left in [path for path in folder.rglob(".*") if _HALF.fullmatch(path.name)]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _known(error: Exception) -> MlxtuneError | None:

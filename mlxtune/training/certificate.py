@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.models.template import Encoded
-from mlxtune.training.batches import Batch
 
 FILE = "certificate.json"
 
@@ -24,9 +23,9 @@ class Certificate:
         self.seen = [0] * len(rows)
         self.trained = [0] * len(rows)
 
-    def count(self, batch: Batch) -> None:
-        """Take a batch that has trained."""
-        for at, (seen, trained) in batch.counts.items():
+    def count(self, counts: Mapping[int, tuple[int, int]]) -> None:
+        """Take the rows of a step that has trained, each with its tokens seen and trained on all hosts together."""
+        for at, (seen, trained) in counts.items():
             self.visits[at] += 1
             self.seen[at] += seen
             self.trained[at] += trained

@@ -1,11 +1,12 @@
 """Checkpoints that are whole or absent.
 
 A checkpoint is written to a temporary folder and flushed; its manifest with every file's sha256 comes last; then the folder is
-renamed into place. A crash at any moment leaves the checkpoints before it untouched.
+renamed into place. A crash at any moment leaves the checkpoints before it untouched; what it left half-done begins with a dot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -39,6 +40,8 @@ class Checkpoint:
 def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
     """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120; all but the newest ``keep`` and the one of ``state["best"]`` go.
 
+    So do those of later steps: the run went on from before them, because they are damaged.
+
     Raises ``MachineError`` on a full disk; earlier checkpoints stay.
     """
     parent = run / "checkpoints"
@@ -48,15 +51,17 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         lora.save(scratch, lora.weights(model), config)
-        write_bytes(scratch / OPTIMIZER, lora.to_bytes(dict(tree_flatten(optimizer.state))))
+        write_bytes(scratch / OPTIMIZER, lora.to_bytes(dict(sorted(tree_flatten(optimizer.state)))))
         write_json(scratch / STATE, state)
         write_json(scratch / MANIFEST, {file.name: sha256_file(file) for file in sorted(scratch.iterdir())})
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(target)
         os.rename(scratch, target)
         sync_folder(parent)
-    for old in _folders(run)[keep:]:
+    found = _folders(run)
+    newest = found.index(target)
+    for old in (*found[:newest], *found[newest + keep :]):
         if old != _folder(run, state["best"]["step"]):
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
     return target
 
 
@@ -96,6 +101,14 @@ def _folder(run: Path, step: int) -> Path:
 def _folders(run: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     return sorted((folder for folder in (run / "checkpoints").glob("[0-9]*") if folder.is_dir()), reverse=True)
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint away in one move: half of one would be told as damaged."""
+    gone = folder.with_name(f".{folder.name}.old")
+    with contextlib.suppress(OSError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _verified(folder: Path) -> Checkpoint | None:

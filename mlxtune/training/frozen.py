@@ -14,6 +14,7 @@ from typing import IO
 import mlx.core as mx
 import numpy as np
 
+from mlxtune.core.files import disk_errors
 from mlxtune.data.batching import group
 from mlxtune.models.template import Encoded
 from mlxtune.training.batches import Batch, collate
@@ -69,10 +70,11 @@ class FrozenCache:
         self._held[number] = hidden if self._used <= self.budget else self._spill(hidden)
 
     def _spill(self, hidden: mx.array) -> tuple[int, tuple[int, ...], mx.Dtype]:
-        file = self._file = self._file or _scratch(self._folder)
-        start = file.seek(0, 2)
-        file.write(np.array(hidden.view(mx.uint8)).tobytes())
-        file.flush()
+        with disk_errors("the cache of the frozen layers"):
+            file = self._file = self._file or _scratch(self._folder)
+            start = file.seek(0, 2)
+            file.write(np.array(hidden.view(mx.uint8)).tobytes())
+            file.flush()
         return start, hidden.shape, hidden.dtype
 
     def _gather(self, rows: Sequence[int], width: int) -> mx.array:

@@ -133,13 +133,13 @@ class Hosts:
                 os._exit(Interrupted.exit_code)
 
 
-def join(crew: Crew | Follower) -> Hosts:
+def join(crew: Crew | Follower, step: int = 0) -> Hosts:
     """Meet the other hosts of ``crew``; a single host returns at once. Must run in the main thread.
 
-    Raises ``PeerLost`` when one ended before, ``Interrupted`` when the run is to stop meanwhile, ``MachineError`` when no connection
-    comes about.
+    Raises ``PeerLost`` when one ended before, ``Interrupted`` at ``step`` when the run is to stop meanwhile, ``MachineError`` when no
+    connection comes about.
     """
-    seat = crew.take_seat()
+    seat = crew.take_seat(step)
     if seat.size == 1:
         return Hosts()
     with tempfile.TemporaryDirectory() as folder, _time_limit(CONNECT):
@@ -152,7 +152,7 @@ def join(crew: Crew | Follower) -> Hosts:
             group = mx.distributed.init(strict=True, backend=seat.backend)
         except RuntimeError as error:
             if crew.stopping:
-                raise Interrupted(0) from error  # the signal that asked for it ended the connecting, too
+                raise Interrupted(step) from error  # the signal that asked for it ended the connecting, too
             raise crew.lost(patience=1.0) or MachineError(
                 f"Host {seat.rank} could not connect to the others: {error}",
                 mend=f"Its {seat.backend} is {json.dumps(seat.files)}; are these addresses right, and the ports free?",

@@ -40,6 +40,8 @@ def suitable() -> int:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use; where several share a machine, the BLAS's own variable says so."""
+    if wanted := os.environ.get("OPENBLAS_NUM_THREADS"):
+        return max(1, int(wanted))
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.optimizers as optim
+from mlx.utils import tree_map
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.data import batching
@@ -22,6 +23,8 @@ from mlxtune.training.batches import Batch, collate
 from mlxtune.training.certificate import Certificate, fingerprint
 from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.guard import MemoryGuard
+from mlxtune.training.hosts import Hosts
+from mlxtune.training.peers import PeerLost
 from mlxtune.training.samples import Sampler
 from mlxtune.training.sft import Arrays
 from mlxtune.training.stack import Stack
@@ -68,6 +71,7 @@ class Loop:
     cache: Callable[[Sequence[Encoded]], FrozenCache | None] = field(default=lambda rows: None)
     guard: MemoryGuard | None = None
     sample: Sampler = field(default=lambda step: None)
+    hosts: Hosts = field(default_factory=Hosts)
 
     def batches_of(self, number: int) -> list[list[int]]:
         """Epoch ``number`` as indices of train rows."""
@@ -129,6 +133,9 @@ class _Run:
         self.done = 0
         if resume:
             self._restore(resume)
+        self._spread()
+        loop.hosts.rescue = self._rescue
+        self._wish, self._short = False, ""
         self.stepper = Stepper(loop.stack, self.optimizer, sft.loss_sum, clip=loop.section.clip, compiled=loop.compiled)
         self.frozen, self.frozen_valid = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
         self.held = loop.validation()
@@ -138,17 +145,41 @@ class _Run:
     def to_the_end(self) -> dict[str, Any]:
         try:
             return self._train()
+        except PeerLost as lost:
+            self._keep()
+            raise Interrupted(self.done, f"{lost.message}. {lost.mend}") from lost
         finally:
             for cache in (self.frozen, self.frozen_valid):
                 if cache:
                     cache.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to stop; several hosts do what they agreed on in their last sum."""
+        return self._wish if self.loop.hosts.size > 1 else self.listener.stopping
+
+    def _spread(self) -> None:
+        """Begin with the leader's adapter and optimizer."""
+        model = self.loop.stack.model
+        model.update(self.loop.hosts.spread(model.trainable_parameters()))
+        self.optimizer.state = self.loop.hosts.spread(self.optimizer.state)
+        mx.eval(model.trainable_parameters(), self.optimizer.state)
+
+    def _keep(self) -> None:
+        if self.done > self.saved:
+            self._save(self.done)
+
+    def _rescue(self, reason: str) -> None:
+        """The last word when a sum never comes back."""
+        self._keep()
+        self.listener.emit("run.stopped", step=self.done, reason=reason)
 
     def _train(self) -> dict[str, Any]:
         loop, listener = self.loop, self.listener
         loop.stack.model.train()
         if self.held and not self.done:
             self.validated = self._validate(0)
-        if listener.stopping:
+        if self.stopping:
             raise Interrupted(self.done)
         steps = (planned for planned in loop.steps() if planned.step > self.done)
         planned, batches = self._prepare(next(steps))
@@ -160,12 +191,12 @@ class _Run:
             if self.held and (step % loop.section.validate_every == 0 or last):
                 self.validated = self._validate(step)
                 improved = math.isfinite(self.validated) and self.best.add(step, self.validated)
-                if not listener.stopping:
+                if not self.stopping:
                     loop.sample(step)
-            stale, short = self.best.stale, loop.guard.check() if loop.guard else ""
-            if step % loop.section.save_every == 0 or improved or last or stale or short or listener.stopping:
+            stale, short = self.best.stale, self._short
+            if step % loop.section.save_every == 0 or improved or last or stale or short or self.stopping:
                 self._save(step)
-            if (listener.stopping or short) and not last:
+            if (self.stopping or short) and not last:
                 raise Interrupted(step, short)
             if stale:
                 listener.emit(
@@ -178,7 +209,8 @@ class _Run:
 
     def _prepare(self, planned: Planned) -> tuple[Planned, list[Batch]]:
         loop = self.loop
-        return planned, [collate(loop.train, rows, loop.prefix, loop.stack.lanes.count) for rows in planned.groups]
+        shares = [share for rows in planned.groups if (share := loop.hosts.share(rows))]
+        return planned, [collate(loop.train, rows, loop.prefix, loop.stack.lanes.count) for rows in shares]
 
     def _step(self, planned: Planned, batches: list[Batch], steps: Iterator[Planned]) -> tuple[Planned, list[Batch]]:
         """Train on ``batches``, say so, and return the next step, which is prepared meanwhile."""
@@ -191,23 +223,42 @@ class _Run:
         for batch in batches:
             sums = self.stepper.add(self._arrays(batch, self.frozen), sums)
             mx.async_eval(sums)  # or the graphs of all batches would be alive together
-        trained = sum(batch.trained for batch in batches)
+        sums, counts, computed = self._total(planned, batches, sums)
+        trained = sum(tokens for _, tokens in counts.values())
         lazy = self.stepper.apply(sums[1], trained)
         mx.async_eval(lazy, self.stepper.results)
         following = self._prepare(next(steps))
         mx.eval(lazy, self.stepper.results)
         loss, norm = _number(sums[0]) / trained, _number(lazy)
-        for batch in batches:
-            self.certificate.count(batch)
+        self.certificate.count(counts)
         self.listener.emit(
             "step", step=step, epoch=planned.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
-            computed=sum(batch.computed for batch in batches), speed=trained / (time.perf_counter() - start),
+            computed=computed, speed=trained / (time.perf_counter() - start),
             memory=mx.get_active_memory(), peak=mx.get_peak_memory(),
         )  # fmt: skip
         wrong = self.divergence.add(loss) or ("has a gradient that is not a number" if not math.isfinite(norm) else "")
         if wrong:
             self._refuse(step, wrong, [loop.train[at].id for rows in planned.groups for at in rows])
         return following
+
+    def _total(self, planned: Planned, batches: list[Batch], sums: Any) -> tuple[Any, dict[int, tuple[int, int]], int]:
+        """Loss and gradients over all hosts, each row's tokens seen and trained, and the positions computed.
+
+        What the batches held is added up, not what was planned: a row that two hosts computed, or none, shows in the certificate.
+        """
+        loop = self.loop
+        if sums is None:
+            sums = mx.array(0.0), tree_map(mx.zeros_like, loop.stack.model.trainable_parameters())
+        short = loop.guard.check() if loop.guard else ""
+        rows = [at for group in planned.groups for at in group]
+        mine = {at: pair for batch in batches for at, pair in batch.counts.items()}
+        sums, (stop, scarce, computed, *found) = loop.hosts.total(
+            sums, self.listener.stopping, bool(short), sum(batch.computed for batch in batches),
+            *(number for at in rows for number in mine.get(at, (0, 0))),
+        )  # fmt: skip
+        self._wish, self._short = stop > 0, short or ("Another host ran out of memory; its log says more." if scarce else "")
+        counts = {at: (int(seen), int(trained)) for at, seen, trained in zip(rows, found[::2], found[1::2], strict=True)}
+        return sums, counts, int(computed)
 
     def _refuse(self, step: int, wrong: str, rows: list[str]) -> None:
         kept = f"The last good checkpoint is that of step {self.saved:,}." if self.saved else "There is no checkpoint before it."
@@ -221,28 +272,33 @@ class _Run:
 
     def _validate(self, step: int) -> float:
         """Mean loss over all trained tokens of the validation set, dropout off; NaN when it was asked to stop on the way."""
-        model, total, count = self.loop.stack.model, 0.0, 0
+        model, total, count, broken = self.loop.stack.model, 0.0, 0, False
         model.eval()
-        for batch in self.held:
-            if self.listener.stopping:  # a part of the validation set is no validation
-                model.train()
-                return math.nan
+        for batch in self.loop.hosts.share(self.held):
+            if broken := self.listener.stopping:  # a part of the validation set is no validation
+                break
             self.loop.stack.lanes.share(len(batch.parts))
             total += _number(sft.loss_sum(self.loop.stack, self._arrays(batch, self.frozen_valid)))
             count += batch.trained
         model.train()
         self.loop.stack.lanes.share(1)
-        self.listener.emit("validation", step=step, loss=_finite(total / count), tokens=count)
-        return total / count
+        _, (total, tokens, parts) = self.loop.hosts.total({}, total, count, broken)
+        if parts:
+            self._wish = True
+            return math.nan
+        self.listener.emit("validation", step=step, loss=_finite(total / tokens), tokens=int(tokens))
+        return total / tokens
 
     def _save(self, step: int) -> None:
         loop, start = self.loop, time.perf_counter()
+        self.saved = step
+        if not loop.hosts.leads:
+            return
         state = {
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.certificate.state,
             "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
         }  # fmt: skip
         checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.config, state, loop.section.keep)
-        self.saved = step
         self.listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:
@@ -260,9 +316,10 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         """Leave the certificate; the model holds the best weights by validation, which may not be the last."""
-        self.certificate.write(self.loop.folder)
         kept = self.done
-        if self.best.step and self.best.step != self.done:
+        if self.loop.hosts.leads:
+            self.certificate.write(self.loop.folder)
+        if self.loop.hosts.leads and self.best.step and self.best.step != self.done:
             found = checkpoint.at(self.loop.folder, self.best.step)
             if found:
                 checkpoint.restore(found, self.loop.stack.model)

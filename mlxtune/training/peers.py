@@ -10,6 +10,7 @@ Nothing here imports mlx: the command line reads hostfiles with it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import queue
@@ -115,6 +116,16 @@ def hosts_of(request: Mapping[str, Any]) -> list[Host]:
     return [Host(host["ssh"], tuple(host.get("ips", ())), tuple(host.get("rdma", ()))) for host in asked]
 
 
+def share_cores(request: Mapping[str, Any]) -> None:
+    """Give each of several processes on this machine its part of the cores. Must run before a BLAS is loaded.
+
+    Threads of one that wait for a core held by the other cost more than they bring: steps took ten times as long.
+    """
+    local = sum(host.local for host in hosts_of(request))
+    if local > 1:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local)))
+
+
 def seats(hosts: Sequence[Host], backend: str = "ring", envs: Sequence[str] = ()) -> list[Seat]:
     """What each of ``hosts`` has to know; the variables are those that ``mlx.launch`` sets. ``envs`` are ``NAME=VALUE``."""
     common = dict(pair.split("=", 1) for pair in envs if "=" in pair)
@@ -169,11 +180,14 @@ class Peer:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}{f': {self._last}' if self._last else ''}"
         return PeerLost(f"Host {self.rank} ({self.host.ssh}) {how}", mend=f"Its log: {self.log}")
 
-    def end(self, patience: float = 5.0) -> None:
-        """Close its stdin, which ends it, and make sure that it does."""
+    def hang_up(self) -> None:
+        """Close its stdin, which ends it."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+
+    def end(self, patience: float = 5.0) -> None:
+        """Make sure that it ended."""
         if not self.gone.wait(patience):
             self.process.kill()
             self.gone.wait(patience)
@@ -195,15 +209,15 @@ class Crew:
     def stopping(self) -> bool:
         return self._asked_to_stop()
 
-    def take_seat(self) -> Seat:
+    def take_seat(self, step: int = 0) -> Seat:
         """Wait until every peer is ready, give each its seat and return the leader's.
 
-        Raises ``PeerLost`` when one ended before, ``Interrupted`` when the run is to stop.
+        Raises ``PeerLost`` when one ended before, ``Interrupted`` at ``step`` when the run is to stop.
         """
         for peer in self._peers:
             while not peer.ready.wait(0.2):
                 if self.stopping:
-                    raise Interrupted(0)
+                    raise Interrupted(step)
             if peer.gone.is_set():
                 raise peer.obituary()
         first, *others = seats(self._hosts, self._backend, self._envs) if self._peers else [Seat(0, 1)]
@@ -226,6 +240,8 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for peer in self._peers:
+            peer.hang_up()
         for peer in self._peers:
             peer.end()
 
@@ -262,7 +278,7 @@ class Follower:
     def warn(self, text: str) -> None:
         print(text, flush=True)
 
-    def take_seat(self) -> Seat:
+    def take_seat(self, step: int = 0) -> Seat:
         """Say that this process is ready, and wait for the leader's word."""
         sys.stdout.buffer.write(READY)
         sys.stdout.flush()
@@ -279,7 +295,8 @@ class Follower:
 
 def follow(folder: Path, work: Callable[[Follower], object]) -> int:
     """Run ``work`` as a peer of the run in ``folder``; returns the exit code. What goes wrong is printed for the leader's log."""
-    follower = Follower(folder, sys.stdin.buffer)
+    # Without a buffer: its lock, held by the thread that waits for the leader, would abort the interpreter's exit.
+    follower = Follower(folder, io.FileIO(0, closefd=False))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, follower.stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -16,7 +16,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlxtune.models.head import Split, magnitude
@@ -35,8 +36,8 @@ class Recorded:
         self.keys, self.values = keys, values
         return keys, values
 
-    def make_mask(self, length: int, **_: Any) -> str:
-        return "causal"
+    def make_mask(self, length: int, *, return_array: bool = False, **_: Any) -> Any:
+        return create_causal_mask(length) if return_array else "causal"
 
 
 class Behind:
@@ -49,8 +50,9 @@ class Behind:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         return self._join(self.keys, keys), self._join(self.values, values)
 
-    def make_mask(self, length: int, **_: Any) -> str:
-        return "causal"  # MLX aligns it at the bottom right: the prefix is visible to every row
+    def make_mask(self, length: int, *, return_array: bool = False, **_: Any) -> Any:
+        """No future; MLX aligns ``"causal"`` at the bottom right, so the prefix is visible to every row."""
+        return create_causal_mask(length, self.offset) if return_array else "causal"
 
     @staticmethod
     def _join(prefix: mx.array, own: mx.array) -> mx.array:
@@ -76,12 +78,8 @@ class Stack:
         """0 where something below the layers learns too."""
         adapted = [at for at, layer in enumerate(self.model.layers) if tree_flatten(layer.trainable_parameters())]
         inside = sum(len(tree_flatten(self.model.layers[at].trainable_parameters())) for at in adapted)
-        head = self.model.get("lm_head")
-        outside = (
-            len(tree_flatten(self.model.trainable_parameters()))
-            - inside
-            - (len(tree_flatten(head.trainable_parameters())) if head else 0)
-        )
+        names = [name for name, _ in tree_flatten(self.model.trainable_parameters())]
+        outside = len(names) - inside - sum("lm_head." in name for name in names)
         return adapted[0] if adapted and not outside else 0
 
     def record(
@@ -181,8 +179,9 @@ class _Entered(_Stand):
 class _Checkpointed(_Stand):
     """A layer of which only the input is kept.
 
-    ``mx.checkpoint`` differentiates what it is given as an argument, so parameters and recorded keys and values are; and it calls
-    the layer again for the backward pass, so dropout starts again from one key.
+    Parameters, input and recorded keys and values are arguments, since only of arguments is there a gradient. The layer is called
+    again for the backward pass, with dropout from the same key; not before its slope is there, and its gradients are done before
+    the slope goes on to the layer below. ``mx.checkpoint`` leaves both open, and MLX, which looks ahead, would hold many layers.
     """
 
     def __init__(self, layer: Any, draws: Draws) -> None:
@@ -190,22 +189,31 @@ class _Checkpointed(_Stand):
         self.draws = draws
 
     def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        layer, draws, key = self.layer, self.draws, mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+        layer, draws = self.layer, self.draws
+        key = mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
         cache = next((item for item in (*args, *kwargs.values()) if isinstance(item, Recorded | Behind)), None)
+        names, parameters = zip(*tree_flatten(layer.trainable_parameters()), strict=True)
+        held = [cache.keys, cache.values] if isinstance(cache, Behind) else []
 
-        def call(parameters: Any, x: mx.array, *held: mx.array) -> tuple[mx.array, ...]:
-            own = Behind(*held) if held else Recorded() if cache is not None else None
+        def call(*arrays: mx.array) -> list[mx.array]:
+            x, *rest = arrays
+            own = Behind(*rest[: len(held)]) if held else Recorded() if cache is not None else None
 
             def swap(item: Any) -> Any:
                 return own if cache is not None and item is cache else item
 
-            layer.update(parameters)
+            layer.update(tree_unflatten(list(zip(names, rest[len(held) :], strict=True))))
             draws.key = key
             out = layer(x, *map(swap, args), **{name: swap(item) for name, item in kwargs.items()})
-            return (out, own.keys, own.values) if isinstance(own, Recorded) else (out,)
+            return [out, own.keys, own.values] if isinstance(own, Recorded) else [out]
 
-        held = (cache.keys, cache.values) if isinstance(cache, Behind) else ()
-        out, *recorded = mx.checkpoint(call)(layer.trainable_parameters(), x, *held)
+        def back(primals: Any, slopes: Any, outputs: Any) -> Any:
+            _, (slope, *rest) = mx.vjp(call, mx.depends(list(primals), list(slopes)), list(slopes))
+            return [*mx.depends([slope], rest), *rest]
+
+        kept: Any = mx.custom_function(call)
+        kept.vjp(back)
+        out, *recorded = kept(x, *held, *parameters)
         if isinstance(cache, Recorded):
             cache.keys, cache.values = recorded
         return out

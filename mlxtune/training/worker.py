@@ -1,4 +1,4 @@
-"""The training worker: ``python -m mlxtune.training.worker RUN_DIR``.
+"""The training worker: ``python -m mlxtune.training.worker RUN_DIR``, and with ``--peer`` another host of its run.
 
 Started detached by ``runs.launch``; it reads the resolved recipe in the run's folder and leaves the adapter there.
 """
@@ -16,16 +16,25 @@ from mlxtune.core.files import write_json
 from mlxtune.data.split import Split
 from mlxtune.models import blas
 from mlxtune.models.resolve import ModelFolder
+from mlxtune.recipe import dump
+from mlxtune.runs import launch
 from mlxtune.runs.worker import Worker, live
+from mlxtune.training.peers import Crew, Follower, follow, share_cores
 
 if TYPE_CHECKING:
     from mlxtune.training.loop import Loop
 
 
-def train(worker: Worker) -> dict[str, Any]:
-    """A whole run: read, load, encode, train, write the adapter. Returns the summary of ``run.finished``."""
+def lead(worker: Worker) -> dict[str, Any]:
+    """A whole run, with the other hosts it asks for. Returns the summary of ``run.finished``."""
+    with Crew(worker.folder, worker.request, lambda: worker.stopping) as crew:
+        return train(worker, crew)
+
+
+def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
+    """Read, load, encode, train, and where this process leads write the adapter. Returns the summary."""
     from mlxtune.models import lora  # these import mlx, which must come after the BLAS
-    from mlxtune.training import checkpoint
+    from mlxtune.training import checkpoint, hosts
     from mlxtune.training.assemble import assemble
     from mlxtune.training.samples import sampler
 
@@ -36,16 +45,22 @@ def train(worker: Worker) -> dict[str, Any]:
         worker.warn(f"The checkpoint in {folder.name} is damaged; it is passed over.")
     made = assemble(recipe, worker.folder, warn=worker.warn, emit=worker.emit)
     loop, source = made.loop, made.loaded.source
-    count, length = recipe.training.samples, recipe.evaluation.max_tokens
-    loop.sample = sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit)
-    report_data(worker, made.shares, loop)
+    if crew.leads:
+        count, length = recipe.training.samples, recipe.evaluation.max_tokens
+        loop.sample = sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit)
+        report_data(worker, made.shares, loop)
+    loop.hosts = hosts.join(crew, found.step if found else 0)
+    rows = [row.id for row in (*loop.train, *loop.valid)]
+    loop.hosts.agree("run", repr((__version__, dump(recipe), source.fingerprint, rows, found.step if found else 0)))
     summary = loop.run(worker, found)
+    if not crew.leads:
+        return summary
     lora.save(worker.folder / "adapter", lora.weights(made.loaded.model), loop.config | {"model": str(source.folder)})
     write_json(worker.folder / "adapter" / "mlxtune.json", lineage(worker, source, summary))
     return summary
 
 
-def report_data(worker: Worker, shares: Split, loop: Loop) -> None:
+def report_data(worker: Worker | Follower, shares: Split, loop: Loop) -> None:
     """Write ``data.json``, the record of what trains and what must not, and say it in an event."""
     rows = [
         {"id": row.id, "line": row.place.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()), "full": row.full}
@@ -67,7 +82,7 @@ def report_data(worker: Worker, shares: Split, loop: Loop) -> None:
     )  # fmt: skip
 
 
-def lineage(worker: Worker, source: ModelFolder, summary: dict[str, Any]) -> dict[str, Any]:
+def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, Any]) -> dict[str, Any]:
     """Where an adapter comes from: base, recipe, data and run, for whoever finds the folder alone."""
     return {
         "v": 1,
@@ -83,10 +98,12 @@ def lineage(worker: Worker, source: ModelFolder, summary: dict[str, Any]) -> dic
 
 def main() -> int:
     """Entry point; the exit code follows the command line's."""
-    if len(sys.argv) != 2:
-        raise DataError("usage: python -m mlxtune.training.worker RUN_DIR")
+    if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--peer"]):
+        raise DataError("usage: python -m mlxtune.training.worker RUN_DIR [--peer]")
+    folder = Path(sys.argv[1])
+    share_cores(launch.request(folder))
     blas.preload()
-    return live(Path(sys.argv[1]), train)
+    return follow(folder, lambda peer: train(peer, peer)) if sys.argv[2:] else live(folder, lead)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,10 @@ def test_attention_equals_mlx(kind: str) -> None:
 
 
 def test_swiglu_equals_mlx_far_out_too() -> None:
-    gate, x = mx.concatenate([mx.random.normal((50,)) * 5, mx.array([-200.0, -100.0, -90.0, 90.0, 200.0, 0.0])]), mx.full((56,), 1.5)
+    gate, x = (
+        mx.concatenate([mx.random.normal((50,)) * 5, mx.array([-200.0, -100.0, -90.0, 90.0, 200.0, 0.0])]),
+        mx.full((56,), 1.5),
+    )
     slope = mx.random.normal((56,))
     expected = mx.vjp(lambda g, x: nn.silu(g) * x, [gate, x], [slope])
     found = mx.vjp(cpu.swiglu, [gate, x], [slope])
@@ -54,8 +57,8 @@ def test_swiglu_equals_mlx_far_out_too() -> None:
 
 def test_the_exponential_keeps_its_relative_accuracy_down_to_the_smallest() -> None:
     x = -np.exp(np.linspace(-10, 4.45, 5000)).astype(np.float32)
-    assert np.allclose(np.array(cpu.exp(mx.array(x))), np.exp(x.astype(np.float64)), rtol=2e-7, atol=0)
-    assert cpu.exp(mx.array([-mx.inf, -200.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
+    assert np.allclose(np.array(cpu.exp_of_negative(mx.array(-x))), np.exp(x.astype(np.float64)), rtol=2e-7, atol=0)
+    assert cpu.exp_of_negative(mx.array([mx.inf, 200.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
 
 
 def test_half_precision_goes_to_mlx() -> None:

@@ -8,7 +8,6 @@ import mlx.core as mx
 import pytest
 from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
-from mlx_lm.utils import load_model
 
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
@@ -71,18 +70,3 @@ def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> Non
         real.model, real.tokenizer, [prompt], max_tokens=20, stops=frozenset(real.tokenizer.eos_token_ids), batch_size=1
     )
     assert (text, ended) == ("The capital of France is Paris.", "stop")
-
-
-def test_quantised_models_compute_on_both_paths(tmp_path: Path) -> None:
-    from tiny_model import make_tiny
-
-    from mlxtune.models.load import load
-    from mlxtune.models.resolve import resolve
-
-    source = resolve(str(make_tiny(tmp_path / "q4", bits=4)))
-    native, dense = load(source, "native"), load(source, "float32")
-    assert "native" in native.path
-    assert "float32" in dense.path
-    tokens = mx.array([[70, 71, 72, 73]])
-    assert mx.allclose(native.model(tokens), dense.model(tokens), rtol=1e-3, atol=1e-3)
-    assert load_model(source.folder)[1]["quantization"]["bits"] == 4

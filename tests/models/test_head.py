@@ -1,66 +1,190 @@
-"""The one-pass head against the plain computation: values and gradients, dense and quantised, tied and untied."""
+"""The heads against the plain computation: values and gradients, dense and quantised, tied and untied, bent, and in training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
+from architectures import make
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.utils import load_model
 
-from mlxtune.models.head import one_pass, plain_logp, split
+from mlxtune.models import lora
+from mlxtune.models.head import exp_of_negative, in_chunks, one_pass, plain_logp, split
+from mlxtune.recipe import AdapterSection
+
+SHAPES = {"plain": (1.0, 0.0), "scaled": (0.25, 0.0), "capped": (1.0, 2.0), "both": (3.0, 1.5)}
 
 
-@pytest.fixture(params=["linear", "embedding", "linear-4bit", "embedding-8bit"])
+@pytest.fixture(params=["linear", "biased", "embedding", "linear-4bit", "biased-8bit", "embedding-8bit"])
 def head(request: pytest.FixtureRequest) -> nn.Module:
     mx.random.seed(0)
     kind, _, bits = request.param.partition("-")
-    made = nn.Linear(64, 320, bias=False) if kind == "linear" else nn.Embedding(320, 64)
+    made = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=kind == "biased")
     return made.to_quantized(32, int(bits[0])) if bits else made
 
 
-def test_one_pass_gives_the_plain_log_probabilities_and_gradients(head: nn.Module) -> None:
-    hidden = mx.random.normal((37, 64))
-    targets = mx.random.randint(0, 320, (37,))
-    weights = mx.random.normal((37,))
+def logits_of(head: nn.Module, scale: float, cap: float) -> Callable[[mx.array], mx.array]:
     apply = head.as_linear if hasattr(head, "as_linear") else head
-    quick = one_pass(head, chunk=8)
+    return lambda hidden: mx.tanh(apply(hidden) * scale / cap) * cap if cap else apply(hidden) * scale
 
-    def by_plain(hidden: mx.array) -> mx.array:
-        return (plain_logp(apply(hidden), targets) * weights).sum()
 
-    def by_one_pass(hidden: mx.array) -> mx.array:
-        return (quick(hidden, targets) * weights).sum()
+def weighted(logp: Any, hidden: mx.array) -> tuple[mx.array, mx.array]:
+    """A sum of log-probabilities, each with a weight of its own, and its gradient."""
+    mx.random.seed(1)
+    targets, weights = mx.random.randint(0, 320, hidden.shape[:1]), mx.random.normal(hidden.shape[:1])
+    return mx.value_and_grad(lambda hidden: (logp(hidden, targets) * weights).sum())(hidden)
 
-    expected, slope = mx.value_and_grad(by_plain)(hidden)
-    found, own = mx.value_and_grad(by_one_pass)(hidden)
-    assert mx.allclose(found, expected, rtol=1e-5, atol=1e-5)
-    assert mx.allclose(own, slope, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize(("scale", "cap"), SHAPES.values(), ids=SHAPES)
+def test_both_ways_give_the_plain_log_probabilities_and_gradients(head: nn.Module, scale: float, cap: float) -> None:
+    hidden = mx.random.normal((37, 64))
+    logits = logits_of(head, scale, cap)
+    expected, slope = weighted(lambda hidden, targets: plain_logp(logits(hidden), targets), hidden)
+    head.freeze()
+    for logp in (one_pass(head, chunk=8, scale=scale, cap=cap), in_chunks(logits, [head], chunk=8)):
+        found, own = weighted(logp, hidden)
+        assert mx.allclose(found, expected, rtol=1e-5, atol=1e-5)
+        assert mx.allclose(own, slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_half_precision_is_as_near_as_its_rounding(dtype: mx.Dtype) -> None:
+    mx.random.seed(0)
+    head, hidden = nn.Linear(64, 320, bias=False), mx.random.normal((37, 64))
+    exact, slope = weighted(one_pass(head), hidden)
+    head.set_dtype(dtype)
+    found, own = weighted(one_pass(head, scale=1.0), hidden.astype(dtype))
+    eps = mx.finfo(dtype).eps
+    assert own.dtype == dtype
+    assert mx.allclose(found, exact, rtol=eps, atol=eps * 4)
+    assert mx.abs(own - slope).max() <= 4 * eps * mx.abs(slope).max()
+
+
+def test_exponentials_are_right_to_rounding_and_overflow_to_nothing() -> None:
+    x = np.concatenate([np.linspace(0, 87, 2001), [1e3, 1e30]]).astype(np.float32)
+    found = np.array(exp_of_negative(mx.array(x))).astype(np.float64)
+    np.testing.assert_allclose(found, np.exp(-x.astype(np.float64)), rtol=3e-7, atol=1e-38)
+
+
+@pytest.mark.parametrize("kind", ["linear", "linear-4bit", "embedding", "linear-compiled"])
+def test_a_head_that_trains_gets_its_own_gradient(kind: str) -> None:
+    mx.random.seed(0)
+    base = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=False)
+    base = base.to_quantized(32, 4) if kind.endswith("4bit") else base
+    base.freeze()
+    head = (LoRAEmbedding if kind == "embedding" else LoRALinear).from_base(base, r=4, scale=2.0, dropout=0.5)
+    head.lora_b = mx.random.normal(head.lora_b.shape) * 0.1
+    head.eval()
+    logits = logits_of(head, 1.0, 3.0)
+    hidden, targets, weights = mx.random.normal((37, 64)), mx.random.randint(0, 320, (37,)), mx.random.normal((37,))
+    chunked = in_chunks(logits, [head], chunk=8)
+
+    def gradients(logp: Any) -> Any:
+        def loss(arrays: Any, hidden: mx.array) -> mx.array:
+            head.update(arrays)
+            return (logp(hidden, targets) * weights).sum()
+
+        return mx.value_and_grad(loss, argnums=(0, 1))(head.trainable_parameters(), hidden)
+
+    expected = tree_flatten(gradients(lambda hidden, targets: plain_logp(logits(hidden), targets)))
+    before = tree_flatten(head.parameters())
+    head.train()
+    run = partial(gradients, chunked)
+    if kind.endswith("compiled"):
+        run = mx.compile(run, inputs=[head.state], outputs=[head.state])
+    found = dict(tree_flatten(run()))
+    assert any("lora_a" in name for name in found)
+    for name, array in expected:
+        assert mx.allclose(found[name], array, rtol=1e-4, atol=1e-5), name
+    after = dict(tree_flatten(head.parameters()))
+    assert head.dropout.training
+    assert all(mx.array_equal(after[name], array) for name, array in before)
 
 
 def test_a_usual_model_is_split_and_agrees_with_itself(tiny: Path) -> None:
     model, _ = load_model(tiny)
+    model.freeze()
     parts = split(model)
     assert not parts.warning
+    assert "one_pass" in parts.logp.__qualname__
     tokens = mx.array([[5, 6, 7, 8]])
     assert mx.allclose(parts.logits(parts.backbone(tokens)), model(tokens), rtol=1e-5, atol=1e-5)
 
 
-class _Capped(nn.Module):
-    """A model whose head does more than a matrix product, as Gemma 2's does."""
+class Odd(nn.Module):
+    """A Llama whose head does ``more`` with its logits, as no setting of it says."""
+
+    def __init__(self, inner: nn.Module, more: Callable[[mx.array], mx.array]) -> None:
+        super().__init__()
+        self.model, self.more = inner.model, more
+        self.freeze()
+
+    def __call__(self, tokens: mx.array, cache: object = None) -> mx.array:
+        return self.more(self.model.embed_tokens.as_linear(self.model(tokens, cache)))
+
+
+class Closed(nn.Module):
+    """A Llama whose head is inside of what would be its backbone."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.model, self.layers = inner.model, inner.layers
+        self.model = inner
+        self.freeze()
 
     def __call__(self, tokens: mx.array, cache: object = None) -> mx.array:
-        return mx.tanh(self.model.embed_tokens.as_linear(self.model(tokens, cache)) / 0.5) * 0.5
+        return self.model(tokens, cache)
 
 
-def test_a_head_that_does_more_is_computed_in_full_with_a_warning(tiny: Path) -> None:
-    model = _Capped(load_model(tiny)[0])
+ODD = {
+    "cap": lambda logits: mx.tanh(logits / 30) * 30,
+    "scale": lambda logits: logits * 1.01,
+    "shift": lambda logits: logits + mx.arange(320) * 1e-3,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "dtype"), [("cap", mx.float32), ("scale", mx.float32), ("shift", mx.float32), ("cap", mx.bfloat16)], ids=str
+)
+def test_an_unknown_head_is_found_out_and_computed_in_chunks_with_a_warning(tiny: Path, more: str, dtype: mx.Dtype) -> None:
+    inner, _ = load_model(tiny)
+    inner.set_dtype(dtype)
+    model = Odd(inner, ODD[more])
+    parts = split(model)
+    assert "in chunks" in parts.warning
+    tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
+    assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets), rtol=1e-5)
+
+
+def test_a_model_that_does_not_come_apart_is_computed_in_full_with_a_warning(tiny: Path) -> None:
+    model = Closed(load_model(tiny)[0])
     parts = split(model)
     assert "in full" in parts.warning
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
+    assert mx.array_equal(parts.logits(parts.backbone(tokens)), model(tokens))
     assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets))
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_adapters_outside_the_layers_train_as_by_the_plain_computation(tmp_path: Path, target: str) -> None:
+    model, _ = load_model(make(tmp_path, "smollm2" if target == "embed_tokens" else "llama"))
+    lora.add(model, AdapterSection(rank=4, layers=1, targets=["q_proj", target]), seed=1)
+    arrays = [(name, mx.random.normal(array.shape) * 0.1) for name, array in lora.weights(model).items()]
+    model.load_weights(arrays, strict=False)
+    parts = split(model)
+    assert not parts.warning
+    tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
+    ways = (lambda: plain_logp(model(tokens)[0], targets), lambda: parts.logp(parts.backbone(tokens)[0], targets))
+    (_, plain), (_, own) = (nn.value_and_grad(model, lambda way=way: way().sum())() for way in ways)
+    expected, found = dict(tree_flatten(plain)), dict(tree_flatten(own))
+    assert expected.keys() == found.keys() == dict(arrays).keys()
+    assert any(target in name for name in found)
+    for name, array in expected.items():
+        assert mx.abs(found[name] - array).max() <= 1e-4 * mx.abs(array).max(), name

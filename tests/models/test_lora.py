@@ -7,13 +7,17 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from architectures import make
 from mlx_lm import stream_generate
+from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model
 
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
+from mlxtune.models.load import load
+from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection
 
 
@@ -84,3 +88,82 @@ def test_a_torn_adapter_is_refused_before_it_is_opened(tiny: Path, tmp_path: Pat
         file.write_bytes(data)
         with pytest.raises(ModelError):
             lora.check_header(file)
+
+
+OUTSIDE = ["q_proj", "embed_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("llama", AdapterSection(rank=4, kind="dora")),
+        ("llama", AdapterSection(rank=4, kind="dora", layers=1, targets=["v_proj", "lm_head"])),
+        ("llama", AdapterSection(rank=4, rslora=True, layers=1, targets=[*OUTSIDE, "lm_head"])),
+        ("smollm2", AdapterSection(rank=4, layers=1, targets=OUTSIDE)),
+        ("gemma3", AdapterSection(rank=4, layers=1, targets=OUTSIDE)),
+        ("gemma4", AdapterSection(rank=4, layers=1, targets=OUTSIDE)),
+        ("phi3", AdapterSection(rank=4, kind="dora", targets=["qkv_proj", "gate_up_proj"])),
+        ("qwen3_moe", AdapterSection(rank=4, targets=["q_proj", "switch_mlp.up_proj"])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.kind} on {value.targets}",
+)
+def test_every_kind_and_target_starts_at_the_base_and_comes_back_through_stock_mlx_lm(
+    tmp_path: Path, name: str, section: AdapterSection
+) -> None:
+    folder = make(tmp_path / "model", name)
+    model, _ = load_model(folder)
+    tokens = mx.array([[5, 6, 7]])
+    before = model(tokens)
+    config = lora.add(model, section, seed=1)
+    model.eval()
+    assert mx.allclose(model(tokens), before, rtol=1e-5, atol=1e-5)
+    names = lora.weights(model)
+    leaves = {"lora_a", "lora_b", "m"} if section.kind == "dora" else {"lora_a", "lora_b"}
+    assert {at.rsplit(".", 1)[-1] for at in names} == leaves
+    for target in section.targets if isinstance(section.targets, list) else ():
+        assert any(f"{target}.lora_a" in at for at in names), target
+    assert not any(".layers.0." in at for at in names) or section.layers == "all"
+    lora.save(tmp_path / "adapter", shaken(model), config)
+    stock = load_adapters(load_model(folder)[0], str(tmp_path / "adapter"))
+    stock.eval()
+    assert mx.array_equal(stock(tokens), model(tokens))
+    assert not mx.allclose(stock(tokens), before, rtol=1e-2, atol=1e-2)
+    assert json.loads((tmp_path / "adapter" / lora.CONFIG).read_text())["fine_tune_type"] == section.kind
+
+
+def test_an_embedding_trained_on_dequantised_weights_fits_the_quantised_base(tmp_path: Path) -> None:
+    source = resolve(str(make(tmp_path / "model", "smollm2")))
+    model = load(source, "float32").model
+    config = lora.add(model, AdapterSection(rank=4, targets=OUTSIDE), seed=1)
+    lora.save(tmp_path / "adapter", shaken(model), config)
+    model.eval()
+    native = load(source, "native").model
+    lora.load(native, tmp_path / "adapter")
+    tokens = mx.array([[5, 6, 7]])
+    assert mx.allclose(native(tokens), model(tokens), rtol=1e-3, atol=1e-3)
+
+
+def test_all_linear_leaves_out_experts_and_routers_which_can_be_named(tmp_path: Path) -> None:
+    model, _ = load_model(make(tmp_path, "qwen3_moe"))
+    lora.add(model, AdapterSection(rank=4), seed=1)
+    assert {name.split(".")[4] for name in lora.weights(model)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    model, _ = load_model(tmp_path)
+    lora.add(model, AdapterSection(rank=4, targets=["gate"]), seed=1)
+    assert {name.split(".")[4] for name in lora.weights(model)} == {"gate"}
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "message", "mend"),
+    [
+        ("smollm2", AdapterSection(targets=["lm_head"]), "called lm_head", "use embed_tokens"),
+        ("llama", AdapterSection(targets=["lm_haed"]), "called lm_haed", "lm_head"),
+        ("llama", AdapterSection(kind="dora", targets=["embed_tokens"]), "embed_tokens cannot have a DoRA", 'kind = "lora"'),
+        ("qwen3_moe", AdapterSection(kind="dora", targets=["down_proj"]), "down_proj cannot have a DoRA", 'kind = "lora"'),
+    ],
+    ids=["tied head", "misspelt", "dora embedding", "dora experts"],
+)
+def test_what_cannot_be_adapted_is_refused(tmp_path: Path, name: str, section: AdapterSection, message: str, mend: str) -> None:
+    model, _ = load_model(make(tmp_path, name))
+    with pytest.raises(RecipeError, match=message) as caught:
+        lora.add(model, section, seed=1)
+    assert mend in caught.value.mend

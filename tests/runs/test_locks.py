@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,18 @@ def test_death_of_a_holder_frees_the_lock_whatever_ended_it(tmp_path):
         assert is_held(path)
         child.kill()
     assert not is_held(path)
+
+
+@pytest.mark.parametrize("operation", ["open", "pwrite"])
+def test_full_disk_is_a_machine_error_and_frees_the_lock(tmp_path, monkeypatch, operation):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, operation, full)
+    with pytest.raises(MachineError, match=r"The disk is full, so run\.lock was not saved"), hold(tmp_path / "run.lock", busy=""):
+        pass
+    monkeypatch.undo()
+    assert not is_held(tmp_path / "run.lock")
 
 
 def test_asking_does_not_make_the_file(tmp_path):

@@ -1,103 +1,232 @@
-"""The loop: schedules, resuming bit for bit, damaged checkpoints, losses that are not numbers."""
+"""The loop: every row once an epoch, the same objective whatever the batches, resuming bit for bit, and how it ends."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.optimizers as optim
 import pytest
-from mlx_lm.utils import load_model, load_tokenizer
-from tiny_model import write_chat
+from loops import SECTION, Listener, Ways, assert_resumes, assert_same, make, stopped, weights
+from tiny_model import make_tiny
 
-from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
-from mlxtune.data.source import read_file
-from mlxtune.models import lora
-from mlxtune.models.head import split
-from mlxtune.models.template import ChatTemplate
-from mlxtune.recipe import AdapterSection, TrainingSection
-from mlxtune.training import checkpoint, schedule
-from mlxtune.training.loop import Loop
-from mlxtune.training.stack import Stack
-
-
-class Listener:
-    """Keeps events; asks to stop after ``stop_at`` steps."""
-
-    def __init__(self, stop_at: int = 0) -> None:
-        self.events: list[dict] = []
-        self.stop_at = stop_at
-
-    @property
-    def stopping(self) -> bool:
-        return bool(self.stop_at) and sum(event["type"] == "step" for event in self.events) >= self.stop_at
-
-    def emit(self, type: str, **fields: object) -> None:
-        self.events.append({"type": type, **fields})
-
-    def of(self, type: str) -> list[dict]:
-        return [event for event in self.events if event["type"] == type]
-
-
-SECTION = TrainingSection(epochs=3, batch_size=4, accumulate=2, learning_rate=5e-3, validate_every=5, save_every=3, keep=2)
-
-
-def make(tiny: Path, folder: Path, section: TrainingSection = SECTION, dropout: float = 0.1) -> Loop:
-    model, _ = load_model(tiny)
-    template = ChatTemplate(load_tokenizer(tiny))
-    rows = [template.encode(row, 256) for row in read_file(write_chat(folder / "chat.jsonl", 26))]
-    adapter = AdapterSection(rank=4, alpha=8, dropout=dropout)
-    config = lora.add(model, adapter, seed=section.seed)
-    return Loop(folder, Stack(model, split(model)), section, adapter, config, rows[:22], rows[22:], prefix=0)
+from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError
+from mlxtune.training import checkpoint, guard, loop, optimizer, watch
+from mlxtune.training.guard import MemoryGuard
 
 
 def test_loss_falls_and_every_step_is_told(tiny: Path, tmp_path: Path) -> None:
     listener = Listener()
-    loop = make(tiny, tmp_path)
-    summary = loop.run(listener)
-    assert loop.total == 3 * math.ceil(math.ceil(22 / 4) / 2) == summary["steps"]
-    assert [event["step"] for event in listener.of("step")] == list(range(1, loop.total + 1))
+    run = make(tiny, tmp_path)
+    summary = run.run(listener)
+    assert run.total == 3 * math.ceil(math.ceil(22 / 4) / 2) == summary["steps"]
+    assert [event["step"] for event in listener.of("step")] == list(range(1, run.total + 1))
     losses = [event["loss"] for event in listener.of("validation")]
     assert losses[-1] < losses[0]
-    assert sum(event["tokens"] for event in listener.of("step")) == 3 * sum(int(row.trained.sum()) for row in loop.train)
+    assert sum(event["tokens"] for event in listener.of("step")) == 3 * sum(int(row.trained.sum()) for row in run.train)
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (4, 4), (5, 3), (22, 2), (100, 1)])
+def test_an_epoch_is_every_row_once_and_its_remainder_is_a_step_too(tiny: Path, tmp_path: Path, size: int, accumulate: int) -> None:
+    run = make(tiny, tmp_path, replace(SECTION, batch_size=size, accumulate=accumulate, epochs=2))
+    planned = [next_step for next_step, _ in zip(run.steps(), range(run.total), strict=False)]
+    assert run.total == 2 * math.ceil(math.ceil(22 / size) / accumulate)
+    assert run.epochs == 2
+    for number in range(2):
+        rows = [at for step in planned if step.epoch == number for group in step.groups for at in group]
+        assert sorted(rows) == list(range(22))
+
+
+def test_a_number_of_steps_ends_within_an_epoch(tiny: Path, tmp_path: Path) -> None:
+    run = make(tiny, tmp_path, replace(SECTION, steps=4))
+    assert (run.total, run.epochs) == (4, 2)
+    assert run.run(Listener())["steps"] == 4
+
+
+@pytest.mark.parametrize(("size", "accumulate", "lanes"), [(2, 2, 1), (1, 4, 1), (3, 2, 1), (4, 1, 2), (2, 2, 2)])
+def test_the_shape_of_batches_does_not_change_the_step(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, accumulate: int, lanes: int
+) -> None:
+    """Rows of unequal length: a mean of means would weigh their tokens unequally."""
+    monkeypatch.setattr(optimizer, "make", lambda *_: optim.SGD(0.0))
+
+    def step(name: str, size: int, accumulate: int, lanes: int) -> tuple[dict[str, mx.array], dict]:
+        section = replace(SECTION, epochs=1, batch_size=size, accumulate=accumulate, learning_rate=0.1, clip=0.0, warmup=0.0)
+        run, listener = make(tiny, tmp_path / name, section, Ways(dropout=0.0, lanes=lanes), rows=8), Listener()
+        run.run(listener)
+        (told,) = listener.of("step")
+        return weights(run), told
+
+    (one, told), (other, own) = step("one", 4, 1, 1), step("other", size, accumulate, lanes)
+    assert own["loss"] == pytest.approx(told["loss"], rel=1e-6)
+    assert own["norm"] == pytest.approx(told["norm"], rel=1e-5)
+    assert own["tokens"] == told["tokens"]
+    for name, array in one.items():
+        assert mx.abs(other[name] - array).max().item() < 1e-6, name
 
 
 def test_resuming_ends_in_the_weights_of_an_uninterrupted_run(tiny: Path, tmp_path: Path) -> None:
-    whole = make(tiny, tmp_path / "whole") if (tmp_path / "whole").mkdir() is None else None
-    assert whole is not None
+    assert_resumes(tiny, tmp_path, SECTION, Ways(), at=4)
+
+
+@pytest.mark.parametrize("ways", [Ways(layers=1, cached=True), Ways(lanes=2), Ways(layers=1, cached=True, lanes=2)], ids=str)
+def test_speed_ups_resume_bit_for_bit_in_the_second_epoch(tiny: Path, tmp_path: Path, ways: Ways) -> None:
+    """The cache is filled in another order then, and the streams start in another."""
+    assert_resumes(tiny, tmp_path, replace(SECTION, epochs=2), ways, at=4)
+
+
+def test_the_compiled_path_trains_like_the_plain_one_and_resumes(tmp_path: Path) -> None:
+    """What a GPU runs: both halves of a step compiled, here in bf16, with 4-bit weights as they are."""
+    model = make_tiny(tmp_path / "model", bits=4)
+    section = replace(SECTION, steps=4, batch_size=32, accumulate=1, save_every=2, validate_every=4)
+    ways = Ways(half=True, layers=1, targets=("q_proj",))
+    plain, compiled = Listener(), Listener()
+    make(model, tmp_path / "plain", section, ways).run(plain)
+    whole = make(model, tmp_path / "compiled", section, replace(ways, compiled=True))
+    whole.run(compiled)
+    losses = [step["loss"] for step in compiled.of("step")]
+    assert losses == pytest.approx([step["loss"] for step in plain.of("step")], rel=1e-2)
+    assert losses[-1] < losses[0]
+    again = make(model, tmp_path / "compiled", section, replace(ways, compiled=True))
+    again.run(Listener(), checkpoint.at(tmp_path / "compiled", 2))
+    assert_same(weights(whole), weights(again))
+
+
+def test_the_certificate_adds_up_to_the_data_and_goes_on_over_a_resume(tiny: Path, tmp_path: Path) -> None:
+    whole = make(tiny, tmp_path / "whole", replace(SECTION, epochs=2))
     whole.run(Listener())
-    (tmp_path / "parts").mkdir()
-    first = make(tiny, tmp_path / "parts")
-    with pytest.raises(Interrupted) as stop:
-        first.run(Listener(stop_at=4))
-    assert stop.value.step == 4
-    found = checkpoint.newest(tmp_path / "parts")
-    assert found is not None
-    assert found.step == 4
-    second = make(tiny, tmp_path / "parts")
+    told = json.loads((tmp_path / "whole" / "certificate.json").read_text())
+    assert told["totals"]["visits"] == 2 * 22
+    assert told["totals"]["seen"] == 2 * sum(len(row.tokens) for row in whole.train)
+    assert told["totals"]["trained"] == 2 * sum(int(row.trained.sum()) for row in whole.train)
+    assert [row["visits"] for row in told["rows"]] == [2] * 22
+    found = stopped(make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)), 4)
+    make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)).run(Listener(), found)
+    assert json.loads((tmp_path / "parts" / "certificate.json").read_text()) == told
+
+
+def test_other_rows_than_those_of_the_checkpoint_are_refused(tiny: Path, tmp_path: Path) -> None:
+    found = stopped(make(tiny, tmp_path), 2)
+    with pytest.raises(DataError, match="not those that the checkpoint of step 2 was trained on") as refused:
+        make(tiny, tmp_path, rows=27).run(Listener(), found)
+    assert refused.value.exit_code == 2
+    assert "Restore the data" in refused.value.mend
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """Validation losses by step; what is not in it is 9."""
+    losses: dict[int, float] = {}
+    monkeypatch.setattr(loop._Run, "_validate", lambda self, step: losses.get(step, 9.0))
+    return losses
+
+
+EACH = replace(SECTION, steps=8, validate_every=1, save_every=100)
+
+
+def test_the_best_checkpoint_is_kept_and_becomes_the_adapter(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+    script |= {1: 5.0, 2: 4.0, 3: 3.0, 6: 3.5}
+    run = make(tiny, tmp_path, replace(EACH, save_every=1))
+    summary = run.run(Listener())
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["0000003", "0000007", "0000008"]
+    assert summary == {"steps": 8, "validation": 3.0, "checkpoint": 8, "adapter_step": 3}
+    best = mx.load(str(tmp_path / "checkpoints" / "0000003" / "adapters.safetensors"))
+    assert_same(weights(run), best)
+
+
+def test_an_improvement_is_saved_at_once(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+    script |= {2: 4.0, 5: 3.0}
     listener = Listener()
-    second.run(listener, found)
-    assert next(event["step"] for event in listener.of("step")) == 5
-    expected, own = lora.weights(whole.stack.model), lora.weights(second.stack.model)
-    assert all(mx.array_equal(expected[name], own[name]) for name in expected)
+    make(tiny, tmp_path, EACH).run(listener)
+    assert [event["step"] for event in listener.of("checkpoint")] == [1, 2, 5, 8]
 
 
-def test_only_the_newest_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tiny: Path, tmp_path: Path) -> None:
-    make(tiny, tmp_path).run(Listener())
-    kept = sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir())
-    assert kept == ["0000006", "0000009"]
-    file = tmp_path / "checkpoints" / "0000009" / "adapters.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+def test_a_run_ends_when_validations_stop_improving(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+    script |= {1: 5.0, 2: 4.0}
+    listener = Listener()
+    summary = make(tiny, tmp_path, replace(EACH, early_stop=3)).run(listener)
+    assert (summary["steps"], summary["adapter_step"], summary["validation"]) == (5, 2, 4.0)
+    assert [event["text"] for event in listener.of("warning")] == [
+        "Stopped early: 3 validations were no better than that of step 2."
+    ]
+
+
+def test_a_run_that_had_ended_early_does_not_train_on_when_it_is_resumed(
+    tiny: Path, tmp_path: Path, script: dict[int, float]
+) -> None:
+    """Killed between its last checkpoint and its last word."""
+    script |= {2: 4.0}
+    section = replace(EACH, early_stop=3)
+    whole = make(tiny, tmp_path, section)
+    expected = whole.run(Listener())
+    again, listener = make(tiny, tmp_path, section), Listener()
+    assert again.run(listener, checkpoint.newest(tmp_path)) == expected
+    assert not listener.of("step")
+    assert_same(weights(whole), weights(again))
+
+
+def test_a_damaged_best_checkpoint_leaves_the_last_weights_and_a_warning(
+    tiny: Path, tmp_path: Path, script: dict[int, float]
+) -> None:
+    script |= {2: 4.0}
+    run, listener = make(tiny, tmp_path, EACH), Listener()
+
+    def damage(step: int) -> None:
+        if step == 7:
+            (tmp_path / "checkpoints" / "0000002" / "state.json").write_text("{}")
+
+    run.sample = damage
+    summary = run.run(listener)
+    assert summary["adapter_step"] == 8
+    assert "The best checkpoint, step 2, is damaged" in listener.of("warning")[0]["text"]
+    assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / "0000008" / "adapters.safetensors")))
+
+
+def test_a_loss_that_is_no_number_stops_with_the_rows_named(tiny: Path, tmp_path: Path) -> None:
+    run = make(tiny, tmp_path)
+    name, array = next(iter(weights(run).items()))
+    run.stack.model.load_weights([(name, array * math.nan)], strict=False)
+    listener = Listener()
+    with pytest.raises(MlxtuneError, match=r"The loss of step 1 is not a number\. Its rows: .* There is no checkpoint before it"):
+        run.run(listener)
+    assert listener.of("step")[-1]["loss"] is None
+    assert not listener.of("checkpoint")
+
+
+def test_a_loss_that_runs_away_stops_with_the_rows_and_the_last_good_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uphill, until the loss is a third above that of the first steps."""
+    downhill = optimizer.set_rate
+    monkeypatch.setattr(watch, "RUNAWAY", 4 / 3)
+    monkeypatch.setattr(optimizer, "set_rate", lambda made, rate, adapter: downhill(made, -rate, adapter))
+    section = replace(SECTION, steps=60, accumulate=1, save_every=8, validate_every=100, learning_rate=0.02, schedule="constant")
+    run = make(tiny, tmp_path, section)
+    with pytest.raises(MlxtuneError, match=r"runs away: [\d.]+ over the last 8 steps") as told:
+        run.run(Listener())
+    assert any(row.id in told.value.message for row in run.train)
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    assert found.step == 6
+    assert f"The last good checkpoint is that of step {found.step}." in told.value.message
+
+
+def test_memory_running_out_stops_at_a_checkpoint_with_advice(tiny: Path, tmp_path: Path) -> None:
+    run = make(tiny, tmp_path)
+    run.guard = MemoryGuard(limit=1)
+    with pytest.raises(Interrupted) as stop:
+        run.run(Listener())
+    assert (stop.value.step, stop.value.exit_code) == (1, 3)
+    assert guard.ADVICE in stop.value.reason
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
 
 
 def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = make(tiny, tmp_path)
+    run = make(tiny, tmp_path)
     real, calls = checkpoint.write_bytes, 0
 
     def full(path: Path, data: bytes) -> None:
@@ -109,31 +238,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint(tiny: Path, tmp_p
 
     monkeypatch.setattr(checkpoint, "write_bytes", full)
     with pytest.raises(MachineError, match="The disk is full, so step 5 was not saved"):
-        loop.run(Listener())
+        run.run(Listener())
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.step == 3
-
-
-def test_a_loss_that_is_no_number_stops_with_the_rows_named(tiny: Path, tmp_path: Path) -> None:
-    loop = make(
-        tiny, tmp_path, dataclasses.replace(SECTION, learning_rate=0.99, clip=0.0, schedule="constant", warmup=0.0, epochs=30)
-    )
-    name, array = next(iter(lora.weights(loop.stack.model).items()))
-    loop.stack.model.load_weights([(name, array * math.nan)], strict=False)
-    listener = Listener()
-    with pytest.raises(MlxtuneError, match=r"The loss of step 1 is not a number\. Its rows: "):
-        loop.run(listener)
-    assert listener.of("step")[-1]["loss"] is None
-    assert not listener.of("checkpoint")
-
-
-@pytest.mark.parametrize(("kind", "end"), [("constant", 1e-3), ("linear", 0.0), ("cosine", 0.0)])
-def test_schedules_rise_then_follow_their_shape(kind: str, end: float) -> None:
-    section = TrainingSection(learning_rate=1e-3, warmup=0.1, schedule=kind)
-    rates = [schedule.rate(section, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(1e-3 / 11)
-    assert rates[10] == pytest.approx(1e-3)
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[-1] == pytest.approx(end, abs=2e-5)
-    assert schedule.rate(section, 55, 100) == pytest.approx({"constant": 1e-3, "linear": 5e-4, "cosine": 5e-4}[kind])

@@ -1,0 +1,205 @@
+"""The planner's estimates against measured peaks: ``python benchmarks/plan.py [--json] [--fit] [--only NAME]``.
+
+Each configuration is planned from shapes, then two steps at that batch are measured in a process of their own, and so are two steps
+at another batch, as a probe would: the estimate is given before and after that probe. ``--fit`` then looks for the coefficients of
+``planning.memory`` that make the worst error before a probe smallest. Measurements are kept in ``--keep FILE`` and read from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mlxtune.planning import activations, ask, memory, shapes
+from mlxtune.planning.machine import machine, version
+from mlxtune.planning.memory import Coefficients, Estimate
+from mlxtune.planning.workload import Batch, Workload
+from mlxtune.recipe import Recipe, parse
+
+LLAMA = {
+    "model_type": "llama", "rms_norm_eps": 1e-5, "hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1408,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 49152, "tie_word_embeddings": False,
+    "max_position_embeddings": 4096,
+}  # fmt: skip
+QWEN = LLAMA | {"model_type": "qwen3", "head_dim": 64, "num_key_value_heads": 2, "rope_theta": 1e6, "tie_word_embeddings": True}
+MODELS: dict[str, dict[str, Any]] = {
+    "untied": LLAMA,
+    "wide": LLAMA | {"hidden_size": 384, "intermediate_size": 3072, "num_attention_heads": 6, "num_key_value_heads": 1},
+    "words": LLAMA | {"hidden_size": 256, "vocab_size": 151936, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "normed": QWEN,
+    "bits": LLAMA | {"num_key_value_heads": 2, "bits": 4, "vocab_size": 32000},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration: the base, the recipe's settings, the batch to estimate and, for the probe, another."""
+
+    base: str
+    batch: Batch
+    probe: Batch
+    sets: tuple[str, ...] = ()
+    cached: bool = False
+    checkpointed: bool = False
+    native: bool = False
+    name: str = field(default="", compare=False)
+
+
+def batch(rows: int, width: int, prefix: int = 0, trained: float = 0.3) -> Batch:
+    return Batch(rows, width, prefix, max(rows, int(rows * width * trained)))
+
+
+BUNDLED = "smollm2-135m"
+FEW, HALF, ALL = "adapter.layers=4", "adapter.layers=16", 'adapter.layers="all"'
+CASES = {
+    "last 4 layers": Case(BUNDLED, batch(4, 128), batch(8, 64), (FEW, "adapter.rank=8")),
+    "all layers": Case(BUNDLED, batch(4, 128), batch(2, 128), (ALL,)),
+    "2,048 tokens": Case(BUNDLED, batch(8, 256), batch(4, 256), (HALF, "adapter.rank=8")),
+    "a long row, rank 64": Case(BUNDLED, batch(1, 1024), batch(2, 256), (HALF, "adapter.rank=64")),
+    "all tokens train": Case(BUNDLED, batch(8, 128, trained=1.0), batch(4, 128, trained=1.0), (HALF,)),
+    "DoRA": Case(BUNDLED, batch(4, 128), batch(8, 128), (HALF, 'adapter.kind="dora"', "adapter.rank=8")),
+    "attention only": Case(BUNDLED, batch(4, 256), batch(4, 128), (HALF, 'adapter.targets="attention"')),
+    "checkpointed": Case(BUNDLED, batch(8, 256), batch(4, 128), (HALF,), checkpointed=True),
+    "checkpointed, long": Case(BUNDLED, batch(2, 1024), batch(4, 256), (ALL,), checkpointed=True),
+    "cached, behind a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (HALF,), cached=True),
+    "behind a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (ALL,)),
+    "Adafactor, rank 64": Case(BUNDLED, batch(4, 64), batch(8, 64), (ALL, "adapter.rank=64", 'training.optimizer="adafactor"')),
+    "Lion, rank 64": Case(BUNDLED, batch(2, 64), batch(4, 64), (ALL, "adapter.rank=64", 'training.optimizer="lion"')),
+    "Muon, accumulated": Case(BUNDLED, batch(4, 128), batch(2, 128), (HALF, 'training.optimizer="muon"', "training.accumulate=2")),
+    "dropout": Case(BUNDLED, batch(4, 128), batch(8, 128), (HALF, "adapter.dropout=0.1")),
+    "untied head": Case("untied", batch(4, 256), batch(2, 256), (ALL,)),
+    "wide MLP, one key head": Case("wide", batch(8, 128), batch(4, 128), (ALL,)),
+    "large vocabulary": Case("words", batch(8, 128), batch(8, 64), (FEW,)),
+    "normed queries": Case("normed", batch(4, 256), batch(8, 128), (ALL, "adapter.rank=32")),
+    "4 bits, native": Case("bits", batch(4, 128), batch(2, 128), (ALL,), native=True),
+    "quantised on load, native": Case("normed", batch(4, 64), batch(2, 64), (ALL, "model.quantize=8"), native=True),
+}
+
+
+def recipe(base: str, sets: tuple[str, ...]) -> Recipe:
+    return parse(f'name = "plan"\n[model]\nbase = "{base}"\n[data]\nsource = "none.jsonl"\n', overrides=sets)
+
+
+def estimate(case: Case, folder: Path, at: Batch, scale: float = 1.0, coefficients: Coefficients = Coefficients()) -> Estimate:
+    """What the planner says of ``case`` at the batch ``at``."""
+    config = json.loads((folder / "config.json").read_text())
+    work = Workload(2, 2, 2 * at.tokens, at.tokens, 2 * at.trained, 0, at.tokens, at.width, (at,))
+    kernels = activations.NATIVE if case.native else activations.CPU
+    return memory.estimate(
+        shapes.read(folder, config), recipe(str(folder), case.sets), work, machine(), cached=case.cached,
+        checkpointed=case.checkpointed, scale=scale, coefficients=coefficients, kernels=kernels,
+    )  # fmt: skip
+
+
+def measure(case: Case, folder: Path, at: Batch) -> dict[str, Any]:
+    return ask.steps(
+        recipe(str(folder), case.sets), at, cached=case.cached, checkpointed=case.checkpointed,
+        compute="native" if case.native else "float32",
+    )  # fmt: skip
+
+
+def row(name: str, case: Case, folder: Path, found: dict[str, Any], coefficients: Coefficients) -> dict[str, Any]:
+    """One line of the table: bytes, and the estimates' errors as shares."""
+    before = estimate(case, folder, case.batch, coefficients=coefficients)
+    other = estimate(case, folder, case.probe, coefficients=coefficients)
+    scale = (found["probe"]["peak"] - found["probe"]["rest"]) / (other.step - other.rest)
+    after = estimate(case, folder, case.batch, scale, coefficients)
+    peak = found["batch"]["peak"]
+    return {
+        "case": name, "measured": peak, "before": before.step, "after": after.step, "error_before": before.step / peak - 1,
+        "error_after": after.step / peak - 1, "rest_measured": found["batch"]["rest"], "rest": before.rest, "moment": before.moment,
+        "scale": scale, "loading_measured": found["batch"]["loading"], "loading": before.loading, "estimate": asdict(before),
+    }  # fmt: skip
+
+
+def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any]) -> Coefficients:
+    """The coefficients with the smallest worst error before a probe, and among those the smallest sum of squares."""
+
+    def worth(tried: Coefficients) -> tuple[float, float]:
+        errors = [
+            estimate(case, folders[case.base], case.batch, coefficients=tried).step / found[name]["batch"]["peak"] - 1
+            for name, case in cases.items()
+        ]
+        return round(max(map(abs, errors)), 3), sum(error * error for error in errors)
+
+    best = Coefficients()
+    for _ in range(3):
+        for name, values in (
+            ("logits", [at / 4 for at in range(4, 33)]),
+            ("backward", [at / 10 for at in range(41)]),
+            ("forward", [at / 10 for at in range(41)]),
+            ("update", [at / 4 for at in range(8, 33)]),
+        ):
+            best = min((replace(best, **{name: value}) for value in values), key=worth)
+    return best
+
+
+def build(name: str, folder: Path) -> Path:
+    """A random model of this shape, saved as mlx-lm saves one, with the bundled model's tokenizer beside it."""
+    import mlx.core as mx
+    from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
+
+    from mlxtune.models import bundled
+
+    config = dict(MODELS[name])
+    bits = config.pop("bits", 0)
+    kind, settings = _get_classes(config)
+    model = kind(settings.from_dict(config))
+    model.set_dtype(mx.bfloat16)
+    if bits:
+        model, config = quantize_model(model, config, 64, bits)
+    folder.mkdir(parents=True)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(bundled.ensure() / file, folder / file)
+    save_model(folder, model)
+    save_config(config, folder / "config.json")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--fit", action="store_true", help="fit the coefficients of planning.memory again")
+    parser.add_argument("--only", default="", help="configurations with this in their name")
+    parser.add_argument("--keep", type=Path, help="a file to keep measurements in, and to take them from")
+    given = parser.parse_args()
+    from mlxtune.models import blas, bundled
+
+    blas.preload()
+    cases = {name: case for name, case in CASES.items() if given.only in name}
+    kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.is_file() else {}
+    with tempfile.TemporaryDirectory() as place:
+        folders = {BUNDLED: bundled.ensure()}
+        for base in {case.base for case in cases.values()} - folders.keys():
+            folders[base] = build(base, Path(place) / base)
+        for (name, case), which in itertools.product(cases.items(), ("batch", "probe")):
+            if which not in kept.setdefault(name, {}):
+                kept[name][which] = measure(case, folders[case.base], getattr(case, which))
+                if given.keep:
+                    given.keep.write_text(json.dumps(kept))
+        coefficients = fit(cases, folders, kept) if given.fit else Coefficients()
+        rows = [row(name, case, folders[case.base], kept[name], coefficients) for name, case in cases.items()]
+    document = {
+        "benchmark": "plan", "machine": asdict(machine()), "versions": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
+        "coefficients": asdict(coefficients), "worst_before": max(abs(one["error_before"]) for one in rows),
+        "worst_after": max(abs(one["error_after"]) for one in rows), "rows": rows,
+    }  # fmt: skip
+    if given.json:
+        print(json.dumps(document, indent=2))
+        return
+    for one in rows:
+        print(
+            f"{one['case']:28} measured {one['measured'] / 2**20:7.0f} MiB   before {one['before'] / 2**20:7.0f} "
+            f"{one['error_before']:+6.1%}   after {one['after'] / 2**20:7.0f} {one['error_after']:+6.1%}   {one['moment']}"
+        )
+    print(f"worst {document['worst_before']:.1%} before a probe, {document['worst_after']:.1%} after one; {coefficients}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""``plan``: what a recipe will cost on this machine, before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlxtune.cli.screen import Cell, bar, columns, heading, out, show, show_json
+from mlxtune.cli.train import Json, Overrides, RecipeFile
+from mlxtune.core.errors import GateError
+from mlxtune.core.text import duration, plural, size
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.models.resolve import resolve
+from mlxtune.planning import plan as planning
+from mlxtune.planning.machine import machine
+from mlxtune.planning.plan import Plan
+from mlxtune.recipe import load
+
+_MARKS: dict[str, Cell] = {"go": ("✓ ", "bold success"), "warn": ("! ", "bold warning"), "refuse": ("✗ ", "bold error")}
+_WIDTH = 24  # cells of a bar
+_WHERE = {
+    "head": "when the head computes its first logits",
+    "backward": "when the topmost layer computes its gradients",
+    "update": "when the optimizer updates the adapter",
+    "forward": "when the frozen layers run",
+    "freezing": "when the frozen layers run for the cache",
+}
+
+
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Run two steps at the worst batch, and plan with what they took.")] = False,
+    watts: Annotated[
+        float, typer.Option("--watts", help="What this machine draws while it trains, for the energy.", min=0.0)
+    ] = 0.0,
+    json: Json = False,
+) -> None:
+    """Say what a recipe takes of this machine: memory, time, energy; exits 1 when it does not fit."""
+    loaded = load(recipe, overrides or [])
+    shares = split(read_source(loaded.source, loaded.data.format), loaded.data)
+    with bar("looking for the model") as update:
+        source = resolve(loaded.model.base, near=loaded.folder, progress=update)
+        update("running two steps at the worst batch" if probe else "measuring the rows", 0.0)
+        found = planning.plan(
+            loaded, shares, source.folder, source.config, machine(), fingerprint=source.fingerprint, probe=probe, watts=watts,
+            workspace=Path.cwd(),
+        )  # fmt: skip
+    show_json(document(found)) if json else table(found)
+    if found.word == "refuse":
+        raise GateError(found.sentence, mend="See what to change above." if found.changes else "")
+
+
+def document(found: Plan) -> dict[str, Any]:
+    """The plan as one JSON value."""
+    return asdict(found) | {
+        "word": found.word,
+        "sentence": found.sentence,
+        "memory": found.memory,
+        "step": found.estimate.step,
+        "peak": found.estimate.peak,
+        "kilowatt_hours": found.cost.kilowatt_hours,
+    }
+
+
+def table(found: Plan) -> None:
+    """The plan on a terminal: the verdict, where the memory goes, the run, and what to change."""
+    heading(out, "Plan", "measured on this machine" if found.calibrated else "estimated, within 25 %; --probe measures")
+    show("  ", _MARKS[found.word], (found.sentence, "bold"))
+    show("")
+    batch = found.estimate.batch
+    shape = f"{plural(batch.rows, 'row')} of {batch.width:,} tokens" + (f" behind {batch.prefix:,}" if batch.prefix else "")
+    heading(out, "Memory", f"at the worst batch, {shape}")
+    columns([_part(name, count, found.memory, note) for name, count, note in _parts(found)], right=(1,))
+    columns(
+        [[("in all", "bold"), (size(found.memory), "bold"), (f"of {size(found.limit)}, {_WHERE[found.estimate.moment]}", "muted")]]
+    )
+    show("")
+    heading(out, "Run", f"{found.train:,} rows train, {found.valid:,} validate, {found.test:,} are held out")
+    columns([[(name, "muted"), value] for name, value in _run(found)])
+    if found.changes:
+        show("")
+        heading(out, "What to change", "least harmful first, each on top of the ones above")
+        rows: list[list[Cell]] = []
+        for change in found.changes:
+            mark: Cell = ("✓", "bold success") if change.fits else ("·", "muted")
+            settings: Cell = (" ".join(f"--set {one}" for one in change.settings), "primary")
+            rows.append([mark, settings, size(change.peak) if change.peak else "", (change.cost, "muted")])
+        columns(rows, right=(2,))
+
+
+def _parts(found: Plan) -> list[tuple[str, int, str]]:
+    """Name, bytes and a note of each part of the memory; parts that this run has not are left out."""
+    one = found.estimate
+    kept = "inputs of layers, and one layer again" if one.checkpointed else "kept for the backward pass"
+    parts = [
+        ("weights", one.weights, ""),
+        ("adapter", one.adapter, ""),
+        ("optimizer", one.optimizer, ""),
+        ("gradients", one.gradients, "" if one.gradients else "not there yet at that moment"),
+        ("activations", one.activations, kept),
+        ("head", one.head, ""),
+        ("frozen layers' cache", one.frozen, ""),
+        ("reference model", one.dpo, ""),
+        ("MLX's free buffers", one.buffers, ""),
+    ]
+    return [part for part in parts if part[1] or part[0] == "gradients"]
+
+
+def _part(name: str, count: int, total: int, note: str) -> list[Cell]:
+    cells = round(_WIDTH * count / max(1, total))
+    line = "━" * cells + ("╸" if count and not cells else "")
+    return [(name, "muted"), size(count), (line.ljust(_WIDTH), "primary"), (note, "faint")]
+
+
+def _run(found: Plan) -> list[tuple[str, Cell]]:
+    """What the run does and takes, as labelled values."""
+    share = f"{100 * found.trained / max(1, found.computed):.0f} % of {found.computed:,} computed"
+    rows: list[tuple[str, Cell]] = [
+        ("steps", f"{found.steps:,} in {plural(found.epochs, 'epoch')}"),
+        ("tokens", f"{found.trained:,} trained, {share}; the longest row has {found.longest:,}"),
+    ]
+    if found.prefix:
+        rows.append(("shared", f"{found.prefix:,} tokens that every row begins with are computed once a batch"))
+    if found.cut:
+        rows.append(("cut", (f"{plural(found.cut, 'row')} longer than data.max_tokens", "warning")))
+    cost = found.cost
+    if cost.seconds is None:
+        rows.append(("time", ("unknown until --probe", "muted")))
+    else:
+        told = "as a probe measured" if cost.source == "probe" else f"at the pace of {cost.source}"
+        rows.append(("time", f"about {duration(cost.seconds)}, {told}"))
+    if cost.kilowatt_hours is not None:
+        rows.append(("energy", f"about {cost.kilowatt_hours:.2f} kWh at {cost.watts:,.0f} W"))
+    elif cost.watts:
+        rows.append(("energy", ("unknown until --probe", "muted")))
+    return rows

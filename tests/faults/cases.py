@@ -1,0 +1,154 @@
+"""One fault each: a forked child trains until it happens, another one resumes, and nothing may tell the end from that of a quiet run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import small
+from operations import SAME, WRITING, How, Operations, leftovers
+
+from mlxtune.core.hashing import sha256_file
+from mlxtune.runs import events, registry
+from mlxtune.runs.registry import Run
+from mlxtune.runs.worker import live
+from mlxtune.training import assemble, checkpoint, worker
+
+
+@dataclass
+class Report:
+    """What was tried, and what was wrong with it."""
+
+    operations: int = 0
+    killed: int = 0
+    full: int = 0
+    seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+def run_all(folder: Path, share: int, shares: int) -> Report:
+    """A run that nothing happens to, then every ``shares``-th case, from number ``share`` on."""
+    start, report = time.perf_counter(), Report()
+    quiet = _fresh(folder / "quiet")
+    assert os.waitstatus_to_exitcode(_train(quiet, note=folder / "names.json")) == 0, Run(quiet).log_tail(20)
+    names: list[str] = json.loads((folder / "names.json").read_text())
+    expected = _end(quiet)
+    report.operations = len(names)
+    chosen: list[tuple[int, How]] = []
+    for at, name in enumerate(names, 1):
+        if name not in SAME:
+            chosen.append((at, "kill"))
+        if name in WRITING:
+            chosen += [(at, "half"), (at, "full")]
+    for at, how in chosen[share::shares]:
+        case = _fresh(folder / f"{at}-{how}")
+        try:
+            (_full if how == "full" else _killed)(case, at, how)
+            _resumed(case, expected)
+        except AssertionError as error:
+            report.wrong.append(f"{how} at {at} ({names[at - 1]}): {error}")
+        else:
+            shutil.rmtree(case.parent)
+        report.full += how == "full"
+        report.killed += how != "full"
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _killed(run: Path, at: int, how: How) -> None:
+    """The run dies at operation ``at``: told as crashed, with all that it had said was saved."""
+    status = _train(run, at, how)
+    assert os.WIFSIGNALED(status), f"ended with {status} and was not killed"
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    state = Run(run).state()
+    told = Run(run).status(state, now=time.time() + registry.STARTING_FOR + 1)
+    assert told == "crashed", told
+    _nothing_lost(run)
+    assert not checkpoint.damaged(run), checkpoint.damaged(run)
+
+
+def _full(run: Path, at: int, how: How) -> None:
+    """From operation ``at`` on the disk takes nothing: the run ends with code 4, in words."""
+    code = os.waitstatus_to_exitcode(_train(run, at, how))
+    log = "\n".join(Run(run).log_tail(40))
+    assert code == 4, f"exit code {code}: {log}"
+    assert "The disk is full" in log, log
+    assert "Traceback" not in log, log
+    _nothing_lost(run)
+
+
+def _nothing_lost(run: Path) -> None:
+    state, found = Run(run).state(), checkpoint.newest(run)
+    saved = found.step if found else 0
+    assert saved >= max(state.checkpoints, default=0), f"checkpoint {saved}, told {state.checkpoints}"
+    assert state.step - saved <= 1, f"checkpoint {saved} at step {state.step}"
+
+
+def _resumed(run: Path, expected: dict[str, Any]) -> None:
+    found = checkpoint.newest(run)
+    code = os.waitstatus_to_exitcode(_train(run))
+    assert code == 0, f"exit code {code}: {Run(run).log_tail(20)}"
+    log = events.read_all(run)
+    assert [event["seq"] for event in log] == list(range(len(log))), "numbers do not follow"
+    start = max(at for at, event in enumerate(log) if event["type"] in ("run.started", "run.resumed"))
+    assert log[start].get("step", 0) == (found.step if found else 0), log[start]
+    again = [event["step"] for event in log[start:] if event["type"] == "step"]
+    assert again == list(range(again[0], small.STEPS + 1)) if again else found and found.step == small.STEPS, again
+    own = _end(run)
+    assert own == expected, {
+        name: (own.get(name), expected.get(name)) for name in own | expected if own.get(name) != expected.get(name)
+    }
+
+
+def _end(run: Path) -> dict[str, Any]:
+    """What a run left behind, but for times: the sha256 of its files, and what its events fold to."""
+    state, found = Run(run).state(), checkpoint.newest(run)
+    assert found is not None
+    results = [run / "certificate.json", run / "data.json", run / "adapter" / "adapters.safetensors"]
+    return {
+        **{str(path.relative_to(run)): sha256_file(path) for path in (*found.folder.iterdir(), *results)},
+        "steps": [(item.step, item.loss, item.rate) for item in state.steps],
+        "validations": [(item.step, item.loss) for item in state.validations],
+        "summary": state.summary,
+        "warnings": state.warnings,
+        "status": Run(run).status(state),
+        "half-written": leftovers(run),
+    }
+
+
+def _fresh(parent: Path) -> Path:
+    folder = parent / "20261124-1412-small"
+    small.prepare(folder)
+    (parent / "temp").mkdir()
+    return folder
+
+
+def _train(run: Path, at: int = 0, how: How = "kill", note: Path | None = None) -> int:
+    """Be the worker of ``run`` in a child; its status as ``os.waitpid`` tells it. ``note`` takes the names of its operations."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    try:
+        os.environ["MLXTUNE_HOME"] = str(run.parent / "home")
+        tempfile.tempdir = str(run.parent / "temp")
+        log = os.open(run / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        assemble.assemble = small.assemble
+        operations = Operations(at, how)
+        operations.install()
+        code = live(run, worker.train)
+        if note:
+            note.write_text(json.dumps(operations.names))
+        sys.stderr.flush()
+        os._exit(code)
+    finally:
+        os._exit(70)

@@ -1,0 +1,87 @@
+"""Every file operation of this process by its number, and what goes wrong at one of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+How = Literal["kill", "half", "full"]  # killed before it, killed half-way through it, no space from then on
+
+CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+WRITING = ("write", "pwrite", "file.write")  # what can be half-done
+FILLING = (*WRITING, "open", "mkdir", "fsync")  # what a full disk refuses
+SAME = ("fsync",)  # to be killed before it is to be killed before what follows
+
+
+class Operations:
+    """Patches ``os`` so that whatever changes a file is counted from 1; ``how`` says what happens at number ``at``."""
+
+    def __init__(self, at: int = 0, how: How = "kill") -> None:
+        self.at, self.how = at, how
+        self.names: list[str] = []
+
+    def install(self) -> None:
+        for name in ("write", "pwrite"):
+            setattr(os, name, self._writing(name, getattr(os, name)))
+        os.fsync = self._counted("fsync", lambda handle: None)  # a kill does not empty the page cache: waiting would prove nothing
+        for name in ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate"):
+            setattr(os, name, self._counted(name, getattr(os, name)))
+        plain_open, plain_fdopen = os.open, os.fdopen
+        counted = self._counted("open", plain_open)
+        os.open = lambda path, flags, *args, **kwargs: (counted if flags & CHANGING else plain_open)(path, flags, *args, **kwargs)
+        os.fdopen = lambda *args, **kwargs: _File(plain_fdopen(*args, **kwargs), self)
+
+    def meet(self, name: str, half: Callable[[], object] = lambda: None) -> None:
+        """Count an operation that is about to happen."""
+        self.names.append(name)
+        number = len(self.names)
+        if self.how in ("kill", "half") and number == self.at:
+            if self.how == "half":
+                half()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "full" and number >= self.at and name in FILLING:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def _counted(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.meet(name)
+            return plain(*args, **kwargs)
+
+        return call
+
+    def _writing(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(handle: int, data: bytes, *args: Any) -> Any:
+            self.meet(name, lambda: plain(handle, data[: len(data) // 2], *args))
+            return plain(handle, data, *args)
+
+        return call
+
+
+class _File:
+    """A file whose writes are counted."""
+
+    def __init__(self, file: Any, operations: Operations) -> None:
+        self.file, self.operations = file, operations
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> int:
+        self.operations.meet("file.write", lambda: (self.file.write(data[: len(data) // 2]), self.file.flush()))
+        written: int = self.file.write(data)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What stands in ``folder`` half-written."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))

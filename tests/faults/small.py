@@ -1,0 +1,86 @@
+"""A whole training run in a tenth of a second: the real worker, loop and checkpoints around a random model and made-up rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.llama import Model, ModelArgs
+
+from mlxtune.core.files import write_json, write_text
+from mlxtune.data.rows import Place
+from mlxtune.data.split import Split
+from mlxtune.models import lora
+from mlxtune.models.head import split
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.resolve import ModelFolder
+from mlxtune.models.template import Encoded
+from mlxtune.recipe import Recipe, dump, parse
+from mlxtune.runs import launch
+from mlxtune.training.assemble import Assembled
+from mlxtune.training.frozen import FrozenCache
+from mlxtune.training.loop import Loop
+from mlxtune.training.stack import Stack
+
+STEPS = 3
+RECIPE = """
+name = "small"
+[model]
+base = "small"
+[data]
+source = "rows.jsonl"
+[adapter]
+rank = 2
+alpha = 4
+dropout = 0.1
+layers = 1
+[training]
+steps = 3
+batch_size = 3
+accumulate = 2
+learning_rate = 0.05
+schedule = "constant"
+validate_every = 1
+save_every = 1
+keep = 1
+samples = 0
+"""
+
+
+def prepare(folder: Path) -> None:
+    """What the launcher leaves before a worker starts."""
+    write_text(folder / "recipe.toml", dump(parse(RECIPE)))
+    write_json(folder / launch.RECORD, {"v": 1, "kind": "train", "request": {}})
+
+
+def rows() -> list[Encoded]:
+    """Fourteen rows of three patterns, so that there is something to learn."""
+    made = []
+    for at in range(14):
+        tokens = (np.arange(10 + at % 5) * (1 + at % 3) % 60).astype(np.int32)
+        made.append(Encoded(f"row{at}", Place(Path("rows.jsonl"), at + 1), tokens, np.arange(len(tokens)) >= 4, len(tokens)))
+    return made
+
+
+def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit: Callable[..., None]) -> Assembled:
+    """Stands in for the real one; the frozen layers' cache overflows to disk."""
+    mx.random.seed(1)
+    config: dict[str, Any] = {
+        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "vocab_size": 256, "tie_word_embeddings": True,
+    }  # fmt: skip
+    model = Model(ModelArgs.from_dict(config))
+    mx.eval(model.parameters())
+    loaded = LoadedModel(ModelFolder("small", folder, config, "made up"), model, None, "float32", "made up", 0.0)
+    emit("model.loaded", base="small", path=loaded.path, parameters=loaded.parameters, seconds=0.0, limit=2**30)
+    adapter = lora.add(model, recipe.adapter, recipe.training.seed)
+    parts = split(model)
+    stack, encoded = Stack(model, parts), rows()
+    assert not parts.warning
+    assert stack.can_enter()
+    loop = Loop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], prefix=0)
+    loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder)
+    return Assembled(loop, loaded, None, Split((), (), ()))

@@ -1,0 +1,76 @@
+"""What was measured is found again for the same base on the same machine, and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.files import home
+from mlxtune.planning import calibration
+from mlxtune.planning.calibration import Calibration
+from mlxtune.recipe import dump
+
+from .conftest import recipe
+
+FOUND = Calibration(1.2, 0.002, 0.0005, "probe")
+STEP = {"cached": False, "checkpointed": False}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+
+
+def test_a_probe_serves_other_batches_ranks_and_optimizers(machine) -> None:
+    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
+    other = recipe("training.batch_size=3", "adapter.rank=64", 'training.optimizer="lion"')
+    assert calibration.find(other, "f", machine, **STEP) == FOUND
+
+
+def test_another_kind_of_step_borrows_the_memory_and_not_the_time(machine) -> None:
+    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
+    near = calibration.find(recipe("adapter.layers=2"), "f", machine, **STEP)
+    assert near is not None
+    assert (near.scale, near.exact) == (FOUND.scale, False)
+
+
+@pytest.mark.parametrize("what", ["base", "chip", "quantize", "checkpointed"])
+def test_another_base_machine_or_way_to_compute_has_no_calibration(machine, what) -> None:
+    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
+    asked = {
+        "base": (recipe(), "g", machine, STEP),
+        "chip": (recipe(), "f", replace(machine, chip="another"), STEP),
+        "quantize": (recipe("model.quantize=4"), "f", machine, STEP),
+        "checkpointed": (recipe(), "f", machine, STEP | {"checkpointed": True}),
+    }
+    given, fingerprint, where, step = asked[what]
+    assert calibration.find(given, fingerprint, where, **step) is None
+
+
+def test_a_torn_file_is_measured_again(machine) -> None:
+    home().mkdir(parents=True)
+    (home() / calibration.FILE).write_text('{"v": 1, "ent')
+    assert calibration.find(recipe(), "f", machine, **STEP) is None
+    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
+    assert calibration.find(recipe(), "f", machine, **STEP) == FOUND
+
+
+def test_a_recorded_run_tells_its_pace_after_its_first_step(tmp_path: Path) -> None:
+    given = recipe()
+    run = tmp_path / "runs" / "20260101-0000-r"
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text(dump(given))
+    (run / "launch.json").write_text(json.dumps({"host": socket.gethostname()}))
+    steps = [{"computed": 100, "tokens": 50, "speed": speed} for speed in (1.0, 25.0, 10.0)]
+    lines = [{"v": 1, "seq": at, "t": 0.0, "type": "step", **step} for at, step in enumerate(steps)]
+    (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = calibration.recorded(tmp_path, given)
+    assert found is not None
+    assert (found.seconds, found.source) == (pytest.approx((2.0 + 5.0) / 200), run.name)
+    assert calibration.recorded(tmp_path, recipe("adapter.layers=2")) is None
+    (run / "launch.json").write_text(json.dumps({"host": "another"}))
+    assert calibration.recorded(tmp_path, given) is None

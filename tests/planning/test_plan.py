@@ -1,0 +1,88 @@
+"""A whole plan on the tiny model: its lengths, its verdicts, its probe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.models.load import load as load_model
+from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.models.template import ChatTemplate
+from mlxtune.planning import ask, calibration
+from mlxtune.planning.machine import Machine, machine
+from mlxtune.planning.plan import Plan, plan
+from mlxtune.recipe import Recipe, load
+from mlxtune.training.batches import shared_prefix
+
+
+@pytest.fixture(autouse=True)
+def own_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(calibration, "home", lambda: tmp_path / "measured")
+
+
+@pytest.fixture
+def given(workspace: Path) -> Recipe:
+    return load(workspace / "recipes" / "tiny.toml")
+
+
+@pytest.fixture
+def base(given: Recipe) -> ModelFolder:
+    return resolve(given.model.base, near=given.folder)
+
+
+def planned(given: Recipe, base: ModelFolder, where: Machine, **more) -> Plan:
+    shares = split(read_source(given.source, given.data.format), given.data)
+    return plan(given, shares, base.folder, base.config, where, fingerprint=base.fingerprint, **more)
+
+
+def test_lengths_are_those_of_the_template(given: Recipe, base: ModelFolder) -> None:
+    shares = split(read_source(given.source, given.data.format), given.data)
+    template = ChatTemplate(load_model(base).tokenizer)
+    train, valid = ([template.encode(row, given.data.max_tokens) for row in rows] for rows in (shares.train, shares.valid))
+    found = ask.lengths(given)
+    assert [row.full for row in (*found.train, *found.valid)] == [row.full for row in (*train, *valid)]
+    assert [row.trained for row in found.train] == [int(row.trained[1:].sum()) for row in train]
+    assert [row.first for row in found.train] == [int(row.trained.argmax()) for row in train]
+    assert found.prefix == shared_prefix([*train, *valid])
+
+
+def test_rows_that_the_worker_would_refuse_are_refused_now(given: Recipe, workspace: Path) -> None:
+    with pytest.raises(DataError, match="prompt fills the window of 8 tokens"):
+        ask.lengths(replace(given, data=replace(given.data, max_tokens=8)))
+    settings = workspace / "tiny" / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace("{{ message.content }}", "{{ message.content | upper }}"))
+    with pytest.raises(TemplateError, match="changes the answer"):
+        ask.lengths(given)
+
+
+def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
+    found = planned(given, base, machine())
+    assert (found.train + found.valid + found.test, found.epochs, found.word) == (40, 2, "go")
+    assert found.cost.seconds is None
+    assert found.changes == ()
+    assert found.sentence.startswith("This fits: ")
+
+
+def test_a_small_machine_refuses_and_says_what_to_change(given: Recipe, base: ModelFolder) -> None:
+    given = replace(given, training=replace(given.training, grad_checkpoint=False))
+    need = planned(given, base, machine()).memory
+    found = planned(given, base, replace(machine(), limit=need - 1))
+    assert found.word == "refuse"
+    assert found.changes
+    assert found.sentence.startswith("This does not fit: ")
+    assert planned(given, base, replace(machine(), limit=need + 1)).word == "warn"
+
+
+def test_a_probe_gives_time_and_is_kept_for_other_batches(given: Recipe, base: ModelFolder) -> None:
+    probed = planned(given, base, machine(), probe=True, watts=30.0)
+    assert probed.calibrated
+    assert probed.cost.seconds is not None
+    assert probed.cost.kilowatt_hours == pytest.approx(probed.cost.seconds * 30 / 3.6e6)
+    other = replace(given, training=replace(given.training, batch_size=2))
+    assert planned(other, base, machine()).cost.source == "probe"
+    assert not planned(replace(given, model=replace(given.model, quantize=4)), base, machine()).calibrated

@@ -1,0 +1,116 @@
+"""What tests of the loop share: one on the tiny model, a listener, and ways to stop and resume it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import mlx.core as mx
+import pytest
+from mlx_lm.utils import load_model, load_tokenizer
+from tiny_model import write_chat
+
+from mlxtune.core.errors import Interrupted
+from mlxtune.data.source import read_file
+from mlxtune.models import lora
+from mlxtune.models.head import split
+from mlxtune.models.template import ChatTemplate
+from mlxtune.recipe import AdapterSection, TrainingSection
+from mlxtune.training import checkpoint
+from mlxtune.training.frozen import FrozenCache
+from mlxtune.training.lanes import Lanes
+from mlxtune.training.loop import Loop
+from mlxtune.training.stack import Stack
+
+SECTION = TrainingSection(epochs=3, batch_size=4, accumulate=2, learning_rate=5e-3, validate_every=5, save_every=3, keep=2)
+
+
+class Listener:
+    """Keeps events; asks to stop after ``stop_at`` steps."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.events: list[dict] = []
+        self.stop_at = stop_at
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.stop_at) and len(self.of("step")) >= self.stop_at
+
+    def emit(self, type: str, **fields: object) -> None:
+        self.events.append({"type": type, **fields})
+
+    def of(self, type: str) -> list[dict]:
+        return [event for event in self.events if event["type"] == type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ways:
+    """How a loop computes."""
+
+    dropout: float = 0.1
+    layers: int | Literal["all"] = "all"
+    targets: tuple[str, ...] = ()
+    lora_plus: float = 1.0
+    lanes: int = 1
+    cached: bool = False
+    compiled: bool = False
+    half: bool = False  # bf16
+
+
+def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, ways: Ways = Ways(), rows: int = 26) -> Loop:
+    """A loop over ``rows`` chats of which the last four validate."""
+    folder.mkdir(exist_ok=True)
+    model, _ = load_model(model_folder)
+    if ways.half:
+        model.set_dtype(mx.bfloat16)
+    template = ChatTemplate(load_tokenizer(model_folder))
+    encoded = [template.encode(row, 256) for row in read_file(write_chat(folder / "chat.jsonl", rows))]
+    targets = list(ways.targets) or "all-linear"
+    adapter = AdapterSection(rank=4, alpha=8, dropout=ways.dropout, layers=ways.layers, targets=targets, lora_plus=ways.lora_plus)
+    config = lora.add(model, adapter, seed=section.seed)
+    stack = Stack(model, split(model), Lanes(ways.lanes))
+    loop = Loop(folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], prefix=0, compiled=ways.compiled)
+    if ways.cached:
+        assert stack.can_enter()
+        loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=20_000, folder=folder)
+    return loop
+
+
+def weights(loop: Loop) -> dict[str, mx.array]:
+    return lora.weights(loop.stack.model)
+
+
+def assert_same(one: dict[str, mx.array], other: dict[str, mx.array]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    assert all(mx.array_equal(one[name], other[name]) for name in one)
+
+
+def stopped(loop: Loop, at: int) -> checkpoint.Checkpoint:
+    """Run ``loop`` for ``at`` steps; the checkpoint that it leaves."""
+    with pytest.raises(Interrupted) as stop:
+        loop.run(Listener(stop_at=at))
+    found = checkpoint.newest(loop.folder)
+    assert found is not None
+    assert found.step == stop.value.step == at
+    return found
+
+
+def state_bytes(loop: Loop) -> dict[str, bytes]:
+    """The files of the last checkpoint."""
+    found = checkpoint.newest(loop.folder)
+    assert found is not None
+    return {path.name: path.read_bytes() for path in found.folder.iterdir()}
+
+
+def assert_resumes(model_folder: Path, folder: Path, section: TrainingSection, ways: Ways, at: int) -> list[Any]:
+    """A run that is stopped after ``at`` steps and goes on ends in the very bytes of one that is not; returns the step events."""
+    whole, listener = make(model_folder, folder / "whole", section, ways), Listener()
+    whole.run(listener)
+    found = stopped(make(model_folder, folder / "parts", section, ways), at)
+    second = make(model_folder, folder / "parts", section, ways)
+    second.run(Listener(), found)
+    assert_same(weights(whole), weights(second))
+    assert state_bytes(whole) == state_bytes(second)
+    return listener.of("step")

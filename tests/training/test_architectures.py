@@ -1,0 +1,146 @@
+"""Every architecture family people train on a Mac, as a tiny 4-bit model: the way we train it against the plain computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from architectures import ARCHITECTURES, WINDOW, make
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model
+
+from mlxtune.data.rows import Place
+from mlxtune.models import lora
+from mlxtune.models.head import split
+from mlxtune.models.load import Compute, load
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import Encoded
+from mlxtune.recipe import AdapterSection
+from mlxtune.training import batches, checkpoint, sft
+from mlxtune.training.stack import Stack
+
+PREFIX = 2 * WINDOW  # longer than any sliding window here
+ROWS = [
+    Encoded(str(at), Place(Path("rows"), at), np.array(tokens, np.int32), np.arange(len(tokens)) >= PREFIX + 2, len(tokens))
+    for at, tokens in enumerate(
+        [[(7 * place) % 300 for place in range(PREFIX)] + [at, *range(60 + at, 60 + at + 5 + 2 * at)] for at in range(3)]
+    )
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """mlx-lm compiles its activations, which takes seconds an architecture and changes nothing that is tested here."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of an architecture's model, written once."""
+    return cache(lambda name: make(tmp_path_factory.mktemp("architectures") / name, name))
+
+
+def adapted(folder: Path, compute: Compute, **section: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with an adapter that says something, and the adapter's configuration."""
+    model = load(resolve(str(folder)), compute).model
+    config = lora.add(model, AdapterSection(rank=4, alpha=8, **section), seed=3)
+    mx.random.seed(4)
+    arrays = [(name, array + mx.random.normal(array.shape) * 0.05) for name, array in lora.weights(model).items()]
+    model.load_weights(arrays, strict=False)
+    model.train()
+    return model, config
+
+
+def plain(model: nn.Module) -> tuple[float, dict[str, mx.array]]:
+    """Cross-entropy summed over the trained tokens of ``ROWS``, by mlx-lm's model and MLX's own loss, and its gradients."""
+    width = max(len(row.tokens) for row in ROWS)
+    tokens, mask = np.zeros((len(ROWS), width), np.int32), np.zeros((len(ROWS), width), np.float32)
+    for at, row in enumerate(ROWS):
+        tokens[at, : len(row.tokens)], mask[at, : len(row.tokens)] = row.tokens, row.trained
+    inputs, targets, weights = mx.array(tokens[:, :-1]), mx.array(tokens[:, 1:]), mx.array(mask[:, 1:])
+    loss = nn.value_and_grad(model, lambda: nn.losses.cross_entropy(model(inputs), targets, weights=weights, reduction="sum"))
+    value, gradients = loss()
+    return value.item(), dict(tree_flatten(gradients))
+
+
+def own(stack: Stack, prefix: int) -> tuple[float, dict[str, mx.array], Any]:
+    """The same through the loop's pieces, behind ``prefix`` tokens computed once; and the gradients as a tree."""
+    arrays = batches.collate(ROWS, range(len(ROWS)), prefix).arrays | {"entering": []}
+    value, gradients = nn.value_and_grad(stack.model, lambda: sft.loss_sum(stack, arrays))()
+    return value.item(), dict(tree_flatten(gradients)), gradients
+
+
+def assert_plain(stack: Stack) -> tuple[float, Any]:
+    """Our loss and gradients are the plain ones, with and without a shared prefix; both are returned."""
+    expected, slopes = plain(stack.model)
+    for prefix in (0, PREFIX) if stack.can_share() else (0,):
+        loss, found, gradients = own(stack, prefix)
+        assert loss == pytest.approx(expected, rel=1e-4)
+        assert found.keys() == slopes.keys()
+        for at, slope in slopes.items():
+            size = mx.linalg.norm(slope.flatten()).item()
+            assert mx.linalg.norm((found[at] - slope).flatten()).item() <= 1e-4 * max(size, 1e-3), at
+    return expected, gradients
+
+
+@pytest.mark.parametrize("compute", ["float32", "native"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_loss_and_gradients_are_the_plain_ones_and_a_step_lowers_the_loss(folder: Any, name: str, compute: Compute) -> None:
+    model, _ = adapted(folder(name), compute)
+    parts = split(model)
+    assert not parts.warning
+    assert "one_pass" in parts.logp.__qualname__
+    stack = Stack(model, parts)
+    assert stack.can_share() == ARCHITECTURES[name].shares
+    expected, gradients = assert_plain(stack)
+    optim.SGD(1e-3).update(model, gradients)
+    assert own(stack, 0)[0] < expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("llama", "lora", "lm_head"),
+        ("llama", "dora", "lm_head"),
+        ("smollm2", "lora", "embed_tokens"),
+        ("gemma2", "lora", "embed_tokens"),
+    ],
+)
+def test_a_head_that_trains_gets_the_plain_gradients(folder: Any, name: str, kind: str, target: str) -> None:
+    model, _ = adapted(folder(name), "native", kind=kind, targets=["q_proj", target])
+    parts = split(model)
+    assert not parts.warning
+    assert_plain(Stack(model, parts))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_checkpoints_and_adapters_come_back_as_they_were(folder: Any, name: str, tmp_path: Path) -> None:
+    model, config = adapted(folder(name), "native")
+    optimizer = optim.AdamW(1e-2)
+    optimizer.update(model, model.trainable_parameters())
+    checkpoint.save(tmp_path, model, optimizer, config, {"step": 1, "best": {"step": 1}}, 1)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    kept, state = lora.weights(model), dict(tree_flatten(optimizer.state))
+
+    other, _ = adapted(folder(name), "native")
+    fresh = optim.AdamW(1e-2)
+    checkpoint.restore(found, other, fresh)
+    for one, two in ((kept, lora.weights(other)), (state, dict(tree_flatten(fresh.state)))):
+        assert one.keys() == two.keys()
+        assert all(mx.array_equal(array, two[at]) for at, array in one.items())
+
+    stock = load_adapters(load_model(folder(name))[0], str(found.folder))
+    model.eval(), stock.eval()
+    tokens = mx.array(ROWS[0].tokens)[None]
+    assert mx.array_equal(stock(tokens), model(tokens))

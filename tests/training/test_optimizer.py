@@ -1,0 +1,49 @@
+"""Every optimizer of a recipe, alone and for LoRA+."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from loops import SECTION, Ways, assert_resumes
+
+from mlxtune.recipe import AdapterSection, TrainingSection
+from mlxtune.training import optimizer
+
+NAMES = ("adamw", "adafactor", "muon", "lion")
+FAST = {"adamw": 1e-2, "adafactor": 1e-2, "muon": 2e-2, "lion": 2e-3}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 4.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_lowers_the_loss_and_resumes_bit_for_bit(tiny: Path, tmp_path: Path, name: str, ratio: float) -> None:
+    section = replace(
+        SECTION, optimizer=name, learning_rate=FAST[name], weight_decay=0.01, steps=5, batch_size=32, accumulate=1, validate_every=9
+    )
+    steps = assert_resumes(tiny, tmp_path, section, Ways(layers=1, lora_plus=ratio), at=2)
+    assert steps[-1]["loss"] < 0.97 * steps[0]["loss"]
+
+
+def test_lora_plus_moves_b_so_many_times_as_far_as_a() -> None:
+    """AdamW's first step is the learning rate in the direction of the gradient's sign."""
+    section, adapter = TrainingSection(), AdapterSection(lora_plus=16.0)
+    made = optimizer.make(section, adapter)
+    weights = {"layer": {"lora_a": mx.zeros((3, 2)), "lora_b": mx.zeros((2, 3)), "m": mx.zeros((3,))}}
+    slopes = {"layer": {name: mx.full(array.shape, 0.5) for name, array in weights["layer"].items()}}
+    made.init(weights)
+    optimizer.set_rate(made, 1e-3, adapter)
+    moved = made.apply_gradients(slopes, weights)["layer"]
+    assert mx.allclose(moved["lora_a"], mx.array(-1e-3), rtol=1e-4)
+    assert mx.allclose(moved["m"], mx.array(-1e-3), rtol=1e-4)
+    assert mx.allclose(moved["lora_b"], mx.array(-16e-3), rtol=1e-4)
+
+
+def test_weight_decay_pulls_towards_zero_without_a_gradient() -> None:
+    section, adapter = TrainingSection(weight_decay=0.1), AdapterSection()
+    made = optimizer.make(section, adapter)
+    weights = {"lora_a": mx.ones((2, 2))}
+    made.init(weights)
+    optimizer.set_rate(made, 0.5, adapter)
+    assert mx.allclose(made.apply_gradients({"lora_a": mx.zeros((2, 2))}, weights)["lora_a"], mx.array(0.95))

@@ -1,0 +1,222 @@
+"""Shared prompts, lanes, checkpoints and caches against the plain computation: whole sequences one by one, full logits, no padding."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from architectures import ARCHITECTURES, make
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
+from test_sft import assert_equal, shaken
+
+from mlxtune.data.rows import Place
+from mlxtune.models import cpu
+from mlxtune.models.head import split
+from mlxtune.models.load import load
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import EncodedPair
+from mlxtune.recipe import AdapterSection
+from mlxtune.training import pairs
+from mlxtune.training.lanes import Lanes
+from mlxtune.training.pairs import PairCache
+from mlxtune.training.preference import Preferences
+from mlxtune.training.stack import Stack
+from mlxtune.training.step import Stepper
+
+BOTH = Preferences(loss=("sigmoid", "sft"), weights=(1.0, 0.3), beta=0.3, label_smoothing=0.1)
+ALL = [BOTH, *(Preferences(loss=(name,), beta=0.3, label_smoothing=0.1) for name in ("ipo", "hinge", "robust", "simpo", "orpo"))]
+
+
+def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: int = 45) -> list[EncodedPair]:
+    """Pairs of all lengths: a prompt of one token, a completion of one token, prompts longer than completions and the reverse."""
+    dice = random.Random(seed)
+    lengths = [
+        (1, 5, 3),
+        (12, 1, 9),
+        *((dice.randint(1, longest), dice.randint(1, 20), dice.randint(1, 20)) for _ in range(count - 2)),
+    ]
+    made = []
+    for at, each in enumerate(lengths):
+        prompt, chosen, rejected = (np.array([dice.randrange(vocabulary) for _ in range(length)], np.int32) for length in each)
+        reference = (-5.0 * len(chosen) - dice.random(), -5.5 * len(rejected) - dice.random())
+        made.append(EncodedPair(str(at), Place(Path("rows"), at), prompt, chosen, rejected, sum(each), 0, reference))
+    return made
+
+
+def plain_logp(model: nn.Module, prompt: Any, answer: Any) -> mx.array:
+    """Log-probability of ``answer`` behind ``prompt`` by MLX's own cross-entropy on the whole sequence."""
+    whole = mx.array(np.concatenate([prompt, answer]))
+    each = nn.losses.cross_entropy(model(whole[None, :-1])[0].astype(mx.float32), whole[1:])
+    return -each[len(prompt) - 1 :].sum()
+
+
+def plain_loss_and_gradients(
+    model: nn.Module, rows: list[EncodedPair], by: Preferences = BOTH
+) -> tuple[float, dict[str, mx.array]]:
+    """The mean loss over pairs, one sequence at a time; the formula of the loss is tested elsewhere."""
+    mean = sum(len(pair.chosen) for pair in rows) / len(rows)
+
+    def loss(model: nn.Module) -> mx.array:
+        values = []
+        for pair in rows:
+            found = [plain_logp(model, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
+            known = [*pair.reference, len(pair.chosen), len(pair.rejected)]
+            scores = pairs.Scores(*(value[None] for value in found), *(mx.array([float(value)]) for value in known), mx.array(mean))
+            values.append(pairs.preference.loss(scores, by)[0])
+        return mx.stack(values).mean()
+
+    value, gradients = nn.value_and_grad(model, loss)(model)
+    return value.item(), dict(tree_flatten(gradients))
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Which speed-ups are on."""
+
+    shared: bool = True
+    lanes: int = 1
+    checkpointed: bool = False
+    frozen: bool = False
+    compiled: bool = False
+
+
+EACH = [Ways(shared=False), Ways(), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(compiled=True)]
+TOGETHER = [
+    Ways(lanes=2, checkpointed=True, frozen=True),
+    Ways(checkpointed=True, compiled=True),
+    Ways(lanes=3, frozen=True),
+    Ways(frozen=True, compiled=True),
+    Ways(shared=False, lanes=2, checkpointed=True),
+]
+
+
+def own_loss_and_gradients(
+    model: nn.Module, rows: list[EncodedPair], ways: Ways, folder: Path, by: Preferences = BOTH
+) -> tuple[float, dict[str, mx.array]]:
+    """The same through the loop's pieces, in two batches of one step, divided by the pairs of both."""
+    stack = Stack(model, split(model), Lanes(ways.lanes), checkpointed=ways.checkpointed)
+    assert pairs.can_share(stack)
+    assert stack.can_enter() or not ways.frozen
+    cache = PairCache(stack, rows, budget=20_000, folder=folder) if ways.frozen else None
+    stepper = Stepper(stack, optim.SGD(0.0), partial(pairs.loss_sum, by=by), clip=0.0, compiled=ways.compiled)
+    sums: Any = None
+    model.train()
+    batches = pairs.collate(rows, [range(3), range(3, len(rows))], shared=ways.shared, lanes=ways.lanes)
+    for batch in batches:
+        sums = stepper.add(batch.arrays | {"entering": cache.entering(batch) if cache else []}, sums)
+    mx.eval(sums)
+    if cache:
+        cache.close()
+    count = sum(batch.weight for batch in batches)
+    assert count == len(rows)
+    return sums[0][0].item() / count, {name: array / count for name, array in tree_flatten(sums[1])}
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
+    """The tiny model with an adapter on its upper layer, pairs, and their plain loss and gradients by MLX's own functions."""
+    model, _ = load_model(tiny)
+    shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
+    rows = random_pairs(1)
+    cpu.release()
+    return model, rows, plain_loss_and_gradients(model, rows)
+
+
+@pytest.mark.parametrize("ways", [*EACH, *TOGETHER], ids=str)
+def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Ways, tmp_path: Path) -> None:
+    model, rows, plain = small
+    cpu.adopt()
+    assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
+
+
+@pytest.mark.parametrize("by", ALL, ids=lambda by: by.loss[0])
+def test_every_loss_gives_the_plain_gradients(small: Any, by: Preferences, tmp_path: Path) -> None:
+    model, rows, _ = small
+    cpu.adopt()
+    assert_equal(own_loss_and_gradients(model, rows, Ways(lanes=2), tmp_path, by), plain_loss_and_gradients(model, rows, by), 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_shared_prompts_are_exact_over_random_lengths(tiny: Path, seed: int, tmp_path: Path) -> None:
+    model, _ = load_model(tiny)
+    shaken(model, AdapterSection(rank=4, alpha=8, kind="dora" if seed % 2 else "lora"))
+    rows = random_pairs(seed, longest=120)
+    cpu.adopt()
+    ways = Ways(checkpointed=seed % 3 == 0, lanes=1 + seed % 2)
+    assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain_loss_and_gradients(model, rows), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "smollm3", "gemma2", "gemma3_text", "qwen3_moe", "phi3", "cohere", "granite", "qwen3_5"])
+def test_an_architecture_shares_prompts_where_that_is_exact_and_runs_whole_sequences_elsewhere(name: str, tmp_path: Path) -> None:
+    mx.disable_compile()  # mlx-lm compiles its activations, which takes seconds an architecture
+    model = load(resolve(str(make(tmp_path, name))), "float32").model
+    shaken(model, AdapterSection(rank=4, alpha=8))
+    stack = Stack(model, split(model))
+    shared = pairs.can_share(stack)
+    assert shared == ARCHITECTURES[name].shares
+    rows = random_pairs(11, longest=40)
+    model.eval()
+    (batch,) = pairs.collate(rows, [range(len(rows))], shared=shared)
+    found = pairs.logps(stack, batch.arrays | {"entering": []}, 0)
+    expected = [plain_logp(model, pair.prompt, pair.chosen) for pair in rows]
+    expected += [plain_logp(model, pair.prompt, pair.rejected) for pair in rows]
+    mx.enable_compile()
+    assert found.tolist() == pytest.approx([value.item() for value in expected], rel=1e-4)
+
+
+def test_sliding_windows_are_not_trusted_to_share_though_they_agree_on_a_short_trial(tmp_path: Path) -> None:
+    model = load(resolve(str(make(tmp_path, "gemma3_text"))), "float32").model
+    assert not pairs.can_share(Stack(model, split(model)))
+
+
+def test_the_probe_leaves_the_model_in_its_mode(small: Any) -> None:
+    model = small[0]
+    for mode in (True, False):
+        model.train(mode)
+        assert pairs.can_share(Stack(model, split(model)))
+        assert model.training is mode
+
+
+def test_metrics_are_sums_over_pairs_of_what_a_plain_computation_gives(small: Any) -> None:
+    model, rows, _ = small
+    stack = Stack(model, split(model), Lanes(2))
+    model.eval()
+    (batch,) = pairs.collate(rows, [range(len(rows))], shared=True, lanes=2)
+    _, sums = pairs.loss_sum(stack, batch.arrays | {"entering": []}, BOTH)
+    found = dict(zip(BOTH.metrics, sums.tolist(), strict=True))
+    chosen = np.array([plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows])
+    rejected = np.array([plain_logp(model, pair.prompt, pair.rejected).item() for pair in rows])
+    before = np.array([pair.reference for pair in rows])
+    gained = 0.3 * (chosen - before[:, 0]), 0.3 * (rejected - before[:, 1])
+    expected = {
+        "rewards/chosen": gained[0].sum(), "rewards/rejected": gained[1].sum(), "rewards/margins": (gained[0] - gained[1]).sum(),
+        "rewards/accuracies": (gained[0] > gained[1]).sum(), "logps/chosen": chosen.sum(), "logps/rejected": rejected.sum(),
+        "lengths/chosen": sum(len(pair.chosen) for pair in rows), "lengths/rejected": sum(len(pair.rejected) for pair in rows),
+        "drift/chosen": (chosen - before[:, 0]).sum(), "drift/rejected": (rejected - before[:, 1]).sum(),
+    }  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert 0 < expected["rewards/accuracies"] < len(rows)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
+    rows = random_pairs(5)
+    for pair in rows:
+        (batch,) = pairs.collate([pair], [[0]], shared=shared)
+        assert pairs.length(pair, shared) <= batch.computed <= pairs.length(pair, shared) + 24
+        assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
+        assert batch.trained == len(pair.chosen) + len(pair.rejected)
+    batches = pairs.collate(rows, [[2, 0], [5]], shared=shared, lanes=2)
+    assert [batch.weight for batch in batches] == [2, 1]
+    assert [part.rows for part in batches[0].parts] == [(2,), (0,)]
+    means = {batch.mean_length for batch in batches}
+    assert means == {sum(len(rows[at].chosen) for at in (2, 0, 5)) / 3}
