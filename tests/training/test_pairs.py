@@ -162,7 +162,7 @@ def test_an_architecture_shares_prompts_where_that_is_exact_and_runs_whole_seque
     shaken(model, AdapterSection(rank=4, alpha=8))
     stack = Stack(model, split(model))
     shared = pairs.can_share(stack)
-    assert shared == ARCHITECTURES[name].shares
+    assert shared == (ARCHITECTURES[name].shares and name != "gemma2")  # whose attention takes one mask for all rows
     rows = random_pairs(11, longest=40)
     model.eval()
     (batch,) = pairs.collate(rows, [range(len(rows))], shared=shared)
