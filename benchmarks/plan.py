@@ -59,6 +59,7 @@ BUNDLED = "smollm2-135m"
 FEW, HALF, ALL = "adapter.layers=4", "adapter.layers=16", 'adapter.layers="all"'
 CASES = {
     "last 4 layers": Case(BUNDLED, batch(4, 128), batch(8, 64), (FEW, "adapter.rank=8")),
+    "last layer": Case(BUNDLED, batch(8, 256), batch(4, 256), ("adapter.layers=1",)),
     "all layers": Case(BUNDLED, batch(4, 128), batch(2, 128), (ALL,)),
     "2,048 tokens": Case(BUNDLED, batch(8, 256), batch(4, 256), (HALF, "adapter.rank=8")),
     "a long row, rank 64": Case(BUNDLED, batch(1, 1024), batch(2, 256), (HALF, "adapter.rank=64")),
@@ -68,6 +69,7 @@ CASES = {
     "checkpointed": Case(BUNDLED, batch(8, 256), batch(4, 128), (HALF,), checkpointed=True),
     "checkpointed, long": Case(BUNDLED, batch(2, 1024), batch(4, 256), (ALL,), checkpointed=True),
     "cached, behind a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (HALF,), cached=True),
+    "cached, few layers": Case(BUNDLED, batch(4, 256), batch(8, 64), (FEW,), cached=True),
     "behind a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (ALL,)),
     "Adafactor, rank 64": Case(BUNDLED, batch(4, 64), batch(8, 64), (ALL, "adapter.rank=64", 'training.optimizer="adafactor"')),
     "Lion, rank 64": Case(BUNDLED, batch(2, 64), batch(4, 64), (ALL, "adapter.rank=64", 'training.optimizer="lion"')),
@@ -89,7 +91,8 @@ def recipe(base: str, sets: tuple[str, ...]) -> Recipe:
 def estimate(case: Case, folder: Path, at: Batch, scale: float = 1.0, coefficients: Coefficients = Coefficients()) -> Estimate:
     """What the planner says of ``case`` at the batch ``at``."""
     config = json.loads((folder / "config.json").read_text())
-    work = Workload(2, 2, 2 * at.tokens, at.tokens, 2 * at.trained, 0, at.tokens, at.width, (at,))
+    rows = grouped(case, at)
+    work = Workload(2, 2, 0, 0, 0, 0, rows * at.width + at.prefix, at.width, (at,))
     kernels = activations.NATIVE if case.native else activations.CPU
     return memory.estimate(
         shapes.read(folder, config), recipe(str(folder), case.sets), work, machine(), cached=case.cached,
@@ -97,9 +100,14 @@ def estimate(case: Case, folder: Path, at: Batch, scale: float = 1.0, coefficien
     )  # fmt: skip
 
 
+def grouped(case: Case, at: Batch) -> int:
+    """Rows that the cache of the frozen layers computes together: in a run there are always enough."""
+    return (memory.GROUP - at.prefix) // at.width if case.cached else 0
+
+
 def measure(case: Case, folder: Path, at: Batch) -> dict[str, Any]:
     return ask.steps(
-        recipe(str(folder), case.sets), at, cached=case.cached, checkpointed=case.checkpointed,
+        recipe(str(folder), case.sets), at, grouped=grouped(case, at), checkpointed=case.checkpointed,
         compute="native" if case.native else "float32",
     )  # fmt: skip
 
@@ -123,8 +131,9 @@ def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any])
 
     def worth(tried: Coefficients) -> tuple[float, float]:
         errors = [
-            estimate(case, folders[case.base], case.batch, coefficients=tried).step / found[name]["batch"]["peak"] - 1
+            estimate(case, folders[case.base], getattr(case, which), coefficients=tried).step / found[name][which]["peak"] - 1
             for name, case in cases.items()
+            for which in ("batch", "probe")
         ]
         return round(max(map(abs, errors)), 3), sum(error * error for error in errors)
 
@@ -134,6 +143,7 @@ def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any])
             ("logits", [at / 4 for at in range(4, 33)]),
             ("backward", [at / 10 for at in range(41)]),
             ("forward", [at / 10 for at in range(41)]),
+            ("freezing", [at / 10 for at in range(41)]),
             ("update", [at / 4 for at in range(8, 33)]),
         ):
             best = min((replace(best, **{name: value}) for value in values), key=worth)

@@ -27,11 +27,19 @@ def lengths(recipe: Recipe) -> Lengths:
     return Lengths(train, valid, found["prefix"], found["plain"])
 
 
-def steps(recipe: Recipe, batch: Batch, *, cached: bool, checkpointed: bool, compute: str | None = None) -> dict[str, Any]:
-    """What two steps on ``batch`` took; the keys are those of ``training.probe.steps``. Raises ``MachineError`` and as above."""
-    trained = -(-batch.trained // batch.rows)
-    rows = [[batch.prefix + batch.width + 1, min(trained, batch.width)]] * batch.rows
-    shape = {"prefix": batch.prefix, "rows": rows, "cached": cached, "checkpointed": checkpointed}
+def steps(
+    recipe: Recipe, batch: Batch, *, grouped: int, checkpointed: bool, compute: str | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """What two steps on ``batch`` took; the keys are those of ``training.probe.steps``.
+
+    ``grouped`` rows run together through the frozen layers for their cache, 0 where there is none. Raises ``MachineError`` and as
+    above.
+    """
+    trained = min(-(-batch.trained // batch.rows), batch.width)
+    shape = {
+        "rows": batch.rows, "tokens": batch.prefix + batch.width + 1, "trained": trained, "prefix": batch.prefix, "grouped": grouped,
+        "checkpointed": checkpointed,
+    }  # fmt: skip
     return _ask("steps", {"recipe": dump(recipe), "batch": shape, "compute": compute})
 
 

@@ -27,7 +27,8 @@ from mlxtune.recipe import Recipe
 # What shapes do not say was fitted to measured peaks: benchmarks/plan.py measures them, and fits again with --fit.
 LOGITS = 3.0  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
 BACKWARD = 0.5  # of what one layer keeps: what its backward pass adds
-FORWARD = 0.5  # of what one layer keeps: what a layer needs that keeps nothing
+FORWARD = 0.5  # of what one layer keeps: what frozen layers below the others need, though they keep nothing
+FREEZING = 0.5  # the same where they run for the cache, by themselves
 UPDATE = 4.0  # times the adapter: its gradients, these divided and clipped, and the new values
 PACKED = 1.5  # of the bytes of packed weights: what making dense ones of them adds for a while
 
@@ -48,6 +49,7 @@ class Coefficients:
     logits: float = LOGITS
     backward: float = BACKWARD
     forward: float = FORWARD
+    freezing: float = FREEZING
     update: float = UPDATE
 
 
@@ -105,7 +107,7 @@ def estimate(
 def wants_checkpoint(shapes: Shapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, scale: float = 1.0) -> bool:
     """What ``training.grad_checkpoint = "auto"`` means: yes where the plain step would not fit with a margin."""
     plain = estimate(shapes, recipe, work, machine, cached=cached, checkpointed=False, scale=scale)
-    return plain.total > (1 - MARGIN) * machine.limit
+    return plain.step + plain.buffers > (1 - MARGIN) * machine.limit
 
 
 def caches(shapes: Shapes, recipe: Recipe, work: Workload, *, plain: bool) -> bool:
@@ -113,6 +115,11 @@ def caches(shapes: Shapes, recipe: Recipe, work: Workload, *, plain: bool) -> bo
     wish = recipe.training.cache_frozen
     frozen = plain and shapes.first(shapes.adapted(recipe.adapter)) > 0
     return frozen and (wish is True or (wish == "auto" and work.epochs > 1))
+
+
+def grouped(batch: Batch, work: Workload) -> int:
+    """How many rows as long as those of ``batch`` the cache of the frozen layers computes together."""
+    return max(batch.rows, min(GROUP - batch.prefix, work.kept) // batch.width)
 
 
 def suitable(machine: Machine) -> Kernels:
@@ -145,7 +152,7 @@ class _Step:
         self.optimizer = round(4 * sum(_states(pair, recipe.training.optimizer) for pair in pairs))
 
     def of(self, batch: Batch, work: Workload) -> Estimate:
-        moments = self._moments(batch)
+        moments = self._moments(batch, work)
         moment = max(moments, key=lambda name: sum(moments[name]))
         gradients, kept, head = (round(self.scale * part) for part in moments[moment])
         frozen = min(work.kept * self.shapes.width * self.size, self.machine.limit // CACHED) if self.cached else 0
@@ -155,7 +162,7 @@ class _Step:
             self.checkpointed,
         )  # fmt: skip
 
-    def _moments(self, batch: Batch) -> dict[str, tuple[float, float, float]]:
+    def _moments(self, batch: Batch, work: Workload) -> dict[str, tuple[float, float, float]]:
         """Gradients, activations and head at each moment."""
         shapes, factors = self.shapes, self.factors
         above = self.layers[self.first :]
@@ -178,8 +185,8 @@ class _Step:
             "update": (factors.update * self.adapter, 0.0, 0.0),
         }
         if self.cached:
-            group = Batch(max(1, GROUP // batch.width), batch.width, batch.prefix, 0)
-            moments["freezing"] = (0.0, factors.forward * max(one.kept(group) for one in self.layers[: self.first]), 0.0)
+            group = Batch(grouped(batch, work), batch.width, batch.prefix, 0)
+            moments["freezing"] = (0.0, factors.freezing * max(one.kept(group) for one in self.layers[: self.first]), 0.0)
         elif self.first:
             moments["forward"] = (float(summed), factors.forward * below, 0.0)
         return moments

@@ -126,13 +126,14 @@ class Planner:
         work, cached, checkpointed, _ = self.decide(recipe)
         plain = memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed)
         batch = plain.batch
-        told = ask.steps(recipe, batch, cached=cached, checkpointed=checkpointed)
-        alone = replace(work, kept=batch.tokens)
+        rows = memory.grouped(batch, work) if cached else 0
+        told = ask.steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
+        alone = replace(work, kept=rows * batch.width + batch.prefix, shapes=(batch,))
         expected = memory.estimate(self.shapes, recipe, alone, self.machine, cached=cached, checkpointed=checkpointed)
         found = Calibration(
             scale=(told["peak"] - told["rest"]) / (expected.step - expected.rest),
-            seconds=told["step"] / told["computed"],
-            frozen=told["frozen"] / told["computed"],
+            seconds=told["step"] / batch.tokens,
+            frozen=told["frozen"] / (rows * batch.width) if rows else 0.0,
             source="probe",
         )
         calibration.keep(recipe, self.fingerprint, self.machine, found, cached=cached, checkpointed=checkpointed)

@@ -5,7 +5,8 @@ Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch)
     run.started      kind ("train" or "eval"), name, base, pid, host, steps
     run.resumed      the same, and step: the checkpoint it goes on from
     model.loaded     base, path (how it computes), parameters, seconds, limit (bytes the machine recommends)
-    data.ready       train, valid, test (rows), tokens, trained, truncated (rows), steps, epochs
+    data.ready       train, valid, test (rows), tokens, trained, truncated (rows), steps, epochs,
+                     checkpointed (whether layers keep only their input)
     step             step, loss, rate, norm (of the gradient, before clipping), tokens (trained, in this step), computed (positions,
                      padding included), speed (trained tokens/s), memory, peak (bytes), epoch
     validation       step, loss, tokens

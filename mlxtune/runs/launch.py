@@ -69,7 +69,7 @@ def _spawn(run: Run, kind: str, request: dict[str, Any]) -> Run:
     write_json(run.folder / RECORD, record | {"pid": child.pid, "started": time.time()})
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
-        if len(events.read_all(run.folder)) > seen:
+        if any(event["type"] != "heartbeat" for event in events.read_all(run.folder)[seen:]):
             return run
         if child.poll() is not None and len(events.read_all(run.folder)) == seen:
             last = one_line(" ".join(run.log_tail(1)), 200) or f"exit code {child.returncode}"

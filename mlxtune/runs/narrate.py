@@ -34,9 +34,10 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
             return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
         case "data.ready":
             cut = f", {plural(event['truncated'], 'row')} cut" if event["truncated"] else ""
+            again = "; layers are computed again for the backward pass, to fit" if event.get("checkpointed") else ""
             return "·", "faint", (
                 f"{event['train']:,} train, {event['valid']:,} validation, {event['test']:,} held-out rows; "
-                f"{event['trained']:,} of {event['tokens']:,} tokens train{cut}"
+                f"{event['trained']:,} of {event['tokens']:,} tokens train{cut}{again}"
             )  # fmt: skip
         case "step":
             loss = "not a number" if event["loss"] is None else f"{event['loss']:.2f}"

@@ -63,7 +63,7 @@ class Run:
         """How the run is, told from its events and its lock: slow, hung and crashed differ."""
         state = state or self.state()
         now = time.time() if now is None else now
-        if is_held(self.lock):
+        if is_held(self.lock) and not state.ended:  # a worker that said its last word is about to let go
             return "quiet" if state.updated and now - state.updated > QUIET_AFTER else "running" if state.pid else "starting"
         match state.phase:
             case "finished" | "stopped" | "failed":

@@ -14,9 +14,12 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import Split, split
 from mlxtune.models import head, load, lora
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.resolve import resolve
+from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate, Encoded
+from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, machine
+from mlxtune.planning.plan import Planner
+from mlxtune.planning.workload import Length, Lengths
 from mlxtune.recipe import Recipe
 from mlxtune.training import batches, lanes
 from mlxtune.training.frozen import FrozenCache
@@ -60,11 +63,16 @@ def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit:
     parts = head.split(loaded.model)
     if parts.warning:
         warn(parts.warning)
-    stack = Stack(loaded.model, parts, Lanes(lanes.suitable()), checkpointed=recipe.training.grad_checkpoint is True)
+    stack = Stack(loaded.model, parts, Lanes(lanes.suitable()))
     shared = batches.shared_prefix([*train, *valid])
+    plain = stack.can_share()
+    prefix = shared if plain else 0
+    lengths = Lengths(tuple(map(_length, train)), tuple(map(_length, valid)), prefix, plain)
+    if _checkpoints(recipe, loaded.source, lengths):
+        stack = Stack(loaded.model, parts, stack.lanes, checkpointed=True)
     loop = Loop(
-        folder, stack, recipe.training, recipe.adapter, config, train, valid,
-        prefix=shared if shared and stack.can_share() else 0, compiled=loaded.compute == "native", guard=MemoryGuard(limit),
+        folder, stack, recipe.training, recipe.adapter, config, train, valid, prefix,
+        compiled=loaded.compute == "native", guard=MemoryGuard(limit),
     )  # fmt: skip
     if _caches(recipe, loop):
         loop.cache = lambda rows: FrozenCache(stack, rows, loop.prefix, budget=limit // CACHED, folder=folder)
@@ -74,6 +82,18 @@ def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit:
 def encode(template: ChatTemplate, rows: Sequence[Row], max_tokens: int) -> list[Encoded]:
     """Every row as tokens. Raises ``DataError`` or ``TemplateError`` for the first that cannot be trained."""
     return [template.encode(row, max_tokens) for row in rows]
+
+
+def _checkpoints(recipe: Recipe, source: ModelFolder, lengths: Lengths) -> bool:
+    """Whether layers keep only their input: as the recipe says, or as the plan does where it leaves that open."""
+    if isinstance(recipe.training.grad_checkpoint, bool):
+        return recipe.training.grad_checkpoint
+    _, _, checkpointed, _ = Planner(machine(), shapes.read(source.folder, source.config), lengths, source.fingerprint).decide(recipe)
+    return checkpointed
+
+
+def _length(row: Encoded) -> Length:
+    return Length(row.full, int(row.trained[1:].sum()), int(row.trained.argmax()))
 
 
 def _caches(recipe: Recipe, loop: Loop) -> bool:

@@ -3,8 +3,8 @@
     python -m mlxtune.training.probe lengths < request.json
     python -m mlxtune.training.probe steps   < request.json
 
-A request is ``{"recipe": TOML}``, for ``steps`` with a ``batch`` beside it: ``prefix``, ``rows`` (each ``[tokens,
-trained]``), ``cached`` and ``checkpointed``. The answer is one JSON document on stdout; an error of ours is ``{"error", "mend", "kind"}``.
+A request is ``{"recipe": TOML}``, for ``steps`` with the shape of a ``batch`` beside it, as ``planning.ask`` writes it. The answer is
+one JSON document on stdout; an error of ours is ``{"error", "mend", "kind"}``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,8 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = head.split(loaded.model)
     stack = Stack(loaded.model, parts, lanes.Lanes(lanes.suitable()), checkpointed=batch["checkpointed"])
-    rows = _rows(batch["rows"], batch["prefix"], recipe)
-    chosen = collate(rows, range(len(rows)), batch["prefix"], stack.lanes.count)
+    rows = _rows(batch, recipe)
+    chosen = collate(rows, range(batch["rows"]), batch["prefix"], stack.lanes.count)
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
     stepper = Stepper(stack, update, sft.loss_sum, clip=recipe.training.clip, compiled=loaded.compute == "native")
@@ -96,7 +96,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     frozen = 0.0
     with tempfile.TemporaryDirectory() as folder:
         cache = None
-        if batch["cached"] and stack.can_enter():
+        if batch["grouped"] and stack.can_enter():
             cache = FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
             start = time.perf_counter()
             mx.eval(cache.entering(chosen))
@@ -119,20 +119,19 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
         "peak": mx.get_peak_memory(),
         "frozen": frozen,
         "step": taken / min(2, recipe.training.accumulate),
-        "computed": chosen.computed,
-        "lanes": len(chosen.parts),
     }
 
 
-def _rows(shapes: Sequence[Sequence[int]], prefix: int, recipe: Recipe) -> list[Encoded]:
-    """Rows of these lengths that begin alike; their tokens mean nothing, and the last ones train."""
+def _rows(batch: dict[str, Any], recipe: Recipe) -> list[Encoded]:
+    """Rows of the batch's length that begin alike, as many as are computed together; their tokens mean nothing, the last ones train."""
     import numpy as np
 
     from mlxtune.models.template import Encoded
 
     dice = np.random.default_rng(recipe.training.seed)
+    length, trained, prefix = batch["tokens"], batch["trained"], batch["prefix"]
     made = []
-    for at, (length, trained) in enumerate(shapes):
+    for at in range(max(batch["rows"], batch["grouped"])):
         tokens = dice.integers(3, 250, length).astype(np.int32)
         tokens[:prefix] = np.arange(prefix) % 200 + 3
         mask = np.zeros(length, bool)

@@ -78,7 +78,7 @@ def report_data(worker: Worker | Follower, shares: Split, loop: Loop) -> None:
     worker.emit(
         "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(shares.test), tokens=sum(row["tokens"] for row in rows),
         trained=sum(row["trained"] for row in rows), truncated=sum(row.truncated for row in (*loop.train, *loop.valid)),
-        steps=loop.total, epochs=loop.epochs,
+        steps=loop.total, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 

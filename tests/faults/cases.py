@@ -145,7 +145,7 @@ def _train(run: Path, at: int = 0, how: How = "kill", note: Path | None = None) 
         assemble.assemble = small.assemble
         operations = Operations(at, how)
         operations.install()
-        code = live(run, worker.train)
+        code = live(run, worker.lead)
         if note:
             note.write_text(json.dumps(operations.names))
         sys.stderr.flush()

@@ -9,7 +9,7 @@ from mlx_lm.utils import load_tokenizer
 from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError
-from mlxtune.data.rows import Conversation, Message, Place, Text
+from mlxtune.data.rows import Conversation, Message, Place, Preference, Text
 from mlxtune.models.template import ChatTemplate, common_prefix
 
 LLAMA3 = (
@@ -122,3 +122,84 @@ def test_common_prefix_of_rows() -> None:
     assert common_prefix([[1, 2, 3, 4], [1, 2, 9], [1, 2, 3]]) == 2
     assert common_prefix([[1, 2]]) == 2
     assert common_prefix([]) == 0
+
+
+def preference(prompt: str | list[tuple[str, str]], chosen: str, rejected: str) -> Preference:
+    turns = [("user", prompt)] if isinstance(prompt, str) else prompt
+    return Preference(Place(Path("pairs.jsonl"), 3), {}, tuple(Message(role, text) for role, text in turns), chosen, rejected)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_pair_is_its_prompt_as_it_is_asked_and_two_answers_with_their_stop(tmp_path: Path, name: str) -> None:
+    text, stop, specials, _ = EXPECTED[name]
+    chat = template(tmp_path, text, stop, specials)
+    row = preference(TURNS[:3], "60 m.", "Ask someone.")
+    pair = chat.pair(row, 1000)
+
+    def tokens(words: str) -> list[int]:
+        return chat.tokenizer.encode(words, add_special_tokens=False)
+
+    assert pair.prompt.tolist() == chat.prompt(row.prompt)
+    assert pair.chosen.tolist() == tokens(f"60 m.{stop}")
+    assert pair.rejected.tolist() == tokens(f"Ask someone.{stop}")
+    assert not pair.truncated
+    assert pair.tokens.tolist() == [*chat.prompt(row.prompt), *tokens(f"60 m.{stop}Ask someone.{stop}")]
+    assert pair.tokens[pair.trained].tolist() == tokens(f"60 m.{stop}Ask someone.{stop}")
+    assert (pair.id, pair.place.line, pair.full) == (row.id, 3, len(pair.tokens))
+
+
+def test_earlier_turns_of_a_pair_may_be_rewritten_since_they_do_not_train(tmp_path: Path) -> None:
+    chat = template(tmp_path, REWRITES, "<|im_end|>")
+    row = preference(TURNS[:3], "60 m.", "No.")
+    pair = chat.pair(row, 1000)
+    assert pair.prompt.tolist() == chat.prompt(row.prompt)
+    assert chat.tokenizer.decode(pair.chosen.tolist()) == "<think></think>60 m.<|im_end|>"
+
+
+def test_a_pair_whose_prompt_is_not_how_its_answers_begin_is_refused(tmp_path: Path) -> None:
+    chat = template(
+        tmp_path,
+        REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", ""),
+        "<|im_end|>",
+    )
+    with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: turn 2 renders differently"):
+        chat.pair(preference("Hi", "Yes?", "No."), 1000)
+
+
+def test_only_completions_are_cut_each_to_the_window_behind_the_whole_prompt(tmp_path: Path) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    row = preference("x" * 50, "y" * 9, "z" * 90)
+    prompt = chat.prompt(row.prompt)
+    whole = chat.pair(row, 1000)
+    pair = chat.pair(row, len(prompt) + 20)
+    assert pair.prompt.tolist() == prompt
+    assert pair.chosen.tolist() == whole.chosen.tolist()
+    assert pair.rejected.tolist() == whole.rejected.tolist()[:20]
+    assert (pair.cut, pair.full, pair.truncated) == (1, len(whole.tokens), True)
+    assert chat.pair(row, len(prompt) + 1).cut == 2
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "window", "said"),
+    [
+        ("Yes.", " \n", 1000, "rejected is empty"),
+        ("", "No.", 1000, "chosen is empty"),
+        ("Yes.", "Yes.", 1000, "say the same"),
+        ("Yes,  it is.\n\nTwo.", " Yes, it is. \nTwo.\n", 1000, "say the same"),
+        ("caf\u00e9", "cafe\u0301", 1000, "say the same"),
+        ("y" * 40 + "a", "y" * 40 + "b", 69, "the same up to the window of 69 tokens"),
+        ("Yes.", "No.", 20, "the prompt of 29 tokens fills the window of 20"),
+    ],
+)  # fmt: skip
+def test_a_pair_with_nothing_to_prefer_is_refused_by_its_place(
+    tmp_path: Path, chosen: str, rejected: str, window: int, said: str
+) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    with pytest.raises(DataError, match=rf"^pairs\.jsonl, line 3: .*{said}"):
+        chat.pair(preference("Is it wet?", chosen, rejected), window)
+
+
+def test_line_breaks_and_case_are_a_difference(tmp_path: Path) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    assert not chat.pair(preference("List", "- a\n- b", "- a - b"), 1000).truncated
+    assert not chat.pair(preference("Shout", "YES", "yes"), 1000).truncated

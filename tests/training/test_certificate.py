@@ -27,7 +27,7 @@ ROWS = [row(0, 6), row(1, 9), row(2, 12, full=40)]
 def test_it_counts_visits_and_tokens_of_each_row(tmp_path: Path) -> None:
     certificate = Certificate(ROWS)
     for chosen in ([0, 1], [2], [2, 0]):
-        certificate.count(collate(ROWS, chosen, 0))
+        certificate.count(collate(ROWS, chosen, 0).counts)
     certificate.write(tmp_path)
     told = json.loads((tmp_path / FILE).read_text())
     assert [(row["id"], row["line"], row["visits"], row["seen"], row["trained"], row["truncated"]) for row in told["rows"]] == [
@@ -40,16 +40,15 @@ def test_it_counts_visits_and_tokens_of_each_row(tmp_path: Path) -> None:
 
 def test_a_restored_certificate_goes_on_and_shares_nothing(tmp_path: Path) -> None:
     first, second = Certificate(ROWS), Certificate(ROWS)
-    first.count(collate(ROWS, [0, 1, 2], 0))
+    first.count(collate(ROWS, [0, 1, 2], 0).counts)
     second.restore(json.loads(json.dumps(first.state)))
-    second.count(collate(ROWS, [1], 0))
+    second.count(collate(ROWS, [1], 0).counts)
     assert (first.visits, second.visits) == ([1, 1, 1], [1, 2, 1])
 
 
 def test_counts_that_cannot_be_are_refused_and_leave_no_certificate(tmp_path: Path) -> None:
     certificate = Certificate(ROWS)
-    batch = collate(ROWS, [0, 1], 0)
-    certificate.count(replace(batch, counts={0: (6, 3), 1: (9, 5)}))
+    certificate.count({0: (6, 3), 1: (9, 5)})
     with pytest.raises(MlxtuneError, match=r"f\.jsonl.*2: 1 visits trained 5 tokens, which cannot be") as refused:
         certificate.write(tmp_path)
     assert refused.value.exit_code == 4

@@ -21,7 +21,7 @@ from test_sft import assert_equal, shaken
 from mlxtune.data.rows import Place
 from mlxtune.models import cpu
 from mlxtune.models.head import split
-from mlxtune.models.load import load
+from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection
@@ -220,3 +220,15 @@ def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
     assert [part.rows for part in batches[0].parts] == [(2,), (0,)]
     means = {batch.mean_length for batch in batches}
     assert means == {sum(len(rows[at].chosen) for at in (2, 0, 5)) / 3}
+
+
+@pytest.mark.real
+def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(real: LoadedModel, tmp_path: Path) -> None:
+    loaded = load(real.source)  # its own copy: adapters would stay on the shared one
+    rows = random_pairs(9, 5, vocabulary=40_000)
+    shaken(loaded.model, AdapterSection(rank=8, layers=8))
+    cpu.release()
+    plain = plain_loss_and_gradients(loaded.model, rows)
+    cpu.adopt()
+    for ways in (Ways(), Ways(lanes=2, checkpointed=True, frozen=True)):
+        assert_equal(own_loss_and_gradients(loaded.model, rows, ways, tmp_path), plain, 1e-5)

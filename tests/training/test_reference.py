@@ -1,0 +1,189 @@
+"""Reference log-probabilities: right, computed once, and the same bits after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.utils import load_model
+from test_pairs import plain_logp, random_pairs
+from test_sft import shaken
+
+from mlxtune.core import journal
+from mlxtune.core.errors import Interrupted, MlxtuneError
+from mlxtune.models import cpu, lora
+from mlxtune.models.head import split
+from mlxtune.models.template import EncodedPair
+from mlxtune.recipe import AdapterSection
+from mlxtune.training import reference
+from mlxtune.training.lanes import Lanes
+from mlxtune.training.pairs import PairCache
+from mlxtune.training.stack import Stack
+
+LORA = AdapterSection(rank=4, alpha=8, dropout=0.2)
+DORA = AdapterSection(rank=4, alpha=8, kind="dora")
+EMBEDDED = AdapterSection(rank=4, alpha=8, targets=["q_proj", "embed_tokens"])
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test its own cache, and groups small enough that there are several."""
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(reference, "GROUP_TOKENS", 150)
+    return tmp_path / "home"
+
+
+def unknown(seed: int = 1, count: int = 9) -> list[EncodedPair]:
+    return [replace(pair, reference=None) for pair in random_pairs(seed, count)]
+
+
+def plain(model: nn.Module, pairs: list[EncodedPair]) -> list[list[float]]:
+    return [[plain_logp(model, pair.prompt, answer).item() for answer in (pair.chosen, pair.rejected)] for pair in pairs]
+
+
+def values(pairs: list[EncodedPair]) -> list[list[float]]:
+    return [list(pair.reference) for pair in pairs]
+
+
+def stacked(tiny: Path, section: AdapterSection = LORA, *, moved: bool = False, **more: Any) -> Stack:
+    model, _ = load_model(tiny)
+    cpu.adopt()  # as a run does; other tests leave it either way
+    (shaken(model, section) if moved else lora.add(model, section, seed=3))
+    return Stack(model, split(model), Lanes(more.pop("lanes", 1)), **more)
+
+
+@pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
+def test_before_training_the_reference_is_the_base(tiny: Path, section: AdapterSection) -> None:
+    base, _ = load_model(tiny)
+    stack = stacked(tiny, section, lanes=2, checkpointed=True)
+    stack.model.train()
+    found = reference.refer(stack, unknown(), "tiny", shared=True)
+    np.testing.assert_allclose(values(found), plain(base, unknown()), rtol=1e-5)
+    assert stack.checkpointed
+    assert stack.model.training
+
+
+@pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
+def test_a_parent_adapter_is_the_reference_or_is_taken_off(tiny: Path, section: AdapterSection) -> None:
+    base, _ = load_model(tiny)
+    stack = stacked(tiny, section, moved=True, checkpointed=True)
+    stack.model.eval()
+    parent = plain(stack.model, unknown())
+    stack.model.train()  # the reference drops nothing all the same
+    before = {name: array.tolist() for name, array in lora.weights(stack.model).items()}
+    assert np.abs(np.array(parent) - np.array(plain(base, unknown()))).max() > 0.05
+    np.testing.assert_allclose(values(reference.refer(stack, unknown(), "tiny", shared=True)), parent, rtol=1e-5)
+    with reference.bare(stack.model):
+        np.testing.assert_allclose(
+            values(reference.refer(stack, unknown(), "tiny", shared=True)), plain(base, unknown()), rtol=1e-5
+        )
+    assert {name: array.tolist() for name, array in lora.weights(stack.model).items()} == before
+    stack.model.eval()
+    assert plain(stack.model, unknown()) == parent
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_reference_is_computed_once_whatever_the_rank(tiny: Path, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reference.refer(stacked(tiny), unknown(), "tiny", shared=shared)
+    monkeypatch.setattr(reference, "logps", lambda *_: pytest.fail("computed again"))
+    wider = stacked(tiny, AdapterSection(rank=8, alpha=2, layers=1))
+    again = reference.refer(wider, unknown()[::-1], "tiny", shared=shared)
+    assert values(again) == values(first)[::-1]
+    assert all(pair.reference is None for pair in unknown())
+
+
+def test_another_base_another_parent_or_other_tokens_are_computed_anew(tiny: Path, own_home: Path) -> None:
+    reference.refer(stacked(tiny), unknown(), "tiny", shared=True)
+
+    def files() -> int:
+        return len(list((own_home / "references").glob("*.jsonl")))
+
+    assert files() == 1
+    reference.refer(stacked(tiny), unknown(), "tiny, 4 bits", shared=True)
+    reference.refer(stacked(tiny, moved=True), unknown(), "tiny", shared=True)
+    reference.refer(stacked(tiny, DORA), unknown(), "tiny", shared=True)
+    assert files() == 4
+    cut = [replace(pair, chosen=pair.chosen[:-1], cut=1) if len(pair.chosen) > 1 else pair for pair in unknown()]
+    base, _ = load_model(tiny)
+    np.testing.assert_allclose(values(reference.refer(stacked(tiny), cut, "tiny", shared=True)), plain(base, cut), rtol=1e-5)
+    assert files() == 4
+
+
+def test_a_pass_that_was_interrupted_goes_on_and_has_the_same_bits(
+    tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
+    whole = reference.refer(stacked(tiny), unknown(), "tiny", shared=True)
+    monkeypatch.setenv("MLXTUNE_HOME", str(own_home))
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+        if len(told) == 3:
+            raise Interrupted(0)
+
+    with pytest.raises(Interrupted):
+        reference.refer(stacked(tiny), unknown(), "tiny", shared=True, progress=progress)
+    file = reference.path("tiny", stacked(tiny).model)
+    assert len(journal.read(file)) == 2
+    with file.open("a") as torn:
+        torn.write('{"logps":{"half')
+    told[:] = [(0, 0)] * 3
+    assert values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True, progress=progress)) == values(whole)
+    assert told[-1] == (9, 9)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {training!r}]
+from mlxtune.models import blas
+blas.preload()
+import test_reference as t
+t.reference.GROUP_TOKENS = 150
+t.reference.refer(t.stacked(Path({tiny!r})), t.unknown(), "tiny", shared=True,
+                  progress=lambda done, total: done > 3 and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_a_killed_pass_loses_one_group_at_most(tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(__file__).parent
+    code = KILLED.format(tests=str(here.parent), training=str(here), tiny=str(tiny))
+    ended = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    kept = [key for record in journal.read(reference.path("tiny", stacked(tiny).model)) for key in record["logps"]]
+    assert len(kept) > 3
+    resumed = values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True))
+    monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
+    assert values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True)) == resumed
+
+
+def test_the_frozen_layers_are_run_once_for_reference_and_training(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = stacked(tiny, AdapterSection(rank=4, alpha=8, layers=1), lanes=2)
+    pairs = unknown()
+    cache = PairCache(stack, pairs, budget=10_000, folder=tmp_path)
+    found = reference.refer(stack, pairs, "tiny", shared=True, cache=cache)
+    base, _ = load_model(tiny)
+    np.testing.assert_allclose(values(found), plain(base, pairs), rtol=1e-5)
+    monkeypatch.setattr(cache, "_compute", lambda _: pytest.fail("computed again"))
+    (batch,) = reference.collate(found, [range(len(found))], shared=True)
+    assert len(cache.entering(batch)) == 2
+    cache.close()
+
+
+def test_a_pair_without_a_number_is_named(tiny: Path) -> None:
+    stack = stacked(tiny)
+    stack.model.model.norm.weight = stack.model.model.norm.weight * mx.nan
+    with pytest.raises(MlxtuneError, match="rows, line 0: the reference model gives this pair no number"):
+        reference.refer(stack, unknown(), "tiny", shared=True)
