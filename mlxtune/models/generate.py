@@ -19,16 +19,21 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlxtune.models.head import Split, split
 from mlxtune.models.template import common_prefix
 
+_GROUPED = ("gemma2",)  # multiplies attention by itself, the query heads of one key head along an axis of their own
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
 
 
 class _Rows:
     """A layer's keys and values for a batch: a shared prefix, then each row's own left-padded tail, then what it says."""
 
-    def __init__(self, keys: mx.array, values: mx.array, pads: mx.array) -> None:
-        """``keys`` and ``values`` of the prefix: ``(1, heads, prefix, width)``; ``pads`` ``(rows,)``: padding of each tail."""
-        self.prefix, self.pads, self.length = keys.shape[2], pads, 0
-        self.keys, self.values = (mx.repeat(array, pads.shape[0], axis=0) for array in (keys, values))
+    def __init__(self, prefix: KVCache, shared: int, pads: mx.array, grouped: bool) -> None:
+        """``prefix`` holds ``shared`` tokens; ``pads`` ``(rows,)``: padding of each tail."""
+        self.prefix, self.pads, self.length, self.grouped = shared, pads, 0, grouped
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        if shared:
+            keys, values = (array[:, :, :shared] for array in prefix.state[:2])
+            self.keys, self.values = (mx.repeat(array, pads.shape[0], axis=0) for array in (keys, values))
 
     @property
     def offset(self) -> mx.array:
@@ -38,25 +43,34 @@ class _Rows:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         end = self.prefix + self.length
         new = keys.shape[2]
+        if self.keys is None or self.values is None:
+            self.keys, self.values = (
+                mx.zeros((*keys.shape[:2], 0, keys.shape[3])),
+                mx.zeros((*values.shape[:2], 0, values.shape[3])),
+            )
         if end + new > self.keys.shape[2]:  # grow in steps: one copy for many tokens
-            room = (*self.keys.shape[:2], max(new, 64), self.keys.shape[3])
-            grown = ((self.keys, keys.dtype), (self.values, values.dtype))
-            self.keys, self.values = (mx.concatenate([old[:, :, :end], mx.zeros(room, kind)], axis=2) for old, kind in grown)
+            self.keys, self.values = (
+                mx.concatenate([old[:, :, :end], mx.zeros((*like.shape[:2], max(new, 64), like.shape[3]), like.dtype)], axis=2)
+                for old, like in ((self.keys, keys), (self.values, values))
+            )
         self.keys[:, :, end : end + new] = keys
         self.values[:, :, end : end + new] = values
         self.length += new
         return self.keys[:, :, : end + new], self.values[:, :, : end + new]
 
     def make_mask(self, length: int, **_: Any) -> mx.array:
-        """Bool ``(rows, 1, length, positions)``: no future, no padding."""
+        """Bool ``(rows, 1, length, positions)``, with another axis of 1 where heads are grouped: no future, no padding."""
         end = self.prefix + self.length
         at = mx.arange(end + length)
         causal = at[None] <= mx.arange(end, end + length)[:, None]
         seen = (at[None] < self.prefix) | (at[None] >= self.prefix + self.pads[:, None])
-        return (causal[None] & seen[:, None])[:, None]
+        mask = (causal[None] & seen[:, None])[:, None]
+        return mask[:, None] if self.grouped else mask
 
     def keep(self, rows: mx.array) -> None:
         """Let all but ``rows`` go."""
+        assert self.keys is not None
+        assert self.values is not None
         self.keys, self.values, self.pads = self.keys[rows], self.values[rows], self.pads[rows]
 
 
@@ -106,7 +120,8 @@ def _decode(
     width = max(map(len, tails))
     pads = mx.array([width - len(tail) for tail in tails])
     tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
-    caches = [_Rows(*_prefix_of(cache, shared, model), pads) for cache in prefix]
+    grouped = type(model).__module__.rsplit(".", 1)[-1] in _GROUPED
+    caches = [_Rows(cache, shared, pads, grouped) for cache in prefix]
     alive = list(range(len(tails)))
     said: list[list[int]] = [[] for _ in tails]
     ended = ["length"] * len(tails)
@@ -128,16 +143,6 @@ def _decode(
                 cache.keep(rows)
         tokens = mx.array(best[keep])[:, None]
     return [(row, said[row], ended[row]) for row in range(len(tails))]
-
-
-def _prefix_of(cache: KVCache, shared: int, model: nn.Module) -> tuple[mx.array, mx.array]:
-    if shared:
-        keys, values = cache.state[:2]
-        return keys[:, :, :shared], values[:, :, :shared]
-    model_args = model.args
-    width = getattr(model_args, "head_dim", None) or model_args.hidden_size // model_args.num_attention_heads
-    empty = mx.zeros((1, model_args.num_key_value_heads, 0, width))
-    return empty, empty
 
 
 def _by_mlx_lm(

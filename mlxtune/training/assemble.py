@@ -88,7 +88,9 @@ def _checkpoints(recipe: Recipe, source: ModelFolder, lengths: Lengths) -> bool:
     """Whether layers keep only their input: as the recipe says, or as the plan does where it leaves that open."""
     if isinstance(recipe.training.grad_checkpoint, bool):
         return recipe.training.grad_checkpoint
-    _, _, checkpointed, _ = Planner(machine(), shapes.read(source.folder, source.config), lengths, source.fingerprint).decide(recipe)
+    _, _, checkpointed, _ = Planner(machine(), shapes.read(source.folder, source.config), lengths, source.fingerprint).decide(
+        recipe
+    )
     return checkpointed
 
 

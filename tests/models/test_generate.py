@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import architectures
 import mlx.core as mx
 import pytest
 from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
+from mlx_lm.utils import load_model, load_tokenizer
 
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
@@ -70,3 +72,17 @@ def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> Non
         real.model, real.tokenizer, [prompt], max_tokens=20, stops=frozenset(real.tokenizer.eos_token_ids), batch_size=1
     )
     assert (text, ended) == ("The capital of France is Paris.", "stop")
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mistral3", "qwen3", "cohere"])
+@pytest.mark.parametrize("prompts", [[[5, 6, 7], [5, 6, 7, 8, 9]], [[5, 6, 7], [6, 6, 7, 8, 9]]], ids=["shared", "apart"])
+def test_other_architectures_answer_together_what_they_answer_alone(tmp_path: Path, name: str, prompts: list[list[int]]) -> None:
+    folder = architectures.make(tmp_path / name, name)
+    model, tokenizer = load_model(folder)[0], load_tokenizer(folder)
+    how = {"max_tokens": 6, "stops": frozenset(), "batch_size": 2}
+    together = generate(model, tokenizer, prompts, **how)
+    for prompt, (text, _) in zip(prompts, together, strict=True):
+        said = list(prompt)
+        for _ in range(6):
+            said.append(int(mx.argmax(model(mx.array([said]))[0, -1]).item()))
+        assert text == tokenizer.decode(said[len(prompt) :])

@@ -109,6 +109,7 @@ def test_quantising_on_load_shrinks_the_weights_of_a_gpu_only(read, machine, met
 def test_auto_checkpoints_exactly_where_the_plain_step_leaves_no_margin(read, machine) -> None:
     found, batch = read(layers=8), work(Batch(8, 256, 0, 600))
     plain = memory.estimate(found, recipe(), batch, machine, cached=False, checkpointed=False)
+    need = plain.step + plain.buffers
     for limit, wanted in ((need / (1 - memory.MARGIN) + 1024, False), (need / (1 - memory.MARGIN) - 1024, True)):
         small = type(machine)("Linux", "a chip", 2, "cpu", int(limit))
         assert memory.wants_checkpoint(found, recipe(), batch, small, cached=False) is wanted
