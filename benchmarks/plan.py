@@ -8,6 +8,7 @@ at another batch, as a probe would: the estimate is given before and after that 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import shutil
@@ -153,14 +154,14 @@ def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any])
 def build(name: str, folder: Path) -> Path:
     """A random model of this shape, saved as mlx-lm saves one, with the bundled model's tokenizer beside it."""
     import mlx.core as mx
-    from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
+    from mlx_lm.utils import quantize_model, save_config, save_model
 
     from mlxtune.models import bundled
 
     config = dict(MODELS[name])
     bits = config.pop("bits", 0)
-    kind, settings = _get_classes(config)
-    model = kind(settings.from_dict(config))
+    architecture = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    model = architecture.Model(architecture.ModelArgs.from_dict(config))
     model.set_dtype(mx.bfloat16)
     if bits:
         model, config = quantize_model(model, config, 64, bits)

@@ -135,7 +135,9 @@ def _run(found: Plan) -> list[tuple[str, Cell]]:
         told = "as a probe measured" if cost.source == "probe" else f"at the pace of {cost.source}"
         rows.append(("time", f"about {duration(cost.seconds)}, {told}"))
     if cost.kilowatt_hours is not None:
-        rows.append(("energy", f"about {cost.kilowatt_hours:.2f} kWh at {cost.watts:,.0f} W"))
+        used = cost.kilowatt_hours
+        shown = f"{used:.1f} kWh" if used >= 0.1 else f"{1000 * used:.1f} Wh"
+        rows.append(("energy", f"about {shown} at {cost.watts:,.0f} W"))
     elif cost.watts:
         rows.append(("energy", ("unknown until --probe", "muted")))
     return rows

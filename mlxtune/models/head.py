@@ -28,7 +28,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlxtune.models.cpu import exp_of_negative
 
-CHUNK = 128  # positions whose logits exist at one time
+CHUNK = 64  # positions whose logits exist at one time
 
 _quantized_matmul: Callable[..., mx.array] = mx.quantized_matmul
 _dequantize: Callable[..., mx.array] = mx.dequantize

@@ -25,9 +25,9 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """``scale``: working memory measured, over the estimate. ``seconds``: of a step, for each position it computes.
+    """``scale``: working memory measured, over the estimate. ``seconds``: of a step, for each position it computes, without what the
+    layers below the first adapter take; that is ``frozen``, and comes to it where no cache keeps their outputs.
 
-    ``frozen``: seconds for each position that the layers below the first adapter take by themselves, where a cache keeps them.
     ``source`` is "probe" or the id of a run; ``exact`` is False where only ``scale`` may be relied on, since time is of other settings.
     """
 
@@ -38,10 +38,10 @@ class Calibration:
     exact: bool = True
 
 
-def find(recipe: Recipe, fingerprint: str, machine: Machine, *, cached: bool, checkpointed: bool) -> Calibration | None:
+def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bool) -> Calibration | None:
     """What a probe measured for this recipe's kind of step, else, for memory alone, for another step on the same base."""
     entries = _entries()
-    exact = entries.get(_key(recipe, fingerprint, machine, cached, checkpointed))
+    exact = entries.get(_key(recipe, fingerprint, machine, checkpointed))
     if exact:
         return Calibration(exact["scale"], exact["seconds"], exact["frozen"], "probe")
     here = _here(recipe, fingerprint, machine)
@@ -53,15 +53,15 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, cached: bool, ch
 
 
 def keep(
-    recipe: Recipe, fingerprint: str, machine: Machine, found: Calibration, *, cached: bool, checkpointed: bool
+    recipe: Recipe, fingerprint: str, machine: Machine, found: Calibration, *, checkpointed: bool
 ) -> None:  # fmt: skip
     """Remember a probe. Raises ``MachineError`` when the disk is full or read-only."""
     entry = {
         "here": _here(recipe, fingerprint, machine), "base": recipe.model.base, "chip": machine.chip, "mlx": version("mlx"),
-        "cached": cached, "checkpointed": checkpointed, "measured": time.time(),
+        "checkpointed": checkpointed, "measured": time.time(),
         "scale": found.scale, "seconds": found.seconds, "frozen": found.frozen,
     }  # fmt: skip
-    entries = _entries() | {_key(recipe, fingerprint, machine, cached, checkpointed): entry}
+    entries = _entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
     write_json(home() / FILE, {"v": 1, "entries": entries})
 
 
@@ -96,8 +96,8 @@ def _here(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
     return sha256_json([machine.chip, machine.cores, memory().total, version("mlx"), fingerprint, recipe.model.quantize])
 
 
-def _key(recipe: Recipe, fingerprint: str, machine: Machine, cached: bool, checkpointed: bool) -> str:
-    return sha256_json([_here(recipe, fingerprint, machine), _kind(recipe), cached, checkpointed])
+def _key(recipe: Recipe, fingerprint: str, machine: Machine, checkpointed: bool) -> str:
+    return sha256_json([_here(recipe, fingerprint, machine), _kind(recipe), checkpointed])
 
 
 def _kind(recipe: Recipe) -> list[Any]:

@@ -32,7 +32,7 @@ FREEZING = 1.2  # the same where they run for the cache, by themselves
 UPDATE = 4.0  # times the adapter: its gradients, these divided and clipped, and the new values
 PACKED = 1.5  # of the bytes of packed weights: what making dense ones of them adds for a while
 
-CHUNK = 128  # positions whose logits exist at one time: models.head.CHUNK
+CHUNK = 64  # positions whose logits exist at one time: models.head.CHUNK
 GROUP = 4096  # tokens that the cache of the frozen layers computes together: training.frozen.GROUP_TOKENS
 CACHED = 8  # that cache may take one part in so many of the limit: training.assemble.CACHED
 LANES = 4  # at most, on a CPU: training.lanes.MOST

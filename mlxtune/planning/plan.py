@@ -102,7 +102,7 @@ class Planner:
         work = workload(self.lengths, recipe.training, recipe.data.max_tokens)
         cached = memory.caches(self.shapes, recipe, work, plain=self.lengths.plain)
         wish = recipe.training.grad_checkpoint
-        plain = self._measured(recipe, cached, False)
+        plain = self._measured(recipe, False)
         checkpointed = (
             wish
             if isinstance(wish, bool)
@@ -110,7 +110,7 @@ class Planner:
                 self.shapes, recipe, work, self.machine, cached=cached, scale=plain.scale if plain else 1.0
             )
         )
-        return work, cached, checkpointed, self._measured(recipe, cached, checkpointed)
+        return work, cached, checkpointed, self._measured(recipe, checkpointed)
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """The worst moment of ``recipe``."""
@@ -130,19 +130,20 @@ class Planner:
         told = ask.steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
         alone = replace(work, kept=rows * batch.width + batch.prefix, shapes=(batch,))
         expected = memory.estimate(self.shapes, recipe, alone, self.machine, cached=cached, checkpointed=checkpointed)
+        frozen = told["frozen"] / (rows * batch.width if rows else batch.tokens)
         found = Calibration(
             scale=(told["peak"] - told["rest"]) / (expected.step - expected.rest),
-            seconds=told["step"] / batch.tokens,
-            frozen=told["frozen"] / (rows * batch.width) if rows else 0.0,
+            seconds=max(0.0, told["step"] / batch.tokens - (0.0 if cached else frozen)),
+            frozen=frozen,
             source="probe",
         )
-        calibration.keep(recipe, self.fingerprint, self.machine, found, cached=cached, checkpointed=checkpointed)
+        calibration.keep(recipe, self.fingerprint, self.machine, found, checkpointed=checkpointed)
         return found
 
-    def _measured(self, recipe: Recipe, cached: bool, checkpointed: bool) -> Calibration | None:
+    def _measured(self, recipe: Recipe, checkpointed: bool) -> Calibration | None:
         if not self.fingerprint:
             return None
-        return calibration.find(recipe, self.fingerprint, self.machine, cached=cached, checkpointed=checkpointed)
+        return calibration.find(recipe, self.fingerprint, self.machine, checkpointed=checkpointed)
 
 
 def plan(
@@ -157,7 +158,7 @@ def plan(
     planner = Planner(machine, shapes.read(folder, config), ask.lengths(recipe), fingerprint)
     if probe:
         planner.probe(recipe)
-    work, _, _, found = planner.decide(recipe)
+    work, cached, _, found = planner.decide(recipe)
     expected = planner.estimate(recipe)
     pace = found if found and found.exact else calibration.recorded(workspace, recipe) if workspace else None
     limit = round(machine.limit * (1 - margin(bool(found))))
@@ -165,16 +166,16 @@ def plan(
     return Plan(
         len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained, work.longest,
         planner.lengths.cut(recipe.data.max_tokens), planner.lengths.prefix, expected, machine.limit, bool(found),
-        _cost(recipe, work, pace, watts),
+        _cost(recipe, work, pace, watts, cached=cached),
         tuple(changes(recipe, planner.lengths, planner.shapes, planner.estimate, limit)) if wrong else (),
     )  # fmt: skip
 
 
-def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float) -> Cost:
-    """Time from ``pace``: every step, the frozen layers once, and each validation; samples are not counted."""
+def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float, *, cached: bool) -> Cost:
+    """Time from ``pace``: every step, the frozen layers for each or once, and each validation; samples are not counted."""
     if pace is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)
-    forward = validations * work.validated * FORWARD_SHARE
-    seconds = pace.seconds * (work.computed + forward) + pace.frozen * work.kept
-    return Cost(seconds, pace.source, watts)
+    above = work.computed + validations * work.validated * FORWARD_SHARE
+    below = work.kept if cached else work.computed + validations * work.validated
+    return Cost(pace.seconds * above + pace.frozen * below, pace.source, watts)

@@ -130,7 +130,7 @@ class _Run:
         self.optimizer.init(loop.stack.model.trainable_parameters())
         self.certificate, self.rows = Certificate(loop.train), fingerprint(loop.train)
         self.best, self.divergence = Best(loop.section.early_stop), Divergence()
-        self.done = 0
+        self.done, self.validated = 0, math.nan
         if resume:
             self._restore(resume)
         self._spread()
@@ -140,7 +140,6 @@ class _Run:
         self.frozen, self.frozen_valid = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
         self.held = loop.validation()
         self.saved = self.done
-        self.validated = math.nan
 
     def to_the_end(self) -> dict[str, Any]:
         try:
@@ -183,7 +182,7 @@ class _Run:
             raise Interrupted(self.done)
         steps = (planned for planned in loop.steps() if planned.step > self.done)
         planned, batches = self._prepare(next(steps))
-        while planned.step <= loop.total:
+        while planned.step <= loop.total and not self.best.stale:
             following = self._step(planned, batches, steps)
             self.done = step = planned.step
             last = step == loop.total
@@ -198,13 +197,12 @@ class _Run:
                 self._save(step)
             if (self.stopping or short) and not last:
                 raise Interrupted(step, short)
-            if stale:
-                listener.emit(
-                    "warning",
-                    text=f"Stopped early: {self.best.since} validations were no better than that of step {self.best.step:,}.",
-                )
-                break
             planned, batches = following
+        if self.best.stale:
+            listener.emit(
+                "warning",
+                text=f"Stopped early: {self.best.since} validations were no better than that of step {self.best.step:,}.",
+            )
         return self._finish()
 
     def _prepare(self, planned: Planned) -> tuple[Planned, list[Batch]]:
@@ -297,6 +295,7 @@ class _Run:
         state = {
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.certificate.state,
             "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
+            "validated": _finite(self.validated),
         }  # fmt: skip
         checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.config, state, loop.section.keep)
         self.listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
@@ -313,6 +312,8 @@ class _Run:
         if best["step"]:
             self.best.step, self.best.loss, self.best.since = best["step"], best["loss"], best["since"]
         self.done = found.step
+        if found.state["validated"] is not None:
+            self.validated = found.state["validated"]
 
     def _finish(self) -> dict[str, Any]:
         """Leave the certificate; the model holds the best weights by validation, which may not be the last."""

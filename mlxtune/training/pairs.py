@@ -1,13 +1,14 @@
 """Preference pairs as a step computes them: chosen and rejected in one batch, the prompt once for both.
 
 All prompts of a batch run first, but for their last token, padded on the right; their keys and values are recorded as part of the
-graph. Then every completion runs behind its prompt, from the prompt's last token on: it starts at the place where its own prompt
-ends, and a mask hides the padding. The same sums as in whole sequences, in another order, and for a long prompt half of the work.
+graph. Then all chosen completions run behind their prompts, and all rejected ones, from the prompt's last token on: each starts at
+the place where its own prompt ends, and a mask hides the padding. The two sides are padded apart, because what is rejected is
+seldom as long as what is chosen. The same sums as in whole sequences, in another order, and for a long prompt half of the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,32 +18,36 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from mlxtune.data.batching import group, padded
+from mlxtune.data.batching import padded
 from mlxtune.data.rows import Place
 from mlxtune.models.head import magnitude
 from mlxtune.models.template import EncodedPair
 from mlxtune.training import preference
 from mlxtune.training.frozen import GROUP_TOKENS, FrozenCache
 from mlxtune.training.preference import Preferences, Scores
-from mlxtune.training.sft import Arrays
 from mlxtune.training.stack import Behind, Recorded, Stack, _Stand
+
+PairArrays = dict[str, Any]
+
+STRIDE = 64  # tokens: prompts whose lengths differ by less are sorted by their completions
 
 
 @dataclass(frozen=True)
 class PairPart:
-    """What one lane computes: pairs, the chosen completions of all and then the rejected ones.
+    """What one lane computes.
 
     ``prompts`` int32 ``(pairs, prompt)`` without their last tokens, padded on the right, and ``starts`` int32 ``(pairs,)``, how long
-    each is; ``None`` where every row of ``inputs`` begins with its prompt. ``inputs`` is int32 ``(2 pairs, tokens)``. ``positions``
-    and ``targets`` int32 ``(targets,)`` are a flat list of what is predicted and from where in the flattened inputs; ``where`` int32
-    ``(2 pairs, completion)`` says where in that list each token of a completion is, and ``mask`` float32 of the same shape which are
-    real. ``reference`` float32 ``(2 pairs,)`` holds the reference's log-probabilities, 0 where they are not known.
+    each is; ``None`` where ``inputs`` begin with their prompts. ``inputs`` are two, chosen and rejected: int32 ``(pairs, tokens)``.
+    ``positions`` and ``targets`` int32 ``(targets,)`` are a flat list of what is predicted, and from where in both flattened inputs
+    one after the other; ``where`` int32 ``(2 pairs, completion)`` says where in that list each token of a completion is, and ``mask``
+    float32 of the same shape which are real. ``reference`` float32 ``(2 pairs,)`` holds the reference's log-probabilities, chosen and
+    then rejected, 0 where they are not known.
     """
 
     rows: tuple[int, ...]
     prompts: mx.array | None
     starts: mx.array
-    inputs: mx.array
+    inputs: tuple[mx.array, mx.array]
     positions: mx.array
     targets: mx.array
     where: mx.array
@@ -50,7 +55,7 @@ class PairPart:
     reference: mx.array
 
 
-_LISTS = ("starts", "inputs", "positions", "targets", "where", "mask", "reference")
+_LISTS = ("starts", "positions", "targets", "where", "mask", "reference")
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,12 @@ class PairBatch:
     mean_length: float
 
     @property
-    def arrays(self) -> Arrays:
-        """What the objective computes on, as lists by name."""
-        lists = {name: [getattr(part, name) for part in self.parts] for name in _LISTS}
+    def arrays(self) -> PairArrays:
+        """What the objective computes on: lists by name, an item a lane."""
+        lists: PairArrays = {name: [getattr(part, name) for part in self.parts] for name in _LISTS}
+        lists["inputs"] = [list(part.inputs) for part in self.parts]
         lists["prompts"] = [part.prompts for part in self.parts if part.prompts is not None]
-        return lists | {"mean_length": [mx.array(self.mean_length)]}
+        return lists | {"mean_length": mx.array(self.mean_length)}
 
     @property
     def weight(self) -> int:
@@ -81,22 +87,54 @@ class PairBatch:
     @property
     def computed(self) -> int:
         """How many positions are computed, padding included."""
-        return sum(part.inputs.size + (0 if part.prompts is None else part.prompts.size) for part in self.parts)
+        blocks = [array for part in self.parts for array in (*part.inputs, part.prompts) if array is not None]
+        return sum(block.size for block in blocks)
 
 
-def length(pair: EncodedPair, shared: bool) -> int:
-    """How many positions ``pair`` computes alone in a batch."""
-    prompt, longest = len(pair.prompt) - 1, max(len(pair.chosen), len(pair.rejected))
-    return prompt + 2 * longest if shared else 2 * (prompt + longest)
+def cost(pairs: Iterable[EncodedPair], shared: bool) -> int:
+    """How many positions a batch of ``pairs`` computes in one lane, padding included."""
+    lengths = [(len(pair.prompt) - 1, len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    blocks = lengths if shared else [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]
+    width = sum(padded(max(block)) for block in zip(*blocks, strict=True))
+    return len(lengths) * width
 
 
-def collate(pairs: Sequence[EncodedPair], groups: Sequence[Sequence[int]], *, shared: bool, lanes: int = 1) -> list[PairBatch]:
+def group(
+    pairs: Sequence[EncodedPair], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int
+) -> list[list[int]]:
+    """``order``, which are indices of ``pairs``, sorted by lengths and cut into batches within the bounds.
+
+    ``batch_tokens`` bounds what a batch computes, but for a single pair that is longer; ``batch_size``, where it is not 0, bounds the
+    pairs instead. Prompts and both sides are padded apart, so one sum of lengths would put together what does not fit together.
+    """
+
+    def lengths(at: int) -> tuple[int, int]:
+        pair = pairs[at]
+        return len(pair.prompt) // STRIDE, padded(max(len(pair.chosen), len(pair.rejected)))
+
+    batches: list[list[int]] = []
+    for at in sorted(order, key=lengths):
+        wider = [*batches[-1], at] if batches else [at]
+        if batches and (
+            len(wider) <= batch_size if batch_size else cost((pairs[other] for other in wider), shared) <= batch_tokens
+        ):
+            batches[-1] = wider
+        else:
+            batches.append([at])
+    return batches
+
+
+def collate(
+    pairs: Sequence[EncodedPair], groups: Iterable[Sequence[int]], *, shared: bool, lanes: int = 1, step: Sequence[int] = ()
+) -> list[PairBatch]:
     """The batches of one optimizer step: each of ``groups``, which are indices of ``pairs``, dealt out to ``lanes``.
 
-    With ``shared``, prompts are computed once. A pair without a reference counts as if the reference were sure of both.
+    With ``shared``, prompts are computed once. ``step`` names all pairs of the step where ``groups`` are one host's share of them.
+    Reference log-probabilities that are not known yet are 0.
     """
-    every = [at for chosen in groups for at in chosen]
-    mean = sum(len(pairs[at].chosen) for at in every) / len(every)
+    groups = list(groups)
+    every = step or [at for chosen in groups for at in chosen]
+    mean = sum(len(pairs[at].chosen) for at in every) / max(1, len(every))
     batches = []
     for chosen in groups:
         dealt = [chosen[lane::lanes] for lane in range(min(lanes, len(chosen)))]
@@ -107,13 +145,15 @@ def collate(pairs: Sequence[EncodedPair], groups: Sequence[Sequence[int]], *, sh
 
 def _part(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool) -> PairPart:
     some = [pairs[at] for at in chosen]
-    prompts = [pair.prompt for pair in some]
-    answers = [pair.chosen for pair in some] + [pair.rejected for pair in some]
-    before = [prompt[-1:] if shared else prompt for prompt in prompts * 2]
-    inputs = _rows([np.concatenate([start, answer[:-1]]) for start, answer in zip(before, answers, strict=True)])
+    prompts, sides = [pair.prompt for pair in some], ([pair.chosen for pair in some], [pair.rejected for pair in some])
+    before = [prompt[-1:] if shared else prompt for prompt in prompts]
+    inputs = [_rows([np.concatenate([start, answer[:-1]]) for start, answer in zip(before, side, strict=True)]) for side in sides]
+    answers = [*sides[0], *sides[1]]
     lengths = np.array([len(answer) for answer in answers])
     real = np.arange(padded(int(lengths.max()))) < lengths[:, None]
-    first = np.array([len(start) - 1 for start in before]) + np.arange(len(answers)) * inputs.shape[1]
+    first = np.concatenate([np.arange(len(some)) * side.shape[1] for side in inputs])  # of each row in the flattened inputs
+    first[len(some) :] += inputs[0].size
+    first += np.array([len(start) - 1 for start in before * 2])
     count = int(real.sum())
     positions, targets = np.zeros(padded(count), np.int32), np.zeros(padded(count), np.int32)
     positions[:count], targets[:count] = (first[:, None] + np.arange(real.shape[1]))[real], np.concatenate(answers)
@@ -124,8 +164,8 @@ def _part(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool) -> 
         tuple(chosen),
         mx.array(_rows([prompt[:-1] for prompt in prompts])) if shared else None,
         mx.array(np.array([len(prompt) - 1 for prompt in prompts], np.int32)),
-        mx.array(inputs), mx.array(positions), mx.array(targets), mx.array(where), mx.array(real.astype(np.float32)),
-        mx.array(known.T.flatten()),
+        (mx.array(inputs[0]), mx.array(inputs[1])),
+        mx.array(positions), mx.array(targets), mx.array(where), mx.array(real.astype(np.float32)), mx.array(known.T.flatten()),
     )  # fmt: skip
 
 
@@ -138,26 +178,22 @@ def _rows(rows: Sequence[Any]) -> Any:
 
 
 class Beside(Behind):
-    """A layer's cache in the pass over completions: row i and row i + pairs see prompt i, then themselves.
+    """A layer's cache in the pass over completions: row i sees prompt i, then itself.
 
     ``keys`` and ``values`` are ``(pairs, heads, prompt, width)``; ``starts`` ``(pairs,)`` says how much of each is not padding.
     """
 
     def __init__(self, keys: mx.array, values: mx.array, starts: mx.array) -> None:
-        self.keys, self.values, self.starts = keys, values, starts
-        self.offset: Any = mx.concatenate([starts, starts])  # of each row its own, which rope takes as well as one for all
+        self.keys, self.values = keys, values
+        self.offset: Any = starts  # rope takes one for each row as well as one for all
 
     def make_mask(self, length: int, **_: Any) -> Any:
-        """Bool ``(2 pairs, 1, length, prompt + length)``."""
-        shape = (self.offset.shape[0], 1, length)
+        """Bool ``(pairs, 1, length, prompt + length)``."""
         prompt = mx.arange(self.keys.shape[2]) < self.offset[:, None, None, None]
         own = mx.arange(length) <= mx.arange(length)[:, None]
+        shape = (self.offset.shape[0], 1, length)
         parts = [mx.broadcast_to(prompt, (*shape, prompt.shape[-1])), mx.broadcast_to(own, (*shape, length))]
         return mx.concatenate(parts, axis=-1)
-
-    @staticmethod
-    def _join(prefix: mx.array, own: mx.array) -> mx.array:
-        return mx.concatenate([mx.concatenate([prefix, prefix]), own], axis=2)
 
 
 class _Placed(_Stand):
@@ -192,39 +228,41 @@ def _hidden(
     stack: Stack,
     prompts: mx.array | None,
     starts: mx.array,
-    inputs: mx.array,
-    entering: Sequence[mx.array],
+    inputs: Sequence[mx.array],
+    entering: Any = (),
     until: int | None = None,
 ) -> list[mx.array]:
-    """Hidden states of ``prompts``, if they run apart, and of ``inputs``.
+    """Hidden states of ``prompts``, if they run apart, and of both ``inputs``.
 
-    ``entering`` is what enters the first adapted layer of both, where that is known; ``until`` stops before that layer.
+    ``entering`` is what enters the first adapted layer of the three, where that is known; ``until`` stops before that layer.
     """
     if prompts is None:
-        return [stack.hidden(inputs, until=until)]
-    asked, answered = entering or (None, None)
+        return [stack.hidden(side, until=until) for side in inputs]
+    asked, *answered = entering or (None, None, None)
     start, end = stack.first if entering else 0, stack.depth if until is None else until
     recorded = [Recorded() for _ in range(start, end)]
-    first = stack._run(prompts, recorded, start, until, asked)
-    behind = [Beside(cache.keys, cache.values, starts) for cache in recorded]
+    hidden = [stack._run(prompts, recorded, start, until, asked)]
     with _places(stack, starts):
-        return [first, stack._run(inputs, behind, start, until, answered)]
+        for side, known in zip(inputs, answered, strict=True):
+            behind = [Beside(cache.keys, cache.values, starts) for cache in recorded]
+            hidden.append(stack._run(side, behind, start, until, known))
+    return hidden
 
 
-def logps(stack: Stack, arrays: Arrays, lane: int) -> mx.array:
+def logps(stack: Stack, arrays: PairArrays, lane: int) -> mx.array:
     """Log-probabilities of whole completions of a part: float32 ``(2 pairs,)``, chosen and then rejected. Lazy, and differentiable.
 
     ``arrays`` is ``PairBatch.arrays`` and ``entering``: nothing, or of each part what :meth:`PairCache.entering` gives.
     """
     prompts = arrays["prompts"][lane] if arrays["prompts"] else None
-    entering = arrays["entering"][2 * lane : 2 * lane + 2]
-    hidden = _hidden(stack, prompts, arrays["starts"][lane], arrays["inputs"][lane], entering)[-1]
-    hidden = hidden.reshape(-1, hidden.shape[-1])[arrays["positions"][lane]]
+    entering = arrays["entering"][lane] if arrays["entering"] else ()
+    *_, chosen, rejected = _hidden(stack, prompts, arrays["starts"][lane], arrays["inputs"][lane], entering)
+    hidden = mx.concatenate([side.reshape(-1, side.shape[-1]) for side in (chosen, rejected)])[arrays["positions"][lane]]
     each = stack.split.logp(hidden, arrays["targets"][lane]).astype(mx.float32)
     return (each[arrays["where"][lane]] * arrays["mask"][lane]).sum(axis=1)
 
 
-def loss_sum(stack: Stack, arrays: Arrays, by: Preferences) -> tuple[mx.array, mx.array]:
+def loss_sum(stack: Stack, arrays: PairArrays, by: Preferences) -> tuple[mx.array, mx.array]:
     """The loss of ``by`` summed over the pairs of a batch, a scalar, and ``by.metrics`` summed likewise, ``(metrics,)``.
 
     ``arrays`` is as in :func:`logps`. Sums and not means: the caller divides by the pairs of the whole optimizer step.
@@ -235,7 +273,7 @@ def loss_sum(stack: Stack, arrays: Arrays, by: Preferences) -> tuple[mx.array, m
             chosen, rejected = mx.split(logps(stack, arrays, lane), 2)
             ref_chosen, ref_rejected = mx.split(arrays["reference"][lane], 2)
             lengths = mx.split(arrays["mask"][lane].sum(axis=1), 2)
-            scores = Scores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"][0])
+            scores = Scores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
             losses.append(preference.loss(scores, by).sum())
             metrics.append(preference.measure(scores, by))
     return mx.stack(losses).sum(), mx.stack(metrics).sum(axis=0)
@@ -271,18 +309,18 @@ class PairCache(FrozenCache):
     def __init__(self, stack: Stack, pairs: Sequence[EncodedPair], *, budget: int, folder: Path) -> None:
         super().__init__(stack, [], 0, budget=budget, folder=folder)
         self.pairs = pairs
-        self.groups = group([length(pair, True) for pair in pairs], range(len(pairs)), batch_tokens=GROUP_TOKENS, batch_size=0)
+        self.groups = group(pairs, range(len(pairs)), shared=True, batch_tokens=GROUP_TOKENS, batch_size=0)
         self._group = {at: number for number, some in enumerate(self.groups) for at in some}
         self._computed: set[int] = set()
 
-    def entering(self, batch: Any) -> list[mx.array]:
-        """Of each part of the ``PairBatch``: ``(pairs, prompt, width)``, then ``(2 pairs, tokens, width)``."""
+    def entering(self, batch: Any) -> list[Any]:
+        """Of each part of the ``PairBatch`` three arrays: ``(pairs, prompt, width)``, and ``(pairs, tokens, width)`` of each side."""
         for number in sorted({self._group[at] for part in batch.parts for at in part.rows} - self._computed):
             self._compute(number)
         found = []
         for part in batch.parts:
-            found.append(self._gather(_keys(part.rows, 0), part.prompts.shape[1]))
-            found.append(self._gather([*_keys(part.rows, 1), *_keys(part.rows, 2)], part.inputs.shape[1]))
+            blocks = (part.prompts, *part.inputs)
+            found.append([self._gather(_keys(part.rows, side), block.shape[1]) for side, block in enumerate(blocks)])
         return found
 
     def _compute(self, number: int) -> None:
@@ -292,11 +330,11 @@ class PairCache(FrozenCache):
         made = []
         for lane, part in enumerate(batch.parts):
             with lanes(lane):
-                made.append(_hidden(stack, part.prompts, part.starts, part.inputs, [], until=stack.first))
+                made.append(_hidden(stack, part.prompts, part.starts, part.inputs, until=stack.first))
         mx.eval(made)
-        for part, (asked, answered) in zip(batch.parts, made, strict=True):
-            self._hold(asked, _keys(part.rows, 0))
-            self._hold(answered, [*_keys(part.rows, 1), *_keys(part.rows, 2)])
+        for part, hidden in zip(batch.parts, made, strict=True):
+            for side, block in enumerate(hidden):
+                self._hold(block, _keys(part.rows, side))
         self._computed.add(number)
 
     def _hold(self, hidden: mx.array, keys: Sequence[int]) -> None:

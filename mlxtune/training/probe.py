@@ -66,8 +66,9 @@ def _row(row: Encoded) -> list[int]:
 def steps(request: dict[str, Any]) -> dict[str, Any]:
     """Two optimizer steps of the recipe on rows of the batch's shape: bytes at the peak and at rest, and seconds.
 
-    ``frozen`` is what computing the layers below the first adapter took by itself, 0.0 where that is not kept; ``step`` is the
-    second step. ``compute`` in the request overrides the compute path.
+    ``step`` is the second step, for one batch. ``frozen`` is what the layers below the first adapter took by themselves, 0.0 where
+    there are none: ahead of the steps where their cache is asked for, and no part of them then. ``compute`` in the request
+    overrides the compute path.
     """
     import mlx.core as mx
 
@@ -93,33 +94,30 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     loaded.model.train()
     rest, loading = mx.get_active_memory(), mx.get_peak_memory()
     mx.reset_peak_memory()
-    frozen = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        cache = None
-        if batch["grouped"] and stack.can_enter():
-            cache = FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
-            start = time.perf_counter()
-            mx.eval(cache.entering(chosen))
-            frozen = time.perf_counter() - start
-        for _ in range(2):
-            start = time.perf_counter()
+        frozen = FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
+        apart = _seconds(lambda: mx.eval(frozen.entering(chosen))) if batch["grouped"] and stack.can_enter() else 0.0
+
+        def step() -> None:
             sums: Any = None
-            for _ in range(min(2, recipe.training.accumulate)):
-                sums = stepper.add(chosen.arrays | {"entering": cache.entering(chosen) if cache else []}, sums)
+            for _ in range(batches):
+                sums = stepper.add(chosen.arrays | {"entering": frozen.entering(chosen) if apart else []}, sums)
                 mx.async_eval(sums)
-            norm = stepper.apply(sums[1], chosen.trained)
-            mx.eval(norm, stepper.results)
-            del sums
-            taken = time.perf_counter() - start
-        if cache:
-            cache.close()
-    return {
-        "rest": rest,
-        "loading": loading,
-        "peak": mx.get_peak_memory(),
-        "frozen": frozen,
-        "step": taken / min(2, recipe.training.accumulate),
-    }
+            mx.eval(stepper.apply(sums[1], chosen.trained), stepper.results)
+
+        batches = min(2, recipe.training.accumulate)
+        taken = [_seconds(step) for _ in range(2)]
+        peak = mx.get_peak_memory()
+        if not apart and stack.can_enter():
+            apart = _seconds(lambda: mx.eval(frozen.entering(chosen)))
+        frozen.close()
+    return {"rest": rest, "loading": loading, "peak": peak, "frozen": apart, "step": taken[-1] / batches}
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _rows(batch: dict[str, Any], recipe: Recipe) -> list[Encoded]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -18,7 +20,7 @@ SAME = ("fsync",)  # to be killed before it is to be killed before what follows
 
 
 class Operations:
-    """Patches ``os`` so that whatever changes a file is counted from 1; ``how`` says what happens at number ``at``."""
+    """Patches ``os`` and ``open`` so that whatever changes a file is counted from 1; ``how`` says what happens at number ``at``."""
 
     def __init__(self, at: int = 0, how: How = "kill") -> None:
         self.at, self.how = at, how
@@ -30,10 +32,9 @@ class Operations:
         os.fsync = self._counted("fsync", lambda handle: None)  # a kill does not empty the page cache: waiting would prove nothing
         for name in ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate"):
             setattr(os, name, self._counted(name, getattr(os, name)))
-        plain_open, plain_fdopen = os.open, os.fdopen
-        counted = self._counted("open", plain_open)
-        os.open = lambda path, flags, *args, **kwargs: (counted if flags & CHANGING else plain_open)(path, flags, *args, **kwargs)
-        os.fdopen = lambda *args, **kwargs: _File(plain_fdopen(*args, **kwargs), self)
+        plain, counted = os.open, self._counted("open", os.open)
+        os.open = lambda path, flags, *args, **kwargs: (counted if flags & CHANGING else plain)(path, flags, *args, **kwargs)
+        builtins.open = io.open = self._opening(io.open)
 
     def meet(self, name: str, half: Callable[[], object] = lambda: None) -> None:
         """Count an operation that is about to happen."""
@@ -57,6 +58,16 @@ class Operations:
         def call(handle: int, data: bytes, *args: Any) -> Any:
             self.meet(name, lambda: plain(handle, data[: len(data) // 2], *args))
             return plain(handle, data, *args)
+
+        return call
+
+    def _opening(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if not set(mode) & set("wax+"):
+                return plain(file, mode, *args, **kwargs)
+            if not isinstance(file, int):
+                self.meet("open")
+            return _File(plain(file, mode, *args, **kwargs), self)
 
         return call
 

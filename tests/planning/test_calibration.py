@@ -17,7 +17,7 @@ from mlxtune.recipe import dump
 from .conftest import recipe
 
 FOUND = Calibration(1.2, 0.002, 0.0005, "probe")
-STEP = {"cached": False, "checkpointed": False}
+STEP = {"checkpointed": False}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_probe_serves_other_batches_ranks_and_optimizers(machine) -> None:
     calibration.keep(recipe(), "f", machine, FOUND, **STEP)
-    other = recipe("training.batch_size=3", "adapter.rank=64", 'training.optimizer="lion"')
+    other = recipe("training.batch_size=3", "training.cache_frozen=false", "adapter.rank=64", 'training.optimizer="lion"')
     assert calibration.find(other, "f", machine, **STEP) == FOUND
 
 

@@ -86,3 +86,12 @@ def test_a_probe_gives_time_and_is_kept_for_other_batches(given: Recipe, base: M
     other = replace(given, training=replace(given.training, batch_size=2))
     assert planned(other, base, machine()).cost.source == "probe"
     assert not planned(replace(given, model=replace(given.model, quantize=4)), base, machine()).calibrated
+
+
+def test_frozen_layers_cost_once_where_they_are_cached_and_every_time_where_not(given: Recipe, base: ModelFolder) -> None:
+    given = replace(given, adapter=replace(given.adapter, layers=1), training=replace(given.training, epochs=20))
+    cached = planned(given, base, machine(), probe=True).cost.seconds
+    plain = planned(replace(given, training=replace(given.training, cache_frozen=False)), base, machine()).cost.seconds
+    assert cached is not None
+    assert plain is not None
+    assert cached < plain

@@ -16,6 +16,8 @@ from mlxtune.training.batches import collate
 from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.loop import Loop
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ORDERS = ([[0, 5, 9], [1, 2], [21, 3]], [[21, 3], [9, 0, 5], [2, 1], [0, 5, 9]])
 
 

@@ -17,6 +17,8 @@ from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneErr
 from mlxtune.training import checkpoint, guard, loop, optimizer, watch
 from mlxtune.training.guard import MemoryGuard
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_loss_falls_and_every_step_is_told(tiny: Path, tmp_path: Path) -> None:
     listener = Listener()

@@ -12,6 +12,8 @@ from loops import SECTION, Ways, assert_resumes
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import optimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ("adamw", "adafactor", "muon", "lion")
 FAST = {"adamw": 1e-2, "adafactor": 1e-2, "muon": 2e-2, "lion": 2e-3}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -212,7 +213,9 @@ def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
     rows = random_pairs(5)
     for pair in rows:
         (batch,) = pairs.collate([pair], [[0]], shared=shared)
-        assert pairs.length(pair, shared) <= batch.computed <= pairs.length(pair, shared) + 24
+        assert batch.computed == pairs.cost([pair], shared)
+        real = len(pair.chosen) + len(pair.rejected) + (1 if shared else 2) * (len(pair.prompt) - 1)
+        assert real <= batch.computed <= real + 24
         assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
         assert batch.trained == len(pair.chosen) + len(pair.rejected)
     batches = pairs.collate(rows, [[2, 0], [5]], shared=shared, lanes=2)
@@ -220,6 +223,8 @@ def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
     assert [part.rows for part in batches[0].parts] == [(2,), (0,)]
     means = {batch.mean_length for batch in batches}
     assert means == {sum(len(rows[at].chosen) for at in (2, 0, 5)) / 3}
+    (share,) = pairs.collate(rows, [[5]], shared=shared, step=[2, 0, 5])
+    assert {share.mean_length} == means
 
 
 @pytest.mark.real
@@ -232,3 +237,26 @@ def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(rea
     cpu.adopt()
     for ways in (Ways(), Ways(lanes=2, checkpointed=True, frozen=True)):
         assert_equal(own_loss_and_gradients(loaded.model, rows, ways, tmp_path), plain, 1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_pair_is_in_one_group_and_no_group_computes_more_than_its_bound(shared: bool) -> None:
+    rows = random_pairs(6, 60, longest=200)
+    groups = pairs.group(rows, range(60), shared=shared, batch_tokens=900, batch_size=0)
+    assert sorted(at for some in groups for at in some) == list(range(60))
+    for some, following in itertools.pairwise([*groups, []]):
+        (batch,) = pairs.collate(rows, [some], shared=shared)
+        assert batch.computed == pairs.cost([rows[at] for at in some], shared)
+        assert batch.computed <= 900 or len(some) == 1
+        assert not following or pairs.cost([rows[at] for at in (*some, following[0])], shared) > 900
+    fixed = pairs.group(rows, range(60), shared=shared, batch_tokens=1, batch_size=8)
+    assert [len(some) for some in fixed] == [8] * 7 + [4]
+
+
+def test_groups_put_pairs_of_like_shape_together() -> None:
+    rows = random_pairs(8, 200, longest=400)
+    groups = pairs.group(rows, range(200), shared=True, batch_tokens=0, batch_size=8)
+    drawn = [range(start, start + 8) for start in range(0, 200, 8)]
+    sorted_cost, drawn_cost = (sum(pairs.cost([rows[at] for at in some], True) for some in ways) for ways in (groups, drawn))
+    assert sorted_cost < 1.25 * sum(pairs.cost([pair], True) for pair in rows)
+    assert sorted_cost < 0.75 * drawn_cost
