@@ -14,6 +14,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models import activations
 
+BLOCK = 128  # queries that are looked at together
+
 _FAST: Any = mx.fast
 _MLX_ATTENTION: Any = mx.fast.scaled_dot_product_attention
 _MLX_SWIGLU: Any = activations.swiglu
@@ -46,19 +48,18 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """``silu(gate) * x`` for arrays of one shape."""
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return _MLX_SWIGLU(gate, x)
-    outputs: Any = _swiglu(gate, x)
-    return outputs[0]
+    return _swiglu(gate, x)
 
 
 @mx.custom_function
-def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
-    sigmoid = 1 / (2 + mx.expm1(-gate))
-    return gate * sigmoid * x, sigmoid
+def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    return gate / (2 + mx.expm1(-gate)) * x
 
 
 @_swiglu.vjp
-def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
-    (gate, x), slope, sigmoid = primals, cotangents[0], outputs[1]
+def _(primals: Any, slope: Any, output: Any) -> Any:
+    gate, x = primals
+    sigmoid = 1 / (2 + mx.expm1(-gate))  # again: keeping it would be a fifth of what a layer keeps
     silu = gate * sigmoid
     return slope * x * (sigmoid + silu - silu * sigmoid), slope * silu
 
@@ -77,6 +78,13 @@ def attention(
     plain = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
     if tokens == 1 or not dense or not plain or sinks is not None:
         return _MLX_ATTENTION(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
+    if isinstance(mask, str) and tokens >= 2 * BLOCK:  # a block of queries need not look at keys that come after all of it
+        parts = []
+        for start in range(0, tokens, BLOCK):
+            upto = positions - tokens + min(start + BLOCK, tokens)
+            block = queries[:, :, start : start + BLOCK]
+            parts.append(attention(block, keys[:, :, :upto], values[:, :, :upto], scale=scale, mask=mask))
+        return mx.concatenate(parts, axis=2)
     repeats = heads // groups
     rows = (queries * scale).reshape(batch, groups, repeats * tokens, width)
     if isinstance(mask, str):

@@ -38,7 +38,7 @@ Logits = Callable[[mx.array], mx.array]
 
 _BACKBONES = ("model", "transformer", "backbone")
 _LINEAR = nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding
-_PROBE = (1, 32, 63, 5, 94, 125, 9, 218)  # tokens that any vocabulary has
+_PROBE = (1, 32, 63, 5, 94, 12, 9, 21)  # tokens that any vocabulary has
 _STRETCH = 8  # the probe also sees hidden states this many times as large, where a cap cannot hide
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,10 @@ def load(model: nn.Module, folder: Path) -> None:
 
 def to_bytes(arrays: dict[str, mx.array]) -> bytes:
     """``arrays`` as the bytes of a safetensors file."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / WEIGHTS
-        mx.save_safetensors(str(file), arrays, metadata={"format": "mlx"})
-        return file.read_bytes()
+    file: Any = io.BytesIO()
+    mx.save_safetensors(file, arrays, metadata={"format": "mlx"})
+    data: bytes = file.getvalue()
+    return data
 
 
 def check_header(file: Path) -> None:

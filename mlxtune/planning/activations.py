@@ -22,18 +22,27 @@ class Kernels:
     """What the attention and the gate of a compute path keep, in numbers for each that goes in.
 
     ``float32`` says that everything computes in it, on dense weights. ``output``: attention keeps what it gives, too. ``gated``:
-    arrays of the inner width that a gated product keeps beside its result.
+    arrays of the inner width that a gated product keeps beside its result. ``block``: queries of a
+    long row that are looked at together, and only with the keys that any of them may see; 0 where all are.
     """
 
     float32: bool
     output: bool
     gated: int
+    block: int = 0
+
+    def scores(self, tokens: int, before: int) -> int:
+        """Pairs of a query and a key that a row of ``tokens`` has behind ``before`` others."""
+        block = self.block if 0 < 2 * self.block <= tokens else tokens  # as models.cpu.attention decides
+        return sum(
+            (min(start + block, tokens) - start) * (before + min(start + block, tokens)) for start in range(0, tokens, block)
+        )
 
 
 # MLX's own attention is not fused in training on Metal either: its ScaledDotProductAttention::use_fallback says so.
 # On the CPU in float32 attention and gate are those of models.cpu, which keep less.
 NATIVE = Kernels(float32=False, output=False, gated=4)
-CPU = Kernels(float32=True, output=False, gated=4)
+CPU = Kernels(float32=True, output=True, gated=2, block=128)
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,12 @@ class Layer:
     position: int
     score: int
     join: int
+    kernels: Kernels
 
     def kept(self, batch: Batch) -> int:
         """Bytes for ``batch``: its rows behind the prefix, and the prefix by itself."""
-        scores = batch.rows * batch.width * (batch.width + batch.prefix) + batch.prefix**2
+        scores = batch.rows * self.kernels.scores(batch.width, batch.prefix)
+        scores += self.kernels.scores(batch.prefix, 0) if batch.prefix else 0
         joined = batch.rows * batch.prefix
         return self.fixed + self.position * batch.tokens + self.score * scores + self.join * joined
 
@@ -67,7 +78,7 @@ def layer(shapes: Shapes, weights: Sequence[Weight], chosen: Sequence[Weight], s
         position += _FLOAT * sum(entering.values())
     probabilities = size if kernels.float32 else size + _FLOAT  # a softmax in float32, and its result in the model's dtype
     dense = sum(size * weight.numbers for weight in chosen) if section.kind == "dora" and not kernels.float32 else 0
-    return Layer(dense, position, shapes.heads * probabilities, 2 * key * size)
+    return Layer(dense, position, shapes.heads * probabilities, 2 * key * size, kernels)
 
 
 def _adapter(shapes: Shapes, weight: Weight, section: AdapterSection, kernels: Kernels) -> int:

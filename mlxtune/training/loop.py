@@ -128,7 +128,7 @@ class _Run:
         self.loop, self.listener = loop, listener
         self.optimizer: optim.Optimizer = optimizer.make(loop.section, loop.adapter)
         self.optimizer.init(loop.stack.model.trainable_parameters())
-        self.certificate, self.rows = Certificate(loop.train), fingerprint(loop.train)
+        self.certificate, self.rows = Certificate(loop.train), fingerprint([*loop.train, *loop.valid])
         self.best, self.divergence = Best(loop.section.early_stop), Divergence()
         self.done, self.validated = 0, math.nan
         if resume:
@@ -289,15 +289,16 @@ class _Run:
 
     def _save(self, step: int) -> None:
         loop, start = self.loop, time.perf_counter()
-        self.saved = step
         if not loop.hosts.leads:
+            self.saved = step
             return
         state = {
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.certificate.state,
             "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
-            "validated": _finite(self.validated),
+            "validated": _finite(self.validated), "first": self.divergence.first,
         }  # fmt: skip
         checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.config, state, loop.section.keep)
+        self.saved = step
         self.listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:
@@ -311,6 +312,7 @@ class _Run:
         best = found.state["best"]
         if best["step"]:
             self.best.step, self.best.loss, self.best.since = best["step"], best["loss"], best["since"]
+        self.divergence.first = found.state["first"]
         self.done = found.step
         if found.state["validated"] is not None:
             self.validated = found.state["validated"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 WINDOW = 8  # steps that are looked at together
-RUNAWAY = 2.0  # times the loss of the first steps, and at least 1 above it
+RUNAWAY = 1.5  # times the loss of the first steps, and at least 1 above it
 
 
 @dataclass

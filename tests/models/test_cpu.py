@@ -65,3 +65,19 @@ def test_half_precision_goes_to_mlx() -> None:
     q = mx.random.normal((1, 2, 4, 8)).astype(mx.float16)
     assert mx.array_equal(cpu.attention(q, q, q, scale=1.0, mask="causal"), cpu._MLX_ATTENTION(q, q, q, scale=1.0, mask="causal"))
     assert mx.array_equal(cpu.swiglu(q, q), cpu._MLX_SWIGLU(q, q))
+
+
+def test_long_rows_are_computed_in_blocks_that_see_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = mx.random.split(mx.random.key(1), 3)
+    arrays = [
+        mx.random.normal(shape, key=key) for shape, key in zip([(2, 4, 11, 8), (2, 2, 14, 8), (2, 2, 14, 8)], keys, strict=True)
+    ]
+
+    def found() -> list[mx.array]:
+        outputs, slopes = mx.vjp(lambda *qkv: cpu.attention(*qkv, scale=0.3, mask="causal"), arrays, [mx.ones((2, 4, 11, 8))])
+        return [*outputs, *slopes]
+
+    whole = found()
+    monkeypatch.setattr(cpu, "BLOCK", 4)
+    for ours, theirs in zip(found(), whole, strict=True):
+        assert mx.allclose(ours, theirs, rtol=1e-5, atol=1e-6)

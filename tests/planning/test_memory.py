@@ -33,12 +33,18 @@ def test_a_layer_of_a_llama_keeps_what_its_gradients_ask_for(read) -> None:
     section = recipe("adapter.rank=8").adapter
     made = activations.layer(found, found.layers[0], found.adapted(section), section, activations.CPU)
     norms, entering = 2 * width, 2 * width + width + inner  # q, k and v share what enters them, gate and up too
-    attention = width + 2 * key
+    attention = 2 * width + 2 * key
     gate = activations.CPU.gated * inner
     assert made.position == 4 * (norms + entering + attention + gate + 7 * 8)
     assert made.score == 4 * heads
     batch = Batch(3, 10, 5, 1)
     assert made.kept(batch) == made.position * 35 + made.score * (3 * 10 * 15 + 5 * 5) + 2 * 4 * key * 3 * 5
+
+
+def test_blocks_of_queries_keep_scores_with_the_keys_they_may_see() -> None:
+    assert activations.NATIVE.scores(300, 40) == 300 * 340
+    assert activations.CPU.scores(100, 40) == 100 * 140
+    assert activations.CPU.scores(300, 40) == 128 * (40 + 128) + 128 * (40 + 256) + 44 * (40 + 300)
 
 
 def test_adapters_on_attention_alone_keep_less_and_dora_keeps_more(read, machine) -> None:

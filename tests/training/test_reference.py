@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
@@ -26,8 +28,10 @@ from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import reference
 from mlxtune.training.lanes import Lanes
-from mlxtune.training.pairs import PairCache
+from mlxtune.training.pairs import PairCache, collate, loss_sum
+from mlxtune.training.preference import Preferences
 from mlxtune.training.stack import Stack
+from mlxtune.training.step import Stepper
 
 LORA = AdapterSection(rank=4, alpha=8, dropout=0.2)
 DORA = AdapterSection(rank=4, alpha=8, kind="dora")
@@ -177,7 +181,7 @@ def test_the_frozen_layers_are_run_once_for_reference_and_training(
     base, _ = load_model(tiny)
     np.testing.assert_allclose(values(found), plain(base, pairs), rtol=1e-5)
     monkeypatch.setattr(cache, "_compute", lambda _: pytest.fail("computed again"))
-    (batch,) = reference.collate(found, [range(len(found))], shared=True)
+    (batch,) = collate(found, [range(len(found))], shared=True)
     assert [len(part) for part in cache.entering(batch)] == [3]
     cache.close()
 
@@ -187,3 +191,24 @@ def test_a_pair_without_a_number_is_named(tiny: Path) -> None:
     stack.model.model.norm.weight = stack.model.model.norm.weight * mx.nan
     with pytest.raises(MlxtuneError, match="rows, line 0: the reference model gives this pair no number"):
         reference.refer(stack, unknown(), "tiny", shared=True)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo"])
+def test_training_on_pairs_turns_preferences_and_starts_from_none(tiny: Path, loss: str) -> None:
+    """Before the first step policy and reference are one: every reward is 0. After some, every pair is preferred as it should be."""
+    by = Preferences(loss=(loss,), beta=0.5, label_smoothing=0.1)
+    stack = stacked(tiny, AdapterSection(rank=4, alpha=8))
+    pairs = reference.refer(stack, unknown(3, 5), "tiny", shared=True)
+    (batch,) = collate(pairs, [range(5)], shared=True)
+    arrays = batch.arrays | {"entering": []}
+    stepper = Stepper(stack, optim.Adam(1e-2), partial(loss_sum, by=by), clip=1.0, compiled=False)
+    rewards = []
+    for _ in range(25):
+        (_, sums), gradients = stepper.add(arrays)
+        mx.eval(sums, stepper.apply(gradients, batch.weight), stepper.results)
+        rewards.append(dict(zip(by.metrics, sums.tolist(), strict=True)))
+    if not by.reference_free:
+        assert rewards[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
+        assert rewards[0]["drift/chosen"] == pytest.approx(0, abs=1e-3)
+    assert rewards[-1]["rewards/accuracies"] == 5
+    assert rewards[-1]["rewards/margins"] > max(0.5, rewards[0]["rewards/margins"])
