@@ -48,7 +48,8 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """``silu(gate) * x`` for arrays of one shape."""
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return _MLX_SWIGLU(gate, x)
-    return _swiglu(gate, x)
+    product: Any = _swiglu(gate, x)
+    return product
 
 
 @mx.custom_function
