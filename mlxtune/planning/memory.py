@@ -25,10 +25,10 @@ from mlxtune.planning.workload import Batch, Workload
 from mlxtune.recipe import Recipe
 
 # What shapes do not say was fitted to measured peaks: benchmarks/plan.py measures them, and fits again with --fit.
-LOGITS = 2.25  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
-BACKWARD = 0.8  # of what one layer keeps: what its backward pass adds
-FORWARD = 3.7  # of what one layer keeps: what frozen layers below the others need, though they keep nothing
-FREEZING = 1.2  # the same where they run for the cache, by themselves
+LOGITS = 2.75  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
+BACKWARD = 1.8  # of what one layer keeps: what its backward pass adds
+FORWARD = 0.0  # of what one layer keeps: what frozen layers below the others need, though they keep nothing
+FREEZING = 1.5  # the same where they run for the cache, by themselves
 UPDATE = 4.0  # times the adapter: its gradients, these divided and clipped, and the new values
 PACKED = 1.5  # of the bytes of packed weights: what making dense ones of them adds for a while
 
