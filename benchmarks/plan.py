@@ -141,7 +141,8 @@ def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any])
     best = Coefficients()
     for _ in range(3):
         for name, values in (
-            ("logits", [at / 4 for at in range(4, 33)]),
+            ("logits", [at / 5 for at in range(5, 26)]),
+            ("ahead", [at / 5 for at in range(16)]),
             ("backward", [at / 10 for at in range(41)]),
             ("forward", [at / 10 for at in range(41)]),
             ("freezing", [at / 10 for at in range(41)]),

@@ -25,7 +25,8 @@ from mlxtune.planning.workload import Batch, Workload
 from mlxtune.recipe import Recipe
 
 # What shapes do not say was fitted to measured peaks: benchmarks/plan.py measures them, and fits again with --fit.
-LOGITS = 2.75  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
+LOGITS = 2.4  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
+AHEAD = 1.6  # such arrays of the next chunk, which MLX allocates before the first is done
 BACKWARD = 1.8  # of what one layer keeps: what its backward pass adds
 FORWARD = 0.0  # of what one layer keeps: what frozen layers below the others need, though they keep nothing
 FREEZING = 1.5  # the same where they run for the cache, by themselves
@@ -47,6 +48,7 @@ class Coefficients:
     """The fitted numbers above, to be tried with others."""
 
     logits: float = LOGITS
+    ahead: float = AHEAD
     backward: float = BACKWARD
     forward: float = FORWARD
     freezing: float = FREEZING
@@ -173,9 +175,10 @@ class _Step:
             kept, top = sum(one.kept(batch) for one in above), 0
         kept += hidden  # the final norm's
         lanes = self._lanes(batch)
-        positions = min(CHUNK, -(-batch.trained // lanes))
+        positions = -(-batch.trained // lanes)
+        chunks = factors.logits * min(CHUNK, positions) + factors.ahead * min(CHUNK, max(0, positions - CHUNK))
         unit = batch.trained * shapes.width * (self.size + 4)  # the hidden states that the head sees, and its gradient towards them
-        logits = factors.logits * lanes * positions * shapes.vocabulary * 4
+        logits = lanes * chunks * shapes.vocabulary * 4
         summed = self.adapter if self.recipe.training.accumulate > 1 else 0
         widest = max((one.kept(batch) for one in above), default=0)
         below = max((one.kept(batch) for one in self.layers[: self.first]), default=0)

@@ -38,7 +38,7 @@ alpha = 4
 dropout = 0.1
 layers = 1
 [training]
-steps = 4
+steps = 3
 batch_size = 3
 accumulate = 2
 learning_rate = 0.05
