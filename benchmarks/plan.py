@@ -144,7 +144,6 @@ def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any])
             ("logits", [at / 5 for at in range(5, 26)]),
             ("ahead", [at / 5 for at in range(16)]),
             ("backward", [at / 10 for at in range(41)]),
-            ("forward", [at / 10 for at in range(41)]),
             ("freezing", [at / 10 for at in range(41)]),
             ("update", [at / 4 for at in range(8, 33)]),
         ):

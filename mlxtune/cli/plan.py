@@ -26,7 +26,6 @@ _WHERE = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
     "update": "when the optimizer updates the adapter",
-    "forward": "when the frozen layers run",
     "freezing": "when the frozen layers run for the cache",
 }
 

@@ -3,7 +3,6 @@
 A step's peak is the highest of these moments, all on top of weights, adapter and optimizer:
 
     freezing    the layers below the first adapter run for the cache, many rows together
-    forward     the same layers run with the rest, where nothing caches them
     head        every adapted layer has kept its own, and the head computes its first logits
     backward    the same, and the topmost layer computes its gradients
     update      nothing is kept any more, but all gradients are there
@@ -25,11 +24,10 @@ from mlxtune.planning.workload import Batch, Workload
 from mlxtune.recipe import Recipe
 
 # What shapes do not say was fitted to measured peaks: benchmarks/plan.py measures them, and fits again with --fit.
-LOGITS = 2.4  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
-AHEAD = 1.6  # such arrays of the next chunk, which MLX allocates before the first is done
+LOGITS = 1.8  # arrays of (chunk, vocabulary) in float32 that the head has at a time, in each lane
+AHEAD = 2.2  # such arrays of the next chunk, which MLX allocates before the first is done
 BACKWARD = 1.8  # of what one layer keeps: what its backward pass adds
-FORWARD = 0.0  # of what one layer keeps: what frozen layers below the others need, though they keep nothing
-FREEZING = 1.5  # the same where they run for the cache, by themselves
+FREEZING = 1.5  # of what one layer would keep: what frozen layers need while they run for the cache, though they keep nothing
 UPDATE = 4.0  # times the adapter: its gradients, these divided and clipped, and the new values
 PACKED = 1.5  # of the bytes of packed weights: what making dense ones of them adds for a while
 
@@ -50,7 +48,6 @@ class Coefficients:
     logits: float = LOGITS
     ahead: float = AHEAD
     backward: float = BACKWARD
-    forward: float = FORWARD
     freezing: float = FREEZING
     update: float = UPDATE
 
@@ -181,7 +178,6 @@ class _Step:
         logits = lanes * chunks * shapes.vocabulary * 4
         summed = self.adapter if self.recipe.training.accumulate > 1 else 0
         widest = max((one.kept(batch) for one in above), default=0)
-        below = max((one.kept(batch) for one in self.layers[: self.first]), default=0)
         moments = {
             "head": (float(summed), float(kept), unit + logits),
             "backward": (float(summed), kept + top + factors.backward * widest, float(unit)),
@@ -190,8 +186,6 @@ class _Step:
         if self.cached:
             group = Batch(grouped(batch, work), batch.width, batch.prefix, 0)
             moments["freezing"] = (0.0, factors.freezing * max(one.kept(group) for one in self.layers[: self.first]), 0.0)
-        elif self.first:
-            moments["forward"] = (float(summed), factors.forward * below, 0.0)
         return moments
 
     def _lanes(self, batch: Batch) -> int:

@@ -8,11 +8,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from tiny_model import make_tiny
 
-from mlxtune.models import lora
+from mlxtune.models import cpu, head, lora
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, shapes
 from mlxtune.planning.workload import Batch, Workload
-from mlxtune.training import optimizer
+from mlxtune.training import assemble, frozen, lanes, optimizer
 
 from .conftest import recipe
 
@@ -135,3 +135,11 @@ def test_frozen_layers_are_cached_where_an_epoch_comes_back_to_them(read, wish, 
     given = recipe("adapter.layers=2", f"training.cache_frozen={wish}")
     run = Workload(2, epochs, 0, 0, 0, 0, 0, 0, ())
     assert memory.caches(read(), given, run, plain=plain) is expected
+
+
+def test_numbers_taken_from_the_engine_are_the_engines() -> None:
+    assert memory.CHUNK == head.CHUNK
+    assert memory.GROUP == frozen.GROUP_TOKENS
+    assert memory.CACHED == assemble.CACHED
+    assert memory.LANES == lanes.MOST
+    assert activations.CPU.block == cpu.BLOCK
