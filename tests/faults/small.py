@@ -25,8 +25,8 @@ from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.loop import Loop
 from mlxtune.training.stack import Stack
 
-STEPS = 3
-RECIPE = """
+STEPS = 4
+RECIPE = f"""
 name = "small"
 [model]
 base = "small"
@@ -38,7 +38,7 @@ alpha = 4
 dropout = 0.1
 layers = 1
 [training]
-steps = 3
+steps = {STEPS}
 batch_size = 3
 accumulate = 2
 learning_rate = 0.05
