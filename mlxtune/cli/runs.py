@@ -12,7 +12,7 @@ import typer
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
-from mlxtune.core.text import duration
+from mlxtune.core.text import duration, size
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 
@@ -81,7 +81,7 @@ def show_run(which: Which = "last", json: Json = False) -> None:
         [("base", "muted"), facts["base"]],
         [("step", "muted"), f"{facts['step']:,} of {facts['steps']:,}"],
         [("validation", "muted"), "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:]) or "none yet"],
-        [("memory", "muted"), f"peak {state.peak / 1e9:.1f} GB" if state.peak else "not known yet"],
+        [("memory", "muted"), f"peak {size(state.peak)}" if state.peak else "not known yet"],
         [("took", "muted"), duration(state.updated - state.started)],
         [("checkpoints", "muted"), ", ".join(map(str, state.checkpoints[-3:])) or "none"],
         [("folder", "muted"), str(run.folder)],

@@ -13,6 +13,7 @@ import mlxtune
 from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
 from mlxtune.core.files import home
+from mlxtune.core.text import size
 from mlxtune.data import samples
 from mlxtune.models import blas, bundled
 from mlxtune.planning import machine as machines
@@ -39,8 +40,8 @@ def doctor(json: Json = False) -> None:
     facts = {
         "system": machine.system,
         "chip": f"{machine.chip}, {machine.cores} cores",
-        "memory": f"{memory.used / 1e9:.1f} of {memory.total / 1e9:.1f} GB in use, a run may take {machine.limit / 1e9:.1f} GB",
-        "disk": f"{free / 1e9:.1f} GB free for models",
+        "memory": f"{size(memory.used)} of {size(memory.total)} in use, a run may take {size(machine.limit)}",
+        "disk": f"{size(free)} free for models",
         "backend": {"metal": "Metal", "cuda": "CUDA", "cpu": "CPU, in float32"}[machine.backend] + (f", {fast}" if fast else ""),
         "mlxtune": mlxtune.__version__,
         "mlx": machines.version("mlx"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.text import plural, size
@@ -68,7 +70,7 @@ def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit:
     plain = stack.can_share()
     prefix = shared if plain else 0
     lengths = Lengths(tuple(map(_length, train)), tuple(map(_length, valid)), prefix, plain)
-    if _checkpoints(recipe, loaded.source, lengths):
+    if _checkpoints(recipe, loaded.source, lengths, limit):
         stack = Stack(loaded.model, parts, stack.lanes, checkpointed=True)
     loop = Loop(
         folder, stack, recipe.training, recipe.adapter, config, train, valid, prefix,
@@ -84,13 +86,13 @@ def encode(template: ChatTemplate, rows: Sequence[Row], max_tokens: int) -> list
     return [template.encode(row, max_tokens) for row in rows]
 
 
-def _checkpoints(recipe: Recipe, source: ModelFolder, lengths: Lengths) -> bool:
-    """Whether layers keep only their input: as the recipe says, or as the plan does where it leaves that open."""
+def _checkpoints(recipe: Recipe, source: ModelFolder, lengths: Lengths, limit: int) -> bool:
+    """Whether layers keep only their input: as the recipe says, or as the plan does, for ``limit`` bytes, where that is open."""
     if isinstance(recipe.training.grad_checkpoint, bool):
         return recipe.training.grad_checkpoint
-    _, _, checkpointed, _ = Planner(machine(), shapes.read(source.folder, source.config), lengths, source.fingerprint).decide(
-        recipe
-    )
+    here = replace(machine(), limit=limit)
+    planner = Planner(here, shapes.read(source.folder, source.config), lengths, source.fingerprint)
+    _, _, checkpointed, _ = planner.decide(recipe)
     return checkpointed
 
 
@@ -118,7 +120,5 @@ def _caches(recipe: Recipe, loop: Loop) -> bool:
 
 def _width(stack: Stack) -> int:
     """Bytes of one token's hidden state."""
-    import mlx.core as mx
-
     hidden: Any = stack.hidden(mx.array([[1, 2]]), until=stack.first)
     return int(hidden[0, 0].nbytes)

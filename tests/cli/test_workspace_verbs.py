@@ -73,7 +73,7 @@ def test_doctor_names_what_to_mend_and_exits_one(cli, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "verb", [(), ("train",), ("eval",), ("score",), ("runs",), ("runs", "show"), ("init",), ("doctor",), ("demo",)]
+    "verb", [(), ("plan",), ("train",), ("eval",), ("score",), ("runs",), ("runs", "show"), ("init",), ("doctor",), ("demo",)]
 )
 def test_every_verb_has_help(cli, verb):
     ended = cli(*verb, "--help")
