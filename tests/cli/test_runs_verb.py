@@ -88,7 +88,7 @@ def test_show_says_all_about_the_last_run(cli, place):
     _run(place, "20261122-0900-shop", end=FAILED)
     ended = cli("runs", "show")
     assert ended.code == 0
-    for words in ("20261122-0900-shop", "failed", "1,204 of 10", "1.500 at 1,204", "peak 2.5 GB", "No luck. Try again."):
+    for words in ("20261122-0900-shop", "failed", "1,204 of 10", "1.500 at 1,204", "peak 2.3 GB", "No luck. Try again."):
         assert words in ended.out
 
 
