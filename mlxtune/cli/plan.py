@@ -19,6 +19,7 @@ from mlxtune.planning import plan as planning
 from mlxtune.planning.machine import machine
 from mlxtune.planning.plan import Plan
 from mlxtune.recipe import load
+from mlxtune.runs import parents
 
 _MARKS: dict[str, Cell] = {"go": ("✓ ", "bold success"), "warn": ("! ", "bold warning"), "refuse": ("✗ ", "bold error")}
 _WIDTH = 24  # cells of a bar
@@ -40,7 +41,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Say what a recipe takes of this machine: memory, time, energy; exits 1 when it does not fit."""
-    loaded = load(recipe, overrides or [])
+    loaded = parents.resolve(Path.cwd(), load(recipe, overrides or []))
     shares = split(read_source(loaded.source, loaded.data.format), loaded.data)
     with bar("looking for the model") as update:
         source = resolve(loaded.model.base, near=loaded.folder, progress=update)
@@ -104,7 +105,6 @@ def _parts(found: Plan) -> list[tuple[str, int, str]]:
         ("activations", one.activations, kept),
         ("head", one.head, ""),
         ("frozen layers' cache", one.frozen, ""),
-        ("reference model", one.dpo, ""),
         ("MLX's free buffers", one.buffers, ""),
     ]
     return [part for part in parts if part[1] or part[0] == "gradients"]

@@ -4,6 +4,7 @@ MlxtuneError
 ├── InputError            what the user gave cannot be used            exit 2
 │   ├── RecipeError       a recipe: key, type, value
 │   ├── DataError         a source file or a row of it
+│   │   └── TooLongError  a row of which the window leaves nothing to train
 │   ├── ModelError        a model, tokenizer or adapter
 │   └── TemplateError     a chat template that cannot be trained on honestly
 ├── GateError             a check or a gate says no                    exit 1
@@ -42,6 +43,10 @@ class RecipeError(InputError):
 
 class DataError(InputError):
     """A source file, or a row of it, cannot be used."""
+
+
+class TooLongError(DataError):
+    """A row of which ``data.max_tokens`` leaves nothing to train."""
 
 
 class ModelError(InputError):

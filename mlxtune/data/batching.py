@@ -6,9 +6,13 @@ Rows of like length are put together inside shuffled windows and the batches are
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 WINDOW = 256  # rows that are sorted together
+STRIDE = 64  # tokens: prompts whose lengths differ by less are sorted by their completions
+
+Arrange = Callable[[Sequence[int]], list[list[int]]]  # indices of rows, as batches of them
+Sides = tuple[int, int, int]  # the lengths of a pair's prompt, chosen and rejected completion, in tokens
 
 
 def padded(length: int) -> int:
@@ -19,26 +23,27 @@ def padded(length: int) -> int:
     return -(-max(length, 1) // step) * step
 
 
-def epoch(
-    lengths: Sequence[int], *, seed: int, number: int, batch_tokens: int, batch_size: int, prefix: int = 0
-) -> list[list[int]]:
-    """The batches of epoch ``number`` as indices into ``lengths``: all of them, each once.
+def epoch(count: int, arrange: Arrange, *, seed: int, number: int) -> list[list[int]]:
+    """The batches of epoch ``number`` as indices of ``count`` rows: all of them, each once.
 
-    ``lengths`` counts what each row computes behind a shared ``prefix``. ``batch_tokens`` bounds what a batch computes, padding
-    and prefix included, but for a single row that is longer; ``batch_size``, where it is not 0, bounds the rows instead.
+    ``arrange`` makes batches of the rows of one window, like :func:`group` and :func:`group_pairs`.
     """
-    order = list(range(len(lengths)))
+    order = list(range(count))
     dice = random.Random(f"{seed}/{number}")
     dice.shuffle(order)
     batches: list[list[int]] = []
     for start in range(0, len(order), WINDOW):
-        batches += group(lengths, order[start : start + WINDOW], batch_tokens=batch_tokens, batch_size=batch_size, prefix=prefix)
+        batches += arrange(order[start : start + WINDOW])
     dice.shuffle(batches)
     return batches
 
 
 def group(lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int, batch_size: int, prefix: int = 0) -> list[list[int]]:
-    """``order`` sorted by padded length (rows of one length keep their order) and cut into batches within the bounds."""
+    """``order`` sorted by padded length (rows of one length keep their order) and cut into batches within the bounds.
+
+    ``lengths`` counts what each row computes behind a shared ``prefix``. ``batch_tokens`` bounds what a batch computes, padding
+    and prefix included, but for a single row that is longer; ``batch_size``, where it is not 0, bounds the rows instead.
+    """
     batches: list[list[int]] = []
     for index in sorted(order, key=lambda at: padded(lengths[at])):
         width = padded(lengths[index])
@@ -50,4 +55,40 @@ def group(lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int, ba
             current.append(index)
         else:
             batches.append([index])
+    return batches
+
+
+def pair_widths(pairs: Iterable[Sides], *, shared: bool) -> tuple[int, ...]:
+    """How many tokens wide a batch of ``pairs`` is, padding included: prompts and both sides apart, or both sides with their prompts.
+
+    The last token of a prompt runs with each completion, whose own last token is only predicted.
+    """
+    lengths = [(prompt - 1, chosen, rejected) for prompt, chosen, rejected in pairs]
+    blocks = lengths if shared else [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]
+    return tuple(padded(max(block)) for block in zip(*blocks, strict=True))
+
+
+def group_pairs(
+    pairs: Sequence[Sides], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int
+) -> list[list[int]]:
+    """``order``, which are indices of ``pairs``, sorted by lengths and cut into batches within the bounds of :func:`group`.
+
+    Prompts and both sides are padded apart, so one sum of lengths would put together what does not fit together.
+    """
+
+    def lengths(at: int) -> tuple[int, int]:
+        prompt, *sides = pairs[at]
+        return prompt // STRIDE, padded(max(sides))
+
+    def fits(batch: list[int]) -> bool:
+        if batch_size:
+            return len(batch) <= batch_size
+        return len(batch) * sum(pair_widths((pairs[at] for at in batch), shared=shared)) <= batch_tokens
+
+    batches: list[list[int]] = []
+    for at in sorted(order, key=lengths):
+        if batches and fits([*batches[-1], at]):
+            batches[-1].append(at)
+        else:
+            batches.append([at])
     return batches

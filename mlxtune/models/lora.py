@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
@@ -40,6 +40,21 @@ def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
     linear_to_lora_layers(model, count, parameters, use_dora=section.kind == "dora")
     mx.eval(model.parameters())
     return {"fine_tune_type": section.kind, "num_layers": count, "lora_parameters": parameters}
+
+
+def put(model: nn.Module, folder: Path) -> None:
+    """Give the adapters on ``model`` the weights of the adapter in ``folder``. Raises ``ModelError`` when they do not fit."""
+    check_header(folder / WEIGHTS)
+    found: Any = mx.load(str(folder / WEIGHTS))
+    own: dict[str, mx.array] = {}
+    for name, module in model.named_modules():
+        if "lora_a" in module:
+            own |= {f"{name}.{part}": module[part] for part in ("lora_a", "lora_b", "m") if part in module}
+    odd = sorted(own.keys() ^ found.keys()) or [name for name in own if own[name].shape != found[name].shape]
+    if odd:
+        raise ModelError(f"The adapter in {folder} does not fit this model: {odd[0]} has no match.")
+    model.update(tree_unflatten([(name, array.astype(own[name].dtype)) for name, array in found.items()]))
+    mx.eval(model.parameters())
 
 
 def weights(model: nn.Module) -> dict[str, mx.array]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text
 
@@ -43,7 +43,7 @@ class Encoded:
 class EncodedPair:
     """A preference pair as tokens: int32 ``(prompt,)``, ``(chosen,)`` and ``(rejected,)``, completions with their stop.
 
-    ``full`` is how many tokens all three have together before completions were cut at the window, ``cut`` how many were.
+    ``uncut`` is how long the completions were before they were cut at the window.
     ``reference`` is the log-probability of chosen and rejected under the reference model, in nats, once it is known.
     """
 
@@ -52,8 +52,7 @@ class EncodedPair:
     prompt: np.ndarray[Any, np.dtype[np.int32]]
     chosen: np.ndarray[Any, np.dtype[np.int32]]
     rejected: np.ndarray[Any, np.dtype[np.int32]]
-    full: int
-    cut: int
+    uncut: tuple[int, int]
     reference: tuple[float, float] | None = None
 
     @property
@@ -67,8 +66,13 @@ class EncodedPair:
         return np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected)) >= len(self.prompt)
 
     @property
+    def full(self) -> int:
+        """How many tokens all three have together, uncut."""
+        return len(self.prompt) + sum(self.uncut)
+
+    @property
     def truncated(self) -> bool:
-        return self.cut > 0
+        return (len(self.chosen), len(self.rejected)) != self.uncut
 
 
 class ChatTemplate:
@@ -85,7 +89,7 @@ class ChatTemplate:
     def encode(self, row: Row, max_tokens: int) -> Encoded:
         """``row`` cut to ``max_tokens``, with its trained tokens marked.
 
-        Raises ``TemplateError`` when the mark cannot be proved, ``DataError`` when nothing would be trained.
+        Raises ``TemplateError`` when the mark cannot be proved, ``TooLongError`` when nothing would be trained.
         """
         if isinstance(row, Conversation):
             tokens, trained = self._conversation(row)
@@ -97,18 +101,21 @@ class ChatTemplate:
             )
         kept = trained[:max_tokens]
         if not kept.any():
-            raise DataError(
+            raise TooLongError(
                 f"{row.place}: the prompt fills the window of {max_tokens:,} tokens (the row has {len(tokens):,}), so nothing would be trained.",
                 mend="Raise data.max_tokens, or shorten the prompt.",
             )
         return Encoded(row.id, row.place, tokens[:max_tokens], kept, len(tokens))
 
-    def pair(self, row: Preference, max_tokens: int) -> EncodedPair:
+    def pair(self, row: Row, max_tokens: int) -> EncodedPair:
         """``row`` with both completions cut so that each fits ``max_tokens`` behind the prompt, which is never cut.
 
         Raises ``TemplateError`` when prompt and completions cannot be told apart for certain, ``DataError`` when there is nothing to
-        prefer: a completion is empty, both say the same but for spacing, or the cut leaves nothing of one or no difference.
+        prefer: a completion is empty, or both say the same but for spacing; ``TooLongError`` when the cut leaves nothing of one or no
+        difference.
         """
+        if not isinstance(row, Preference):
+            raise DataError(f"{row.place}: only a preference pair can be trained with dpo.", mend="Use rows with chosen and rejected.")
         for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
             if not answer.strip():
                 raise DataError(f"{row.place}: {name} is empty.", mend="Write the answer, or remove the row.")
@@ -118,18 +125,17 @@ class ChatTemplate:
         _, rejected = self._completion(row, row.rejected)
         room = max_tokens - len(prompt)
         if room < 1:
-            raise DataError(
+            raise TooLongError(
                 f"{row.place}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, so nothing is left of the answers.",
                 mend="Raise data.max_tokens, or shorten the prompt.",
             )
         if chosen[:room] == rejected[:room]:
-            raise DataError(
+            raise TooLongError(
                 f"{row.place}: chosen and rejected are the same up to the window of {max_tokens:,} tokens.",
                 mend="Raise data.max_tokens, or remove the row.",
             )
-        full, cut = len(prompt) + len(chosen) + len(rejected), (len(chosen) > room) + (len(rejected) > room)
         asked, better, worse = (np.array(tokens, np.int32) for tokens in (prompt, chosen[:room], rejected[:room]))
-        return EncodedPair(row.id, row.place, asked, better, worse, full, cut)
+        return EncodedPair(row.id, row.place, asked, better, worse, (len(chosen), len(rejected)))
 
     def _completion(self, row: Preference, answer: str) -> tuple[list[int], list[int]]:
         """The prompt's tokens, and those of ``answer`` behind it up to its stop."""

@@ -57,10 +57,15 @@ class Layer:
     kernels: Kernels
 
     def kept(self, batch: Batch) -> int:
-        """Bytes for ``batch``: its rows behind the prefix, and the prefix by itself."""
-        scores = batch.rows * self.kernels.scores(batch.width, batch.prefix)
+        """Bytes for ``batch``: its rows behind the prefix, and the prefix by itself; or its prompts, and each side behind its own."""
+        scores, joined = batch.rows * self.kernels.scores(batch.width, batch.prefix), batch.rows * batch.prefix
         scores += self.kernels.scores(batch.prefix, 0) if batch.prefix else 0
-        joined = batch.rows * batch.prefix
+        if batch.sides:
+            *prompts, chosen, rejected = batch.sides
+            before = sum(prompts)
+            scores = batch.rows * sum(self.kernels.scores(side, before) for side in (chosen, rejected))
+            scores += batch.rows * self.kernels.scores(before, 0) if before else 0
+            joined = 2 * batch.rows * before
         return self.fixed + self.position * batch.tokens + self.score * scores + self.join * joined
 
 

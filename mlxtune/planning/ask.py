@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from mlxtune.core import errors
@@ -23,8 +24,12 @@ def lengths(recipe: Recipe) -> Lengths:
     Raises what the worker would raise for rows, template or model; ``MachineError`` when the process died.
     """
     found = _ask("lengths", {"recipe": dump(recipe)})
-    train, valid = (tuple(Length(*row) for row in found[share]) for share in ("train", "valid"))
+    train, valid = (tuple(_length(*row) for row in found[share]) for share in ("train", "valid"))
     return Lengths(train, valid, found["prefix"], found["plain"])
+
+
+def _length(full: int, trained: int, first: int, sides: Sequence[int] | None) -> Length:
+    return Length(full, trained, first, (sides[0], sides[1], sides[2]) if sides else None)
 
 
 def steps(
@@ -38,7 +43,7 @@ def steps(
     trained = min(-(-batch.trained // batch.rows), batch.width)
     shape = {
         "rows": batch.rows, "tokens": batch.prefix + batch.width + 1, "trained": trained, "prefix": batch.prefix, "grouped": grouped,
-        "checkpointed": checkpointed,
+        "checkpointed": checkpointed, "sides": batch.sides,
     }  # fmt: skip
     return _ask("steps", {"recipe": dump(recipe), "batch": shape, "compute": compute})
 

@@ -55,7 +55,7 @@ class Coefficients:
 @dataclass(frozen=True)
 class Estimate:
     """Bytes at the worst moment of the worst batch, by part; ``moment`` names it. ``loading`` is the peak before the first step.
-    ``dpo`` is what a reference model's side will take; ``buffers`` is no part of MLX's peak.
+    ``buffers`` is no part of MLX's peak. A reference model takes nothing: it is the same one.
     """
 
     weights: int
@@ -65,7 +65,6 @@ class Estimate:
     activations: int
     head: int
     frozen: int
-    dpo: int
     loading: int
     buffers: int
     moment: str
@@ -80,7 +79,7 @@ class Estimate:
     @property
     def step(self) -> int:
         """The peak of a step."""
-        return self.rest + self.gradients + self.activations + self.head + self.frozen + self.dpo
+        return self.rest + self.gradients + self.activations + self.head + self.frozen
 
     @property
     def peak(self) -> int:
@@ -110,10 +109,11 @@ def wants_checkpoint(shapes: Shapes, recipe: Recipe, work: Workload, machine: Ma
 
 
 def caches(shapes: Shapes, recipe: Recipe, work: Workload, *, plain: bool) -> bool:
-    """Whether the run keeps what enters the first adapted layer: where layers are frozen, and epochs come back to them."""
+    """Whether the run keeps what enters the first adapted layer: where layers are frozen, and epochs or a reference come back to them."""
     wish = recipe.training.cache_frozen
     frozen = plain and shapes.first(shapes.adapted(recipe.adapter)) > 0
-    return frozen and (wish is True or (wish == "auto" and work.epochs > 1))
+    again = work.epochs > 1 or (recipe.method.kind == "dpo" and not recipe.method.reference_free)
+    return frozen and (wish is True or (wish == "auto" and again))
 
 
 def grouped(batch: Batch, work: Workload) -> int:
@@ -157,7 +157,7 @@ class _Step:
         frozen = min(work.kept * self.shapes.width * self.size, self.machine.limit // CACHED) if self.cached else 0
         buffers = BUFFERS if self.machine.backend == "cpu" else 0
         return Estimate(
-            self.weights, self.adapter, self.optimizer, gradients, kept, head, frozen, 0, self.loading, buffers, moment, batch,
+            self.weights, self.adapter, self.optimizer, gradients, kept, head, frozen, self.loading, buffers, moment, batch,
             self.checkpointed,
         )  # fmt: skip
 
@@ -184,7 +184,7 @@ class _Step:
             "update": (factors.update * self.adapter, 0.0, 0.0),
         }
         if self.cached:
-            group = Batch(grouped(batch, work), batch.width, batch.prefix, 0)
+            group = Batch(grouped(batch, work), batch.width, batch.prefix, 0, batch.sides)
             moments["freezing"] = (0.0, factors.freezing * max(one.kept(group) for one in self.layers[: self.first]), 0.0)
         return moments
 

@@ -172,10 +172,13 @@ def plan(
 
 
 def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float, *, cached: bool) -> Cost:
-    """Time from ``pace``: every step, the frozen layers for each or once, and each validation; samples are not counted."""
+    """Time from ``pace``: every step, the frozen layers for each or once, each validation, and a reference model's pass; samples are
+    not counted."""
     if pace is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)
-    above = work.computed + validations * work.validated * FORWARD_SHARE
-    below = work.kept if cached else work.computed + validations * work.validated
+    referred = recipe.method.kind == "dpo" and not recipe.method.reference_free
+    forward = validations * work.validated + referred * (work.once + work.validated)
+    above = work.computed + forward * FORWARD_SHARE
+    below = work.kept if cached else work.computed + forward
     return Cost(pace.seconds * above + pace.frozen * below, pace.source, watts)

@@ -7,21 +7,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlxtune.data import batching
+from mlxtune.data.batching import Arrange, Sides
 from mlxtune.recipe import TrainingSection
 
 
 @dataclass(frozen=True)
 class Length:
-    """A row in tokens: ``full`` before it is cut, ``trained`` of it within the window, ``first`` before the first that trains."""
+    """A row in tokens: ``full`` before it is cut, ``trained`` of it within the window, ``first`` before the first that trains.
+
+    ``sides`` are those of a preference pair, uncut: its prompt and both completions. Its ``full`` is the longer of its two sequences.
+    """
 
     full: int
     trained: int
     first: int
+    sides: Sides | None = None
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """All rows that train and validate, ``prefix`` tokens that they share, and whether attention is ``plain`` in every layer."""
+    """All rows that train and validate, ``prefix`` tokens that they share, and whether attention is ``plain`` in every layer.
+
+    Only then can a beginning, which rows or the sides of a pair share, be computed once.
+    """
 
     train: tuple[Length, ...]
     valid: tuple[Length, ...]
@@ -40,12 +48,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Batch:
-    """The shape of a batch: ``rows`` padded to ``width`` tokens behind a ``prefix`` computed once; ``trained`` positions see the head."""
+    """The shape of a batch: ``rows`` padded to ``width`` tokens behind a ``prefix`` computed once; ``trained`` positions see the head.
+
+    A row may be a pair: its ``sides`` are as wide as ``batching.pair_widths`` says, and ``width`` is all of them together.
+    """
 
     rows: int
     width: int
     prefix: int
     trained: int
+    sides: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -55,7 +67,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Workload:
-    """A run's work. ``computed`` counts positions with padding, over the whole run; ``first_epoch`` those of epoch 0 alone.
+    """A run's work. ``computed`` counts positions with padding, over the whole run; ``once`` those of all rows that train, each once.
 
     ``shapes`` are the distinct batches, ``kept`` the positions whose hidden states a cache of the frozen layers would hold.
     """
@@ -63,7 +75,7 @@ class Workload:
     steps: int
     epochs: int
     computed: int
-    first_epoch: int
+    once: int
     trained: int
     validated: int
     kept: int
@@ -73,43 +85,63 @@ class Workload:
 
 def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Workload:
     """The run that ``section`` makes of ``lengths``: the very batches the loop will make, in its order."""
-    totals = [min(row.full, max_tokens) for row in lengths.train]
-    behind = [total - 1 - lengths.prefix for total in totals]
-    trained = [max(1, min(row.trained, total - row.first)) for row, total in zip(lengths.train, totals, strict=True)]
-    shapes: dict[tuple[int, int], Batch] = {}
-    computed = first = learned = 0
-    steps = list(_steps(behind, section, lengths.prefix))
-    for number, groups in steps:
+    train, valid = (_Rows(rows, lengths, section, max_tokens) for rows in (lengths.train, lengths.valid))
+    shapes: dict[tuple[int, ...], Batch] = {}
+    computed = learned = 0
+    steps = list(_steps(len(lengths.train), train.arrange, section))
+    for _, groups in steps:
         for rows in groups:
-            width = batching.padded(max(behind[at] for at in rows))
-            batch = Batch(len(rows), width, lengths.prefix, sum(trained[at] for at in rows))
-            before = shapes.get((batch.rows, width))
+            batch = train.batch(rows)
+            key = (batch.rows, batch.width, *batch.sides)
+            before = shapes.get(key)
             if before is None or before.trained < batch.trained:
-                shapes[batch.rows, width] = batch
+                shapes[key] = batch
             computed, learned = computed + batch.tokens, learned + batch.trained
-            first += batch.tokens if number == 0 else 0
-    held = [min(row.full, max_tokens) - 1 - lengths.prefix for row in lengths.valid]
-    bounds = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size, "prefix": lengths.prefix}
-    validated = sum(
-        len(rows) * batching.padded(max(held[at] for at in rows)) + lengths.prefix
-        for rows in batching.group(held, range(len(held)), **bounds)
+    once = sum(train.batch(rows).tokens for rows in batching.epoch(len(lengths.train), train.arrange, seed=section.seed, number=0))
+    validated = sum(valid.batch(rows).tokens for rows in valid.arrange(range(len(lengths.valid))))
+    kept = sum(rows.batch([at]).rows * rows.batch([at]).width for rows in (train, valid) for at in range(len(rows.lengths)))
+    longest = max(min(row.full, max_tokens) for row in lengths.train)
+    return Workload(
+        len(steps), steps[-1][0] + 1, computed, once, learned, validated, kept + lengths.prefix, longest, tuple(shapes.values())
     )
-    kept = sum(map(batching.padded, behind)) + sum(map(batching.padded, held)) + lengths.prefix
-    return Workload(len(steps), steps[-1][0] + 1, computed, first, learned, validated, kept, max(totals), tuple(shapes.values()))
 
 
-def _steps(behind: Sequence[int], section: TrainingSection, prefix: int) -> Iterator[tuple[int, list[list[int]]]]:
+class _Rows:
+    """Rows as they are computed: cut at the window, and how they become batches."""
+
+    def __init__(self, rows: Sequence[Length], lengths: Lengths, section: TrainingSection, max_tokens: int) -> None:
+        self.prefix, self.shared = lengths.prefix, lengths.plain
+        self.lengths = [min(row.full, max_tokens) for row in rows]
+        self.trained = [max(1, min(row.trained, total - row.first)) for row, total in zip(rows, self.lengths, strict=True)]
+        self.sides = [_cut(row.sides, max_tokens) for row in rows if row.sides]
+        self.bounds = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
+        self.behind = [total - 1 - lengths.prefix for total in self.lengths]
+
+    def arrange(self, order: Sequence[int]) -> list[list[int]]:
+        if self.sides:
+            return batching.group_pairs(self.sides, order, shared=self.shared, **self.bounds)
+        return batching.group(self.behind, order, prefix=self.prefix, **self.bounds)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        if self.sides:
+            some = [self.sides[at] for at in rows]
+            widths = batching.pair_widths(some, shared=self.shared)
+            return Batch(len(rows), sum(widths), 0, sum(chosen + rejected for _, chosen, rejected in some), widths)
+        width = batching.padded(max(self.behind[at] for at in rows))
+        return Batch(len(rows), width, self.prefix, sum(self.trained[at] for at in rows))
+
+
+def _cut(sides: Sides, max_tokens: int) -> Sides:
+    prompt, chosen, rejected = sides
+    room = max(1, max_tokens - prompt)
+    return prompt, min(chosen, room), min(rejected, room)
+
+
+def _steps(count: int, arrange: Arrange, section: TrainingSection) -> Iterator[tuple[int, list[list[int]]]]:
     """Each optimizer step's epoch and batches, as ``training.loop`` walks."""
     step = number = 0
     while (step < section.steps) if section.steps else (number < section.epochs):
-        batches = batching.epoch(
-            behind,
-            seed=section.seed,
-            number=number,
-            batch_tokens=section.batch_tokens,
-            batch_size=section.batch_size,
-            prefix=prefix,
-        )
+        batches = batching.epoch(count, arrange, seed=section.seed, number=number)
         for start in range(0, len(batches), section.accumulate):
             step += 1
             yield number, batches[start : start + section.accumulate]

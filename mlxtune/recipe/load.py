@@ -195,6 +195,14 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     for path in ("data.max_tokens", "adapter.rank", "training.accumulate", "training.batch_tokens", "training.keep",
                  "training.validate_every", "training.save_every", "evaluation.max_tokens", "evaluation.batch_size"):  # fmt: skip
         require(path, lambda number: number >= 1, "at least 1")
+    require("method.loss", lambda names: names and len(set(names)) == len(names), "losses, at least one and none of them twice")
+    require("method.weights", lambda weights: all(0 < weight < math.inf for weight in weights), "above 0: leave out the loss instead")
+    if recipe.method.weights and len(recipe.method.weights) != len(recipe.method.loss):
+        counts = f"{len(recipe.method.weights)} numbers for {len(recipe.method.loss)} losses"
+        raise RecipeError(f"{place(('method', 'weights'))}: method.weights has {counts}.")
+    require("method.beta", lambda beta: 0 < beta < math.inf, "above 0")
+    require("method.gamma", lambda gamma: 0 <= gamma < math.inf, "0 or more")
+    require("method.label_smoothing", lambda share: 0 <= share < 0.5, "a share of the pairs, from 0 up to 0.5")
     require("adapter.layers", lambda layers: layers == "all" or layers >= 1, '"all" or at least 1')
     for path in (
         "training.steps",

@@ -21,20 +21,43 @@ class DataSection:
     """Where the rows are, and how they are divided.
 
     ``holdout`` and ``validation`` are shares of all rows; a folder with ``test.jsonl`` or ``valid.jsonl`` decides for itself.
+    ``too_long`` rows, of which a window of ``max_tokens`` leaves nothing to train, are refused, or skipped and counted.
     """
 
     source: str
-    format: Literal["auto", "chat", "completion", "text"] = "auto"
+    format: Literal["auto", "chat", "completion", "text", "preference"] = "auto"
     holdout: float = 0.15
     validation: float = 0.10
     group_by: str = ""
     max_tokens: int = 1024
+    too_long: Literal["refuse", "skip"] = "refuse"
     seed: int = 7
+
+
+Loss = Literal["sigmoid", "ipo", "hinge", "robust", "sft", "simpo", "orpo"]
 
 
 @dataclass(frozen=True)
 class MethodSection:
-    kind: Literal["sft"] = "sft"
+    """``sft`` learns answers, ``dpo`` to prefer one answer to another, by the losses of ``training.preference``; the rest is for it.
+
+    ``weights`` are those of each loss, all 1 when left out. ``beta`` is how far the policy may leave the reference, less for a
+    larger one; ``label_smoothing`` the share of pairs that are labelled the wrong way round; ``gamma`` the margin SimPO wants.
+    ``reference`` is the model as it stands before the first step, its parent adapter included, or the base without any adapter.
+    """
+
+    kind: Literal["sft", "dpo"] = "sft"
+    loss: list[Loss] = field(default_factory=lambda: ["sigmoid"])
+    weights: list[float] = field(default_factory=list)
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    gamma: float = 0.5
+    reference: Literal["start", "base"] = "start"
+
+    @property
+    def reference_free(self) -> bool:
+        """Whether no loss looks at the reference."""
+        return all(name in ("sft", "simpo", "orpo") for name in self.loss)
 
 
 @dataclass(frozen=True)
@@ -42,9 +65,11 @@ class AdapterSection:
     """LoRA (Hu et al. 2021, arXiv:2106.09685) or DoRA (Liu et al. 2024, arXiv:2402.09353) on ``targets`` of the last ``layers`` layers.
 
     ``targets`` may also name ``embed_tokens`` and ``lm_head``. ``lora_plus`` is how many times faster B learns than A (LoRA+,
-    Hayou et al. 2024, arXiv:2402.12354).
+    Hayou et al. 2024, arXiv:2402.12354). ``parent`` is an adapter to start from: its folder, or the run or recipe that made it;
+    what it is decides kind, rank, alpha, layers and targets.
     """
 
+    parent: str = ""
     rank: int = 16
     alpha: float = 32.0
     kind: Literal["lora", "dora"] = "lora"
@@ -136,6 +161,11 @@ class Recipe:
     def source(self) -> Path:
         """The file or folder that holds the rows."""
         return self.path(self.data.source)
+
+    @property
+    def contract(self) -> bool:
+        """Whether outputs must satisfy anything."""
+        return bool(self.evaluation.schema or self.evaluation.disclaimers or self.evaluation.forbid)
 
     @property
     def schema(self) -> Path | None:

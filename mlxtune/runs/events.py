@@ -5,11 +5,13 @@ Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch)
     run.started      kind ("train" or "eval"), name, base, pid, host, steps
     run.resumed      the same, and step: the checkpoint it goes on from
     model.loaded     base, path (how it computes), parameters, seconds, limit (bytes the machine recommends)
-    data.ready       train, valid, test (rows), tokens, trained, truncated (rows), steps, epochs,
+    reference        done, total (pairs that the reference model has scored)
+    data.ready       train, valid, test (rows), tokens, trained, truncated (rows), skipped (rows), steps, epochs,
                      checkpointed (whether layers keep only their input)
     step             step, loss, rate, norm (of the gradient, before clipping), tokens (trained, in this step), computed (positions,
-                     padding included), speed (trained tokens/s), memory, peak (bytes), epoch
-    validation       step, loss, tokens
+                     padding included), speed (trained tokens/s), memory, peak (bytes), epoch,
+                     metrics (for preference training: a mean by name, as TRL names them)
+    validation       step, loss, tokens, metrics (likewise, and kl from the reference in nats a token)
     sample           step, row, prompt, output, verdict
     checkpoint       step, seconds
     arm.started      arm, rows

@@ -19,7 +19,7 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump
-from mlxtune.runs import events, registry
+from mlxtune.runs import events, parents, registry
 from mlxtune.runs.locks import is_held
 from mlxtune.runs.registry import Run
 
@@ -31,9 +31,10 @@ PATIENCE = 60.0  # seconds a worker may take to say its first word
 def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
     """Create a run of ``recipe`` and start its worker, detached. Returns when the worker has said ``run.started``.
 
-    ``request`` is what the worker needs beyond the recipe; it stands in the launch record. Raises ``MachineError`` when the
-    worker ends without a word.
+    ``request`` is what the worker needs beyond the recipe; it stands in the launch record. Raises ``RecipeError`` when training is
+    to start from an adapter that is not there, ``MachineError`` when the worker ends without a word.
     """
+    recipe = parents.resolve(workspace, recipe) if kind == "train" else recipe
     run = registry.create(workspace, kind, recipe.name)
     write_text(run.folder / "recipe.toml", dump(recipe))
     return _spawn(run, kind, dict(request or {}))

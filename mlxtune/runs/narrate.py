@@ -32,8 +32,13 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
             return "●", "primary", f"resumed from checkpoint {event['step']}"
         case "model.loaded":
             return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
+        case "reference":
+            if event["done"] < event["total"]:
+                return None
+            return "·", "faint", f"the reference model scored {plural(event['total'], 'pair')}"
         case "data.ready":
             cut = f", {plural(event['truncated'], 'row')} cut" if event["truncated"] else ""
+            cut += f", {plural(event['skipped'], 'row')} left out" if event.get("skipped") else ""
             again = "; layers are computed again for the backward pass, to fit" if event.get("checkpointed") else ""
             return "·", "faint", (
                 f"{event['train']:,} train, {event['valid']:,} validation, {event['test']:,} held-out rows; "
@@ -41,10 +46,10 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
             )  # fmt: skip
         case "step":
             loss = "not a number" if event["loss"] is None else f"{event['loss']:.2f}"
-            return "·", "faint", f"step {event['step']:,}   loss {loss}   {event['speed']:,.0f} tokens/s"
+            return "·", "faint", f"step {event['step']:,}   loss {loss}{_preferred(event)}   {event['speed']:,.0f} tokens/s"
         case "validation":
             loss = "not a number" if event["loss"] is None else f"{event['loss']:.3f}"
-            return "◆", "second", f"validation at {event['step']:,}: {loss}"
+            return "◆", "second", f"validation at {event['step']:,}: {loss}{_preferred(event)}"
         case "checkpoint":
             return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
         case "arm.started":
@@ -62,3 +67,13 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
         case "run.failed":
             return "✗", "error", one_line(f"{event['error']} {event['mend']}".strip())
     return None
+
+
+def _preferred(event: Event) -> str:
+    """What preference training watches beside the loss."""
+    found = event.get("metrics", {})
+    accuracy, margin, kl = (found.get(name) for name in ("rewards/accuracies", "rewards/margins", "kl"))
+    shown = [f"accuracy {100 * accuracy:.0f} %"] if accuracy is not None else []
+    shown += [f"margin {margin:+.3f}"] if margin is not None else []
+    shown += [f"KL {kl:.3f}"] if kl is not None else []
+    return "".join(f"   {item}" for item in shown)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mlxtune.runs.events import Event
 
+Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "finished", "stopped", "failed"]
 
 AWAY = 600.0  # seconds between two steps that are not work, unless steps take long
@@ -24,14 +25,16 @@ class Step:
     rate: float
     speed: float
     t: float
+    metrics: Metrics = ()
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean loss over the trained tokens of the whole validation set after ``step`` steps."""
+    """Mean loss over the whole validation set after ``step`` steps; ``metrics`` are those of preference training."""
 
     step: int
     loss: float
+    metrics: Metrics = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class RunState:
     checkpoints: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, rows done, rows)
+    reference: tuple[int, int] = (0, 0)  # pairs that the reference model has scored, and pairs
     memory: int = 0
     peak: int = 0
     limit: int = 0
@@ -135,13 +139,15 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                     samples = [item for item in samples if item.step <= at]
             case "model.loaded":
                 changes |= {"limit": event["limit"]}
+            case "reference":
+                changes |= {"reference": (event["done"], event["total"])}
             case "data.ready":
                 changes |= {"total": event["steps"], "epochs": event["epochs"]}
             case "step":
-                steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"]))
+                steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], _metrics(event)))
                 changes |= {"memory": event["memory"], "peak": event["peak"]}
             case "validation":
-                validations.append(Validation(event["step"], _number(event["loss"])))
+                validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event)))
             case "sample":
                 samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
             case "checkpoint":
@@ -170,6 +176,10 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         arms=tuple((arm, done, total) for arm, (done, total) in arms.items()),
         **changes,
     )
+
+
+def _metrics(event: Event) -> Metrics:
+    return tuple((name, _number(value)) for name, value in event.get("metrics", {}).items())
 
 
 def _number(value: float | None) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_json
-from mlxtune.models.template import Encoded
+from mlxtune.training.objective import Row
 
 FILE = "certificate.json"
 
@@ -17,7 +17,7 @@ FILE = "certificate.json"
 class Certificate:
     """Counts per row: visits, tokens seen and tokens trained. Belongs to the checkpoint, so that a resumed run goes on counting."""
 
-    def __init__(self, rows: Sequence[Encoded]) -> None:
+    def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
         self.visits = [0] * len(rows)
         self.seen = [0] * len(rows)
@@ -61,6 +61,6 @@ class Certificate:
         write_json(folder / FILE, {"v": 1, "totals": totals, "rows": rows})
 
 
-def fingerprint(rows: Sequence[Encoded]) -> str:
+def fingerprint(rows: Sequence[Row]) -> str:
     """Identifies what trains, token for token and in order: a checkpoint belongs to these rows and no others."""
     return sha256_json([[row.id, row.tokens.tobytes().hex(), row.trained.tobytes().hex()] for row in rows])

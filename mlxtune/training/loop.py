@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +16,13 @@ from mlx.utils import tree_map
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.data import batching
-from mlxtune.models.template import Encoded
 from mlxtune.recipe import AdapterSection, TrainingSection
-from mlxtune.training import checkpoint, optimizer, schedule, sft
-from mlxtune.training.batches import Batch, collate
+from mlxtune.training import checkpoint, drift, optimizer, schedule
 from mlxtune.training.certificate import Certificate, fingerprint
-from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.guard import MemoryGuard
 from mlxtune.training.hosts import Hosts
 from mlxtune.training.peers import PeerLost
-from mlxtune.training.samples import Sampler
-from mlxtune.training.sft import Arrays
+from mlxtune.training.objective import Arrays, Batch, Cache, Objective, Row
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper
 from mlxtune.training.watch import Best, Divergence
@@ -55,8 +51,8 @@ class Planned:
 class Loop:
     """Everything a training run works with.
 
-    ``prefix`` is how many tokens all rows share and compute once per batch; ``cache`` makes a cache of what enters the first
-    adapted layer for rows, or ``None``; ``compiled`` suits a GPU.
+    ``cache`` makes a cache of what enters the first adapted layer for rows, or ``None``; ``compiled`` suits a GPU. ``sample`` lets
+    the model answer a few prompts and returns a warning, or nothing; ``distance`` measures how far it is from its reference.
     """
 
     folder: Path
@@ -64,25 +60,20 @@ class Loop:
     section: TrainingSection
     adapter: AdapterSection
     config: dict[str, Any]
-    train: Sequence[Encoded]
-    valid: Sequence[Encoded]
-    prefix: int
+    train: Sequence[Row]
+    valid: Sequence[Row]
+    objective: Objective
     compiled: bool = False
-    cache: Callable[[Sequence[Encoded]], FrozenCache | None] = field(default=lambda rows: None)
+    cache: Callable[[Sequence[Any]], Cache | None] = field(default=lambda rows: None)
     guard: MemoryGuard | None = None
-    sample: Sampler = field(default=lambda step: None)
+    sample: Callable[[int], str] = field(default=lambda step: "")
+    distance: Callable[[], float | None] | None = None
     hosts: Hosts = field(default_factory=Hosts)
 
     def batches_of(self, number: int) -> list[list[int]]:
         """Epoch ``number`` as indices of train rows."""
-        return batching.epoch(self._lengths(self.train), seed=self.section.seed, number=number, **self._bounds)
-
-    @property
-    def _bounds(self) -> dict[str, int]:
-        return {"batch_tokens": self.section.batch_tokens, "batch_size": self.section.batch_size, "prefix": self.prefix}
-
-    def _lengths(self, rows: Sequence[Encoded]) -> list[int]:
-        return [len(row.tokens) - 1 - self.prefix for row in rows]
+        arrange = self.objective.arrange(self.train, self.section)
+        return batching.epoch(len(self.train), arrange, seed=self.section.seed, number=number)
 
     @cached_property
     def total(self) -> int:
@@ -108,8 +99,8 @@ class Loop:
 
     def validation(self) -> list[Batch]:
         """The whole validation set, always in the same batches."""
-        groups = batching.group(self._lengths(self.valid), range(len(self.valid)), **self._bounds)
-        return [collate(self.valid, rows, self.prefix, self.stack.lanes.count) for rows in groups]
+        every = range(len(self.valid))
+        return self.objective.collate(self.valid, self.objective.arrange(self.valid, self.section)(every), every)
 
     def run(self, listener: Listener, resume: checkpoint.Checkpoint | None = None) -> dict[str, Any]:
         """Train to the end and return a summary.
@@ -136,7 +127,7 @@ class _Run:
         self._spread()
         loop.hosts.rescue = self._rescue
         self._wish, self._short = False, ""
-        self.stepper = Stepper(loop.stack, self.optimizer, sft.loss_sum, clip=loop.section.clip, compiled=loop.compiled)
+        self.stepper = Stepper(loop.stack, self.optimizer, loop.objective, clip=loop.section.clip, compiled=loop.compiled)
         self.frozen, self.frozen_valid = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
         self.held = loop.validation()
         self.saved = self.done
@@ -178,6 +169,7 @@ class _Run:
         loop.stack.model.train()
         if self.held and not self.done:
             self.validated = self._validate(0)
+            self._sample(0)
         if self.stopping:
             raise Interrupted(self.done)
         steps = (planned for planned in loop.steps() if planned.step > self.done)
@@ -189,9 +181,8 @@ class _Run:
             improved = False
             if self.held and (step % loop.section.validate_every == 0 or last):
                 self.validated = self._validate(step)
-                improved = math.isfinite(self.validated) and self.best.add(step, self.validated)
-                if not self.stopping:
-                    loop.sample(step)
+                lost = self._sample(step)
+                improved = not lost and math.isfinite(self.validated) and self.best.add(step, self.validated)
             stale, short = self.best.stale, self._short
             if step % loop.section.save_every == 0 or improved or last or stale or short or self.stopping:
                 self._save(step)
@@ -208,7 +199,7 @@ class _Run:
     def _prepare(self, planned: Planned) -> tuple[Planned, list[Batch]]:
         loop = self.loop
         shares = [share for rows in planned.groups if (share := loop.hosts.share(rows))]
-        return planned, [collate(loop.train, rows, loop.prefix, loop.stack.lanes.count) for rows in shares]
+        return planned, loop.objective.collate(loop.train, shares, [at for rows in planned.groups for at in rows])
 
     def _step(self, planned: Planned, batches: list[Batch], steps: Iterator[Planned]) -> tuple[Planned, list[Batch]]:
         """Train on ``batches``, say so, and return the next step, which is prepared meanwhile."""
@@ -222,17 +213,18 @@ class _Run:
             sums = self.stepper.add(self._arrays(batch, self.frozen), sums)
             mx.async_eval(sums)  # or the graphs of all batches would be alive together
         sums, counts, computed = self._total(planned, batches, sums)
-        trained = sum(tokens for _, tokens in counts.values())
-        lazy = self.stepper.apply(sums[1], trained)
+        (total, measured), gradients = sums
+        weight, trained = loop.objective.weight(counts), sum(tokens for _, tokens in counts.values())
+        lazy = self.stepper.apply(gradients, weight)
         mx.async_eval(lazy, self.stepper.results)
         following = self._prepare(next(steps))
         mx.eval(lazy, self.stepper.results)
-        loss, norm = _number(sums[0]) / trained, _number(lazy)
+        loss, norm = _number(total) / weight, _number(lazy)
         self.certificate.count(counts)
         self.listener.emit(
             "step", step=step, epoch=planned.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
             computed=computed, speed=trained / (time.perf_counter() - start),
-            memory=mx.get_active_memory(), peak=mx.get_peak_memory(),
+            memory=mx.get_active_memory(), peak=mx.get_peak_memory(), **self._measured(measured.tolist(), weight),
         )  # fmt: skip
         wrong = self.divergence.add(loss) or ("has a gradient that is not a number" if not math.isfinite(norm) else "")
         if wrong:
@@ -246,7 +238,8 @@ class _Run:
         """
         loop = self.loop
         if sums is None:
-            sums = mx.array(0.0), tree_map(mx.zeros_like, loop.stack.model.trainable_parameters())
+            nothing = mx.array(0.0), mx.zeros((len(loop.objective.metrics),))
+            sums = nothing, tree_map(mx.zeros_like, loop.stack.model.trainable_parameters())
         short = loop.guard.check() if loop.guard else ""
         rows = [at for group in planned.groups for at in group]
         mine = {at: pair for batch in batches for at, pair in batch.counts.items()}
@@ -265,27 +258,54 @@ class _Run:
             mend="Look at these rows, or lower training.learning_rate.",
         )
 
-    def _arrays(self, batch: Batch, frozen: FrozenCache | None) -> Arrays:
+    def _arrays(self, batch: Batch, frozen: Cache | None) -> Arrays:
         return batch.arrays | {"entering": frozen.entering(batch) if frozen else []}
 
+    def _measured(self, sums: Any, weight: float) -> dict[str, Mapping[str, float | None]]:
+        """``sums`` of the objective's metrics as the field of an event that holds their means; no field where there are none."""
+        names = self.loop.objective.metrics
+        return {"metrics": {name: _finite(total / weight) for name, total in zip(names, sums, strict=True)}} if names else {}
+
     def _validate(self, step: int) -> float:
-        """Mean loss over all trained tokens of the validation set, dropout off; NaN when it was asked to stop on the way."""
-        model, total, count, broken = self.loop.stack.model, 0.0, 0, False
-        model.eval()
-        for batch in self.loop.hosts.share(self.held):
+        """Mean loss over the whole validation set, dropout off; NaN when it was asked to stop on the way."""
+        loop, total, broken = self.loop, 0.0, 0
+        sums, counts = mx.zeros((len(loop.objective.metrics),)), [0, 0]
+        loop.stack.model.eval()
+        for batch in loop.hosts.share(self.held):
             if broken := self.listener.stopping:  # a part of the validation set is no validation
                 break
-            self.loop.stack.lanes.share(len(batch.parts))
-            total += _number(sft.loss_sum(self.loop.stack, self._arrays(batch, self.frozen_valid)))
-            count += batch.trained
-        model.train()
-        self.loop.stack.lanes.share(1)
-        _, (total, tokens, parts) = self.loop.hosts.total({}, total, count, broken)
+            loop.stack.lanes.share(len(batch.parts))
+            loss, measured = loop.objective(loop.stack, self._arrays(batch, self.frozen_valid))
+            sums = sums + measured
+            mx.eval(loss, sums)
+            total += _number(loss)
+            counts[0] += loop.objective.weight(batch.counts)
+            counts[1] += sum(trained for _, trained in batch.counts.values())
+        loop.stack.model.train()
+        loop.stack.lanes.share(1)
+        sums, (total, weight, tokens, parts) = loop.hosts.total(sums, total, *counts, broken)
         if parts:
             self._wish = True
             return math.nan
-        self.listener.emit("validation", step=step, loss=_finite(total / tokens), tokens=int(tokens))
-        return total / tokens
+        fields = self._measured(sums.tolist(), weight)
+        if loop.distance and (distance := loop.distance()) is not None:
+            fields["metrics"] = {**fields["metrics"], "kl": _finite(distance)}
+        self.listener.emit("validation", step=step, loss=_finite(total / weight), tokens=int(tokens), **fields)
+        self._warn(drift.displaced(fields.get("metrics", {})))
+        return total / weight
+
+    def _sample(self, step: int) -> bool:
+        """Let the model answer, and say whether it lost its format; the leader's word goes."""
+        lost = ""
+        if self.loop.hosts.leads and not self.stopping:
+            lost = self.loop.sample(step)
+            self._warn(lost)
+        _, (word,) = self.loop.hosts.total({}, bool(lost))
+        return word > 0
+
+    def _warn(self, text: str) -> None:
+        if text:
+            self.listener.emit("warning", text=text)
 
     def _save(self, step: int) -> None:
         loop, start = self.loop, time.perf_counter()

@@ -18,18 +18,17 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from mlxtune.data.batching import padded
+from mlxtune.data.batching import Sides, group_pairs, padded
 from mlxtune.data.rows import Place
 from mlxtune.models.head import magnitude
 from mlxtune.models.template import EncodedPair
+from mlxtune.recipe import MethodSection
 from mlxtune.training import preference
 from mlxtune.training.frozen import GROUP_TOKENS, FrozenCache
-from mlxtune.training.preference import Preferences, Scores
+from mlxtune.training.preference import Scores
 from mlxtune.training.stack import Behind, Recorded, Stack, _Stand
 
 PairArrays = dict[str, Any]
-
-STRIDE = 64  # tokens: prompts whose lengths differ by less are sorted by their completions
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,6 @@ class PairBatch:
         return lists | {"mean_length": mx.array(self.mean_length)}
 
     @property
-    def weight(self) -> int:
-        """What the sums of the objective are sums over: pairs."""
-        return len(self.counts)
-
-    @property
     def trained(self) -> int:
         """How many tokens train."""
         return sum(trained for _, trained in self.counts.values())
@@ -91,37 +85,9 @@ class PairBatch:
         return sum(block.size for block in blocks)
 
 
-def cost(pairs: Iterable[EncodedPair], shared: bool) -> int:
-    """How many positions a batch of ``pairs`` computes in one lane, padding included."""
-    lengths = [(len(pair.prompt) - 1, len(pair.chosen), len(pair.rejected)) for pair in pairs]
-    blocks = lengths if shared else [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]
-    width = sum(padded(max(block)) for block in zip(*blocks, strict=True))
-    return len(lengths) * width
-
-
-def group(
-    pairs: Sequence[EncodedPair], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int
-) -> list[list[int]]:
-    """``order``, which are indices of ``pairs``, sorted by lengths and cut into batches within the bounds.
-
-    ``batch_tokens`` bounds what a batch computes, but for a single pair that is longer; ``batch_size``, where it is not 0, bounds the
-    pairs instead. Prompts and both sides are padded apart, so one sum of lengths would put together what does not fit together.
-    """
-
-    def lengths(at: int) -> tuple[int, int]:
-        pair = pairs[at]
-        return len(pair.prompt) // STRIDE, padded(max(len(pair.chosen), len(pair.rejected)))
-
-    batches: list[list[int]] = []
-    for at in sorted(order, key=lengths):
-        wider = [*batches[-1], at] if batches else [at]
-        if batches and (
-            len(wider) <= batch_size if batch_size else cost((pairs[other] for other in wider), shared) <= batch_tokens
-        ):
-            batches[-1] = wider
-        else:
-            batches.append([at])
-    return batches
+def sides(pairs: Iterable[EncodedPair]) -> list[Sides]:
+    """The lengths of each pair, as batches are made by."""
+    return [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in pairs]
 
 
 def collate(
@@ -262,8 +228,8 @@ def logps(stack: Stack, arrays: PairArrays, lane: int) -> mx.array:
     return (each[arrays["where"][lane]] * arrays["mask"][lane]).sum(axis=1)
 
 
-def loss_sum(stack: Stack, arrays: PairArrays, by: Preferences) -> tuple[mx.array, mx.array]:
-    """The loss of ``by`` summed over the pairs of a batch, a scalar, and ``by.metrics`` summed likewise, ``(metrics,)``.
+def loss_sum(stack: Stack, arrays: PairArrays, by: MethodSection) -> tuple[mx.array, mx.array]:
+    """The loss of ``by`` summed over the pairs of a batch, a scalar, and the metrics of ``by`` summed likewise, ``(metrics,)``.
 
     ``arrays`` is as in :func:`logps`. Sums and not means: the caller divides by the pairs of the whole optimizer step.
     """
@@ -300,7 +266,7 @@ def can_share(stack: Stack) -> bool:
 
 def _trial(*tokens: list[int]) -> EncodedPair:
     prompt, chosen, rejected = (np.array(part, np.int32) for part in tokens)
-    return EncodedPair("trial", Place(Path("trial"), 0), prompt, chosen, rejected, full=0, cut=0)
+    return EncodedPair("trial", Place(Path("trial"), 0), prompt, chosen, rejected, (len(chosen), len(rejected)))
 
 
 class PairCache(FrozenCache):
@@ -309,7 +275,7 @@ class PairCache(FrozenCache):
     def __init__(self, stack: Stack, pairs: Sequence[EncodedPair], *, budget: int, folder: Path) -> None:
         super().__init__(stack, [], 0, budget=budget, folder=folder)
         self.pairs = pairs
-        self.groups = group(pairs, range(len(pairs)), shared=True, batch_tokens=GROUP_TOKENS, batch_size=0)
+        self.groups = group_pairs(sides(pairs), range(len(pairs)), shared=True, batch_tokens=GROUP_TOKENS, batch_size=0)
         self._group = {at: number for number, some in enumerate(self.groups) for at in some}
         self._computed: set[int] = set()
 

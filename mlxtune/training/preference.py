@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxtune.core.errors import RecipeError
-from mlxtune.core.text import nearest
+from mlxtune.recipe import MethodSection
 
 METRICS = (
     "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
@@ -54,49 +53,12 @@ class Scores:
         return self.rejected / self.rejected_length
 
 
-@dataclass(frozen=True)
-class Preferences:
-    """What to learn from pairs: losses by name, the weight of each (all 1 when left out), and their parameters.
-
-    ``beta`` is how far the policy may leave the reference, less for a larger one; ``label_smoothing`` the share of pairs that are
-    labelled the wrong way round; ``gamma`` the margin SimPO wants. Raises ``RecipeError`` for what cannot mean anything.
-    """
-
-    loss: tuple[str, ...] = ("sigmoid",)
-    weights: tuple[float, ...] = ()
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    gamma: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in self.loss:
-            if name not in LOSSES:
-                hint = nearest(name, LOSSES)
-                mend = f"Did you mean {hint}?" if hint else f"It takes {', '.join(LOSSES)}."
-                raise RecipeError(f"method.loss: there is no loss called {name}.", mend=mend)
-        if not self.loss or len(set(self.loss)) < len(self.loss):
-            raise RecipeError("method.loss must name at least one loss, and none of them twice.")
-        if self.weights and len(self.weights) != len(self.loss):
-            raise RecipeError(f"method.weights has {len(self.weights)} numbers for {len(self.loss)} losses.")
-        if any(not weight > 0 for weight in self.weights):
-            raise RecipeError("method.weights must be above 0.", mend="Leave out the loss that should not count.")
-        if not self.beta > 0:
-            raise RecipeError("method.beta must be above 0.")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise RecipeError("method.label_smoothing must be at least 0 and below 0.5.")
-
-    @property
-    def reference_free(self) -> bool:
-        """Whether no loss looks at the reference."""
-        return all(name in REFERENCE_FREE for name in self.loss)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What :func:`measure` measures, by TRL's names where TRL has them."""
-        return METRICS if self.reference_free else (*METRICS, *DRIFT)
+def metrics(by: MethodSection) -> tuple[str, ...]:
+    """What :func:`measure` measures, by TRL's names where TRL has them."""
+    return METRICS if by.reference_free else (*METRICS, *DRIFT)
 
 
-def sigmoid(scores: Scores, by: Preferences) -> mx.array:
+def sigmoid(scores: Scores, by: MethodSection) -> mx.array:
     """DPO (Rafailov et al. 2023, arXiv:2305.18290, equation 7): −log σ(βd).
 
     With label smoothing ε it is conservative DPO (Mitchell 2023): −(1 − ε) log σ(βd) − ε log σ(−βd).
@@ -104,14 +66,14 @@ def sigmoid(scores: Scores, by: Preferences) -> mx.array:
     return _smoothed(by.beta * scores.delta, by.label_smoothing)
 
 
-def robust(scores: Scores, by: Preferences) -> mx.array:
+def robust(scores: Scores, by: MethodSection) -> mx.array:
     """Unbiased under labels that are wrong with probability ε (Chowdhury et al. 2024, arXiv:2403.00409, equation 10):
     (−(1 − ε) log σ(βd) + ε log σ(−βd)) / (1 − 2ε)."""
     wrong, logits = by.label_smoothing, by.beta * scores.delta
     return (wrong * nn.log_sigmoid(-logits) - (1 - wrong) * nn.log_sigmoid(logits)) / (1 - 2 * wrong)
 
 
-def ipo(scores: Scores, by: Preferences) -> mx.array:
+def ipo(scores: Scores, by: MethodSection) -> mx.array:
     """IPO (Azar et al. 2023, arXiv:2310.12036, equation 17): ((c − c')/|c| − (r − r')/|r| − 1/(2β))².
 
     Means over tokens, not sums, as its authors confirmed to TRL's.
@@ -121,12 +83,12 @@ def ipo(scores: Scores, by: Preferences) -> mx.array:
     return mx.square(chosen - rejected - 1 / (2 * by.beta))
 
 
-def hinge(scores: Scores, by: Preferences) -> mx.array:
+def hinge(scores: Scores, by: MethodSection) -> mx.array:
     """SLiC's hinge (Zhao et al. 2023, arXiv:2305.10425) on DPO's logits: max(0, 1 − βd)."""
     return nn.relu(1 - by.beta * scores.delta)
 
 
-def sft(scores: Scores, by: Preferences) -> mx.array:
+def sft(scores: Scores, by: MethodSection) -> mx.array:
     """Cross-entropy of the chosen completions, which keeps them likely (Pang et al. 2024, arXiv:2404.19733).
 
     Its mean over the pairs of a step is the mean over all their chosen tokens, as in TRL.
@@ -134,12 +96,12 @@ def sft(scores: Scores, by: Preferences) -> mx.array:
     return -scores.chosen / scores.mean_length
 
 
-def simpo(scores: Scores, by: Preferences) -> mx.array:
+def simpo(scores: Scores, by: MethodSection) -> mx.array:
     """SimPO (Meng et al. 2024, arXiv:2405.14734, equation 6): −log σ(β(c/|c| − r/|r|) − γ), smoothed like :func:`sigmoid`."""
     return _smoothed(by.beta * (scores.chosen_mean - scores.rejected_mean) - by.gamma, by.label_smoothing)
 
 
-def orpo(scores: Scores, by: Preferences) -> mx.array:
+def orpo(scores: Scores, by: MethodSection) -> mx.array:
     """ORPO (Hong et al. 2024, arXiv:2403.07691, equations 6 and 7): cross-entropy − β log σ(log odds of chosen to rejected).
 
     The odds are those of the mean log-probability. Cross-entropy is over the completion, as in the paper; TRL's takes in the prompt.
@@ -168,21 +130,19 @@ def kto_point(mismatched: mx.array, reference: mx.array) -> mx.array:
     return mx.stop_gradient(mx.maximum((mismatched - reference).mean(), 0))
 
 
-Loss = Callable[[Scores, Preferences], mx.array]
-LOSSES: dict[str, Loss] = {
+LOSSES: dict[str, Callable[[Scores, MethodSection], mx.array]] = {
     "sigmoid": sigmoid, "ipo": ipo, "hinge": hinge, "robust": robust, "sft": sft, "simpo": simpo, "orpo": orpo,
 }  # fmt: skip
-REFERENCE_FREE = ("sft", "simpo", "orpo")
 
 
-def loss(scores: Scores, by: Preferences) -> mx.array:
+def loss(scores: Scores, by: MethodSection) -> mx.array:
     """The weighted sum of the losses of ``by``, for each pair: float32 ``(pairs,)``."""
     weights = by.weights or (1.0,) * len(by.loss)
     return mx.stack([weight * LOSSES[name](scores, by) for name, weight in zip(by.loss, weights, strict=True)]).sum(axis=0)
 
 
-def measure(scores: Scores, by: Preferences) -> mx.array:
-    """Sums over the pairs of everything in ``by.metrics``, in that order: float32 ``(metrics,)``, without a gradient.
+def measure(scores: Scores, by: MethodSection) -> mx.array:
+    """Sums over the pairs of everything in :func:`metrics`, in that order: float32 ``(metrics,)``, without a gradient.
 
     Rewards are β(c − c') or, without a reference, β c/|c|. Accuracies count the pairs whose chosen reward is the higher one. Drift
     is c − c' in nats: when that of both falls, the policy learns to say neither (likelihood displacement, arXiv:2410.08847).

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,40 +28,32 @@ from mlxtune.planning.machine import machine
 from mlxtune.recipe import Recipe, parse
 
 if TYPE_CHECKING:
-    from mlxtune.models.template import Encoded
+    from mlxtune.models.template import Encoded, EncodedPair
 
 
 def lengths(request: dict[str, Any]) -> dict[str, Any]:
-    """Each row as the worker will encode it: ``[full, trained, first]``, in tokens.
+    """Each row as the worker will encode it: the fields of ``planning.workload.Length``.
 
-    ``full`` is the length before it is cut, ``first`` how many tokens come before the first that trains. ``prefix`` is what all rows
-    share and a batch computes once. No weight is read. Raises ``InputError`` for whatever the worker would refuse.
+    ``prefix`` is what all rows share and a batch computes once. No weight is read. Raises ``InputError`` for whatever the worker would
+    refuse.
     """
     from mlx_lm.models.cache import KVCache, make_prompt_cache
     from mlx_lm.utils import load_model, load_tokenizer
 
     from mlxtune.models.template import ChatTemplate
-    from mlxtune.training.assemble import encode
     from mlxtune.training.batches import shared_prefix
+    from mlxtune.training.encode import encode, measure
 
     recipe = parse(request["recipe"])
     shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
-    train, valid = (encode(template, rows, recipe.data.max_tokens) for rows in (shares.train, shares.valid))
+    train, valid = (encode(template, rows, recipe).rows for rows in (shares.train, shares.valid))
     model, _ = load_model(source.folder, lazy=True)
     plain = all(type(cache) is KVCache for cache in make_prompt_cache(model))
-    return {
-        "train": [_row(row) for row in train],
-        "valid": [_row(row) for row in valid],
-        "prefix": shared_prefix([*train, *valid]) if plain else 0,
-        "plain": plain,
-    }
-
-
-def _row(row: Encoded) -> list[int]:
-    return [row.full, int(row.trained[1:].sum()), int(row.trained.argmax())]
+    prefix = shared_prefix([*train, *valid]) if plain and recipe.method.kind == "sft" else 0
+    return {"train": list(map(astuple, measure(train))), "valid": list(map(astuple, measure(valid))), "prefix": prefix, "plain": plain}
 
 
 def steps(request: dict[str, Any]) -> dict[str, Any]:
@@ -73,10 +66,13 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
 
     from mlxtune.models import head, load, lora
-    from mlxtune.training import lanes, optimizer, sft
+    from mlxtune.training import lanes, optimizer
     from mlxtune.training.assemble import CACHED
-    from mlxtune.training.batches import collate
+    from mlxtune.training.dpo import Preferring
     from mlxtune.training.frozen import FrozenCache
+    from mlxtune.training.objective import Cache, Objective
+    from mlxtune.training.pairs import PairCache
+    from mlxtune.training.sft import Supervised
     from mlxtune.training.stack import Stack
     from mlxtune.training.step import Stepper
 
@@ -85,17 +81,26 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = head.split(loaded.model)
     stack = Stack(loaded.model, parts, lanes.Lanes(lanes.suitable()), checkpointed=batch["checkpointed"])
-    rows = _rows(batch, recipe)
-    chosen = collate(rows, range(batch["rows"]), batch["prefix"], stack.lanes.count)
+    rows: list[Any] = _pairs(batch, recipe) if batch["sides"] else _rows(batch, recipe)
+    objective: Objective = (
+        Preferring(recipe.method, len(batch["sides"]) == 3, stack.lanes.count)
+        if batch["sides"]
+        else Supervised(batch["prefix"], stack.lanes.count)
+    )
+    (chosen,) = objective.collate(rows, [range(batch["rows"])], range(batch["rows"]))
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
-    stepper = Stepper(stack, update, sft.loss_sum, clip=recipe.training.clip, compiled=loaded.compute == "native")
+    stepper = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=loaded.compute == "native")
     mx.eval(update.state)
     loaded.model.train()
     rest, loading = mx.get_active_memory(), mx.get_peak_memory()
     mx.reset_peak_memory()
     with tempfile.TemporaryDirectory() as folder:
-        frozen = FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
+        frozen: Cache = (
+            PairCache(stack, rows, budget=machine().limit // CACHED, folder=Path(folder))
+            if batch["sides"]
+            else FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
+        )
         apart = _seconds(lambda: mx.eval(frozen.entering(chosen))) if batch["grouped"] and stack.can_enter() else 0.0
 
         def step() -> None:
@@ -103,7 +108,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
             for _ in range(batches):
                 sums = stepper.add(chosen.arrays | {"entering": frozen.entering(chosen) if apart else []}, sums)
                 mx.async_eval(sums)
-            mx.eval(stepper.apply(sums[1], chosen.trained), stepper.results)
+            mx.eval(stepper.apply(sums[1], objective.weight(chosen.counts)), stepper.results)
 
         batches = min(2, recipe.training.accumulate)
         taken = [_seconds(step) for _ in range(2)]
@@ -135,6 +140,24 @@ def _rows(batch: dict[str, Any], recipe: Recipe) -> list[Encoded]:
         mask = np.zeros(length, bool)
         mask[length - trained :] = True
         made.append(Encoded(str(at), Place(recipe.folder, at + 1), tokens, mask, length))
+    return made
+
+
+def _pairs(batch: dict[str, Any], recipe: Recipe) -> list[EncodedPair]:
+    """Pairs of the batch's widths, likewise; where sides hold their prompts, a prompt is what the rest leaves."""
+    import numpy as np
+
+    from mlxtune.models.template import EncodedPair
+
+    dice = np.random.default_rng(recipe.training.seed)
+    *prompt, chosen, rejected = batch["sides"]
+    answered = batch["trained"] // batch["rows"]
+    asked = prompt[0] if prompt else max(1, (chosen + rejected - answered) // 2)
+    lengths = [asked + bool(prompt), *((chosen, rejected) if prompt else (chosen - asked, rejected - asked))]
+    made = []
+    for at in range(max(batch["rows"], batch["grouped"])):
+        asks, better, worse = (dice.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
+        made.append(EncodedPair(str(at), Place(recipe.folder, at + 1), asks, better, worse, (len(better), len(worse))))
     return made
 
 

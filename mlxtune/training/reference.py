@@ -28,10 +28,11 @@ from mlxtune.core import journal
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_json
+from mlxtune.data.batching import group_pairs
 from mlxtune.models.template import EncodedPair
 from mlxtune.runs import locks
 from mlxtune.training.frozen import GROUP_TOKENS
-from mlxtune.training.pairs import PairBatch, PairCache, collate, group, logps
+from mlxtune.training.pairs import PairBatch, PairCache, collate, logps, sides
 from mlxtune.training.stack import Stack
 
 PATIENCE = 3600.0  # seconds to wait for another process of the same run, which computes the same
@@ -109,7 +110,7 @@ def _complete(
     progress: Callable[[int, int], None],
 ) -> None:
     """Compute every group of pairs of which one is not in ``known``, and add it there and in ``file``."""
-    groups = group(pairs, range(len(pairs)), shared=shared, batch_tokens=GROUP_TOKENS, batch_size=0)
+    groups = group_pairs(sides(pairs), range(len(pairs)), shared=shared, batch_tokens=GROUP_TOKENS, batch_size=0)
     writer = journal.Journal(file)
     done = 0
     try:

@@ -3,32 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from mlxtune.data.rows import Conversation, Row
+from mlxtune.data.rows import Conversation, Preference, Row
+from mlxtune.evaluation.contract import Contract
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
 
-Sampler = Callable[[int], None]  # takes the step
+BROKEN = 0.25  # of the samples: so many that held the contract before the first step and do not now are no accident
 
 
-def sampler(
-    loaded: LoadedModel, template: ChatTemplate, rows: Sequence[Row], count: int, max_tokens: int, emit: Callable[..., None]
-) -> Sampler:
-    """A function that lets the model, as it is now, answer the first ``count`` conversations of ``rows`` and emits ``sample`` events."""
-    asked = [row for row in rows if isinstance(row, Conversation)][:count]
-    prompts = [template.prompt(row.prompt, row.tools) for row in asked]
+@dataclass
+class Sampler:
+    """Lets the model, as it is now, answer the first ``count`` of ``rows``, and emits ``sample`` events.
 
-    def sample(step: int) -> None:
+    With a ``contract`` it also remembers how many answers held it before the first step, and says when too many do not any more: a
+    preference loss falls on while the model forgets the format.
+    """
+
+    loaded: LoadedModel
+    template: ChatTemplate
+    rows: Sequence[Row]
+    count: int
+    max_tokens: int
+    emit: Callable[..., None]
+    contract: Contract | None = None
+    _first: list[bool] = field(default_factory=list)
+
+    def __call__(self, step: int) -> str:
+        """A warning, or nothing."""
+        asked = [row for row in self.rows if isinstance(row, Conversation | Preference)][: self.count]
         if not asked:
-            return
-        loaded.model.eval()
+            return ""
+        prompts = [_prompt(self.template, row) for row in asked]
+        self.loaded.model.eval()
         answers = generate(
-            loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stops, batch_size=len(prompts)
-        )
-        loaded.model.train()
+            self.loaded.model, self.loaded.tokenizer, prompts, max_tokens=self.max_tokens, stops=self.template.stops,
+            batch_size=len(prompts),
+        )  # fmt: skip
+        self.loaded.model.train()
+        held = []
         for row, (output, ended) in zip(asked, answers, strict=True):
-            verdict = "ended by itself" if ended == "stop" else f"cut at {max_tokens} tokens"
-            emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=output, verdict=verdict)
+            verdict = "ended by itself" if ended == "stop" else f"cut at {self.max_tokens} tokens"
+            if self.contract:
+                reference = row.reference if isinstance(row, Conversation) else row.chosen
+                score = self.contract.score(output, ended, reference)["contract"]
+                held.append(score.holds)
+                verdict = "holds the contract" if score.holds else score.kind
+            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=output, verdict=verdict)
+        self._first = self._first or held
+        return self._lost(held)
 
-    return sample
+    def _lost(self, held: Sequence[bool]) -> str:
+        broken = sum(before and not now for before, now in zip(self._first, held, strict=True))
+        fixed = sum(now and not before for before, now in zip(self._first, held, strict=True))
+        if broken - fixed < max(2, BROKEN * len(held)):
+            return ""
+        return (
+            f"The format is being unlearned: {sum(self._first)} of {len(held)} validation answers held the contract before the first "
+            f"step, {sum(held)} do now. Lower training.learning_rate."
+        )
+
+
+def _prompt(template: ChatTemplate, row: Conversation | Preference) -> list[int]:
+    return template.prompt(row.prompt, row.tools if isinstance(row, Conversation) else ())

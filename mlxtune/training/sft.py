@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
+from mlxtune.data import batching
+from mlxtune.data.batching import Arrange
+from mlxtune.models.template import Encoded
+from mlxtune.recipe import TrainingSection
+from mlxtune.training.batches import Batch, collate
+from mlxtune.training.objective import Arrays, Counts
 from mlxtune.training.stack import Stack
 
-Arrays = dict[str, list[mx.array]]
+
+@dataclass(frozen=True)
+class Supervised:
+    """Cross-entropy over trained tokens. ``prefix`` is how many tokens all rows share and compute once per batch."""
+
+    prefix: int = 0
+    lanes: int = 1
+
+    metrics = ()
+
+    def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> Arrange:
+        lengths = [len(row.tokens) - 1 - self.prefix for row in rows]
+        return partial(
+            batching.group, lengths, batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
+        )
+
+    def collate(self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[Batch]:
+        return [collate(rows, chosen, self.prefix, self.lanes) for chosen in groups]
+
+    def weight(self, counts: Counts) -> int:
+        return sum(trained for _, trained in counts.values())
+
+    def __call__(self, stack: Stack, arrays: Arrays) -> tuple[mx.array, mx.array]:
+        return loss_sum(stack, arrays), mx.zeros((0,))
 
 
 def loss_sum(stack: Stack, arrays: Arrays) -> mx.array:
     """Cross-entropy summed over the trained tokens of a batch: a scalar.
 
     ``arrays`` is ``Batch.arrays``: prefix (one or none), and for each part inputs, positions, targets, weights and what enters the
-    first adapted layer (or none of it). A sum and not a mean: the caller divides by the trained tokens of the whole optimizer
-    step, so that neither the shape of a batch nor accumulation changes the objective.
+    first adapted layer (or none of it).
     """
     entering = list(arrays["entering"])
     recorded = None

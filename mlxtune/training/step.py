@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of its batches, summed, divided by the tokens that trained, clipped, applied."""
+"""One optimizer step: gradients of its batches, summed, divided by what they are sums over, clipped, applied."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from mlxtune.training.sft import Arrays
+from mlxtune.training.objective import Arrays
 from mlxtune.training.stack import Stack
 
-Objective = Callable[[Stack, Arrays], mx.array]
+Loss = Callable[[Stack, Arrays], tuple[mx.array, mx.array]]
 
 
 class Stepper:
@@ -22,7 +22,7 @@ class Stepper:
     Make it after the optimizer's state is what it should be: compiled functions hold on to it.
     """
 
-    def __init__(self, stack: Stack, optimizer: optim.Optimizer, objective: Objective, *, clip: float, compiled: bool) -> None:
+    def __init__(self, stack: Stack, optimizer: optim.Optimizer, objective: Loss, *, clip: float, compiled: bool) -> None:
         self.stack, self.optimizer, self.clip = stack, optimizer, clip
         model = stack.model
         gradients = nn.value_and_grad(model, lambda arrays: objective(stack, arrays))
@@ -36,17 +36,17 @@ class Stepper:
             self._update = mx.compile(self._apply, inputs=learned, outputs=learned)
 
     def add(self, arrays: Arrays, sums: Any = None) -> Any:
-        """The loss and the gradients of one batch, summed over its trained tokens, added to ``sums`` of the ones before. Lazy."""
+        """``((loss, metrics), gradients)`` of one batch, each a sum, added to ``sums`` of the ones before. Lazy."""
         self.stack.lanes.share(len(arrays["inputs"]))
         new = self._gradients(arrays)
         return new if sums is None else tree_map(mx.add, sums, new)
 
-    def apply(self, gradients: Any, trained: int | mx.array) -> mx.array:
-        """Update the adapter with ``gradients`` over ``trained`` tokens; their norm before clipping, a scalar. Lazy."""
-        return self._update(gradients, mx.array(trained, mx.float32))
+    def apply(self, gradients: Any, weight: int | mx.array) -> mx.array:
+        """Update the adapter with ``gradients`` divided by ``weight``; their norm before clipping, a scalar. Lazy."""
+        return self._update(gradients, mx.array(weight, mx.float32))
 
-    def _apply(self, gradients: Any, trained: mx.array) -> mx.array:
-        gradients = tree_map(lambda gradient: gradient / trained.astype(gradient.dtype), gradients)
+    def _apply(self, gradients: Any, weight: mx.array) -> mx.array:
+        gradients = tree_map(lambda gradient: gradient / weight.astype(gradient.dtype), gradients)
         gradients, norm = optim.clip_grad_norm(gradients, self.clip or float("inf"))
         self.optimizer.update(self.stack.model, gradients)
         return norm

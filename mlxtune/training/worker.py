@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import write_json
-from mlxtune.data.split import Split
+from mlxtune.core.files import read_json, write_json
+from mlxtune.core.hashing import sha256_file
+from mlxtune.evaluation.contract import Contract
 from mlxtune.models import blas
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.recipe import dump
+from mlxtune.recipe import Recipe, dump
+from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch
 from mlxtune.runs.worker import Worker, live
 from mlxtune.training.peers import Crew, Follower, follow, share_cores
 
 if TYPE_CHECKING:
-    from mlxtune.training.loop import Loop
+    from mlxtune.training.assemble import Assembled
 
 
 def lead(worker: Worker) -> dict[str, Any]:
@@ -36,19 +38,20 @@ def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
     from mlxtune.models import lora  # these import mlx, which must come after the BLAS
     from mlxtune.training import checkpoint, hosts
     from mlxtune.training.assemble import assemble
-    from mlxtune.training.samples import sampler
+    from mlxtune.training.samples import Sampler
 
     recipe = worker.recipe
     found = checkpoint.newest(worker.folder)
     worker.begin("train", **({"step": found.step} if found else {}))
     for folder in checkpoint.damaged(worker.folder):
         worker.warn(f"The checkpoint in {folder.name} is damaged; it is passed over.")
-    made = assemble(recipe, worker.folder, warn=worker.warn, emit=worker.emit)
+    made = assemble(recipe, worker.folder, worker)
     loop, source = made.loop, made.loaded.source
     if crew.leads:
         count, length = recipe.training.samples, recipe.evaluation.max_tokens
-        loop.sample = sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit)
-        report_data(worker, made.shares, loop)
+        contract = Contract.of(recipe) if recipe.contract else None
+        loop.sample = Sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit, contract)
+        report_data(worker, made)
     loop.hosts = hosts.join(crew, found.step if found else 0)
     rows = [row.id for row in (*loop.train, *loop.valid)]
     loop.hosts.agree("run", repr((__version__, dump(recipe), source.fingerprint, rows, found.step if found else 0)))
@@ -60,8 +63,9 @@ def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
     return summary
 
 
-def report_data(worker: Worker | Follower, shares: Split, loop: Loop) -> None:
-    """Write ``data.json``, the record of what trains and what must not, and say it in an event."""
+def report_data(worker: Worker | Follower, made: Assembled) -> None:
+    """Write ``data.json``, the record of what trains, what could not, and what must not, and say it in an event."""
+    loop, shares = made.loop, made.shares
     rows = [
         {"id": row.id, "line": row.place.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()), "full": row.full}
         for row in loop.train
@@ -73,12 +77,13 @@ def report_data(worker: Worker | Follower, shares: Split, loop: Loop) -> None:
             "train": rows,
             "valid": [row.id for row in loop.valid],
             "test": [row.id for row in shares.test],
+            "skipped": made.skipped,
         },
     )
     worker.emit(
         "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(shares.test), tokens=sum(row["tokens"] for row in rows),
         trained=sum(row["trained"] for row in rows), truncated=sum(row.truncated for row in (*loop.train, *loop.valid)),
-        steps=loop.total, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        skipped=len(made.skipped), steps=loop.total, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 
@@ -91,9 +96,21 @@ def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, A
         "run": worker.folder.name,
         "base": source.name,
         "base_fingerprint": source.fingerprint,
+        "method": worker.recipe.method.kind,
+        "parent": parent(worker.recipe),
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }
+
+
+def parent(recipe: Recipe) -> dict[str, Any] | None:
+    """The lineage of the adapter that training started from, with the hash of its weights; ``None`` where there was none."""
+    if not recipe.adapter.parent:
+        return None
+    folder = recipe.path(recipe.adapter.parent)
+    told = folder / "mlxtune.json"
+    own = read_json(told) if told.is_file() else {}
+    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": own}
 
 
 def main() -> int:

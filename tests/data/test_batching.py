@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def test_real_sets_are_used_whole_with_little_padding(real: LoadedModel, name: s
     rows = [encode(row, 1024) for row in rows_of(name)]
     prefix = batches.shared_prefix(rows)
     lengths = [len(row.tokens) - 1 - prefix for row in rows]
-    made = batching.epoch(lengths, seed=7, number=0, batch_tokens=tokens, batch_size=size, prefix=prefix)
+    arrange = partial(batching.group, lengths, batch_tokens=tokens, batch_size=size, prefix=prefix)
+    made = batching.epoch(len(rows), arrange, seed=7, number=0)
     assert sorted(at for batch in made for at in batch) == list(range(len(rows)))
     computed = sum(len(batch) * batching.padded(max(lengths[at] for at in batch)) for batch in made)
     assert computed / sum(lengths) <= 1.10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import Encoded
 from mlxtune.recipe import Recipe, dump, parse
 from mlxtune.runs import launch
-from mlxtune.training.assemble import Assembled
+from mlxtune.training.assemble import Assembled, Listener
 from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.loop import Loop
+from mlxtune.training.sft import Supervised
 from mlxtune.training.stack import Stack
 
 STEPS = 4
@@ -65,7 +65,7 @@ def rows() -> list[Encoded]:
     return made
 
 
-def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit: Callable[..., None]) -> Assembled:
+def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     """Stands in for the real one; the frozen layers' cache overflows to disk."""
     mx.random.seed(1)
     config: dict[str, Any] = {
@@ -75,12 +75,12 @@ def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit:
     model = Model(ModelArgs.from_dict(config))
     mx.eval(model.parameters())
     loaded = LoadedModel(ModelFolder("small", folder, config, "made up"), model, None, "float32", "made up", 0.0)
-    emit("model.loaded", base="small", path=loaded.path, parameters=loaded.parameters, seconds=0.0, limit=2**30)
+    worker.emit("model.loaded", base="small", path=loaded.path, parameters=loaded.parameters, seconds=0.0, limit=2**30)
     adapter = lora.add(model, recipe.adapter, recipe.training.seed)
     parts = split(model)
     stack, encoded = Stack(model, parts), rows()
     assert not parts.warning
     assert stack.can_enter()
-    loop = Loop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], prefix=0)
+    loop = Loop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], Supervised())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder)
-    return Assembled(loop, loaded, None, Split((), (), ()))
+    return Assembled(loop, loaded, None, Split((), (), ()), {})

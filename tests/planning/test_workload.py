@@ -68,7 +68,7 @@ def test_steps_epochs_and_tokens_are_the_loops(section: TrainingSection, prefix:
 def _collated(loop: Loop, group: list[int]) -> Any:
     from mlxtune.training.batches import collate
 
-    return collate(loop.train, group, loop.prefix, 1)
+    return collate(loop.train, group, loop.objective.prefix, 1)
 
 
 def test_a_window_cuts_rows_and_says_how_many() -> None:

@@ -21,6 +21,7 @@ from mlxtune.training import checkpoint
 from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.lanes import Lanes
 from mlxtune.training.loop import Loop
+from mlxtune.training.sft import Supervised
 from mlxtune.training.stack import Stack
 
 SECTION = TrainingSection(epochs=3, batch_size=4, accumulate=2, learning_rate=5e-3, validate_every=5, save_every=3, keep=2)
@@ -70,7 +71,7 @@ def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, w
     adapter = AdapterSection(rank=4, alpha=8, dropout=ways.dropout, layers=ways.layers, targets=targets, lora_plus=ways.lora_plus)
     config = lora.add(model, adapter, seed=section.seed)
     stack = Stack(model, split(model), Lanes(ways.lanes))
-    loop = Loop(folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], prefix=0, compiled=ways.compiled)
+    loop = Loop(folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], Supervised(0, ways.lanes), compiled=ways.compiled)
     if ways.cached:
         assert stack.can_enter()
         loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=20_000, folder=folder)

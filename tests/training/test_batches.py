@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,29 +33,29 @@ def lengths(rows: list[Encoded]) -> list[int]:
 
 @pytest.mark.parametrize("size", [0, 7])
 def test_an_epoch_visits_every_row_exactly_once(rows: list[Encoded], size: int) -> None:
-    made = batching.epoch(lengths(rows), seed=1, number=0, batch_tokens=1024, batch_size=size)
+    made = batching.epoch(len(rows), partial(batching.group, lengths(rows), batch_tokens=1024, batch_size=size), seed=1, number=0)
     assert sorted(at for batch in made for at in batch) == list(range(len(rows)))
     assert all(len(batch) <= 7 for batch in made) or not size
 
 
 def test_epochs_differ_and_seeds_repeat(rows: list[Encoded]) -> None:
     settings = {"batch_tokens": 1024, "batch_size": 0}
-    first, second = (batching.epoch(lengths(rows), seed=1, number=number, **settings) for number in (0, 1))
+    first, second = (batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=number) for number in (0, 1))
     assert first != second
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
-    assert first == batching.epoch(lengths(rows), seed=1, number=0, **settings)
-    assert first != batching.epoch(lengths(rows), seed=2, number=0, **settings)
+    assert first == batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=0)
+    assert first != batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=2, number=0)
 
 
 def test_the_order_of_an_epoch_is_no_order_of_length(rows: list[Encoded]) -> None:
-    made = batching.epoch(lengths(rows), seed=1, number=0, batch_tokens=1024, batch_size=4)
+    made = batching.epoch(len(rows), partial(batching.group, lengths(rows), batch_tokens=1024, batch_size=4), seed=1, number=0)
     means = [sum(len(rows[at].tokens) for at in batch) / len(batch) for batch in made]
     rising = sum(a < b for a, b in pairwise(means)) / (len(means) - 1)
     assert 0.35 < rising < 0.65
 
 
 def test_a_batch_stays_in_its_budget_and_pads_little(rows: list[Encoded]) -> None:
-    made = batching.epoch(lengths(rows), seed=1, number=0, batch_tokens=1024, batch_size=0)
+    made = batching.epoch(len(rows), partial(batching.group, lengths(rows), batch_tokens=1024, batch_size=0), seed=1, number=0)
     computed = [batches.collate(rows, batch, 0).computed for batch in made]
     assert max(computed) <= 1024
     assert sum(computed) / sum(lengths(rows)) < 1.1

@@ -19,22 +19,26 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from test_sft import assert_equal, shaken
 
+from mlxtune.data.batching import group_pairs, pair_widths
 from mlxtune.data.rows import Place
 from mlxtune.models import cpu
 from mlxtune.models.head import split
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import EncodedPair
-from mlxtune.recipe import AdapterSection
+from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training import pairs
 from mlxtune.training.lanes import Lanes
 from mlxtune.training.pairs import PairCache
-from mlxtune.training.preference import Preferences
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper
 
-BOTH = Preferences(loss=("sigmoid", "sft"), weights=(1.0, 0.3), beta=0.3, label_smoothing=0.1)
-ALL = [BOTH, *(Preferences(loss=(name,), beta=0.3, label_smoothing=0.1) for name in ("ipo", "hinge", "robust", "simpo", "orpo"))]
+BOTH = MethodSection(loss=["sigmoid", "sft"], weights=[1.0, 0.3], beta=0.3, label_smoothing=0.1)
+ALL = [BOTH, *(MethodSection(loss=[name], beta=0.3, label_smoothing=0.1) for name in ("ipo", "hinge", "robust", "simpo", "orpo"))]
+
+
+def cost(some: Any, shared: bool) -> int:
+    return len(some) * sum(pair_widths(pairs.sides(some), shared=shared))
 
 
 def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: int = 45) -> list[EncodedPair]:
@@ -49,7 +53,7 @@ def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: i
     for at, each in enumerate(lengths):
         prompt, chosen, rejected = (np.array([dice.randrange(vocabulary) for _ in range(length)], np.int32) for length in each)
         reference = (-5.0 * len(chosen) - dice.random(), -5.5 * len(rejected) - dice.random())
-        made.append(EncodedPair(str(at), Place(Path("rows"), at), prompt, chosen, rejected, sum(each), 0, reference))
+        made.append(EncodedPair(str(at), Place(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
     return made
 
 
@@ -61,7 +65,7 @@ def plain_logp(model: nn.Module, prompt: Any, answer: Any) -> mx.array:
 
 
 def plain_loss_and_gradients(
-    model: nn.Module, rows: list[EncodedPair], by: Preferences = BOTH
+    model: nn.Module, rows: list[EncodedPair], by: MethodSection = BOTH
 ) -> tuple[float, dict[str, mx.array]]:
     """The mean loss over pairs, one sequence at a time; the formula of the loss is tested elsewhere."""
     mean = sum(len(pair.chosen) for pair in rows) / len(rows)
@@ -101,7 +105,7 @@ TOGETHER = [
 
 
 def own_loss_and_gradients(
-    model: nn.Module, rows: list[EncodedPair], ways: Ways, folder: Path, by: Preferences = BOTH
+    model: nn.Module, rows: list[EncodedPair], ways: Ways, folder: Path, by: MethodSection = BOTH
 ) -> tuple[float, dict[str, mx.array]]:
     """The same through the loop's pieces, in two batches of one step, divided by the pairs of both."""
     stack = Stack(model, split(model), Lanes(ways.lanes), checkpointed=ways.checkpointed)
@@ -117,7 +121,7 @@ def own_loss_and_gradients(
     mx.eval(sums)
     if cache:
         cache.close()
-    count = sum(batch.weight for batch in batches)
+    count = sum(len(batch.counts) for batch in batches)
     assert count == len(rows)
     return sums[0][0].item() / count, {name: array / count for name, array in tree_flatten(sums[1])}
 
@@ -140,7 +144,7 @@ def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Way
 
 
 @pytest.mark.parametrize("by", ALL, ids=lambda by: by.loss[0])
-def test_every_loss_gives_the_plain_gradients(small: Any, by: Preferences, tmp_path: Path) -> None:
+def test_every_loss_gives_the_plain_gradients(small: Any, by: MethodSection, tmp_path: Path) -> None:
     model, rows, _ = small
     cpu.adopt()
     assert_equal(own_loss_and_gradients(model, rows, Ways(lanes=2), tmp_path, by), plain_loss_and_gradients(model, rows, by), 1e-5)
@@ -193,7 +197,7 @@ def test_metrics_are_sums_over_pairs_of_what_a_plain_computation_gives(small: An
     model.eval()
     (batch,) = pairs.collate(rows, [range(len(rows))], shared=True, lanes=2)
     _, sums = pairs.loss_sum(stack, batch.arrays | {"entering": []}, BOTH)
-    found = dict(zip(BOTH.metrics, sums.tolist(), strict=True))
+    found = dict(zip(pairs.preference.metrics(BOTH), sums.tolist(), strict=True))
     chosen = np.array([plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows])
     rejected = np.array([plain_logp(model, pair.prompt, pair.rejected).item() for pair in rows])
     before = np.array([pair.reference for pair in rows])
@@ -213,13 +217,13 @@ def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
     rows = random_pairs(5)
     for pair in rows:
         (batch,) = pairs.collate([pair], [[0]], shared=shared)
-        assert batch.computed == pairs.cost([pair], shared)
+        assert batch.computed == cost([pair], shared)
         real = len(pair.chosen) + len(pair.rejected) + (1 if shared else 2) * (len(pair.prompt) - 1)
         assert real <= batch.computed <= real + 24
         assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
         assert batch.trained == len(pair.chosen) + len(pair.rejected)
     batches = pairs.collate(rows, [[2, 0], [5]], shared=shared, lanes=2)
-    assert [batch.weight for batch in batches] == [2, 1]
+    assert [len(batch.counts) for batch in batches] == [2, 1]
     assert [part.rows for part in batches[0].parts] == [(2,), (0,)]
     means = {batch.mean_length for batch in batches}
     assert means == {sum(len(rows[at].chosen) for at in (2, 0, 5)) / 3}
@@ -242,21 +246,21 @@ def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(rea
 @pytest.mark.parametrize("shared", [True, False])
 def test_every_pair_is_in_one_group_and_no_group_computes_more_than_its_bound(shared: bool) -> None:
     rows = random_pairs(6, 60, longest=200)
-    groups = pairs.group(rows, range(60), shared=shared, batch_tokens=900, batch_size=0)
+    groups = group_pairs(pairs.sides(rows), range(60), shared=shared, batch_tokens=900, batch_size=0)
     assert sorted(at for some in groups for at in some) == list(range(60))
     for some, following in itertools.pairwise([*groups, []]):
         (batch,) = pairs.collate(rows, [some], shared=shared)
-        assert batch.computed == pairs.cost([rows[at] for at in some], shared)
+        assert batch.computed == cost([rows[at] for at in some], shared)
         assert batch.computed <= 900 or len(some) == 1
-        assert not following or pairs.cost([rows[at] for at in (*some, following[0])], shared) > 900
-    fixed = pairs.group(rows, range(60), shared=shared, batch_tokens=1, batch_size=8)
+        assert not following or cost([rows[at] for at in (*some, following[0])], shared) > 900
+    fixed = group_pairs(pairs.sides(rows), range(60), shared=shared, batch_tokens=1, batch_size=8)
     assert [len(some) for some in fixed] == [8] * 7 + [4]
 
 
 def test_groups_put_pairs_of_like_shape_together() -> None:
     rows = random_pairs(8, 200, longest=400)
-    groups = pairs.group(rows, range(200), shared=True, batch_tokens=0, batch_size=8)
+    groups = group_pairs(pairs.sides(rows), range(200), shared=True, batch_tokens=0, batch_size=8)
     drawn = [range(start, start + 8) for start in range(0, 200, 8)]
-    sorted_cost, drawn_cost = (sum(pairs.cost([rows[at] for at in some], True) for some in ways) for ways in (groups, drawn))
-    assert sorted_cost < 1.25 * sum(pairs.cost([pair], True) for pair in rows)
+    sorted_cost, drawn_cost = (sum(cost([rows[at] for at in some], True) for some in ways) for ways in (groups, drawn))
+    assert sorted_cost < 1.25 * sum(cost([pair], True) for pair in rows)
     assert sorted_cost < 0.75 * drawn_cost

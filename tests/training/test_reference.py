@@ -25,11 +25,10 @@ from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.models import cpu, lora
 from mlxtune.models.head import split
 from mlxtune.models.template import EncodedPair
-from mlxtune.recipe import AdapterSection
-from mlxtune.training import reference
+from mlxtune.recipe import AdapterSection, MethodSection
+from mlxtune.training import preference, reference
 from mlxtune.training.lanes import Lanes
 from mlxtune.training.pairs import PairCache, collate, loss_sum
-from mlxtune.training.preference import Preferences
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper
 
@@ -116,7 +115,7 @@ def test_another_base_another_parent_or_other_tokens_are_computed_anew(tiny: Pat
     reference.refer(stacked(tiny, moved=True), unknown(), "tiny", shared=True)
     reference.refer(stacked(tiny, DORA), unknown(), "tiny", shared=True)
     assert files() == 4
-    cut = [replace(pair, chosen=pair.chosen[:-1], cut=1) if len(pair.chosen) > 1 else pair for pair in unknown()]
+    cut = [replace(pair, chosen=pair.chosen[:-1]) if len(pair.chosen) > 1 else pair for pair in unknown()]
     base, _ = load_model(tiny)
     np.testing.assert_allclose(values(reference.refer(stacked(tiny), cut, "tiny", shared=True)), plain(base, cut), rtol=1e-5)
     assert files() == 4
@@ -196,7 +195,7 @@ def test_a_pair_without_a_number_is_named(tiny: Path) -> None:
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo"])
 def test_training_on_pairs_turns_preferences_and_starts_from_none(tiny: Path, loss: str) -> None:
     """Before the first step policy and reference are one: every reward is 0. After some, every pair is preferred as it should be."""
-    by = Preferences(loss=(loss,), beta=0.5, label_smoothing=0.1)
+    by = MethodSection(loss=[loss], beta=0.5, label_smoothing=0.1)
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8))
     pairs = reference.refer(stack, unknown(3, 5), "tiny", shared=True)
     (batch,) = collate(pairs, [range(5)], shared=True)
@@ -205,8 +204,8 @@ def test_training_on_pairs_turns_preferences_and_starts_from_none(tiny: Path, lo
     rewards = []
     for _ in range(25):
         (_, sums), gradients = stepper.add(arrays)
-        mx.eval(sums, stepper.apply(gradients, batch.weight), stepper.results)
-        rewards.append(dict(zip(by.metrics, sums.tolist(), strict=True)))
+        mx.eval(sums, stepper.apply(gradients, len(batch.counts)), stepper.results)
+        rewards.append(dict(zip(preference.metrics(by), sums.tolist(), strict=True)))
     if not by.reference_free:
         assert rewards[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
         assert rewards[0]["drift/chosen"] == pytest.approx(0, abs=1e-3)

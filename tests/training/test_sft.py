@@ -73,7 +73,7 @@ def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) ->
     assert prefix >= 16 or not ways.prefix
     assert stack.can_share()
     assert stack.can_enter() or not ways.frozen
-    stepper = Stepper(stack, optim.SGD(0.0), sft.loss_sum, clip=0.0, compiled=ways.compiled)
+    stepper = Stepper(stack, optim.SGD(0.0), sft.Supervised(), clip=0.0, compiled=ways.compiled)
     frozen = FrozenCache(stack, rows, prefix, budget=20_000, folder=Path(tempfile.gettempdir())) if ways.frozen else None
     half, sums, trained = len(rows) // 2, None, 0
     model.train()
@@ -83,7 +83,7 @@ def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) ->
         trained += batch.trained
     assert sums is not None
     mx.eval(sums)
-    return sums[0].item() / trained, {name: array / trained for name, array in tree_flatten(sums[1])}
+    return sums[0][0].item() / trained, {name: array / trained for name, array in tree_flatten(sums[1])}
 
 
 def assert_equal(own: tuple[float, dict[str, mx.array]], plain: tuple[float, dict[str, mx.array]], tolerance: float) -> None:

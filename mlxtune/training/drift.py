@@ -1,0 +1,75 @@
+"""How far a policy has gone from its reference, and what it lost on the way: what a falling preference loss does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlxtune.models.head import CHUNK
+from mlxtune.models.template import EncodedPair
+from mlxtune.training.stack import Stack
+
+PAIRS = 16  # held-out prompts that are looked at
+DISPLACED = 0.05  # nats a token: how much less likely chosen answers may become beside the rejected ones
+
+
+class Distance:
+    """KL(policy ‖ reference) of the next token, in nats, over the chosen answers to held-out prompts: exact, not sampled.
+
+    Made while the model is still the reference. Hidden states of that moment are kept, and not logits, which the head makes of them a
+    chunk at a time; where the head learns too it would compare with itself, so there is no answer.
+    """
+
+    def __init__(self, stack: Stack, pairs: Sequence[EncodedPair]) -> None:
+        self.stack = stack
+        self.rows = [mx.array(np.concatenate([pair.prompt, pair.chosen]))[None, :-1] for pair in pairs[:PAIRS]]
+        self.starts = [len(pair.prompt) - 1 for pair in pairs[:PAIRS]]
+        learning = tree_flatten(stack.model.trainable_parameters())
+        self.reference = self._hidden() if all("layers." in name for name, _ in learning) else []
+
+    def __call__(self) -> float | None:
+        """The mean over all tokens of these answers."""
+        if not self.reference:
+            return None
+        total, count = 0.0, 0
+        for ours, theirs in zip(self._hidden(), self.reference, strict=True):
+            for start in range(0, ours.shape[0], CHUNK):
+                policy, other = (_logp(self.stack, hidden[start : start + CHUNK]) for hidden in (ours, theirs))
+                part: Any = (mx.exp(policy) * (policy - other)).sum().item()
+                total += float(part)
+            count += ours.shape[0]
+        return total / count
+
+    def _hidden(self) -> list[mx.array]:
+        training, checkpointed = self.stack.model.training, self.stack.checkpointed
+        try:
+            self.stack.model.eval()
+            self.stack.checkpointed = False
+            made = []
+            for row, start in zip(self.rows, self.starts, strict=True):
+                made.append(self.stack.hidden(row)[0, start:])
+                mx.eval(made[-1])
+            return made
+        finally:
+            self.stack.model.train(training)
+            self.stack.checkpointed = checkpointed
+
+
+def displaced(metrics: Mapping[str, float | None]) -> str:
+    """A warning when the model learns to say neither answer (likelihood displacement, Razin et al. 2024, arXiv:2410.08847)."""
+    chosen, rejected, length = (metrics.get(name) for name in ("drift/chosen", "drift/rejected", "lengths/chosen"))
+    if chosen is None or rejected is None or not length or rejected >= 0 or chosen / length > -DISPLACED:
+        return ""
+    return (
+        f"Chosen answers become less likely too: by {-chosen:.1f} nats each, rejected ones by {-rejected:.1f} "
+        '(likelihood displacement). Lower training.learning_rate, or train with loss = ["sigmoid", "sft"].'
+    )
+
+
+def _logp(stack: Stack, hidden: mx.array) -> mx.array:
+    logits = stack.split.logits(hidden).astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
