@@ -14,7 +14,7 @@ from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics import Paired, wilson
-from mlxtune.evaluation.verdict import Comparison, compare, sentence
+from mlxtune.evaluation.verdict import Comparison, compare, correct, sentence
 
 FILE = "report.json"
 
@@ -84,10 +84,14 @@ def build(facts: dict[str, Any], arms: Sequence[tuple[str, bool, float, Scored]]
     """A report on ``arms``: ``(name, cached, seconds, scored outputs)``, the base first, all on the same rows."""
     found = tuple(Arm(name, cached, seconds, rates(scored)) for name, cached, seconds, scored in arms)
     base, *others = arms
-    comparisons = tuple(
-        compare(metric, base[0], name, [(one[metric].holds, two[metric].holds) for one, two in zip(base[3], scored, strict=True)])
-        for name, _, _, scored in others
-        for metric in scored[0]
+    comparisons = correct(
+        [
+            compare(
+                metric, base[0], name, [(one[metric].holds, two[metric].holds) for one, two in zip(base[3], scored, strict=True)]
+            )
+            for name, _, _, scored in others
+            for metric in scored[0]
+        ]
     )
     headline = next((item for item in comparisons if item.metric == "contract"), None)
     verdict = (
