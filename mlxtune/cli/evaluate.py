@@ -89,6 +89,8 @@ def table(report: Report, folder: Path) -> None:
     word = report.headline.word if report.headline else ""
     mark: Cell = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}.get(word, ("· ", "muted"))
     show("  ", mark, (report.verdict, "bold"))
+    if ledger := report.facts.get("ledger"):
+        show("    ", (str(ledger), "muted"))
     show("")
     heading(out, "Arms", "95 % Wilson intervals")
     rows: list[list[Cell]] = []
@@ -100,7 +102,7 @@ def table(report: Report, folder: Path) -> None:
     _with_bars(rows, report.arms)
     if report.comparisons:
         show("")
-        heading(out, "Base against tuned", "same rows; exact McNemar p, Newcombe interval of the change")
+        heading(out, "Base against tuned", "same rows; exact McNemar p, side metrics after Holm; Newcombe interval")
         head: list[Cell] = [
             ("", ""),
             ("fixed", "faint"),
@@ -115,7 +117,8 @@ def table(report: Report, folder: Path) -> None:
             change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
             fixed: Cell = (str(item.paired.fixed), "success" if item.paired.fixed else "muted")
             broken: Cell = (str(item.paired.broken), "error" if item.paired.broken else "muted")
-            p = "<0.001" if item.p < 0.001 else f"{item.p:.3f}"
+            value = item.p if item.adjusted is None else item.adjusted
+            p = "<0.001" if value < 0.001 else f"{value:.3f}"
             body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
         columns([head, *body], right=(1, 2, 3, 4, 5, 6))
     show("")

@@ -19,7 +19,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
-from mlxtune.evaluation import report
+from mlxtune.evaluation import ledger, report
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import Score
 from mlxtune.models import blas
@@ -64,6 +64,9 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         scored = [contract.score(out.output, out.ended, row.reference) for out, row in zip(answers.outputs, rows, strict=True)]
         arms.append((answers, scored))
     _write_outputs(worker.folder, rows, arms)
+    row_ids = [row.id for row in rows]
+    ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
+    seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
     facts = {
         "name": recipe.name,
         "base": source.name,
@@ -71,7 +74,9 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "run": worker.request.get("run", ""),
         "adapter": str(adapter or ""),
         "rows": len(rows),
-        "row_ids": [row.id for row in rows],
+        "row_ids": row_ids,
+        "looks": seen.looks,
+        "ledger": ledger.sentence(seen),
         "source": str(recipe.source),
         "schema": sha256_json(json.loads(recipe.schema.read_text())) if recipe.schema else "",
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
