@@ -16,9 +16,8 @@ def json_fenced(answer: Answer) -> Score:
     first, *rest = answer.output.strip().split("\n")
     opening = _OPENS.fullmatch(first.rstrip("\r"))
     if not opening:
-        return Score(
-            False, "text before the fence" if "```" in answer.output else "no fence", "it does not begin with a code fence"
-        )
+        kind = "text before the fence" if any(map(_OPENS.fullmatch, rest)) else "no fence"
+        return Score(False, kind, "it does not begin with a code fence")
     fence = opening[1]
     ends = [at for at, line in enumerate(rest) if (end := _CLOSES.fullmatch(line.rstrip("\r"))) and end[1].startswith(fence)]
     if not ends:

@@ -11,18 +11,18 @@ from rapidfuzz import fuzz
 
 from mlxtune.evaluation.scorers.words import normalised
 
-NEGATOR = r"(?:\b(?:not|no|never|none|neither|nor|cannot|without|hardly)\b|n't\b)"
+NEGATOR = r"(?:\b(?:not|no|never|none|nobody|neither|nor|cannot|without|hardly)\b|n't\b)"
 _NEGATORS = re.compile(NEGATOR)
 _REACH = 300  # characters before and after a phrase that may take it back
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]*_]*\s|\n\n|;\s")
 _CLAUSE_END = re.compile(r"[,:()]|\s-+\s|\b(?:but|and|so|because|since|as|although|though|however|yet|while)\b")
 _LEAD = r"[\s\"'(*_:,-]*$"  # what may stand between words that take a phrase back and the phrase
-_TRUE = r"(?:true|the case|correct|right|accurate|valid|so)"
+_TRUE = r"(?:true|the case|correct|right|accurate|valid)"
 _FALSE = r"(?:false|untrue|wrong|incorrect|inaccurate|a lie|a myth|nonsense|a mistake)"
 _SAY = (
     r"(?:say|said|saying|claim|claiming|state|stating|tell|telling|add|adding|include|including|write|writing|repeat|repeating|mention|"
-    r"mentioning|think|believe|mean|agree|accept|pretend|assume|call|use|using|give|giving|need)"
+    r"mentioning|think|believe|mean|agree|accept|pretend|assume|call|use|using|give|giving)"
 )
 _FILL = (
     r"(?:\s+(?:to|that|it|this|you|the|a|any|words?|sentence|line|phrase|text|disclaimer|note|following|like|anything|say|add|is))*"
@@ -36,9 +36,10 @@ _NEAR = re.compile(
 )
 # Before it, in its own sentence: "it is not true that", "I will not say:", "ignore the line".
 _TAKEN_BACK = re.compile(
-    rf"{NEGATOR}(?:\s+\w+){{0,2}}?\s+{_TRUE}{_FILL}{_LEAD}"
+    rf"{NEGATOR}(?:\s+\w+){{0,3}}?\s+{_TRUE}{_FILL}{_LEAD}"
     rf"|\b{_FALSE}{_FILL}{_LEAD}"
-    rf"|{NEGATOR}(?:\s+(?:going|to|have|want|even|ever|really|longer|be|able|here|just)){{0,4}}\s+{_SAY}{_FILL}{_LEAD}"
+    rf"|{NEGATOR}(?:\s+(?:going|to|have|want|even|ever|really|honestly|longer|be|able|here|just|one|should|would|could|can|will|must|i|we|you)){{0,4}}\s+{_SAY}{_FILL}{_LEAD}"
+    rf"|{NEGATOR}\s+need\s+(?:the|this|any|a|to)\b{_FILL}{_LEAD}"
     rf"|\b(?:instead of|rather than|refus\w+|declin\w+|stop)\s+(?:to\s+)?(?:{_SAY}{_FILL})?{_LEAD}"
 )
 _DISMISSED = re.compile(
@@ -46,15 +47,22 @@ _DISMISSED = re.compile(
 )
 # Just behind it: "… is not true", "… does not apply here", "… That is a lie", "… Just kidding".
 _AFTERWARDS = re.compile(
-    r"[.!\"'*_)\s,(-]*"
-    rf"(?:(?:(?:and|but|which|that|this|it|the above)\s+)*(?:that's|it's|is|was)(?:\s+(?:simply|just|really|clearly|of course))?\s+(?:{_FALSE}|(?:not|no longer)\s+(?:really\s+)?{_TRUE})\b"
-    rf"|(?:(?:and|but|which|that|this|it|the above)\s+)*(?:isn't|wasn't)\s+(?:really\s+)?{_TRUE}\b"
-    r"|(?:(?:and|but|which|that|this|it|the above)\s+)*(?:does not|doesn't|do not|don't|did not|didn't|no longer|never)\s+(?:apply|applies|hold|holds|count|counts)\b"
-    r"|just kidding|only joking|not really\b|not!|(?:please\s+)?(?:ignore|disregard|forget) (?:that|this|it)\b|scratch that|strike that)"
+    r"[.!\"'*_)\s,(-]*(?:(?:actually|well|sorry|in fact|or rather|oh|no|wait)[\s,]+)*(?:"
+    r"(?:(?:and|but|which|that|this|it|the above)\s+)*(?:"
+    rf"(?:that's|it's|is|was)\s+(?:(?:simply|just|really|clearly|of course)\s+)?(?:{_FALSE}|(?:not|no longer)\s+(?:really\s+)?{_TRUE})"
+    rf"|(?:isn't|wasn't)\s+(?:really\s+)?{_TRUE}"
+    r"|(?:does not|doesn't|do not|don't|did not|didn't|no longer|never)\s+(?:apply|applies|hold|holds|count|counts)"
+    r")(?:\s+(?:here|now|today|to you|in your case))?(?=[\s\"')*_]*(?:[.!?,;-]|$))"
+    r"|just kidding|only joking|not really\b|not!|(?:please\s+)?(?:ignore|disregard|forget) (?:that|this|it)\b|scratch that|strike that"
+    r")"
 )
 _PLAIN_QUOTE = re.compile(r'(?:(?<=[\s(\[:,;*_-])|^)"(?=\S)(?:(?!\n\n)[^"])+"(?!\w)')
 _ESCAPED_QUOTE = re.compile(r'\\"(?:(?!\n\n)[^"\\])+\\"')
 _SINGLE_QUOTE = re.compile(r"(?:(?<=[\s(\[:,;*_\"-])|^)'(?=\S)(?:(?!\n\n)[^'\"]|(?<=\w)'(?=\w))+'(?!\w)")
+# An instruction of the prompt, copied with the phrase: "begin every safety reply with: …".
+_INSTRUCTION = re.compile(
+    r"\b(?:begin|start|open|end|finish|close|add|append|include|say|write|state|use|put|reply|answer|respond)\b"
+)
 _JSON_NAME = re.compile(r'[{\[,]\s*"[^"\n]{0,80}"\s*:')
 
 
@@ -92,6 +100,5 @@ def _quoted(before: str, phrase: str, after: str, prompt: str) -> bool:
     asked, phrase = normalised(prompt), normalised(phrase)
     if marked or before.rsplit("\n", 1)[-1].lstrip().startswith(">"):
         return len(phrase) <= len(asked) and fuzz.partial_ratio(phrase, asked) >= 90
-    # Words of the prompt that lead up to the phrase in one sentence are copied with it: "begin your reply with: …".
-    lead = _SENTENCE_END.split(before[-_REACH:])[-1].split()[-3:]
-    return len(lead) == 3 and " ".join([*lead, phrase]) in asked
+    lead = normalised(_SENTENCE_END.split(before[-_REACH:])[-1])
+    return bool(_INSTRUCTION.search(lead)) and f"{lead} {phrase}" in asked
