@@ -29,7 +29,7 @@ LABELS = {
     "json": "valid JSON",
     "ijson": "valid I-JSON",
     "fenced": "JSON in a fence",
-    "extracted": "JSON somewhere in it",
+    "extracted": "JSON found in it",
     "schema": "fits the schema",
     "disclaimer": "right disclaimer",
     "disclaimer_fuzzy": "disclaimer, fuzzy",

@@ -65,7 +65,7 @@ def test_text_has_a_line_for_each_metric(cli, outputs):
         "valid JSON",
         "valid I-JSON",
         "JSON in a fence",
-        "JSON somewhere in it",
+        "JSON found in it",
         "fits the schema",
         "right disclaimer",
         "no forbidden phrase",

@@ -40,15 +40,7 @@ def parse(text: str) -> Any:
     """The value of a JSON text, the whole of it. Raises ``Refused``; never anything else."""
     if half := _SURROGATE.search(text):
         raise Refused("not UTF-8", f"it cannot be written as UTF-8: half a surrogate pair, {_place(text, half.start())}")
-    depth = deepest = 0
-    for found in BRACKETS.finditer(text):
-        bracket = found[0]
-        if bracket in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif bracket in "]}":
-            depth -= 1
-    if deepest > DEPTH:
+    if _deeper(text, DEPTH):
         raise Refused("too deep", f"nested more than {DEPTH} deep")
     try:
         return json.loads(text, parse_constant=_no_constant, parse_int=_integer)
@@ -56,6 +48,18 @@ def parse(text: str) -> Any:
         raise Refused("too deep", "nested deeper than can be read here") from None
     except ValueError as error:
         raise fault(text) or Refused("syntax", str(error)) from None
+
+
+def _deeper(text: str, limit: int) -> bool:
+    """Whether brackets, those in strings apart, open more than ``limit`` deep."""
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth = 0
+    for found in BRACKETS.finditer(text):
+        depth += 1 if found[0] in "[{" else -1 if found[0] in "]}" else 0
+        if depth > limit:
+            return True
+    return False
 
 
 def _no_constant(name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 import regex
 from rapidfuzz import fuzz
@@ -73,10 +74,14 @@ def _pattern(text: str, pattern: str) -> Iterator[tuple[int, int]]:
 
 
 def _words(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    return (found.span() for found in _words_pattern(phrase).finditer(text))
+
+
+@lru_cache(maxsize=256)
+def _words_pattern(phrase: str) -> re.Pattern[str]:
     words = normalised(phrase)
     pattern = r"\s+".join(map(re.escape, words.split()))
-    for found in re.finditer(rf"{_bound(words[:1], '<!')}{pattern}{_bound(words[-1:], '!')}", text):
-        yield found.span()
+    return re.compile(rf"{_bound(words[:1], '<!')}{pattern}{_bound(words[-1:], '!')}")
 
 
 def _bound(edge: str, way: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from mlxtune.evaluation.scorers.json_find import find, strings
 
@@ -11,14 +12,19 @@ _SIGNS = str.maketrans(
     dict.fromkeys("‘’‚‛′`´", "'") | dict.fromkeys("“”„‟″«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
     | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 )  # fmt: skip
+_GAP = re.compile(r"[^\S ]\s*| \s+")  # white space, but for a single space
 _THOUGHT = re.compile(r"<(think(?:ing)?)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 
 
+@lru_cache(maxsize=256)  # each phrase looks at the same texts
 def folded(text: str) -> str:
     """NFKC, case, quotes, dashes and invisible signs folded. White space becomes one space, line break or empty line."""
-    same = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS).casefold()
-    return re.sub(r"\s+", lambda gap: "\n\n" if gap[0].count("\n") > 1 else "\n" if "\n" in gap[0] else " ", same)
+    if text.isascii():
+        same = text.replace("`", "'").casefold()
+    else:
+        same = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS).casefold()
+    return _GAP.sub(lambda gap: "\n\n" if gap[0].count("\n") > 1 else "\n" if "\n" in gap[0] else " ", same)
 
 
 def normalised(text: str) -> str:
