@@ -1,8 +1,7 @@
-"""``eval`` and ``score``: measure arms on held-out rows, or outputs of any origin, against a contract."""
+"""``eval``: measure arms on held-out rows against a contract."""
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +12,10 @@ from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, show, show_json
 from mlxtune.cli.train import Json, check, fetch
 from mlxtune.core.errors import GateError, InputError
-from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.contract import LABELS, Contract
+from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.report import Arm, Rate, Report
-from mlxtune.evaluation.scorers.schema_valid import Schema
-from mlxtune.recipe import Disclaimer, Recipe, load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
@@ -56,32 +53,6 @@ def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[in
         return follow(evaluation, on_state=draw), evaluation.folder
 
 
-def score(
-    outputs: Annotated[Path, typer.Argument(help='JSON lines, each {"id", "output"}, maybe "reference".', show_default=False)],
-    schema: Annotated[Path | None, typer.Option("--schema", help="A JSON Schema file.")] = None,
-    disclaimer: Annotated[list[str] | None, typer.Option("--disclaimer", help="A sentence that must be there. Repeatable.")] = None,
-    forbid: Annotated[list[str] | None, typer.Option("--forbid", help="A phrase that must not be there. Repeatable.")] = None,
-    json: Json = False,
-) -> None:
-    """Score outputs of any origin: raw JSON validity, schema, disclaimers, forbidden phrases."""
-    for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
-        if not all(phrase.strip() for phrase in phrases or []):
-            raise InputError(f"{option} is empty.")
-    contract = Contract(Schema.read(schema) if schema else None, [Disclaimer(text) for text in disclaimer or []], forbid or [])
-    rows = _outputs(outputs)
-    scored = [contract.score(row["output"], reference=row.get("reference")) for row in rows]
-    rates = reports.rates(scored)
-    if json:
-        failed = [
-            {"id": row["id"], "failed": {metric: [item.kind, item.why] for metric, item in scores.items() if not item.holds}}
-            for row, scores in zip(rows, scored, strict=True)
-        ]
-        show_json({"rows": len(rows), "rates": [asdict(rate) | {"share": rate.share} for rate in rates], "scores": failed})
-        return
-    heading(out, "Score", plural(len(rows), "output"))
-    columns([[LABELS[rate.metric], *_rate(rate, "primary"), (_classes(rate), "muted")] for rate in rates], right=(2,))
-
-
 def table(report: Report, folder: Path) -> None:
     """The report on a terminal: the verdict, each metric's rates with intervals, and what was fixed and broken."""
     base, *others = report.arms
@@ -89,18 +60,20 @@ def table(report: Report, folder: Path) -> None:
     word = report.headline.word if report.headline else ""
     mark: Cell = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}.get(word, ("· ", "muted"))
     show("  ", mark, (report.verdict, "bold"))
+    if ledger := report.facts.get("ledger"):
+        show("    ", (str(ledger), "muted"))
     show("")
     heading(out, "Arms", "95 % Wilson intervals")
     rows: list[list[Cell]] = []
     for rate in base.rates:
-        rows.append([(LABELS[rate.metric], "bold"), "base", *_rate(rate, "muted"), (_classes(rate), "muted")])
+        rows.append([(LABELS[rate.metric], "bold"), "base", *figures(rate, "muted"), (classes(rate), "muted")])
         for arm in others:
             tuned = arm.rate(rate.metric)
-            rows.append(["", (arm.arm, "bold primary"), *_rate(tuned, "primary"), (_classes(tuned), "muted")])
+            rows.append(["", (arm.arm, "bold primary"), *figures(tuned, "primary"), (classes(tuned), "muted")])
     _with_bars(rows, report.arms)
     if report.comparisons:
         show("")
-        heading(out, "Base against tuned", "same rows; exact McNemar p, Newcombe interval of the change")
+        heading(out, "Base against tuned", "same rows; exact McNemar p, side metrics after Holm; Newcombe interval")
         head: list[Cell] = [
             ("", ""),
             ("fixed", "faint"),
@@ -115,7 +88,8 @@ def table(report: Report, folder: Path) -> None:
             change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
             fixed: Cell = (str(item.paired.fixed), "success" if item.paired.fixed else "muted")
             broken: Cell = (str(item.paired.broken), "error" if item.paired.broken else "muted")
-            p = "<0.001" if item.p < 0.001 else f"{item.p:.3f}"
+            value = item.p if item.adjusted is None else item.adjusted
+            p = "<0.001" if value < 0.001 else f"{value:.3f}"
             body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
         columns([head, *body], right=(1, 2, 3, 4, 5, 6))
     show("")
@@ -141,13 +115,16 @@ def _with_bars(rows: list[list[Cell]], arms: tuple[Arm, ...]) -> None:
         out.print(made)
 
 
-def _rate(rate: Rate, style: str) -> tuple[Cell, Cell]:
+def figures(rate: Rate, style: str) -> tuple[Cell, Cell]:
+    """A rate and its interval, in percent."""
     bold = "bold" if style == "primary" else ""
     return (f"{100 * rate.share:.1f} %", bold), (f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted")
 
 
-def _classes(rate: Rate) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in list(rate.failures.items())[:3])
+def classes(rate: Rate) -> str:
+    """The three most frequent ways in which outputs fail, after the mean of a metric that has one."""
+    mean = [f"mean {rate.mean:.3f}"] if rate.mean is not None else []
+    return ", ".join(mean + [f"{count} {kind}" for kind, count in list(rate.failures.items())[:3]])
 
 
 def _subject(which: str) -> tuple[Recipe, Run | None]:
@@ -158,25 +135,3 @@ def _subject(which: str) -> tuple[Recipe, Run | None]:
     if not (run.adapter / "adapters.safetensors").is_file():
         raise InputError(f"{run.id} has no adapter: it is {run.status()}.", mend="Let it finish, or resume it: mlxtune runs resume")
     return run.recipe(), run
-
-
-def _outputs(path: Path) -> list[dict[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a JSON string
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    rows = []
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
-        try:
-            row = jsonlib.loads(text)
-            good = isinstance(row["output"], str) and "id" in row and isinstance(row.get("reference", ""), str)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            good = False
-        if not good:
-            raise InputError(f'{path}, line {number}: not of the form {{"id": …, "output": "…"}}.')
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} has no outputs.")
-    return rows

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import demo, evaluate, plan, runs, train, workspace
+from mlxtune.cli import blind, demo, evaluate, plan, runs, score, selftest, train, workspace
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -29,7 +29,9 @@ app.command("init")(workspace.init)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
-app.command("score")(evaluate.score)
+app.command("score")(score.score)
+app.command("selftest")(selftest.selftest)
+app.command("blind")(blind.blind)
 app.add_typer(runs.app, name="runs")
 
 

@@ -11,17 +11,20 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
-from mlxtune.evaluation.contract import LABELS
+from mlxtune.evaluation.contract import FORMS, LABELS
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics import Paired, wilson
-from mlxtune.evaluation.verdict import Comparison, compare, sentence
+from mlxtune.evaluation.verdict import Comparison, compare, correct, sentence
 
 FILE = "report.json"
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many outputs hold on one metric, with the 95 % Wilson interval, and the classes of those that do not."""
+    """How many outputs hold on one metric, with the 95 % Wilson interval, and the classes of those that do not.
+
+    ``mean`` is the mean of the scores' values, for metrics that have values.
+    """
 
     metric: str
     hits: int
@@ -29,6 +32,7 @@ class Rate:
     low: float
     high: float
     failures: dict[str, int] = field(default_factory=dict)
+    mean: float | None = None
 
     @property
     def share(self) -> float:
@@ -68,15 +72,17 @@ Scored = Sequence[dict[str, Score]]
 
 
 def rates(scored: Scored) -> tuple[Rate, ...]:
-    """The rates of one arm's scored outputs. Raises ``ValueError`` for none."""
+    """The rates of one arm's scored outputs, each over the outputs that the metric was asked of. Raises ``ValueError`` for none."""
     if not scored:
         raise ValueError("no outputs have no rates")
     found = []
-    for metric in scored[0]:
-        scores = [row[metric] for row in scored]
+    for metric in max(scored, key=len):
+        scores = [row[metric] for row in scored if metric in row]
         hits = sum(score.holds for score in scores)
         failures = Counter(score.kind for score in scores if not score.holds)
-        found.append(Rate(metric, hits, len(scores), *wilson(hits, len(scores)), dict(failures.most_common())))
+        values = [score.value for score in scores if score.value is not None]
+        mean = sum(values) / len(values) if values else None
+        found.append(Rate(metric, hits, len(scores), *wilson(hits, len(scores)), dict(failures.most_common()), mean))
     return tuple(found)
 
 
@@ -84,10 +90,15 @@ def build(facts: dict[str, Any], arms: Sequence[tuple[str, bool, float, Scored]]
     """A report on ``arms``: ``(name, cached, seconds, scored outputs)``, the base first, all on the same rows."""
     found = tuple(Arm(name, cached, seconds, rates(scored)) for name, cached, seconds, scored in arms)
     base, *others = arms
-    comparisons = tuple(
-        compare(metric, base[0], name, [(one[metric].holds, two[metric].holds) for one, two in zip(base[3], scored, strict=True)])
-        for name, _, _, scored in others
-        for metric in scored[0]
+    comparisons = correct(
+        [
+            compare(
+                metric, base[0], name, [(one[metric].holds, two[metric].holds) for one, two in zip(base[3], scored, strict=True)]
+            )
+            for name, _, _, scored in others
+            for metric in scored[0]
+            if metric not in FORMS
+        ]
     )
     headline = next((item for item in comparisons if item.metric == "contract"), None)
     verdict = (

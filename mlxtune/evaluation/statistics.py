@@ -1,8 +1,9 @@
-"""Closed forms for rates and paired rates. Standard library only; each names its source."""
+"""Closed forms for rates and paired rates, and for several of them. Standard library only; each names its source."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -70,11 +71,19 @@ def _phi(paired: Paired) -> float:
     return cross / math.sqrt(product)
 
 
-def needed_rows(paired: Paired, power: float = 0.8) -> int | None:
-    """About how many rows would settle a change as large as the one seen (Connor 1987, at ``power``); ``None`` if there is none."""
-    total = paired.total
-    change, discordant = (paired.fixed - paired.broken) / total, (paired.fixed + paired.broken) / total
-    if change == 0:
-        return None
-    spread = Z * math.sqrt(discordant) + NormalDist().inv_cdf(power) * math.sqrt(max(0.0, discordant - change * change))
-    return math.ceil((spread / change) ** 2)
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p that wins and losses come from a fair coin; ties are left out before (Dixon and Mood 1946)."""
+    return mcnemar(losses, wins)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """``values`` adjusted for their number, in their order: p of Holm's step-down procedure (Holm 1979), at most 1 each.
+
+    A hypothesis whose adjusted p is below 5 % can be rejected while the chance of any false rejection stays below 5 %.
+    """
+    adjusted = [0.0] * len(values)
+    floor = 0.0
+    for rank, at in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        floor = max(floor, min(1.0, (len(values) - rank) * values[at]))
+        adjusted[at] = floor
+    return adjusted

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlxtune.evaluation.statistics import Paired, mcnemar, needed_rows, newcombe
+from mlxtune.evaluation.power import needed_rows
+from mlxtune.evaluation.resample import bootstrap
+from mlxtune.evaluation.statistics import Paired, holm, mcnemar, newcombe, sign_test
 
 Word = Literal["better", "worse", "cannot tell"]
+
+LEVEL = 0.05
+HEADLINE = "contract"  # the one metric the verdict is about, named before any result is seen
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of ``second`` against ``first``: the 2×2, the change with its 95 % interval, p, and what it means."""
+    """One metric of ``second`` against ``first``: the 2×2, the change with its 95 % interval, p, and what it means.
+
+    ``adjusted`` is p after :func:`correct`; the word follows it. ``None`` where nothing was corrected.
+    """
 
     metric: str
     first: str
     second: str
     paired: Paired
+    low: float
+    change: float
+    high: float
+    p: float
+    word: Word
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """One score of ``second`` against ``first``: rows that rose, fell and tied, the mean change with its interval, p, the word."""
+
+    metric: str
+    first: str
+    second: str
+    rose: int
+    fell: int
+    tied: int
     low: float
     change: float
     high: float
@@ -38,8 +65,43 @@ def compare(metric: str, first: str, second: str, passed: list[tuple[bool, bool]
     )
     low, change, high = newcombe(paired)
     p = mcnemar(paired.broken, paired.fixed)
-    word: Word = "cannot tell" if p >= 0.05 else "better" if low > 0 else "worse" if high < 0 else "cannot tell"
-    return Comparison(metric, first, second, paired, low, change, high, p, word)
+    return Comparison(metric, first, second, paired, low, change, high, p, judged(p, low, high))
+
+
+def compare_scores(
+    metric: str, first: str, second: str, scores: Sequence[tuple[float, float]], groups: Sequence[Hashable], seed: int
+) -> ScoreComparison:
+    """``scores`` holds, for each row, the score of the first and the second arm; rows of one of ``groups`` belong together.
+
+    A change counts when its interval (bootstrap over groups) lies on one side of zero and the sign test agrees at 5 %.
+    Raises ``ValueError`` for no rows.
+    """
+    differences = [two - one for one, two in scores]
+    mean = bootstrap(differences, groups, seed)
+    rose, fell = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
+    p = sign_test(rose, fell)
+    word = judged(p, mean.low, mean.high)
+    return ScoreComparison(metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, word)
+
+
+def correct(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """``comparisons`` with p adjusted by Holm, and their words after it.
+
+    The headline metric is the question that was asked beforehand, so it is one family, over the arms; all other metrics
+    together are another.
+    """
+    done = list(comparisons)
+    for family in (True, False):
+        places = [at for at, item in enumerate(comparisons) if (item.metric == HEADLINE) == family]
+        for at, p in zip(places, holm([comparisons[at].p for at in places]), strict=True):
+            item = comparisons[at]
+            done[at] = replace(item, adjusted=p, word=judged(p, item.low, item.high))
+    return tuple(done)
+
+
+def judged(p: float, low: float, high: float) -> Word:
+    """The verdict: the test at 5 % and the interval, which must lie on one side of zero, have to agree."""
+    return "cannot tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot tell"
 
 
 def sentence(comparison: Comparison, label: str) -> str:

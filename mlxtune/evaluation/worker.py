@@ -19,9 +19,9 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
-from mlxtune.evaluation import report
+from mlxtune.evaluation import ledger, report
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.scorers import Answer, Score
 from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import machine
@@ -61,9 +61,15 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             batch_size=recipe.evaluation.batch_size, cache=worker.folder.parent / "cache", progress=_teller(worker, arm),
         )  # fmt: skip
         worker.emit("arm.finished", arm=arm, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
-        scored = [contract.score(out.output, out.ended, row.reference) for out, row in zip(answers.outputs, rows, strict=True)]
+        scored = [
+            contract.score(Answer(out.output, out.ended, row.reference, "\n\n".join(message.content for message in row.prompt)))
+            for out, row in zip(answers.outputs, rows, strict=True)
+        ]
         arms.append((answers, scored))
-    _write_outputs(worker.folder, rows, arms)
+    _write_outputs(worker.folder, rows, arms, contract.asked)
+    row_ids = [row.id for row in rows]
+    ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
+    seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
     facts = {
         "name": recipe.name,
         "base": source.name,
@@ -71,7 +77,9 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "run": worker.request.get("run", ""),
         "adapter": str(adapter or ""),
         "rows": len(rows),
-        "row_ids": [row.id for row in rows],
+        "row_ids": row_ids,
+        "looks": seen.looks,
+        "ledger": ledger.sentence(seen),
         "source": str(recipe.source),
         "schema": sha256_json(json.loads(recipe.schema.read_text())) if recipe.schema else "",
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
@@ -97,12 +105,14 @@ def _teller(worker: Worker, arm: str) -> Callable[[int, int], None]:
     return tell
 
 
-def _write_outputs(folder: Path, rows: list[Conversation], arms: list[tuple[Answers, list[dict[str, Score]]]]) -> None:
-    """``outputs.jsonl``: each arm's answer to each row, with the line of the source and every failed metric's reason."""
+def _write_outputs(
+    folder: Path, rows: list[Conversation], arms: list[tuple[Answers, list[dict[str, Score]]]], asked: set[str]
+) -> None:
+    """``outputs.jsonl``: each arm's answer to each row, with the line of the source, and why it fails what the contract asks."""
     lines = []
     for answers, scored in arms:
         for row, out, scores in zip(rows, answers.outputs, scored, strict=True):
-            failed = {metric: [score.kind, score.why] for metric, score in scores.items() if not score.holds}
+            failed = {metric: [score.kind, score.why] for metric, score in scores.items() if metric in asked and not score.holds}
             record = {
                 "id": row.id,
                 "line": row.place.line,

@@ -15,9 +15,10 @@ import tomlkit
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.text import nearest, one_line
-from mlxtune.recipe.schema import Disclaimer, Recipe
+from mlxtune.recipe.schema import Disclaimer, Phrase, Recipe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SENTENCES = {Disclaimer: "a sentence or { text, when }", Phrase: "a sentence or { text, match }"}  # a bare string will do
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -124,9 +125,9 @@ def _build(kind: type, values: Any, path: tuple[str, ...], place: _Places) -> An
 
 def _value(kind: Any, value: Any, path: tuple[str, ...], place: _Places) -> Any:
     """``value`` as ``kind``, or a ``RecipeError`` that says what was expected."""
-    if kind is Disclaimer and isinstance(value, str):
-        return Disclaimer(value)
-    if dataclasses.is_dataclass(kind) and (kind is not Disclaimer or isinstance(value, Mapping)):
+    if kind in _SENTENCES and isinstance(value, str):
+        return kind(value)
+    if dataclasses.is_dataclass(kind) and (kind not in _SENTENCES or isinstance(value, Mapping)):
         return _build(kind, value, path, place)  # type: ignore[arg-type]
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list and isinstance(value, list):
@@ -166,8 +167,8 @@ def _expected(kind: Any) -> str:
         return f"a list, each {_expected(arguments[0])}"
     if origin in (Union, types.UnionType):
         return " or ".join(map(_expected, arguments))
-    if kind is Disclaimer:
-        return "a sentence or { text, when }"
+    if kind in _SENTENCES:
+        return _SENTENCES[kind]
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a table")
 
 
@@ -222,6 +223,27 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     require("adapter.alpha", lambda alpha: 0 < alpha < math.inf, "above 0")
     if not recipe.training.steps and not recipe.training.epochs:
         raise RecipeError(f"{place(('training', 'epochs'))}: training needs epochs or steps.")
-    require("evaluation.disclaimers", lambda rules: all(rule.text.strip() for rule in rules), "sentences, none of them empty")
+    require(
+        "evaluation.disclaimers",
+        lambda rules: all(rule.phrases and all(phrase.text.strip() for phrase in rule.phrases) for rule in rules),
+        "sentences, none of them empty",
+    )
+    require(
+        "evaluation.disclaimers",
+        lambda rules: all(0 < phrase.threshold <= 100 for rule in rules for phrase in rule.phrases),
+        "with a threshold above 0, up to 100",
+    )
+    require(
+        "evaluation.disclaimers",
+        lambda rules: all(rule.at in ("anywhere", "last paragraph") or rule.at.startswith("/") for rule in rules),
+        'with at = "anywhere", "last paragraph" or the pointer of a field, such as "/reply"',
+    )
+    require(
+        "evaluation.length", lambda limit: limit.min >= 0 and (limit.max == 0 or limit.max >= limit.min), "a range of 0 or more"
+    )
+    require("evaluation.length", lambda limit: not limit.at or limit.at.startswith("/"), 'at a field such as "/reply"')
+    require(
+        "evaluation.fields", lambda paths: all(path.startswith("/") for path in paths), 'pointers of fields, such as "/category"'
+    )
     require("evaluation.forbid", lambda phrases: all(phrase.strip() for phrase in phrases), "phrases, none of them empty")
     require("evaluation.arms", lambda arms: "base" in arms, 'a list with "base" in it: the base model is measured first')

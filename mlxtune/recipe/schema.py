@@ -117,24 +117,73 @@ class TrainingSection:
     seed: int = 7
 
 
+Match = Literal["exact", "normalised", "regex", "fuzzy"]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """One way to say a disclaimer. What is left empty is as the disclaimer has it."""
+
+    text: str
+    match: Match | Literal[""] = ""
+    threshold: float = 0.0
+
+
 @dataclass(frozen=True)
 class Disclaimer:
     """A sentence that must be there, and must not be there where it does not belong.
 
+    ``any_of`` are other ways to say it. ``match``: to the letter, ``normalised`` (NFKC, case, spaces, quotes, dashes), a regular
+    expression, or ``fuzzy``, with a similarity of at least ``threshold`` (rapidfuzz's partial ratio, 100 = equal).
+    ``at``: anywhere, in the last paragraph, or in a field of a JSON answer, named by its pointer (``/reply``).
     ``when`` names fields of the reference answer and their values, e.g. ``{category = "safety"}``; empty means always.
+    Where all of ``unless`` agree, it does not belong.
     """
 
-    text: str
+    text: str = ""
     when: dict[str, Any] = field(default_factory=dict)
+    unless: dict[str, Any] = field(default_factory=dict)
+    any_of: list[Phrase] = field(default_factory=list)
+    match: Match = "normalised"
+    threshold: float = 90.0
+    at: str = "anywhere"
+
+    @property
+    def phrases(self) -> list[Phrase]:
+        """Every way to say it, ``text`` first."""
+        ways = [Phrase(self.text)] if self.text else []
+        return [Phrase(way.text, way.match or self.match, way.threshold or self.threshold) for way in [*ways, *self.any_of]]
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.text or self.any_of[0].text
+
+
+@dataclass(frozen=True)
+class Length:
+    """How short and how long an answer may be; 0 = no limit. ``at`` is the pointer of one field of a JSON answer."""
+
+    min: int = 0
+    max: int = 0
+    unit: Literal["characters", "words"] = "characters"
+    at: str = ""
 
 
 @dataclass(frozen=True)
 class EvaluationSection:
-    """The contract an output must satisfy, and who is measured against it."""
+    """The contract an output must satisfy, and who is measured against it.
+
+    ``reference`` are comparisons with the data's own answers, reported and no part of the contract: ``exact`` equality, and
+    the F1 of ``fields``: all of a JSON answer, or those that ``fields`` names by their pointers.
+    """
 
     schema: str = ""
     disclaimers: list[Disclaimer] = field(default_factory=list)
     forbid: list[str] = field(default_factory=list)
+    length: Length = field(default_factory=Length)
+    reference: list[Literal["exact", "fields"]] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
     arms: list[Literal["base", "tuned"]] = field(default_factory=lambda: ["base", "tuned"])
     max_tokens: int = 256
     batch_size: int = 64

@@ -45,7 +45,7 @@ class Verdict:
 def read_verdict(path: Path) -> Verdict | None:
     """What the report at ``path`` says, or ``None`` if it is none that this version can read."""
     # Here, because the report's scorers bring a schema validator that the first screen should not wait for.
-    from mlxtune.evaluation.contract import LABELS
+    from mlxtune.evaluation.contract import FORMS, LABELS
     from mlxtune.evaluation.report import load
 
     try:
@@ -55,6 +55,7 @@ def read_verdict(path: Path) -> Verdict | None:
             Metric(LABELS.get(rate.metric, one_line(rate.metric)), rate.share, arm.rate(rate.metric).share)
             for arm in others[:1]
             for rate in base.rates
+            if rate.metric not in FORMS
         )
         whole = base.rates[-1]
         return Verdict(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from random import Random
 
+import numpy
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from mlxtune.evaluation.statistics import Paired, mcnemar, needed_rows, newcombe, wilson
+from mlxtune.evaluation.statistics import Paired, holm, mcnemar, newcombe, sign_test, wilson
 
 CLOSE = {"rel": 0, "abs": 1e-9}
 
@@ -136,16 +139,58 @@ def test_no_rows_have_no_interval():
         newcombe(Paired(0, 0, 0, 0))
 
 
-def test_needed_rows_follow_connor():
-    paired = Paired(40, 10, 20, 30)
-    change, discordant = 0.1, 0.3
-    z, power = stats.norm.isf(0.025), stats.norm.isf(0.2)
-    expected = ((z * math.sqrt(discordant) + power * math.sqrt(discordant - change**2)) / change) ** 2
-    assert needed_rows(paired) == math.ceil(expected)
-    assert needed_rows(paired, 0.9) > needed_rows(paired)
+def test_sign_test_agrees_with_scipy():
+    for wins, losses in itertools.product([0, 1, 2, 5, 17, 60], repeat=2):
+        if wins + losses:
+            assert sign_test(wins, losses) == pytest.approx(stats.binomtest(wins, wins + losses, 0.5).pvalue, **CLOSE)
+    assert sign_test(0, 0) == 1.0
 
 
-def test_needed_rows_do_not_depend_on_the_direction_and_need_a_change():
-    assert needed_rows(Paired(40, 10, 20, 30)) == needed_rows(Paired(40, 20, 10, 30))
-    assert needed_rows(Paired(40, 10, 10, 30)) is None
-    assert needed_rows(Paired(0, 0, 9, 0)) >= 1
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_holm_agrees_with_statsmodels(size):
+    random = Random(size)
+    for _ in range(5):
+        values = [random.choice([random.random(), random.random() / 50, 0.01, 0.0, 1.0]) for _ in range(size)]
+        assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]), **CLOSE)
+    assert holm([]) == []
+
+
+def test_wilson_covers_the_rate_about_as_often_as_it_says():
+    for total, rate in itertools.product([20, 80, 300], [0.05, 0.2, 0.5, 0.9]):
+        covered = sum(
+            stats.binom.pmf(hits, total, rate)
+            for hits in range(total + 1)
+            if wilson(hits, total)[0] <= rate <= wilson(hits, total)[1]
+        )
+        assert 0.92 < covered < 0.985  # summed over every outcome, so exact
+
+
+@pytest.mark.parametrize("shares", [(0.4, 0.05, 0.25, 0.3), (0.7, 0.1, 0.1, 0.1), (0.1, 0.02, 0.6, 0.28), (0.25, 0.25, 0.25, 0.25)])
+def test_newcombe_covers_the_change_in_a_simulation(shares):
+    draws = numpy.random.default_rng(11).multinomial(60, shares, size=2000)
+    change = shares[2] - shares[1]
+    tables, counts = numpy.unique(draws, axis=0, return_counts=True)
+    covered = 0
+    for table, count in zip(tables.tolist(), counts.tolist(), strict=True):
+        low, _, high = newcombe(Paired(*table))
+        covered += count * (low <= change <= high)
+    assert 0.93 <= covered / 2000 <= 0.99
+
+
+def test_mcnemar_errs_less_often_than_one_time_in_twenty():
+    for total, share in itertools.product([6, 20, 60], [0.1, 0.4, 0.9]):
+        wrong = sum(
+            stats.binom.pmf(m, total, share) * stats.binom.pmf(fixed, m, 0.5)
+            for m in range(total + 1)
+            for fixed in range(m + 1)
+            if mcnemar(m - fixed, fixed) < 0.05
+        )
+        assert wrong < 0.05
+
+
+def test_significant_changes_have_an_interval_on_one_side():
+    for broken, fixed in itertools.product(range(12), range(0, 40, 3)):
+        for both, neither in itertools.product([0, 7, 30], repeat=2):
+            if mcnemar(broken, fixed) < 0.05:
+                low, _, high = newcombe(Paired(both, broken, fixed, neither))
+                assert low > 0 or high < 0

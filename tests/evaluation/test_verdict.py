@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlxtune.evaluation.statistics import Paired
-from mlxtune.evaluation.verdict import compare, sentence
+from mlxtune.evaluation.statistics import Paired, sign_test
+from mlxtune.evaluation.verdict import compare, compare_scores, correct, sentence
 
 
 def _compared(both: int, broken: int, fixed: int, neither: int):
@@ -64,3 +64,41 @@ def test_no_change_at_all_asks_for_no_number_of_rows():
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="no rate"):
         compare("contract", "base", "tuned", [])
+
+
+def _named(metric: str, broken: int, fixed: int):
+    return compare(metric, "base", "tuned", [(True, False)] * broken + [(False, True)] * fixed + [(True, True)] * 20)
+
+
+def test_side_metrics_are_corrected_together_and_the_headline_is_not():
+    found = correct([_named("json", 1, 9), _named("schema", 2, 12), _named("contract", 1, 9)])
+    assert [item.p for item in found] == pytest.approx([sign_test(9, 1), sign_test(12, 2), sign_test(9, 1)])
+    assert [item.adjusted for item in found] == pytest.approx([2 * sign_test(12, 2), 2 * sign_test(12, 2), sign_test(9, 1)])
+    assert [item.word for item in found] == ["better", "better", "better"]
+
+
+def test_one_lucky_metric_among_several_is_not_believed():
+    lucky = _named("json", 1, 8)
+    assert lucky.word == "better"
+    assert correct([lucky, _named("schema", 3, 4), _named("forbidden", 4, 4)])[0].word == "cannot tell"
+
+
+def test_several_arms_share_the_headline_correction():
+    found = correct([_named("contract", 1, 8), _named("contract", 3, 4)])
+    assert found[0].adjusted == pytest.approx(2 * found[0].p)
+
+
+def test_scores_count_rises_falls_and_ties():
+    scores = [(1, 3)] * 12 + [(4, 3)] * 2 + [(2, 2)] * 6
+    found = compare_scores("voice", "base", "tuned", scores, range(20), 1)
+    assert (found.rose, found.fell, found.tied) == (12, 2, 6)
+    assert found.change == pytest.approx((24 - 2) / 20)
+    assert found.p == sign_test(12, 2)
+    assert found.word == "better"
+    assert found.low < found.change < found.high
+
+
+def test_few_scores_do_not_decide_and_falling_ones_are_worse():
+    assert compare_scores("voice", "base", "tuned", [(1, 3)] * 4, range(4), 1).word == "cannot tell"
+    swapped = compare_scores("voice", "base", "tuned", [(3, 1)] * 14, range(14), 1)
+    assert swapped.word == "worse"

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlxtune.evaluation.scorers import Answer
+from mlxtune.evaluation.scorers.length import within_length
+from mlxtune.recipe import Length
+
+
+@pytest.mark.parametrize(
+    ("output", "limit", "kind"),
+    [
+        ("abc", Length(max=3), ""),
+        (" abc \n", Length(max=3), ""),
+        ("abcd", Length(max=3), "too long"),
+        ("ab", Length(min=3), "too short"),
+        ("", Length(min=1), "too short"),
+        ("x" * 10_000, Length(min=1), ""),
+        ("one two  three", Length(max=3, unit="words"), ""),
+        ("one two three four", Length(max=3, unit="words"), "too long"),
+        ("<think>a long thought</think>abc", Length(max=3), ""),
+        ("ééé", Length(max=3), ""),
+        (json.dumps({"reply": "abc"}), Length(max=3, at="/reply"), ""),
+        (json.dumps({"reply": "abcd"}), Length(max=3, at="/reply"), "too long"),
+        ("Sure! " + json.dumps({"reply": "abc"}), Length(max=3, at="/reply"), ""),
+        (json.dumps({"reply": 5}), Length(max=3, at="/reply"), "no text"),
+        (json.dumps({"other": "abc"}), Length(max=3, at="/reply"), "no text"),
+        ("abc", Length(max=3, at="/reply"), "no text"),
+        (json.dumps({"parts": ["a", {"b/c": "abcd"}]}), Length(max=3, at="/parts/1/b~1c"), "too long"),
+    ],
+)
+def test_lengths(output, limit, kind):
+    score = within_length(Answer(output), limit)
+    assert (score.holds, score.kind) == (not kind, kind)
+    assert bool(score.why) == bool(kind)
