@@ -157,19 +157,17 @@ def test_a_crash_at_any_byte_loses_at_most_the_decision_that_was_being_written(t
     with Review(source, who="ada") as window:
         states = [window.state]
         for act in (
-            lambda: window.decide("accept", ROWS[:3], reason="as it should be"),
+            lambda: window.decide("accept", ROWS[:2], reason="é"),
             lambda: window.decide("edit", ROWS[:1], record=_chat("q0", "better")),
-            lambda: window.decide("swap", ROWS[4:6]),
             window.undo,
             window.redo,
-            lambda: window.decide("tag", ROWS, add=["é"]),
         ):
             act()
             states.append(window.state)
     path = review.journal_path(source)
     whole = path.read_bytes()
-    for cut in range(len(whole) + 1):
-        path.write_bytes(whole[:cut])
+    for cut in range(len(whole), -1, -1):
+        os.truncate(path, cut)
         assert review.load(source) == states[whole[:cut].count(b"\n")]
 
 
@@ -244,7 +242,7 @@ def test_a_pairs_verdict_and_an_edit_must_fit_the_row(tmp_path):
             window.decide("tie", ROWS[:1])
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: an edit cannot turn"):
             window.decide("edit", ROWS[:1], record={"text": "no"})
-        with pytest.raises(DataError, match=r"shop\.jsonl, line 1: .* no assistant turn"):
+        with pytest.raises(DataError, match=r"shop\.jsonl, line 1: no assistant turn"):
             window.decide("edit", ROWS[:1], record={"messages": [{"role": "user", "content": "q"}]})
         assert window.state == State()
 
