@@ -9,6 +9,7 @@ is no twin. One could be missed only where two different shingles of its texts s
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ LENGTH = 5  # characters of a shingle
 _BITS = 512  # of a text's parity bitmap
 _BUCKETS = 1 << 22  # at most, in which shingles are counted: rare ones come first
 _TEXTS, _CHARACTERS = 1 << 12, 1 << 18  # hashed at once
-_POSTINGS = 1 << 21  # sorted at once
-_PAIRS = 1 << 18  # looked at at once
+_POSTINGS = 1 << 19  # sorted at once
+_PAIRS = 1 << 17  # looked at at once
 _SLACK = 1e-9  # a bound that a rounding error lifts over a whole number would lose a pair
 
 
@@ -34,8 +35,11 @@ def fold(text: str) -> str:
 
 def shingles(text: str) -> frozenset[str]:
     """Every run of five characters in the folded ``text``; all of it where it is shorter."""
-    folded = fold(text)
-    return frozenset(folded[at : at + LENGTH] for at in range(max(1, len(folded) - LENGTH + 1)))
+    return _shingles(fold(text))
+
+
+def _shingles(folded: str) -> frozenset[str]:
+    return frozenset([folded[at : at + LENGTH] for at in range(max(1, len(folded) - LENGTH + 1))])
 
 
 def jaccard(one: str, two: str) -> float:
@@ -67,17 +71,15 @@ def links(texts: Sequence[str], threshold: float = 0.8) -> list[Pair]:
     found = [(same[0], other, 1.0) for same in corpus.copies for other in same[1:]]
     groups = _Groups(len(first))
     for one, two in _candidates(corpus, threshold, groups):
-        while True:  # in rounds, each with one pair of any two groups: after it the others may be needless
-            apart = groups.of[one] != groups.of[two]
-            one, two = one[apart], two[apart]
-            if not len(one):
-                break
-            _, tried = np.unique(groups.of[one].astype(np.int64) * len(first) + groups.of[two], return_index=True)
+        while len(one):  # in rounds, each with one pair of a group: after it most others are needless
+            _, tried = np.unique(groups.of[two], return_index=True)
             for a, b, alike in _verified(corpus.folded, zip(one[tried].tolist(), two[tried].tolist(), strict=True), threshold):
                 if groups.join(a, b):
                     found.append((min(first[a], first[b]), max(first[a], first[b]), alike))
             groups.settle()
             one, two = np.delete(one, tried), np.delete(two, tried)
+            apart = groups.of[one] != groups.of[two]
+            one, two = one[apart], two[apart]
     return sorted(found)
 
 
@@ -94,8 +96,8 @@ class _Groups:
     """A union-find. ``of`` is each item's group, named after its lowest member, as of the last :meth:`settle`."""
 
     def __init__(self, n: int) -> None:
-        self.of: Array = np.arange(n, dtype=np.int32)
-        self._parent = list(range(n))
+        self._parent = array("i", range(n))
+        self.of: Array = np.frombuffer(self._parent, np.intc)  # the same memory
 
     def join(self, one: int, two: int) -> bool:
         """Put two items' groups together; whether they were apart."""
@@ -104,9 +106,8 @@ class _Groups:
         return one != two
 
     def settle(self) -> None:
-        self.of = np.array(self._parent, np.int32)
         while not np.array_equal(above := self.of[self.of], self.of):
-            self.of = above
+            self.of[:] = above
 
     def _root(self, item: int) -> int:
         while self._parent[item] != item:
@@ -122,7 +123,7 @@ def _verified(folded: Sequence[str], pairs: Iterable[tuple[int, int]], threshold
             known.clear()
         for at in (one, two):
             if at not in known:
-                known[at] = shingles(folded[at])
+                known[at] = _shingles(folded[at])
         alike = _jaccard(known[one], known[two])
         if alike >= threshold:
             yield one, two, alike
@@ -187,6 +188,26 @@ def _hashed(texts: Sequence[str]) -> tuple[Array, Array]:
     return (keys >> np.uint64(44)).astype(np.int64), keys & np.uint64((1 << 44) - 1)
 
 
+def _shared(folded: Sequence[str], one: Array, two: Array) -> Array:
+    """How many shingles the texts of each pair share, by their hashes."""
+    counts = np.zeros(len(one), np.int64)
+    start, held = 0, 0
+    for stop in range(1, len(one) + 1):
+        held += len(folded[one[stop - 1]]) + len(folded[two[stop - 1]])
+        if held < _CHARACTERS and stop - start < _TEXTS and stop < len(one):
+            continue
+        both = []
+        for texts in (one[start:stop], two[start:stop]):
+            owner, token = _hashed([folded[at] for at in texts])
+            both.append(owner.astype(np.uint64) << np.uint64(44) | token)
+        keys = np.sort(np.concatenate(both))
+        counts[start:stop] = np.bincount(
+            (keys[1:][keys[1:] == keys[:-1]] >> np.uint64(44)).astype(np.int64), minlength=stop - start
+        )
+        start, held = stop, 0
+    return counts
+
+
 @dataclass(frozen=True)
 class _Index:
     """Each text's rarest shingles, one of which every twin must share, from ``starts[text]`` to ``starts[text + 1]``; and bitmaps."""
@@ -240,7 +261,7 @@ def _candidates(corpus: _Corpus, threshold: float, groups: _Groups | None) -> It
         held = np.flatnonzero(place < short[text])
         token = keys & np.uint64(0xFFFFFFFF << 32)
         begin, end = np.searchsorted(keys[held], token | smallest[text]), np.searchsorted(keys[held], keys)
-        for larger, smaller in _expand(token, begin, end, text, text[held], groups):
+        for larger, smaller in _expand(begin, end, text, text[held], groups):
             smaller = held[smaller]
             a, b = text[smaller], text[larger]
             needed = np.ceil(share * (sizes[a] + sizes[b]) - _SLACK)
@@ -251,30 +272,38 @@ def _candidates(corpus: _Corpus, threshold: float, groups: _Groups | None) -> It
             apart = np.bitwise_count(index.bitmaps[a] ^ index.bitmaps[b]).sum(axis=1, dtype=np.int64)
             near = apart <= sizes[a] + sizes[b] - 2 * needed
             codes = np.unique(a[near] * len(sizes) + b[near])
-            yield codes // len(sizes), codes % len(sizes)
+            a, b = codes // len(sizes), codes % len(sizes)
+            near = sizes[a] <= _BITS  # with more shingles than that, bitmaps tell little
+            near[~near] = _shared(corpus.folded, a[~near], b[~near]) >= share * (sizes[a] + sizes[b])[~near] - _SLACK
+            yield a[near], b[near]
 
 
-def _expand(
-    token: Array, begin: Array, end: Array, text: Array, held: Array, groups: _Groups | None
-) -> Iterator[tuple[Array, Array]]:
-    """For each posting the ones from ``begin`` to ``end`` among those held, as pairs of positions, in batches.
+def _expand(begin: Array, end: Array, text: Array, held: Array, groups: _Groups | None) -> Iterator[tuple[Array, Array]]:
+    """For each posting the ones from ``begin`` to ``end`` among those of texts ``held``, as pairs of positions, in batches.
 
-    Of a token that stands in very many texts, what ``groups`` has put together meanwhile is left out.
+    In strips that widen, nearest in size first; what ``groups`` has put together by then is left out of the next.
     """
-    todo = np.flatnonzero(end > begin)
-    total = np.cumsum(end[todo] - begin[todo])
-    start = 0
-    while start < len(todo):
-        before = total[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total, before + _PAIRS, side="right")))
-        chosen = todo[start:stop]
-        count = end[chosen] - begin[chosen]
-        larger = np.repeat(chosen, count)
-        yield larger, np.arange(len(larger)) + np.repeat(begin[chosen] - (np.cumsum(count) - count), count)
-        start = stop
-        if groups is not None and count[-1] * 8 > _PAIRS and start < len(todo):
-            last = chosen[-1]
-            rest = start + int(np.searchsorted(token[todo[start:]], token[last], side="right"))
-            labels = groups.of[text[todo[start - 1 : rest]]]
-            if (labels == labels[0]).all() and (groups.of[held[begin[last] : end[last]]] == labels[0]).all():
-                start = rest
+    strip = 16
+    while True:
+        todo = np.flatnonzero(end > begin)
+        if groups is not None and len(todo):
+            label = groups.of[held]
+            change = np.cumsum(np.diff(label, prepend=label[:1]) != 0)
+            last = end[todo] - 1
+            together = (change[begin[todo]] == change[last]) & (label[last] == groups.of[text[todo]])
+            todo = todo[~together]
+        if not len(todo):
+            return
+        low = np.maximum(begin[todo], end[todo] - strip)
+        count = end[todo] - low
+        total = np.cumsum(count)
+        cuts = np.searchsorted(total, np.arange(_PAIRS, total[-1] + _PAIRS, _PAIRS), side="left") + 1
+        start = 0
+        for stop in cuts:
+            run = count[start:stop]
+            larger = np.repeat(todo[start:stop], run)
+            yield larger, np.arange(len(larger)) + np.repeat(low[start:stop] - (np.cumsum(run) - run), run)
+            start = stop
+        end = begin.copy()
+        end[todo] = low
+        strip *= 4
