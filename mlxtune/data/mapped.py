@@ -35,8 +35,9 @@ class Mapped:
             raise DataError(f"{path} cannot be read: {error.strerror}.", mend="Name a file that you may read.") from error
         self._state = self._now()
         head = os.pread(self._file.fileno(), 64, 0)
-        self.begin, self.notes, self.copied = 0, (), False
-        self.notes: tuple[str, ...]
+        self.begin = 0
+        self.notes: tuple[str, ...] = ()
+        self.copied = False
         if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
             self._file.close()
             raise DataError(f"{path} is UTF-32, which is not read.", mend="Save it as UTF-8.")
@@ -54,9 +55,9 @@ class Mapped:
             raise DataError(f"{self.path} changed while it was being read.", mend="Run it again when nothing writes to the file.")
         return self._map[start:end] if self._map is not None else b""
 
-    def blocks(self) -> Iterator[tuple[int, bytes]]:
+    def blocks(self, begin: int) -> Iterator[tuple[int, bytes]]:
         """All bytes from ``begin`` on, in blocks, each with its offset."""
-        for start in range(self.begin, self.size, BLOCK):
+        for start in range(begin, self.size, BLOCK):
             yield start, self.read(start, start + BLOCK)
             self.release(start, start + BLOCK)
 
@@ -104,5 +105,4 @@ def _utf16(head: bytes) -> str | None:
     """The codec, by a byte order mark or, without one, by the zeros of the first two characters, which are ASCII in JSON and CSV."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
-    zeros = [byte == 0 for byte in head[:4]]
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(tuple(zeros))  # type: ignore[call-overload]
+    return {b"x0x0": "utf-16-le", b"0x0x": "utf-16-be"}.get(bytes(ord("x" if byte else "0") for byte in head[:4]))

@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.text import size
-from mlxtune.data import scan
-from mlxtune.data.formats import parse
+from mlxtune.core.text import nearest, size
+from mlxtune.data import index
+from mlxtune.data.formats import EMPTY, FORMATS, check_mapping, parse
+from mlxtune.data.layout import Layout, layout
 from mlxtune.data.mapped import Mapped
 from mlxtune.data.rows import Place, Row, RowError
+from mlxtune.data.scan import LIMIT, Spans
+from mlxtune.data.turns import Refusal
 
 RELEASE = 16 << 20  # bytes walked through before their pages are let go
 
 
 class Store:
-    """The records of one file, bad ones included. Close it, or use it as a context manager."""
+    """The records of one file, bad ones included; ``notes`` say how the file was read where that is not plain. To be closed."""
 
-    def __init__(self, path: Path, data: Mapped, spans: scan.Spans, format: str, mapping: Mapping[str, str]) -> None:
-        self.path = path
-        self.notes: tuple[str, ...] = data.notes
+    def __init__(self, data: Mapped, layout: Layout, spans: Spans, format: str, mapping: Mapping[str, str]) -> None:
+        self.path = data.path
+        self.notes: tuple[str, ...] = (*data.notes, *layout.notes)
         self._data = data
+        self._layout = layout
         self._spans = spans
         self._format = format
-        self._mapping = mapping
+        self._mapping = dict(mapping)
 
     def __len__(self) -> int:
         return len(self._spans)
 
     def place(self, at: int) -> Place:
-        """Where record ``at`` stands in the file."""
-        return Place(self.path, int(self._spans.lines[at]))
+        """Where record ``at``, counted from 0, stands in the file."""
+        return Place(self.path, int(self._spans.lines[at]), at + 1 if self._layout.kind == "array" else None)
 
     def row(self, at: int) -> Row:
-        """Record ``at`` as a row. Raises ``RowError`` when it cannot be used, ``DataError`` when the file changed."""
+        """Record ``at`` as a row. Raises ``RowError`` when it cannot be used, ``DataError`` when the file was written to meanwhile."""
         place, start, end = self.place(at), int(self._spans.starts[at]), int(self._spans.ends[at])
-        if end - start > scan.LIMIT:
-            raise RowError(place, f"the row has {size(end - start)}; rows of up to {size(scan.LIMIT)} are read.", mend="Divide it.")
+        if end - start > LIMIT:
+            why = f"the row has {size(end - start)}; up to {size(LIMIT)} are read."
+            raise RowError(place, why, mend="Divide it; or look for a quote or a line end that is missing.")
+        raw = self._data.read(start, end)
         try:
-            record = json.loads(self._data.read(start, end))
-        except (ValueError, RecursionError) as error:
-            raise RowError(place, f"not valid JSON: {error}.", mend="Each line must be one whole JSON object.") from error
-        return parse(record, place, self._format)
+            value = self._layout.value(raw)
+        except Refusal as refusal:
+            raise RowError(place, refusal.why, mend=refusal.mend) from None
+        return parse(value, place, self._format, self._mapping)
 
     def record(self, at: int) -> Row | DataError:
-        """Record ``at`` as a row, or the error that says why it is none. Never raises for a bad record."""
+        """Record ``at`` as a row, or the error that says why it is none."""
         try:
             return self.row(at)
         except DataError as error:
             return error
 
     def __iter__(self) -> Iterator[Row | DataError]:
+        """All records in order. Of the file, no more than ``RELEASE`` bytes are held at a time."""
         released = 0
         for at in range(len(self)):
             yield self.record(at)
@@ -62,6 +67,7 @@ class Store:
                 released = walked
 
     def close(self) -> None:
+        """Let the file go."""
         self._data.close()
 
     def __enter__(self) -> Store:
@@ -71,7 +77,21 @@ class Store:
         self.close()
 
 
-def open_store(path: Path, format: str = "auto", mapping: Mapping[str, str] = MappingProxyType({})) -> Store:
-    """The records of ``path``. Raises ``DataError`` when the file as a whole cannot be read."""
+def open_store(path: Path, format: str = "auto", mapping: Mapping[str, str] = EMPTY) -> Store:
+    """The records of ``path``: ``.json`` holds an array, ``.csv`` and ``.tsv`` a table with a header, all else a JSON value a line.
+
+    ``mapping`` gives keys of ours the file's names for them. Raises ``DataError`` when the file as a whole cannot be read.
+    """
+    if format not in ("auto", *FORMATS):
+        hint = nearest(format, FORMATS)
+        raise DataError(
+            f"There is no format {format}.", mend=f"Did you mean {hint}?" if hint else f"Formats are {', '.join(FORMATS)}."
+        )
+    check_mapping(mapping)
     data = Mapped(path)
-    return Store(path, data, scan.lines(data), format, mapping)
+    try:
+        how = layout(data)
+        return Store(data, how, index.spans(data, how), format, mapping)
+    except BaseException:
+        data.close()
+        raise
