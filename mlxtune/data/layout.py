@@ -54,7 +54,7 @@ class Layout:
         try:
             return loads(text)
         except json.JSONDecodeError as error:
-            why = f"{error.msg} at character {error.pos + 1:,}"
+            why = f"{error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
         except ValueError as error:
             why = one_line(str(error), 80)
         if self.kind == "lines":
@@ -113,12 +113,11 @@ def _json(data: Mapped) -> Layout:
 
 
 def _csv(data: Mapped) -> Layout:
-    first = data.read(data.begin, data.begin + _HEAD).lstrip(b"\r\n")
+    first = data.read(data.begin, data.begin + _HEAD).lstrip(b"\r\n").decode("latin-1")  # a character a byte
+    lines = (line + "\n" for line in first.split("\n"))
+    delimiter = max(",;\t", key=first.partition("\n")[0].count)
     try:
-        text = first.decode("utf-8", "ignore" if len(first) == _HEAD else "strict")
-        line = text.partition("\n")[0]
-        delimiter = max(",;\t", key=line.count)
-        header = tuple(name.strip() for name in next(csv.reader(text.splitlines(keepends=True), delimiter=delimiter), []))
+        header = tuple(name.encode("latin-1").decode().strip() for name in next(csv.reader(lines, delimiter=delimiter)))
     except (ValueError, csv.Error) as error:
         raise DataError(
             f"The header of {data.path} cannot be read: {one_line(str(error), 80)}.", mend="Save the file as UTF-8."
