@@ -24,11 +24,13 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from mlxtune.data.formats import parse
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Conversation, Preference, Row, Text, Unpaired
 
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 OUT: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # these never train and are never exported
+
+FORMAT: dict[type[Row], str] = {Conversation: "chat", Text: "text", Preference: "preference", Unpaired: "unpaired"}  # of a content
 
 Event = dict[str, Any]
 
@@ -148,7 +150,7 @@ def now(row: Row, decision: Decision) -> Row:
     meta = row.meta if decision.tags is None else {**row.meta, "tags": list(decision.tags)}
     if decision.record is None:
         return row if meta is row.meta else replace(row, meta=meta)
-    return replace(parse(decision.record, row.place), meta=meta)
+    return replace(parse(decision.record, row.place, FORMAT[type(row)]), meta=meta, format=row.format)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.beside import beside
-from mlxtune.data.decisions import Event, State, Status, Step, fold, now, tags
+from mlxtune.data.decisions import FORMAT, Event, State, Status, Step, fold, now, tags
 from mlxtune.data.formats import parse
 from mlxtune.data.rows import Preference, Row
 
@@ -58,8 +58,9 @@ def changes(
 ) -> list[dict[str, Any]]:
     """What ``action`` would change, as the ``rows`` of an event: a preview of it, since rows that stay as they are are left out.
 
-    ``rows`` are the source's own. ``tag`` takes ``add`` and ``remove``, ``note`` takes ``note``, ``edit`` takes ``record`` in any
-    format. Raises ``DataError`` for a record that is no row of the same kind, and for a pair's verdict on what is no pair.
+    ``rows`` are the source's own. ``tag`` takes ``add`` and ``remove``, ``note`` takes ``note``, ``edit`` takes ``record``, the
+    row's whole new content. Raises ``DataError`` for a record that is no row of the same kind, and for a pair's verdict on what is
+    no pair.
     """
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -76,9 +77,7 @@ def changes(
             assert isinstance(current, Preference)
             after = replace(current, chosen=current.rejected, rejected=current.chosen)
         elif action == "edit":
-            after = parse(record, row.place)
-            if type(after) is not type(current):
-                raise DataError(f"{row.place}: an edit cannot turn one kind of row into another.", mend="Keep the row's keys.")
+            after = parse(record, row.place, FORMAT[type(row)])
         elif action == "tag":
             kept = [tag for tag in tags(current) if tag not in remove]
             told["tags"] = [*kept, *(tag for tag in dict.fromkeys(add) if tag not in kept)]

@@ -240,7 +240,7 @@ def test_a_pairs_verdict_and_an_edit_must_fit_the_row(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: only a pair can be called tie"):
             window.decide("tie", ROWS[:1])
-        with pytest.raises(DataError, match=r"shop\.jsonl, line 1: an edit cannot turn"):
+        with pytest.raises(DataError, match=r"shop\.jsonl, line 1: messages must be a list"):
             window.decide("edit", ROWS[:1], record={"text": "no"})
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: no assistant turn"):
             window.decide("edit", ROWS[:1], record={"messages": [{"role": "user", "content": "q"}]})
