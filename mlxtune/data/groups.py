@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data import similar
 from mlxtune.data.rows import Row
+
+Pair = tuple[int, int, float]
 
 ALIKE = (0.8, 0.9, 0.95, 0.99, 1.0)  # Jaccard similarities, tried from the left
 CROWD = 0.25  # of all rows: near twins that are more than this differ by what they are about, and not by accident
@@ -32,11 +33,13 @@ def together(rows: Sequence[Row], questions: Sequence[str], key: str = "") -> li
     Near twins are questions that are 0.8 alike. Where more than a quarter of all rows hang together that way, they were made from
     one template, and among them only those that are 0.9 alike are twins; or 0.95, or 0.99, until no such crowd is left.
     """
+    from mlxtune.data import similar  # it loads numpy, which a verb that divides nothing need not wait for
+
     numbers = {hash: at for at, hash in enumerate(dict.fromkeys(questions))}
     which = [numbers[hash] for hash in questions]
     texts = [""] * len(numbers)
     first: dict[str, int] = {}
-    fixed: list[similar.Pair] = []
+    fixed: list[Pair] = []
     for row, at in zip(rows, which, strict=True):
         texts[at] = texts[at] or "\n".join(_words(row.question))
         if key and row.meta.get(key) is not None:
@@ -49,8 +52,10 @@ def together(rows: Sequence[Row], questions: Sequence[str], key: str = "") -> li
     return [labels[at] for at in which]
 
 
-def _thinned(near: list[similar.Pair], texts: Sequence[str], weight: Counter[int], threshold: float) -> list[similar.Pair]:
+def _thinned(near: list[Pair], texts: Sequence[str], weight: Counter[int], threshold: float) -> list[Pair]:
     """``near``, with only links of ``threshold`` inside the components that are a crowd."""
+    from mlxtune.data import similar
+
     labels = similar.components(len(texts), near)
     members: defaultdict[int, list[int]] = defaultdict(list)
     for at, label in enumerate(labels):

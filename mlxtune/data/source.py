@@ -13,7 +13,6 @@ from mlxtune.data import review
 from mlxtune.data.decisions import apply
 from mlxtune.data.formats import EMPTY
 from mlxtune.data.rows import Row
-from mlxtune.data.store import open_store
 
 PARTS = ("train", "valid", "test")
 
@@ -67,6 +66,8 @@ def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = E
 
 def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = EMPTY) -> tuple[Row, ...]:
     """The rows of one file, in order. Raises ``DataError`` as :func:`read_source` does."""
+    from mlxtune.data.store import open_store  # it loads numpy, which a verb that reads nothing need not wait for
+
     rows: list[Row] = []
     bad: list[DataError] = []
     with open_store(path, format, mapping) as store:

@@ -14,7 +14,6 @@ from mlxtune.data.export import MANIFEST, lines, own
 from mlxtune.data.formats import EMPTY
 from mlxtune.data.rows import Row
 from mlxtune.data.source import files
-from mlxtune.data.store import open_store
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ def take(path: Path, out: Path, format: str = "auto", mapping: Mapping[str, str]
 
     Raises ``DataError`` when there is nothing to read, and for bad rows unless ``skip_bad``; ``InputError`` when ``out`` is there.
     """
+    from mlxtune.data.store import open_store  # it loads numpy, which a verb that reads nothing need not wait for
+
     if out.exists():
         raise InputError(f"{out} is there already, so nothing was written.", mend="Choose another name.")
     if out.suffix != ".jsonl":
