@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import data, demo, evaluate, plan, runs, train, workspace
+from mlxtune.cli import curate, data, demo, evaluate, plan, review, runs, train, workspace
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -30,6 +30,10 @@ app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(evaluate.score)
+data.app.command("split")(curate.split)
+data.app.command("review")(review.review)
+data.app.command("export")(curate.export)
+data.app.command("import")(curate.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 

@@ -95,10 +95,10 @@ def shape(row: Row, to: Target) -> dict[str, Any]:
             return {"input": asked, "preferred_output": _answer(row.chosen), "non_preferred_output": _answer(row.rejected)}
         case Unpaired(), "trl":
             return {"prompt": _turns(row.prompt, to), "completion": _answer(row.completion), "label": row.label}
-    name = {"text": "plain text", "preference": "pairs", "unpaired": "unpaired rows"}[FORMAT[type(row)]]
-    raise DataError(
-        f"{row.place}: {to} has no format for {name}.", mend=f"Take --to {'mlx-lm or trl' if name == 'plain text' else 'trl'}."
-    )
+    name, others = {
+        "text": ("plain text", "mlx-lm or trl"), "preference": ("pairs", "trl or openai"), "unpaired": ("unpaired rows", "trl"),
+    }[FORMAT[type(row)]]  # fmt: skip
+    raise DataError(f"{row.place}: {to} has no format for {name}.", mend=f"Take --to {others}.")
 
 
 def own(row: Row) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
-from mlxtune.data.decisions import STATUSES, Decision, tags
+from mlxtune.data.decisions import STATUSES, Decision, State, now, tags
 from mlxtune.data.rows import Row
 
 _TERM = re.compile(
@@ -35,12 +35,19 @@ _MORE = ("edited", "decided", "undecided")
 
 @dataclass(frozen=True)
 class Subject:
-    """A row as a filter sees it: what it says now, what was decided, what checks found; ``tokens`` is -1 where not known."""
+    """A row of the source, as a filter sees it: what it says ``now``, what was decided, what checks found; ``tokens`` -1: not known."""
 
     row: Row
+    now: Row
     decision: Decision
     findings: frozenset[str] = frozenset()
     tokens: int = -1
+
+    @classmethod
+    def of(cls, row: Row, state: State, findings: frozenset[str] = frozenset(), tokens: int = -1) -> Subject:
+        """``row`` as the review leaves it. Raises ``DataError`` as :func:`decisions.now` does."""
+        decision = state.of(row.hash)
+        return cls(row, now(row, decision), decision, findings, tokens)
 
 
 Filter = Callable[[Subject], bool]
@@ -68,6 +75,12 @@ def said(row: Row) -> str:
     return "\n".join(_texts(row.content))
 
 
+def gist(row: Row) -> str:
+    """What tells a row from others at a glance: what is asked last."""
+    asked = row.question
+    return asked if isinstance(asked, str) else str(asked[-1]["content"]) if asked else said(row)
+
+
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -91,16 +104,16 @@ def _term(found: re.Match[str]) -> Filter:
             regex = re.compile(pattern.replace("\\/", "/"), re.IGNORECASE if fold else 0)
         except re.error as error:
             raise InputError(f"/{one_line(pattern, 40)}/ is no regular expression: {error}.") from error
-        return lambda subject: bool(regex.search(said(subject.row)))
+        return lambda subject: bool(regex.search(said(subject.now)))
     if measure is not None:
         compare, bound = _COMPARE[sign], int(number)
         if measure == "len":
-            return lambda subject: compare(len(said(subject.row)), bound)
+            return lambda subject: compare(len(said(subject.now)), bound)
         return lambda subject: subject.tokens >= 0 and compare(subject.tokens, bound)
     if name is not None:
         return _field(name, value.strip('"'))
     sought = (word if quoted is None else quoted).casefold()
-    return lambda subject: sought in said(subject.row).casefold()
+    return lambda subject: sought in said(subject.now).casefold()
 
 
 def _field(name: str, value: str) -> Filter:
@@ -114,11 +127,11 @@ def _field(name: str, value: str) -> Filter:
                 )
             return lambda subject: _holds(value, subject.decision)
         case "tag":
-            return lambda subject: value in tags(subject.row)
+            return lambda subject: value in tags(subject.now)
         case "finding":
             return lambda subject: value in subject.findings
         case "id":
-            return lambda subject: subject.decision.row.startswith(value.lower()) or subject.row.hash.startswith(value.lower())
+            return lambda subject: any(row.hash.startswith(value.lower()) for row in (subject.row, subject.now))
     hint = nearest(name, _FIELDS)
     raise InputError(
         f"A filter has no {one_line(name, 30)}:.",

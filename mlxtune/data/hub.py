@@ -15,8 +15,8 @@ _NO_DATA = re.compile(r"(^|/)(\.|dataset_infos?\.json$|state\.json$|package\.jso
 
 
 def is_id(name: str) -> bool:
-    """Whether ``name`` looks like a hub id: an owner and a name."""
-    return bool(_ID.fullmatch(name))
+    """Whether ``name`` looks like a hub id, an owner and a name, and not like a file in a folder."""
+    return bool(_ID.fullmatch(name)) and not name.startswith(".") and not name.lower().endswith(ENDINGS)
 
 
 def fetch(hub_id: str, file: str = "") -> Path:

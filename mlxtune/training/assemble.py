@@ -9,11 +9,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxtune.core.errors import RecipeError
+from mlxtune.core.errors import MachineError, RecipeError
 from mlxtune.core.text import plural, size
 from mlxtune.data.rows import Row
 from mlxtune.data.source import read_source
-from mlxtune.data.split import Split, split
+from mlxtune.data.split import Split, record, split
 from mlxtune.models import head, load, lora
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder, resolve
@@ -48,7 +48,12 @@ def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit:
 
     Raises ``InputError`` and its kin for whatever of the recipe, the data or the model cannot be used.
     """
-    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    source = read_source(recipe.source, recipe.data.format)
+    shares = split(source, recipe.data)
+    try:
+        record(source, recipe.data, shares)
+    except MachineError as error:
+        warn(f"{error.message} So rows that are added later may move old ones.")
     loaded = load.load(resolve(recipe.model.base, near=recipe.folder), quantize=recipe.model.quantize)
     limit = load.memory_limit(machine().limit)
     emit(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import InputError
-from mlxtune.data.decisions import Decision
+from mlxtune.data.decisions import Decision, State
 from mlxtune.data.filters import Subject, parse, said
 from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text
 
@@ -16,7 +16,7 @@ HERE = Place(Path("d.jsonl"), 1)
 
 
 def _subject(row: Row, *, tokens: int = -1, findings: frozenset[str] = frozenset(), **decided: object) -> Subject:
-    return Subject(row, Decision(row.hash, row.hash, **decided), findings, tokens)
+    return Subject.of(row, State({row.hash: Decision(row.hash, row.hash, **decided)}), findings, tokens)
 
 
 CHAT = Conversation(
@@ -89,7 +89,7 @@ def test_all_that_a_pair_and_a_text_say_is_searched():
 
 
 def test_edited_and_undecided_are_states_of_their_own():
-    assert parse("status:edited")(_subject(CHAT, record={"text": "x"}))
+    assert parse("status:edited")(_subject(CHAT, record=CHAT.content))
     assert parse("status:undecided")(_subject(CHAT, status="skipped"))
     assert not parse("status:pending")(_subject(CHAT, status="skipped"))
     assert parse("status:decided")(_subject(CHAT, status="tied"))
@@ -108,3 +108,12 @@ def test_any_text_is_a_filter_or_an_input_error(text):
 def test_a_quoted_text_is_found_where_it_stands(text):
     row = Text(HERE, {}, f"before {text} after")
     assert parse(f'"{text}"')(_subject(row))
+
+
+def test_an_edited_row_is_found_by_what_it_says_now_and_by_either_id():
+    row = Text(HERE, {}, "before")
+    edited = _subject(row, record={"text": "after"}, tags=("new",))
+    assert parse("after tag:new")(edited)
+    assert not parse("before")(edited)
+    assert parse(f"id:{row.id}")(edited)
+    assert parse(f"id:{Text(HERE, {}, 'after').id}")(edited)

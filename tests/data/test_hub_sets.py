@@ -97,3 +97,5 @@ def test_an_id_has_an_owner_and_a_name():
     assert hub.is_id("owner/data-set_1.0")
     assert not hub.is_id("file.jsonl")
     assert not hub.is_id("a/b/c")
+    assert not hub.is_id("data/rows.jsonl")
+    assert not hub.is_id("./data")
