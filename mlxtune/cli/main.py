@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import blind, demo, evaluate, plan, runs, score, selftest, train, workspace
+from mlxtune.cli import blind, curate, data, demo, evaluate, plan, review, runs, score, selftest, train, workspace
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -32,6 +32,11 @@ app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("selftest")(selftest.selftest)
 app.command("blind")(blind.blind)
+data.app.command("split")(curate.split)
+data.app.command("review")(review.review)
+data.app.command("export")(curate.export)
+data.app.command("import")(curate.import_)
+app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 
 

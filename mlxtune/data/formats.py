@@ -1,139 +1,147 @@
-"""One JSON record of a source file as a row, or a sentence that says why not."""
+"""One record of a source file as a row, or a sentence that says why not. Every record is looked at for itself.
+
+| format | keys | from |
+|---|---|---|
+| chat | ``messages``, ``tools`` | OpenAI's chat fine-tuning; TRL's conversational language modeling |
+| completion | ``prompt``, ``completion``: text or turns | TRL's prompt-completion |
+| text | ``text`` | TRL's language modeling |
+| alpaca | ``instruction``, ``input``, ``output``, ``history`` | Stanford Alpaca; LLaMA-Factory joins instruction and input by a line end |
+| sharegpt | ``conversations`` of ``from`` and ``value``, ``tools`` | ShareGPT; LLaMA-Factory's calls and observations |
+| preference | ``chosen``, ``rejected``, a prompt or a shared beginning | TRL's preference, explicit or implicit prompt |
+| openai-preference | ``input``, ``preferred_output``, ``non_preferred_output`` | OpenAI's preference fine-tuning |
+| unpaired | ``prompt``, ``completion``, ``label`` | TRL's unpaired preference (KTO) |
+| transcript | any of the above texts as ``Human: … Assistant: …`` | Anthropic's hh-rlhf |
+
+``system`` beside them is the system prompt, where the turns bring none. Every other key is the row's metadata.
+"""
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.text import one_line
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text
+from mlxtune.core.text import nearest, one_line
+from mlxtune.data.readers import ASKED, READERS, Record, whole
+from mlxtune.data.rows import Place, Row, RowError
+from mlxtune.data.turns import Refusal, is_transcript
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-FORMATS = ("chat", "completion", "text", "preference")
+FORMATS = tuple(READERS)
+KEYS = (  # what a record may be read by: what a map can name
+    "messages", "tools", "system", "prompt", "completion", "label", "text", "instruction", "input", "output", "history",
+    "conversations", "chosen", "rejected", "preferred_output", "non_preferred_output", "meta",
+)  # fmt: skip
+ANSWERED = ("completion", "answer", "response", "output", "solution", "target", "assistant")
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def detect(record: Mapping[str, Any]) -> str | None:
-    """The format of one record, by its keys; ``None`` when no format fits."""
+def columns(text: str) -> dict[str, str]:
+    """``prompt=question,completion=answer`` as ``{"prompt": "question", "completion": "answer"}``: our key, the file's column.
+
+    Raises ``DataError`` as :func:`check_mapping` does.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if any(not (key.strip() and column.strip()) for key, _, column in pairs):
+        raise DataError(
+            f"The map {one_line(text, 60)} is not of the form key=column.", mend="For example: prompt=question,completion=answer"
+        )
+    mapping = {key.strip(): column.strip() for key, _, column in pairs}
+    check_mapping(mapping)
+    return mapping
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Raise ``DataError`` unless every key is one a record is read by and every value the name of a column, named once."""
+    for key, column in mapping.items():
+        if key not in KEYS:
+            hint = nearest(key, KEYS)
+            raise DataError(
+                f"The map names {one_line(key, 30)}, which no format has.",
+                mend=f"Did you mean {hint}?" if hint else f"It may name {', '.join(KEYS)}.",
+            )
+        if not isinstance(column, str) or list(mapping.values()).count(column) > 1:
+            raise DataError(f"The map must give {key} a column of its own, by its name.", mend='For example: prompt = "question"')
+
+
+def detect(record: Record) -> str | None:
+    """The format of one record, by its keys and whether its texts are transcripts; ``None`` when no format fits."""
+    if "preferred_output" in record and "non_preferred_output" in record:
+        return "openai-preference"
     if "chosen" in record and "rejected" in record:
-        return "preference"
+        return "transcript" if is_transcript(whole(record, "chosen")) else "preference"
     if "messages" in record:
         return "chat"
+    if "conversations" in record:
+        return "sharegpt"
     if "prompt" in record and "completion" in record:
-        return "completion"
-    return "text" if "text" in record else None
-
-
-def parse(record: Any, place: Place, format: str = "auto") -> Row:
-    """``record`` as a row. Raises ``DataError`` with the place, the reason and the way to mend it."""
-    if not isinstance(record, Mapping):
-        raise DataError(f"{place}: a row must be a JSON object, not {type(record).__name__}.")
-    found = detect(record) if format == "auto" else format
-    if found is None:
-        keys = ", ".join(one_line(str(key), 20) for key in list(record)[:6]) or "no keys"
-        raise DataError(
-            f"{place}: no known format has these keys: {keys}.",
-            mend='A row is {"messages": …}, {"prompt": …, "completion": …} or {"text": …}.',
+        if is_transcript(whole(record, "completion")):
+            return "transcript"
+        label = record.get("label")
+        return (
+            "unpaired"
+            if isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+            else "completion"
         )
-    row = _PARSERS[found](record, place)
+    if "instruction" in record and "output" in record:
+        return "alpaca"
+    if "text" in record:
+        return "transcript" if is_transcript(record["text"]) else "text"
+    return None
+
+
+def parse(record: Any, place: Place, format: str = "auto", mapping: Mapping[str, str] = EMPTY) -> Row:
+    """``record`` as a row. ``mapping`` gives keys of ours the file's names for them.
+
+    Raises ``RowError`` with the place, the reason and the way to mend it.
+    """
     try:
-        json.dumps(row.content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{place}: the text holds half of a surrogate pair, which is no character.", mend="Save the row again as UTF-8."
-        ) from error
+        if not isinstance(record, dict):
+            raise Refusal(f"a row must be a JSON object, not {type(record).__name__}.", 'Write it as {"messages": […]}.')
+        if mapping:
+            record = _renamed(record, mapping)
+        found = detect(record) if format == "auto" else format
+        if found is None:
+            raise _unknown(record)
+        row = dataclasses.replace(READERS[found](record, place), format=found)
+        _check_text(row)
+    except Refusal as refusal:
+        raise RowError(place, refusal.why, mend=refusal.mend) from None
     return row
 
 
-def _chat(record: Mapping[str, Any], place: Place) -> Conversation:
-    messages = _messages(record.get("messages"), place, "messages")
-    if messages[-1].role != "assistant":
-        raise DataError(
-            f"{place}: no assistant turn at the end, so there is nothing to train.", mend="Add the answer, or remove the row."
-        )
-    for before, after in itertools.pairwise(messages):
-        if before.role == after.role == "assistant" or (before.role == after.role == "user"):
-            raise DataError(f"{place}: two {before.role} turns in a row.", mend="Join them, or add the turn between them.")
-    for message in messages:
-        if message.role == "assistant" and not message.content.strip() and "tool_calls" not in message.extra:
-            raise DataError(f"{place}: an assistant turn is empty.", mend="Write the answer, or remove the row.")
-    if not any(message.role == "user" for message in messages):
-        raise DataError(f"{place}: no user turn.", mend="Add what the user asked.")
-    tools = record.get("tools") or []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(
-            f"{place}: tools must be a list of objects.", mend="Each describes one function, with its name and parameters."
-        )
-    return Conversation(place, _meta(record, ("messages", "tools")), messages, tuple(tools))
+def _renamed(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
+    for column in mapping.values():
+        if column not in record:
+            raise Refusal(f"it has no {one_line(column, 30)}, which the map names.", "Correct the map, or add the column.")
+    rest = {key: value for key, value in record.items() if key not in mapping.values()}
+    return {**rest, **{key: record[column] for key, column in mapping.items()}}
 
 
-def _completion(record: Mapping[str, Any], place: Place) -> Conversation:
-    for key in ("prompt", "completion"):
-        if not isinstance(record.get(key), str) or not record[key].strip():
-            raise DataError(f"{place}: {key} must be text that is not empty.")
-    messages = (Message("user", record["prompt"]), Message("assistant", record["completion"]))
-    return Conversation(place, _meta(record, ("prompt", "completion")), messages)
+def _unknown(record: Record) -> Refusal:
+    keys = ", ".join(one_line(str(key), 20) for key in list(record)[:6]) or "no keys"
+    asked = next((key for key in ASKED if key in record), None)
+    answered = next((key for key in ANSWERED if key in record), None)
+    mend = 'A row is {"messages": …}, {"prompt": …, "completion": …} or {"text": …}.'
+    if asked and answered:
+        mend = f"Say which is which: --map prompt={asked},completion={answered}, or data.map in a recipe."
+    return Refusal(f"no known format has these keys: {keys}.", mend)
 
 
-def _text(record: Mapping[str, Any], place: Place) -> Text:
-    text = record.get("text")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{place}: text must be text that is not empty.")
-    return Text(place, _meta(record, ("text",)), text)
-
-
-def _preference(record: Mapping[str, Any], place: Place) -> Preference:
-    prompt = record.get("prompt")
-    if isinstance(prompt, str) and not prompt.strip():
-        raise DataError(f"{place}: prompt must be text that is not empty.")
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, place, "prompt")
-    answers = []
-    for key in ("chosen", "rejected"):
-        answer = record.get(key)
-        if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], Mapping):
-            answer = answer[0].get("content")
-        if not isinstance(answer, str) or not answer.strip():
-            raise DataError(f"{place}: {key} must be an answer: text, or a list with one assistant turn.")
-        answers.append(answer)
-    if answers[0] == answers[1]:
-        raise DataError(f"{place}: chosen and rejected are the same.")
-    return Preference(place, _meta(record, ("prompt", "chosen", "rejected")), messages, *answers)
-
-
-_PARSERS: dict[str, Callable[[Mapping[str, Any], Place], Row]] = {
-    "chat": _chat,
-    "completion": _completion,
-    "text": _text,
-    "preference": _preference,
-}
-
-
-def _messages(value: Any, place: Place, key: str) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{place}: {key} must be a list of turns that is not empty.")
-    return tuple(_message(turn, place, number) for number, turn in enumerate(value, 1))
-
-
-def _message(turn: Any, place: Place, number: int) -> Message:
-    if not isinstance(turn, Mapping):
-        raise DataError(f"{place}: turn {number} must be an object with role and content.")
-    role, content = turn.get("role"), turn.get("content")
-    if role not in ROLES:
-        raise DataError(f"{place}: turn {number} has the role {one_line(str(role), 30)}.", mend=f"Roles are {', '.join(ROLES)}.")
-    if isinstance(content, list):  # content given as parts
-        parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else parts  # type: ignore[arg-type]
-    if content is None and turn.get("tool_calls"):
-        content = ""
-    if not isinstance(content, str):
-        raise DataError(f"{place}: the content of turn {number} must be text.")
-    extra = {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key) is not None}
-    return Message(role, content, extra)
-
-
-def _meta(record: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Any]:
-    own = record.get("meta")
-    rest = {key: value for key, value in record.items() if key not in (*taken, "meta")}
-    return {**rest, **own} if isinstance(own, Mapping) else rest
+def _check_text(row: Row) -> None:
+    """Refuse what no tokenizer takes and no file can hold: halves of surrogate pairs, and NUL."""
+    try:
+        text = _ENCODE([row.content, row.meta])
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Refusal("the text holds half of a surrogate pair, which is no character.", "Save the row again as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise Refusal("it holds a number or a nesting that JSON has no place for.", "Correct it, or remove the row.") from error
+    if "\\u0000" in text and _NUL.search(text):
+        raise Refusal("the text holds a NUL character.", "Remove it: it ends the text for many programs.")

@@ -7,23 +7,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.errors import DataError
 from mlxtune.core.hashing import sha256_json
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands: file and line (1-based)."""
+    """Where a row stands: file, the line it begins on and, in a JSON array, which element it is (both 1-based)."""
 
     file: Path
     line: int
+    element: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.file.name}, line {self.line}"
+        return f"{self.file.name}, line {self.line}" + (f", element {self.element}" if self.element else "")
+
+
+class RowError(DataError):
+    """A row that cannot be used: where it stands (``place``), the reason alone (``why``), and the way to mend it."""
+
+    def __init__(self, place: Place, why: str, *, mend: str) -> None:
+        super().__init__(f"{place}: {why}", mend=mend)
+        self.place = place
+        self.why = why
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. ``extra`` holds what a template may want beside the text: ``tool_calls``, ``name``, ``tool_call_id``."""
+    """One turn. ``extra`` holds what a template may want beside the text: ``tool_calls`` (arguments as objects), ``name``, …"""
 
     role: str
     content: str
@@ -36,8 +47,11 @@ class Message:
 
 @dataclass(frozen=True)
 class _Row:
+    """``format`` is the one the row came in as; it is no part of the content, the hash or equality."""
+
     place: Place
     meta: dict[str, Any]
+    format: str = field(default="", kw_only=True, compare=False)
 
     @property
     def content(self) -> Any:
@@ -103,19 +117,43 @@ class Text(_Row):
 
 @dataclass(frozen=True)
 class Preference(_Row):
-    """A prompt with a better and a worse answer."""
+    """A prompt with a better and a worse answer; ``tools`` are JSON function descriptions."""
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def content(self) -> Any:
-        return {"prompt": [message.as_dict() for message in self.prompt], "chosen": self.chosen, "rejected": self.rejected}
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        return {"prompt": [message.as_dict() for message in self.prompt], "chosen": self.chosen, "rejected": self.rejected, **tools}
+
+    @property
+    def question(self) -> Any:
+        return [message.as_dict() for message in self.prompt if message.role != "system"]
+
+    @property
+    def reference(self) -> str:
+        """The answer that the data gives: the chosen one."""
+        return self.chosen
+
+
+@dataclass(frozen=True)
+class Unpaired(_Row):
+    """A prompt with one answer and whether it is a wanted one, as KTO takes it (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+
+    @property
+    def content(self) -> Any:
+        return {"prompt": [message.as_dict() for message in self.prompt], "completion": self.completion, "label": self.label}
 
     @property
     def question(self) -> Any:
         return [message.as_dict() for message in self.prompt if message.role != "system"]
 
 
-Row = Conversation | Text | Preference
+Row = Conversation | Text | Preference | Unpaired

@@ -2,56 +2,80 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import plural
-from mlxtune.data.formats import parse
-from mlxtune.data.rows import Place, Row
+from mlxtune.data import review
+from mlxtune.data.decisions import apply
+from mlxtune.data.formats import EMPTY
+from mlxtune.data.rows import Row
 
 PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
 class Source:
-    """All rows of a source. ``parts`` maps a split's name to its rows where the files decide; else all are under ``all``."""
+    """All rows of a source. ``parts`` maps a split's name to its rows where the files decide; else all are under ``all``.
+
+    Its review left ``left_out`` rows out; ``edited`` maps the hash of each row that it changed to that of the row in the file.
+    """
 
     path: Path
     parts: dict[str, tuple[Row, ...]]
+    left_out: int = 0
+    edited: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for rows in self.parts.values() for row in rows)
 
+    @property
+    def formats(self) -> dict[str, int]:
+        """How many rows came in each format, most first: more than one entry means a mixed source."""
+        return dict(Counter(row.format for row in self.rows).most_common())
 
-def read_source(path: Path, format: str = "auto") -> Source:
-    """Read ``path``: a ``.jsonl`` or ``.json`` file, or a folder with ``train.jsonl`` and maybe ``valid.jsonl``, ``test.jsonl``.
+
+def files(path: Path) -> dict[str, Path]:
+    """The files of a source by part: ``all`` for a file, or ``train``, ``valid`` and ``test`` as a folder has them.
+
+    Raises ``DataError`` when a folder has no ``train.jsonl``.
+    """
+    if not path.is_dir():
+        return {"all": path}
+    found = {part: path / f"{part}.jsonl" for part in PARTS if (path / f"{part}.jsonl").is_file()}
+    if "train" not in found:
+        raise DataError(f"{path} has no train.jsonl.", mend="Put train.jsonl in it, or name a file.")
+    return found
+
+
+def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = EMPTY) -> Source:
+    """All rows of ``path``: a file that :func:`mlxtune.data.store.open_store` takes, or a folder as in :func:`files`,
+    with its review applied.
 
     Raises ``DataError`` when there is nothing to read or any row is bad: all bad rows are counted, the first five are named.
     """
-    if path.is_dir():
-        files = {part: path / f"{part}.jsonl" for part in PARTS if (path / f"{part}.jsonl").is_file()}
-        if "train" not in files:
-            raise DataError(f"{path} has no train.jsonl.", mend="Put train.jsonl in it, or name a file.")
-        return Source(path, {part: read_file(file, format) for part, file in files.items()})
-    return Source(path, {"all": read_file(path, format)})
+    state = review.load(path)
+    read = {part: apply(read_file(file, format, mapping), state) for part, file in files(path).items()}
+    edited = {after: before for part in read.values() for after, before in part.edited.items()}
+    return Source(path, {name: part.rows for name, part in read.items()}, sum(part.left_out for part in read.values()), edited)
 
 
-def read_file(path: Path, format: str = "auto") -> tuple[Row, ...]:
+def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = EMPTY) -> tuple[Row, ...]:
     """The rows of one file, in order. Raises ``DataError`` as :func:`read_source` does."""
+    from mlxtune.data.store import open_store  # it loads numpy, which a verb that reads nothing need not wait for
+
     rows: list[Row] = []
     bad: list[DataError] = []
-    for place, record in _records(path):
-        try:
+    with open_store(path, format, mapping) as store:
+        for record in store:
             if isinstance(record, DataError):
-                raise record
-            rows.append(parse(record, place, format))
-        except DataError as error:
-            bad.append(error)
+                bad.append(record)
+            else:
+                rows.append(record)
     if bad:
         shown = [error.message for error in bad[:5]]
         more = [f"and {plural(len(bad) - 5, 'more row')} like it"] if len(bad) > 5 else []
@@ -60,37 +84,3 @@ def read_file(path: Path, format: str = "auto") -> tuple[Row, ...]:
     if not rows:
         raise DataError(f"{path} has no rows.", mend="It needs one JSON object per line.")
     return tuple(rows)
-
-
-def _records(path: Path) -> Iterator[tuple[Place, Any]]:
-    """Each record with its place, or a ``DataError`` in place of one that is not JSON."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"There is no data at {path}.", mend="Check data.source; it is relative to the recipe.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if path.suffix == ".json":
-        yield from _array(path, data)
-        return
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            place = Place(path, number)
-            try:
-                yield place, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield place, DataError(f"{place}: not valid JSON: {error}.", mend="Each line must be one whole JSON object.")
-
-
-def _array(path: Path, data: bytes) -> Iterator[tuple[Place, Any]]:
-    try:
-        records = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}.", mend="A .json file holds one array of rows.") from error
-    if not isinstance(records, list):
-        raise DataError(
-            f"{path} must hold an array of rows.", mend="Wrap the rows in [ … ], or write one per line in a .jsonl file."
-        )
-    for number, record in enumerate(records, 1):
-        yield Place(path, number), record

@@ -6,30 +6,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.text import plural
+from mlxtune.data import membership
+from mlxtune.data.decisions import tags
+from mlxtune.data.draw import Item, draw
+from mlxtune.data.groups import group, question, together
+from mlxtune.data.membership import SHARES, Asked, Membership, Share
 from mlxtune.data.rows import Row
 from mlxtune.data.source import Source
 from mlxtune.recipe import DataSection
 
+__all__ = ["Split", "group", "record", "split"]
+
 
 @dataclass(frozen=True)
 class Split:
-    """The three shares of a source. ``sealed`` are the hashes that must never train."""
+    """The three shares of a source, and new rows that fit none of them: their twins stand in more than one.
+
+    ``kept`` are the hashes of rows and questions that were sealed before, by an evaluation or an export.
+    """
 
     train: tuple[Row, ...]
     valid: tuple[Row, ...]
     test: tuple[Row, ...]
+    set_aside: tuple[Row, ...] = ()
+    kept: frozenset[str] = frozenset()
 
     @property
     def sealed(self) -> frozenset[str]:
-        """Question hashes of the held-out rows."""
-        return frozenset(group(row, "") for row in self.test)
+        """Hashes that must never train: of the held-out questions, and of the rows and questions that were sealed before."""
+        return self.kept | {question(row) for row in self.test}
 
     def refuse_sealed(self, rows: Iterable[Row]) -> None:
-        """Raise ``DataError`` if any of ``rows``, which are about to train, asks what a held-out row asks."""
+        """Raise ``DataError`` if any of ``rows``, which are about to train, is sealed or asks what a held-out row asks."""
         sealed = self.sealed
-        leaked = [row for row in rows if group(row, "") in sealed]
+        leaked = [row for row in rows if row.hash in sealed or question(row) in sealed]
         if leaked:
             named = "; ".join(str(row.place) for row in leaked[:5])
             raise DataError(
@@ -39,41 +50,65 @@ class Split:
 
 
 def split(source: Source, data: DataSection) -> Split:
-    """Divide ``source``.
+    """Divide ``source``; parts that the source's own files decide are kept.
 
-    Membership depends on the row's group and ``data.seed`` only, so rows that are added never move old ones, and rows with
-    the same question (or the same ``group_by`` value) stay together. Parts that the source's own files decide are kept.
+    Rows that :func:`groups.together` ties go together, as :func:`draw.draw` says: into the share that was recorded for them (with
+    :func:`record`, for the same seed and shares), else where their seeded draw puts them. So a row without twins and tags never
+    moves, whatever is added, and one that was recorded never moves at all. Sealed rows are held out whatever is asked. New rows whose
+    twins stand in several shares are set aside.
+
     Raises ``DataError`` when a share that was asked for comes out empty or held-out rows stand among the others.
     """
     parts = dict(source.parts)
-    pool = parts.pop("all", None) or parts.pop("train")
-    holdout = 0.0 if "test" in parts else data.holdout
-    validation = 0.0 if "valid" in parts else data.validation
-    shares: dict[str, list[Row]] = {"train": [], "valid": list(parts.get("valid", ())), "test": list(parts.get("test", ()))}
-    for row in pool:
-        draw = unit_interval(data.seed, group(row, data.group_by))
-        shares["test" if draw < holdout else "valid" if draw < holdout + validation else "train"].append(row)
-    for name, asked in (("train", 1.0), ("valid", data.validation), ("test", data.holdout)):
-        if asked and not shares[name]:
+    pool = parts.pop("all" if "all" in parts else "train")
+    wanted: dict[Share, float] = {
+        "test": 0.0 if "test" in parts else data.holdout,
+        "valid": 0.0 if "valid" in parts else data.validation,
+    }
+    known = membership.load(source.path)
+    recorded = known.splits.get(Asked.of(data), {})
+    questions = [question(row) for row in pool]
+    labels = together(pool, questions, data.group_by)
+    items = []
+    for row, asked, label in zip(pool, questions, labels, strict=True):
+        names = (row.hash, source.edited.get(row.hash, ""), asked)
+        share = (
+            "test"
+            if any(name in known.sealed for name in names)
+            else next((recorded[name] for name in names if name in recorded), None)
+        )
+        name = group(row, data.group_by) if data.group_by else asked
+        items.append(Item(label, name, next(iter(tags(row)), ""), None if share in parts else share))
+    shares: dict[Share | None, list[Row]] = {None: []} | {share: list(parts.get(share, ())) for share in SHARES}
+    for row, chosen in zip(pool, draw(items, wanted, data.seed), strict=True):
+        shares[chosen].append(row)
+    least: dict[Share, float] = {"train": 1.0, "valid": data.validation, "test": data.holdout}
+    for share, wish in least.items():
+        if wish and not shares[share]:
             raise DataError(
-                f"{plural(len(source.rows), 'row')} are too few: the {name} share is empty.",
+                f"{plural(len(source.rows), 'row')} are too few: the {share} share is empty.",
                 mend="Add rows, or change data.holdout and data.validation.",
             )
-    result = Split(tuple(shares["train"]), tuple(shares["valid"]), tuple(shares["test"]))
+    train, valid, test, aside = (tuple(shares[share]) for share in (*SHARES, None))
+    result = Split(train, valid, test, aside, known.sealed)
     result.refuse_sealed((*result.train, *result.valid))
     return result
 
 
-def group(row: Row, key: str) -> str:
-    """What must not straddle a split: the ``key`` of the row's metadata if it has one, else its question, case and space apart."""
-    if key and row.meta.get(key) is not None:
-        return f"{key}={row.meta[key]}"
-    return sha256_json(_folded(row.question))
+def record(source: Source, data: DataSection, shares: Split, *, seal: bool = False) -> None:
+    """Write down beside ``source`` where each row stands, so that it stays there; with ``seal``, what is held out may never train.
 
-
-def _folded(value: object) -> object:
-    if isinstance(value, str):
-        return " ".join(value.casefold().split())
-    if isinstance(value, list):
-        return [_folded(item) for item in value]
-    return {name: _folded(item) for name, item in value.items()} if isinstance(value, dict) else value
+    Nothing is written where nothing is new. Raises ``DataError`` for a broken file there, ``MachineError`` where none can be written.
+    """
+    known = membership.load(source.path)
+    placed = dict(known.splits.get(Asked.of(data), {}))
+    sealed = set(known.sealed)
+    for part in SHARES:
+        for row in getattr(shares, part):
+            names = {row.hash, question(row), source.edited.get(row.hash, row.hash)}
+            placed |= dict.fromkeys(names, part)
+            if seal and part == "test":
+                sealed |= names
+    made = Membership({**known.splits, Asked.of(data): placed}, frozenset(sealed))
+    if made != known:
+        membership.save(source.path, made)

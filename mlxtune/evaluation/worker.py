@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.errors import Interrupted
+from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import record, split
 from mlxtune.evaluation import ledger, report
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import Answer, Score
@@ -41,7 +41,12 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     recipe = worker.recipe
     worker.begin("eval")
     contract = Contract.of(recipe)
-    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    read = read_source(recipe.source, recipe.data.format)
+    shares = split(read, recipe.data)
+    try:
+        record(read, recipe.data, shares, seal=True)
+    except MachineError as error:
+        worker.emit("warning", text=f"{error.message} So nothing keeps the held-out rows from training later.")
     rows = outputs.questions(shares.test)
     adapter = Path(worker.request["adapter"]) if worker.request.get("adapter") else None
     source = resolve(recipe.model.base, near=recipe.folder)

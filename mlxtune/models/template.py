@@ -115,7 +115,9 @@ class ChatTemplate:
         difference.
         """
         if not isinstance(row, Preference):
-            raise DataError(f"{row.place}: only a preference pair can be trained with dpo.", mend="Use rows with chosen and rejected.")
+            raise DataError(
+                f"{row.place}: only a preference pair can be trained with dpo.", mend="Use rows with chosen and rejected."
+            )
         for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
             if not answer.strip():
                 raise DataError(f"{row.place}: {name} is empty.", mend="Write the answer, or remove the row.")
@@ -139,7 +141,7 @@ class ChatTemplate:
 
     def _completion(self, row: Preference, answer: str) -> tuple[list[int], list[int]]:
         """The prompt's tokens, and those of ``answer`` behind it up to its stop."""
-        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), (), row.place)
+        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), row.tools, row.place)
         return tokens[:start], tokens[start:end]
 
     def _text(self, row: Text) -> tuple[Any, Any]:

@@ -197,7 +197,9 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
                  "training.validate_every", "training.save_every", "evaluation.max_tokens", "evaluation.batch_size"):  # fmt: skip
         require(path, lambda number: number >= 1, "at least 1")
     require("method.loss", lambda names: names and len(set(names)) == len(names), "losses, at least one and none of them twice")
-    require("method.weights", lambda weights: all(0 < weight < math.inf for weight in weights), "above 0: leave out the loss instead")
+    require(
+        "method.weights", lambda weights: all(0 < weight < math.inf for weight in weights), "above 0: leave out the loss instead"
+    )
     if recipe.method.weights and len(recipe.method.weights) != len(recipe.method.loss):
         counts = f"{len(recipe.method.weights)} numbers for {len(recipe.method.loss)} losses"
         raise RecipeError(f"{place(('method', 'weights'))}: method.weights has {counts}.")

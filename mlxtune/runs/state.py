@@ -144,7 +144,9 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "data.ready":
                 changes |= {"total": event["steps"], "epochs": event["epochs"]}
             case "step":
-                steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], _metrics(event)))
+                steps.append(
+                    Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], _metrics(event))
+                )
                 changes |= {"memory": event["memory"], "peak": event["peak"]}
             case "validation":
                 validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event)))

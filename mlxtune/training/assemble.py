@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlxtune.core.errors import Interrupted, ModelError, RecipeError
+from mlxtune.core.errors import Interrupted, MachineError, ModelError, RecipeError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import plural, size
 from mlxtune.data.source import read_source
-from mlxtune.data.split import Split, split
+from mlxtune.data.split import Split, record, split
 from mlxtune.models import head, load, lora
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder, resolve
@@ -70,7 +70,12 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     Raises ``InputError`` and its kin for whatever of the recipe, the data or the model cannot be used, and ``Interrupted`` when the
     worker is to stop while the reference model scores the pairs.
     """
-    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    source = read_source(recipe.source, recipe.data.format)
+    shares = split(source, recipe.data)
+    try:
+        record(source, recipe.data, shares)
+    except MachineError as error:
+        worker.warn(f"{error.message} So rows that are added later may move old ones.")
     loaded = load.load(resolve(recipe.model.base, near=recipe.folder), quantize=recipe.model.quantize)
     limit = load.memory_limit(machine().limit)
     worker.emit(

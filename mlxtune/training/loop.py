@@ -21,8 +21,8 @@ from mlxtune.training import checkpoint, drift, optimizer, schedule
 from mlxtune.training.certificate import Certificate, fingerprint
 from mlxtune.training.guard import MemoryGuard
 from mlxtune.training.hosts import Hosts
-from mlxtune.training.peers import PeerLost
 from mlxtune.training.objective import Arrays, Batch, Cache, Objective, Row
+from mlxtune.training.peers import PeerLost
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper
 from mlxtune.training.watch import Best, Divergence

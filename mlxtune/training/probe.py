@@ -53,7 +53,12 @@ def lengths(request: dict[str, Any]) -> dict[str, Any]:
     model, _ = load_model(source.folder, lazy=True)
     plain = all(type(cache) is KVCache for cache in make_prompt_cache(model))
     prefix = shared_prefix([*train, *valid]) if plain and recipe.method.kind == "sft" else 0
-    return {"train": list(map(astuple, measure(train))), "valid": list(map(astuple, measure(valid))), "prefix": prefix, "plain": plain}
+    return {
+        "train": list(map(astuple, measure(train))),
+        "valid": list(map(astuple, measure(valid))),
+        "prefix": prefix,
+        "plain": plain,
+    }
 
 
 def steps(request: dict[str, Any]) -> dict[str, Any]:

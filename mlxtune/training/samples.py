@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlxtune.data.rows import Conversation, Preference, Row
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import Answer
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -33,10 +34,10 @@ class Sampler:
 
     def __call__(self, step: int) -> str:
         """A warning, or nothing."""
-        asked = [row for row in self.rows if isinstance(row, Conversation | Preference)][: self.count]
-        if not asked:
+        chosen = [row for row in self.rows if isinstance(row, Conversation | Preference)][: self.count]
+        if not chosen:
             return ""
-        prompts = [_prompt(self.template, row) for row in asked]
+        prompts = [self.template.prompt(row.prompt, row.tools) for row in chosen]
         self.loaded.model.eval()
         answers = generate(
             self.loaded.model, self.loaded.tokenizer, prompts, max_tokens=self.max_tokens, stops=self.template.stops,
@@ -44,11 +45,11 @@ class Sampler:
         )  # fmt: skip
         self.loaded.model.train()
         held = []
-        for row, (output, ended) in zip(asked, answers, strict=True):
+        for row, (output, ended) in zip(chosen, answers, strict=True):
             verdict = "ended by itself" if ended == "stop" else f"cut at {self.max_tokens} tokens"
             if self.contract:
-                reference = row.reference if isinstance(row, Conversation) else row.chosen
-                score = self.contract.score(output, ended, reference)["contract"]
+                asked = "\n\n".join(message.content for message in row.prompt)
+                score = self.contract.score(Answer(output, ended, row.reference, asked))["contract"]
                 held.append(score.holds)
                 verdict = "holds the contract" if score.holds else score.kind
             self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=output, verdict=verdict)
@@ -64,7 +65,3 @@ class Sampler:
             f"The format is being unlearned: {sum(self._first)} of {len(held)} validation answers held the contract before the first "
             f"step, {sum(held)} do now. Lower training.learning_rate."
         )
-
-
-def _prompt(template: ChatTemplate, row: Conversation | Preference) -> list[int]:
-    return template.prompt(row.prompt, row.tools if isinstance(row, Conversation) else ())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Text
+from mlxtune.data.rows import Conversation, Message, Place, Preference, RowError, Text, Unpaired
 
 HERE, THERE = Place(Path("/a/x.jsonl"), 3), Place(Path("/b/y.jsonl"), 9)
 TURNS = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
@@ -33,6 +33,26 @@ def test_kinds_with_the_same_words_differ():
 
 def test_place_names_file_and_line():
     assert str(HERE) == "x.jsonl, line 3"
+    assert str(Place(Path("/a/x.json"), 3, 2)) == "x.json, line 3, element 2"
+
+
+def test_refused_row_says_where_why_and_what_to_do():
+    error = RowError(HERE, "no answer.", mend="Add it.")
+    assert (str(error), error.place, error.why, error.mend) == ("x.jsonl, line 3: no answer.", HERE, "no answer.", "Add it.")
+
+
+def test_format_is_no_part_of_identity():
+    assert Text(HERE, {}, "q", format="text") == Text(HERE, {}, "q")
+    assert Text(HERE, {}, "q", format="text").hash == Text(HERE, {}, "q").hash
+
+
+def test_label_and_tools_are_part_of_what_is_taught():
+    good, bad = (Unpaired(HERE, {}, TURNS[:2], "a", label) for label in (True, False))
+    assert good.hash != bad.hash
+    assert good.question == bad.question == Conversation(HERE, {}, TURNS).question
+    pair = Preference(HERE, {}, TURNS[:2], "a", "b")
+    assert pair.hash != Preference(HERE, {}, TURNS[:2], "a", "b", ({"name": "f"},)).hash
+    assert "tools" not in pair.content
 
 
 def test_a_turn_keeps_what_templates_want():

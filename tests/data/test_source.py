@@ -5,6 +5,8 @@ import json
 import pytest
 
 from mlxtune.core.errors import DataError
+from mlxtune.data.formats import parse
+from mlxtune.data.rows import Place
 from mlxtune.data.source import read_file, read_source
 
 ROW = {"prompt": "q", "completion": "a"}
@@ -33,13 +35,25 @@ def test_byte_order_mark_and_windows_line_ends_are_no_trouble(tmp_path):
 
 def test_json_file_holds_an_array(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps([ROW, {**ROW, "prompt": "r"}], indent=2))
-    assert [row.place.line for row in read_file(tmp_path / "d.json")] == [1, 2]
-    (tmp_path / "o.json").write_text(json.dumps(ROW))
+    assert [(row.place.line, row.place.element) for row in read_file(tmp_path / "d.json")] == [(2, 1), (6, 2)]
+    (tmp_path / "o.json").write_text(json.dumps(ROW, indent=2))
     with pytest.raises(DataError, match="must hold an array"):
         read_file(tmp_path / "o.json")
     (tmp_path / "b.json").write_text("[")
     with pytest.raises(DataError, match=r"b\.json is not valid JSON"):
         read_file(tmp_path / "b.json")
+
+
+def test_formats_of_a_mixed_source_are_counted(tmp_path):
+    source = read_source(_lines(tmp_path / "d.jsonl", ROW, {"text": "t"}, {**ROW, "prompt": "r"}))
+    assert source.formats == {"completion": 2, "text": 1}
+
+
+def test_columns_are_mapped(tmp_path):
+    path = _lines(tmp_path / "d.jsonl", {"question": "q", "answer": "a"})
+    assert read_source(path, mapping={"prompt": "question", "completion": "answer"}).rows == (parse(ROW, Place(path, 1)),)
+    with pytest.raises(DataError, match="no known format"):
+        read_source(path)
 
 
 def test_folder_decides_its_own_parts(tmp_path):

@@ -71,7 +71,9 @@ def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, w
     adapter = AdapterSection(rank=4, alpha=8, dropout=ways.dropout, layers=ways.layers, targets=targets, lora_plus=ways.lora_plus)
     config = lora.add(model, adapter, seed=section.seed)
     stack = Stack(model, split(model), Lanes(ways.lanes))
-    loop = Loop(folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], Supervised(0, ways.lanes), compiled=ways.compiled)
+    loop = Loop(
+        folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], Supervised(0, ways.lanes), compiled=ways.compiled
+    )
     if ways.cached:
         assert stack.can_enter()
         loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=20_000, folder=folder)

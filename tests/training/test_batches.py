@@ -40,7 +40,9 @@ def test_an_epoch_visits_every_row_exactly_once(rows: list[Encoded], size: int) 
 
 def test_epochs_differ_and_seeds_repeat(rows: list[Encoded]) -> None:
     settings = {"batch_tokens": 1024, "batch_size": 0}
-    first, second = (batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=number) for number in (0, 1))
+    first, second = (
+        batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=number) for number in (0, 1)
+    )
     assert first != second
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
     assert first == batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=0)
