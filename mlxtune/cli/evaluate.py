@@ -15,6 +15,7 @@ from mlxtune.core.errors import GateError, InputError
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.report import Arm, Rate, Report
+from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
@@ -71,30 +72,44 @@ def table(report: Report, folder: Path) -> None:
             tuned = arm.rate(rate.metric)
             rows.append(["", (arm.arm, "bold primary"), *figures(tuned, "primary"), (classes(tuned), "muted")])
     _with_bars(rows, report.arms)
-    if report.comparisons:
+    if any(arm.margin for arm in report.arms):
         show("")
-        heading(out, "Base against tuned", "same rows; exact McNemar p, side metrics after Holm; Newcombe interval")
-        head: list[Cell] = [
-            ("", ""),
-            ("fixed", "faint"),
-            ("broken", "faint"),
-            ("both", "faint"),
-            ("neither", "faint"),
-            ("change", "faint"),
-            ("p", "faint"),
-        ]
-        body: list[list[Cell]] = []
-        for item in report.comparisons:
-            change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
-            fixed: Cell = (str(item.paired.fixed), "success" if item.paired.fixed else "muted")
-            broken: Cell = (str(item.paired.broken), "error" if item.paired.broken else "muted")
-            value = item.p if item.adjusted is None else item.adjusted
-            p = "<0.001" if value < 0.001 else f"{value:.3f}"
-            body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
-        columns([head, *body], right=(1, 2, 3, 4, 5, 6))
+        heading(out, "Margins", "how much likelier the chosen answer is, nats a token; bootstrap intervals")
+        columns([*map(_margin, report.arms), *map(_gain, report.margins)], right=(1,))
+    for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons):
+        show("")
+        title = f"{first[0].upper()}{first[1:]} against {second}"
+        heading(out, title, "same rows; exact McNemar p, side metrics after Holm; Newcombe interval")
+        _comparisons([item for item in report.comparisons if (item.first, item.second) == (first, second)])
     show("")
     show(("  Report   ", "muted"), str(folder / reports.FILE))
     show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))
+
+
+def _comparisons(items: list[Comparison]) -> None:
+    """What was fixed and broken on each metric."""
+    head: list[Cell] = [(name, "faint") for name in ("", "fixed", "broken", "both", "neither", "change", "p")]
+    body: list[list[Cell]] = []
+    for item in items:
+        change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
+        fixed: Cell = (str(item.paired.fixed), "success" if item.paired.fixed else "muted")
+        broken: Cell = (str(item.paired.broken), "error" if item.paired.broken else "muted")
+        value = item.p if item.adjusted is None else item.adjusted
+        p = "<0.001" if value < 0.001 else f"{value:.3f}"
+        body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
+    columns([head, *body], right=(1, 2, 3, 4, 5, 6))
+
+
+def _margin(arm: Arm) -> list[Cell]:
+    mean = arm.margin
+    shown = f"{mean.value:+.3f}" if mean else "–"
+    return [(arm.arm, "bold"), shown, (f"{mean.low:+.3f} to {mean.high:+.3f}" if mean else "", "muted"), ""]
+
+
+def _gain(item: ScoreComparison) -> list[Cell]:
+    counts = f"{item.rose} rose, {item.fell} fell, sign test p {'<0.001' if item.p < 0.001 else f'{item.p:.3f}'}"
+    named: Cell = (f"{item.first} to {item.second}", "muted")
+    return [named, f"{item.change:+.3f}", (f"{item.low:+.3f} to {item.high:+.3f}", "muted"), (counts, "muted")]
 
 
 def _with_bars(rows: list[list[Cell]], arms: tuple[Arm, ...]) -> None:

@@ -38,6 +38,7 @@ LABELS = {
     "exact": "equals reference",
     "fields": "fields as reference",
     "contract": "whole contract",
+    "preference": "right preference",
 }
 FORMS = ("ijson", "fenced", "extracted")  # how outputs that are not raw JSON come: reported, and no change that could be better
 

@@ -13,11 +13,13 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import read
-from mlxtune.data.rows import Conversation, Row
+from mlxtune.data.rows import Conversation, Preference, Row
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
+
+Question = Conversation | Preference
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,19 @@ class Answers:
     seconds: float
 
 
-def questions(rows: Sequence[Row]) -> list[Conversation]:
-    """The held-out rows as conversations. Raises ``DataError`` when there is none to ask."""
-    asked = [row for row in rows if isinstance(row, Conversation)]
+def questions(rows: Sequence[Row]) -> list[Question]:
+    """The held-out rows that ask something. Raises ``DataError`` when there is none."""
+    asked = [row for row in rows if isinstance(row, Conversation | Preference)]
     if not asked:
         raise DataError(
             "There are no held-out conversations to evaluate on.",
-            mend="Evaluation needs chat or completion rows; check data.holdout.",
+            mend="Evaluation needs chat, completion or preference rows; check data.holdout.",
         )
     return asked
 
 
 def answer(
-    arm: str, loaded: LoadedModel, rows: Sequence[Conversation], *, adapter: Path | None, max_tokens: int, batch_size: int, cache: Path,
+    arm: str, loaded: LoadedModel, rows: Sequence[Question], *, adapter: Path | None, max_tokens: int, batch_size: int, cache: Path,
     progress: Callable[[int, int], None],
 ) -> Answers:  # fmt: skip
     """Greedy answers of ``loaded``, as it is now, to ``rows``.
@@ -88,6 +90,6 @@ def _line(output: Output) -> str:
     return json.dumps(asdict(output), ensure_ascii=True) + "\n"
 
 
-def _read(file: Path, rows: Sequence[Conversation]) -> tuple[Output, ...]:
+def _read(file: Path, rows: Sequence[Question]) -> tuple[Output, ...]:
     kept = tuple(Output(**record) for record in read(file))
     return kept if [output.id for output in kept] == [row.id for row in rows] else ()

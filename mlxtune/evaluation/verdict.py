@@ -13,7 +13,7 @@ from mlxtune.evaluation.statistics import Paired, holm, mcnemar, newcombe, sign_
 Word = Literal["better", "worse", "cannot tell"]
 
 LEVEL = 0.05
-HEADLINE = "contract"  # the one metric the verdict is about, named before any result is seen
+HEADLINE = "contract"  # the one metric the verdict is about, named before any result is seen; of preference training its own
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ def compare_scores(
     return ScoreComparison(metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, word)
 
 
-def correct(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+def correct(comparisons: Sequence[Comparison], headline: str = HEADLINE) -> tuple[Comparison, ...]:
     """``comparisons`` with p adjusted by Holm, and their words after it.
 
-    The headline metric is the question that was asked beforehand, so it is one family, over the arms; all other metrics
+    The ``headline`` metric is the question that was asked beforehand, so it is one family, over the arms; all other metrics
     together are another.
     """
     done = list(comparisons)
     for family in (True, False):
-        places = [at for at, item in enumerate(comparisons) if (item.metric == HEADLINE) == family]
+        places = [at for at, item in enumerate(comparisons) if (item.metric == headline) == family]
         for at, p in zip(places, holm([comparisons[at].p for at in places]), strict=True):
             item = comparisons[at]
             done[at] = replace(item, adjusted=p, word=judged(p, item.low, item.high))

@@ -9,26 +9,29 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.rows import Conversation
+from mlxtune.data.groups import question
+from mlxtune.data.rows import Preference
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
 from mlxtune.evaluation import ledger, report
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import Answer, Score
+from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import machine
+from mlxtune.recipe import Recipe
 from mlxtune.runs.worker import Worker, live
 
 if TYPE_CHECKING:
-    from mlxtune.evaluation.outputs import Answers
+    from mlxtune.evaluation.outputs import Answers, Question
 
 TELL_EVERY = 0.5  # seconds between progress events
 
@@ -36,6 +39,7 @@ TELL_EVERY = 0.5  # seconds between progress events
 def evaluate(worker: Worker) -> dict[str, Any]:
     """Measure the base, then the adapter, on the same held-out rows; write outputs and report; return the summary."""
     from mlxtune.evaluation import outputs  # these import mlx, which must come after the BLAS
+    from mlxtune.evaluation.preferred import preferred
     from mlxtune.models import load, lora
 
     recipe = worker.recipe
@@ -55,22 +59,28 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "model.loaded", base=source.name, path=loaded.path, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(machine().limit),
     )  # fmt: skip
-    arms = []
-    for arm in sorted(arm for arm in set(recipe.evaluation.arms) if adapter or arm == "base"):  # "base" sorts first
-        if arm == "tuned":
-            assert adapter is not None
-            lora.load(loaded.model, adapter)
+    arms: list[tuple[Answers, list[dict[str, Score]]]] = []
+    margins: list[list[float]] = []
+    preferences = [row for row in rows if isinstance(row, Preference)]
+    for arm, folder in _arms(recipe, adapter):
+        if folder:
+            (lora.put if any(kept.arm != "base" for kept, _ in arms) else lora.load)(loaded.model, folder)
         worker.emit("arm.started", arm=arm, rows=len(rows))
         answers = outputs.answer(
-            arm, loaded, rows, adapter=adapter if arm == "tuned" else None, max_tokens=recipe.evaluation.max_tokens,
-            batch_size=recipe.evaluation.batch_size, cache=worker.folder.parent / "cache", progress=_teller(worker, arm),
+            arm, loaded, rows, adapter=folder, max_tokens=recipe.evaluation.max_tokens, batch_size=recipe.evaluation.batch_size,
+            cache=worker.folder.parent / "cache", progress=_teller(worker, arm),
         )  # fmt: skip
         worker.emit("arm.finished", arm=arm, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         scored = [
             contract.score(Answer(out.output, out.ended, row.reference, "\n\n".join(message.content for message in row.prompt)))
             for out, row in zip(answers.outputs, rows, strict=True)
         ]
+        found = preferred(loaded, recipe, preferences, _teller(worker, arm)) if preferences else {}
+        for row, scores in zip(rows, scored, strict=True):
+            if row.id in found:
+                scores["preference"] = found[row.id].score
         arms.append((answers, scored))
+        margins.append([found[row.id].margin for row in preferences if row.id in found])
     _write_outputs(worker.folder, rows, arms, contract.asked)
     row_ids = [row.id for row in rows]
     ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
@@ -80,6 +90,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "base": source.name,
         "base_fingerprint": source.fingerprint,
         "run": worker.request.get("run", ""),
+        "headline": "preference" if recipe.method.kind == "dpo" and preferences else HEADLINE,
         "adapter": str(adapter or ""),
         "rows": len(rows),
         "row_ids": row_ids,
@@ -90,9 +101,22 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
         "compute": loaded.path,
     }
-    found = report.build(facts, [(answers.arm, answers.cached, answers.seconds, scored) for answers, scored in arms])
-    report.save(found, worker.folder)
-    return {"verdict": found.verdict, "rows": len(rows)}
+    measured = [
+        report.Measured(answers.arm, answers.cached, answers.seconds, scored, gaps)
+        for (answers, scored), gaps in zip(arms, margins, strict=True)
+    ]
+    made = report.build(facts, measured, [question(row) for row in preferences if row.id in found])
+    report.save(made, worker.folder)
+    return {"verdict": made.verdict, "rows": len(rows)}
+
+
+def _arms(recipe: Recipe, adapter: Path | None) -> list[tuple[str, Path | None]]:
+    """Each arm with its adapter, the base first; what training started from comes between it and what came of it."""
+    arms: list[tuple[str, Path | None]] = [("base", None)]
+    if adapter and "tuned" in recipe.evaluation.arms:
+        arms += [("parent", recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
+        arms.append(("tuned", adapter))
+    return arms
 
 
 def _teller(worker: Worker, arm: str) -> Callable[[int, int], None]:
@@ -111,7 +135,7 @@ def _teller(worker: Worker, arm: str) -> Callable[[int, int], None]:
 
 
 def _write_outputs(
-    folder: Path, rows: list[Conversation], arms: list[tuple[Answers, list[dict[str, Score]]]], asked: set[str]
+    folder: Path, rows: Sequence[Question], arms: list[tuple[Answers, list[dict[str, Score]]]], asked: set[str]
 ) -> None:
     """``outputs.jsonl``: each arm's answer to each row, with the line of the source, and why it fails what the contract asks."""
     lines = []

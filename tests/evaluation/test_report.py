@@ -6,6 +6,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.report import Measured
 from mlxtune.evaluation.scorers import HOLDS, Score
 from mlxtune.evaluation.statistics import wilson
 
@@ -16,7 +17,7 @@ def _scored(*outcomes: bool | str) -> list[dict[str, Score]]:
 
 
 def _report(base: list[bool], tuned: list[bool]) -> reports.Report:
-    return reports.build({"rows": len(base)}, [("base", True, 1.0, _scored(*base)), ("tuned", False, 2.5, _scored(*tuned))])
+    return reports.build({"rows": len(base)}, [Measured("base", True, 1.0, _scored(*base)), Measured("tuned", False, 2.5, _scored(*tuned))])
 
 
 def test_rates_count_hits_and_class_the_failures_most_common_first():
@@ -33,7 +34,7 @@ def test_no_outputs_have_no_rates():
 
 
 def test_every_metric_of_every_other_arm_is_compared_with_the_first():
-    report = reports.build({}, [(name, False, 0.0, _scored(True, False)) for name in ("base", "one", "two")])
+    report = reports.build({}, [Measured(name, False, 0.0, _scored(True, False)) for name in ("base", "one", "two")])
     assert [(item.first, item.second, item.metric) for item in report.comparisons] == [
         ("base", "one", "json"), ("base", "one", "contract"), ("base", "two", "json"), ("base", "two", "contract"),
     ]  # fmt: skip
@@ -54,7 +55,7 @@ def test_verdict_is_about_the_whole_contract():
 
 
 def test_base_alone_has_no_comparison():
-    report = reports.build({}, [("base", False, 0.0, _scored(True))])
+    report = reports.build({}, [Measured("base", False, 0.0, _scored(True))])
     assert report.comparisons == ()
     assert report.headline is None
     assert "base is measured" in report.verdict
