@@ -9,20 +9,16 @@ the peer's code given mlxtune's dequantised weights and BLAS. Progress goes to s
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from common import HERE, call, heading, where
+
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_file
 from mlxtune.models import bundled
-from mlxtune.planning.machine import machine
-
-HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
@@ -40,10 +36,11 @@ def main() -> None:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         found = measure(file, len(rows), asked.stock_iters)
     result = {
-        "machine": {"chip": machine().chip, "cores": machine().cores, "system": machine().system, "backend": machine().backend},
-        "versions": {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm", "mlxtune")},
-        "data": {"file": asked.data.name, "rows": len(rows)}, **found, "ratio": ratios(found),
-    }  # fmt: skip
+        **where("mlx-lm"),
+        "data": {"file": asked.data.name, "rows": len(rows)},
+        **found,
+        "ratio": ratios(found),
+    }
     print(json.dumps(result, indent=2) if asked.json else table(result))
 
 
@@ -60,22 +57,15 @@ def measure(file: Path, rows: int, stock_iters: int) -> dict[str, Any]:
     """Every part in turn, never two at once."""
     model = ["--model", str(bundled.ensure()), "--train", str(file)]
     found: dict[str, Any] = {
-        "own": call("own_sft.py", "--train", str(file)),
-        "same_kernels": call("peer_sft.py", *model, "--iters", str(rows // 4), "--same-kernels"),
+        "own": call("own_sft.py", *model),
+        "same_kernels": call("peer_sft.py", *model, "--iters", str(rows // 4), "--same-kernels", told="with the same kernels"),
     }
     for name in ("cross_entropy", "checkpointing"):
-        found[name] = {which: call("kernels.py", f"{name}/{which}") for which in ("own", "plain")}
-    found["share"] = call("kernels.py", "share")
+        found[name] = {which: call("kernels.py", f"{name}/{which}", told=f"{name}/{which}") for which in ("own", "plain")}
+    found["share"] = call("kernels.py", "share", told="share")
     if stock_iters:
-        found["stock"] = call("peer_sft.py", *model, "--iters", str(stock_iters))
+        found["stock"] = call("peer_sft.py", *model, "--iters", str(stock_iters), told="stock")
     return found
-
-
-def call(script: str, *arguments: str) -> dict[str, Any]:
-    print(f"· {script} {' '.join(arguments[:1] if script == 'kernels.py' else arguments[4:])}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
@@ -101,7 +91,7 @@ def table(result: dict[str, Any]) -> str:
     """The result for a reader."""
     own, peer = result["own"], result["same_kernels"]
     lines = [
-        f"{result['machine']['chip']}, {result['machine']['cores']} cores, {result['machine']['backend']}; {result['data']['rows']} rows of {result['data']['file']}",
+        heading(result),
         "",
         f"{'':<34}{'trained tokens/s':>18}{'peak GB':>10}",
         f"{'mlxtune, first epoch':<34}{own['first']['trained_per_s']:>18.1f}{own['peak'] / 1e9:>10.2f}",
