@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import blind, demo, evaluate, plan, runs, score, selftest, train, workspace
+from mlxtune.cli import blind, demo, evaluate, judge, plan, runs, score, selftest, train, workspace
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -32,6 +32,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("selftest")(selftest.selftest)
 app.command("blind")(blind.blind)
+app.command("judge")(judge.judge)
 app.add_typer(runs.app, name="runs")
 
 
