@@ -13,6 +13,11 @@ from mlxtune.data.source import read_file
 from mlxtune.evaluation.ledger import ledger, seen
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def folder(place):
     return evaluated(place)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from judge_stub import Mind, gullible, honest, parts
@@ -34,6 +35,11 @@ def _asker(mind: Mind):
         return reply if isinstance(reply, str) else json.dumps(reply)
 
     return ask
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
