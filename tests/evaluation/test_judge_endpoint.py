@@ -187,6 +187,12 @@ def test_keys_come_from_the_environment_and_go_only_where_they_belong():
         endpoint.key("http://localhost/v1", "OTHER", {})
 
 
+def test_a_key_in_place_of_a_variables_name_is_not_repeated():
+    with pytest.raises(InputError, match="not a key") as refused:
+        endpoint.key("http://localhost/v1", CANARY, {})
+    assert CANARY not in refused.value.message + refused.value.mend
+
+
 def test_no_proxy_stands_between_us_and_this_machine(stub, ask, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,6 +88,10 @@ def is_local(name: str) -> bool:
 
 def key(url: str, variable: str = "", environment: Mapping[str, str] = os.environ) -> str:
     """The endpoint's key from the environment: ``variable``, else the usual one. Raises ``InputError`` where a host needs one."""
+    if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # and it is not said: it may be the key
+        raise InputError(
+            "--key-env takes the name of an environment variable, not a key.", mend=f"export {KEY}=… and leave it out."
+        )
     name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else KEY)
     found = environment.get(name, "").strip()
     if not found and (variable or not is_local(host(url))):
