@@ -23,6 +23,8 @@ from mlxtune.evaluation.judge.report import JudgeReport, build
 from mlxtune.evaluation.judge.session import Session
 from mlxtune.runs import registry
 
+WORKERS = 4  # questions in the air
+
 
 def judge(
     which: Annotated[str, typer.Argument(help="An evaluation: its folder, id, or last.", metavar="EVALUATION")] = "last",
@@ -66,10 +68,11 @@ def judge(
     _tell(fixed, meter)
     if fixed.place and not fixed.consent:
         fixed = session.agree(fixed, _consent(fixed, send))
+    asker = Endpoint(url, model, secret, meter)
     with bar("asking the judge") as update:
         verdicts = session.run(
-            fixed, Endpoint(url, model, secret, meter), meter, lambda done, total: update(f"{total} questions to {model}", done / total)
-        )  # fmt: skip
+            fixed, asker, meter, lambda done, total: update(f"{total} questions to {model}", done / total), workers=WORKERS
+        )
     report = build(fixed, verdicts, _votes(run.folder, first, second, rows), meter.spent)
     write_json(fixed.folder / "report.json", {"v": 1, **asdict(report)})
     show_json({"folder": str(fixed.folder), **asdict(report)}) if json else table(report)

@@ -31,7 +31,7 @@ def waits():
 
 @pytest.fixture
 def ask(stub, waits):
-    meter = Meter(price_in=2.0, price_out=8.0)
+    meter = Meter(2.0, 8.0)
     made = Endpoint(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
     made.meter = meter
     return made

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 
 import pytest
 from judge_stub import Mind, gullible, honest, parts
@@ -155,14 +157,19 @@ def test_evidence_that_is_not_there_does_not_count(evaluation):
 
 
 def test_a_judge_who_wavers_is_seen_in_the_repeats(evaluation):
-    count = iter(range(10**6))
+    before = set()
 
     def wavering(material, question):
-        reply = honest(material, question)
-        return {**reply, "score": 2 + next(count) % 2, "evidence": "a"} if material.get("answer", "").startswith("plain") else reply
+        if not material.get("answer", "").startswith("plain"):
+            return honest(material, question)
+        again = (material["answer"], question) in before
+        before.add((material["answer"], question))
+        return {"evidence": "plain", "verdict": "yes" if again else "no", "score": 3 if again else 2}
 
-    rows = _rows(30)
-    assert (report := _judged(evaluation, wavering, rows)).same < report.repeated
+    report = _judged(evaluation, wavering, _rows(30))
+    calls = session.fix(evaluation, "base", "tuned", _rows(30), RUBRIC, judge="j", place="").calls
+    assert report.repeated == sum(call.take for call in calls) == 18
+    assert report.same == sum(call.take for call in calls if not (call.question and call.subject == "first"))
 
 
 def test_equal_answers_are_no_pair(evaluation):
@@ -242,8 +249,9 @@ def test_the_cap_counts_what_earlier_runs_spent(evaluation):
     asked = []
 
     def ask(messages):
-        asked.append(1)
-        meter.charge(messages)
+        with meter.holding(messages):
+            asked.append(1)
+            meter.charge(messages)
         return _asker(honest)(messages)
 
     for _ in range(3):
@@ -308,3 +316,51 @@ def test_the_readers_votes_calibrate_the_judge(evaluation):
     assert found.corrected.value == pytest.approx(min(1, (34 / 40 + sp - 1) / (se + sp - 1)))
     assert found.kappa.low < found.kappa.value < found.kappa.high
     assert _judged(evaluation, honest, _rows(8)).calibrated is None
+
+
+def test_several_questions_in_the_air_find_the_same_and_are_billed_each(evaluation):
+    fixed = session.fix(evaluation, "base", "tuned", _rows(8), RUBRIC, judge="j", place="")
+    meter, threads = Meter(1.0, 1.0), set()
+
+    def ask(messages):
+        threads.add(threading.get_ident())
+        meter.charge(messages)
+        return _asker(honest)(messages)
+
+    found = session.run(fixed, ask, meter, lambda *_: None, workers=4)
+    assert threading.get_ident() not in threads
+    assert {key: verdict.problem for key, verdict in found.items()} == {call.key: "" for call in fixed.calls}
+    assert session._state(fixed.folder)[2] == pytest.approx(sum(meter.worst(call.messages) for call in fixed.calls))
+    assert meter.spent == pytest.approx(session._state(fixed.folder)[2])
+
+
+def test_a_refusal_among_several_stops_the_rest_and_keeps_what_came(evaluation):
+    fixed = session.fix(evaluation, "base", "tuned", _rows(8), RUBRIC, judge="j", place="")
+    asked = []
+
+    def ask(messages):
+        asked.append(1)
+        if len(asked) > 9:
+            raise InputError("no more")
+        return _asker(honest)(messages)
+
+    with pytest.raises(InputError, match="no more"):
+        session.run(fixed, ask, Meter(), lambda *_: None, workers=4)
+    assert len(asked) < 20 < len(fixed.calls)
+    assert len(session.verdicts(fixed)) == 9
+
+
+def test_the_cap_holds_with_several_in_the_air(evaluation):
+    fixed = session.fix(evaluation, "base", "tuned", _rows(8), RUBRIC, judge="j", place="")
+    worst = max(Meter(1.0, 1.0).worst(call.messages) for call in fixed.calls)
+    meter = Meter(1.0, 1.0, cap=6.5 * worst)
+
+    def ask(messages):
+        with meter.holding(messages):
+            time.sleep(0.01)
+            meter.charge(messages)
+        return _asker(honest)(messages)
+
+    with pytest.raises(CapReached):
+        session.run(fixed, ask, meter, lambda *_: None, workers=4)
+    assert 5 * worst < meter.spent <= meter.cap

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,39 +32,57 @@ class CapReached(MlxtuneError):
     exit_code = 3
 
 
-@dataclass
 class Meter:
     """Money: prices in dollars per million tokens, what was ``spent``, and the ``cap`` on it (``None``: no limit).
 
-    Before a question is sent its worst case must fit: a prompt has at most one token a byte, a reply :data:`REPLY_TOKENS`.
+    Before a question is sent its worst case must fit, beside those in the air: a prompt has at most one token a byte, a reply
+    :data:`REPLY_TOKENS`. Several threads may spend.
     """
 
-    price_in: float = 0.0
-    price_out: float = 0.0
-    cap: float | None = None
-    spent: float = 0.0
+    def __init__(self, price_in: float = 0.0, price_out: float = 0.0, cap: float | None = None) -> None:
+        self.price_in, self.price_out, self.cap = price_in, price_out, cap
+        self.spent = 0.0
+        self._held = 0.0
+        self._lock = threading.Lock()
+        self._mine = threading.local()
+
+    @property
+    def mine(self) -> float:
+        """Dollars that the calling thread has spent."""
+        return float(getattr(self._mine, "spent", 0.0))
 
     def worst(self, messages: list[dict[str, str]]) -> float:
         """Dollars that asking ``messages`` costs at most; 16 tokens a message are for the template around it."""
         tokens = sum(len(message["content"].encode("utf-8", "surrogatepass")) + 16 for message in messages)
         return (tokens * self.price_in + REPLY_TOKENS * self.price_out) / 1e6
 
-    def allow(self, messages: list[dict[str, str]]) -> None:
-        """Raises ``CapReached`` when asking ``messages`` could break the cap."""
-        if self.cap is not None and self.spent + self.worst(messages) > self.cap:
-            raise CapReached(
-                f"${self.spent:.4f} of ${self.cap:.2f} are spent, and the next question could cost ${self.worst(messages):.4f}.",
-                mend="What was asked is kept. Run it again with a higher --cap to go on.",
-            )
+    @contextmanager
+    def holding(self, messages: list[dict[str, str]]) -> Iterator[None]:
+        """Keep the worst case of ``messages`` aside while they are asked. Raises ``CapReached`` when that could break the cap."""
+        worst = self.worst(messages)
+        with self._lock:
+            if self.cap is not None and self.spent + self._held + worst > self.cap:
+                raise CapReached(
+                    f"${self.spent:.4f} of ${self.cap:.2f} are spent, and the next question could cost ${worst:.4f}.",
+                    mend="What was asked is kept. Run it again with a higher --cap to go on.",
+                )
+            self._held += worst
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= worst
 
     def charge(self, messages: list[dict[str, str]], usage: Any = None) -> None:
         """Add what was used; the worst case where the endpoint does not say."""
-        used = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
-        match used:
-            case (int(prompt), int(reply)) if prompt >= 0 and reply >= 0:
-                self.spent += (prompt * self.price_in + reply * self.price_out) / 1e6
+        match getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None):
+            case int(prompt), int(reply) if prompt >= 0 and reply >= 0:
+                cost = (prompt * self.price_in + reply * self.price_out) / 1e6
             case _:
-                self.spent += self.worst(messages)
+                cost = self.worst(messages)
+        with self._lock:
+            self.spent += cost
+        self._mine.spent = self.mine + cost
 
 
 def host(url: str) -> str:
@@ -132,7 +151,10 @@ class Endpoint:
         may be on the bill: it is charged at its worst and :class:`Lost` is raised. Raises ``InputError`` when the endpoint
         refuses key, model or request, ``MachineError`` when it cannot be reached, ``CapReached`` at the cap.
         """
-        self._meter.allow(messages)
+        with self._meter.holding(messages):
+            return self._ask(messages)
+
+    def _ask(self, messages: list[dict[str, str]]) -> str:
         once = {"Idempotency-Key": sha256_json([self._model, messages])}  # for endpoints that know it: a try again bills once
         for attempt in range(1, TRIES + 1):
             try:

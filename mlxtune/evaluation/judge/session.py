@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,12 +95,14 @@ def verdicts(session: Session) -> dict[str, Verdict]:
     return found | {key: Verdict(None, problem="lost") for key in lost}
 
 
-def run(session: Session, asker: Asker, meter: Meter, progress: Callable[[int, int], None]) -> dict[str, Verdict]:
-    """Ask what was not asked yet; every verdict by its call's key.
+def run(
+    session: Session, asker: Asker, meter: Meter, progress: Callable[[int, int], None], *, workers: int = 1
+) -> dict[str, Verdict]:  # fmt: skip
+    """Ask what was not asked yet, ``workers`` questions at a time; every verdict by its call's key.
 
-    A question that was sent before a crash and has no reply may be on the bill: it counts at its worst and is not asked again.
-    Raises ``InputError`` before rows leave this machine without consent, what ``asker`` raises, and ``MachineError`` when three
-    replies in a row are lost. Everything asked before is kept.
+    With one worker ``asker`` is called in the calling thread. A question that was sent before a crash and has no reply may be on
+    the bill: it counts at its worst and is not asked again. Raises ``InputError`` before rows leave this machine without consent,
+    what ``asker`` raises, and ``MachineError`` when three replies in a row are lost. What was asked by then is kept.
     """
     if session.place and not session.consent:
         raise InputError(f"Nobody agreed that rows leave this machine for {session.place}.", mend="Agree with --send.")
@@ -108,16 +113,15 @@ def run(session: Session, asker: Asker, meter: Meter, progress: Callable[[int, i
         try:
             due = [call for call in calls if call.key not in replies and call.key not in lost]
             in_a_row = 0
-            for at, call in enumerate(due, len(calls) - len(due)):
-                progress(at, len(calls))
-                meter.allow(call.messages)
-                in_a_row = 0 if _ask(call, asker, meter, journal) else in_a_row + 1
-                if in_a_row == LOST_IN_A_ROW:
-                    raise MachineError(
-                        f"{LOST_IN_A_ROW} replies in a row were lost.",
-                        mend="What was asked is kept; look at the endpoint, then run it again.",
-                    )
-            progress(len(calls), len(calls))
+            with closing(_ask_all(due, asker, meter, journal, workers)) as told:
+                for at, came in enumerate(told, len(calls) - len(due) + 1):
+                    progress(at, len(calls))
+                    in_a_row = 0 if came else in_a_row + 1
+                    if in_a_row == LOST_IN_A_ROW:
+                        raise MachineError(
+                            f"{LOST_IN_A_ROW} replies in a row were lost.",
+                            mend="What was asked is kept; look at the endpoint, then run it again.",
+                        )
             if due:
                 rows = [row.id for row in session.rows]
                 ledger.record(ledger.ledger(session.evaluation), "judge", session.evaluation.name, rows)
@@ -126,22 +130,40 @@ def run(session: Session, asker: Asker, meter: Meter, progress: Callable[[int, i
     return verdicts(session)
 
 
-def _ask(call: Call, asker: Asker, meter: Meter, journal: Journal) -> bool:
+def _ask_all(due: Sequence[Call], asker: Asker, meter: Meter, journal: Journal, workers: int) -> Generator[bool, None, None]:
+    """Ask each call; yields, as they are done, whether a reply came. Closed early, it waits for what is in the air and keeps it."""
+    lock, stop = threading.Lock(), threading.Event()
+    if workers == 1:
+        for call in due:
+            yield _ask(call, asker, meter, journal, lock)
+        return
+    with ThreadPoolExecutor(workers, "judge") as pool:
+        try:
+            asked = [pool.submit(lambda call: stop.is_set() or _ask(call, asker, meter, journal, lock), call) for call in due]
+            for done in as_completed(asked):
+                yield done.result()
+        finally:
+            stop.set()
+
+
+def _ask(call: Call, asker: Asker, meter: Meter, journal: Journal, lock: threading.Lock) -> bool:
     """Ask and write down; whether a reply came."""
-    before = meter.spent
     entry: dict[str, Any] = {"key": call.key, "row": call.row, "subject": call.subject}
-    journal.append({**entry, "t": time.time(), "asked": True, "worst": meter.worst(call.messages)})
-    journal.sync()
+    with lock:
+        journal.append({**entry, "t": time.time(), "asked": True, "worst": meter.worst(call.messages)})
+        journal.sync()
+    before = meter.mine
     try:
-        reply = asker(call.messages)
+        reply = {"reply": asker(call.messages)}
     except Lost as error:
-        journal.append({"key": call.key, "lost": str(error), "spent": meter.spent - before})
-        return False
-    except MlxtuneError:  # the endpoint did no work
-        journal.append({"key": call.key, "refused": True})
+        reply = {"lost": str(error)}
+    except MlxtuneError:  # no work was done
+        with lock:
+            journal.append({"key": call.key, "refused": True})
         raise
-    journal.append({"key": call.key, "reply": reply, "spent": meter.spent - before})
-    return True
+    with lock:
+        journal.append({"key": call.key, **reply, "spent": meter.mine - before})
+    return "reply" in reply
 
 
 def _state(folder: Path) -> tuple[dict[str, str], set[str], float]:
