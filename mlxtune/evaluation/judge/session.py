@@ -137,10 +137,17 @@ def _ask_all(due: Sequence[Call], asker: Asker, meter: Meter, journal: Journal, 
         for call in due:
             yield _ask(call, asker, meter, journal, lock)
         return
+
+    def work(call: Call) -> bool:
+        try:
+            return stop.is_set() or _ask(call, asker, meter, journal, lock)
+        except BaseException:
+            stop.set()
+            raise
+
     with ThreadPoolExecutor(workers, "judge") as pool:
         try:
-            asked = [pool.submit(lambda call: stop.is_set() or _ask(call, asker, meter, journal, lock), call) for call in due]
-            for done in as_completed(asked):
+            for done in as_completed([pool.submit(work, call) for call in due]):
                 yield done.result()
         finally:
             stop.set()
