@@ -72,19 +72,19 @@ def _ask(session: Session) -> None:
             _draw(now)
         if now is None:
             say("")
-            say(("  ", ""), "That was the last vote.   ", ("u take it back, q stop, any other key opens the seal", "muted"))
+            say(("  ", ""), "That was the last vote.   ", ("o opens the seal   u takes it back   q stop", "muted"))
         else:
             say(("  ? ", "bold primary"), (QUESTIONS[now.question], "bold"), "   ", (KEYS, "muted"))
-        key = next(keys, "" if now is None else "q")
+        key = next(keys, "o" if now is None else "q")  # what was piped in is at its end
         if key == "u":
             if not session.undo():
                 say(("  ! ", "warning"), "There is no vote to take back.")
         elif key == "q":
             say(("■ ", "muted"), f"{session.votes} of {session.due} votes are in.   ", _again(session))
             raise typer.Exit(3)
-        elif now is None:
+        elif now is None and key == "o":
             return
-        elif key in _VOTES:
+        elif now is not None and key in _VOTES:
             session.vote(_VOTES[key])
         else:
             say(("  ! ", "warning"), f"{one_line(key, 8)} is no key here.")
@@ -164,7 +164,7 @@ def table(result: Result) -> None:
 def _export(session: Session, path: Path, question: str) -> None:
     rows = exported(session.choices(), question)
     if not rows:
-        raise InputError(f"No vote on “{QUESTIONS[question]}” was decided, so there is no pair to export.")
+        raise InputError(f"No vote on “{QUESTIONS[question]}” makes a pair: all are ties, or one answer is empty.")
     write_text(path, "".join(jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     ids = [pair.id for pair, asked, arm in session.choices() if asked == question and arm != "tie"]
     ledger.record(ledger.ledger(session.evaluation), "export", session.evaluation.name, ids)

@@ -14,6 +14,7 @@ from mlxtune.core.errors import GateError
 from mlxtune.core.text import duration, plural, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.power import expectation
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import plan as planning
 from mlxtune.planning.machine import machine
@@ -64,6 +65,7 @@ def document(found: Plan) -> dict[str, Any]:
         "step": found.estimate.step,
         "peak": found.estimate.peak,
         "kilowatt_hours": found.cost.kilowatt_hours,
+        "evidence": expectation(found.test),
     }
 
 
@@ -127,6 +129,8 @@ def _run(found: Plan) -> list[tuple[str, Cell]]:
         rows.append(("shared", f"{found.prefix:,} tokens that every row begins with are computed once a batch"))
     if found.cut:
         rows.append(("cut", (f"{plural(found.cut, 'row')} longer than data.max_tokens", "warning")))
+    if found.test:
+        rows.append(("evidence", expectation(found.test)))
     cost = found.cost
     if cost.seconds is None:
         rows.append(("time", ("unknown until --probe", "muted")))

@@ -75,7 +75,7 @@ def count(
     decided: int,
 ) -> Result:
     """The result of ``chosen`` votes (row, question, arm). ``repeats`` are a vote and the one on the same pair shown again."""
-    tallies = _tallies([[arm for _, asked, arm in chosen if asked == question] for question in QUESTIONS])
+    tallies = _tallies(chosen)
     shown = list({pair.id: pair for pair, _, _ in chosen}.values())
     uneven = [(pair, arm) for pair, _, arm in chosen if arm != "tie" and len(pair.first) != len(pair.second)]
     return Result(
@@ -91,19 +91,19 @@ def count(
         longer=sum((len(pair.first) > len(pair.second)) == (arm == "first") for pair, arm in uneven),
         uneven=len(uneven),
         lengths=(median(len(pair.first) for pair in shown), median(len(pair.second) for pair in shown)),
-        verdict=sentence(next(tally for tally in tallies if tally.question == HEADLINE), first, second),
+        verdict=sentence(next(item for item in tallies if item.question == HEADLINE), first, second),
     )
 
 
-def sentence(tally: Tally, first: str, second: str) -> str:
+def sentence(found: Tally, first: str, second: str) -> str:
     """The verdict of one question in words, with its interval in whole points."""
-    share, low, high = (round(100 * value) for value in (tally.share, tally.low, tally.high))
-    decided = tally.wins + tally.losses
-    ties = f", {plural(tally.ties, 'tie')}" if tally.ties else ""
+    share, low, high = (round(100 * value) for value in (found.share, found.low, found.high))
+    decided = found.wins + found.losses
+    ties = f", {plural(found.ties, 'tie')}" if found.ties else ""
     if not decided:
-        return f"Cannot tell. Every vote was a tie, {tally.ties} of them."
-    told = f"{second} won {tally.wins} of {decided} decided votes over {first}: {share} %, between {low} and {high}{ties}."
-    return f"{tally.word.capitalize()}. {told}"
+        return f"Cannot tell. Every vote was a tie, {found.ties} of them."
+    told = f"{second} won {found.wins} of {decided} decided votes over {first}: {share} %, between {low} and {high}{ties}."
+    return f"{found.word.capitalize()}. {told}"
 
 
 def exported(choices: Sequence[tuple[Pair, str, Choice]], question: str = HEADLINE) -> list[dict[str, Any]]:
@@ -122,15 +122,24 @@ def exported(choices: Sequence[tuple[Pair, str, Choice]], question: str = HEADLI
     ]
 
 
-def _tallies(chosen: Sequence[Sequence[Choice]]) -> tuple[Tally, ...]:
-    counts = [(arms.count("second"), arms.count("first"), arms.count("tie")) for arms in chosen]
-    values = [sign_test(wins, losses) for wins, losses, _ in counts]
-    side = [at for at, question in enumerate(QUESTIONS) if question != HEADLINE]
-    adjusted = dict(zip(side, holm([values[at] for at in side]), strict=True))
-    made = []
-    for at, (question, (wins, losses, ties)) in enumerate(zip(QUESTIONS, counts, strict=True)):
-        decided = wins + losses
-        low, high = wilson(wins, decided) if decided else (0.0, 1.0)
-        share, p = wins / decided if decided else 0.5, adjusted.get(at, values[at])
-        made.append(Tally(question, wins, losses, ties, low, share, high, values[at], p, judged(p, low - 0.5, high - 0.5)))
-    return tuple(made)
+def tally(question: str, choices: Sequence[Choice], adjusted: float | None = None) -> Tally:
+    """``choices`` on one question, counted and judged by the sign test, or by ``adjusted`` in place of its p."""
+    wins, losses = choices.count("second"), choices.count("first")
+    low, high = wilson(wins, wins + losses) if wins + losses else (0.0, 1.0)
+    share = wins / (wins + losses) if wins + losses else 0.5
+    p = sign_test(wins, losses)
+    believed = p if adjusted is None else adjusted
+    word = judged(believed, low - 0.5, high - 0.5)
+    return Tally(question, wins, losses, len(choices) - wins - losses, low, share, high, p, believed, word)
+
+
+def _tallies(chosen: Sequence[tuple[Pair, str, Choice]]) -> tuple[Tally, ...]:
+    found = {question: tally(question, _votes(chosen, question)) for question in QUESTIONS}
+    side = [question for question in QUESTIONS if question != HEADLINE]
+    for question, adjusted in zip(side, holm([found[question].p for question in side]), strict=True):
+        found[question] = tally(question, _votes(chosen, question), adjusted)
+    return tuple(found.values())
+
+
+def _votes(chosen: Sequence[tuple[Pair, str, Choice]], question: str) -> list[Choice]:
+    return [arm for _, asked, arm in chosen if asked == question]

@@ -62,7 +62,7 @@ class Session:
         Raises ``InputError`` when the session was fixed otherwise, its key or the answers were changed, or nothing differs.
         """
         self.evaluation, self.first, self.second = evaluation, first, second
-        self.folder = evaluation / "blind" / _folder_name(first, second)
+        self.folder = _folder(evaluation, first, second)
         self._pairs = {pair.id: pair for pair in pairs}
         self._lock = hold(self.folder / "session.lock", busy="Another process is in this blind session.", patience=0.3)
         self._lock.__enter__()
@@ -235,6 +235,11 @@ def _fingerprint(pairs: Sequence[Pair]) -> str:
     return sha256_json(sorted([pair.id, pair.first, pair.second] for pair in pairs))
 
 
-def _folder_name(first: str, second: str) -> str:
-    """A name that no arm's can leave the folder with; arms come from a file."""
-    return re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}")[:100]
+def begun(evaluation: Path, first: str, second: str) -> bool:
+    """Whether the two arms have a session."""
+    return (_folder(evaluation, first, second) / "session.json").is_file()
+
+
+def _folder(evaluation: Path, first: str, second: str) -> Path:
+    """A folder that no arm's name can leave the evaluation with; arms come from a file."""
+    return evaluation / "blind" / re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}")[:100]

@@ -12,6 +12,7 @@ from mlxtune.evaluation.statistics import Paired, Z
 
 POWER = 0.8
 LEVEL = 0.05
+EXACT = 2000  # decided rows up to which sums are exact; beyond, the binomial is as good as normal
 BROKEN = 0.05  # the share of rows that a change for the better may break on the way: what is planned for
 
 
@@ -74,9 +75,11 @@ def needed_rows(paired: Paired, power: float = POWER) -> int | None:
 
 
 def _first(power: Callable[[float], float], most: float) -> float | None:
-    """The first hundredth, up to ``most``, with enough power; power rises with it."""
-    low, high = 0, math.floor(100 * most + 1e-9)
-    if high < 1 or power(high / 100) < POWER:
+    """The first hundredth, up to ``most``, with enough power; power rises with it, and so does the time it takes."""
+    low, high, end = 0, 1, math.floor(100 * most + 1e-9)
+    while high < end and power(high / 100) < POWER:
+        low, high = high, min(2 * high, end)
+    if high > end or power(high / 100) < POWER:
         return None
     while high - low > 1:
         middle = (low + high) // 2
@@ -87,8 +90,10 @@ def _first(power: Callable[[float], float], most: float) -> float | None:
 @lru_cache(maxsize=4096)
 def _least_wins(count: int) -> int | None:
     """The fewest wins among ``count`` decided rows at which the exact two-sided test says better; ``None`` where none does."""
-    if count == 0 or 2 * 0.5**count >= LEVEL:
+    if count < 6:  # 2 / 2**5 is above the level
         return None
+    if count > EXACT:
+        return math.floor(count / 2 + 0.5 + NormalDist().inv_cdf(1 - LEVEL / 2) * math.sqrt(count) / 2) + 1
     tail, wins = 0.0, count
     while 2 * (tail := tail + _binomial(wins, count, 0.5)) < LEVEL:
         wins -= 1
@@ -97,6 +102,9 @@ def _least_wins(count: int) -> int | None:
 
 def _at_least(least: int, count: int, share: float) -> float:
     """Chance of ``least`` or more of ``count``."""
+    spread = math.sqrt(count * share * (1 - share))
+    if count > EXACT and spread:
+        return 1 - NormalDist(count * share, spread).cdf(least - 0.5)
     return sum(_binomial(hits, count, share) for hits in _bulk(count, share) if hits >= least)
 
 

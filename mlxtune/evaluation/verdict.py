@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mlxtune.evaluation.power import needed_rows
 from mlxtune.evaluation.resample import bootstrap
@@ -50,6 +50,10 @@ class ScoreComparison:
     high: float
     p: float
     word: Word
+    adjusted: float | None = None
+
+
+Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
 
 
 def compare(metric: str, first: str, second: str, passed: list[tuple[bool, bool]]) -> Comparison:
@@ -84,7 +88,7 @@ def compare_scores(
     return ScoreComparison(metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, word)
 
 
-def correct(comparisons: Sequence[Comparison], headline: str = HEADLINE) -> tuple[Comparison, ...]:
+def correct(comparisons: Sequence[Compared], headline: str = HEADLINE) -> tuple[Compared, ...]:
     """``comparisons`` with p adjusted by Holm, and their words after it.
 
     The ``headline`` metric is the question that was asked beforehand, so it is one family, over the arms; all other metrics

@@ -13,6 +13,7 @@ from mlxtune.data.rows import Row
 from mlxtune.data.source import read_source
 from mlxtune.data.split import group, split
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import Answer
 from mlxtune.recipe import Recipe, load
 
 ROOT = Path(__file__).parents[2]
@@ -65,14 +66,14 @@ def test_near_twins_are_rare():
 def test_every_target_keeps_the_contract():
     contract = Contract.of(_recipe())
     for row in _rows("support.jsonl"):
-        score = contract.score(row.reference, reference=row.reference)["contract"]
+        score = contract.score(Answer(row.reference, reference=row.reference))["contract"]
         assert score.holds, f"{row.place}: {score.why}"
 
 
 def test_every_chosen_answer_keeps_the_contract():
     contract = Contract.of(_recipe())
     for row in _rows("support-pairs.jsonl"):
-        score = contract.score(row.chosen, reference=row.chosen)["contract"]
+        score = contract.score(Answer(row.chosen, reference=row.chosen))["contract"]
         assert score.holds, f"{row.place}: {score.why}"
 
 

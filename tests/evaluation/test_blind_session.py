@@ -27,6 +27,11 @@ def _pairs(count: int) -> list[Pair]:
     return [Pair(f"r{at}", PROMPT, "ref", f"g{at}", f"base says {at}", f"tuned says {at} at length") for at in range(count)]
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def evaluation(tmp_path):
     folder = tmp_path / "evals" / "20261124-1412-shop"

@@ -189,6 +189,16 @@ def test_near_phrases_count_for_the_fuzzy_rate_alone(output):
     assert not judge(output, Disclaimer(S), fuzzy=True).holds  # a rule that does not ask for it
 
 
+@pytest.mark.parametrize("end", ["", " profess", " professional", " professional adv", " professional advi", " professional advic"])
+def test_near_phrase_that_is_cut_off_does_not_count(end):
+    assert judge(f"Close it. This is general guidance, not{end}", fuzzy=True).kind == "cut off"
+    assert judge(f'{{"reply": "This is generel guidance, not{end}', fuzzy=True).kind in ("missing", "cut off")
+
+
+def test_phrase_of_signs_alone_may_be_near():
+    assert judge("a *** b", Disclaimer("***", match="fuzzy"), fuzzy=True).holds
+
+
 def test_threshold_decides_how_near_is_near_enough():
     output = "This is generel guidance and no professional advise."
     assert judge(output, Disclaimer(S, match="fuzzy", threshold=99), fuzzy=True).kind == "missing"

@@ -42,6 +42,14 @@ def test_impossible_shares_are_refused(fixed, broken):
         mcnemar_power(10, fixed, broken)
 
 
+@pytest.mark.parametrize("count", [1990, 2010, 6000])
+def test_many_decided_rows_differ_little_from_the_exact_sum(count):
+    for wins in (0.51, 0.53, 0.56):
+        least = next(k for k in range(count // 2, count) if 2 * stats.binom.sf(k - 1, count, 0.5) < 0.05)
+        exact = stats.binom.sf(least - 1, count, wins)
+        assert mcnemar_power(count, wins, 1 - wins) == pytest.approx(exact, abs=0.01)
+
+
 def test_detectable_is_the_first_point_with_enough_power():
     for rows, broken in itertools.product([12, 80, 200], [0.0, 0.05]):
         rise = detectable(rows, broken)

@@ -146,10 +146,10 @@ def test_sign_test_agrees_with_scipy():
     assert sign_test(0, 0) == 1.0
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 12])
+@pytest.mark.parametrize("size", [1, 3, 8])
 def test_holm_agrees_with_statsmodels(size):
     random = Random(size)
-    for _ in range(5):
+    for _ in range(4):
         values = [random.choice([random.random(), random.random() / 50, 0.01, 0.0, 1.0]) for _ in range(size)]
         assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]), **CLOSE)
     assert holm([]) == []

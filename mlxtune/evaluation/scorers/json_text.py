@@ -84,17 +84,17 @@ def fault(text: str) -> Refused | None:
             return (
                 None if due == "end" else Refused("unbalanced" if open_ else "empty", "it ends before its value does", at_end=True)
             )
-        char, where = text[at], _place(text, at)
+        char = text[at]
         if due == "end":
-            return Refused("unbalanced" if char in "]}" else "text after it", f"the value has ended, {where}")
+            return Refused("unbalanced" if char in "]}" else "text after it", f"the value has ended before {_place(text, at)}")
         if char in "]}":
             if not open_ or (char == "]") != (open_[-1] == "["):
-                return Refused("unbalanced", f"{char} closes nothing, {where}")
+                return Refused("unbalanced", f"{char} closes nothing, {_place(text, at)}")
             if due in ("name", "value"):
                 kind = "trailing comma" if text[:at].rstrip(" \t\n\r")[-1] == "," else "missing value"
-                return Refused(kind, f"{char} where more is due, {where}")
+                return Refused(kind, f"{char} where more is due, {_place(text, at)}")
             if due == "colon":
-                return Refused("missing colon", f"a name without a value, {where}")
+                return Refused("missing colon", f"a name without a value, {_place(text, at)}")
             open_, at = open_[:-1], at + 1
             due = "more" if open_ else "end"
         elif due == "more":

@@ -21,6 +21,7 @@ from mlxtune.recipe import Phrase
 TIME_LIMIT = 0.25  # seconds for one pattern on one text
 _PLACES = 20  # places that are looked at in one text
 _EDGE = re.compile(r"\w")
+_LAST_WORD = re.compile(r"\w+(?=\W*\Z)")
 
 
 class TooSlow(Exception):
@@ -109,7 +110,7 @@ def _near(text: str, phrase: str, threshold: float) -> Iterator[tuple[int, int]]
         while 0 < end < len(left) and _EDGE.match(left[end - 1]) and _EDGE.match(left[end]):
             end += 1
         window = left[start:end]
-        if negators(window) == negators(phrase) and not _stops_short(phrase, window):
+        if negators(window) == negators(phrase) and not _stops_short(phrase, window, not left[end:].strip()):
             yield start, end
         left = left[: found[0]] + "\x00" * (found[1] - found[0]) + left[found[1] :]
 
@@ -120,10 +121,10 @@ def _trimmed(phrase: str, text: str, start: int, end: int) -> tuple[int, int]:
     return start + shared[0].dest_start, start + shared[-1].dest_end
 
 
-def _stops_short(phrase: str, window: str) -> bool:
-    """Whether the last word of ``phrase`` is missing from the end of ``window``."""
-    last = phrase.split()[-1].strip(".,;:!?\"')")
-    edits = [edit for edit in Indel.editops(phrase, window) if edit.tag == "delete"]
-    start = phrase.rindex(last)
-    gone = sum(start <= edit.src_pos < start + len(last) for edit in edits)
-    return 2 * gone >= len(last)
+def _stops_short(phrase: str, window: str, at_end: bool) -> bool:
+    """Whether ``window`` lacks half of the last word of ``phrase``, or its last letter where the text ends with ``window``."""
+    last = _LAST_WORD.search(phrase)
+    if not last:
+        return False
+    gone = {edit.src_pos for edit in Indel.editops(phrase, window) if edit.tag == "delete"}
+    return 2 * len(gone.intersection(range(*last.span()))) >= len(last[0]) or (at_end and last.end() - 1 in gone)

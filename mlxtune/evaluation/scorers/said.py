@@ -24,6 +24,7 @@ _SAY = (
     r"(?:say|said|saying|claim|claiming|state|stating|tell|telling|add|adding|include|including|write|writing|repeat|repeating|mention|"
     r"mentioning|think|believe|mean|agree|accept|pretend|assume|call|use|using|give|giving)"
 )
+_HELP = r"(?:\s+(?:going|to|have|want|even|ever|really|honestly|longer|be|able|here|just|one|should|would|could|can|will|must|i|we|you)){0,4}"
 _FILL = (
     r"(?:\s+(?:to|that|it|this|you|the|a|any|words?|sentence|line|phrase|text|disclaimer|note|following|like|anything|say|add|is))*"
 )
@@ -38,7 +39,7 @@ _NEAR = re.compile(
 _TAKEN_BACK = re.compile(
     rf"{NEGATOR}(?:\s+\w+){{0,3}}?\s+{_TRUE}{_FILL}{_LEAD}"
     rf"|\b{_FALSE}{_FILL}{_LEAD}"
-    rf"|{NEGATOR}(?:\s+(?:going|to|have|want|even|ever|really|honestly|longer|be|able|here|just|one|should|would|could|can|will|must|i|we|you)){{0,4}}\s+{_SAY}{_FILL}{_LEAD}"
+    rf"|{NEGATOR}{_HELP}\s+{_SAY}{_FILL}{_LEAD}"
     rf"|{NEGATOR}\s+need\s+(?:the|this|any|a|to)\b{_FILL}{_LEAD}"
     rf"|\b(?:instead of|rather than|refus\w+|declin\w+|stop)\s+(?:to\s+)?(?:{_SAY}{_FILL})?{_LEAD}"
 )
@@ -84,7 +85,7 @@ def doubt(before: str, phrase: str, after: str, prompt: str) -> str:
 
 
 def negators(text: str) -> list[str]:
-    """How often ``text`` denies: "isn't" and "is not" are the same."""
+    """The denials in ``text``, in order; "isn't" and "is not" are the same."""
     return [
         "no" if word[0] in ("no", "none") else "not" if word[0] in ("not", "n't", "cannot") else word[0]
         for word in _NEGATORS.finditer(text)
