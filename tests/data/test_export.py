@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data import review
+from mlxtune.data.decisions import now
 from mlxtune.data.export import TARGETS, Target, export, own, shape
 from mlxtune.data.formats import parse
+from mlxtune.data.groups import question
 from mlxtune.data.review import Review
 from mlxtune.data.rows import Place, Row
-from mlxtune.data.source import read_source
+from mlxtune.data.source import read_file, read_source
 from mlxtune.data.take import take
 from mlxtune.recipe import DataSection
 
@@ -184,6 +186,52 @@ def test_the_undecided_are_exported_where_that_is_asked_for_and_again_byte_for_b
         assert sum(made.counts.values()) == 57
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+DECISIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["accept", "accept", "reject", "skip", "edit", "undo", "redo"]), st.sets(st.integers(0, 39), min_size=1)
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(DECISIONS, DECISIONS, st.integers(7, 8))
+def test_whatever_is_decided_an_export_holds_just_that_and_parts_no_test_row_from_its_share(first, then, seed):
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "shop.jsonl"
+        rows = _file(path, 40)
+        held: set[str] = set()
+        for turn, decisions in enumerate((first, then)):
+            if turn:
+                rows = _file(path, 55)  # rows were added
+            with Review(path) as window:
+                window.decide("accept", rows[turn * 40 : turn * 40 + 15])
+                for action, which in decisions:
+                    if action in ("undo", "redo"):
+                        window.undo() if action == "undo" else window.redo()
+                    elif action == "edit":
+                        at = min(which)
+                        window.decide(
+                            "edit",
+                            [rows[at]],
+                            record=parse({"prompt": f"{turn} {rows[at].id * 3}", "completion": "b"}, HERE).content,
+                        )
+                    else:
+                        window.decide(action, [rows[at] for at in which])
+                state = window.state
+            accepted = [now(row, state.of(row.hash)).hash for row in rows if state.of(row.hash).status == "accepted"]
+            data = DataSection("d", holdout=0.2, validation=0.1, seed=seed if turn else 7)
+            if not accepted:
+                continue
+            made = export(read_source(path), data, state, "trl", Path(name) / f"out{turn}")
+            files = {part: read_file(made.folder / f"{part}.jsonl") for part, count in made.counts.items() if count}
+            assert sorted(row.hash for part in files.values() for row in part) == sorted(accepted)
+            trains = {name for part in ("train", "valid") for row in files.get(part, ()) for name in (row.hash, question(row))}
+            tested = {name for row in files.get("test", ()) for name in (row.hash, question(row))}
+            assert not trains & (tested | held)
+            held |= tested
 
 
 def test_what_was_exported_as_test_never_trains(tmp_path):

@@ -24,6 +24,7 @@ from mlxtune.data.decisions import Decision, State, apply, fold, now
 from mlxtune.data.formats import parse
 from mlxtune.data.review import Review
 from mlxtune.data.rows import Conversation, Place, Preference, Row, Text
+from mlxtune.data.source import read_file, read_source
 
 HERE = Path("shop.jsonl")
 
@@ -270,6 +271,20 @@ def test_rejected_tied_and_bad_rows_are_left_out_and_edits_stand_in_place(tmp_pa
     assert isinstance(first, Conversation)
     assert (first.reference, first.meta["tags"], first.place) == ("better", ["kept"], ROWS[0].place)
     assert reviewed.edited == {first.hash: ROWS[0].hash}
+
+
+def test_whoever_reads_a_source_reads_it_as_it_was_reviewed(tmp_path):
+    source = tmp_path / "shop.jsonl"
+    source.write_text('{"instruction": "one", "input": "", "output": "1"}\n{"prompt": "two", "completion": "2"}\n')
+    one, two = read_source(source).rows
+    with Review(source) as window:
+        window.decide("reject", [two])
+        window.decide("edit", [one], record=_chat("one", "first"))
+    read = read_source(source)
+    (row,) = read.rows
+    assert (row.reference, row.place.line, row.format) == ("first", 1, "alpaca")
+    assert (read.left_out, read.edited) == (1, {row.hash: one.hash})
+    assert [row.hash for row in read_file(source)] == [one.hash, two.hash]
 
 
 def test_a_changed_source_keeps_decisions_and_lists_those_that_lost_their_row(tmp_path):
