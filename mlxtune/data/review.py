@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import disk_errors
+from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.beside import beside
 from mlxtune.data.decisions import FORMAT, Event, State, Status, Step, fold, now, tags
@@ -113,6 +113,7 @@ class Review:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.state = load(source)
             self._journal = Journal(path)
+            sync_folder(path.parent)
         except BlockingIOError as error:
             os.close(self._lock)
             raise InputError(

@@ -68,17 +68,22 @@ def split(source: Source, data: DataSection) -> Split:
     known = membership.load(source.path)
     recorded = known.splits.get(Asked.of(data), {})
     questions = [question(row) for row in pool]
-    labels = together(pool, questions, data.group_by)
-    items = []
-    for row, asked, label in zip(pool, questions, labels, strict=True):
+    places: list[Share | None] = []
+    for row, asked in zip(pool, questions, strict=True):
         names = (row.hash, source.edited.get(row.hash, ""), asked)
         share = (
             "test"
             if any(name in known.sealed for name in names)
             else next((recorded[name] for name in names if name in recorded), None)
         )
-        name = group(row, data.group_by) if data.group_by else asked
-        items.append(Item(label, name, next(iter(tags(row)), ""), None if share in parts else share))
+        places.append(None if share in parts else share)
+    labels = (
+        together(pool, questions, data.group_by) if None in places else range(len(pool))
+    )  # of no use where all have their place
+    items = [
+        Item(label, group(row, data.group_by) if data.group_by else asked, next(iter(tags(row)), ""), share)
+        for row, asked, label, share in zip(pool, questions, labels, places, strict=True)
+    ]
     shares: dict[Share | None, list[Row]] = {None: []} | {share: list(parts.get(share, ())) for share in SHARES}
     for row, chosen in zip(pool, draw(items, wanted, data.seed), strict=True):
         shares[chosen].append(row)
@@ -100,15 +105,16 @@ def record(source: Source, data: DataSection, shares: Split, *, seal: bool = Fal
 
     Nothing is written where nothing is new. Raises ``DataError`` for a broken file there, ``MachineError`` where none can be written.
     """
-    known = membership.load(source.path)
-    placed = dict(known.splits.get(Asked.of(data), {}))
-    sealed = set(known.sealed)
-    for part in SHARES:
-        for row in getattr(shares, part):
-            names = {row.hash, question(row), source.edited.get(row.hash, row.hash)}
-            placed |= dict.fromkeys(names, part)
-            if seal and part == "test":
-                sealed |= names
-    made = Membership({**known.splits, Asked.of(data): placed}, frozenset(sealed))
-    if made != known:
-        membership.save(source.path, made)
+    with membership.changing(source.path):
+        known = membership.load(source.path)
+        placed = dict(known.splits.get(Asked.of(data), {}))
+        sealed = set(known.sealed)
+        for part in SHARES:
+            for row in getattr(shares, part):
+                names = {row.hash, question(row), source.edited.get(row.hash, row.hash)}
+                placed |= dict.fromkeys(names, part)
+                if seal and part == "test":
+                    sealed |= names
+        made = Membership({**known.splits, Asked.of(data): placed}, frozenset(sealed))
+        if made != known:
+            membership.save(source.path, made)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -314,3 +315,21 @@ def test_import_refuses_bad_rows_or_leaves_them_out(tmp_path):
         take(tmp_path / "a.jsonl", tmp_path / "b.jsonl", skip_bad=True)
     with pytest.raises(InputError, match=r"must end with \.jsonl"):
         take(tmp_path / "a.jsonl", tmp_path / "b.json")
+
+
+def test_a_text_that_looks_like_a_transcript_is_pointed_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "\n\nHuman: q\n\nAssistant: a"}) + "\n")
+    assert take(tmp_path / "a.jsonl", tmp_path / "chat.jsonl").notes == ()
+    taken = take(tmp_path / "a.jsonl", tmp_path / "text.jsonl", "text")
+    assert taken.notes == ('1 text would be taken for a transcript: read text.jsonl with the format "text".',)
+
+
+def test_mlx_lm_reads_what_is_exported_to_it(tmp_path):
+    from mlx_lm.tuner import datasets
+
+    path = tmp_path / "shop.jsonl"
+    _file(path)
+    made = export(read_source(path), SOME, review.load(path), "mlx-lm", tmp_path / "out", pending=True)
+    shares = datasets.load_local_dataset(tmp_path / "out", None, SimpleNamespace())
+    assert [type(share).__name__ for share in shares] == ["ChatDataset"] * 3
+    assert dict(zip(("train", "valid", "test"), map(len, shares), strict=True)) == made.counts
