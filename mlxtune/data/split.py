@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
@@ -68,18 +68,12 @@ def split(source: Source, data: DataSection) -> Split:
     known = membership.load(source.path)
     recorded = known.splits.get(Asked.of(data), {})
     questions = [question(row) for row in pool]
-    places: list[Share | None] = []
+    places = []
     for row, asked in zip(pool, questions, strict=True):
-        names = (row.hash, source.edited.get(row.hash, ""), asked)
-        share = (
-            "test"
-            if any(name in known.sealed for name in names)
-            else next((recorded[name] for name in names if name in recorded), None)
-        )
+        share = _place((row.hash, source.edited.get(row.hash, row.hash), asked), recorded, known.sealed)
         places.append(None if share in parts else share)
-    labels = (
-        together(pool, questions, data.group_by) if None in places else range(len(pool))
-    )  # of no use where all have their place
+    # where every row has its place there is nothing that twins could decide
+    labels = together(pool, questions, data.group_by) if None in places else range(len(pool))
     items = [
         Item(label, group(row, data.group_by) if data.group_by else asked, next(iter(tags(row)), ""), share)
         for row, asked, label, share in zip(pool, questions, labels, places, strict=True)
@@ -98,6 +92,14 @@ def split(source: Source, data: DataSection) -> Split:
     result = Split(train, valid, test, aside, known.sealed)
     result.refuse_sealed((*result.train, *result.valid))
     return result
+
+
+def _place(names: Iterable[str], recorded: Mapping[str, Share], sealed: frozenset[str]) -> Share | None:
+    """The share that a row with these hashes has, if it is known; an edit may have made it ask what a row elsewhere asks."""
+    if not sealed.isdisjoint(names):
+        return "test"
+    found = {recorded[name] for name in names if name in recorded}
+    return found.pop() if len(found) == 1 else None
 
 
 def record(source: Source, data: DataSection, shares: Split, *, seal: bool = False) -> None:

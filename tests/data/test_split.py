@@ -285,6 +285,15 @@ def test_a_seal_is_not_lost_to_whoever_writes_beside_it(tmp_path):
     assert {row.hash for row in shares.test} <= set(written["sealed"])
 
 
+def test_a_row_that_was_edited_to_ask_what_a_held_out_row_asks_is_held_out_too(tmp_path):
+    path = tmp_path / "d.jsonl"
+    before = _kept(path, BASE)
+    new = _row(before.test[0].question[0]["content"], "another answer")
+    rows = [row for row in BASE if row != before.train[0]]
+    after = split(Source(path, {"all": (*rows, new)}, 0, {new.hash: before.train[0].hash}), DATA)
+    assert new in after.test
+
+
 def test_the_record_is_written_once_and_read_strictly(tmp_path):
     path, file = tmp_path / "d.jsonl", tmp_path / "d.split.json"
     _kept(path, BASE)
