@@ -20,6 +20,7 @@ csv.field_size_limit(LIMIT)  # the module's own limit is 128 KiB a field, and a 
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _BLANK = b" \t\r\n"
 SPACE = np.isin(np.arange(256), list(_BLANK))
@@ -89,7 +90,7 @@ class _Quotes:
         self._before = ord("\n")  # the last byte of the block before
         self.inside = 0
 
-    def outside(self, text: Bytes, places: Numbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def outside(self, text: Bytes, places: Numbers) -> Mask:
         """Which ``places`` in the block ``text`` are not between quotes."""
         quotes = np.flatnonzero(text == ord('"'))
         opening = quotes[self.inside :: 2]
@@ -104,8 +105,9 @@ class _Quotes:
         self._before, self.inside = int(text[-1]), (self.inside + len(quotes)) % 2
         return found
 
-    def _even(self, quotes: Numbers, places: Numbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return (np.searchsorted(quotes, places) + self.inside) % 2 == 0
+    def _even(self, quotes: Numbers, places: Numbers) -> Mask:
+        even: Mask = (np.searchsorted(quotes, places) + self.inside) % 2 == 0
+        return even
 
 
 def _written(data: Mapped, spans: Spans, base: int, block: bytes) -> Spans:

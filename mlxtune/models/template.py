@@ -93,7 +93,7 @@ class ChatTemplate:
             tokens, trained = self._text(row)
         else:
             raise DataError(
-                f"{row.place}: a preference pair cannot be trained with sft.", mend="Use chat, completion or text rows."
+                f"{row.place}: a row of preferences cannot be trained with sft.", mend="Use chat, completion or text rows."
             )
         kept = trained[:max_tokens]
         if not kept.any():
@@ -133,7 +133,7 @@ class ChatTemplate:
 
     def _completion(self, row: Preference, answer: str) -> tuple[list[int], list[int]]:
         """The prompt's tokens, and those of ``answer`` behind it up to its stop."""
-        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), (), row.place)
+        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), row.tools, row.place)
         return tokens[:start], tokens[start:end]
 
     def _text(self, row: Text) -> tuple[Any, Any]:

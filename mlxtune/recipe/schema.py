@@ -20,11 +20,15 @@ class ModelSection:
 class DataSection:
     """Where the rows are, and how they are divided.
 
+    ``map`` gives keys of ours the source's names for them: ``{ prompt = "question", completion = "answer" }``.
     ``holdout`` and ``validation`` are shares of all rows; a folder with ``test.jsonl`` or ``valid.jsonl`` decides for itself.
     """
 
     source: str
-    format: Literal["auto", "chat", "completion", "text"] = "auto"
+    format: Literal[
+        "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript"
+    ] = "auto"
+    map: dict[str, str] = field(default_factory=dict)
     holdout: float = 0.15
     validation: float = 0.10
     group_by: str = ""

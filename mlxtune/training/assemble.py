@@ -48,7 +48,7 @@ def assemble(recipe: Recipe, folder: Path, *, warn: Callable[[str], None], emit:
 
     Raises ``InputError`` and its kin for whatever of the recipe, the data or the model cannot be used.
     """
-    source = read_source(recipe.source, recipe.data.format)
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     shares = split(source, recipe.data)
     try:
         record(source, recipe.data, shares)

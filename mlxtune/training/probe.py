@@ -44,7 +44,7 @@ def lengths(request: dict[str, Any]) -> dict[str, Any]:
     from mlxtune.training.batches import shared_prefix
 
     recipe = parse(request["recipe"])
-    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))

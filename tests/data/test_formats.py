@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from mlxtune.core.errors import DataError
 from mlxtune.data.formats import FORMATS, KEYS, columns, detect, parse
 from mlxtune.data.rows import Conversation, Message, Place, Preference, RowError, Text, Unpaired
+from mlxtune.recipe.load import dump
+from mlxtune.recipe.load import parse as parse_recipe
+from mlxtune.recipe.schema import DataSection
 
 PLACE = Place(Path("x.jsonl"), 4)
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -233,6 +237,14 @@ def test_columns_by_other_names_are_mapped():
     assert swapped == Conversation(PLACE, {}, (Q, A))
     with pytest.raises(RowError, match="it has no answer, which the map names"):
         parse({"question": "q"}, PLACE, mapping=columns("prompt=question,completion=answer"))
+
+
+def test_recipe_may_name_every_format_and_map_columns():
+    assert set(get_args(get_type_hints(DataSection)["format"])) == {"auto", *FORMATS}
+    text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d.csv"\nmap = { prompt = "question", completion = "answer" }\n'
+    recipe = parse_recipe(text)
+    assert recipe.data.map == columns("prompt=question,completion=answer")
+    assert parse_recipe(dump(recipe)).data == dataclasses.replace(recipe.data, source=str(recipe.source))
 
 
 @pytest.mark.parametrize(
