@@ -90,17 +90,17 @@ def review(
     actions = [action for action, given in flags if given]
     if len(actions) + undo + redo > 1:
         raise InputError("One decision at a time.", mend="Call it once for each.")
-    to = asked(where, format, map)
+    path, data = asked(where, format, map)
     if undo or redo:
-        with Review(to.path) as window:
+        with Review(path) as window:
             step = window.undo() if undo else window.redo()
-            _answer(to.path, step, "undone" if undo else "done again", window.state, json)
+            _answer(path, step, "undone" if undo else "done again", window.state, json)
         return
-    read = _read(to.path, to.data.format, to.mapping)
+    read = _read(path, data.format, data.map)
     if not actions:
         if rows or all:
             raise InputError("It is not said what to decide.", mend="--accept, --reject, --skip, --tag, … or --list")
-        state = reviews.load(to.path)
+        state = reviews.load(path)
         _report(read, state, _shown(read, state, filter), json, full=list_ or bool(filter))
         return
     more: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def review(
         more |= {"add": tag or [], "remove": untag or []}
     if note is not None:
         more["note"] = note
-    with Review(to.path) as window:
+    with Review(path) as window:
         if all:
             chosen = [subject.row for subject in _shown(read, window.state, filter)]
             _preview(actions[0], reviews.changes(actions[0], chosen, window.state, **more), read, yes, json)
@@ -121,7 +121,7 @@ def review(
         if edit and len(chosen) > 1:
             raise InputError("One row is edited at a time.")
         step = window.decide(actions[0], chosen, reason=reason, **more)
-        _answer(to.path, step, DONE[actions[0]], window.state, json)
+        _answer(path, step, DONE[actions[0]], window.state, json)
 
 
 def _read(path: Path, format: str, mapping: Mapping[str, str]) -> Read:
