@@ -310,7 +310,7 @@ def test_map_that_means_nothing_is_refused(text, words):
         ({"prompt": "q", "chosen": "a", "rejected": [ANSWER, ANSWER]}, "chosen has one assistant turn and rejected 2 turns"),
         ({"prompt": "q", "chosen": [USER], "rejected": [ANSWER]}, "the last turn of chosen is the user's"),
         ({"prompt": "q", "chosen": [call({})], "rejected": [ANSWER]}, "chosen calls a tool"),
-        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "part after 1 shared turns"),
+        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "part after 1 shared turn,"),
         ({"chosen": [ANSWER], "rejected": [OTHER]}, "share no turn"),
         ({"prompt": "other", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, "prompt is not what chosen and rejected begin with"),
         ({"prompt": [ANSWER], "chosen": "a", "rejected": "b"}, "the last turn of the prompt is the assistant's"),
