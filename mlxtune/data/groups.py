@@ -20,6 +20,11 @@ def question(row: Row) -> str:
     return sha256_json(_folded(row.question))
 
 
+def asked(row: Row) -> str:
+    """The text by which rows are near twins: all that is asked, a line between two turns, or a text itself."""
+    return "\n".join(_words(row.question))
+
+
 def group(row: Row, key: str) -> str:
     """What a row goes by: the ``key`` of its metadata if it has one, else its question."""
     if key and row.meta.get(key) is not None:
@@ -41,7 +46,7 @@ def together(rows: Sequence[Row], questions: Sequence[str], key: str = "") -> li
     first: dict[str, int] = {}
     fixed: list[Pair] = []
     for row, at in zip(rows, which, strict=True):
-        texts[at] = texts[at] or "\n".join(_words(row.question))
+        texts[at] = texts[at] or asked(row)
         if key and row.meta.get(key) is not None:
             fixed.append((at, first.setdefault(f"{key}={row.meta[key]}", at), 1.0))
     near = similar.links(texts, ALIKE[0])
