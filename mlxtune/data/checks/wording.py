@@ -1,0 +1,96 @@
+"""What answers say that nobody meant to teach: refusals, boilerplate, loops, and placeholders that were never filled."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator
+
+from mlxtune.data.checks.finding import DROP, HAND, Hit, text_check
+
+_REFUSAL = re.compile(
+    r"""(?xi)
+      \b(?:I['’]?m|I[ ]am|we['’]?re|we[ ]are)[ ](?:very[ ]|so[ ]|really[ ])?(?:sorry|afraid)\b[^.!?\n]{0,40}\b(?:can(?:['’]t|not|[ ]not)|(?:un|not[ ])able[ ]to)
+        [ ]+(?:assist|help|fulfill?|comply|provide|generate|create|answer|do[ ]that|continue|complete|write|share|discuss|engage)
+    | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not|won['’]t))[ ]
+        (?:assist|help|fulfill?|comply)[ ](?:you[ ])?(?:with[ ])?(?:that|this|your|the)[ ]?(?:request|question|task|topic)?
+    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system))?|intelligence)\b
+    | \bI(?:['’]m|[ ]am)[ ](?:just[ ]|only[ ])?an?[ ](?:AI|(?:large[ ])?language[ ]model|virtual[ ]assistant)\b
+    | \b(?:my|the)[ ](?:knowledge|training)[ ](?:data[ ])?(?:cut-?[ ]?off|only[ ]goes[ ]up)
+    """
+)
+_BOILERPLATE = re.compile(
+    r"""(?xi)
+      \bI[ ]hope[ ](?:this|that|these)[ ](?:information[ ]|answers?[ ]|explanation[ ]|tips[ ]|suggestions[ ])?(?:helps?|is[ ]helpful|was[ ]helpful|clarif)\w*
+    | \b(?:please[ ])?(?:feel[ ]free|don['’]t[ ]hesitate)[ ]to[ ](?:ask|reach[ ]out|contact[ ]me|let[ ]me[ ]know)\b
+    | \blet[ ]me[ ]know[ ]if[ ](?:you[ ](?:have|need)|there['’]?s|there[ ]is)[ ](?:any(?:thing)?|more|further)\b
+    | \bis[ ]there[ ]anything[ ]else[ ]I[ ]can[ ](?:help|assist)\b
+    | \A\s*(?:sure|certainly|of[ ]course|absolutely|great[ ]question)[,!.]+[ ](?:here|I['’]?(?:d|ll)|below|let['’]?s)\b
+    """
+)
+_PLACEHOLDER = re.compile(
+    r"""(?x)
+      (?<![\w}\\{$])\{\{\s*[#^/]?[A-Za-z_][\w.\- ]{0,40}\s*\}\}(?!\})
+    | \[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
+        |[Ee]mail|[Ff]irst[ ][Nn]ame|[Ll]ast[ ][Nn]ame|[Pp]lace|[Cc]ity|[Tt]itle|[Ss]ender|[Rr]edacted|PLACEHOLDER|placeholder)(?:['’]s)?(?:[ _-][\w' _/-]{1,40})?\](?![(\[:])
+    | <(?:your|YOUR|insert|INSERT|customer|company|placeholder|PLACEHOLDER)(?:[ _-][\w' -]{1,30})?>
+    | \b[Ll]orem[ ]ipsum\b
+    | \b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
+    """
+)
+_CODE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
+_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
+
+_PERIOD = 16  # words of the longest loop that is looked for
+_TIMES = 4  # as often in a row is no style
+_LETTERS = 12  # of what comes again, at least, in all
+
+
+@text_check("refusal", "warn", "answers that refuse", DROP, answers=True)
+def refusals(text: str) -> Iterator[Hit]:
+    if match := _REFUSAL.search(text):
+        yield Hit(*match.span(), "The answer refuses, or speaks of itself as a model: the tuned model would, too.")
+
+
+@text_check("boilerplate", "warn", "answers with a chatbot's boilerplate", HAND, answers=True)
+def boilerplate(text: str) -> Iterator[Hit]:
+    for match in _BOILERPLATE.finditer(text):
+        yield Hit(*match.span(), "The answer has a phrase of a general chatbot.")
+
+
+@text_check("placeholder", "warn", "rows with a placeholder left in", HAND)
+def placeholders(text: str) -> Iterator[Hit]:
+    if not any(sign in text for sign in ("{{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
+        return
+    plain = _CODE.sub(lambda match: " " * len(match[0]), text)
+    for match in _PLACEHOLDER.finditer(plain):
+        yield Hit(*match.span(), f"“{match[0]}” was never filled in.")
+
+
+@text_check("loop", "warn", "answers that go in a loop", DROP, answers=True)
+def loops(text: str) -> Iterator[Hit]:
+    """A run of up to 16 words that comes four times or more, one after the other, and has letters."""
+    spans = [match.span() for match in _WORD.finditer(text)]
+    words = [text[start:end].casefold() for start, end in spans]
+    if len(set(words)) > 0.9 * len(words):
+        return
+    for period in range(1, min(_PERIOD, len(words) // _TIMES) + 1):
+        same = list(map(operator.eq, words, words[period:]))
+        if sum(same) < period * (_TIMES - 1):
+            continue
+        run = 0
+        for at, equal in enumerate([*same, False]):
+            if equal:
+                run += 1
+                continue
+            unit, times = words[at - run : at - run + period], run // period + 1
+            letters = sum(sign.isalpha() for word in unit for sign in word)
+            if times >= _TIMES and letters * times >= _LETTERS and letters:
+                start, end = spans[at - run][0], spans[at - run + times * period - 1][1]
+                yield Hit(
+                    start,
+                    end,
+                    f"The same {period if period > 1 else 'word'}{' words come' if period > 1 else ' comes'} {times} times in a row.",
+                )
+                return
+            run = 0
