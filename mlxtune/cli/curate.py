@@ -26,6 +26,8 @@ from mlxtune.data.split import Split
 from mlxtune.data.take import take
 from mlxtune.recipe import DataSection, load
 
+USUAL = (0.10, 0.20)  # what a test share is of all rows
+
 Where = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder of rows, or a recipe.", show_default=False)]
 Format = Annotated[str, typer.Option("--format", help=f"How the rows are written: auto, {', '.join(FORMATS)}.")]
 Map = Annotated[str, typer.Option("--map", help="Which column is what: prompt=question,completion=answer", show_default=False)]
@@ -124,6 +126,11 @@ def _by_tag(shares: Split) -> dict[str, dict[Share, int]]:
 def _told(shares: Split, facts: Mapping[str, Any]) -> list[str]:
     """What is worth a sentence about a split."""
     said = []
+    share = len(shares.test) / max(1, len(shares.train) + len(shares.valid) + len(shares.test))
+    if shares.test and not USUAL[0] <= round(share, 2) <= USUAL[1]:
+        said.append(
+            f"The test share is {share:.1%}; {USUAL[0]:.0%} to {USUAL[1]:.0%} is usual: less proves little, more trains on little."
+        )
     if facts["left_out"] or facts["edited"]:
         said.append(f"The review left {plural(facts['left_out'], 'row')} out and edited {facts['edited']:,}.")
     if facts["sealed"]:

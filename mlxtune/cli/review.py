@@ -147,15 +147,11 @@ def _shown(read: Read, state: State, filter: str) -> list[Subject]:
 
 
 def _find(read: Read, state: State, word: str) -> Row:
-    """The row that ``word`` names: a line of up to five digits, or the beginning of an id, of the file's row or the edited one."""
-    if word.isdigit() and len(word) < 6:
-        found = [row for row in read.rows if row.place.line == int(word)]
-    else:
-        found = [
-            row
-            for row in read.rows
-            if len(word) > 3 and any(hash.startswith(word.lower()) for hash in (row.hash, state.of(row.hash).after))
-        ]
+    """The row that ``word`` names: by the beginning of its id, as it was or as it is now, or by its line. Up to five digits are a line."""
+    by_line = [row for row in read.rows if word.isdigit() and row.place.line == int(word)]
+    by_id = [row for row in read.rows if any(hash.startswith(word.lower()) for hash in (row.hash, state.of(row.hash).after))]
+    found = by_line if len(word) < 6 and word.isdigit() else by_id if len(word) > 3 else []
+    found = found or by_line
     if len({row.hash for row in found}) != 1:
         several = "several rows go" if found else "no row goes"
         raise InputError(f"In {read.path.name} {several} by {one_line(word, 70)}.", mend="--list shows ids and lines.")
@@ -174,7 +170,7 @@ def _record(file: str) -> Any:
 def _preview(action: Action, changes: Sequence[Mapping[str, Any]], read: Read, yes: bool, json: bool) -> None:
     """Say what a decision on many rows would do, and ask. Raises ``GateError`` when it is not to be."""
     wanted = {change["row"] for change in changes}
-    rows = [row for row in read.rows if row.hash in wanted]
+    rows = list({row.hash: row for row in read.rows if row.hash in wanted}.values())  # copies are decided on as one
     say(f"{plural(len(rows), 'row')} would be {DONE[action]}:")
     for row in rows[:SHOWN]:
         say("  ", (f"{row.place.line:>6,}  {row.id}  ", "muted"), one_line(gist(row), 80))

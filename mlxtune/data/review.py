@@ -152,8 +152,8 @@ class Review:
     def _append(self, fields: Event) -> None:
         event = {"v": VERSION, "seq": self.state.next, "t": round(time.time(), 3), "who": self.who, **fields}
         self._journal.append(event)
+        self.state = fold([event], self.state)  # it is in the file, whatever becomes of the flush
         self._journal.sync()
-        self.state = fold([event], self.state)
 
     def close(self) -> None:
         """Let go of the journal."""

@@ -65,6 +65,11 @@ def test_split_says_the_shares_and_keeps_them(cli, shop):
         assert set(before[share]) <= set(after[share])
 
 
+def test_split_says_when_the_test_share_is_unusual(cli, shop):
+    assert "is usual" not in cli("data", "split", "shop.jsonl", "--holdout", "0.15").err
+    assert "; 10% to 20% is usual" in cli("data", "split", "shop.jsonl", "--holdout", "0.4").err
+
+
 def test_split_takes_the_data_of_a_recipe(cli, shop, place):
     (place / "r.toml").write_text('name = "r"\n[model]\nbase = "m"\n[data]\nsource = "shop.jsonl"\nholdout = 0.3\nseed = 3\n')
     facts = _json(cli("data", "split", "r.toml", "--json"))

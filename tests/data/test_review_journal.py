@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxtune.core import journal
-from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.errors import DataError, InputError, MachineError
 from mlxtune.data import review
 from mlxtune.data.decisions import Decision, State, apply, fold, now
 from mlxtune.data.formats import parse
@@ -315,6 +316,28 @@ def test_events_that_make_no_sense_are_passed_over():
     state = fold([*bad, good | {"seq": 4, "rows": [row]}])
     assert state.of("a" * 64).status == "accepted"
     assert state.next == 5
+
+
+def test_a_full_disk_decides_nothing_and_a_flush_that_fails_forgets_nothing(tmp_path, monkeypatch):
+    with Review(tmp_path / "shop.jsonl") as window:
+        window.decide("accept", ROWS[:1])
+        before = window.state
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.os, "write", lambda *_: _full())
+            with pytest.raises(MachineError, match="disk is full"):
+                window.decide("reject", ROWS[:1])
+        assert window.state == before == review.load(tmp_path / "shop.jsonl")
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.os, "fsync", lambda *_: _full())
+            with pytest.raises(MachineError, match="disk is full"):
+                window.decide("reject", ROWS[:1])
+        assert window.state == review.load(tmp_path / "shop.jsonl") != before
+        window.decide("skip", ROWS[:1])
+        assert window.state == review.load(tmp_path / "shop.jsonl")
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, "full")
 
 
 def test_the_journal_of_a_newer_version_is_refused(tmp_path):
