@@ -65,11 +65,6 @@ def near(texts: Sequence[str], weight: Counter[int] | None = None) -> list[Pair]
     return found
 
 
-def asked(row: Row) -> str:
-    """What is asked, as one text."""
-    return "\n".join(_words(row.question))
-
-
 def _thinned(near: list[Pair], texts: Sequence[str], weight: Counter[int], threshold: float) -> list[Pair]:
     """``near``, with only links of ``threshold`` inside the components that are a crowd."""
     from mlxtune.data import similar
