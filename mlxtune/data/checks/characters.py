@@ -59,7 +59,10 @@ def _meant(text: str) -> str | None:
 def controls(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return
+    garbled = [(hit.start, hit.end) for hit in mojibake(text)]
     for match in _CONTROL.finditer(text):
+        if any(start <= match.start() < end for start, end in garbled):
+            continue  # part of a sign that was decoded wrongly
         names = ", ".join(f"U+{ord(sign):04X}" for sign in dict.fromkeys(match[0]))
         yield Hit(*match.span(), f"It holds {names}, which nobody sees and the model would learn.", "")
 

@@ -134,7 +134,7 @@ def span(part: Part, hit: Hit) -> Span:
 
 def found(check: Check, at: int, hits: Iterable[tuple[Part, Hit]]) -> Iterator[Finding]:
     """One finding for all ``hits`` in a row, if there is one."""
-    first, *more = [*hits] or [None]
-    if first is not None:
-        spans = tuple(span(part, hit) for part, hit in [first, *more][:_SPANS])
-        yield Finding(check.id, check.severity, (at,), first[1].why, spans)
+    held = list(hits)
+    if held:
+        spans = tuple(span(part, hit) for part, hit in held[:_SPANS])
+        yield Finding(check.id, check.severity, (at,), held[0][1].why, spans)

@@ -20,7 +20,13 @@ _PHONE = re.compile(
     | 0\d{2,5}[ /-]\d{3,8}(?:[ -]\d{2,5}){0,3}            # 020 7946 0958, 030/1234567
     )(?![\w/]|[.,]\d|-\d)"""
 )
-_CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-]|\.\d)")
+_CARD = re.compile(
+    r"""(?x)(?<![\w.-])(?:
+      \d{14,19} | \d{4}([ -])\d{4}\1\d{4}\1\d{2,4}(?:\1\d{1,3})? | 3\d{3}([ -])\d{6}\2\d{4,5}
+    )(?![\w-]|\.\d)"""
+)
+# Who issues them, by what they begin with (ISO/IEC 7812): Visa, Mastercard, American Express, Diners, JCB, Discover, UnionPay.
+_ISSUER = re.compile(r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01]|720)|3[47]|3(?:0[0-5]|[68])|35(?:2[89]|[3-8])|6(?:011|4[4-9]|5)|62")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]){11,30}")
 _IBANS = {  # how long each country's are: the registry of ISO 13616
     country: length
@@ -44,7 +50,7 @@ def emails(text: str) -> Iterator[Hit]:
 @text_check("phone", "warn", "rows with a phone number", _PUT, "@")
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text):
-        if 9 <= sum(sign.isdigit() for sign in match[0]) <= 15:
+        if 9 <= sum(sign.isdigit() for sign in match[0]) <= (15 if re.search(r"[ ().-]", match[0]) else 13):
             yield Hit(*match.span(), "A phone number would be learned and said again.", "[PHONE]")
 
 
@@ -52,7 +58,7 @@ def phones(text: str) -> Iterator[Hit]:
 def cards(text: str) -> Iterator[Hit]:
     for match in _CARD.finditer(text):
         digits = [int(sign) for sign in match[0] if sign.isdigit()]
-        if digits[0] in (2, 3, 4, 5, 6) and len(set(digits)) > 1 and luhn(digits):
+        if _ISSUER.match(match[0]) and len(set(digits)) > 1 and luhn(digits):
             yield Hit(*match.span(), "A payment card's number would be learned and said again.", "[CARD]", f"{match[0][:4]}…")
 
 

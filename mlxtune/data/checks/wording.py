@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
 
 _PERIOD = 16  # words of the longest loop that is looked for
 _TIMES = 4  # as often in a row is no style
+_ALONE = 6  # the same for one word, which songs repeat
 _LETTERS = 12  # of what comes again, at least, in all
 
 
@@ -83,14 +85,12 @@ def loops(text: str) -> Iterator[Hit]:
             if equal:
                 run += 1
                 continue
-            unit, times = words[at - run : at - run + period], run // period + 1
-            letters = sum(sign.isalpha() for word in unit for sign in word)
-            if times >= _TIMES and letters * times >= _LETTERS and letters:
-                start, end = spans[at - run][0], spans[at - run + times * period - 1][1]
-                yield Hit(
-                    start,
-                    end,
-                    f"The same {period if period > 1 else 'word'}{' words come' if period > 1 else ' comes'} {times} times in a row.",
-                )
+            first = at - run
+            again = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(run // period)]
+            times = 1 + sum(1 for _ in itertools.takewhile(lambda said: said.casefold() == again[0].casefold(), again))
+            letters = sum(sign.isalpha() for word in words[first : first + period] for sign in word)
+            if times >= (_TIMES if period > 1 else _ALONE) and letters * times >= _LETTERS:
+                said = "word comes" if period == 1 else f"{period} words come"
+                yield Hit(spans[first][0], spans[first + times * period - 1][1], f"The same {said} {times} times in a row.")
                 return
             run = 0
