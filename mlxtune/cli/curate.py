@@ -15,7 +15,7 @@ from mlxtune.cli.train import Json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
-from mlxtune.data import hub, membership, review
+from mlxtune.data import hub, membership
 from mlxtune.data import split as splits
 from mlxtune.data.decisions import tags
 from mlxtune.data.formats import FORMATS
@@ -164,7 +164,7 @@ def export(
     path, data = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
     with bar("reading"):
         source = read_source(path, data.format, data.map)
-        made = exports.export(source, data, review.load(path), to, folder, pending=pending)
+        made = exports.export(source, data, to, folder, pending=pending)
     if json:
         show_json({"folder": str(made.folder), "to": to, **made.counts, "set_aside": made.set_aside})
         return

@@ -19,10 +19,9 @@ from mlxtune.core.errors import DataError, GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
-from mlxtune.data.decisions import STATUSES, State, Step, tags
+from mlxtune.data.decisions import STATUSES, Keyed, State, Step, keyed, tags
 from mlxtune.data.filters import Subject, gist
 from mlxtune.data.review import Action, Review
-from mlxtune.data.rows import Row
 from mlxtune.data.source import files
 
 MARKS: dict[str, Cell] = {
@@ -47,7 +46,7 @@ class Read:
     """A source as a review sees it: its rows as the file has them, and how many cannot be used."""
 
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[Keyed, ...]
     bad: int
 
 
@@ -112,7 +111,7 @@ def review(
         more["note"] = note
     with Review(path) as window:
         if all:
-            chosen = [subject.row for subject in _shown(read, window.state, filter)]
+            chosen = [(subject.key, subject.row) for subject in _shown(read, window.state, filter)]
             _preview(actions[0], reviews.changes(actions[0], chosen, window.state, **more), read, yes, json)
         else:
             chosen = [_find(read, window.state, word) for word in rows or ()]
@@ -127,32 +126,29 @@ def review(
 def _read(path: Path, format: str, mapping: Mapping[str, str]) -> Read:
     from mlxtune.data.store import open_store  # it loads numpy, which --help need not wait for
 
-    rows: list[Row] = []
-    bad = 0
+    rows: list[Keyed] = []
+    read = 0
     with bar("reading"):
         for file in files(path).values():
             with open_store(file, format, mapping) as store:
-                for record in store:
-                    if isinstance(record, DataError):
-                        bad += 1
-                    else:
-                        rows.append(record)
-    return Read(path, tuple(rows), bad)
+                rows += keyed(record for record in store if not isinstance(record, DataError))
+                read += len(store)
+    return Read(path, tuple(rows), read - len(rows))
 
 
 def _shown(read: Read, state: State, filter: str) -> list[Subject]:
     """The rows that ``filter`` lets through."""
     holds = filters.parse(filter)
-    return [subject for row in read.rows if holds(subject := Subject.of(row, state))]
+    return [subject for keyed_row in read.rows if holds(subject := Subject.of(keyed_row, state))]
 
 
-def _find(read: Read, state: State, word: str) -> Row:
+def _find(read: Read, state: State, word: str) -> Keyed:
     """The row that ``word`` names: by the beginning of its id, as it was or as it is now, or by its line. Up to five digits are a line."""
-    by_line = [row for row in read.rows if word.isdigit() and row.place.line == int(word)]
-    by_id = [row for row in read.rows if any(hash.startswith(word.lower()) for hash in (row.hash, state.of(row.hash).after))]
+    by_line = [(key, row) for key, row in read.rows if word.isdigit() and row.place.line == int(word)]
+    by_id = [(key, row) for key, row in read.rows if any(hash.startswith(word.lower()) for hash in (key, state.of(key).after))]
     found = by_line if len(word) < 6 and word.isdigit() else by_id if len(word) > 3 else []
     found = found or by_line
-    if len({row.hash for row in found}) != 1:
+    if len(found) != 1:
         several = "several rows go" if found else "no row goes"
         raise InputError(f"In {read.path.name} {several} by {one_line(word, 70)}.", mend="--list shows ids and lines.")
     return found[0]
@@ -170,7 +166,7 @@ def _record(file: str) -> Any:
 def _preview(action: Action, changes: Sequence[Mapping[str, Any]], read: Read, yes: bool, json: bool) -> None:
     """Say what a decision on many rows would do, and ask. Raises ``GateError`` when it is not to be."""
     wanted = {change["row"] for change in changes}
-    rows = list({row.hash: row for row in read.rows if row.hash in wanted}.values())  # copies are decided on as one
+    rows = [row for key, row in read.rows if key in wanted]
     say(f"{plural(len(rows), 'row')} would be {DONE[action]}:")
     for row in rows[:SHOWN]:
         say("  ", (f"{row.place.line:>6,}  {row.id}  ", "muted"), one_line(gist(row), 80))
@@ -203,9 +199,10 @@ def _answer(path: Path, step: Step | None, done: str, state: State, json: bool) 
 
 def _report(read: Read, state: State, shown: Sequence[Subject], json: bool, *, full: bool) -> None:
     """Where the review stands; and the rows: all that are shown when ``full``, else the first that are undecided."""
-    counts = Counter(state.of(row.hash).status for row in read.rows)
-    orphans = state.orphans(read.rows)
-    edited = sum(state.of(row.hash).record is not None for row in read.rows)
+    held = [state.of(key) for key, _ in read.rows]
+    counts = Counter(decision.status for decision in held)
+    edited = sum(decision.record is not None for decision in held)
+    orphans = state.orphans(key for key, _ in read.rows)
     undecided = counts["pending"] + counts["skipped"]
     if json:
         facts: dict[str, Any] = {

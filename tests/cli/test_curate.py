@@ -142,6 +142,15 @@ def test_where_a_review_stands(cli, shop):
     assert facts["listed"][0]["content"] == rows[0].content
 
 
+def test_copies_are_decided_on_one_by_one(cli, shop):
+    shop.write_text('{"text": "one"}\n{"text": "one"}\n')
+    row = read_file(shop)[0]
+    assert "several rows go by" in cli("data", "review", "shop.jsonl", row.id, "--reject").err
+    assert cli("data", "review", "shop.jsonl", "2", "--reject").code == 0
+    facts = _json(cli("data", "review", "shop.jsonl", "--json", "--list"))
+    assert [(item["line"], item["status"]) for item in facts["listed"]] == [(1, "pending"), (2, "rejected")]
+
+
 def test_decisions_that_lost_their_row_are_listed(cli, shop):
     cli("data", "review", "shop.jsonl", "1", "2", "--accept")
     gone = read_file(shop)[0]

@@ -16,7 +16,7 @@ HERE = Place(Path("d.jsonl"), 1)
 
 
 def _subject(row: Row, *, tokens: int = -1, findings: frozenset[str] = frozenset(), **decided: object) -> Subject:
-    return Subject.of(row, State({row.hash: Decision(row.hash, row.hash, **decided)}), findings, tokens)
+    return Subject.of((row.hash, row), State({row.hash: Decision(row.hash, row.hash, **decided)}), findings, tokens)
 
 
 CHAT = Conversation(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import DataError
+from mlxtune.data.decisions import keyed
 from mlxtune.data.review import Review
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import record, split
@@ -30,10 +31,10 @@ def test_rejected_rows_do_not_train_and_edited_ones_train_as_they_are_now(worksp
     by_place = {row.place: row for row in read_file(source)}
     first, second = (by_place[row.place] for row in before.shares.train[:2])
     with Review(source) as window:
-        window.decide("reject", [first])
+        window.decide("reject", keyed([first]))
         content = json.loads(json.dumps(second.content))
         content["messages"][-1]["content"] = "edited"
-        window.decide("edit", [second], record=content)
+        window.decide("edit", keyed([second]), record=content)
     after = _assembled(workspace)
     trained = {row.id for row in after.loop.train}
     assert first.id not in trained
