@@ -11,6 +11,7 @@ from typing import Any
 from mlxtune.core import errors
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import one_line
+from mlxtune.data.checks.tokens import Tokens
 from mlxtune.planning.workload import Batch, Length, Lengths
 from mlxtune.recipe import Recipe, dump
 
@@ -25,6 +26,15 @@ def lengths(recipe: Recipe) -> Lengths:
     found = _ask("lengths", {"recipe": dump(recipe)})
     train, valid = (tuple(Length(*row) for row in found[share]) for share in ("train", "valid"))
     return Lengths(train, valid, found["prefix"], found["plain"])
+
+
+def tokens(recipe: Recipe) -> list[Tokens | None]:
+    """The true length of every record of the recipe's source, in order: ``None`` for what is no row. Bad rows stop nothing.
+
+    Raises what the worker would raise for the model; ``MachineError`` when the process died.
+    """
+    found = _ask("tokens", {"recipe": dump(recipe)})
+    return [row and Tokens(*row) for row in found["rows"]]
 
 
 def steps(
@@ -53,7 +63,7 @@ def _ask(what: str, request: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         said = done.stderr.strip().splitlines()
         why = one_line(said[-1], 200) if said else f"it ended with {done.returncode}, as it does when memory runs out"
-        raise MachineError(f"The process that looks at the {'rows' if what == 'lengths' else 'step'} died: {why}.") from error
+        raise MachineError(f"The process that looks at the {'step' if what == 'steps' else 'rows'} died: {why}.") from error
     if "error" not in answer:
         return answer
     kind = getattr(errors, answer["kind"], MlxtuneError)

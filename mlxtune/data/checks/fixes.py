@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
@@ -51,23 +52,37 @@ def wanted(findings: Sequence[Finding], also: Collection[str] = ()) -> dict[int,
 
 
 def fix(records: Records, findings: Sequence[Finding], out: Path, also: Collection[str] = ()) -> Fixed:
-    """Write all rows of ``records`` to ``out``, a new ``.jsonl`` file in mlxtune's own format, mended as :func:`wanted` says.
+    """Write all rows of ``records`` to ``out`` in mlxtune's own format, mended as :func:`wanted` says, and beside them what changed.
 
-    Raises ``InputError`` when ``out`` is there already.
+    ``out`` is a new ``.jsonl`` file, or a new folder where the source is one. Raises ``InputError`` when it is there already.
     """
+    folder = records.stores[0][0] != "all"
     if out.exists():
-        raise InputError(f"{out} is there already, so nothing was written.", mend="Choose another name.")
-    if out.suffix != ".jsonl":
+        raise InputError(f"{out} is there already, so nothing was written.", mend="Choose another name: --out")
+    if not folder and out.suffix != ".jsonl":
         raise InputError(f"{out.name} must end with .jsonl.", mend=f"Take {out.with_suffix('.jsonl').name}.")
-    changes: list[Change] = []
     chosen = wanted(findings, also)
-    kept = list(_mended(records, chosen, changes))
-    write_bytes(out, lines(map(own, kept)))
-    return Fixed(out, len(kept), tuple(changes))
+    changes: list[Change] = []
+    at = total = 0
+    for part, store in records.stores:
+        kept = list(_mended(records, range(at, at + len(store)), chosen, changes))
+        write_bytes(out / f"{part}.jsonl" if folder else out, lines(map(own, kept)))
+        at, total = at + len(store), total + len(kept)
+    write_bytes(out / "fixes.jsonl" if folder else out.with_suffix(".fixes.jsonl"), lines(map(told, changes)))
+    return Fixed(out, total, tuple(changes))
 
 
-def _mended(records: Records, chosen: dict[int, list[Finding]], changes: list[Change]) -> Iterator[Row]:
-    for at in range(len(records)):
+def told(change: Change) -> dict[str, Any]:
+    """``change`` as a JSON value; ``after`` is null for a row that was left out."""
+    place = change.place
+    return {
+        "file": place.file.name, "line": place.line, "checks": list(change.checks), "before": change.before,
+        "after": change.after or None,
+    }  # fmt: skip
+
+
+def _mended(records: Records, which: range, chosen: dict[int, list[Finding]], changes: list[Change]) -> Iterator[Row]:
+    for at in which:
         record, asked = records.record(at), chosen.get(at, [])
         before = "" if isinstance(record, DataError) else record.id
         row = None if isinstance(record, DataError) else mended(record, asked)

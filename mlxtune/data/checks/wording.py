@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 import re
 from collections.abc import Iterator
@@ -87,7 +86,8 @@ def loops(text: str) -> Iterator[Hit]:
                 continue
             first = at - run
             again = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(run // period)]
-            times = 1 + sum(1 for _ in itertools.takewhile(lambda said: said.casefold() == again[0].casefold(), again))
+            alike = [said.casefold() == again[0].casefold() for said in again]
+            times = 1 + (alike.index(False) if False in alike else len(alike))
             letters = sum(sign.isalpha() for word in words[first : first + period] for sign in word)
             if times >= (_TIMES if period > 1 else _ALONE) and letters * times >= _LETTERS:
                 said = "word comes" if period == 1 else f"{period} words come"
