@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,21 +39,8 @@ Validation = Annotated[
 GroupBy = Annotated[str | None, typer.Option("--group-by", help="A key of the metadata that no split parts.", show_default=False)]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A source, and how it is read and divided."""
-
-    path: Path
-    data: DataSection
-
-    @property
-    def mapping(self) -> Mapping[str, str]:
-        """Which column is what."""
-        return self.data.map
-
-
-def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> Asked:
-    """What ``where`` names: read and divided as a recipe says, or as it was recorded last, but for the options.
+def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> tuple[Path, DataSection]:
+    """The source that ``where`` names and how it is read and divided: as a recipe says, or as it was recorded last, but for the options.
 
     Raises ``InputError`` for what cannot be used.
     """
@@ -71,7 +58,7 @@ def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> As
         given["format"] = format
     if map:
         given["map"] = parse_map(map)
-    return Asked(path, replace(data, **given))
+    return path, replace(data, **given)
 
 
 def split(
@@ -85,10 +72,9 @@ def split(
     json: Json = False,
 ) -> None:
     """Divide the rows into train, valid and test, and write down which stands where: rows that are added later move none."""
-    to = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
-    path, data = to.path, to.data
+    path, data = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
     with bar("reading") as update:
-        source = read_source(path, data.format, to.mapping)
+        source = read_source(path, data.format, data.map)
         update("looking for twins", 0.5)
         shares = splits.split(source, data)
     splits.record(source, data, shares)
@@ -175,10 +161,10 @@ def export(
     """Write the accepted rows as train, valid and test.jsonl with a manifest, and seal the test share: it may never train."""
     if to not in exports.TARGETS:
         raise InputError(f"There is no export to {one_line(to, 30)}.", mend=f"There are {', '.join(exports.TARGETS)}.")
-    given = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    path, data = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
     with bar("reading"):
-        source = read_source(given.path, given.data.format, given.mapping)
-        made = exports.export(source, given.data, to, folder, pending=pending)
+        source = read_source(path, data.format, data.map)
+        made = exports.export(source, data, to, folder, pending=pending)
     if json:
         show_json({"folder": str(made.folder), "to": to, **made.counts, "set_aside": made.set_aside})
         return
@@ -207,8 +193,8 @@ def import_(
             )
         with bar(f"fetching {what}"):
             path = hub.fetch(what, file)
-    given = asked(path, format, map)
-    made = take(path, to, given.data.format, given.mapping, skip_bad=skip_bad)
+    _, data = asked(path, format, map)
+    made = take(path, to, data.format, data.map, skip_bad=skip_bad)
     if json:
         show_json({"out": str(to), "rows": made.rows, "formats": made.formats, "left_out": len(made.bad), "notes": made.notes})
         return

@@ -89,14 +89,13 @@ def review(
     actions = [action for action, given in flags if given]
     if len(actions) + undo + redo > 1:
         raise InputError("One decision at a time.", mend="Call it once for each.")
-    to = asked(where, format, map)
-    path = to.path
+    path, data = asked(where, format, map)
     if undo or redo:
         with Review(path) as window:
             step = window.undo() if undo else window.redo()
             _answer(path, step, "undone" if undo else "done again", window.state, json)
         return
-    read = _read(path, to.data.format, to.mapping)
+    read = _read(path, data.format, data.map)
     if not actions:
         if rows or all:
             raise InputError("It is not said what to decide.", mend="--accept, --reject, --skip, --tag, … or --list")
