@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -39,8 +39,15 @@ Validation = Annotated[
 GroupBy = Annotated[str | None, typer.Option("--group-by", help="A key of the metadata that no split parts.", show_default=False)]
 
 
-def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> tuple[Path, DataSection]:
-    """The source that ``where`` names and how it is read and divided: as a recipe says, or as it was recorded last, but for the options.
+class Asked(NamedTuple):
+    """A source, and how it is read and divided."""
+
+    path: Path
+    data: DataSection
+
+
+def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> Asked:
+    """What ``where`` names: read and divided as a recipe says, or as it was recorded last, but for the options.
 
     Raises ``InputError`` for what cannot be used.
     """
@@ -58,7 +65,7 @@ def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> tu
         given["format"] = format
     if map:
         given["map"] = parse_map(map)
-    return path, replace(data, **given)
+    return Asked(path, replace(data, **given))
 
 
 def split(
