@@ -60,7 +60,8 @@ def check(
 
     if (also or out) and not fix:
         raise InputError("--also and --out say how to fix, and --fix is not there.", mend="Add --fix.")
-    path, data = asked(where, format, map)
+    to = asked(where, format, map)
+    path, data = to.path, to.data
     wanted((), also or ())
     report = examine(where, path, data)
     fixed = None
@@ -81,7 +82,8 @@ def stats(where: Where, format: Format = "auto", map: Map = "", json: Json = Fal
     """Say what the data is: how much, how long, how even, how varied."""
     from mlxtune.data.checks.document import document
 
-    report = examine(where, *asked(where, format, map))
+    to = asked(where, format, map)
+    report = examine(where, to.path, to.data)
     if json:
         whole = document(report)
         show_json({name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")})
