@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.curate import Format, Map, Where, asked
+from mlxtune.cli.data import examine
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
 from mlxtune.core.errors import DataError, GateError, InputError
@@ -22,7 +23,9 @@ from mlxtune.data import review as reviews
 from mlxtune.data.decisions import STATUSES, Keyed, State, Step, keyed, tags
 from mlxtune.data.filters import Subject, gist
 from mlxtune.data.review import Action, Review
+from mlxtune.data.rows import Place
 from mlxtune.data.source import files
+from mlxtune.recipe import DataSection
 
 MARKS: dict[str, Cell] = {
     "pending": ("·", "faint"),
@@ -69,7 +72,7 @@ def review(
     filter: Annotated[
         str,
         typer.Option(
-            "--filter", help="status:pending tag:billing finding:near-twin len>400 /regex/ text -tag:x", show_default=False
+            "--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x", show_default=False
         ),
     ] = "",
     all: Annotated[bool, typer.Option("--all", help="Decide on all rows that the filter shows.")] = False,
@@ -100,7 +103,7 @@ def review(
         if rows or all:
             raise InputError("It is not said what to decide.", mend="--accept, --reject, --skip, --tag, … or --list")
         state = reviews.load(path)
-        _report(read, state, _shown(read, state, filter), json, full=list_ or bool(filter))
+        _report(read, state, _shown(read, state, filter, _findings(where, path, data, filter)), json, full=list_ or bool(filter))
         return
     more: dict[str, Any] = {}
     if edit:
@@ -109,9 +112,10 @@ def review(
         more |= {"add": tag or [], "remove": untag or []}
     if note is not None:
         more["note"] = note
+    findings = _findings(where, path, data, filter) if all else {}
     with Review(path) as window:
         if all:
-            chosen = [(subject.key, subject.row) for subject in _shown(read, window.state, filter)]
+            chosen = [(subject.key, subject.row) for subject in _shown(read, window.state, filter, findings)]
             _preview(actions[0], reviews.changes(actions[0], chosen, window.state, **more), read, yes, json)
         else:
             chosen = [_find(read, window.state, word) for word in rows or ()]
@@ -136,10 +140,22 @@ def _read(path: Path, format: str, mapping: Mapping[str, str]) -> Read:
     return Read(path, tuple(rows), read - len(rows))
 
 
-def _shown(read: Read, state: State, filter: str) -> list[Subject]:
+def _findings(where: Path, path: Path, data: DataSection, filter: str) -> Mapping[Place, frozenset[str]]:
+    """What checks find about each row of the file, where the filter asks for it; of a row and its twin, about the one to mend."""
+    found: defaultdict[Place, set[str]] = defaultdict(set)
+    if "finding:" in filter:
+        report = examine(where, path, data)
+        for finding in report.findings:
+            for at in finding.rows[:1]:
+                found[report.places[at][0]].add(finding.check)
+    return {place: frozenset(names) for place, names in found.items()}
+
+
+def _shown(read: Read, state: State, filter: str, findings: Mapping[Place, frozenset[str]]) -> list[Subject]:
     """The rows that ``filter`` lets through."""
     holds = filters.parse(filter)
-    return [subject for keyed_row in read.rows if holds(subject := Subject.of(keyed_row, state))]
+    subjects = (Subject.of((key, row), state, findings.get(row.place, frozenset())) for key, row in read.rows)
+    return [subject for subject in subjects if holds(subject)]
 
 
 def _find(read: Read, state: State, word: str) -> Keyed:

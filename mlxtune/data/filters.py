@@ -2,7 +2,7 @@
 
     status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided
     tag:billing          a tag of the row
-    finding:near-twin    what a check found about the row
+    finding:conflict     what a check found about the row
     id:3f2a9c            the beginning of the row's id
     len>400  len<=20     characters of all that is said; tokens>400 where they are known
     /regex/  /regex/i    found in what is said; i: whatever the case
@@ -131,6 +131,14 @@ def _field(name: str, value: str) -> Filter:
         case "tag":
             return lambda subject: value in tags(subject.now)
         case "finding":
+            from mlxtune.data.checks import CHECKS  # they load numpy, which other filters need not wait for
+
+            if value not in CHECKS:
+                hint = nearest(value, CHECKS)
+                raise InputError(
+                    f"No check finds {one_line(value, 30)}.",
+                    mend=f"Did you mean {hint}?" if hint else "data check names what it finds.",
+                )
             return lambda subject: value in subject.findings
         case "id":
             return lambda subject: any(row.hash.startswith(value.lower()) for row in (subject.row, subject.now))

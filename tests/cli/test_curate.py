@@ -126,6 +126,17 @@ def test_many_rows_are_shown_before_they_are_decided_on(cli, shop):
     assert review.load(shop).decisions == {}
 
 
+def test_rows_are_chosen_by_what_a_check_finds(cli, shop):
+    lines = shop.read_text().splitlines(keepends=True)
+    shop.write_text("".join([*lines, lines[4], json.dumps({"prompt": "mine is ada@larkfell.org", "completion": "ok"}) + "\n"]))
+    assert cli("data", "review", "shop.jsonl", "--filter", "finding:duplicate", "--all", "--reject", "--yes").code == 0
+    facts = _json(cli("data", "review", "shop.jsonl", "--filter", "status:rejected", "--json"))
+    assert [item["line"] for item in facts["listed"]] == [61]
+    assert [
+        item["line"] for item in _json(cli("data", "review", "shop.jsonl", "--filter", "finding:email", "--json"))["listed"]
+    ] == [62]
+
+
 def test_where_a_review_stands(cli, shop):
     rows = read_file(shop)
     cli("data", "review", "shop.jsonl", "1", "2", "--accept")

@@ -58,6 +58,7 @@ def test_does_not_hold(text):
         ("/(/", "is no regular expression"),
         ("status:acepted", "There is no status acepted"),
         ("statu:pending", "A filter has no statu:"),
+        ("finding:near-twin", "No check finds near-twin."),
         ('"open', 'cannot be read from here on: "open'),
         ("status:pending /open", "cannot be read from here on: /open"),
     ],
