@@ -223,6 +223,13 @@ def test_what_cannot_be_decided_is_said(cli, shop, arguments, words):
     assert review.load(shop).decisions == {}
 
 
+def test_a_source_that_is_not_there_leaves_no_journal(cli, place):
+    for arguments in (("--undo",), ("1", "--accept"), ()):
+        ended = cli("data", "review", "gone.jsonl", *arguments)
+        assert (ended.code, "There is no data at gone.jsonl." in ended.err) == (2, True)
+    assert list(place.iterdir()) == []
+
+
 def test_a_second_window_is_refused_and_may_look(cli, shop):
     with Review(shop) as window:
         ended = cli("data", "review", "shop.jsonl", "1", "--accept")
