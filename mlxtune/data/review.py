@@ -58,9 +58,9 @@ def changes(
 ) -> list[dict[str, Any]]:
     """What ``action`` would change, as the ``rows`` of an event: a preview of it, since rows that stay as they are are left out.
 
-    ``rows`` are the source's own, as :func:`decisions.keyed` gives them. ``tag`` takes ``add`` and ``remove``, ``note`` takes ``note``, ``edit`` takes ``record``, the
-    row's whole new content. Raises ``DataError`` for a record that is no row of the same kind, and for a pair's verdict on what is
-    no pair.
+    ``rows`` are the source's own, as :func:`decisions.keyed` gives them. ``tag`` takes ``add`` and ``remove``, ``note`` takes
+    ``note``, ``edit`` takes ``record``, the row's whole new content. Raises ``DataError`` for a record that is no row of the same
+    kind, and for a pair's verdict on what is no pair.
     """
     found: dict[str, dict[str, Any]] = {}
     for key, row in rows:
