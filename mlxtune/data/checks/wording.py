@@ -38,6 +38,35 @@ _PLACEHOLDER = re.compile(
     | \b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
     """
 )
+# Words of which one is in whatever the patterns find: most answers have none, and are done with.
+_REFUSES = (
+    "sorry",
+    "afraid",
+    "assist",
+    "help",
+    "comply",
+    "fulfil",
+    "unable",
+    " ai",
+    "language model",
+    "intelligence",
+    "cutoff",
+    "cut-off",
+    "cut off",
+    "only goes",
+)
+_CHATS = (
+    "hope",
+    "feel free",
+    "hesitate",
+    "let me know",
+    "anything else",
+    "sure",
+    "certainly",
+    "of course",
+    "absolutely",
+    "great question",
+)
 _CODE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
 
@@ -49,13 +78,15 @@ _LETTERS = 12  # of what comes again, at least, in all
 
 @text_check("refusal", "warn", "answers that refuse", DROP, answers=True)
 def refusals(text: str) -> Iterator[Hit]:
-    if match := _REFUSAL.search(text):
+    lower = text.lower()
+    if any(word in lower for word in _REFUSES) and (match := _REFUSAL.search(text)):
         yield Hit(*match.span(), "The answer refuses, or speaks of itself as a model: the tuned model would, too.")
 
 
 @text_check("boilerplate", "warn", "answers with a chatbot's boilerplate", HAND, answers=True)
 def boilerplate(text: str) -> Iterator[Hit]:
-    for match in _BOILERPLATE.finditer(text):
+    lower = text.lower()
+    for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _CHATS) else ():
         yield Hit(*match.span(), "The answer has a phrase of a general chatbot.")
 
 
@@ -71,10 +102,10 @@ def placeholders(text: str) -> Iterator[Hit]:
 @text_check("loop", "warn", "answers that go in a loop", DROP, answers=True)
 def loops(text: str) -> Iterator[Hit]:
     """A run of up to 16 words that comes four times or more, one after the other, and has letters."""
-    spans = [match.span() for match in _WORD.finditer(text)]
-    words = [text[start:end].casefold() for start, end in spans]
+    words = _WORD.findall(text.lower())
     if len(set(words)) > 0.9 * len(words):
         return
+    spans: list[tuple[int, int]] = []
     for period in range(1, min(_PERIOD, len(words) // _TIMES) + 1):
         same = list(map(operator.eq, words, words[period:]))
         if sum(same) < period * (_TIMES - 1):
@@ -84,8 +115,14 @@ def loops(text: str) -> Iterator[Hit]:
             if equal:
                 run += 1
                 continue
-            first = at - run
-            again = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(run // period)]
+            first, long = at - run, run
+            run = 0
+            if long < period * (_TIMES - 1):
+                continue
+            spans = spans or [match.span() for match in _WORD.finditer(text)]
+            if len(spans) != len(words):
+                return  # letters that become two when they are small
+            again = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(long // period)]
             alike = [said.casefold() == again[0].casefold() for said in again]
             times = 1 + (alike.index(False) if False in alike else len(alike))
             letters = sum(sign.isalpha() for word in words[first : first + period] for sign in word)
@@ -93,4 +130,3 @@ def loops(text: str) -> Iterator[Hit]:
                 said = "word comes" if period == 1 else f"{period} words come"
                 yield Hit(spans[first][0], spans[first + times * period - 1][1], f"The same {said} {times} times in a row.")
                 return
-            run = 0
