@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core import errors
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.data.checks.tokens import Tokens
 from mlxtune.planning.workload import Batch, Length, Lengths
 from mlxtune.recipe import Recipe, dump
+
+if TYPE_CHECKING:  # checks load numpy, which other questions need not wait for
+    from mlxtune.data.checks.tokens import Tokens
 
 MODULE = "mlxtune.training.probe"
 
@@ -33,6 +35,8 @@ def tokens(recipe: Recipe) -> list[Tokens | None]:
 
     Raises what the worker would raise for the model; ``MachineError`` when the process died.
     """
+    from mlxtune.data.checks.tokens import Tokens
+
     found = _ask("tokens", {"recipe": dump(recipe)})
     return [row and Tokens(*row) for row in found["rows"]]
 
