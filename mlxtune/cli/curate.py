@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,7 +15,7 @@ from mlxtune.cli.train import Json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
-from mlxtune.data import hub, membership, review
+from mlxtune.data import hub, membership
 from mlxtune.data import split as splits
 from mlxtune.data.decisions import tags
 from mlxtune.data.formats import FORMATS
@@ -25,6 +25,8 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import Split
 from mlxtune.data.take import take
 from mlxtune.recipe import DataSection, load
+
+USUAL = (0.10, 0.20)  # what a test share is of all rows
 
 Where = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder of rows, or a recipe.", show_default=False)]
 Format = Annotated[str, typer.Option("--format", help=f"How the rows are written: auto, {', '.join(FORMATS)}.")]
@@ -37,36 +39,33 @@ Validation = Annotated[
 GroupBy = Annotated[str | None, typer.Option("--group-by", help="A key of the metadata that no split parts.", show_default=False)]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A source, and how it is to be read and divided."""
+class Asked(NamedTuple):
+    """A source, and how it is read and divided."""
 
     path: Path
     data: DataSection
-    mapping: Mapping[str, str]
 
 
 def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> Asked:
-    """What ``where`` names: the data of a recipe, or a file or folder, divided as it was recorded last. Options come before both.
+    """What ``where`` names: read and divided as a recipe says, or as it was recorded last, but for the options.
 
     Raises ``InputError`` for what cannot be used.
     """
     if format != "auto" and format not in FORMATS:
         raise InputError(f"There is no format {one_line(format, 30)}.", mend=f"There are auto, {', '.join(FORMATS)}.")
-    mapping = parse_map(map) if map else {}
     if where.suffix == ".toml":
         recipe = load(where, [])
         path, data = recipe.source, recipe.data
-        mapping = mapping or getattr(data, "map", {})
     else:
         path, data = where, DataSection(str(where))
         if recorded := membership.load(path).splits:
-            last = list(recorded)[-1]
-            data = replace(data, seed=last.seed, holdout=last.holdout, validation=last.validation, group_by=last.group_by)
+            data = replace(data, **vars(list(recorded)[-1]))
     given = {name: value for name, value in shares.items() if value is not None}
     if format != "auto":
         given["format"] = format
-    return Asked(path, replace(data, **given), mapping)
+    if map:
+        given["map"] = parse_map(map)
+    return Asked(path, replace(data, **given))
 
 
 def split(
@@ -80,12 +79,12 @@ def split(
     json: Json = False,
 ) -> None:
     """Divide the rows into train, valid and test, and write down which stands where: rows that are added later move none."""
-    to = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    path, data = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
     with bar("reading") as update:
-        source = read_source(to.path, to.data.format, to.mapping)
+        source = read_source(path, data.format, data.map)
         update("looking for twins", 0.5)
-        shares = splits.split(source, to.data)
-    splits.record(source, to.data, shares)
+        shares = splits.split(source, data)
+    splits.record(source, data, shares)
     by_tag = _by_tag(shares)
     facts: dict[str, Any] = {
         "train": len(shares.train),
@@ -95,18 +94,18 @@ def split(
         "sealed": sum(row.hash in shares.kept for row in shares.test),
         "left_out": source.left_out,
         "edited": len(source.edited),
-        "seed": to.data.seed,
-        "holdout": to.data.holdout,
-        "validation": to.data.validation,
-        "group_by": to.data.group_by,
+        "seed": data.seed,
+        "holdout": data.holdout,
+        "validation": data.validation,
+        "group_by": data.group_by,
         "tags": by_tag,
-        "file": str(membership.membership_path(to.path)),
+        "file": str(membership.membership_path(path)),
     }
     if json:
         show_json(facts)
         return
     total = sum(facts[part] for part in SHARES)
-    heading(out, to.path.name, plural(total, "row"))
+    heading(out, path.name, plural(total, "row"))
     head: list[Cell] = [("share", "faint"), ("rows", "faint"), ("", "")]
     rows: list[list[Cell]] = [head + [(tag, "faint") for tag in by_tag]]
     for part in SHARES:
@@ -134,6 +133,11 @@ def _by_tag(shares: Split) -> dict[str, dict[Share, int]]:
 def _told(shares: Split, facts: Mapping[str, Any]) -> list[str]:
     """What is worth a sentence about a split."""
     said = []
+    share = len(shares.test) / max(1, len(shares.train) + len(shares.valid) + len(shares.test))
+    if shares.test and not USUAL[0] <= round(share, 2) <= USUAL[1]:
+        said.append(
+            f"The test share is {share:.1%}; {USUAL[0]:.0%} to {USUAL[1]:.0%} is usual: less proves little, more trains on little."
+        )
     if facts["left_out"] or facts["edited"]:
         said.append(f"The review left {plural(facts['left_out'], 'row')} out and edited {facts['edited']:,}.")
     if facts["sealed"]:
@@ -164,10 +168,10 @@ def export(
     """Write the accepted rows as train, valid and test.jsonl with a manifest, and seal the test share: it may never train."""
     if to not in exports.TARGETS:
         raise InputError(f"There is no export to {one_line(to, 30)}.", mend=f"There are {', '.join(exports.TARGETS)}.")
-    source = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    path, data = asked(where, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
     with bar("reading"):
-        read = read_source(source.path, source.data.format, source.mapping)
-        made = exports.export(read, source.data, review.load(source.path), to, folder, pending=pending)
+        source = read_source(path, data.format, data.map)
+        made = exports.export(source, data, to, folder, pending=pending)
     if json:
         show_json({"folder": str(made.folder), "to": to, **made.counts, "set_aside": made.set_aside})
         return
@@ -196,8 +200,8 @@ def import_(
             )
         with bar(f"fetching {what}"):
             path = hub.fetch(what, file)
-    given = asked(path, format, map)
-    made = take(path, to, given.data.format, given.mapping, skip_bad=skip_bad)
+    _, data = asked(path, format, map)
+    made = take(path, to, data.format, data.map, skip_bad=skip_bad)
     if json:
         show_json({"out": str(to), "rows": made.rows, "formats": made.formats, "left_out": len(made.bad), "notes": made.notes})
         return

@@ -48,7 +48,7 @@ def demo(
     say("  ", (source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
     say("")
     heading(err, "2  Plan")
-    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     planned = plan(recipe, shares, source.folder, source.config, machine())
     rows: list[list[Cell]] = [
         [("rows", "muted"), f"{planned.train:,} to train on, {planned.valid:,} to validate, {planned.test:,} held out"],

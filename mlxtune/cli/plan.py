@@ -43,7 +43,7 @@ def plan(
 ) -> None:
     """Say what a recipe takes of this machine: memory, time, energy; exits 1 when it does not fit."""
     loaded = parents.resolve(Path.cwd(), load(recipe, overrides or []))
-    shares = split(read_source(loaded.source, loaded.data.format), loaded.data)
+    shares = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
     with bar("looking for the model") as update:
         source = resolve(loaded.model.base, near=loaded.folder, progress=update)
         update("running two steps at the worst batch" if probe else "measuring the rows", 0.0)

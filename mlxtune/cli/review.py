@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.curate import Format, Map, Where, asked
+from mlxtune.cli.data import examine
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
 from mlxtune.core.errors import DataError, GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
-from mlxtune.data.decisions import STATUSES, State, Step, tags
+from mlxtune.data.decisions import STATUSES, Keyed, State, Step, keyed, tags
 from mlxtune.data.filters import Subject, gist
 from mlxtune.data.review import Action, Review
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Place
 from mlxtune.data.source import files
+from mlxtune.recipe import DataSection
 
 MARKS: dict[str, Cell] = {
     "pending": ("·", "faint"),
@@ -47,7 +49,7 @@ class Read:
     """A source as a review sees it: its rows as the file has them, and how many cannot be used."""
 
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[Keyed, ...]
     bad: int
 
 
@@ -70,7 +72,7 @@ def review(
     filter: Annotated[
         str,
         typer.Option(
-            "--filter", help="status:pending tag:billing finding:near-twin len>400 /regex/ text -tag:x", show_default=False
+            "--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x", show_default=False
         ),
     ] = "",
     all: Annotated[bool, typer.Option("--all", help="Decide on all rows that the filter shows.")] = False,
@@ -90,18 +92,20 @@ def review(
     actions = [action for action, given in flags if given]
     if len(actions) + undo + redo > 1:
         raise InputError("One decision at a time.", mend="Call it once for each.")
-    to = asked(where, format, map)
+    path, data = asked(where, format, map)
+    if not path.exists():
+        raise DataError(f"There is no data at {path}.", mend="Name a file or folder of rows, or a recipe.")
     if undo or redo:
-        with Review(to.path) as window:
+        with Review(path) as window:
             step = window.undo() if undo else window.redo()
-            _answer(to.path, step, "undone" if undo else "done again", window.state, json)
+            _answer(path, step, "undone" if undo else "done again", window.state, json)
         return
-    read = _read(to.path, to.data.format, to.mapping)
+    read = _read(path, data.format, data.map)
     if not actions:
         if rows or all:
             raise InputError("It is not said what to decide.", mend="--accept, --reject, --skip, --tag, … or --list")
-        state = reviews.load(to.path)
-        _report(read, state, _shown(read, state, filter), json, full=list_ or bool(filter))
+        state = reviews.load(path)
+        _report(read, state, _shown(read, state, filter, _findings(where, path, data, filter)), json, full=list_ or bool(filter))
         return
     more: dict[str, Any] = {}
     if edit:
@@ -110,9 +114,10 @@ def review(
         more |= {"add": tag or [], "remove": untag or []}
     if note is not None:
         more["note"] = note
-    with Review(to.path) as window:
+    findings = _findings(where, path, data, filter) if all else {}
+    with Review(path) as window:
         if all:
-            chosen = [subject.row for subject in _shown(read, window.state, filter)]
+            chosen = [(subject.key, subject.row) for subject in _shown(read, window.state, filter, findings)]
             _preview(actions[0], reviews.changes(actions[0], chosen, window.state, **more), read, yes, json)
         else:
             chosen = [_find(read, window.state, word) for word in rows or ()]
@@ -121,42 +126,47 @@ def review(
         if edit and len(chosen) > 1:
             raise InputError("One row is edited at a time.")
         step = window.decide(actions[0], chosen, reason=reason, **more)
-        _answer(to.path, step, DONE[actions[0]], window.state, json)
+        _answer(path, step, DONE[actions[0]], window.state, json)
 
 
 def _read(path: Path, format: str, mapping: Mapping[str, str]) -> Read:
     from mlxtune.data.store import open_store  # it loads numpy, which --help need not wait for
 
-    rows: list[Row] = []
-    bad = 0
+    rows: list[Keyed] = []
+    read = 0
     with bar("reading"):
         for file in files(path).values():
             with open_store(file, format, mapping) as store:
-                for record in store:
-                    if isinstance(record, DataError):
-                        bad += 1
-                    else:
-                        rows.append(record)
-    return Read(path, tuple(rows), bad)
+                rows += keyed(record for record in store if not isinstance(record, DataError))
+                read += len(store)
+    return Read(path, tuple(rows), read - len(rows))
 
 
-def _shown(read: Read, state: State, filter: str) -> list[Subject]:
+def _findings(where: Path, path: Path, data: DataSection, filter: str) -> Mapping[Place, frozenset[str]]:
+    """What checks find about each row of the file, where the filter asks for it; of a row and its twin, about the one to mend."""
+    found: defaultdict[Place, set[str]] = defaultdict(set)
+    if "finding:" in filter:
+        report = examine(where, path, data)
+        for finding in report.findings:
+            for at in finding.rows[:1]:
+                found[report.places[at][0]].add(finding.check)
+    return {place: frozenset(names) for place, names in found.items()}
+
+
+def _shown(read: Read, state: State, filter: str, findings: Mapping[Place, frozenset[str]]) -> list[Subject]:
     """The rows that ``filter`` lets through."""
     holds = filters.parse(filter)
-    return [subject for row in read.rows if holds(subject := Subject.of(row, state))]
+    subjects = (Subject.of((key, row), state, findings.get(row.place, frozenset())) for key, row in read.rows)
+    return [subject for subject in subjects if holds(subject)]
 
 
-def _find(read: Read, state: State, word: str) -> Row:
-    """The row that ``word`` names: a line of up to five digits, or the beginning of an id, of the file's row or the edited one."""
-    if word.isdigit() and len(word) < 6:
-        found = [row for row in read.rows if row.place.line == int(word)]
-    else:
-        found = [
-            row
-            for row in read.rows
-            if len(word) > 3 and any(hash.startswith(word.lower()) for hash in (row.hash, state.of(row.hash).after))
-        ]
-    if len({row.hash for row in found}) != 1:
+def _find(read: Read, state: State, word: str) -> Keyed:
+    """The row that ``word`` names: by the beginning of its id, as it was or as it is now, or by its line. Up to five digits are a line."""
+    by_line = [(key, row) for key, row in read.rows if word.isdigit() and row.place.line == int(word)]
+    by_id = [(key, row) for key, row in read.rows if any(hash.startswith(word.lower()) for hash in (key, state.of(key).after))]
+    found = by_line if len(word) < 6 and word.isdigit() else by_id if len(word) > 3 else []
+    found = found or by_line
+    if len(found) != 1:
         several = "several rows go" if found else "no row goes"
         raise InputError(f"In {read.path.name} {several} by {one_line(word, 70)}.", mend="--list shows ids and lines.")
     return found[0]
@@ -174,7 +184,7 @@ def _record(file: str) -> Any:
 def _preview(action: Action, changes: Sequence[Mapping[str, Any]], read: Read, yes: bool, json: bool) -> None:
     """Say what a decision on many rows would do, and ask. Raises ``GateError`` when it is not to be."""
     wanted = {change["row"] for change in changes}
-    rows = [row for row in read.rows if row.hash in wanted]
+    rows = [row for key, row in read.rows if key in wanted]
     say(f"{plural(len(rows), 'row')} would be {DONE[action]}:")
     for row in rows[:SHOWN]:
         say("  ", (f"{row.place.line:>6,}  {row.id}  ", "muted"), one_line(gist(row), 80))
@@ -207,9 +217,10 @@ def _answer(path: Path, step: Step | None, done: str, state: State, json: bool) 
 
 def _report(read: Read, state: State, shown: Sequence[Subject], json: bool, *, full: bool) -> None:
     """Where the review stands; and the rows: all that are shown when ``full``, else the first that are undecided."""
-    counts = Counter(state.of(row.hash).status for row in read.rows)
-    orphans = state.orphans(read.rows)
-    edited = sum(state.of(row.hash).record is not None for row in read.rows)
+    held = [state.of(key) for key, _ in read.rows]
+    counts = Counter(decision.status for decision in held)
+    edited = sum(decision.record is not None for decision in held)
+    orphans = state.orphans(key for key, _ in read.rows)
     undecided = counts["pending"] + counts["skipped"]
     if json:
         facts: dict[str, Any] = {

@@ -50,7 +50,7 @@ def train(
 
 def check(recipe: Recipe) -> None:
     """Refuse data and a contract that cannot be used before a run's folder is made. Raises ``InputError``."""
-    split(read_source(recipe.source, recipe.data.format), recipe.data)
+    split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     Contract.of(recipe)
 
 

@@ -16,8 +16,6 @@ from mlxtune.data.scan import SPACE, Bytes, Numbers, Spans, blank, joined
 
 _NESTING = np.zeros(256, np.int8)  # what a byte does to the depth, outside strings
 _NESTING[list(b"[{")], _NESTING[list(b"]}")] = 1, -1
-_STRUCTURE = _NESTING != 0
-_STRUCTURE[ord(",")] = True
 _WRITTEN = re.compile(rb"[^ \t\r\n]")
 _STEPS = 32  # bytes of white space that are walked over for all elements at once
 
@@ -83,12 +81,11 @@ class _Walk:
 
     def _structure(self, data: Bytes) -> tuple[Numbers, Numbers]:
         """Brackets and commas outside strings, and what each does to the depth."""
-        toggles = np.zeros(len(data), np.uint8)
-        toggles[self._quotes(data)] = 1
-        inside = (np.cumsum(toggles, dtype=np.uint8) + np.uint8(self.inside)) & 1
-        self.inside = int(inside[-1])
-        marks = np.flatnonzero(_STRUCTURE[data])
-        marks = marks[inside[marks] == 0]
+        quotes = self._quotes(data)
+        folded = data | 0x20  # makes [ a {, and ] a }
+        marks = np.flatnonzero((folded == ord("{")) | (folded == ord("}")) | (data == ord(",")))
+        marks = marks[(np.searchsorted(quotes, marks) + self.inside) % 2 == 0]
+        self.inside = (self.inside + len(quotes)) % 2
         return marks, _NESTING[data[marks]].astype(np.int64)
 
     def _quotes(self, data: Bytes) -> Numbers:

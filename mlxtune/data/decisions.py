@@ -11,20 +11,21 @@ Every event has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch
     undo                   undoes: the ``seq`` of the decision that no longer holds
     redo                   redoes: the ``seq`` of the decision that holds again
 
-``row`` is the hash of the row in the source, ``before`` and ``after`` are those of what it says: they differ when it was edited, and
-``record`` is then its whole new content, or null when the source's own words are back. One event is one decision, however many
-rows it has, so it is undone as one.
+``row`` is the key of the row in its file: the hash of its content there, and for the second of several copies the hash and ``#2``.
+``before`` and ``after`` are the hashes of what it says: they differ when it was edited, and ``record`` is then its whole new content, or
+null when the source's own words are back. One event is one decision, however many rows it has, so it is undone as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from mlxtune.data.formats import parse
-from mlxtune.data.rows import Conversation, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Conversation, Place, Preference, Row, Text, Unpaired
 
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -33,11 +34,12 @@ OUT: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # these never t
 FORMAT: dict[type[Row], str] = {Conversation: "chat", Text: "text", Preference: "preference", Unpaired: "unpaired"}  # of a content
 
 Event = dict[str, Any]
+Keyed = tuple[str, Row]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What holds for the row with the hash ``row``. ``tags`` is ``None``, and ``record`` too, where the source's own hold."""
+    """What holds for the row with the key ``row``. ``tags`` is ``None``, and ``record`` too, where the source's own hold."""
 
     row: str
     after: str
@@ -61,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True)
 class State:
-    """A snapshot of a review. ``decisions`` goes by the hash of the source's row; ``done`` and ``undone`` have the newest last."""
+    """A snapshot of a review. ``decisions`` goes by the rows' keys; ``done`` and ``undone`` have the newest last."""
 
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     done: tuple[Step, ...] = ()
@@ -72,16 +74,16 @@ class State:
     def _edited(self) -> dict[str, Decision]:
         return {decision.after: decision for decision in self.decisions.values() if decision.record is not None}
 
-    def of(self, hash: str) -> Decision:
+    def of(self, key: str) -> Decision:
         """What holds for a row of the source. One that now says what an older one was edited to inherits what holds for that."""
-        found = self.decisions.get(hash)
-        if found is None and (edited := self._edited.get(hash)):
-            found = replace(edited, row=hash, record=None)
-        return found or Decision(hash, hash)
+        found = self.decisions.get(key)
+        if found is None and (edited := self._edited.get(key)):
+            found = replace(edited, row=key, record=None)
+        return found or Decision(key, key.partition("#")[0])
 
-    def orphans(self, rows: Iterable[Row]) -> list[Decision]:
-        """Decisions on rows that the source no longer has, neither as they were nor as they were edited."""
-        there = {row.hash for row in rows}
+    def orphans(self, keys: Iterable[str]) -> list[Decision]:
+        """Decisions on rows that are no longer among those with ``keys``, neither as they were nor as they were edited."""
+        there = set(keys)
         return [item for item in self.decisions.values() if item.row not in there and item.after not in there]
 
 
@@ -125,7 +127,7 @@ def _step(event: Event, decisions: Mapping[str, Decision]) -> Step | None:
     try:
         for change in event["rows"]:
             before = decisions.get(change["row"])
-            after = replace(before or Decision(change["row"], change["row"]), after=change["after"])
+            after = replace(before or Decision(change["row"], change["before"]), after=change["after"])
             if "status" in change:
                 after = replace(after, status=STATUSES[STATUSES.index(change["status"])])
             if "tags" in change:
@@ -142,6 +144,14 @@ def _step(event: Event, decisions: Mapping[str, Decision]) -> Step | None:
         return None
 
 
+def keyed(rows: Iterable[Row]) -> Iterator[Keyed]:
+    """The rows of one file, each with its key: whichever of several copies is taken away, the others keep their decisions."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row.hash] += 1
+        yield (row.hash if seen[row.hash] == 1 else f"{row.hash}#{seen[row.hash]}"), row
+
+
 def now(row: Row, decision: Decision) -> Row:
     """``row`` as ``decision`` leaves it: edited content, and ``tags`` in its metadata; its place stays the source's.
 
@@ -155,25 +165,28 @@ def now(row: Row, decision: Decision) -> Row:
 
 @dataclass(frozen=True)
 class Reviewed:
-    """Rows with their review applied. ``edited`` maps the hash of an edited row to that of the row in the source."""
+    """Rows with their review applied, and where the accepted ones stand. ``edited`` maps the hash of an edited row to the file's."""
 
     rows: tuple[Row, ...]
     left_out: int
     edited: Mapping[str, str]
+    accepted: frozenset[Place]
 
 
 def apply(rows: Iterable[Row], state: State) -> Reviewed:
-    """``rows`` without those that were rejected, tied or bad, and with edits and tags in place."""
-    kept, left_out, edited = [], 0, {}
-    for row in rows:
-        decision = state.of(row.hash)
+    """``rows``, all of a file, without those that were rejected, tied or bad, and with edits and tags in place."""
+    kept, left_out, edited, accepted = [], 0, {}, []
+    for key, row in keyed(rows):
+        decision = state.of(key)
         if decision.status in OUT:
             left_out += 1
             continue
         kept.append(now(row, decision))
+        if decision.status == "accepted":
+            accepted.append(row.place)
         if decision.record is not None:
             edited[kept[-1].hash] = row.hash
-    return Reviewed(tuple(kept), left_out, edited)
+    return Reviewed(tuple(kept), left_out, edited, frozenset(accepted))
 
 
 def tags(row: Row) -> tuple[str, ...]:

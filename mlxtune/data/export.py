@@ -24,7 +24,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data import split as splits
-from mlxtune.data.decisions import FORMAT, State
+from mlxtune.data.decisions import FORMAT
 from mlxtune.data.membership import SHARES, Asked, Share
 from mlxtune.data.review import journal_path
 from mlxtune.data.rows import Conversation, Message, Preference, Row, Text, Unpaired
@@ -46,18 +46,15 @@ class Exported:
     set_aside: int
 
 
-def export(source: Source, data: DataSection, state: State, to: Target, folder: Path, *, pending: bool = False) -> Exported:
+def export(source: Source, data: DataSection, to: Target, folder: Path, *, pending: bool = False) -> Exported:
     """Write the accepted rows of ``source`` (with ``pending``, the undecided ones too) as ``train``, ``valid`` and ``test.jsonl``.
 
-    The test share is sealed: from then on it may not train. ``state`` is the review that ``source`` was read with. The manifest says
-    that the folder is ``whole`` once it is. Raises ``DataError`` when no row is accepted, when ``to`` has no format for the rows
+    The test share is sealed: from then on it may not train. The manifest says that the folder is ``whole`` once it is. Raises ``DataError`` when no row is accepted, when ``to`` has no format for the rows
     or sealed rows stand among the others, ``InputError`` when ``folder`` holds something else, ``MachineError`` on a full disk.
     """
     shares = splits.split(source, data)
-    wanted = {"accepted", "pending", "skipped"} if pending else {"accepted"}
     chosen: dict[Share, list[Row]] = {
-        part: [row for row in getattr(shares, part) if state.of(source.edited.get(row.hash, row.hash)).status in wanted]
-        for part in SHARES
+        part: [row for row in getattr(shares, part) if pending or row.place in source.accepted] for part in SHARES
     }
     if not any(chosen.values()):
         raise DataError(
@@ -74,8 +71,8 @@ def export(source: Source, data: DataSection, state: State, to: Target, folder: 
             write_bytes(file, lines(shape(row, to) for row in chosen[part]))
         else:
             file.unlink(missing_ok=True)
-    write_json(folder / MANIFEST, _manifest(source, data, state, to, kind, folder, chosen, shares))
-    aside = sum(state.of(source.edited.get(row.hash, row.hash)).status in wanted for row in shares.set_aside)
+    write_json(folder / MANIFEST, _manifest(source, data, to, kind, folder, chosen, shares))
+    aside = sum(pending or row.place in source.accepted for row in shares.set_aside)
     return Exported(folder, {part: len(rows) for part, rows in chosen.items()}, aside)
 
 
@@ -158,7 +155,6 @@ def _claim(folder: Path) -> None:
 def _manifest(
     source: Source,
     data: DataSection,
-    state: State,
     to: Target,
     kind: str,
     folder: Path,
@@ -166,7 +162,6 @@ def _manifest(
     shares: Split,
 ) -> dict[str, Any]:
     journal = journal_path(source.path)
-    statuses = Counter(state.of(source.edited.get(row.hash, row.hash)).status for row in source.rows)
     written = {part: folder / f"{part}.jsonl" for part, rows in chosen.items() if rows}
     return {
         "mlxtune": mlxtune.__version__,
@@ -175,9 +170,9 @@ def _manifest(
         "format": kind,
         "source": {"name": source.path.name, "sha256": {file.name: sha256_file(file) for file in files(source.path).values()}},
         "review": {
-            "events": state.next,
             "sha256": sha256_file(journal) if journal.is_file() else "",
-            **statuses,
+            "accepted": len(source.accepted),
+            "undecided": len(source.rows) - len(source.accepted),
             "left_out": source.left_out,
             "edited": len(source.edited),
         },

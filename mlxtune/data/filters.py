@@ -2,7 +2,7 @@
 
     status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided
     tag:billing          a tag of the row
-    finding:near-twin    what a check found about the row
+    finding:conflict     what a check found about the row
     id:3f2a9c            the beginning of the row's id
     len>400  len<=20     characters of all that is said; tokens>400 where they are known
     /regex/  /regex/i    found in what is said; i: whatever the case
@@ -22,7 +22,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
-from mlxtune.data.decisions import STATUSES, Decision, State, now, tags
+from mlxtune.data.decisions import STATUSES, Decision, Keyed, State, now, tags
 from mlxtune.data.rows import Row
 
 _TERM = re.compile(
@@ -35,8 +35,9 @@ _MORE = ("edited", "decided", "undecided")
 
 @dataclass(frozen=True)
 class Subject:
-    """A row of the source, as a filter sees it: what it says ``now``, what was decided, what checks found; ``tokens`` -1: not known."""
+    """A row of the source with its key, as a filter sees it: what it says ``now``, what was decided, what checks found; ``tokens`` -1: not known."""
 
+    key: str
     row: Row
     now: Row
     decision: Decision
@@ -44,10 +45,11 @@ class Subject:
     tokens: int = -1
 
     @classmethod
-    def of(cls, row: Row, state: State, findings: frozenset[str] = frozenset(), tokens: int = -1) -> Subject:
-        """``row`` as the review leaves it. Raises ``DataError`` as :func:`decisions.now` does."""
-        decision = state.of(row.hash)
-        return cls(row, now(row, decision), decision, findings, tokens)
+    def of(cls, keyed: Keyed, state: State, findings: frozenset[str] = frozenset(), tokens: int = -1) -> Subject:
+        """A row as the review leaves it. Raises ``DataError`` as :func:`decisions.now` does."""
+        key, row = keyed
+        decision = state.of(key)
+        return cls(key, row, now(row, decision), decision, findings, tokens)
 
 
 Filter = Callable[[Subject], bool]
@@ -129,6 +131,14 @@ def _field(name: str, value: str) -> Filter:
         case "tag":
             return lambda subject: value in tags(subject.now)
         case "finding":
+            from mlxtune.data.checks import CHECKS  # they load numpy, which other filters need not wait for
+
+            if value not in CHECKS:
+                hint = nearest(value, CHECKS)
+                raise InputError(
+                    f"No check finds {one_line(value, 30)}.",
+                    mend=f"Did you mean {hint}?" if hint else "data check names what it finds.",
+                )
             return lambda subject: value in subject.findings
         case "id":
             return lambda subject: any(row.hash.startswith(value.lower()) for row in (subject.row, subject.now))

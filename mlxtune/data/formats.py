@@ -26,7 +26,7 @@ from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import nearest, one_line
-from mlxtune.data.readers import ASKED, READERS, Record, whole
+from mlxtune.data.readers import ASKED, READERS, Record, says_label, whole
 from mlxtune.data.rows import Place, Row, RowError
 from mlxtune.data.turns import Refusal, is_transcript
 
@@ -83,12 +83,7 @@ def detect(record: Record) -> str | None:
     if "prompt" in record and "completion" in record:
         if is_transcript(whole(record, "completion")):
             return "transcript"
-        label = record.get("label")
-        return (
-            "unpaired"
-            if isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
-            else "completion"
-        )
+        return "unpaired" if says_label(record) else "completion"
     if "instruction" in record and "output" in record:
         return "alpaca"
     if "text" in record:

@@ -13,11 +13,17 @@ Pair = tuple[int, int, float]
 
 ALIKE = (0.8, 0.9, 0.95, 0.99, 1.0)  # Jaccard similarities, tried from the left
 CROWD = 0.25  # of all rows: near twins that are more than this differ by what they are about, and not by accident
+_FEW = 16  # rows that hang together are no crowd, however few there are in all
 
 
 def question(row: Row) -> str:
     """The hash of what is asked, case and white space apart."""
     return sha256_json(_folded(row.question))
+
+
+def asked(row: Row) -> str:
+    """The text by which rows are near twins: all that is asked, a line between two turns, or a text itself."""
+    return "\n".join(_words(row.question))
 
 
 def group(row: Row, key: str) -> str:
@@ -28,11 +34,7 @@ def group(row: Row, key: str) -> str:
 
 
 def together(rows: Sequence[Row], questions: Sequence[str], key: str = "") -> list[int]:
-    """A label for each of ``rows``, whose hashes ``questions`` are: rows that must stay together have the same one.
-
-    Near twins are questions that are 0.8 alike. Where more than a quarter of all rows hang together that way, they were made from
-    one template, and among them only those that are 0.9 alike are twins; or 0.95, or 0.99, until no such crowd is left.
-    """
+    """A label for each of ``rows``, whose hashes ``questions`` are: rows that must stay together, as :func:`near` says, have the same one."""
     from mlxtune.data import similar  # it loads numpy, which a verb that divides nothing need not wait for
 
     numbers = {hash: at for at, hash in enumerate(dict.fromkeys(questions))}
@@ -41,15 +43,26 @@ def together(rows: Sequence[Row], questions: Sequence[str], key: str = "") -> li
     first: dict[str, int] = {}
     fixed: list[Pair] = []
     for row, at in zip(rows, which, strict=True):
-        texts[at] = texts[at] or "\n".join(_words(row.question))
+        texts[at] = texts[at] or asked(row)
         if key and row.meta.get(key) is not None:
             fixed.append((at, first.setdefault(f"{key}={row.meta[key]}", at), 1.0))
-    near = similar.links(texts, ALIKE[0])
-    weight = Counter(which)
-    for threshold in ALIKE[1:]:
-        near = _thinned(near, texts, weight, threshold)
-    labels = similar.components(len(texts), [*fixed, *near])
+    labels = similar.components(len(texts), [*fixed, *near(texts, Counter(which))])
     return [labels[at] for at in which]
+
+
+def near(texts: Sequence[str], weight: Counter[int] | None = None) -> list[Pair]:
+    """Links between near twins, as ``similar.links`` gives them; ``weight`` says how many rows each of ``texts`` stands for.
+
+    Near twins are 0.8 alike. Where more than a quarter of all rows hang together that way, they were made from one template, and
+    among them only those that are 0.9 alike are twins; or 0.95, or 0.99, until no such crowd is left. Up to 16 are never a crowd.
+    """
+    from mlxtune.data import similar  # it loads numpy, which a verb that divides nothing need not wait for
+
+    found = similar.links(texts, ALIKE[0])
+    weight = weight or Counter(range(len(texts)))
+    for threshold in ALIKE[1:]:
+        found = _thinned(found, texts, weight, threshold)
+    return found
 
 
 def _thinned(near: list[Pair], texts: Sequence[str], weight: Counter[int], threshold: float) -> list[Pair]:
@@ -60,7 +73,7 @@ def _thinned(near: list[Pair], texts: Sequence[str], weight: Counter[int], thres
     members: defaultdict[int, list[int]] = defaultdict(list)
     for at, label in enumerate(labels):
         members[label].append(at)
-    limit = CROWD * weight.total()
+    limit = max(CROWD * weight.total(), _FEW)
     crowds = {label for label, held in members.items() if len(held) > 1 and sum(weight[at] for at in held) > limit}
     kept = [pair for pair in near if labels[pair[0]] not in crowds]
     for label in sorted(crowds):

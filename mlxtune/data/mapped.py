@@ -27,6 +27,10 @@ class Mapped:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise DataError(
+                f"{path} is {'a folder' if path.is_dir() else 'no file'}.", mend="Name a file, or save the rows to one."
+            )
         try:
             self._file: IO[bytes] = path.open("rb")
         except FileNotFoundError as error:
@@ -47,7 +51,10 @@ class Mapped:
             self._convert(wide)
             self.notes = ("UTF-16 was read as UTF-8.",)
         self.size = self._state[0]
-        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        try:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        except OSError as error:
+            raise DataError(f"{path} cannot be mapped: {error.strerror}.", mend="Copy it to a disk of this machine.") from error
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from ``start`` up to ``end``. Raises ``DataError`` when the file was written to since it was opened."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import read_json, write_json
+from mlxtune.core.files import disk_errors, read_json, write_json
 from mlxtune.data.beside import beside
 from mlxtune.recipe import DataSection
 
@@ -62,6 +65,19 @@ def load(source: Path) -> Membership:
     if version != VERSION:
         raise DataError(f"{path} was written by another version of mlxtune.", mend="Update mlxtune.")
     return known
+
+
+@contextlib.contextmanager
+def changing(source: Path) -> Iterator[None]:
+    """Keep others from changing what is written down meanwhile: of a run and an evaluation that end together, neither loses the other's."""
+    path = membership_path(source)
+    with disk_errors(path.name):
+        folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def save(source: Path, known: Membership) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mlxtune.core.text import plural
 from mlxtune.data import turns
 from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text, Unpaired
 from mlxtune.data.turns import Refusal
@@ -42,11 +43,7 @@ def _alpaca(record: Record, place: Place) -> Conversation:
 
 def _sharegpt(record: Record, place: Place) -> Conversation:
     messages = _with_system(turns.turns(record.get("conversations"), "conversations"), record)
-    tools = tuple(  # the convention is bare descriptions; templates take them as the API does
-        {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
-        for tool in turns.tools(record.get("tools"))
-    )
-    return Conversation(place, _meta(record, "conversations", "tools", "system"), _answered(messages), tools)
+    return Conversation(place, _meta(record, "conversations", "tools", "system"), _answered(messages), _bare_tools(record))
 
 
 def _preference(record: Record, place: Place) -> Preference:
@@ -65,17 +62,17 @@ def _preference(record: Record, place: Place) -> Preference:
     prompt = _agreed(given, better[:begins])
     if len(better) != begins + 1 or len(worse) != begins + 1:
         raise Refusal(
-            f"chosen and rejected part after {begins} shared turns, and then chosen has {turns.told(better[begins:])} and rejected "
+            f"chosen and rejected part after {plural(begins, 'shared turn')}, and then chosen has {turns.told(better[begins:])} and rejected "
             f"{turns.told(worse[begins:])}, not one answer each.",
             "End both with the first answer in which they differ.",
         )
     good, bad = turns.answer(better[-1], "chosen"), turns.answer(worse[-1], "rejected")
     if good == bad:
         raise Refusal("chosen and rejected are the same.", "Remove the row, or write a worse answer.")
-    meta = _meta(
-        record, "chosen", "rejected", "tools", "system", *(("instruction", "input") if source == "instruction" else (source or "",))
-    )
-    return Preference(place, meta, _asked(_with_system(prompt, record)), good, bad, turns.tools(record.get("tools")))
+    taken = ("instruction", "input") if source == "instruction" else (source or "",)
+    tools = _bare_tools(record) if source == "conversations" else turns.tools(record.get("tools"))
+    meta = _meta(record, "chosen", "rejected", "tools", "system", *taken)
+    return Preference(place, meta, _asked(_with_system(prompt, record)), good, bad, tools)
 
 
 def _openai(record: Record, place: Place) -> Preference:
@@ -108,7 +105,7 @@ def _transcript(record: Record, place: Place) -> Row:
     if "completion" in record:
         *asked, last = _transcribed(record, "completion")
         divided = {**record, "prompt": asked, "completion": [last]}
-        return _completion(divided, place) if _label(record.get("label")) is None else _unpaired(divided, place)
+        return _unpaired(divided, place) if says_label(record) else _completion(divided, place)
     rest = {key: value for key, value in record.items() if key != "text"}
     return _chat({**rest, "messages": _transcribed(record, "text")}, place)
 
@@ -203,6 +200,14 @@ def _with_system(messages: Sequence[Message], record: Record) -> tuple[Message, 
     return (Message("system", system), *messages)
 
 
+def _bare_tools(record: Record) -> tuple[dict[str, Any], ...]:
+    """ShareGPT describes a function alone; templates take it as the API does, under ``function``."""
+    return tuple(
+        {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
+        for tool in turns.tools(record.get("tools"))
+    )
+
+
 def _answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if messages[-1].role != "assistant":
         raise Refusal("no assistant turn at the end, so there is nothing to train.", "Add the answer, or remove the row.")
@@ -244,6 +249,12 @@ def _implicit(record: Record, chosen: str, rejected: str) -> tuple[str, str, str
     if at < 0 or not begin[:at].strip():
         raise Refusal("there is no prompt, and chosen and rejected share no beginning.", "Add the prompt.")
     return begin[:at], chosen[at:], rejected[at:]
+
+
+def says_label(record: Record) -> bool:
+    """Whether ``label`` is a verdict and not a class of the user's own: true or false, also as a word. Numbers may be either."""
+    label = record.get("label")
+    return isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
 
 
 def _label(value: Any) -> bool | None:

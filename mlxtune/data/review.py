@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import disk_errors
+from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.beside import beside
-from mlxtune.data.decisions import FORMAT, Event, State, Status, Step, fold, now, tags
+from mlxtune.data.decisions import FORMAT, Event, Keyed, State, Status, Step, fold, now, tags
 from mlxtune.data.formats import parse
-from mlxtune.data.rows import Preference, Row
+from mlxtune.data.rows import Preference
 
 Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -48,7 +48,7 @@ def load(source: Path) -> State:
 
 def changes(
     action: Action,
-    rows: Iterable[Row],
+    rows: Iterable[Keyed],
     state: State,
     *,
     add: Sequence[str] = (),
@@ -58,14 +58,14 @@ def changes(
 ) -> list[dict[str, Any]]:
     """What ``action`` would change, as the ``rows`` of an event: a preview of it, since rows that stay as they are are left out.
 
-    ``rows`` are the source's own. ``tag`` takes ``add`` and ``remove``, ``note`` takes ``note``, ``edit`` takes ``record``, the
-    row's whole new content. Raises ``DataError`` for a record that is no row of the same kind, and for a pair's verdict on what is
-    no pair.
+    ``rows`` are the source's own, as :func:`decisions.keyed` gives them. ``tag`` takes ``add`` and ``remove``, ``note`` takes
+    ``note``, ``edit`` takes ``record``, the row's whole new content. Raises ``DataError`` for a record that is no row of the same
+    kind, and for a pair's verdict on what is no pair.
     """
     found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        held = state.of(row.hash)
-        inherited = row.hash not in state.decisions and (held.status != "pending" or held.tags is not None or bool(held.note))
+    for key, row in rows:
+        held = state.of(key)
+        inherited = key not in state.decisions and (held.status != "pending" or held.tags is not None or bool(held.note))
         current = now(row, held)
         told: dict[str, Any] = {"status": _STATUS[action]} if action in _STATUS else {}
         after = current
@@ -86,9 +86,9 @@ def changes(
         if after.hash != current.hash:
             told["record"] = None if after.hash == row.hash else after.content
         same = {"status": held.status, "tags": list(tags(current)), "note": held.note}
-        if any(key == "record" or value != same[key] for key, value in told.items()):
+        if any(name == "record" or value != same[name] for name, value in told.items()):
             own = {"status": held.status, "tags": same["tags"], "note": held.note} if inherited else {}
-            found[row.hash] = {"row": row.hash, "before": current.hash, "after": after.hash, **own, **told}
+            found[key] = {"row": key, "before": current.hash, "after": after.hash, **own, **told}
     return list(found.values())
 
 
@@ -113,6 +113,7 @@ class Review:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.state = load(source)
             self._journal = Journal(path)
+            sync_folder(path.parent)
         except BlockingIOError as error:
             os.close(self._lock)
             raise InputError(
@@ -123,7 +124,7 @@ class Review:
             os.close(self._lock)
             raise
 
-    def decide(self, action: Action, rows: Iterable[Row], *, reason: str = "", **more: Any) -> Step | None:
+    def decide(self, action: Action, rows: Iterable[Keyed], *, reason: str = "", **more: Any) -> Step | None:
         """Take one decision on ``rows`` of the source, as :func:`changes` says; ``None`` when it changes nothing.
 
         Raises ``DataError`` as :func:`changes` does, ``MachineError`` when the disk is full; then nothing was decided.
@@ -151,8 +152,8 @@ class Review:
     def _append(self, fields: Event) -> None:
         event = {"v": VERSION, "seq": self.state.next, "t": round(time.time(), 3), "who": self.who, **fields}
         self._journal.append(event)
+        self.state = fold([event], self.state)  # it is in the file, whatever becomes of the flush
         self._journal.sync()
-        self.state = fold([event], self.state)
 
     def close(self) -> None:
         """Let go of the journal."""

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Pair = tuple[int, int, float]
 
 LENGTH = 5  # characters of a shingle
-_BITS = 512  # of a text's parity bitmap
+_BITS, _WIDE = 512, 4096  # of a text's parity bitmap, and of a long text's
 _BUCKETS = 1 << 22  # at most, in which shingles are counted: rare ones come first
 _TEXTS, _CHARACTERS = 1 << 12, 1 << 18  # hashed at once
 _POSTINGS = 1 << 19  # sorted at once
@@ -188,54 +188,63 @@ def _hashed(texts: Sequence[str]) -> tuple[Array, Array]:
     return (keys >> np.uint64(44)).astype(np.int64), keys & np.uint64((1 << 44) - 1)
 
 
-def _shared(folded: Sequence[str], one: Array, two: Array) -> Array:
-    """How many shingles the texts of each pair share, by their hashes."""
-    counts = np.zeros(len(one), np.int64)
-    start, held = 0, 0
-    for stop in range(1, len(one) + 1):
-        held += len(folded[one[stop - 1]]) + len(folded[two[stop - 1]])
-        if held < _CHARACTERS and stop - start < _TEXTS and stop < len(one):
-            continue
-        both = []
-        for texts in (one[start:stop], two[start:stop]):
-            owner, token = _hashed([folded[at] for at in texts])
-            both.append(owner.astype(np.uint64) << np.uint64(44) | token)
-        keys = np.sort(np.concatenate(both))
-        counts[start:stop] = np.bincount(
-            (keys[1:][keys[1:] == keys[:-1]] >> np.uint64(44)).astype(np.int64), minlength=stop - start
-        )
-        start, held = stop, 0
-    return counts
+def _bitmaps(owner: Array, token: Array, texts: int, bits: int) -> Array:
+    """For each of ``texts`` the parity of how many of its shingles fall on each of ``bits``: ``(texts, bits / 64)``."""
+    place = owner * bits + (token >> np.uint64(24)).astype(np.int64) % bits
+    odd = np.bincount(place, minlength=texts * bits) & 1
+    return np.packbits(odd.astype(bool)).view(np.uint64).reshape(texts, -1)
+
+
+def _apart(bitmaps: Array, one: Array, two: Array) -> Array:
+    """A lower bound of how many shingles only one text of each pair has."""
+    apart: Array = np.bitwise_count(bitmaps[one] ^ bitmaps[two]).sum(axis=1, dtype=np.int64)
+    return apart
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Each text's rarest shingles, one of which every twin must share, from ``starts[text]`` to ``starts[text + 1]``; and bitmaps."""
+    """Each text's rarest shingles, one of which every twin must share, from ``starts[text]`` to ``starts[text + 1]``; and bitmaps.
+
+    ``wide`` has those of the last texts, the ones with more than ``_BITS`` shingles, of which ``bitmaps`` tell little.
+    """
 
     starts: Array
     tokens: Array
     bitmaps: Array
+    wide: Array
 
     @classmethod
     def of(cls, corpus: _Corpus, threshold: float) -> _Index:
-        long = corpus.sizes - np.ceil(threshold * corpus.sizes - _SLACK).astype(np.int64) + 1
-        starts = np.concatenate([[0], np.cumsum(long)])
+        sizes = corpus.sizes
+        length = sizes - np.ceil(threshold * sizes - _SLACK).astype(np.int64) + 1
+        starts = np.concatenate([[0], np.cumsum(length)])
         tokens = np.empty(starts[-1], np.uint32)
-        bitmaps = np.empty((len(long), _BITS // 64), np.uint64)
+        bitmaps = np.empty((len(sizes), _BITS // 64), np.uint64)
+        short = int(np.searchsorted(sizes, _BITS, side="right"))
+        wide = np.empty((len(sizes) - short, _WIDE // 64), np.uint64)
         for start, stop in _chunks(corpus.folded):
             owner, token = _hashed(corpus.folded[start:stop])
-            odd = (
-                np.bincount(owner * _BITS + (token >> np.uint64(32)).astype(np.int64) % _BITS, minlength=(stop - start) * _BITS) & 1
-            )
-            bitmaps[start:stop] = np.packbits(odd.astype(bool)).view(np.uint64).reshape(stop - start, -1)
+            bitmaps[start:stop] = _bitmaps(owner, token, stop - start, _BITS)
+            if stop > short:
+                skipped = max(0, short - start)
+                late = owner >= skipped
+                wide[start + skipped - short : stop - short] = _bitmaps(
+                    owner[late] - skipped, token[late], stop - start - skipped, _WIDE
+                )
             token &= np.uint64(0xFFFFFFFF)
             rare = corpus.common[token & np.uint64(len(corpus.common) - 1)]
             token = np.sort(owner.astype(np.uint64) << np.uint64(44) | rare << np.uint64(32) | token)
-            place = np.arange(len(owner)) - np.repeat(
-                np.cumsum(corpus.sizes[start:stop]) - corpus.sizes[start:stop], corpus.sizes[start:stop]
-            )
-            tokens[starts[start] : starts[stop]] = token[place < long[start:stop][owner]] & np.uint64(0xFFFFFFFF)
-        return cls(starts, tokens, bitmaps)
+            place = np.arange(len(owner)) - (np.cumsum(sizes[start:stop]) - sizes[start:stop])[owner]
+            tokens[starts[start] : starts[stop]] = token[place < length[start:stop][owner]] & np.uint64(0xFFFFFFFF)
+        return cls(starts, tokens, bitmaps, wide)
+
+    def may_reach(self, one: Array, two: Array, apart: Array) -> Array:
+        """Which pairs' shingles may be as few as ``apart`` apart; of each, ``two`` is not the smaller text."""
+        near = _apart(self.bitmaps, one, two) <= apart
+        first = len(self.bitmaps) - len(self.wide)
+        long = np.flatnonzero(near & (one >= first))
+        near[long] = _apart(self.wide, one[long] - first, two[long] - first) <= apart[long]
+        return near
 
     def postings(self) -> Iterator[tuple[Array, Array, Array]]:
         """Text, place in its prefix, and token, sorted by token and text; all postings of a token come together."""
@@ -269,13 +278,9 @@ def _candidates(corpus: _Corpus, threshold: float, groups: _Groups | None) -> It
             if groups is not None:
                 may &= groups.of[a] != groups.of[b]
             a, b, needed = a[may], b[may], needed[may]
-            apart = np.bitwise_count(index.bitmaps[a] ^ index.bitmaps[b]).sum(axis=1, dtype=np.int64)
-            near = apart <= sizes[a] + sizes[b] - 2 * needed
+            near = index.may_reach(a, b, sizes[a] + sizes[b] - 2 * needed)
             codes = np.unique(a[near] * len(sizes) + b[near])
-            a, b = codes // len(sizes), codes % len(sizes)
-            near = sizes[a] <= _BITS  # with more shingles than that, bitmaps tell little
-            near[~near] = _shared(corpus.folded, a[~near], b[~near]) >= share * (sizes[a] + sizes[b])[~near] - _SLACK
-            yield a[near], b[near]
+            yield codes // len(sizes), codes % len(sizes)
 
 
 def _expand(begin: Array, end: Array, text: Array, held: Array, groups: _Groups | None) -> Iterator[tuple[Array, Array]]:

@@ -12,7 +12,7 @@ from mlxtune.core.text import plural
 from mlxtune.data import review
 from mlxtune.data.decisions import apply
 from mlxtune.data.formats import EMPTY
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Place, Row
 
 PARTS = ("train", "valid", "test")
 
@@ -21,13 +21,15 @@ PARTS = ("train", "valid", "test")
 class Source:
     """All rows of a source. ``parts`` maps a split's name to its rows where the files decide; else all are under ``all``.
 
-    Its review left ``left_out`` rows out; ``edited`` maps the hash of each row that it changed to that of the row in the file.
+    Its review left ``left_out`` rows out; ``edited`` maps the hash of each row that it changed to that of the row in the file,
+    and ``accepted`` says where the rows stand that it let through.
     """
 
     path: Path
     parts: dict[str, tuple[Row, ...]]
     left_out: int = 0
     edited: Mapping[str, str] = field(default_factory=dict)
+    accepted: frozenset[Place] = frozenset()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -61,7 +63,10 @@ def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = E
     state = review.load(path)
     read = {part: apply(read_file(file, format, mapping), state) for part, file in files(path).items()}
     edited = {after: before for part in read.values() for after, before in part.edited.items()}
-    return Source(path, {name: part.rows for name, part in read.items()}, sum(part.left_out for part in read.values()), edited)
+    accepted = frozenset().union(*(part.accepted for part in read.values()))
+    return Source(
+        path, {name: part.rows for name, part in read.items()}, sum(part.left_out for part in read.values()), edited, accepted
+    )
 
 
 def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = EMPTY) -> tuple[Row, ...]:

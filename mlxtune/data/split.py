@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
@@ -68,17 +68,16 @@ def split(source: Source, data: DataSection) -> Split:
     known = membership.load(source.path)
     recorded = known.splits.get(Asked.of(data), {})
     questions = [question(row) for row in pool]
-    labels = together(pool, questions, data.group_by)
-    items = []
-    for row, asked, label in zip(pool, questions, labels, strict=True):
-        names = (row.hash, source.edited.get(row.hash, ""), asked)
-        share = (
-            "test"
-            if any(name in known.sealed for name in names)
-            else next((recorded[name] for name in names if name in recorded), None)
-        )
-        name = group(row, data.group_by) if data.group_by else asked
-        items.append(Item(label, name, next(iter(tags(row)), ""), None if share in parts else share))
+    places = []
+    for row, asked in zip(pool, questions, strict=True):
+        share = _place((row.hash, source.edited.get(row.hash, row.hash), asked), recorded, known.sealed)
+        places.append(None if share in parts else share)
+    # where every row has its place there is nothing that twins could decide
+    labels = together(pool, questions, data.group_by) if None in places else range(len(pool))
+    items = [
+        Item(label, group(row, data.group_by) if data.group_by else asked, next(iter(tags(row)), ""), share)
+        for row, asked, label, share in zip(pool, questions, labels, places, strict=True)
+    ]
     shares: dict[Share | None, list[Row]] = {None: []} | {share: list(parts.get(share, ())) for share in SHARES}
     for row, chosen in zip(pool, draw(items, wanted, data.seed), strict=True):
         shares[chosen].append(row)
@@ -95,20 +94,29 @@ def split(source: Source, data: DataSection) -> Split:
     return result
 
 
+def _place(names: Iterable[str], recorded: Mapping[str, Share], sealed: frozenset[str]) -> Share | None:
+    """The share that a row with these hashes has, if it is known; an edit may have made it ask what a row elsewhere asks."""
+    if not sealed.isdisjoint(names):
+        return "test"
+    found = {recorded[name] for name in names if name in recorded}
+    return found.pop() if len(found) == 1 else None
+
+
 def record(source: Source, data: DataSection, shares: Split, *, seal: bool = False) -> None:
     """Write down beside ``source`` where each row stands, so that it stays there; with ``seal``, what is held out may never train.
 
     Nothing is written where nothing is new. Raises ``DataError`` for a broken file there, ``MachineError`` where none can be written.
     """
-    known = membership.load(source.path)
-    placed = dict(known.splits.get(Asked.of(data), {}))
-    sealed = set(known.sealed)
-    for part in SHARES:
-        for row in getattr(shares, part):
-            names = {row.hash, question(row), source.edited.get(row.hash, row.hash)}
-            placed |= dict.fromkeys(names, part)
-            if seal and part == "test":
-                sealed |= names
-    made = Membership({**known.splits, Asked.of(data): placed}, frozenset(sealed))
-    if made != known:
-        membership.save(source.path, made)
+    with membership.changing(source.path):
+        known = membership.load(source.path)
+        placed = dict(known.splits.get(Asked.of(data), {}))
+        sealed = set(known.sealed)
+        for part in SHARES:
+            for row in getattr(shares, part):
+                names = {row.hash, question(row), source.edited.get(row.hash, row.hash)}
+                placed |= dict.fromkeys(names, part)
+                if seal and part == "test":
+                    sealed |= names
+        made = Membership({**known.splits, Asked.of(data): placed}, frozenset(sealed))
+        if made != known:
+            membership.save(source.path, made)

@@ -10,8 +10,9 @@ from pathlib import Path
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes
 from mlxtune.core.text import plural
+from mlxtune.data.decisions import FORMAT
 from mlxtune.data.export import MANIFEST, lines, own
-from mlxtune.data.formats import EMPTY
+from mlxtune.data.formats import EMPTY, detect
 from mlxtune.data.rows import Row
 from mlxtune.data.source import files
 
@@ -57,7 +58,10 @@ def take(path: Path, out: Path, format: str = "auto", mapping: Mapping[str, str]
         )
     if not rows:
         raise DataError(f"{path} has no rows that can be used.")
-    write_bytes(out, lines(map(own, rows)))
+    records = [own(row) for row in rows]
+    if odd := sum(detect(record) != FORMAT[type(row)] for record, row in zip(records, rows, strict=True)):
+        notes.append(f'{plural(odd, "text")} would be taken for a transcript: read {out.name} with the format "text".')
+    write_bytes(out, lines(records))
     return Taken(out, len(rows), dict(Counter(row.format for row in rows).most_common()), tuple(bad), tuple(notes))
 
 

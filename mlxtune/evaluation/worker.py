@@ -45,7 +45,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     recipe = worker.recipe
     worker.begin("eval")
     contract = Contract.of(recipe)
-    read = read_source(recipe.source, recipe.data.format)
+    read = read_source(recipe.source, recipe.data.format, recipe.data.map)
     shares = split(read, recipe.data)
     try:
         record(read, recipe.data, shares, seal=True)

@@ -97,7 +97,7 @@ class ChatTemplate:
             tokens, trained = self._text(row)
         else:
             raise DataError(
-                f"{row.place}: a preference pair cannot be trained with sft.", mend="Use chat, completion or text rows."
+                f"{row.place}: a row of preferences cannot be trained with sft.", mend="Use chat, completion or text rows."
             )
         kept = trained[:max_tokens]
         if not kept.any():

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core import errors
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.planning.workload import Batch, Length, Lengths
 from mlxtune.recipe import Recipe, dump
+
+if TYPE_CHECKING:  # checks load numpy, which other questions need not wait for
+    from mlxtune.data.checks.tokens import Tokens
 
 MODULE = "mlxtune.training.probe"
 
@@ -30,6 +33,17 @@ def lengths(recipe: Recipe) -> Lengths:
 
 def _length(full: int, trained: int, first: int, sides: Sequence[int] | None) -> Length:
     return Length(full, trained, first, (sides[0], sides[1], sides[2]) if sides else None)
+
+
+def tokens(recipe: Recipe) -> list[Tokens | None]:
+    """The true length of every record of the recipe's source, in order: ``None`` for what is no row. Bad rows stop nothing.
+
+    Raises what the worker would raise for the model; ``MachineError`` when the process died.
+    """
+    from mlxtune.data.checks.tokens import Tokens
+
+    found = _ask("tokens", {"recipe": dump(recipe)})
+    return [row and Tokens(*row) for row in found["rows"]]
 
 
 def steps(
@@ -58,7 +72,7 @@ def _ask(what: str, request: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         said = done.stderr.strip().splitlines()
         why = one_line(said[-1], 200) if said else f"it ended with {done.returncode}, as it does when memory runs out"
-        raise MachineError(f"The process that looks at the {'rows' if what == 'lengths' else 'step'} died: {why}.") from error
+        raise MachineError(f"The process that looks at the {'step' if what == 'steps' else 'rows'} died: {why}.") from error
     if "error" not in answer:
         return answer
     kind = getattr(errors, answer["kind"], MlxtuneError)

@@ -20,12 +20,16 @@ class ModelSection:
 class DataSection:
     """Where the rows are, and how they are divided.
 
+    ``map`` gives keys of ours the source's names for them: ``{ prompt = "question", completion = "answer" }``.
     ``holdout`` and ``validation`` are shares of all rows; a folder with ``test.jsonl`` or ``valid.jsonl`` decides for itself.
     ``too_long`` rows, of which a window of ``max_tokens`` leaves nothing to train, are refused, or skipped and counted.
     """
 
     source: str
-    format: Literal["auto", "chat", "completion", "text", "preference"] = "auto"
+    format: Literal[
+        "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript"
+    ] = "auto"
+    map: dict[str, str] = field(default_factory=dict)
     holdout: float = 0.15
     validation: float = 0.10
     group_by: str = ""
@@ -214,7 +218,8 @@ class Recipe:
     @property
     def contract(self) -> bool:
         """Whether outputs must satisfy anything."""
-        return bool(self.evaluation.schema or self.evaluation.disclaimers or self.evaluation.forbid)
+        asked = self.evaluation
+        return bool(asked.schema or asked.disclaimers or asked.forbid) or asked.length != Length()
 
     @property
     def schema(self) -> Path | None:

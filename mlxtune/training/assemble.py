@@ -70,7 +70,7 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     Raises ``InputError`` and its kin for whatever of the recipe, the data or the model cannot be used, and ``Interrupted`` when the
     worker is to stop while the reference model scores the pairs.
     """
-    source = read_source(recipe.source, recipe.data.format)
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     shares = split(source, recipe.data)
     try:
         record(source, recipe.data, shares)

@@ -1,6 +1,7 @@
 """What a plan can only learn from MLX: true lengths, and what two steps take. Asked by ``planning.ask``, in a process of its own.
 
     python -m mlxtune.training.probe lengths < request.json
+    python -m mlxtune.training.probe tokens  < request.json
     python -m mlxtune.training.probe steps   < request.json
 
 A request is ``{"recipe": TOML}``, for ``steps`` with the shape of a ``batch`` beside it, as ``planning.ask`` writes it. The answer is
@@ -18,8 +19,8 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.errors import MlxtuneError
-from mlxtune.data.rows import Place
+from mlxtune.core.errors import DataError, MlxtuneError, TemplateError
+from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Unpaired
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.models import blas
@@ -28,7 +29,9 @@ from mlxtune.planning.machine import machine
 from mlxtune.recipe import Recipe, parse
 
 if TYPE_CHECKING:
-    from mlxtune.models.template import Encoded, EncodedPair
+    from mlxtune.models.template import ChatTemplate, Encoded, EncodedPair
+
+_ENDLESS = 2**31 - 1  # a window that nothing fills
 
 
 def lengths(request: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def lengths(request: dict[str, Any]) -> dict[str, Any]:
     from mlxtune.training.encode import encode, measure
 
     recipe = parse(request["recipe"])
-    shares = split(read_source(recipe.source, recipe.data.format), recipe.data)
+    shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
@@ -59,6 +62,41 @@ def lengths(request: dict[str, Any]) -> dict[str, Any]:
         "prefix": prefix,
         "plain": plain,
     }
+
+
+def tokens(request: dict[str, Any]) -> dict[str, Any]:
+    """Each record of the recipe's source as it would be encoded, in order: ``[full, first, why]``, or null for what is no row.
+
+    ``full`` and ``first`` are as in :func:`lengths`; of a pair, they count the longer of its answers. ``why`` says why a row cannot be
+    rendered. Raises ``InputError`` for the model or a file as a whole, but for no row.
+    """
+    from mlx_lm.utils import load_tokenizer
+
+    from mlxtune.data.checks.run import Records
+    from mlxtune.models.template import ChatTemplate
+
+    recipe = parse(request["recipe"])
+    source = resolve(recipe.model.base)
+    template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
+    with Records(recipe.source, recipe.data.format, recipe.data.map) as records:
+        return {"rows": [_tokens(template, records.record(at)) for at in range(len(records))]}
+
+
+def _tokens(template: ChatTemplate, record: Row | DataError) -> list[Any] | None:
+    try:
+        if isinstance(record, DataError):
+            return None
+        if isinstance(record, Preference):
+            pair = template.pair(record, _ENDLESS)
+            return [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)), len(pair.prompt), ""]
+        if isinstance(record, Unpaired):
+            record = Conversation(record.place, record.meta, (*record.prompt, Message("assistant", record.completion)))
+        row = template.encode(record, _ENDLESS)
+        return [row.full, int(row.trained.argmax()), ""]
+    except TemplateError as error:
+        return [0, 0, error.message]
+    except DataError:  # a row that trains nothing whatever the window
+        return None
 
 
 def steps(request: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +206,7 @@ def _pairs(batch: dict[str, Any], recipe: Recipe) -> list[EncodedPair]:
 
 def main() -> int:
     """Entry point; always prints one JSON document."""
-    answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"lengths": lengths, "steps": steps}
+    answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"lengths": lengths, "tokens": tokens, "steps": steps}
     blas.preload()
     try:
         answer = answers[sys.argv[1]](json.load(sys.stdin))

@@ -16,7 +16,7 @@ HERE = Place(Path("d.jsonl"), 1)
 
 
 def _subject(row: Row, *, tokens: int = -1, findings: frozenset[str] = frozenset(), **decided: object) -> Subject:
-    return Subject.of(row, State({row.hash: Decision(row.hash, row.hash, **decided)}), findings, tokens)
+    return Subject.of((row.hash, row), State({row.hash: Decision(row.hash, row.hash, **decided)}), findings, tokens)
 
 
 CHAT = Conversation(
@@ -58,6 +58,7 @@ def test_does_not_hold(text):
         ("/(/", "is no regular expression"),
         ("status:acepted", "There is no status acepted"),
         ("statu:pending", "A filter has no statu:"),
+        ("finding:near-twin", "No check finds near-twin."),
         ('"open', 'cannot be read from here on: "open'),
         ("status:pending /open", "cannot be read from here on: /open"),
     ],

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from mlxtune.core.errors import DataError
 from mlxtune.data.formats import FORMATS, KEYS, columns, detect, parse
 from mlxtune.data.rows import Conversation, Message, Place, Preference, RowError, Text, Unpaired
+from mlxtune.recipe.load import dump
+from mlxtune.recipe.load import parse as parse_recipe
+from mlxtune.recipe.schema import DataSection
 
 PLACE = Place(Path("x.jsonl"), 4)
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -235,6 +239,14 @@ def test_columns_by_other_names_are_mapped():
         parse({"question": "q"}, PLACE, mapping=columns("prompt=question,completion=answer"))
 
 
+def test_recipe_may_name_every_format_and_map_columns():
+    assert set(get_args(get_type_hints(DataSection)["format"])) == {"auto", *FORMATS}
+    text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d.csv"\nmap = { prompt = "question", completion = "answer" }\n'
+    recipe = parse_recipe(text)
+    assert recipe.data.map == columns("prompt=question,completion=answer")
+    assert parse_recipe(dump(recipe)).data == dataclasses.replace(recipe.data, source=str(recipe.source))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("prompt", "not of the form"), ("=x", "not of the form"), ("promt=x", "names promt"), ("prompt=x,completion=x", "of its own")],
@@ -298,7 +310,7 @@ def test_map_that_means_nothing_is_refused(text, words):
         ({"prompt": "q", "chosen": "a", "rejected": [ANSWER, ANSWER]}, "chosen has one assistant turn and rejected 2 turns"),
         ({"prompt": "q", "chosen": [USER], "rejected": [ANSWER]}, "the last turn of chosen is the user's"),
         ({"prompt": "q", "chosen": [call({})], "rejected": [ANSWER]}, "chosen calls a tool"),
-        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "part after 1 shared turns"),
+        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "part after 1 shared turn,"),
         ({"chosen": [ANSWER], "rejected": [OTHER]}, "share no turn"),
         ({"prompt": "other", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, "prompt is not what chosen and rejected begin with"),
         ({"prompt": [ANSWER], "chosen": "a", "rejected": "b"}, "the last turn of the prompt is the assistant's"),

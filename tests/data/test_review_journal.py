@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxtune.core import journal
-from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.errors import DataError, InputError, MachineError
 from mlxtune.data import review
-from mlxtune.data.decisions import Decision, State, apply, fold, now
+from mlxtune.data.decisions import Decision, State, apply, fold, keyed, now
 from mlxtune.data.formats import parse
 from mlxtune.data.review import Review
 from mlxtune.data.rows import Conversation, Place, Preference, Row, Text
+from mlxtune.data.source import read_file, read_source
 
 HERE = Path("shop.jsonl")
 
@@ -34,7 +36,9 @@ def _chat(question: str, answer: str) -> dict[str, Any]:
 
 ROWS: list[Row] = [parse(_chat(f"q{at}", f"a{at}"), Place(HERE, at + 1)) for at in range(4)]
 ROWS += [parse({"prompt": f"q{at}", "chosen": "good", "rejected": "bad", "tag": "old"}, Place(HERE, at + 1)) for at in range(4, 7)]
+ROWS += [parse(_chat("q0", "a0"), Place(HERE, 8))]  # a copy of the first
 PAIRS = range(4, 7)
+KEYED = list(keyed(ROWS))
 
 
 @contextmanager
@@ -95,8 +99,8 @@ def _after(told: Told, action: str, which: list[int], more: Any) -> Told:
 def _seen(state: State) -> Told:
     """The same, as the state tells it."""
     found = {}
-    for at, row in enumerate(ROWS):
-        held = state.of(row.hash)
+    for at, (key, row) in enumerate(KEYED):
+        held = state.of(key)
         current = now(row, held)
         assert current.hash == held.after
         tags = list(held.tags) if held.tags is not None else (["old"] if at in PAIRS else [])
@@ -129,7 +133,7 @@ def test_a_review_is_what_its_decisions_say_whatever_is_undone_restarted_or_cut_
                     done.append(undone.pop())
             else:
                 told = {"record": _chat(f"q{which[0]}", more)} if action == "edit" else more
-                step = window.decide(action, [ROWS[at] for at in which], **told)
+                step = window.decide(action, [KEYED[at] for at in which], **told)
                 after = _after(done[-1], action, which, more)
                 assert (step is None) == (after == done[-1])
                 if step:
@@ -147,7 +151,7 @@ def test_a_review_is_what_its_decisions_say_whatever_is_undone_restarted_or_cut_
             assert review.load(source) == there
             with Review(source, who="ada") as again:  # and it goes on from there
                 assert again.state == there
-                again.decide("note", [ROWS[0]], note="after the crash")
+                again.decide("note", [KEYED[0]], note="after the crash")
                 assert review.load(source) == again.state
                 assert again.state.done[:-1] == there.done
 
@@ -157,8 +161,8 @@ def test_a_crash_at_any_byte_loses_at_most_the_decision_that_was_being_written(t
     with Review(source, who="ada") as window:
         states = [window.state]
         for act in (
-            lambda: window.decide("accept", ROWS[:2], reason="é"),
-            lambda: window.decide("edit", ROWS[:1], record=_chat("q0", "better")),
+            lambda: window.decide("accept", KEYED[:2], reason="é"),
+            lambda: window.decide("edit", KEYED[:1], record=_chat("q0", "better")),
             window.undo,
             window.redo,
         ):
@@ -173,7 +177,7 @@ def test_a_crash_at_any_byte_loses_at_most_the_decision_that_was_being_written(t
 
 def test_every_event_says_who_when_what_and_why(tmp_path):
     with Review(tmp_path / "shop.jsonl", who="ada") as window:
-        window.decide("edit", ROWS[:1], record=_chat("q0", "better"), reason="a typo")
+        window.decide("edit", KEYED[:1], record=_chat("q0", "better"), reason="a typo")
         window.undo()
     edit, undo = journal.read(tmp_path / "shop.review.jsonl")
     better = parse(_chat("q0", "better"), ROWS[0].place)
@@ -187,19 +191,19 @@ def test_every_event_says_who_when_what_and_why(tmp_path):
 
 def test_a_bulk_decision_is_undone_in_one_piece(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
-        window.decide("accept", ROWS[:1])
-        assert len(window.decide("reject", ROWS).changes) == len(ROWS)
+        window.decide("accept", KEYED[:1])
+        assert len(window.decide("reject", KEYED).changes) == len(ROWS)
         window.undo()
-        assert [window.state.of(row.hash).status for row in ROWS] == ["accepted", *["pending"] * (len(ROWS) - 1)]
+        assert [window.state.of(key).status for key, _ in KEYED] == ["accepted", *["pending"] * (len(ROWS) - 1)]
         window.undo()
         assert window.state.decisions == {}
 
 
 def test_nothing_is_written_for_what_changes_nothing(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
-        window.decide("accept", ROWS[:1])
-        assert window.decide("accept", ROWS[:1]) is None
-        assert window.decide("tag", ROWS[4:5], add=["old"]) is None
+        window.decide("accept", KEYED[:1])
+        assert window.decide("accept", KEYED[:1]) is None
+        assert window.decide("tag", KEYED[4:5], add=["old"]) is None
         assert window.undo()
         assert window.undo() is None
     assert len(journal.read(tmp_path / "shop.review.jsonl")) == 2
@@ -208,11 +212,11 @@ def test_nothing_is_written_for_what_changes_nothing(tmp_path):
 def test_a_second_window_may_look_and_not_decide(tmp_path):
     source = tmp_path / "shop.jsonl"
     with Review(source) as window:
-        window.decide("accept", ROWS[:1])
+        window.decide("accept", KEYED[:1])
         with pytest.raises(InputError, match=r"shop\.jsonl is under review in another window"):
             Review(source)
         assert review.load(source) == window.state
-        window.decide("reject", ROWS[1:2])
+        window.decide("reject", KEYED[1:2])
     with Review(source) as later:
         assert len(later.state.done) == 2
 
@@ -221,9 +225,9 @@ def test_killing_a_window_lets_go_of_the_lock_and_keeps_every_decision(tmp_path)
     source = tmp_path / "shop.jsonl"
     code = (
         "import sys, time; from pathlib import Path; from mlxtune.data.formats import parse; from mlxtune.data.rows import Place\n"
-        "from mlxtune.data.review import Review\n"
+        "from mlxtune.data.review import Review; from mlxtune.data.decisions import keyed\n"
         "window = Review(Path(sys.argv[1]))\n"
-        "for at in range(9): window.decide('accept', [parse({'text': str(at)}, Place(Path('x'), 1))]); print(at, flush=True)\n"
+        "for at in range(9): window.decide('accept', keyed([parse({'text': str(at)}, Place(Path('x'), 1))])); print(at, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(source)], stdout=subprocess.PIPE, text=True) as process:
@@ -239,52 +243,82 @@ def test_killing_a_window_lets_go_of_the_lock_and_keeps_every_decision(tmp_path)
 def test_a_pairs_verdict_and_an_edit_must_fit_the_row(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: only a pair can be called tie"):
-            window.decide("tie", ROWS[:1])
+            window.decide("tie", KEYED[:1])
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: messages must be a list"):
-            window.decide("edit", ROWS[:1], record={"text": "no"})
+            window.decide("edit", KEYED[:1], record={"text": "no"})
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: no assistant turn"):
-            window.decide("edit", ROWS[:1], record={"messages": [{"role": "user", "content": "q"}]})
+            window.decide("edit", KEYED[:1], record={"messages": [{"role": "user", "content": "q"}]})
         assert window.state == State()
 
 
 def test_swapping_twice_is_the_sources_own_pair_again(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
-        window.decide("swap", ROWS[4:5])
+        window.decide("swap", KEYED[4:5])
         swapped = now(ROWS[4], window.state.of(ROWS[4].hash))
         assert isinstance(swapped, Preference)
         assert (swapped.chosen, swapped.rejected) == ("bad", "good")
-        window.decide("swap", ROWS[4:5])
+        window.decide("swap", KEYED[4:5])
         assert window.state.of(ROWS[4].hash) == Decision(ROWS[4].hash, ROWS[4].hash, "accepted")
 
 
 def test_rejected_tied_and_bad_rows_are_left_out_and_edits_stand_in_place(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
         for action, row in (("reject", 1), ("tie", 4), ("bad", 5), ("skip", 2)):
-            window.decide(action, [ROWS[row]])
-        window.decide("edit", ROWS[:1], record=_chat("q0", "better"))
-        window.decide("tag", ROWS[:1], add=["kept"])
+            window.decide(action, [KEYED[row]])
+        window.decide("edit", KEYED[:1], record=_chat("q0", "better"))
+        window.decide("tag", KEYED[:1], add=["kept"])
         reviewed = apply(ROWS, window.state)
     assert reviewed.left_out == 3
-    assert [row.place.line for row in reviewed.rows] == [1, 3, 4, 7]
+    assert [row.place.line for row in reviewed.rows] == [1, 3, 4, 7, 8]
     first = reviewed.rows[0]
     assert isinstance(first, Conversation)
     assert (first.reference, first.meta["tags"], first.place) == ("better", ["kept"], ROWS[0].place)
     assert reviewed.edited == {first.hash: ROWS[0].hash}
 
 
+def test_whoever_reads_a_source_reads_it_as_it_was_reviewed(tmp_path):
+    source = tmp_path / "shop.jsonl"
+    source.write_text('{"instruction": "one", "input": "", "output": "1"}\n{"prompt": "two", "completion": "2"}\n')
+    one, two = read_source(source).rows
+    with Review(source) as window:
+        window.decide("reject", keyed([two]))
+        window.decide("edit", keyed([one]), record=_chat("one", "first"))
+    read = read_source(source)
+    (row,) = read.rows
+    assert (row.reference, row.place.line, row.format) == ("first", 1, "alpaca")
+    assert (read.left_out, read.edited) == (1, {row.hash: one.hash})
+    assert [row.hash for row in read_file(source)] == [one.hash, two.hash]
+
+
+def test_of_several_copies_each_is_decided_on_by_itself(tmp_path):
+    source = tmp_path / "shop.jsonl"
+    source.write_text('{"text": "one"}\n{"text": "two"}\n{"text": "one"}\n{"text": "one"}\n')
+    rows = list(keyed(read_file(source)))
+    assert [key for key, _ in rows] == [rows[0][1].hash, rows[1][1].hash, f"{rows[0][1].hash}#2", f"{rows[0][1].hash}#3"]
+    with Review(source) as window:
+        window.decide("accept", rows[:1])
+        window.decide("reject", rows[2:3])
+        window.decide("edit", rows[3:], record={"text": "three"})
+    read = read_source(source)
+    assert [(row.text, row.place.line) for row in read.rows] == [("one", 1), ("two", 2), ("three", 4)]
+    assert [place.line for place in read.accepted] == [1]
+    source.write_text('{"text": "one"}\n{"text": "new"}\n')  # one copy is left, and it does not matter which
+    assert [row.text for row in read_source(source).rows] == ["one", "new"]
+
+
 def test_a_changed_source_keeps_decisions_and_lists_those_that_lost_their_row(tmp_path):
     with Review(tmp_path / "shop.jsonl") as window:
-        window.decide("accept", ROWS[:3])
-        window.decide("edit", ROWS[2:3], record=_chat("q2", "better"))
-        window.decide("tag", ROWS[2:3], add=["kept"])
+        window.decide("accept", KEYED[:3])
+        window.decide("edit", KEYED[2:3], record=_chat("q2", "better"))
+        window.decide("tag", KEYED[2:3], add=["kept"])
     better = parse(_chat("q2", "better"), Place(HERE, 9))
     changed = [*ROWS[1:2], better, parse({"text": "new"}, Place(HERE, 10))]
     state = review.load(tmp_path / "shop.jsonl")
-    assert [item.row for item in state.orphans(changed)] == [ROWS[0].hash]
+    assert [item.row for item in state.orphans(row.hash for row in changed)] == [ROWS[0].hash]
     assert [state.of(row.hash).status for row in changed] == ["accepted", "accepted", "pending"]
     assert now(better, state.of(better.hash)).meta["tags"] == ["kept"]
     with Review(tmp_path / "shop.jsonl") as window:  # what it inherits stays when it is decided on
-        window.decide("note", [better], note="seen")
+        window.decide("note", keyed([better]), note="seen")
         held = window.state.of(better.hash)
     assert (held.row, held.status, held.tags, held.note) == (better.hash, "accepted", ("kept",), "seen")
 
@@ -302,6 +336,28 @@ def test_events_that_make_no_sense_are_passed_over():
     assert state.next == 5
 
 
+def test_a_full_disk_decides_nothing_and_a_flush_that_fails_forgets_nothing(tmp_path, monkeypatch):
+    with Review(tmp_path / "shop.jsonl") as window:
+        window.decide("accept", KEYED[:1])
+        before = window.state
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.os, "write", lambda *_: _full())
+            with pytest.raises(MachineError, match="disk is full"):
+                window.decide("reject", KEYED[:1])
+        assert window.state == before == review.load(tmp_path / "shop.jsonl")
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.os, "fsync", lambda *_: _full())
+            with pytest.raises(MachineError, match="disk is full"):
+                window.decide("reject", KEYED[:1])
+        assert window.state == review.load(tmp_path / "shop.jsonl") != before
+        window.decide("skip", KEYED[:1])
+        assert window.state == review.load(tmp_path / "shop.jsonl")
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, "full")
+
+
 def test_the_journal_of_a_newer_version_is_refused(tmp_path):
     (tmp_path / "shop.review.jsonl").write_text('{"v": 2, "seq": 0}\n')
     with pytest.raises(DataError, match="another version"):
@@ -315,6 +371,6 @@ def test_the_source_is_never_written(tmp_path):
     source.write_text('{"text": "one"}\n')
     before = source.stat()
     with Review(source) as window:
-        window.decide("edit", [Text(Place(source, 1), {}, "one")], record={"text": "two"})
+        window.decide("edit", keyed([Text(Place(source, 1), {}, "one")]), record={"text": "two"})
     after = source.stat()
     assert (source.read_text(), before.st_mtime_ns, before.st_ino) == ('{"text": "one"}\n', after.st_mtime_ns, after.st_ino)

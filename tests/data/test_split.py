@@ -5,6 +5,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,34 @@ def test_an_edited_row_stays_where_it_was(tmp_path):
     edited = [_row(_about(number + 500)) for number in range(60)]
     source = Source(path, {"all": tuple(edited)}, 0, {new.hash: old.hash for new, old in zip(edited, BASE, strict=True)})
     assert _where(split(source, DATA)) == {new.hash: before[old.hash] for new, old in zip(edited, BASE, strict=True)}
+
+
+def test_twins_are_not_looked_for_where_every_row_has_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "d.jsonl"
+    first = _kept(path, BASE)
+    monkeypatch.setattr(splits, "together", lambda *_: pytest.fail("looked for"))
+    assert split(Source(path, {"all": tuple(BASE)}), DATA) == first
+
+
+def test_a_seal_is_not_lost_to_whoever_writes_beside_it(tmp_path):
+    path = tmp_path / "d.jsonl"
+    source = Source(path, {"all": tuple(BASE)})
+    shares = split(source, DATA)
+    with ThreadPoolExecutor(4) as pool:  # four runs and an evaluation
+        jobs = [pool.submit(record, source, dataclasses.replace(DATA, seed=seed), shares, seal=seed == 9) for seed in range(7, 12)]
+        assert [job.result() for job in jobs] == [None] * 5
+    written = json.loads((tmp_path / "d.split.json").read_text())
+    assert {made["asked"]["seed"] for made in written["splits"]} == {7, 8, 9, 10, 11}
+    assert {row.hash for row in shares.test} <= set(written["sealed"])
+
+
+def test_a_row_that_was_edited_to_ask_what_a_held_out_row_asks_is_held_out_too(tmp_path):
+    path = tmp_path / "d.jsonl"
+    before = _kept(path, BASE)
+    new = _row(before.test[0].question[0]["content"], "another answer")
+    rows = [row for row in BASE if row != before.train[0]]
+    after = split(Source(path, {"all": (*rows, new)}, 0, {new.hash: before.train[0].hash}), DATA)
+    assert new in after.test
 
 
 def test_the_record_is_written_once_and_read_strictly(tmp_path):

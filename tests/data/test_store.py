@@ -155,8 +155,11 @@ def test_packed_and_binary_files_are_refused_with_a_way_out(tmp_path, name, word
 
 
 def test_folder_missing_file_and_unknown_words_are_said(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         open_store(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is no file"):
+        open_store(tmp_path / "pipe")
     with pytest.raises(DataError, match="There is no data at"):
         open_store(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="There is no format sharegtp") as caught:

@@ -17,7 +17,9 @@ def _scored(*outcomes: bool | str) -> list[dict[str, Score]]:
 
 
 def _report(base: list[bool], tuned: list[bool]) -> reports.Report:
-    return reports.build({"rows": len(base)}, [Measured("base", True, 1.0, _scored(*base)), Measured("tuned", False, 2.5, _scored(*tuned))])
+    return reports.build(
+        {"rows": len(base)}, [Measured("base", True, 1.0, _scored(*base)), Measured("tuned", False, 2.5, _scored(*tuned))]
+    )
 
 
 def test_rates_count_hits_and_class_the_failures_most_common_first():

@@ -32,7 +32,10 @@ def evaluated(shop: Shop, run: str, base: int, tuned: int, rows: int = 72) -> No
         [{name: Score(at < hits, "schema") for name in ("schema", "contract")} for at in range(rows)] for hits in (base, tuned)
     ]
     facts = {"name": "support-json", "run": run, "rows": rows}
-    report.save(report.build(facts, [report.Measured("base", False, 1.0, scored[0]), report.Measured("tuned", False, 1.0, scored[1])]), folder)
+    report.save(
+        report.build(facts, [report.Measured("base", False, 1.0, scored[0]), report.Measured("tuned", False, 1.0, scored[1])]),
+        folder,
+    )
 
 
 @pytest.mark.parametrize(

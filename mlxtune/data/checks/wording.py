@@ -1,0 +1,132 @@
+"""What answers say that nobody meant to teach: refusals, boilerplate, loops, and placeholders that were never filled."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator
+
+from mlxtune.data.checks.finding import DROP, HAND, Hit, text_check
+
+_REFUSAL = re.compile(
+    r"""(?xi)
+      \b(?:I['’]?m|I[ ]am|we['’]?re|we[ ]are)[ ](?:very[ ]|so[ ]|really[ ])?(?:sorry|afraid)\b[^.!?\n]{0,40}\b(?:can(?:['’]t|not|[ ]not)|(?:un|not[ ])able[ ]to)
+        [ ]+(?:assist|help|fulfill?|comply|provide|generate|create|answer|do[ ]that|continue|complete|write|share|discuss|engage)
+    | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not|won['’]t))[ ]
+        (?:assist|help|fulfill?|comply)[ ](?:you[ ])?(?:with[ ])?(?:that|this|your|the)[ ]?(?:request|question|task|topic)?
+    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system))?|intelligence)\b
+    | \bI(?:['’]m|[ ]am)[ ](?:just[ ]|only[ ])?an?[ ](?:AI|(?:large[ ])?language[ ]model|virtual[ ]assistant)\b
+    | \b(?:my|the)[ ](?:knowledge|training)[ ](?:data[ ])?(?:cut-?[ ]?off|only[ ]goes[ ]up)
+    """
+)
+_BOILERPLATE = re.compile(
+    r"""(?xi)
+      \bI[ ]hope[ ](?:this|that|these)[ ](?:information[ ]|answers?[ ]|explanation[ ]|tips[ ]|suggestions[ ])?(?:helps?|is[ ]helpful|was[ ]helpful|clarif)\w*
+    | \b(?:please[ ])?(?:feel[ ]free|don['’]t[ ]hesitate)[ ]to[ ](?:ask|reach[ ]out|contact[ ]me|let[ ]me[ ]know)\b
+    | \blet[ ]me[ ]know[ ]if[ ](?:you[ ](?:have|need)|there['’]?s|there[ ]is)[ ](?:any(?:thing)?|more|further)\b
+    | \bis[ ]there[ ]anything[ ]else[ ]I[ ]can[ ](?:help|assist)\b
+    | \A\s*(?:sure|certainly|of[ ]course|absolutely|great[ ]question)[,!.]+[ ](?:here|I['’]?(?:d|ll)|below|let['’]?s)\b
+    """
+)
+_PLACEHOLDER = re.compile(
+    r"""(?x)
+      (?<![\w}\\{$])\{\{\s*[#^/]?[A-Za-z_][\w.\- ]{0,40}\s*\}\}(?!\})
+    | \[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
+        |[Ee]mail|[Ff]irst[ ][Nn]ame|[Ll]ast[ ][Nn]ame|[Pp]lace|[Cc]ity|[Tt]itle|[Ss]ender|[Rr]edacted|PLACEHOLDER|placeholder)(?:['’]s)?(?:[ _-][\w' _/-]{1,40})?\](?![(\[:])
+    | <(?:your|YOUR|insert|INSERT|customer|company|placeholder|PLACEHOLDER)(?:[ _-][\w' -]{1,30})?>
+    | \b[Ll]orem[ ]ipsum\b
+    | \b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
+    """
+)
+# Words of which one is in whatever the patterns find: most answers have none, and are done with.
+_REFUSES = (
+    "sorry",
+    "afraid",
+    "assist",
+    "help",
+    "comply",
+    "fulfil",
+    "unable",
+    " ai",
+    "language model",
+    "intelligence",
+    "cutoff",
+    "cut-off",
+    "cut off",
+    "only goes",
+)
+_CHATS = (
+    "hope",
+    "feel free",
+    "hesitate",
+    "let me know",
+    "anything else",
+    "sure",
+    "certainly",
+    "of course",
+    "absolutely",
+    "great question",
+)
+_CODE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
+_WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
+
+_PERIOD = 16  # words of the longest loop that is looked for
+_TIMES = 4  # as often in a row is no style
+_ALONE = 6  # the same for one word, which songs repeat
+_LETTERS = 12  # of what comes again, at least, in all
+
+
+@text_check("refusal", "warn", "answers that refuse", DROP, answers=True)
+def refusals(text: str) -> Iterator[Hit]:
+    lower = text.lower()
+    if any(word in lower for word in _REFUSES) and (match := _REFUSAL.search(text)):
+        yield Hit(*match.span(), "The answer refuses, or speaks of itself as a model: the tuned model would, too.")
+
+
+@text_check("boilerplate", "warn", "answers with a chatbot's boilerplate", HAND, answers=True)
+def boilerplate(text: str) -> Iterator[Hit]:
+    lower = text.lower()
+    for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _CHATS) else ():
+        yield Hit(*match.span(), "The answer has a phrase of a general chatbot.")
+
+
+@text_check("placeholder", "warn", "rows with a placeholder left in", HAND)
+def placeholders(text: str) -> Iterator[Hit]:
+    if not any(sign in text for sign in ("{{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
+        return
+    plain = _CODE.sub(lambda match: " " * len(match[0]), text)
+    for match in _PLACEHOLDER.finditer(plain):
+        yield Hit(*match.span(), f"“{match[0]}” was never filled in.")
+
+
+@text_check("loop", "warn", "answers that go in a loop", DROP, answers=True)
+def loops(text: str) -> Iterator[Hit]:
+    """A run of up to 16 words that comes four times or more, one after the other, and has letters."""
+    words = _WORD.findall(text.lower())
+    if len(set(words)) > 0.9 * len(words):
+        return
+    spans: list[tuple[int, int]] = []
+    for period in range(1, min(_PERIOD, len(words) // _TIMES) + 1):
+        same = list(map(operator.eq, words, words[period:]))
+        if sum(same) < period * (_TIMES - 1):
+            continue
+        run = 0
+        for at, equal in enumerate([*same, False]):
+            if equal:
+                run += 1
+                continue
+            first, long = at - run, run
+            run = 0
+            if long < period * (_TIMES - 1):
+                continue
+            spans = spans or [match.span() for match in _WORD.finditer(text)]
+            if len(spans) != len(words):
+                return  # letters that become two when they are small
+            again = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(long // period)]
+            alike = [said.casefold() == again[0].casefold() for said in again]
+            times = 1 + (alike.index(False) if False in alike else len(alike))
+            letters = sum(sign.isalpha() for word in words[first : first + period] for sign in word)
+            if times >= (_TIMES if period > 1 else _ALONE) and letters * times >= _LETTERS:
+                said = "word comes" if period == 1 else f"{period} words come"
+                yield Hit(spans[first][0], spans[first + times * period - 1][1], f"The same {said} {times} times in a row.")
+                return
