@@ -54,7 +54,7 @@ _NAMED = re.compile(
     """
 )
 _BEGINS = (  # one of these is in every shape: to look for them costs a hundredth of looking for the shapes
-    "-----BEGIN", "AKIA", "ASIA", "ABIA", "ACCA", "A3T", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl", "sk-", "sk_", "rk_",
+    "-----BEGIN", "AKIA", "ASIA", "ABIA", "ACCA", "A3T", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glrt-", "glptt-", "glft-", "glimt-", "glagent-", "gloas-", "glsoat-", "glcbt-", "sk-", "sk_", "rk_",
     "pk_", "whsec_", "hf_", "api_org_", "AIza", "GOCSPX-", "ya29.", "xox", "xapp-", "/webhooks/", "hooks.slack", "SG.", "npm_", "pypi-",
     "SK", ":AA", "_v1_", "shp", "EAAA", "sq0", "dapi", "hvs.", "hvb.", "AGE-SECRET", "Q~", "eyJ", "://",
 )  # fmt: skip

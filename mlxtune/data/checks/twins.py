@@ -27,8 +27,10 @@ _NUMBER = re.compile(r"\d+")
 
 @whole_check
 def copies(survey: Survey) -> Iterator[Finding]:
-    """Rows whose whole content, metadata apart, stood there before."""
+    """Rows whose whole content, metadata apart, stood there before, in the same share: in another one, that is a leak."""
     for rank, first in survey.copies.items():
+        if survey.shares[rank] != survey.shares[first]:
+            continue
         yield Finding(COPY.id, COPY.severity, (survey.at[rank], survey.at[first]), "The same row stands there already.")
 
 
@@ -39,7 +41,7 @@ def near(survey: Survey) -> Iterator[Finding]:
         seen: set[tuple[str, int]] = set()
         read = lru_cache(maxsize=256)(lambda rank: survey.read(survey.at[rank]))
         for i, j, alike in pairs:
-            if survey.copies.get(j, j) == survey.copies.get(i, i):
+            if survey.copies.get(j, j) == survey.copies.get(i, i) or survey.shares[i] != survey.shares[j]:
                 continue
             check = _relation(read(i), read(j), survey, i, j)
             if check and (check, j) not in seen:

@@ -14,7 +14,7 @@ _REFUSAL = re.compile(
         [ ]+(?:assist|help|fulfill?|comply|provide|generate|create|answer|do[ ]that|continue|complete|write|share|discuss|engage)
     | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not|won['’]t))[ ]
         (?:assist|help|fulfill?|comply)[ ](?:you[ ])?(?:with[ ])?(?:that|this|your|the)[ ]?(?:request|question|task|topic)?
-    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system))?|intelligence)\b
+    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system)|(?=[ ]*[,.;:!]|[ ]I\b))|intelligence(?=[ ]*[,.;:!]|[ ]I\b))
     | \bI(?:['’]m|[ ]am)[ ](?:just[ ]|only[ ])?an?[ ](?:AI|(?:large[ ])?language[ ]model|virtual[ ]assistant)\b
     | \b(?:my|the)[ ](?:knowledge|training)[ ](?:data[ ])?(?:cut-?[ ]?off|only[ ]goes[ ]up)
     """
