@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
@@ -85,7 +85,7 @@ def leaks(survey: Survey) -> Iterator[Finding]:
 
 def _twins(survey: Survey, one: int, two: int) -> bool:
     first, second = survey.questions[one], survey.questions[two]
-    return similar.fold(first) == similar.fold(second) or similar.jaccard(first, second) >= survey.threshold
+    return first == second or similar.jaccard(first, second) >= survey.threshold
 
 
 def _groups(survey: Survey) -> Iterator[list[int]]:
@@ -97,16 +97,30 @@ def _groups(survey: Survey) -> Iterator[list[int]]:
 
 
 def _pairs(survey: Survey) -> Iterator[list[similar.Pair]]:
-    """Pairs of twins, group by group: all of a small group, the links of a large one."""
-    linked: defaultdict[int, list[similar.Pair]] = defaultdict(list)
-    for pair in survey.links:
-        linked[survey.labels[pair[0]]].append(pair)
+    """Pairs of twins, group by group: all of a small group; of a large one each row with one other, which holds it together."""
+    linked: defaultdict[int, list[int]] = defaultdict(list)
+    for i, j, _ in survey.links:
+        linked[i].append(j)
+        linked[j].append(i)
     for ranks in _groups(survey):
         if len(ranks) > _EVERY:
-            yield sorted(linked[survey.labels[ranks[0]]])
+            pairs = list(_tree(ranks[0], linked))
         else:
-            alike = [(i, j, similar.jaccard(survey.questions[i], survey.questions[j])) for i, j in combinations(ranks, 2)]
-            yield [pair for pair in alike if pair[2] >= survey.threshold]
+            pairs = list(combinations(ranks, 2))
+        alike = [(i, j, similar.jaccard(survey.questions[i], survey.questions[j])) for i, j in pairs]
+        yield [pair for pair in alike if pair[2] >= survey.threshold]
+
+
+def _tree(root: int, linked: dict[int, list[int]]) -> Iterator[tuple[int, int]]:
+    """Every other member of a group once, behind the one that it is linked to on the way to ``root``."""
+    seen, waiting = {root}, deque([root])
+    while waiting:
+        one = waiting.popleft()
+        for other in sorted(linked[one]):
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+                yield one, other
 
 
 def _relation(one: Row, two: Row, survey: Survey, i: int, j: int) -> str:
