@@ -21,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Pair = tuple[int, int, float]
 
 LENGTH = 5  # characters of a shingle
-_BITS, _WIDE = 512, 4096  # of a text's parity bitmap, and of a long text's
+_BITS, _WIDE = 256, 2048  # of a text's parity bitmap, and of a long text's
 _BUCKETS = 1 << 21  # at most, in which shingles are counted: rare ones come first
 _TEXTS, _CHARACTERS = 1 << 11, 1 << 17  # hashed at once
 _POSTINGS = 1 << 17  # sorted at once

@@ -52,10 +52,12 @@ def effective(counts: Counter[str]) -> float:
 
 def tags(survey: Survey) -> dict[str, dict[str, int]]:
     """Keys with a few values that come again, each with how many rows have it, most first."""
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for key, counts in survey.tags.items():
         if counts and len(counts) > 1 and counts.total() >= len(survey.at) / 2 and counts.total() >= 2 * len(counts):
-            found[key] = dict(counts.most_common())
+            values = dict(counts.most_common())
+            if values not in found.values():  # an answer's field that a tag repeats
+                found[key] = values
     return found
 
 

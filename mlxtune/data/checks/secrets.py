@@ -60,7 +60,7 @@ _BEGINS = (  # one of these is in every shape: to look for them costs a hundredt
 )  # fmt: skip
 _HINTS = ("key", "secret", "token", "passw", "pwd", "credential", "bearer")
 _BITS = 3.5  # of entropy a character: gitleaks asks a generic key for as much
-_EXAMPLE = re.compile(r"(?i)your|example|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
+_EXAMPLE = re.compile(r"(?i)your|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
 
 
 def entropy(text: str) -> float:
@@ -96,6 +96,8 @@ def secrets(text: str) -> Iterator[Hit]:
 def _random(value: str) -> bool:
     """Whether ``value`` looks drawn rather than written: digits, letters, and no word of an example."""
     if _EXAMPLE.search(value) or not any(sign.isdigit() for sign in value) or not any(sign.isalpha() for sign in value):
+        return False
+    if "example" in value.lower() and len(value) < 32:
         return False
     return len(value) >= 10 and entropy(value) >= min(_BITS, 0.85 * math.log2(len(value)))
 

@@ -52,7 +52,7 @@ def near(survey: Survey) -> Iterator[Finding]:
                         NEAR.id,
                         NEAR.severity,
                         rows,
-                        f"Prompt and answer are nearly those of another row (prompts {alike:.2f} alike).",
+                        f"It says nearly what another row says ({alike:.2f} alike in what is asked).",
                     )
                 else:
                     yield Finding(
