@@ -199,11 +199,9 @@ def _kind(report: Report, id: str, found: list[Finding], style: str, every: bool
     from mlxtune.data.checks import CHECKS
 
     check = CHECKS[id]
-    fix = "--fix: " + check.fix.does if check.fix.safe else f"--also {id}: {check.fix.does}" if check.fix.how != "hand" else ""
-    width = _width()
-    title = f"{len(found):,}  {check.title}"
-    room = width - 4 - len(title) - len(fix)
-    show("  ", (f"{check.mark} ", style), (title, "bold"), " " * max(2, room), (fix if room >= 2 else "", "muted"))
+    way = f"--fix: {check.fix.does}" if check.fix.safe else f"--also {id}" if check.fix.how != "hand" else "by hand"
+    title, count = check.title.ljust(40), f"{len(found):>6,}"
+    show("  ", (f"{check.mark} ", style), (title, ""), (count, "bold"), "   ", (way, "muted"))
     shown = found if every else found[:_EXAMPLES]
     for one in shown:
         _example(report, one)

@@ -213,8 +213,8 @@ def test_a_fix_that_is_not_safe_is_applied_when_it_is_asked_for(tmp_path: Path) 
     kept = {one.rows[0] for one in findings if one.check == "loop"}
     assert not kept & {at for at, asked in wanted(findings).items() if any(one.check == "loop" for one in asked)}
     assert kept <= set(wanted(findings, ["loop"]))
-    with pytest.raises(InputError, match="no fix for placeholder"):
-        wanted(findings, ["placeholder"])
+    with pytest.raises(InputError, match="no fix for conflict"):
+        wanted(findings, ["conflict"])
 
 
 def test_rows_that_need_nothing_are_written_as_they_were(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from mlxtune.data.checks.finding import HAND, Fix, Hit, Span, row_check, text_check
+from mlxtune.data.checks.finding import DROP, Fix, Hit, Span, row_check, text_check
 from mlxtune.data.checks.look import Look
 
 # UTF-8 that was read as Windows-1252: a lead byte's sign, then as many of continuation bytes as it asks for.
@@ -33,7 +33,7 @@ _LANGUAGES = re.compile(  # whoever names one may be answered in it
 _LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # that pass for Latin letters
 
 
-@text_check("mojibake", "warn", "rows decoded wrongly", Fix("put", "put back what was meant", safe=True))
+@text_check("mojibake", "warn", "rows decoded wrongly", Fix("put", "put right", safe=True))
 def mojibake(text: str) -> Iterator[Hit]:
     if text.isascii():
         return
@@ -60,7 +60,7 @@ def _meant(text: str) -> str | None:
     return meant if _MEANT.fullmatch(meant) else None
 
 
-@text_check("control", "warn", "rows with signs that are not seen", Fix("put", "take them out", safe=True))
+@text_check("control", "warn", "rows with signs that are not seen", Fix("put", "take out", safe=True))
 def controls(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return
@@ -72,7 +72,7 @@ def controls(text: str) -> Iterator[Hit]:
         yield Hit(*match.span(), f"It holds {names}, which nobody sees and the model would learn.", "")
 
 
-@row_check("mixed-script", "warn", "rows that mix alphabets", HAND)
+@row_check("mixed-script", "warn", "rows that mix alphabets", DROP)
 def mixed(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
     """A word with lookalikes of another alphabet, or an answer that falls into an alphabet that nobody used before."""
     asked: set[str] = set()

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mlxtune.core.text import plural
-from mlxtune.data.checks.finding import HAND, Finding, enter, whole_check
+from mlxtune.data.checks.finding import DROP, Finding, enter, whole_check
 from mlxtune.data.checks.survey import Survey
 
-OUTLIER = enter("length-outlier", "warn", "rows of unusual length", HAND)
+OUTLIER = enter("length-outlier", "warn", "rows of unusual length", DROP)
 _ROWS = 12  # fewer have no usual length
 _FENCES = 3.0  # interquartile ranges beyond the quartiles, of the logarithm: Tukey's far out
 _TIMES = 4.0  # and as many times the median, or a part of it

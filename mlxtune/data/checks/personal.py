@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mlxtune.data.checks.finding import Fix, Hit, text_check
 
-_PUT = Fix("put", "put a placeholder in its place", safe=True)
+_PUT = Fix("put", "mask", safe=True)
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"

@@ -73,7 +73,7 @@ def masked(secret: str) -> str:
     return f"{secret[:4]}…({len(secret)} characters)"
 
 
-@text_check("secret", "block", "rows with a key or password", Fix("put", "put a placeholder in its place", safe=True), "✗")
+@text_check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True), "✗")
 def secrets(text: str) -> Iterator[Hit]:
     taken = 0
     for match in _SHAPES.finditer(text) if any(begin in text for begin in _BEGINS) else ():

@@ -16,7 +16,7 @@ from mlxtune.data.checks.survey import Survey
 from mlxtune.data.rows import Preference, Row, Text, Unpaired
 
 LEAK = enter("leak", "block", "train rows that repeat held-out ones", UNUSABLE, "⇄")
-COPY = enter("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first, leave this one out", safe=True), "≈")
+COPY = enter("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first", safe=True), "≈")
 NEAR = enter("near-duplicate", "warn", "near-duplicates", DROP, "≈")
 CONFLICT = enter("conflict", "warn", "prompts with two different answers", HAND, "≠")
 

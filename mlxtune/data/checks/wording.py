@@ -98,7 +98,7 @@ def boilerplate(text: str) -> Iterator[Hit]:
         yield Hit(*match.span(), "The answer has a phrase of a general chatbot.")
 
 
-@text_check("placeholder", "warn", "rows with a placeholder left in", HAND)
+@text_check("placeholder", "warn", "rows with a placeholder left in", DROP)
 def placeholders(text: str) -> Iterator[Hit]:
     if not any(sign in text for sign in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
