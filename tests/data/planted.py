@@ -97,7 +97,7 @@ def make(*, dirty: bool) -> Planted:
     )
     plant("contract-forbidden", "chat", reply("Northpeak has it too."))
     plant("secret", "chat", asks(f"My token is {KEY}"))
-    plant("same-pair", "pair", lambda row: {**row, "rejected": row["chosen"].upper().replace(",", "")})
+    plant("same-pair", "pair", lambda row: {**row, "rejected": row["chosen"].upper().replace(" ", "  ")})
     plant("different-prompts", "pair", _two_prompts)
     plant("placeholder", "chat", asks("Is {{product_name}} in stock?"))
     plant("email", "chat", asks("Write to ada.holm@example.com"))

@@ -16,6 +16,7 @@ from mlxtune.data.checks.finding import Span
 from mlxtune.data.checks.fixes import fix, replaced, wanted
 from mlxtune.data.checks.lengths import bounds
 from mlxtune.data.checks.notes import effective, tier
+from mlxtune.data.checks.pairs import normalised
 from mlxtune.data.source import read_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -87,6 +88,14 @@ def test_pairs_that_prefer_the_opposite_contradict_each_other(tmp_path: Path) ->
         for one, two in (("Steel.", "Glass."), ("glass", "steel"))
     ]
     assert found(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [("Yes.", "yes", True), ("a  b", "A\nb!", True), ("x > 0", "x < 0", False), ("-5", "5", False), ("1,5", "15", False)],
+)
+def test_answers_are_the_same_but_for_case_spacing_and_their_ends(one: str, two: str, same: bool) -> None:
+    assert (normalised(one) == normalised(two)) is same
 
 
 def test_labels_that_disagree_contradict_each_other(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _relation(one: Row, two: Row, survey: Survey, i: int, j: int) -> str:
 
 
 def _alike(one: str, two: str) -> bool:
-    return normalised(one) == normalised(two) or similar.jaccard(one, two) >= 0.8
+    return one == two or normalised(one) == normalised(two) or similar.jaccard(one, two) >= 0.8
 
 
 def groups(labels: Sequence[int]) -> int:
