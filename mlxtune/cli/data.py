@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -199,11 +200,9 @@ def _kind(report: Report, id: str, found: list[Finding], style: str, every: bool
     from mlxtune.data.checks import CHECKS
 
     check = CHECKS[id]
-    fix = "--fix: " + check.fix.does if check.fix.safe else f"--also {id}: {check.fix.does}" if check.fix.how != "hand" else ""
-    width = _width()
-    title = f"{len(found):,}  {check.title}"
-    room = width - 4 - len(title) - len(fix)
-    show("  ", (f"{check.mark} ", style), (title, "bold"), " " * max(2, room), (fix if room >= 2 else "", "muted"))
+    way = f"--fix: {check.fix.does}" if check.fix.safe else f"--also {id}" if check.fix.how != "hand" else "by hand"
+    title, count = check.title.ljust(40), f"{len(found):>6,}"
+    show("  ", (f"{check.mark} ", style), (title, ""), (count, "bold"), "   ", (way, "muted"))
     shown = found if every else found[:_EXAMPLES]
     for one in shown:
         _example(report, one)
@@ -260,14 +259,15 @@ def figures(report: Report) -> None:
 
 
 def _histogram(report: Report) -> None:
-    """Rows by length, each bar twice as wide as the one before."""
-    counts: dict[int, int] = {}
-    for length in report.lengths:
-        step = math.ceil(math.log2(max(1, length)))
-        counts[step] = counts.get(step, 0) + 1
+    """Rows by length, each bar as many times wider than the one before as keeps them to a dozen."""
+    span = (
+        math.log2(max(report.lengths) / max(1, min(report.lengths))) if min(report.lengths) else math.log2(max(report.lengths) + 1)
+    )
+    fine = next((parts for parts in (8, 4, 2, 1) if span * parts <= 11), 1)
+    counts = Counter(math.ceil(fine * math.log2(max(1, length))) for length in report.lengths)
+    steps = range(min(counts), max(counts) + 1)
+    _bars({f"up to {round(2 ** (step / fine)):,}": counts[step] for step in steps})
     limit = report.max_tokens
-    rows = {f"up to {2**step:,}": counts.get(step, 0) for step in range(min(counts), max(counts) + 1)}
-    _bars(rows)
     if limit and (over := sum(length > limit for length in report.lengths)):
         _paragraph(f"{plural(over, 'row')} over the window of {limit:,}.", ("! ", "bold warning"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,27 +59,20 @@ def near(texts: Sequence[str], weight: Counter[int] | None = None) -> list[Pair]
     from mlxtune.data import similar  # it loads numpy, which a verb that divides nothing need not wait for
 
     found = similar.links(texts, ALIKE[0])
-    weight = weight or Counter(range(len(texts)))
+    total = len(texts) if weight is None else weight.total()
     for threshold in ALIKE[1:]:
-        found = _thinned(found, texts, weight, threshold)
+        labels = similar.components(len(texts), found)
+        held = Counter(labels) if weight is None else Counter[int]()
+        for at, count in (weight or {}).items():
+            held[labels[at]] += count
+        crowds = {label for label, count in held.items() if count > max(CROWD * total, _FEW)}
+        members = {label: [at for at, its in enumerate(labels) if its == label] for label in sorted(crowds)}
+        if all(len(ranks) == 1 for ranks in members.values()):
+            break
+        found = [pair for pair in found if labels[pair[0]] not in crowds]
+        for ranks in members.values():
+            found += [(ranks[i], ranks[j], alike) for i, j, alike in similar.links([texts[at] for at in ranks], threshold)]
     return found
-
-
-def _thinned(near: list[Pair], texts: Sequence[str], weight: Counter[int], threshold: float) -> list[Pair]:
-    """``near``, with only links of ``threshold`` inside the components that are a crowd."""
-    from mlxtune.data import similar
-
-    labels = similar.components(len(texts), near)
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for at, label in enumerate(labels):
-        members[label].append(at)
-    limit = max(CROWD * weight.total(), _FEW)
-    crowds = {label for label, held in members.items() if len(held) > 1 and sum(weight[at] for at in held) > limit}
-    kept = [pair for pair in near if labels[pair[0]] not in crowds]
-    for label in sorted(crowds):
-        held = members[label]
-        kept += [(held[i], held[j], alike) for i, j, alike in similar.links([texts[at] for at in held], threshold)]
-    return kept
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ is no twin. One could be missed only where two different shingles of its texts s
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Pair = tuple[int, int, float]
 
 LENGTH = 5  # characters of a shingle
-_BITS, _WIDE = 512, 4096  # of a text's parity bitmap, and of a long text's
-_BUCKETS = 1 << 22  # at most, in which shingles are counted: rare ones come first
-_TEXTS, _CHARACTERS = 1 << 12, 1 << 18  # hashed at once
-_POSTINGS = 1 << 19  # sorted at once
-_PAIRS = 1 << 17  # looked at at once
+_BITS, _WIDE = 256, 2048  # of a text's parity bitmap, and of a long text's
+_BUCKETS = 1 << 21  # at most, in which shingles are counted: rare ones come first
+_TEXTS, _CHARACTERS = 1 << 11, 1 << 17  # hashed at once
+_POSTINGS = 1 << 17  # sorted at once
+_PAIRS = 1 << 16  # looked at at once
 _SLACK = 1e-9  # a bound that a rounding error lifts over a whole number would lose a pair
 
 
@@ -50,7 +51,7 @@ def jaccard(one: str, two: str) -> float:
 def twins(texts: Sequence[str], threshold: float = 0.8) -> list[Pair]:
     """Every pair ``(i, j, similarity)`` with ``i < j`` and a similarity of at least ``threshold``, in order."""
     corpus = _Corpus(texts)
-    copies = corpus.copies
+    copies = corpus.copies()
     found = [(i, j, 1.0) for same in copies for at, i in enumerate(same) for j in same[at + 1 :]]
     seen: set[tuple[int, int]] = set()
     for one, two in _candidates(corpus, threshold, None):
@@ -67,8 +68,9 @@ def links(texts: Sequence[str], threshold: float = 0.8) -> list[Pair]:
     A copy of an earlier text is linked to the first one.
     """
     corpus = _Corpus(texts)
-    first = [same[0] for same in corpus.copies]
-    found = [(same[0], other, 1.0) for same in corpus.copies for other in same[1:]]
+    _, at = np.unique(corpus.which, return_index=True)
+    first: list[int] = at.tolist()
+    found = [(first[text], index, 1.0) for index, text in enumerate(corpus.which.tolist()) if first[text] != index]
     groups = _Groups(len(first))
     for one, two in _candidates(corpus, threshold, groups):
         while len(one):  # in rounds, each with one pair of a group: after it most others are needless
@@ -119,7 +121,7 @@ def _verified(folded: Sequence[str], pairs: Iterable[tuple[int, int]], threshold
     """Those of ``pairs`` that are twins."""
     known: dict[int, frozenset[str]] = {}
     for one, two in pairs:
-        if len(known) > 2000:
+        if len(known) > 400:
             known.clear()
         for at in (one, two):
             if at not in known:
@@ -135,28 +137,41 @@ def _jaccard(one: frozenset[str], two: frozenset[str]) -> float:
 
 
 class _Corpus:
-    """The different texts among some, folded, in the order of how many shingles they have, each with the indices that have it.
+    """The different texts among some, folded, in the order of how many shingles they have; ``which`` says which one each text is.
 
     ``common`` says of each bucket of shingles how many texts have one in it, as the logarithm in steps of a 170th.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        copies: dict[str, list[int]] = {}
-        for index, text in enumerate(texts):
-            copies.setdefault(fold(text), []).append(index)
-        folded = list(copies)
-        buckets = min(_BUCKETS, 1 << sum(map(len, folded)).bit_length())
+        numbers: dict[str, int] = {}
+        which = array("i")
+        for text in texts:
+            folded = fold(text)
+            which.append(numbers.setdefault(text if folded == text else folded, len(numbers)))
+        folded_texts = list(numbers)
+        del numbers
+        buckets = min(_BUCKETS, 1 << sum(map(len, folded_texts)).bit_length())
         counts = np.zeros(buckets, np.int32)
-        sizes = np.zeros(len(folded), np.int64)
-        for start, stop in _chunks(folded):
-            owner, token = _hashed(folded[start:stop])
+        sizes = np.zeros(len(folded_texts), np.int64)
+        for start, stop in _chunks(folded_texts):
+            owner, token = _hashed(folded_texts[start:stop])
             sizes[start:stop] = np.bincount(owner, minlength=stop - start)
             np.add.at(counts, token & np.uint64(buckets - 1), 1)
         order = np.argsort(sizes, kind="stable")
-        self.folded = [folded[at] for at in order]
-        self.copies = [copies[text] for text in self.folded]
+        self.folded = [folded_texts[at] for at in order]
         self.sizes = sizes[order]
-        self.common: Array = np.minimum(170 * np.log2(np.maximum(counts, 1)), 4095).astype(np.uint64)
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order))
+        self.which: Array = place[np.frombuffer(which, np.intc)]
+        logs = (170 * np.log2(np.maximum(np.arange(1 << 16), 1))).astype(np.uint16)
+        self.common: Array = logs[np.minimum(counts, len(logs) - 1, out=counts)]
+
+    def copies(self) -> list[list[int]]:
+        """The indices that have each text."""
+        found: list[list[int]] = [[] for _ in self.folded]
+        for index, at in enumerate(self.which.tolist()):
+            found[at].append(index)
+        return found
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -232,7 +247,7 @@ class _Index:
                     owner[late] - skipped, token[late], stop - start - skipped, _WIDE
                 )
             token &= np.uint64(0xFFFFFFFF)
-            rare = corpus.common[token & np.uint64(len(corpus.common) - 1)]
+            rare = corpus.common[token & np.uint64(len(corpus.common) - 1)].astype(np.uint64)
             token = np.sort(owner.astype(np.uint64) << np.uint64(44) | rare << np.uint64(32) | token)
             place = np.arange(len(owner)) - (np.cumsum(sizes[start:stop]) - sizes[start:stop])[owner]
             tokens[starts[start] : starts[stop]] = token[place < length[start:stop][owner]] & np.uint64(0xFFFFFFFF)
@@ -249,8 +264,9 @@ class _Index:
     def postings(self) -> Iterator[tuple[Array, Array, Array]]:
         """Text, place in its prefix, and token, sorted by token and text; all postings of a token come together."""
         parts = -(-len(self.tokens) // _POSTINGS)
-        for part in range(parts):
-            here = np.flatnonzero(self.tokens % parts == part)
+        bounds = [(1 << 32) * part // parts for part in range(parts + 1)]
+        for low, high in itertools.pairwise(bounds):
+            here = np.flatnonzero((self.tokens >= np.uint32(low)) & (self.tokens <= np.uint32(high - 1)))
             here = here[np.argsort(self.tokens[here], kind="stable")]
             text = np.searchsorted(self.starts, here, side="right") - 1
             yield text, here - self.starts[text], self.tokens[here]

@@ -66,6 +66,10 @@ class Store:
                 self._data.release(released, walked)
                 released = walked
 
+    def release(self) -> None:
+        """Let the memory go that the file's pages take; what is asked for next is read again."""
+        self._data.release(0, self._data.size)
+
     def close(self) -> None:
         """Let the file go."""
         self._data.close()

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from mlxtune.data.checks.finding import HAND, Fix, Hit, Span, row_check, text_check
+from mlxtune.data.checks.finding import DROP, Fix, Hit, Span, row_check, text_check
 from mlxtune.data.checks.look import Look
 
 # UTF-8 that was read as Windows-1252: a lead byte's sign, then as many of continuation bytes as it asks for.
@@ -25,10 +25,15 @@ _CONTROL = re.compile(
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HAN", "KANA", "HANGUL", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "ARMENIAN", "GEORGIAN")
 _BEGINS = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA"} | {name: name for name in _SCRIPTS}
+_EAST = {"HAN", "KANA", "HANGUL"}  # Japanese and Korean use more than one of them
+_LANGUAGES = re.compile(  # whoever names one may be answered in it
+    r"(?i)\b(?:translat\w*|russian|ukrainian|bulgarian|serbian|chinese|mandarin|japanese|korean|arabic|persian|hebrew|hindi|thai|armenian|georgian"
+    r"|cyrillic|kanji|hiragana|languages?|alphabet|unicode)\b"
+)
 _LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # that pass for Latin letters
 
 
-@text_check("mojibake", "warn", "rows decoded wrongly", Fix("put", "put back what was meant", safe=True))
+@text_check("mojibake", "warn", "rows decoded wrongly", Fix("put", "put right", safe=True))
 def mojibake(text: str) -> Iterator[Hit]:
     if text.isascii():
         return
@@ -55,7 +60,7 @@ def _meant(text: str) -> str | None:
     return meant if _MEANT.fullmatch(meant) else None
 
 
-@text_check("control", "warn", "rows with signs that are not seen", Fix("put", "take them out", safe=True))
+@text_check("control", "warn", "rows with signs that are not seen", Fix("put", "take out", safe=True))
 def controls(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return
@@ -67,13 +72,15 @@ def controls(text: str) -> Iterator[Hit]:
         yield Hit(*match.span(), f"It holds {names}, which nobody sees and the model would learn.", "")
 
 
-@row_check("mixed-script", "warn", "rows that mix alphabets", HAND)
+@row_check("mixed-script", "warn", "rows that mix alphabets", DROP)
 def mixed(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
     """A word with lookalikes of another alphabet, or an answer that falls into an alphabet that nobody used before."""
     asked: set[str] = set()
+    told: list[str] = []
     for part in look.parts:
         if part.text.isascii():
             asked.add("LATIN")
+            told.append(part.text)
             continue
         words: dict[str, list[re.Match[str]]] = {}
         for match in _LETTERS.finditer(part.text):
@@ -83,23 +90,34 @@ def mixed(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
             if len(scripts & {"LATIN", "CYRILLIC", "GREEK"}) > 1 and len(match[0]) > 2 and set(match[0]) & _LOOKALIKES:
                 yield f"“{match[0]}” mixes alphabets that look alike.", (Span(part.name, *match.span(), match[0]),)
                 return
-        if part.trains and asked:
-            total = sum(len(match[0]) for matches in words.values() for match in matches)
-            for script, matches in words.items():
-                strays = [match for match in matches if len(match[0]) > 1]
-                share = sum(len(match[0]) for match in strays) / max(1, total)
-                if script not in asked and not _kin(script, asked) and strays and share < 0.2:
-                    first = strays[0]
-                    why = f"The answer falls into {script.capitalize()} letters, which the prompt has not."
-                    yield why, (Span(part.name, *first.span(), first[0]),)
-                    return
+        letters = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
+        families = {"HAN" if script in _EAST else script for script, matches in letters.items() if matches} - {"GREEK"}
+        strays = [
+            script for script in letters if part.trains and script not in asked and letters[script] and not _kin(script, asked)
+        ]
+        if len(families) > 2:
+            script, why = max(families, key=lambda one: words.get(one, letters[one])[0].start()), "It mixes three alphabets."
+            yield why, (_shown(part.name, words[script][0]),)
+            return
+        for script in strays if asked and not _LANGUAGES.search(" ".join(told)) else ():
+            share = sum(len(match[0]) for match in words[script]) / sum(
+                len(match[0]) for found in words.values() for match in found
+            )
+            if share < 0.5:
+                why = f"The answer falls into {script.capitalize()} letters, which the prompt has not."
+                yield why, (_shown(part.name, letters[script][0]),)
+                return
+        told.append(part.text)
         asked |= set(words)
 
 
+def _shown(part: str, match: re.Match[str]) -> Span:
+    return Span(part, *match.span(), match[0])
+
+
 def _kin(script: str, asked: set[str]) -> bool:
-    """Whether one writing system uses ``script`` beside one of ``asked``; Greek is also a language of signs."""
-    east = {"HAN", "KANA", "HANGUL"}
-    return script == "GREEK" or (script in east and bool(asked & east)) or script == "LATIN"
+    """Whether one writing system uses ``script`` beside one of ``asked``; Latin is everywhere, and Greek a language of signs, too."""
+    return script in ("GREEK", "LATIN") or (script in _EAST and bool(asked & _EAST))
 
 
 def _scripts(word: str) -> set[str]:

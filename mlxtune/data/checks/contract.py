@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from mlxtune.data.checks.finding import Check, Finding, Span, enter
+from mlxtune.data.checks.finding import DROP, Check, Finding, Span, enter
 from mlxtune.data.checks.look import Look
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 
 Scorer = Callable[[str], dict[str, str]]  # an answer to the metrics that it fails, each with a sentence; empty when it holds
 
 _CHECKS: dict[str, Check] = {
-    "json": enter("contract-json", "block", "answers that are not JSON", mark="✗"),
-    "schema": enter("contract-schema", "block", "answers that break the schema", mark="✗"),
-    "disclaimer": enter("contract-disclaimer", "block", "answers without the right disclaimer", mark="✗"),
-    "forbidden": enter("contract-forbidden", "block", "answers with a forbidden phrase", mark="✗"),
+    "json": enter("contract-json", "block", "answers that are not JSON", DROP, "✗"),
+    "schema": enter("contract-schema", "block", "answers that break the schema", DROP, "✗"),
+    "disclaimer": enter("contract-disclaimer", "block", "answers without the right disclaimer", DROP, "✗"),
+    "forbidden": enter("contract-forbidden", "block", "answers with a forbidden phrase", DROP, "✗"),
 }
 
 
@@ -26,13 +26,12 @@ def broken(look: Look, scorer: Scorer) -> Iterator[Finding]:
     failed = scorer(answer)
     for metric, check in _CHECKS.items():
         if metric in failed and not (metric == "schema" and "json" in failed):
-            start = 0
             yield Finding(
                 check.id,
                 check.severity,
                 (look.at,),
                 f"The answer breaks the contract: {failed[metric]}.",
-                (Span(part, start, len(answer), answer[:60]),),
+                (Span(part, 0, len(answer), answer[:60]),),
             )
 
 

@@ -29,9 +29,9 @@ class Fix:
     safe: bool = False
 
 
-DROP = Fix("drop", "leave the row out")
-UNUSABLE = Fix("drop", "leave the row out", safe=True)
-HAND = Fix("hand", "edit the row")
+DROP = Fix("drop", "leave out")
+UNUSABLE = Fix("drop", "leave out", safe=True)
+HAND = Fix("hand", "edit")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mlxtune.core.text import plural
-from mlxtune.data.checks.finding import HAND, Finding, enter, whole_check
+from mlxtune.data.checks.finding import DROP, Finding, enter, whole_check
 from mlxtune.data.checks.survey import Survey
 
-OUTLIER = enter("length-outlier", "warn", "rows of unusual length", HAND)
-_ROWS = 20  # fewer have no usual length
+OUTLIER = enter("length-outlier", "warn", "rows of unusual length", DROP)
+_ROWS = 12  # fewer have no usual length
 _FENCES = 3.0  # interquartile ranges beyond the quartiles, of the logarithm: Tukey's far out
 _TIMES = 4.0  # and as many times the median, or a part of it
 
 
 @whole_check
 def outliers(survey: Survey) -> Iterator[Finding]:
-    """Answers, and else whole rows, outside of the far fences of all lengths' logarithms."""
+    """Answers, and else prompts, outside of the far fences of all lengths' logarithms."""
     flagged: set[int] = set()
-    for name, lengths in (("answer", survey.answers), ("row", survey.lengths)):
+    for name, lengths in (("answer", survey.answers), ("prompt", [len(question) for question in survey.questions])):
         if len(lengths) < _ROWS:
             return
         low, middle, high = bounds(lengths)

@@ -10,15 +10,13 @@ from typing import Any
 
 from mlxtune.data.rows import Conversation, Preference, Row, Text
 
-Role = str
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One text of a row. ``trains`` says whether it is learned; ``exact`` is false where escapes in it were resolved."""
 
     name: str
-    role: Role
+    role: str
     text: str
     trains: bool = False
     exact: bool = True

@@ -52,10 +52,12 @@ def effective(counts: Counter[str]) -> float:
 
 def tags(survey: Survey) -> dict[str, dict[str, int]]:
     """Keys with a few values that come again, each with how many rows have it, most first."""
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for key, counts in survey.tags.items():
         if counts and len(counts) > 1 and counts.total() >= len(survey.at) / 2 and counts.total() >= 2 * len(counts):
-            found[key] = dict(counts.most_common())
+            values = dict(counts.most_common())
+            if values not in found.values():  # an answer's field that a tag repeats
+                found[key] = values
     return found
 
 
@@ -103,14 +105,15 @@ def advice(facts: Facts, findings: Sequence[Finding]) -> str:
     counts = Counter(finding.check for finding in findings if finding.severity != "note")
     blocks = Counter(finding.check for finding in findings if finding.severity == "block")
     if blocks["leak"]:
-        return f"Take out the {plural(blocks['leak'], 'train row')} that repeat held-out ones: until then no evaluation counts. --fix does it."
+        return (
+            f"Take out of train what is held out ({plural(blocks['leak'], 'row')}): until then no evaluation counts. --fix does it."
+        )
     if blocks["secret"]:
         return f"Take out the keys in {plural(blocks['secret'], 'row')}, and make new ones: they have been in a file. --fix masks them."
     if blocks:
         check, count = blocks.most_common(1)[0]
-        fix = CHECKS[check].fix
-        way = "--fix leaves them out" if fix.safe else f"{fix.does} or leave it out: --fix --also {check}"
-        return f"Mend the {count:,} {CHECKS[check].title}: {way}."
+        way = "--fix" if CHECKS[check].fix.safe else f"--fix --also {check}"
+        return f"Mend the {CHECKS[check].title} ({count:,}), or leave them out: {way}."
     if facts.rows == 0:
         return "Add rows."
     if facts.tier == "too few":

@@ -22,15 +22,16 @@ _RATIO = 1.2  # of the lengths of chosen and rejected, at the median
 def same(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
     row = look.row
     if isinstance(row, Preference) and normalised(row.chosen) == normalised(row.rejected):
-        why = "Chosen and rejected say the same but for case, spacing and punctuation: there is nothing to prefer."
+        why = "Chosen and rejected say the same but for case, spacing and how they end: there is nothing to prefer."
         yield why, (Span("chosen", 0, len(row.chosen), row.chosen[:60]), Span("rejected", 0, len(row.rejected), row.rejected[:60]))
 
 
 def normalised(text: str) -> str:
-    """NFKC, case folded, letters and digits only: two answers with one of these say the same."""
-    words = unicodedata.normalize("NFKC", text).casefold()
-    bare = "".join(sign if sign.isalnum() else " " for sign in words)
-    return " ".join(bare.split()) or " ".join(words.split())
+    """NFKC, case folded, spacing and the punctuation at both ends apart: two answers with one of these say the same.
+
+    Signs inside stay: in code and figures they are what differs.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?…\"'“”‘’*`") or text
 
 
 LENGTH = enter("length-bias", "warn", "a preference for length")

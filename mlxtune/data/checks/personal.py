@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mlxtune.data.checks.finding import Fix, Hit, text_check
 
-_PUT = Fix("put", "put a placeholder in its place", safe=True)
+_PUT = Fix("put", "mask", safe=True)
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"
@@ -16,7 +16,7 @@ _PHONE = re.compile(
     r"""(?x)(?<![\w.,/+-])(?:
       \+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,5}\)?){2,6}        # +44 20 7946 0958
     | \(\d{3}\)[ ]?\d{3}[ .-]\d{4}                        # (555) 010-9999
-    | [2-9]\d{2}([.-])[2-9]?\d{2}\1\d{4}                  # 555-010-9999
+    | (?:1[ .-])?[2-9]\d{2}([ .-])\d{3}\1\d{4}            # 555-010-9999
     | 0\d{2,5}[ /-]\d{3,8}(?:[ -]\d{2,5}){0,3}            # 020 7946 0958, 030/1234567
     )(?![\w/]|[.,]\d|-\d)"""
 )

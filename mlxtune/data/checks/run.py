@@ -37,6 +37,7 @@ from mlxtune.data.source import files
 from mlxtune.data.store import Store, open_store
 
 Progress = Callable[[float], None]
+_READS = 1000  # of single records, after which the file's pages are let go: they lie anywhere in it
 _STEP = 500  # rows between two words of progress
 
 
@@ -117,6 +118,7 @@ class Records:
             for part, file in files(path).items():
                 self.stores.append((part, self._open.enter_context(open_store(file, format, mapping))))
             undo.pop_all()
+        self._asked = 0
         self._starts = [0]
         for _, store in self.stores:
             self._starts.append(self._starts[-1] + len(store))
@@ -125,6 +127,10 @@ class Records:
         return self._starts[-1]
 
     def _find(self, at: int) -> tuple[Store, int]:
+        self._asked += 1
+        if not self._asked % _READS:
+            for _, store in self.stores:
+                store.release()
         which = bisect_right(self._starts, at) - 1
         return self.stores[which][1], at - self._starts[which]
 

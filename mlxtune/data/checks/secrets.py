@@ -54,13 +54,13 @@ _NAMED = re.compile(
     """
 )
 _BEGINS = (  # one of these is in every shape: to look for them costs a hundredth of looking for the shapes
-    "-----BEGIN", "AKIA", "ASIA", "ABIA", "ACCA", "A3T", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl", "sk-", "sk_", "rk_",
+    "-----BEGIN", "AKIA", "ASIA", "ABIA", "ACCA", "A3T", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glrt-", "glptt-", "glft-", "glimt-", "glagent-", "gloas-", "glsoat-", "glcbt-", "sk-", "sk_", "rk_",
     "pk_", "whsec_", "hf_", "api_org_", "AIza", "GOCSPX-", "ya29.", "xox", "xapp-", "/webhooks/", "hooks.slack", "SG.", "npm_", "pypi-",
     "SK", ":AA", "_v1_", "shp", "EAAA", "sq0", "dapi", "hvs.", "hvb.", "AGE-SECRET", "Q~", "eyJ", "://",
 )  # fmt: skip
 _HINTS = ("key", "secret", "token", "passw", "pwd", "credential", "bearer")
 _BITS = 3.5  # of entropy a character: gitleaks asks a generic key for as much
-_EXAMPLE = re.compile(r"(?i)your|example|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
+_EXAMPLE = re.compile(r"(?i)your|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
 
 
 def entropy(text: str) -> float:
@@ -73,7 +73,7 @@ def masked(secret: str) -> str:
     return f"{secret[:4]}…({len(secret)} characters)"
 
 
-@text_check("secret", "block", "rows with a key or password", Fix("put", "put a placeholder in its place", safe=True), "✗")
+@text_check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True), "✗")
 def secrets(text: str) -> Iterator[Hit]:
     taken = 0
     for match in _SHAPES.finditer(text) if any(begin in text for begin in _BEGINS) else ():
@@ -96,6 +96,8 @@ def secrets(text: str) -> Iterator[Hit]:
 def _random(value: str) -> bool:
     """Whether ``value`` looks drawn rather than written: digits, letters, and no word of an example."""
     if _EXAMPLE.search(value) or not any(sign.isdigit() for sign in value) or not any(sign.isalpha() for sign in value):
+        return False
+    if "example" in value.lower() and len(value) < 32:
         return False
     return len(value) >= 10 and entropy(value) >= min(_BITS, 0.85 * math.log2(len(value)))
 

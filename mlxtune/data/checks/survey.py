@@ -15,7 +15,9 @@ from mlxtune.data.checks.look import Look, system
 from mlxtune.data.checks.tokens import Tokens
 from mlxtune.data.groups import ALIKE, Pair, asked, near
 from mlxtune.data.rows import Preference, Row
+from mlxtune.data.similar import components, fold
 
+_HASH = 16  # bytes of a row's hash that tell it from all others
 VALUES = 40  # different ones of a metadata key or an answer's field, beyond which it is no tag
 
 
@@ -31,14 +33,27 @@ class Survey:
     questions: list[str] = field(default_factory=list)
     systems: array[int] = field(default_factory=lambda: array("q"))
     shares: list[str] = field(default_factory=list)
-    first: dict[bytes, int] = field(default_factory=dict)  # of a content's hash, the rank that had it first
-    copies: dict[int, int] = field(default_factory=dict)  # the rank of a row to that of the one it repeats
+    hashes: bytearray = field(default_factory=bytearray)  # of each row's content, 16 bytes
     lengths: array[int] = field(default_factory=lambda: array("i"))  # of the whole row, in characters
     answers: array[int] = field(default_factory=lambda: array("i"))  # of what it teaches to say
     pairs: list[tuple[int, int]] = field(default_factory=list)  # lengths of chosen and rejected
-    openings: Counter[str] = field(default_factory=Counter)
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     tokens: list[Tokens | None] = field(default_factory=list)
+
+    @cached_property
+    def copies(self) -> dict[int, int]:
+        """The rank of each row whose content stood there before, to the rank that had it first."""
+        first: dict[bytes, int] = {}
+        found = {}
+        for rank in range(len(self.at)):
+            if (before := first.setdefault(bytes(self.hashes[rank * _HASH : (rank + 1) * _HASH]), rank)) != rank:
+                found[rank] = before
+        return found
+
+    @cached_property
+    def openings(self) -> Counter[str]:
+        """How often prompts begin with which three words."""
+        return Counter(" ".join(question[:80].split()[:3]) for question in self.questions)
 
     @cached_property
     def links(self) -> list[Pair]:
@@ -48,9 +63,7 @@ class Survey:
     @cached_property
     def labels(self) -> list[int]:
         """For each rank the lowest rank in its group of near twins."""
-        from mlxtune.data import similar
-
-        return similar.components(len(self.questions), self.links)
+        return components(len(self.questions), self.links)
 
     @property
     def threshold(self) -> float:
@@ -59,20 +72,17 @@ class Survey:
 
     def add(self, look: Look, share: str) -> None:
         """Remember what is needed of a row."""
-        row, rank = look.row, len(self.at)
+        row = look.row
         self.at.append(look.at)
-        question = asked(row)
+        question = fold(asked(row))
         self.questions.append(question)
         self.systems.append(int.from_bytes(hashlib.blake2b(system(row).encode(), digest_size=7).digest()))
         self.shares.append(share)
-        first = self.first.setdefault(bytes.fromhex(row.hash[:32]), rank)
-        if first != rank:
-            self.copies[rank] = first
+        self.hashes += bytes.fromhex(row.hash[: 2 * _HASH])
         self.lengths.append(sum(len(part.text) for part in look.parts if part.exact))
         self.answers.append(len(look.target))
         if isinstance(row, Preference):
             self.pairs.append((len(row.chosen), len(row.rejected)))
-        self.openings[" ".join(question[:80].casefold().split()[:3])] += 1
         for key, value in row.meta.items():
             self._tag(key, value)
         for key, value in _fields(look.target).items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mlxtune.data.checks.finding import DROP, HAND, Finding, enter
+from mlxtune.data.checks.finding import DROP, Finding, enter
 
 FILLS = enter("prompt-fills-window", "block", "rows of which nothing would train", DROP, "✗")
-CUT = enter("truncated", "warn", "rows that would be cut", HAND)
+CUT = enter("truncated", "warn", "rows that would be cut", DROP)
 TEMPLATE = enter("template", "block", "rows that the template refuses", DROP, "✗")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
@@ -16,7 +16,7 @@ from mlxtune.data.checks.survey import Survey
 from mlxtune.data.rows import Preference, Row, Text, Unpaired
 
 LEAK = enter("leak", "block", "train rows that repeat held-out ones", UNUSABLE, "⇄")
-COPY = enter("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first, leave this one out", safe=True), "≈")
+COPY = enter("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first", safe=True), "≈")
 NEAR = enter("near-duplicate", "warn", "near-duplicates", DROP, "≈")
 CONFLICT = enter("conflict", "warn", "prompts with two different answers", HAND, "≠")
 
@@ -27,8 +27,10 @@ _NUMBER = re.compile(r"\d+")
 
 @whole_check
 def copies(survey: Survey) -> Iterator[Finding]:
-    """Rows whose whole content, metadata apart, stood there before."""
+    """Rows whose whole content, metadata apart, stood there before, in the same share: in another one, that is a leak."""
     for rank, first in survey.copies.items():
+        if survey.shares[rank] != survey.shares[first]:
+            continue
         yield Finding(COPY.id, COPY.severity, (survey.at[rank], survey.at[first]), "The same row stands there already.")
 
 
@@ -39,7 +41,7 @@ def near(survey: Survey) -> Iterator[Finding]:
         seen: set[tuple[str, int]] = set()
         read = lru_cache(maxsize=256)(lambda rank: survey.read(survey.at[rank]))
         for i, j, alike in pairs:
-            if survey.copies.get(j, j) == survey.copies.get(i, i):
+            if survey.copies.get(j, j) == survey.copies.get(i, i) or survey.shares[i] != survey.shares[j]:
                 continue
             check = _relation(read(i), read(j), survey, i, j)
             if check and (check, j) not in seen:
@@ -50,7 +52,7 @@ def near(survey: Survey) -> Iterator[Finding]:
                         NEAR.id,
                         NEAR.severity,
                         rows,
-                        f"Prompt and answer are nearly those of another row (prompts {alike:.2f} alike).",
+                        f"It says nearly what another row says ({alike:.2f} alike in what is asked).",
                     )
                 else:
                     yield Finding(
@@ -83,7 +85,7 @@ def leaks(survey: Survey) -> Iterator[Finding]:
 
 def _twins(survey: Survey, one: int, two: int) -> bool:
     first, second = survey.questions[one], survey.questions[two]
-    return similar.fold(first) == similar.fold(second) or similar.jaccard(first, second) >= survey.threshold
+    return first == second or similar.jaccard(first, second) >= survey.threshold
 
 
 def _groups(survey: Survey) -> Iterator[list[int]]:
@@ -95,16 +97,30 @@ def _groups(survey: Survey) -> Iterator[list[int]]:
 
 
 def _pairs(survey: Survey) -> Iterator[list[similar.Pair]]:
-    """Pairs of twins, group by group: all of a small group, the links of a large one."""
-    linked: defaultdict[int, list[similar.Pair]] = defaultdict(list)
-    for pair in survey.links:
-        linked[survey.labels[pair[0]]].append(pair)
+    """Pairs of twins, group by group: all of a small group; of a large one each row with one other, which holds it together."""
+    linked: defaultdict[int, list[int]] = defaultdict(list)
+    for i, j, _ in survey.links:
+        linked[i].append(j)
+        linked[j].append(i)
     for ranks in _groups(survey):
         if len(ranks) > _EVERY:
-            yield sorted(linked[survey.labels[ranks[0]]])
+            pairs = list(_tree(ranks[0], linked))
         else:
-            alike = [(i, j, similar.jaccard(survey.questions[i], survey.questions[j])) for i, j in combinations(ranks, 2)]
-            yield [pair for pair in alike if pair[2] >= survey.threshold]
+            pairs = list(combinations(ranks, 2))
+        alike = [(i, j, similar.jaccard(survey.questions[i], survey.questions[j])) for i, j in pairs]
+        yield [pair for pair in alike if pair[2] >= survey.threshold]
+
+
+def _tree(root: int, linked: dict[int, list[int]]) -> Iterator[tuple[int, int]]:
+    """Every other member of a group once, behind the one that it is linked to on the way to ``root``."""
+    seen, waiting = {root}, deque([root])
+    while waiting:
+        one = waiting.popleft()
+        for other in sorted(linked[one]):
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+                yield one, other
 
 
 def _relation(one: Row, two: Row, survey: Survey, i: int, j: int) -> str:
@@ -126,7 +142,7 @@ def _relation(one: Row, two: Row, survey: Survey, i: int, j: int) -> str:
 
 
 def _alike(one: str, two: str) -> bool:
-    return normalised(one) == normalised(two) or similar.jaccard(one, two) >= 0.8
+    return one == two or normalised(one) == normalised(two) or similar.jaccard(one, two) >= 0.8
 
 
 def groups(labels: Sequence[int]) -> int:

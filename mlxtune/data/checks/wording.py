@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ _REFUSAL = re.compile(
       \b(?:I['’]?m|I[ ]am|we['’]?re|we[ ]are)[ ](?:very[ ]|so[ ]|really[ ])?(?:sorry|afraid)\b[^.!?\n]{0,40}\b(?:can(?:['’]t|not|[ ]not)|(?:un|not[ ])able[ ]to)
         [ ]+(?:assist|help|fulfill?|comply|provide|generate|create|answer|do[ ]that|continue|complete|write|share|discuss|engage)
     | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not|won['’]t))[ ]
-        (?:assist|help|fulfill?|comply)[ ](?:you[ ])?(?:with[ ])?(?:that|this|your|the)[ ]?(?:request|question|task|topic)?
-    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system))?|intelligence)\b
+        (?:assist|help|fulfill?|comply|engage)[ ](?:you[ ])?(?:with[ ]|in[ ])?(?:that|this|your|the|such)\b
+    | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not))[ ]
+        (?:provide|generate|create|answer|give)[ ](?:you[ ])?(?:with[ ])?(?:that|this|any|such|medical|legal|financial|specific)\b
+    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system)|(?=[ ]*[,.;:!]|[ ]I\b))|intelligence(?=[ ]*[,.;:!]|[ ]I\b))
     | \bI(?:['’]m|[ ]am)[ ](?:just[ ]|only[ ])?an?[ ](?:AI|(?:large[ ])?language[ ]model|virtual[ ]assistant)\b
     | \b(?:my|the)[ ](?:knowledge|training)[ ](?:data[ ])?(?:cut-?[ ]?off|only[ ]goes[ ]up)
     """
@@ -33,6 +36,8 @@ _PLACEHOLDER = re.compile(
       (?<![\w}\\{$])\{\{\s*[#^/]?[A-Za-z_][\w.\- ]{0,40}\s*\}\}(?!\})
     | \[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
         |[Ee]mail|[Ff]irst[ ][Nn]ame|[Ll]ast[ ][Nn]ame|[Pp]lace|[Cc]ity|[Tt]itle|[Ss]ender|[Rr]edacted|PLACEHOLDER|placeholder)(?:['’]s)?(?:[ _-][\w' _/-]{1,40})?\](?![(\[:])
+    | (?<![\w}\\{$"'])\{(?:[a-z][a-z0-9]*(?:_[a-z0-9]+)+|name|date|company|customer|product|address|email|phone|city|user)\}(?![\w}])
+    | <(?!MASK|PAD|UNK|EOS|BOS|CLS|SEP)[A-Z]{3,}(?:_[A-Z]+)*>(?![\s\S]*</)
     | <(?:your|YOUR|insert|INSERT|customer|company|placeholder|PLACEHOLDER)(?:[ _-][\w' -]{1,30})?>
     | \b[Ll]orem[ ]ipsum\b
     | \b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
@@ -67,12 +72,15 @@ _CHATS = (
     "absolutely",
     "great question",
 )
+_FORMAT = re.compile(r"\bf['\"]|\.format\(")
 _CODE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
+_SENTENCE = re.compile(r"[^.!?。！？\n]+")
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
 
 _PERIOD = 16  # words of the longest loop that is looked for
 _TIMES = 4  # as often in a row is no style
-_ALONE = 6  # the same for one word, which songs repeat
+_ALONE = 5  # the same for one word, which songs repeat
+_SENTENCES = 3  # the same for a whole sentence
 _LETTERS = 12  # of what comes again, at least, in all
 
 
@@ -90,18 +98,27 @@ def boilerplate(text: str) -> Iterator[Hit]:
         yield Hit(*match.span(), "The answer has a phrase of a general chatbot.")
 
 
-@text_check("placeholder", "warn", "rows with a placeholder left in", HAND)
+@text_check("placeholder", "warn", "rows with a placeholder left in", DROP)
 def placeholders(text: str) -> Iterator[Hit]:
-    if not any(sign in text for sign in ("{{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
+    if not any(sign in text for sign in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
     plain = _CODE.sub(lambda match: " " * len(match[0]), text)
+    formatted = _FORMAT.search(text)
     for match in _PLACEHOLDER.finditer(plain):
+        if formatted and match[0][0] == "{" and match[0][1] != "{":
+            continue  # code that fills it
         yield Hit(*match.span(), f"“{match[0]}” was never filled in.")
 
 
 @text_check("loop", "warn", "answers that go in a loop", DROP, answers=True)
 def loops(text: str) -> Iterator[Hit]:
-    """A run of up to 16 words that comes four times or more, one after the other, and has letters."""
+    """A run of up to 16 words that comes four times or more, one after the other, and has letters; or a sentence three times."""
+    sentences = [match for match in _SENTENCE.finditer(text) if match[0].strip()]
+    for _, run_on in itertools.groupby(sentences, key=lambda match: match[0].strip().casefold()):
+        again = list(run_on)
+        if len(again) >= _SENTENCES and len(again[0][0].split()) > 3:
+            yield Hit(again[0].start(), again[-1].end(), f"The same sentence comes {len(again)} times in a row.")
+            return
     words = _WORD.findall(text.lower())
     if len(set(words)) > 0.9 * len(words):
         return
@@ -122,8 +139,8 @@ def loops(text: str) -> Iterator[Hit]:
             spans = spans or [match.span() for match in _WORD.finditer(text)]
             if len(spans) != len(words):
                 return  # letters that become two when they are small
-            again = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(long // period)]
-            alike = [said.casefold() == again[0].casefold() for said in again]
+            units = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(long // period)]
+            alike = [said.casefold() == units[0].casefold() for said in units]
             times = 1 + (alike.index(False) if False in alike else len(alike))
             letters = sum(sign.isalpha() for word in words[first : first + period] for sign in word)
             if times >= (_TIMES if period > 1 else _ALONE) and letters * times >= _LETTERS:

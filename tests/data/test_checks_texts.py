@@ -1,0 +1,225 @@
+"""Single checks against what they must find and what they must leave alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxtune.data.checks.characters import controls, mojibake
+from mlxtune.data.checks.personal import cards, emails, ibans, luhn, mod97, phones
+from mlxtune.data.checks.secrets import entropy, masked, secrets
+from mlxtune.data.checks.wording import boilerplate, loops, placeholders, refusals
+
+
+def found(check, text: str) -> list[str]:
+    return [text[hit.start : hit.end] for hit in check(text)]
+
+
+# in pieces, so that no scanner takes them for real ones
+SECRETS = [
+    "AKIA" + "IOSFODNN7EXAMPLE",
+    "ghp_" + "a1B2c3D4" * 4 + "e5F6",
+    "github_pat_" + "11ABCDEFG0" * 6,
+    "glpat-" + "x9Y8z7W6v5U4t3S2r1Q0",
+    "sk-ant-" + "api03-" + "a1B2c3D4" * 6,
+    "sk-proj-" + "a1B2c3D4" * 5,
+    "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc",
+    "hf_" + "aBcDeFgHiJ" * 3 + "kLmN",
+    "AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q",
+    "xoxb-" + "123456789012-abcdefGHIJKL",
+    "SG." + "a1B2c3D4e5F6g7H8i9J0k1" + "." + "a1B2c3D4" * 5 + "e5F",
+    "npm_" + "a1B2c3D4" * 4 + "e5F6",
+    "eyJ" + "hbGciOiJIUzI1NiJ9" + ".eyJ" + "zdWIiOiIxMjM0NTY3ODkwIn0" + "." + "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_keys_of_known_services_are_secrets(secret: str) -> None:
+    assert found(secrets, f"Here it is: {secret}. Use it") == [secret]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("password: hunter2Xk9!qLmZ", "hunter2Xk9!qLmZ"),
+        ('api_key = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"', "9f8e7d6c5b4a39281706f5e4d3c2b1a0"),
+        ("postgres://admin:" + "s3cretPw9@db.local/x", "admin:s3cretPw9"),
+    ],
+)
+def test_random_values_beside_the_name_of_a_secret_are_secrets(text: str, secret: str) -> None:
+    assert found(secrets, text) == [secret]
+
+
+def test_a_private_key_is_one_secret_from_begin_to_end() -> None:
+    key = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow+/abc\n" * 5 + "-----END RSA PRIVATE KEY-----"
+    assert found(secrets, f"see\n{key}\nthere") == [key]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I forgot my password, please reset it.",
+        "The key is under the mat; the secret is to wait 10 minutes.",
+        "api_key = YOUR_API_KEY_1234567890",
+        "password: ********",
+        "Your access token expires in 3600s, see https://example.com/docs/tokens?page=2",
+        "a sk-learn-like-interface-for-everyone is not a key",
+        "commit 9f8e7d6c5b4a39281706f5e4d3c2b1a0d4e5f6a7 fixes it",
+        "tokens: 1,024 per batch, batch_tokens=2048",
+        "See http://localhost:8080/path@2x.png",
+        "token = tokenizer.encode(text1)[0]",
+    ],
+)
+def test_words_about_secrets_are_none(text: str) -> None:
+    assert found(secrets, text) == []
+
+
+def test_entropy_is_that_of_shannon() -> None:
+    assert entropy("aaaa") == 0.0
+    assert entropy("abcd") == 2.0
+    assert masked("sk-1234567") == "sk-1…(10 characters)"
+
+
+def test_emails() -> None:
+    assert found(emails, "to a.b+c@mail.example.co.uk, or @home, a@b, x@y.z1") == ["a.b+c@mail.example.co.uk"]
+
+
+@pytest.mark.parametrize(
+    "number", ["+44 20 7946 0958", "+4915112345678", "(555) 010-9999", "555-010-9999", "020 7946 0958", "030/12345678"]
+)
+def test_phone_numbers(number: str) -> None:
+    assert found(phones, f"Call {number}, or write.") == [number]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2020-10-12",
+        "10 20 30 40 50 60",
+        "3.14159265358979",
+        "order 4711-0815-99",
+        "1,000,000,000",
+        "192.168.100.200",
+        "ISBN 978-3-16-148410-0",
+        "7 + 1234567890",
+    ],
+)
+def test_other_numbers_are_no_phone_numbers(text: str) -> None:
+    assert found(phones, f"It is {text} today") == []
+
+
+def test_cards_need_an_issuer_and_a_right_check_digit() -> None:
+    good = ["4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "6011111111111117"]
+    assert found(cards, ", ".join(good)) == good
+    assert found(cards, "4111 1111 1111 1112 and 1234 5678 9012 3452 and 355909190063-746") == []
+
+
+def test_the_luhn_digit_tells_every_single_wrong_one() -> None:
+    digits = [int(sign) for sign in "4111111111111111"]
+    assert luhn(digits)
+    for at in range(len(digits)):
+        for wrong in range(1, 10):
+            assert not luhn([*digits[:at], (digits[at] + wrong) % 10, *digits[at + 1 :]])
+
+
+def test_ibans_by_length_and_checksum() -> None:
+    assert found(ibans, "DE89 3704 0044 0532 0130 00 IST MEINE, GB82WEST12345698765432.") == [
+        "DE89 3704 0044 0532 0130 00",
+        "GB82WEST12345698765432",
+    ]
+    assert found(ibans, "DE89 3704 0044 0532 0130 01 and XX82WEST12345698765432") == []
+    assert mod97("NO9386011117947")
+
+
+@pytest.mark.parametrize(
+    ("garbled", "meant"),
+    [("cafÃ©", "é"), ("itâ€™s", "’"), ("â€œyesâ€\x9d", "“"), ("20Â€", None), ("Ã¼ber", "ü"), ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "Привет")],
+)
+def test_mojibake_and_what_was_meant(garbled: str, meant: str | None) -> None:
+    hits = [hit.put for hit in mojibake(garbled)]
+    assert (hits[0] if hits else None) == meant
+
+
+@pytest.mark.parametrize(
+    "text", ["café", "naïve Ångström", "ÀÉÎ", "«CAFÉ»", "São Paulo", "über", "Привет", "日本語", "5 Â", "Ελλάδα"]
+)
+def test_accents_are_no_mojibake(text: str) -> None:
+    assert found(mojibake, text) == []
+
+
+def test_unseen_signs() -> None:
+    assert found(controls, "a\u202eb\u200bc\x1b[31m\ufeff") == ["\u202e", "\u200b", "\x1b", "\ufeff"]
+    assert found(controls, "tabs\tand\nlines\r\n, \u200d in 👩\u200d🔧, no\u00a0break, می\u200cخواهم") == []
+    flag = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+    assert found(controls, f"{flag} is Scotland") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I cannot assist with that.",
+        "As an AI language model, I have no body.",
+        "I’m just an AI, so no.",
+        "I can't help with this request.",
+        "My knowledge cutoff is 2021.",
+    ],
+)
+def test_refusals(text: str) -> None:
+    assert found(refusals, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I am sorry to hear that the pole broke.",
+        "We cannot send it before Monday.",
+        "As an AI researcher she writes a lot.",
+        "Sorry, that size is sold out.",
+        "Ask our staff for assistance.",
+    ],
+)
+def test_regrets_are_no_refusals(text: str) -> None:
+    assert found(refusals, text) == []
+
+
+def test_boilerplate() -> None:
+    assert found(boilerplate, "Certainly! Here is the list. I hope this helps! Feel free to ask.")
+    assert found(boilerplate, "We hope you enjoy the tent. Of course it is waterproof.") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Dear {{ first_name }},", "Dear [Your Name],", "[insert date]", "<your address here>", "Lorem ipsum dolor", "TODO: write it"],
+)
+def test_placeholders(text: str) -> None:
+    assert found(placeholders, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\frac{{a}}{{b}}",
+        "`{{ value }}` is Jinja",
+        "```\n{{ x }}\n```",
+        "see [name](http://a.b)",
+        "<b>bold</b>",
+        "my todo list",
+        "{'a': {'b': 1}}",
+    ],
+)
+def test_code_and_markup_are_no_placeholders(text: str) -> None:
+    assert found(placeholders, text) == []
+
+
+def test_loops() -> None:
+    assert found(loops, "Well: we ask the courier, we ask the courier, we ask the courier, we ask the courier.") == [
+        "we ask the courier, we ask the courier, we ask the courier, we ask the courier"
+    ]
+    assert found(loops, "no " * 10)
+    assert found(loops, "請稍等" * 5)
+    for text in (
+        "ha ha ha",
+        "0, 0, 0, 0, 0, 0, 0, 0",
+        "| --- | --- | --- | --- |",
+        "2 babies / (2 babies + 2 babies) = 2 babies / 4 babies",
+    ):
+        assert found(loops, text) == []
