@@ -147,6 +147,13 @@ class Unpaired(_Row):
     completion: str
     label: bool
 
+    tools = ()
+
+    @property
+    def reference(self) -> str | None:
+        """The answer that the data gives, where it is a wanted one."""
+        return self.completion if self.label else None
+
     @property
     def content(self) -> Any:
         return {"prompt": [message.as_dict() for message in self.prompt], "completion": self.completion, "label": self.label}

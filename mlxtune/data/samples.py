@@ -10,6 +10,8 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import disk_errors
 
 RECIPE = Path("recipes/support-json.toml")
+_BESIDE = (".split.json", ".review.jsonl", ".lock")  # what working on a source leaves beside it
+VOICE = Path("recipes/brand-voice.toml")  # its child, on preference pairs
 
 
 def root() -> Path:
@@ -27,7 +29,7 @@ def create(folder: Path) -> Path:
         file.relative_to(source)
         for name in ("recipes", "data/samples")
         for file in sorted((source / name).rglob("*"))
-        if file.is_file()
+        if file.is_file() and not file.name.endswith(_BESIDE)
     ]
     taken = [file for file in files if (folder / file).exists()]
     if taken:

@@ -13,13 +13,13 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import read
-from mlxtune.data.rows import Conversation, Preference, Row
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
 
-Question = Conversation | Preference
+Question = Conversation | Preference | Unpaired
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Answers:
 
 def questions(rows: Sequence[Row]) -> list[Question]:
     """The held-out rows that ask something. Raises ``DataError`` when there is none."""
-    asked = [row for row in rows if isinstance(row, Conversation | Preference)]
+    asked = [row for row in rows if isinstance(row, Question)]
     if not asked:
         raise DataError(
             "There are no held-out conversations to evaluate on.",

@@ -17,7 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text
+from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text, Unpaired
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class EncodedPair:
 
     ``uncut`` is how long the completions were before they were cut at the window.
     ``reference`` is the log-probability of chosen and rejected under the reference model, in nats, once it is known.
+    ``label`` is that of an unpaired row: then ``chosen`` is its own completion and ``rejected`` one of another prompt.
     """
 
     id: str
@@ -54,6 +55,7 @@ class EncodedPair:
     rejected: np.ndarray[Any, np.dtype[np.int32]]
     uncut: tuple[int, int]
     reference: tuple[float, float] | None = None
+    label: bool | None = None
 
     @property
     def tokens(self) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -62,13 +64,22 @@ class EncodedPair:
 
     @property
     def trained(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of ``tokens`` are targets."""
-        return np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected)) >= len(self.prompt)
+        """Which of ``tokens`` are targets; of an unpaired row, only its own completion's."""
+        places = np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected))
+        own = places < len(self.prompt) + len(self.chosen)
+        return (places >= len(self.prompt)) & (own if self.label is not None else True)
 
     @property
     def full(self) -> int:
         """How many tokens all three have together, uncut."""
         return len(self.prompt) + sum(self.uncut)
+
+    @property
+    def preferred(self) -> float:
+        """By how much the reference finds the chosen answer likelier, the mean over tokens, in nats. Its log-probabilities must be known."""
+        assert self.reference is not None
+        chosen, rejected = self.reference
+        return chosen / len(self.chosen) - rejected / len(self.rejected)
 
     @property
     def truncated(self) -> bool:
@@ -139,9 +150,30 @@ class ChatTemplate:
         asked, better, worse = (np.array(tokens, np.int32) for tokens in (prompt, chosen[:room], rejected[:room]))
         return EncodedPair(row.id, row.place, asked, better, worse, (len(chosen), len(rejected)))
 
-    def _completion(self, row: Preference, answer: str) -> tuple[list[int], list[int]]:
+    def unpaired(self, row: Row, other: Row, max_tokens: int) -> EncodedPair:
+        """``row`` with its completion, and behind the same prompt that of ``other``, both cut at ``max_tokens``.
+
+        Raises as :meth:`pair` does, but that both may be the same.
+        """
+        if not isinstance(row, Unpaired) or not isinstance(other, Unpaired):
+            raise DataError(
+                f"{row.place}: only an unpaired row can be trained with kto.", mend="Use rows of prompt, completion and label."
+            )
+        prompt, own = self._completion(row, row.completion)
+        _, mismatched = self._completion(row, other.completion)
+        room = max_tokens - len(prompt)
+        if room < 1:
+            raise TooLongError(
+                f"{row.place}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, so nothing is left of the answer.",
+                mend="Raise data.max_tokens, or shorten the prompt.",
+            )
+        asked, said, another = (np.array(tokens, np.int32) for tokens in (prompt, own[:room], mismatched[:room]))
+        return EncodedPair(row.id, row.place, asked, said, another, (len(own), len(mismatched)), label=row.label)
+
+    def _completion(self, row: Preference | Unpaired, answer: str) -> tuple[list[int], list[int]]:
         """The prompt's tokens, and those of ``answer`` behind it up to its stop."""
-        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), row.tools, row.place)
+        tools = row.tools if isinstance(row, Preference) else ()
+        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), tools, row.place)
         return tokens[:start], tokens[start:end]
 
     def _text(self, row: Text) -> tuple[Any, Any]:

@@ -43,25 +43,32 @@ Loss = Literal["sigmoid", "ipo", "hinge", "robust", "sft", "simpo", "orpo"]
 
 @dataclass(frozen=True)
 class MethodSection:
-    """``sft`` learns answers, ``dpo`` to prefer one answer to another, by the losses of ``training.preference``; the rest is for it.
+    """``sft`` learns answers, ``dpo`` to prefer one answer to another, ``kto`` from answers that are good or bad by themselves.
+
+    The rest is for the last two. ``loss`` names losses of ``training.preference`` for ``dpo``; KTO is one by itself, which weighs wanted
+    rows by ``desirable`` and others by ``undesirable``.
 
     ``weights`` are those of each loss, all 1 when left out. ``beta`` is how far the policy may leave the reference, less for a
     larger one; ``label_smoothing`` the share of pairs that are labelled the wrong way round; ``gamma`` the margin SimPO wants.
     ``reference`` is the model as it stands before the first step, its parent adapter included, or the base without any adapter.
+    ``pairs`` = "wrong" trains only on pairs of which the reference finds the rejected answer likelier, by the mean over tokens.
     """
 
-    kind: Literal["sft", "dpo"] = "sft"
+    kind: Literal["sft", "dpo", "kto"] = "sft"
     loss: list[Loss] = field(default_factory=lambda: ["sigmoid"])
     weights: list[float] = field(default_factory=list)
     beta: float = 0.1
     label_smoothing: float = 0.0
     gamma: float = 0.5
+    desirable: float = 1.0
+    undesirable: float = 1.0
     reference: Literal["start", "base"] = "start"
+    pairs: Literal["all", "wrong"] = "all"
 
     @property
     def reference_free(self) -> bool:
         """Whether no loss looks at the reference."""
-        return all(name in ("sft", "simpo", "orpo") for name in self.loss)
+        return self.kind == "dpo" and all(name in ("sft", "simpo", "orpo") for name in self.loss)
 
 
 @dataclass(frozen=True)

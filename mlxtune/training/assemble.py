@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlxtune.core.errors import Interrupted, MachineError, ModelError, RecipeError
+from mlxtune.core.errors import DataError, Interrupted, MachineError, ModelError, RecipeError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import plural, size
 from mlxtune.data.source import read_source
@@ -30,6 +30,7 @@ from mlxtune.training.dpo import Preferring
 from mlxtune.training.encode import encode, measure
 from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.guard import MemoryGuard
+from mlxtune.training.kto import Labelled
 from mlxtune.training.lanes import Lanes
 from mlxtune.training.loop import Loop
 from mlxtune.training.objective import Cache
@@ -96,9 +97,10 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     plain = stack.can_share()
     objective: Supervised | Preferring
     prefix = 0
-    if recipe.method.kind == "dpo":
+    if recipe.method.kind != "sft":
         plain = plain and pairs.can_share(stack)
-        objective = Preferring(recipe.method, plain, stack.lanes.count)
+        kind = Labelled if recipe.method.kind == "kto" else Preferring
+        objective = kind(recipe.method, plain, stack.lanes.count)
     else:
         prefix = batches.shared_prefix([*train.rows, *valid.rows]) if plain else 0
         objective = Supervised(prefix, stack.lanes.count)
@@ -114,7 +116,7 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     if isinstance(objective, Preferring):
         base = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
         with bare(loaded.model) if recipe.method.reference == "base" else nullcontext():
-            _refer(loop, objective, base, worker)
+            skipped |= _refer(loop, recipe, objective, base, worker)
     return Assembled(loop, loaded, template, shares, skipped)
 
 
@@ -135,8 +137,11 @@ def _tell_losses(rows: Sequence[Any], skipped: Mapping[str, str], window: int, w
             warn(f"{plural(len(named), 'row')} {what} at {window:,} tokens: {', '.join(named[:5])}{' …' if len(named) > 5 else ''}")
 
 
-def _refer(loop: Loop, objective: Preferring, base: str, worker: Listener) -> None:
-    """Let the model as it stands be the reference: score every pair, with the caches that training then goes on with."""
+def _refer(loop: Loop, recipe: Recipe, objective: Preferring, base: str, worker: Listener) -> dict[str, str]:
+    """Let the model as it stands be the reference: score every pair, with the caches that training then goes on with.
+
+    Returns the ids of pairs that need not train, each with why. Raises ``DataError`` when none is left.
+    """
 
     def tell(done: int, total: int) -> None:
         if worker.stopping:
@@ -145,14 +150,24 @@ def _refer(loop: Loop, objective: Preferring, base: str, worker: Listener) -> No
 
     shares: list[Sequence[Any]] = [loop.train, loop.valid]
     loop.distance = drift.Distance(loop.stack, shares[1]) if shares[1] else None
-    if objective.by.reference_free:
-        return
+    if recipe.method.reference_free and recipe.method.pairs == "all":
+        return {}
     caches: list[Any] = [loop.cache(rows) if rows else None for rows in shares]
-    loop.train, loop.valid = (
+    train, loop.valid = (
         refer(loop.stack, rows, base, shared=objective.shared, cache=cache, progress=tell) if rows else rows
         for rows, cache in zip(shares, caches, strict=True)
     )
+    right: dict[str, str] = {}
+    if recipe.method.pairs == "wrong":
+        right = {pair.id: "the reference prefers its chosen answer already" for pair in train if pair.preferred > 0}
+        wrong = [pair for pair in train if pair.preferred <= 0]
+        if not wrong:
+            raise DataError("The model prefers the chosen answer of every pair already.", mend='Use pairs = "all" in [method].')
+        caches[0] = caches[0] and loop.cache(wrong)
+        train = wrong
+    loop.train = train
     loop.cache = lambda rows: caches[0 if rows is loop.train else 1]
+    return right
 
 
 def _cache(stack: Stack, objective: Supervised | Preferring, budget: int, folder: Path, rows: Sequence[Any]) -> Cache:

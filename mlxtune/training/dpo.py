@@ -26,8 +26,11 @@ class Preferring:
     lanes: int = 1
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        return preference.metrics(self.by)
+    def sums(self) -> int:
+        return len(preference.metrics(self.by))
+
+    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
+        return {name: total / weight for name, total in zip(preference.metrics(self.by), sums, strict=True)}
 
     def arrange(self, rows: Sequence[EncodedPair], section: TrainingSection) -> Arrange:
         return partial(

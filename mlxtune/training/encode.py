@@ -27,13 +27,12 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
 
     Raises ``DataError`` for all that cannot be used, the first five by name, ``TemplateError`` for a template that hides what trains.
     """
-    turn = template.pair if recipe.method.kind == "dpo" else template.encode
     made: list[Any] = []
     skipped: dict[str, str] = {}
     bad: list[DataError] = []
-    for row in rows:
+    for at, row in enumerate(rows):
         try:
-            made.append(turn(row, recipe.data.max_tokens))
+            made.append(_encoded(template, row, rows[at - 1], recipe))
         except TooLongError as error:
             if recipe.data.too_long == "skip":
                 skipped[row.id] = error.message
@@ -46,6 +45,16 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
     if rows and not made:
         raise DataError(f"All {plural(len(rows), 'row')} are longer than data.max_tokens.", mend="Raise data.max_tokens.")
     return EncodedRows(made, skipped)
+
+
+def _encoded(template: ChatTemplate, row: Row, before: Row, recipe: Recipe) -> Encoded | EncodedPair:
+    window = recipe.data.max_tokens
+    match recipe.method.kind:
+        case "dpo":
+            return template.pair(row, window)
+        case "kto":
+            return template.unpaired(row, before, window)
+    return template.encode(row, window)
 
 
 def _together(bad: Sequence[DataError], count: int) -> DataError:

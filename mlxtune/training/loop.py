@@ -238,7 +238,7 @@ class _Run:
         """
         loop = self.loop
         if sums is None:
-            nothing = mx.array(0.0), mx.zeros((len(loop.objective.metrics),))
+            nothing = mx.array(0.0), mx.zeros((loop.objective.sums,))
             sums = nothing, tree_map(mx.zeros_like, loop.stack.model.trainable_parameters())
         short = loop.guard.check() if loop.guard else ""
         rows = [at for group in planned.groups for at in group]
@@ -262,14 +262,14 @@ class _Run:
         return batch.arrays | {"entering": frozen.entering(batch) if frozen else []}
 
     def _measured(self, sums: Any, weight: float) -> dict[str, Mapping[str, float | None]]:
-        """``sums`` of the objective's metrics as the field of an event that holds their means; no field where there are none."""
-        names = self.loop.objective.metrics
-        return {"metrics": {name: _finite(total / weight) for name, total in zip(names, sums, strict=True)}} if names else {}
+        """What the objective measured, as the field of an event; no field where that is nothing."""
+        found = self.loop.objective.means(sums, weight)
+        return {"metrics": {name: _finite(value) for name, value in found.items()}} if found else {}
 
     def _validate(self, step: int) -> float:
         """Mean loss over the whole validation set, dropout off; NaN when it was asked to stop on the way."""
         loop, total, broken = self.loop, 0.0, 0
-        sums, counts = mx.zeros((len(loop.objective.metrics),)), [0, 0]
+        sums, counts = mx.zeros((loop.objective.sums,)), [0, 0]
         loop.stack.model.eval()
         for batch in loop.hosts.share(self.held):
             if broken := self.listener.stopping:  # a part of the validation set is no validation

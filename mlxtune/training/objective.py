@@ -68,8 +68,11 @@ class Objective(Protocol):
     """A loss over batches of rows, and how batches are made."""
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of what it measures beside the loss."""
+    def sums(self) -> int:
+        """How many sums it measures beside the loss."""
+
+    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
+        """What these sums over rows of ``weight`` mean, by name."""
 
     def arrange(self, rows: Sequence[Any], section: TrainingSection) -> Arrange:
         """How ``rows`` become batches, in the bounds of the recipe."""
@@ -81,7 +84,7 @@ class Objective(Protocol):
         """What the sums over these rows are divided by: trained tokens, or pairs."""
 
     def __call__(self, stack: Stack, arrays: Arrays) -> tuple[mx.array, mx.array]:
-        """The loss summed over a batch, a scalar, and ``metrics`` summed likewise, ``(metrics,)``. Lazy, and differentiable.
+        """The loss summed over a batch, a scalar, and what else is measured, summed likewise, ``(sums,)``. Lazy, and differentiable.
 
         ``arrays`` is the batch's, and what enters the first adapted layer or nothing of it. Sums and not means: the caller divides
         by the weight of the whole optimizer step, so that neither the shape of a batch nor accumulation changes the objective.

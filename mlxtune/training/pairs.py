@@ -104,7 +104,7 @@ def collate(
     batches = []
     for chosen in groups:
         dealt = [chosen[lane::lanes] for lane in range(min(lanes, len(chosen)))]
-        counts = {at: (len(pairs[at].tokens), len(pairs[at].chosen) + len(pairs[at].rejected)) for at in chosen}
+        counts = {at: (len(pairs[at].tokens), int(pairs[at].trained.sum())) for at in chosen}
         batches.append(PairBatch(tuple(_part(pairs, part, shared) for part in dealt), counts, mean))
     return batches
 

@@ -26,7 +26,7 @@ from mlxtune.data.split import split
 from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import machine
-from mlxtune.recipe import Recipe, parse
+from mlxtune.recipe import MethodSection, Recipe, parse
 
 if TYPE_CHECKING:
     from mlxtune.models.template import ChatTemplate, Encoded, EncodedPair
@@ -126,7 +126,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     stack = Stack(loaded.model, parts, lanes.Lanes(lanes.suitable()), checkpointed=batch["checkpointed"])
     rows: list[Any] = _pairs(batch, recipe) if batch["sides"] else _rows(batch, recipe)
     objective: Objective = (
-        Preferring(recipe.method, len(batch["sides"]) == 3, stack.lanes.count)
+        Preferring(MethodSection(), len(batch["sides"]) == 3, stack.lanes.count)
         if batch["sides"]
         else Supervised(batch["prefix"], stack.lanes.count)
     )

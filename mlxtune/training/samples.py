@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mlxtune.data.rows import Conversation, Preference, Row
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import Answer
 from mlxtune.models.generate import generate
@@ -34,7 +34,7 @@ class Sampler:
 
     def __call__(self, step: int) -> str:
         """A warning, or nothing."""
-        chosen = [row for row in self.rows if isinstance(row, Conversation | Preference)][: self.count]
+        chosen = [row for row in self.rows if isinstance(row, Conversation | Preference | Unpaired)][: self.count]
         if not chosen:
             return ""
         prompts = [self.template.prompt(row.prompt, row.tools) for row in chosen]

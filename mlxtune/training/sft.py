@@ -24,7 +24,10 @@ class Supervised:
     prefix: int = 0
     lanes: int = 1
 
-    metrics = ()
+    sums = 0
+
+    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
+        return {}
 
     def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> Arrange:
         lengths = [len(row.tokens) - 1 - self.prefix for row in rows]

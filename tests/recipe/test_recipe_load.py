@@ -159,6 +159,7 @@ def test_what_is_missing_is_said(text, words):
         ('[adapter]\nalpha = "2"', "adapter.alpha must be a number"),
         ("[adapter]\nrslora = 1", "adapter.rslora must be true or false"),
         ('[training]\nschedule = "cosin"', '"constant" or "linear" or "cosine"'),
+        ('[method]\nloss = ["sigmoit"]', "method.loss must be"),
         ("[evaluation]\nforbid = \"x\"", "evaluation.forbid must be a list, each text"),
         ("[evaluation]\ndisclaimers = [3]", "evaluation.disclaimers must be a sentence or { text, when }"),
     ],
@@ -181,7 +182,9 @@ def test_near_miss_of_a_choice_is_suggested():
         "[training]\nwarmup = 1", "[training]\nepochs = -1", "[training]\nepochs = 0", "[training]\nsteps = -5", "[training]\naccumulate = 0",
         "[training]\nbatch_tokens = 0", "[training]\nvalidate_every = 0", "[training]\nsave_every = 0", "[training]\nclip = -1.0",
         "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", '[evaluation]\narms = ["tuned"]', "[evaluation]\narms = []",
-        '[evaluation]\ndisclaimers = [" "]',
+        '[evaluation]\ndisclaimers = [" "]', "[method]\nloss = []", '[method]\nloss = ["sft", "sft"]', "[method]\nweights = [1.0, 1.0]",
+        "[method]\nweights = [0.0]", "[method]\nbeta = 0", "[method]\nbeta = inf", "[method]\ngamma = -1.0",
+        "[method]\nlabel_smoothing = 0.5",
     ],
 )  # fmt: skip
 def test_impossible_value_is_refused_at_its_line(section):

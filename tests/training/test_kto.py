@@ -1,0 +1,115 @@
+"""KTO on the machinery of pairs against the plain computation: whole sequences one by one, the paper's formula in numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model, load_tokenizer
+from test_pairs import plain_logp, random_pairs
+from test_sft import assert_equal, shaken
+
+from mlxtune.core.errors import DataError, TooLongError
+from mlxtune.data.rows import Message, Place, Preference, Unpaired
+from mlxtune.models import cpu
+from mlxtune.models.head import split
+from mlxtune.models.template import ChatTemplate, EncodedPair
+from mlxtune.recipe import AdapterSection, MethodSection
+from mlxtune.training.kto import Labelled
+from mlxtune.training.lanes import Lanes
+from mlxtune.training.stack import Stack
+from mlxtune.training.step import Stepper
+
+BY = MethodSection(kind="kto", beta=0.3, desirable=1.2, undesirable=0.7)
+
+
+def labelled(seed: int = 4) -> list[EncodedPair]:
+    return [replace(pair, label=at % 3 != 1) for at, pair in enumerate(random_pairs(seed))]
+
+
+def plain(model: nn.Module, rows: list[EncodedPair]) -> tuple[float, dict[str, mx.array]]:
+    """The mean loss over rows: equation 7 with TRL's estimate of the reference point, written out."""
+    far = [plain_logp(model, pair.prompt, pair.rejected).item() - pair.reference[1] for pair in rows]
+    point = max(0.0, sum(far) / len(far))
+
+    def loss(model: nn.Module) -> mx.array:
+        values = []
+        for pair in rows:
+            ratio = plain_logp(model, pair.prompt, pair.chosen) - pair.reference[0]
+            sign, weight = (1, BY.desirable) if pair.label else (-1, BY.undesirable)
+            values.append(weight * (1 - 1 / (1 + mx.exp(-sign * BY.beta * (ratio - point)))))
+        return mx.stack(values).mean()
+
+    value, gradients = nn.value_and_grad(model, loss)(model)
+    return value.item(), dict(tree_flatten(gradients))
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], Any]:
+    model, _ = load_model(tiny)
+    shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
+    near = []
+    for pair in labelled():  # a reference near the policy, so that no sigmoid is flat
+        both = [plain_logp(model, pair.prompt, answer).item() for answer in (pair.chosen, pair.rejected)]
+        near.append(replace(pair, reference=(both[0] + 0.7, both[1] - 0.4)))
+    cpu.release()
+    return model, near, plain(model, near)
+
+
+@pytest.mark.parametrize(("lanes", "shared"), [(1, True), (2, True), (1, False)])
+def test_loss_and_gradients_are_the_plain_ones(small: Any, lanes: int, shared: bool) -> None:
+    model, rows, expected = small
+    cpu.adopt()
+    objective, stack = Labelled(BY, shared, lanes), Stack(model, split(model), Lanes(lanes))
+    stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=False)
+    (batch,) = objective.collate(rows, [range(len(rows))], range(len(rows)))
+    (loss, sums), gradients = stepper.add(batch.arrays | {"entering": []})
+    mx.eval(loss, sums, gradients)
+    weight = objective.weight(batch.counts)
+    assert weight == len(rows)
+    assert_equal((loss.item() / weight, {name: array / weight for name, array in tree_flatten(gradients)}), expected, 1e-5)
+
+    found = objective.means(sums.tolist(), weight)
+    wanted = [plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows if pair.label]
+    assert found["logps/chosen"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
+    assert found["rewards/chosen"] == pytest.approx(-0.7 * BY.beta, rel=1e-3)
+    assert found["rewards/margins"] == pytest.approx(0.0, abs=1e-3)
+    assert found["kl"] == pytest.approx(0.4, rel=1e-3)
+
+
+def test_only_a_rows_own_completion_counts_as_trained() -> None:
+    rows = labelled()
+    (batch,) = Labelled(BY, True).collate(rows, [range(3)], range(3))
+    assert batch.counts == {at: (len(rows[at].tokens), len(rows[at].chosen)) for at in range(3)}
+    assert all(int(row.trained.sum()) == len(row.chosen) for row in rows)
+
+
+def test_a_batch_of_one_label_has_no_margin() -> None:
+    objective = Labelled(BY, True)
+    found = objective.means([2.0, 0.0, 1.0, 0.0, -8.0, 0.0, 0.2], 2)
+    assert (found["rewards/chosen"], found["rewards/rejected"], found["rewards/margins"]) == (0.5, 0.0, 0.0)
+    assert math.isclose(found["kl"], 0.1)
+
+
+def test_rows_are_encoded_with_the_completion_of_another(tiny: Path) -> None:
+    template = ChatTemplate(load_tokenizer(tiny))
+    first, second = (
+        Unpaired(Place(Path("rows"), at), {}, (Message("user", f"Question {at}?"),), f"Answer {at}.", at == 1) for at in (1, 2)
+    )
+    found = template.unpaired(first, second, 200)
+    alone = template.unpaired(second, first, 200)
+    assert found.label
+    assert not alone.label
+    assert found.chosen.tolist() == alone.rejected.tolist()
+    assert found.rejected.tolist() == alone.chosen.tolist()
+    with pytest.raises(TooLongError, match="fills the window"):
+        template.unpaired(first, second, 10)
+    with pytest.raises(DataError, match="only an unpaired row"):
+        template.unpaired(Preference(Place(Path("rows"), 3), {}, first.prompt, "a", "b"), second, 200)
