@@ -150,7 +150,7 @@ def _refer(loop: Loop, recipe: Recipe, objective: Preferring, base: str, worker:
 
     shares: list[Sequence[Any]] = [loop.train, loop.valid]
     loop.distance = drift.Distance(loop.stack, shares[1]) if shares[1] else None
-    if recipe.method.reference_free and recipe.method.pairs == "all":
+    if not _referred(recipe):
         return {}
     caches: list[Any] = [loop.cache(rows) if rows else None for rows in shares]
     train, loop.valid = (
@@ -205,7 +205,12 @@ def _caches(recipe: Recipe, loop: Loop, *, plain: bool) -> bool:
         if wish is True:
             raise RecipeError(f"training.cache_frozen needs {size(needed)} of disk, and there is not twice that.")
         return False
-    return wish is True or loop.epochs > 1 or (pairwise and not recipe.method.reference_free)
+    return wish is True or (pairwise and _referred(recipe)) or loop.epochs > 1
+
+
+def _referred(recipe: Recipe) -> bool:
+    """Whether the model scores all pairs before the first step."""
+    return recipe.method.pairs == "wrong" or not recipe.method.reference_free
 
 
 def _width(stack: Stack) -> int:
