@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from mlxtune.data.rows import Preference
-from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.preference import Preferred
 from mlxtune.models import head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -16,26 +15,6 @@ from mlxtune.training.encode import encode
 from mlxtune.training.lanes import Lanes
 from mlxtune.training.reference import refer
 from mlxtune.training.stack import Stack
-
-
-@dataclass(frozen=True)
-class Preferred:
-    """Log-probabilities of both answers to a prompt under an arm: the mean over an answer's tokens, in nats."""
-
-    chosen: float
-    rejected: float
-
-    @property
-    def margin(self) -> float:
-        """How much likelier the chosen answer is, in nats a token."""
-        return self.chosen - self.rejected
-
-    @property
-    def score(self) -> Score:
-        """Whether the chosen answer is the likelier one. Means, because a sum would prefer whatever is shorter."""
-        if self.margin > 0:
-            return Score(True)
-        return Score(False, "prefers the rejected", f"the rejected answer is likelier by {-self.margin:.3f} nats a token")
 
 
 def preferred(

@@ -12,12 +12,14 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation.contract import FORMS, LABELS
+from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.resample import Mean, bootstrap
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics import Paired, wilson
 from mlxtune.evaluation.verdict import HEADLINE, Comparison, ScoreComparison, compare, compare_scores, correct, sentence
 
 FILE = "report.json"
+PAGES = ("report.md", "report.html")  # the same for readers
 SEED = 7  # of the bootstrap: the same report every time
 
 
@@ -169,8 +171,8 @@ def _hits(paired: Paired) -> tuple[int, int]:
 
 
 def save(report: Report, folder: Path) -> None:
-    """Write ``report.json``."""
-    write_json(folder / FILE, {"v": 1, **asdict(report)})
+    """Write ``report.json``, as ``report.schema.json`` describes it: with the hashes of the files that it can be verified by."""
+    write_json(folder / FILE, {"v": 1, **asdict(report), "files": hashes(folder, (*FILES, *PAGES))})
 
 
 def load(folder: Path) -> Report:

@@ -20,8 +20,10 @@ from mlxtune.data.groups import question
 from mlxtune.data.rows import Preference
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
-from mlxtune.evaluation import ledger, report
+from mlxtune.evaluation import evidence, ledger, report
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.preference import Preferred
+from mlxtune.evaluation.publish import publish
 from mlxtune.evaluation.scorers import Answer, Score
 from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.models import blas
@@ -38,7 +40,7 @@ TELL_EVERY = 0.5  # seconds between progress events
 
 def evaluate(worker: Worker) -> dict[str, Any]:
     """Measure the base, then the adapter, on the same held-out rows; write outputs and report; return the summary."""
-    from mlxtune.evaluation import outputs  # these import mlx, which must come after the BLAS
+    from mlxtune.evaluation import nearest, outputs  # these import mlx, which must come after the BLAS
     from mlxtune.evaluation.preferred import preferred
     from mlxtune.models import load, lora
 
@@ -61,6 +63,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     )  # fmt: skip
     arms: list[tuple[Answers, list[dict[str, Score]]]] = []
     margins: list[list[float]] = []
+    preferred_by: dict[str, dict[str, Preferred]] = {}
     preferences = [row for row in rows if isinstance(row, Preference)]
     for arm, folder in _arms(recipe, adapter):
         if folder:
@@ -80,8 +83,10 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             if row.id in found:
                 scores["preference"] = found[row.id].score
         arms.append((answers, scored))
+        preferred_by[arm] = found
         margins.append([found[row.id].margin for row in preferences if row.id in found])
     _write_outputs(worker.folder, rows, arms, contract.asked)
+    evidence.keep(worker.folder, recipe, rows, preferred_by)
     row_ids = [row.id for row in rows]
     ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
     seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
@@ -105,8 +110,11 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         report.Measured(answers.arm, answers.cached, answers.seconds, scored, gaps)
         for (answers, scored), gaps in zip(arms, margins, strict=True)
     ]
+    headline = str(facts["headline"])
+    failed = [row for row, scores in zip(rows, arms[-1][1], strict=True) if headline in scores and not scores[headline].holds]
+    nearest.keep(worker.folder, failed, shares.train, read)
     made = report.build(facts, measured, [question(row) for row in preferences if row.id in found])
-    report.save(made, worker.folder)
+    publish(made, worker.folder)
     return {"verdict": made.verdict, "rows": len(rows)}
 
 

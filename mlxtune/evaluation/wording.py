@@ -1,0 +1,91 @@
+"""What a report says in words, whoever it is written for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mlxtune.core.text import plural
+from mlxtune.evaluation.contract import LABELS
+from mlxtune.evaluation.report import Report
+from mlxtune.evaluation.verdict import Comparison
+
+CLASSES = 6  # of failures that are listed
+_ASKS = 140  # characters of a train row's question
+_DONE = {
+    "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "called bad by",
+    "swap": "turned round by", "edit": "edited by", "tag": "tagged by", "note": "noted by",
+}  # fmt: skip
+
+
+def lede(report: Report) -> str:
+    """The headline for a reader who knows no statistics."""
+    item = report.headline
+    rate = report.arms[0].rate("contract")
+    if item is None:
+        return f"The untrained model holds to the contract in {rate.hits:,} of {rate.total:,} answers."
+    paired = item.paired
+    before, after = paired.both + paired.broken, paired.both + paired.fixed
+    return (
+        f"Of {paired.total:,} rows, {before:,} were right on “{LABELS[item.metric]}” before ({item.first}) and {after:,} after "
+        f"({item.second}): {paired.fixed:,} fixed, {paired.broken:,} broken."
+    )
+
+
+def in_words(item: Comparison) -> str:
+    """A comparison's change, test and verdict."""
+    return (
+        f"The rate changed by {change(item.low, item.change, item.high)} points. If training did nothing, a difference this uneven "
+        f"would come up with p {p_value(item.p)} (exact McNemar test): {item.word}."
+    )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def change(low: float, value: float, high: float) -> str:
+    """``+46 (+38 to +54)``, in whole points."""
+    return f"{signed(value)} ({signed(low)} to {signed(high)})"
+
+
+def signed(share: float) -> str:
+    points = round(100 * share)
+    return f"−{-points}" if points < 0 else f"+{points}" if points else "0"
+
+
+def p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def nearby(record: dict[str, Any]) -> str:
+    """A train row near a failed one: where it stands, how alike it is, what it asks, and who reviewed it."""
+    seen = [
+        f"{_DONE.get(by['action'], by['action'])} {by['who']} on {time.strftime('%Y-%m-%d', time.localtime(by['t']))}"
+        for by in record["reviewed"]
+    ]
+    asks = " ".join(record["asks"].split())
+    asks = asks if len(asks) <= _ASKS else f"{asks[: _ASKS - 1]}…"
+    return f"{100 * record['alike']:.0f} % alike: {record['file']}, line {record['line']:,}, {', '.join(seen) or 'not reviewed'}. “{asks}”"
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """What was compared, as names and values."""
+    told = report.facts
+    decoding = told.get("decoding", {})
+    listed = [
+        ("base", " ".join(filter(None, [told.get("base", ""), _short(told.get("base_fingerprint", ""))]))),
+        ("run", told.get("run", "")),
+        ("adapter", told.get("adapter", "")),
+        ("source", told.get("source", "")),
+        ("held-out rows", plural(told.get("rows", 0), "row")),
+        ("looks at them", f"{told['looks']:,}" if "looks" in told else ""),
+        ("schema", _short(told.get("schema", ""))),
+        ("decoding", f"{decoding.get('kind')}, at most {decoding.get('max_tokens')} tokens" if decoding else ""),
+        ("compute", told.get("compute", "")),
+    ]
+    return [(name, str(value)) for name, value in listed if value]
+
+
+def _short(hash: str) -> str:
+    return f"({hash[:12]})" if hash else ""
