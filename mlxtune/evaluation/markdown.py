@@ -10,7 +10,7 @@ from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.report import Report
 from mlxtune.evaluation.verdict import HEADLINE
-from mlxtune.evaluation.wording import change, facts, in_words, lede, nearby, p_value, percent
+from mlxtune.evaluation.wording import change, facts, in_words, lede, nearby, p_value, percent, some
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -83,7 +83,7 @@ def _failures(report: Report, failures: Sequence[Failure]) -> list[str]:
     if not failures:
         return []
     shown = failures[:SHOWN]
-    blocks = ["## Rows that fail", f"{len(shown)} of {len(failures)}, broken ones first; the others are in `outputs.jsonl`."]
+    blocks = ["## Rows that fail", _plain(f"{some(len(shown), len(failures))}.")]
     for failure in shown:
         state = ", which held before" if failure.broken else ""
         asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")

@@ -12,12 +12,12 @@ from importlib.resources import files
 import mlxtune
 from mlxtune.core.text import duration, plural
 from mlxtune.evaluation import pictures
-from mlxtune.evaluation.contract import LABELS
+from mlxtune.evaluation.contract import FORMS, LABELS
 from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.html import Html, el, join
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
-from mlxtune.evaluation.wording import CLASSES, change, facts, in_words, lede, nearby, p_value, percent
+from mlxtune.evaluation.wording import CLASSES, change, facts, in_words, lede, made, nearby, p_value, percent, some
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -50,7 +50,7 @@ def _verdict(report: Report) -> Html:
     start = f"{word[0].upper()}{word[1:]}." if word else ""
     told = report.verdict
     title = join(el("span", start, class_=_kind(word)), told.removeprefix(start)) if word and told.startswith(start) else join(told)
-    about = " · ".join(str(facts[key]) for key in ("name", "base", "made") if facts.get(key))
+    about = " · ".join(filter(None, [str(facts.get("name", "")), str(facts.get("base", "")), made(report)]))
     ledger = f" {facts['ledger']}" if facts.get("ledger") else ""
     return el(
         "header",
@@ -65,7 +65,7 @@ def _rates(report: Report) -> Html:
     """Each metric's rate under each arm, the one that the verdict is about first."""
     headline = report.facts.get("headline", HEADLINE)
     parts: list[Html] = []
-    for rate in sorted(report.arms[0].rates, key=lambda rate: rate.metric != headline):
+    for rate in sorted(report.arms[0].rates, key=lambda rate: (rate.metric != headline, rate.metric in FORMS)):
         if parts:
             parts.append(el("span", class_="gap"))
         for at, arm in enumerate(report.arms):
@@ -109,8 +109,8 @@ def _square(item: Comparison | None) -> Html | None:
         el("thead", el("tr", el("td", style="background:none"), el("th", f"{item.second} holds", scope="col"), el("th", f"{item.second} fails", scope="col"))),
         el(
             "tbody",
-            el("tr", el("th", f"{item.first} holds", scope="row"), cell(paired.both, "still hold"), cell(paired.broken, "broken", "broken")),
-            el("tr", el("th", f"{item.first} fails", scope="row"), cell(paired.fixed, "fixed", "fixed"), cell(paired.neither, "still fail")),
+            el("tr", el("th", f"{item.first} holds", scope="row"), cell(paired.both, "still hold"), cell(paired.broken, "broken", "broken" if paired.broken else "")),
+            el("tr", el("th", f"{item.first} fails", scope="row"), cell(paired.fixed, "fixed", "fixed" if paired.fixed else ""), cell(paired.neither, "still fail")),
         ),
         class_="square",
     )  # fmt: skip
@@ -183,7 +183,7 @@ def _rows(report: Report, failures: Sequence[Failure]) -> Html | None:
     if not failures:
         return None
     shown = failures[:SHOWN]
-    note = f"{len(shown)} of {len(failures):,}, broken ones first; the others are in outputs.jsonl"
+    note = some(len(shown), len(failures))
     return _section("Rows that fail", note, *(_row(report, failure) for failure in shown))
 
 
@@ -193,11 +193,16 @@ def _row(report: Report, failure: Failure) -> Html:
     if failure.before:
         answers.append((report.arms[0].arm, failure.before, ""))
     asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")
-    state = " · it held before" if failure.broken else ""
+    state = ", held before" if failure.broken else ""
     near = [el("li", nearby(record)) for record in failure.near]
     return el(
         "article",
-        el("h3", f"Line {failure.row.line:,}{state} · ", el("span", f"{failure.kind}: {failure.why}", class_="why")),
+        el(
+            "h3",
+            f"Line {failure.row.line:,}{state}",
+            el("span", failure.why, class_="why"),
+            el("span", failure.kind, class_="kind"),
+        ),
         el("p", _cut(asked), class_="asked"),
         el("div", *(el("div", el("h4", arm, class_=kind or None), el("pre", _cut(said.output) or "(nothing)")) for arm, said, kind in answers), class_="answers"),
         el("ul", *near, class_="near") if near else None,

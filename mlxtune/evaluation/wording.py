@@ -40,6 +40,22 @@ def in_words(item: Comparison) -> str:
     )
 
 
+def made(report: Report) -> str:
+    """The day it was made: ``24 November 2026``."""
+    try:
+        moment = time.strptime(str(report.facts.get("made", ""))[:10], "%Y-%m-%d")
+    except ValueError:
+        return ""
+    return f"{moment.tm_mday} {time.strftime('%B %Y', moment)}"
+
+
+def some(shown: int, failed: int) -> str:
+    """How many of the rows that fail are shown, and where the others are."""
+    if shown == failed:
+        return f"all {failed} that the last arm fails" if failed > 1 else "the one that the last arm fails"
+    return f"{shown} of {failed:,}, broken ones first; the others are in outputs.jsonl"
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
