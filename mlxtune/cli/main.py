@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import blind, curate, data, demo, evaluate, judge, plan, review, runs, score, selftest, train, workspace
+from mlxtune.cli import blind, curate, data, demo, evaluate, judge, plan, review, runs, score, selftest, train, verify, workspace
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -33,6 +33,7 @@ app.command("score")(score.score)
 app.command("selftest")(selftest.selftest)
 app.command("blind")(blind.blind)
 app.command("judge")(judge.judge)
+app.command("verify")(verify.verify)
 data.app.command("split")(curate.split)
 data.app.command("review")(review.review)
 data.app.command("export")(curate.export)
