@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import write_bytes, write_text
-from mlxtune.core.hashing import sha256_file
+from mlxtune.core.files import read_json, write_bytes, write_text
+from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.groups import question
 from mlxtune.data.rows import Conversation, Message, Preference
 from mlxtune.evaluation.preference import Preferred
@@ -97,15 +97,10 @@ def lines(records: Sequence[Any]) -> str:
 
 def load_evidence(folder: Path) -> Evidence:
     """The evidence in ``folder``. Raises ``InputError`` when a file is missing or not of this form."""
-    if not (folder / QUESTIONS).is_file():
-        raise InputError(
-            f"{folder} keeps no {QUESTIONS}: its numbers cannot be computed again.",
-            mend="It is no evaluation, or one of an older mlxtune. Evaluate again: mlxtune eval",
-        )
+    asked = questions(folder)
     recipe = load(folder / RECIPE)
     if recipe.evaluation.schema:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, schema=SCHEMA), folder=folder)
-    asked = tuple(_asked(record, place) for place, record in _records(folder / QUESTIONS))
     said: dict[str, list[Said]] = {}
     for place, record in _records(folder / OUTPUTS):
         match record:
@@ -121,6 +116,21 @@ def load_evidence(folder: Path) -> Evidence:
             case _:
                 raise InputError(f"{place}: not a pair of the form that mlxtune writes.")
     return Evidence(recipe, asked, {arm: tuple(answers) for arm, answers in said.items()}, preferred)
+
+
+def questions(folder: Path) -> tuple[Asked, ...]:
+    """The rows of ``questions.jsonl``, in their order. Raises ``InputError`` when it is missing or not of this form."""
+    if not (folder / QUESTIONS).is_file():
+        raise InputError(
+            f"{folder} keeps no {QUESTIONS}: its numbers cannot be computed again.",
+            mend="It is no evaluation, or one of an older mlxtune. Evaluate again: mlxtune eval",
+        )
+    return tuple(_asked(record, place) for place, record in _records(folder / QUESTIONS))
+
+
+def schema_hash(folder: Path) -> str:
+    """Hex sha256 of the schema as canonical JSON, however its file is laid out; empty where there is none."""
+    return sha256_json(read_json(folder / SCHEMA)) if (folder / SCHEMA).is_file() else ""
 
 
 def _asked(record: Any, place: str) -> Asked:

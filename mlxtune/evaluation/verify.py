@@ -19,11 +19,10 @@ import jsonschema
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
-from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.evaluation import report
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import FILES, SCHEMA, Evidence, hashes, load_evidence
+from mlxtune.evaluation.evidence import FILES, Evidence, hashes, load_evidence, schema_hash
 from mlxtune.evaluation.preference import METRIC as PREFERENCE
 from mlxtune.evaluation.report import PAGES, Measured, Scored
 from mlxtune.evaluation.verdict import HEADLINE
@@ -129,7 +128,7 @@ def _numbers(folder: Path, told: dict[str, Any], evidence: Evidence, scored: dic
         "rows": len(evidence.asked),
         "row_ids": [row.id for row in evidence.asked],
         "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.preferred else HEADLINE,
-        "schema": sha256_json(read_json(folder / SCHEMA)) if evidence.recipe.schema else "",
+        "schema": schema_hash(folder),
     }
     made = json.loads(json.dumps(asdict(report.build({**told["facts"], **facts}, arms, groups))))
     for name in _TOLD:
