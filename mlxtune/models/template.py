@@ -123,8 +123,8 @@ class ChatTemplate:
                 raise DataError(f"{row.place}: {name} is empty.", mend="Write the answer, or remove the row.")
         if _bare(row.chosen) == _bare(row.rejected):
             raise DataError(f"{row.place}: chosen and rejected say the same.", mend="Remove the row.")
-        prompt, chosen = self._completion(row, row.chosen)
-        _, rejected = self._completion(row, row.rejected)
+        prompt, chosen = self.completion((*row.prompt, Message("assistant", row.chosen)), row.tools, row.place)
+        _, rejected = self.completion((*row.prompt, Message("assistant", row.rejected)), row.tools, row.place)
         room = max_tokens - len(prompt)
         if room < 1:
             raise TooLongError(
@@ -139,9 +139,14 @@ class ChatTemplate:
         asked, better, worse = (np.array(tokens, np.int32) for tokens in (prompt, chosen[:room], rejected[:room]))
         return EncodedPair(row.id, row.place, asked, better, worse, (len(chosen), len(rejected)))
 
-    def _completion(self, row: Preference, answer: str) -> tuple[list[int], list[int]]:
-        """The prompt's tokens, and those of ``answer`` behind it up to its stop."""
-        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), row.tools, row.place)
+    def completion(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], place: Place
+    ) -> tuple[list[int], list[int]]:
+        """What a model is asked before the last turn of ``messages``, and that turn up to its stop, as tokens.
+
+        Raises ``TemplateError`` when they cannot be told apart for certain.
+        """
+        tokens, start, end = self._answer(messages, tools, place)
         return tokens[:start], tokens[start:end]
 
     def _text(self, row: Text) -> tuple[Any, Any]:
