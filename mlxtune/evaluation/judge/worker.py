@@ -33,7 +33,7 @@ def answer(base: str, questions: Any, tell: Tell) -> None:
     template = ChatTemplate(loaded.tokenizer)
     tell(path=loaded.path)
     for line in questions:
-        messages = [Message(turn["role"], turn["content"]) for turn in json.loads(line)]
+        messages = [Message(turn["role"], _whole(turn["content"])) for turn in json.loads(line)]
         try:
             prompt = template.prompt(messages)
         except TemplateError:  # some templates know no system turn
@@ -43,6 +43,11 @@ def answer(base: str, questions: Any, tell: Tell) -> None:
             loaded.model, loaded.tokenizer, [prompt], max_tokens=REPLY_TOKENS, stops=template.stops, batch_size=1
         )
         tell(reply=text)
+
+
+def _whole(text: str) -> str:
+    """``text`` as UTF-8 can hold it, which no tokenizer goes without: a half surrogate is a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def main() -> int:
