@@ -47,12 +47,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Said:
-    """One arm's answer as ``outputs.jsonl`` has it; ``failed`` maps a metric to the class and the reason of its failure."""
+    """One arm's answer as ``outputs.jsonl`` has it; ``failed`` maps a metric to the class and the reason of its failure.
+
+    ``nats`` is the negative log-likelihood of the row's reference, over its ``tokens`` tokens.
+    """
 
     id: str
     output: str
     ended: str
     failed: dict[str, list[str]]
+    nats: float = 0.0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def load_evidence(folder: Path) -> Evidence:
     for place, record in _records(folder / OUTPUTS):
         match record:
             case {"arm": str(arm), "id": str(id), "output": str(output), "ended": str(ended), "failed": dict(failed)}:
-                said.setdefault(arm, []).append(Said(id, output, ended, failed))
+                said.setdefault(arm, []).append(Said(id, output, ended, failed, record.get("nats", 0.0), record.get("tokens", 0)))
             case _:
                 raise InputError(f"{place}: not an answer of the form that mlxtune writes.")
     preferred: dict[str, dict[str, Preferred]] = {}

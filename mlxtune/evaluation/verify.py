@@ -122,7 +122,9 @@ def _numbers(folder: Path, told: dict[str, Any], evidence: Evidence, scored: dic
     for arm in told["arms"]:
         pairs = evidence.preferred.get(arm["arm"], {})
         margins = [pairs[row.id].margin for row in evidence.asked if row.id in pairs]
-        arms.append(Measured(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins))
+        said = evidence.said[arm["arm"]]
+        nats, tokens = sum(answer.nats for answer in said), sum(answer.tokens for answer in said)
+        arms.append(Measured(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens))
     facts = {
         "name": evidence.recipe.name,
         "rows": len(evidence.asked),

@@ -47,4 +47,4 @@ def nats(
 def _alone(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> float:
     logits = model(mx.array([[*prompt, *answer[:-1]]]))[0, -len(answer) :].astype(mx.float32)
     logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return -float(mx.take_along_axis(logps, mx.array(answer)[:, None], axis=-1).sum())
+    return -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())
