@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line
@@ -62,6 +63,12 @@ class Regression:
         if self.blocks:
             return f"General behaviour dropped: {counts}. The adapter is not to be promoted."
         return f"General behaviour held: {counts}."
+
+
+def of(facts: Mapping[str, Any]) -> Regression | None:
+    """What a report's facts say of it; ``None`` when no off-task prompts were asked."""
+    told = facts.get("regression")
+    return Regression(**{**told, "broken": tuple(told["broken"]), "fixed": tuple(told["fixed"])}) if told else None
 
 
 def read(recipe: Recipe) -> tuple[Probe, ...]:
