@@ -11,6 +11,7 @@ from mlxtune.evaluation import evidence, nearest, report
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.preference import Preferred
 from mlxtune.evaluation.publish import publish
+from mlxtune.evaluation.terms import contract_hash
 from mlxtune.recipe import dump, load
 
 GOOD = '{"reply": "Thank you, it is near."}'
@@ -70,7 +71,7 @@ def measured(place: Path, *, pairs: bool = False, **arms: Sequence[str]) -> Path
     facts = {
         "name": "shop", "base": "m", "base_fingerprint": "0" * 64, "run": "r", "adapter": "a", "rows": count,
         "headline": "preference" if pairs else "contract", "row_ids": [row.id for row in rows], "looks": 1,
-        "ledger": "First look at these rows.", "source": str(source), "schema": evidence.schema_hash(folder),
+        "ledger": "First look at these rows.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
     }  # fmt: skip
     publish(report.build(facts, found, [row.group for row in asked] if pairs else ()), folder)

@@ -1,11 +1,14 @@
 """What an evaluation keeps beside its report, so that every number in it can be computed again, offline, long after its source changed.
 
-recipe.toml         the contract, with every default
-schema.json         the bytes of the schema that was used
-questions.jsonl     each held-out row: id, line, group, reference, prompt
-outputs.jsonl       each arm's answer to each row, and why it fails what the contract asks
-preferences.jsonl   of pairs, the mean log-probabilities of both answers under each arm
-nearest.jsonl       of rows that failed, the train rows most like them and who reviewed those
+    recipe.toml         the contract, with every default
+    schema.json         the bytes of the schema that was used
+    questions.jsonl     each held-out row: id, line, group, reference, prompt
+    outputs.jsonl       each arm's answer to each row, and why it fails what the contract asks
+    preferences.jsonl   of pairs, the mean log-probabilities of both answers under each arm
+    regression.jsonl    off-task prompts, what their answers must say, and what the base and the adapter answered
+    nearest.jsonl       of rows that failed, the train rows most like them and who reviewed those
+
+Their hashes stand in ``report.json``.
 """
 
 from __future__ import annotations
@@ -20,14 +23,16 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.groups import question
-from mlxtune.data.rows import Conversation, Message, Preference
+from mlxtune.data.rows import Conversation, Message, Place, Preference
 from mlxtune.evaluation.preference import Preferred
+from mlxtune.evaluation.regression import Probe
 from mlxtune.evaluation.scorers import Answer
 from mlxtune.recipe import Recipe, load
 
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, PREFERENCES, NEAREST = "questions.jsonl", "outputs.jsonl", "preferences.jsonl", "nearest.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, NEAREST)
+REGRESSION = "regression.jsonl"
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,30 @@ def keep(
     pairs = [{"arm": arm, "id": id, **asdict(found)} for arm, by_id in preferred.items() for id, found in by_id.items()]
     if pairs:
         write_text(folder / PREFERENCES, lines(pairs))
+
+
+def keep_off_task(folder: Path, probes: Sequence[Probe], said: Mapping[str, Sequence[str]]) -> None:
+    """Write ``regression.jsonl``: what each arm ``said`` to each of ``probes``, in their order."""
+    records = [
+        {"arm": arm, "id": probe.id, "prompt": probe.prompt, "accept": probe.accept, "output": output}
+        for arm, outputs in said.items()
+        for probe, output in zip(probes, outputs, strict=True)
+    ]
+    write_text(folder / REGRESSION, lines(records))
+
+
+def off_task(folder: Path) -> tuple[tuple[Probe, ...], dict[str, list[str]]]:
+    """The probes of ``regression.jsonl``, none where it is missing, and what each arm said to them. Raises ``InputError``."""
+    probes: dict[str, Probe] = {}
+    said: dict[str, list[str]] = {}
+    for place, record in _records(folder / REGRESSION):
+        match record:
+            case {"arm": str(arm), "id": str(id), "prompt": str(prompt), "accept": list(accept), "output": str(output)}:
+                probes[id] = Probe(id, prompt, tuple(map(str, accept)), Place(folder / REGRESSION, len(probes) + 1))
+                said.setdefault(arm, []).append(output)
+            case _:
+                raise InputError(f"{place}: not an off-task answer of the form that mlxtune writes.")
+    return tuple(probes.values()), said
 
 
 def lines(records: Sequence[Any]) -> str:

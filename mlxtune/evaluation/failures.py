@@ -16,7 +16,7 @@ from mlxtune.evaluation.verdict import HEADLINE
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that the last arm fails. ``before`` is the first arm's answer, ``None`` where there is one arm; ``broken``: it held there.
+    """A row that an arm fails. ``before`` is the answer of the arm that it is held against, if there is one; ``broken``: it held there.
 
     ``near`` are records of ``nearest.jsonl``: train rows with ``file``, ``line``, ``asks``, ``alike`` and ``reviewed``.
     """
@@ -33,12 +33,15 @@ class Failure:
 def failures(folder: Path, report: Report) -> list[Failure]:
     """Every row of the evaluation in ``folder`` on which its last arm fails the metric that the verdict is about, broken ones first.
 
+    It is held against the arm that the verdict is over.
+
     Raises ``InputError`` when its evidence is missing or the arms' answers are not to these rows.
     """
     metric = str(report.facts.get("headline", HEADLINE))
     evidence = load_evidence(folder)
     near = {record["id"]: tuple(record["near"]) for record in read(folder / NEAREST)}
-    first, last = report.arms[0].arm, report.arms[-1].arm
+    last = report.arms[-1].arm
+    first = report.headline.first if report.headline else last
     found = []
     try:
         for row, before, answer in zip(evidence.asked, evidence.said[first], evidence.said[last], strict=True):

@@ -10,7 +10,7 @@ from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.report import Report
 from mlxtune.evaluation.verdict import HEADLINE
-from mlxtune.evaluation.wording import change, facts, in_words, lede, nearby, p_value, percent, some
+from mlxtune.evaluation.wording import change, facts, in_words, lede, nearby, p_value, percent, sides, some
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -70,7 +70,7 @@ def _comparisons(report: Report) -> list[str]:
 
 def _classes(report: Report) -> list[str]:
     metric = str(report.facts.get("headline", HEADLINE))
-    arms = [report.arms[0], *report.arms[1:][-1:]]
+    arms = sides(report)
     counts = [arm.rate(metric).failures for arm in arms]
     kinds = dict.fromkeys(kind for found in reversed(counts) for kind in found)
     if not kinds:
@@ -90,7 +90,7 @@ def _failures(report: Report, failures: Sequence[Failure]) -> list[str]:
         blocks += [f"### Line {failure.row.line}{state}", _plain(f"{failure.kind}: {failure.why}"), "Asked:", _fence(asked)]
         blocks += [f"{_plain(report.arms[-1].arm)}:", _fence(failure.answer.output)]
         if failure.before:
-            blocks += [f"{_plain(report.arms[0].arm)}:", _fence(failure.before.output)]
+            blocks += [f"{_plain(sides(report)[0].arm)}:", _fence(failure.before.output)]
         if failure.near:
             blocks.append("\n".join(f"- {_plain(nearby(record))}" for record in failure.near))
     return blocks

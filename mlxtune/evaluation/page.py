@@ -17,7 +17,7 @@ from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.html import Html, el, join
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
-from mlxtune.evaluation.wording import CLASSES, change, facts, in_words, lede, made, nearby, p_value, percent, some
+from mlxtune.evaluation.wording import CLASSES, change, facts, in_words, lede, made, nearby, p_value, percent, sides, some
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -83,7 +83,7 @@ def _rates(report: Report) -> Html:
                     class_="row",
                 )
             )
-    return _section("Before and after" if len(report.arms) > 1 else "Before", "share of rows that hold, 95 % Wilson intervals", el("div", *parts, class_="metrics"))  # fmt: skip
+    return _section("Before and after" if report.headline else "Before", "share of rows that hold, 95 % Wilson intervals", el("div", *parts, class_="metrics"))  # fmt: skip
 
 
 def _label(at: int, asked: bool) -> str:
@@ -119,9 +119,9 @@ def _square(item: Comparison | None) -> Html | None:
 
 
 def _classes(report: Report) -> Html | None:
-    """How outputs fail the metric of the verdict, under the first and the last arm."""
+    """How outputs fail the metric of the verdict, under the arms that it is about."""
     metric = str(report.facts.get("headline", HEADLINE))
-    arms = [report.arms[0], *report.arms[1:][-1:]]
+    arms = sides(report)
     counts = [arm.rate(metric).failures for arm in arms]
     kinds = sorted(
         {kind for found in counts for kind in found}, key=lambda kind: (-max(found.get(kind, 0) for found in counts), kind)
@@ -191,7 +191,7 @@ def _row(report: Report, failure: Failure) -> Html:
     last = report.arms[-1]
     answers = [(last.arm, failure.answer, _arm_kind(report, last))]
     if failure.before:
-        answers.append((report.arms[0].arm, failure.before, ""))
+        answers.append((sides(report)[0].arm, failure.before, ""))
     asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")
     state = ", held before" if failure.broken else ""
     near = [el("li", nearby(record)) for record in failure.near]
@@ -229,7 +229,7 @@ def _section(title: str, note: str, *parts: Html | None) -> Html:
 
 
 def _arm_kind(report: Report, arm: Arm) -> str:
-    return "tuned" if arm is report.arms[-1] and len(report.arms) > 1 else ""
+    return "tuned" if report.headline and arm.arm == report.headline.second else ""
 
 
 def _kind(word: str | None) -> str:

@@ -20,11 +20,13 @@ import jsonschema
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line
-from mlxtune.evaluation import report
+from mlxtune.evaluation import regression, report
+from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import FILES, Evidence, hashes, load_evidence, schema_hash
+from mlxtune.evaluation.evidence import FILES, Evidence, hashes, load_evidence, off_task, schema_hash
 from mlxtune.evaluation.preference import METRIC as PREFERENCE
 from mlxtune.evaluation.report import PAGES, Measured, Scored
+from mlxtune.evaluation.terms import contract_hash
 from mlxtune.evaluation.verdict import HEADLINE
 
 TOLERANCE = 1e-12  # of floats, which another machine may round otherwise in the last place
@@ -131,11 +133,24 @@ def _numbers(folder: Path, told: dict[str, Any], evidence: Evidence, scored: dic
         "row_ids": [row.id for row in evidence.asked],
         "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.preferred else HEADLINE,
         "schema": schema_hash(folder),
+        "contract": contract_hash(evidence.recipe),
+        "decoding": {"kind": "greedy", "max_tokens": evidence.recipe.evaluation.max_tokens},
     }
+    try:
+        if regressed := _regression(folder):
+            facts["regression"] = asdict(regressed)
+    except (InputError, KeyError, ValueError):
+        yield "regression.jsonl has not one answer of the base and of the adapter to each prompt."
     made = json.loads(json.dumps(asdict(report.build({**told["facts"], **facts}, arms, groups))))
     for name in _TOLD:
         made["facts"][name] = told["facts"].get(name)
     yield from _differences("report.json", {key: value for key, value in told.items() if key not in ("v", "files")}, made)
+
+
+def _regression(folder: Path) -> regression.Regression | None:
+    """What the off-task answers come to, if any were asked for. Raises ``KeyError`` and ``ValueError`` where some are missing."""
+    probes, said = off_task(folder)
+    return regression.compare(probes, said[BASE], said[TUNED]) if probes else None
 
 
 def _differences(place: str, told: Any, found: Any) -> Iterator[str]:

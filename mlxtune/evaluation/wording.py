@@ -7,8 +7,8 @@ from typing import Any
 
 from mlxtune.core.text import plural
 from mlxtune.evaluation.contract import LABELS
-from mlxtune.evaluation.report import Report
-from mlxtune.evaluation.verdict import Comparison
+from mlxtune.evaluation.report import Arm, Report
+from mlxtune.evaluation.verdict import HEADLINE, Comparison
 
 CLASSES = 6  # of failures that are listed
 _ASKS = 140  # characters of a train row's question
@@ -18,12 +18,18 @@ _DONE = {
 }  # fmt: skip
 
 
+def sides(report: Report) -> tuple[Arm, ...]:
+    """The arms that the verdict is about, before and after; the last one alone where nothing was tuned."""
+    item = report.headline
+    return tuple(arm for arm in report.arms if arm.arm in (item.first, item.second)) if item else report.arms[-1:]
+
+
 def lede(report: Report) -> str:
     """The headline for a reader who knows no statistics."""
     item = report.headline
-    rate = report.arms[0].rate("contract")
     if item is None:
-        return f"The untrained model holds to the contract in {rate.hits:,} of {rate.total:,} answers."
+        told = [f"{rate.hits:,} of {rate.total:,} ({arm.arm})" for arm in report.arms for rate in [arm.rate(HEADLINE)]]
+        return f"Without training, the model holds to the whole contract in {', '.join(told)} answers."
     paired = item.paired
     before, after = paired.both + paired.broken, paired.both + paired.fixed
     return (
@@ -99,8 +105,23 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("schema", _short(told.get("schema", ""))),
         ("decoding", f"{decoding.get('kind')}, at most {decoding.get('max_tokens')} tokens" if decoding else ""),
         ("compute", told.get("compute", "")),
+        ("perplexity", _perplexity(report)),
+        ("off-task prompts", _off_task(told.get("regression") or {})),
     ]
     return [(name, str(value)) for name, value in listed if value]
+
+
+def _perplexity(report: Report) -> str:
+    """Of the data's own answers, lower is likelier."""
+    told = [f"{arm.arm} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]
+    return f"{', '.join(told)}, of the data's own answers" if told else ""
+
+
+def _off_task(found: dict[str, Any]) -> str:
+    """What became of general behaviour."""
+    if not found:
+        return ""
+    return f"{found['base']} of {found['total']} answered right by the base, {found['tuned']} by the adapter"
 
 
 def _short(hash: str) -> str:

@@ -125,6 +125,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "ledger": ledger.sentence(seen),
     }
     if TUNED in off_task:
+        evidence.keep_off_task(worker.folder, probes, off_task)
         facts["regression"] = asdict(regression.compare(probes, off_task[BASE], off_task[TUNED]))
     measured = [
         report.Measured(
