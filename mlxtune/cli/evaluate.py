@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,12 @@ import typer
 
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, show, show_json
-from mlxtune.cli.train import Json, check, fetch
+from mlxtune.cli.train import Json, Overrides, check, fetch
 from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.text import duration, one_line, plural
+from mlxtune.evaluation import regression
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.report import Arm, Rate, Report
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
@@ -24,18 +28,28 @@ from mlxtune.runs.state import RunState
 
 def evaluate(
     which: Annotated[str, typer.Argument(help="A recipe (base only) or a run (base and tuned).", show_default=False)] = "last",
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is better.")] = False,
+    overrides: Overrides = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is better and general behaviour held.")] = False,
     json: Json = False,
 ) -> None:
-    """Measure the base and the adapter on the same held-out rows, and say better, worse or cannot tell."""
-    recipe, run = _subject(which)
+    """Measure every arm on the same held-out rows, and say whether the adapter beats the strongest of those without training."""
+    recipe, run = _subject(which, overrides or [])
     code, folder = measure(recipe, run, quiet=json)
     if code:
         raise typer.Exit(code)
     report = reports.load(folder)
     show_json({"folder": str(folder), **asdict(report)}) if json else table(report, folder)
-    if gate and (report.headline is None or report.headline.word != "better"):
+    if gate:
+        _gate(report)
+
+
+def _gate(report: Report) -> None:
+    """Raises ``GateError`` unless the adapter may be promoted."""
+    if report.headline is None or report.headline.word != "better":
         raise GateError(f"The gate says no: {report.verdict}")
+    off_task = regression.of(report.facts)
+    if off_task and off_task.blocks:
+        raise GateError(f"The gate says no: {off_task.sentence}")
 
 
 def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[int, Path]:
@@ -70,24 +84,34 @@ def table(report: Report, folder: Path) -> None:
         rows.append([(LABELS[rate.metric], "bold"), "base", *figures(rate, "muted"), (classes(rate), "muted")])
         for arm in others:
             tuned = arm.rate(rate.metric)
-            rows.append(["", (arm.arm, "bold primary"), *figures(tuned, "primary"), (classes(tuned), "muted")])
+            named: Cell = (arm.arm, "bold primary") if arm.arm == TUNED else arm.arm
+            rows.append(["", named, *figures(tuned, "primary" if arm.arm == TUNED else "muted"), (classes(tuned), "muted")])
     _with_bars(rows, report.arms)
+    show("")
+    heading(out, "How they answered", "perplexity of the reference answers")
+    columns([_answered(arm) for arm in report.arms], right=(1,))
     if any(arm.margin for arm in report.arms):
         show("")
         heading(out, "Margins", "how much likelier the chosen answer is, nats a token; bootstrap intervals")
         columns([*map(_margin, report.arms), *map(_gain, report.margins)], right=(1,))
     for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons):
         show("")
-        title = f"{first[0].upper()}{first[1:]} against {second}"
-        heading(out, title, "same rows; exact McNemar p, side metrics after Holm; Newcombe interval")
-        _comparisons([item for item in report.comparisons if (item.first, item.second) == (first, second)])
+        compared(first, second, [item for item in report.comparisons if (item.first, item.second) == (first, second)])
+    if off_task := regression.of(report.facts):
+        show("")
+        heading(out, "Off task", f"{plural(off_task.total, 'prompt')} that training should not touch")
+        show("  ", ("✗ ", "bold error") if off_task.blocks else ("✓ ", "bold success"), off_task.sentence)
+        for ids, what, style in ((off_task.broken, "broken", "error"), (off_task.fixed, "fixed", "success")):
+            if ids:
+                show("    ", (f"{what}: ", style), (one_line(", ".join(ids), 200), "muted"))
     show("")
     show(("  Report   ", "muted"), str(folder / reports.FILE))
     show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))
 
 
-def _comparisons(items: list[Comparison]) -> None:
+def compared(first: str, second: str, items: Sequence[Comparison]) -> None:
     """What was fixed and broken on each metric."""
+    heading(out, f"{first[0].upper()}{first[1:]} against {second}", "same rows; exact McNemar p after Holm; Newcombe interval")
     head: list[Cell] = [(name, "faint") for name in ("", "fixed", "broken", "both", "neither", "change", "p")]
     body: list[list[Cell]] = []
     for item in items:
@@ -98,6 +122,12 @@ def _comparisons(items: list[Comparison]) -> None:
         p = "<0.001" if value < 0.001 else f"{value:.3f}"
         body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
     columns([head, *body], right=(1, 2, 3, 4, 5, 6))
+
+
+def _answered(arm: Arm) -> list[Cell]:
+    """Where an arm's answers came from, and how well it knows the references."""
+    known = f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"
+    return [(arm.arm, "bold"), known, ("from the cache" if arm.cached else f"answered in {duration(arm.seconds)}", "muted")]
 
 
 def _margin(arm: Arm) -> list[Cell]:
@@ -115,13 +145,13 @@ def _gain(item: ScoreComparison) -> list[Cell]:
 def _with_bars(rows: list[list[Cell]], arms: tuple[Arm, ...]) -> None:
     """``rows`` with the interval drawn between the name and the figures."""
     rates = [rate for pair in zip(*(arm.rates for arm in arms), strict=True) for rate in pair]
-    width = 25
+    width, names = 25, max(8, *(len(arm.arm) + 2 for arm in arms))
     for row, rate in zip(rows, rates, strict=True):
-        style = "muted" if row[1] == "base" else "primary"
+        style = "primary" if isinstance(row[1], tuple) else "muted"
         made = line("  ").append_text(line(row[0]))
         made.append(" " * max(1, 22 - made.cell_len))
         name = line(row[1])
-        made.append_text(name).append(" " * (8 - name.cell_len))
+        made.append_text(name).append(" " * (names - name.cell_len))
         made.append_text(interval(rate.low, rate.share, rate.high, width, style))
         figure, limits, classes = (line(cell) for cell in row[2:])
         made.append(" " * (9 - figure.cell_len)).append_text(figure).append("  ").append_text(limits)
@@ -142,11 +172,11 @@ def classes(rate: Rate) -> str:
     return ", ".join(mean + [f"{count} {kind}" for kind, count in list(rate.failures.items())[:3]])
 
 
-def _subject(which: str) -> tuple[Recipe, Run | None]:
+def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     """What ``which`` names: a recipe, or a run that has an adapter. Raises ``InputError``."""
     if which.endswith(".toml"):
-        return load(Path(which)), None
+        return load(Path(which), overrides), None
     run = registry.find(Path.cwd(), which)
     if not (run.adapter / "adapters.safetensors").is_file():
         raise InputError(f"{run.id} has no adapter: it is {run.status()}.", mend="Let it finish, or resume it: mlxtune runs resume")
-    return run.recipe(), run
+    return load(run.folder / "recipe.toml", overrides), run

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +19,12 @@ from mlxtune.core.text import plural
 from mlxtune.evaluation import blind
 from mlxtune.evaluation.answered import Pair, pairs
 from mlxtune.evaluation.ballot import HEADLINE, Choice
-from mlxtune.evaluation.judge import calibrate, endpoint, rubric, session
+from mlxtune.evaluation.judge import Asker, calibrate, endpoint, rubric, session
 from mlxtune.evaluation.judge.endpoint import Endpoint, Meter
+from mlxtune.evaluation.judge.local import Local
 from mlxtune.evaluation.judge.report import JudgeReport, build
 from mlxtune.evaluation.judge.session import Session
+from mlxtune.models.resolve import resolve
 from mlxtune.runs import registry
 
 WORKERS = 4  # questions in the air
@@ -30,6 +34,9 @@ def judge(
     which: Annotated[str, typer.Argument(help="An evaluation: its folder, id, or last.", metavar="EVALUATION")] = "last",
     first: Annotated[str, typer.Argument(help="One arm.")] = "base",
     second: Annotated[str, typer.Argument(help="The other; the verdict is about it.")] = "tuned",
+    local: Annotated[
+        str, typer.Option("--local", help="A judge on this machine: an alias, a hub id or a folder.", show_default=False)
+    ] = "",
     model: Annotated[str, typer.Option("--model", help="The judge, as its endpoint calls it.", show_default=False)] = "",
     url: Annotated[str, typer.Option("--url", help="An OpenAI-compatible endpoint.")] = endpoint.OFFICIAL,
     key_env: Annotated[
@@ -51,28 +58,20 @@ def judge(
     Sentinels in the batch show a judge who can be talked into anything (exit 1). Your own blind votes, where there are some,
     say how far it agrees with you. What was asked is kept and never asked, or paid, twice.
     """
-    if not model:
-        raise InputError("The judge has no name.", mend="Say which model: --model NAME")
+    meter = Meter(price_in, price_out, cap)
+    chosen = _here(local, model) if local else _behind(url, model, key_env, meter)
     run = registry.find(Path.cwd(), which, "eval")
-    name = endpoint.host(url)
-    local = endpoint.is_local(name)
-    secret = endpoint.key(url, key_env)
-    if not local and (cap is None or not price_in or not price_out):
-        raise InputError(
-            "A judge elsewhere costs money.", mend="Say how much it may: --price-in, --price-out (dollars per million) and --cap."
-        )
     rows = pairs(run.folder, first, second)
     asked = rubric.read(questions) if questions else rubric.DEFAULT
-    fixed = session.fix(run.folder, first, second, rows, asked, judge=model, place="" if local else name, n=n or 0)
-    meter = Meter(price_in, price_out, cap)
+    fixed = session.fix(run.folder, first, second, rows, asked, judge=chosen.name, place=chosen.place, n=n or 0)
     _tell(fixed, meter)
     if fixed.place and not fixed.consent:
         fixed = session.agree(fixed, _consent(fixed, send))
-    asker = Endpoint(url, model, secret, meter)
-    with bar("asking the judge") as update:
+    with bar("asking the judge") as update, chosen.open(fixed.folder) as asker:
         verdicts = session.run(
-            fixed, asker, meter, lambda done, total: update(f"{total} questions to {model}", done / total), workers=WORKERS
-        )
+            fixed, asker, meter, lambda done, total: update(f"{total} questions to {chosen.name}", done / total),
+            workers=chosen.workers,
+        )  # fmt: skip
     report = build(fixed, verdicts, _votes(run.folder, first, second, rows), meter.spent)
     write_json(fixed.folder / "report.json", {"v": 1, **asdict(report)})
     show_json({"folder": str(fixed.folder), **asdict(report)}) if json else table(report)
@@ -80,6 +79,39 @@ def judge(
         raise GateError(
             "The judge is broken, and nothing it says counts.", mend="Take another model, or read the pairs yourself: mlxtune blind"
         )
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Who is asked: the name in the session, the host that rows go to (empty: none), how many questions at a time, and the asker."""
+
+    name: str
+    place: str
+    workers: int
+    open: Callable[[Path], AbstractContextManager[Asker]]
+
+
+def _here(base: str, model: str) -> _Judge:
+    """A model on this machine, known by its weights. Raises ``InputError`` where another is named too, ``ModelError``."""
+    if model:
+        raise InputError("There can be one judge.", mend="Give --local or --model.")
+    with bar("looking for the model") as update:
+        source = resolve(base, progress=update)
+    return _Judge(f"{Path(source.name).name}@{source.fingerprint[:8]}", "", 1, lambda folder: Local(source.folder, folder))
+
+
+def _behind(url: str, model: str, key_env: str, meter: Meter) -> _Judge:
+    """A model behind an endpoint. Raises ``InputError`` where it has no name, no key, or no cap on what it costs."""
+    if not model:
+        raise InputError("The judge has no name.", mend="Say which model: --model NAME, or --local NAME for one on this machine.")
+    name = endpoint.host(url)
+    near = endpoint.is_local(name)
+    secret = endpoint.key(url, key_env)
+    if not near and (meter.cap is None or not meter.price_in or not meter.price_out):
+        raise InputError(
+            "A judge elsewhere costs money.", mend="Say how much it may: --price-in, --price-out (dollars per million) and --cap."
+        )
+    return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(Endpoint(url, model, secret, meter)))
 
 
 def _tell(fixed: Session, meter: Meter) -> None:

@@ -12,7 +12,23 @@ import typer
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import blind, curate, data, demo, evaluate, judge, plan, review, runs, score, selftest, train, workspace
+from mlxtune.cli import (
+    blind,
+    compare,
+    curate,
+    data,
+    demo,
+    evaluate,
+    judge,
+    plan,
+    review,
+    runs,
+    score,
+    selftest,
+    train,
+    verify,
+    workspace,
+)
 from mlxtune.cli.screen import complain, out, say
 from mlxtune.core.errors import InputError, MlxtuneError
 
@@ -29,10 +45,12 @@ app.command("init")(workspace.init)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("selftest")(selftest.selftest)
 app.command("blind")(blind.blind)
 app.command("judge")(judge.judge)
+app.command("verify")(verify.verify)
 data.app.command("split")(curate.split)
 data.app.command("review")(review.review)
 data.app.command("export")(curate.export)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from mlxtune.data.rows import Preference
-from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.preference import Preferred
 from mlxtune.models import head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -18,34 +19,20 @@ from mlxtune.training.reference import refer
 from mlxtune.training.stack import Stack
 
 
-@dataclass(frozen=True)
-class Preferred:
-    """Log-probabilities of both answers to a prompt under an arm: the mean over an answer's tokens, in nats."""
-
-    chosen: float
-    rejected: float
-
-    @property
-    def margin(self) -> float:
-        """How much likelier the chosen answer is, in nats a token."""
-        return self.chosen - self.rejected
-
-    @property
-    def score(self) -> Score:
-        """Whether the chosen answer is the likelier one. Means, because a sum would prefer whatever is shorter."""
-        if self.margin > 0:
-            return Score(True)
-        return Score(False, "prefers the rejected", f"the rejected answer is likelier by {-self.margin:.3f} nats a token")
-
-
 def preferred(
-    loaded: LoadedModel, recipe: Recipe, rows: Sequence[Preference], progress: Callable[[int, int], None]
+    loaded: LoadedModel, recipe: Recipe, rows: Sequence[Preference], arm: Arm, progress: Callable[[int, int], None]
 ) -> dict[str, Preferred]:
-    """What ``loaded``, as it is now, prefers of each pair, by the row's id; pairs that the window leaves nothing of are left out.
+    """What ``loaded``, as it is now and asked as ``arm`` asks, prefers of each pair, by the row's id.
 
-    Log-probabilities are those of ``training.reference``, kept on disk by model, adapter and tokens.
+    Pairs that the window leaves nothing of are left out; it is wider by what the arm says before the question. Log-probabilities are those of ``training.reference``, kept on disk by model, adapter and tokens.
     """
-    found = encode(ChatTemplate(loaded.tokenizer), rows, recipe).rows
+    template = ChatTemplate(loaded.tokenizer)
+    asked = [replace(row, prompt=arm.ask(row)) for row in rows]
+    ids = {new.id: row.id for new, row in zip(asked, rows, strict=True)}
+    lengths = [[len(template.prompt(row.prompt, row.tools)) for row in some] for some in (asked, rows)]
+    more = max(0, *(new - old for new, old in zip(*lengths, strict=True)))
+    wide = replace(recipe, data=replace(recipe.data, max_tokens=recipe.data.max_tokens + more))
+    found = encode(template, asked, wide).rows
     stack = Stack(loaded.model, head.split(loaded.model), Lanes(lanes.suitable()))
     base = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
     scored = refer(stack, found, base, shared=pairs.can_share(stack), progress=progress)
@@ -53,5 +40,5 @@ def preferred(
     for pair in scored:
         assert pair.reference is not None
         chosen, rejected = pair.reference
-        made[pair.id] = Preferred(chosen / len(pair.chosen), rejected / len(pair.rejected))
+        made[ids[pair.id]] = Preferred(chosen / len(pair.chosen), rejected / len(pair.rejected))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -11,13 +12,16 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
+from mlxtune.evaluation.arms import GRAMMAR, TUNED
 from mlxtune.evaluation.contract import FORMS, LABELS
+from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.resample import Mean, bootstrap
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics import Paired, wilson
 from mlxtune.evaluation.verdict import HEADLINE, Comparison, ScoreComparison, compare, compare_scores, correct, sentence
 
 FILE = "report.json"
+PAGES = ("report.md", "report.html")  # the same for readers
 SEED = 7  # of the bootstrap: the same report every time
 
 
@@ -46,6 +50,7 @@ class Arm:
     """One contestant: its rates, where its answers came from, and how long they took (seconds).
 
     ``margin`` is by how much it finds chosen answers likelier than rejected ones, in nats a token, where the rows are pairs.
+    ``perplexity`` is exp of the mean negative log-likelihood of the references' tokens; ``None`` where it was not computed.
     """
 
     arm: str
@@ -53,6 +58,7 @@ class Arm:
     seconds: float
     rates: tuple[Rate, ...]
     margin: Mean | None = None
+    perplexity: float | None = None
 
     def rate(self, metric: str) -> Rate:
         """The rate called ``metric``. Raises ``KeyError``."""
@@ -75,16 +81,26 @@ class Report:
 
     @property
     def headline(self) -> Comparison | None:
-        """The comparison the verdict is about, against what training started from; ``None`` when only the base was measured."""
-        return self._last(self.facts.get("headline", HEADLINE))
+        """The comparison the verdict is about: of what was tuned, against the strongest other arm; ``None`` when nothing was tuned."""
+        return self._over_strongest(self.facts.get("headline", HEADLINE))
 
     @property
     def contract(self) -> Comparison | None:
-        """The comparison of the whole contract."""
-        return self._last(HEADLINE)
+        """The comparison of the whole contract, likewise."""
+        return self._over_strongest(HEADLINE)
 
-    def _last(self, metric: str) -> Comparison | None:
-        return next((item for item in reversed(self.comparisons) if item.metric == metric), None)
+    def _over_strongest(self, metric: str) -> Comparison | None:
+        *others, last = self.arms
+        if last.arm != TUNED or not others:
+            return None
+        rival = strongest(others, metric).arm
+        asked = (metric, rival, last.arm)
+        return next((item for item in self.comparisons if (item.metric, item.first, item.second) == asked), None)
+
+
+def strongest(arms: Sequence[Arm], metric: str) -> Arm:
+    """The one of ``arms`` with the most hits on ``metric``, the later one of equals."""
+    return max(reversed(arms), key=lambda arm: sum(rate.hits for rate in arm.rates if rate.metric == metric))
 
 
 Scored = Sequence[dict[str, Score]]
@@ -107,26 +123,43 @@ def rates(scored: Scored) -> tuple[Rate, ...]:
 
 @dataclass(frozen=True)
 class Measured:
-    """An arm with the scores of its answers, row by row; ``margins`` are those of pairs in nats a token, likewise."""
+    """An arm with the scores of its answers, row by row; ``margins`` are those of pairs in nats a token, likewise.
+
+    ``nats`` is the negative log-likelihood of all references together, over their ``tokens`` tokens.
+    """
 
     arm: str
     cached: bool
     seconds: float
     scored: Scored
     margins: Sequence[float] = ()
+    nats: float = 0.0
+    tokens: int = 0
+
+    @property
+    def perplexity(self) -> float | None:
+        return math.exp(self.nats / self.tokens) if self.tokens else None
 
 
 def build(facts: dict[str, Any], arms: Sequence[Measured], groups: Sequence[Hashable] = ()) -> Report:
-    """A report on ``arms``, the base first, all on the same rows; the last is also compared with what it started from.
+    """A report on ``arms``, the base first, all on the same rows.
+
+    What was tuned comes last, and is also compared with the strongest other arm: it wins only against that.
 
     ``groups`` says which pairs belong together, for the intervals of margins.
     """
     found = tuple(
-        Arm(arm.arm, arm.cached, arm.seconds, rates(arm.scored), bootstrap(arm.margins, groups, SEED) if arm.margins else None)
+        Arm(
+            arm.arm, arm.cached, arm.seconds, rates(arm.scored), bootstrap(arm.margins, groups, SEED) if arm.margins else None,
+            arm.perplexity,
+        )
         for arm in arms
-    )
+    )  # fmt: skip
     headline = facts.get("headline", HEADLINE)
-    against = [(arms[0], arm) for arm in arms[1:]] + ([(arms[-2], arms[-1])] if len(arms) > 2 and arms[-1].arm == "tuned" else [])
+    against = [(arms[0], arm) for arm in arms[1:]]
+    if len(arms) > 2 and arms[-1].arm == TUNED:
+        rivals = {strongest(found[:-1], metric).arm for metric in (headline, HEADLINE)}
+        against += [(arm, arms[-1]) for arm in arms[1:-1] if arm.arm in rivals]
     comparisons = correct(
         [
             compare(metric, first.arm, second.arm, _both(metric, first.scored, second.scored))
@@ -154,8 +187,8 @@ def _verdict(report: Report) -> str:
     """The headline in words. A preference that was learned at the contract's cost is no gain, whatever it is worth."""
     headline, contract = report.headline, report.contract
     if headline is None or contract is None:
-        return "The base is measured. Train, then evaluate the adapter against it."
-    told = sentence(headline, LABELS[headline.metric])
+        return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
+    told = sentence(headline, LABELS[headline.metric]) + _grammar(report)
     if headline is contract:
         return told
     if contract.word == "worse":
@@ -164,13 +197,23 @@ def _verdict(report: Report) -> str:
     return f"{told} The contract held for {before} answers before and {after} after."
 
 
+def _grammar(report: Report) -> str:
+    """What constrained decoding reaches without any training, where that is all there is to reach."""
+    for arm in report.arms:
+        for metric, what in ((HEADLINE, "meets the whole contract"), ("schema", "fits the schema")):
+            rate = {rate.metric: rate for rate in arm.rates}.get(metric)
+            if arm.arm == GRAMMAR and rate and rate.hits == rate.total:
+                return f" A grammar alone {what} every time."
+    return ""
+
+
 def _hits(paired: Paired) -> tuple[int, int]:
     return paired.both + paired.broken, paired.both + paired.fixed
 
 
 def save(report: Report, folder: Path) -> None:
-    """Write ``report.json``."""
-    write_json(folder / FILE, {"v": 1, **asdict(report)})
+    """Write ``report.json``, as ``report.schema.json`` describes it: with the hashes of the files that it can be verified by."""
+    write_json(folder / FILE, {"v": 1, **asdict(report), "files": hashes(folder, (*FILES, *PAGES))})
 
 
 def load(folder: Path) -> Report:
@@ -186,6 +229,6 @@ def load(folder: Path) -> Report:
 
 
 def _arm(data: dict[str, Any]) -> Arm:
-    given = {"margin": None, **data}  # a report of an older version has none
+    given = {"margin": None, "perplexity": None, **data}  # a report of an older version has none
     margin = Mean(**given["margin"]) if given["margin"] else None
     return Arm(**{**given, "rates": tuple(Rate(**rate) for rate in given["rates"]), "margin": margin})

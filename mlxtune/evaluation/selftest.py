@@ -15,6 +15,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import planted
+from mlxtune.evaluation.judge import selfcheck
 from mlxtune.evaluation.report import rates
 from mlxtune.evaluation.scorers import Answer
 from mlxtune.evaluation.scorers.disclaimer import right_disclaimer
@@ -56,6 +57,7 @@ def checks(suites: Path | None = None) -> Iterator[Check]:
     yield _counted("schema: built-in cases", _schema_cases())
     yield _counted("disclaimers: built-in cases", _disclaimer_cases())
     yield _counted("planted rates", _planted_rates(), "100 outputs, every rate known")
+    yield _counted("judge: sentinels", selfcheck.cases(), "judges whose mind is known")
     found = 0
     for folder, check in ((JSON_SUITE, json_suite), (SCHEMA_SUITE, schema_suite)):
         if suites and (suites / folder).is_dir():

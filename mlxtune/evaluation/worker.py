@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,17 @@ from mlxtune.data.groups import question
 from mlxtune.data.rows import Preference
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
-from mlxtune.evaluation import ledger, report
+from mlxtune.evaluation import evidence, ledger, regression, report, terms
+from mlxtune.evaluation.arms import BASE, TUNED
+from mlxtune.evaluation.arms import arms as contestants
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.preference import Preferred
+from mlxtune.evaluation.publish import publish
 from mlxtune.evaluation.scorers import Answer, Score
 from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import machine
-from mlxtune.recipe import Recipe
 from mlxtune.runs.worker import Worker, live
 
 if TYPE_CHECKING:
@@ -37,8 +41,8 @@ TELL_EVERY = 0.5  # seconds between progress events
 
 
 def evaluate(worker: Worker) -> dict[str, Any]:
-    """Measure the base, then the adapter, on the same held-out rows; write outputs and report; return the summary."""
-    from mlxtune.evaluation import outputs  # these import mlx, which must come after the BLAS
+    """Measure every arm on the same held-out rows, the base first; write outputs and report; return the summary."""
+    from mlxtune.evaluation import nearest, outputs  # these import mlx, which must come after the BLAS
     from mlxtune.evaluation.preferred import preferred
     from mlxtune.models import load, lora
 
@@ -59,64 +63,88 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "model.loaded", base=source.name, path=loaded.path, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(machine().limit),
     )  # fmt: skip
-    arms: list[tuple[Answers, list[dict[str, Score]]]] = []
-    margins: list[list[float]] = []
-    preferences = [row for row in rows if isinstance(row, Preference)]
-    for arm, folder in _arms(recipe, adapter):
-        if folder:
-            (lora.put if any(kept.arm != "base" for kept, _ in arms) else lora.load)(loaded.model, folder)
-        worker.emit("arm.started", arm=arm, rows=len(rows))
-        answers = outputs.answer(
-            arm, loaded, rows, adapter=folder, max_tokens=recipe.evaluation.max_tokens, batch_size=recipe.evaluation.batch_size,
-            cache=worker.folder.parent / "cache", progress=_teller(worker, arm),
-        )  # fmt: skip
-        worker.emit("arm.finished", arm=arm, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
-        scored = [
-            contract.score(Answer(out.output, out.ended, row.reference, "\n\n".join(message.content for message in row.prompt)))
-            for out, row in zip(answers.outputs, rows, strict=True)
-        ]
-        found = preferred(loaded, recipe, preferences, _teller(worker, arm)) if preferences else {}
-        for row, scores in zip(rows, scored, strict=True):
-            if row.id in found:
-                scores["preference"] = found[row.id].score
-        arms.append((answers, scored))
-        margins.append([found[row.id].margin for row in preferences if row.id in found])
-    _write_outputs(worker.folder, rows, arms, contract.asked)
     row_ids = [row.id for row in rows]
-    ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
-    seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
-    facts = {
+    facts: dict[str, Any] = {
         "name": recipe.name,
         "base": source.name,
         "base_fingerprint": source.fingerprint,
         "run": worker.request.get("run", ""),
-        "headline": "preference" if recipe.method.kind == "dpo" and preferences else HEADLINE,
         "adapter": str(adapter or ""),
         "rows": len(rows),
         "row_ids": row_ids,
-        "looks": seen.looks,
-        "ledger": ledger.sentence(seen),
         "source": str(recipe.source),
         "schema": sha256_json(json.loads(recipe.schema.read_text())) if recipe.schema else "",
+        "contract": terms.contract_hash(recipe),
+        "template": sha256_json(str(loaded.tokenizer.chat_template)),
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
         "compute": loaded.path,
     }
+    if adapter:
+        terms.hold(worker.folder, facts, recipe)
+    probes = regression.read(recipe) if adapter else ()
+    off_task: dict[str, list[str]] = {}
+    arms: list[tuple[Answers, list[dict[str, Score]]]] = []
+    margins: list[list[float]] = []
+    preferred_by: dict[str, dict[str, Preferred]] = {}
+    preferences = [row for row in rows if isinstance(row, Preference)]
+    adapted = False
+    how: Any = {"batch_size": recipe.evaluation.batch_size, "cache": worker.folder.parent / "cache"}
+    for arm in contestants(recipe, adapter, shares.train):
+        if arm.adapter:
+            (lora.put if adapted else lora.load)(loaded.model, arm.adapter)
+            adapted = True
+        worker.emit("arm.started", arm=arm.name, rows=len(rows))
+        tell = _teller(worker, arm.name)
+        answers = outputs.answer(arm, loaded, rows, max_tokens=recipe.evaluation.max_tokens, progress=tell, **how)
+        worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
+        if answers.unproved:
+            worker.warn(f"{arm.name} has no perplexity: {answers.unproved}")
+        scored = [
+            contract.score(Answer(out.output, out.ended, row.reference, "\n\n".join(message.content for message in row.prompt)))
+            for out, row in zip(answers.outputs, rows, strict=True)
+        ]
+        found = preferred(loaded, recipe, preferences, arm, tell) if preferences else {}
+        for row, scores in zip(rows, scored, strict=True):
+            if row.id in found:
+                scores["preference"] = found[row.id].score
+        arms.append((answers, scored))
+        preferences = [row for row in preferences if row.id in found]
+        preferred_by[arm.name] = found
+        margins.append([found[row.id].margin for row in preferences])
+        if probes and arm.name in (BASE, TUNED):
+            asked = [probe.row for probe in probes]
+            said = outputs.answer(arm, loaded, asked, max_tokens=regression.MAX_TOKENS, progress=tell, **how)
+            off_task[arm.name] = [out.output for out in said.outputs]
+    _write_outputs(worker.folder, rows, arms, contract.asked)
+    evidence.keep(worker.folder, recipe, rows, preferred_by)
+    ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
+    seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
+    facts |= {
+        "headline": "preference" if recipe.method.kind == "dpo" and preferences else HEADLINE,
+        "looks": seen.looks,
+        "ledger": ledger.sentence(seen),
+    }
+    if TUNED in off_task:
+        evidence.keep_off_task(worker.folder, probes, off_task)
+        facts["regression"] = asdict(regression.compare(probes, off_task[BASE], off_task[TUNED]))
     measured = [
-        report.Measured(answers.arm, answers.cached, answers.seconds, scored, gaps)
+        report.Measured(
+            answers.arm,
+            answers.cached,
+            answers.seconds,
+            scored,
+            gaps,
+            sum(out.nats for out in answers.outputs),
+            sum(out.tokens for out in answers.outputs),
+        )
         for (answers, scored), gaps in zip(arms, margins, strict=True)
     ]
-    made = report.build(facts, measured, [question(row) for row in preferences if row.id in found])
-    report.save(made, worker.folder)
+    headline = str(facts["headline"])
+    failed = [row for row, scores in zip(rows, arms[-1][1], strict=True) if headline in scores and not scores[headline].holds]
+    nearest.keep(worker.folder, failed, shares.train, read)
+    made = report.build(facts, measured, [question(row) for row in preferences])
+    publish(made, worker.folder)
     return {"verdict": made.verdict, "rows": len(rows)}
-
-
-def _arms(recipe: Recipe, adapter: Path | None) -> list[tuple[str, Path | None]]:
-    """Each arm with its adapter, the base first; what training started from comes between it and what came of it."""
-    arms: list[tuple[str, Path | None]] = [("base", None)]
-    if adapter and "tuned" in recipe.evaluation.arms:
-        arms += [("parent", recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
-        arms.append(("tuned", adapter))
-    return arms
 
 
 def _teller(worker: Worker, arm: str) -> Callable[[int, int], None]:
@@ -149,6 +177,8 @@ def _write_outputs(
                 "output": out.output,
                 "ended": out.ended,
                 "failed": failed,
+                "nats": out.nats,
+                "tokens": out.tokens,
             }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(folder / "outputs.jsonl", "".join(lines))

@@ -134,8 +134,8 @@ class ChatTemplate:
                 raise DataError(f"{row.place}: {name} is empty.", mend="Write the answer, or remove the row.")
         if _bare(row.chosen) == _bare(row.rejected):
             raise DataError(f"{row.place}: chosen and rejected say the same.", mend="Remove the row.")
-        prompt, chosen = self._completion(row, row.chosen)
-        _, rejected = self._completion(row, row.rejected)
+        prompt, chosen = self.completion((*row.prompt, Message("assistant", row.chosen)), row.tools, row.place)
+        _, rejected = self.completion((*row.prompt, Message("assistant", row.rejected)), row.tools, row.place)
         room = max_tokens - len(prompt)
         if room < 1:
             raise TooLongError(
@@ -159,8 +159,8 @@ class ChatTemplate:
             raise DataError(
                 f"{row.place}: only an unpaired row can be trained with kto.", mend="Use rows of prompt, completion and label."
             )
-        prompt, own = self._completion(row, row.completion)
-        _, mismatched = self._completion(row, other.completion)
+        prompt, own = self.completion((*row.prompt, Message("assistant", row.completion)), (), row.place)
+        _, mismatched = self.completion((*row.prompt, Message("assistant", other.completion)), (), row.place)
         room = max_tokens - len(prompt)
         if room < 1:
             raise TooLongError(
@@ -170,10 +170,12 @@ class ChatTemplate:
         asked, said, another = (np.array(tokens, np.int32) for tokens in (prompt, own[:room], mismatched[:room]))
         return EncodedPair(row.id, row.place, asked, said, another, (len(own), len(mismatched)), label=row.label)
 
-    def _completion(self, row: Preference | Unpaired, answer: str) -> tuple[list[int], list[int]]:
-        """The prompt's tokens, and those of ``answer`` behind it up to its stop."""
-        tools = row.tools if isinstance(row, Preference) else ()
-        tokens, start, end = self._answer((*row.prompt, Message("assistant", answer)), tools, row.place)
+    def completion(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], place: Place) -> tuple[list[int], list[int]]:
+        """What a model is asked before the last turn of ``messages``, and that turn up to its stop, as tokens.
+
+        Raises ``TemplateError`` when they cannot be told apart for certain.
+        """
+        tokens, start, end = self._answer(messages, tools, place)
         return tokens[:start], tokens[start:end]
 
     def _text(self, row: Text) -> tuple[Any, Any]:

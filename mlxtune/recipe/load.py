@@ -58,6 +58,10 @@ def dump(recipe: Recipe) -> str:
     document = dataclasses.asdict(recipe)
     del document["folder"]
     places = {("data", "source"): recipe.source, ("evaluation", "schema"): recipe.schema or ""}
+    if recipe.prompt_file:
+        places["evaluation", "prompt"] = recipe.prompt_file
+    if recipe.evaluation.regression not in ("", "shipped"):
+        places["evaluation", "regression"] = recipe.path(recipe.evaluation.regression)
     if recipe.path(recipe.model.base).is_dir():
         places["model", "base"] = recipe.path(recipe.model.base)
     for (section, key), place in places.items():
@@ -205,7 +209,7 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
         raise RecipeError(f"{place(('method', 'weights'))}: method.weights has {counts}.")
     require("method.beta", lambda beta: 0 < beta < math.inf, "above 0")
     if recipe.method.pairs == "wrong" and recipe.method.kind != "dpo":
-        raise RecipeError(f"{place(('method', 'pairs'))}: method.pairs = \"wrong\" needs pairs: method.kind = \"dpo\".")
+        raise RecipeError(f'{place(("method", "pairs"))}: method.pairs = "wrong" needs pairs: method.kind = "dpo".')
     require("method.desirable", lambda weight: 0 < weight < math.inf, "above 0")
     require("method.undesirable", lambda weight: 0 < weight < math.inf, "above 0")
     require("method.gamma", lambda gamma: 0 <= gamma < math.inf, "0 or more")
@@ -253,3 +257,10 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     )
     require("evaluation.forbid", lambda phrases: all(phrase.strip() for phrase in phrases), "phrases, none of them empty")
     require("evaluation.arms", lambda arms: "base" in arms, 'a list with "base" in it: the base model is measured first')
+    require("evaluation.arms", lambda arms: len(set(arms)) == len(arms), "a list without any arm twice")
+    require("evaluation.shots", lambda count: count >= 1, "at least 1")
+    for arm, key in (("base+prompt", "prompt"), ("base+grammar", "schema")):
+        if arm in recipe.evaluation.arms and not getattr(recipe.evaluation, key).strip():
+            raise RecipeError(
+                f"{place(('evaluation', 'arms'))}: {arm} needs evaluation.{key}.", mend="Give it, or leave the arm out."
+            )

@@ -181,12 +181,18 @@ class Length:
     at: str = ""
 
 
+ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
+
+
 @dataclass(frozen=True)
 class EvaluationSection:
     """The contract an output must satisfy, and who is measured against it.
 
     ``reference`` are comparisons with the data's own answers, reported and no part of the contract: ``exact`` equality, and
     the F1 of ``fields``: all of a JSON answer, or those that ``fields`` names by their pointers.
+    ``prompt`` is what ``base+prompt`` has for its system turn: a text, or a .txt or .md file that holds it. ``shots`` examples from
+    the training rows stand before each question of ``base+kshot``. ``regression`` is a file of off-task prompts that an adapter must
+    not unlearn: those that come with mlxtune, or none when it is empty.
     """
 
     schema: str = ""
@@ -195,7 +201,10 @@ class EvaluationSection:
     length: Length = field(default_factory=Length)
     reference: list[Literal["exact", "fields"]] = field(default_factory=list)
     fields: list[str] = field(default_factory=list)
-    arms: list[Literal["base", "tuned"]] = field(default_factory=lambda: ["base", "tuned"])
+    arms: list[ArmName] = field(default_factory=lambda: ["base", "tuned"])
+    prompt: str = ""
+    shots: int = 3
+    regression: str = "shipped"
     max_tokens: int = 256
     batch_size: int = 64
 
@@ -232,3 +241,8 @@ class Recipe:
     def schema(self) -> Path | None:
         """The JSON Schema file of the contract, if there is one."""
         return self.path(self.evaluation.schema) if self.evaluation.schema else None
+
+    @property
+    def prompt_file(self) -> Path | None:
+        """The file that holds the user's best prompt, if it is one."""
+        return self.path(self.evaluation.prompt) if self.evaluation.prompt.endswith((".txt", ".md")) else None

@@ -7,6 +7,8 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import planted, selftest
+from mlxtune.evaluation.judge import report
+from mlxtune.evaluation.judge.sentinels import SENTINELS
 from mlxtune.evaluation.scorers import HOLDS
 
 SUITES = Path(__file__).parents[3] / "shared" / "data"
@@ -17,7 +19,7 @@ needs_suites = pytest.mark.skipif(
 
 def test_built_in_cases_hold():
     found = list(selftest.checks())
-    assert [check.name.split(":")[0] for check in found] == ["JSON", "schema", "disclaimers", "planted rates"]
+    assert [check.name.split(":")[0] for check in found] == ["JSON", "schema", "disclaimers", "planted rates", "judge"]
     for check in found:
         assert check.holds, check.wrong
         assert check.right == check.total > 0
@@ -55,7 +57,7 @@ def test_a_scorer_that_raises_is_wrong_and_stops_nothing(monkeypatch):
 
     monkeypatch.setattr(selftest, "json_fenced", broken)
     found = list(selftest.checks())
-    assert len(found) == 4
+    assert len(found) == 5
     assert all("RuntimeError: oh" in case for case in found[0].wrong)
 
 
@@ -98,3 +100,9 @@ def test_schema_suite_reads_its_remotes_from_its_folder(tmp_path):
     found = {check.name: check for check in selftest.checks(tmp_path)}
     assert found["schema suite: mandatory"].wrong == ("ref: remote: text",)
     assert (found["schema suite: formats"].right, found["schema suite: formats"].total) == (1, 2)
+
+
+def test_a_judge_that_is_fooled_and_not_called_broken_is_wrong(monkeypatch):
+    monkeypatch.setattr(report, "_passed", lambda call, verdict: False)
+    found = {check.name: check for check in selftest.checks()}["judge: sentinels"]
+    assert len(found.wrong) == 4 * len(SENTINELS)

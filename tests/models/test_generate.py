@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import architectures
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model, load_tokenizer
 
+from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.models import prefix
 from mlxtune.models.generate import generate
+from mlxtune.models.grammar import Grammar
+from mlxtune.models.likelihood import nats
 from mlxtune.models.load import LoadedModel
 
 
@@ -54,13 +60,70 @@ def test_progress_counts_every_prompt(tiny: Path) -> None:
 
 
 def test_a_model_whose_cache_is_not_plain_goes_through_mlx_lm(tiny: Path, monkeypatch) -> None:
-    from mlxtune.models import generate as module
-
     model, tokenizer = load_stock(str(tiny))
     expected = [alone(model, tokenizer, prompt, 5) for prompt in ([70, 71], [72])]
-    monkeypatch.setattr(module, "KVCache", type("Other", (), {}))
+    monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
     found = generate(model, tokenizer, [[70, 71], [72]], max_tokens=5, stops=frozenset(), batch_size=2)
     assert [text for text, _ in found] == expected
+
+
+def test_a_model_that_computes_no_numbers_fails_instead_of_answering(tiny: Path) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    model.model.norm.weight = model.model.norm.weight * float("nan")
+    with pytest.raises(MlxtuneError, match="no numbers"):
+        generate(model, tokenizer, [[70, 71]], max_tokens=2, stops=frozenset(), batch_size=1)
+
+
+def test_batches_hold_every_tail_once_and_no_more_positions_than_allowed(tiny: Path, monkeypatch) -> None:
+    model, _ = load_stock(str(tiny))
+    shared = prefix.share(model, [[70, 71, 72], [70, 71, 73]])
+    assert shared
+    assert shared.tokens == 2
+    monkeypatch.setattr(prefix, "POSITIONS", 40)
+    batches = list(shared.batches([5, 1, 9, 3, 50], 4, 3))
+    assert sorted(at for batch in batches for at in batch) == [0, 1, 2, 3, 4]
+    assert batches == [[1, 3, 0], [2], [4]]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["order", "other"]}, "sure": {"type": "boolean"}},
+    "required": ["kind", "sure"],
+    "additionalProperties": False,
+}
+
+
+def test_under_a_grammar_even_a_random_model_fits_the_schema(tiny: Path) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    schema = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}
+    prompts = [[70, 71, 72], [73], [74, 75]]
+    how = {"max_tokens": 80, "stops": frozenset(tokenizer.eos_token_ids), "batch_size": 3}
+    found = generate(model, tokenizer, prompts, grammar=Grammar(tokenizer, schema), **how)
+    assert [ended for _, ended in found] == ["stop"] * 3
+    assert [set(json.loads(text)) for text, _ in found] == [{"kind", "sure"}] * 3
+    assert json.loads(found[0][0])["kind"] in ("order", "other")
+    free = generate(model, tokenizer, prompts, **how)
+    assert free != found
+
+
+def test_a_schema_that_no_grammar_can_express_is_refused(tiny: Path) -> None:
+    _, tokenizer = load_stock(str(tiny))
+    with pytest.raises(InputError, match="cannot be made a grammar"):
+        Grammar(tokenizer, {"type": "object", "not": {"type": "string"}, "unevaluatedProperties": False})
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_likelihoods_of_answers_are_those_of_a_whole_forward_pass(tiny: Path, monkeypatch, plain: bool) -> None:
+    model, _ = load_stock(str(tiny))
+    asked = [([70, 71, 72], [80, 81]), ([70, 71, 73, 74], [90]), ([70, 71], [95, 96, 97, 98])]
+    if not plain:
+        monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
+    found = nats(model, asked, batch_size=2)
+    for (prompt, answer), value in zip(asked, found, strict=True):
+        logits = np.array(model(mx.array([[*prompt, *answer]]))[0], np.float64)
+        logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = -sum(logps[len(prompt) - 1 + at, token] for at, token in enumerate(answer))
+        assert value == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.real

@@ -1,0 +1,75 @@
+"""The local judge's process: ``python -m mlxtune.evaluation.judge.worker MODEL_FOLDER``.
+
+It says a line of JSON when the model is loaded, then answers each line of messages with a line ``{"reply"}``, until its input ends. An
+error that the user can read is a line ``{"error", "mend", "code"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mlxtune.core.errors import MlxtuneError, TemplateError
+from mlxtune.data.rows import Message
+from mlxtune.models import blas
+from mlxtune.models.resolve import resolve
+from mlxtune.runs.locks import hold, lease_path
+
+REPLY_TOKENS = 384  # a quote and a verdict; what rambles on is unreadable anyway
+
+Tell = Callable[..., None]
+
+
+def answer(base: str, questions: Any, tell: Tell) -> None:
+    """Load ``base`` and answer ``questions``, lines of messages, with :func:`tell`. Raises ``ModelError`` when it cannot be loaded."""
+    from mlxtune.models.generate import generate  # these import mlx, which must come after the BLAS
+    from mlxtune.models.load import load
+    from mlxtune.models.template import ChatTemplate
+
+    loaded = load(resolve(base))
+    template = ChatTemplate(loaded.tokenizer)
+    tell(path=loaded.path)
+    for line in questions:
+        messages = [Message(turn["role"], _whole(turn["content"])) for turn in json.loads(line)]
+        try:
+            prompt = template.prompt(messages)
+        except TemplateError:  # some templates know no system turn
+            whole = "\n\n".join(message.content for message in messages)
+            prompt = template.prompt([Message("user", whole)])
+        [(text, _)] = generate(
+            loaded.model, loaded.tokenizer, [prompt], max_tokens=REPLY_TOKENS, stops=template.stops, batch_size=1
+        )
+        tell(reply=text)
+
+
+def _whole(text: str) -> str:
+    """``text`` as UTF-8 can hold it, which no tokenizer goes without: a half surrogate is a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def main() -> int:
+    """Entry point. Standard output is kept for replies: whatever else is printed goes to the log."""
+    said = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(**fields: Any) -> None:
+        said.write(json.dumps(fields) + "\n")
+        said.flush()
+
+    blas.preload()
+    try:
+        with hold(lease_path(), busy="The accelerator is in use by {note}; wait for it, or stop it.", note="a judge"):
+            answer(sys.argv[1], sys.stdin.buffer, tell)
+    except MlxtuneError as error:
+        tell(error=error.message, mend=error.mend, code=error.exit_code)
+        return error.exit_code
+    except BrokenPipeError:  # nobody asks any more
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

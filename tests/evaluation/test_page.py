@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from measured import BAD, GOOD, measured
+
+from mlxtune.evaluation import markdown, page, report
+from mlxtune.evaluation.failures import failures
+from mlxtune.evaluation.html import Html, el, join
+
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = [
+    SCRIPT,
+    '"><img src=x onerror=alert(1)>',
+    "</pre></style><style>*{display:none}</style>\u202eevil\u2066\x1b[31m\x00",
+    "````\n# Big\n[link](https://evil.example) <b>| a | b |",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+class _Seen(HTMLParser):
+    """Every element, attribute and text of a page; fails on an element that is closed out of turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in ("meta", "col"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def _page(folder) -> str:
+    return (folder / "report.html").read_text()
+
+
+def test_verdict_comes_first_then_pictures_then_rows_then_facts(tmp_path):
+    text = _page(measured(tmp_path))
+    words = ["Cannot tell.", "Of 4 rows, 1 were right", "Before and after", "Row by row", "Why answers fail", "Every comparison",
+             "Rows that fail", "Facts", "mlxtune verify"]  # fmt: skip
+    places = [text.index(f">{word}" if word[0].isupper() else word) for word in words]
+    assert places == sorted(places)
+
+
+def test_page_is_whole_in_itself(tmp_path):
+    text = _page(measured(tmp_path))
+    seen = _Seen(text)
+    assert not {"script", "link", "img", "iframe", "object", "form", "a", "base"} & set(seen.elements)
+    assert not [name for name, _ in seen.attributes if name.startswith("on") or name in ("src", "href", "srcset", "action")]
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_hostile_outputs_are_text(tmp_path):
+    plain, hostile = (_Seen(_page(measured(tmp_path / name, base=[BAD] * 4, tuned=tuned))) for name, tuned in
+                      (("one", [BAD] * 4), ("two", HOSTILE)) if (tmp_path / name).mkdir() is None)  # fmt: skip
+    assert set(hostile.elements) == set(plain.elements)
+    assert SCRIPT in hostile.texts
+    text = "".join(hostile.texts)
+    assert not set("\u202e\u2066\x1b\x00") & set(text)
+    assert "�evil" in text
+    assert "␛[31m␀" in text
+
+
+def test_hostile_names_and_classes_are_text(tmp_path):
+    folder = measured(tmp_path)
+    made = report.load(folder)
+    rates = tuple(replace(rate, failures={SCRIPT: 3}) for rate in made.arms[1].rates)
+    made = replace(made, facts={**made.facts, "name": SCRIPT, "base": SCRIPT, "ledger": SCRIPT, "run": SCRIPT}, verdict=SCRIPT,
+                   arms=(made.arms[0], replace(made.arms[1], rates=rates)))  # fmt: skip
+    seen = _Seen(page.render(made, failures(folder, made)))
+    assert "script" not in seen.elements
+    assert "".join(seen.texts).count(SCRIPT) >= 5
+
+
+def test_pictures_show_what_the_figures_say(tmp_path):
+    text = _page(measured(tmp_path))
+    assert '<rect x="0" y="6" width="750.0" height="8" class="bar tuned"></rect>' in text  # 3 of 4 rows
+    low, high = 0.300642, 0.954413  # Wilson of 3 in 4
+    assert f'x1="{1000 * low:.1f}"' in text
+    assert f'x1="{1000 * high:.1f}"' in text
+    assert ">75.0 %<" in text
+    assert "<b>2</b><span>fixed</span>" in text
+
+
+def test_base_alone_and_a_run_without_failures_have_a_page(tmp_path):
+    for name, arms in (("base", {"base": [BAD, GOOD]}), ("good", {"base": [BAD, BAD], "tuned": [GOOD, GOOD]})):
+        (tmp_path / name).mkdir()
+        folder = measured(tmp_path / name, **arms)
+        text = _page(folder)
+        _Seen(text)
+        assert ("Row by row" in text) == (name == "good")
+        assert ("Rows that fail" in text) == (name == "base")
+        assert (folder / "report.md").read_text().startswith("# ")
+
+
+def test_broken_rows_come_first_and_few_are_shown(tmp_path):
+    folder = measured(tmp_path, base=[BAD] * 9 + [GOOD], tuned=[BAD] * 10)
+    text = _page(folder)
+    assert "6 of 10, broken ones first" in text
+    assert text.index("Line 10, held before") < text.index("Line 1<")
+    assert "100 % alike" not in text
+    assert "% alike: shop.jsonl, line" in text
+
+
+def test_pairs_have_margins_and_their_own_failures(tmp_path):
+    folder = measured(tmp_path, pairs=True)
+    text = _page(folder)
+    assert "nats a token" in text
+    assert "the rejected answer is likelier by" in text
+    assert "right preference" in text
+
+
+def test_text_is_escaped_unless_it_is_markup():
+    assert join("<", Html("<br>"), None, "&") == "&lt;<br>&amp;"
+    assert el("p", "a", class_='"x', aria_hidden="true", title=None) == '<p class="&quot;x" aria-hidden="true">a</p>'
+
+
+def test_markdown_tells_the_same(tmp_path):
+    text = (measured(tmp_path) / "report.md").read_text()
+    assert text.startswith("# Cannot tell. Whole contract changed by between")
+    assert "| whole contract | 25.0 % (5–70) | 75.0 % (30–95) |" in text
+    assert "| base fails | 2 fixed | 1 still fail |" in text
+
+
+def test_markdown_cannot_be_broken_out_of(tmp_path):
+    text = (measured(tmp_path, base=[BAD] * 4, tuned=HOSTILE) / "report.md").read_text()
+    assert "`````text\n````\n# Big" in text  # a fence that is longer than the one inside
+    assert not set("\u202e\u2066\x1b\x00") & set(text)
+    assert markdown._plain("a|b <i>*x*</i> [y](https://z.example) www.z.example a@z.example\n# no") == (
+        r"a\|b \<i\>\*x\*\</i\> \[y\](https\://z.example) www\.z.example a\@z.example \# no"
+    )
