@@ -163,4 +163,5 @@ class Unpaired(_Row):
         return [message.as_dict() for message in self.prompt if message.role != "system"]
 
 
-Row = Conversation | Text | Preference | Unpaired
+Question = Conversation | Preference | Unpaired  # rows that ask a model something
+Row = Question | Text

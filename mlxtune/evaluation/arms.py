@@ -14,7 +14,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.rows import Conversation, Message, Preference, Row
+from mlxtune.data.rows import Conversation, Message, Preference, Question, Row
 from mlxtune.recipe import Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT, TUNED = "base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"
@@ -35,7 +35,7 @@ class Arm:
     shots: tuple[Message, ...] = ()
     schema: Any = None
 
-    def ask(self, row: Conversation | Preference) -> tuple[Message, ...]:
+    def ask(self, row: Question) -> tuple[Message, ...]:
         """The turns that this arm is asked with."""
         system = tuple(turn for turn in row.prompt if turn.role in _SYSTEM)
         others = tuple(turn for turn in row.prompt if turn.role not in _SYSTEM)

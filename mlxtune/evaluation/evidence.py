@@ -23,7 +23,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.groups import question
-from mlxtune.data.rows import Conversation, Message, Place, Preference
+from mlxtune.data.rows import Message, Place, Question
 from mlxtune.evaluation.preference import Preferred
 from mlxtune.evaluation.regression import Probe
 from mlxtune.evaluation.scorers import Answer
@@ -78,7 +78,7 @@ class Evidence:
 def keep(
     folder: Path,
     recipe: Recipe,
-    rows: Sequence[Conversation | Preference],
+    rows: Sequence[Question],
     preferred: Mapping[str, Mapping[str, Preferred]],
 ) -> None:
     """Write what was asked and by which schema, and what the arms prefer; ``outputs.jsonl`` is written where answers are scored."""

@@ -17,7 +17,7 @@ from mlxtune.core.errors import DataError, MlxtuneError, TemplateError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import read
-from mlxtune.data.rows import Conversation, Message, Preference, Row, Unpaired
+from mlxtune.data.rows import Message, Question, Row
 from mlxtune.evaluation.arms import Arm
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
@@ -26,8 +26,6 @@ from mlxtune.models.likelihood import nats
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix import share
 from mlxtune.models.template import ChatTemplate
-
-Question = Conversation | Preference | Unpaired
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,8 @@ def _references(template: ChatTemplate, arm: Arm, rows: Sequence[Question]) -> t
     """The trained tokens of each row's reference answer behind what ``arm`` is asked; none of them, and why, if one is not proved."""
     found = []
     for row in rows:
+        if row.reference is None:
+            return [], "the data has no wanted answer to some of the rows"
         try:
             _, answer = template.completion((*arm.ask(row), Message("assistant", row.reference)), row.tools, row.place)
         except TemplateError as error:

@@ -18,7 +18,7 @@ from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.groups import question
-from mlxtune.data.rows import Preference
+from mlxtune.data.rows import Preference, Question
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
 from mlxtune.evaluation import evidence, ledger, regression, report, terms
@@ -35,7 +35,7 @@ from mlxtune.planning.machine import machine
 from mlxtune.runs.worker import Worker, live
 
 if TYPE_CHECKING:
-    from mlxtune.evaluation.outputs import Answers, Question
+    from mlxtune.evaluation.outputs import Answers
 
 TELL_EVERY = 0.5  # seconds between progress events
 
