@@ -205,7 +205,7 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
         raise RecipeError(f"{place(('method', 'weights'))}: method.weights has {counts}.")
     require("method.beta", lambda beta: 0 < beta < math.inf, "above 0")
     if recipe.method.pairs == "wrong" and recipe.method.kind != "dpo":
-        raise RecipeError(f"{place(('method', 'pairs'))}: method.pairs = \"wrong\" needs pairs: method.kind = \"dpo\".")
+        raise RecipeError(f'{place(("method", "pairs"))}: method.pairs = "wrong" needs pairs: method.kind = "dpo".')
     require("method.desirable", lambda weight: 0 < weight < math.inf, "above 0")
     require("method.undesirable", lambda weight: 0 < weight < math.inf, "above 0")
     require("method.gamma", lambda gamma: 0 <= gamma < math.inf, "0 or more")

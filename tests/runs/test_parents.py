@@ -65,7 +65,13 @@ def test_a_resolved_recipe_survives_the_way_to_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, [], {"fine_tune_type": "full"}, CONFIG | {"fine_tune_type": "full"}, CONFIG | {"lora_parameters": {"rank": 0, "scale": 1.0}}],
+    [
+        {},
+        [],
+        {"fine_tune_type": "full"},
+        CONFIG | {"fine_tune_type": "full"},
+        CONFIG | {"lora_parameters": {"rank": 0, "scale": 1.0}},
+    ],
 )
 def test_what_is_no_adapter_is_refused(tmp_path: Path, config) -> None:
     adapter(tmp_path / "adapter", config)

@@ -192,7 +192,8 @@ def test_a_parent_that_is_not_there_is_said_before_anything_starts(parent: tuple
 def test_unpaired_rows_train_with_kto(parent: tuple[Path, Run]) -> None:
     workspace, _ = parent
     rows = [
-        {"prompt": f"Question {at}?", "completion": f"{'warm' if at % 2 else 'cold'} {at % 7}", "label": bool(at % 2)} for at in range(60)
+        {"prompt": f"Question {at}?", "completion": f"{'warm' if at % 2 else 'cold'} {at % 7}", "label": bool(at % 2)}
+        for at in range(60)
     ]
     (workspace / "unpaired.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = start(workspace, "data.source=../unpaired.jsonl", "method.kind=kto", "training.batch_size=8", "training.epochs=3")
