@@ -68,7 +68,7 @@ class MethodSection:
     @property
     def reference_free(self) -> bool:
         """Whether no loss looks at the reference."""
-        return self.kind == "dpo" and all(name in ("sft", "simpo", "orpo") for name in self.loss)
+        return self.kind != "kto" and all(name in ("sft", "simpo", "orpo") for name in self.loss)
 
 
 @dataclass(frozen=True)

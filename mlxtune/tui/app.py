@@ -132,7 +132,7 @@ class MlxtuneApp(App[None]):
 
     def new_run(self) -> None:
         """Start a run of the workspace's recipe; with more than one, ask which."""
-        recipes = sorted(self.snapshot.recipes if self.snapshot else (), key=lambda view: view.recipe is None)
+        recipes = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
         if len(recipes) == 1:
             self._start(recipes[0].path)
             return

@@ -118,9 +118,9 @@ def _after(view: RunView, snapshot: Snapshot) -> Advice:
 
 
 def _first_run(snapshot: Snapshot) -> Advice:
-    good = [view for view in snapshot.recipes if view.recipe]
+    good = [view for view in snapshot.startable if view.recipe]
     if not good:
-        view = snapshot.recipes[0]
+        view = snapshot.startable[0]
         return Advice(
             f"recipes/{view.title} cannot be used.",
             f"{view.error} {view.mend}".strip(),
@@ -132,10 +132,10 @@ def _first_run(snapshot: Snapshot) -> Advice:
             "$error",
         )
     view = good[0]
-    if len(snapshot.recipes) > 1:
+    if len(snapshot.startable) > 1:
         return Advice(
             "Start a first run.",
-            f"{plural(len(snapshot.recipes), 'recipe')} in recipes/.",
+            f"{plural(len(snapshot.startable), 'recipe')} in recipes/.",
             "n",
             "new",
             "choose a recipe",
@@ -187,7 +187,7 @@ def _data(snapshot: Snapshot, newest: RunView | None) -> Stage:
             f"{train:,} train, {valid:,} validation, {test:,} held out",
             plural(train + valid + test, "row"),
         )
-    view = next((view for view in snapshot.recipes if view.recipe), None)
+    view = next((view for view in snapshot.startable if view.recipe), None)
     if view is None:
         return Stage("○", "$faint", "Data", "no recipe names any yet")
     if not view.source_there:

@@ -93,6 +93,12 @@ class Snapshot:
         """The run or evaluation that is at work now: it has the accelerator."""
         return next((view for view in (*self.runs, *self.evals) if view.alive), None)
 
+    @property
+    def startable(self) -> tuple[RecipeView, ...]:
+        """Recipes that could start now: one that goes on from another's adapter needs a run before it. All, where that leaves none."""
+        ready = (view for view in self.recipes if self.runs or view.recipe is None or not view.recipe.adapter.parent)
+        return tuple(ready) or self.recipes
+
     def find(self, id: str | None) -> RunView | None:
         """The run with that id."""
         return next((view for view in self.runs if view.id == id), None)

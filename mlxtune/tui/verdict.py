@@ -14,7 +14,7 @@ _BROKEN = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError)  
 
 @dataclass(frozen=True)
 class Metric:
-    """What share of the held-out rows met it, from 0 to 1, for both arms."""
+    """What share of the held-out rows met it, from 0 to 1, for the base and the last arm."""
 
     name: str
     base: float
@@ -53,7 +53,7 @@ def read_verdict(path: Path) -> Verdict | None:
         base, *others = report.arms
         metrics = tuple(
             Metric(LABELS.get(rate.metric, one_line(rate.metric)), rate.share, arm.rate(rate.metric).share)
-            for arm in others[:1]
+            for arm in others[-1:]
             for rate in base.rates
             if rate.metric not in FORMS
         )

@@ -72,7 +72,7 @@ CASES = [
     ("eval", "There are no runs in"),
     ("eval nothing", "There are no runs in"),
     ("score none.jsonl", "none.jsonl cannot be read"),
-    ("score folder", "folder cannot be read"),
+    ("score folder", "folder has no outputs"),
     ("score bytes.jsonl", "bytes.jsonl cannot be read"),
     ("score empty.jsonl", "empty.jsonl has no outputs"),
     ("score blank.jsonl", "blank.jsonl has no outputs"),

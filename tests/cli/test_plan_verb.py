@@ -27,7 +27,7 @@ def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None
     ended = cli("plan", recipe, "--json")
     found = json.loads(ended.out)
     assert (ended.code, found["word"]) == (0, "go")
-    parts = ("weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen", "dpo")
+    parts = ("weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen")
     assert sum(found["estimate"][part] for part in parts) == found["step"]
     assert found["peak"] == max(found["step"], found["estimate"]["loading"])
     assert found["memory"] == found["peak"] + found["estimate"]["buffers"]

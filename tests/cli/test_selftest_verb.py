@@ -9,7 +9,7 @@ from mlxtune.evaluation.scorers import HOLDS
 def test_scorers_are_right_and_it_says_what_was_left_out(cli):
     ended = cli("selftest")
     assert ended.code == 0, ended.err
-    assert ended.out.count("✓") == 4
+    assert ended.out.count("✓") == 5
     assert "--suites DIR" in ended.out
 
 

@@ -175,8 +175,9 @@ def test_only_completions_are_cut_each_to_the_window_behind_the_whole_prompt(tmp
     assert pair.prompt.tolist() == prompt
     assert pair.chosen.tolist() == whole.chosen.tolist()
     assert pair.rejected.tolist() == whole.rejected.tolist()[:20]
-    assert (pair.cut, pair.full, pair.truncated) == (1, len(whole.tokens), True)
-    assert chat.pair(row, len(prompt) + 1).cut == 2
+    assert (pair.uncut, pair.full, pair.truncated) == ((10, 91), len(whole.tokens), True)
+    shortest = chat.pair(row, len(prompt) + 1)
+    assert (len(shortest.chosen), len(shortest.rejected)) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from mlxtune.models.template import Encoded
 from mlxtune.planning.workload import Length, Lengths, smaller, workload
 from mlxtune.recipe import TrainingSection
 from mlxtune.training.loop import Loop
+from mlxtune.training.sft import Supervised
 
 from .conftest import lengths
 
@@ -50,7 +51,7 @@ def test_steps_epochs_and_tokens_are_the_loops(section: TrainingSection, prefix:
     given = lengths(*FULL, prefix=prefix)
     anything: Any = Stack()
     nothing: Any = None
-    loop = Loop(Path(), anything, section, nothing, {}, encoded(given.train, 80), encoded(given.valid, 80), prefix)
+    loop = Loop(Path(), anything, section, nothing, {}, encoded(given.train, 80), encoded(given.valid, 80), Supervised(prefix))
     found = workload(given, section, 80)
     assert (found.steps, found.epochs) == (loop.total, loop.epochs)
     prepared = []

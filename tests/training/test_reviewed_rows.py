@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ def _assembled(workspace: Path, **overrides: object) -> Assembled:
     recipe = load(workspace / "recipes" / "tiny.toml", [f"{key}={value}" for key, value in overrides.items()])
     folder = workspace / "run"
     folder.mkdir(exist_ok=True)
-    return assemble(recipe, folder, warn=lambda text: pytest.fail(text), emit=lambda *_, **__: None)
+    return assemble(recipe, folder, SimpleNamespace(stopping=False, warn=pytest.fail, emit=lambda *_, **__: None))
 
 
 def test_rejected_rows_do_not_train_and_edited_ones_train_as_they_are_now(workspace):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import MachineError
-from mlxtune.evaluation.report import build, save
+from mlxtune.evaluation.report import Measured, build, save
 from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
@@ -205,7 +205,10 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop) -> Non
     shop.recipe()
     folder = shop.run("20261125-1000-support-json", kind="eval", steps=0, end=("run.finished", {"summary": {}}))
     scores = [{"json": Score(False, "prose"), "contract": Score(False, "prose")}]
-    save(build({"name": "support-json", "base": "smollm2-135m", "rows": 1, "run": ""}, [("base", False, 1.0, scores)]), folder)
+    save(
+        build({"name": "support-json", "base": "smollm2-135m", "rows": 1, "run": ""}, [Measured("base", False, 1.0, scores)]),
+        folder,
+    )
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.pause()
