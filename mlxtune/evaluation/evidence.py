@@ -37,12 +37,12 @@ FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST)
 
 @dataclass(frozen=True)
 class Asked:
-    """One held-out row as it was asked: where it stands, what it goes by in intervals, the data's answer, and the messages."""
+    """One held-out row as it was asked: where it stands, what it goes by in intervals, the data's answer (if it has a wanted one), and the messages."""
 
     id: str
     line: int
     group: str
-    reference: str
+    reference: str | None
     prompt: tuple[Message, ...]
 
     def answer(self, output: str, ended: str) -> Answer:
@@ -169,7 +169,7 @@ def schema_hash(folder: Path) -> str:
 
 def _asked(record: Any, place: str) -> Asked:
     match record:
-        case {"id": str(id), "line": int(line), "group": str(group), "reference": str(reference), "prompt": list(turns)}:
+        case {"id": str(id), "line": int(line), "group": str(group), "reference": str() | None as reference, "prompt": list(turns)}:
             messages = [
                 Message(turn["role"], turn["content"])
                 for turn in turns

@@ -26,12 +26,15 @@ class Prefix:
     caches: list[KVCache]
     grouped: bool
 
-    def batches(self, lengths: Sequence[int], more: int, most: int) -> Iterator[list[int]]:
-        """Indices of tails of ``lengths``, alike ones together; ``more`` positions are added to each, ``most`` rows go together."""
+    def batches(self, lengths: Sequence[int], more: int, most: int, positions: int = 0) -> Iterator[list[int]]:
+        """Indices of tails of ``lengths``, alike ones together; ``more`` positions are added to each, ``most`` rows go together.
+
+        A batch has at most ``positions``, ``POSITIONS`` where that is 0, its copies of the prefix among them, but for a single row that has more.
+        """
         by_length = sorted(range(len(lengths)), key=lambda at: lengths[at])
         batch: list[int] = []
         for at in by_length:
-            if batch and (len(batch) == most or (len(batch) + 1) * (self.tokens + lengths[at] + more) > POSITIONS):
+            if batch and (len(batch) == most or (len(batch) + 1) * (self.tokens + lengths[at] + more) > (positions or POSITIONS)):
                 yield batch
                 batch = []
             batch.append(at)

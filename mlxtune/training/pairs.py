@@ -208,11 +208,35 @@ def _hidden(
     start, end = stack.first if entering else 0, stack.depth if until is None else until
     recorded = [Recorded() for _ in range(start, end)]
     hidden = [stack._run(prompts, recorded, start, until, asked)]
-    with _places(stack, starts):
-        for side, known in zip(inputs, answered, strict=True):
-            behind = [Beside(cache.keys, cache.values, starts) for cache in recorded]
-            hidden.append(stack._run(side, behind, start, until, known))
-    return hidden
+    if inputs[0].shape == inputs[1].shape:  # as wide as each other: one block of twice as many rows is quicker than two
+        known = mx.concatenate([side for side in answered if side is not None]) if entering else None
+        return [
+            *hidden,
+            *mx.split(_behind(stack, recorded, starts, mx.concatenate(list(inputs)), known, start, until, twice=True), 2),
+        ]
+    return hidden + [
+        _behind(stack, recorded, starts, side, known, start, until) for side, known in zip(inputs, answered, strict=True)
+    ]
+
+
+def _behind(
+    stack: Stack,
+    recorded: Sequence[Recorded],
+    starts: mx.array,
+    rows: mx.array,
+    entering: mx.array | None,
+    start: int,
+    until: int | None,
+    *,
+    twice: bool = False,
+) -> mx.array:
+    """Hidden states of ``rows``, each behind its prompt; ``twice``: behind the prompts comes a second round of them."""
+    times = 2 if twice else 1
+    places = mx.concatenate([starts] * times)
+    held = [[mx.concatenate([array] * times) for array in (cache.keys, cache.values)] for cache in recorded]
+    behind = [Beside(keys, values, places) for keys, values in held]
+    with _places(stack, places):
+        return stack._run(rows, behind, start, until, entering)
 
 
 def logps(stack: Stack, arrays: PairArrays, lane: int) -> mx.array:

@@ -60,3 +60,20 @@ def test_a_run_records_where_rows_stand_and_trains_on_nothing_that_was_sealed(wo
     (folder / "test.jsonl").write_text(lines[held[0].place.line - 1])
     with pytest.raises(DataError, match="about to train stand"):
         _assembled(workspace, **{"data.source": '"../chat"'})
+
+
+def test_pairs_train_as_they_were_reviewed(workspace):
+    rows = [{"prompt": f"{at * 7919} is what?", "chosen": f"It is {at}.", "rejected": f"Who asks {at}?"} for at in range(40)]
+    source = workspace / "pairs.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data.source": '"../pairs.jsonl"', "method.kind": "dpo"}
+    before = _assembled(workspace, **given)
+    first, second = before.shares.train[:2]
+    with Review(source) as window:
+        window.decide("reject", keyed([first]))
+        window.decide("swap", keyed([second]))
+    after = _assembled(workspace, **given)
+    assert {row.id for row in before.loop.train} - {row.id for row in after.loop.train} == {first.id, second.id}
+    (swapped,) = (row for row in after.shares.train if row.prompt == second.prompt)
+    assert (swapped.chosen, swapped.rejected) == (second.rejected, second.chosen)
+    assert swapped.id in {row.id for row in after.loop.train}
