@@ -1,4 +1,4 @@
-"""The app: two rooms over one workspace. It reads what workers write, and starts, stops and resumes them."""
+"""The app: the rooms over one workspace. It reads what workers write, and starts, stops and resumes them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from mlxtune.tui.screens.home import Home
 from mlxtune.tui.screens.page import Page
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.screens.train import Train
-from mlxtune.tui.snapshot import RunView, Snapshot, Watcher, recipe_summary
+from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, Watcher, recipe_summary
 from mlxtune.tui.status import checkpoint, kept
 from mlxtune.tui.theme import THEMES
-from mlxtune.tui.widgets.frame import ROOMS, Answer
+from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
 
+ROOMS: dict[str, type[Room]] = {room.ROOM.lower(): room for room in (Home, Train)}  # in the order of the journey
 LOOK_EVERY = 0.25  # seconds between two looks at the workspace
 TICK_EVERY = 1.0  # seconds after which clocks move on, even if nothing else has
 
@@ -56,12 +57,12 @@ class MlxtuneApp(App[None]):
     TITLE = "mlxtune"
     CSS_PATH = "mlxtune.tcss"
     ENABLE_COMMAND_PALETTE = True
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {"home": Home, "train": Train}
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**ROOMS}
     DEFAULT_MODE = "home"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(name[0], f"room('{name.lower()}')", name) for name in ROOMS),
+        *(Binding(LETTERS[room.ROOM], f"room('{mode}')", room.ROOM) for mode, room in ROOMS.items()),
         Binding("f1", "help", "Help"),
         Binding("q", "quit", "Quit"),
         Binding("escape", "settle", "Dismiss the answer"),
@@ -72,6 +73,7 @@ class MlxtuneApp(App[None]):
         self.workspace = workspace
         self.snapshot: Snapshot | None = None
         self.selected: str | None = None  # the run the Train room shows; None: the newest
+        self._recipe: Path | None = None  # the recipe that was chosen
         self.stopping: frozenset[str] = frozenset()
         self.answer: Answer | None = None
         self.busy = False
@@ -119,6 +121,36 @@ class MlxtuneApp(App[None]):
     # What rooms ask for
 
     @property
+    def rooms(self) -> tuple[str, ...]:
+        """The names of the rooms, in the order of the journey."""
+        return tuple(room.ROOM for room in ROOMS.values())
+
+    @property
+    def recipe(self) -> RecipeView | None:
+        """The recipe that Data, Review, Plan and Evaluate are about: the chosen one, else the newest run's, else the first."""
+        views = self.snapshot.recipes if self.snapshot else ()
+        newest = self.snapshot.runs[0].name if self.snapshot and self.snapshot.runs else None
+        chosen = next((view for view in views if view.path == self._recipe), None)
+        return (
+            chosen or next((view for view in views if view.recipe and view.recipe.name == newest), None) or next(iter(views), None)
+        )
+
+    def choose_recipe(self) -> None:
+        """Ask which recipe the rooms are about."""
+        views = self.snapshot.recipes if self.snapshot else ()
+        choices = [
+            Choice(str(at), view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}")
+            for at, view in enumerate(views)
+        ]
+
+        def chosen(at: str | None) -> None:
+            if at:
+                self._recipe = views[int(at)].path
+                self._show()
+
+        self.push_screen(Choose("Which recipe?", "", choices), chosen)
+
+    @property
     def can_start(self) -> bool:
         """Whether a new run could start: there is a recipe, and nothing else has the accelerator."""
         snapshot = self.snapshot
@@ -146,7 +178,7 @@ class MlxtuneApp(App[None]):
         try:
             recipe = load(path)
         except MlxtuneError as error:
-            self._reply(_sorry(error))
+            self.reply(sorry(error))
             return
 
         def job() -> Answer | None:
@@ -154,7 +186,7 @@ class MlxtuneApp(App[None]):
             return None
 
         self.selected = None
-        self._do(f"Starting {recipe.name}.", job)
+        self.do(f"Starting {recipe.name}.", job)
         self.action_room("train")
 
     def resume_run(self, view: RunView) -> None:
@@ -165,7 +197,7 @@ class MlxtuneApp(App[None]):
             return None
 
         saved = checkpoint(view)
-        self._do(f"Resuming {view.name}{f' from {saved:,}' if saved is not None else ''}.", job)
+        self.do(f"Resuming {view.name}{f' from {saved:,}' if saved is not None else ''}.", job)
 
     def ask_to_stop(self, view: RunView) -> None:
         """Ask first; then ask the run's worker to save and end, or, if it was asked before and is quiet, end it."""
@@ -193,7 +225,7 @@ class MlxtuneApp(App[None]):
             return Answer("■", "$muted", f"{view.name} was asked to stop. It finishes its step, saves, and ends.")
 
         self.stopping |= {view.id}
-        self._do("", job)
+        self.do("", job)
 
     def make_samples(self) -> None:
         """Make the sample workspace in this one."""
@@ -204,31 +236,33 @@ class MlxtuneApp(App[None]):
                 "✓", "$success", f"Made {one_line(made.relative_to(self.workspace).as_posix())}, and its rows in data/samples."
             )
 
-        self._do("", job)
+        self.do("", job)
 
     # Work that takes longer than a key press
 
-    def _do(self, doing: str, job: Callable[[], Answer | None]) -> None:
+    def do(self, doing: str, job: Callable[[], Answer | None]) -> None:
+        """Run ``job``, a call of the core, in a thread, one at a time; its answer, or what went wrong, is shown above the footer."""
         if self.busy:
             return
         self.busy = True
-        self._reply(Answer("●", "$primary", doing) if doing else None)
+        self.reply(Answer("●", "$primary", doing) if doing else None)
         self.run_worker(partial(self._attempt, job), thread=True, group="verbs")
 
     def _attempt(self, job: Callable[[], Answer | None]) -> None:
         try:
             answer = job()
         except MlxtuneError as error:
-            answer = _sorry(error)
+            answer = sorry(error)
         except OSError as error:
             answer = Answer("✗", "$error", one_line(str(error)))
         self.post_message(Answered(answer))
 
     def on_answered(self, message: Answered) -> None:
         self.busy = False
-        self._reply(message.answer)
+        self.reply(message.answer)
 
-    def _reply(self, answer: Answer | None) -> None:
+    def reply(self, answer: Answer | None) -> None:
+        """Show ``answer`` above the footer."""
         self.answer = answer
         self._show()
 
@@ -243,11 +277,11 @@ class MlxtuneApp(App[None]):
 
     def action_settle(self) -> None:
         if self.answer and not self.busy:
-            self._reply(None)
+            self.reply(None)
 
     def action_help(self) -> None:
         if isinstance(self.screen, Room):
-            self.push_screen(Page("Help", help_rows(self.screen.ROOM, self.screen.verbs())))
+            self.push_screen(Page("Help", help_rows(self.screen.ROOM, self.rooms, self.screen.verbs())))
 
     def action_theme(self, name: str) -> None:
         """Change the colours."""
@@ -258,9 +292,9 @@ class MlxtuneApp(App[None]):
         try:
             path = self.save_screenshot(path=str(self.workspace))
         except OSError as error:
-            self._reply(Answer("✗", "$error", f"The picture was not saved: {one_line(str(error))}."))
+            self.reply(Answer("✗", "$error", f"The picture was not saved: {one_line(str(error))}."))
         else:
-            self._reply(Answer("✓", "$success", f"Saved {one_line(Path(path).name)}."))
+            self.reply(Answer("✓", "$success", f"Saved {one_line(Path(path).name)}."))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers: the verbs of the room that are possible now, the rooms, the colours."""
@@ -270,19 +304,16 @@ class MlxtuneApp(App[None]):
                     yield SystemCommand(
                         f"{verb.word.capitalize()} ({verb.key})", verb.help, partial(screen.run_action, verb.action)
                     )
-            for name in ROOMS:
-                if name != screen.ROOM:
-                    yield SystemCommand(f"Go to {name} ({name[0]})", f"the {name} room", partial(self.action_room, name.lower()))
+            for mode, room in ROOMS.items():
+                if room is not type(screen):
+                    name, letter = room.ROOM, LETTERS[room.ROOM]
+                    yield SystemCommand(f"Go to {name} ({letter})", f"the {name} room", partial(self.action_room, mode))
         for theme, about in (("ink", "dark"), ("paper", "light"), ("ansi", "the terminal's own colours")):
             if theme != self.theme:
                 yield SystemCommand(f"Theme: {theme}", about, partial(self.action_theme, theme))
         yield SystemCommand("Screenshot", "save what is on screen as an SVG in the workspace", self.action_picture)
         yield SystemCommand("Help (F1)", "the keys of this room, and what the signs mean", self.action_help)
         yield SystemCommand("Quit (q)", "leave; what runs goes on", self.action_quit)
-
-
-def _sorry(error: MlxtuneError) -> Answer:
-    return Answer("✗", "$error", one_line(error.message), one_line(error.mend))
 
 
 def run(workspace: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlxtune.tui.draw import Part, col, wrap
-from mlxtune.tui.widgets.frame import ROOMS, Verb
+from mlxtune.tui.widgets.frame import LETTERS, Verb
 
 _ALWAYS = (
     ("^p", "everything that can be done now, to search"),
@@ -25,7 +25,7 @@ _SIGNS = (
 )
 
 
-def help_rows(room: str, verbs: Sequence[Verb]) -> Callable[[int], list[tuple[Part, ...]]]:
+def help_rows(room: str, rooms: Sequence[str], verbs: Sequence[Verb]) -> Callable[[int], list[tuple[Part, ...]]]:
     """The rows of the help page for ``room``."""
 
     def rows(width: int) -> list[tuple[Part, ...]]:
@@ -34,7 +34,7 @@ def help_rows(room: str, verbs: Sequence[Verb]) -> Callable[[int], list[tuple[Pa
         for name, does in keys:
             out += _entry(name, "bold $primary", does, width)
         out += [("",), (("  Everywhere", "bold"),)]
-        for name, does in [*((name[0], f"go to {name}") for name in ROOMS), *_ALWAYS]:
+        for name, does in [*((LETTERS[name], f"go to {name}") for name in rooms), *_ALWAYS]:
             out += _entry(name, "bold $primary", does, width)
         out += [("",), (("  Signs", "bold"),)]
         for mark, token, means in _SIGNS:

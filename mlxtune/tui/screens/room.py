@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
+from textual.worker import get_current_worker
 
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.tui.snapshot import Snapshot
-from mlxtune.tui.widgets.frame import AnswerLine, Foot, Top, Verb
+from mlxtune.tui.widgets.frame import AnswerLine, Foot, Top, Verb, sorry
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
+
+T = TypeVar("T")
 
 
 class Room(Screen[None]):
@@ -53,6 +58,27 @@ class Room(Screen[None]):
     def draw(self, snapshot: Snapshot) -> None:
         """Hand the snapshot to the sections."""
 
+    def fetch(self, job: Callable[[], T], done: Callable[[T], None], failed: Callable[[MlxtuneError], None] | None = None) -> None:
+        """Run ``job`` in a thread and hand what it returns to ``done``, here; a newer call makes an older one's result void.
+
+        A ``MlxtuneError`` goes to ``failed``, or is shown above the footer.
+        """
+        self.run_worker(partial(self._fetch, job, done, failed), thread=True, group="fetch", exclusive=True)
+
+    def _fetch(self, job: Callable[[], T], done: Callable[[T], None], failed: Callable[[MlxtuneError], None] | None) -> None:
+        worker = get_current_worker()
+        try:
+            found = job()
+        except MlxtuneError as error:
+            if not worker.is_cancelled:
+                self.app.call_from_thread(failed or self._failed, error)
+        else:
+            if not worker.is_cancelled:
+                self.app.call_from_thread(done, found)
+
+    def _failed(self, error: MlxtuneError) -> None:
+        self.desk.reply(sorry(error))
+
     def show(self) -> None:
         """Draw what the app knows now."""
         if not self.is_mounted:
@@ -60,7 +86,7 @@ class Room(Screen[None]):
         snapshot = self.desk.snapshot
         if snapshot is not None:
             self.draw(snapshot)
-        self.query_one(Top).set(snapshot, self.ROOM, self.desk.stopping)
+        self.query_one(Top).set(snapshot, self.ROOM, self.desk.rooms, self.desk.stopping)
         self.query_one(AnswerLine).set(self.desk.answer)
         self.query_one(Foot).set(self.verbs())
 

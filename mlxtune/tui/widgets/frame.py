@@ -7,13 +7,26 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.tui.draw import Part, bar, clickable, fold, gigabytes, key, line, lines, memory_style, spread
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.draw import Draw
 
-ROOMS = ("Home", "Train")
+# The rooms in the order of the journey, each with the capital that goes there. The app shows those it has.
+LETTERS = {
+    "Home": "H",
+    "Data": "D",
+    "Review": "R",
+    "Plan": "P",
+    "Train": "T",
+    "Evaluate": "E",
+    "Blind": "B",
+    "Adapters": "A",
+    "Chat": "C",
+    "adVice": "V",
+}
 WIDE = 100  # columns from which there is room for words
 
 
@@ -42,11 +55,16 @@ class Answer:
     mend: str = ""
 
 
+def sorry(error: MlxtuneError) -> Answer:
+    """What went wrong, and how to mend it."""
+    return Answer("✗", "$error", one_line(error.message), one_line(error.mend))
+
+
 class Top(Draw):
     """Two rows: who, memory and the run at work; and the tabs."""
 
-    def set(self, snapshot: Snapshot | None, room: str, stopping: frozenset[str]) -> None:
-        self.show(lambda width, _height: lines(_who(snapshot, width, stopping), tabs(room, width)))
+    def set(self, snapshot: Snapshot | None, room: str, rooms: Sequence[str], stopping: frozenset[str]) -> None:
+        self.show(lambda width, _height: lines(_who(snapshot, width, stopping), tabs(room, rooms, width)))
 
 
 class Foot(Draw):
@@ -65,18 +83,20 @@ class AnswerLine(Draw):
             self.show(lambda width, _height: _answer(answer, width))
 
 
-def tabs(current: str, width: int) -> Content:
+def tabs(current: str, rooms: Sequence[str], width: int) -> Content:
     """The rooms, each with its letter underlined. A click goes there."""
     parts: list[Part] = []
-    for name in ROOMS:
-        here = name == current
+    for name in rooms:
+        here, at = name == current, name.index(LETTERS[name])
+        word = "bold $foreground on $background" if here else "$muted"
         ground = " on $background" if here else ""
         gap = " " if width >= WIDE else ""
         tab = line(
             ("▎" if here else " ", f"$primary{ground}"),
             (gap, ground.strip()),
-            (name[0], f"bold $primary{ground or ' underline'}"),
-            (name[1:], f"bold $foreground{ground}" if here else "$muted"),
+            (name[:at], word),
+            (name[at], f"bold $primary{ground or ' underline'}"),
+            (name[at + 1 :], word),
             (gap + " ", ground.strip()),
         )
         parts.append(clickable(tab, f"app.room('{name.lower()}')"))

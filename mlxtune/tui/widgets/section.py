@@ -35,8 +35,14 @@ class Head(Draw):
 
 
 class Section(Vertical):
-    """A heading and its content."""
+    """A heading and its content. While a pane in it has the focus, the heading says so."""
 
     def __init__(self, title: str, *children: Widget, lit: bool = False, **kwargs: Any) -> None:
         self.head = Head(title, lit)
         super().__init__(self.head, *children, **kwargs)
+
+    def on_descendant_focus(self) -> None:
+        self.head.set(lit=True)
+
+    def on_descendant_blur(self) -> None:
+        self.head.set(lit=False)
