@@ -66,6 +66,35 @@ class Said:
 
 
 @dataclass(frozen=True)
+class Reviewer:
+    """Who decided what about a row, and when (seconds since the epoch)."""
+
+    who: str
+    action: str
+    t: float
+
+
+@dataclass(frozen=True)
+class Near:
+    """A train row: where it stands, what it asks, how alike that is (Jaccard of 5-grams, 0 to 1), and its reviewers, oldest first."""
+
+    id: str
+    file: str
+    line: int
+    asks: str
+    alike: float
+    reviewed: tuple[Reviewer, ...]
+
+
+@dataclass(frozen=True)
+class Linked:
+    """Of a row that failed, who reviewed it, and its nearest train rows, most alike first."""
+
+    reviewed: tuple[Reviewer, ...]
+    near: tuple[Near, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All of it. ``said`` maps an arm to its answers in the order of ``asked``, ``preferred`` an arm to its pairs by the row's id."""
 
@@ -160,6 +189,22 @@ def questions(folder: Path) -> tuple[Asked, ...]:
             mend="It is no evaluation, or one of an older mlxtune. Evaluate again: mlxtune eval",
         )
     return tuple(_asked(record, place) for place, record in _records(folder / QUESTIONS))
+
+
+def linked(folder: Path) -> dict[str, Linked]:
+    """What ``nearest.jsonl`` says of each row that failed, by its id. Raises ``InputError`` when it is not of this form."""
+    found = {}
+    for place, record in _records(folder / NEAREST):
+        try:
+            near = tuple(Near(**{**one, "reviewed": _reviewers(one["reviewed"])}) for one in record["near"])
+            found[str(record["id"])] = Linked(_reviewers(record["reviewed"]), near)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{place}: not links of the form that mlxtune writes.") from error
+    return found
+
+
+def _reviewers(records: Any) -> tuple[Reviewer, ...]:
+    return tuple(Reviewer(**record) for record in records)
 
 
 def schema_hash(folder: Path) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mlxtune.core.errors import InputError
-from mlxtune.core.journal import read
-from mlxtune.evaluation.evidence import NEAREST, Asked, Evidence, Said, load_evidence
-from mlxtune.evaluation.preference import METRIC as PREFERENCE
+from mlxtune.evaluation.drill import Drill
+from mlxtune.evaluation.evidence import Asked, Near, Said
 from mlxtune.evaluation.report import Report
 from mlxtune.evaluation.verdict import HEADLINE
+from mlxtune.evaluation.where import Span
 
 
 @dataclass(frozen=True)
 class Failure:
     """A row that an arm fails. ``before`` is the answer of the arm that it is held against, if there is one; ``broken``: it held there.
 
-    ``near`` are records of ``nearest.jsonl``: train rows with ``file``, ``line``, ``asks``, ``alike`` and ``reviewed``.
+    ``span`` is the part of the answer to mark, as start and end, if there is one; ``near`` are train rows.
     """
 
     row: Asked
@@ -27,7 +25,8 @@ class Failure:
     broken: bool
     kind: str
     why: str
-    near: tuple[dict[str, Any], ...]
+    span: Span | None
+    near: tuple[Near, ...]
 
 
 def failures(folder: Path, report: Report) -> list[Failure]:
@@ -38,30 +37,16 @@ def failures(folder: Path, report: Report) -> list[Failure]:
     Raises ``InputError`` when its evidence is missing or the arms' answers are not to these rows.
     """
     metric = str(report.facts.get("headline", HEADLINE))
-    evidence = load_evidence(folder)
-    near = {record["id"]: tuple(record["near"]) for record in read(folder / NEAREST)}
+    rows = Drill(folder)
     last = report.arms[-1].arm
-    first = report.headline.first if report.headline else last
+    first = report.headline.first if report.headline else ""
     found = []
-    try:
-        for row, before, answer in zip(evidence.asked, evidence.said[first], evidence.said[last], strict=True):
-            failed = _failed(evidence, metric, last, answer)
-            if failed is None:
-                continue
-            broken = last != first and _failed(evidence, metric, first, before) is None
-            kind, why = failed
-            found.append(Failure(row, answer, before if last != first else None, broken, kind, why, near.get(row.id, ())))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{folder}: the answers of {first} and {last} are not to the same rows.") from error
+    for row in rows.behind(metric, last, holds=False):
+        score, before = row.scores[last], row.scores.get(first)
+        found.append(
+            Failure(
+                row.asked, row.said[last], row.said.get(first), before is not None and before.holds, score.kind, score.why,
+                rows.span(row, metric, last), row.linked.near if row.linked else (),
+            )
+        )  # fmt: skip
     return sorted(found, key=lambda failure: not failure.broken)
-
-
-def _failed(evidence: Evidence, metric: str, arm: str, answer: Said) -> tuple[str, str] | None:
-    """The class and the reason of a failure, if it is one. What is preferred is no matter of the answer."""
-    if metric in answer.failed:
-        kind, why = answer.failed[metric]
-        return kind, why
-    found = evidence.preferred.get(arm, {}).get(answer.id)
-    if metric != PREFERENCE or found is None or found.score.holds:
-        return None
-    return found.score.kind, found.score.why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +16,10 @@ from mlxtune.data.groups import asked
 from mlxtune.data.rows import Row
 from mlxtune.data.similar import Array, shingles
 from mlxtune.data.source import Source
-from mlxtune.evaluation.evidence import NEAREST, lines
+from mlxtune.evaluation.evidence import NEAREST, Linked, Near, Reviewer, lines
 
 COUNT = 3
 _FAILED, _TRAIN = 256, 1024  # rows looked at at once
-
-
-@dataclass(frozen=True)
-class Reviewer:
-    """Who decided what about a row, and when (seconds since the epoch)."""
-
-    who: str
-    action: str
-    t: float
-
-
-@dataclass(frozen=True)
-class Near:
-    """A train row: where it stands, what it asks, how alike that is (Jaccard of 5-grams, 0 to 1), and its reviewers, oldest first."""
-
-    id: str
-    file: str
-    line: int
-    asks: str
-    alike: float
-    reviewed: tuple[Reviewer, ...]
 
 
 def keep(folder: Path, failed: Sequence[Row], train: Sequence[Row], source: Source) -> None:
@@ -57,7 +36,7 @@ def keep(folder: Path, failed: Sequence[Row], train: Sequence[Row], source: Sour
             Near(train[at].id, train[at].place.file.name, train[at].place.line, asked(train[at]), alike, reviewed(train[at]))
             for at, alike in found
         ]
-        records.append({"id": row.id, "reviewed": [asdict(one) for one in reviewed(row)], "near": [asdict(one) for one in near]})
+        records.append({"id": row.id, **asdict(Linked(reviewed(row), tuple(near)))})
     write_text(folder / NEAREST, lines(records))
 
 

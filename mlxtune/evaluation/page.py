@@ -17,6 +17,7 @@ from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.html import Html, el, join
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
+from mlxtune.evaluation.where import Span
 from mlxtune.evaluation.wording import CLASSES, change, facts, in_words, lede, made, nearby, p_value, percent, sides, some
 
 SHOWN = 6  # failed rows with their text
@@ -189,9 +190,9 @@ def _rows(report: Report, failures: Sequence[Failure]) -> Html | None:
 
 def _row(report: Report, failure: Failure) -> Html:
     last = report.arms[-1]
-    answers = [(last.arm, failure.answer, _arm_kind(report, last))]
+    answers = [(last.arm, _marked(failure.answer.output, failure.span), _arm_kind(report, last))]
     if failure.before:
-        answers.append((sides(report)[0].arm, failure.before, ""))
+        answers.append((sides(report)[0].arm, join(_cut(failure.before.output)), ""))
     asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")
     state = ", held before" if failure.broken else ""
     near = [el("li", nearby(record)) for record in failure.near]
@@ -204,7 +205,7 @@ def _row(report: Report, failure: Failure) -> Html:
             el("span", failure.kind, class_="kind"),
         ),
         el("p", _cut(asked), class_="asked"),
-        el("div", *(el("div", el("h4", arm, class_=kind or None), el("pre", _cut(said.output) or "(nothing)")) for arm, said, kind in answers), class_="answers"),
+        el("div", *(el("div", el("h4", arm, class_=kind or None), el("pre", said or "(nothing)")) for arm, said, kind in answers), class_="answers"),
         el("ul", *near, class_="near") if near else None,
         class_="failure",
     )  # fmt: skip
@@ -234,6 +235,14 @@ def _arm_kind(report: Report, arm: Arm) -> str:
 
 def _kind(word: str | None) -> str:
     return {"cannot tell": "cannot"}.get(word or "", word or "")
+
+
+def _marked(text: str, span: Span | None) -> Html:
+    """``text`` with its failing part marked, if that part is among what is shown."""
+    if span is None or span[0] >= _LENGTH:
+        return join(_cut(text))
+    start, end = span
+    return join(text[:start], el("mark", _cut(text[start:end])), _cut(text[end:]) if end < _LENGTH else "")
 
 
 def _cut(text: str) -> str:

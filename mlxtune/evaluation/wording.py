@@ -7,6 +7,7 @@ from typing import Any
 
 from mlxtune.core.text import plural
 from mlxtune.evaluation.contract import LABELS
+from mlxtune.evaluation.evidence import Near
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
 
@@ -80,15 +81,14 @@ def p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def nearby(record: dict[str, Any]) -> str:
+def nearby(near: Near) -> str:
     """A train row near a failed one: where it stands, how alike it is, what it asks, and who reviewed it."""
     seen = [
-        f"{_DONE.get(by['action'], by['action'])} {by['who']} on {time.strftime('%Y-%m-%d', time.localtime(by['t']))}"
-        for by in record["reviewed"]
+        f"{_DONE.get(by.action, by.action)} {by.who} on {time.strftime('%Y-%m-%d', time.localtime(by.t))}" for by in near.reviewed
     ]
-    asks = " ".join(record["asks"].split())
+    asks = " ".join(near.asks.split())
     asks = asks if len(asks) <= _ASKS else f"{asks[: _ASKS - 1]}…"
-    return f"{100 * record['alike']:.0f} % alike: {record['file']}, line {record['line']:,}, {', '.join(seen) or 'not reviewed'}. “{asks}”"
+    return f"{100 * near.alike:.0f} % alike: {near.file}, line {near.line:,}, {', '.join(seen) or 'not reviewed'}. “{asks}”"
 
 
 def facts(report: Report) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from mlxtune.data.rows import Conversation, Message, Place
 from mlxtune.data.similar import jaccard
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import nearest
+from mlxtune.evaluation.evidence import Near, linked
 from mlxtune.evaluation.wording import nearby
 
 
@@ -54,12 +55,12 @@ def shop(tmp_path):
     return file
 
 
-def _kept(folder: Path, file: Path) -> list[dict]:
+def _kept(folder: Path, file: Path) -> tuple[Near, ...]:
     source = read_source(file)
     nearest.keep(folder, source.rows[:1], source.rows[1:], source)
-    [record] = [json.loads(line) for line in (folder / "nearest.jsonl").read_text().splitlines()]
-    assert record["id"] == source.rows[0].id
-    return record["near"]
+    [(id, found)] = linked(folder).items()
+    assert id == source.rows[0].id
+    return found.near
 
 
 def test_reviewers_are_named_with_what_they_decided(tmp_path, shop):
@@ -70,8 +71,8 @@ def test_reviewers_are_named_with_what_they_decided(tmp_path, shop):
         deciding.decide("skip", rows[3:4])
         deciding.undo()
     near = _kept(tmp_path, shop)
-    assert [row["line"] for row in near] == [2, 3, 4]
-    assert [[(by["who"], by["action"]) for by in row["reviewed"]] for row in near] == [
+    assert [row.line for row in near] == [2, 3, 4]
+    assert [[(by.who, by.action) for by in row.reviewed] for row in near] == [
         [("ann", "accept"), ("ann", "tag")], [("ann", "accept")], [],
     ]  # fmt: skip
     assert "shop.jsonl, line 2, accepted by ann on 20" in nearby(near[0])
@@ -85,5 +86,5 @@ def test_an_edited_row_is_linked_as_it_trained_and_to_who_edited_it(tmp_path, sh
     with review.Review(shop, who="bo") as deciding:
         deciding.decide("edit", rows[5:], record=record)
     near = _kept(tmp_path, shop)
-    assert near[0]["asks"] == "Where is my parcel number 0"
-    assert [(by["who"], by["action"]) for by in near[0]["reviewed"]] == [("bo", "edit")]
+    assert near[0].asks == "Where is my parcel number 0"
+    assert [(by.who, by.action) for by in near[0].reviewed] == [("bo", "edit")]

@@ -76,11 +76,20 @@ def test_hostile_outputs_are_text(tmp_path):
     plain, hostile = (_Seen(_page(measured(tmp_path / name, base=[BAD] * 4, tuned=tuned))) for name, tuned in
                       (("one", [BAD] * 4), ("two", HOSTILE)) if (tmp_path / name).mkdir() is None)  # fmt: skip
     assert set(hostile.elements) == set(plain.elements)
-    assert SCRIPT in hostile.texts
     text = "".join(hostile.texts)
+    assert SCRIPT in text
     assert not set("\u202e\u2066\x1b\x00") & set(text)
     assert "�evil" in text
     assert "␛[31m␀" in text
+
+
+def test_the_failing_part_of_an_answer_is_marked(tmp_path):
+    folder = measured(
+        tmp_path, base=[GOOD] * 2, tuned=['{"reply": "See <b>Northpeak</b>"}', '{"reply": "' + "a" * 2000 + 'Northpeak"}']
+    )
+    text = _page(folder)
+    assert "&lt;b&gt;<mark>Northpeak</mark>&lt;/b&gt;" in text
+    assert text.count("<mark>") == 1  # what is not shown is not marked
 
 
 def test_hostile_names_and_classes_are_text(tmp_path):

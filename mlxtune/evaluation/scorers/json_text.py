@@ -28,18 +28,24 @@ _NO_NUMBERS = ("nan", "infinity", "inf")
 
 
 class Refused(ValueError):
-    """A text that is not JSON; ``kind`` is the class of what is wrong with it, ``at_end`` that it could have gone on to be some."""
+    """A text that is not JSON; ``kind`` is the class of what is wrong with it, ``at`` the first character that is.
 
-    def __init__(self, kind: str, why: str, *, at_end: bool = False) -> None:
+    ``at_end``: it could have gone on to be JSON.
+    """
+
+    def __init__(self, kind: str, why: str, at: int = 0, *, at_end: bool = False) -> None:
         super().__init__(why)
         self.kind = kind
+        self.at = at
         self.at_end = at_end
 
 
 def parse(text: str) -> Any:
     """The value of a JSON text, the whole of it. Raises ``Refused``; never anything else."""
     if half := _SURROGATE.search(text):
-        raise Refused("not UTF-8", f"it cannot be written as UTF-8: half a surrogate pair, {_place(text, half.start())}")
+        raise Refused(
+            "not UTF-8", f"it cannot be written as UTF-8: half a surrogate pair, {_place(text, half.start())}", half.start()
+        )
     if _deeper(text, DEPTH):
         raise Refused("too deep", f"nested more than {DEPTH} deep")
     try:
@@ -82,19 +88,21 @@ def fault(text: str) -> Refused | None:
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         if at == len(text):
             return (
-                None if due == "end" else Refused("unbalanced" if open_ else "empty", "it ends before its value does", at_end=True)
+                None
+                if due == "end"
+                else Refused("unbalanced" if open_ else "empty", "it ends before its value does", at, at_end=True)
             )
         char = text[at]
         if due == "end":
-            return Refused("unbalanced" if char in "]}" else "text after it", f"the value has ended before {_place(text, at)}")
+            return Refused("unbalanced" if char in "]}" else "text after it", f"the value has ended before {_place(text, at)}", at)
         if char in "]}":
             if not open_ or (char == "]") != (open_[-1] == "["):
-                return Refused("unbalanced", f"{char} closes nothing, {_place(text, at)}")
+                return Refused("unbalanced", f"{char} closes nothing, {_place(text, at)}", at)
             if due in ("name", "value"):
                 kind = "trailing comma" if text[:at].rstrip(" \t\n\r")[-1] == "," else "missing value"
-                return Refused(kind, f"{char} where more is due, {_place(text, at)}")
+                return Refused(kind, f"{char} where more is due, {_place(text, at)}", at)
             if due == "colon":
-                return Refused("missing colon", f"a name without a value, {_place(text, at)}")
+                return Refused("missing colon", f"a name without a value, {_place(text, at)}", at)
             open_, at = open_[:-1], at + 1
             due = "more" if open_ else "end"
         elif due == "more":
@@ -119,7 +127,7 @@ def fault(text: str) -> Refused | None:
             number, word = _NUMBER.match(text, at), _WORD.match(text, at)
             if not number and not (word and word[0] in _LITERALS):
                 if open_ and _CUT_VALUE.match(text, at):
-                    return Refused("unbalanced", "it ends inside a value", at_end=True)
+                    return Refused("unbalanced", "it ends inside a value", at, at_end=True)
                 kind = "bad number" if char in "+-." or char.isdigit() else "bad word" if word else "syntax"
                 return _stray(text, at, kind)
             at, due = (number or word).end(), "more" if open_ else "end"  # type: ignore[union-attr]
@@ -141,14 +149,14 @@ def _stray(text: str, at: int, kind: str) -> Refused:
         kind = "extra comma"
     elif rest[0] < " ":
         kind = "control character"
-    return Refused(kind, f"{kind}, {where}: {one_line(rest, 20)}")
+    return Refused(kind, f"{kind}, {where}: {one_line(rest, 20)}", at)
 
 
 def _string_fault(text: str, at: int) -> Refused:
     if at == len(text) or _CUT_ESCAPE.match(text, at):
-        return Refused("unbalanced", "it ends inside a string", at_end=True)
+        return Refused("unbalanced", "it ends inside a string", at, at_end=True)
     kind = "bad escape" if text[at] == "\\" else "control character"
-    return Refused(kind, f"{kind}, {_place(text, at)}: {one_line(text[at : at + 6])}")
+    return Refused(kind, f"{kind}, {_place(text, at)}: {one_line(text[at : at + 6])}", at)
 
 
 def _place(text: str, at: int) -> str:

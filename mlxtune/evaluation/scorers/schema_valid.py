@@ -59,10 +59,14 @@ class Schema:
             return Score(False, "not JSON", "the output is not JSON")
         return self.judge(value)
 
+    def first(self, value: Any) -> jsonschema_rs.ValidationError | None:
+        """The first thing by which a JSON value fails, if it does. Raises ``ValueError`` for one that no validator can hold."""
+        return next(self._validator.iter_errors(value), None)
+
     def judge(self, value: Any) -> Score:
         """Like :meth:`score`, for a JSON value."""
         try:
-            error = next(self._validator.iter_errors(value), None)
+            error = self.first(value)
         except ValueError as failure:  # a value no validator can hold, such as a lone surrogate
             return Score(False, "not checkable", one_line(str(failure), 120))
         if error is None:
