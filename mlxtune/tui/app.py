@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 
+from mlxtune.core import session, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.data import samples
-from mlxtune.recipe import load
-from mlxtune.runs import launch, registry
-from mlxtune.tui.screens.choice import Choice, Choose
+from mlxtune.tui import keys
+from mlxtune.tui.desk import Desk
+from mlxtune.tui.palette import Everything
 from mlxtune.tui.screens.help import help_rows
 from mlxtune.tui.screens.home import Home
+from mlxtune.tui.screens.jump import Jump
 from mlxtune.tui.screens.page import Page
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.screens.train import Train
-from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, Watcher, recipe_summary
-from mlxtune.tui.status import checkpoint, kept
-from mlxtune.tui.theme import THEMES
+from mlxtune.tui.snapshot import Snapshot, Watcher
+from mlxtune.tui.theme import ABOUT, THEMES
 from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
 
 ROOMS: dict[str, type[Room]] = {room.ROOM.lower(): room for room in (Home, Train)}  # in the order of the journey
@@ -44,45 +46,91 @@ class Observed(Message):
     snapshot: Snapshot
 
 
-@dataclass
-class Answered(Message):
-    """Work that was asked for has ended; ``answer`` is shown above the footer."""
-
-    answer: Answer | None
-
-
-class MlxtuneApp(App[None]):
-    """``workspace`` is the folder the app shows. Without ``watch`` it shows only what is posted to it."""
+class MlxtuneApp(Desk):
+    """``workspace`` is the folder the app shows. Without ``watch`` it shows only what is posted to it, and remembers nothing."""
 
     TITLE = "mlxtune"
     CSS_PATH = "mlxtune.tcss"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS = {Everything}  # noqa: RUF012
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**ROOMS}
     DEFAULT_MODE = "home"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(LETTERS[room.ROOM], f"room('{mode}')", room.ROOM) for mode, room in ROOMS.items()),
-        Binding("f1", "help", "Help"),
-        Binding("q", "quit", "Quit"),
-        Binding("escape", "settle", "Dismiss the answer"),
+        *(Binding(LETTERS[room.ROOM], f"room('{mode}')", room.ROOM, id=f"app.{mode}") for mode, room in ROOMS.items()),
+        Binding("f1", "help", "Help", id="app.help"),
+        Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
+        Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
+        Binding("u", "undo", "Undo", id="app.undo"),
+        Binding("q,ctrl+q", "quit", "Quit", id="app.quit"),
+        Binding("escape", "settle", "Dismiss the answer", id="app.dismiss"),
     ]
 
     def __init__(self, workspace: Path, *, clock: Callable[[], float] = time.time, watch: bool = True) -> None:
-        super().__init__()
-        self.workspace = workspace
-        self.snapshot: Snapshot | None = None
-        self.selected: str | None = None  # the run the Train room shows; None: the newest
-        self._recipe: Path | None = None  # the recipe that was chosen
-        self.stopping: frozenset[str] = frozenset()
-        self.answer: Answer | None = None
-        self.busy = False
+        self._left = session.recall(workspace) if watch else {}
+        self._kept = self._left  # what is on disk
+        if (room := str(self._left.get("room"))) in ROOMS:
+            self.DEFAULT_MODE = room  # type: ignore[misc]  # Textual asks the instance
+        plain = bool(os.environ.get("NO_COLOR"))
+        super().__init__(workspace, ansi_color=True if plain else None)
         self._watcher = Watcher(workspace, clock) if watch else None
-        self._leaving = threading.Event()
+        self._leaving, self._keeping = threading.Event(), threading.Lock()
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = THEMES[0].name
+        found = settings.load()
+        known = {theme.name for theme in THEMES}
+        self.theme = "ansi" if plain else found.theme if found.theme in known else THEMES[0].name
+        changed, wrong = keys.keymap(found.keys) if found.keys else ({}, [])
+        self.changed = changed  # keys by the ids of their bindings, where the user's settings say so
+        self.set_keymap(changed)
+        if found.theme not in known | {""}:
+            wrong.insert(0, f"There is no theme {one_line(found.theme)}; there are {', '.join(sorted(known))}.")
+        self._complain([*found.complaints, *(f"{settings.FILE}: {sentence}" for sentence in wrong)])
+        self._recall()
+
+    def _complain(self, sentences: list[str]) -> None:
+        if sentences:
+            more = f" And {len(sentences) - 1} more in it." if len(sentences) > 1 else ""
+            self.answer = Answer("!", "$warning", sentences[0] + more, f"The file: {one_line(str(settings.path()))}")
+
+    # What was on screen when the app was left comes back
+
+    def _recall(self) -> None:
+        run, recipe = self._left.get("run"), self._left.get("recipe")
+        if isinstance(run, str) and (self.workspace / "runs" / run / "recipe.toml").is_file():
+            self.selected = run
+        if isinstance(recipe, str):
+            self._recipe = self.workspace / recipe
+
+    def left(self, mode: str) -> dict[str, Any]:
+        """What the room ``mode`` said of itself when it was left: anything may be in it, or nothing."""
+        rooms = self._left.get("rooms")
+        found = rooms.get(mode) if isinstance(rooms, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def _note(self) -> None:
+        """Note what is on screen; :meth:`_keep` writes it."""
+        stack = self.screen_stack
+        if not self._watcher or not stack or not isinstance(stack[0], Room):
+            return
+        rooms = {mode: self.left(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].remember())}
+        recipe = self._recipe.relative_to(self.workspace).as_posix() if self._recipe else None
+        left = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "rooms": rooms}
+        if left != self._left:
+            self._left = left
+
+    def _keep(self) -> None:
+        """Write what was noted, if it is news. It is a convenience: a disk that takes nothing is no harm."""
+        with self._keeping:
+            left = self._left
+            if left is not self._kept:
+                self._kept = left
+                with suppress(MlxtuneError, OSError):
+                    session.remember(self.workspace, left)
+
+    # News
 
     def on_mount(self) -> None:
         if self._watcher:
@@ -90,6 +138,7 @@ class MlxtuneApp(App[None]):
 
     def on_unmount(self) -> None:
         self._leaving.set()
+        self._keep()
 
     @work(thread=True, group="watch")
     def _watch(self, watcher: Watcher) -> None:
@@ -100,6 +149,7 @@ class MlxtuneApp(App[None]):
             if shown is None or snapshot.now - shown.now >= TICK_EVERY or replace(snapshot, now=shown.now) != shown:
                 shown = snapshot
                 self.post_message(Observed(snapshot))
+            self._keep()
             self._leaving.wait(LOOK_EVERY)
 
     def on_observed(self, message: Observed) -> None:
@@ -110,182 +160,65 @@ class MlxtuneApp(App[None]):
             self.answer = Answer(
                 "!", "$warning", f"The folder of {gone} is gone.", "This is the newest run." if snapshot.runs else ""
             )
-        self._show()
+        self._note()
+        self.redraw()
 
-    def _show(self) -> None:
+    def redraw(self) -> None:
         for screen in self.screen_stack:
             if isinstance(screen, Room | Page):
                 screen.show()
                 screen.refresh_bindings()
-
-    # What rooms ask for
 
     @property
     def rooms(self) -> tuple[str, ...]:
         """The names of the rooms, in the order of the journey."""
         return tuple(room.ROOM for room in ROOMS.values())
 
-    @property
-    def recipe(self) -> RecipeView | None:
-        """The recipe that Data, Review, Plan and Evaluate are about: the chosen one, else the newest run's, else the first."""
-        views = self.snapshot.recipes if self.snapshot else ()
-        newest = self.snapshot.runs[0].name if self.snapshot and self.snapshot.runs else None
-        chosen = next((view for view in views if view.path == self._recipe), None)
-        return (
-            chosen or next((view for view in views if view.recipe and view.recipe.name == newest), None) or next(iter(views), None)
-        )
-
-    def choose_recipe(self) -> None:
-        """Ask which recipe the rooms are about."""
-        views = self.snapshot.recipes if self.snapshot else ()
-        choices = [
-            Choice(str(at), view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}")
-            for at, view in enumerate(views)
-        ]
-
-        def chosen(at: str | None) -> None:
-            if at:
-                self._recipe = views[int(at)].path
-                self._show()
-
-        self.push_screen(Choose("Which recipe?", "", choices), chosen)
-
-    @property
-    def can_start(self) -> bool:
-        """Whether a new run could start: there is a recipe, and nothing else has the accelerator."""
-        snapshot = self.snapshot
-        return snapshot is not None and bool(snapshot.recipes) and snapshot.live is None and not self.busy
-
-    def open_run(self, id: str) -> None:
-        """Show a run in the Train room."""
-        newest = self.snapshot.runs[0].id if self.snapshot and self.snapshot.runs else None
-        self.selected = None if id == newest else id
-        self.action_room("train")
-
-    def new_run(self) -> None:
-        """Start a run of the workspace's recipe; with more than one, ask which."""
-        recipes = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
-        if len(recipes) == 1:
-            self._start(recipes[0].path)
-            return
-        choices = [
-            Choice(str(at), view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}")
-            for at, view in enumerate(recipes)
-        ]
-        self.push_screen(Choose("Which recipe?", "", choices), lambda at: self._start(recipes[int(at)].path) if at else None)
-
-    def _start(self, path: Path) -> None:
-        try:
-            recipe = load(path)
-        except MlxtuneError as error:
-            self.reply(sorry(error))
-            return
-
-        def job() -> Answer | None:
-            launch.start(self.workspace, "train", recipe)
-            return None
-
-        self.selected = None
-        self.do(f"Starting {recipe.name}.", job)
-        self.action_room("train")
-
-    def resume_run(self, view: RunView) -> None:
-        """Start a run's worker again, from its newest checkpoint."""
-
-        def job() -> Answer | None:
-            launch.resume(view.run)
-            return None
-
-        saved = checkpoint(view)
-        self.do(f"Resuming {view.name}{f' from {saved:,}' if saved is not None else ''}.", job)
-
-    def ask_to_stop(self, view: RunView) -> None:
-        """Ask first; then ask the run's worker to save and end, or, if it was asked before and is quiet, end it."""
-        again = view.id in self.stopping
-        saved = checkpoint(view)
-        if again:
-            lost = (
-                f"What came after checkpoint {saved:,} would be lost."
-                if saved is not None
-                else "It has no checkpoint: all of it would be lost."
-            )
-            text, word = f"It was asked to stop and has not answered. {lost}", "End it now"
-        else:
-            text, word = kept(view), "Stop"
-        choices = [
-            Choice("", "Keep training", "nothing changes"),
-            Choice("stop", word, "end the process" if again else "save, then end"),
-        ]
-        title = f"Stop {view.name} at step {view.state.step:,}?"
-        self.push_screen(Choose(title, text, choices), lambda chosen: self._stop(view) if chosen else None)
-
-    def _stop(self, view: RunView) -> None:
-        def job() -> Answer | None:
-            registry.stop(view.run)
-            return Answer("■", "$muted", f"{view.name} was asked to stop. It finishes its step, saves, and ends.")
-
-        self.stopping |= {view.id}
-        self.do("", job)
-
-    def make_samples(self) -> None:
-        """Make the sample workspace in this one."""
-
-        def job() -> Answer | None:
-            made = samples.create(self.workspace)
-            return Answer(
-                "✓", "$success", f"Made {one_line(made.relative_to(self.workspace).as_posix())}, and its rows in data/samples."
-            )
-
-        self.do("", job)
-
-    # Work that takes longer than a key press
-
-    def do(self, doing: str, job: Callable[[], Answer | None]) -> None:
-        """Run ``job``, a call of the core, in a thread, one at a time; its answer, or what went wrong, is shown above the footer."""
-        if self.busy:
-            return
-        self.busy = True
-        self.reply(Answer("●", "$primary", doing) if doing else None)
-        self.run_worker(partial(self._attempt, job), thread=True, group="verbs")
-
-    def _attempt(self, job: Callable[[], Answer | None]) -> None:
-        try:
-            answer = job()
-        except MlxtuneError as error:
-            answer = sorry(error)
-        except OSError as error:
-            answer = Answer("✗", "$error", one_line(str(error)))
-        self.post_message(Answered(answer))
-
-    def on_answered(self, message: Answered) -> None:
-        self.busy = False
-        self.reply(message.answer)
-
-    def reply(self, answer: Answer | None) -> None:
-        """Show ``answer`` above the footer."""
-        self.answer = answer
-        self._show()
+    def key(self, action: str, usual: str) -> str:
+        """The key to show for an action of the app: its usual one, or what the user's settings make of it."""
+        return keys.names(self.changed, {"app": type(self)}).get(action, usual) if self.changed else usual
 
     # Keys that work everywhere
 
     def action_room(self, name: str) -> None:
         """Go to a room."""
-        if isinstance(self.screen, Room) and self.current_mode != name:
+        if isinstance(self.screen, Room) and self.current_mode != name and name in ROOMS:
             if self.answer and not self.busy:
                 self.answer = None
+            self._note()
             self.switch_mode(name)
 
     def action_settle(self) -> None:
         if self.answer and not self.busy:
             self.reply(None)
 
+    async def action_undo(self) -> None:
+        """Take back what the answer above the footer is about."""
+        if self.answer and self.answer.undo:
+            await self.screen.run_action(self.answer.undo.action)
+
     def action_help(self) -> None:
         if isinstance(self.screen, Room):
-            self.push_screen(Page("Help", help_rows(self.screen.ROOM, self.rooms, self.screen.verbs())))
+            self.push_screen(Page("Help", help_rows(self.screen)))
+
+    def action_jump(self) -> None:
+        """Letters over everything that can have the focus, and over the tabs."""
+        if isinstance(self.screen, Room):
+            self.push_screen(Jump(self.screen))
+
+    async def action_quit(self) -> None:
+        self._note()
+        self.exit()
 
     def action_theme(self, name: str) -> None:
-        """Change the colours."""
+        """Change the colours, now and for the next time."""
         self.theme = name
+        try:
+            settings.keep_theme(name)
+        except MlxtuneError as error:
+            self.reply(sorry(error))
+        except OSError as error:
+            self.reply(Answer("✗", "$error", one_line(str(error))))
 
     def action_picture(self) -> None:
         """Save the screen as an SVG in the workspace."""
@@ -299,21 +232,29 @@ class MlxtuneApp(App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers: the verbs of the room that are possible now, the rooms, the colours."""
         if isinstance(screen, Room):
-            for verb in screen.verbs():
+            if self.answer and self.answer.undo:
+                yield SystemCommand("Undo", self.answer.text, self.action_undo)
+            for verb in screen.named(screen.verbs()):
                 if verb.action != "app.quit":
                     yield SystemCommand(
                         f"{verb.word.capitalize()} ({verb.key})", verb.help, partial(screen.run_action, verb.action)
                     )
             for mode, room in ROOMS.items():
                 if room is not type(screen):
-                    name, letter = room.ROOM, LETTERS[room.ROOM]
-                    yield SystemCommand(f"Go to {name} ({letter})", f"the {name} room", partial(self.action_room, mode))
-        for theme, about in (("ink", "dark"), ("paper", "light"), ("ansi", "the terminal's own colours")):
-            if theme != self.theme:
-                yield SystemCommand(f"Theme: {theme}", about, partial(self.action_theme, theme))
+                    letter = self.key(f"app.room('{mode}')", LETTERS[room.ROOM])
+                    yield SystemCommand(f"Go to {room.ROOM} ({letter})", room.ABOUT, partial(self.action_room, mode))
+            jump = self.key("app.jump", ";")
+            yield SystemCommand(f"Jump ({jump})", "letters over everything that can have the focus", self.action_jump)
+            if self.snapshot and len(self.snapshot.recipes) > 1:
+                yield SystemCommand("Recipe", "choose the recipe that the rooms are about", self.choose_recipe)
+        for name, about in ABOUT.items():
+            if name != self.theme and not self.no_color:
+                yield SystemCommand(f"Theme: {name}", about, partial(self.action_theme, name))
         yield SystemCommand("Screenshot", "save what is on screen as an SVG in the workspace", self.action_picture)
-        yield SystemCommand("Help (F1)", "the keys of this room, and what the signs mean", self.action_help)
-        yield SystemCommand("Quit (q)", "leave; what runs goes on", self.action_quit)
+        yield SystemCommand(
+            f"Help ({self.key('app.help', 'F1')})", "the keys of this room, and what the signs mean", self.action_help
+        )
+        yield SystemCommand(f"Quit ({self.key('app.quit', 'q')})", "leave; what runs goes on", self.action_quit)
 
 
 def run(workspace: Path) -> None:

@@ -6,11 +6,14 @@ less: a picture's height is asked for before its width is final.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.cells import cell_len, chop_cells
 from textual.content import Content
 from textual.style import Style
 
 CLICK = "action"  # the key of a picture's meta under which a click finds its action
+KEY = "key"  # and the one that says: these cells are the name of the key that runs this action
 
 Part = str | tuple[str, str] | Content
 
@@ -84,7 +87,18 @@ def spark(values: list[float]) -> str:
 
 def key(name: str, word: str, action: str, style: str = "") -> Content:
     """A key and what it does; a click on it does the same."""
-    return clickable(line((name, "bold $primary"), (f" {word}", style)), action)
+    shown = Content.styled(name, "bold $primary").stylize(Style.from_meta({KEY: action}))
+    return clickable(line(shown, (f" {word}", style)), action)
+
+
+def renamed(content: Content, names: Mapping[str, str]) -> Content:
+    """``content`` with other names for the keys of some actions."""
+    for span in sorted(content.spans, key=lambda span: -span.start):
+        action = span.style.meta.get(KEY) if isinstance(span.style, Style) else None
+        if (name := names.get(str(action))) and content.plain[span.start : span.end] != name:
+            fresh = clickable(Content.styled(name, "bold $primary"), str(action))
+            content = line(content[: span.start], fresh, content[span.end :])
+    return content
 
 
 def clickable(content: Content, action: str) -> Content:

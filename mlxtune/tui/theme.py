@@ -92,3 +92,4 @@ ANSI = Theme(
     },
 )
 THEMES = (INK, PAPER, ANSI)
+ABOUT = {"ink": "dark", "paper": "light", "ansi": "the terminal's own colours"}

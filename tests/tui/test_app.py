@@ -66,7 +66,7 @@ async def test_a_screenshot_lands_in_the_workspace(loaded: Shop) -> None:
         app.action_picture()
         await pilot.pause()
         assert len(list(loaded.folder.glob("*.svg"))) == 1
-        assert "✓ Saved " in shown(app)
+        await until(pilot, lambda: "✓ Saved " in shown(app))
 
 
 async def test_no_color_leaves_every_sign(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ async def test_samples_that_cannot_be_made_leave_a_sentence_and_the_screen(shop:
     def full(folder: Path) -> Path:
         raise MachineError("The disk is full, so recipes was not saved.", mend="Free some space, then run it again.")
 
-    monkeypatch.setattr("mlxtune.tui.app.samples.create", full)
+    monkeypatch.setattr("mlxtune.data.samples.create", full)
     app = shop.app()
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("enter")
@@ -49,7 +49,7 @@ async def test_n_starts_the_only_recipe_and_goes_to_train(shop: Shop, monkeypatc
         started.append((workspace, kind, recipe.name))
         return Run(workspace)
 
-    monkeypatch.setattr("mlxtune.tui.app.launch.start", start)
+    monkeypatch.setattr("mlxtune.runs.launch.start", start)
     shop.recipe()
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
@@ -63,7 +63,7 @@ async def test_a_worker_that_dies_at_once_is_told_with_its_mend(shop: Shop, monk
     def start(*_: Any) -> Run:
         raise MachineError("The worker of x ended before it said a word: killed", mend="Its log: worker.log")
 
-    monkeypatch.setattr("mlxtune.tui.app.launch.start", start)
+    monkeypatch.setattr("mlxtune.runs.launch.start", start)
     shop.recipe()
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
@@ -75,7 +75,7 @@ async def test_a_worker_that_dies_at_once_is_told_with_its_mend(shop: Shop, monk
 
 async def test_with_more_than_one_recipe_n_asks_which(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    monkeypatch.setattr("mlxtune.tui.app.launch.start", lambda workspace, kind, recipe: names.append(recipe.name))
+    monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe: names.append(recipe.name))
     shop.recipe("alpha")
     shop.recipe("beta")
     shop.recipe("aaa-broken", "name = 3")
@@ -138,7 +138,7 @@ async def test_enter_on_next_does_what_next_says(loaded: Shop) -> None:
 
 
 async def test_while_a_run_trains_no_other_can_be_started(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxtune.tui.app.launch.start", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("mlxtune.runs.launch.start", lambda *_: pytest.fail("started"))
     app = loaded.app()
     async with app.run_test(size=(120, 36)) as pilot:
         assert "new" not in footer(app)
@@ -154,6 +154,8 @@ async def test_the_mouse_opens_tabs_runs_and_verbs(loaded: Shop) -> None:
         assert app.current_mode == "train"
         await pilot.click("#top", offset=(4, 1))
         assert app.current_mode == "home"
+        await pilot.click("#runs-picture", offset=(6, 2))
+        assert app.current_mode == "home", "the first click chooses"
         await pilot.click("#runs-picture", offset=(6, 2))
         assert app.current_mode == "train"
         assert app.selected == "20261122-0900-support-json"

@@ -34,7 +34,7 @@ async def test_a_running_run_shows_figures_curve_samples_and_log(loaded: Shop) -
 
 async def test_stop_asks_first_and_its_default_changes_nothing(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[str] = []
-    monkeypatch.setattr("mlxtune.tui.app.registry.stop", lambda run: stopped.append(run.id))
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     app = loaded.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await at_train(app, pilot)
@@ -56,7 +56,7 @@ async def test_stop_asks_first_and_its_default_changes_nothing(loaded: Shop, mon
 async def test_a_run_that_was_asked_and_is_quiet_can_be_ended_after_a_plain_warning(
     loaded: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlxtune.tui.app.registry.stop", lambda run: None)
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
     app = loaded.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await at_train(app, pilot)
@@ -79,7 +79,7 @@ async def test_a_quiet_run_is_not_called_crashed(loaded: Shop) -> None:
 
 async def test_a_crash_says_what_is_safe_and_r_resumes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     resumed: list[str] = []
-    monkeypatch.setattr("mlxtune.tui.app.launch.resume", lambda run: resumed.append(run.id))
+    monkeypatch.setattr("mlxtune.runs.launch.resume", lambda run: resumed.append(run.id))
     shop.recipe()
     shop.run("20261124-1412-support-json", steps=640, age=180, printed="loading\nInsufficient Memory (OutOfMemory)\n")
     app = shop.app()
@@ -99,7 +99,7 @@ async def test_a_resume_that_is_refused_is_a_sentence(shop: Shop, monkeypatch: p
     def refuse(run: Any) -> None:
         raise InputError("20261124-1412-x is running already.")
 
-    monkeypatch.setattr("mlxtune.tui.app.launch.resume", refuse)
+    monkeypatch.setattr("mlxtune.runs.launch.resume", refuse)
     shop.run("20261124-1412-x", steps=60, end=("run.stopped", {"step": 60}))
     app = shop.app()
     async with app.run_test(size=(80, 24)) as pilot:

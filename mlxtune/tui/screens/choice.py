@@ -29,7 +29,7 @@ class Choice:
 class Choose(ModalScreen[str]):
     """Asks ``title``; dismisses with the value of the choice, or with an empty string on escape."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close", id="choice.close")]
 
     def __init__(self, title: str, text: str, choices: Sequence[Choice]) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -17,59 +17,69 @@ from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.verdict import Metric, Verdict
 from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.frame import Verb
-from mlxtune.tui.widgets.run_list import run_list
+from mlxtune.tui.widgets.pane import ListPane, Pane
+from mlxtune.tui.widgets.run_list import run_row
 from mlxtune.tui.widgets.section import Section
 
 
+class Next(Pane):
+    """The one thing to do now. Enter does it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.do", "do what the sentence says", id="home.do"),
+        Binding("down,j", "app.focus_next", "to the runs", id="home.down"),
+    ]
+
+
+class Runs(ListPane):
+    """The runs, newest first. Up from the first one leads back to Next."""
+
+    def action_move(self, by: int) -> None:
+        if by < 0 and self.cursor == 0:
+            self.screen.focus_previous()
+        else:
+            super().action_move(by)
+
+
 class Home(Room):
-    """The cursor stands on Next or on a run; enter does what it stands on."""
+    """Enter does what the focus stands on: Next, or a run."""
 
     ROOM = "Home"
+    ABOUT = "what is here, and what to do next"
     VERBS = frozenset({"new"})
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "do", "do it"),
-        Binding("n", "new", "new run"),
-        Binding("up,k", "move(-1)", "up"),
-        Binding("down,j", "move(1)", "down"),
-        Binding("tab", "leap", "next section"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("n", "new", "new run", id="home.new")]
 
     def __init__(self) -> None:
         super().__init__()
-        self._cursor: str | None = None
+        self._run = ""  # the run under the cursor
 
     def body(self) -> ComposeResult:
-        yield Section("Next", Draw(id="next-picture"), lit=True, id="next")
+        yield Section("Next", Next(id="next-picture", about="The one thing to do now, and why."), lit=True, id="next")
         with Container(id="columns"):
             with Vertical(classes="left"):
                 yield Section("Journey", Draw(id="journey-picture"), id="journey")
             with Vertical(classes="right"):
                 yield Section("Last evaluated", Draw(id="best-picture"), id="best")
-                yield Section("Runs", Draw(id="runs-picture"), id="runs", classes="fill")
+                runs = Runs(id="runs-picture", about="Every run of this workspace, newest first. Enter shows it in the Train room.")
+                yield Section("Runs", runs, id="runs", classes="fill")
 
     @property
     def _runs(self) -> tuple[RunView, ...]:
         return self.desk.snapshot.runs if self.desk.snapshot else ()
 
     def draw(self, snapshot: Snapshot) -> None:
-        if self._cursor and snapshot.find(self._cursor) is None:
-            self._cursor = None
         advice, stages, tall = next_step(snapshot), journey(snapshot), self.tall
-        self.query_one("#next-picture", Draw).show(lambda width, _height: next_picture(advice, width, tall))
+        self.query_one(Next).show(lambda width, _height: next_picture(advice, width, tall))
         self.query_one("#journey-picture", Draw).show(lambda width, _height: journey_picture(stages, width, tall))
-        verdict = snapshot.verdict
+        verdict, runs = snapshot.verdict, snapshot.runs
         self.query_one("#best").set_class(verdict is None or not verdict.metrics, "-away")
         if verdict:
             self.query_one("#best-picture", Draw).show(lambda width, _height: best_picture(verdict, width))
-        self.query_one("#runs").display = bool(snapshot.runs)
-        self.query_one(".right").display = bool(snapshot.runs) or verdict is not None
-        self.query_one("#runs-picture", Draw).show(
-            lambda width, height: run_list(snapshot.runs, self._cursor, snapshot.now, width, height)
-        )  # fmt: skip
-        self.query_one("#next", Section).head.set(lit=self._cursor is None)
-        self.query_one("#runs", Section).head.set(
-            lit=self._cursor is not None, note=f"{len(snapshot.runs)}" if len(snapshot.runs) > 1 else ""
-        )
+        self.query_one("#runs").display = bool(runs)
+        self.query_one(".right").display = bool(runs) or verdict is not None
+        at = next((index for index, view in enumerate(runs) if view.id == self._run), 0)
+        self.query_one(Runs).set(len(runs), lambda index, width: run_row(runs[index], snapshot.now, width), cursor=at)
+        self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
 
     def verbs(self) -> Sequence[Verb]:
         snapshot = self.desk.snapshot
@@ -77,22 +87,34 @@ class Home(Room):
             return [Verb("q", "quit", "app.quit", "leave; what runs goes on")]
         advice, verbs = next_step(snapshot), []
         new = advice.action == "screen.new"  # then enter and n are one and the same
-        if self._cursor is not None:
+        if isinstance(self.focused, Runs):
             verbs.append(Verb("enter", "open", "do", "look at the run under the cursor"))
         elif advice.action and not new:
             verbs.append(Verb("enter", advice.word, "do", advice.does))
         if self.desk.can_start:
             verbs.append(Verb("n", advice.word if new else "new", "new", "start a new run"))
-        if snapshot.runs:
-            verbs.append(Verb("↑↓", "runs", "move(1)", "choose a run"))
         return [*verbs, Verb("q", "quit", "app.quit", "leave; what runs goes on")]
+
+    def remember(self) -> Mapping[str, Any]:
+        return {"run": self._run}
+
+    def recall(self, left: Mapping[str, Any]) -> None:
+        self._run = str(left["run"])
+
+    def on_list_pane_moved(self, event: ListPane.Moved) -> None:
+        if event.index < len(self._runs):
+            self._run = self._runs[event.index].id
+
+    def on_list_pane_chosen(self, event: ListPane.Chosen) -> None:
+        if event.index < len(self._runs):
+            self.desk.open_run(self._runs[event.index].id)
 
     async def action_do(self) -> None:
         snapshot = self.desk.snapshot
         if snapshot is None:
             return
-        if self._cursor is not None:
-            self.desk.open_run(self._cursor)
+        if isinstance(self.focused, Runs):
+            self.focused.action_choose()
         elif (action := next_step(snapshot).action) and (action != "screen.new" or self.desk.can_start):
             await self.run_action(action)
 
@@ -101,21 +123,6 @@ class Home(Room):
 
     def action_new(self) -> None:
         self.desk.new_run()
-
-    def action_open_run(self, index: int) -> None:
-        if index < len(self._runs):
-            self.desk.open_run(self._runs[index].id)
-
-    def action_move(self, by: int) -> None:
-        order: list[str | None] = [None, *(view.id for view in self._runs)]
-        at = order.index(self._cursor) if self._cursor in order else 0
-        self._cursor = order[max(0, min(at + by, len(order) - 1))]
-        self.show()
-        self.refresh_bindings()
-
-    def action_leap(self) -> None:
-        self._cursor = self._runs[0].id if self._cursor is None and self._runs else None
-        self.show()
 
 
 def next_picture(advice: Advice, width: int, tall: bool) -> Content:

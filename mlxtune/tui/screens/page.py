@@ -23,13 +23,13 @@ class Page(ModalScreen[None]):
     """Shows ``rows(width)``, read again at every :meth:`refresh_rows`; only what is in view is assembled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l,g,f1", "dismiss", "close"),
-        Binding("up,k", "scroll(-1)"),
-        Binding("down,j", "scroll(1)"),
-        Binding("pageup", "leap(-1)"),
-        Binding("pagedown,space", "leap(1)"),
-        Binding("home", "edge(False)"),
-        Binding("end", "edge(True)"),
+        Binding("escape,q,l,g,f1", "dismiss", "close", id="page.close"),
+        Binding("up,k", "scroll(-1)", "up", id="page.up"),
+        Binding("down,j", "scroll(1)", "down", id="page.down"),
+        Binding("pageup,ctrl+u", "leap(-1)", "a page up", id="page.page-up"),
+        Binding("pagedown,space,ctrl+d", "leap(1)", "a page down", id="page.page-down"),
+        Binding("home", "edge(False)", "to the first row", id="page.first"),
+        Binding("end", "edge(True)", "to the last row", id="page.last"),
     ]
 
     def __init__(self, title: str, rows: Callable[[int], Rows], *, at_end: bool = False) -> None:

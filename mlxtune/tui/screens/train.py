@@ -28,16 +28,17 @@ class Train(Room):
     """Shows the newest run, or the one that was chosen."""
 
     ROOM = "Train"
+    ABOUT = "what a run does, and how it ended"
     VERBS = frozenset({"stop", "resume", "new", "zoom", "samples", "log_page", "older", "newer"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "stop", "stop"),
-        Binding("r", "resume", "resume"),
-        Binding("n", "new", "new run"),
-        Binding("z", "zoom", "zoom"),
-        Binding("g", "samples", "samples"),
-        Binding("l", "log_page", "log"),
-        Binding("left_square_bracket,down", "older", "older"),
-        Binding("right_square_bracket,up", "newer", "newer"),
+        Binding("s", "stop", "stop", id="train.stop"),
+        Binding("r", "resume", "resume", id="train.resume"),
+        Binding("n", "new", "new run", id="train.new"),
+        Binding("z", "zoom", "zoom", id="train.zoom"),
+        Binding("g", "samples", "samples", id="train.samples"),
+        Binding("l", "log_page", "log", id="train.log-page"),
+        Binding("left_square_bracket,down", "older", "older", id="train.older"),
+        Binding("right_square_bracket,up", "newer", "newer", id="train.newer"),
     ]
 
     def __init__(self) -> None:

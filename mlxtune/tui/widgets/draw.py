@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
-from mlxtune.tui.draw import CLICK
+from mlxtune.tui.draw import CLICK, renamed
 
 Picture = Callable[[int, int], Content]
 
@@ -35,7 +35,7 @@ class Draw(Widget):
         self._picture = picture
         if not self.size:
             return
-        fresh = picture(self.size.width, self.size.height)
+        fresh = self._drawn(self.size.width, self.size.height)
         if self._shown is None or not fresh.is_same(self._shown):
             grown = self._shown is None or fresh.plain.count("\n") != self._shown.plain.count("\n")
             self.refresh(layout=grown)
@@ -47,8 +47,14 @@ class Draw(Widget):
             await self.run_action(str(action))
 
     def render(self) -> Content:
-        self._shown = self._picture(self.size.width, self.size.height)
+        self._shown = self._drawn(self.size.width, self.size.height)
         return self._shown
 
+    def _drawn(self, width: int, height: int) -> Content:
+        """The picture, with keys as the user's settings have them."""
+        names: dict[str, str] | None = getattr(self.screen, "names", None)
+        shown = self._picture(width, height)
+        return renamed(shown, names) if names else shown
+
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return self._picture(width, 0).plain.count("\n") + 1
+        return self._drawn(width, 0).plain.count("\n") + 1

@@ -9,8 +9,8 @@ from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.tui.draw import Part, bar, clickable, fold, gigabytes, key, line, lines, memory_style, spread
-from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.draw import Part, bar, clickable, fold, gigabytes, key, line, lines, memory_style, spread, wrap
+from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.draw import Draw
 
@@ -28,6 +28,8 @@ LETTERS = {
     "adVice": "V",
 }
 WIDE = 100  # columns from which there is room for words
+ROOMY = 140  # columns from which there is room for all of them
+MOST = 6  # verbs in the footer
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,18 @@ class Verb:
 
 @dataclass(frozen=True)
 class Answer:
-    """One line above the footer: what came of the last thing that was asked for, and the keys of what can be done about it."""
+    """What came of the last thing that was asked for, and the verb that takes it back, if one does."""
 
     mark: str
     token: str
     text: str
     mend: str = ""
-    keys: tuple[Verb, ...] = ()
+    undo: Verb | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do or to undo: a toast says it."""
+        return self.mark == "✓" and not self.mend and self.undo is None
 
 
 def sorry(error: MlxtuneError) -> Answer:
@@ -84,39 +91,84 @@ class AnswerLine(Draw):
             self.show(lambda width, _height: _answer(answer, width))
 
 
+class Toast(Draw):
+    """What is done, over the room's last rows at the right, until the desk takes it away."""
+
+    def set(self, answer: Answer | None) -> None:
+        self.display = answer is not None
+        if answer is None:
+            return
+        space = self.screen.size
+        rows = wrap(answer.text, min(60, space.width - 8))
+        mark = (f"  {answer.mark} ", f"bold {answer.token}")
+        shown = lines(*(line(mark if not at else "    ", row, "  ") for at, row in enumerate(rows)))
+        width = max(row.cell_length for row in shown.split("\n", allow_blank=True))
+        self.styles.width, self.styles.height = width, len(rows)
+        self.styles.offset = (max(space.width - width - 2, 0), max(space.height - len(rows) - 2, 0))
+        self.show(lambda _width, _height: shown)
+
+
 def tabs(current: str, rooms: Sequence[str], width: int) -> Content:
-    """The rooms, each with its letter underlined. A click goes there."""
-    parts: list[Part] = []
-    for name in rooms:
-        here, at = name == current, name.index(LETTERS[name])
-        word = "bold $foreground on $background" if here else "$muted"
-        ground = " on $background" if here else ""
-        gap = " " if width >= WIDE else ""
-        tab = line(
-            ("▎" if here else " ", f"$primary{ground}"),
-            (gap, ground.strip()),
-            (name[:at], word),
-            (name[at], f"bold $primary{ground or ' underline'}"),
-            (name[at + 1 :], word),
-            (gap + " ", ground.strip()),
-        )
-        parts.append(clickable(tab, f"app.room('{name.lower()}')"))
-    return line(*parts).truncate(max(width, 0))
+    """The rooms, each with its letter underlined. A click goes there. Where there is no room for names, there is for letters."""
+    strip = _strip(current, rooms, width)
+    shown = (clickable(_tab(name, current, gap, short), f"app.room('{name.lower()}')") for name, gap, short in strip)
+    return line(*shown).truncate(max(width, 0))
+
+
+def tab_places(current: str, rooms: Sequence[str], width: int) -> dict[str, int]:
+    """The column of each visible tab's letter."""
+    places: dict[str, int] = {}
+    at = 0
+    for name, gap, short in _strip(current, rooms, width):
+        letter = at + 1 + gap + (0 if short else name.index(LETTERS[name]))
+        if letter < width:
+            places[name] = letter
+        at += _tab(name, current, gap, short).cell_length
+    return places
+
+
+def _strip(current: str, rooms: Sequence[str], width: int) -> list[tuple[str, int, bool]]:
+    """The tabs to show: name, cells of air on both sides, and whether only its letter is shown. The current one is among them."""
+    names = sum(map(len, rooms)) + 2 * len(rooms)
+    if names <= width:
+        gap = 1 if width >= WIDE and names + 2 * len(rooms) <= width else 0
+        return [(name, gap, False) for name in rooms]
+    first, at = 0, rooms.index(current)
+    while first < at and 3 * (at - first) + len(current) + 2 > width:
+        first += 1
+    return [(name, 0, name != current) for name in rooms[first:]]
+
+
+def _tab(name: str, current: str, gap: int, short: bool) -> Content:
+    here, at = name == current, name.index(LETTERS[name])
+    word = "bold $foreground on $background" if here else "$muted"
+    ground = " on $background" if here else ""
+    return line(
+        ("▎" if here else " ", f"$primary{ground}"),
+        (" " * gap, ground.strip()),
+        ("" if short else name[:at], word),
+        (name[at], f"bold $primary{ground or ' underline'}"),
+        ("" if short else name[at + 1 :], word),
+        (" " * gap + " ", ground.strip()),
+    )
 
 
 def _who(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Content:
+    """The workspace, its model, memory in use, and the run that is at work or was last."""
     who: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
     if snapshot is not None:
         view = snapshot.live or max((*snapshot.runs[:1], *snapshot.evals[:1]), key=lambda view: view.updated, default=None)
-        name = view.name if view else one_line(snapshot.workspace.name)
+        name = one_line(snapshot.workspace.resolve().name, 40)
         who += [f"  {name}"] if name else []
-        if view and view.state.base and width >= 60:
-            who.append((f"   {view.state.base}", "$muted"))
+        recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)
+        base = view.state.base if view and view.state.base else one_line(recipe.model.base) if recipe else ""
+        if base and width >= 60:
+            who.append((f"   {base}", "$muted"))
         if snapshot.memory and width >= 40:
             right.append(_memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE))
         if view:
-            right.append(_state(snapshot, view.id in stopping, width))
+            right.append(_state(view, snapshot.now, view.id in stopping, width))
     return spread(width, line(*who), line("  ", *right))
 
 
@@ -135,11 +187,12 @@ def _memory(used: int, total: int, wide: bool) -> Content:
     )
 
 
-def _state(snapshot: Snapshot, stopping: bool, width: int) -> Content:
-    view = snapshot.live or max((*snapshot.runs[:1], *snapshot.evals[:1]), key=lambda view: view.updated)
-    now = headline(view, snapshot.now, stopping)
+def _state(view: RunView, time: float, stopping: bool, width: int) -> Content:
+    now = headline(view, time, stopping)
     usual = now.sign.word in ("training", "finished")
     parts: list[Part] = [(f"{now.sign.mark} ", f"bold {now.sign.token}")]
+    if width >= ROOMY:
+        parts.append(f"{view.name}  ")
     if width >= WIDE or not usual or not now.step:
         parts.append((f"{now.sign.word} ", "$muted"))
     if now.step:
@@ -152,16 +205,24 @@ def _state(snapshot: Snapshot, stopping: bool, width: int) -> Content:
 
 
 def _foot(verbs: Sequence[Verb], width: int) -> Content:
+    """As many verbs as there is room for, six at most: the others are in the palette."""
     pinned = [("F1", "help", "app.help"), ("^p", "more", "app.command_palette")][0 if width >= WIDE else 1 :]
-    shown = line("  ", *(part for verb in verbs for part in (key(verb.key, verb.word, verb.click, "$muted"), "   ")))
     right = line(*(part for at in pinned for part in (key(*at, "$muted"), "   "))).rstrip() if width >= 30 else Content("")
+    shown = Content("  ")
+    for at, verb in enumerate(verbs[:MOST]):
+        more = line("   " if at else "", key(verb.key, verb.word, verb.click, "$muted"))
+        if at and shown.cell_length + more.cell_length + right.cell_length + 3 > width:
+            break
+        shown = line(shown, more)
     return spread(width, shown, line(right, " "))
 
 
 def _answer(answer: Answer, width: int) -> Content:
     body = f"{answer.text} {answer.mend}".strip()
-    told = fold(body, width - 2, indent="    ", style="")
-    said = line((f"  {answer.mark} ", f"bold {answer.token}"), told[4:])
-    keys = line(*(part for verb in answer.keys for part in ("  ", key(verb.key, verb.word, verb.click, "$muted"))))
-    fits = said.split("\n")[-1].cell_length + keys.cell_length <= width
-    return line(said, keys if fits else "")
+    told = line((f"  {answer.mark} ", f"bold {answer.token}"), fold(body, width - 2, indent="    ", style="")[4:])
+    if answer.undo is None:
+        return told
+    undo = key(answer.undo.key, answer.undo.word, answer.undo.click, "$muted")
+    last = told.plain.rpartition("\n")[2]
+    fits = Content(last).cell_length + undo.cell_length + 3 <= width
+    return line(told, "  ", undo) if fits else lines(told, line("    ", undo))

@@ -26,16 +26,16 @@ class Pane(Draw, can_focus=True):
 
 
 class ListPane(Pane):
-    """``count`` rows of which only those in view are asked for. The cursor's row has the bar in the gutter."""
+    """``count`` rows of which only those in view are asked for. The cursor's row has the bar in the gutter, a thin one while away."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "up", show=False),
-        Binding("down,j", "move(1)", "down", show=False),
-        Binding("pageup,ctrl+u", "leap(-1)", "page up", show=False),
-        Binding("pagedown,ctrl+d", "leap(1)", "page down", show=False),
-        Binding("home", "edge(False)", "first", show=False),
-        Binding("end", "edge(True)", "last", show=False),
-        Binding("enter", "choose", "open", show=False),
+        Binding("up,k", "move(-1)", "up", id="list.up"),
+        Binding("down,j", "move(1)", "down", id="list.down"),
+        Binding("pageup,ctrl+u", "leap(-1)", "a page up", id="list.page-up"),
+        Binding("pagedown,ctrl+d", "leap(1)", "a page down", id="list.page-down"),
+        Binding("home", "edge(False)", "to the first", id="list.first"),
+        Binding("end", "edge(True)", "to the last", id="list.last"),
+        Binding("enter", "choose", "open what the cursor stands on", id="list.open"),
     ]
 
     @dataclass
@@ -75,10 +75,17 @@ class ListPane(Pane):
 
     def _one(self, at: int, width: int) -> Content:
         here = at == self.cursor
-        row = line(("▌ " if here else "  ", "$primary"), self._row(at, width - 2)).truncate(max(width, 0))
-        if not here:
+        bar = ("▌ ", "$primary") if self.has_focus else ("▎ ", "$muted")
+        row = line(bar if here else "  ", self._row(at, width - 2)).truncate(max(width, 0))
+        if not here or not self.has_focus:
             return row
         return line(row, " " * max(width - row.cell_length, 0)).stylize_before("$select-ink on $select")
+
+    def on_focus(self) -> None:
+        self.show(self._draw)
+
+    def on_blur(self) -> None:
+        self.show(self._draw)
 
     def go(self, index: int) -> None:
         """Put the cursor on a row, as a key does."""
