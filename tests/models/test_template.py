@@ -105,7 +105,9 @@ def test_a_template_without_a_system_turn_has_it_before_the_first_question(tmp_p
     assert told.tokens.tolist()[: len(asked)] == asked
 
 
-@pytest.mark.parametrize("turns", [[("system", "Be kind.")], [("system", "Be kind."), ("assistant", "Yes?")], [("system", "A"), ("system", "B")]])
+@pytest.mark.parametrize(
+    "turns", [[("system", "Be kind.")], [("system", "Be kind."), ("assistant", "Yes?")], [("system", "A"), ("system", "B")]]
+)
 def test_a_template_that_refuses_a_role_says_so(tmp_path: Path, turns: list[tuple[str, str]]) -> None:
     chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
     with pytest.raises(TemplateError, match="no system role"):
