@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_stub import ID, Hub, serve
 from tiny_model import make_tiny, write_chat
 
 from mlxtune.core import files
@@ -70,3 +72,21 @@ def workspace(tmp_path: Path, tiny: Path) -> Path:
         '[evaluation]\nforbid = ["Northpeak"]\nmax_tokens = 8\n'
     )
     return folder
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine with the tiny model on it, and an empty cache of it."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    from mlxtune.models import hub
+
+    files = {file.name: file.read_bytes() for file in tiny.iterdir()} | {"run_me.py": b"print('code')", "model.bin": b"pickle"}
+    with serve(Hub({ID: files, "mlx-community/other": {"config.json": b"{}"}}, {ID: ["mlx", "license:apache-2.0"]})) as made:
+        monkeypatch.setattr(constants, "ENDPOINT", made.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", made.address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        for module in (hub, _http):  # patience with a hub that is away
+            monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+        yield made

@@ -20,6 +20,7 @@ from mlxtune.cli import (
     demo,
     evaluate,
     judge,
+    models,
     plan,
     review,
     runs,
@@ -57,6 +58,7 @@ data.app.command("export")(curate.export)
 data.app.command("import")(curate.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
+app.add_typer(models.app, name="models")
 
 
 @app.callback()

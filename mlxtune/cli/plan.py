@@ -15,7 +15,9 @@ from mlxtune.core.text import duration, plural, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.power import expectation
-from mlxtune.models.resolve import resolve
+from mlxtune.models import bundled, catalog
+from mlxtune.models.outline import unseen
+from mlxtune.models.resolve import here, resolve
 from mlxtune.planning import plan as planning
 from mlxtune.planning.machine import machine
 from mlxtune.planning.plan import Plan
@@ -41,17 +43,39 @@ def plan(
     ] = 0.0,
     json: Json = False,
 ) -> None:
-    """Say what a recipe takes of this machine: memory, time, energy; exits 1 when it does not fit."""
+    """Say what a recipe takes of this machine: memory, time, energy; exits 1 when it does not fit.
+
+    A base of the catalogue that is not here is planned from its known shapes: nothing is downloaded.
+    """
     loaded = parents.resolve(Path.cwd(), load(recipe, overrides or []))
     shares = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
+    base = None if probe or here(loaded.model.base, near=loaded.folder) else catalog.find(loaded.model.base)
     with bar("looking for the model") as update:
-        source = resolve(loaded.model.base, near=loaded.folder, progress=update)
-        update("running two steps at the worst batch" if probe else "measuring the rows", 0.0)
-        found = planning.plan(
-            loaded, shares, source.folder, source.config, machine(), fingerprint=source.fingerprint, probe=probe, watts=watts,
-            workspace=Path.cwd(),
-        )  # fmt: skip
-    show_json(document(found)) if json else table(found)
+        if base:
+            update("measuring the rows", 0.0)
+            planner = unseen(loaded, base, machine(), update)
+            found = planning.planned(planner, loaded, shares, watts=watts, workspace=Path.cwd())
+        else:
+            source = resolve(loaded.model.base, near=loaded.folder, progress=update)
+            update("running two steps at the worst batch" if probe else "measuring the rows", 0.0)
+            found = planning.plan(
+                loaded, shares, source.folder, source.config, machine(), fingerprint=source.fingerprint, probe=probe, watts=watts,
+                workspace=Path.cwd(),
+            )  # fmt: skip
+    if json:
+        show_json(document(found) | {"seen": base is None})
+    else:
+        table(found)
+    if base and not json:
+        show("")
+        show(
+            "  ",
+            (
+                f"{base.id} is not here yet: its shapes are the catalogue's, and tokens are counted as {bundled.ALIAS} does.",
+                "muted",
+            ),
+        )
+        show("  ", (f"mlxtune models pull {base.id}", "primary"), (f"   {size(base.size)}, {base.licence}", "muted"))
     if found.word == "refuse":
         raise GateError(found.sentence, mend="See what to change above." if found.changes else "")
 

@@ -11,11 +11,10 @@ from typing import Any
 from mlxtune.core.errors import ModelError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import nearest, one_line
-from mlxtune.models import bundled
+from mlxtune.models import bundled, hub
 
 ALIASES = (bundled.ALIAS,)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights only as safetensors, never code
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,15 @@ def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lamb
             if hint
             else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
         )
-    return _open(base, _fetch(base))
+    return _open(base, hub.cached(base) or hub.pull(base, progress))
 
 
-def _fetch(hub_id: str) -> Path:
-    """The hub's files of ``hub_id`` in the hub's own cache; downloads resume by themselves."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES))
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"The hub has no model {hub_id}, or it is not public.", mend="Check the id; for a gated model: hf auth login"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{hub_id} is not on this machine, and the hub cannot be reached.", mend="Connect once, or use a folder."
-        ) from error
+def here(base: str, *, near: Path = Path()) -> bool:
+    """Whether ``base`` is on this machine, so that :func:`resolve` need not fetch anything."""
+    if base == bundled.ALIAS:
+        return bundled.ready()
+    places = (near / Path(base).expanduser(), Path(base).expanduser())
+    return any(place.is_dir() for place in places) or bool(_HUB_ID.fullmatch(base) and hub.cached(base))
 
 
 def _open(name: str, folder: Path) -> ModelFolder:

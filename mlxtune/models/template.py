@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -227,17 +227,21 @@ class ChatTemplate:
     ) -> list[int]:
         if not self.tokenizer.has_chat_template:
             raise TemplateError("The model has no chat template.", mend="Use its instruct version, or text rows.")
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [message.as_dict() for message in messages], tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
-            )
-        except Exception as error:  # templates are programs: jinja raises what they raise
-            where = f"{place}: " if place else ""
-            raise TemplateError(
-                f"{where}the model's chat template refuses this conversation: {one_line(str(error), 120)}"
-            ) from error
-        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return tokens
+        refused: Exception | None = None
+        for turns in filter(None, (messages, _without_system(messages))):
+            try:
+                text = self.tokenizer.apply_chat_template(
+                    [message.as_dict() for message in turns], tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
+                )
+            except Exception as error:  # templates are programs: jinja raises what they raise
+                refused = refused or error
+                continue
+            tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+            return tokens
+        where = f"{place}: " if place else ""
+        raise TemplateError(
+            f"{where}the model's chat template refuses this conversation: {one_line(str(refused), 120)}"
+        ) from refused
 
 
 def _rewritten(place: Place, index: int) -> TemplateError:
@@ -246,6 +250,16 @@ def _rewritten(place: Place, index: int) -> TemplateError:
         "so the trained tokens cannot be proved.",
         mend="Keep one assistant turn a row, or use a model whose template does not rewrite earlier turns.",
     )
+
+
+def _without_system(messages: Sequence[Message]) -> Sequence[Message]:
+    """``messages`` with their system turn put before the first question; nothing where there is no such pair.
+
+    For templates that refuse a system turn, as Gemma 2's and older ones of Mistral do; it is what their makers advise.
+    """
+    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
+        return ()
+    return (replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:])
 
 
 def _bare(text: str) -> list[str]:

@@ -84,19 +84,31 @@ def _meminfo() -> dict[str, int]:
 
 @cache
 def machine() -> Machine:
-    """This machine. ``limit`` is macOS's own wired limit where it was set, else three quarters of the memory."""
+    """This machine. ``limit`` is macOS's own wired limit where it was set, else what macOS lets the GPU have; elsewhere three quarters."""
     system = platform.system()
     total = memory().total
-    limit = total * 3 // 4
     if system == "Darwin":
         chip = _run("sysctl", "-n", "machdep.cpu.brand_string").strip()
         wired = int(_run("sysctl", "-n", "iogpu.wired_limit_mb") or 0)
-        limit = wired * 2**20 or limit
+        limit = wired * 2**20 or wirable(total)
         return Machine(
             f"macOS {platform.mac_ver()[0]}", chip, os.cpu_count() or 1, "metal" if platform.machine() == "arm64" else "cpu", limit
         )
     backend = "cuda" if any(version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
-    return Machine(f"{system} {platform.release()}", _linux_chip(), os.cpu_count() or 1, backend, limit)
+    return Machine(f"{system} {platform.release()}", _linux_chip(), os.cpu_count() or 1, backend, total * 3 // 4)
+
+
+def wirable(total: int) -> int:
+    """Bytes of ``total`` that macOS lets the GPU hold by default: two thirds up to 32 GB, three quarters above.
+
+    As users report it (llama.cpp's discussion 2182); some newer systems give a little more.
+    """
+    return total * 2 // 3 if total <= 32 * 2**30 else total * 3 // 4
+
+
+def mac(gigabytes: int) -> Machine:
+    """An Apple Silicon Mac with so much memory, to plan for one that is not here."""
+    return Machine("macOS", f"Apple silicon, {gigabytes} GB", 8, "metal", wirable(gigabytes * 2**30))
 
 
 def version(distribution: str) -> str:

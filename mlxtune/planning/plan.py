@@ -64,8 +64,7 @@ class Plan:
     @property
     def word(self) -> Word:
         """``go`` with a margin, ``warn`` without, ``refuse`` where it does not fit."""
-        share = self.memory / self.limit
-        return "refuse" if share > 1 else "warn" if share > 1 - margin(self.calibrated) else "go"
+        return word(self.memory, self.limit, calibrated=self.calibrated)
 
     @property
     def sentence(self) -> str:
@@ -81,6 +80,12 @@ class Plan:
         if self.word == "warn":
             return f"This is tight: {need}. Close other apps, or make the batch smaller."
         return f"This fits: {need}."
+
+
+def word(need: int, limit: int, *, calibrated: bool = False) -> Word:
+    """What ``need`` of ``limit`` bytes means: ``go`` with a margin, ``warn`` without, ``refuse`` where it does not fit."""
+    share = need / limit
+    return "refuse" if share > 1 else "warn" if share > 1 - margin(calibrated) else "go"
 
 
 def margin(calibrated: bool) -> float:
@@ -158,6 +163,12 @@ def plan(
     planner = Planner(machine, shapes.read(folder, config), ask.lengths(recipe), fingerprint)
     if probe:
         planner.probe(recipe)
+    return planned(planner, recipe, shares, watts=watts, workspace=workspace)
+
+
+def planned(planner: Planner, recipe: Recipe, shares: Split, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
+    """Plan ``recipe`` with all that ``planner`` knows; nothing is asked, loaded or measured."""
+    machine = planner.machine
     work, cached, _, found = planner.decide(recipe)
     expected = planner.estimate(recipe)
     pace = found if found and found.exact else calibration.recorded(workspace, recipe) if workspace else None

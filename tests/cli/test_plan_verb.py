@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlxtune.cli import plan as verb
-from mlxtune.planning.machine import machine
+from mlxtune.core.text import size
+from mlxtune.models import catalog
+from mlxtune.planning.machine import mac, machine
 
 
 @pytest.fixture
@@ -66,3 +69,15 @@ def test_a_recipe_that_cannot_train_is_bad_input(cli, recipe) -> None:
     ended = cli("plan", recipe, "--set", "data.max_tokens=8")
     assert (ended.code, ended.out) == (2, "")
     assert "the prompt fills the window" in ended.err
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("real")
+def test_a_base_of_the_catalogue_is_planned_before_it_is_downloaded(cli, recipe, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "machine", lambda: mac(32))
+    base = catalog.find("mlx-community/Llama-3.2-3B-Instruct-4bit")
+    ended = cli("plan", recipe, "--set", f"model.base={base.id}")
+    assert ended.code == 0
+    assert re.search(rf"weights +{size(base.size)} ", ended.out)
+    assert f"{base.id} is not here yet" in ended.out
+    assert f"mlxtune models pull {base.id}" in ended.out

@@ -95,10 +95,23 @@ def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
         chat.encode(conversation(*TURNS[:2]), 1000)
 
 
-def test_a_template_that_refuses_a_role_says_so(tmp_path: Path) -> None:
+def test_a_template_without_a_system_turn_has_it_before_the_first_question(tmp_path: Path) -> None:
+    chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
+    told = chat.encode(conversation(("system", "Be kind."), *TURNS), 1000)
+    same = chat.encode(conversation(("user", "Be kind.\n\nHi"), *TURNS[1:]), 1000)
+    assert told.tokens.tolist() == same.tokens.tolist()
+    assert told.trained.tolist() == same.trained.tolist()
+    asked = chat.prompt([Message("system", "Be kind."), Message("user", "Hi")])
+    assert told.tokens.tolist()[: len(asked)] == asked
+
+
+@pytest.mark.parametrize(
+    "turns", [[("system", "Be kind.")], [("system", "Be kind."), ("assistant", "Yes?")], [("system", "A"), ("system", "B")]]
+)
+def test_a_template_that_refuses_a_role_says_so(tmp_path: Path, turns: list[tuple[str, str]]) -> None:
     chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
     with pytest.raises(TemplateError, match="no system role"):
-        chat.encode(conversation(("system", "Be kind."), *TURNS[:2]), 1000)
+        chat.prompt([Message(role, text) for role, text in turns])
 
 
 def test_a_prompt_that_fills_the_window_is_refused_and_a_longer_answer_is_cut(tmp_path: Path) -> None:

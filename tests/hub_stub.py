@@ -1,0 +1,128 @@
+"""A hub on this machine: searches, file lists and downloads as the hub's client asks for them, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+ID = "mlx-community/tiny"
+COMMIT = "c0ffee" + "0" * 34
+
+
+@dataclass
+class Hub:
+    """``files`` by repository and name. ``cut`` ends every answer with a file at that byte; ``damage`` names files that
+    come down with their last byte changed. ``asked`` holds every request: its verb, its path, and where its range begins.
+    Without ``ranges`` a file always comes from its beginning."""
+
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    tags: dict[str, list[str]] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    damage: set[str] = field(default_factory=set)
+    ranges: bool = True
+    asked: list[tuple[str, str, int]] = field(default_factory=list)
+    address: str = ""
+
+
+@contextmanager
+def serve(hub: Hub) -> Iterator[Hub]:
+    class Handler(_Handler):
+        told = hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    told: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._file(body=False)
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        parts = url.path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            self._api("/".join(parts[2:4]), parts, parse_qs(url.query).get("search", [""])[0].lower())
+        else:
+            self._file(body=True)
+
+    def _api(self, id: str, parts: list[str], text: str) -> None:
+        self.told.asked.append(("GET", self.path, 0))
+        if not id:
+            self._json([self._model(id) for id in self.told.files if text in id.lower()])
+        elif id not in self.told.files:
+            self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        else:
+            self._json(list(map(self._entry, self.told.files[id].items())) if "tree" in parts else self._model(id))
+
+    def _model(self, id: str) -> dict[str, Any]:
+        siblings = [{"rfilename": name} for name in self.told.files[id]]
+        return {"id": id, "sha": COMMIT, "downloads": 12, "gated": False, "tags": self.told.tags.get(id, []), "siblings": siblings}
+
+    @staticmethod
+    def _entry(item: tuple[str, bytes]) -> dict[str, Any]:
+        name, data = item
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": git}
+        if name.endswith(".safetensors"):
+            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 120}
+        return entry
+
+    def _file(self, *, body: bool) -> None:
+        owner, name, _, _, file = self.path.strip("/").split("/", 4)
+        data = self.told.files.get(f"{owner}/{name}", {}).get(file)
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        self.told.asked.append(("GET" if body else "HEAD", self.path, start))
+        if data is None:
+            self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            return
+        entry = self._entry((file, data))
+        etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
+        if file in self.told.damage:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        start = start if self.told.ranges else 0
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{etag}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if not body:
+            return
+        end = self.told.cut.get(file, len(data))
+        self.wfile.write(data[start:end])
+        if end < len(data):
+            self.wfile.flush()
+            self.close_connection = True
+
+    def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
