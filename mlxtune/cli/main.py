@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 import mlxtune
 from mlxtune.cli import (
+    adapters,
     blind,
     compare,
     curate,
@@ -57,6 +58,7 @@ data.app.command("export")(curate.export)
 data.app.command("import")(curate.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
+app.add_typer(adapters.app, name="adapters")
 
 
 @app.callback()

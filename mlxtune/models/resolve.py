@@ -28,12 +28,16 @@ class ModelFolder:
     fingerprint: str
 
 
-def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lambda what, share: None) -> ModelFolder:
-    """The folder of ``base``, fetched if need be; a relative folder is looked for in ``near`` first, then where we are.
+def resolve(
+    base: str, *, near: Path = Path(), progress: bundled.Progress = lambda what, share: None, fetch: bool = True
+) -> ModelFolder:
+    """The folder of ``base``, fetched if need be and ``fetch``; a relative folder is looked for in ``near`` first, then where we are.
 
     Raises ``ModelError`` when there is no such model or the folder does not hold one.
     """
     if base == bundled.ALIAS:
+        if not fetch and not bundled.ready():
+            raise ModelError(f"{base} is not on this machine.")
         return _open(base, bundled.ensure(progress))
     for place in (near / Path(base).expanduser(), Path(base).expanduser()):
         if place.is_dir():
@@ -46,16 +50,16 @@ def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lamb
             if hint
             else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
         )
-    return _open(base, _fetch(base))
+    return _open(base, _fetch(base, local=not fetch))
 
 
-def _fetch(hub_id: str) -> Path:
-    """The hub's files of ``hub_id`` in the hub's own cache; downloads resume by themselves."""
+def _fetch(hub_id: str, *, local: bool = False) -> Path:
+    """The hub's files of ``hub_id`` in the hub's own cache; downloads resume by themselves. ``local``: without asking the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=_FILES, local_files_only=local))
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"The hub has no model {hub_id}, or it is not public.", mend="Check the id; for a gated model: hf auth login"
