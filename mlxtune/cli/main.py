@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 import mlxtune
 from mlxtune.cli import (
+    adapters,
     blind,
     compare,
     curate,
@@ -59,6 +60,7 @@ data.app.command("import")(curate.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(adapters.app, name="adapters")
 
 
 @app.callback()

@@ -6,10 +6,11 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlxtune.core.errors import InputError, MachineError
 
@@ -63,6 +64,25 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist.") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
+    """``path``, open for reading, if it is a regular file and, unless links are to be followed, no symbolic link.
+
+    Raises ``InputError`` with the reason. What stands there is looked at once it is open, so that nothing can be put in its place.
+    """
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe under that name would keep us waiting
+        handle = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no {path.name} in {path.parent}.") from error
+    except OSError as error:
+        why = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise InputError(f"{path} {why}.") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"{path} is not a regular file.")
+    return os.fdopen(handle, "rb")
 
 
 def sync_folder(path: Path) -> None:

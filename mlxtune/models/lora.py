@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.core.files import write_bytes, write_json
+from mlxtune.core.safetensors import read_header
 from mlxtune.core.text import nearest
 from mlxtune.recipe import AdapterSection
 
@@ -44,7 +44,7 @@ def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
 
 def put(model: nn.Module, folder: Path) -> None:
     """Give the adapters on ``model`` the weights of the adapter in ``folder``. Raises ``ModelError`` when they do not fit."""
-    check_header(folder / WEIGHTS)
+    read_header(folder / WEIGHTS)
     found: Any = mx.load(str(folder / WEIGHTS))
     own: dict[str, mx.array] = {}
     for name, module in model.named_modules():
@@ -71,7 +71,7 @@ def save(folder: Path, arrays: dict[str, mx.array], config: dict[str, Any]) -> N
 
 def load(model: nn.Module, folder: Path) -> None:
     """Put the adapter in ``folder`` on ``model``, frozen, ready for inference. Raises ``ModelError`` when it does not fit."""
-    check_header(folder / WEIGHTS)
+    read_header(folder / WEIGHTS)
     try:
         load_adapters(model, str(folder))
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -87,24 +87,6 @@ def to_bytes(arrays: dict[str, mx.array]) -> bytes:
     mx.save_safetensors(file, arrays, metadata={"format": "mlx"})
     data: bytes = file.getvalue()
     return data
-
-
-def check_header(file: Path) -> None:
-    """Refuse a file that is not whole safetensors, before anything maps it. Raises ``ModelError``."""
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if 0 < length <= min(size - 8, 2**26) else None
-    except FileNotFoundError as error:
-        raise ModelError(f"There is no adapter at {file.parent}.") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} has a broken header: {error}.") from error
-    ends = (
-        [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"] if isinstance(header, dict) else None
-    )
-    if not ends or max(ends) != size - 8 - length:
-        raise ModelError(f"{file} is not whole: its header and its size do not agree.")
 
 
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:

@@ -27,12 +27,16 @@ class ModelFolder:
     fingerprint: str
 
 
-def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lambda what, share: None) -> ModelFolder:
-    """The folder of ``base``, fetched if need be; a relative folder is looked for in ``near`` first, then where we are.
+def resolve(
+    base: str, *, near: Path = Path(), progress: bundled.Progress = lambda what, share: None, fetch: bool = True
+) -> ModelFolder:
+    """The folder of ``base``, fetched if need be and ``fetch``; a relative folder is looked for in ``near`` first, then where we are.
 
     Raises ``ModelError`` when there is no such model or the folder does not hold one.
     """
     if base == bundled.ALIAS:
+        if not fetch and not bundled.ready():
+            raise ModelError(f"{base} is not on this machine.")
         return _open(base, bundled.ensure(progress))
     for place in (near / Path(base).expanduser(), Path(base).expanduser()):
         if place.is_dir():
@@ -45,7 +49,10 @@ def resolve(base: str, *, near: Path = Path(), progress: bundled.Progress = lamb
             if hint
             else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
         )
-    return _open(base, hub.cached(base) or hub.pull(base, progress))
+    folder = hub.cached(base)
+    if folder is None and not fetch:
+        raise ModelError(f"{base} is not on this machine.", mend=f"Download it once: mlxtune models pull {base}")
+    return _open(base, folder or hub.pull(base, progress))
 
 
 def here(base: str, *, near: Path = Path()) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core import safetensors
 from mlxtune.core.errors import ModelError, RecipeError
+from mlxtune.core.safetensors import Tensor
 from mlxtune.recipe import AdapterSection
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 _OTHER = re.compile(r"(?:^|\.)(?:vision|visual|audio|multi_modal|mtp)\w*\.|inv_freq$")  # what mlx-lm leaves out of a text model
 _OUT = re.compile(r"(?:^|\.)(?:o_proj|out_proj|wo|dense|down_proj|w2|c_proj|fc2|fc_out|dense_4h_to_h)$")
 _ROUTER = re.compile(r"(?:^|\.)(?:\w*router|gate|shared_expert_gate)(?:\.|$)")
@@ -28,7 +29,8 @@ _GROUPS = (64, 32)  # sizes of quantisation groups that loading tries, as models
 class Weight:
     """An array of the model as it computes: ``shape`` with quantisation undone, ``saved`` bytes with scales and biases in them.
 
-    ``layer`` is -1 outside the layers; ``name`` is seen from the layer. ``size`` is the bytes of one number of what is not packed.
+    ``layer`` is -1 outside the layers; ``name`` is seen from the layer, ``path`` from the model. ``size`` is the bytes of one number
+    of what is not packed.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Weight:
     saved: int
     size: int
     bits: int = 0
+    path: str = ""
 
     @property
     def numbers(self) -> int:
@@ -50,6 +53,11 @@ class Weight:
     @property
     def attends(self) -> bool:
         return "attn" in self.name or "attention" in self.name
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has a row for each token, which it looks up."""
+        return bool(_EMBEDDING.search(self.name))
 
     @property
     def leaves(self) -> bool:
@@ -93,7 +101,7 @@ class Shapes:
 
     @cached_property
     def embedding(self) -> Weight:
-        return next(weight for weight in self.weights if weight.layer < 0 and _EMBEDDING.search(weight.name))
+        return next(weight for weight in self.weights if weight.layer < 0 and weight.embeds)
 
     @property
     def width(self) -> int:
@@ -136,11 +144,15 @@ def read(folder: Path, config: dict[str, Any]) -> Shapes:
     """The shapes of the model in ``folder``. Raises ``ModelError`` when a header is broken or is not that of a language model."""
     text: dict[str, Any] = config.get("text_config") or config
     tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
-    entries = {name: entry for file in sorted(folder.glob("model*.safetensors")) for name, entry in _header(file)}
+    entries = {
+        name: tensor
+        for file in sorted(folder.glob("model*.safetensors"))
+        for name, tensor in safetensors.read_header(file, follow=True).tensors.items()
+    }
     weights = tuple(_weights(entries, config.get("quantization") or {}, tied))
-    if not any(weight.layer < 0 and _EMBEDDING.search(weight.name) for weight in weights):
+    if not any(weight.layer < 0 and weight.embeds for weight in weights):
         raise ModelError(f"{folder} has no token embedding that a plan could start from.")
-    width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and _EMBEDDING.search(weight.name))
+    width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.embeds)
     heads = int(text.get("num_attention_heads") or text.get("n_heads") or text.get("n_head") or 1)
     return Shapes(
         weights,
@@ -152,40 +164,22 @@ def read(folder: Path, config: dict[str, Any]) -> Shapes:
     )
 
 
-def _header(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= file.stat().st_size - 8:
-                raise ValueError("its length is impossible")
-            header = json.loads(stream.read(length))
-        yield from ((name, entry) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{file} has a broken header: {error}.") from error
-
-
-def _weights(entries: dict[str, dict[str, Any]], quantization: dict[str, Any], tied: bool) -> Iterator[Weight]:
+def _weights(entries: dict[str, Tensor], quantization: dict[str, Any], tied: bool) -> Iterator[Weight]:
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
         quantised = f"{stem}.scales" in entries
         if _OTHER.search(name) or (quantised and kind in ("scales", "biases")) or (tied and _HEAD.search(stem)):
             continue
-        place = _LAYER.search(stem if kind == "weight" else name)
+        place = LAYER.search(stem if kind == "weight" else name)
         layer, own = (int(place[1]), place[2]) if place else (-1, stem if kind == "weight" else name)
-        shape, saved = tuple(entry["shape"]), _bytes(entry)
+        shape, saved = entry.shape, entry.size
         if not quantised or kind != "weight":
-            yield Weight(own, layer, shape, saved, _BYTES.get(entry["dtype"], 4))
+            yield Weight(own, layer, shape, saved, _BYTES.get(entry.dtype, 4), path=stem if kind == "weight" else name)
             continue
         scales = entries[f"{stem}.scales"]
         parts = [scales, *([entries[f"{stem}.biases"]] if f"{stem}.biases" in entries else [])]
         special = quantization.get(stem)
         how = quantization | (special if isinstance(special, dict) else {})
-        columns = scales["shape"][-1] * int(how.get("group_size", 64))
-        yield Weight(
-            own, layer, (*shape[:-1], columns), saved + sum(map(_bytes, parts)), _BYTES.get(scales["dtype"], 4), int(how.get("bits", 4))
-        )  # fmt: skip
-
-
-def _bytes(entry: dict[str, Any]) -> int:
-    start, end = entry["data_offsets"]
-    return int(end) - int(start)
+        columns = scales.shape[-1] * int(how.get("group_size", 64))
+        held = saved + sum(part.size for part in parts)
+        yield Weight(own, layer, (*shape[:-1], columns), held, _BYTES.get(scales.dtype, 4), int(how.get("bits", 4)), stem)

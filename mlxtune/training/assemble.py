@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, Interrupted, MachineError, ModelError, RecipeError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import plural, size
@@ -122,7 +123,7 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
 
 def _start_from(parent: Path, loaded: LoadedModel) -> None:
     """Begin with the weights of the adapter in ``parent``. Raises ``ModelError`` when it belongs to another base."""
-    told = parent / "mlxtune.json"
+    told = parent / LINEAGE
     base = read_json(told).get("base_fingerprint", "") if told.is_file() else ""
     if base and base != loaded.source.fingerprint:
         raise ModelError(f"The adapter in {parent} was trained on other weights than those of {loaded.source.name}.")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
+from mlxtune.adapters.entry import data_hash
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file
@@ -59,7 +61,7 @@ def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
     if not crew.leads:
         return summary
     lora.save(worker.folder / "adapter", lora.weights(made.loaded.model), loop.config | {"model": str(source.folder)})
-    write_json(worker.folder / "adapter" / "mlxtune.json", lineage(worker, source, summary))
+    write_json(worker.folder / "adapter" / LINEAGE, lineage(worker, source, summary))
     return summary
 
 
@@ -97,6 +99,9 @@ def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, A
         "base": source.name,
         "base_fingerprint": source.fingerprint,
         "method": worker.recipe.method.kind,
+        "recipe_hash": sha256_file(worker.folder / "recipe.toml"),
+        "data_hash": data_hash(read_json(worker.folder / "data.json")),
+        "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
         "parent": parent(worker.recipe),
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
@@ -108,7 +113,7 @@ def parent(recipe: Recipe) -> dict[str, Any] | None:
     if not recipe.adapter.parent:
         return None
     folder = recipe.path(recipe.adapter.parent)
-    told = folder / "mlxtune.json"
+    told = folder / LINEAGE
     own = read_json(told) if told.is_file() else {}
     return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": own}
 

@@ -42,6 +42,7 @@ def _loaded(action: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
         "mlxtune.evaluation.report",
         "mlxtune.data.split",
         "mlxtune.planning.plan",
+        "mlxtune.adapters.library",
     ],
 )
 def test_import_is_light(module):

@@ -1,0 +1,86 @@
+"""Adapters on disk: of the tiny model, as mlx-lm and PEFT write them, and workspaces that hold some."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mlxtune.models.resolve import ModelFolder, resolve
+
+SIZES = {
+    "q_proj": (64, 64),
+    "k_proj": (32, 64),
+    "v_proj": (32, 64),
+    "o_proj": (64, 64),
+    "gate_proj": (96, 64),
+    "up_proj": (96, 64),
+    "down_proj": (64, 96),
+}
+WHERE = {name: ("mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn") for name in SIZES}
+
+
+@pytest.fixture(scope="session")
+def source(tiny: Path) -> ModelFolder:
+    """The tiny model: two layers of width 64, tied."""
+    return resolve(str(tiny))
+
+
+def arrays(
+    rank: int = 4,
+    *,
+    kind: str = "lora",
+    targets: tuple[str, ...] = ("q_proj", "v_proj"),
+    layers: tuple[int, ...] = (0, 1),
+    seed: int = 1,
+) -> dict[str, np.ndarray]:
+    """mlx-lm's tensors of an adapter of the tiny model that says something."""
+    draw = np.random.default_rng(seed)
+    found = {}
+    for layer in layers:
+        for target in targets:
+            outputs, inputs = SIZES[target]
+            stem = f"model.layers.{layer}.{WHERE[target]}.{target}"
+            found[f"{stem}.lora_a"] = draw.normal(0, 0.3, (inputs, rank)).astype(np.float32)
+            found[f"{stem}.lora_b"] = draw.normal(0, 0.3, (rank, outputs)).astype(np.float32)
+            if kind == "dora":
+                found[f"{stem}.m"] = draw.uniform(0.5, 1.5, outputs).astype(np.float32)
+    return found
+
+
+def config(rank: int = 4, *, kind: str = "lora", scale: float = 2.0, layers: int = 2, **more: Any) -> dict[str, Any]:
+    """mlx-lm's configuration."""
+    return {"fine_tune_type": kind, "num_layers": layers, "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0}, **more}
+
+
+def write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any], told: dict[str, Any] | None = None) -> Path:
+    """An adapter folder; ``told`` is its lineage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapters.safetensors", metadata={"format": "mlx"})
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    if told is not None:
+        (folder / "mlxtune.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture
+def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
+    """Add a run with an adapter to the workspace ``tmp_path / "work"``; returns the adapter's folder."""
+
+    def make(run: str = "20261124-1412-shop", made: str = "2026-11-24T14:12:00+0000", **how: Any) -> Path:
+        folder = tmp_path / "work" / "runs" / run
+        folder.mkdir(parents=True)
+        (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
+        told = {
+            "v": 1, "made": made, "run": run, "base": source.name, "base_fingerprint": source.fingerprint, "method": "sft",
+            "recipe_hash": "1" * 64, "data_hash": "2" * 64, "parent": how.pop("parent", None),
+        }  # fmt: skip
+        kind = how.get("kind", "lora")
+        return write(folder / "adapter", arrays(**how), config(how.get("rank", 4), kind=kind), told)
+
+    return make
