@@ -47,13 +47,13 @@ class Verb:
 
 @dataclass(frozen=True)
 class Answer:
-    """One line above the footer: what came of the last thing that was asked for, and the keys of what can be done about it."""
+    """What came of the last thing that was asked for, and the verb that takes it back, if one does."""
 
     mark: str
     token: str
     text: str
     mend: str = ""
-    keys: tuple[Verb, ...] = ()
+    undo: Verb | None = None
 
 
 def sorry(error: MlxtuneError) -> Answer:
@@ -160,8 +160,10 @@ def _foot(verbs: Sequence[Verb], width: int) -> Content:
 
 def _answer(answer: Answer, width: int) -> Content:
     body = f"{answer.text} {answer.mend}".strip()
-    told = fold(body, width - 2, indent="    ", style="")
-    said = line((f"  {answer.mark} ", f"bold {answer.token}"), told[4:])
-    keys = line(*(part for verb in answer.keys for part in ("  ", key(verb.key, verb.word, verb.click, "$muted"))))
-    fits = said.split("\n")[-1].cell_length + keys.cell_length <= width
-    return line(said, keys if fits else "")
+    told = line((f"  {answer.mark} ", f"bold {answer.token}"), fold(body, width - 2, indent="    ", style="")[4:])
+    if answer.undo is None:
+        return told
+    undo = key(answer.undo.key, answer.undo.word, answer.undo.click, "$muted")
+    last = told.plain.rpartition("\n")[2]
+    fits = Content(last).cell_length + undo.cell_length + 3 <= width
+    return line(told, "  ", undo) if fits else lines(told, line("    ", undo))
