@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -16,17 +16,13 @@ import typer
 from mlxtune.cli.curate import Format, Map, Where, asked
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, show, show_json
 from mlxtune.cli.train import Json
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data import membership
-from mlxtune.data.source import read_source
-from mlxtune.data.split import split
-from mlxtune.recipe import DataSection, Recipe, load
+from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # checks load numpy, which other verbs need not wait for
-    from mlxtune.data.checks import Finding, Report, Scorer, Tokens
+    from mlxtune.data.checks import Finding, Report
     from mlxtune.data.checks.fixes import Fixed
-    from mlxtune.data.rows import Row
 
 app = typer.Typer(help="Data: check, stats, split, review, import, export.", no_args_is_help=True)
 
@@ -94,69 +90,11 @@ def stats(where: Where, format: Format = "auto", map: Map = "", json: Json = Fal
 
 def examine(where: Path, path: Path, data: DataSection) -> Report:
     """Check the source at ``path``, with all that the recipe knows if ``where`` is one. Raises ``InputError``."""
-    from mlxtune.data.checks import check as run
+    from mlxtune.evaluation import examine as examination
 
     recipe = replace(load(where, []), data=data) if where.suffix == ".toml" else None
-    skipped: dict[str, str] = {}
-    shown = one_line(path.name, 40)
-    with bar(f"reading {shown}") as update:
-        scorer = _scorer(recipe, skipped)
-        tokens = _tokens(recipe, skipped, update)
-        share = _share(recipe, path, data, skipped)
-        return run(
-            path, data.format, data.map, scorer=scorer, share=share, tokens=tokens, max_tokens=data.max_tokens, skipped=skipped,
-            progress=lambda done: update(f"checking {shown}", done),
-        )  # fmt: skip
-
-
-def _scorer(recipe: Recipe | None, skipped: dict[str, str]) -> Scorer | None:
-    """What the recipe's contract says of one answer."""
-    from mlxtune.evaluation.contract import Contract
-    from mlxtune.evaluation.scorers import Answer
-
-    if recipe is None or not recipe.contract:
-        skipped["contract"] = "there is no recipe" if recipe is None else "the recipe has none"
-        return None
-    contract = Contract.of(recipe)
-
-    def failed(answer: str) -> dict[str, str]:
-        scores = contract.score(Answer(answer, reference=answer))
-        return {metric: scores[metric].why for metric in contract.asked - {"contract"} if not scores[metric].holds}
-
-    return failed
-
-
-def _tokens(recipe: Recipe | None, skipped: dict[str, str], update: Callable[[str, float], None]) -> list[Tokens | None] | None:
-    """The true length of every record, as the recipe's model counts; without its tokenizer, nothing."""
-    if recipe is None:
-        skipped["tokens"] = "there is no recipe, so no tokenizer and no window"
-        return None
-    from mlxtune.models.resolve import resolve
-    from mlxtune.planning import ask
-
-    try:
-        resolve(recipe.model.base, near=recipe.folder, progress=update)
-        update("counting tokens", 0.0)
-        return ask.tokens(recipe)
-    except (InputError, MachineError) as error:
-        skipped["tokens"] = error.message
-        return None
-
-
-def _share(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, str]) -> Callable[[Row], str] | None:
-    """Which share a row of a file was put into, where a recipe or an earlier split says so."""
-    if path.is_dir():
-        return None
-    if recipe is None and not membership.load(path).splits:
-        skipped["split"] = "there is no recipe, no split and no folder with train and test"
-        return None
-    try:
-        shares = split(read_source(path, data.format, data.map), data)
-    except MlxtuneError as error:
-        skipped["split"] = f"the rows cannot be divided: {one_line(error.message, 100)}"
-        return None
-    known = {row.hash: name for name in membership.SHARES for row in getattr(shares, name)}
-    return lambda row: known.get(row.hash, "")
+    with bar(f"reading {one_line(path.name, 40)}") as update:
+        return examination.examine(path, data, recipe, update)
 
 
 def table(report: Report, fixed: Fixed | None, *, every: bool = False) -> None:

@@ -74,6 +74,11 @@ class State:
     def _edited(self) -> dict[str, Decision]:
         return {decision.after: decision for decision in self.decisions.values() if decision.record is not None}
 
+    @cached_property
+    def touched(self) -> frozenset[str]:
+        """The hashes of which some row, the first that has it or a copy, may have been decided upon."""
+        return frozenset(key.partition("#")[0] for key in self.decisions) | self._edited.keys()
+
     def of(self, key: str) -> Decision:
         """What holds for a row of the source. One that now says what an older one was edited to inherits what holds for that."""
         found = self.decisions.get(key)

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
@@ -33,9 +33,24 @@ _FIELDS = ("status", "tag", "finding", "id")
 _MORE = ("edited", "decided", "undecided")
 
 
+class Seen(Protocol):
+    """A row as a filter sees it: what the source says, what it says ``now``, what was decided, what checks found; ``tokens`` -1: not known."""
+
+    @property
+    def row(self) -> Row: ...
+    @property
+    def now(self) -> Row: ...
+    @property
+    def decision(self) -> Decision: ...
+    @property
+    def findings(self) -> Collection[str]: ...
+    @property
+    def tokens(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A row of the source with its key, as a filter sees it: what it says ``now``, what was decided, what checks found; ``tokens`` -1: not known."""
+    """What is :class:`Seen` of a row, all of it read, and the row's key."""
 
     key: str
     row: Row
@@ -52,7 +67,7 @@ class Subject:
         return cls(key, row, now(row, decision), decision, findings, tokens)
 
 
-Filter = Callable[[Subject], bool]
+Filter = Callable[[Seen], bool]
 
 
 def parse(text: str) -> Filter:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, get_args
 
 from mlxtune.core.errors import DataError, InputError
@@ -24,6 +24,7 @@ Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag"
 ACTIONS: tuple[Action, ...] = get_args(Action)
 VERSION = 1
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _STATUS: dict[str, Status] = {
     "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "tied", "bad": "bad", "swap": "accepted",
 }  # fmt: skip
@@ -55,11 +56,12 @@ def changes(
     remove: Sequence[str] = (),
     note: str = "",
     record: Mapping[str, Any] | None = None,
+    records: Mapping[str, Mapping[str, Any]] = _NONE,
 ) -> list[dict[str, Any]]:
     """What ``action`` would change, as the ``rows`` of an event: a preview of it, since rows that stay as they are are left out.
 
     ``rows`` are the source's own, as :func:`decisions.keyed` gives them. ``tag`` takes ``add`` and ``remove``, ``note`` takes
-    ``note``, ``edit`` takes ``record``, the row's whole new content. Raises ``DataError`` for a record that is no row of the same
+    ``note``, ``edit`` takes ``record``, the row's whole new content, or ``records``, that of each row by its key. Raises ``DataError`` for a record that is no row of the same
     kind, and for a pair's verdict on what is no pair.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -77,7 +79,7 @@ def changes(
             assert isinstance(current, Preference)
             after = replace(current, chosen=current.rejected, rejected=current.chosen)
         elif action == "edit":
-            after = parse(record, row.place, FORMAT[type(row)])
+            after = parse(records.get(key, record), row.place, FORMAT[type(row)])
         elif action == "tag":
             kept = [tag for tag in tags(current) if tag not in remove]
             told["tags"] = [*kept, *(tag for tag in dict.fromkeys(add) if tag not in kept)]

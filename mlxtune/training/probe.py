@@ -72,7 +72,7 @@ def tokens(request: dict[str, Any]) -> dict[str, Any]:
     """
     from mlx_lm.utils import load_tokenizer
 
-    from mlxtune.data.checks.run import Records
+    from mlxtune.data.records import Records
     from mlxtune.models.template import ChatTemplate
 
     recipe = parse(request["recipe"])

@@ -374,3 +374,13 @@ def test_the_source_is_never_written(tmp_path):
         window.decide("edit", keyed([Text(Place(source, 1), {}, "one")]), record={"text": "two"})
     after = source.stat()
     assert (source.read_text(), before.st_mtime_ns, before.st_ino) == ('{"text": "one"}\n', after.st_mtime_ns, after.st_ino)
+
+
+def test_rows_that_are_edited_together_are_one_decision() -> None:
+    with _folder() as source, Review(source) as window:
+        records = {KEYED[at][0]: _chat(f"q{at}", f"better {at}") for at in (0, 1)}
+        step = window.decide("edit", KEYED[:2], records=records)
+        assert step is not None
+        assert [now(row, window.state.of(key)).content["messages"][1]["content"] for key, row in KEYED[:2]] == ["better 0", "better 1"]
+        window.undo()
+        assert window.state.decisions == {}

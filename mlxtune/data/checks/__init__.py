@@ -11,8 +11,9 @@ One small file a family. A check is a function that a decorator of :mod:`finding
 from mlxtune.data.checks import characters, contract, lengths, notes, pairs, personal, refused, secrets, tokens, twins, wording
 from mlxtune.data.checks.contract import Scorer
 from mlxtune.data.checks.finding import CHECKS, SEVERITIES, Check, Finding, Fix, Severity, Span
-from mlxtune.data.checks.run import Records, Report, check
+from mlxtune.data.checks.run import Report, check
 from mlxtune.data.checks.tokens import Tokens
+from mlxtune.data.records import Records
 
 __all__ = [
     "CHECKS",

@@ -16,6 +16,7 @@ _CHECKS: dict[str, Check] = {
     "disclaimer": enter("contract-disclaimer", "block", "answers without the right disclaimer", DROP, "✗"),
     "forbidden": enter("contract-forbidden", "block", "answers with a forbidden phrase", DROP, "✗"),
 }
+CONTRACT = frozenset(check.id for check in _CHECKS.values())
 
 
 def broken(look: Look, scorer: Scorer) -> Iterator[Finding]:

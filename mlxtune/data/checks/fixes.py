@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
 from mlxtune.data.checks.finding import CHECKS, Finding, Span
-from mlxtune.data.checks.run import Records
+from mlxtune.data.checks.look import rewritten
 from mlxtune.data.export import lines, own
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text, Unpaired
+from mlxtune.data.records import Records
+from mlxtune.data.rows import Place, Row
 
 
 @dataclass(frozen=True)
@@ -102,27 +103,7 @@ def mended(row: Row, findings: Sequence[Finding]) -> Row | None:
         for one in finding.spans:
             if one.put is not None:
                 spans[one.part].append(one)
-    return _with(row, spans) if spans else row
-
-
-def _with(row: Row, spans: dict[str, list[Span]]) -> Row:
-    def said(part: str, text: str) -> str:
-        return replaced(text, spans.get(part, []))
-
-    def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(replace(turn, content=said(f"turn {number}", turn.content)) for number, turn in enumerate(messages, 1))
-
-    match row:
-        case Text():
-            return replace(row, text=said("text", row.text))
-        case Conversation():
-            return replace(row, messages=turns(row.messages))
-        case Preference():
-            return replace(
-                row, prompt=turns(row.prompt), chosen=said("chosen", row.chosen), rejected=said("rejected", row.rejected)
-            )
-        case Unpaired():
-            return replace(row, prompt=turns(row.prompt), completion=said("completion", row.completion))
+    return rewritten(row, lambda part, text: replaced(text, spans.get(part, []))) if spans else row
 
 
 def replaced(text: str, spans: Sequence[Span]) -> str:

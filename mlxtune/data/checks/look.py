@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlxtune.data.rows import Conversation, Preference, Row, Text
+from mlxtune.data.rows import Conversation, Message, Preference, Row, Text, Unpaired
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Look:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """All texts of the row, and the strings in JSON ones whose escapes hide something."""
-        return tuple(part for one in _parts(self.row) for part in (one, *_resolved(one)) if part.text)
+        return tuple(part for one in parts(self.row) for part in (one, *_resolved(one)) if part.text)
 
     @property
     def answers(self) -> tuple[Part, ...]:
@@ -60,7 +60,8 @@ def system(row: Row) -> str:
     return "\n".join(turn.content for turn in turns if turn.role in ("system", "developer"))
 
 
-def _parts(row: Row) -> Iterator[Part]:
+def parts(row: Row) -> Iterator[Part]:
+    """Every text of ``row``, empty ones too, in the order of the conversation."""
     if isinstance(row, Text):
         yield Part("text", "text", row.text, trains=True)
         return
@@ -72,6 +73,23 @@ def _parts(row: Row) -> Iterator[Part]:
         yield Part("rejected", "rejected", row.rejected)
     elif not isinstance(row, Conversation):
         yield Part("completion", "assistant", row.completion, trains=row.label)
+
+
+def rewritten(row: Row, say: Callable[[str, str], str]) -> Row:
+    """``row`` with every text as ``say(part, text)`` gives it; parts are named as in :func:`parts`."""
+
+    def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        return tuple(replace(turn, content=say(f"turn {number}", turn.content)) for number, turn in enumerate(messages, 1))
+
+    match row:
+        case Text():
+            return replace(row, text=say("text", row.text))
+        case Conversation():
+            return replace(row, messages=turns(row.messages))
+        case Preference():
+            return replace(row, prompt=turns(row.prompt), chosen=say("chosen", row.chosen), rejected=say("rejected", row.rejected))
+        case Unpaired():
+            return replace(row, prompt=turns(row.prompt), completion=say("completion", row.completion))
 
 
 def _resolved(part: Part) -> Iterator[Part]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import plural
 from mlxtune.data.checks import notes
-from mlxtune.data.checks.contract import Scorer, broken
+from mlxtune.data.checks.contract import CONTRACT, Scorer, broken
 from mlxtune.data.checks.finding import (
     CHECKS,
     ROW_CHECKS,
@@ -30,14 +27,12 @@ from mlxtune.data.checks.look import Look, Part
 from mlxtune.data.checks.notes import Facts
 from mlxtune.data.checks.refused import refused
 from mlxtune.data.checks.survey import Survey
-from mlxtune.data.checks.tokens import Tokens, lengths, measured
+from mlxtune.data.checks.tokens import CUT, FILLS, TEMPLATE, Tokens, lengths, measured
 from mlxtune.data.formats import EMPTY
+from mlxtune.data.records import Records
 from mlxtune.data.rows import Place, Row
-from mlxtune.data.source import files
-from mlxtune.data.store import Store, open_store
 
 Progress = Callable[[float], None]
-_READS = 1000  # of single records, after which the file's pages are let go: they lie anywhere in it
 _STEP = 500  # rows between two words of progress
 
 
@@ -60,7 +55,8 @@ class FileCount:
 class Report:
     """What was found. ``lengths`` are in tokens where ``max_tokens`` is known, else in characters.
 
-    ``skipped`` says of each group of checks that could not be applied why.
+    ``skipped`` says of each group of checks that could not be applied why. ``tokens`` and ``shares`` go by record: its length, -1
+    where it is not known, and the part of the split that it is in, empty where it is in none.
     """
 
     path: Path
@@ -73,6 +69,8 @@ class Report:
     max_tokens: int
     advice: str
     skipped: dict[str, str]
+    tokens: tuple[int, ...] = ()
+    shares: tuple[str, ...] = ()
 
     @property
     def read(self) -> int:
@@ -104,54 +102,6 @@ class Report:
         if self.word == "look":
             return f"Ready. {plural(self.rows('warn'), 'row')} of {self.read:,} deserve a look first."
         return f"Clean. Nothing is wrong with {'this row' if self.read == 1 else f'these {self.read:,} rows'}."
-
-
-class Records:
-    """All records of a source's files, by one number. To be closed."""
-
-    def __init__(self, path: Path, format: str, mapping: Mapping[str, str]) -> None:
-        """Raises ``DataError`` when a file as a whole cannot be read."""
-        self._open = ExitStack()
-        self.stores: list[tuple[str, Store]] = []
-        with ExitStack() as undo:
-            undo.push(self._open)
-            for part, file in files(path).items():
-                self.stores.append((part, self._open.enter_context(open_store(file, format, mapping))))
-            undo.pop_all()
-        self._asked = 0
-        self._starts = [0]
-        for _, store in self.stores:
-            self._starts.append(self._starts[-1] + len(store))
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def _find(self, at: int) -> tuple[Store, int]:
-        self._asked += 1
-        if not self._asked % _READS:
-            for _, store in self.stores:
-                store.release()
-        which = bisect_right(self._starts, at) - 1
-        return self.stores[which][1], at - self._starts[which]
-
-    def record(self, at: int) -> Row | DataError:
-        store, local = self._find(at)
-        return store.record(local)
-
-    def row(self, at: int) -> Row:
-        """Record ``at``, which is a row. Raises ``RowError`` where it is none."""
-        store, local = self._find(at)
-        return store.row(local)
-
-    def place(self, at: int) -> Place:
-        store, local = self._find(at)
-        return store.place(local)
-
-    def __enter__(self) -> Records:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._open.close()
 
 
 def check(
@@ -211,7 +161,27 @@ def check(
         return Report(
             path, tuple(counts), dict(formats.most_common()), tuple(findings), _places(records, findings), facts,
             known or tuple(survey.lengths), max_tokens if known else 0, notes.advice(facts, findings), dict(skipped),
+            tuple(-1 if one is None or one.why else one.full for one in tokens or ()), _shares(survey, at),
         )  # fmt: skip
+
+
+def of_rows() -> frozenset[str]:
+    """The checks whose word on a row depends on that row alone, so that it is void once the row was edited."""
+    return frozenset({check.id for check, *_ in (*TEXT_CHECKS, *ROW_CHECKS)} | CONTRACT | {FILLS.id, CUT.id, TEMPLATE.id})
+
+
+def recheck(at: int, row: Row, scorer: Scorer | None = None) -> tuple[Finding, ...]:
+    """What the checks of single rows, and the contract's, say of ``row`` as record ``at``: for one that was edited since."""
+    look = Look(at, row)
+    return (*_Scan().row(look), *(broken(look, scorer) if scorer else ()))
+
+
+def _shares(survey: Survey, count: int) -> tuple[str, ...]:
+    """The share of each of ``count`` records."""
+    shares = [""] * count
+    for at, share in zip(survey.at, survey.shares, strict=True):
+        shares[at] = share if share != "all" else ""
+    return tuple(shares)
 
 
 def _places(records: Records, findings: Sequence[Finding]) -> dict[int, tuple[Place, str]]:
