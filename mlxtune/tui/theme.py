@@ -1,7 +1,8 @@
 """The colours: one accent, one second hue for reference data, three verdict colours, and greys.
 
 Rooms name tokens (``$primary``, ``$muted``), never hex. ``muted`` keeps a contrast of 4.5:1, ``faint`` of 3:1; ``line`` is for
-rules, axes and the empty part of a bar; ``second`` is reference data, such as the validation loss.
+rules, axes and the empty part of a bar; ``second`` is reference data, such as the validation loss. ``trained`` and ``trained-alt``
+are the wash under tokens that train, one after the other; ``span`` and ``span-ink`` mark the part of an output that fails.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ INK = Theme(
         "second": "#e0cfa9",
         "select": "#2a2d48",
         "select-ink": "#eceefa",
+        "trained": "#262a4b",
+        "trained-alt": "#32376a",
+        "span": "#5a2a34",
+        "span-ink": "#ffd9dc",
     },
 )
 PAPER = Theme(
@@ -50,6 +55,10 @@ PAPER = Theme(
         "second": "#8a6414",
         "select": "#e4e2f8",
         "select-ink": "#1d1b4a",
+        "trained": "#e6e4fb",
+        "trained-alt": "#d3cff6",
+        "span": "#f8d3d5",
+        "span-ink": "#6d0f1a",
     },
 )
 ANSI = Theme(
@@ -76,6 +85,10 @@ ANSI = Theme(
         "second": "ansi_yellow",
         "select": "ansi_blue",
         "select-ink": "ansi_bright_white",
+        "trained": "ansi_default",
+        "trained-alt": "ansi_default",
+        "span": "ansi_red",
+        "span-ink": "ansi_bright_white",
     },
 )
 THEMES = (INK, PAPER, ANSI)

@@ -47,12 +47,13 @@ class Verb:
 
 @dataclass(frozen=True)
 class Answer:
-    """One line above the footer: what came of the last thing that was asked for."""
+    """One line above the footer: what came of the last thing that was asked for, and the keys of what can be done about it."""
 
     mark: str
     token: str
     text: str
     mend: str = ""
+    keys: tuple[Verb, ...] = ()
 
 
 def sorry(error: MlxtuneError) -> Answer:
@@ -160,4 +161,7 @@ def _foot(verbs: Sequence[Verb], width: int) -> Content:
 def _answer(answer: Answer, width: int) -> Content:
     body = f"{answer.text} {answer.mend}".strip()
     told = fold(body, width - 2, indent="    ", style="")
-    return line((f"  {answer.mark} ", f"bold {answer.token}"), told[4:])
+    said = line((f"  {answer.mark} ", f"bold {answer.token}"), told[4:])
+    keys = line(*(part for verb in answer.keys for part in ("  ", key(verb.key, verb.word, verb.click, "$muted"))))
+    fits = said.split("\n")[-1].cell_length + keys.cell_length <= width
+    return line(said, keys if fits else "")
