@@ -11,7 +11,7 @@ import typer
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, show, show_json
 from mlxtune.cli.train import Json, Overrides, RecipeFile
 from mlxtune.core.errors import GateError
-from mlxtune.core.text import duration, plural, size
+from mlxtune.core.text import plural, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.power import expectation
@@ -19,6 +19,7 @@ from mlxtune.models import bundled, catalog
 from mlxtune.models.outline import unseen
 from mlxtune.models.resolve import here, resolve
 from mlxtune.planning import plan as planning
+from mlxtune.planning import wording
 from mlxtune.planning.machine import machine
 from mlxtune.planning.plan import Plan
 from mlxtune.recipe import load
@@ -26,12 +27,6 @@ from mlxtune.runs import parents
 
 _MARKS: dict[str, Cell] = {"go": ("✓ ", "bold success"), "warn": ("! ", "bold warning"), "refuse": ("✗ ", "bold error")}
 _WIDTH = 24  # cells of a bar
-_WHERE = {
-    "head": "when the head computes its first logits",
-    "backward": "when the topmost layer computes its gradients",
-    "update": "when the optimizer updates the adapter",
-    "freezing": "when the frozen layers run for the cache",
-}
 
 
 def plan(
@@ -54,7 +49,7 @@ def plan(
         if base:
             update("measuring the rows", 0.0)
             planner = unseen(loaded, base, machine(), update)
-            found = planning.planned(planner, loaded, shares, watts=watts, workspace=Path.cwd())
+            found = planner.plan(loaded, shares, watts=watts, workspace=Path.cwd())
         else:
             source = resolve(loaded.model.base, near=loaded.folder, progress=update)
             update("running two steps at the worst batch" if probe else "measuring the rows", 0.0)
@@ -98,13 +93,9 @@ def table(found: Plan) -> None:
     heading(out, "Plan", "measured on this machine" if found.calibrated else "estimated, within 25 %; --probe measures")
     show("  ", _MARKS[found.word], (found.sentence, "bold"))
     show("")
-    batch = found.estimate.batch
-    shape = f"{plural(batch.rows, 'row')} of {batch.width:,} tokens" + (f" behind {batch.prefix:,}" if batch.prefix else "")
-    heading(out, "Memory", f"at the worst batch, {shape}")
-    columns([_part(name, count, found.memory, note) for name, count, note in _parts(found)], right=(1,))
-    columns(
-        [[("in all", "bold"), (size(found.memory), "bold"), (f"of {size(found.limit)}, {_WHERE[found.estimate.moment]}", "muted")]]
-    )
+    heading(out, "Memory", f"at the worst batch, {wording.worst(found)}")
+    columns([_part(name, count, found.memory, note) for name, count, note in wording.parts(found)], right=(1,))
+    columns([[("in all", "bold"), (size(found.memory), "bold"), (f"of {size(found.limit)}, {wording.moment(found)}", "muted")]])
     show("")
     heading(out, "Run", f"{found.train:,} rows train, {found.valid:,} validate, {found.test:,} are held out")
     columns([[(name, "muted"), value] for name, value in _run(found)])
@@ -119,23 +110,6 @@ def table(found: Plan) -> None:
         columns(rows, right=(2,))
 
 
-def _parts(found: Plan) -> list[tuple[str, int, str]]:
-    """Name, bytes and a note of each part of the memory; parts that this run has not are left out."""
-    one = found.estimate
-    kept = "inputs of layers, and one layer again" if one.checkpointed else "kept for the backward pass"
-    parts = [
-        ("weights", one.weights, ""),
-        ("adapter", one.adapter, ""),
-        ("optimizer", one.optimizer, ""),
-        ("gradients", one.gradients, "" if one.gradients else "not there yet at that moment"),
-        ("activations", one.activations, kept),
-        ("head", one.head, ""),
-        ("frozen layers' cache", one.frozen, ""),
-        ("MLX's free buffers", one.buffers, ""),
-    ]
-    return [part for part in parts if part[1] or part[0] == "gradients"]
-
-
 def _part(name: str, count: int, total: int, note: str) -> list[Cell]:
     cells = round(_WIDTH * count / max(1, total))
     line = "━" * cells + ("╸" if count and not cells else "")
@@ -144,10 +118,9 @@ def _part(name: str, count: int, total: int, note: str) -> list[Cell]:
 
 def _run(found: Plan) -> list[tuple[str, Cell]]:
     """What the run does and takes, as labelled values."""
-    share = f"{100 * found.trained / max(1, found.computed):.0f} % of {found.computed:,} computed"
     rows: list[tuple[str, Cell]] = [
         ("steps", f"{found.steps:,} in {plural(found.epochs, 'epoch')}"),
-        ("tokens", f"{found.trained:,} trained, {share}; the longest row has {found.longest:,}"),
+        ("tokens", wording.tokens(found)),
     ]
     if found.prefix:
         rows.append(("shared", f"{found.prefix:,} tokens that every row begins with are computed once a batch"))
@@ -155,16 +128,7 @@ def _run(found: Plan) -> list[tuple[str, Cell]]:
         rows.append(("cut", (f"{plural(found.cut, 'row')} longer than data.max_tokens", "warning")))
     if found.test:
         rows.append(("evidence", expectation(found.test)))
-    cost = found.cost
-    if cost.seconds is None:
-        rows.append(("time", ("unknown until --probe", "muted")))
-    else:
-        told = "as a probe measured" if cost.source == "probe" else f"at the pace of {cost.source}"
-        rows.append(("time", f"about {duration(cost.seconds)}, {told}"))
-    if cost.kilowatt_hours is not None:
-        used = cost.kilowatt_hours
-        shown = f"{used:.1f} kWh" if used >= 0.1 else f"{1000 * used:.1f} Wh"
-        rows.append(("energy", f"about {shown} at {cost.watts:,.0f} W"))
-    elif cost.watts:
-        rows.append(("energy", ("unknown until --probe", "muted")))
+    rows.append(("time", wording.time(found.cost) or ("unknown until --probe", "muted")))
+    if found.cost.watts:
+        rows.append(("energy", wording.energy(found.cost) or ("unknown until --probe", "muted")))
     return rows

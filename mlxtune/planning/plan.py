@@ -145,6 +145,20 @@ class Planner:
         calibration.keep(recipe, self.fingerprint, self.machine, found, checkpointed=checkpointed)
         return found
 
+    def plan(self, recipe: Recipe, shares: Split, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
+        """The whole plan of ``recipe``, whose rows are ``shares``: arithmetic alone. ``workspace`` may hold runs that tell the pace."""
+        work, cached, _, found = self.decide(recipe)
+        expected = self.estimate(recipe)
+        pace = found if found and found.exact else calibration.recorded(workspace, recipe) if workspace else None
+        limit = round(self.machine.limit * (1 - margin(bool(found))))
+        wrong = expected.total > self.machine.limit
+        return Plan(
+            len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained,
+            work.longest, self.lengths.cut(recipe.data.max_tokens), self.lengths.prefix, expected, self.machine.limit, bool(found),
+            _cost(recipe, work, pace, watts, cached=cached),
+            tuple(changes(recipe, self.lengths, self.shapes, self.estimate, limit)) if wrong else (),
+        )  # fmt: skip
+
     def _measured(self, recipe: Recipe, checkpointed: bool) -> Calibration | None:
         if not self.fingerprint:
             return None
@@ -163,23 +177,7 @@ def plan(
     planner = Planner(machine, shapes.read(folder, config), ask.lengths(recipe), fingerprint)
     if probe:
         planner.probe(recipe)
-    return planned(planner, recipe, shares, watts=watts, workspace=workspace)
-
-
-def planned(planner: Planner, recipe: Recipe, shares: Split, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
-    """Plan ``recipe`` with all that ``planner`` knows; nothing is asked, loaded or measured."""
-    machine = planner.machine
-    work, cached, _, found = planner.decide(recipe)
-    expected = planner.estimate(recipe)
-    pace = found if found and found.exact else calibration.recorded(workspace, recipe) if workspace else None
-    limit = round(machine.limit * (1 - margin(bool(found))))
-    wrong = expected.total > machine.limit
-    return Plan(
-        len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained, work.longest,
-        planner.lengths.cut(recipe.data.max_tokens), planner.lengths.prefix, expected, machine.limit, bool(found),
-        _cost(recipe, work, pace, watts, cached=cached),
-        tuple(changes(recipe, planner.lengths, planner.shapes, planner.estimate, limit)) if wrong else (),
-    )  # fmt: skip
+    return planner.plan(recipe, shares, watts=watts, workspace=workspace)
 
 
 def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float, *, cached: bool) -> Cost:

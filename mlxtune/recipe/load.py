@@ -69,15 +69,20 @@ def dump(recipe: Recipe) -> str:
     return tomlkit.dumps(document)
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    key, equals, raw = override.partition("=")
-    *tables, last = key.strip().split(".")
-    if not equals or not last:
-        raise RecipeError(f"--set {override} is not of the form key=value.", mend="For example: --set training.epochs=3")
+def setting(text: str) -> tuple[str, Any]:
+    """The key and the value of ``key.path=value``; a bare word is a string: ``model.base=smollm2-135m``. Raises ``RecipeError``."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip().rpartition(".")[2]:
+        raise RecipeError(f"--set {text} is not of the form key=value.", mend="For example: --set training.epochs=3")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
+        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is a string: --set model.base=smollm2-135m
+        return key.strip(), raw
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, value = setting(override)
+    *tables, last = key.split(".")
     for table in tables:
         document = document.setdefault(table, {})
         if not isinstance(document, dict):
