@@ -67,7 +67,8 @@ def on_disk(base: Base, folder: Path) -> Shapes:
 def test_shapes_are_those_of_mlx_lms_own_model(id: str, tmp_path: Path) -> None:
     found, expected = BASES[id].shapes, on_disk(BASES[id], tmp_path)
     key = str
-    assert sorted(found.weights, key=key) == sorted(expected.weights, key=key)
+    pathless = (replace(weight, path="") for weight in expected.weights)  # a catalogue knows no file's names
+    assert sorted(found.weights, key=key) == sorted(pathless, key=key)
     assert replace(found, weights=()) == replace(expected, weights=())
 
 
