@@ -104,8 +104,7 @@ def _decode(
 def _read(prefix: Prefix, tails: Sequence[Sequence[int]], tell: Callable[[int], None]) -> tuple[mx.array, list[Rows]]:
     """The hidden state behind each of ``tails``, ``(rows, hidden)``, and one cache a layer for all of them."""
     hidden, parts = [], []
-    for part in prefix.batches([len(tail) for tail in tails], len(tails), computed=TOGETHER):
-        states, caches = prefix.read([tails[at] for at in part])
+    for _, states, caches in prefix.read(tails, prefix.batches([len(tail) for tail in tails], len(tails), computed=TOGETHER)):
         hidden.append(states[:, -1])
         parts.append(caches)
         tell(0)

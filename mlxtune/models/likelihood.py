@@ -29,8 +29,8 @@ def nats(
     tails = [[*prompt[len(prefix) :], *answer[:-1]] for prompt, answer in asked]
     found = [0.0] * len(asked)
     done = 0
-    for batch in prefix.batches([len(tail) for tail in tails], batch_size, computed=TOGETHER):
-        hidden, _ = prefix.read([tails[at] for at in batch])
+    batches = prefix.batches([len(tail) for tail in tails], batch_size, computed=TOGETHER)
+    for batch, hidden, _ in prefix.read(tails, batches):
         answers = [asked[at][1] for at in batch]
         ends = mx.concatenate([hidden[row, -len(answer) :] for row, answer in enumerate(answers)])
         logps = prefix.parts.logp(ends, mx.array([token for answer in answers for token in answer]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlxtune.models import lanes
 from mlxtune.models.head import Split, split
 from mlxtune.models.template import common_prefix
 
@@ -48,11 +50,30 @@ class Prefix:
         if batch:
             yield batch
 
-    def read(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[Rows]]:
-        """Hidden states of ``tails``, padded on the left, ``(rows, width, hidden)``, and a cache for each layer to go on in.
+    def read(
+        self, tails: Sequence[Sequence[int]], parts: Iterable[Sequence[int]]
+    ) -> Iterator[tuple[Sequence[int], mx.array, list[Rows]]]:
+        """For each of ``parts``, indices of ``tails``: itself, hidden states, and a cache for each layer to go on in.
 
-        A row of more than :data:`TOGETHER` tokens is computed in pieces, so that no attention over all of it exists at one time.
+        Hidden states are ``(rows, width, hidden)`` with the padding on the left. Parts are computed side by side where there are lanes.
         """
+        side = lanes.mine()
+        waiting = iter(parts)
+        try:
+            while wave := list(islice(waiting, side.count)):
+                side.share(len(wave))
+                done = []
+                for lane, part in enumerate(wave):
+                    with side(lane):
+                        done.append((part, *self._part([tails[at] for at in part])))
+                mx.eval([hidden for _, hidden, _ in done])
+                side.share(1)
+                yield from done
+        finally:
+            side.share(1)
+
+    def _part(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[Rows]]:
+        """A row of more than :data:`TOGETHER` tokens is computed in pieces, so that no attention over all of it exists at one time."""
         width = max(map(len, tails))
         pads = mx.array([width - len(tail) for tail in tails])
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
@@ -88,7 +109,7 @@ class Shared:
                 new.keys, new.values = (array[:, :, :known] for array in old.state[:2])
                 new.offset = known
         if tokens[known:]:
-            _read(parts, mx.array([tokens[known:]]), caches, TOGETHER)
+            mx.eval(_read(parts, mx.array([tokens[known:]]), caches, TOGETHER))
         grouped = type(self._model).__module__.rsplit(".", 1)[-1] in _GROUPED
         self._last = Prefix(parts, tokens, caches, grouped)
         return self._last
@@ -99,7 +120,8 @@ def _read(parts: Split, tokens: mx.array, caches: Sequence[Any], step: int) -> m
     hidden = []
     for start in range(0, tokens.shape[1], step):
         hidden.append(parts.backbone(tokens[:, start : start + step], caches))
-        mx.eval(hidden[-1])
+        if tokens.shape[1] > step:
+            mx.eval(hidden[-1])
     return mx.concatenate(hidden, axis=1) if len(hidden) > 1 else hidden[0]
 
 

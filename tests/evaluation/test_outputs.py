@@ -60,7 +60,12 @@ def test_references_have_the_likelihood_of_their_trained_tokens(loaded: LoadedMo
 
 def test_progress_says_of_what(loaded: LoadedModel, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    how = {"max_tokens": 2, "batch_size": 9, "cache": tmp_path, "tell": lambda of: lambda done, total: told.append((of, done, total))}
+    how = {
+        "max_tokens": 2,
+        "batch_size": 9,
+        "cache": tmp_path,
+        "tell": lambda of: lambda done, total: told.append((of, done, total)),
+    }
     answer(Arm("base"), loaded, ROWS, **how)
     assert list(dict.fromkeys(of for of, *_ in told)) == ["held-out row", "reference"]
     assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(told)
