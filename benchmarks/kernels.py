@@ -20,11 +20,18 @@ import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from mlxtune.models import bundled, cpu, head, load, lora  # noqa: E402
+from mlxtune.models import (  # noqa: E402
+    bundled,
+    cpu,
+    head,
+    lanes,
+    load,
+    lora,
+)
+from mlxtune.models.lanes import Lanes  # noqa: E402
 from mlxtune.models.resolve import resolve  # noqa: E402
 from mlxtune.recipe import AdapterSection  # noqa: E402
-from mlxtune.training import lanes, sft  # noqa: E402
-from mlxtune.training.lanes import Lanes  # noqa: E402
+from mlxtune.training import sft  # noqa: E402
 from mlxtune.training.stack import Stack  # noqa: E402
 
 

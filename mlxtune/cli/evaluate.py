@@ -61,9 +61,9 @@ def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[in
     with bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
-            if state.arms:
-                arm, done, total = state.arms[-1]
-                update(f"{arm} answers {total} held-out rows", done / max(1, total))
+            if state.answering:
+                arm, what, done, total = state.answering
+                update(f"{arm} answers {plural(total, what)}", done / max(1, total))
 
         return follow(evaluation, on_state=draw), evaluation.folder
 

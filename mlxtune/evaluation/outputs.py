@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mlxtune
 from mlxtune.core.errors import DataError, MlxtuneError, TemplateError
@@ -20,12 +21,13 @@ from mlxtune.core.journal import read
 from mlxtune.data.rows import Message, Question, Row
 from mlxtune.evaluation.arms import Arm
 from mlxtune.models import lora
-from mlxtune.models.generate import generate
+from mlxtune.models.generate import Progress, generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import nats
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.prefix import share
+from mlxtune.models.prefix import Shared
 from mlxtune.models.template import ChatTemplate
+from mlxtune.runs.state import HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ def questions(rows: Sequence[Row]) -> list[Question]:
 
 def answer(
     arm: Arm, loaded: LoadedModel, rows: Sequence[Question], *, max_tokens: int, batch_size: int, cache: Path,
-    progress: Callable[[int, int], None],
+    tell: Callable[[str], Progress], of: str = HELD_OUT, shared: Shared | None = None,
 ) -> Answers:  # fmt: skip
     """Greedy answers of ``loaded``, as it is now, to ``rows`` asked as ``arm`` asks, and the likelihood of their references.
 
     They are kept in ``cache`` under a hash of weights, adapter, grammar, prompt and reference tokens, decoding and compute path: a
-    base that was measured once is not measured again, and whatever changes an answer changes the key. Raises ``MlxtuneError`` when
-    the model gives no numbers.
+    base that was measured once is not measured again, and whatever changes an answer changes the key. ``tell`` gives the
+    place where progress is told, of what ``rows`` are called and of references; ``shared`` are the prefixes that ``loaded`` has read
+    as it is now. Raises ``MlxtuneError`` when the model gives no numbers.
     """
     start = time.perf_counter()
     template = ChatTemplate(loaded.tokenizer)
@@ -93,16 +96,17 @@ def answer(
     }
     file = cache / f"{sha256_json(identity)[:32]}.jsonl"
     if kept := _read(file, rows):
-        progress(len(rows), len(rows))
+        tell(of)(len(rows), len(rows))
         return Answers(arm.name, kept, True, time.perf_counter() - start, unproved)
     grammar = Grammar(loaded.tokenizer, arm.schema) if arm.schema is not None else None
-    prefix = share(loaded.model, prompts)
+    prefix = (shared or Shared(loaded.model))(prompts)
     told = generate(
         loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stops, batch_size=batch_size,
-        progress=progress, prefix=prefix, grammar=grammar,
+        progress=tell(of), prefix=prefix, grammar=grammar,
     )  # fmt: skip
     asked = list(zip(prompts, references, strict=True)) if references else []
-    unlikely = nats(loaded.model, asked, batch_size=batch_size, prefix=prefix) if asked else [0.0] * len(rows)
+    how: Any = {"batch_size": batch_size, "prefix": prefix, "progress": tell("reference")}
+    unlikely = nats(loaded.model, asked, **how) if asked else [0.0] * len(rows)
     if not all(map(math.isfinite, unlikely)):
         raise MlxtuneError(f"{arm.name} finds a reference answer infinitely unlikely.", mend="Is the adapter whole?")
     lengths = [len(reference) for reference in references] or [0] * len(rows)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from mlxtune.data.rows import Preference
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.preference import Preferred
-from mlxtune.models import head
+from mlxtune.models import head, lanes
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import Recipe
-from mlxtune.training import lanes, pairs
+from mlxtune.training import pairs
 from mlxtune.training.encode import encode
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.reference import refer
 from mlxtune.training.stack import Stack
 

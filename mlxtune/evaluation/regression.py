@@ -12,7 +12,7 @@ from typing import Any
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
-from mlxtune.data.rows import Conversation, Message, Place
+from mlxtune.data.rows import Message, Place, Unpaired
 from mlxtune.evaluation.scorers.words import normalised
 from mlxtune.recipe import Recipe
 
@@ -31,9 +31,9 @@ class Probe:
     place: Place
 
     @property
-    def row(self) -> Conversation:
-        """The prompt as a row, the first accepted word its reference."""
-        return Conversation(self.place, {}, (Message("user", self.prompt), Message("assistant", self.accept[0])))
+    def row(self) -> Unpaired:
+        """The prompt as a row. It has no wanted answer, only words that any answer may have in it."""
+        return Unpaired(self.place, {}, (Message("user", self.prompt),), "", False)
 
     def holds(self, output: str) -> bool:
         """Whether ``output`` says one of the accepted words, as a word, whatever its case."""

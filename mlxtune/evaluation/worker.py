@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.outputs import Answers
 
 TELL_EVERY = 0.5  # seconds between progress events
+OFF_TASK = "off-task prompt"
 
 
 def evaluate(worker: Worker) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     from mlxtune.evaluation import nearest, outputs  # these import mlx, which must come after the BLAS
     from mlxtune.evaluation.preferred import preferred
     from mlxtune.models import load, lora
+    from mlxtune.models.prefix import Shared
 
     recipe = worker.recipe
     worker.begin("eval")
@@ -88,14 +91,15 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     preferred_by: dict[str, dict[str, Preferred]] = {}
     preferences = [row for row in rows if isinstance(row, Preference)]
     adapted = False
-    how: Any = {"batch_size": recipe.evaluation.batch_size, "cache": worker.folder.parent / "cache"}
+    how: Any = {"batch_size": recipe.evaluation.batch_size, "cache": worker.folder.parent / "cache", "shared": Shared(loaded.model)}
     for arm in contestants(recipe, adapter, shares.train):
         if arm.adapter:
             (lora.put if adapted else lora.load)(loaded.model, arm.adapter)
             adapted = True
+            how["shared"] = Shared(loaded.model)
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
-        tell = _teller(worker, arm.name)
-        answers = outputs.answer(arm, loaded, rows, max_tokens=recipe.evaluation.max_tokens, progress=tell, **how)
+        tell = partial(_teller, worker, arm.name)
+        answers = outputs.answer(arm, loaded, rows, max_tokens=recipe.evaluation.max_tokens, tell=tell, **how)
         worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.unproved:
             worker.warn(f"{arm.name} has no perplexity: {answers.unproved}")
@@ -103,7 +107,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             contract.score(Answer(out.output, out.ended, row.reference, "\n\n".join(message.content for message in row.prompt)))
             for out, row in zip(answers.outputs, rows, strict=True)
         ]
-        found = preferred(loaded, recipe, preferences, arm, tell) if preferences else {}
+        found = preferred(loaded, recipe, preferences, arm, tell("pair")) if preferences else {}
         for row, scores in zip(rows, scored, strict=True):
             if row.id in found:
                 scores["preference"] = found[row.id].score
@@ -113,7 +117,9 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         margins.append([found[row.id].margin for row in preferences])
         if probes and arm.name in (BASE, TUNED):
             asked = [probe.row for probe in probes]
-            said = outputs.answer(arm, loaded, asked, max_tokens=regression.MAX_TOKENS, progress=tell, **how)
+            worker.emit("arm.started", arm=arm.name, rows=len(asked), of=OFF_TASK)
+            said = outputs.answer(arm, loaded, asked, max_tokens=regression.MAX_TOKENS, tell=tell, of=OFF_TASK, **how)
+            worker.emit("arm.finished", arm=arm.name, rows=len(asked), cached=said.cached, seconds=said.seconds, of=OFF_TASK)
             off_task[arm.name] = [out.output for out in said.outputs]
     _write_outputs(worker.folder, rows, arms, contract.asked)
     evidence.keep(worker.folder, recipe, rows, preferred_by)
@@ -147,8 +153,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     return {"verdict": made.verdict, "rows": len(rows)}
 
 
-def _teller(worker: Worker, arm: str) -> Callable[[int, int], None]:
-    """Progress as events, not too many; also the place where a request to stop is heard."""
+def _teller(worker: Worker, arm: str, of: str) -> Callable[[int, int], None]:
+    """Progress as events, not too many; also the place where a request to stop is heard. ``of`` is what is worked on."""
     told = 0.0
 
     def tell(done: int, total: int) -> None:
@@ -157,7 +163,7 @@ def _teller(worker: Worker, arm: str) -> Callable[[int, int], None]:
             raise Interrupted(0)
         if done == total or time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
-            worker.emit("arm.progress", arm=arm, done=done, total=total)
+            worker.emit("arm.progress", arm=arm, done=done, total=total, of=of)
 
     return tell
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 from mlx_lm.models import activations
 
 BLOCK = 128  # queries that are looked at together
+FEW = 16  # rows that say a token each: for fewer, what is saved in exponentials is lost in the number of operations
 
 _FAST: Any = mx.fast
 _MLX_ATTENTION: Any = mx.fast.scaled_dot_product_attention
@@ -77,7 +78,7 @@ def attention(
     groups, positions = keys.shape[1], keys.shape[2]
     dense = all(array.dtype == mx.float32 for array in (queries, keys, values))
     plain = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
-    if tokens == 1 or not dense or not plain or sinks is not None:
+    if (tokens == 1 and batch < FEW) or not dense or not plain or sinks is not None:
         return _MLX_ATTENTION(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
     if isinstance(mask, str) and tokens >= 2 * BLOCK:  # a block of queries need not look at keys that come after all of it
         parts = []
@@ -94,6 +95,8 @@ def attention(
         seen = mx.array(True)
     elif mask.ndim == 4 and mask.shape[1] == heads > 1:
         seen = mx.broadcast_to(mask, (*mask.shape[:2], tokens, positions)).reshape(-1, groups, repeats * tokens, positions)
+    elif tokens == 1 and mask.ndim == 4 and mask.shape[1] == 1:
+        seen = mask
     else:
         seen = mx.concatenate([mx.broadcast_to(mask, (*mask.shape[:-2], tokens, positions))] * repeats, axis=-2)
     outputs: Any = _attention(rows, keys, values, seen)

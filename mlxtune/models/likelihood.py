@@ -8,9 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxtune.models.generate import Progress
-from mlxtune.models.prefix import Prefix, share
-
-TOGETHER = 4096  # positions: what is run once and not decoded from is quicker in batches that fit a CPU's cache
+from mlxtune.models.prefix import TOGETHER, Prefix, Shared
 
 
 def nats(
@@ -23,17 +21,16 @@ def nats(
 ) -> list[float]:
     """The negative log-likelihood of each answer behind its prompt, in nats, summed over the answer's tokens.
 
-    ``asked`` are prompts and answers as tokens, none of them empty; ``prefix`` is ``share(model, prompts)`` where it is known already.
+    ``asked`` are prompts and answers as tokens, none of them empty; ``prefix`` is that of the prompts on ``model`` where it is known already.
     """
-    prefix = prefix or share(model, [prompt for prompt, _ in asked])
+    prefix = prefix or Shared(model)([prompt for prompt, _ in asked])
     if prefix is None:
         return [_alone(model, prompt, answer) for prompt, answer in asked]
-    tails = [[*prompt[prefix.tokens :], *answer[:-1]] for prompt, answer in asked]
+    tails = [[*prompt[len(prefix) :], *answer[:-1]] for prompt, answer in asked]
     found = [0.0] * len(asked)
     done = 0
-    for batch in prefix.batches([len(tail) for tail in tails], 0, batch_size, TOGETHER):
-        tokens, caches = prefix.rows([tails[at] for at in batch])
-        hidden = prefix.parts.backbone(tokens, caches)
+    batches = prefix.batches([len(tail) for tail in tails], batch_size, computed=TOGETHER)
+    for batch, hidden, _ in prefix.read(tails, batches):
         answers = [asked[at][1] for at in batch]
         ends = mx.concatenate([hidden[row, -len(answer) :] for row, answer in enumerate(answers)])
         logps = prefix.parts.logp(ends, mx.array([token for answer in answers for token in answer]))

@@ -2,66 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlxtune.models import lanes
 from mlxtune.models.head import Split, split
 from mlxtune.models.template import common_prefix
 
 _GROUPED = ("gemma2",)  # multiplies attention by itself, the query heads of one key head along an axis of their own
 POSITIONS = 32_768  # keys and values of one batch: every row has its own copy of the prefix
+TOGETHER = 1024  # positions that are computed at once: more are no quicker, and leave a CPU's cache
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """``tokens`` many tokens that all prompts begin with, as each layer's keys and values. ``parts`` is the model."""
+    """``tokens`` that all prompts begin with, as each layer's keys and values. ``parts`` is the model."""
 
     parts: Split
-    tokens: int
+    tokens: tuple[int, ...]
     caches: list[KVCache]
     grouped: bool
 
-    def batches(self, lengths: Sequence[int], more: int, most: int, positions: int = 0) -> Iterator[list[int]]:
-        """Indices of tails of ``lengths``, alike ones together; ``more`` positions are added to each, ``most`` rows go together.
+    def __len__(self) -> int:
+        return len(self.tokens)
 
-        A batch has at most ``positions``, ``POSITIONS`` where that is 0, its copies of the prefix among them, but for a single row that has more.
+    def batches(self, lengths: Sequence[int], most: int, *, more: int = 0, computed: int = 0) -> Iterator[list[int]]:
+        """Indices of tails of ``lengths``, alike ones together, at most ``most`` in a batch.
+
+        A batch, but for a single row, holds at most :data:`POSITIONS` keys, with its copies of the prefix and ``more`` for each row;
+        and, where that is not 0, has ``computed`` positions, padding among them.
         """
-        by_length = sorted(range(len(lengths)), key=lambda at: lengths[at])
         batch: list[int] = []
-        for at in by_length:
-            if batch and (len(batch) == most or (len(batch) + 1) * (self.tokens + lengths[at] + more) > (positions or POSITIONS)):
+        for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
+            rows = len(batch) + 1
+            over = rows > most or rows * (len(self) + lengths[at] + more) > POSITIONS or 0 < computed < rows * lengths[at]
+            if batch and over:
                 yield batch
                 batch = []
             batch.append(at)
         if batch:
             yield batch
 
-    def rows(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[Rows]]:
-        """``tails`` padded on the left, ``(rows, width)``, and a cache for each layer in which they go on behind the prefix."""
+    def read(
+        self, tails: Sequence[Sequence[int]], parts: Iterable[Sequence[int]]
+    ) -> Iterator[tuple[Sequence[int], mx.array, list[Rows]]]:
+        """For each of ``parts``, indices of ``tails``: itself, hidden states, and a cache for each layer to go on in.
+
+        Hidden states are ``(rows, width, hidden)`` with the padding on the left. Parts are computed side by side where there are lanes.
+        """
+        side = lanes.mine()
+        waiting = iter(parts)
+        try:
+            while wave := list(islice(waiting, side.count)):
+                side.share(len(wave))
+                done = []
+                for lane, part in enumerate(wave):
+                    with side(lane):
+                        done.append((part, *self._part([tails[at] for at in part])))
+                mx.eval([hidden for _, hidden, _ in done])
+                side.share(1)
+                yield from done
+        finally:
+            side.share(1)
+
+    def _part(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[Rows]]:
+        """A row of more than :data:`TOGETHER` tokens is computed in pieces, so that no attention over all of it exists at one time."""
         width = max(map(len, tails))
         pads = mx.array([width - len(tail) for tail in tails])
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
-        return tokens, [Rows(cache, self.tokens, pads, self.grouped) for cache in self.caches]
+        caches = [Rows(cache, len(self), pads, self.grouped) for cache in self.caches]
+        hidden = _read(self.parts, tokens, caches, TOGETHER if len(tails) == 1 else width)
+        return hidden, caches
 
 
-def share(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Prefix | None:
-    """The prefix of ``prompts`` on ``model`` as it stands, at most all but one token of each.
+class Shared:
+    """The prefixes of one model as it stands: each goes on from the one before it, as far as they agree.
 
-    ``None`` for architectures whose cache is not plain keys and values (sliding windows, recurrent layers).
+    Several ways to ask the same rows begin alike: the arms of an evaluation read their common system turn once.
     """
-    caches = make_prompt_cache(model)
-    if not all(type(cache) is KVCache for cache in caches):
-        return None
-    parts = split(model)
-    shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
-    if shared:
-        mx.eval(parts.backbone(mx.array([list(prompts[0][:shared])]), caches))
-    return Prefix(parts, shared, caches, type(model).__module__.rsplit(".", 1)[-1] in _GROUPED)
+
+    def __init__(self, model: nn.Module) -> None:
+        """For ``model`` with the adapter that it has now; another one needs another ``Shared``."""
+        self._model = model
+        self._last: Prefix | None = None
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+        """The prefix of ``prompts``, at most all but one token of each.
+
+        ``None`` for architectures whose cache is not plain keys and values (sliding windows, recurrent layers).
+        """
+        caches = make_prompt_cache(self._model)
+        if not all(type(cache) is KVCache for cache in caches):
+            return None
+        parts = self._last.parts if self._last else split(self._model)
+        tokens = tuple(prompts[0][: min(common_prefix(prompts), min(map(len, prompts)) - 1)])
+        known = common_prefix([tokens, self._last.tokens]) if self._last and tokens else 0
+        if self._last and known:
+            for new, old in zip(caches, self._last.caches, strict=True):
+                new.keys, new.values = (array[:, :, :known] for array in old.state[:2])
+                new.offset = known
+        if tokens[known:]:
+            mx.eval(_read(parts, mx.array([tokens[known:]]), caches, TOGETHER))
+        grouped = type(self._model).__module__.rsplit(".", 1)[-1] in _GROUPED
+        self._last = Prefix(parts, tokens, caches, grouped)
+        return self._last
+
+
+def _read(parts: Split, tokens: mx.array, caches: Sequence[Any], step: int) -> mx.array:
+    """Hidden states of ``tokens`` ``(rows, width)``, ``step`` columns at a time."""
+    hidden = []
+    for start in range(0, tokens.shape[1], step):
+        hidden.append(parts.backbone(tokens[:, start : start + step], caches))
+        if tokens.shape[1] > step:
+            mx.eval(hidden[-1])
+    return mx.concatenate(hidden, axis=1) if len(hidden) > 1 else hidden[0]
 
 
 class Rows:
@@ -107,6 +168,31 @@ class Rows:
         seen = (at[None] < self.prefix) | (at[None] >= self.prefix + self.pads[:, None])
         mask = (causal[None] & seen[:, None])[:, None]
         return mask[:, None] if self.grouped else mask
+
+    @classmethod
+    def join(cls, parts: Sequence[Rows]) -> Rows:
+        """One batch of several that read tails behind the same prefix and have said nothing yet, their rows one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        length = max(part.length for part in parts)
+        joined = copy.copy(parts[0])
+        joined.length = length
+        joined.pads = mx.concatenate([part.pads + (length - part.length) for part in parts])
+        joined.keys, joined.values = (
+            mx.concatenate([part._widened(array, length) for part, array in zip(parts, arrays, strict=True)])
+            for arrays in ([part.keys for part in parts], [part.values for part in parts])
+        )
+        return joined
+
+    def _widened(self, array: mx.array | None, length: int) -> mx.array:
+        """Keys or values of the prefix and a tail of ``length``, what was added on its left."""
+        assert array is not None
+        end = self.prefix + self.length
+        if length == self.length:
+            return array[:, :, :end]
+        rows, heads, _, width = array.shape
+        gap = mx.zeros((rows, heads, length - self.length, width), array.dtype)
+        return mx.concatenate([array[:, :, : self.prefix], gap, array[:, :, self.prefix : end]], axis=2)
 
     def keep(self, rows: mx.array) -> None:
         """Let all but ``rows`` go."""

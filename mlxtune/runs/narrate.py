@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.events import Event
+from mlxtune.runs.state import HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
         case "checkpoint":
             return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
         case "arm.started":
-            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], 'held-out row')}"
+            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], event.get('of', HELD_OUT))}"
         case "arm.finished":
             how = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
-            return "✓", "success", f"{event['arm']}: {plural(event['rows'], 'answer')} {how}"
+            return "✓", "success", f"{event['arm']}: {plural(event['rows'], event.get('of', 'answer'))} {how}"
         case "warning":
             return "!", "warning", one_line(event["text"])
         case "run.finished":

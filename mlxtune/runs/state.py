@@ -47,6 +47,9 @@ class Sample:
     verdict: str
 
 
+HELD_OUT = "held-out row"  # what an arm answers, unless an event says otherwise
+
+
 @dataclass(frozen=True)
 class RunState:
     """A snapshot of a run. Memory is in bytes, ``t`` values are seconds since the epoch."""
@@ -63,7 +66,8 @@ class RunState:
     samples: tuple[Sample, ...] = ()
     checkpoints: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
-    arms: tuple[tuple[str, int, int], ...] = ()  # (arm, rows done, rows)
+    arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
+    answering: tuple[str, str, int, int] | None = None  # (arm, what it works on, done, in all)
     reference: tuple[int, int] = (0, 0)  # pairs that the reference model has scored, and pairs
     memory: int = 0
     peak: int = 0
@@ -132,6 +136,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 if type == "run.started":
                     changes |= {"started": event["t"]}
                     arms = {}
+                    changes |= {"answering": None}
                 if steps or validations or checkpoints or samples:
                     steps = [item for item in steps if item.step <= at]
                     validations = [item for item in validations if item.step <= at]
@@ -154,12 +159,11 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
             case "checkpoint":
                 checkpoints.append(event["step"])
-            case "arm.started":
-                arms[event["arm"]] = (0, event["rows"])
-            case "arm.progress":
-                arms[event["arm"]] = (event["done"], event["total"])
-            case "arm.finished":
-                arms[event["arm"]] = (event["rows"], event["rows"])
+            case "arm.started" | "arm.progress" | "arm.finished":
+                what, count = event.get("of", HELD_OUT), _answered(event)
+                changes |= {"answering": (event["arm"], what, *count)}
+                if what == HELD_OUT:
+                    arms[event["arm"]] = count
             case "warning":
                 warnings.append(event["text"])
             case "run.finished":
@@ -178,6 +182,13 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         arms=tuple((arm, done, total) for arm, (done, total) in arms.items()),
         **changes,
     )
+
+
+def _answered(event: Event) -> tuple[int, int]:
+    """How many an arm has answered, and of how many."""
+    if event["type"] == "arm.progress":
+        return event["done"], event["total"]
+    return (event["rows"] if event["type"] == "arm.finished" else 0), event["rows"]
 
 
 def _metrics(event: Event) -> Metrics:

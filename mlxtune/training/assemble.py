@@ -17,7 +17,8 @@ from mlxtune.core.files import read_json
 from mlxtune.core.text import plural, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import Split, record, split
-from mlxtune.models import head, load, lora
+from mlxtune.models import head, lanes, load, lora
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
@@ -26,13 +27,12 @@ from mlxtune.planning.machine import disk_free, machine
 from mlxtune.planning.plan import Planner
 from mlxtune.planning.workload import Lengths
 from mlxtune.recipe import Recipe
-from mlxtune.training import batches, drift, lanes, pairs
+from mlxtune.training import batches, drift, pairs
 from mlxtune.training.dpo import Preferring
 from mlxtune.training.encode import encode, measure
 from mlxtune.training.frozen import FrozenCache
 from mlxtune.training.guard import MemoryGuard
 from mlxtune.training.kto import Labelled
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.loop import Loop
 from mlxtune.training.objective import Cache
 from mlxtune.training.pairs import PairCache

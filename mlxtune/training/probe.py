@@ -108,8 +108,8 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     """
     import mlx.core as mx
 
-    from mlxtune.models import head, load, lora
-    from mlxtune.training import lanes, optimizer
+    from mlxtune.models import head, lanes, load, lora
+    from mlxtune.training import optimizer
     from mlxtune.training.assemble import CACHED
     from mlxtune.training.dpo import Preferring
     from mlxtune.training.frozen import FrozenCache

@@ -21,8 +21,8 @@ from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlxtune.models.head import Split, magnitude
+from mlxtune.models.lanes import Lanes
 from mlxtune.training.dropout import Draws, make_repeatable
-from mlxtune.training.lanes import Lanes
 
 
 class Recorded:

@@ -164,10 +164,10 @@ def _trend(view: RunView) -> str:
 
 
 def _evaluating(view: RunView) -> str:
-    if not view.state.arms:
+    if view.state.answering is None:
         return "The model is being loaded."
-    arm, done, rows = view.state.arms[-1]
-    return f"{arm} has answered {done:,} of {plural(rows, 'held-out row')}."
+    arm, what, done, total = view.state.answering
+    return f"{arm} has answered {done:,} of {plural(total, what)}."
 
 
 def journey(snapshot: Snapshot) -> list[Stage]:

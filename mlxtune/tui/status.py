@@ -64,9 +64,9 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
     if state.kind == "eval":
         step, total = "", ""
-        if state.arms and view.alive:
-            arm, done, rows = state.arms[-1]
-            step, total = f"{arm} {done:,}", f"{rows:,}"
+        if state.answering and view.alive:
+            arm, _, done, all_of_them = state.answering
+            step, total = f"{arm} {done:,}", f"{all_of_them:,}"
     elif not state.total and not state.step:
         step = ""
     return Headline(Sign(sign.mark, sign.token, word), step, total, tail(view, now))

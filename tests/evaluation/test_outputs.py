@@ -32,7 +32,7 @@ def loaded(tiny: Path) -> LoadedModel:
 
 
 def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6) -> Answers:
-    return answer(arm, loaded, rows, max_tokens=max_tokens, batch_size=2, cache=cache, progress=lambda done, total: None)
+    return answer(arm, loaded, rows, max_tokens=max_tokens, batch_size=2, cache=cache, tell=lambda of: lambda done, total: None)
 
 
 def test_each_row_is_answered_as_the_arm_asks_it(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -56,6 +56,22 @@ def test_references_have_the_likelihood_of_their_trained_tokens(loaded: LoadedMo
         places = np.flatnonzero(encoded.trained)
         assert out.tokens == len(places)
         assert out.nats == pytest.approx(-sum(logps[at - 1, encoded.tokens[at]] for at in places), rel=1e-4)
+
+
+def test_progress_says_of_what(loaded: LoadedModel, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    how = {
+        "max_tokens": 2,
+        "batch_size": 9,
+        "cache": tmp_path,
+        "tell": lambda of: lambda done, total: told.append((of, done, total)),
+    }
+    answer(Arm("base"), loaded, ROWS, **how)
+    assert list(dict.fromkeys(of for of, *_ in told)) == ["held-out row", "reference"]
+    assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(told)
+    told.clear()
+    answer(Arm("base"), loaded, ROWS, **how, of="off-task prompt")
+    assert told == [("off-task prompt", 5, 5)]  # from the cache
 
 
 def test_the_same_question_is_answered_from_the_cache(loaded: LoadedModel, tmp_path: Path, monkeypatch) -> None:

@@ -44,19 +44,17 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(tiny: Path) -> None:
     assert whole.startswith(first[0][0])
 
 
-def test_progress_counts_every_prompt(tiny: Path) -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_progress_is_told_all_along_and_counts_every_prompt(tiny: Path, monkeypatch, plain: bool) -> None:
     model, tokenizer = load_stock(str(tiny))
+    if not plain:
+        monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
     seen: list[tuple[int, int]] = []
-    generate(
-        model,
-        tokenizer,
-        [[70], [71, 72], [73]],
-        max_tokens=2,
-        stops=frozenset(),
-        batch_size=2,
-        progress=lambda *at: seen.append(at),
-    )
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    how = {"max_tokens": 3, "stops": frozenset(), "batch_size": 2, "progress": lambda *at: seen.append(at)}
+    generate(model, tokenizer, [[70], [71, 72], [73]], **how)
+    assert seen == sorted(seen)
+    assert len(seen) >= 3
+    assert (seen[0], seen[-1]) == ((0, 3), (3, 3))
 
 
 def test_a_model_whose_cache_is_not_plain_goes_through_mlx_lm(tiny: Path, monkeypatch) -> None:
@@ -76,13 +74,44 @@ def test_a_model_that_computes_no_numbers_fails_instead_of_answering(tiny: Path)
 
 def test_batches_hold_every_tail_once_and_no_more_positions_than_allowed(tiny: Path, monkeypatch) -> None:
     model, _ = load_stock(str(tiny))
-    shared = prefix.share(model, [[70, 71, 72], [70, 71, 73]])
+    shared = prefix.Shared(model)([[70, 71, 72], [70, 71, 73]])
     assert shared
-    assert shared.tokens == 2
+    assert shared.tokens == (70, 71)
     monkeypatch.setattr(prefix, "POSITIONS", 40)
-    batches = list(shared.batches([5, 1, 9, 3, 50], 4, 3))
+    batches = list(shared.batches([5, 1, 9, 3, 50], 3, more=4))
     assert sorted(at for batch in batches for at in batch) == [0, 1, 2, 3, 4]
     assert batches == [[1, 3, 0], [2], [4]]
+    monkeypatch.setattr(prefix, "POSITIONS", 1000)
+    assert list(shared.batches([5, 1, 9, 3, 50], 9, computed=12)) == [[1, 3], [0], [2], [4]]  # 3 and 3, but not 5, 5 and 5
+
+
+def test_prompts_read_in_pieces_and_in_parts_are_answered_as_alone(tiny: Path, monkeypatch) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    prompts = [[90, 91, *range(60, 60 + length)] for length in (1, 2, 9, 3, 30, 30, 4)]
+    expected = [alone(model, tokenizer, prompt, 8) for prompt in prompts]
+    for module in ("prefix", "generate"):
+        monkeypatch.setattr(f"mlxtune.models.{module}.TOGETHER", 7)
+    for batch_size in (2, 7):
+        found = generate(model, tokenizer, prompts, max_tokens=8, stops=frozenset(tokenizer.eos_token_ids), batch_size=batch_size)
+        assert [text for text, _ in found] == expected
+
+
+def test_a_prefix_goes_on_from_the_one_before_it(tiny: Path, monkeypatch) -> None:
+    model, tokenizer = load_stock(str(tiny))
+    read: list[int] = []
+    reading = prefix._read
+
+    def watched(parts, tokens, caches, step):
+        read.extend([tokens.shape[1]] * (tokens.shape[0] == 1))  # a prefix, not two tails
+        return reading(parts, tokens, caches, step)
+
+    monkeypatch.setattr(prefix, "_read", watched)
+    shared = prefix.Shared(model)
+    for begin in ([*range(60, 72)], [*range(60, 75)], [60, 61, 90], [], [60, 61], [60, 61]):
+        prompts = [[*begin, 95], [*begin, 96]]
+        found = generate(model, tokenizer, prompts, max_tokens=6, stops=frozenset(), batch_size=2, prefix=shared(prompts))
+        assert [text for text, _ in found] == [alone(model, tokenizer, prompt, 6) for prompt in prompts]
+    assert read == [12, 3, 1, 2]
 
 
 SCHEMA = {

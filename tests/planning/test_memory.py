@@ -8,11 +8,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from tiny_model import make_tiny
 
-from mlxtune.models import cpu, head, lora
+from mlxtune.models import cpu, head, lanes, lora
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, shapes
 from mlxtune.planning.workload import Batch, Workload
-from mlxtune.training import assemble, frozen, lanes, optimizer
+from mlxtune.training import assemble, frozen, optimizer
 
 from .conftest import recipe
 

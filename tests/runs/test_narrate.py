@@ -22,6 +22,12 @@ def _told(type: str, **fields) -> str | None:
         ("validation", {"step": 20, "loss": None}, "◆ validation at 20: not a number"),
         ("checkpoint", {"step": 50, "seconds": 0.25}, "▾ checkpoint 0000050 saved in 0.2 s"),
         ("arm.started", {"arm": "base", "rows": 1}, "· base answers 1 held-out row"),
+        ("arm.started", {"arm": "base", "rows": 34, "of": "off-task prompt"}, "· base answers 34 off-task prompts"),
+        (
+            "arm.finished",
+            {"arm": "base", "rows": 34, "cached": False, "seconds": 9.0, "of": "off-task prompt"},
+            "✓ base: 34 off-task prompts in 9 s",
+        ),
         ("arm.finished", {"arm": "base", "rows": 74, "cached": True, "seconds": 0.1}, "✓ base: 74 answers from the cache"),
         ("arm.finished", {"arm": "tuned", "rows": 74, "cached": False, "seconds": 61.0}, "✓ tuned: 74 answers in 61 s"),
         ("warning", {"text": "two\nlines"}, "! two lines"),

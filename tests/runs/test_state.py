@@ -151,6 +151,19 @@ def test_arms_of_an_evaluation_move_on():
         _event("arm.finished", arm="base", rows=70, cached=False, seconds=1.0), _event("arm.started", arm="tuned", rows=70),
     ])  # fmt: skip
     assert state.arms == (("base", 70, 70), ("tuned", 0, 70))
+    assert state.answering == ("tuned", "held-out row", 0, 70)
+
+
+def test_what_an_arm_answers_beside_the_held_out_rows_does_not_count_as_them():
+    state = fold([
+        _event("arm.started", arm="base", rows=70), _event("arm.finished", arm="base", rows=70, cached=False, seconds=1.0),
+        _event("arm.progress", arm="base", done=9, total=70, of="reference"),
+        _event("arm.started", arm="base", rows=34, of="off-task prompt"),
+        _event("arm.progress", arm="base", done=3, total=34, of="off-task prompt"),
+    ])  # fmt: skip
+    assert state.arms == (("base", 70, 70),)
+    assert state.answering == ("base", "off-task prompt", 3, 34)
+    assert fold([_event("run.started", pid=1, kind="eval", name="n", base="b")], state).answering is None
 
 
 def test_event_of_a_newer_worker_only_moves_the_clock():

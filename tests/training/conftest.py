@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlxtune.models import blas
-from mlxtune.training import lanes
+from mlxtune.models import blas, lanes
 
 
 @pytest.fixture

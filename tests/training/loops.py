@@ -15,11 +15,11 @@ from mlxtune.core.errors import Interrupted
 from mlxtune.data.source import read_file
 from mlxtune.models import lora
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import checkpoint
 from mlxtune.training.frozen import FrozenCache
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.loop import Loop
 from mlxtune.training.sft import Supervised
 from mlxtune.training.stack import Stack

@@ -20,10 +20,10 @@ from mlxtune.core.errors import DataError, TooLongError
 from mlxtune.data.rows import Message, Place, Preference, Unpaired
 from mlxtune.models import cpu
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.template import ChatTemplate, EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.kto import Labelled
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper
 

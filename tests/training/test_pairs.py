@@ -23,12 +23,12 @@ from mlxtune.data.batching import group_pairs, pair_widths
 from mlxtune.data.rows import Place
 from mlxtune.models import cpu
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training import pairs
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.pairs import PairCache
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper

@@ -24,10 +24,10 @@ from mlxtune.core import journal
 from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.models import cpu, lora
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training import preference, reference
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.pairs import PairCache, collate, loss_sum
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper

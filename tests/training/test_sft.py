@@ -18,12 +18,12 @@ from mlx_lm.utils import load_model, load_tokenizer
 from mlxtune.data.rows import Conversation, Message, Place
 from mlxtune.models import cpu, lora
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate, Encoded
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import batches, sft
 from mlxtune.training.frozen import FrozenCache
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.stack import Stack
 from mlxtune.training.step import Stepper
 

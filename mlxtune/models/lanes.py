@@ -2,13 +2,16 @@
 
 MLX's CPU backend runs a stream's element-wise work on one core; only its matrix products use more. Half of a training step is
 element-wise, so with one stream half of the cores idle for half of the time. Parts on streams of their own, each with its share
-of the BLAS's threads, keep all of them busy: the same sums, about a third faster on two cores. A GPU has one lane: its one queue.
+of the BLAS's threads, keep all of them busy: the same sums, about a third faster on two cores. Prompts are read that way too.
+A GPU has one lane: its one queue.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
+from functools import cache
 
 import mlx.core as mx
 
@@ -32,6 +35,16 @@ class Lanes:
         """Divide the cores among ``parts`` lanes that are about to work; 1 gives all to one."""
         if self._streams:
             blas.threads(max(1, cores() // parts))
+
+
+@cache
+def _of(thread: int) -> Lanes:
+    return Lanes(suitable())
+
+
+def mine() -> Lanes:
+    """The calling thread's lanes, as many as suit: streams are never given back, so that a thread makes them once."""
+    return _of(threading.get_ident())
 
 
 def suitable() -> int:
