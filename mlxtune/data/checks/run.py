@@ -12,6 +12,7 @@ from types import TracebackType
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import plural
+from mlxtune.data import outcome
 from mlxtune.data.checks import notes
 from mlxtune.data.checks.contract import Scorer, broken
 from mlxtune.data.checks.finding import (
@@ -208,10 +209,12 @@ def check(
         findings.sort(key=lambda one: (SEVERITIES.index(one.severity), order[one.check], one.rows))
         facts = notes.facts(survey)
         known = tuple(lengths(survey.tokens))
-        return Report(
+        report = Report(
             path, tuple(counts), dict(formats.most_common()), tuple(findings), _places(records, findings), facts,
             known or tuple(survey.lengths), max_tokens if known else 0, notes.advice(facts, findings), dict(skipped),
         )  # fmt: skip
+        outcome.keep(path, outcome.Outcome(report.word, report.sentence, report.kept, report.rows("block") or report.rows("warn")))
+        return report
 
 
 def _places(records: Records, findings: Sequence[Finding]) -> dict[int, tuple[Place, str]]:
