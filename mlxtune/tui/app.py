@@ -174,6 +174,11 @@ class MlxtuneApp(Desk):
         """The names of the rooms, in the order of the journey."""
         return tuple(room.ROOM for room in ROOMS.values())
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What the rooms are called in :meth:`action_room`."""
+        return tuple(ROOMS)
+
     def key(self, action: str, usual: str) -> str:
         """The key to show for an action of the app: its usual one, or what the user's settings make of it."""
         return keys.names(self.changed, {"app": type(self)}).get(action, usual) if self.changed else usual

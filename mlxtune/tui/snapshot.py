@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.journal import Tail
 from mlxtune.core.text import one_line
+from mlxtune.data.decisions import State, fold
+from mlxtune.data.outcome import Outcome, last
+from mlxtune.data.review import journal_path
 from mlxtune.planning.machine import Memory, memory
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
@@ -24,6 +28,7 @@ from mlxtune.tui.verdict import Verdict, read_verdict
 
 ALIVE = frozenset({"starting", "running", "quiet"})
 MEMORY_EVERY = 2.0  # seconds: on a Mac, asking costs two processes
+SOURCE_EVERY = 2.0  # seconds between two looks at what is known of a source
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class RecipeView:
     recipe: Recipe | None
     source: str = ""
     source_there: bool = False
+    checked: Outcome | None = None  # what the last check of its rows came to
+    decided: int = 0  # rows that a review has accepted or rejected
     error: str = ""
     mend: str = ""
 
@@ -85,8 +92,9 @@ class Snapshot:
     recipes: tuple[RecipeView, ...] = ()
     runs: tuple[RunView, ...] = ()
     evals: tuple[RunView, ...] = ()
-    verdict: Verdict | None = None
+    verdict: Verdict | None = None  # of the newest report
     memory: Memory | None = None
+    best: Verdict | None = None  # of the adapter that kept the contract most often, among those that are better than their base
 
     @property
     def live(self) -> RunView | None:
@@ -113,7 +121,8 @@ class Watcher:
         self._followers: dict[Path, Follower] = {}
         self._views: dict[Path, RunView] = {}
         self._recipes: dict[Path, tuple[object, RecipeView]] = {}
-        self._verdict: tuple[object, Verdict | None] = (None, None)
+        self._sources: dict[Path, _SourceWatch] = {}
+        self._verdicts: dict[Path, tuple[tuple[int, int, int], Verdict | None]] = {}
         self._memory: tuple[float, Memory | None] = (float("-inf"), None)
 
     def read(self) -> Snapshot:
@@ -123,7 +132,8 @@ class Watcher:
         kept = {view.run.folder for view in (*runs, *evals)}
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in kept}
         self._views = {folder: view for folder, view in self._views.items() if folder in kept}
-        return Snapshot(now, self.workspace, self._read_recipes(), runs, evals, self._read_verdict(), self._read_memory(now))
+        newest, best = self._read_verdicts()
+        return Snapshot(now, self.workspace, self._read_recipes(now), runs, evals, newest, self._read_memory(now), best)
 
     def _runs(self, kind: str, now: float) -> tuple[RunView, ...]:
         try:
@@ -152,7 +162,7 @@ class Watcher:
         self._views[run.folder] = view
         return view
 
-    def _read_recipes(self) -> tuple[RecipeView, ...]:
+    def _read_recipes(self, now: float) -> tuple[RecipeView, ...]:
         try:
             paths = sorted((self.workspace / "recipes").glob("*.toml"))
         except OSError:
@@ -162,24 +172,55 @@ class Watcher:
             mark = stamp(path)
             known = self._recipes.get(path)
             view = known[1] if known and known[0] == mark else _recipe_view(path)
-            there = view.recipe is not None and view.recipe.source.exists()
-            if there != view.source_there:
-                view = RecipeView(view.path, view.title, view.recipe, view.source, there)
+            if view.recipe:
+                watch = self._sources.setdefault(view.recipe.source, _SourceWatch(view.recipe.source))
+                watch.look(now)
+                if (watch.there, watch.checked, watch.decided) != (view.source_there, view.checked, view.decided):
+                    view = replace(view, source_there=watch.there, checked=watch.checked, decided=watch.decided)
             views[path] = (mark, view)
         self._recipes = views
         return tuple(view for _, view in views.values())
 
-    def _read_verdict(self) -> Verdict | None:
-        reports = [(path, mark) for path in self.workspace.glob("evals/*/report.json") if (mark := stamp(path))]
-        newest = max(reports, key=lambda report: report[1], default=None)
-        if newest != self._verdict[0]:
-            self._verdict = (newest, read_verdict(newest[0]) if newest else None)
-        return self._verdict[1]
+    def _read_verdicts(self) -> tuple[Verdict | None, Verdict | None]:
+        """The newest verdict, and the best."""
+        found: dict[Path, tuple[tuple[int, int, int], Verdict | None]] = {}
+        for path in self.workspace.glob("evals/*/report.json"):
+            if mark := stamp(path):
+                known = self._verdicts.get(path)
+                found[path] = known if known and known[0] == mark else (mark, read_verdict(path))
+        self._verdicts = found
+        verdicts = [verdict for _, verdict in sorted(found.values(), key=lambda item: item[0]) if verdict]
+        better = [verdict for verdict in verdicts if verdict.word == "better" and verdict.metrics]
+        return next(reversed(verdicts), None), max(better, key=lambda verdict: verdict.metrics[-1].tuned, default=None)
 
     def _read_memory(self, now: float) -> Memory | None:
         if not 0 <= now - self._memory[0] < MEMORY_EVERY:
             self._memory = (now, _memory())
         return self._memory[1]
+
+
+class _SourceWatch:
+    """What is known of a recipe's source without reading it: that it is there, its last check, and how far its review is."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._looked = float("-inf")
+        self._journal = Tail(journal_path(source))
+        self._state = State()
+        self.there = False
+        self.checked: Outcome | None = None
+        self.decided = 0
+
+    def look(self, now: float) -> None:
+        """Look again, if that was a while ago."""
+        if 0 <= now - self._looked < SOURCE_EVERY:
+            return
+        self._looked = now
+        self.there = self._source.exists()
+        self.checked = last(self._source) if self.there else None
+        if events := self._journal.read():
+            self._state = fold(events, self._state)
+            self.decided = sum(one.status not in ("pending", "skipped") for one in self._state.decisions.values())
 
 
 def _memory() -> Memory | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlxtune.data import outcome
+from mlxtune.data.outcome import Outcome
 from mlxtune.evaluation import report
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.guide import journey, next_step
@@ -17,9 +21,11 @@ DONE = ("run.finished", {"summary": {}})
 ID = "20261124-1412-support-json"
 
 
-def evaluated(shop: Shop, run: str, base: int, tuned: int, rows: int = 72) -> None:
+def evaluated(
+    shop: Shop, run: str, base: int, tuned: int, rows: int = 72, folder: str | Path = "20261124-1500-support-json"
+) -> None:
     """An evaluation in which ``base`` and ``tuned`` of ``rows`` answers held."""
-    folder = shop.run("20261124-1500-support-json", kind="eval", end=DONE)
+    folder = shop.run(str(folder), kind="eval", end=DONE)
     started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     arms: list[tuple[str, dict[str, Any]]] = [("run.started", started)]
     for arm in ("base", "tuned"):
@@ -50,7 +56,7 @@ def evaluated(shop: Shop, run: str, base: int, tuned: int, rows: int = 72) -> No
 def test_next_follows_from_how_the_newest_run_ended(shop: Shop, end: Any, sentence: str, action: str) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=end, age=60)
-    advice = next_step(shop.snapshot())
+    advice = next_step(shop.snapshot(), {"home", "train"})
     assert (advice.sentence, advice.action) == (sentence, action)
 
 
@@ -62,7 +68,7 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(shop: Shop, base:
     shop.run(ID, steps=60, end=DONE, age=600)
     evaluated(shop, ID, base, tuned)
     snapshot = shop.snapshot()
-    advice, stages = next_step(snapshot), {stage.name: stage for stage in journey(snapshot)}
+    advice, stages = next_step(snapshot, {"home", "train"}), {stage.name: stage for stage in journey(snapshot)}
     assert advice.sentence.lower().startswith(word)
     assert (advice.mark, advice.action) == (mark, "screen.new")
     assert (stages["Evaluate"].mark, stages["Evaluate"].result) == (mark, word)
@@ -80,7 +86,7 @@ def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:
     shop.recipe()
     shop.run(ID, steps=60, end=DONE, age=60)
     evaluated(shop, "20261101-0000-another", 20, 60)
-    assert next_step(shop.snapshot()).sentence == "Training is done. Measure whether it helped."
+    assert next_step(shop.snapshot(), {"home", "train"}).sentence == "Training is done. Measure whether it helped."
 
 
 def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
@@ -88,7 +94,7 @@ def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
     shop.run(
         "20261124-1500-x", kind="eval", end=("run.failed", {"error": "No held-out rows.", "mend": "Raise data.holdout.", "code": 2})
     )
-    advice = next_step(shop.snapshot())
+    advice = next_step(shop.snapshot(), {"home", "train"})
     assert advice.sentence == "The evaluation ended without a verdict."
     assert advice.why == "No held-out rows. Raise data.holdout."
 
@@ -111,6 +117,89 @@ def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
     assert (journey(shop.snapshot())[0].mark, journey(shop.snapshot())[0].what) == ("✗", "../data/support.jsonl is not there")
 
 
+ROOMS = {"home", "data", "review", "plan", "train", "evaluate", "blind", "chat"}
+
+
+def test_the_way_to_a_first_run_leads_through_the_rooms_that_there_are(shop: Shop) -> None:
+    shop.recipe()
+    assert next_step(shop.snapshot(), {"home", "train"}).action == "screen.new"
+    advice = next_step(shop.snapshot(), ROOMS)
+    assert (advice.key, advice.action, [way.action for way in advice.also]) == ("D", "app.room('data')", ["screen.new"])
+    source = shop.folder / "data" / "support.jsonl"
+    outcome.keep(source, Outcome("blocked", "Not ready. 9 rows of 480 must be mended.", 471, 9))
+    advice = next_step(shop.snapshot(), ROOMS)
+    assert (advice.sentence, advice.action, advice.mark) == ("Not ready. 9 rows of 480 must be mended.", "app.room('data')", "✗")
+    outcome.keep(source, Outcome("look", "Ready.", 480, 3))
+    advice = next_step(shop.snapshot(), ROOMS)
+    assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
+    advice = next_step(shop.snapshot(), ROOMS - {"evaluate"})
+    assert (advice.action, [way.key for way in advice.also]) == ("screen.new", ["P"])
+
+
+def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) -> None:
+    source = loaded.folder / "data" / "support.jsonl"
+    outcome.keep(source, Outcome("clean", "Clean.", 4, 0))
+    decide(source, ["accepted", "rejected", "skipped"])
+    snapshot = loaded.snapshot()
+    assert snapshot.recipes[0].decided == 2
+    assert [(way.key, way.does) for way in next_step(snapshot, ROOMS).also] == [("R", "use the time: 2 rows wait for a decision")]
+    assert next_step(snapshot, {"home", "train"}).also == ()
+    stage = {stage.name: stage for stage in journey(snapshot)}["Review"]
+    assert (stage.mark, stage.what, stage.result) == ("◐", "2 decided, 2 to go", "50 %")
+
+
+def decide(source: Path, statuses: list[str]) -> None:
+    """A review's journal in which one row each got a status."""
+    rows = [{"row": str(at), "before": str(at), "after": str(at), "status": status} for at, status in enumerate(statuses)]
+    events = [
+        {"v": 1, "seq": at, "t": 1.0, "who": "a", "action": "accept", "reason": "", "rows": [row]} for at, row in enumerate(rows)
+    ]
+    source.with_name("support.review.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def test_a_finished_run_is_evaluated_where_there_is_a_room_for_it(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=60)
+    assert next_step(shop.snapshot(), ROOMS).action == "app.room('evaluate')"
+    advice = next_step(shop.snapshot(), {"home", "train"})
+    assert advice.action == "app.room('train')"
+    assert "mlxtune eval" in advice.why
+
+
+@pytest.mark.parametrize(("base", "tuned", "keys"), [(20, 60, ["E", "C"]), (60, 20, ["E"]), (30, 32, ["E", "B"])])
+def test_a_verdict_leads_on(shop: Shop, base: int, tuned: int, keys: list[str]) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, base, tuned)
+    assert [way.key for way in next_step(shop.snapshot(), ROOMS).also] == keys
+
+
+async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop) -> None:
+    shop.recipe()
+    for id in (ID, "20261125-0900-support-json"):
+        shop.run(id, steps=60, end=DONE, age=600)
+    evaluated(shop, ID, 20, 60)
+    evaluated(shop, "20261125-0900-support-json", 60, 20, folder="20261125-1000-support-json")
+    snapshot = shop.snapshot()
+    assert snapshot.best and snapshot.verdict
+    assert (snapshot.best.run, snapshot.verdict.word) == (ID, "worse")
+    app = shop.app()
+    async with app.run_test(size=(120, 36)):
+        assert "Best adapter" in shown(app)
+        assert "✗ the last, support-json is worse" in shown(app)
+
+
+@pytest.mark.parametrize(
+    ("word", "found", "mark", "result"),
+    [("clean", 0, "✓", "clean"), ("look", 3, "✓", "ready, 3 to look at"), ("blocked", 9, "✗", "9 to mend")],
+)
+def test_the_journey_says_what_the_last_check_found(shop: Shop, word: str, found: int, mark: str, result: str) -> None:
+    shop.recipe()
+    outcome.keep(shop.folder / "data" / "support.jsonl", Outcome(word, "", 480, found))
+    stage = journey(shop.snapshot())[0]
+    assert (stage.mark, stage.what, stage.result) == (mark, "480 rows in ../data/support.jsonl", result)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"arms": []}', '{"arms": [{}], "comparisons": [], "facts": {}, "verdict": ""}', "\x00"]
 )
@@ -121,6 +210,6 @@ def test_a_report_that_is_none_is_left_out(shop: Shop, text: str) -> None:
 
 
 def test_a_stop_now_keeps_what_next_says(loaded: Shop) -> None:
-    advice = next_step(loaded.snapshot(NOW))
+    advice = next_step(loaded.snapshot(NOW), {"home", "train"})
     assert advice.why.endswith("A stop saves step 640 first, and the run can be resumed from it.")
     assert advice.why.startswith("Validation loss still falls (0.6")

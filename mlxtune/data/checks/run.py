@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import plural
+from mlxtune.data import outcome
 from mlxtune.data.checks import notes
 from mlxtune.data.checks.contract import CONTRACT, Scorer, broken
 from mlxtune.data.checks.finding import (
@@ -158,11 +159,13 @@ def check(
         findings.sort(key=lambda one: (SEVERITIES.index(one.severity), order[one.check], one.rows))
         facts = notes.facts(survey)
         known = tuple(lengths(survey.tokens))
-        return Report(
+        report = Report(
             path, tuple(counts), dict(formats.most_common()), tuple(findings), _places(records, findings), facts,
             known or tuple(survey.lengths), max_tokens if known else 0, notes.advice(facts, findings), dict(skipped),
             tuple(-1 if one is None or one.why else one.full for one in tokens or ()), _shares(survey, at),
         )  # fmt: skip
+        outcome.keep(path, outcome.Outcome(report.word, report.sentence, report.kept, report.rows("block") or report.rows("warn")))
+        return report
 
 
 def of_rows() -> frozenset[str]:

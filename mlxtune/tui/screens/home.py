@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
-from mlxtune.tui.draw import bar, col, fold, key, line, lines
+from mlxtune.tui.draw import bar, clickable, col, fold, key, line, lines
 from mlxtune.tui.guide import Advice, Stage, journey, next_step
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import RunView, Snapshot
@@ -68,13 +68,16 @@ class Home(Room):
         return self.desk.snapshot.runs if self.desk.snapshot else ()
 
     def draw(self, snapshot: Snapshot) -> None:
-        advice, stages, tall = next_step(snapshot), journey(snapshot), self.tall
+        advice, stages, tall = next_step(snapshot, self.desk.modes), journey(snapshot), self.tall
         self.query_one(Next).show(lambda width, _height: next_picture(advice, width, tall))
-        self.query_one("#journey-picture", Draw).show(lambda width, _height: journey_picture(stages, width, tall))
-        verdict, runs = snapshot.verdict, snapshot.runs
-        self.query_one("#best").set_class(verdict is None or not verdict.metrics, "-away")
+        modes = self.desk.modes
+        self.query_one("#journey-picture", Draw).show(lambda width, _height: journey_picture(stages, width, tall, modes))
+        verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
+        best = self.query_one("#best", Section)
+        best.set_class(verdict is None or not verdict.metrics, "-away")
         if verdict:
-            self.query_one("#best-picture", Draw).show(lambda width, _height: best_picture(verdict, width))
+            best.head.set(title="Best adapter" if snapshot.best else "Last evaluated")
+            self.query_one("#best-picture", Draw).show(lambda width, _height: best_picture(verdict, snapshot.verdict, width))
         self.query_one("#runs").display = bool(runs)
         self.query_one(".right").display = bool(runs) or verdict is not None
         at = next((index for index, view in enumerate(runs) if view.id == self._run), 0)
@@ -85,7 +88,7 @@ class Home(Room):
         snapshot = self.desk.snapshot
         if snapshot is None:
             return [Verb("q", "quit", "app.quit", "leave; what runs goes on")]
-        advice, verbs = next_step(snapshot), []
+        advice, verbs = next_step(snapshot, self.desk.modes), []
         new = advice.action == "screen.new"  # then enter and n are one and the same
         if isinstance(self.focused, Runs):
             verbs.append(Verb("enter", "open", "do", "look at the run under the cursor"))
@@ -115,7 +118,7 @@ class Home(Room):
             return
         if isinstance(self.focused, Runs):
             self.focused.action_choose()
-        elif (action := next_step(snapshot).action) and (action != "screen.new" or self.desk.can_start):
+        elif (action := next_step(snapshot, self.desk.modes).action) and (action != "screen.new" or self.desk.can_start):
             await self.run_action(action)
 
     def action_samples(self) -> None:
@@ -132,29 +135,29 @@ def next_picture(advice: Advice, width: int, tall: bool) -> Content:
     rows = [line("  ", mark, said[2:]), fold(advice.why, width)]
     if advice.key:
         rows += [Content("")] if tall else []
-        rows.append(line("  ", key(advice.key, advice.does, advice.action)))
+        ways = [key(advice.key, advice.does, advice.action), *(key(way.key, way.does, way.action) for way in advice.also)]
+        beside = line("  ", *(part for way in ways for part in (way, "      "))).rstrip()
+        rows += [beside] if beside.cell_length <= width else [line("  ", way) for way in ways]
     return lines(*rows)
 
 
-def journey_picture(stages: Sequence[Stage], width: int, tall: bool) -> Content:
-    """One row a stage, joined by a line where there is room."""
+def journey_picture(stages: Sequence[Stage], width: int, tall: bool, rooms: Collection[str] = ()) -> Content:
+    """One row a stage, joined by a line where there is room. A click goes to the stage's room, if there is one."""
     rows: list[Content] = []
     for index, stage in enumerate(stages):
         name = col(stage.name, 11, "$muted" if stage.waiting else "bold")
         result = len(stage.result)
         what = col(stage.what, width - 18 - result, "$faint" if stage.waiting else "$muted")
-        rows.append(
-            line("  ", (stage.mark, f"bold {stage.token}"), "  ", name, what, "  ", col(stage.result, result, right=True)).truncate(
-                max(width, 0)
-            )
-        )
+        mark = (stage.mark, f"bold {stage.token}")
+        row = line("  ", mark, "  ", name, what, "  ", col(stage.result, result, right=True)).truncate(max(width, 0))
+        rows.append(clickable(row, f"app.room('{stage.room}')") if stage.room in rooms else row)
         if tall and index < len(stages) - 1:
             rows.append(line("  ", ("│", "$line")))
     return lines(*rows)
 
 
-def best_picture(verdict: Verdict, width: int) -> Content:
-    """The newest adapter that was measured, against its base; nothing while only the base has been."""
+def best_picture(verdict: Verdict, newest: Verdict | None, width: int) -> Content:
+    """An adapter that was measured, against its base, and what came of the newest if that is another; nothing while only bases were."""
     if not verdict.metrics:
         return Content("")  # a hidden picture is asked for its height too
     rows = [line("  ", col(verdict.name, width - 2, "bold")), Content("")]
@@ -164,6 +167,9 @@ def best_picture(verdict: Verdict, width: int) -> Content:
     end = line(
         (f"  {verdict.mark} {verdict.word.capitalize()}", f"bold {verdict.token}"), (f" {than} {verdict.rows:,} rows", "$muted")
     )
+    if newest and newest.word and newest.run != verdict.run:
+        what = f"{newest.name} is {newest.word}" if newest.word != "cannot tell" else f"of {newest.name} one cannot tell"
+        end = lines(end, col(line((f"  {newest.mark} ", f"bold {newest.token}"), (f"the last, {what}", "$muted")), width))
     return lines(*rows, end)
 
 
