@@ -5,6 +5,7 @@ Comments inside a list go with the list when it is replaced.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
+from tomlkit.container import Container
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, InlineTable, Item, Table
 
@@ -25,9 +27,10 @@ from mlxtune.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Edit:
-    """A change that was written: the file, its bytes before and after, and the recipe that it holds now."""
+    """A change that was written: the file, the keys, its bytes before and after, and the recipe that it holds now."""
 
     path: Path
+    changes: tuple[str, ...]
     before: bytes
     after: bytes
     recipe: Recipe
@@ -44,11 +47,14 @@ def edit(path: Path, changes: Mapping[str, object]) -> Edit:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{one_line(str(path))} cannot be read: {error}.") from error
     changed = edited(text, changes)
-    recipe = parse(changed, folder=path.parent, where=one_line(path.name))
+    try:
+        recipe = parse(changed, folder=path.parent, where="")
+    except RecipeError as error:  # its line is one of a text that is not written
+        raise RecipeError(re.sub(r"^(, line \d+)?: ", "", error.message), mend=error.mend) from error
     after = changed.encode("utf-8")
     if after != before:
         write_bytes(path.resolve(), after)
-    return Edit(path, before, after, recipe)
+    return Edit(path, tuple(changes), before, after, recipe)
 
 
 def undo(done: Edit) -> Recipe:
@@ -94,7 +100,7 @@ def literal(value: object) -> str:
             return str(value).lower()
         case float() if value.is_integer() and abs(value) < 1e15:
             return str(int(value))
-        case float() if 0 < abs(value) < 1e-3:
+        case float() if 0 < abs(value) < 0.01:
             return format(Decimal(repr(value)).normalize(), "e")
         case int() | float():
             return str(value)
@@ -129,7 +135,7 @@ def _set(document: tomlkit.TOMLDocument, path: list[str], value: object) -> None
         if key in holder:
             holder.remove(key)
         return
-    new: Any = tomlkit.parse(f"value = {literal(value)}\n")["value"]  # as written: 2e-4 stays 2e-4
+    new: Any = tomlkit.parse(f"value = {literal(value)}\n").item("value")  # as written: 2e-4 stays 2e-4
     if key in holder:
         _replace(holder, key, new)
     else:
@@ -138,11 +144,19 @@ def _set(document: tomlkit.TOMLDocument, path: list[str], value: object) -> None
 
 def _replace(holder: Any, key: str, new: Item) -> None:
     """Put ``new`` in the place of a value; a comment behind it keeps its column where there is room."""
-    old = holder[key]
-    ws, width = old.trivia.comment_ws, len(old.as_string().splitlines()[-1] if isinstance(old, Item) else "")
+    old = _item(holder, key)
     holder[key] = new
-    if old.trivia.comment:
-        holder[key].trivia.comment_ws = " " * max(1, len(ws) + width - len(new.as_string()))
+    made = _item(holder, key)
+    if old and made and old.trivia.comment:
+        width = len(old.trivia.comment_ws) + len(old.as_string().splitlines()[-1])
+        made.trivia.comment_ws = " " * max(1, width - len(new.as_string()))
+
+
+def _item(holder: Any, key: str) -> Item | None:
+    """A value with what stands around it, which a plain look-up loses for some; ``None`` in a section that is in several pieces."""
+    held = holder.value if isinstance(holder, Table | InlineTable) else holder
+    found = held.item(key) if isinstance(held, Container) else None
+    return found if isinstance(found, Item) else None
 
 
 def _add(holder: Any, key: str, new: Item) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.recipe.edit import literal
 from mlxtune.recipe.schema import Recipe
 
@@ -75,7 +76,7 @@ class Key:
         """What ``text``, as somebody typed it, stands for: TOML, else words; words with commas between them where a list may stand."""
         text = text.strip()
         if self.kind is str:
-            return text
+            return _value(text) if text.startswith('"') else text
         element = _element(self.kind)
         if element is None or text.startswith("["):
             return _value(text)
@@ -155,16 +156,24 @@ def keys(recipe: Recipe) -> tuple[Key, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as :meth:`Key.typed` takes it, as bare as can be."""
+    """A value as :meth:`Key.typed` takes it, as bare as can be; what a terminal would obey is escaped."""
     if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(item, str) and _bare(item) for item in value):
-        return ", ".join(value)
+        return value if _bare(value, '"') or not value else _quoted(value)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        bare = all(_bare(item, '",[') for item in value)
+        return ", ".join(value) if bare else f"[{', '.join(map(_quoted, value))}]"
     return literal(value)
 
 
-def _bare(word: str) -> bool:
-    return bool(word) and word == word.strip() and not set(word) & set(",[\n")
+def _bare(text: str, signs: str) -> bool:
+    """Whether ``text`` can stand without quotes: it is one safe line that has none of ``signs``."""
+    return bool(text) and text == text.strip() == one_line(text) and not set(text) & set(signs)
+
+
+def _quoted(text: str) -> str:
+    """``text`` as a TOML string in which every sign that is not safe to show is an escape."""
+    signs = (sign if sign not in '"\\\n\t' and safe_text(sign) == sign else f"\\U{ord(sign):08x}" for sign in text)
+    return '"' + "".join(signs).replace("\\U0000", "\\u") + '"'
 
 
 def _value(text: str) -> Any:

@@ -94,13 +94,14 @@ class Desk(App[None]):
         """Start a run of the workspace's recipe; with more than one, ask which."""
         recipes = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
         if len(recipes) == 1:
-            self._start(recipes[0].path)
+            self.start_run(recipes[0].path)
         else:
             self.push_screen(
-                Choose("Which recipe?", "", _choices(recipes)), lambda at: self._start(recipes[int(at)].path) if at else None
+                Choose("Which recipe?", "", _choices(recipes)), lambda at: self.start_run(recipes[int(at)].path) if at else None
             )
 
-    def _start(self, path: Path) -> None:
+    def start_run(self, path: Path) -> None:
+        """Start a run of the recipe in ``path``, and go to see it."""
         try:
             recipe = load(path)
         except MlxtuneError as error:

@@ -125,3 +125,30 @@ def age(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min"
     return f"{seconds // 3600:.0f} h" if seconds < 86400 else f"{seconds // 86400:.0f} d"
+
+
+def interval(low: float, middle: float, high: float, width: int, style: str) -> Content:
+    """A point with its interval on an axis from 0 to 1, over marks at the quarters; nothing below 12 cells, which would be no picture."""
+    if width < 12:
+        return Content("")
+    cells = [(" ", "")] * width
+    for quarter in range(5):
+        cells[_place(quarter / 4, width)] = ("┊", "$line")
+    first, last = _place(low, width), _place(high, width)
+    for at in range(first, last + 1):
+        cells[at] = ("╺" if at == first else "╸" if at == last else "━", style)
+    cells[_place(middle, width)] = ("●", style)
+    return line(*cells)
+
+
+def axis(width: int) -> Content:
+    """The figures under the marks of :func:`interval`, in hundredths."""
+    cells = list(" " * max(width, 0))
+    for share, text in ((0.0, "0"), (0.5, "50"), (1.0, "100")) if width >= 12 else ():
+        at = min(_place(share, width), width - len(text))
+        cells[at : at + len(text)] = text
+    return line(("".join(cells), "$faint"))
+
+
+def _place(share: float, width: int) -> int:
+    return round(max(0.0, min(1.0, share)) * (width - 1))

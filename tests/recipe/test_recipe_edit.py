@@ -82,9 +82,9 @@ def test_none_takes_a_key_out_so_that_its_default_holds(file: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"training.epochs": -1}, r"support-json.toml, line 28: training.epochs must be 0 or more, not -1"),
-        ({"training.epoch": 1}, "unknown key epoch in .training."),
-        ({"adapter.rank": "many"}, r"line 15: adapter.rank must be a whole number, not .many."),
+        ({"training.epochs": -1}, "^training.epochs must be 0 or more, not -1"),
+        ({"training.epoch": 1}, "^unknown key epoch in .training."),
+        ({"adapter.rank": "many"}, "^adapter.rank must be a whole number, not .many."),
         ({"name.x": 1}, "cannot be changed here"),
         ({"model.base": ""}, "model.base must be an alias"),
     ],
@@ -163,15 +163,20 @@ def test_whatever_the_layout_the_text_means_the_change_and_nothing_else(text: st
 
 
 @pytest.mark.parametrize("text", LAYOUTS)
-def test_usual_layouts_can_all_be_edited(text: str) -> None:
-    made = edited(text, {"training.epochs": 7, "adapter.rank": 3, "evaluation.max_tokens": 5, "name": "m"})
+def test_usual_layouts_can_all_be_edited_again_and_again(text: str) -> None:
+    changes: dict[str, Any] = {"training.epochs": 7, "adapter.rank": 3, "evaluation.max_tokens": 5, "name": "m"}
+    made = edited(text, {**changes, "adapter.rslora": False, "adapter.dropout": 0.5, "adapter.targets": "attention"})
+    made = edited(made, {"adapter.rslora": True, "adapter.dropout": 0.25, "adapter.targets": ["a", "b"]})
+    made = edited(made, {"adapter.rslora": False, "adapter.targets": None})
     found = tomllib.loads(made)
-    assert (found["training"]["epochs"], found["adapter"]["rank"], found["evaluation"]["max_tokens"]) == (7, 3, 5)
+    assert (found["training"]["epochs"], found["evaluation"]["max_tokens"]) == (7, 5)
+    assert {"rank": 3, "rslora": False, "dropout": 0.25}.items() <= found["adapter"].items()
+    assert "targets" not in found["adapter"]
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(2e-4, "2e-4"), (1e-05, "1e-5"), (0.0015, "0.0015"), (64.0, "64"), (0.1, "0.1"), (True, "true"), ("a\"b\n", '"a\\"b\\n"'), ([1.0, 0.2], "[1, 0.2]"), (["a", "b"], '["a", "b"]'), (1e300, "1e+300"), (-3e-7, "-3e-7")],
+    [(2e-4, "2e-4"), (1e-05, "1e-5"), (0.0015, "1.5e-3"), (0.01, "0.01"), (64.0, "64"), (0.1, "0.1"), (True, "true"), ("a\"b\n", '"a\\"b\\n"'), ([1.0, 0.2], "[1, 0.2]"), (["a", "b"], '["a", "b"]'), (1e300, "1e+300"), (-3e-7, "-3e-7")],
 )  # fmt: skip
 def test_values_are_written_as_people_write_them(value: object, text: str) -> None:
     assert literal(value) == text

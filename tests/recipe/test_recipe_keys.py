@@ -5,8 +5,11 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxtune.core.errors import RecipeError
+from mlxtune.core.text import safe_text
 from mlxtune.recipe import Recipe, parse
 from mlxtune.recipe.edit import literal
 from mlxtune.recipe.keys import KEYS, Key, keys, shown
@@ -23,13 +26,13 @@ def _refused(overrides: list[str]) -> str:
     return ""
 
 
-def given(*overrides: str) -> Recipe:
+def made(*overrides: str) -> Recipe:
     return parse(LEAST, overrides=overrides)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
 def test_every_key_exists_has_a_default_a_meaning_and_typed_values(key: Key) -> None:
-    recipe = given()
+    recipe = made()
     value = key.of(recipe)
     assert key.about
     assert key.default is dataclasses.MISSING or key.default == value
@@ -42,7 +45,7 @@ def test_every_key_exists_has_a_default_a_meaning_and_typed_values(key: Key) -> 
 def test_every_step_from_a_default_is_a_value_that_a_recipe_takes(key: Key) -> None:
     method = f'method.kind="{(*key.kinds, "sft")[0]}"'
     for by in (1, -1):
-        value = key.of(given(method))
+        value = key.of(made(method))
         for _ in range(8):
             value = key.next(value, by)
             told = _refused([method, f"{key.path}={literal(value)}"])
@@ -97,12 +100,24 @@ def test_typed_words_become_lists_where_lists_may_stand() -> None:
     assert BY_PATH["training.learning_rate"].typed("fast") == "fast", "the recipe's own types refuse it"
 
 
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=3),
+)
+def test_any_text_is_shown_safely_and_comes_back_as_it_was(text: str, words: list[str]) -> None:
+    for key, value in ((BY_PATH["evaluation.prompt"], text), (BY_PATH["evaluation.forbid"], words)):
+        told = shown(value)
+        assert key.typed(told) == value
+        assert safe_text(told) == told
+        assert "\n" not in told
+
+
 def test_keys_of_other_methods_are_left_out_and_idle_ones_say_why() -> None:
-    assert "method.beta" not in [key.path for key in keys(given())]
-    assert "method.beta" in [key.path for key in keys(given('method.kind="kto"'))]
-    assert "method.loss" not in [key.path for key in keys(given('method.kind="kto"'))]
-    assert "method.loss" in [key.path for key in keys(given('method.kind="dpo"'))]
-    assert BY_PATH["training.epochs"].idle(given("training.steps=60")) == "steps = 60 decides"
-    assert BY_PATH["training.epochs"].idle(given()) == ""
-    assert BY_PATH["adapter.rank"].idle(given('adapter.parent="x"')) == "the parent decides"
-    assert BY_PATH["adapter.dropout"].idle(given('adapter.parent="x"')) == ""
+    assert "method.beta" not in [key.path for key in keys(made())]
+    assert "method.beta" in [key.path for key in keys(made('method.kind="kto"'))]
+    assert "method.loss" not in [key.path for key in keys(made('method.kind="kto"'))]
+    assert "method.loss" in [key.path for key in keys(made('method.kind="dpo"'))]
+    assert BY_PATH["training.epochs"].idle(made("training.steps=60")) == "steps = 60 decides"
+    assert BY_PATH["training.epochs"].idle(made()) == ""
+    assert BY_PATH["adapter.rank"].idle(made('adapter.parent="x"')) == "the parent decides"
+    assert BY_PATH["adapter.dropout"].idle(made('adapter.parent="x"')) == ""

@@ -67,6 +67,16 @@ class ListPane(Pane):
         self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         self.show(self._draw)
 
+    @property
+    def first(self) -> int:
+        """The first row in view."""
+        return self._first
+
+    @property
+    def cursor_y(self) -> int:
+        """The row of the widget on which the cursor stands."""
+        return self.cursor - self._first + (1 if self._header else 0)
+
     def _draw(self, width: int, height: int) -> Content:
         top = [self._header(width)] if self._header else []
         rows = height - len(top) if height > 0 else self.count

@@ -1,0 +1,68 @@
+"""A recipe that can be planned without MLX: a model of headers alone, rows of known lengths, a machine of a known size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from planning.conftest import llama, write_model
+
+from mlxtune.planning.machine import Machine
+from mlxtune.planning.workload import Length, Lengths
+from mlxtune.recipe import Recipe
+
+from .stage import Shop
+
+RECIPE = """# what it is for
+name = "support-json"
+
+[model]
+base = "../model"   # a small one
+
+[data]
+source = "../data/support.jsonl"
+max_tokens = 512
+
+[adapter]
+rank = 8    # enough for a format
+alpha = 16
+
+[training]
+epochs = 2
+batch_size = 8
+learning_rate = 1e-3
+grad_checkpoint = false
+
+[evaluation]
+forbid = ["Northpeak"]
+"""
+LONGEST = 400
+
+
+def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, text: str = RECIPE) -> list[Recipe]:
+    """Make the workspace's recipe plannable on a machine with ``limit`` GiB; the recipes whose rows were measured are appended."""
+    shop.recipe("support-json", text)
+    header, config = llama(layers=12, width=512, inner=1024, vocabulary=20_000)
+    write_model(shop.folder / "model", header, config)
+    (shop.folder / "model" / "tokenizer_config.json").write_text("{}")
+    rows = [
+        {"messages": [{"role": "user", "content": f"Where is parcel {at}?"}, {"role": "assistant", "content": f"It is near {at}."}]}
+        for at in range(60)
+    ]
+    (shop.folder / "data" / "support.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("mlxtune.planning.machine.machine", lambda: Machine("Linux", "a chip", 2, "cpu", round(limit * 2**30)))
+    measured: list[Recipe] = []
+
+    def lengths(recipe: Recipe) -> Lengths:
+        measured.append(recipe)
+        found = tuple(Length(LONGEST - 5 * at, 60, LONGEST - 5 * at - 60) for at in range(45))
+        return Lengths(found, found[:6], 20, True)
+
+    monkeypatch.setattr("mlxtune.planning.ask.lengths", lengths)
+    return measured
+
+
+def took(**told: float) -> Any:
+    """What ``ask.steps`` answers: two steps of half a second, as much memory as was expected."""
+    return lambda recipe, batch, **_: {"rest": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5} | told
