@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,30 @@ class Grammar:
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, schema: Any) -> None:
-        try:
-            import llguidance
-            import llguidance.hf
-        except ImportError as error:
-            raise InputError("base+grammar needs llguidance.", mend="pip install 'mlxtune[grammar]'") from error
-        self._lib = llguidance
-        try:
-            self._tokens = llguidance.hf.from_tokenizer(tokenizer._tokenizer, eos_token=sorted(tokenizer.eos_token_ids))
-        except ValueError as error:
-            raise ModelError(f"This tokenizer cannot be held to a grammar: {error}", mend="Leave base+grammar out.") from error
-        self._grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-        if why := llguidance.LLMatcher.validate_grammar(self._grammar, self._tokens):
-            raise InputError(f"The schema cannot be made a grammar: {one_line(why, 200)}", mend="Leave base+grammar out.")
+        self._lib, self._tokens = _vocabulary(tokenizer)
+        self._grammar = self._lib.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        if why := self._lib.LLMatcher.validate_grammar(self._grammar, self._tokens):
+            raise InputError(
+                f"The schema cannot be made a grammar: {one_line(why, 200)}", mend="Leave the grammar out, or simplify the schema."
+            )
 
     def start(self, rows: int) -> Allowed:
         """What ``rows`` answers may begin with, and so on."""
         return Allowed([self._lib.LLMatcher(self._tokens, self._grammar) for _ in range(rows)])
+
+
+@lru_cache(maxsize=2)
+def _vocabulary(tokenizer: TokenizerWrapper) -> tuple[Any, Any]:
+    """llguidance, and what it knows of ``tokenizer``, which takes a second to make."""
+    try:
+        import llguidance
+        import llguidance.hf
+    except ImportError as error:
+        raise InputError("Answers are held to a JSON Schema by llguidance.", mend="pip install 'mlxtune[grammar]'") from error
+    try:
+        return llguidance, llguidance.hf.from_tokenizer(tokenizer._tokenizer, eos_token=sorted(tokenizer.eos_token_ids))
+    except ValueError as error:
+        raise ModelError(f"This tokenizer cannot be held to a grammar: {error}", mend="Leave the grammar out.") from error
 
 
 class Allowed:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from served import SECTIONS, write_adapter
+
+from mlxtune.models.load import LoadedModel, load
+from mlxtune.models.resolve import resolve
+from mlxtune.serving.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def tiny_loaded(tiny: Path) -> LoadedModel:
+    return load(resolve(str(tiny)))
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Five adapters of the tiny model, each of another rank, target set or kind."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return {name: write_adapter(tiny, folder / name, section, seed) for seed, (name, section) in enumerate(SECTIONS.items())}
+
+
+@pytest.fixture
+def make_engine(tiny_loaded: LoadedModel, tiny_adapters: dict[str, Path]):
+    """An engine on the tiny model that knows its adapters by name."""
+
+    def make(**how) -> Engine:
+        return Engine(tiny_loaded, lambda name: tiny_adapters[name], lambda event: None, **how)
+
+    return make

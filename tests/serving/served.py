@@ -1,0 +1,77 @@
+"""What the tests of serving share: adapters of random weights, and an engine that answers and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlxtune.data.rows import Message
+from mlxtune.models import lora
+from mlxtune.models.load import load
+from mlxtune.models.resolve import resolve
+from mlxtune.recipe import AdapterSection
+from mlxtune.serving.engine import Engine
+from mlxtune.serving.protocol import Accepted, Ask, Done, Event, Failed, Piece, Sampling
+
+SECTIONS = {
+    "all": AdapterSection(rank=4, alpha=8),
+    "attention": AdapterSection(rank=2, alpha=4, targets="attention", layers=1),
+    "embed": AdapterSection(rank=3, alpha=3, targets=["q_proj", "embed_tokens"]),
+    "dora": AdapterSection(rank=4, alpha=8, kind="dora", targets=["v_proj", "down_proj"]),
+    "wide": AdapterSection(rank=16, alpha=16, targets=["up_proj", "gate_proj"]),
+}
+
+
+def write_adapter(base: Path | str, folder: Path, section: AdapterSection, seed: int, strength: float = 0.2) -> Path:
+    """An adapter of random weights for ``base``, which is loaded for this alone."""
+    model = load(resolve(str(base))).model
+    config = lora.add(model, section, seed)
+    mx.random.seed(seed)
+    arrays = {
+        name: array * 1.1 if name.endswith(".m") else mx.random.normal(array.shape) * strength
+        for name, array in lora.weights(model).items()
+    }
+    lora.save(folder, arrays, config | {"model": str(base)})
+    return folder
+
+
+class Heard:
+    """Events by question; ``after`` is called when one of them ended, with how many have."""
+
+    def __init__(self, after: Callable[[int], Any] = lambda count: None) -> None:
+        self.events: dict[str, list[Event]] = {}
+        self.after = after
+        self.ended = 0
+
+    def __call__(self, event: Event) -> None:
+        self.events.setdefault(event.id, []).append(event)
+        if isinstance(event, Done | Failed):
+            self.ended += 1
+            self.after(self.ended)
+
+    def last(self, id: str) -> Any:
+        return self.events[id][-1]
+
+    def accepted(self, id: str) -> Accepted:
+        (found,) = (event for event in self.events[id] if isinstance(event, Accepted))
+        return found
+
+    def text(self, id: str) -> str:
+        return "".join(event.text for event in self.events[id] if isinstance(event, Piece))
+
+
+def ask(id: str, text: str, adapter: str = "", tools: Sequence[Any] = (), schema: Any = None, **sampling: Any) -> Ask:
+    return Ask(id, (Message("user", text),), adapter, Sampling(**{"max_tokens": 24, **sampling}), tuple(tools), schema)
+
+
+def answered(engine: Engine, asks: Sequence[Ask]) -> Heard:
+    """What ``engine`` tells of ``asks``, which are all there when it begins. It is closed then."""
+    heard = Heard(lambda ended: engine.close() if ended == len(asks) else None)
+    engine._tell = heard
+    for one in asks:
+        engine.submit(one)
+    engine.run()
+    return heard
