@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 import mlxtune
 from mlxtune.cli import (
     adapters,
+    advise,
     blind,
     compare,
     curate,
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("doctor")(workspace.doctor)
 app.command("init")(workspace.init)
+app.command("advise")(advise.advise)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

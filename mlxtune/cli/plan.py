@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mlxtune.advice import evidence
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, show, show_json
 from mlxtune.cli.train import Json, Overrides, RecipeFile
 from mlxtune.core.errors import GateError
@@ -16,10 +17,12 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.power import expectation
 from mlxtune.models import bundled, catalog
+from mlxtune.models.catalog import Base
 from mlxtune.models.outline import unseen
 from mlxtune.models.resolve import here, resolve
 from mlxtune.planning import plan as planning
 from mlxtune.planning import wording
+from mlxtune.planning.cost import Bill, bill, lines
 from mlxtune.planning.machine import machine
 from mlxtune.planning.plan import Plan
 from mlxtune.recipe import load
@@ -34,11 +37,12 @@ def plan(
     overrides: Overrides = None,
     probe: Annotated[bool, typer.Option("--probe", help="Run two steps at the worst batch, and plan with what they took.")] = False,
     watts: Annotated[
-        float, typer.Option("--watts", help="What this machine draws while it trains, for the energy.", min=0.0)
+        float, typer.Option("--watts", help="What this machine draws while it trains, by your meter or its maker.", min=0.0)
     ] = 0.0,
+    tariff: Annotated[float | None, typer.Option("--tariff", help="What you pay for a kWh, in dollars.", min=0.0)] = None,
     json: Json = False,
 ) -> None:
-    """Say what a recipe takes of this machine: memory, time, energy; exits 1 when it does not fit.
+    """Say what a recipe takes of this machine: memory, time, energy, money; exits 1 when it does not fit.
 
     A base of the catalogue that is not here is planned from its known shapes: nothing is downloaded.
     """
@@ -57,39 +61,41 @@ def plan(
                 loaded, shares, source.folder, source.config, machine(), fingerprint=source.fingerprint, probe=probe, watts=watts,
                 workspace=Path.cwd(),
             )  # fmt: skip
+    answering = evidence.answering(Path.cwd(), loaded.model.base)
+    costs = bill(found, loaded.method.kind, chip=machine().chip, tariff=tariff, answering=answering)
     if json:
-        show_json(document(found) | {"seen": base is None})
+        show_json(document(found, costs) | {"seen": base is None})
     else:
-        table(found)
-    if base and not json:
-        show("")
-        show(
-            "  ",
-            (
-                f"{base.id} is not here yet: its shapes are the catalogue's, and tokens are counted as {bundled.ALIAS} does.",
-                "muted",
-            ),
-        )
-        show("  ", (f"mlxtune models pull {base.id}", "primary"), (f"   {size(base.size)}, {base.licence}", "muted"))
+        table(found, costs)
+        if base:
+            _unseen(base)
     if found.word == "refuse":
         raise GateError(found.sentence, mend="See what to change above." if found.changes else "")
 
 
-def document(found: Plan) -> dict[str, Any]:
+def _unseen(base: Base) -> None:
+    """That the base is not here, and how to get it."""
+    show("")
+    show("  ", (f"{base.id} is not here yet: its shapes are the catalogue's, its tokens counted as {bundled.ALIAS} does.", "muted"))
+    show("  ", (f"mlxtune models pull {base.id}", "primary"), (f"   {size(base.size)}, {base.licence}", "muted"))
+
+
+def document(found: Plan, costs: Bill) -> dict[str, Any]:
     """The plan as one JSON value."""
     return asdict(found) | {
+        "bill": asdict(costs),
         "word": found.word,
         "sentence": found.sentence,
         "memory": found.memory,
         "step": found.estimate.step,
         "peak": found.estimate.peak,
-        "kilowatt_hours": found.cost.kilowatt_hours,
+        "kilowatt_hours": costs.kilowatt_hours,
         "evidence": expectation(found.test),
     }
 
 
-def table(found: Plan) -> None:
-    """The plan on a terminal: the verdict, where the memory goes, the run, and what to change."""
+def table(found: Plan, costs: Bill) -> None:
+    """The plan on a terminal: the verdict, where the memory goes, the run, what it costs, and what to change."""
     heading(out, "Plan", "measured on this machine" if found.calibrated else "estimated, within 25 %; --probe measures")
     show("  ", _MARKS[found.word], (found.sentence, "bold"))
     show("")
@@ -99,6 +105,9 @@ def table(found: Plan) -> None:
     show("")
     heading(out, "Run", f"{found.train:,} rows train, {found.valid:,} validate, {found.test:,} are held out")
     columns([[(name, "muted"), value] for name, value in _run(found)])
+    show("")
+    heading(out, "Cost", "list prices of the day beside them; check again")
+    columns([[(label, "muted"), text, (note, "muted")] for label, text, note in lines(found, costs)])
     if found.changes:
         show("")
         heading(out, "What to change", "least harmful first, each on top of the ones above")
@@ -129,6 +138,4 @@ def _run(found: Plan) -> list[tuple[str, Cell]]:
     if found.test:
         rows.append(("evidence", expectation(found.test)))
     rows.append(("time", wording.time(found.cost) or ("unknown until --probe", "muted")))
-    if found.cost.watts:
-        rows.append(("energy", wording.energy(found.cost) or ("unknown until --probe", "muted")))
     return rows

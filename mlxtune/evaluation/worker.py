@@ -58,7 +58,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         record(read, recipe.data, shares, seal=True)
     except MachineError as error:
         worker.emit("warning", text=f"{error.message} So nothing keeps the held-out rows from training later.")
-    rows = outputs.questions(shares.test)
+    rows = drawn(outputs.questions(shares.test), recipe.evaluation.rows)
     adapter = Path(worker.request["adapter"]) if worker.request.get("adapter") else None
     source = resolve(recipe.model.base, near=recipe.folder)
     loaded = load.load(source)
@@ -151,6 +151,12 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     made = report.build(facts, measured, [question(row) for row in preferences])
     publish(made, worker.folder)
     return {"verdict": made.verdict, "rows": len(rows)}
+
+
+def drawn(rows: Sequence[Question], count: int) -> list[Question]:
+    """``count`` of ``rows`` in their order, all for 0; which ones depends on their content alone."""
+    kept = {row.hash for row in sorted(rows, key=lambda row: row.hash)[: count or None]}
+    return [row for row in rows if row.hash in kept]
 
 
 def _teller(worker: Worker, arm: str, of: str) -> Callable[[int, int], None]:

@@ -38,7 +38,10 @@ class Cost:
 @dataclass(frozen=True)
 class Plan:
     """What to expect. ``limit`` is what the machine should give at most, in bytes; ``computed`` and ``trained`` count tokens of the
-    whole run, with and without padding and prompts; ``cut`` rows are longer than ``data.max_tokens``."""
+    whole run, with and without padding and prompts, ``read`` with prompts alone; ``cut`` rows are longer than ``data.max_tokens``.
+
+    ``parameters`` are those of the base; ``asked`` and ``answered`` the tokens of a row's prompt and its answer, the mean over all.
+    """
 
     train: int
     valid: int
@@ -47,9 +50,13 @@ class Plan:
     epochs: int
     computed: int
     trained: int
+    read: int
     longest: int
     cut: int
     prefix: int
+    parameters: int
+    asked: float
+    answered: float
     estimate: Estimate
     limit: int
     calibrated: bool
@@ -153,9 +160,9 @@ class Planner:
         limit = round(self.machine.limit * (1 - margin(bool(found))))
         wrong = expected.total > self.machine.limit
         return Plan(
-            len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained,
-            work.longest, self.lengths.cut(recipe.data.max_tokens), self.lengths.prefix, expected, self.machine.limit, bool(found),
-            _cost(recipe, work, pace, watts, cached=cached),
+            len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained, work.read,
+            work.longest, self.lengths.cut(recipe.data.max_tokens), self.lengths.prefix, self.shapes.parameters, *self.lengths.call,
+            expected, self.machine.limit, bool(found), _cost(recipe, work, pace, watts, cached=cached),
             tuple(changes(recipe, self.lengths, self.shapes, self.estimate, limit)) if wrong else (),
         )  # fmt: skip
 

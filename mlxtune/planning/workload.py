@@ -41,6 +41,14 @@ class Lengths:
         return sum(row.full > max_tokens for row in (*self.train, *self.valid))
 
     @property
+    def call(self) -> tuple[float, float]:
+        """The tokens of a prompt and of an answer, the mean over all rows; of a pair, the wanted answer."""
+        rows = (*self.train, *self.valid)
+        asked = sum(row.sides[0] if row.sides else row.full - row.trained for row in rows)
+        answered = sum(row.sides[1] if row.sides else row.trained for row in rows)
+        return asked / len(rows), answered / len(rows)
+
+    @property
     def shortest_window(self) -> int:
         """The fewest ``data.max_tokens`` that leave every row something to train."""
         return max(row.first for row in (*self.train, *self.valid)) + 2
@@ -67,7 +75,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Workload:
-    """A run's work. ``computed`` counts positions with padding, over the whole run; ``once`` those of all rows that train, each once.
+    """A run's work. ``computed`` counts positions with padding, over the whole run; ``once`` those of all rows that train, each once;
+    ``read`` the tokens of rows without padding, at every visit, both sequences of a pair.
 
     ``shapes`` are the distinct batches, ``kept`` the positions whose hidden states a cache of the frozen layers would hold.
     """
@@ -81,13 +90,14 @@ class Workload:
     kept: int
     longest: int
     shapes: tuple[Batch, ...]
+    read: int = 0
 
 
 def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Workload:
     """The run that ``section`` makes of ``lengths``: the very batches the loop will make, in its order."""
     train, valid = (_Rows(rows, lengths, section, max_tokens) for rows in (lengths.train, lengths.valid))
     shapes: dict[tuple[int, ...], Batch] = {}
-    computed = learned = 0
+    computed = learned = seen = 0
     steps = list(_steps(len(lengths.train), train.arrange, section))
     for _, groups in steps:
         for rows in groups:
@@ -96,13 +106,14 @@ def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Wor
             before = shapes.get(key)
             if before is None or before.trained < batch.trained:
                 shapes[key] = batch
-            computed, learned = computed + batch.tokens, learned + batch.trained
+            computed, learned, seen = computed + batch.tokens, learned + batch.trained, seen + sum(map(train.read, rows))
     once = sum(train.batch(rows).tokens for rows in batching.epoch(len(lengths.train), train.arrange, seed=section.seed, number=0))
     validated = sum(valid.batch(rows).tokens for rows in valid.arrange(range(len(lengths.valid))))
     kept = sum(rows.batch([at]).rows * rows.batch([at]).width for rows in (train, valid) for at in range(len(rows.lengths)))
     longest = max(min(row.full, max_tokens) for row in lengths.train)
     return Workload(
-        len(steps), steps[-1][0] + 1, computed, once, learned, validated, kept + lengths.prefix, longest, tuple(shapes.values())
+        len(steps), steps[-1][0] + 1, computed, once, learned, validated, kept + lengths.prefix, longest, tuple(shapes.values()),
+        seen,
     )
 
 
@@ -121,6 +132,13 @@ class _Rows:
         if self.sides:
             return batching.group_pairs(self.sides, order, shared=self.shared, **self.bounds)
         return batching.group(self.behind, order, prefix=self.prefix, **self.bounds)
+
+    def read(self, row: int) -> int:
+        """Tokens of a row, cut at the window."""
+        if not self.sides:
+            return self.lengths[row]
+        prompt, chosen, rejected = self.sides[row]
+        return 2 * prompt + chosen + rejected
 
     def batch(self, rows: Sequence[int]) -> Batch:
         if self.sides:

@@ -264,6 +264,7 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     require("evaluation.arms", lambda arms: "base" in arms, 'a list with "base" in it: the base model is measured first')
     require("evaluation.arms", lambda arms: len(set(arms)) == len(arms), "a list without any arm twice")
     require("evaluation.shots", lambda count: count >= 1, "at least 1")
+    require("evaluation.rows", lambda count: count >= 0, "0 or more")
     for arm, key in (("base+prompt", "prompt"), ("base+grammar", "schema")):
         if arm in recipe.evaluation.arms and not getattr(recipe.evaluation, key).strip():
             raise RecipeError(

@@ -191,7 +191,8 @@ class EvaluationSection:
     ``reference`` are comparisons with the data's own answers, reported and no part of the contract: ``exact`` equality, and
     the F1 of ``fields``: all of a JSON answer, or those that ``fields`` names by their pointers.
     ``prompt`` is what ``base+prompt`` has for its system turn: a text, or a .txt or .md file that holds it. ``shots`` examples from
-    the training rows stand before each question of ``base+kshot``. ``regression`` is a file of off-task prompts that an adapter must
+    the training rows stand before each question of ``base+kshot``. ``rows`` bounds how many held-out rows are asked, 0 = all; which ones
+    is drawn by their content. ``regression`` is a file of off-task prompts that an adapter must
     not unlearn: those that come with mlxtune, or none when it is empty.
     """
 
@@ -204,6 +205,7 @@ class EvaluationSection:
     arms: list[ArmName] = field(default_factory=lambda: ["base", "tuned"])
     prompt: str = ""
     shots: int = 3
+    rows: int = 0
     regression: str = "shipped"
     max_tokens: int = 256
     batch_size: int = 64

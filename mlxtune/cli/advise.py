@@ -1,0 +1,192 @@
+"""``advise``: should this be fine-tuned at all?"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlxtune.advice import answers as interview
+from mlxtune.advice import evidence as workspace
+from mlxtune.advice.answers import Answers
+from mlxtune.advice.evidence import Evidence
+from mlxtune.advice.rules import Question, rules
+from mlxtune.advice.verdict import Advice, verdict
+from mlxtune.cli.evaluate import measure
+from mlxtune.cli.screen import Cell, columns, err, heading, out, say, show, show_json
+from mlxtune.cli.train import Json, Overrides
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line
+from mlxtune.evaluation.arms import BASE, KSHOT, PROMPT
+from mlxtune.models import catalog
+from mlxtune.recipe import Recipe, load
+
+SAMPLE = 30  # held-out rows that are enough to see whether a prompt will do
+
+_MARKS: dict[str, Cell] = {
+    "right": ("✓ ", "success"), "wrong": ("→ ", "primary"), "gate": ("■ ", "bold warning"), "caution": ("! ", "warning"),
+}  # fmt: skip
+_NAMES = {"rag": "retrieve", "fine-tune": "fine-tune", "": "·"}
+
+
+def advise(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe: its data and what was measured of it count.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    answers: Annotated[Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)] = None,
+    measure_first: Annotated[
+        bool, typer.Option("--measure", help=f"First run the base, your prompt and a few examples on {SAMPLE} held-out rows.")
+    ] = False,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="Show the questions and what may be answered; with --json, the schema of an answers file.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Should this be fine-tuned at all? A short interview, what the workspace knows, and a verdict with its reasons."""
+    if questions:
+        show_json(interview.schema()) if json else _questions()
+        return
+    loaded = load(recipe, overrides or []) if recipe else None
+    if measure_first and loaded is None:
+        raise InputError("--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure")
+    given = interview.read(answers) if answers else _given()
+    if measure_first and loaded:
+        sample(loaded, quiet=json)
+    found = workspace.gather(Path.cwd(), loaded, str(recipe), _parameters(loaded)) if loaded else Evidence()
+    if not answers:
+        interview.keep(Path.cwd(), given)
+    advice = verdict(given, found)
+    if json:
+        show_json({"advice": asdict(advice), "answers": given.as_json(), "evidence": found.as_json()})
+    else:
+        table(advice, found)
+
+
+def sample(recipe: Recipe, *, quiet: bool = False) -> None:
+    """Measure what needs no training on a few held-out rows: the base, the recipe's prompt if it has one, and a few examples.
+
+    Raises ``InputError`` when the recipe has no contract and nothing to compare with.
+    """
+    if not recipe.contract and not recipe.evaluation.reference:
+        raise InputError(
+            "There is nothing to measure by: the recipe has no contract and compares with no reference.",
+            mend='Give [evaluation] a schema, disclaimers, forbidden phrases, or reference = ["exact"].',
+        )
+    arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
+    section = replace(recipe.evaluation, arms=arms, rows=SAMPLE)  # type: ignore[arg-type]
+    code, _ = measure(replace(recipe, name=workspace.sample_name(recipe), evaluation=section), None, quiet=quiet)
+    if code:
+        raise typer.Exit(code)
+
+
+def table(advice: Advice, evidence: Evidence) -> None:
+    """The advice on a terminal: the verdict, why, the nine questions, what does not go together, and what to do next."""
+    heading(out, "Advice", evidence.recipe or "from answers alone")
+    _paragraph(advice.sentence, ("▌ ", "primary"), "bold")
+    if advice.measured:
+        show("")
+        heading(out, "Measured", "held-out rows, 95 % Wilson intervals")
+        for line in advice.measured:
+            _paragraph(line, ("· ", "muted"))
+    show("")
+    heading(out, "Why")
+    for reason in advice.reasons:
+        _paragraph(reason.text, _MARKS[reason.side])
+        _paragraph("; ".join(reason.because), "  ", "muted")
+    if advice.contradictions:
+        show("")
+        heading(out, "What does not go together")
+        for text in advice.contradictions:
+            _paragraph(text, ("✗ ", "bold error"))
+    show("")
+    heading(out, "RAG or fine-tuning", "nine questions; a dot where yours is not about it")
+    columns([[(row.ask, "" if row.points else "muted"), (_NAMES[row.points], "primary" if row.points else "muted")] for row in advice.table])
+    if advice.changes:
+        show("")
+        heading(out, "What would change this")
+        for text in advice.changes:
+            _paragraph(text, ("· ", "muted"))
+    for text in evidence.passed:
+        _paragraph(f"{text}.", ("○ ", "muted"), "muted")
+    show("")
+    _paragraph(advice.next, ("Next  ", "bold primary"))
+
+
+def _given() -> Answers:
+    """The interview on this terminal, or the answers of last time where there is none. Raises ``InputError``."""
+    before = interview.last(Path.cwd())
+    if sys.stdin.isatty() and err.is_terminal:
+        return interview.check({question.key: _ask(question, before) for question in rules().questions})
+    if before is None:
+        raise InputError(
+            "There is no terminal to ask on, and no answers.", mend="--answers FILE.json; mlxtune advise --questions shows what it holds."
+        )
+    return before
+
+
+def _ask(question: Question, before: Answers | None) -> Any:
+    """Ask until the answer is one; what was answered last is the default."""
+    default = (before.as_json() if before else {}).get(question.key, question.default)
+    say("")
+    say((question.ask, "bold"))
+    names = list(question.options)
+    for at, (name, meaning) in enumerate(question.options.items(), 1):
+        say("  ", (f"{at:>2} ", "primary"), (f"{name:13}", ""), (meaning, "muted"))
+    hint = {"some": "numbers or names, with commas; nothing for none", "one": "a number or a name", "number": "a number"}[question.kind]
+    shown = ",".join(default) if isinstance(default, list) else default
+    while True:
+        text = typer.prompt(f"  {hint}", default="" if shown is None else str(shown), err=True, show_default=shown not in (None, ""))
+        parts = [part.strip() for part in str(text).split(",") if part.strip()]
+        chosen = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
+        try:
+            value: Any = chosen if question.kind == "some" else _number(text) if question.kind == "number" else (chosen or [""])[0]
+            interview.check({**_defaults(), question.key: value}, "answer")
+            return value
+        except InputError as error:
+            say("  ", ("✗ ", "bold error"), error.message, " ", (error.mend, "muted"))
+
+
+def _defaults() -> dict[str, Any]:
+    """Some valid answer to every question, so that one can be checked alone."""
+    empty: dict[str, Any] = {"some": [], "number": 0}
+    return {
+        question.key: question.default if question.default is not None else empty.get(question.kind, next(iter(question.options), ""))
+        for question in rules().questions
+    }
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(str(text).replace(",", "")) if "." in str(text) else int(str(text).replace(",", "").replace("_", ""))
+    except ValueError:
+        return text
+
+
+def _questions() -> None:
+    """The interview as a list: keys and values of an answers file."""
+    heading(out, "Questions", "an answers file is one JSON object with these keys")
+    for question in rules().questions:
+        note = {"some": "a list", "one": "one of", "number": "a number"}[question.kind]
+        default = "" if question.default is None else f", {question.default} if left out"
+        show("  ", (question.key, "bold primary"), "  ", question.ask, f"  ({note}{default})")
+        for name, meaning in question.options.items():
+            show("      ", (f"{name:13}", ""), (meaning, "muted"))
+
+
+def _parameters(recipe: Recipe | None) -> int | None:
+    """How many the base has, where the catalogue knows it."""
+    base = catalog.find(recipe.model.base) if recipe else None
+    return base.shapes.parameters if base else None
+
+
+def _paragraph(text: str, mark: Cell = "", style: str = "") -> None:
+    """``text`` wrapped behind ``mark``."""
+    lead = mark if isinstance(mark, str) else mark[0]
+    width = max(40, min(out.width, 100)) - 2 - len(lead)
+    for number, part in enumerate(textwrap.wrap(one_line(text), width) or [""]):
+        show("  ", mark if not number else " " * len(lead), (part, style))
