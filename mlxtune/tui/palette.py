@@ -7,7 +7,8 @@ from textual.content import Content
 
 from mlxtune.tui.draw import col, line
 
-WORDS = 26  # cells for what a command is called; what it does stands beside it
+WORDS = 24  # cells for what a command is called; what it does stands beside it
+WIDTH = 84  # cells of the palette, or nine tenths of the screen
 
 
 class Everything(Provider):
@@ -15,7 +16,7 @@ class Everything(Provider):
 
     async def discover(self) -> Hits:
         for title, help, callback, _ in self.app.get_system_commands(self.screen):
-            yield DiscoveryHit(_row(Content(title), help), callback, text=title)
+            yield DiscoveryHit(self._row(Content(title), help), callback, text=title)
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
@@ -25,8 +26,8 @@ class Everything(Provider):
                 shown = Content(title)
                 for at in offsets:
                     shown = shown.stylize(matcher.match_style, at, at + 1)
-                yield Hit(score, _row(shown, help), callback, text=title)
+                yield Hit(score, self._row(shown, help), callback, text=title)
 
-
-def _row(title: Content, help: str) -> Content:
-    return line(col(title, WORDS, "bold"), "  ", (help, "$muted"))
+    def _row(self, title: Content, help: str) -> Content:
+        room = min(WIDTH, self.app.size.width * 9 // 10) - WORDS - 8
+        return line(col(title, WORDS, "bold"), "  ", col(help, room, "$muted").rstrip())

@@ -22,13 +22,26 @@ Cell = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Series:
+    """A line beside the chart's own, and its style."""
+
+    points: Points
+    style: str
+
+
+@dataclass(frozen=True)
 class Curve:
-    """What is drawn, as ``(step, loss)``: ``raw`` may hold NaN, which is marked on the axis and never joined."""
+    """What is drawn, as ``(step, value)``: ``raw`` may hold NaN, which is marked on the axis and never joined.
+
+    ``beside`` are other lines, drawn under the smoothed one. ``whole`` are the limits of y where the values have some.
+    """
 
     raw: Points
     smooth: Points
     validations: Points
     total: int
+    beside: tuple[Series, ...] = ()
+    whole: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +72,16 @@ def scale(curve: Curve, zoom: bool, width: int, height: int) -> Scale:
 
     y spans the 1st to the 99th percentile of the train series and every validation, rounded out to a fifth of a tick.
     """
-    last = max((x for x, _ in curve.raw), default=0.0)
+    last = max((points[-1][0] for points in (curve.raw, curve.smooth, curve.validations) if points), default=0.0)
     first, end = 0.0, float(max(curve.total, last, 1))
     if zoom and last:
         first, end = max(last - max(last / 5, 4), 0.0), last
-    seen = sorted(y for series in (curve.raw, curve.smooth) for x, y in series if first <= x <= end and math.isfinite(y))
+    lines = (curve.raw, curve.smooth, *(series.points for series in curve.beside))
+    seen = sorted(y for series in lines for x, y in series if first <= x <= end and math.isfinite(y))
     ends = [y for x, y in curve.validations if first <= x <= end and math.isfinite(y)]
     if seen:
         ends += [seen[len(seen) // 100], seen[-1 - len(seen) // 100]]
-    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    low, high = curve.whole or ((min(ends), max(ends)) if ends else (0.0, 1.0))
     flat = max(abs(high) * 0.02, 0.005)
     if high - low < flat:  # a flat line is no cliff
         low, high = low - flat, high + flat
@@ -90,17 +104,21 @@ def _ticks(low: float, high: float, step: float) -> list[float]:
     return [at * step for at in range(start, end + 1)]
 
 
-def chart(curve: Curve, width: int, height: int, zoom: bool = False) -> Content:
-    """The whole chart on ``width`` by ``height`` cells, or nothing where that is too small to be honest."""
-    columns, rows = width - MARGIN - 1, height - 2
+def chart(curve: Curve, width: int, height: int, zoom: bool = False, cross: float | None = None) -> Content:
+    """The whole chart on ``width`` by ``height`` cells, or nothing where that is too small to be honest; ``cross`` is a step to mark."""
+    columns, rows = plane(width, height)
     if columns < 8 or rows < 2:
         return Content("")
     shown = scale(curve, zoom, columns, rows)
     grid = _Grid(columns, rows, shown)
     grid.draw(curve.raw, "$faint")
+    for series in curve.beside:
+        grid.draw(series.points, series.style)
     grid.draw(curve.smooth, "bold $primary", thick=True)
     grid.ticks()
     grid.marks(curve.validations, "◆", "$second", apart=3)
+    if cross is not None and shown.x[0] <= cross <= shown.x[1]:
+        grid.upright(cross)
     labels = {grid.row(tick): _label(tick, shown.decimals) for tick in shown.y_ticks}
     body = [
         _row([(f"{labels.get(at, ''):>{MARGIN - 1}} ", "$muted"), ("├" if at in labels else "│", "$line"), *cells])
@@ -109,6 +127,11 @@ def chart(curve: Curve, width: int, height: int, zoom: bool = False) -> Content:
     lost = {grid.column(x) for x, y in curve.raw if not math.isfinite(y) and shown.x[0] <= x <= shown.x[1]}
     floor = [("✗", "bold $error") if at in lost else ("─", "$line") for at in range(columns)]
     return lines(*body, _row([(" " * MARGIN, ""), ("└", "$line"), *floor]), _steps(grid, shown))
+
+
+def plane(width: int, height: int) -> tuple[int, int]:
+    """The columns and rows that a chart of ``width`` by ``height`` cells has for its lines."""
+    return width - MARGIN - 1, height - 2
 
 
 class _Grid:
@@ -180,6 +203,13 @@ class _Grid:
             for at in range(2, self.columns, 3):
                 if self.cells[row][at][0] == " ":
                     self.cells[row][at] = ("·", "$line")
+
+    def upright(self, x: float) -> None:
+        """A dotted line through the empty cells of a column."""
+        column = self.column(x)
+        for row in self.cells:
+            if row[column][0] in " ·":
+                row[column] = ("┊", "$foreground")
 
     def marks(self, points: Points, mark: str, style: str, apart: int) -> None:
         """A mark per point, newest first, and none nearer than ``apart`` cells to the one after it."""

@@ -58,15 +58,16 @@ class Shop:
         printed: str = "",
         name: str = "",
         kind: str = "train",
+        pairs: bool = False,
     ) -> Path:
-        """A run folder whose last event is ``age`` seconds before ``NOW``; ``alive`` holds its lock."""
+        """A run folder whose last event is ``age`` seconds before ``NOW``; ``alive`` holds its lock, ``pairs`` makes it DPO."""
         folder = self.folder / {"train": "runs", "eval": "evals"}[kind] / id
         folder.mkdir(parents=True)
         name = name or id.split("-", 2)[2]
         (folder / "recipe.toml").write_text(RECIPE.format(name=name))
         if printed:
             (folder / "worker.log").write_text(printed)
-        self.tell(folder, [*story(name, steps, total, samples, lost), *([end] if end else [])], age)
+        self.tell(folder, [*story(name, steps, total, samples, lost, pairs), *([end] if end else [])], age)
         if alive:
             self.hold(folder)
         return folder
@@ -101,7 +102,18 @@ def loss(step: int) -> float:
     return 0.66 + 1.5 * math.exp(-step / 95) - 0.00016 * step + 0.11 * math.sin(step * 2.3)
 
 
-def story(name: str, steps: int, total: int, samples: bool, lost: int | None) -> list[tuple[str, dict[str, Any]]]:
+def rewards(step: int) -> dict[str, float]:
+    """What a preference run measures: the chosen answer gains slowly, the rejected one loses more."""
+    grown = 1 - math.exp(-step / 160)
+    chosen, rejected = 0.5 * grown + 0.15 * math.sin(step * 1.9), -1.4 * grown + 0.2 * math.sin(step * 2.7)
+    accuracy = min(1.0, 0.52 + 0.4 * grown + 0.06 * math.sin(step * 3.1))
+    means = {"rewards/chosen": chosen, "rewards/rejected": rejected, "rewards/margins": chosen - rejected}
+    return {**means, "rewards/accuracies": accuracy, "logps/chosen": -80.0, "logps/rejected": -95.0}
+
+
+def story(
+    name: str, steps: int, total: int, samples: bool, lost: int | None, pairs: bool = False
+) -> list[tuple[str, dict[str, Any]]]:
     """What a training worker says up to ``steps``."""
     events: list[tuple[str, dict[str, Any]]] = [
         ("run.started", {"kind": "train", "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac", "steps": total}),
@@ -112,19 +124,40 @@ def story(name: str, steps: int, total: int, samples: bool, lost: int | None) ->
     rows = {"train": 1069, "valid": 80, "test": 181, "tokens": 190_000, "trained": 61_000, "truncated": 0}
     events.append(("data.ready", {**rows, "steps": total, "epochs": 2}))
     for step in range(1, steps + 1):
-        facts = {"tokens": 900, "speed": 1842.0 + step % 7, "memory": round(11.8 * GB), "peak": round(13.4 * GB), "epoch": 1.0}
+        facts: dict[str, Any] = {
+            "tokens": 900, "speed": 1842.0 + step % 7, "memory": round(11.8 * GB), "peak": round(13.4 * GB), "epoch": 1.0
+        }  # fmt: skip
+        if pairs:
+            facts["metrics"] = rewards(step)
         events.append(
             ("step", {"step": step, "loss": None if step == lost else loss(step), "rate": 2e-4 * (1 - step / total / 2), **facts})
         )
         if step % 50 == 0:
             events.append(
-                ("validation", {"step": step, "loss": 0.73 + 1.5 * math.exp(-step / 95) - 0.00016 * step, "tokens": 9000})
+                (
+                    "validation",
+                    {
+                        "step": step,
+                        "loss": 0.73 + 1.5 * math.exp(-step / 95) - 0.00016 * step,
+                        "tokens": 9000,
+                        **({"metrics": {**rewards(step), "kl": 0.004 * step**0.8}} if pairs else {}),
+                    },
+                )
             )
             events.append(("checkpoint", {"step": step, "seconds": 0.3}))
             if samples:
                 answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
                 events.append(
-                    ("sample", {"step": step, "row": "a", "prompt": "Where is my parcel?", "output": answer, "verdict": "holds"})
+                    (
+                        "sample",
+                        {
+                            "step": step,
+                            "row": "a",
+                            "prompt": "Where is my parcel?",
+                            "output": answer,
+                            "verdict": "holds the contract",
+                        },
+                    )
                 )
     return events
 

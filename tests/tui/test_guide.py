@@ -181,7 +181,8 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop) -> N
     evaluated(shop, ID, 20, 60)
     evaluated(shop, "20261125-0900-support-json", 60, 20, folder="20261125-1000-support-json")
     snapshot = shop.snapshot()
-    assert snapshot.best and snapshot.verdict
+    assert snapshot.best
+    assert snapshot.verdict
     assert (snapshot.best.run, snapshot.verdict.word) == (ID, "worse")
     app = shop.app()
     async with app.run_test(size=(120, 36)):

@@ -1,7 +1,8 @@
-"""How the rooms look: SVG pictures of both rooms at a small and a large size, with a fixed clock and fixed data."""
+"""How Home, Train and what lies over a room look: SVG pictures at a small and a large size, with a fixed clock and fixed data."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,29 @@ def test_train_empty(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> No
 
 def test_train_running(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     assert snap_compare(loaded.app(), terminal_size=size, press=["T"])
+
+
+def test_train_compared_at_a_step(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    assert snap_compare(loaded.app(), terminal_size=size, press=["T", "c", "end", "enter", "shift+left", "shift+left"])
+
+
+def test_train_rewards(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    shop.recipe("brand-voice")
+    shop.run("20261124-1412-brand-voice", steps=240, total=300, alive=True, samples=True, pairs=True)
+    assert snap_compare(shop.app(), terminal_size=size, press=["T", "m"])
+
+
+def test_jump(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    assert snap_compare(loaded.app(), terminal_size=size, press=["semicolon"])
+
+
+def test_help(loaded: Shop, snap_compare: Any, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.core.settings.path", lambda: Path("/home/ada/.cache/mlxtune/settings.toml"))
+    assert snap_compare(loaded.app(), terminal_size=size, press=["f1"])
+
+
+def test_a_question(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    assert snap_compare(loaded.app(), terminal_size=size, press=["T", "s"])
 
 
 def test_train_crashed(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.widgets.loss_chart import LossChart
+from mlxtune.tui.widgets.run_chart import RunChart
 
-from .stage import NOW, Shop, footer, observe, shown, until
+from .stage import NOW, Shop, footer, loss, observe, shown, until
 
 
 async def at_train(app: MlxtuneApp, pilot: Any) -> None:
@@ -28,7 +28,7 @@ async def test_a_running_run_shows_figures_curve_samples_and_log(loaded: Shop) -
         parts += '|{"category": "shipping",|checkpoint 0000600 saved|● training 640/960'
         for part in parts.split("|"):
             assert part in text, part
-        assert footer(app) == "s stop   z zoom   l log   [ older   q quit"
+        assert footer(app) == "s stop   c compare   z zoom   l log   g samples   [ older"
         assert text.count("step 639") == 0, "a stretch of steps is one line of the log"
 
 
@@ -157,7 +157,7 @@ async def test_before_the_first_step_the_log_has_the_room(shop: Shop) -> None:
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await at_train(app, pilot)
-        assert not app.screen.query_one(LossChart).region
+        assert not app.screen.query_one(RunChart).region
         assert "smollm2-135m loaded in 2.9 s" in shown(app)
         assert "zoom" not in footer(app)
 
@@ -214,6 +214,136 @@ async def test_z_zooms_to_the_last_fifth_and_back(loaded: Shop) -> None:
         await pilot.pause()
         assert "960" in shown(app)
         assert "z zoom" in footer(app)
+
+
+async def test_left_and_right_read_the_values_of_a_step(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        chart = app.screen.query_one(RunChart)
+        assert "┊" not in shown(app)
+        await pilot.press("left")
+        assert chart.cross == 640
+        await pilot.press("left", "shift+left")
+        await pilot.pause()
+        step = int(chart.cross or 0)
+        assert 480 < step < 640
+        head = next(row for row in shown(app).splitlines() if "▌ Loss" in row)
+        assert f"step {step}" in head
+        assert f"train {loss(step):.2f}" in head
+        assert f"at {step // 50 * 50}" in head, "where the validation was"
+        assert "┊" in shown(app)
+        await pilot.press("right", "shift+right", "shift+right", "right")
+        assert chart.cross == 640
+        await pilot.press("escape")
+        await pilot.pause()
+        assert chart.cross is None
+        assert "┊" not in shown(app)
+
+
+async def test_each_press_moves_the_line_by_a_step_where_columns_are_wider_than_steps(shop: Shop) -> None:
+    shop.run("20261124-1412-x", steps=12, total=12, alive=True)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        seen = []
+        for _ in range(4):
+            await pilot.press("left")
+            seen.append(app.screen.query_one(RunChart).cross)
+        assert seen == [12, 11, 10, 9]
+
+
+async def test_c_puts_the_course_of_another_run_beside_this_one_and_takes_it_away(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: "Compare with which run?" in shown(app))
+        assert "stopped, stopped, 5 d ago" in shown(app)
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: "tone-soft" in shown(app).split("Loss")[1].splitlines()[0])
+        assert "c alone" in footer(app)
+        await pilot.press("left")
+        await until(pilot, lambda: "tone-soft –" in shown(app))
+        await pilot.press("c")
+        await until(pilot, lambda: "c compare" in footer(app))
+        assert app.screen.remember()["compare"] is None  # type: ignore[attr-defined]
+
+
+async def test_the_only_other_run_is_compared_without_a_question(shop: Shop) -> None:
+    shop.run("20261122-0900-first", steps=100, total=100, age=9000, end=("run.finished", {"summary": {}}))
+    shop.run("20261124-1412-second", steps=60, alive=True)
+    app = shop.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: "c alone" in footer(app))
+        assert "first 1." in shown(app)
+        shutil.rmtree(shop.folder / "runs" / "20261122-0900-first")
+        await observe(pilot, shop.snapshot())
+        assert "first 1." not in shown(app)
+        assert "compare" not in footer(app)
+
+
+async def test_m_goes_through_what_preference_training_watches(shop: Shop) -> None:
+    shop.run("20261124-1412-voice", steps=200, total=300, alive=True, pairs=True)
+    app = shop.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await at_train(app, pilot)
+        titles = []
+        for _ in range(5):
+            head = next(row for row in shown(app).splitlines() if row.startswith("▌ "))
+            titles.append(head.split("─")[0].strip("▌ "))
+            await pilot.press("m")
+            await pilot.pause()
+        assert titles == ["Loss", "Rewards", "Margin of rewards", "Accuracy", "KL from the reference"]
+        assert "▌ Loss" in shown(app)
+        await pilot.press("m")
+        await until(pilot, lambda: "rejected -1" in shown(app))
+        assert "chosen 0." in shown(app)
+
+
+async def test_m_is_no_key_of_a_run_that_has_only_a_loss(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "Measure (m)" not in [command.title for command in app.get_system_commands(app.screen)]
+        await pilot.press("m")
+        assert "▌ Loss" in shown(app)
+
+
+async def test_enter_opens_what_the_focus_stands_on(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: "step 50" in shown(app) and "step 640 " not in shown(app))
+        assert shown(app).count("Where is my parcel?") > 1, "every validation's"
+        await pilot.press("escape", "tab", "enter")
+        await until(pilot, lambda: "step 639" in shown(app))
+
+
+async def test_while_the_reference_scores_pairs_the_room_says_how_far_it_is(shop: Shop) -> None:
+    folder = shop.run("20261124-1412-voice", alive=True)
+    shop.tell(folder, [("reference", {"done": 30, "total": 120})])
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        assert "30 of 120 pairs" in shown(app)
+
+
+async def test_zoom_measure_and_comparison_come_back(loaded: Shop) -> None:
+    first = MlxtuneApp(loaded.folder, clock=lambda: NOW)
+    async with first.run_test(size=(140, 45)) as pilot:
+        await at_train(first, pilot)
+        await until(pilot, lambda: "640 of 960" in shown(first))
+        await pilot.press("z", "c")
+        await until(pilot, lambda: "Compare with which run?" in shown(first))
+        await pilot.press("enter", "q")
+    again = MlxtuneApp(loaded.folder, clock=lambda: NOW)
+    async with again.run_test(size=(140, 45)) as pilot:
+        await until(pilot, lambda: "z whole" in footer(again))
+        assert "c alone" in footer(again)
 
 
 async def test_g_shows_the_samples_where_there_is_no_column_for_them(loaded: Shop) -> None:

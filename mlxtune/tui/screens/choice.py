@@ -9,12 +9,12 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import OptionList
-from textual.widgets.option_list import Option
 
-from mlxtune.tui.draw import fold, line
+from mlxtune.tui.draw import col, fold, key, line
 from mlxtune.tui.widgets.draw import Draw
+from mlxtune.tui.widgets.pane import ListPane
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,27 @@ class Choose(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="sheet"):
-            yield Draw(lambda width, _height: line((self._question, "bold")).truncate(max(width, 0)))
+            yield Draw(lambda width, _height: line("  ", (self._question, "bold")).truncate(max(width, 0)))
             if self._text:
-                yield Draw(lambda width, _height: fold(self._text, width, indent=""), classes="prose")
-            yield OptionList(*(self._option(choice) for choice in self._choices))
-            yield Draw(
-                lambda _width, _height: line(
-                    ("enter", "bold $primary"), (" choose   ", "$muted"), ("esc", "bold $primary"), (" close", "$muted")
-                )
+                yield Draw(lambda width, _height: fold(self._text, width))
+            yield ListPane(eager=True, id="choices")
+            keys = line(
+                "  ", key("enter", "choose", "screen.choose", "$muted"), "   ", key("esc", "close", "screen.dismiss('')", "$muted")
             )
+            yield Draw(lambda width, _height: keys.truncate(max(width, 0)))
 
-    def _option(self, choice: Choice) -> Option:
+    def on_mount(self) -> None:
+        self.query_one(ListPane).set(len(self._choices), self._row)
+
+    def _row(self, at: int, width: int) -> Content:
         widest = max(len(each.name) for each in self._choices)
-        return Option(line((choice.name, "bold"), " " * (widest - len(choice.name) + 3), (choice.about, "$muted")))
+        choice = self._choices[at]
+        return line(col(choice.name, min(widest, max(width - 12, 4)), "bold"), "   ", (choice.about, "$muted"))
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+    def action_choose(self) -> None:
+        self.query_one(ListPane).action_choose()
+
+    def on_list_pane_chosen(self, event: ListPane.Chosen) -> None:
         event.stop()
-        self.dismiss(self._choices[event.option_index].value)
+        if self.is_current:
+            self.dismiss(self._choices[event.index].value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,17 +11,33 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.runs.narrate import Line
+from mlxtune.runs.state import RunState
 from mlxtune.tui.draw import Part, age, fold, key, line, lines
+from mlxtune.tui.measures import LOSS, Measure, measures
+from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.page import Page
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
-from mlxtune.tui.status import can_resume
+from mlxtune.tui.status import SIGNS, can_resume, result
 from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.frame import Verb
 from mlxtune.tui.widgets.log_lines import log_picture, log_rows
-from mlxtune.tui.widgets.loss_chart import LossChart
+from mlxtune.tui.widgets.pane import Pane
+from mlxtune.tui.widgets.run_chart import RunChart
 from mlxtune.tui.widgets.section import Section
-from mlxtune.tui.widgets.train_pictures import banner, newest, sample_rows, samples_picture, stats
+from mlxtune.tui.widgets.train_pictures import all_samples, banner, samples_picture, stats
+
+
+class Samples(Pane):
+    """What the model answered when it was last asked."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.samples", "all of them, whole", id="samples.open")]
+
+
+class Log(Pane):
+    """The last lines of a run's story."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.log_page", "every line", id="log.open")]
 
 
 class Train(Room):
@@ -29,14 +45,16 @@ class Train(Room):
 
     ROOM = "Train"
     ABOUT = "what a run does, and how it ended"
-    VERBS = frozenset({"stop", "resume", "new", "zoom", "samples", "log_page", "older", "newer"})
+    VERBS = frozenset({"stop", "resume", "new", "compare", "measure", "zoom", "samples", "log_page", "older", "newer"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", "stop", id="train.stop"),
         Binding("r", "resume", "resume", id="train.resume"),
         Binding("n", "new", "new run", id="train.new"),
+        Binding("c", "compare", "compare", id="train.compare"),
+        Binding("m", "measure", "measure", id="train.measure"),
         Binding("z", "zoom", "zoom", id="train.zoom"),
         Binding("g", "samples", "samples", id="train.samples"),
-        Binding("l", "log_page", "log", id="train.log-page"),
+        Binding("l", "log_page", "log", id="train.log"),
         Binding("left_square_bracket,down", "older", "older", id="train.older"),
         Binding("right_square_bracket,up", "newer", "newer", id="train.newer"),
     ]
@@ -44,15 +62,20 @@ class Train(Room):
     def __init__(self) -> None:
         super().__init__()
         self._zoomed = False
+        self._measure = LOSS.id
+        self._other: str | None = None  # the run to compare with
 
     def body(self) -> ComposeResult:
         yield Section("Train", Draw(id="invite"), lit=True, id="empty")
         yield Draw(id="stats")
         with Horizontal(id="charts"):
-            yield Section("Loss", LossChart(id="loss"), lit=True, classes="fill", id="chart")
+            yield Section("Loss", RunChart(id="loss"), lit=True, classes="fill", id="chart")
             with Vertical(id="side"):
-                yield Section("Samples", Draw(id="samples-picture"), classes="fill", id="samples")
-        yield Section("Log", Draw(id="log-picture"), id="log")
+                samples = Samples(
+                    id="samples-picture", about="Answers to validation rows, as the run made them at its last validation."
+                )
+                yield Section("Samples", samples, classes="fill", id="samples")
+        yield Section("Log", Log(id="log-picture", about="What the run said; a stretch of steps is one line here."), id="log")
 
     @property
     def view(self) -> RunView | None:
@@ -61,6 +84,13 @@ class Train(Room):
         if snapshot is None:
             return None
         return snapshot.find(self.desk.selected) or next(iter(snapshot.runs), None)
+
+    @property
+    def _compared(self) -> RunView | None:
+        """The run beside it in the chart."""
+        snapshot, view = self.desk.snapshot, self.view
+        other = snapshot.find(self._other) if snapshot and self._other else None
+        return other if other is not view else None
 
     def draw(self, snapshot: Snapshot) -> None:
         view = self.view
@@ -74,25 +104,37 @@ class Train(Room):
         self.query_one("#stats", Draw).show(
             lambda width, _height: banner(view, snapshot, free, width) or stats(view, snapshot.now, width)
         )  # fmt: skip
-        chart = self.query_one(LossChart)
-        chart.set(state, self._zoomed)
-        head = self.query_one("#chart", Section).head
-        title = self._title(view, snapshot)
-        head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
-        self.query_one("#side").display = bool(state.samples) and not self._narrow
+        self.query_one(RunChart).set(state, self._measured(state), self._compared, self._zoomed)
+        self._legend()
+        self.query_one("#side").display = bool(state.samples) and self.wide
         if state.samples:
-            self.query_one("#samples-picture", Draw).show(lambda width, height: samples_picture(state.samples, width, height))
+            self.query_one(Samples).show(lambda width, height: samples_picture(state.samples, width, height))
             self.query_one("#samples", Section).head.set(note=f"step {state.samples[-1].step:,}")
         log = (*view.digest, *last_words(view)[-2:])
-        self.query_one("#log-picture", Draw).show(lambda width, height: log_picture(log, width, height))
+        self.query_one(Log).show(lambda width, height: log_picture(log, width, height))
 
-    @property
-    def _narrow(self) -> bool:
-        return not self.wide
+    def _measured(self, state: RunState) -> Measure:
+        return next((one for one in measures(state) if one.id == self._measure), LOSS)
 
-    def _title(self, view: RunView, snapshot: Snapshot) -> str:
-        at = snapshot.runs.index(view)
-        return "Loss" if at == 0 else f"Loss of {view.name}, {age(snapshot.now - view.updated)} ago"
+    def _legend(self) -> None:
+        """The chart's title, and what its signs mean."""
+        snapshot, view = self.desk.snapshot, self.view
+        if snapshot and view:
+            chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
+            title = chart.measure.title
+            if snapshot.runs.index(view):
+                title += f" of {view.name}, {age(snapshot.now - view.updated)} ago"
+            head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
+
+    def on_run_chart_crossed(self) -> None:
+        self._legend()
+
+    def remember(self) -> Mapping[str, Any]:
+        return {"zoomed": self._zoomed, "measure": self._measure, "compare": self._other}
+
+    def recall(self, left: Mapping[str, Any]) -> None:
+        self._zoomed, self._measure = bool(left["zoomed"]), str(left["measure"])
+        self._other = str(left["compare"]) if left["compare"] else None
 
     def verbs(self) -> Sequence[Verb]:
         snapshot, view = self.desk.snapshot, self.view
@@ -102,22 +144,63 @@ class Train(Room):
             return [*new, quit_]
         verbs: list[Verb] = []
         if view.status in ("running", "quiet") and (view.id not in self.desk.stopping or view.status == "quiet"):
-            verbs.append(Verb("s", "stop", "stop", "stop the run; asks first"))
+            verbs.append(
+                Verb("s", "stop", "stop", "stop the run at a checkpoint; asks first. It is the pause, too: r goes on from there")
+            )
         if can_resume(view) and snapshot.live is None and not self.desk.busy:
             verbs.append(Verb("r", "resume", "resume", "go on from the newest checkpoint"))
         verbs += new
+        if len(measures(view.state)) > 1 and view.state.steps:
+            verbs.append(
+                Verb("m", "measure", "measure", "the loss, rewards, their margin, accuracy, or how far from the reference")
+            )
+        if self._others():
+            word = "alone" if self._compared else "compare"
+            verbs.append(Verb("c", word, "compare", "put the course of another run beside this one, or take it away"))
         if len(view.state.steps) >= 10:
             verbs.append(Verb("z", "whole" if self._zoomed else "zoom", "zoom", "show the last fifth, or the whole run"))
-        if view.state.samples and self._narrow:
+        if view.state.samples and not self.wide:
             verbs.append(Verb("g", "samples", "samples", "what the model answers as it learns"))
         if view.log or view.tail:
             verbs.append(Verb("l", "log", "log_page", "every line of the log"))
+        if view.state.samples and self.wide:
+            verbs.append(Verb("g", "samples", "samples", "what the model answered, all of it, at every validation"))
         at = snapshot.runs.index(view)
         if at < len(snapshot.runs) - 1:
             verbs.append(Verb("[", "older", "older", "the run before this one"))
         if at > 0:
             verbs.append(Verb("]", "newer", "newer", "the run after this one"))
-        return [*verbs, quit_] if len(verbs) < 6 else verbs
+        return [*verbs, quit_]
+
+    def _others(self) -> list[RunView]:
+        """The runs that this one can be compared with, newest first."""
+        snapshot, view = self.desk.snapshot, self.view
+        if snapshot is None or view is None or not view.state.steps:
+            return []
+        return [other for other in snapshot.runs if other is not view and other.state.steps]
+
+    def action_compare(self) -> None:
+        """Put another run's course beside this one's; ask which, where there are several. Once more takes it away."""
+        snapshot, others = self.desk.snapshot, self._others()
+        if self._compared or len(others) == 1 or snapshot is None:
+            self._beside(None if self._compared else others[0].id)
+            return
+        choices = [
+            Choice(other.id, other.name, f"{SIGNS[other.status].word}, {result(other)}, {age(snapshot.now - other.updated)} ago")
+            for other in others[:20]
+        ]
+        self.app.push_screen(Choose("Compare with which run?", "", choices), lambda id: self._beside(id or None))
+
+    def _beside(self, id: str | None) -> None:
+        self._other = id
+        self.show()
+
+    def action_measure(self) -> None:
+        """Draw the next of what there is to draw."""
+        if view := self.view:
+            there = measures(view.state)
+            self._measure = there[(there.index(self._measured(view.state)) + 1) % len(there)].id
+            self.show()
 
     def action_stop(self) -> None:
         if self.view:
@@ -136,7 +219,7 @@ class Train(Room):
 
     def action_samples(self) -> None:
         def rows(width: int) -> Sequence[tuple[Part, ...]]:
-            return sample_rows(newest(view.state.samples), width) if (view := self.view) and view.state.samples else []
+            return all_samples(view.state.samples, width) if (view := self.view) else []
 
         self.app.push_screen(Page("Samples", rows))
 

@@ -26,7 +26,10 @@ class Pane(Draw, can_focus=True):
 
 
 class ListPane(Pane):
-    """``count`` rows of which only those in view are asked for. The cursor's row has the bar in the gutter, a thin one while away."""
+    """``count`` rows of which only those in view are asked for. The cursor's row has the bar in the gutter, a thin one while away.
+
+    A click moves the cursor, and chooses the row where it stands already; with ``eager`` it chooses at once.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up", id="list.up"),
@@ -53,8 +56,9 @@ class ListPane(Pane):
     class Chosen(Moved):
         """Enter, or a click on the row where the cursor stood already."""
 
-    def __init__(self, *, about: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, about: str = "", eager: bool = False, **kwargs: Any) -> None:
         super().__init__(about=about, **kwargs)
+        self._eager = eager
         self.count = 0
         self.cursor = 0
         self._first = 0
@@ -122,10 +126,10 @@ class ListPane(Pane):
         at = self._first + event.y - (1 if self._header else 0)
         if self._first <= at < self.count:
             event.stop()
-            if at == self.cursor:
+            there = at == self.cursor
+            self.go(at)
+            if there or self._eager:
                 self.action_choose()
-            else:
-                self.go(at)
         else:
             await super().on_click(event)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from mlxtune.core.text import duration
+from mlxtune.core.text import duration, plural
 from mlxtune.runs.state import RunState, Sample
 from mlxtune.tui.draw import Part, bar, col, fold, gigabytes, key, line, lines, memory_style, spark, wrap
 from mlxtune.tui.snapshot import RunView, Snapshot
@@ -20,6 +20,14 @@ ROOM_FOR_SAMPLE = 7  # rows of one answer beside the chart
 def stats(view: RunView, now: float, width: int) -> Content:
     """Two rows: what each figure is, and the figure."""
     state, wide = view.state, width >= 98
+    if not state.steps and state.reference[0] < state.reference[1]:
+        scored, pairs = state.reference
+        return lines(
+            line(("  the reference model scores every pair once", "$faint")),
+            line(
+                "  ", bar(scored / pairs, max(width - 30, 8)), (f" {scored:,}", "bold"), (f" of {plural(pairs, 'pair')}", "$muted")
+            ).truncate(max(width, 0)),
+        )
     left = time_left(view, now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
     speed = line((f"{state.speed:,.0f}" if state.steps else "–", "bold"), (f"  {_speeds(state)}" if wide else "", "$faint"))
@@ -162,6 +170,15 @@ def samples_picture(samples: Sequence[Sample], width: int, height: int) -> Conte
     return lines(*(row.truncate(max(width, 0)) for row in (rows[:height] if height > 0 else rows)))
 
 
+def all_samples(samples: Sequence[Sample], width: int) -> list[tuple[Part, ...]]:
+    """Every sample, newest first, each step's under its number."""
+    rows: list[tuple[Part, ...]] = []
+    for step in sorted({sample.step for sample in samples}, reverse=True):
+        rows += [(("  step ", "$muted"), (f"{step:,}", "bold")), ("",)]
+        rows += [*sample_rows([sample for sample in samples if sample.step == step], width), ("",)]
+    return rows[:-1]
+
+
 def newest(samples: Sequence[Sample]) -> list[Sample]:
     """The samples of the last step that has any."""
     return [sample for sample in samples if sample.step == samples[-1].step]
@@ -177,9 +194,18 @@ def sample_rows(samples: Sequence[Sample], width: int, most: int = 10_000) -> li
         cut = len(answer) > most
         rows += [("    ", row) for row in (answer[: most - 1] if cut else answer)]
         rows += [(("    …", "$muted"),)] if cut else []
-        rows += [(("    " + sample.verdict, "$muted"),)] if sample.verdict else []
+        rows += [(*_sign(sample.verdict), sample.verdict)] if sample.verdict else []
         rows.append(("",))
     return rows[:-1]
+
+
+def _sign(verdict: str) -> tuple[tuple[str, str], ...]:
+    """The worker says that an answer holds, how it ended where there is no contract, or what it breaks."""
+    if verdict.startswith("holds"):
+        return (("  ✓ ", "bold $success"),)
+    if verdict.startswith("ended"):
+        return (("  · ", "$muted"),)
+    return (("  ! ", "bold $warning"),) if verdict.startswith("cut") else (("  ✗ ", "bold $error"),)
 
 
 def _answer(output: str, width: int) -> list[str]:
