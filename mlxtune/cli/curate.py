@@ -12,10 +12,10 @@ import typer
 
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
-from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
-from mlxtune.data import hub, membership
+from mlxtune.data import membership
 from mlxtune.data import split as splits
 from mlxtune.data.decisions import tags
 from mlxtune.data.formats import FORMATS
@@ -23,7 +23,7 @@ from mlxtune.data.formats import columns as parse_map
 from mlxtune.data.membership import SHARES, Share
 from mlxtune.data.source import read_source
 from mlxtune.data.split import Split
-from mlxtune.data.take import take
+from mlxtune.data.take import find, take
 from mlxtune.recipe import DataSection, load
 
 USUAL = (0.10, 0.20)  # what a test share is of all rows
@@ -192,14 +192,8 @@ def import_(
     json: Json = False,
 ) -> None:
     """Write rows of any format as one file in ours: chats, pairs or texts, with their metadata."""
-    path = Path(what).expanduser()
-    if not path.exists():
-        if not hub.is_id(what):
-            raise DataError(
-                f"There is no data at {one_line(what, 200)}.", mend="Name a file, a folder, or a data set such as owner/name."
-            )
-        with bar(f"fetching {what}"):
-            path = hub.fetch(what, file)
+    with bar(f"fetching {one_line(what, 60)}"):
+        path = find(what, file)
     _, data = asked(path, format, map)
     made = take(path, to, data.format, data.map, skip_bad=skip_bad)
     if json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,13 +18,13 @@ import numpy as np
 from mlxtune.core.errors import DataError
 from mlxtune.data.checks.checked import Checked
 from mlxtune.data.checks.contract import Scorer
-from mlxtune.data.checks.finding import SEVERITIES, Finding
-from mlxtune.data.checks.run import of_rows, recheck
+from mlxtune.data.checks.finding import CHECKS, SEVERITIES, Finding
+from mlxtune.data.checks.run import of_rows, recheck, verdict
 from mlxtune.data.decisions import OUT, Decision, Keyed, State, Step, now, tags
 from mlxtune.data.filters import Filter, said
 from mlxtune.data.formats import EMPTY
 from mlxtune.data.records import Records
-from mlxtune.data.rows import Place, Row
+from mlxtune.data.rows import Place, Row, RowError
 from mlxtune.data.scan import Numbers
 
 ORDERS = ("row", "findings", "longest", "shortest")  # how rows can be sorted
@@ -54,6 +55,7 @@ class Browse:
         self._there = bytearray(len(self.records))  # 1 where there is a row
         self._of_rows = of_rows()
         self._decided: dict[int, Decision] = {}
+        self._standing: tuple[object, Standing] | None = None
         self._rechecked: dict[str, tuple[Finding, ...]] = {}
 
     def __len__(self) -> int:
@@ -72,6 +74,10 @@ class Browse:
         """Record ``at`` as a filter sees it; it is read only if the filter looks at what it says."""
         return Seen(self, at)
 
+    def usable(self, at: int) -> bool:
+        """Whether record ``at`` is known to be a row."""
+        return bool(self._there[at])
+
     def decision(self, at: int) -> Decision:
         """What holds for row ``at``. Before :attr:`known` has come to it, nothing."""
         return self._decided.get(at) or _NOTHING
@@ -86,11 +92,16 @@ class Browse:
         return self._key(at), row
 
     def learn(self, stop: Stop = lambda: False) -> Iterator[int]:
-        """Read on to the end, and give after each moment's work how many rows are known; ``stop`` ends it."""
+        """Read on to the end, and give after each moment's work how many rows are known; ``stop`` ends it.
+
+        Raises ``DataError`` when the file was written to meanwhile.
+        """
         pace = _Pace()
         for at in range(self.known, len(self)):
             record = self.records.record(at)
             if isinstance(record, DataError):
+                if not isinstance(record, RowError):
+                    raise record
                 self.bad += 1
                 self.known = at + 1
             else:
@@ -172,19 +183,28 @@ class Browse:
             self._rechecked[held.after] = () if isinstance(row, DataError) else recheck(at, row, self.scorer)
         return (*self._rechecked[held.after], *(one for one in found if one.check not in self._of_rows))
 
-    def open_findings(self) -> dict[str, list[int]]:
-        """For each check, in the order of severity, the rows that it finds something about and that are not left out."""
-        found: dict[str, list[int]] = {}
+    @property
+    def standing(self) -> Standing | None:
+        """Where the source stands now that these decisions hold; ``None`` before it was checked."""
         if self.checked is None:
-            return found
-        for one in self.checked.findings:
-            if one.rows and one.rows[0] not in self._decided and one.severity != "note":
-                found.setdefault(one.check, []).append(one.rows[0])
-        for at, held in list(self._decided.items()):
-            if held.status not in OUT:
-                for one in self.findings(at):
-                    found.setdefault(one.check, []).append(at)
-        return found
+            return None
+        if self._standing is None or self._standing[0] != (id(self.checked), self.state.next, len(self._decided)):
+            self._standing = ((id(self.checked), self.state.next, len(self._decided)), self._stand(self.checked))
+        return self._standing[1]
+
+    def _stand(self, checked: Checked) -> Standing:
+        left_out = {at for at, held in list(self._decided.items()) if held.status in OUT}
+        edited = {at for at, held in list(self._decided.items()) if held.record is not None} - left_out
+        found = [one for one in checked.findings if not one.rows or one.rows[0] not in self._decided]
+        found += [one for at in sorted(self._decided.keys() - left_out) for one in self.findings(at)]
+        order = {name: number for number, name in enumerate(CHECKS)}
+        found.sort(key=lambda one: (SEVERITIES.index(one.severity), order[one.check], one.rows))
+        rows: dict[str, list[int]] = {}
+        for one in found:
+            if one.rows and one.severity != "note":
+                rows.setdefault(one.check, []).append(one.rows[0])
+        word, sentence = verdict(found, len(self) - len(left_out))
+        return Standing(word, sentence, tuple(found), rows, len(left_out), len(edited))
 
     def tokens(self, at: int) -> int:
         """The length of row ``at`` in tokens; -1 where that is not known, as for one that was edited since."""
@@ -196,6 +216,13 @@ class Browse:
     def length(self, at: int) -> int:
         """The length of row ``at`` in characters, as the source has it; 0 where it is not known."""
         return int(self._lengths[at])
+
+    @property
+    def lengths(self) -> Numbers:
+        """How long rows are, ``(rows,)``: in tokens where they were counted, else in characters, as far as they are known."""
+        if self.checked is not None and len(self.checked.tokens):
+            return self.checked.tokens[self.checked.tokens >= 0]
+        return self._lengths[: self.known][np.frombuffer(self._there, np.uint8)[: self.known] > 0].astype(np.int64)
 
     # Which rows
 
@@ -241,6 +268,26 @@ class Browse:
     def close(self) -> None:
         """Let the files go."""
         self.records.close()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What checks say of a source as a review leaves it: a word, a sentence, and what they find.
+
+    ``rows`` has for each check, the gravest first, the rows that it finds something about.
+    """
+
+    word: str
+    sentence: str
+    findings: tuple[Finding, ...]
+    rows: Mapping[str, Sequence[int]]
+    left_out: int
+    edited: int
+
+    @property
+    def flagged(self) -> int:
+        """How many rows any check finds something about."""
+        return len({at for rows in self.rows.values() for at in rows})
 
 
 class Seen:

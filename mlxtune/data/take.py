@@ -9,12 +9,21 @@ from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes
-from mlxtune.core.text import plural
+from mlxtune.core.text import one_line, plural
+from mlxtune.data import hub
 from mlxtune.data.decisions import FORMAT
 from mlxtune.data.export import MANIFEST, lines, own
 from mlxtune.data.formats import EMPTY, detect
 from mlxtune.data.rows import Row
 from mlxtune.data.source import files
+
+
+class BadRows(DataError):
+    """Rows that cannot be used, where all were asked for; ``count`` of them."""
+
+    def __init__(self, message: str, count: int, *, mend: str) -> None:
+        super().__init__(message, mend=mend)
+        self.count = count
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,25 @@ class Taken:
     notes: tuple[str, ...]
 
 
+def find(what: str, file: str = "") -> Path:
+    """The file or folder that ``what`` names: a path, or else a data set of the hub, of which ``file`` is fetched.
+
+    Raises ``DataError`` when there is neither.
+    """
+    path = Path(what).expanduser()
+    if path.exists():
+        return path
+    if not hub.is_id(what):
+        raise DataError(
+            f"There is no data at {one_line(what, 200)}.", mend="Name a file, a folder, or a data set such as owner/name."
+        )
+    return hub.fetch(what, file)
+
+
 def take(path: Path, out: Path, format: str = "auto", mapping: Mapping[str, str] = EMPTY, *, skip_bad: bool = False) -> Taken:
     """Write the rows of ``path`` to ``out``, a new ``.jsonl`` file, in order; no review is applied.
 
-    Raises ``DataError`` when there is nothing to read, and for bad rows unless ``skip_bad``; ``InputError`` when ``out`` is there.
+    Raises ``DataError`` when there is nothing to read, ``BadRows`` for bad rows unless ``skip_bad``; ``InputError`` when ``out`` is there.
     """
     from mlxtune.data.store import open_store  # it loads numpy, which a verb that reads nothing need not wait for
 
@@ -52,8 +76,9 @@ def take(path: Path, out: Path, format: str = "auto", mapping: Mapping[str, str]
                     rows.append(record)
     if bad and not skip_bad:
         shown = "\n  ".join(error.message for error in bad[:5])
-        raise DataError(
+        raise BadRows(
             f"{plural(len(bad), 'row')} of {len(bad) + len(rows):,} cannot be used:\n  {shown}",
+            len(bad),
             mend=f"{bad[0].mend} Or leave them out: --skip-bad",
         )
     if not rows:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from mlxtune.cli import curate
 from mlxtune.data import review
 from mlxtune.data.review import Review
 from mlxtune.data.rows import Row
@@ -265,7 +264,7 @@ def test_import_maps_columns_and_leaves_bad_rows_out(cli, place):
 def test_import_takes_a_data_set_of_the_hub(cli, place, monkeypatch):
     (place / "fetched.jsonl").write_text('{"text": "one"}\n')
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(curate.hub, "fetch", lambda name, file: asked.append((name, file)) or place / "fetched.jsonl")
+    monkeypatch.setattr("mlxtune.data.take.hub.fetch", lambda name, file: asked.append((name, file)) or place / "fetched.jsonl")
     assert cli("data", "import", "owner/shop", "--file", "x.csv", "--out", "b.jsonl").code == 0
     assert asked == [("owner/shop", "x.csv")]
     ended = cli("data", "import", "data/gone.jsonl", "--out", "c.jsonl")

@@ -133,6 +133,12 @@ def test_what_holds_is_what_the_journal_says_however_it_came_about(source: Path)
         same(review.state)
 
 
+def standing(browse: Browse) -> dict[str, list[int]]:
+    found = browse.standing
+    assert found is not None
+    return {check: list(rows) for check, rows in found.rows.items()}
+
+
 FILTERS = ["", "status:pending", "status:rejected", "parcel", "-parcel", "tag:late", "tag:shipping", "len>100", "/On its/ -status:accepted",
            "finding:email", "status:edited"]  # fmt: skip
 
@@ -165,18 +171,22 @@ def test_an_edit_is_looked_at_again_and_a_row_left_out_counts_no_more(source: Pa
     assert browse.findings(1) == ()
     browse.checked = Checked.of(check(source))
     assert [one.check for one in browse.findings(1)] == ["email"]
-    assert browse.open_findings()["email"] == [1]
-    assert browse.open_findings()["duplicate"] == [3, 5]
+    assert standing(browse)["email"] == [1]
+    assert standing(browse)["duplicate"] == [3, 5]
     with Review(source) as review:
         step = review.decide("edit", [browse.keyed(1)], record=chat("May I return the tent?", "Call +49 30 901820."))
         browse.hold(review.state, step)
         assert [one.check for one in browse.findings(1)] == ["phone"]
         step = review.decide("reject", [browse.keyed(3)])
         browse.hold(review.state, step)
-    assert browse.open_findings()["phone"] == [1]
-    assert "email" not in browse.open_findings()
-    assert browse.open_findings()["duplicate"] == [5]
+    assert standing(browse)["phone"] == [1]
+    assert "email" not in standing(browse)
+    assert standing(browse)["duplicate"] == [5]
     assert [one.check for one in browse.findings(3)] == ["duplicate"], "that it is a copy stays true"
+    found = browse.standing
+    assert found is not None
+    assert (found.word, found.left_out, found.edited, found.flagged) == ("blocked", 1, 1, 4)
+    assert found.sentence.startswith("Not ready. 1 row of 5 ")
 
 
 def test_rows_are_sorted_by_number_gravity_and_length(source: Path) -> None:

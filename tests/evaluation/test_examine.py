@@ -35,7 +35,7 @@ def test_the_process_finds_what_the_function_finds(workspace: Path) -> None:
 def test_a_source_alone_is_checked_without_contract_and_tokens(tmp_path: Path) -> None:
     found = Examination({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
     assert found is not None
-    assert found.word == "blocked"
+    assert found.facts.tier == "too few"
     assert set(found.skipped) == {"contract", "tokens", "split"}
     assert {one.check for one in found.findings if one.rows == (13,)} == {"secret"}
 

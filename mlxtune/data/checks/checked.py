@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mlxtune.data.checks.finding import CHECKS, Finding, Span
+from mlxtune.data.checks.notes import Facts
 from mlxtune.data.checks.run import Report
 from mlxtune.data.membership import SHARES, Share
 from mlxtune.data.scan import Numbers
@@ -22,19 +23,14 @@ _SHARES = {letter: share for share, letter in _LETTERS.items()}
 class Checked:
     """``tokens`` has the length of each record, -1 where it is not known, and ``letters`` one letter for the share that it is in.
 
-    ``tags`` are metadata keys with a few values that come again. ``skipped`` says what could not be checked, and why.
+    ``skipped`` says what could not be checked, and why.
     """
 
-    word: str
-    sentence: str
-    advice: str
-    tier: str
-    groups: int
+    facts: Facts
     findings: tuple[Finding, ...]
     tokens: Numbers
     letters: str
     max_tokens: int
-    tags: Mapping[str, Mapping[str, int]]
     skipped: Mapping[str, str]
 
     @classmethod
@@ -42,10 +38,7 @@ class Checked:
         """What ``report`` says."""
         tokens = np.array(report.tokens, np.int64)
         letters = "".join(_LETTERS.get(share, " ") for share in report.shares)  # type: ignore[call-overload]
-        return cls(
-            report.word, report.sentence, report.advice, report.facts.tier, report.facts.groups, report.findings, tokens, letters,
-            report.max_tokens, report.facts.tags, report.skipped,
-        )  # fmt: skip
+        return cls(report.facts, report.findings, tokens, letters, report.max_tokens, report.skipped)
 
     def share(self, at: int) -> Share | None:
         """The share that record ``at`` is in."""
@@ -78,7 +71,7 @@ class Checked:
             for one in self.findings
         ]
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "findings": findings, "tokens": self.tokens.tolist()}
+        return {**plain, "facts": asdict(self.facts), "findings": findings, "tokens": self.tokens.tolist()}
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Checked:
@@ -88,4 +81,6 @@ class Checked:
             for check, severity, rows, why, spans in value["findings"]
             if check in CHECKS
         )
-        return cls(**{**value, "findings": findings, "tokens": np.array(value["tokens"], np.int64)})
+        return cls(
+            **{**value, "facts": Facts(**value["facts"]), "findings": findings, "tokens": np.array(value["tokens"], np.int64)}
+        )

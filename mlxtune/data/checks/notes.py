@@ -100,19 +100,19 @@ def how_varied(survey: Survey) -> Iterator[Finding]:
     )
 
 
-def advice(facts: Facts, findings: Sequence[Finding]) -> str:
-    """The one next thing that would help the most."""
+def advice(facts: Facts, findings: Sequence[Finding], fix: str = "--fix") -> str:
+    """The one next thing that would help the most; ``fix`` is what the reader does to have something mended."""
     counts = Counter(finding.check for finding in findings if finding.severity != "note")
     blocks = Counter(finding.check for finding in findings if finding.severity == "block")
     if blocks["leak"]:
         return (
-            f"Take out of train what is held out ({plural(blocks['leak'], 'row')}): until then no evaluation counts. --fix does it."
+            f"Take out of train what is held out ({plural(blocks['leak'], 'row')}): until then no evaluation counts. {fix} does it."
         )
     if blocks["secret"]:
-        return f"Take out the keys in {plural(blocks['secret'], 'row')}, and make new ones: they have been in a file. --fix masks them."
+        return f"Take out the keys in {plural(blocks['secret'], 'row')}, and make new ones: they have been in a file. {fix} masks them."
     if blocks:
         check, count = blocks.most_common(1)[0]
-        way = "--fix" if CHECKS[check].fix.safe else f"--fix --also {check}"
+        way = fix if CHECKS[check].fix.safe or fix != "--fix" else f"{fix} --also {check}"
         return f"Mend the {CHECKS[check].title} ({count:,}), or leave them out: {way}."
     if facts.rows == 0:
         return "Add rows."
@@ -125,7 +125,7 @@ def advice(facts: Facts, findings: Sequence[Finding]) -> str:
     copies = counts["duplicate"] + counts["near-duplicate"]
     if copies > 0.05 * facts.rows:
         return (
-            f"Leave out the {plural(copies, 'row')} that repeat others: they count twice in training. --fix takes the exact ones."
+            f"Leave out the {plural(copies, 'row')} that repeat others: they count twice in training. {fix} takes the exact ones."
         )
     if counts["truncated"] > 0.02 * facts.rows:
         return f"Raise data.max_tokens, or shorten the {plural(counts['truncated'], 'row')} that would be cut."

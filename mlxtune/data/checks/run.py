@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,22 +87,35 @@ class Report:
 
     def rows(self, severity: Severity) -> int:
         """How many records have a finding of ``severity``."""
-        return len({finding.rows[0] for finding in self.findings if finding.severity == severity and finding.rows})
+        return rows(self.findings, severity)
 
     @property
     def word(self) -> str:
         """``blocked``, ``look`` or ``clean``."""
-        kinds = {finding.severity for finding in self.findings}
-        return "blocked" if "block" in kinds else "look" if "warn" in kinds else "clean"
+        return verdict(self.findings, self.read)[0]
 
     @property
     def sentence(self) -> str:
         """What it means, in one sentence."""
-        if self.word == "blocked":
-            return f"Not ready. {plural(self.rows('block'), 'row')} of {self.read:,} must be mended or left out before training."
-        if self.word == "look":
-            return f"Ready. {plural(self.rows('warn'), 'row')} of {self.read:,} deserve a look first."
-        return f"Clean. Nothing is wrong with {'this row' if self.read == 1 else f'these {self.read:,} rows'}."
+        return verdict(self.findings, self.read)[1]
+
+
+def rows(findings: Iterable[Finding], severity: Severity) -> int:
+    """How many records have a finding of ``severity``."""
+    return len({one.rows[0] for one in findings if one.severity == severity and one.rows})
+
+
+def verdict(findings: Collection[Finding], read: int) -> tuple[str, str]:
+    """``blocked``, ``look`` or ``clean``, and what ``findings`` in ``read`` rows mean, in one sentence."""
+    kinds = {finding.severity for finding in findings}
+    if "block" in kinds:
+        return (
+            "blocked",
+            f"Not ready. {plural(rows(findings, 'block'), 'row')} of {read:,} must be mended or left out before training.",
+        )
+    if "warn" in kinds:
+        return "look", f"Ready. {plural(rows(findings, 'warn'), 'row')} of {read:,} deserve a look first."
+    return "clean", f"Clean. Nothing is wrong with {'this row' if read == 1 else f'these {read:,} rows'}."
 
 
 def check(

@@ -34,6 +34,7 @@ class Draw(Widget):
         """Replace the picture; repaints only if it looks different."""
         self._picture = picture
         if not self.size:
+            self.refresh()  # hidden: what it shows when it comes back is not what it showed when it went
             return
         fresh = self._drawn(self.size.width, self.size.height)
         if self._shown is None or not fresh.is_same(self._shown):
