@@ -57,13 +57,13 @@ class Desk(App[None]):
 
     @property
     def recipe(self) -> RecipeView | None:
-        """The recipe that Data, Review, Plan and Evaluate are about: the chosen one, else the newest run's, else the first."""
-        views = self.snapshot.recipes if self.snapshot else ()
-        newest = self.snapshot.runs[0].name if self.snapshot and self.snapshot.runs else None
+        """The recipe that Data, Review, Plan and Evaluate are about: the chosen one, else the newest run's, else the first to start."""
+        if self.snapshot is None:
+            return None
+        views, newest = self.snapshot.recipes, next(iter(self.snapshot.runs), None)
         chosen = next((view for view in views if view.path == self._recipe), None)
-        return (
-            chosen or next((view for view in views if view.recipe and view.recipe.name == newest), None) or next(iter(views), None)
-        )
+        of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
+        return chosen or of_newest or next(iter(self.snapshot.startable), None)
 
     def choose_recipe(self) -> None:
         """Ask which recipe the rooms are about."""

@@ -381,6 +381,9 @@ def test_rows_that_are_edited_together_are_one_decision() -> None:
         records = {KEYED[at][0]: _chat(f"q{at}", f"better {at}") for at in (0, 1)}
         step = window.decide("edit", KEYED[:2], records=records)
         assert step is not None
-        assert [now(row, window.state.of(key)).content["messages"][1]["content"] for key, row in KEYED[:2]] == ["better 0", "better 1"]
+        assert [now(row, window.state.of(key)).content["messages"][1]["content"] for key, row in KEYED[:2]] == [
+            "better 0",
+            "better 1",
+        ]
         window.undo()
         assert window.state.decisions == {}

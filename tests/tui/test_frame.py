@@ -200,7 +200,7 @@ async def test_jump_puts_a_letter_on_every_part_and_tab(loaded: Shop, opener: st
         await pilot.press(opener)
         await until(pilot, lambda: type(app.screen).__name__ == "Jump")
         labels = {label.render().plain.strip(): label.region.offset for label in app.screen.query(".jump")}
-        assert set(labels) == {"H", "T", "s", "f"}
+        assert set(labels) == {LETTERS[name] for name in app.rooms} | {"s", "f"}
         runs = app.screen_stack[0].query_one(Runs)
         assert labels["f"] == runs.region.offset
         await pilot.press("f")

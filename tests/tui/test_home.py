@@ -12,6 +12,7 @@ from mlxtune.evaluation.report import Measured, build, save
 from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.widgets.frame import tab_places
 
 from .stage import NOW, Shop, footer, observe, shown, until
 
@@ -149,7 +150,7 @@ async def test_while_a_run_trains_no_other_can_be_started(loaded: Shop, monkeypa
 async def test_the_mouse_opens_tabs_runs_and_verbs(loaded: Shop) -> None:
     app = loaded.app()
     async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.click("#top", offset=(13, 1))
+        await pilot.click("#top", offset=(tab_places("Home", app.rooms, 120)["Train"], 1))
         assert app.current_mode == "train"
         await pilot.click("#top", offset=(4, 1))
         assert app.current_mode == "home"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import DataError, MachineError
+from mlxtune.models import resolve as resolving
 from mlxtune.recipe import load
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.screens.plan import Plan
@@ -182,7 +183,7 @@ async def test_g_makes_what_does_not_fit_fit_one_change_at_a_time(shop: Shop, mo
 
 async def test_t_asks_with_the_plan_s_verdict_and_its_default_does_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr("mlxtune.tui.app.launch.start", lambda workspace, kind, recipe: started.append(recipe.name))
+    monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe: started.append(recipe.name))
     plannable(shop, monkeypatch)
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
@@ -263,23 +264,35 @@ async def test_rows_that_cannot_be_used_are_a_sentence(shop: Shop, monkeypatch: 
 
 async def test_a_base_that_is_not_here_is_fetched_only_when_asked(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
-    plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"smollm2-135m"'))
+
+    def resolve(base: str, *, near: Path = Path(), fetch: bool = True, **_: Any) -> Any:
+        if fetch:
+            fetched.append(base)
+        return real(str(shop.folder / "model"))
+
+    plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"some/base-4bit"'))
+    real = resolving.resolve
+    monkeypatch.setattr(resolving, "resolve", resolve)
+    monkeypatch.setattr(resolving, "here", lambda base, **_: bool(fetched))
     app = shop.app()
-    monkeypatch.setattr("mlxtune.tui.plans.resolve", lambda base, **_: fetched.append(base) or _model(shop))
     async with app.run_test(size=(120, 36)) as pilot:
-        await at_plan(app, pilot, "smollm2-135m is not on this machine yet.")
+        await at_plan(app, pilot, "some/base-4bit is not on this machine yet.")
         assert fetched == []
         assert "f fetch" in footer(app)
-        monkeypatch.setattr("mlxtune.tui.plans.here", lambda base, **_: True)
         await pilot.press("f")
         await until(pilot, lambda: "This fits" in shown(app))
-        assert fetched[0] == "smollm2-135m"
+        assert fetched == ["some/base-4bit"]
+        assert "f fetch" not in footer(app)
 
 
-def _model(shop: Shop) -> Any:
-    from mlxtune.models.resolve import resolve
-
-    return resolve(str(shop.folder / "model"))
+async def test_a_base_of_the_catalogue_is_planned_before_it_is_here(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'))
+    monkeypatch.setattr("mlxtune.models.bundled.ready", lambda: True)
+    app = shop.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await at_plan(app, pilot, "the base is not here yet: from the catalogue's shapes")
+        assert "f fetch" in footer(app)
+        assert "probe" not in footer(app)
 
 
 async def test_a_base_that_there_is_none_of_is_told_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from mlxtune.recipe.edit import Edit, edit, undo
 from mlxtune.recipe.keys import Key, keys, shown
 from mlxtune.recipe.load import setting
 from mlxtune.tui.draw import Part, fold, key, line, lines
-from mlxtune.tui.plans import Away, Plans
+from mlxtune.tui.plans import Away, Outcome, Plans
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.page import Page
 from mlxtune.tui.screens.room import Room
@@ -49,6 +49,7 @@ class Sheet:
     edits: list[Edit] = field(default_factory=list)
     edited: dict[str, int] = field(default_factory=dict)  # keys, and in how many of the edits
     plan: Planned | None = None
+    here: bool = True  # the plan is of the base itself, not of what the catalogue knows of it
     was: int | None = None  # bytes that the plan before the last edit needed
     error: MlxtuneError | None = None
 
@@ -80,6 +81,14 @@ class Plan(Room):
         self._plans: Plans | None = None
         self._doing: tuple[str, float] | None = None  # what is being waited for, once it takes long
         self._asked = 0
+        self._left = ""  # the key on which the cursor stood when the app was left
+
+    def remember(self) -> Mapping[str, Any]:
+        one = self._key
+        return {"key": one.path} if one else {}
+
+    def recall(self, left: Mapping[str, Any]) -> None:
+        self._left = str(left.get("key", ""))
 
     def body(self) -> ComposeResult:
         yield Section("Plan", Draw(id="plan-invite-picture"), lit=True, id="plan-invite")
@@ -144,7 +153,9 @@ class Plan(Room):
         self.query_one("#plan-verdict", Draw).show(lambda width, _height: self._verdict(sheet, note, doing, width))
         found = self._keys
         form = self.query_one("#plan-keys", ListPane)
-        form.set(len(found), partial(self._row, sheet, found), header=pictures.form_header)
+        cursor = next((at for at, one in enumerate(found) if one.path == self._left), None)
+        self._left = ""
+        form.set(len(found), partial(self._row, sheet, found), header=pictures.form_header, cursor=cursor)
         changed = plural(len(sheet.edits), "edit") if sheet.edits else ""
         self.query_one("#plan-form", Section).head.set(
             title=one_line(sheet.recipe.name), note=", ".join(filter(None, [f"recipes/{one_line(sheet.path.name)}", changed]))
@@ -166,7 +177,7 @@ class Plan(Room):
 
     def _verdict(self, sheet: Sheet, note: str, doing: tuple[str, float] | None, width: int) -> Content:
         if sheet.error:
-            verb = key("f", "fetch it", "screen.fetch_base") if isinstance(sheet.error, Away) and not self.desk.busy else None
+            verb = key("f", "fetch it", "screen.fetch_base") if self._can_fetch else None
             return pictures.trouble(sheet.error, verb, width)
         if sheet.plan:
             return pictures.verdict(sheet.plan, sheet.was, note, width)
@@ -175,6 +186,8 @@ class Plan(Room):
     def _note(self, sheet: Sheet) -> str:
         if self._doing:
             return f"{self._doing[0]} …"
+        if not sheet.here:
+            return "the base is not here yet: from the catalogue's shapes"
         return "measured on this machine" if sheet.plan and sheet.plan.calibrated else "estimated, within 25 %"
 
     # Plans
@@ -200,9 +213,9 @@ class Plan(Room):
             self._doing = (what, share)
             self.show()
 
-    def _planned(self, asked: int, plan: Planned) -> None:
+    def _planned(self, asked: int, found: Outcome) -> None:
         if asked == self._asked and self._sheet:
-            self._sheet.plan, self._sheet.error = plan, None
+            self._sheet.plan, self._sheet.here, self._sheet.error = found.plan, found.here, None
             self._settle()
 
     def _refused(self, asked: int, error: MlxtuneError) -> None:
@@ -224,7 +237,14 @@ class Plan(Room):
 
     @property
     def _can_probe(self) -> bool:
-        return self._sheet is not None and self._sheet.plan is not None and self._idle and self._doing is None
+        sheet = self._sheet
+        return sheet is not None and sheet.plan is not None and sheet.here and self._idle and self._doing is None
+
+    @property
+    def _can_fetch(self) -> bool:
+        sheet = self._sheet
+        away = sheet is not None and (isinstance(sheet.error, Away) or (sheet.plan is not None and not sheet.here))
+        return away and self._idle and self._doing is None
 
     def verbs(self) -> Sequence[Verb]:
         quit_ = Verb("q", "quit", "app.quit", "leave; what runs goes on")
@@ -238,7 +258,7 @@ class Plan(Room):
             verbs.append(Verb("g", "fit", "fit", "make the next change that would make it fit"))
         if self.desk.can_start and self._doing is None:
             verbs.append(Verb("t", "train", "train", "start a run of it; asks first"))
-        if isinstance(sheet.error, Away) and self._idle and self._doing is None:
+        if self._can_fetch:
             verbs.append(Verb("f", "fetch", "fetch_base", "fetch its base"))
         if self._can_probe:
             verbs.append(Verb("b", "probe", "probe", "run two steps at the worst batch, to know memory and time"))
@@ -311,7 +331,7 @@ class Plan(Room):
             sheet.edited[path] = sheet.edited.get(path, 0) + 1
         told = " and ".join(_told(path, done.recipe) for path in changes)
         self._changed(done.recipe)
-        self.desk.reply(Answer("✓", "$success", f"{told}.", keys=(Verb("u", "undo", "undo"),)))
+        self.desk.reply(Answer("✓", "$success", f"{told}.", undo=Verb("u", "undo", "undo", "take the last edit back")))
         return True
 
     def action_undo(self) -> None:
