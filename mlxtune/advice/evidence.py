@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from mlxtune.advice.conditions import Fact
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.hashing import sha256_json
 from mlxtune.core.files import read_json
+from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
