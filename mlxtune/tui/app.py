@@ -23,7 +23,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.tui import keys
 from mlxtune.tui.desk import Desk
-from mlxtune.tui.palette import Everything
+from mlxtune.tui.palette import Everything, Palette
 from mlxtune.tui.screens.data import Data
 from mlxtune.tui.screens.help import help_rows
 from mlxtune.tui.screens.home import Home
@@ -207,6 +207,10 @@ class MlxtuneApp(Desk):
     def action_help(self) -> None:
         if isinstance(self.screen, Room):
             self.push_screen(Page("Help", help_rows(self.screen)))
+
+    def action_command_palette(self) -> None:
+        if not Palette.is_open(self):
+            self.push_screen(Palette(id="--command-palette"))
 
     def action_jump(self) -> None:
         """Letters over everything that can have the focus, and over the tabs."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
+from textual.widgets import Input
 
 from mlxtune.tui.draw import col, line
 
 WORDS = 24  # cells for what a command is called; what it does stands beside it
-WIDTH = 84  # cells of the palette, or nine tenths of the screen
+
+
+class Palette(CommandPalette):
+    """Textual's palette, without a cursor that blinks."""
+
+    def on_mount(self) -> None:
+        self.query_one(Input).cursor_blink = False
 
 
 class Everything(Provider):
@@ -16,7 +23,7 @@ class Everything(Provider):
 
     async def discover(self) -> Hits:
         for title, help, callback, _ in self.app.get_system_commands(self.screen):
-            yield DiscoveryHit(self._row(Content(title), help), callback, text=title)
+            yield DiscoveryHit(_row(Content(title), help), callback, text=title)
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
@@ -26,8 +33,8 @@ class Everything(Provider):
                 shown = Content(title)
                 for at in offsets:
                     shown = shown.stylize(matcher.match_style, at, at + 1)
-                yield Hit(score, self._row(shown, help), callback, text=title)
+                yield Hit(score, _row(shown, help), callback, text=title)
 
-    def _row(self, title: Content, help: str) -> Content:
-        room = min(WIDTH, self.app.size.width * 9 // 10) - WORDS - 8
-        return line(col(title, WORDS, "bold"), "  ", col(help, room, "$muted").rstrip())
+
+def _row(title: Content, help: str) -> Content:
+    return line(col(title, WORDS, "bold"), "  ", (help, "$muted"))
