@@ -222,26 +222,32 @@ class ChatTemplate:
             )
         return tokens, len(asked), stop + 1
 
-    def _render(
+    def text(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None
-    ) -> list[int]:
+    ) -> str:
+        """``messages`` as the template renders them; with ``ask``, the generation prompt behind them. Raises ``TemplateError``."""
         if not self.tokenizer.has_chat_template:
             raise TemplateError("The model has no chat template.", mend="Use its instruct version, or text rows.")
         refused: Exception | None = None
         for turns in filter(None, (messages, _without_system(messages))):
             try:
-                text = self.tokenizer.apply_chat_template(
+                text: str = self.tokenizer.apply_chat_template(
                     [message.as_dict() for message in turns], tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
                 )
             except Exception as error:  # templates are programs: jinja raises what they raise
                 refused = refused or error
                 continue
-            tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-            return tokens
+            return text
         where = f"{place}: " if place else ""
         raise TemplateError(
             f"{where}the model's chat template refuses this conversation: {one_line(str(refused), 120)}"
         ) from refused
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None
+    ) -> list[int]:
+        tokens: list[int] = self.tokenizer.encode(self.text(messages, tools, ask=ask, place=place), add_special_tokens=False)
+        return tokens
 
 
 def _rewritten(place: Place, index: int) -> TemplateError:

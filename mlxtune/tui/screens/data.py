@@ -348,7 +348,7 @@ class Data(Room):
         if work is not None and event.pane.id == "list" and event.index < len(self._drawn):
             work.at = int(self._drawn[event.index])  # not of the rows of a filter that has answered since
             self.query_one("#rows", Section).head.set(note=count_note(work, event.index))
-        self.query_one(Foot).set(self.verbs())  # the rest is not about the cursor: a page turns in one frame
+        self.query_one(Foot).set(self.named(self.verbs()))  # the rest is not about the cursor: a page turns in one frame
 
     def on_list_pane_chosen(self, event: ListPane.Chosen) -> None:
         event.stop()
