@@ -26,9 +26,13 @@ def lengths(recipe: Recipe) -> Lengths:
 
     Raises what the worker would raise for rows, template or model; ``MachineError`` when the process died.
     """
-    found = _ask("lengths", {"recipe": dump(recipe)})
-    train, valid = (tuple(_length(*row) for row in found[share]) for share in ("train", "valid"))
-    return Lengths(train, valid, found["prefix"], found["plain"])
+    return as_lengths(_ask("lengths", {"recipe": dump(recipe)}))
+
+
+def as_lengths(told: dict[str, Any]) -> Lengths:
+    """The answer of ``training.probe.lengths`` as a value."""
+    train, valid = (tuple(_length(*row) for row in told[share]) for share in ("train", "valid"))
+    return Lengths(train, valid, told["prefix"], told["plain"])
 
 
 def _length(full: int, trained: int, first: int, sides: Sequence[int] | None) -> Length:
