@@ -73,7 +73,9 @@ def schema() -> dict[str, Any]:
                 kind = {"oneOf": options}
             case _:
                 kind = {"type": "number"}
-                kind |= {name: value for name, value in (("minimum", question.least), ("maximum", question.most)) if value is not None}
+                kind |= {
+                    name: value for name, value in (("minimum", question.least), ("maximum", question.most)) if value is not None
+                }
         properties[question.key] = {"description": question.ask, **kind}
         if question.default is not None:
             properties[question.key]["default"] = question.default

@@ -97,7 +97,11 @@ class Evidence:
     def named(self, metric: Fact) -> dict[str, str]:
         """Words for texts that tell of the best arm without training."""
         best = self.best(metric)
-        return {"best_arm": best.arm if best else "", "best_said": _SAID[best.arm] if best else "", "recipe": self.recipe or "RECIPE"}
+        return {
+            "best_arm": best.arm if best else "",
+            "best_said": _SAID[best.arm] if best else "",
+            "recipe": self.recipe or "RECIPE",
+        }
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)

@@ -222,9 +222,7 @@ class ChatTemplate:
             )
         return tokens, len(asked), stop + 1
 
-    def text(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None
-    ) -> str:
+    def text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None) -> str:
         """``messages`` as the template renders them; with ``ask``, the generation prompt behind them. Raises ``TemplateError``."""
         if not self.tokenizer.has_chat_template:
             raise TemplateError("The model has no chat template.", mend="Use its instruct version, or text rows.")

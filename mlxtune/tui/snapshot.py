@@ -14,6 +14,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.journal import Tail
 from mlxtune.core.text import one_line
+from mlxtune.data import samples
 from mlxtune.data.decisions import State, fold
 from mlxtune.data.outcome import Outcome, last
 from mlxtune.data.review import journal_path
@@ -164,7 +165,8 @@ class Watcher:
 
     def _read_recipes(self, now: float) -> tuple[RecipeView, ...]:
         try:
-            paths = sorted((self.workspace / "recipes").glob("*.toml"))
+            found = (self.workspace / "recipes").glob("*.toml")
+            paths = sorted(found, key=lambda path: (path.name != samples.RECIPE.name, path))  # the sample shop's main one is first
         except OSError:
             paths = []
         views: dict[Path, tuple[object, RecipeView]] = {}
