@@ -23,7 +23,8 @@ async def test_an_empty_workspace_offers_the_samples_and_one_key_makes_them(shop
         await until(pilot, lambda: "Start with the sample workspace." in shown(app))
         assert footer(app).split() == ["enter", "make", "it", "q", "quit"]
         await pilot.press("enter")
-        await until(pilot, lambda: "Train support-json." in shown(app))
+        await until(pilot, lambda: "Look at the rows first." in shown(app))
+        assert "data/samples/support.jsonl" in shown(app), "of several recipes the main one stands first"
         assert (shop.folder / "recipes" / "support-json.toml").is_file()
         assert "✓ Made recipes/support-json.toml" in shown(app)
 
