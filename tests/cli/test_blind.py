@@ -135,12 +135,15 @@ def test_n_stays_fixed(cli, folder):
     assert "fixed at 6 pairs before its first vote" in ended.err
 
 
-def test_rows_that_left_the_source_are_named(cli, folder, place):
-    lines = (place / "d.jsonl").read_text().splitlines()
-    (place / "d.jsonl").write_text("\n".join(lines[2:]) + "\n")
+def test_what_was_asked_is_read_from_the_evaluation_and_not_from_its_source(cli, folder, place):
+    (place / "d.jsonl").unlink()
+    ended = cli("blind", ID, "--n", "6", stdin="q")
+    assert ended.code == 3
+    assert "Where is parcel" in ended.err
+    (folder / "questions.jsonl").unlink()
     ended = cli("blind", ID)
     assert ended.code == 2
-    assert "2 rows of" in ended.err
+    assert "keeps no questions.jsonl" in ended.err
 
 
 def test_answers_cannot_command_the_terminal(cli, place):
