@@ -21,7 +21,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference, Question
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
-from mlxtune.evaluation import evidence, ledger, regression, report, terms
+from mlxtune.evaluation import evidence, ledger, regression, report, terms, untouched
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.arms import arms as contestants
 from mlxtune.evaluation.contract import Contract
@@ -53,14 +53,11 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     contract = Contract.of(recipe)
     read = read_source(recipe.source, recipe.data.format, recipe.data.map)
     shares = split(read, recipe.data)
-    try:
-        record(read, recipe.data, shares, seal=True)
-    except MachineError as error:
-        worker.emit("warning", text=f"{error.message} So nothing keeps the held-out rows from training later.")
     rows = outputs.questions(shares.test)
     adapter = Path(worker.request["adapter"]) if worker.request.get("adapter") else None
+    seen_before = untouched.check(worker.folder.parent.parent, adapter, rows)
     source = resolve(recipe.model.base, near=recipe.folder)
-    loaded = load.load(source)
+    loaded = load.load(source, quantize=recipe.model.quantize)
     worker.emit(
         "model.loaded", base=source.name, path=loaded.path, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(machine().limit),
@@ -80,9 +77,15 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "template": sha256_json(str(loaded.tokenizer.chat_template)),
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
         "compute": loaded.path,
+        "untouched": seen_before,
     }
+    facts["moved"] = terms.moved(worker.folder, facts, recipe)
     if adapter:
         terms.hold(worker.folder, facts, recipe)
+    try:
+        record(read, recipe.data, shares, seal=True)
+    except MachineError as error:
+        worker.emit("warning", text=f"{error.message} So nothing keeps the held-out rows from training later.")
     probes = regression.read(recipe) if adapter else ()
     off_task: dict[str, list[str]] = {}
     arms: list[tuple[Answers, list[dict[str, Score]]]] = []
