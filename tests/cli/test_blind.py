@@ -51,6 +51,10 @@ def test_a_session_is_voted_resumed_and_exported(cli, folder, place):
     assert set(line) == {"prompt", "chosen", "rejected"}
     assert line["chosen"].startswith("Thank you")
     assert line["rejected"].startswith("plain")
+    checked = cli("data", "check", "pairs.jsonl", "--json")
+    assert checked.code == 0, checked.err
+    told = json.loads(checked.out)
+    assert (told["read"], told["kept"]) == (8, 8)
     book = seen(ledger(folder), [json.loads(text)["id"] for text in (folder / "outputs.jsonl").read_text().splitlines()])
     assert (book.looks, book.exported) == (1, 8)
 
