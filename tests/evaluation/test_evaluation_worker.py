@@ -75,14 +75,20 @@ def test_all_arms_are_measured_in_one_run_and_answered_from_the_cache_in_the_nex
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     (workspace / "best.md").write_text("Answer in JSON.")
     own = trained.folder / "recipe.toml"
-    how = (ARMS, f"evaluation.schema={workspace / 'schema.json'}", f"evaluation.prompt={workspace / 'best.md'}", "evaluation.max_tokens=24")
+    how = (
+        ARMS,
+        f"evaluation.schema={workspace / 'schema.json'}",
+        f"evaluation.prompt={workspace / 'best.md'}",
+        "evaluation.max_tokens=24",
+    )
     first = evaluate(own, *how, run=trained)
     made = report.load(first)
     assert [arm.arm for arm in made.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
     assert not any(arm.cached for arm in made.arms)
     assert made.arms[3].rate("schema").hits == made.facts["rows"]
     assert "A grammar alone" in made.verdict
-    assert made.headline and made.headline.first == "base+grammar"
+    assert made.headline
+    assert made.headline.first == "base+grammar"
     assert made.facts["untouched"].startswith("None of them")
     assert all(arm.perplexity for arm in made.arms)
     assert {arm: total for arm, _, total in Run(first).state().arms} == {arm.arm: made.facts["rows"] for arm in made.arms}
@@ -124,7 +130,9 @@ def test_rows_that_trained_are_no_hold_out_and_are_not_sealed(workspace: Path, t
     assert membership.load(workspace / "chat.jsonl").sealed
 
 
-def test_a_request_to_stop_is_heard_while_an_arm_answers(workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_stop_is_heard_while_an_arm_answers(
+    workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Worker, "stopping", True)
     with pytest.raises(Interrupted):
         evaluate(workspace / "recipes" / "tiny.toml")
