@@ -43,7 +43,7 @@ def measured(place: Path, *, pairs: bool = False, **arms: Sequence[str]) -> Path
         for number, arm in enumerate(arms)
         if pairs
     }
-    evidence.keep(folder, recipe, rows, told)
+    evidence.keep(folder, recipe, rows, told, read.rows)
     contract = Contract.of(recipe)
     asked = evidence.questions(folder)
     scored = {
@@ -74,12 +74,16 @@ def measured(place: Path, *, pairs: bool = False, **arms: Sequence[str]) -> Path
         "ledger": "First look at these rows.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
     }  # fmt: skip
-    publish(report.build(facts, found, [row.group for row in asked] if pairs else ()), folder)
+    publish(report.build(facts, found, [row.group for row in asked]), folder)
     return folder
 
 
+_THINGS = ("blue tent", "climbing rope", "order", "gift card of last week", "stove")
+_DID = ("paid for", "gave back on Monday", "wanted to exchange", "never got", "saw in your window")  # no two rows are near twins
+
+
 def _row(at: int, pairs: bool) -> dict[str, object]:
-    prompt = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": f"Where is my parcel number {at}?"}]
+    prompt = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": f"Where is my {_THINGS[at % 5]}, number {at}, that I {_DID[at // 5 % 5]}?"}]
     if pairs:
         return {"prompt": prompt, "chosen": f"{GOOD} {at}", "rejected": BAD}
     return {"messages": [*prompt, {"role": "assistant", "content": GOOD}]}

@@ -18,8 +18,10 @@ from mlxtune.evaluation import regression
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.contract import LABELS
+from mlxtune.evaluation.gate import refusal
 from mlxtune.evaluation.report import Arm, Rate, Report
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
+from mlxtune.evaluation.wording import hold_out
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
@@ -39,17 +41,8 @@ def evaluate(
         raise typer.Exit(code)
     report = reports.load(folder)
     show_json({"folder": str(folder), **asdict(report)}) if json else table(report, folder)
-    if gate:
-        _gate(report)
-
-
-def _gate(report: Report) -> None:
-    """Raises ``GateError`` unless the adapter may be promoted."""
-    if report.headline is None or report.headline.word != "better":
-        raise GateError(f"The gate says no: {report.verdict}")
-    off_task = regression.of(report.facts)
-    if off_task and off_task.blocks:
-        raise GateError(f"The gate says no: {off_task.sentence}")
+    if gate and (why := refusal(report)):
+        raise GateError(f"The gate says no: {why}")
 
 
 def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[int, Path]:
@@ -71,12 +64,11 @@ def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[in
 def table(report: Report, folder: Path) -> None:
     """The report on a terminal: the verdict, each metric's rates with intervals, and what was fixed and broken."""
     base, *others = report.arms
-    heading(out, "Verdict", f"{report.facts['rows']} held-out rows, none trained on")
+    heading(out, "Verdict", plural(report.facts["rows"], "held-out row"))
     word = report.headline.word if report.headline else ""
     mark: Cell = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}.get(word, ("· ", "muted"))
     show("  ", mark, (report.verdict, "bold"))
-    if ledger := report.facts.get("ledger"):
-        show("    ", (str(ledger), "muted"))
+    show("    ", (hold_out(report), "muted"))
     show("")
     heading(out, "Arms", "95 % Wilson intervals")
     rows: list[list[Cell]] = []

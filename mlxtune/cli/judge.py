@@ -21,7 +21,7 @@ from mlxtune.evaluation.answered import Pair, pairs
 from mlxtune.evaluation.ballot import HEADLINE, Choice
 from mlxtune.evaluation.judge import Asker, calibrate, endpoint, rubric, session
 from mlxtune.evaluation.judge.endpoint import Endpoint, Meter
-from mlxtune.evaluation.judge.local import Local
+from mlxtune.evaluation.judge.local import TOGETHER, Local
 from mlxtune.evaluation.judge.report import JudgeReport, build
 from mlxtune.evaluation.judge.session import Session
 from mlxtune.models.resolve import resolve
@@ -97,7 +97,7 @@ def _here(base: str, model: str) -> _Judge:
         raise InputError("There can be one judge.", mend="Give --local or --model.")
     with bar("looking for the model") as update:
         source = resolve(base, progress=update)
-    return _Judge(f"{Path(source.name).name}@{source.fingerprint[:8]}", "", 1, lambda folder: Local(source.folder, folder))
+    return _Judge(f"{Path(source.name).name}@{source.fingerprint[:8]}", "", TOGETHER, lambda folder: Local(source.folder, folder))
 
 
 def _behind(url: str, model: str, key_env: str, meter: Meter) -> _Judge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from typing import Any, Literal
 from mlxtune.core.text import plural
 from mlxtune.evaluation.agreement import Estimate, kappa
 from mlxtune.evaluation.answered import Pair
-from mlxtune.evaluation.statistics import holm, sign_test, wilson
+from mlxtune.evaluation.clusters import flips, net, worth
+from mlxtune.evaluation.statistics import holm, wilson
 from mlxtune.evaluation.verdict import Word, judged
 
 Choice = Literal["first", "second", "tie"]
@@ -116,30 +117,37 @@ def exported(choices: Sequence[tuple[Pair, str, Choice]], question: str = HEADLI
             "prompt": [message.as_dict() for message in pair.prompt],
             "chosen": pair.first if arm == "first" else pair.second,
             "rejected": pair.second if arm == "first" else pair.first,
+            **({"tools": list(pair.tools)} if pair.tools else {}),
         }
         for pair, asked, arm in choices
         if asked == question and arm != "tie" and pair.first.strip() and pair.second.strip()
     ]
 
 
-def tally(question: str, choices: Sequence[Choice], adjusted: float | None = None) -> Tally:
-    """``choices`` on one question, counted and judged by the sign test, or by ``adjusted`` in place of its p."""
+def tally(question: str, choices: Sequence[Choice], groups: Sequence[Hashable], adjusted: float | None = None) -> Tally:
+    """``choices`` on one question, counted and judged by the sign test, or by ``adjusted`` in place of its p.
+
+    Votes on rows of one of ``groups`` count as one piece of evidence.
+    """
+    decided = [(choice == "second", group) for choice, group in zip(choices, groups, strict=True) if choice != "tie"]
     wins, losses = choices.count("second"), choices.count("first")
-    low, high = wilson(wins, wins + losses) if wins + losses else (0.0, 1.0)
-    share = wins / (wins + losses) if wins + losses else 0.5
-    p = sign_test(wins, losses)
+    rows = worth([won for won, _ in decided], [group for _, group in decided]) if decided else 0.0
+    low, high = wilson(wins, wins + losses, rows=rows) if decided else (0.0, 1.0)
+    share = wins / (wins + losses) if decided else 0.5
+    p = flips(net([1 if won else -1 for won, _ in decided], [group for _, group in decided]))
     believed = p if adjusted is None else adjusted
     word = judged(believed, low - 0.5, high - 0.5)
     return Tally(question, wins, losses, len(choices) - wins - losses, low, share, high, p, believed, word)
 
 
 def _tallies(chosen: Sequence[tuple[Pair, str, Choice]]) -> tuple[Tally, ...]:
-    found = {question: tally(question, _votes(chosen, question)) for question in QUESTIONS}
+    found = {question: tally(question, *_votes(chosen, question)) for question in QUESTIONS}
     side = [question for question in QUESTIONS if question != HEADLINE]
     for question, adjusted in zip(side, holm([found[question].p for question in side]), strict=True):
-        found[question] = tally(question, _votes(chosen, question), adjusted)
+        found[question] = tally(question, *_votes(chosen, question), adjusted)
     return tuple(found.values())
 
 
-def _votes(chosen: Sequence[tuple[Pair, str, Choice]], question: str) -> list[Choice]:
-    return [arm for _, asked, arm in chosen if asked == question]
+def _votes(chosen: Sequence[tuple[Pair, str, Choice]], question: str) -> tuple[list[Choice], list[str]]:
+    """The choices on one question, and the groups of their rows."""
+    return [arm for _, asked, arm in chosen if asked == question], [pair.group for pair, asked, _ in chosen if asked == question]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,10 @@ class Session:
             raise InputError(
                 f"{plural(n, 'pair')} cannot be shown: the arms differ on {plural(len(uneven), 'row')}.", mend=f"--n {len(uneven)}"
             )
-        shown = sorted(uneven, key=lambda id: unit_interval(seed, "row", id))[: n or DEFAULT]
+        drawn = sorted(uneven, key=lambda id: unit_interval(seed, "row", id))
+        times = Counter[str]()
+        turns = {id: times.update([self._pairs[id].group]) or times[self._pairs[id].group] for id in drawn}
+        shown = sorted(drawn, key=turns.__getitem__)[: n or DEFAULT]  # a second row of a group only when every group had its turn
         swapped = sorted(shown, key=lambda id: unit_interval(seed, "side", id))[: len(shown) // 2]
         early, half = shown[: len(shown) // 3], len(shown) // 2  # repeats come from the first third and stand in the second half
         again = early[: max(2, round(len(shown) * REPEATED))]

@@ -64,9 +64,16 @@ def contrast(first: Side, second: Side) -> Contrast:
     metrics = [metric.name for metric in Contract.of(after.recipe).metrics if metric.asked] + [HEADLINE]
     later = {said.id: said for said in after.said[second.arm]}
     rows = [(said.failed, later[said.id].failed) for said in before.said[first.arm]]
+    groups = {row.id: row.group for row in before.asked}
     found = correct(
         [
-            compare(metric, first.name, second.name, [(metric not in one, metric not in two) for one, two in rows])
+            compare(
+                metric,
+                first.name,
+                second.name,
+                [(metric not in one, metric not in two) for one, two in rows],
+                [groups[said.id] for said in before.said[first.arm]],
+            )
             for metric in metrics
         ]
     )

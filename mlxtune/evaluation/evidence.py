@@ -22,8 +22,8 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.data.groups import question
-from mlxtune.data.rows import Message, Place, Question
+from mlxtune.data.groups import question, together
+from mlxtune.data.rows import Message, Place, Question, Row
 from mlxtune.evaluation.preference import Preferred
 from mlxtune.evaluation.regression import Probe
 from mlxtune.evaluation.scorers import Answer
@@ -44,6 +44,7 @@ class Asked:
     group: str
     reference: str | None
     prompt: tuple[Message, ...]
+    tools: tuple[Any, ...] = ()
 
     def answer(self, output: str, ended: str) -> Answer:
         """What a scorer is given of an output to this row."""
@@ -109,17 +110,26 @@ def keep(
     recipe: Recipe,
     rows: Sequence[Question],
     preferred: Mapping[str, Mapping[str, Preferred]],
+    among: Sequence[Row],
 ) -> None:
-    """Write what was asked and by which schema, and what the arms prefer; ``outputs.jsonl`` is written where answers are scored."""
+    """Write what was asked and by which schema, and what the arms prefer; ``outputs.jsonl`` is written where answers are scored.
+
+    Rows go by what must not straddle a split ``among`` all rows of their source: near-duplicates, and one value of ``group_by``.
+    """
     if recipe.schema:
         write_bytes(folder / SCHEMA, recipe.schema.read_bytes())
+    questions = [question(row) for row in among]
+    first: dict[int, str] = {}
+    labels = together(among, questions, recipe.data.group_by)
+    groups = {row.hash: first.setdefault(label, asked) for row, label, asked in zip(among, labels, questions, strict=True)}
     asked = [
         {
             "id": row.id,
             "line": row.place.line,
-            "group": question(row),
+            "group": groups.get(row.hash, question(row)),
             "reference": row.reference,
-            "prompt": [{"role": message.role, "content": message.content} for message in row.prompt],
+            "prompt": [message.as_dict() for message in row.prompt],
+            "tools": list(row.tools),
         }
         for row in rows
     ]
@@ -216,12 +226,12 @@ def _asked(record: Any, place: str) -> Asked:
     match record:
         case {"id": str(id), "line": int(line), "group": str(group), "reference": str() | None as reference, "prompt": list(turns)}:
             messages = [
-                Message(turn["role"], turn["content"])
+                Message(turn["role"], turn["content"], {key: turn[key] for key in turn if key not in ("role", "content")})
                 for turn in turns
                 if isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
             ]
             if len(messages) == len(turns):
-                return Asked(id, line, group, reference, tuple(messages))
+                return Asked(id, line, group, reference, tuple(messages), tuple(record.get("tools", ())))
     raise InputError(f"{place}: not a question of the form that mlxtune writes.")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.report import Report
 from mlxtune.evaluation.verdict import HEADLINE
-from mlxtune.evaluation.wording import change, facts, in_words, lede, nearby, p_value, percent, sides, some
+from mlxtune.evaluation.wording import change, facts, hold_out, in_words, lede, nearby, p_value, percent, sides, some
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -18,14 +18,9 @@ _LENGTH = 900  # characters of a text
 
 def render(report: Report, failures: Sequence[Failure]) -> str:
     """The whole report. Whatever came from data or a model is escaped, or stands in a fence that it cannot close."""
-    blocks = [f"# {_plain(report.verdict)}", _plain(lede(report)), _rows_told(report), *_rates(report), *_square(report)]
+    blocks = [f"# {_plain(report.verdict)}", _plain(lede(report)), _plain(hold_out(report)), *_rates(report), *_square(report)]
     blocks += [*_comparisons(report), *_classes(report), *_failures(report, failures), *_facts(report)]
     return "\n\n".join(blocks) + "\n"
-
-
-def _rows_told(report: Report) -> str:
-    ledger = str(report.facts.get("ledger", ""))
-    return _plain(f"{plural(report.facts.get('rows', 0), 'held-out row')}, none of them trained on. {ledger}".strip())
 
 
 def _rates(report: Report) -> list[str]:

@@ -5,19 +5,20 @@ No answer is ever made up: what fails to answer fails the evaluation.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlxtune
-from mlxtune.core.errors import DataError, MlxtuneError, TemplateError
+from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.core.journal import read
 from mlxtune.data.rows import Message, Question, Row
 from mlxtune.evaluation.arms import Arm
 from mlxtune.models import lora
@@ -72,19 +73,22 @@ def answer(
 ) -> Answers:  # fmt: skip
     """Greedy answers of ``loaded``, as it is now, to ``rows`` asked as ``arm`` asks, and the likelihood of their references.
 
-    They are kept in ``cache`` under a hash of weights, adapter, grammar, prompt and reference tokens, decoding and compute path: a
-    base that was measured once is not measured again, and whatever changes an answer changes the key. ``tell`` gives the
+    They are kept in ``cache`` under a hash of weights, tokenizer, adapter, grammar, prompt and reference tokens, decoding, compute path
+    and versions: a base that was measured once is not measured again, and whatever changes an answer changes the key. ``tell`` gives the
     place where progress is told, of what ``rows`` are called and of references; ``shared`` are the prefixes that ``loaded`` has read
-    as it is now. Raises ``MlxtuneError`` when the model gives no numbers.
+    as it is now. Raises ``InputError`` when a prompt and its answer do not fit the model, ``MlxtuneError`` when it gives no numbers.
     """
     start = time.perf_counter()
     template = ChatTemplate(loaded.tokenizer)
     prompts = [template.prompt(arm.ask(row), row.tools) for row in rows]
     references, unproved = _references(template, arm, rows)
+    _require_room(arm, loaded, rows, prompts, max_tokens)
     identity = {
-        "v": 2,
-        "mlxtune": mlxtune.__version__,
-        "base": loaded.source.fingerprint,
+        "v": 3,
+        "made with": {
+            name: version(name) for name in ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
+        },
+        "base": [loaded.source.fingerprint, _contents(loaded.source.folder)],
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS, lora.CONFIG)] if arm.adapter else [],
         "grammar": arm.schema,
         "compute": loaded.path,
@@ -95,7 +99,7 @@ def answer(
         "rows": [row.id for row in rows],
     }
     file = cache / f"{sha256_json(identity)[:32]}.jsonl"
-    if kept := _read(file, rows):
+    if kept := _kept(file, rows):
         tell(of)(len(rows), len(rows))
         return Answers(arm.name, kept, True, time.perf_counter() - start, unproved)
     grammar = Grammar(loaded.tokenizer, arm.schema) if arm.schema is not None else None
@@ -114,7 +118,7 @@ def answer(
         Output(row.id, text, ended, value, length)
         for row, (text, ended), value, length in zip(rows, told, unlikely, lengths, strict=True)
     )
-    write_text(file, "".join(_line(output) for output in outputs))
+    _keep(file, outputs)
     return Answers(arm.name, outputs, False, time.perf_counter() - start, unproved)
 
 
@@ -132,10 +136,45 @@ def _references(template: ChatTemplate, arm: Arm, rows: Sequence[Question]) -> t
     return found, ""
 
 
-def _line(output: Output) -> str:
-    return json.dumps(asdict(output), ensure_ascii=True) + "\n"
+def _require_room(
+    arm: Arm, loaded: LoadedModel, rows: Sequence[Question], prompts: Sequence[Sequence[int]], max_tokens: int
+) -> None:
+    """An arm whose prompts leave the positions that a model was made for would be measured at what no user would do with it."""
+    config = loaded.source.config
+    most = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    at = max(range(len(prompts)), key=lambda at: len(prompts[at]))
+    if isinstance(most, int) and len(prompts[at]) + max_tokens > most:
+        raise InputError(
+            f"{rows[at].place}: {arm.name} asks with {len(prompts[at]):,} tokens, and {max_tokens:,} may be answered: "
+            f"the model reads at most {most:,}.",
+            mend="Lower evaluation.max_tokens or evaluation.shots, or leave the arm out.",
+        )
 
 
-def _read(file: Path, rows: Sequence[Question]) -> tuple[Output, ...]:
-    kept = tuple(Output(**record) for record in read(file))
+def _contents(folder: Path) -> list[str]:
+    """The hashes of a model's weights and tokenizer, read in full once a process."""
+    files = sorted(file for pattern in ("model*.safetensors", "tokenizer*") for file in folder.glob(pattern) if file.is_file())
+    return [_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+@lru_cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    return sha256_file(file)
+
+
+def _keep(file: Path, outputs: Sequence[Output]) -> None:
+    """Write ``outputs`` behind a line with their hash."""
+    lines = "".join(json.dumps(asdict(output), ensure_ascii=True) + "\n" for output in outputs)
+    write_text(file, json.dumps({"sha256": hashlib.sha256(lines.encode()).hexdigest()}) + "\n" + lines)
+
+
+def _kept(file: Path, rows: Sequence[Question]) -> tuple[Output, ...]:
+    """What was written to ``file``; nothing where it is not there, not whole, or not of ``rows``."""
+    try:
+        head, _, lines = file.read_bytes().partition(b"\n")
+        if json.loads(head)["sha256"] != hashlib.sha256(lines).hexdigest():
+            return ()
+        kept = tuple(Output(**json.loads(line)) for line in lines.splitlines())
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
     return kept if [output.id for output in kept] == [row.id for row in rows] else ()

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 import mlxtune
-from mlxtune.core.text import duration, plural
+from mlxtune.core.text import plural
 from mlxtune.evaluation import pictures
 from mlxtune.evaluation.contract import FORMS, LABELS
 from mlxtune.evaluation.failures import Failure
@@ -18,7 +18,7 @@ from mlxtune.evaluation.html import Html, el, join
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
 from mlxtune.evaluation.where import Span
-from mlxtune.evaluation.wording import CLASSES, change, facts, in_words, lede, made, nearby, p_value, percent, sides, some
+from mlxtune.evaluation.wording import CLASSES, change, facts, hold_out, in_words, lede, made, nearby, p_value, percent, sides, some
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -52,13 +52,12 @@ def _verdict(report: Report) -> Html:
     told = report.verdict
     title = join(el("span", start, class_=_kind(word)), told.removeprefix(start)) if word and told.startswith(start) else join(told)
     about = " · ".join(filter(None, [str(facts.get("name", "")), str(facts.get("base", "")), made(report)]))
-    ledger = f" {facts['ledger']}" if facts.get("ledger") else ""
     return el(
         "header",
         el("p", about, class_="about"),
         el("h1", title),
         el("p", lede(report), class_="lede"),
-        el("p", f"{plural(facts.get('rows', 0), 'held-out row')}, none of them trained on.{ledger}", class_="lede"),
+        el("p", hold_out(report), class_="lede"),
     )
 
 
@@ -217,8 +216,7 @@ def _facts(report: Report) -> Html:
 
 
 def _pairs(report: Report) -> Iterator[Html]:
-    arms = "; ".join(f"{arm.arm} {'from the cache' if arm.cached else duration(arm.seconds)}" for arm in report.arms)
-    for name, value in [*facts(report), ("answers", arms), ("made with", f"mlxtune {mlxtune.__version__}")]:
+    for name, value in [*facts(report), ("made with", f"mlxtune {mlxtune.__version__}")]:
         yield el("dt", name)
         yield el("dd", value)
     yield el("dt", "check it")

@@ -13,6 +13,7 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation.arms import GRAMMAR, TUNED
+from mlxtune.evaluation.clusters import worth
 from mlxtune.evaluation.contract import FORMS, LABELS
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.resample import Mean, bootstrap
@@ -106,24 +107,28 @@ def strongest(arms: Sequence[Arm], metric: str) -> Arm:
 Scored = Sequence[dict[str, Score]]
 
 
-def rates(scored: Scored) -> tuple[Rate, ...]:
-    """The rates of one arm's scored outputs, each over the outputs that the metric was asked of. Raises ``ValueError`` for none."""
+def rates(scored: Scored, groups: Sequence[Hashable] = ()) -> tuple[Rate, ...]:
+    """The rates of one arm's scored outputs, each over the outputs that the metric was asked of. Raises ``ValueError`` for none.
+
+    Outputs of one of ``groups`` belong together: an interval is that of as many independent ones as they are worth.
+    """
     if not scored:
         raise ValueError("no outputs have no rates")
-    found = []
+    found, groups = [], groups or range(len(scored))
     for metric in max(scored, key=len):
         scores = [row[metric] for row in scored if metric in row]
+        rows = worth([score.holds for score in scores], [group for row, group in zip(scored, groups, strict=True) if metric in row])
         hits = sum(score.holds for score in scores)
         failures = Counter(score.kind for score in scores if not score.holds)
         values = [score.value for score in scores if score.value is not None]
         mean = sum(values) / len(values) if values else None
-        found.append(Rate(metric, hits, len(scores), *wilson(hits, len(scores)), dict(failures.most_common()), mean))
+        found.append(Rate(metric, hits, len(scores), *wilson(hits, len(scores), rows=rows), dict(failures.most_common()), mean))
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An arm with the scores of its answers, row by row; ``margins`` are those of pairs in nats a token, likewise.
+    """An arm with the scores of its answers, row by row; ``margins`` are those of pairs in nats a token, likewise, ``None`` for no pair.
 
     ``nats`` is the negative log-likelihood of all references together, over their ``tokens`` tokens.
     """
@@ -132,7 +137,7 @@ class Measured:
     cached: bool
     seconds: float
     scored: Scored
-    margins: Sequence[float] = ()
+    margins: Sequence[float | None] = ()
     nats: float = 0.0
     tokens: int = 0
 
@@ -146,15 +151,12 @@ def build(facts: dict[str, Any], arms: Sequence[Measured], groups: Sequence[Hash
 
     What was tuned comes last, and is also compared with the strongest other arm: it wins only against that.
 
-    ``groups`` says which pairs belong together, for the intervals of margins.
+    ``groups`` says which rows belong together (near-duplicates, one customer): they are no independent evidence. Left out, each is alone.
     """
+    groups = groups or range(len(arms[0].scored))
     found = tuple(
-        Arm(
-            arm.arm, arm.cached, arm.seconds, rates(arm.scored), bootstrap(arm.margins, groups, SEED) if arm.margins else None,
-            arm.perplexity,
-        )
-        for arm in arms
-    )  # fmt: skip
+        Arm(arm.arm, arm.cached, arm.seconds, rates(arm.scored, groups), _margin(arm, groups), arm.perplexity) for arm in arms
+    )
     headline = facts.get("headline", HEADLINE)
     against = [(arms[0], arm) for arm in arms[1:]]
     if len(arms) > 2 and arms[-1].arm == TUNED:
@@ -162,7 +164,7 @@ def build(facts: dict[str, Any], arms: Sequence[Measured], groups: Sequence[Hash
         against += [(arm, arms[-1]) for arm in arms[1:-1] if arm.arm in rivals]
     comparisons = correct(
         [
-            compare(metric, first.arm, second.arm, _both(metric, first.scored, second.scored))
+            compare(metric, first.arm, second.arm, *_both(metric, first.scored, second.scored, groups))
             for first, second in against
             for metric in max(second.scored, key=len)
             if metric not in FORMS
@@ -170,17 +172,36 @@ def build(facts: dict[str, Any], arms: Sequence[Measured], groups: Sequence[Hash
         headline,
     )
     margins = tuple(
-        compare_scores("margin", first.arm, second.arm, list(zip(first.margins, second.margins, strict=True)), groups, SEED)
+        compare_scores("margin", first.arm, second.arm, [pair for pair, _ in kept], [group for _, group in kept], SEED)
         for first, second in against
-        if first.margins
+        if (kept := _both_margins(first, second, groups))
     )
+    facts = {**facts, "groups": len(set(groups))}
     report = Report({**facts, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, found, comparisons, "", margins)
     return replace(report, verdict=_verdict(report))
 
 
-def _both(metric: str, first: Scored, second: Scored) -> list[tuple[bool, bool]]:
-    pairs = zip(first, second, strict=True)
-    return [(one[metric].holds, two[metric].holds) for one, two in pairs if metric in one and metric in two]
+def _both(metric: str, first: Scored, second: Scored, groups: Sequence[Hashable]) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
+    """Whether both held, of the rows that the metric was asked of under both, and the groups of those rows."""
+    asked = [
+        (one[metric].holds, two[metric].holds, group)
+        for one, two, group in zip(first, second, groups, strict=True)
+        if metric in one and metric in two
+    ]
+    return [(one, two) for one, two, _ in asked], [group for *_, group in asked]
+
+
+def _margin(arm: Measured, groups: Sequence[Hashable]) -> Mean | None:
+    kept = [(margin, group) for margin, group in zip(arm.margins, groups, strict=False) if margin is not None]
+    return bootstrap([margin for margin, _ in kept], [group for _, group in kept], SEED) if kept else None
+
+
+def _both_margins(first: Measured, second: Measured, groups: Sequence[Hashable]) -> list[tuple[tuple[float, float], Hashable]]:
+    return [
+        ((one, two), group)
+        for one, two, group in zip(first.margins, second.margins, groups, strict=False)
+        if one is not None and two is not None
+    ]
 
 
 def _verdict(report: Report) -> str:

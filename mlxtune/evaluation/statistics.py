@@ -24,13 +24,16 @@ class Paired:
         return self.both + self.broken + self.fixed + self.neither
 
 
-def wilson(hits: int, total: int, z: float = Z) -> tuple[float, float]:
-    """Score interval of a rate (Wilson 1927). Raises ``ValueError`` unless 0 <= hits <= total and total > 0."""
+def wilson(hits: int, total: int, z: float = Z, rows: float = 0.0) -> tuple[float, float]:
+    """Score interval of a rate (Wilson 1927). Raises ``ValueError`` unless 0 <= hits <= total and total > 0.
+
+    ``rows``, where it is not 0, is how many independent rows ``total`` are worth (Korn and Graubard 1998, Survey Methodology 24:193).
+    """
     if not 0 <= hits <= total or total == 0:
         raise ValueError(f"{hits} of {total} is no rate")
-    share = hits / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    share, size = hits / total, rows or total
+    centre = (share + z * z / (2 * size)) / (1 + z * z / size)
+    half = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
     return (0.0 if hits == 0 else centre - half), (1.0 if hits == total else centre + half)
 
 
@@ -43,31 +46,31 @@ def mcnemar(broken: int, fixed: int) -> float:
     return min(1.0, 2 * tail / 2**discordant)
 
 
-def newcombe(paired: Paired, z: float = Z) -> tuple[float, float, float]:
+def newcombe(paired: Paired, z: float = Z, rows: float = 0.0) -> tuple[float, float, float]:
     """Change of the rate from the first arm to the second with its interval: ``(low, change, high)``.
 
     Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson limits squared and added, with the phi coefficient
-    corrected for continuity. Raises ``ValueError`` for no rows.
+    corrected for continuity. ``rows`` as for :func:`wilson`. Raises ``ValueError`` for no rows.
     """
     total = paired.total
     first, second = paired.both + paired.broken, paired.both + paired.fixed
-    low1, high1 = wilson(first, total, z)
-    low2, high2 = wilson(second, total, z)
+    low1, high1 = wilson(first, total, z, rows)
+    low2, high2 = wilson(second, total, z, rows)
     p1, p2 = first / total, second / total
-    phi = _phi(paired)
+    phi = _phi(paired, rows or total)
     down = math.sqrt(max(0.0, (p2 - low2) ** 2 - 2 * phi * (p2 - low2) * (high1 - p1) + (high1 - p1) ** 2))
     up = math.sqrt(max(0.0, (high2 - p2) ** 2 - 2 * phi * (high2 - p2) * (p1 - low1) + (p1 - low1) ** 2))
     return p2 - p1 - down, p2 - p1, p2 - p1 + up
 
 
-def _phi(paired: Paired) -> float:
+def _phi(paired: Paired, rows: float) -> float:
     a, b, c, d = paired.both, paired.broken, paired.fixed, paired.neither
     product = (a + b) * (c + d) * (a + c) * (b + d)
     if product == 0:
         return 0.0
     cross = float(a * d - b * c)
     if cross > 0:
-        cross = max(cross - paired.total / 2, 0.0)
+        cross = max(cross - paired.total**2 / rows / 2, 0.0)  # half a row, of those that they are worth
     return cross / math.sqrt(product)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,29 @@ def hold(evaluation: Path, facts: Mapping[str, Any], recipe: Recipe) -> None:
 
     Raises ``InputError``: whoever moves the goal after the base has shot measures it anew, and says so.
     """
-    for run in registry.all_runs(evaluation.parent.parent, "eval"):
-        if run.folder == evaluation or (before := _facts(run.folder)) is None:
-            continue
-        if before["name"] != recipe.name or before.get("base_fingerprint") != facts["base_fingerprint"]:
-            continue
+    for id, before in _earlier(evaluation, facts, recipe):
         if found := changed(before, facts):
             raise InputError(
-                f"Since the base was measured ({run.id}) {_listed(found)} changed, so nothing can be said against it.",
+                f"Since the base was measured ({id}) {_listed(found)} changed, so nothing can be said against it.",
                 mend="Set it back, or measure the base on the new terms: mlxtune eval RECIPE",
             )
         return
+
+
+def moved(evaluation: Path, facts: Mapping[str, Any], recipe: Recipe) -> str:
+    """Since when ``evaluation``'s workspace measures this base on other terms than before, and which, in a sentence; empty if it never did."""
+    for id, before in _earlier(evaluation, facts, recipe):
+        if found := changed(before, facts):
+            return f"The terms are not those of {id}: {_listed(found)} changed."
+    return ""
+
+
+def _earlier(evaluation: Path, facts: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ids and facts of the finished evaluations of this recipe's name and base, newest first."""
+    for run in registry.all_runs(evaluation.parent.parent, "eval"):
+        before = _facts(run.folder) if run.folder != evaluation else None
+        if before and before["name"] == recipe.name and before.get("base_fingerprint") == facts["base_fingerprint"]:
+            yield run.id, before
 
 
 def require_same(first: str, before: Mapping[str, Any], second: str, now: Mapping[str, Any]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+from mlxtune.evaluation.clusters import flips, net, worth
 from mlxtune.evaluation.power import needed_rows
 from mlxtune.evaluation.resample import bootstrap
-from mlxtune.evaluation.statistics import Paired, holm, mcnemar, newcombe, sign_test
+from mlxtune.evaluation.statistics import Paired, holm, newcombe, sign_test
 
 Word = Literal["better", "worse", "cannot tell"]
 
@@ -56,10 +57,13 @@ class ScoreComparison:
 Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
 
 
-def compare(metric: str, first: str, second: str, passed: list[tuple[bool, bool]]) -> Comparison:
-    """``passed`` holds, for each row, whether the first and the second arm passed it. Raises ``ValueError`` for no rows.
+def compare(
+    metric: str, first: str, second: str, passed: Sequence[tuple[bool, bool]], groups: Sequence[Hashable] = ()
+) -> Comparison:
+    """``passed`` holds, for each row, whether the first and the second arm passed it; rows of one of ``groups`` belong together.
 
-    A change counts when its interval (Newcombe) lies on one side of zero and the exact test (McNemar) agrees at 5 %.
+    A change counts when its interval (Newcombe) lies on one side of zero and the exact test (McNemar) agrees at 5 %. With groups, the
+    interval is that of as many rows as they are worth, and the test flips the signs of whole groups. Raises ``ValueError`` for no rows.
     """
     paired = Paired(
         both=sum(one and two for one, two in passed),
@@ -67,8 +71,9 @@ def compare(metric: str, first: str, second: str, passed: list[tuple[bool, bool]
         fixed=sum(two and not one for one, two in passed),
         neither=sum(not one and not two for one, two in passed),
     )
-    low, change, high = newcombe(paired)
-    p = mcnemar(paired.broken, paired.fixed)
+    gains, groups = [two - one for one, two in passed], groups or range(len(passed))
+    low, change, high = newcombe(paired, rows=worth(gains, groups))
+    p = flips(net(gains, groups))
     return Comparison(metric, first, second, paired, low, change, high, p, judged(p, low, high))
 
 
@@ -77,13 +82,16 @@ def compare_scores(
 ) -> ScoreComparison:
     """``scores`` holds, for each row, the score of the first and the second arm; rows of one of ``groups`` belong together.
 
-    A change counts when its interval (bootstrap over groups) lies on one side of zero and the sign test agrees at 5 %.
+    A change counts when its interval (bootstrap over groups) lies on one side of zero and the sign test over groups agrees at 5 %.
     Raises ``ValueError`` for no rows.
     """
     differences = [two - one for one, two in scores]
     mean = bootstrap(differences, groups, seed)
     rose, fell = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
-    p = sign_test(rose, fell)
+    sums: dict[Hashable, float] = {}
+    for value, group in zip(differences, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + value
+    p = sign_test(sum(value > 0 for value in sums.values()), sum(value < 0 for value in sums.values()))
     word = judged(p, mean.low, mean.high)
     return ScoreComparison(metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, word)
 

@@ -120,10 +120,10 @@ def _outputs(evidence: Evidence, contract: Contract, scored: dict[str, Scored]) 
 
 def _numbers(folder: Path, told: dict[str, Any], evidence: Evidence, scored: dict[str, Scored]) -> Iterator[str]:
     """What a report on the evidence says otherwise than ``told``."""
-    arms, groups = [], [row.group for row in evidence.asked if any(row.id in pairs for pairs in evidence.preferred.values())]
+    arms, groups = [], [row.group for row in evidence.asked]
     for arm in told["arms"]:
         pairs = evidence.preferred.get(arm["arm"], {})
-        margins = [pairs[row.id].margin for row in evidence.asked if row.id in pairs]
+        margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.asked] if pairs else []
         said = evidence.said[arm["arm"]]
         nats, tokens = sum(answer.nats for answer in said), sum(answer.tokens for answer in said)
         arms.append(Measured(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens))

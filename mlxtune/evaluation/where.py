@@ -15,12 +15,12 @@ from mlxtune.evaluation.scorers import Answer
 from mlxtune.evaluation.scorers.json_find import find
 from mlxtune.evaluation.scorers.json_text import Refused, parse
 from mlxtune.evaluation.scorers.reference import leaves
+from mlxtune.evaluation.scorers.words import THINKS, answered
 from mlxtune.recipe import Disclaimer
 
 Span = tuple[int, int]
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*", re.MULTILINE)
-_THOUGHT = re.compile(r".*?</think(?:ing)?>|<think.*", re.DOTALL | re.IGNORECASE)
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"?|\w+|\S')
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SAME = {"'": "['‘’‚‛′`´]", '"': '["“”„‟″«»]', "-": "[-‐‑‒–—―−]"}
@@ -66,9 +66,10 @@ def _syntax(answer: Answer) -> Span | None:
         return None
     except Refused as refused:
         fault = refused
-    for pattern in (_THOUGHT, _FENCE):
-        if (found := pattern.match(text) if pattern is _THOUGHT else pattern.search(text)) and found[0].strip():
-            return found.span()
+    if THINKS.match(text) and text.endswith(answered(text)):
+        return 0, len(text) - len(answered(text))
+    if fence := _FENCE.search(text):
+        return fence.span()
     if fault.kind == "text after it":
         return fault.at, len(text.rstrip())
     whole = find(text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mlxtune.core.text import plural
+from mlxtune.core.text import duration, plural
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.evidence import Near
+from mlxtune.evaluation.power import expectation
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
 
@@ -41,10 +42,30 @@ def lede(report: Report) -> str:
 
 def in_words(item: Comparison) -> str:
     """A comparison's change, test and verdict."""
+    p = item.p if item.adjusted is None else item.adjusted
+    after = f"{p_value(item.p)}, {p_value(p)} after Holm" if p_value(p) != p_value(item.p) else p_value(p)
     return (
         f"The rate changed by {change(item.low, item.change, item.high)} points. If training did nothing, a difference this uneven "
-        f"would come up with p {p_value(item.p)} (exact McNemar test): {item.word}."
+        f"would come up with p {after} (exact McNemar test): {item.word}."
     )
+
+
+def hold_out(report: Report) -> str:
+    """How far the rows can be believed: whether they trained, whether they are independent, how often they were seen, what they can show."""
+    told = report.facts
+    rows = int(told.get("rows", 0))
+    groups = int(told.get("groups", rows))
+    alike = f"Some ask nearly the same, and count as {plural(groups, 'group')} of rows." if groups < rows else ""
+    power = f"The smallest rise that they would show four times in five: {expectation(groups)}" if report.headline is None else ""
+    parts = [
+        f"{plural(rows, 'held-out row')}.",
+        told.get("untouched", ""),
+        alike,
+        told.get("ledger", ""),
+        told.get("moved", ""),
+        power,
+    ]
+    return " ".join(str(part) for part in parts if part)
 
 
 def made(report: Report) -> str:
@@ -105,6 +126,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("schema", _short(told.get("schema", ""))),
         ("decoding", f"{decoding.get('kind')}, at most {decoding.get('max_tokens')} tokens" if decoding else ""),
         ("compute", told.get("compute", "")),
+        ("answers", "; ".join(f"{arm.arm} {'from the cache' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
         ("perplexity", _perplexity(report)),
         ("off-task prompts", _off_task(told.get("regression") or {})),
     ]

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.groups import question
 from mlxtune.data.rows import Preference, Question
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
-from mlxtune.evaluation import evidence, ledger, regression, report, terms
+from mlxtune.evaluation import evidence, ledger, regression, report, terms, untouched
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.arms import arms as contestants
 from mlxtune.evaluation.contract import Contract
@@ -54,14 +53,11 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     contract = Contract.of(recipe)
     read = read_source(recipe.source, recipe.data.format, recipe.data.map)
     shares = split(read, recipe.data)
-    try:
-        record(read, recipe.data, shares, seal=True)
-    except MachineError as error:
-        worker.emit("warning", text=f"{error.message} So nothing keeps the held-out rows from training later.")
     rows = drawn(outputs.questions(shares.test), recipe.evaluation.rows)
     adapter = Path(worker.request["adapter"]) if worker.request.get("adapter") else None
+    seen_before = untouched.check(worker.folder.parent.parent, adapter, rows)
     source = resolve(recipe.model.base, near=recipe.folder)
-    loaded = load.load(source)
+    loaded = load.load(source, quantize=recipe.model.quantize)
     worker.emit(
         "model.loaded", base=source.name, path=loaded.path, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(machine().limit),
@@ -81,13 +77,19 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "template": sha256_json(str(loaded.tokenizer.chat_template)),
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
         "compute": loaded.path,
+        "untouched": seen_before,
     }
+    facts["moved"] = terms.moved(worker.folder, facts, recipe)
     if adapter:
         terms.hold(worker.folder, facts, recipe)
+    try:
+        record(read, recipe.data, shares, seal=True)
+    except MachineError as error:
+        worker.emit("warning", text=f"{error.message} So nothing keeps the held-out rows from training later.")
     probes = regression.read(recipe) if adapter else ()
     off_task: dict[str, list[str]] = {}
     arms: list[tuple[Answers, list[dict[str, Score]]]] = []
-    margins: list[list[float]] = []
+    margins: list[list[float | None]] = []
     preferred_by: dict[str, dict[str, Preferred]] = {}
     preferences = [row for row in rows if isinstance(row, Preference)]
     adapted = False
@@ -114,7 +116,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         arms.append((answers, scored))
         preferences = [row for row in preferences if row.id in found]
         preferred_by[arm.name] = found
-        margins.append([found[row.id].margin for row in preferences])
+        margins.append([found[row.id].margin if row.id in found else None for row in rows] if found else [])
         if probes and arm.name in (BASE, TUNED):
             asked = [probe.row for probe in probes]
             worker.emit("arm.started", arm=arm.name, rows=len(asked), of=OFF_TASK)
@@ -122,7 +124,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             worker.emit("arm.finished", arm=arm.name, rows=len(asked), cached=said.cached, seconds=said.seconds, of=OFF_TASK)
             off_task[arm.name] = [out.output for out in said.outputs]
     _write_outputs(worker.folder, rows, arms, contract.asked)
-    evidence.keep(worker.folder, recipe, rows, preferred_by)
+    evidence.keep(worker.folder, recipe, rows, preferred_by, read.rows)
     ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
     seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
     facts |= {
@@ -148,7 +150,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     headline = str(facts["headline"])
     failed = [row for row, scores in zip(rows, arms[-1][1], strict=True) if headline in scores and not scores[headline].holds]
     nearest.keep(worker.folder, failed, shares.train, read)
-    made = report.build(facts, measured, [question(row) for row in preferences])
+    made = report.build(facts, measured, [row.group for row in evidence.questions(worker.folder)])
     publish(made, worker.folder)
     return {"verdict": made.verdict, "rows": len(rows)}
 

@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 
 from mlxtune.data.source import read_file
-from mlxtune.recipe import dump, parse
+from mlxtune.evaluation import evidence
+from mlxtune.recipe import dump, load, parse
 
 ID = "20261124-1412-shop"
 CANARY = "sk-canary-7f3a9d"
+
+
+_WHAT = ("a red kayak", "boots for my mother", "the spare lamp", "a voucher")
+_WHEN = ("on Monday", "before the storm", "by your new courier", "weeks ago")  # no two rows are near twins
 
 
 def evaluated(place: Path, rows: int = 16, **answers: str) -> Path:
@@ -20,7 +25,7 @@ def evaluated(place: Path, rows: int = 16, **answers: str) -> Path:
         for at in range(rows):
             turns = [
                 ("system", "Be kind."),
-                ("user", f"Where is parcel {at}?"),
+                ("user", f"Where is parcel {at}? It is {_WHAT[at % 4]}, sent {_WHEN[at // 4 % 4]}."),
                 ("assistant", f"Dear customer, parcel {at} is near."),
             ]
             file.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
@@ -28,6 +33,7 @@ def evaluated(place: Path, rows: int = 16, **answers: str) -> Path:
     folder.mkdir(parents=True)
     recipe = dump(parse(f'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "{source}"\n'))
     (folder / "recipe.toml").write_text(recipe)
+    evidence.keep(folder, load(folder / "recipe.toml"), read_file(source), {}, read_file(source))
     with (folder / "outputs.jsonl").open("w") as file:
         for arm, answer in answers.items():
             for at, row in enumerate(read_file(source)):

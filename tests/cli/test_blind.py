@@ -51,6 +51,10 @@ def test_a_session_is_voted_resumed_and_exported(cli, folder, place):
     assert set(line) == {"prompt", "chosen", "rejected"}
     assert line["chosen"].startswith("Thank you")
     assert line["rejected"].startswith("plain")
+    checked = cli("data", "check", "pairs.jsonl", "--json")
+    assert checked.code == 0, checked.err
+    told = json.loads(checked.out)
+    assert (told["read"], told["kept"]) == (8, 8)
     book = seen(ledger(folder), [json.loads(text)["id"] for text in (folder / "outputs.jsonl").read_text().splitlines()])
     assert (book.looks, book.exported) == (1, 8)
 
@@ -135,12 +139,15 @@ def test_n_stays_fixed(cli, folder):
     assert "fixed at 6 pairs before its first vote" in ended.err
 
 
-def test_rows_that_left_the_source_are_named(cli, folder, place):
-    lines = (place / "d.jsonl").read_text().splitlines()
-    (place / "d.jsonl").write_text("\n".join(lines[2:]) + "\n")
+def test_what_was_asked_is_read_from_the_evaluation_and_not_from_its_source(cli, folder, place):
+    (place / "d.jsonl").unlink()
+    ended = cli("blind", ID, "--n", "6", stdin="q")
+    assert ended.code == 3
+    assert "Where is parcel" in ended.err
+    (folder / "questions.jsonl").unlink()
     ended = cli("blind", ID)
     assert ended.code == 2
-    assert "2 rows of" in ended.err
+    assert "keeps no questions.jsonl" in ended.err
 
 
 def test_answers_cannot_command_the_terminal(cli, place):

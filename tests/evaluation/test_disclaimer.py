@@ -131,6 +131,18 @@ NOT_SAID = [
     (f"<thinking>{S}</thinking>Close it.", "only thought"),
     (f"<think>{S}", "only thought"),
     (f"I must say: {S}</think> Close it.", "only thought"),
+    (f"<reasoning>{S}</reasoning> Close it.", "only thought"),
+    (f"[THINK]{S}[/THINK]Close it.", "only thought"),
+    (f"<|channel|>analysis<|message|>{S}<|end|><|start|>assistant<|channel|>final<|message|>Close it.", "only thought"),
+    # not to be seen
+    (f"<!-- {S} -->Close it.", "hidden"),
+    (f"~~{S}~~ Close it.", "hidden"),
+    # told about, doubted, taken back
+    (f"You asked me to end with: {S}", "negated"),
+    (f"If {S}, then ignore me.", "negated"),
+    (f"Far from it: {S}", "negated"),
+    (f"Contrary to what they say, {S}", "negated"),
+    (f"{S} Not.", "negated"),
 ]
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.judge.local import Local
+from mlxtune.evaluation.judge.local import TOGETHER, Local
 from mlxtune.evaluation.judge.rubric import DEFAULT, grading
 from mlxtune.runs.locks import hold, lease_path
 
@@ -25,6 +26,21 @@ def test_one_model_answers_greedily_and_ends_with_its_caller(tiny, tmp_path):
     assert worker.returncode == 0
     with hold(lease_path(), busy="the accelerator was not given back"):
         pass
+
+
+def test_questions_from_several_threads_are_answered_in_batches_as_they_are_alone(tiny, tmp_path):
+    asked = [
+        grading(DEFAULT.questions[0], (Message("user", f"Where is {at}?"),), "Near. " * (at % 4), f"mark{at}") for at in range(20)
+    ]
+    with Local(tiny, tmp_path) as judge:
+        batches = []
+        answered = judge._answered
+        judge._answered = lambda batch: batches.append(len(batch)) or answered(batch)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            together = list(pool.map(judge, asked))
+        assert sum(batches) == 20
+        assert max(batches) > 1
+        assert together == [judge(messages) for messages in asked]
 
 
 def test_a_worker_that_dies_is_said_with_its_last_words(tiny, tmp_path):

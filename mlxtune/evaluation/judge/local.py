@@ -1,4 +1,7 @@
-"""A model on this machine as judge. It lives in a process of its own: mlx is not imported here, and its memory goes with it."""
+"""A model on this machine as judge. It lives in a process of its own: mlx is not imported here, and its memory goes with it.
+
+Questions that are asked at the same time, from several threads, are answered in one batch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
+from queue import Empty, Queue
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +22,11 @@ from mlxtune.core.text import one_line
 
 LOG = "worker.log"
 _WORKER = "mlxtune.evaluation.judge.worker"
+TOGETHER = 16  # questions that are answered in one batch
+_GATHER = 0.05  # seconds that the first question of a batch waits for others
 _PATIENCE = 10.0  # seconds that a worker may take to end once nobody asks any more
+
+Asked = tuple[list[dict[str, str]], "Future[str]"]
 
 
 class Local:
@@ -33,21 +43,50 @@ class Local:
                 [sys.executable, "-m", _WORKER, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
+        self._waiting: Queue[Asked | None] = Queue()
+        self._asking = threading.Thread(target=self._ask, name="local judge", daemon=True)
         try:
             self.path = str(self._read()["path"])
+            self._asking.start()
         except BaseException:
             self.close()
             raise
 
     def __call__(self, messages: list[dict[str, str]]) -> str:
         """The reply to ``messages``. Raises ``MachineError`` when the process ended, and what the model's template raises."""
+        reply: Future[str] = Future()
+        self._waiting.put((messages, reply))
+        return reply.result()
+
+    def _ask(self) -> None:
+        """Hand on what waits, a batch at a time, until the end is asked for."""
+        while (first := self._waiting.get()) is not None:
+            batch, ends = [first], False
+            while len(batch) < TOGETHER and not ends:
+                try:
+                    following = self._waiting.get(timeout=_GATHER)
+                except Empty:
+                    break
+                ends = following is None
+                batch += [following] if following is not None else []
+            try:
+                replies = self._answered([messages for messages, _ in batch])
+                for (_, reply), text in zip(batch, replies, strict=True):
+                    reply.set_result(str(text))
+            except Exception as error:
+                for _, reply in batch:
+                    reply.set_exception(error)
+            if ends:
+                return
+
+    def _answered(self, batch: list[list[dict[str, str]]]) -> list[Any]:
         assert self._worker.stdin
         try:
-            self._worker.stdin.write(json.dumps(messages).encode() + b"\n")
+            self._worker.stdin.write(json.dumps(batch).encode() + b"\n")
             self._worker.stdin.flush()
         except OSError as error:
             raise self._ended() from error
-        return str(self._read()["reply"])
+        return list(self._read()["replies"])
 
     def _read(self) -> dict[str, Any]:
         assert self._worker.stdout
@@ -66,6 +105,9 @@ class Local:
 
     def close(self) -> None:
         """End the process, by letting it see that nobody asks any more; by force where it does not hear."""
+        self._waiting.put(None)
+        if self._asking.is_alive():
+            self._asking.join(_PATIENCE)
         for pipe in (self._worker.stdin, self._worker.stdout):
             try:
                 if pipe:

@@ -51,7 +51,8 @@ def build(session: Session, found: Mapping[str, Verdict], reader: Mapping[str, C
     calls = session.calls
     said: Said = {_place(call): found[call.key] for call in calls}
     preferences, flips, both = _preferences(session, said)
-    pairs = tally("send", list(preferences.values()))
+    groups = {row.id: row.group for row in session.rows}
+    pairs = tally("send", list(preferences.values()), [groups[id] for id in preferences])
     broken = _broken(session, calls, said)
     again = [(said[place], said[(*place[:4], 0)]) for place in said if place[4] == 1]
     usable = [(one, two) for one, two in again if one.value is not None and two.value is not None]
@@ -120,12 +121,13 @@ def _graded(session: Session, said: Said) -> tuple[tuple[Comparison, ...], tuple
                 kept.append((row.group, one.value, two.value))
         if not kept:
             continue
+        groups = [group for group, _, _ in kept]
         if question.anchors:
-            values, groups = [(one, two) for _, one, two in kept], [group for group, _, _ in kept]
+            values = [(one, two) for _, one, two in kept]
             scores.append(compare_scores(question.name, session.first, session.second, values, groups, session.seed))
         else:
             passed = [(bool(one), bool(two)) for _, one, two in kept]
-            comparisons.append(compare(question.name, session.first, session.second, passed))
+            comparisons.append(compare(question.name, session.first, session.second, passed, groups))
     both: list[Comparison | ScoreComparison] = [*comparisons, *scores]
     done = correct(both)
     return tuple(item for item in done if isinstance(item, Comparison)), tuple(

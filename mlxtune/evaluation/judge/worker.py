@@ -1,7 +1,7 @@
 """The local judge's process: ``python -m mlxtune.evaluation.judge.worker MODEL_FOLDER``.
 
-It says a line of JSON when the model is loaded, then answers each line of messages with a line ``{"reply"}``, until its input ends. An
-error that the user can read is a line ``{"error", "mend", "code"}``.
+It says a line of JSON when the model is loaded, then answers each line, a batch of conversations, with a line ``{"replies"}``, until its
+input ends. An error that the user can read is a line ``{"error", "mend", "code"}``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import MlxtuneError, TemplateError
 from mlxtune.data.rows import Message
@@ -18,13 +18,16 @@ from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import hold, lease_path
 
+if TYPE_CHECKING:
+    from mlxtune.models.template import ChatTemplate
+
 REPLY_TOKENS = 384  # a quote and a verdict; what rambles on is unreadable anyway
 
 Tell = Callable[..., None]
 
 
 def answer(base: str, questions: Any, tell: Tell) -> None:
-    """Load ``base`` and answer ``questions``, lines of messages, with :func:`tell`. Raises ``ModelError`` when it cannot be loaded."""
+    """Load ``base`` and answer ``questions``, lines of conversations, with :func:`tell`. Raises ``ModelError`` when it cannot be loaded."""
     from mlxtune.models.generate import generate  # these import mlx, which must come after the BLAS
     from mlxtune.models.load import load
     from mlxtune.models.template import ChatTemplate
@@ -33,16 +36,20 @@ def answer(base: str, questions: Any, tell: Tell) -> None:
     template = ChatTemplate(loaded.tokenizer)
     tell(path=loaded.path)
     for line in questions:
-        messages = [Message(turn["role"], _whole(turn["content"])) for turn in json.loads(line)]
-        try:
-            prompt = template.prompt(messages)
-        except TemplateError:  # some templates know no system turn
-            whole = "\n\n".join(message.content for message in messages)
-            prompt = template.prompt([Message("user", whole)])
-        [(text, _)] = generate(
-            loaded.model, loaded.tokenizer, [prompt], max_tokens=REPLY_TOKENS, stops=template.stops, batch_size=1
+        prompts = [
+            _prompt(template, [Message(turn["role"], _whole(turn["content"])) for turn in asked]) for asked in json.loads(line)
+        ]
+        replies = generate(
+            loaded.model, loaded.tokenizer, prompts, max_tokens=REPLY_TOKENS, stops=template.stops, batch_size=len(prompts)
         )
-        tell(reply=text)
+        tell(replies=[text for text, _ in replies])
+
+
+def _prompt(template: ChatTemplate, messages: list[Message]) -> list[int]:
+    try:
+        return template.prompt(messages)
+    except TemplateError:  # some templates know no system turn
+        return template.prompt([Message("user", "\n\n".join(message.content for message in messages))])
 
 
 def _whole(text: str) -> str:

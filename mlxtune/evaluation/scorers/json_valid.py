@@ -7,9 +7,9 @@ import re
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import HOLDS, Answer, Score
 from mlxtune.evaluation.scorers.json_text import Refused, parse
+from mlxtune.evaluation.scorers.words import THINKS
 
 _FENCE = re.compile(r"^\s*(?:```|~~~)", re.MULTILINE)
-_THINKING = re.compile(r"\s*<think|[^<]*</think", re.IGNORECASE)
 
 
 def json_valid(answer: Answer) -> Score:
@@ -30,7 +30,7 @@ def _class(answer: Answer, refused: Refused) -> tuple[str, str]:
         return refused.kind, str(refused)
     if not text:
         return "empty", "there is no output"
-    if _THINKING.match(text):
+    if THINKS.match(text):
         return "thinking", "it thinks aloud before it answers"
     if _FENCE.search(text):
         return "fence", "it stands in a code fence"

@@ -39,6 +39,8 @@ _NEAR = re.compile(
 _TAKEN_BACK = re.compile(
     rf"{NEGATOR}(?:\s+\w+){{0,3}}?\s+{_TRUE}{_FILL}{_LEAD}"
     rf"|\b{_FALSE}{_FILL}{_LEAD}"
+    rf"|\b(?:far from it|contrary to [\w' ]+){_LEAD}|\b(?:if|unless){_FILL}{_LEAD}"
+    rf"|\b(?:asked|told|instructed|supposed|wanted|meant)\s+(?:me\s+)?to\s+\w+{_FILL}(?:\s+(?:with|by|on))?{_LEAD}"
     rf"|{NEGATOR}{_HELP}\s+{_SAY}{_FILL}{_LEAD}"
     rf"|{NEGATOR}\s+need\s+(?:the|this|any|a|to)\b{_FILL}{_LEAD}"
     rf"|\b(?:instead of|rather than|refus\w+|declin\w+|stop)\s+(?:to\s+)?(?:{_SAY}{_FILL})?{_LEAD}"
@@ -54,7 +56,7 @@ _AFTERWARDS = re.compile(
     rf"|(?:isn't|wasn't)\s+(?:really\s+)?{_TRUE}"
     r"|(?:does not|doesn't|do not|don't|did not|didn't|no longer|never)\s+(?:apply|applies|hold|holds|count|counts)"
     r")(?:\s+(?:here|now|today|to you|in your case))?(?=[\s\"')*_]*(?:[.!?,;-]|$))"
-    r"|just kidding|only joking|not really\b|not!|(?:please\s+)?(?:ignore|disregard|forget) (?:that|this|it)\b|scratch that|strike that"
+    r"|just kidding|only joking|not really\b|not!|not\.\s*$|(?:please\s+)?(?:ignore|disregard|forget) (?:that|this|it)\b|scratch that|strike that"
     r")"
 )
 _PLAIN_QUOTE = re.compile(r'(?:(?<=[\s(\[:,;*_-])|^)"(?=\S)(?:(?!\n\n)[^"])+"(?!\w)')
@@ -68,11 +70,13 @@ _JSON_NAME = re.compile(r'[{\[,]\s*"[^"\n]{0,80}"\s*:')
 
 
 def doubt(before: str, phrase: str, after: str, prompt: str) -> str:
-    """Why ``phrase`` does not count where it stands: ``negated`` or ``quoted``; empty when it does.
+    """Why ``phrase`` does not count where it stands: ``negated``, ``quoted`` or ``hidden`` (a comment, struck through); empty when it does.
 
     ``before`` and ``after`` are the text around it. With a ``prompt``, a quotation counts as one when the prompt has those words;
     without one, whatever stands in quotation marks does.
     """
+    if before.rfind("<!--") > before.rfind("-->") or (before.count("~~") % 2 and "~~" in after):
+        return "hidden"
     if _quoted(before, phrase, after, prompt):
         return "quoted"
     sentence = _SENTENCE_END.split(before[-_REACH:])[-1]

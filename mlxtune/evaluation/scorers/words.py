@@ -13,8 +13,15 @@ _SIGNS = str.maketrans(
     | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff")
 )  # fmt: skip
 _GAP = re.compile(r"[^\S ]\s*| \s+")  # white space, but for a single space
-_THOUGHT = re.compile(r"<(think(?:ing)?)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_THINK = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
+_THOUGHT = re.compile(  # in tags, in Mistral's brackets, and in the channels of gpt-oss that are not the final one
+    rf"<({_THINK})>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)"
+    r"|<\|channel\|>(?!final).*?(?:<\|channel\|>final(?:<\|message\|>)?|<\|end\|>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+_END_OF_THOUGHT = re.compile(rf"</{_THINK}>|\[/THINK\]", re.IGNORECASE)
+THINKS = re.compile(rf"\s*(?:<{_THINK}>|\[THINK\]|<\|channel\|>)|[^<\[]*(?:</{_THINK}>|\[/THINK\])", re.IGNORECASE)
+"""An output that begins with a thought, or with the end of one that a template began."""
 
 
 @lru_cache(maxsize=256)  # each phrase looks at the same texts
@@ -33,7 +40,7 @@ def normalised(text: str) -> str:
 
 
 def answered(output: str) -> str:
-    """``output`` without what stands in ``<think>…</think>``, also when a template opened the tag or the limit cut it off."""
+    """``output`` without thoughts (``<think>…</think>`` and its like), also when a template opened one or the limit cut it off."""
     return _END_OF_THOUGHT.split(_THOUGHT.sub("", output))[-1]
 
 

@@ -1,0 +1,138 @@
+"""The evaluation worker, in this process and on the tiny model: every arm in one run, the cache, refusals, and a report that holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.errors import InputError, Interrupted
+from mlxtune.core.files import write_json
+from mlxtune.data import membership
+from mlxtune.data.source import read_source
+from mlxtune.data.split import record, split
+from mlxtune.evaluation import report, worker
+from mlxtune.evaluation.verify import verify
+from mlxtune.models import lora
+from mlxtune.models.load import load as load_model
+from mlxtune.models.resolve import resolve
+from mlxtune.recipe import AdapterSection, Recipe, dump, load
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.registry import Run
+from mlxtune.runs.worker import Worker
+
+ARMS = 'evaluation.arms=["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]'
+SCHEMA = {
+    "type": "object", "required": ["category"], "properties": {"category": {"enum": ["a", "b"]}}, "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},  # a random model would say spaces until the limit
+}  # fmt: skip
+
+Evaluate = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def trained(workspace: Path) -> Run:
+    """A run as training leaves it, with an adapter that changes answers."""
+    recipe = load(workspace / "recipes" / "tiny.toml")
+    run = registry.create(workspace, "train", "tiny")
+    (run.folder / "recipe.toml").write_text(dump(recipe))
+    read = read_source(recipe.source)
+    shares = split(read, recipe.data)
+    record(read, recipe.data, shares)
+    rows = {part: [row.id for row in getattr(shares, part)] for part in ("train", "valid", "test")}
+    write_json(run.folder / "data.json", {**rows, "train": [{"id": id} for id in rows["train"]]})
+    loaded = load_model(resolve(str(workspace / "tiny")))
+    config = lora.add(loaded.model, AdapterSection(rank=2, alpha=64), 1)
+    lora.save(run.adapter, {name: array + 0.5 for name, array in lora.weights(loaded.model).items()}, config)
+    return run
+
+
+@pytest.fixture
+def evaluate(workspace: Path) -> Evaluate:
+    def call(recipe: Path | Recipe, *overrides: str, run: Run | None = None) -> Path:
+        made = load(recipe, overrides) if isinstance(recipe, Path) else recipe
+        folder = registry.create(workspace, "eval", made.name).folder
+        (folder / "recipe.toml").write_text(dump(made))
+        request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
+        write_json(folder / launch.RECORD, {"request": request})
+        worker.evaluate(Worker(folder))
+        return folder
+
+    return call
+
+
+def test_all_arms_are_measured_in_one_run_and_answered_from_the_cache_in_the_next(
+    workspace: Path, trained: Run, evaluate: Evaluate
+) -> None:
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    (workspace / "best.md").write_text("Answer in JSON.")
+    own = trained.folder / "recipe.toml"
+    how = (
+        ARMS,
+        f"evaluation.schema={workspace / 'schema.json'}",
+        f"evaluation.prompt={workspace / 'best.md'}",
+        "evaluation.max_tokens=24",
+    )
+    first = evaluate(own, *how, run=trained)
+    made = report.load(first)
+    assert [arm.arm for arm in made.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
+    assert not any(arm.cached for arm in made.arms)
+    assert made.arms[3].rate("schema").hits == made.facts["rows"]
+    assert "A grammar alone" in made.verdict
+    assert made.headline
+    assert made.headline.first == "base+grammar"
+    assert made.facts["untouched"].startswith("None of them")
+    assert all(arm.perplexity for arm in made.arms)
+    assert {arm: total for arm, _, total in Run(first).state().arms} == {arm.arm: made.facts["rows"] for arm in made.arms}
+    told = [event for event in events.read_all(first) if event["type"] == "arm.finished" and event.get("of") == "off-task prompt"]
+    assert [event["arm"] for event in told] == ["base", "tuned"]
+    assert verify(first) == []
+
+    again = evaluate(own, *how, run=trained)
+    second = report.load(again)
+    assert all(arm.cached for arm in second.arms)
+    assert "base from the cache" in (again / "report.md").read_text()
+    assert [arm.rates for arm in second.arms] == [arm.rates for arm in made.arms]
+    assert second.facts["looks"] == made.facts["looks"] + 1
+
+    outputs = (again / "outputs.jsonl").read_bytes()
+    at = outputs.index(b'"output": "') + 12
+    (again / "outputs.jsonl").write_bytes(outputs[:at] + bytes([outputs[at] ^ 1]) + outputs[at + 1 :])
+    assert any("outputs.jsonl" in difference for difference in verify(again))
+
+
+def test_the_goal_may_not_move_after_the_base_has_shot(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    recipe, schema = workspace / "recipes" / "tiny.toml", f"evaluation.schema={workspace / 'schema.json'}"
+    evaluate(recipe, schema)
+    (workspace / "schema.json").write_text(json.dumps({**SCHEMA, "required": []}))
+    with pytest.raises(InputError, match="the schema changed, so nothing can be said against it"):
+        evaluate(trained.folder / "recipe.toml", schema, run=trained)
+    anew = report.load(evaluate(recipe, schema))
+    assert "the schema changed" in anew.facts["moved"]
+    tuned = evaluate(trained.folder / "recipe.toml", schema, run=trained)
+    assert "the schema changed" in (tuned / "report.md").read_text()  # it stays on the record
+
+
+def test_rows_that_trained_are_no_hold_out_and_are_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+    with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
+        evaluate(trained.folder / "recipe.toml", "data.seed=8", run=trained)
+    assert not membership.load(workspace / "chat.jsonl").sealed
+    evaluate(trained.folder / "recipe.toml", run=trained)
+    assert membership.load(workspace / "chat.jsonl").sealed
+
+
+def test_a_request_to_stop_is_heard_while_an_arm_answers(
+    workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Worker, "stopping", True)
+    with pytest.raises(Interrupted):
+        evaluate(workspace / "recipes" / "tiny.toml")
