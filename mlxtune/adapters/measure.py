@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -10,13 +10,12 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxtune.adapters.fidelity import Distance
-from mlxtune.models.prefix import share
+from mlxtune.models.generate import Progress
+from mlxtune.models.prefix import TOGETHER, Shared
 
 BUDGET = 2**28  # bytes of logits that are kept of one model
-TOGETHER = 4096  # positions that run at once
 
 Asked = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompts and their answers, as tokens
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,18 @@ def logits(model: nn.Module, asked: Asked, *, batch_size: int, progress: Progres
     """What ``model``, as it stands, expects where each answer of ``asked`` stands; at as many places as fit the budget."""
     vocabulary = _vocabulary(model, asked[0][0])
     places = _places([len(answer) for _, answer in asked], BUDGET // (4 * vocabulary))
-    prefix = share(model, [prompt for prompt, _ in asked])
+    prefix = Shared(model)([prompt for prompt, _ in asked])
     found: dict[int, mx.array] = {}
     if prefix is None:
         for at, (prompt, answer) in enumerate(asked):
-            out = model(mx.array([[*prompt, *answer[:-1]]]))[0, -len(answer) :][mx.array(places[at])].astype(mx.float32)
-            mx.eval(out)
-            found[at] = out
+            out = model(mx.array([[*prompt, *answer[:-1]]]))[0, -len(answer) :]
+            found[at] = out[mx.array(places[at])].astype(mx.float32)
+            mx.eval(found[at])
             progress(len(found), len(asked))
     else:
-        tails = [[*prompt[prefix.tokens :], *answer[:-1]] for prompt, answer in asked]
-        for batch in prefix.batches([len(tail) for tail in tails], 0, batch_size, TOGETHER):
-            tokens, caches = prefix.rows([tails[at] for at in batch])
-            hidden = prefix.parts.backbone(tokens, caches)
+        tails = [[*prompt[len(prefix) :], *answer[:-1]] for prompt, answer in asked]
+        batches = prefix.batches([len(tail) for tail in tails], batch_size, computed=TOGETHER)
+        for batch, hidden, _ in prefix.read(tails, batches):
             for row, at in enumerate(batch):
                 ends = hidden[row, -len(asked[at][1]) :][mx.array(places[at])]
                 found[at] = prefix.parts.logits(ends).astype(mx.float32)

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from mlxtune.adapters.entry import lineage
 from mlxtune.adapters.export import MODEL, check_form
 from mlxtune.adapters.fidelity import Fidelity
 from mlxtune.adapters.layout import LINEAGE, read_layout
-from mlxtune.core.errors import Interrupted, MachineError, ModelError
+from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import disk_errors, sync_folder, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
@@ -28,15 +29,17 @@ from mlxtune.data.rows import Question
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import regression
-from mlxtune.evaluation.arms import TUNED, Arm
+from mlxtune.evaluation.arms import BASE, TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import Answer
 from mlxtune.evaluation.verdict import compare
+from mlxtune.evaluation.worker import OFF_TASK, drawn, teller
 from mlxtune.models import blas
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.planning.machine import disk_free, machine
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.runs.state import HELD_OUT
 from mlxtune.runs.worker import Worker, live
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from mlxtune.models.load import LoadedModel
 
 EXPORTED = "exported"
-TELL_EVERY = 0.5  # seconds between progress events
+_LIKELY = "reference"  # what progress is of while logits are computed, as in an evaluation
 
 
 def export(worker: Worker) -> dict[str, Any]:
@@ -71,14 +74,13 @@ def export(worker: Worker) -> dict[str, Any]:
         limit=load.memory_limit(machine().limit),
     )  # fmt: skip
     _check_disk(target, loaded.parameters, form)
-    tell = _teller(worker)
     asker = _Asker(worker, rows)
     plain = loaded.model
     lora.load(plain, adapter)
     told, asked = asker.answers(loaded, TUNED, adapter)
-    tuned = measure.logits(plain, asked, batch_size=asker.batch, progress=tell)
+    tuned = measure.logits(plain, asked, batch_size=asker.batch, progress=teller(worker, TUNED, _LIKELY))
     with bare(plain):
-        base = measure.logits(plain, asked, batch_size=asker.batch, progress=tell)
+        base = measure.logits(plain, asked, batch_size=asker.batch, progress=teller(worker, BASE, _LIKELY))
     change = measure.distance(tuned, base)
     del loaded, plain, base
 
@@ -92,6 +94,7 @@ def export(worker: Worker) -> dict[str, Any]:
         worker.emit("export.written", form=form, bytes=count, seconds=time.perf_counter() - start)
         again = load.load(_readable(scratch, source, form, worker.folder / "again"))
         said, _ = asker.answers(again, EXPORTED, None)
+        tell = teller(worker, EXPORTED, _LIKELY)
         loss = measure.distance(tuned, measure.logits(again.model, asked, batch_size=asker.batch, progress=tell))
         del again
         rates = asker.rates(told, said)
@@ -127,6 +130,7 @@ class _Asker:
         self.recipe = worker.recipe
         self.batch = self.recipe.evaluation.batch_size
         self.contract = Contract.of(self.recipe) if worker.request["rows"] == "held-out" else None
+        self.of = HELD_OUT if self.contract else OFF_TASK
 
     def answers(
         self, loaded: LoadedModel, name: str, adapter: Path | None
@@ -136,12 +140,12 @@ class _Asker:
         from mlxtune.models.template import ChatTemplate
 
         arm = Arm(name, adapter)
-        self.worker.emit("arm.started", arm=name, rows=len(self.rows))
+        self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=self.of)
         found = outputs.answer(
-            arm, loaded, self.rows, max_tokens=self._longest, batch_size=self.batch, progress=_teller(self.worker, name),
+            arm, loaded, self.rows, max_tokens=self._longest, batch_size=self.batch, tell=partial(teller, self.worker, name), of=self.of,
             cache=self.worker.folder.parent.parent / "evals" / "cache",
         )  # fmt: skip
-        self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=found.cached, seconds=found.seconds)
+        self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=found.cached, seconds=found.seconds, of=self.of)
         template = ChatTemplate(loaded.tokenizer)
         asked = []
         for row, out in zip(self.rows, found.outputs, strict=True):
@@ -180,7 +184,8 @@ def _rows(recipe: Recipe, which: str) -> list[Question]:
 
     if which == "probes":
         return questions([probe.row for probe in regression.probes(recipe.source)])
-    return questions(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test)
+    shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    return drawn(questions(shares.test), recipe.evaluation.rows)
 
 
 def _check_base(adapter: Path, source: ModelFolder) -> None:
@@ -237,21 +242,6 @@ def _lineage(adapter: Path, source: ModelFolder, form: str, evaluation: dict[str
             **lineage(adapter),
         },
     }
-
-
-def _teller(worker: Worker, arm: str = "") -> Callable[[int, int], None]:
-    """Progress as events, not too many; also the place where a request to stop is heard."""
-    told = 0.0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if worker.stopping:
-            raise Interrupted(0)
-        if arm and (done == total or time.monotonic() - told > TELL_EVERY):
-            told = time.monotonic()
-            worker.emit("arm.progress", arm=arm, done=done, total=total)
-
-    return tell
 
 
 def main() -> int:

@@ -38,12 +38,17 @@ def advise(
         Path | None, typer.Argument(help="A recipe: its data and what was measured of it count.", show_default=False)
     ] = None,
     overrides: Overrides = None,
-    answers: Annotated[Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)
+    ] = None,
     measure_first: Annotated[
         bool, typer.Option("--measure", help=f"First run the base, your prompt and a few examples on {SAMPLE} held-out rows.")
     ] = False,
     questions: Annotated[
-        bool, typer.Option("--questions", help="Show the questions and what may be answered; with --json, the schema of an answers file.")
+        bool,
+        typer.Option(
+            "--questions", help="Show the questions and what may be answered; with --json, the schema of an answers file."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -53,7 +58,9 @@ def advise(
         return
     loaded = load(recipe, overrides or []) if recipe else None
     if measure_first and loaded is None:
-        raise InputError("--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure")
+        raise InputError(
+            "--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure"
+        )
     given = interview.read(answers) if answers else _given()
     if measure_first and loaded:
         sample(loaded, quiet=json)
@@ -105,7 +112,12 @@ def table(advice: Advice, evidence: Evidence) -> None:
             _paragraph(text, ("✗ ", "bold error"))
     show("")
     heading(out, "RAG or fine-tuning", "nine questions; a dot where yours is not about it")
-    columns([[(row.ask, "" if row.points else "muted"), (_NAMES[row.points], "primary" if row.points else "muted")] for row in advice.table])
+    columns(
+        [
+            [(row.ask, "" if row.points else "muted"), (_NAMES[row.points], "primary" if row.points else "muted")]
+            for row in advice.table
+        ]
+    )
     if advice.changes:
         show("")
         heading(out, "What would change this")
@@ -124,7 +136,8 @@ def _given() -> Answers:
         return interview.check({question.key: _ask(question, before) for question in rules().questions})
     if before is None:
         raise InputError(
-            "There is no terminal to ask on, and no answers.", mend="--answers FILE.json; mlxtune advise --questions shows what it holds."
+            "There is no terminal to ask on, and no answers.",
+            mend="--answers FILE.json; mlxtune advise --questions shows what it holds.",
         )
     return before
 
@@ -137,10 +150,14 @@ def _ask(question: Question, before: Answers | None) -> Any:
     names = list(question.options)
     for at, (name, meaning) in enumerate(question.options.items(), 1):
         say("  ", (f"{at:>2} ", "primary"), (f"{name:13}", ""), (meaning, "muted"))
-    hint = {"some": "numbers or names, with commas; nothing for none", "one": "a number or a name", "number": "a number"}[question.kind]
+    hint = {"some": "numbers or names, with commas; nothing for none", "one": "a number or a name", "number": "a number"}[
+        question.kind
+    ]
     shown = ",".join(default) if isinstance(default, list) else default
     while True:
-        text = typer.prompt(f"  {hint}", default="" if shown is None else str(shown), err=True, show_default=shown not in (None, ""))
+        text = typer.prompt(
+            f"  {hint}", default="" if shown is None else str(shown), err=True, show_default=shown not in (None, "")
+        )
         parts = [part.strip() for part in str(text).split(",") if part.strip()]
         chosen = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
         try:
@@ -155,7 +172,9 @@ def _defaults() -> dict[str, Any]:
     """Some valid answer to every question, so that one can be checked alone."""
     empty: dict[str, Any] = {"some": [], "number": 0}
     return {
-        question.key: question.default if question.default is not None else empty.get(question.kind, next(iter(question.options), ""))
+        question.key: question.default
+        if question.default is not None
+        else empty.get(question.kind, next(iter(question.options), ""))
         for question in rules().questions
     }
 

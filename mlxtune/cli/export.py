@@ -17,7 +17,7 @@ from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json, check, fetch
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import nearest, one_line, size
+from mlxtune.core.text import nearest, one_line, plural, size
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
@@ -126,9 +126,9 @@ def _export(which: str, form: Form, to: Path | None, recipe: Path | None, force:
     with bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
-            if state.arms:
-                arm, done, total = state.arms[-1]
-                update(f"{arm} answers {total} held-out rows", done / max(1, total))
+            if state.answering:
+                arm, what, done, total = state.answering
+                update(f"{arm} answers {plural(total, what)}", done / max(1, total))
 
         code = follow(run, on_state=draw)
     if (run.folder / fidelity.FILE).is_file():

@@ -23,6 +23,7 @@ from mlxtune.adapters import worker as exporting
 from mlxtune.adapters.fidelity import Distance, Fidelity
 from mlxtune.core.errors import GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import write_json
+from mlxtune.evaluation import regression
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models import lora
 from mlxtune.models.resolve import resolve
@@ -275,6 +276,7 @@ def test_force_keeps_what_is_not_faithful_and_says_so(place: Path, monkeypatch: 
 def test_an_adapter_without_a_recipe_is_held_against_the_off_task_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlxtune.adapters.importing import import_adapter
 
+    monkeypatch.setattr(regression, "MAX_TOKENS", 4)
     import_adapter(place, place / "runs" / "20261124-1412-tiny" / "adapter", "mine")
     worker = started(place, "fused", monkeypatch, which="mine")
     assert worker.folder.name.endswith("-mine")
