@@ -48,7 +48,7 @@ def import_adapter(
     name = check_name(name or folder.resolve().name)
     config, weights = _open(folder)
     told = lineage(folder)
-    source = _base(base, _named(config, told), progress)
+    source = find_base(folder, base, progress)
     strange = bool(told.get("base_fingerprint")) and told["base_fingerprint"] != source.fingerprint
     if strange and not other_weights:
         raise ModelError(
@@ -87,17 +87,16 @@ def _open(folder: Path) -> tuple[dict[str, Any], Path]:
     return config, weights
 
 
-def _named(config: Mapping[str, Any], told: Mapping[str, Any]) -> str:
-    """What the adapter itself calls its base."""
-    name = told.get("base") or config.get("base_model_name_or_path") or config.get("model") or ""
-    return name if isinstance(name, str) else ""
+def find_base(folder: Path, asked: str, progress: Progress = lambda what, share: None) -> ModelFolder:
+    """The base of the adapter in ``folder``: the one ``asked`` for, or the one it names, which is not fetched: nobody asked for that.
 
-
-def _base(asked: str, named: str, progress: Progress) -> ModelFolder:
-    """The base to hold the adapter against; nothing is fetched that nobody asked for."""
+    Raises ``ModelError`` when it names none, or one that is not on this machine.
+    """
     if asked:
         return resolve(asked, progress=progress)
-    if not named:
+    told, config = lineage(folder), read_config(folder / CONFIG)
+    named = told.get("base") or config.get("base_model_name_or_path") or config.get("model")
+    if not named or not isinstance(named, str):
         raise ModelError("The adapter does not say which model it belongs to.", mend="Name it: --base MODEL")
     try:
         return resolve(named, fetch=False)

@@ -21,6 +21,7 @@ from mlxtune.cli import (
     data,
     demo,
     evaluate,
+    export,
     judge,
     models,
     plan,
@@ -62,6 +63,8 @@ data.app.command("import")(curate.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+for verb in (export.fuse, export.export, export.push, export.pull):
+    adapters.app.command(verb.__name__)(verb)
 app.add_typer(adapters.app, name="adapters")
 
 

@@ -18,49 +18,50 @@ _LENGTH = 900  # characters of a text
 
 def render(report: Report, failures: Sequence[Failure]) -> str:
     """The whole report. Whatever came from data or a model is escaped, or stands in a fence that it cannot close."""
-    blocks = [f"# {_plain(report.verdict)}", _plain(lede(report)), _plain(hold_out(report)), *_rates(report), *_square(report)]
-    blocks += [*_comparisons(report), *_classes(report), *_failures(report, failures), *_facts(report)]
+    blocks = [f"# {plain(report.verdict)}", plain(lede(report)), plain(hold_out(report)), *_rates(report), *_square(report)]
+    blocks += [*comparisons(report), *_classes(report), *_failures(report, failures), *_facts(report)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _rates(report: Report) -> list[str]:
-    head = ["", *(_plain(arm.arm) for arm in report.arms)]
+    head = ["", *(plain(arm.arm) for arm in report.arms)]
     body = []
     for rate in report.arms[0].rates:
         found = [arm.rate(rate.metric) for arm in report.arms]
         cells = [f"{percent(item.share)} ({100 * item.low:.0f}–{100 * item.high:.0f})" for item in found]
-        body.append([_plain(LABELS[rate.metric]), *cells])
-    return ["## Before and after", "Share of rows that hold, with 95 % Wilson intervals.", _table(head, body)]
+        body.append([plain(LABELS[rate.metric]), *cells])
+    return ["## Before and after", "Share of rows that hold, with 95 % Wilson intervals.", table(head, body)]
 
 
 def _square(report: Report) -> list[str]:
     item = report.headline
     if item is None:
         return []
-    first, second, paired = _plain(item.first), _plain(item.second), item.paired
+    first, second, paired = plain(item.first), plain(item.second), item.paired
     body = [
         [f"{first} holds", f"{paired.both} still hold", f"{paired.broken} broken"],
         [f"{first} fails", f"{paired.fixed} fixed", f"{paired.neither} still fail"],
     ]
     return [
         f"## Row by row: {LABELS[item.metric]}",
-        _table(["", f"{second} holds", f"{second} fails"], body),
-        _plain(in_words(item)),
+        table(["", f"{second} holds", f"{second} fails"], body),
+        plain(in_words(item)),
     ]
 
 
-def _comparisons(report: Report) -> list[str]:
+def comparisons(report: Report) -> list[str]:
+    """Every comparison with its change, interval and p, as blocks; none where nothing was compared."""
     if not report.comparisons:
         return []
     body = [
         [
-            _plain(LABELS[item.metric]), _plain(f"{item.second} over {item.first}"), str(item.paired.fixed), str(item.paired.broken),
-            change(item.low, item.change, item.high), _plain(p_value(item.p if item.adjusted is None else item.adjusted)), item.word,
+            plain(LABELS[item.metric]), plain(f"{item.second} over {item.first}"), str(item.paired.fixed), str(item.paired.broken),
+            change(item.low, item.change, item.high), plain(p_value(item.p if item.adjusted is None else item.adjusted)), item.word,
         ]
         for item in report.comparisons
     ]  # fmt: skip
     note = "Same rows; points with Newcombe intervals; exact McNemar p, adjusted (Holm)."
-    return ["## Every comparison", note, _table(["", "", "fixed", "broken", "change", "p", ""], body)]
+    return ["## Every comparison", note, table(["", "", "fixed", "broken", "change", "p", ""], body)]
 
 
 def _classes(report: Report) -> list[str]:
@@ -70,39 +71,39 @@ def _classes(report: Report) -> list[str]:
     kinds = dict.fromkeys(kind for found in reversed(counts) for kind in found)
     if not kinds:
         return []
-    body = [[_plain(kind), *(str(found.get(kind, 0)) for found in counts)] for kind in kinds]
-    return ["## Why answers fail", _table(["", *(_plain(arm.arm) for arm in arms)], body)]
+    body = [[plain(kind), *(str(found.get(kind, 0)) for found in counts)] for kind in kinds]
+    return ["## Why answers fail", table(["", *(plain(arm.arm) for arm in arms)], body)]
 
 
 def _failures(report: Report, failures: Sequence[Failure]) -> list[str]:
     if not failures:
         return []
     shown = failures[:SHOWN]
-    blocks = ["## Rows that fail", _plain(f"{some(len(shown), len(failures))}.")]
+    blocks = ["## Rows that fail", plain(f"{some(len(shown), len(failures))}.")]
     for failure in shown:
         state = ", which held before" if failure.broken else ""
         asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")
-        blocks += [f"### Line {failure.row.line}{state}", _plain(f"{failure.kind}: {failure.why}"), "Asked:", _fence(asked)]
-        blocks += [f"{_plain(report.arms[-1].arm)}:", _fence(failure.answer.output)]
+        blocks += [f"### Line {failure.row.line}{state}", plain(f"{failure.kind}: {failure.why}"), "Asked:", _fence(asked)]
+        blocks += [f"{plain(report.arms[-1].arm)}:", _fence(failure.answer.output)]
         if failure.before:
-            blocks += [f"{_plain(sides(report)[0].arm)}:", _fence(failure.before.output)]
+            blocks += [f"{plain(sides(report)[0].arm)}:", _fence(failure.before.output)]
         if failure.near:
-            blocks.append("\n".join(f"- {_plain(nearby(record))}" for record in failure.near))
+            blocks.append("\n".join(f"- {plain(nearby(record))}" for record in failure.near))
     return blocks
 
 
 def _facts(report: Report) -> list[str]:
     check = "`mlxtune verify report.json` computes every number here again, from the outputs beside it."
-    return ["## Facts", _table(["", ""], [[_plain(name), _plain(value)] for name, value in facts(report)]), check]
+    return ["## Facts", table(["", ""], [[plain(name), plain(value)] for name, value in facts(report)]), check]
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table; the first column on the left, numbers on the right."""
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """``text`` on one line, with every sign that Markdown or HTML would obey escaped, and no link made of it."""
     return re.sub(r"([\\`*_{}\[\]#|~<>&!@]|:(?=//)|(?<=www)\.)", r"\\\1", one_line(text))
 

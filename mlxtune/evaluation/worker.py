@@ -100,7 +100,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             adapted = True
             how["shared"] = Shared(loaded.model)
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
-        tell = partial(_teller, worker, arm.name)
+        tell = partial(teller, worker, arm.name)
         answers = outputs.answer(arm, loaded, rows, max_tokens=recipe.evaluation.max_tokens, tell=tell, **how)
         worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.unproved:
@@ -161,7 +161,7 @@ def drawn(rows: Sequence[Question], count: int) -> list[Question]:
     return [row for row in rows if row.hash in kept]
 
 
-def _teller(worker: Worker, arm: str, of: str) -> Callable[[int, int], None]:
+def teller(worker: Worker, arm: str, of: str) -> Callable[[int, int], None]:
     """Progress as events, not too many; also the place where a request to stop is heard. ``of`` is what is worked on."""
     told = 0.0
 

@@ -2,7 +2,7 @@
 
 Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch) and ``type``. The types and their fields:
 
-    run.started      kind ("train" or "eval"), name, base, pid, host, steps
+    run.started      kind ("train", "eval" or "export"), name, base, pid, host, steps
     run.resumed      the same, and step: the checkpoint it goes on from
     model.loaded     base, path (how it computes), parameters, seconds, limit (bytes the machine recommends)
     reference        done, total (pairs that the reference model has scored)
@@ -17,6 +17,8 @@ Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch)
     arm.started      arm, rows
     arm.progress     arm, done, total
     arm.finished     arm, rows, cached, seconds
+    export.written   form, bytes, seconds
+    fidelity         faithful, lost (a share of the adapter's own change), text
     heartbeat        (no fields; every 5 s, from a thread that never touches MLX)
     warning          text
     run.finished     summary

@@ -24,7 +24,7 @@ from mlxtune.runs.locks import is_held
 from mlxtune.runs.registry import Run
 
 RECORD = "launch.json"
-MODULES = {"train": "mlxtune.training.worker", "eval": "mlxtune.evaluation.worker"}
+MODULES = {"train": "mlxtune.training.worker", "eval": "mlxtune.evaluation.worker", "export": "mlxtune.adapters.worker"}
 PATIENCE = 60.0  # seconds a worker may take to say its first word
 
 

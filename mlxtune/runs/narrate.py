@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line, plural, size
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import HELD_OUT
 
@@ -58,6 +58,15 @@ def _tell(event: Event) -> tuple[str, str, str] | None:
         case "arm.finished":
             how = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
             return "✓", "success", f"{event['arm']}: {plural(event['rows'], event.get('of', 'answer'))} {how}"
+        case "export.written":
+            return (
+                "·",
+                "faint",
+                f"{event['form']} written: {size(event['bytes'])} in {event['seconds']:.0f} s; it is read again from there",
+            )
+        case "fidelity":
+            mark = ("✓", "success") if event["faithful"] else ("✗", "error")
+            return *mark, one_line(event["text"])
         case "warning":
             return "!", "warning", one_line(event["text"])
         case "run.finished":

@@ -24,7 +24,7 @@ Status = Literal["starting", "running", "quiet", "finished", "stopped", "failed"
 QUIET_AFTER = 40.0  # seconds without any event, heartbeat included, while the lock is held
 STARTING_FOR = 30.0  # seconds that a new folder may be without a lock and events
 
-FOLDERS = {"train": "runs", "eval": "evals"}
+FOLDERS = {"train": "runs", "eval": "evals", "export": "exports"}
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,6 @@ def test_markdown_cannot_be_broken_out_of(tmp_path):
     text = (measured(tmp_path, base=[BAD] * 4, tuned=HOSTILE) / "report.md").read_text()
     assert "`````text\n````\n# Big" in text  # a fence that is longer than the one inside
     assert not set("\u202e\u2066\x1b\x00") & set(text)
-    assert markdown._plain("a|b <i>*x*</i> [y](https://z.example) www.z.example a@z.example\n# no") == (
+    assert markdown.plain("a|b <i>*x*</i> [y](https://z.example) www.z.example a@z.example\n# no") == (
         r"a\|b \<i\>\*x\*\</i\> \[y\](https\://z.example) www\.z.example a\@z.example \# no"
     )

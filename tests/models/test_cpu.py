@@ -86,7 +86,9 @@ def test_long_rows_are_computed_in_blocks_that_see_what_they_should(monkeypatch:
 @pytest.mark.parametrize("padded", [True, False])
 def test_many_rows_that_say_a_token_each_equal_mlx(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, positions = cpu.FEW, 23
-    queries, keys, values = (mx.random.normal((rows, heads, length, 8)) for heads, length in ((6, 1), (2, positions), (2, positions)))
+    queries, keys, values = (
+        mx.random.normal((rows, heads, length, 8)) for heads, length in ((6, 1), (2, positions), (2, positions))
+    )
     mask = (mx.arange(positions) >= mx.arange(rows)[:, None])[:, None, None] if padded else None
     expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.3, mask=mask)
     monkeypatch.setattr(cpu, "_MLX_ATTENTION", lambda *_, **__: pytest.fail("went to MLX"))

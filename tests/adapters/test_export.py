@@ -1,0 +1,407 @@
+"""Exports compute what the adapter computes, are measured against it, and are refused when they lost it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from architectures import make
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load as load_stock
+from mlx_lm.utils import load_model
+from tiny_model import make_tiny
+
+from mlxtune.adapters import export, fidelity, fuse, gguf, library, measure
+from mlxtune.adapters import worker as exporting
+from mlxtune.adapters.fidelity import Distance, Fidelity
+from mlxtune.core.errors import GateError, InputError, MachineError, ModelError
+from mlxtune.core.files import write_json
+from mlxtune.evaluation import regression
+from mlxtune.evaluation.verdict import compare
+from mlxtune.models import lora
+from mlxtune.models.resolve import resolve
+from mlxtune.recipe import AdapterSection, dump, load
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.worker import Worker
+
+from .conftest import arrays, config, write
+
+TOKENS = mx.array([[70, 71, 72, 80, 81, 90]])
+
+
+def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 0.2) -> Path:
+    """An adapter of the model in ``base`` that says something."""
+    model, _ = load_model(base)
+    settings = lora.add(model, section, seed=1)
+    mx.random.seed(3)
+    lora.save(
+        folder, {name: array + strength * mx.random.normal(array.shape) for name, array in lora.weights(model).items()}, settings
+    )
+    return folder
+
+
+def applied(base: Path, adapter: Path) -> np.ndarray:
+    """What stock mlx-lm computes with the base dequantised in float32 and the adapter on it."""
+    from mlx_lm.utils import dequantize_model
+
+    model, _ = load_model(base)
+    model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
+    model = load_adapters(dequantize_model(model), str(adapter))
+    model.eval()
+    return np.array(model(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("llama", AdapterSection(rank=4)),
+        ("llama", AdapterSection(rank=4, kind="dora")),
+        ("llama", AdapterSection(rank=4, layers=1, targets=["q_proj", "lm_head"])),
+        ("smollm2", AdapterSection(rank=4, targets=["q_proj", "embed_tokens"])),
+        ("qwen2", AdapterSection(rank=4, kind="dora")),
+        ("qwen3_moe", AdapterSection(rank=4, targets=["q_proj", "switch_mlp.up_proj"])),
+    ],
+    ids=["lora", "dora", "head", "embedding", "dora with biases", "experts"],
+)
+@pytest.mark.parametrize("bits", [0, 4])
+def test_a_fused_model_computes_what_the_adapter_does(tmp_path: Path, name: str, section: AdapterSection, bits: int) -> None:
+    base = quantised(make(tmp_path / "base", name), bits)
+    adapter = shaken(base, tmp_path / "adapter", section)
+    source = resolve(str(base))
+    model, settings = fuse.fuse(source, adapter, requantize=False)
+    fuse.write(model, settings, source, tmp_path / "fused")
+    found, _ = load_stock(str(tmp_path / "fused"))
+    assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
+    expected = applied(base, adapter)
+    np.testing.assert_allclose(np.array(found(TOKENS)), expected, rtol=2e-3, atol=2e-3)
+    assert np.abs(expected - np.array(load_model(base)[0](TOKENS))).max() > 0.05
+    names = {name for name, _ in tree_flatten(found.parameters())}
+    assert not any("lora" in name or "scales" in name for name in names)
+
+
+def quantised(folder: Path, bits: int) -> Path:
+    """The model in ``folder``, with ``bits`` bits where they are not 0."""
+    from mlx_lm.utils import quantize_model, save_config, save_model
+
+    if bits:
+        model, settings = quantize_model(*load_model(folder), 32, bits)
+        save_model(folder, model)
+        save_config(settings, folder / "config.json")
+    return folder
+
+
+def test_what_has_no_adapter_keeps_its_bits_when_the_rest_is_quantised_again(tmp_path: Path) -> None:
+    base = make_tiny(tmp_path / "base", bits=4)
+    adapter = write(tmp_path / "adapter", arrays(layers=(1,)), config(layers=1))
+    source = resolve(str(base))
+    model, settings = fuse.fuse(source, adapter, requantize=True)
+    fuse.write(model, settings, source, tmp_path / "fused")
+    before, after = (mx.load(str(folder / "model.safetensors")) for folder in (base, tmp_path / "fused"))
+    changed = {name.rsplit(".", 1)[0] for name in before if not mx.array_equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert changed == {"model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"}
+    theirs, ours = (json.loads((folder / "config.json").read_text())["quantization"] for folder in (base, tmp_path / "fused"))
+    assert theirs == ours
+    with pytest.raises(ModelError, match="not quantised, so nothing"):
+        fuse.fuse(resolve(str(make_tiny(tmp_path / "plain"))), adapter, requantize=True)
+
+
+def test_distances_are_what_their_definitions_say() -> None:
+    draw = np.random.default_rng(0)
+    one, two = draw.normal(0, 2, (2, 7, 11)).astype(np.float32)
+    found = measure.distance(
+        measure.Logits((mx.array(one[:3]), mx.array(one[3:]))), measure.Logits((mx.array(two[:3]), mx.array(two[3:])))
+    )
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (one.astype(np.float64), two.astype(np.float64)))
+    assert found.max == pytest.approx(np.abs(one - two).max())
+    assert found.mean == pytest.approx(np.abs(one - two).mean(), rel=1e-5)
+    assert found.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5)
+    assert found.agree == pytest.approx((one.argmax(1) == two.argmax(1)).mean())
+    assert found.positions == 7
+
+
+def test_logits_stand_where_the_answer_is_expected(tiny: Path) -> None:
+    model, _ = load_model(tiny)
+    asked = [([70, 71, 72], [80, 81, 82]), ([70, 71, 73, 74], [90]), ([70, 71], [60, 61])]
+    found = measure.logits(model, asked, batch_size=2)
+    for (prompt, answer), rows in zip(asked, found.rows, strict=True):
+        whole = model(mx.array([[*prompt, *answer]]))[0]
+        expected = whole[len(prompt) - 1 : -1]
+        np.testing.assert_allclose(np.array(rows), np.array(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_a_long_answer_is_looked_at_in_evenly_spaced_places(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "BUDGET", 4 * 320 * 6)
+    model, _ = load_model(tiny)
+    found = measure.logits(model, [([70, 71], list(range(60, 81))), ([70, 72], [60])], batch_size=2)
+    assert [rows.shape for rows in found.rows] == [(3, 320), (1, 320)]
+    whole = model(mx.array([[70, 71, *range(60, 81)]]))[0]
+    np.testing.assert_allclose(np.array(found.rows[0]), np.array(whole[1:-1][mx.array([0, 10, 20])]), rtol=1e-3, atol=1e-4)
+
+
+NEAR, FAR = Distance(0.1, 0.01, 0.001, 1.0, 10), Distance(5.0, 1.0, 0.5, 0.4, 10)
+
+
+@pytest.mark.parametrize(
+    ("loss", "held", "why"),
+    [
+        (NEAR, [(True, True)] * 20, ""),
+        (replace(FAR, kl=0.49), [(True, True)] * 20, ""),
+        (FAR, [(True, True)] * 20, "It lost more than the adapter changed: 0.5000 nats a token"),
+        (
+            NEAR,
+            [(True, False)] * 12 + [(True, True)] * 8,
+            "Whole contract holds for 8 of 20 rows, and for 20 with the adapter applied",
+        ),
+        (NEAR, [(True, False)] * 2 + [(True, True)] * 18, ""),
+    ],
+)
+def test_an_export_is_refused_when_it_lost_the_adapter_or_the_contract(
+    loss: Distance, held: list[tuple[bool, bool]], why: str
+) -> None:
+    found = Fidelity("quantized", FAR, loss, 20, 11, (compare("contract", "tuned", "exported", held),))
+    assert found.why.startswith(why)
+    assert bool(found.why) == bool(why)
+    if not why:
+        fidelity.require(found)
+        assert found.sentence.startswith("Faithful: it lost")
+        return
+    with pytest.raises(GateError) as caught:
+        fidelity.require(found)
+    assert caught.value.exit_code == 1
+    assert "leave --requantize out" in caught.value.mend
+
+
+def test_what_was_found_is_kept_as_it_was(tmp_path: Path) -> None:
+    found = Fidelity("fused", FAR, NEAR, 20, 11, (compare("contract", "tuned", "exported", [(True, False), (True, True)]),))
+    fidelity.save(found, tmp_path)
+    assert fidelity.load(tmp_path) == found
+
+
+@pytest.fixture
+def place(workspace: Path) -> Path:
+    """A workspace with a 4-bit tiny model, and a run of it with an adapter."""
+    four = make_tiny(workspace / "four", bits=4)
+    text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
+    (workspace / "recipes" / "tiny.toml").write_text(text)
+    run = workspace / "runs" / "20261124-1412-tiny"
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text(dump(load(workspace / "recipes" / "tiny.toml")))
+    source = resolve(str(four))
+    shaken(four, run / "adapter", AdapterSection(rank=4), 0.15)
+    write_json(run / "adapter" / "mlxtune.json", {"base": str(four), "base_fingerprint": source.fingerprint, "run": run.name})
+    return workspace
+
+
+def started(place: Path, form: str, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Worker:
+    """The worker of an export, in this process."""
+    kept: list[Any] = []
+
+    def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
+        write_json(run.folder / launch.RECORD, {"v": 1, "kind": kind, "request": request})
+        kept.append(run)
+        return run
+
+    monkeypatch.setattr(launch, "_spawn", spawn)
+    export.start(place, library.find(place, how.pop("which", "last")), form, **how)
+    return Worker(kept[-1].folder)
+
+
+@pytest.mark.parametrize("form", ["fused", "hf"])
+def test_a_faithful_export_is_put_in_place_with_what_proves_it(place: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = started(place, form, monkeypatch)
+    summary = exporting.export(worker)
+    folder = Path(summary["folder"])
+    assert folder == worker.folder / "model"
+    assert summary["faithful"]
+    found = fidelity.load(folder)
+    assert found == fidelity.load(worker.folder)
+    assert found.lost < 0.01 < found.change.kl
+    assert found.loss.agree == 1.0
+    assert found.same == found.rows > 0
+    assert {rate.metric for rate in found.rates} == {"forbidden", "contract"}
+    told = json.loads((folder / "mlxtune.json").read_text())
+    assert (told["export"], told["adapter"]["rank"], told["adapter"]["run"]) == (form, 4, "20261124-1412-tiny")
+    stock, _ = load_stock(str(folder))
+    expected = applied(place / "four", place / "runs" / "20261124-1412-tiny" / "adapter")
+    np.testing.assert_allclose(np.array(stock(TOKENS)), expected, rtol=2e-3, atol=2e-3)
+    kinds = [event["type"] for event in events.read_all(worker.folder)]
+    assert [kind for kind in kinds if kind in ("run.started", "export.written", "fidelity")] == [
+        "run.started",
+        "export.written",
+        "fidelity",
+    ]
+    assert not list(worker.folder.glob(".*partial"))
+
+
+def weak(place: Path) -> None:
+    """Make the adapter of the run so small that quantising its weights again changes more than it does."""
+    folder = place / "runs" / "20261124-1412-tiny" / "adapter"
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings["lora_parameters"]["scale"] *= 0.001
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+
+def test_quantising_again_that_loses_the_adapter_is_refused_with_the_figure_and_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weak(place)
+    worker = started(place, "quantized", monkeypatch, target=place / "out")
+    with pytest.raises(GateError, match=r"It lost more than the adapter changed: 0\.\d+ nats a token") as caught:
+        exporting.export(worker)
+    assert "leave --requantize out" in caught.value.mend
+    found = fidelity.load(worker.folder)
+    assert found.lost > 1
+    assert not (place / "out").exists()
+    assert not list(place.glob(".out*"))
+    assert exporting.export(started(place, "fused", monkeypatch))["faithful"]
+
+
+def test_force_keeps_what_is_not_faithful_and_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weak(place)
+    summary = exporting.export(started(place, "quantized", monkeypatch, target=place / "out", force=True))
+    assert not summary["faithful"]
+    assert summary["verdict"].startswith("Not faithful.")
+    assert fidelity.load(place / "out").why
+    load_stock(str(place / "out"))
+
+
+def test_an_adapter_without_a_recipe_is_held_against_the_off_task_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlxtune.adapters.importing import import_adapter
+
+    monkeypatch.setattr(regression, "MAX_TOKENS", 4)
+    import_adapter(place, place / "runs" / "20261124-1412-tiny" / "adapter", "mine")
+    worker = started(place, "fused", monkeypatch, which="mine")
+    assert worker.folder.name.endswith("-mine")
+    exporting.export(worker)
+    found = fidelity.load(worker.folder)
+    assert (found.rows, found.rates) == (34, ())
+
+
+def test_other_weights_of_the_base_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny(place / "four", bits=8)
+    with pytest.raises(ModelError, match="was made on other weights"):
+        exporting.export(started(place, "fused", monkeypatch))
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_starts(place: Path) -> None:
+    with pytest.raises(InputError, match="is there already"):
+        export.start(place, library.find(place, "last"), "fused", target=place / "four")
+
+
+def test_a_full_disk_is_told_before_anything_is_computed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "disk_free", lambda path: 1000)
+    with pytest.raises(MachineError, match=r"The export takes about .* are free"):
+        exporting.export(started(place, "fused", monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "why"),
+    [
+        ("hf", {"model_type": "qwen3_moe"}, "weights of qwen3_moe in another arrangement"),
+        ("gguf", {"model_type": "qwen3"}, "mlx-lm writes GGUF of llama, mistral, and this base is qwen3"),
+        ("quantized", {"quantization": None}, "is not quantised"),
+    ],
+)
+def test_a_form_that_cannot_be_written_is_refused_with_the_reason(tiny: Path, form: Any, changes: dict[str, Any], why: str) -> None:
+    source = resolve(str(tiny))
+    with pytest.raises(ModelError, match=why):
+        export.check_form(form, replace(source, config=source.config | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "positions are scaled"),
+        ({"attention_bias": True}, "it has biases"),
+        ({}, "its tokenizer is of a kind"),
+    ],
+)
+def test_a_llama_that_a_gguf_could_not_say_is_refused_with_the_reason(tiny: Path, changes: dict[str, Any], why: str) -> None:
+    source = resolve(str(tiny))
+    with pytest.raises(ModelError, match=why):
+        gguf.check(replace(source, config=source.config | changes))
+
+
+def known_split(folder: Path) -> Path:
+    """Give the tokenizer of the model in ``folder`` the split of SmolLM, and a merge."""
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        ],
+    }
+    told["model"]["vocab"]["ok"] = 300
+    told["model"]["merges"] = [["o", "k"]]
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_a_gguf_holds_the_weights_and_the_tokenizer_and_is_read_back_and_measured(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_split(place / "four")
+    worker = started(place, "gguf", monkeypatch, target=place / "out")
+    summary = exporting.export(worker)
+    assert summary["faithful"]
+    assert fidelity.load(place / "out").loss.agree == 1.0
+    loaded, told = mx.load(str(place / "out" / "model.gguf"), return_metadata=True)
+    assert told["tokenizer.ggml.model"] == "gpt2"
+    assert told["tokenizer.ggml.pre"] == "smollm"
+    assert told["tokenizer.ggml.merges"] == ["o k"]
+    assert len(told["tokenizer.ggml.tokens"]) == 320 == told["llama.vocab_size"].item()
+    assert told["tokenizer.ggml.tokens"][300] == "ok"
+    assert told["tokenizer.chat_template"].startswith("{% for message")
+    assert (told["llama.attention.head_count"].item(), told["llama.attention.head_count_kv"].item()) == (4, 2)
+    assert told["llama.rope.dimension_count"].item() == 16
+    query = applied_weight(place, "model.layers.0.self_attn.q_proj")
+    ours = np.array(loaded["blk.0.attn_q.weight"]).astype(np.float32)
+    # llama.cpp's order: within a head, the two halves of the rotation interleaved
+    np.testing.assert_allclose(ours.reshape(4, 8, 2, 64), query.reshape(4, 2, 8, 64).swapaxes(1, 2), rtol=2e-3, atol=2e-3)
+    assert loaded["blk.0.attn_norm.weight"].dtype == mx.float32
+    assert not (worker.folder / "again").exists()
+
+
+def applied_weight(place: Path, name: str) -> np.ndarray:
+    """The weight of a module of the run's base with its LoRA in it, by definition."""
+    from mlx_lm.utils import dequantize_model
+
+    adapter = place / "runs" / "20261124-1412-tiny" / "adapter"
+    tensors = {key: np.array(array) for key, array in mx.load(str(adapter / "adapters.safetensors")).items()}
+    scale = json.loads((adapter / "adapter_config.json").read_text())["lora_parameters"]["scale"]
+    base = dict(tree_flatten(dequantize_model(load_model(place / "four")[0]).parameters()))[f"{name}.weight"]
+    return np.array(base.astype(mx.float32)) + scale * (tensors[f"{name}.lora_a"] @ tensors[f"{name}.lora_b"]).T
+
+
+def test_names_of_every_transformers_architecture_are_kept_as_they_are(tmp_path: Path) -> None:
+    from architectures import ARCHITECTURES
+
+    for name in {*export.HF} & {*ARCHITECTURES}:
+        folder = make(tmp_path / name, name)
+        model, _ = load_model(folder)
+        weights = dict(tree_flatten(model.parameters()))
+        again = model.sanitize(dict(weights)) if hasattr(model, "sanitize") else weights
+        assert again.keys() == weights.keys(), name
+        assert all(again[key].shape == weights[key].shape for key in weights), name
+
+
+def test_an_export_runs_as_a_worker_of_its_own(place: Path) -> None:
+    run = export.start(place, library.find(place, "last"), "fused", target=place / "out")
+    give_up = time.monotonic() + 120
+    while not run.state().ended:
+        assert time.monotonic() < give_up, run.log_tail(20)
+        time.sleep(0.05)
+    assert run.status() == "finished", (run.state().error, run.log_tail(20))
+    assert run.folder.parent == place / "exports"
+    assert [arm for arm, *_ in run.state().arms] == ["tuned", "exported"]
+    assert dict(run.state().summary)["faithful"]
+    assert (place / "out" / "model.safetensors").is_file()

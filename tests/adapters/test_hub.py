@@ -1,0 +1,276 @@
+"""To the hub and back, against a hub on this machine: private, safe to run again, and without a word of the token anywhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from push_stub import Hub, Repo, serve
+from safetensors.numpy import save
+
+from mlxtune.adapters import hub, library
+from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.hashing import sha256_file
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
+
+CANARY = "hf_canary7f3a9dQq"
+REPO = "someone/support-json"
+
+
+@pytest.fixture(autouse=True)
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub client with a canary for a token, no login of the user's, and plain HTTP in place of Xet."""
+    from huggingface_hub import constants
+
+    for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
+        monkeypatch.setattr(constants, name, str(tmp_path / "no-login"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serve(CANARY) as found:
+        monkeypatch.setenv("HF_ENDPOINT", found.url)
+        yield found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def entry(place: Path, shop) -> AdapterEntry:
+    shop("20261124-1412-shop")
+    return library.find(place, "last")
+
+
+def test_an_adapter_goes_to_a_private_repository_with_its_card_and_comes_back(
+    place: Path, tiny: Path, stub: Hub, entry: AdapterEntry
+) -> None:
+    done = hub.push_adapter(entry, REPO)
+    repo = stub.repos[REPO]
+    assert (done.private, repo.private, done.url) == (True, True, f"{stub.url}/{REPO}")
+    assert done.commit == repo.sha
+    assert set(repo.files) == set(done.files) == {WEIGHTS, "README.md", CONFIG, "mlxtune.json"}
+    assert repo.files[WEIGHTS] == entry.weights.read_bytes()
+    found = hub.pull(place, REPO, "back", str(tiny))
+    assert sha256_file(found.weights) == entry.sha256()
+    assert (found.name, found.origin) == ("back", f"{REPO} at {repo.sha[:12]}")
+    assert (found.base_hash, found.run, found.data_hash) == (entry.base_hash, entry.run, entry.data_hash)
+    assert [item.name for item in (place / "adapters").iterdir() if item.name.startswith(".pull")] == []
+
+
+def test_nothing_of_this_machine_goes_out(place: Path, tiny: Path, stub: Hub, shop) -> None:
+    folder = shop(
+        "20261124-1412-shop", parent={"folder": "/home/me/secret", "sha256": "3" * 64, "lineage": {"run": "r", "base": "/home/me"}}
+    )
+    told = json.loads((folder / "mlxtune.json").read_text())
+    (folder / "mlxtune.json").write_text(json.dumps(told | {"origin": "/home/me/elsewhere", "note": "/home/me"}))
+    hub.push_adapter(library.find(place, "last"), REPO)
+    texts = [data.decode() for name, data in stub.repos[REPO].files.items() if name != WEIGHTS]
+    assert not any(word in text for text in texts for word in ("/home/me", str(place), str(tiny.parent)))
+    lineage = json.loads(stub.repos[REPO].files["mlxtune.json"])
+    assert lineage["parent"] == {"sha256": "3" * 64, "run": "r"}
+    assert lineage["base"] == tiny.name
+
+
+def test_a_second_push_sends_only_what_changed(stub: Hub, entry: AdapterEntry) -> None:
+    hub.push_adapter(entry, REPO)
+    sent = stub.count("PUT /lfs")
+    again = hub.push_adapter(entry, REPO)
+    assert (sent, stub.count("PUT /lfs")) == (1, 1)
+    assert again.commit == stub.repos[REPO].sha
+    assert stub.repos[REPO].commits == 1
+
+
+def export(folder: Path) -> Path:
+    from mlxtune.adapters import fidelity
+    from mlxtune.adapters.fidelity import Distance, Fidelity
+
+    folder.mkdir()
+    for at in (1, 2):
+        (folder / f"model-0000{at}-of-00002.safetensors").write_bytes(save({"x": np.full((3, 5), at, np.float32)}))
+    (folder / "config.json").write_text("{}")
+    fidelity.save(Fidelity("hf", Distance(5, 1, 0.5, 0.4, 10), Distance(0.1, 0.01, 0.001, 1.0, 10), 20, 19, ()), folder)
+    told = {"v": 1, "export": "hf", "base": "smollm2-135m", "adapter": {"rank": 8, "scale": 4.0, "run": "r", "origin": "/home/me"}}
+    (folder / "mlxtune.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_a_push_that_broke_off_goes_on_where_it_stopped(place: Path, stub: Hub) -> None:
+    folder = export(place / "model")
+    stub.refuse["PUT /lfs"] = [400]
+    with pytest.raises(InputError, match="The hub refused"):
+        hub.push_export(folder, REPO)
+    assert stub.repos[REPO].files == {}
+    assert len(stub.blobs) == 1
+    hub.push_export(folder, REPO)
+    assert stub.count("PUT /lfs") == 3  # one was refused, one was there already
+    assert set(stub.repos[REPO].files) == {
+        "README.md",
+        "config.json",
+        "fidelity.json",
+        "mlxtune.json",
+        *(f"model-0000{at}-of-00002.safetensors" for at in (1, 2)),
+    }
+    text = stub.repos[REPO].files["README.md"].decode()
+    assert "Faithful: it lost 0.2 % of what the adapter changed; 19 of 20 greedy answers" in text
+    assert "/home/me" not in text + stub.repos[REPO].files["mlxtune.json"].decode()
+
+
+def test_a_download_that_breaks_off_is_taken_up_where_it_broke(
+    place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
+) -> None:
+    hub.push_adapter(entry, REPO)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
+    stub.cut = [2000]
+    found = hub.pull(place, REPO, "back", str(tiny))
+    assert sha256_file(found.weights) == entry.sha256()
+    assert [told.split("-")[0] for told in stub.ranges] == ["bytes=2000"]
+
+
+def test_a_public_repository_needs_a_word(stub: Hub, entry: AdapterEntry) -> None:
+    stub.repos[REPO] = Repo(private=False)
+    with pytest.raises(InputError, match="everybody can see it") as caught:
+        hub.push_adapter(entry, REPO)
+    assert "--public" in caught.value.mend
+    assert stub.repos[REPO].files == {}
+    assert not hub.push_adapter(entry, REPO, public=True).private
+
+
+def test_without_a_login_nothing_is_asked(stub: Hub, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(InputError, match="Nobody is logged in"):
+        hub.push_adapter(entry, REPO)
+    assert stub.asked == []
+
+
+@pytest.mark.parametrize("repo", ["", "name", "a/b/c", "../x", "a/..", "a/.b", "https://huggingface.co/a/b", "a b/c", "a/b\x1b[2J"])
+def test_what_is_no_repository_is_refused(place: Path, entry: AdapterEntry, repo: str) -> None:
+    for ask in (lambda: hub.push_adapter(entry, repo), lambda: hub.pull(place, repo)):
+        with pytest.raises(InputError, match="is no repository of the hub") as caught:
+            ask()
+        assert "\x1b" not in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["http://hub.example", "ftp://127.0.0.1", "http://me:secret@127.0.0.1", "nonsense"])
+def test_the_token_does_not_go_out_in_the_clear(
+    place: Path, entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    with pytest.raises(InputError, match=r"in the clear|not an address") as caught:
+        hub.push_adapter(entry, REPO)
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "why"),
+    [
+        ({}, ModelError, "holds no adapter"),
+        ({"README.md": b"x"}, ModelError, "holds no adapter"),
+        ({"adapter_model.bin": b"x", CONFIG: b"{}"}, ModelError, "as a pickle, adapter_model.bin"),
+        ({"../../adapters.safetensors": b"x"}, ModelError, "holds no adapter"),
+        ({WEIGHTS: b"\x80\x05pickle", CONFIG: b'{"num_layers": 2}'}, ModelError, "broken header"),
+        ({WEIGHTS: b"x", CONFIG: b"{"}, ModelError, "is not valid JSON"),
+        ({WEIGHTS: b"x"}, ModelError, "There is no adapter_config.json"),
+    ],
+)
+def test_what_is_no_adapter_on_the_hub_is_refused_and_leaves_nothing(
+    place: Path, tiny: Path, stub: Hub, files: dict[str, bytes], error: type[MlxtuneError], why: str
+) -> None:
+    stub.repos[REPO] = Repo(private=False, files=files)
+    with pytest.raises(error, match=why):
+        hub.pull(place, REPO, base=str(tiny))
+    assert library.all_adapters(place) == []
+    assert not (place.parent / "adapters.safetensors").exists()
+    assert not list((place / "adapters").glob(".pull*")) if (place / "adapters").exists() else True
+
+
+def test_what_is_too_large_for_the_disk_is_not_fetched(
+    place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
+) -> None:
+    hub.push_adapter(entry, REPO)
+    monkeypatch.setattr(hub, "disk_free", lambda path: 1000)
+    with pytest.raises(MachineError, match="are free at"):
+        hub.pull(place, REPO, "back", str(tiny))
+    assert stub.count("/resolve/") == 0
+
+
+def test_a_base_that_is_not_here_is_told_before_the_weights_are_fetched(place: Path, stub: Hub, entry: AdapterEntry) -> None:
+    hub.push_adapter(entry, REPO)
+    with pytest.raises(ModelError, match="is not on this machine"):
+        hub.pull(place, REPO, "back")
+    assert stub.count(f"/{WEIGHTS}") == 0
+
+
+def test_a_foreign_adapter_of_peft_is_pulled_and_converted(place: Path, tiny: Path, stub: Hub) -> None:
+    from .test_importing import peft, peft_tensors
+
+    folder = peft(place / "theirs", peft_tensors())
+    stub.repos[REPO] = Repo(private=False, files={file.name: file.read_bytes() for file in folder.iterdir()})
+    found = hub.pull(place, REPO, base=str(tiny))
+    assert (found.name, found.rank, found.scale) == ("support-json", 4, 1.5)
+
+
+FAULTS: list[tuple[str, dict[str, list[int]], type[MlxtuneError]]] = [
+    ("create", {"POST /api/repos/create": [403]}, InputError),
+    ("server", {"POST /api/repos/create": [500]}, MachineError),
+    ("commit", {"/commit/main": [422]}, InputError),
+    ("upload", {"PUT /lfs": [403]}, InputError),
+    ("info", {"GET /api/models": [418]}, InputError),
+]
+
+
+@pytest.mark.parametrize(("name", "refuse", "kind"), FAULTS, ids=[name for name, *_ in FAULTS])
+def test_the_token_stands_in_no_message_log_or_traceback(
+    name: str, refuse: dict[str, list[int]], kind: type[MlxtuneError], stub: Hub, entry: AdapterEntry, caplog, capfd
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    stub.refuse = refuse
+    with pytest.raises(kind) as caught:
+        hub.push_adapter(entry, REPO)
+    told = "".join(traceback.format_exception(caught.value)) + caught.value.message + caught.value.mend
+    captured = capfd.readouterr()
+    for text in (told, caplog.text, captured.out, captured.err):
+        assert CANARY not in text
+
+
+def test_the_token_stands_in_no_file(tmp_path: Path, place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, home: Path) -> None:
+    hub.push_adapter(entry, REPO)
+    hub.pull(place, REPO, "back", str(tiny))
+    stub.refuse = {"/commit/main": [422]}
+    (place / "adapters" / "back" / WEIGHTS).write_bytes(entry.weights.read_bytes())
+    for folder in (tmp_path, home):
+        for file in folder.rglob("*"):
+            if file.is_file() and not file.is_symlink() and ".safetensors" not in file.name:
+                assert CANARY.encode() not in file.read_bytes(), file
+    assert not any(CANARY.encode() in data for data in stub.repos[REPO].files.values())
+
+
+def test_a_token_is_taken_out_of_what_a_hub_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_other12345")
+    assert hub.redact(f"no, Bearer {CANARY} and hf_other12345.") == "no, Bearer [token] and [token]."
+
+
+def test_a_hub_that_is_not_there_is_told_as_such(place: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(MachineError, match="cannot be reached") as caught:
+        hub.pull(place, REPO)
+    assert "Run it again" in caught.value.mend
+
+
+def test_a_repository_that_is_not_there_is_bad_input(place: Path, stub: Hub) -> None:
+    with pytest.raises(InputError, match="The hub has no someone/support-json"):
+        hub.pull(place, REPO)

@@ -1,0 +1,217 @@
+"""``mlxtune adapters``: what a shell sees of the library, in words and as JSON, and of what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from adapters.conftest import arrays, config, write
+from measured import measured
+
+from mlxtune.adapters import export, fidelity, library
+from mlxtune.adapters.fidelity import Distance, Fidelity
+from mlxtune.core.errors import GateError
+from mlxtune.evaluation.verdict import compare
+from mlxtune.models.resolve import resolve
+from mlxtune.runs.events import EventWriter
+from mlxtune.runs.registry import Run
+
+RUN = "20261124-1412-shop"
+
+
+@pytest.fixture
+def shop(place: Path, tiny: Path) -> Path:
+    """A workspace with one adapter of a run."""
+    folder = place / "runs" / RUN
+    source = resolve(str(tiny))
+    told = {
+        "made": "2026-11-24T14:12:00+0000",
+        "run": RUN,
+        "base": "smollm2-135m",
+        "base_fingerprint": source.fingerprint,
+        "method": "sft",
+    }
+    write(folder / "adapter", arrays(), config(), told)
+    (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
+    return place
+
+
+def scored(place: Path) -> None:
+    evaluation = measured(place)
+    report = json.loads((evaluation / "report.json").read_text())
+    report["facts"]["run"] = RUN
+    (evaluation / "report.json").write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize("command", [("adapters",), ("adapters", "list")])
+def test_empty_workspace_says_how_to_make_one(cli, command):
+    ended = cli(*command)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("No adapters here yet.   mlxtune train RECIPE")
+    assert json.loads(cli(*command, "--json").out) == []
+
+
+def test_list_has_a_line_for_each_with_its_verdict(cli, shop):
+    scored(shop)
+    write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-01-01T00:00:00+0000"})
+    (shop / "adapters" / "broken").mkdir()
+    lines = cli("adapters").out.splitlines()
+    assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "contract", "tags"]
+    by_name = {line.split()[1]: line for line in lines[1:]}
+    assert "cannot tell" in by_name[RUN]
+    assert "25 → 75 %" in by_name[RUN]
+    assert "lora 8" in by_name["other"]
+    assert "not measured" in by_name["other"]
+    assert "✗ broken" in by_name["broken"].replace("  ", " ")
+
+
+def test_list_as_json_has_every_field(cli, shop):
+    scored(shop)
+    (found,) = json.loads(cli("adapters", "list", "--json").out)
+    assert found["name"] == found["run"] == RUN
+    assert (found["kind"], found["rank"], found["targets"]) == ("lora", 4, ["self_attn.q_proj", "self_attn.v_proj"])
+    assert found["score"]["word"] == "cannot tell"
+    assert found["score"]["folder"].startswith(str(shop / "evals"))
+
+
+def test_show_says_what_it_is_and_how_it_did(cli, shop):
+    scored(shop)
+    out = cli("adapters", "show").out
+    for words in (
+        RUN,
+        "rank",
+        "4, scale 2",
+        "q_proj, v_proj",
+        "Cannot tell.",
+        "whole contract",
+        "25.0 %",
+        "75.0 %",
+        "4 held-out rows",
+    ):
+        assert words in out
+
+
+def test_show_of_one_that_cannot_be_read_says_why(cli, shop):
+    (shop / "runs" / RUN / "adapter" / "adapters.safetensors").write_bytes(b"\x80\x05")
+    ended = cli("adapters", "show")
+    assert (ended.code, "broken header" in ended.out) == (0, True)
+
+
+def test_names_tags_and_the_way_back(cli, shop):
+    assert cli("adapters", "rename", "last", "polite").code == 0
+    assert "polite: best" in cli("adapters", "tag", "polite", "best").err
+    assert json.loads(cli("adapters", "show", "polite", "--json").out)["tags"] == ["best"]
+    ended = cli("adapters", "remove", "polite")
+    assert "mlxtune adapters restore polite" in ended.err
+    assert json.loads(cli("adapters", "--json").out) == []
+    assert cli("adapters", "restore", "--list").out.startswith("polite")
+    assert "polite is back in" in cli("adapters", "restore").err
+    assert json.loads(cli("adapters", "--json").out)[0]["tags"] == ["best"]
+
+
+def test_compare_names_what_differs(cli, shop):
+    write(shop / "adapters" / "other", arrays(rank=8), config(8), {})
+    ended = cli("adapters", "compare", RUN, "other")
+    assert ended.code == 0
+    assert "4, scale 2" in ended.out
+    assert "8, scale 2" in ended.out
+    assert f"{RUN} was not evaluated here" in ended.out
+    assert json.loads(cli("adapters", "compare", RUN, "other", "--json").out)["contrast"] is None
+
+
+def test_import_takes_a_folder_in(cli, shop, tiny):
+    theirs = write(shop / "theirs", arrays(), config(), {})
+    ended = cli("adapters", "import", str(theirs), "--base", str(tiny), "--name", "mine")
+    assert ended.code == 0, ended.err
+    assert "mine is here: lora, rank 4" in ended.err
+    assert library.find(shop, "mine").key == "adapters/mine"
+
+
+def test_an_adapter_alone_is_written_with_its_card(cli, shop):
+    ended = cli("adapters", "export", "--as", "adapter", "--to", "out")
+    assert ended.code == 0, ended.err
+    assert sorted(file.name for file in (shop / "out").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapters.safetensors",
+        "mlxtune.json",
+    ]
+    assert "is there already" in cli("adapters", "export", "--as", "adapter", "--to", "out").err
+
+
+FAR, NEAR = Distance(5.0, 1.0, 0.5, 0.4, 10), Distance(0.1, 0.01, 0.001, 1.0, 10)
+
+
+def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: Distance) -> None:
+    """Let an export end with this loss, without a worker."""
+
+    def start(workspace, entry, form, **how):
+        folder = shop / "exports" / "20261124-1500-shop"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = Fidelity(form, FAR, loss, 20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
+        fidelity.save(found, folder)
+        writer = EventWriter(folder)
+        writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
+        try:
+            if not how["force"]:
+                fidelity.require(found)
+            writer.emit("run.finished", summary={"folder": str(folder / "model"), "bytes": 2**30})
+        except GateError as error:
+            writer.emit("run.failed", error=error.message, mend=error.mend, code=1)
+        return Run(folder)
+
+    monkeypatch.setattr(export, "start", start)
+
+
+def test_a_faithful_fuse_says_where_it_is_and_what_it_lost(cli, shop, monkeypatch):
+    exported(shop, monkeypatch, NEAR)
+    ended = cli("adapters", "fuse")
+    assert ended.code == 0, ended.err
+    for words in (
+        "Faithful: it lost",
+        "19 of 20 greedy answers",
+        "what the adapter changed",
+        "0.50000",
+        "whole contract",
+        "1.0 GB",
+    ):
+        assert words in ended.out
+
+
+def test_a_fuse_that_lost_the_adapter_exits_1_with_the_figure_and_the_alternative(cli, shop, monkeypatch):
+    exported(shop, monkeypatch, FAR)
+    ended = cli("adapters", "fuse", "--requantize")
+    assert ended.code == 1
+    assert "It lost more than the adapter changed" in ended.err
+    assert "leave --requantize out" in ended.err
+    found = json.loads(cli("adapters", "fuse", "--requantize", "--json").out)
+    assert (found["faithful"], found["refused"], found["folder"]) == (False, True, None)
+    forced = json.loads(cli("adapters", "fuse", "--requantize", "--force", "--json").out)
+    assert (forced["faithful"], forced["refused"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("adapters show nothing", "There is no adapter nothing. | See them with: mlxtune adapters"),
+        ("adapters rename last ../x", "An adapter cannot be called '../x'"),
+        ("adapters rename last base", "An adapter cannot be called 'base'"),
+        ("adapters tag last --drop x", "has no tag x"),
+        ("adapters import none", "There is no folder none"),
+        ("adapters import runs", "holds no adapter: there is no adapters.safetensors"),
+        ("adapters restore", "No adapter was removed"),
+        ("adapters export --as hg", "There is no form hg. | Did you mean hf?"),
+        ("adapters fuse --to runs", "is there already, so nothing is written over it"),
+        ("adapters push last nowhere", "'nowhere' is no repository of the hub. | It is an owner and a name"),
+        ("adapters pull a/b/c", "'a/b/c' is no repository of the hub"),
+        ("adapters compare last", "Missing argument"),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(cli, shop, command, words):
+    ended = cli(*command.split())
+    assert ended.code == 2, (ended.out, ended.err)
+    for part in words.split(" | "):
+        assert part in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.out == ""

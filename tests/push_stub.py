@@ -1,0 +1,226 @@
+"""A hub on this machine: the part of its HTTP API that pushing and pulling use, with the faults that a test gives it.
+
+Paths and bodies are those of huggingface-hub's own client: repositories, preupload, LFS batches, commits, resolve.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Repo:
+    private: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    commits: int = 0
+
+    @property
+    def sha(self) -> str:
+        told = json.dumps([self.commits, *((name, hashlib.sha256(data).hexdigest()) for name, data in sorted(self.files.items()))])
+        return hashlib.sha1(told.encode()).hexdigest()
+
+
+class Hub:
+    """What it holds, what it was asked, and how it fails.
+
+    ``token`` is the one that may write. ``refuse`` maps a part of a path to the statuses of the next requests with it; ``cut`` is after
+    how many bytes the next files break off.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.repos: dict[str, Repo] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.ranges: list[str] = []
+        self.refuse: dict[str, list[int]] = {}
+        self.cut: list[int] = []
+        self.url = ""
+
+    def count(self, part: str) -> int:
+        """How many requests had ``part`` in their method and path."""
+        return sum(part in line for line in self.asked)
+
+
+@contextmanager
+def serve(token: str) -> Iterator[Hub]:
+    """A running hub."""
+    hub = Hub(token)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def _body(self) -> bytes:
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+        def _begin(self) -> tuple[str, bytes, bool]:
+            path, body = unquote(urlsplit(self.path).path), self._body()
+            hub.asked.append(f"{self.command} {path}")
+            for part, statuses in hub.refuse.items():
+                if part in f"{self.command} {path}" and statuses:
+                    self._json(statuses.pop(0), {"error": f"no, {self.headers.get('Authorization')}"})
+                    return path, body, False
+            return path, body, True
+
+        def do_POST(self) -> None:
+            path, body, go = self._begin()
+            if not go:
+                return None
+            if self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self._json(
+                    401, {"error": f"who is {self.headers.get('Authorization')}?"}, {"X-Error-Message": "Invalid token"}
+                )
+            if path == "/api/repos/create":
+                return self._create(json.loads(body))
+            if path == "/api/validate-yaml":
+                return self._json(200, {"errors": [], "warnings": []})
+            if path.startswith("/verify"):
+                return self._json(200, {})
+            if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+                return self._preupload(hub.repos[found[1]], json.loads(body))
+            if re.fullmatch(r"/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+                return self._batch(json.loads(body))
+            if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+                return self._commit(found[1], body)
+            return self._json(404, {"error": path})
+
+        def _create(self, asked: dict[str, Any]) -> None:
+            name = f"{asked['organization']}/{asked['name']}"
+            if name in hub.repos:
+                return self._json(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
+            hub.repos[name] = Repo(asked.get("visibility") == "private")
+            return self._json(200, {"url": f"{hub.url}/{name}", "name": name})
+
+        def _preupload(self, repo: Repo, asked: dict[str, Any]) -> None:
+            files = []
+            for item in asked["files"]:
+                large = item["path"].endswith((".safetensors", ".gguf"))
+                data = repo.files.get(item["path"])
+                git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() if data is not None else None
+                oid = hashlib.sha256(data).hexdigest() if data is not None and large else git
+                files.append({"path": item["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid})
+            return self._json(200, {"files": files})
+
+        def _batch(self, asked: dict[str, Any]) -> None:
+            objects = []
+            for item in asked["objects"]:
+                there = item["oid"] in hub.blobs
+                actions = {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}, "verify": {"href": f"{hub.url}/verify"}}
+                objects.append({**item, **({} if there else {"actions": actions})})
+            return self._json(200, {"transfer": "basic", "objects": objects})
+
+        def _commit(self, name: str, body: bytes) -> None:
+            repo = hub.repos[name]
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    repo.files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    repo.files[value["path"]] = hub.blobs[value["oid"]]
+            repo.commits += 1
+            return self._json(200, {"commitUrl": f"{hub.url}/{name}/commit/{repo.sha}", "commitOid": repo.sha, "hookOutput": ""})
+
+        def do_PUT(self) -> None:
+            path, body, go = self._begin()
+            if go:
+                oid = path.rsplit("/", 1)[-1]
+                assert hashlib.sha256(body).hexdigest() == oid
+                hub.blobs[oid] = body
+                self._json(200, {})
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path, _, go = self._begin()
+            if not go:
+                return
+            if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/.+)?", path):
+                repo = self._seen(found[1])
+                if repo:
+                    files = [{"rfilename": name, "size": len(data)} for name, data in repo.files.items()]
+                    told = {"_id": "1", "id": found[1], "modelId": found[1], "sha": repo.sha, "private": repo.private}
+                    self._json(
+                        200, told | {"siblings": files, "cardData": {"license": "mit"}, "tags": [], "downloads": 0, "likes": 0}
+                    )
+                return
+            if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                repo = self._seen(found[1])
+                if repo:
+                    self._file(repo, found[3])
+                return
+            self._json(404, {"error": path})
+
+        def _seen(self, name: str) -> Repo | None:
+            repo = hub.repos.get(name)
+            if repo is None or (repo.private and self.headers.get("Authorization") != f"Bearer {hub.token}"):
+                self._json(
+                    401 if not self.headers.get("Authorization") else 404, {"error": "none"}, {"X-Error-Code": "RepoNotFound"}
+                )
+                return None
+            return repo
+
+        def _file(self, repo: Repo, name: str) -> None:
+            data = repo.files.get(name)
+            if data is None:
+                return self._json(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound"})
+            start = 0
+            if asked := self.headers.get("Range"):
+                hub.ranges.append(asked)
+                start = int(asked.removeprefix("bytes=").split("-")[0])
+            self.send_response(206 if asked else 200)
+            headers = {
+                "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+                "X-Repo-Commit": repo.sha,
+                "Content-Length": str(len(data) - start),
+            }
+            if asked:
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return None
+            if hub.cut and len(data) > hub.cut[0]:
+                self.wfile.write(data[start : start + hub.cut.pop(0)])
+                self.close_connection = True
+                self.connection.close()
+                return None
+            self.wfile.write(data[start:])
+            return None
+
+        def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            for key, told in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+                self.send_header(key, told)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:  # a client that gave up
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
