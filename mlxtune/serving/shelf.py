@@ -8,6 +8,7 @@ from pathlib import Path
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import nearest, one_line
+from mlxtune.models import bundled
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.runs import registry
 
@@ -16,7 +17,7 @@ FOLDER = "adapters"
 
 @dataclass(frozen=True)
 class Shelved:
-    """An adapter: what to call it, where it lies, its base as its maker called it, and that base's fingerprint; empty where unknown."""
+    """An adapter: what to call it, where it lies, its base as it can be resolved, and that base's fingerprint; empty where unknown."""
 
     name: str
     folder: Path
@@ -40,7 +41,7 @@ def find(workspace: Path, named: str) -> Shelved:
 
     Raises ``InputError`` where there is none.
     """
-    for folder in (Path(named), Path(named) / "adapter") if named else ():
+    for folder in (workspace / named, workspace / named / "adapter") if named else ():
         if _is_one(folder):
             return _shelved(named, folder.resolve())
     known = adapters(workspace)
@@ -53,15 +54,10 @@ def find(workspace: Path, named: str) -> Shelved:
         return exact[0]
     if exact:
         raise InputError(f"{named} could be any of {', '.join(one.name for one in exact[:5])}.", mend="Give more of the name.")
+    if not known:
+        raise ModelError("There are no adapters here.", mend="Train one with: mlxtune train RECIPE")
     hint = nearest(named, [one.name for one in known])
-    raise ModelError(
-        f"There is no adapter {one_line(named, 80)} here.",
-        mend=f"Did you mean {hint}?"
-        if hint
-        else "Train one with: mlxtune train RECIPE"
-        if not known
-        else f"There is {known[0].name}.",
-    )
+    raise ModelError(f"There is no adapter {one_line(named, 80)}.", mend=f"Did you mean {hint or known[0].name}?")
 
 
 def _is_one(folder: Path) -> bool:
@@ -74,8 +70,18 @@ def _is_one(folder: Path) -> bool:
 def _shelved(name: str, folder: Path) -> Shelved:
     try:
         told = read_json(folder / "mlxtune.json") if (folder / "mlxtune.json").is_file() else {}
-        config = read_json(folder / CONFIG)
-        base = str(told.get("base") or config.get("model") or "")
-        return Shelved(name, folder, base, str(told.get("base_fingerprint") or ""))
+        made_on = str(read_json(folder / CONFIG).get("model") or "")
+        return Shelved(name, folder, _base(str(told.get("base") or ""), made_on), str(told.get("base_fingerprint") or ""))
     except (InputError, AttributeError):
         return Shelved(name, folder, "", "")
+
+
+def _base(called: str, made_on: str) -> str:
+    """What to resolve: an alias or a hub id as it was called, which other machines know too; else the folder it was made on.
+
+    A recipe may call a folder by a path that only means something beside the recipe.
+    """
+    known = called == bundled.ALIAS or f"models--{called.replace('/', '--')}" in made_on
+    if known or not Path(made_on).is_dir():
+        return called or made_on
+    return made_on

@@ -57,3 +57,18 @@ def test_an_empty_workspace_has_none(tmp_path: Path) -> None:
     assert shelf.adapters(tmp_path) == []
     with pytest.raises(InputError):
         shelf.find(tmp_path, "last")
+
+
+def test_a_base_is_called_as_it_can_be_resolved(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    made = {
+        "alias": ("smollm2-135m", str(tmp_path / "model")),
+        "relative": ("../model", str(tmp_path / "model")),
+        "gone": ("org/name", "/no/where"),
+    }
+    made["hub"] = ("org/name", "/cache/models--org--name/snapshots/1")
+    for name, (called, folder) in made.items():
+        put(tmp_path / "adapters" / name, base=called, fingerprint="f")
+        (tmp_path / "adapters" / name / "adapter_config.json").write_text(json.dumps({"model": folder}))
+    found = {one.name: one.base for one in shelf.adapters(tmp_path)}
+    assert found == {"alias": "smollm2-135m", "relative": str(tmp_path / "model"), "gone": "org/name", "hub": "org/name"}
