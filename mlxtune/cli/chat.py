@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as codec
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from mlxtune.adapters import library
 from mlxtune.cli.screen import Cell, bar, columns, complain, out, say
 from mlxtune.cli.train import Json
 from mlxtune.core.errors import InputError, MlxtuneError
@@ -59,13 +61,15 @@ def chat(
     """
     here = Path.cwd()
     base, named = subject(here, which)
-    session = Session(system, shelf.find(here, adapter).name if adapter else named, Sampling(max_tokens, temperature, top_p, seed))
+    session = Session(system, named, Sampling(max_tokens, temperature, top_p, seed))
     with bar("looking for the model") as update:
         resolve(base, progress=update)
     with Client(base, here, beside=beside) as client:
         with bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)
             ready = client.ready()
+        if adapter:
+            session.adapter = shelf.find(here, adapter, ready.fingerprint).name
         if not json:
             say(("● ", "bold primary"), _who(session, ready.base), (f"   {ready.path}; /help", "muted"))
         failed = False
@@ -87,17 +91,21 @@ def subject(workspace: Path, which: str) -> tuple[str, str]:
     """The base and the adapter meant by ``which``: an adapter's name brings its base. Raises ``InputError``."""
     if which in ("", bundled.ALIAS):
         return bundled.ALIAS, ""
-    try:
-        found = shelf.find(workspace, which)
-    except InputError:
-        if which == "last":
-            raise
+    folder = workspace / which
+    if os.path.isfile(folder / "config.json") or ("/" in which and not os.path.exists(folder)):
         return which, ""
-    if not found.base:
+    try:
+        found = library.usable(workspace, which)
+    except InputError:
+        names = [entry.name for entry in library.all_adapters(workspace)]
+        if which == "last" or any(which in name for name in names):
+            raise
+        hint = nearest(which, [*names, bundled.ALIAS])
         raise InputError(
-            f"{found.name} does not say which base it belongs to.", mend="Name the base: mlxtune chat BASE --adapter NAME"
-        )
-    return found.base, found.name
+            f"There is no adapter and no model called {one_line(which, 80)}.",
+            mend=f"Did you mean {hint}?" if hint else "Name an adapter (mlxtune adapters), a folder, a hub id, or smollm2-135m.",
+        ) from None
+    return shelf.base_of(found), found.name
 
 
 def _who(session: Session, base: str) -> str:
@@ -163,7 +171,7 @@ def _obey(line: str, session: Session, workspace: Path, fingerprint: str) -> boo
     verb, _, rest = line.partition(" ")
     rest = rest.strip()
     commands: dict[str, Callable[[], None]] = {
-        "/adapter": lambda: _switch(session, workspace, rest),
+        "/adapter": lambda: _switch(session, workspace, rest, fingerprint),
         "/adapters": lambda: _list(session, workspace, fingerprint),
         "/system": lambda: setattr(session, "system", rest),
         "/undo": lambda: say(("· ", "faint"), "Taken back: ", one_line(session.undo(), 80)),
@@ -182,15 +190,15 @@ def _obey(line: str, session: Session, workspace: Path, fingerprint: str) -> boo
     return True
 
 
-def _switch(session: Session, workspace: Path, named: str) -> None:
-    session.adapter = "" if named in ("", "none", "base") else shelf.find(workspace, named).name
+def _switch(session: Session, workspace: Path, named: str, fingerprint: str) -> None:
+    session.adapter = "" if named in ("", "none", "base") else shelf.find(workspace, named, fingerprint).name
     say(("· ", "faint"), session.adapter or "The base, without an adapter")
 
 
 def _list(session: Session, workspace: Path, fingerprint: str) -> None:
     here: Cell = ("▌", "primary")
     rows: list[list[Cell]] = [[here if not session.adapter else "", "none", ("the base", "muted")]]
-    for one in shelf.adapters(workspace, fingerprint):
+    for one in shelf.fitting(workspace, fingerprint):
         rows.append([here if one.name == session.adapter else "", one.name, (one.base, "muted")])
     columns(rows)
 

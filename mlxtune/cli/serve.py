@@ -72,7 +72,7 @@ def serve(
 
 
 def _greet(ready: Ready, address: str, json: bool) -> None:
-    names = [ready.base, *(one.name for one in shelf.adapters(Path.cwd(), ready.fingerprint))]
+    names = [ready.base, *(one.name for one in shelf.fitting(Path.cwd(), ready.fingerprint))]
     if json:
         show_json({"url": address, "base": ready.base, "path": ready.path, "context": ready.context, "models": names})
         return

@@ -159,7 +159,7 @@ class Server:
         return min(max(_RETRY[0], math.ceil(self._last)), _RETRY[1])
 
     async def _names(self) -> list[str]:
-        found = await asyncio.to_thread(shelf.adapters, self.workspace, self.ready.fingerprint)
+        found = await asyncio.to_thread(shelf.fitting, self.workspace, self.ready.fingerprint)
         return [self.ready.base, *(one.name for one in found)]
 
     def _model(self, name: str) -> dict[str, Any]:

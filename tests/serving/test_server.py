@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import re
+import shutil
 import socket
 import threading
 import time
@@ -32,7 +34,7 @@ def served(tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.
     (place / "adapters").mkdir()
     (place / "tiny").symlink_to(tiny)
     for name in NAMES[1:]:
-        (place / "adapters" / name).symlink_to(tiny_adapters[name])
+        shutil.copytree(tiny_adapters[name], place / "adapters" / name)
     with Client("tiny", place, beside=True, exact=True, slots=SLOTS, queue=QUEUE) as client, listen("127.0.0.1", 0) as door:
         server = Server(client, place, slots=SLOTS, queue=QUEUE)
         started: list[Any] = []
@@ -73,7 +75,8 @@ def alive(served) -> None:
 
 
 def test_models_are_the_base_and_every_adapter(ai: openai.OpenAI) -> None:
-    assert [model.id for model in ai.models.list()] == ["tiny", "all", "dora", "wide"]
+    base, *adapters = [model.id for model in ai.models.list()]
+    assert (base, set(adapters)) == ("tiny", {"all", "dora", "wide"})
     assert ai.models.retrieve("wide").id == "wide"
     with pytest.raises(openai.NotFoundError):
         ai.models.retrieve("nobody")
@@ -196,7 +199,7 @@ def test_without_llguidance_a_schema_is_refused_and_not_ignored(served) -> None:
 def test_what_cannot_be_done_is_refused_by_name(served, change: dict[str, Any], status: int, message: str) -> None:
     found, reply, _ = post(served, {**ASK, **change})
     assert found == status
-    assert __import__("re").search(message, reply["error"]["message"]), reply
+    assert re.search(message, reply["error"]["message"]), reply
     assert reply["error"]["type"] == "invalid_request_error"
     found, streamed, _ = post(served, {**ASK, **change, **({} if "stream" in change else {"stream": True})})
     assert (found, streamed) == (status, reply)
