@@ -64,9 +64,7 @@ def test_an_adapter_brings_its_base_and_can_be_changed_in_the_middle(cli, talk: 
     events = [json.loads(line) for line in ended.out.splitlines() if line.startswith("{")]
     texts = ["".join(event.get("text", "") for event in events if event["id"] == str(number)) for number in (1, 2, 3)]
     assert texts[0] == texts[2] != texts[1]
-    assert [event["event"] for event in events if event["id"] == "1"][0::100] == ["accepted"]
-    assert events[-1]["event"] == "done"
-    assert len(set(texts[0])) > 2
+    assert [event["event"] for event in events if event["event"] != "piece"] == ["accepted", "done"] * 3
 
 
 @pytest.mark.parametrize(
