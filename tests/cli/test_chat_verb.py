@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune import serving
 from mlxtune.cli import chat
 from mlxtune.core.errors import InputError
 from mlxtune.data.source import read_file
@@ -71,13 +72,13 @@ def test_an_adapter_brings_its_base_and_can_be_changed_in_the_middle(cli, talk: 
     ("line", "said"),
     [
         ("/adaptre x", "Did you mean /adapter"), ("/adapter nobody", "There is no adapter nobody"), ("/save", "/save needs a file"),
-        ("/save rows.jsonl", "Nothing was said yet"), ("/dance", "/help shows what there is"), ("word " * 3000, "sees 2,048 in all"),
+        ("/save rows.jsonl", "Nothing was said yet"), ("/xyzzy", "/help shows what there is"), ("word " * 3000, "sees 2,048 in all"),
     ],
 )  # fmt: skip
 def test_a_line_that_cannot_be_done_is_said_and_the_next_one_is_done(cli, talk: Path, line: str, said: str) -> None:
-    ended = cli("chat", "tiny", *QUICK, stdin=f"{line}\nHello?\n")
+    ended = cli("chat", "tiny", *QUICK, "--json", stdin=f"{line}\nHello?\n")
     assert said in ended.err
-    assert ended.out.strip()
+    assert json.loads(ended.out.splitlines()[-1])["event"] == "done"
     assert ended.code == 2
 
 
@@ -109,6 +110,7 @@ def test_a_run_at_work_is_no_company_unless_asked(cli, talk: Path) -> None:
 def test_without_the_extra_serve_says_what_to_install(cli, talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "mlxtune.serving.server", raising=False)
+    monkeypatch.delattr(serving, "server", raising=False)
     ended = cli("serve", "tiny")
     assert ended.code == 2
     assert "pip install 'mlxtune[serve]'" in ended.err
