@@ -16,6 +16,7 @@ from mlxtune.cli import (
     adapters,
     advise,
     blind,
+    chat,
     compare,
     curate,
     data,
@@ -29,6 +30,7 @@ from mlxtune.cli import (
     runs,
     score,
     selftest,
+    serve,
     train,
     verify,
     workspace,
@@ -56,6 +58,8 @@ app.command("selftest")(selftest.selftest)
 app.command("blind")(blind.blind)
 app.command("judge")(judge.judge)
 app.command("verify")(verify.verify)
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 data.app.command("split")(curate.split)
 data.app.command("review")(review.review)
 data.app.command("export")(curate.export)

@@ -158,7 +158,12 @@ class Engine:
             json.dumps([[message.as_dict() for message in ask.messages], ask.tools], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise InputError("A message holds half a character (a lone surrogate).", mend="Send valid Unicode.") from error
-        return self._template.prompt(ask.messages, ask.tools)
+        prompt = self._template.prompt(ask.messages, ask.tools)
+        if ask.tools and prompt == self._template.prompt(ask.messages):
+            raise InputError(
+                "This model's chat template has no place for tools.", mend="Leave tools out, or say them in the prompt."
+            )
+        return prompt
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; ``False`` when it is time to end."""

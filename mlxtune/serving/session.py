@@ -53,7 +53,9 @@ class Session:
         self.turns.clear()
 
     def row(self) -> dict[str, Any]:
-        """The conversation as a training row in chat format. Raises ``InputError`` while nothing was said."""
+        """The conversation as a training row in chat format. Raises ``InputError`` while nothing was said, or with an empty answer."""
         if not self.turns:
             raise InputError("Nothing was said yet, so there is no row to save.")
+        if not all(turn.content.strip() for turn in self.turns):
+            raise InputError("An answer is empty, and such a row teaches nothing.", mend="Take its question back first.")
         return {"messages": [message.as_dict() for message in self.messages]}

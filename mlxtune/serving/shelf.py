@@ -1,81 +1,43 @@
-"""The adapters of a workspace by name: those of its runs, and those in ``adapters/``. No mlx here: faces read it."""
+"""The adapters that can be put on a loaded base, by the library's names. No mlx here: faces read it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from mlxtune.adapters import library
+from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.layout import read_config
 from mlxtune.core.errors import InputError, ModelError
-from mlxtune.core.files import read_json
-from mlxtune.core.text import nearest, one_line
-from mlxtune.recipe.parent import CONFIG, WEIGHTS
-from mlxtune.runs import registry
-
-FOLDER = "adapters"
+from mlxtune.models import bundled
+from mlxtune.recipe.parent import CONFIG
 
 
-@dataclass(frozen=True)
-class Shelved:
-    """An adapter: what to call it, where it lies, its base as its maker called it, and that base's fingerprint; empty where unknown."""
+def fitting(workspace: Path, fingerprint: str) -> list[AdapterEntry]:
+    """The adapters of ``workspace`` that can be used on the base with that ``fingerprint``, newest first.
 
-    name: str
-    folder: Path
-    base: str
-    fingerprint: str
-
-
-def adapters(workspace: Path, fingerprint: str = "") -> list[Shelved]:
-    """All adapters of ``workspace``, those in its library first, then those of runs, newest first.
-
-    With a ``fingerprint`` those of another base are left out.
+    Those that do not say which weights they belong to are among them: whether they fit shows when they are loaded.
     """
-    library = sorted(path for path in (workspace / FOLDER).glob("*") if _is_one(path))
-    found = [_shelved(path.name, path) for path in library]
-    found += [_shelved(run.id, run.adapter) for run in registry.all_runs(workspace) if _is_one(run.adapter)]
-    return [one for one in found if not fingerprint or one.fingerprint in ("", fingerprint)]
+    return [entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base_hash in ("", fingerprint)]
 
 
-def find(workspace: Path, named: str) -> Shelved:
-    """The adapter meant by ``named``: its name, a unique part of it, ``last`` for that of the newest run, or a folder.
+def find(workspace: Path, which: str, fingerprint: str) -> AdapterEntry:
+    """The adapter meant by ``which``, as the library finds it. Raises ``InputError`` where it is not one of that base."""
+    entry = library.usable(workspace, which)
+    if entry.base_hash not in ("", fingerprint):
+        raise ModelError(
+            f"{entry.name} belongs to other weights: those of {entry.base}.", mend=f"Load that base: mlxtune chat {entry.name}"
+        )
+    return entry
 
-    Raises ``InputError`` where there is none.
+
+def base_of(entry: AdapterEntry) -> str:
+    """What to load for ``entry``: an alias or a hub id, which other machines know too, or else the folder that it was made on.
+
+    A recipe may call a folder by a path that only means something beside the recipe. Raises ``InputError`` where nothing says it.
     """
-    for folder in (Path(named), Path(named) / "adapter") if named else ():
-        if _is_one(folder):
-            return _shelved(named, folder.resolve())
-    known = adapters(workspace)
-    if named == "last":
-        known = [one for one in known if one.folder.parent.name != FOLDER][:1]
-        exact = known
-    else:
-        exact = [one for one in known if one.name == named] or [one for one in known if named and named in one.name]
-    if len(exact) == 1:
-        return exact[0]
-    if exact:
-        raise InputError(f"{named} could be any of {', '.join(one.name for one in exact[:5])}.", mend="Give more of the name.")
-    hint = nearest(named, [one.name for one in known])
-    raise ModelError(
-        f"There is no adapter {one_line(named, 80)} here.",
-        mend=f"Did you mean {hint}?"
-        if hint
-        else "Train one with: mlxtune train RECIPE"
-        if not known
-        else f"There is {known[0].name}.",
-    )
-
-
-def _is_one(folder: Path) -> bool:
-    try:
-        return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
-    except OSError:  # a name too long to be one
-        return False
-
-
-def _shelved(name: str, folder: Path) -> Shelved:
-    try:
-        told = read_json(folder / "mlxtune.json") if (folder / "mlxtune.json").is_file() else {}
-        config = read_json(folder / CONFIG)
-        base = str(told.get("base") or config.get("model") or "")
-        return Shelved(name, folder, base, str(told.get("base_fingerprint") or ""))
-    except (InputError, AttributeError):
-        return Shelved(name, folder, "", "")
+    made_on = str(read_config(entry.folder / CONFIG).get("model") or "")
+    known = entry.base == bundled.ALIAS or f"models--{entry.base.replace('/', '--')}" in made_on
+    base = entry.base if known or not Path(made_on).is_dir() else made_on
+    if not base:
+        raise InputError(f"{entry.name} does not say which base it belongs to.", mend="Name it: mlxtune chat BASE --adapter NAME")
+    return base

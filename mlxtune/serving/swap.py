@@ -16,9 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mlxtune.core.errors import InputError, ModelError
-from mlxtune.core.files import read_json
-from mlxtune.models.lora import CONFIG, WEIGHTS, check_header
+from mlxtune.adapters.layout import read_config, read_layout
+from mlxtune.core.errors import ModelError
+from mlxtune.models.lora import CONFIG, WEIGHTS
 
 _LEAVES = ("lora_a", "lora_b", "m")
 
@@ -83,15 +83,10 @@ class Rack:
 
     def _around(self, folder: Path) -> tuple[dict[str, nn.Module], int]:
         """The adapter's modules around the base's, by name, and the bytes of its arrays. They are left standing on the model."""
-        check_header(folder / WEIGHTS)
+        layout = read_layout(folder)
+        parameters = read_config(folder / CONFIG)["lora_parameters"]
         try:
-            config = read_json(folder / CONFIG)
-            kind, layers, parameters = config.get("fine_tune_type", "lora"), config["num_layers"], config["lora_parameters"]
-            if kind not in ("lora", "dora"):
-                raise ModelError(f"{folder} holds {kind} weights, not an adapter.", mend="Serve it as a model of its own.")
-            linear_to_lora_layers(self.model, layers, parameters, use_dora=kind == "dora")
-        except InputError:
-            raise
+            linear_to_lora_layers(self.model, layout.num_layers, parameters, use_dora=layout.kind == "dora")
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"The adapter in {folder} does not fit this model: {error}.") from error
         made = {name: module for name, module in self.model.named_modules() if self._base.get(name, module) is not module}

@@ -80,7 +80,7 @@ def work(asked: argparse.Namespace, ear: _Ear, tell: Any) -> None:
     loaded = load(source)
     here = Path.cwd()
     engine = Engine(
-        loaded, lambda name: shelf.find(here, name).folder, tell, slots=asked.slots, queue=asked.queue, exact=asked.exact
+        loaded, lambda name: shelf.find(here, name, source.fingerprint).folder, tell, slots=asked.slots, queue=asked.queue, exact=asked.exact
     )  # fmt: skip
     tell(Ready(source.name, source.fingerprint, loaded.path, engine.context, loaded.seconds))
     ear.hand_to(engine, tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def place(tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("place")
     (folder / "adapters").mkdir()
     for name in ("all", "wide"):
-        (folder / "adapters" / name).symlink_to(tiny_adapters[name])
+        shutil.copytree(tiny_adapters[name], folder / "adapters" / name)
     return folder
 
 

@@ -196,12 +196,14 @@ def test_a_schema_holds_one_answer_and_leaves_the_others_free(make_engine) -> No
     assert heard.text("2") == answered(make_engine(), asks[1:]).text("2")
 
 
-def test_tools_reach_the_template(make_engine, monkeypatch) -> None:
-    seen = []
-    engine = make_engine()
-    monkeypatch.setattr(engine._template, "prompt", lambda messages, tools: seen.append(tools) or [70, 71])
-    engine.submit(ask("1", "Hi.", tools=({"type": "function", "function": {"name": "find"}},)))
-    assert seen == [({"type": "function", "function": {"name": "find"}},)]
+def test_tools_reach_the_template_and_one_without_a_place_for_them_refuses(make_engine, monkeypatch) -> None:
+    engine, tools = make_engine(), ({"type": "function", "function": {"name": "find"}},)
+    with pytest.raises(InputError, match="no place for tools"):
+        engine.submit(ask("1", "Hi.", tools=tools))
+    template = engine._template.tokenizer.chat_template
+    monkeypatch.setattr(engine._template.tokenizer._tokenizer, "chat_template", "{{ tools | tojson }}" + template)
+    engine.submit(ask("1", "Hi.", tools=tools))
+    assert '"find"' in engine.loaded.tokenizer.decode(engine._waiting[0].prompt)
 
 
 def test_memory_is_flat_over_many_questions(make_engine, monkeypatch) -> None:

@@ -1,59 +1,57 @@
-"""Adapters by name."""
+"""Which adapters can be put on a base, and which base an adapter belongs to."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from mlxtune.core.errors import InputError
+from mlxtune.adapters import library
+from mlxtune.core.errors import InputError, ModelError
 from mlxtune.serving import shelf
 
 
-def put(folder: Path, *, base: str = "tiny", fingerprint: str | None = None) -> None:
-    folder.mkdir(parents=True)
-    (folder / "adapters.safetensors").write_bytes(b"")
-    (folder / "adapter_config.json").write_text(json.dumps({"model": base}))
-    if fingerprint:
-        (folder / "mlxtune.json").write_text(json.dumps({"base": base, "base_fingerprint": fingerprint}))
-
-
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    put(tmp_path / "adapters" / "mine")
-    for minute, name in enumerate(("shop", "shop-voice")):
-        run = tmp_path / "runs" / f"20261124-141{minute}-{name}"
-        put(run / "adapter", fingerprint=f"f{minute}")
-        (run / "recipe.toml").write_text("")
-    (tmp_path / "runs" / "20261124-1500-nothing").mkdir()
-    (tmp_path / "adapters" / "empty").mkdir()
+def workspace(tmp_path: Path, tiny_adapters: dict[str, Path]) -> Path:
+    """Adapters of one base, of another, of an unknown one, and one that cannot be read."""
+    for name, told in {"mine": {"base_fingerprint": "f1"}, "other": {"base_fingerprint": "f2"}, "stray": {}, "broken": {}}.items():
+        folder = shutil.copytree(tiny_adapters["all"], tmp_path / "adapters" / name)
+        (folder / "mlxtune.json").write_text(json.dumps({"base": "somewhere", **told}))
+    (tmp_path / "adapters" / "broken" / "adapters.safetensors").write_bytes(b"\x80\x05pickle")
     return tmp_path
 
 
-def test_library_comes_first_then_runs_newest_first(workspace: Path) -> None:
-    found = shelf.adapters(workspace)
-    assert [one.name for one in found] == ["mine", "20261124-1411-shop-voice", "20261124-1410-shop"]
-    assert found[0].base == "tiny"
-    assert [one.name for one in shelf.adapters(workspace, "f0")] == ["mine", "20261124-1410-shop"]
+def test_only_those_that_may_fit_are_offered(workspace: Path) -> None:
+    assert {entry.name for entry in shelf.fitting(workspace, "f1")} == {"mine", "stray"}
 
 
-def test_a_name_a_part_of_it_last_and_a_folder_are_found(workspace: Path) -> None:
-    assert shelf.find(workspace, "mine").folder == workspace / "adapters" / "mine"
-    assert shelf.find(workspace, "voice").name == "20261124-1411-shop-voice"
-    assert shelf.find(workspace, "last").name == "20261124-1411-shop-voice"
-    assert shelf.find(workspace, str(workspace / "runs" / "20261124-1410-shop")).fingerprint == "f0"
+def test_one_of_another_base_is_refused_by_name(workspace: Path) -> None:
+    assert shelf.find(workspace, "mine", "f1").name == "mine"
+    assert shelf.find(workspace, "stray", "f1").name == "stray"
+    with pytest.raises(ModelError, match="other belongs to other weights"):
+        shelf.find(workspace, "other", "f1")
+    with pytest.raises(InputError, match="cannot be used"):
+        shelf.find(workspace, "broken", "f1")
+    with pytest.raises(InputError, match="no adapter"):
+        shelf.find(workspace, "mien", "f1")
 
 
-@pytest.mark.parametrize(
-    ("named", "message"), [("shop", "could be any of"), ("mien", "no adapter mien"), ("x" * 5000, "no adapter"), ("", "no adapter")]
-)
-def test_what_is_not_there_is_said(workspace: Path, named: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        shelf.find(workspace, named)
+def test_a_base_is_called_as_it_can_be_loaded(workspace: Path, tmp_path: Path) -> None:
+    here = tmp_path / "model"
+    here.mkdir()
 
+    def base(called: str, made_on: str) -> str:
+        folder = workspace / "adapters" / "mine"
+        (folder / "mlxtune.json").write_text(json.dumps({"base": called}))
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"model": made_on}))
+        return shelf.base_of(library.find(workspace, "mine"))
 
-def test_an_empty_workspace_has_none(tmp_path: Path) -> None:
-    assert shelf.adapters(tmp_path) == []
-    with pytest.raises(InputError):
-        shelf.find(tmp_path, "last")
+    assert base("smollm2-135m", str(here)) == "smollm2-135m"
+    assert base("../model", str(here)) == str(here)
+    assert base("org/name", "/cache/models--org--name/snapshots/1") == "org/name"
+    assert base("org/name", "/no/where") == "org/name"
+    with pytest.raises(InputError, match="does not say which base"):
+        base("", "")

@@ -50,3 +50,6 @@ def test_a_conversation_can_be_taken_back_forgotten_and_saved() -> None:
     assert session.undo() == ""
     with pytest.raises(InputError, match="Nothing was said"):
         session.row()
+    session.add("Three?", " ")
+    with pytest.raises(InputError, match="An answer is empty"):
+        session.row()
