@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlxtune.planning.machine import Memory
+from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.widgets.frame import LETTERS
 
 from .stage import GB, Shop
 
@@ -25,6 +27,14 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture(autouse=True)
+def _every_tab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures show all ten tabs, so that a room that comes changes its own alone."""
+    if request.module.__name__.rpartition(".")[2].startswith("test_pictures"):
+        monkeypatch.setattr(MlxtuneApp, "rooms", tuple(LETTERS))
+        monkeypatch.setattr(MlxtuneApp, "modes", tuple(name.lower() for name in LETTERS))
 
 
 @pytest.fixture

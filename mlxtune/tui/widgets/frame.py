@@ -166,7 +166,8 @@ def _who(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Con
         if base and width >= 60:
             who.append((f"   {base}", "$muted"))
         if snapshot.memory and width >= 40:
-            right.append(_memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE))
+            used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)
+            right.append(used if view else line(used.rstrip(), " "))
         if view:
             right.append(_state(view, snapshot.now, view.id in stopping, width))
     return spread(width, line(*who), line("  ", *right))
