@@ -20,6 +20,19 @@ def safe_text(text: str, *, limit: int = 0) -> str:
     return shown if not limit or len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def restored(original: str, edited: str) -> str:
+    """What ``edited`` means, when it is what somebody made of ``safe_text(original)``: what was not touched is as it was.
+
+    Where :func:`safe_text` shows something in a sign's place, the sign itself comes back with it.
+    """
+    shown = safe_text(original)
+    if shown == original:
+        return edited
+    units = re.findall(r"\r\n|[\s\S]", original)  # one for each character of what is shown
+    changes = difflib.SequenceMatcher(None, shown, edited, autojunk=False).get_opcodes()
+    return "".join("".join(units[start:end]) if tag == "equal" else edited[begin:stop] for tag, start, end, begin, stop in changes)
+
+
 def one_line(text: str, limit: int = 0) -> str:
     """:func:`safe_text` on one line: runs of white space become one space."""
     return safe_text(" ".join(text.split()), limit=limit)

@@ -78,6 +78,10 @@ class Browse:
         """Whether record ``at`` is known to be a row."""
         return bool(self._there[at])
 
+    def may_decide(self, at: int) -> bool:
+        """Whether record ``at`` is a row, or may be one: :meth:`learn` has not come to it."""
+        return at >= self.known or bool(self._there[at])
+
     def decision(self, at: int) -> Decision:
         """What holds for row ``at``. Before :attr:`known` has come to it, nothing."""
         return self._decided.get(at) or _NOTHING
@@ -141,6 +145,13 @@ class Browse:
         """What holds for every row, as far as it is known, for which anything does."""
         return self._decided
 
+    def decided_by(self, at: int) -> Step | None:
+        """The newest decision on row ``at`` that still holds."""
+        held = self._decided.get(at)
+        if held is None:
+            return None
+        return next((step for step in reversed(self.state.done) if any(after.row == held.row for _, after in step.changes)), None)
+
     def rows_of(self, keys: Iterable[str]) -> list[int]:
         """The rows that have one of the review's ``keys``, as far as they are known."""
         wanted = set(keys)
@@ -158,7 +169,8 @@ class Browse:
         """The known rows whose content has ``hash``."""
         words = np.frombuffer(bytes.fromhex(hash), ">u8")
         found: Numbers = np.flatnonzero(self._hashes[: self.known, 0] == words[0])
-        return found[(self._hashes[found] == words).all(axis=1)]
+        same: Numbers = found[(self._hashes[found] == words).all(axis=1)]
+        return same
 
     def _key(self, at: int) -> str:
         hash = self._hashes[at].astype(">u8").tobytes().hex()
@@ -222,7 +234,8 @@ class Browse:
         """How long rows are, ``(rows,)``: in tokens where they were counted, else in characters, as far as they are known."""
         if self.checked is not None and len(self.checked.tokens):
             return self.checked.tokens[self.checked.tokens >= 0]
-        return self._lengths[: self.known][np.frombuffer(self._there, np.uint8)[: self.known] > 0].astype(np.int64)
+        known = self.known  # which goes on meanwhile
+        return self._lengths[:known][np.frombuffer(self._there, np.uint8)[:known] > 0].astype(np.int64)
 
     # Which rows
 
@@ -231,7 +244,8 @@ class Browse:
 
         It follows :meth:`learn`, and waits for it. Records that are no rows are left out.
         """
-        pace, at, found = _Pace(), 0, []
+        pace, at = _Pace(), 0
+        found: list[int] = []
         while at < len(self) and not stop():
             if at >= self.known:
                 yield at, found
@@ -255,15 +269,16 @@ class Browse:
         if order == "row" or not len(rows):
             return rows
         numbers = np.asarray(rows, np.int64)
+        by: Numbers = np.zeros(len(self), np.int64)
         if order == "findings":
-            ranks = np.full(len(self), len(SEVERITIES), np.int8)
+            by += len(SEVERITIES)
             for at, found in self.checked.by_row.items() if self.checked else ():
-                ranks[at] = SEVERITIES.index(found[0].severity)
-            by = ranks[numbers]
+                by[at] = SEVERITIES.index(found[0].severity)
         else:
-            known = self.checked.tokens if self.checked and len(self.checked.tokens) == len(self) else self._lengths
-            by = known[numbers] * (-1 if order == "longest" else 1)
-        return numbers[np.argsort(by, kind="stable")]
+            by += self.checked.tokens if self.checked and len(self.checked.tokens) == len(self) else self._lengths
+            by *= -1 if order == "longest" else 1
+        found_order: list[int] = numbers[np.argsort(by[numbers], kind="stable")].tolist()
+        return found_order
 
     def close(self) -> None:
         """Let the files go."""

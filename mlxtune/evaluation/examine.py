@@ -2,7 +2,7 @@
 
     python -m mlxtune.evaluation.examine < request.json
 
-A request is ``{"recipe": FILE}``, or ``{"source": PATH, "format": …, "map": {…}}``. The answer is JSON lines on stdout: ``{"doing",
+A request is ``{"recipe": FILE}``, or ``{"source": PATH, "format": …, "map": {…}}``; with ``"fetch": false`` no model is. The answer is JSON lines on stdout: ``{"doing",
 "share"}`` as it goes, and then ``{"checked": …}`` as :class:`mlxtune.data.checks.checked.Checked` reads it, or ``{"error", "mend",
 "kind"}``. :class:`Examination` asks, so that an app stays quick and a check that runs out of memory takes nothing with it.
 """
@@ -38,14 +38,19 @@ MODULE = "mlxtune.evaluation.examine"
 Progress = Callable[[str, float], None]
 
 
-def examine(path: Path, data: DataSection, recipe: Recipe | None, progress: Progress = lambda what, share: None) -> Report:
-    """Check the source at ``path``, read as ``data`` says, by all that ``recipe`` asks for. Raises ``InputError``."""
+def examine(
+    path: Path, data: DataSection, recipe: Recipe | None, progress: Progress = lambda what, share: None, *, fetch: bool = True
+) -> Report:
+    """Check the source at ``path``, read as ``data`` says, by all that ``recipe`` asks for. Raises ``InputError``.
+
+    The recipe's model is fetched for its tokenizer, unless ``fetch`` is false.
+    """
     from mlxtune.data.checks import check
 
     skipped: dict[str, str] = {}
     shown = one_line(path.name, 40)
     judge = scorer(recipe, skipped)
-    tokens = _tokens(recipe, skipped, progress)
+    tokens = _tokens(recipe, skipped, progress, fetch)
     share = _share(recipe, path, data, skipped)
     return check(
         path, data.format, data.map, scorer=judge, share=share, tokens=tokens, max_tokens=data.max_tokens, skipped=skipped,
@@ -70,7 +75,7 @@ def scorer(recipe: Recipe | None, skipped: dict[str, str]) -> Scorer | None:
     return failed
 
 
-def _tokens(recipe: Recipe | None, skipped: dict[str, str], progress: Progress) -> list[Tokens | None] | None:
+def _tokens(recipe: Recipe | None, skipped: dict[str, str], progress: Progress, fetch: bool) -> list[Tokens | None] | None:
     """The true length of every record, as the recipe's model counts; without its tokenizer, nothing."""
     if recipe is None:
         skipped["tokens"] = "there is no recipe, so no tokenizer and no window"
@@ -79,7 +84,7 @@ def _tokens(recipe: Recipe | None, skipped: dict[str, str], progress: Progress) 
     from mlxtune.planning import ask
 
     try:
-        resolve(recipe.model.base, near=recipe.folder, progress=progress)
+        resolve(recipe.model.base, near=recipe.folder, progress=progress, fetch=fetch)
         progress("counting tokens", 0.0)
         return ask.tokens(recipe)
     except (InputError, MachineError) as error:
@@ -166,7 +171,8 @@ def main() -> int:
                 data = replace(data, **vars(list(recorded)[-1]))
         from mlxtune.data.checks.checked import Checked
 
-        tell(checked=Checked.of(examine(path, data, recipe, lambda what, share: tell(doing=what, share=share))).write())
+        report = examine(path, data, recipe, lambda what, share: tell(doing=what, share=share), fetch=request.get("fetch", True))
+        tell(checked=Checked.of(report).write())
     except MlxtuneError as error:
         tell(error=error.message, mend=error.mend, kind=type(error).__name__)
     return 0

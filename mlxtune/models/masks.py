@@ -3,7 +3,7 @@
     python -m mlxtune.models.masks BASE < requests.jsonl
 
 A request is ``{"kind", "record", "max_tokens"}``, a row's format and content. The answers are one JSON line each: first ``{}`` once the
-tokenizer is there, then for each request the fields of ``planning.masks.Mask``; or ``{"error", "mend", "kind"}``. It ends with its stdin.
+tokenizer is there (no model is fetched for it), then for each request the fields of ``planning.masks.Mask``; or ``{"error", "mend", "kind"}``. It ends with its stdin.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> int:
     try:
         from mlx_lm.utils import load_tokenizer
 
-        source = resolve(sys.argv[1])
+        source = resolve(sys.argv[1], fetch=False)
         template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
     except MlxtuneError as error:
         print(json.dumps(_sorry(error)), flush=True)

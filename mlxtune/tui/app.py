@@ -30,13 +30,16 @@ from mlxtune.tui.screens.home import Home
 from mlxtune.tui.screens.jump import Jump
 from mlxtune.tui.screens.page import Page
 from mlxtune.tui.screens.plan import Plan
+from mlxtune.tui.screens.review import Review
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.screens.train import Train
 from mlxtune.tui.snapshot import Snapshot, Watcher
 from mlxtune.tui.theme import ABOUT, THEMES
 from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
 
-ROOMS: dict[str, type[Room]] = {room.ROOM.lower(): room for room in (Home, Data, Plan, Train)}  # in the order of the journey
+ROOMS: dict[str, type[Room]] = {
+    room.ROOM.lower(): room for room in (Home, Data, Review, Plan, Train)
+}  # in the order of the journey
 LOOK_EVERY = 0.25  # seconds between two looks at the workspace
 TICK_EVERY = 1.0  # seconds after which clocks move on, even if nothing else has
 

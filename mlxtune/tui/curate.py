@@ -61,7 +61,7 @@ def ask_for_all(room: Room, work: Work) -> None:
         if action in ("tag", "untag"):
             more = "add" if action == "tag" else "remove"
             title = f"{'Tag' if action == 'tag' else 'Untag'} {plural(len(rows), 'row')}"
-            room.app.push_screen(Ask(title, "", word=action), lambda tag: tag and _decide(room, work, "tag", rows, {more: [tag]}))
+            room.app.push_screen(Ask(title, "", word=action), lambda tag: _tag(room, work, rows, more, tag))
         elif action:
             decide_all(room, work, action, rows)  # type: ignore[arg-type]
 
@@ -77,8 +77,9 @@ def decide_all(room: Room, work: Work, action: Action, rows: Sequence[int], **mo
     room.desk.do(f"{plural(len(rows), 'row')}: {action}.", job)
 
 
-def _decide(room: Room, work: Work, action: Action, rows: Sequence[int], more: dict[str, Any]) -> None:
-    decide_all(room, work, action, rows, **more)
+def _tag(room: Room, work: Work, rows: Sequence[int], more: str, tag: str | None) -> None:
+    if tag:
+        decide_all(room, work, "tag", rows, **{more: [tag]})
 
 
 def preview(browse: Browse, rows: Sequence[int]) -> str:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from textual.app import App
 
-from mlxtune.core.errors import DataError, InputError, MlxtuneError
+from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line
 from mlxtune.data import filters, review
 from mlxtune.data.decisions import Step
 from mlxtune.data.review import Action, Review
+from mlxtune.data.rows import Row
 from mlxtune.data.source import PARTS
 from mlxtune.recipe import Recipe
 from mlxtune.tui.follow import stamp
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # they load numpy, which the first screen need not wait for
     from mlxtune.data.browse import Browse
     from mlxtune.evaluation.contract import Contract
     from mlxtune.evaluation.examine import Examination
+    from mlxtune.planning.masks import Mask, Masks
 
 _TELL = 0.1  # seconds between two words of a thread
 
@@ -49,8 +51,8 @@ class Where:
     def request(self) -> dict[str, Any]:
         """What the process that checks is asked."""
         if self.file is not None:
-            return {"recipe": str(self.file)}
-        return {"source": str(self.path), "format": self.format, "map": dict(self.map)}
+            return {"recipe": str(self.file), "fetch": False}
+        return {"source": str(self.path), "format": self.format, "map": dict(self.map), "fetch": False}
 
 
 @dataclass
@@ -85,12 +87,16 @@ class Work:
         self.contract: Contract | None = None
         self.error: MlxtuneError | None = None  # the source cannot be read
         self.checking = Checking()
-        self.shown = Shown(after.shown.filter, after.shown.order, trouble=after.shown.trouble) if after else Shown()
-        self.at = after.at if after else 0  # the record under the cursor
+        self.shown = Shown()
+        self.at = 0  # the record under the cursor
+        if after is not None:
+            self.shown = Shown(after.shown.filter, after.shown.order, trouble=after.shown.trouble)
+            self.at = after.at
         self.closed = False
         self._app, self._news = app, news
         self._examination: Examination | None = None
         self._review: Review | None = None
+        self._masks: Masks | None = None
         self._journal = stamp(review.journal_path(where.path))
         self.opened = self.stamps()
         self._run(self._open)
@@ -206,6 +212,24 @@ class Work:
         asked = self.shown.asked
         self._run(lambda: self._match(holds, order, asked))
 
+    def masks_of(self, rows: Iterable[Row]) -> dict[str, Mask | MlxtuneError]:
+        """Which tokens of ``rows`` train, by their hashes, or why that is not known; an error of the model goes by an empty one."""
+        from mlxtune.planning.masks import Masks
+
+        found: dict[str, Mask | MlxtuneError] = {}
+        if self.where.recipe is None or self.closed:
+            return found
+        if self._masks is None:
+            self._masks = Masks(self.where.recipe)
+        for row in rows:
+            try:
+                found[row.hash] = self._masks.ask(row)
+            except (ModelError, MachineError) as error:
+                return {**found, row.hash: error, "": error}
+            except MlxtuneError as error:
+                found[row.hash] = error
+        return found
+
     def check_again(self) -> None:
         """Look at every row again."""
         if self._examination is not None:
@@ -291,3 +315,5 @@ class Work:
         self.let_go()
         if self._examination is not None:
             self._examination.stop()
+        if self._masks is not None:
+            self._masks.close()

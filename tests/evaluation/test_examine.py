@@ -59,6 +59,14 @@ def test_a_process_that_dies_is_an_error_with_a_sentence(workspace: Path) -> Non
         check.follow(lambda what, share: None)
 
 
+def test_no_model_is_fetched_where_none_shall_be(workspace: Path) -> None:
+    path = workspace / "recipes" / "tiny.toml"
+    path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
+    found = Examination({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
+    assert found is not None
+    assert found.skipped["tokens"] == "no-such/model-on-this-machine is not on this machine."
+
+
 def test_without_a_model_the_rest_is_checked(workspace: Path) -> None:
     recipe = load(workspace / "recipes" / "tiny.toml")
     recipe = replace(recipe, model=replace(recipe.model, base=str(workspace / "gone")))

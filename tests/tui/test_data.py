@@ -66,7 +66,7 @@ async def test_rows_are_there_before_tokens_and_findings_which_fill_in(shop: Sho
         assert "no assistant turn at" in row(app, 14)
         assert "billing" in row(app, 2)
         assert "✗ Not ready. 2 rows of 14 must be" in shown(app)
-        assert checks.asked == [{"recipe": str(shop.folder / "recipes" / "support-json.toml")}]
+        assert checks.asked == [{"recipe": str(shop.folder / "recipes" / "support-json.toml"), "fetch": False}]
 
 
 async def test_the_filter_is_live_and_says_what_it_does_not_understand(shop: Shop, checks: Checks) -> None:

@@ -183,7 +183,8 @@ def check(
 
 def of_rows() -> frozenset[str]:
     """The checks whose word on a row depends on that row alone, so that it is void once the row was edited."""
-    return frozenset({check.id for check, *_ in (*TEXT_CHECKS, *ROW_CHECKS)} | CONTRACT | {FILLS.id, CUT.id, TEMPLATE.id})
+    own = {check.id for check, _, _ in TEXT_CHECKS} | {check.id for check, _ in ROW_CHECKS}
+    return frozenset(own | CONTRACT | {FILLS.id, CUT.id, TEMPLATE.id})
 
 
 def recheck(at: int, row: Row, scorer: Scorer | None = None) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui import curate
-from mlxtune.tui.draw import col, fold, key, line, lines
+from mlxtune.tui.draw import col, fold, line
 from mlxtune.tui.row_view import row_view
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.room import Room
@@ -25,6 +25,7 @@ from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.frame import Foot, Verb, sorry
 from mlxtune.tui.widgets.pane import ListPane
 from mlxtune.tui.widgets.section import Section
+from mlxtune.tui.widgets.source_states import broken, count_note, invite, not_divided, sorry_picture, trouble_line
 from mlxtune.tui.work import Work
 from mlxtune.tui.workbench import News, Workbench, told, workbench
 
@@ -232,7 +233,10 @@ class Data(Room):
         counted = browse.checked is not None and len(browse.checked.tokens) > 0
         limit = browse.checked.max_tokens if browse.checked and counted else 0
         draw = self.query_one("#histogram", Draw)
-        width, unit = (draw.size.width or 40) - 2, "tokens" if counted else "characters"
+        width = (draw.size.width or 40) - 2
+        why = "In characters; tokens are not known yet."
+        if browse.checked is not None:
+            why = f"In characters: {browse.checked.skipped.get('tokens', 'no token was counted').rstrip('.')}."
         known = (id(browse), counted, width, browse.known * 20 // max(len(browse), 1))  # counted anew at every twentieth
         if known != self._counted[0]:
             self._counted = (known, pictures.histogram(browse.lengths, limit, width))
@@ -242,7 +246,7 @@ class Data(Room):
         high = HIGH[self.tall]
         draw.show(
             lambda room, _height: (
-                pictures.histogram_picture(found, limit, unit, high) if found else fold("No row was read yet.", room)
+                pictures.histogram_picture(found, limit, why, high, room) if found else fold("No row was read yet.", room)
             )
         )
 
@@ -432,65 +436,3 @@ class Data(Room):
 
     def action_bring(self) -> None:
         curate.ask_to_import(self, self.bench)
-
-
-def count_note(work: Work, cursor: int) -> str:
-    """Where the cursor is, how many rows are shown, and how many are undecided."""
-    browse, shown = work.source, work.shown
-    undecided = len(browse) - browse.bad - sum(held.status not in ("pending", "skipped") for held in browse.decided.values())
-    parts = [f"{min(cursor + 1, len(shown.rows)):,} of {len(shown.rows):,}"]
-    if shown.looked is not None and shown.looked < len(browse):
-        parts.append(f"{shown.looked / len(browse):.0%} looked at")
-    elif len(shown.rows) != len(browse):
-        parts.append(f"{len(browse):,} in all")
-    parts.append(f"{undecided:,} undecided" if browse.known == len(browse) else f"{browse.known / len(browse):.0%} read")
-    return ", ".join(parts)
-
-
-def not_divided(why: str) -> str:
-    """Why there is no split, without the list of rows that are to blame."""
-    return f"Not divided: {why.removeprefix('the rows cannot be divided: ').partition(':')[0].rstrip('.')}."
-
-
-def trouble_line(work: Work, width: int) -> Content:
-    """What is wrong with the filter, or that it shows nothing."""
-    if work.shown.trouble:
-        return line(("  ✗ ", "bold $error"), fold(work.shown.trouble, width - 2, "    ", "")[4:])
-    if work.shown.looked is not None:
-        return line(("  ○ looking", "$muted"))
-    return line(("  No row is like that.  ", "$muted"), key("esc", "leave", "screen.leave"))
-
-
-def sorry_picture(error: MlxtuneError, width: int) -> Content:
-    """What went wrong, what is safe, what to do."""
-    said = fold(one_line(error.message), width - 2, "    ", "bold $error")
-    rows = [line(("  ✗ ", "bold $error"), said[4:])]
-    if error.mend:
-        rows.append(fold(one_line(error.mend), width, "    "))
-    return lines(*rows)
-
-
-def broken(work: Work, width: int) -> Content:
-    """The room while the source is opened, and where it cannot be read or is empty."""
-    if work.error is not None:
-        rows = [sorry_picture(work.error, width), fold("Decisions that were taken on its rows are kept beside it.", width, "    ")]
-    elif work.browse is None:
-        return fold(f"reading {work.where.name}", width)
-    else:
-        rows = [
-            fold(f"{work.where.name} has no rows.", width, style="bold"),
-            fold("It needs one JSON object per line. The room fills as soon as it has some.", width),
-        ]
-    return lines(*rows, "", line("  ", key("i", "import rows", "screen.bring"), "   ", key("c", "another recipe", "screen.recipe")))
-
-
-def invite(error: str, recipes: bool, width: int) -> Content:
-    """The room before there is a source: what would be here, one key."""
-    if error:
-        rows = [line(("  ✗ ", "bold $error"), fold(error, width - 2, "    ", "")[4:])]
-    else:
-        rows = [fold("No rows are chosen yet.", width, style="bold")]
-    rows.append(fold("Here the rows of a recipe are listed, checked and decided upon. The file itself is never written.", width))
-    keys = [("i", "import rows", "screen.bring")]
-    keys += [("c", "choose a recipe", "screen.recipe")] if recipes else [("H", "the sample workspace", "app.room('home')")]
-    return lines(*rows, "", pictures.key_line(*keys))

@@ -132,8 +132,11 @@ def histogram(values: Numbers, limit: int, width: int) -> Histogram | None:
     return Histogram(tuple(counts.tolist()), low, high, over, int(np.median(values)))
 
 
-def histogram_picture(found: Histogram, limit: int, unit: str, high: int) -> Content:
-    """The counts as columns of blocks, the limit as a dotted line, what is beyond it in the colour of a warning; and a sentence."""
+def histogram_picture(found: Histogram, limit: int, why: str, high: int, width: int) -> Content:
+    """The counts as columns of blocks, the limit as a dotted line, what is beyond it in the colour of a warning; and a sentence.
+
+    Without a limit lengths are in characters, and ``why`` says so.
+    """
     peak, wall = max(found.counts), found.place(limit) if limit else -1
     rows: list[Content] = []
     for level in range(high, 0, -1):
@@ -152,7 +155,7 @@ def histogram_picture(found: Histogram, limit: int, unit: str, high: int) -> Con
     elif limit:
         rows.append(line((f"  none over the limit of {limit:,}", "$muted")))
     else:
-        rows.append(line((f"  in {unit}; tokens are not known", "$muted")))
+        rows.append(fold(why, width))
     return lines(*rows)
 
 

@@ -29,12 +29,14 @@ class Draw(Widget):
         super().__init__(**kwargs)
         self._picture = picture
         self._shown: Content | None = None
+        self._late = False
 
     def show(self, picture: Picture) -> None:
         """Replace the picture; repaints only if it looks different."""
         self._picture = picture
         if not self.size:
-            self.refresh()  # hidden: what it shows when it comes back is not what it showed when it went
+            self._late = True  # hidden, or not laid out yet: it may need another height then
+            self.refresh()
             return
         fresh = self._drawn(self.size.width, self.size.height)
         if self._shown is None or not fresh.is_same(self._shown):
@@ -46,6 +48,11 @@ class Draw(Widget):
         if action := event.style.meta.get(CLICK):
             event.stop()
             await self.run_action(str(action))
+
+    def on_resize(self) -> None:
+        if self._late:
+            self._late = False
+            self.refresh(layout=True)
 
     def render(self) -> Content:
         self._shown = self._drawn(self.size.width, self.size.height)

@@ -42,7 +42,12 @@ class Section(Vertical):
         super().__init__(self.head, *children, **kwargs)
 
     def on_descendant_focus(self) -> None:
-        self.head.set(lit=True)
+        self._light()
 
     def on_descendant_blur(self) -> None:
-        self.head.set(lit=False)
+        self._light()
+
+    def _light(self) -> None:
+        """Say whether the focus is here: what leaves it is told in no certain order with what takes it."""
+        focused = self.screen.focused
+        self.head.set(lit=focused is not None and self in focused.ancestors)
