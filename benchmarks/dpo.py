@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import string
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,11 @@ def whole(file: Path, template: ChatTemplate, count: int) -> list[dict[str, str]
 
 
 def long_prompts(template: ChatTemplate, count: int) -> list[dict[str, str]]:
-    """Pairs of a prompt of 384 tokens, template included, and completions of 64, stop included."""
+    """Pairs of a prompt of 384 tokens, template included, and completions of 64, stop included; no two prompts begin alike."""
     frame = len(template.prompt([Message("user", "")]))
     return [
-        {"prompt": " tree" * (384 - frame), "chosen": " yes" * 62 + f" {at}", "rejected": " no" * 62 + f" {at}"}
-        for at in range(count)
+        {"prompt": f" {name}" + " tree" * (383 - frame), "chosen": " yes" * 62 + f" {name}", "rejected": " no" * 62 + f" {name}"}
+        for name in string.ascii_lowercase[:count]
     ]
 
 

@@ -56,6 +56,11 @@ def batch(rows: int, width: int, prefix: int = 0, trained: float = 0.3) -> Batch
     return Batch(rows, width, prefix, max(rows, int(rows * width * trained)))
 
 
+def pairs(rows: int, *sides: int, prefix: int = 0) -> Batch:
+    """Pairs whose prompt, chosen and rejected answer are so wide; every token of an answer trains."""
+    return Batch(rows, sum(sides), prefix, rows * sum(sides[-2:]), sides)
+
+
 BUNDLED = "smollm2-135m"
 FEW, HALF, ALL = "adapter.layers=4", "adapter.layers=16", 'adapter.layers="all"'
 CASES = {
@@ -81,6 +86,13 @@ CASES = {
     "large vocabulary": Case("words", batch(8, 128), batch(8, 64), (FEW,)),
     "normed queries": Case("normed", batch(4, 256), batch(8, 128), (ALL, "adapter.rank=32")),
     "4 bits, native": Case("bits", batch(4, 128), batch(2, 128), (ALL,), native=True),
+    "pairs": Case(BUNDLED, pairs(4, 208, 72, 72), pairs(2, 208, 72, 72), (HALF, "adapter.rank=8")),
+    "pairs, all layers": Case(BUNDLED, pairs(2, 128, 256, 224), pairs(4, 64, 128, 128), (ALL,)),
+    "pairs, cached": Case(BUNDLED, pairs(4, 128, 192, 208), pairs(8, 64, 96, 96), (HALF, "adapter.rank=8"), cached=True),
+    "pairs behind a prefix": Case(
+        BUNDLED, pairs(4, 48, 72, 72, prefix=160), pairs(8, 48, 72, 72, prefix=160), (HALF, "adapter.rank=8"), cached=True
+    ),
+    "pairs, checkpointed": Case(BUNDLED, pairs(4, 208, 256, 240), pairs(4, 64, 96, 96), (ALL,), checkpointed=True),
     "quantised on load, native": Case("normed", batch(4, 64), batch(2, 64), (ALL, "model.quantize=8"), native=True),
 }
 

@@ -69,11 +69,12 @@ def pair_widths(pairs: Iterable[Sides], *, shared: bool) -> tuple[int, ...]:
 
 
 def group_pairs(
-    pairs: Sequence[Sides], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int
+    pairs: Sequence[Sides], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int, prefix: int = 0
 ) -> list[list[int]]:
     """``order``, which are indices of ``pairs``, sorted by lengths and cut into batches within the bounds of :func:`group`.
 
-    Prompts and both sides are padded apart, so one sum of lengths would put together what does not fit together.
+    ``pairs`` counts of each prompt what comes behind a shared ``prefix``. Prompts and both sides are padded apart, so one sum of
+    lengths would put together what does not fit together.
     """
 
     def lengths(at: int) -> tuple[int, int]:
@@ -83,7 +84,7 @@ def group_pairs(
     def fits(batch: list[int]) -> bool:
         if batch_size:
             return len(batch) <= batch_size
-        return len(batch) * sum(pair_widths((pairs[at] for at in batch), shared=shared)) <= batch_tokens
+        return len(batch) * sum(pair_widths((pairs[at] for at in batch), shared=shared)) + prefix <= batch_tokens
 
     batches: list[list[int]] = []
     for at in sorted(order, key=lengths):

@@ -36,9 +36,4 @@ def preferred(
     stack = Stack(loaded.model, head.split(loaded.model), Lanes(lanes.suitable()))
     base = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
     scored = refer(stack, found, base, shared=pairs.can_share(stack), progress=progress)
-    made = {}
-    for pair in scored:
-        assert pair.reference is not None
-        chosen, rejected = pair.reference
-        made[ids[pair.id]] = Preferred(chosen / len(pair.chosen), rejected / len(pair.rejected))
-    return made
+    return {ids[pair.id]: Preferred(*pair.means) for pair in scored}

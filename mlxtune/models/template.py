@@ -75,11 +75,11 @@ class EncodedPair:
         return len(self.prompt) + sum(self.uncut)
 
     @property
-    def preferred(self) -> float:
-        """By how much the reference finds the chosen answer likelier, the mean over tokens, in nats. Its log-probabilities must be known."""
+    def means(self) -> tuple[float, float]:
+        """``reference`` as the mean over the tokens of each completion; it must be known."""
         assert self.reference is not None
         chosen, rejected = self.reference
-        return chosen / len(self.chosen) - rejected / len(self.rejected)
+        return chosen / len(self.chosen), rejected / len(self.rejected)
 
     @property
     def truncated(self) -> bool:

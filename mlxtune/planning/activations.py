@@ -59,13 +59,13 @@ class Layer:
     def kept(self, batch: Batch) -> int:
         """Bytes for ``batch``: its rows behind the prefix, and the prefix by itself; or its prompts, and each side behind its own."""
         scores, joined = batch.rows * self.kernels.scores(batch.width, batch.prefix), batch.rows * batch.prefix
-        scores += self.kernels.scores(batch.prefix, 0) if batch.prefix else 0
         if batch.sides:
             *prompts, chosen, rejected = batch.sides
-            before = sum(prompts)
+            before = batch.prefix + sum(prompts)
             scores = batch.rows * sum(self.kernels.scores(side, before) for side in (chosen, rejected))
-            scores += batch.rows * self.kernels.scores(before, 0) if before else 0
-            joined = 2 * batch.rows * before
+            scores += batch.rows * sum(self.kernels.scores(prompt, batch.prefix) for prompt in prompts)
+            joined += 2 * batch.rows * before
+        scores += self.kernels.scores(batch.prefix, 0) if batch.prefix else 0
         return self.fixed + self.position * batch.tokens + self.score * scores + self.join * joined
 
 

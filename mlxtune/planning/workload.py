@@ -132,13 +132,13 @@ class _Rows:
         self.prefix, self.shared = lengths.prefix, lengths.plain
         self.lengths = [min(row.full, max_tokens) for row in rows]
         self.trained = [max(1, min(row.trained, total - row.first)) for row, total in zip(rows, self.lengths, strict=True)]
-        self.sides = [_cut(row.sides, max_tokens) for row in rows if row.sides]
+        self.sides = [_cut(row.sides, max_tokens, lengths.prefix) for row in rows if row.sides]
         self.bounds = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
         self.behind = [total - 1 - lengths.prefix for total in self.lengths]
 
     def arrange(self, order: Sequence[int]) -> list[list[int]]:
         if self.sides:
-            return batching.group_pairs(self.sides, order, shared=self.shared, **self.bounds)
+            return batching.group_pairs(self.sides, order, shared=self.shared, prefix=self.prefix, **self.bounds)
         return batching.group(self.behind, order, prefix=self.prefix, **self.bounds)
 
     def read(self, row: int) -> int:
@@ -150,17 +150,18 @@ class _Rows:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         if self.sides:
-            some = [self.sides[at] for at in rows]
+            prefix = self.prefix if len(rows) > 1 else 0  # as training.pairs.collate decides
+            some = [(prompt + self.prefix - prefix, *answers) for prompt, *answers in (self.sides[at] for at in rows)]
             widths = batching.pair_widths(some, shared=self.shared)
-            return Batch(len(rows), sum(widths), 0, sum(chosen + rejected for _, chosen, rejected in some), widths)
+            return Batch(len(rows), sum(widths), prefix, sum(chosen + rejected for _, chosen, rejected in some), widths)
         width = batching.padded(max(self.behind[at] for at in rows))
         return Batch(len(rows), width, self.prefix, sum(self.trained[at] for at in rows))
 
 
-def _cut(sides: Sides, max_tokens: int) -> Sides:
+def _cut(sides: Sides, max_tokens: int, prefix: int) -> Sides:
     prompt, chosen, rejected = sides
     room = max(1, max_tokens - prompt)
-    return prompt, min(chosen, room), min(rejected, room)
+    return prompt - prefix, min(chosen, room), min(rejected, room)
 
 
 def _steps(count: int, arrange: Arrange, section: TrainingSection) -> Iterator[tuple[int, list[list[int]]]]:

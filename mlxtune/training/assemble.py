@@ -101,7 +101,8 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     if recipe.method.kind != "sft":
         plain = plain and pairs.can_share(stack)
         kind = Labelled if recipe.method.kind == "kto" else Preferring
-        objective = kind(recipe.method, plain, stack.lanes.count)
+        prefix = pairs.shared_prefix([*train.rows, *valid.rows]) if plain else 0
+        objective = kind(recipe.method, plain, prefix, stack.lanes.count)
     else:
         prefix = batches.shared_prefix([*train.rows, *valid.rows]) if plain else 0
         objective = Supervised(prefix, stack.lanes.count)
@@ -150,18 +151,20 @@ def _refer(loop: Loop, recipe: Recipe, objective: Preferring, base: str, worker:
         worker.emit("reference", done=done, total=total)
 
     shares: list[Sequence[Any]] = [loop.train, loop.valid]
-    loop.distance = drift.Distance(loop.stack, shares[1]) if shares[1] else None
+    caches: list[Any] = [loop.cache(rows) if rows and _referred(recipe) else None for rows in shares]
+    if shares[1]:
+        how: Any = {"shared": objective.shared, "prefix": objective.prefix, "cache": caches[1]}
+        loop.distance = drift.Distance(loop.stack, shares[1], **how)
     if not _referred(recipe):
         return {}
-    caches: list[Any] = [loop.cache(rows) if rows else None for rows in shares]
     train, loop.valid = (
         refer(loop.stack, rows, base, shared=objective.shared, cache=cache, progress=tell) if rows else rows
         for rows, cache in zip(shares, caches, strict=True)
     )
     right: dict[str, str] = {}
     if recipe.method.pairs == "wrong":
-        right = {pair.id: "the reference prefers its chosen answer already" for pair in train if pair.preferred > 0}
-        wrong = [pair for pair in train if pair.preferred <= 0]
+        right = {pair.id: "the reference prefers its chosen answer already" for pair in train if pair.means[0] > pair.means[1]}
+        wrong = [pair for pair in train if pair.id not in right]
         if not wrong:
             raise DataError("The model prefers the chosen answer of every pair already.", mend='Use pairs = "all" in [method].')
         caches[0] = caches[0] and loop.cache(wrong)
@@ -173,7 +176,7 @@ def _refer(loop: Loop, recipe: Recipe, objective: Preferring, base: str, worker:
 
 def _cache(stack: Stack, objective: Supervised | Preferring, budget: int, folder: Path, rows: Sequence[Any]) -> Cache:
     if isinstance(objective, Preferring):
-        return PairCache(stack, rows, budget=budget, folder=folder)
+        return PairCache(stack, rows, objective.prefix, budget=budget, folder=folder)
     return FrozenCache(stack, rows, objective.prefix, budget=budget, folder=folder)
 
 

@@ -19,10 +19,14 @@ from mlxtune.training.stack import Stack
 
 @dataclass(frozen=True)
 class Preferring:
-    """The losses of ``by`` over pairs. ``shared``: the prompt of a pair is computed once for both of its answers."""
+    """The losses of ``by`` over pairs.
+
+    ``shared``: the prompt of a pair is computed once for both of its answers, and the ``prefix`` of all prompts once per batch.
+    """
 
     by: MethodSection
     shared: bool
+    prefix: int = 0
     lanes: int = 1
 
     @property
@@ -34,11 +38,12 @@ class Preferring:
 
     def arrange(self, rows: Sequence[EncodedPair], section: TrainingSection) -> Arrange:
         return partial(
-            group_pairs, sides(rows), shared=self.shared, batch_tokens=section.batch_tokens, batch_size=section.batch_size
-        )
+            group_pairs, sides(rows, self.prefix), shared=self.shared, batch_tokens=section.batch_tokens,
+            batch_size=section.batch_size, prefix=self.prefix,
+        )  # fmt: skip
 
     def collate(self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[PairBatch]:
-        return collate(rows, groups, shared=self.shared, lanes=self.lanes, step=step)
+        return collate(rows, groups, shared=self.shared, prefix=self.prefix, lanes=self.lanes, step=step)
 
     def weight(self, counts: Counts) -> int:
         return len(counts)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
 from mlxtune.models.head import CHUNK
 from mlxtune.models.template import EncodedPair
+from mlxtune.training.pairs import PairCache, collate, completed, groups
 from mlxtune.training.stack import Stack
 
 PAIRS = 16  # held-out prompts that are looked at
@@ -24,10 +24,14 @@ class Distance:
     chunk at a time; where the head learns too it would compare with itself, so there is no answer.
     """
 
-    def __init__(self, stack: Stack, pairs: Sequence[EncodedPair]) -> None:
-        self.stack = stack
-        self.rows = [mx.array(np.concatenate([pair.prompt, pair.chosen]))[None, :-1] for pair in pairs[:PAIRS]]
-        self.starts = [len(pair.prompt) - 1 for pair in pairs[:PAIRS]]
+    def __init__(
+        self, stack: Stack, pairs: Sequence[EncodedPair], *, shared: bool, prefix: int = 0, cache: PairCache | None = None
+    ) -> None:
+        """``shared`` and ``prefix`` are as in ``pairs.collate``; ``cache`` is one of these pairs."""
+        some = pairs[:PAIRS]
+        self.stack, self.cache = stack, cache
+        together = groups(some, prefix, shared=shared)
+        self.batches = collate(some, together, shared=shared, prefix=prefix, lanes=stack.lanes.count)
         learning = tree_flatten(stack.model.trainable_parameters())
         self.reference = self._hidden() if all("layers." in name for name, _ in learning) else []
 
@@ -45,16 +49,22 @@ class Distance:
         return total / count
 
     def _hidden(self) -> list[mx.array]:
+        """Of each part, ``(tokens, width)``: a row wherever a token of a chosen answer is predicted."""
         training, checkpointed = self.stack.model.training, self.stack.checkpointed
         try:
             self.stack.model.eval()
             self.stack.checkpointed = False
             made = []
-            for row, start in zip(self.rows, self.starts, strict=True):
-                made.append(self.stack.hidden(row)[0, start:])
-                mx.eval(made[-1])
+            for batch in self.batches:
+                self.stack.lanes.share(len(batch.parts))
+                arrays = batch.arrays | {"entering": self.cache.entering(batch) if self.cache else []}
+                for part, (chosen,) in zip(batch.parts, completed(self.stack, arrays, sides=1), strict=True):
+                    count: Any = part.mask[: len(part.rows)].sum().item()
+                    made.append(chosen.reshape(-1, chosen.shape[-1])[part.positions[: int(count)]])
+                mx.eval(made)
             return made
         finally:
+            self.stack.lanes.share(1)
             self.stack.model.train(training)
             self.stack.checkpointed = checkpointed
 

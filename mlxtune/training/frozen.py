@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +32,7 @@ class FrozenCache:
         self.groups = group(lengths, range(len(rows)), batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix)
         self._where = {at: (number, line) for number, rows in enumerate(self.groups) for line, at in enumerate(rows)}
         self._held: dict[int, mx.array | tuple[int, tuple[int, ...], mx.Dtype]] = {}
-        self._recorded: list[Recorded] | None = None
+        self._recorded: list[Recorded] = []  # of the prefix
         self._shared: mx.array | None = None
         self._used = 0
         self._folder = folder
@@ -40,13 +40,17 @@ class FrozenCache:
 
     def entering(self, batch: Batch) -> list[mx.array]:
         """What enters the first adapted layer: ``(1, prefix, width)`` if there is a prefix, then ``(rows, tokens, width)`` a part."""
-        if self.prefix and self._shared is None:
-            self._recorded, self._shared = self.stack.record(mx.array(self.rows[0].tokens[: self.prefix]), until=self.stack.first)
-            mx.eval(self._shared, [(cache.keys, cache.values) for cache in self._recorded])
+        self._begin(self.rows[0].tokens)
         for number in sorted({self._where[at][0] for part in batch.parts for at in part.rows} - self._held.keys()):
             self._compute(number)
         parts = [self._gather(part.rows, part.inputs.shape[1]) for part in batch.parts]
         return [self._shared, *parts] if self._shared is not None else parts
+
+    def _begin(self, tokens: Any) -> None:
+        """Compute the prefix, which ``tokens`` begin with, if there is one and it was not."""
+        if self.prefix and self._shared is None:
+            self._recorded, self._shared = self.stack.record(mx.array(tokens[: self.prefix]), until=self.stack.first)
+            mx.eval(self._shared, [(cache.keys, cache.values) for cache in self._recorded])
 
     def close(self) -> None:
         """Give the scratch file back."""
@@ -60,7 +64,7 @@ class FrozenCache:
         made = []
         for lane, part in enumerate(batch.parts):
             with lanes(lane):
-                made.append(self.stack.hidden(part.inputs, self._recorded, until=self.stack.first))
+                made.append(self.stack.hidden(part.inputs, self._recorded or None, until=self.stack.first))
         width = max(array.shape[1] for array in made)
         even = [mx.pad(array, [(0, 0), (0, width - array.shape[1]), (0, 0)]) for array in made]
         order = {at: line for line, at in enumerate(at for part in batch.parts for at in part.rows)}

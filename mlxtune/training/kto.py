@@ -42,9 +42,9 @@ class Labelled(Preferring):
 
     def collate(self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[PairBatch]:
         made: list[PairBatch] = []
-        for batch in collate(rows, groups, shared=self.shared, lanes=self.lanes, step=step):
+        for batch in collate(rows, groups, shared=self.shared, prefix=self.prefix, lanes=self.lanes, step=step):
             labels = tuple(mx.array([float(bool(rows[at].label)) for at in part.rows]) for part in batch.parts)
-            made.append(LabelledBatch(batch.parts, batch.counts, batch.mean_length, labels))
+            made.append(LabelledBatch(batch.prefix, batch.parts, batch.counts, batch.mean_length, labels))
         return made
 
     def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
@@ -57,9 +57,9 @@ class Labelled(Preferring):
 
     def __call__(self, stack: Stack, arrays: Arrays) -> tuple[mx.array, mx.array]:
         own, other = [], []
-        for lane in range(len(arrays["inputs"])):
+        for lane, found in enumerate(logps(stack, arrays)):
             with stack.lanes(lane):
-                said, mismatched = mx.split(logps(stack, arrays, lane), 2)
+                said, mismatched = mx.split(found, 2)
                 own.append(said)
                 other.append(mx.stop_gradient(mismatched))
         known = [mx.split(reference, 2) for reference in arrays["reference"]]

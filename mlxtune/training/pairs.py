@@ -1,15 +1,14 @@
 """Preference pairs as a step computes them: chosen and rejected in one batch, the prompt once for both.
 
-All prompts of a batch run first, but for their last token, padded on the right; their keys and values are recorded as part of the
-graph. Then all chosen completions run behind their prompts, and all rejected ones, from the prompt's last token on: each starts at
+What all prompts begin with, a system turn perhaps, runs once as one sequence. Behind it all prompts of a batch run, but for their
+last token, padded on the right; their keys and values are recorded as part of the graph. Then all chosen completions run behind their prompts, and all rejected ones, from the prompt's last token on: each starts at
 the place where its own prompt ends, and a mask hides the padding. The two sides are padded apart, because what is rejected is
 seldom as long as what is chosen. The same sums as in whole sequences, in another order, and for a long prompt half of the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlxtune.data.batching import Sides, group_pairs, padded
 from mlxtune.data.rows import Place
 from mlxtune.models.head import magnitude
-from mlxtune.models.template import EncodedPair
+from mlxtune.models.template import EncodedPair, common_prefix
 from mlxtune.recipe import MethodSection
 from mlxtune.training import preference
+from mlxtune.training.batches import WORTH
 from mlxtune.training.frozen import GROUP_TOKENS, FrozenCache
 from mlxtune.training.preference import Scores
-from mlxtune.training.stack import Behind, Recorded, Stack, _Stand
+from mlxtune.training.stack import Behind, Between, Recorded, Stack
 
 PairArrays = dict[str, Any]
 
@@ -35,8 +35,8 @@ PairArrays = dict[str, Any]
 class PairPart:
     """What one lane computes.
 
-    ``prompts`` int32 ``(pairs, prompt)`` without their last tokens, padded on the right, and ``starts`` int32 ``(pairs,)``, how long
-    each is; ``None`` where ``inputs`` begin with their prompts. ``inputs`` are two, chosen and rejected: int32 ``(pairs, tokens)``.
+    ``prompts`` int32 ``(pairs, prompt)`` without the prefix and their last tokens, padded on the right; ``None`` where ``inputs`` begin
+    with their prompts. ``starts`` int32 ``(pairs,)`` says where each prompt's last token stands. ``inputs`` are two, chosen and rejected: int32 ``(pairs, tokens)``.
     ``positions`` and ``targets`` int32 ``(targets,)`` are a flat list of what is predicted, and from where in both flattened inputs
     one after the other; ``where`` int32 ``(2 pairs, completion)`` says where in that list each token of a completion is, and ``mask``
     float32 of the same shape which are real. ``reference`` float32 ``(2 pairs,)`` holds the reference's log-probabilities, chosen and
@@ -59,8 +59,12 @@ _LISTS = ("starts", "positions", "targets", "where", "mask", "reference")
 
 @dataclass(frozen=True)
 class PairBatch:
-    """What one pass computes on: a part a lane. ``mean_length`` is the mean length of the step's chosen completions, in tokens."""
+    """What one pass computes on: ``prefix`` int32 ``(prefix,)``, which every prompt begins with, or ``None``, and a part a lane.
 
+    ``mean_length`` is the mean length of the step's chosen completions, in tokens.
+    """
+
+    prefix: mx.array | None
     parts: tuple[PairPart, ...]
     counts: dict[int, tuple[int, int]]  # pair -> tokens seen, tokens trained
     mean_length: float
@@ -71,6 +75,7 @@ class PairBatch:
         lists: PairArrays = {name: [getattr(part, name) for part in self.parts] for name in _LISTS}
         lists["inputs"] = [list(part.inputs) for part in self.parts]
         lists["prompts"] = [part.prompts for part in self.parts if part.prompts is not None]
+        lists["prefix"] = [] if self.prefix is None else [self.prefix]
         return lists | {"mean_length": mx.array(self.mean_length)}
 
     @property
@@ -80,22 +85,34 @@ class PairBatch:
 
     @property
     def computed(self) -> int:
-        """How many positions are computed, padding included."""
-        blocks = [array for part in self.parts for array in (*part.inputs, part.prompts) if array is not None]
-        return sum(block.size for block in blocks)
+        """How many positions are computed, padding and prefix included."""
+        blocks = [self.prefix, *(array for part in self.parts for array in (*part.inputs, part.prompts))]
+        return sum(block.size for block in blocks if block is not None)
 
 
-def sides(pairs: Iterable[EncodedPair]) -> list[Sides]:
-    """The lengths of each pair, as batches are made by."""
-    return [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in pairs]
+def sides(pairs: Iterable[EncodedPair], prefix: int = 0) -> list[Sides]:
+    """The lengths of each pair, as batches are made by; of a prompt, what comes behind the ``prefix``."""
+    return [(len(pair.prompt) - prefix, len(pair.chosen), len(pair.rejected)) for pair in pairs]
+
+
+def shared_prefix(pairs: Sequence[EncodedPair]) -> int:
+    """How many tokens all prompts begin with, of each all but the last; 0 when it is too short to be worth a pass of its own."""
+    shared = min(common_prefix([pair.prompt.tolist() for pair in pairs]), *(len(pair.prompt) - 1 for pair in pairs))
+    return shared if shared >= WORTH and len(pairs) > 1 else 0
 
 
 def collate(
-    pairs: Sequence[EncodedPair], groups: Iterable[Sequence[int]], *, shared: bool, lanes: int = 1, step: Sequence[int] = ()
+    pairs: Sequence[EncodedPair],
+    groups: Iterable[Sequence[int]],
+    *,
+    shared: bool,
+    prefix: int = 0,
+    lanes: int = 1,
+    step: Sequence[int] = (),
 ) -> list[PairBatch]:
     """The batches of one optimizer step: each of ``groups``, which are indices of ``pairs``, dealt out to ``lanes``.
 
-    With ``shared``, prompts are computed once. ``step`` names all pairs of the step where ``groups`` are one host's share of them.
+    With ``shared``, prompts are computed once, and the ``prefix`` that all of them begin with once for all pairs of a batch. ``step`` names all pairs of the step where ``groups`` are one host's share of them.
     Reference log-probabilities that are not known yet are 0.
     """
     groups = list(groups)
@@ -103,13 +120,19 @@ def collate(
     mean = sum(len(pairs[at].chosen) for at in every) / max(1, len(every))
     batches = []
     for chosen in groups:
-        dealt = [chosen[lane::lanes] for lane in range(min(lanes, len(chosen)))]
         counts = {at: (len(pairs[at].tokens), int(pairs[at].trained.sum())) for at in chosen}
-        batches.append(PairBatch(tuple(_part(pairs, part, shared) for part in dealt), counts, mean))
+        common = prefix if shared and len(chosen) > 1 else 0
+        beginning = mx.array(pairs[chosen[0]].prompt[:common]) if common else None
+        batches.append(PairBatch(beginning, _parts(pairs, chosen, shared, common, lanes), counts, mean))
     return batches
 
 
-def _part(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool) -> PairPart:
+def _parts(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool, prefix: int, lanes: int) -> tuple[PairPart, ...]:
+    dealt = [chosen[lane::lanes] for lane in range(min(lanes, len(chosen)))]
+    return tuple(_part(pairs, some, shared, prefix) for some in dealt)
+
+
+def _part(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool, prefix: int) -> PairPart:
     some = [pairs[at] for at in chosen]
     prompts, sides = [pair.prompt for pair in some], ([pair.chosen for pair in some], [pair.rejected for pair in some])
     before = [prompt[-1:] if shared else prompt for prompt in prompts]
@@ -128,7 +151,7 @@ def _part(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool) -> 
     known = np.array([pair.reference or (0.0, 0.0) for pair in some], np.float32)
     return PairPart(
         tuple(chosen),
-        mx.array(_rows([prompt[:-1] for prompt in prompts])) if shared else None,
+        mx.array(_rows([prompt[prefix:-1] for prompt in prompts])) if shared else None,
         mx.array(np.array([len(prompt) - 1 for prompt in prompts], np.int32)),
         (mx.array(inputs[0]), mx.array(inputs[1])),
         mx.array(positions), mx.array(targets), mx.array(where), mx.array(real.astype(np.float32)), mx.array(known.T.flatten()),
@@ -161,59 +184,33 @@ class Beside(Behind):
         parts = [mx.broadcast_to(prompt, (*shape, prompt.shape[-1])), mx.broadcast_to(own, (*shape, length))]
         return mx.concatenate(parts, axis=-1)
 
-
-class _Placed(_Stand):
-    """A layer that checkpointing gives a plain cache, made anew from keys and values: gives it the places back."""
-
-    def __init__(self, layer: Any, starts: mx.array) -> None:
-        super().__init__(layer)
-        self.starts = starts
-
-    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> Any:
-        def placed(item: Any) -> Any:
-            return Beside(item.keys, item.values, self.starts) if type(item) is Behind else item
-
-        return self.layer(x, *map(placed, args), **{name: placed(item) for name, item in kwargs.items()})
-
-
-@contextmanager
-def _places(stack: Stack, starts: mx.array) -> Iterator[None]:
-    if not stack.checkpointed:
-        yield
-        return
-    backbone: Any = stack.split.backbone
-    layers = backbone["layers"]
-    try:
-        backbone["layers"] = [_Placed(layer, starts) for layer in layers]
-        yield
-    finally:
-        backbone["layers"] = layers
+    def again(self, keys: mx.array, values: mx.array) -> Beside:
+        return Beside(keys, values, self.offset)
 
 
 def _hidden(
     stack: Stack,
+    prefix: Sequence[Recorded],
     prompts: mx.array | None,
     starts: mx.array,
     inputs: Sequence[mx.array],
     entering: Any = (),
     until: int | None = None,
 ) -> list[mx.array]:
-    """Hidden states of ``prompts``, if they run apart, and of both ``inputs``.
+    """Hidden states of ``prompts``, if they run apart, and of each of ``inputs``.
 
-    ``entering`` is what enters the first adapted layer of the three, where that is known; ``until`` stops before that layer.
+    ``prefix`` is what was recorded of what all prompts begin with, if that runs apart. ``entering`` is what enters the first adapted layer of all of them, where that is known; ``until`` stops before that layer.
     """
     if prompts is None:
         return [stack.hidden(side, until=until) for side in inputs]
-    asked, *answered = entering or (None, None, None)
+    asked, *answered = entering or (None,) * (1 + len(inputs))
     start, end = stack.first if entering else 0, stack.depth if until is None else until
-    recorded = [Recorded() for _ in range(start, end)]
+    recorded = [Between(cache.keys, cache.values) for cache in prefix] or [Recorded() for _ in range(start, end)]
     hidden = [stack._run(prompts, recorded, start, until, asked)]
-    if inputs[0].shape == inputs[1].shape:  # as wide as each other: one block of twice as many rows is quicker than two
+    if len(inputs) == 2 and inputs[0].shape == inputs[1].shape:  # one block of twice as many rows is quicker than two
         known = mx.concatenate([side for side in answered if side is not None]) if entering else None
-        return [
-            *hidden,
-            *mx.split(_behind(stack, recorded, starts, mx.concatenate(list(inputs)), known, start, until, twice=True), 2),
-        ]
+        both = _behind(stack, recorded, starts, mx.concatenate(list(inputs)), known, start, until, twice=True)
+        return [*hidden, *mx.split(both, 2)]
     return hidden + [
         _behind(stack, recorded, starts, side, known, start, until) for side, known in zip(inputs, answered, strict=True)
     ]
@@ -235,21 +232,36 @@ def _behind(
     places = mx.concatenate([starts] * times)
     held = [[mx.concatenate([array] * times) for array in (cache.keys, cache.values)] for cache in recorded]
     behind = [Beside(keys, values, places) for keys, values in held]
-    with _places(stack, places):
-        return stack._run(rows, behind, start, until, entering)
+    return stack._run(rows, behind, start, until, entering)
 
 
-def logps(stack: Stack, arrays: PairArrays, lane: int) -> mx.array:
-    """Log-probabilities of whole completions of a part: float32 ``(2 pairs,)``, chosen and then rejected. Lazy, and differentiable.
+def logps(stack: Stack, arrays: PairArrays) -> list[mx.array]:
+    """Log-probabilities of whole completions, of each part on its lane: float32 ``(2 pairs,)``, chosen and then rejected.
 
-    ``arrays`` is ``PairBatch.arrays`` and ``entering``: nothing, or of each part what :meth:`PairCache.entering` gives.
+    Lazy, and differentiable. ``arrays`` is ``PairBatch.arrays`` and ``entering``: nothing, or what :meth:`PairCache.entering` gives.
     """
-    prompts = arrays["prompts"][lane] if arrays["prompts"] else None
-    entering = arrays["entering"][lane] if arrays["entering"] else ()
-    *_, chosen, rejected = _hidden(stack, prompts, arrays["starts"][lane], arrays["inputs"][lane], entering)
-    hidden = mx.concatenate([side.reshape(-1, side.shape[-1]) for side in (chosen, rejected)])[arrays["positions"][lane]]
-    each = stack.split.logp(hidden, arrays["targets"][lane]).astype(mx.float32)
-    return (each[arrays["where"][lane]] * arrays["mask"][lane]).sum(axis=1)
+    found = []
+    for lane, sides in enumerate(completed(stack, arrays)):
+        with stack.lanes(lane):
+            hidden = mx.concatenate([side.reshape(-1, side.shape[-1]) for side in sides])[arrays["positions"][lane]]
+            each = stack.split.logp(hidden, arrays["targets"][lane]).astype(mx.float32)
+            found.append((each[arrays["where"][lane]] * arrays["mask"][lane]).sum(axis=1))
+    return found
+
+
+def completed(stack: Stack, arrays: PairArrays, sides: int = 2) -> list[list[mx.array]]:
+    """The hidden states of both ``inputs`` of each part, or with ``sides`` = 1 of chosen alone. ``arrays`` is as in :func:`logps`."""
+    entering = list(arrays["entering"])
+    prefix: list[Recorded] = []
+    if arrays["prefix"]:
+        prefix, _ = stack.record(arrays["prefix"][0], entering.pop(0) if entering else None)
+    found = []
+    for lane, inputs in enumerate(arrays["inputs"]):
+        prompts = arrays["prompts"][lane] if arrays["prompts"] else None
+        known = entering[lane][: 1 + sides] if entering else ()
+        with stack.lanes(lane):
+            found.append(_hidden(stack, prefix, prompts, arrays["starts"][lane], inputs[:sides], known)[-sides:])
+    return found
 
 
 def loss_sum(stack: Stack, arrays: PairArrays, by: MethodSection) -> tuple[mx.array, mx.array]:
@@ -258,9 +270,9 @@ def loss_sum(stack: Stack, arrays: PairArrays, by: MethodSection) -> tuple[mx.ar
     ``arrays`` is as in :func:`logps`. Sums and not means: the caller divides by the pairs of the whole optimizer step.
     """
     losses, metrics = [], []
-    for lane in range(len(arrays["inputs"])):
+    for lane, found in enumerate(logps(stack, arrays)):
         with stack.lanes(lane):
-            chosen, rejected = mx.split(logps(stack, arrays, lane), 2)
+            chosen, rejected = mx.split(found, 2)
             ref_chosen, ref_rejected = mx.split(arrays["reference"][lane], 2)
             lengths = mx.split(arrays["mask"][lane].sum(axis=1), 2)
             scores = Scores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
@@ -269,19 +281,26 @@ def loss_sum(stack: Stack, arrays: PairArrays, by: MethodSection) -> tuple[mx.ar
     return mx.stack(losses).sum(), mx.stack(metrics).sum(axis=0)
 
 
+def groups(pairs: Sequence[EncodedPair], prefix: int, *, shared: bool) -> list[list[int]]:
+    """``pairs`` as they are run without a gradient: many together."""
+    return group_pairs(
+        sides(pairs, prefix), range(len(pairs)), shared=shared, batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix
+    )
+
+
 def can_share(stack: Stack) -> bool:
     """Whether sharing prompts gives this architecture's own log-probabilities: plain attention only, tried on three small pairs."""
     model = stack.model
     if not all(type(cache) is KVCache for cache in make_prompt_cache(model)):
         return False  # a sliding window agrees on a short trial and differs on a long row
-    prompts, answers = ([1, 5, 2, 9, 4, 7], [3, 8, 6], [11]), ([4, 2], [7, 7, 1, 9, 3])
+    prompts, answers = ([1, 5, 2, 9, 4, 7], [1, 5, 6], [1, 5, 3, 8]), ([4, 2], [7, 7, 1, 9, 3])
     trial = [_trial(prompt, *answers) for prompt in prompts]
     training = model.training
     try:
         model.eval()
-        ways = [collate(trial, [[0, 1, 2]], shared=shared)[0].arrays | {"entering": []} for shared in (False, True)]
-        plain, other = (logps(stack, arrays, 0) for arrays in ways)
-        return bool(mx.allclose(plain, other, rtol=1e-2, atol=1e-2 * magnitude(plain)).item())
+        ways = [collate(trial, [[0, 1, 2]], shared=shared, prefix=prefix)[0] for shared, prefix in ((False, 0), (True, 0), (True, 2))]
+        plain, *others = (logps(stack, way.arrays | {"entering": []})[0] for way in ways)
+        return all(mx.allclose(plain, other, rtol=1e-2, atol=1e-2 * magnitude(plain)).item() for other in others)
     except Exception:
         return False  # caches and layers differ in ways that only running them tells
     finally:
@@ -296,33 +315,38 @@ def _trial(*tokens: list[int]) -> EncodedPair:
 class PairCache(FrozenCache):
     """What enters the first adapted layer, kept per pair over epochs; for shared prompts only."""
 
-    def __init__(self, stack: Stack, pairs: Sequence[EncodedPair], *, budget: int, folder: Path) -> None:
-        super().__init__(stack, [], 0, budget=budget, folder=folder)
+    def __init__(self, stack: Stack, pairs: Sequence[EncodedPair], prefix: int = 0, *, budget: int, folder: Path) -> None:
+        super().__init__(stack, [], prefix, budget=budget, folder=folder)
         self.pairs = pairs
-        self.groups = group_pairs(sides(pairs), range(len(pairs)), shared=True, batch_tokens=GROUP_TOKENS, batch_size=0)
+        self.groups = groups(pairs, prefix, shared=True)
         self._group = {at: number for number, some in enumerate(self.groups) for at in some}
         self._computed: set[int] = set()
 
     def entering(self, batch: Any) -> list[Any]:
-        """Of each part of the ``PairBatch`` three arrays: ``(pairs, prompt, width)``, and ``(pairs, tokens, width)`` of each side."""
+        """``(1, prefix, width)`` if there is a prefix; then of each part of the ``PairBatch`` three arrays: ``(pairs, prompt, width)``,
+        and ``(pairs, tokens, width)`` of each side."""
+        self._begin(self.pairs[0].prompt)
         for number in sorted({self._group[at] for part in batch.parts for at in part.rows} - self._computed):
             self._compute(number)
-        found = []
+        found: list[Any] = [] if batch.prefix is None else [self._shared]
         for part in batch.parts:
-            blocks = (part.prompts, *part.inputs)
-            found.append([self._gather(_keys(part.rows, side), block.shape[1]) for side, block in enumerate(blocks)])
+            asked = self._gather(_keys(part.rows, 0), part.prompts.shape[1])
+            if batch.prefix is None and self._shared is not None:
+                asked = mx.concatenate([self._shared, asked], axis=1)[:, : part.prompts.shape[1]]
+            sides = [self._gather(_keys(part.rows, side), block.shape[1]) for side, block in enumerate(part.inputs, 1)]
+            found.append([asked, *sides])
         return found
 
     def _compute(self, number: int) -> None:
         stack, lanes = self.stack, self.stack.lanes
-        (batch,) = collate(self.pairs, [self.groups[number]], shared=True, lanes=lanes.count)
-        lanes.share(len(batch.parts))
+        parts = _parts(self.pairs, self.groups[number], True, self.prefix, lanes.count)
+        lanes.share(len(parts))
         made = []
-        for lane, part in enumerate(batch.parts):
+        for lane, part in enumerate(parts):
             with lanes(lane):
-                made.append(_hidden(stack, part.prompts, part.starts, part.inputs, until=stack.first))
+                made.append(_hidden(stack, self._recorded, part.prompts, part.starts, part.inputs, until=stack.first))
         mx.eval(made)
-        for part, hidden in zip(batch.parts, made, strict=True):
+        for part, hidden in zip(parts, made, strict=True):
             for side, block in enumerate(hidden):
                 self._hold(block, _keys(part.rows, side))
         self._computed.add(number)

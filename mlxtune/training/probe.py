@@ -44,7 +44,7 @@ def lengths(request: dict[str, Any]) -> dict[str, Any]:
     from mlx_lm.utils import load_model, load_tokenizer
 
     from mlxtune.models.template import ChatTemplate
-    from mlxtune.training.batches import shared_prefix
+    from mlxtune.training import batches, pairs
     from mlxtune.training.encode import encode, measure
 
     recipe = parse(request["recipe"])
@@ -55,7 +55,8 @@ def lengths(request: dict[str, Any]) -> dict[str, Any]:
     train, valid = (encode(template, rows, recipe).rows for rows in (shares.train, shares.valid))
     model, _ = load_model(source.folder, lazy=True)
     plain = all(type(cache) is KVCache for cache in make_prompt_cache(model))
-    prefix = shared_prefix([*train, *valid]) if plain and recipe.method.kind == "sft" else 0
+    shared = batches.shared_prefix if recipe.method.kind == "sft" else pairs.shared_prefix
+    prefix = shared([*train, *valid]) if plain else 0
     return {
         "train": list(map(astuple, measure(train))),
         "valid": list(map(astuple, measure(valid))),
@@ -126,7 +127,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     stack = Stack(loaded.model, parts, lanes.Lanes(lanes.suitable()), checkpointed=batch["checkpointed"])
     rows: list[Any] = _pairs(batch, recipe) if batch["sides"] else _rows(batch, recipe)
     objective: Objective = (
-        Preferring(MethodSection(), len(batch["sides"]) == 3, stack.lanes.count)
+        Preferring(MethodSection(), len(batch["sides"]) == 3, batch["prefix"], stack.lanes.count)
         if batch["sides"]
         else Supervised(batch["prefix"], stack.lanes.count)
     )
@@ -140,7 +141,7 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     mx.reset_peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         frozen: Cache = (
-            PairCache(stack, rows, budget=machine().limit // CACHED, folder=Path(folder))
+            PairCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
             if batch["sides"]
             else FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
         )
@@ -200,6 +201,7 @@ def _pairs(batch: dict[str, Any], recipe: Recipe) -> list[EncodedPair]:
     made = []
     for at in range(max(batch["rows"], batch["grouped"])):
         asks, better, worse = (dice.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
+        asks = np.concatenate([np.arange(batch["prefix"], dtype=np.int32) % 200 + 3, asks])
         made.append(EncodedPair(str(at), Place(recipe.folder, at + 1), asks, better, worse, (len(better), len(worse))))
     return made
 

@@ -28,11 +28,9 @@ from mlxtune.core import journal
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.batching import group_pairs
 from mlxtune.models.template import EncodedPair
 from mlxtune.runs import locks
-from mlxtune.training.frozen import GROUP_TOKENS
-from mlxtune.training.pairs import PairBatch, PairCache, collate, logps, sides
+from mlxtune.training.pairs import PairBatch, PairCache, collate, groups, logps, shared_prefix
 from mlxtune.training.stack import Stack
 
 PATIENCE = 3600.0  # seconds to wait for another process of the same run, which computes the same
@@ -110,17 +108,18 @@ def _complete(
     progress: Callable[[int, int], None],
 ) -> None:
     """Compute every group of pairs of which one is not in ``known``, and add it there and in ``file``."""
-    groups = group_pairs(sides(pairs), range(len(pairs)), shared=shared, batch_tokens=GROUP_TOKENS, batch_size=0)
+    prefix = cache.prefix if cache else shared_prefix(pairs) if shared else 0
     writer = journal.Journal(file)
     done = 0
     try:
         with _without_gradients(stack):
-            for some in groups:
+            for some in groups(pairs, prefix, shared=shared):
                 progress(done, len(pairs))
                 done += len(some)
                 if all(keys[at] in known for at in some):
                     continue
-                found = _group(stack, pairs, some, shared, cache)
+                (batch,) = collate(pairs, [some], shared=shared, prefix=prefix, lanes=stack.lanes.count)
+                found = _group(stack, pairs, batch, cache)
                 new = {keys[at]: logps for at, logps in found.items() if keys[at] not in known}
                 writer.append({"logps": new})
                 known |= new
@@ -131,18 +130,11 @@ def _complete(
     progress(done, len(pairs))
 
 
-def _group(
-    stack: Stack, pairs: Sequence[EncodedPair], some: Sequence[int], shared: bool, cache: PairCache | None
-) -> dict[int, tuple[float, float]]:
-    """Log-probabilities of chosen and rejected of ``some`` of ``pairs``, in nats."""
-    batch: PairBatch
-    (batch,) = collate(pairs, [some], shared=shared, lanes=stack.lanes.count)
+def _group(stack: Stack, pairs: Sequence[EncodedPair], batch: PairBatch, cache: PairCache | None) -> dict[int, tuple[float, float]]:
+    """Log-probabilities of chosen and rejected of those of ``pairs`` that are in ``batch``, in nats."""
     arrays = batch.arrays | {"entering": cache.entering(batch) if cache else []}
     stack.lanes.share(len(batch.parts))
-    lazy = []
-    for lane in range(len(batch.parts)):
-        with stack.lanes(lane):
-            lazy.append(logps(stack, arrays, lane))
+    lazy = logps(stack, arrays)
     mx.eval(lazy)
     stack.lanes.share(1)
     found: dict[int, tuple[float, float]] = {}

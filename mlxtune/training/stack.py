@@ -54,9 +54,24 @@ class Behind:
         """No future; MLX aligns ``"causal"`` at the bottom right, so the prefix is visible to every row."""
         return create_causal_mask(length, self.offset) if return_array else "causal"
 
+    def again(self, keys: mx.array, values: mx.array) -> Behind:
+        """The same with other arrays in place of its own: a layer that is computed again begins where it began."""
+        return Behind(keys, values)
+
     @staticmethod
     def _join(prefix: mx.array, own: mx.array) -> mx.array:
         return mx.concatenate([mx.broadcast_to(prefix, (own.shape[0], *prefix.shape[1:])), own], axis=2)
+
+
+class Between(Behind, Recorded):
+    """Both at once: sees the recorded prefix, then itself, and keeps the keys and values of all that as part of the graph."""
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        self.keys, self.values = super().update_and_fetch(keys, values)
+        return self.keys, self.values
+
+    def again(self, keys: mx.array, values: mx.array) -> Between:
+        return Between(keys, values)
 
 
 class Stack:
@@ -197,7 +212,7 @@ class _Checkpointed(_Stand):
 
         def call(*arrays: mx.array) -> list[mx.array]:
             x, *rest = arrays
-            own = Behind(*rest[: len(held)]) if held else Recorded() if cache is not None else None
+            own = cache.again(*rest[:2]) if isinstance(cache, Behind) else Recorded() if cache is not None else None
 
             def swap(item: Any) -> Any:
                 return own if cache is not None and item is cache else item

@@ -16,6 +16,8 @@ from mlxtune.models.head import split
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import drift
 from mlxtune.training.drift import Distance, displaced
+from mlxtune.training.lanes import Lanes
+from mlxtune.training.pairs import PairCache
 from mlxtune.training.stack import Stack
 
 
@@ -27,15 +29,20 @@ def logps(model, pair) -> np.ndarray:
     return logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
 
 
-def test_distance_is_the_mean_divergence_of_whole_distributions(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("shared", "prefix"), [(False, 0), (True, 0), (True, 20)])
+def test_distance_is_the_mean_divergence_of_whole_distributions(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, prefix: int
+) -> None:
     monkeypatch.setattr(drift, "CHUNK", 3)
     model, _ = load_model(tiny)
-    lora.add(model, AdapterSection(rank=4, alpha=8, dropout=0.3), seed=1)
-    pairs = random_pairs(3, 4)
+    lora.add(model, AdapterSection(rank=4, alpha=8, dropout=0.3, layers=1), seed=1)
+    pairs = random_pairs(3, 5, prefix=prefix)
+    stack = Stack(model, split(model), Lanes(2))
+    cache = PairCache(stack, pairs, prefix, budget=10_000, folder=tmp_path) if shared else None
     model.eval()
     before = [logps(model, pair) for pair in pairs]
     model.train()
-    distance = Distance(Stack(model, split(model)), pairs)
+    distance = Distance(stack, pairs, shared=shared, prefix=prefix, cache=cache)
     assert distance() == pytest.approx(0, abs=1e-6)
     for name, array in lora.weights(model).items():
         model.load_weights([(name, array + 0.05)], strict=False)
@@ -51,7 +58,7 @@ def test_distance_is_the_mean_divergence_of_whole_distributions(tiny: Path, monk
 def test_a_head_that_learns_has_no_distance(tiny: Path) -> None:
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, targets=["q_proj", "embed_tokens"]))
-    assert Distance(Stack(model, split(model)), random_pairs(3, 2))() is None
+    assert Distance(Stack(model, split(model)), random_pairs(3, 2), shared=True)() is None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,13 @@ def cost(some: Any, shared: bool) -> int:
     return len(some) * sum(pair_widths(pairs.sides(some), shared=shared))
 
 
-def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: int = 45) -> list[EncodedPair]:
-    """Pairs of all lengths: a prompt of one token, a completion of one token, prompts longer than completions and the reverse."""
+def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: int = 45, prefix: int = 0) -> list[EncodedPair]:
+    """Pairs of all lengths: a prompt of one token, a completion of one token, prompts longer than completions and the reverse.
+
+    All prompts have the same ``prefix`` before that.
+    """
     dice = random.Random(seed)
+    beginning = np.array([dice.randrange(vocabulary) for _ in range(prefix)], np.int32)
     lengths = [
         (1, 5, 3),
         (12, 1, 9),
@@ -53,6 +57,7 @@ def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: i
     for at, each in enumerate(lengths):
         prompt, chosen, rejected = (np.array([dice.randrange(vocabulary) for _ in range(length)], np.int32) for length in each)
         reference = (-5.0 * len(chosen) - dice.random(), -5.5 * len(rejected) - dice.random())
+        prompt = np.concatenate([beginning, prompt])
         made.append(EncodedPair(str(at), Place(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
     return made
 
@@ -88,6 +93,7 @@ class Ways:
     """Which speed-ups are on."""
 
     shared: bool = True
+    prefix: int = 0
     lanes: int = 1
     checkpointed: bool = False
     frozen: bool = False
@@ -107,15 +113,16 @@ TOGETHER = [
 def own_loss_and_gradients(
     model: nn.Module, rows: list[EncodedPair], ways: Ways, folder: Path, by: MethodSection = BOTH
 ) -> tuple[float, dict[str, mx.array]]:
-    """The same through the loop's pieces, in two batches of one step, divided by the pairs of both."""
+    """The same through the loop's pieces, in three batches of one step, divided by the pairs of both."""
     stack = Stack(model, split(model), Lanes(ways.lanes), checkpointed=ways.checkpointed)
     assert pairs.can_share(stack)
     assert stack.can_enter() or not ways.frozen
-    cache = PairCache(stack, rows, budget=20_000, folder=folder) if ways.frozen else None
+    cache = PairCache(stack, rows, ways.prefix, budget=20_000, folder=folder) if ways.frozen else None
     stepper = Stepper(stack, optim.SGD(0.0), partial(pairs.loss_sum, by=by), clip=0.0, compiled=ways.compiled)
     sums: Any = None
     model.train()
-    batches = pairs.collate(rows, [range(3), range(3, len(rows))], shared=ways.shared, lanes=ways.lanes)
+    groups = [range(3), [3], range(4, len(rows))]
+    batches = pairs.collate(rows, groups, shared=ways.shared, prefix=ways.prefix, lanes=ways.lanes)
     for batch in batches:
         sums = stepper.add(batch.arrays | {"entering": cache.entering(batch) if cache else []}, sums)
     mx.eval(sums)
@@ -136,11 +143,50 @@ def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[s
     return model, rows, plain_loss_and_gradients(model, rows)
 
 
+@pytest.fixture(scope="module")
+def alike(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
+    """The same for pairs of which all prompts begin with the same 20 tokens."""
+    model, _ = load_model(tiny)
+    shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
+    rows = random_pairs(1, prefix=20)
+    cpu.release()
+    return model, rows, plain_loss_and_gradients(model, rows)
+
+
 @pytest.mark.parametrize("ways", [*EACH, *TOGETHER], ids=str)
 def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Ways, tmp_path: Path) -> None:
     model, rows, plain = small
     cpu.adopt()
     assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        Ways(prefix=20),
+        Ways(prefix=20, lanes=2, frozen=True),
+        Ways(prefix=20, checkpointed=True),
+        Ways(prefix=20, lanes=2, checkpointed=True, frozen=True),
+        Ways(prefix=20, frozen=True, compiled=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("grouped", [4096, 1], ids=["cached together", "cached apart"])
+def test_what_all_prompts_begin_with_is_computed_once_and_nothing_changes(
+    alike: Any, ways: Ways, grouped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows, plain = alike
+    monkeypatch.setattr(pairs, "GROUP_TOKENS", grouped)
+    assert pairs.shared_prefix(rows) == 20
+    cpu.adopt()
+    assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
+
+
+def test_a_beginning_is_shared_where_it_is_worth_a_pass_and_leaves_each_prompt_its_last_token() -> None:
+    assert pairs.shared_prefix(random_pairs(1, prefix=15)) == 0
+    assert pairs.shared_prefix(random_pairs(1, 1, prefix=15)[:1]) == 0
+    same = [replace(pair, prompt=np.arange(18, dtype=np.int32)) for pair in random_pairs(1)]
+    assert pairs.shared_prefix(same) == 17
 
 
 @pytest.mark.parametrize("by", ALL, ids=lambda by: by.loss[0])
@@ -171,7 +217,7 @@ def test_an_architecture_shares_prompts_where_that_is_exact_and_runs_whole_seque
     rows = random_pairs(11, longest=40)
     model.eval()
     (batch,) = pairs.collate(rows, [range(len(rows))], shared=shared)
-    found = pairs.logps(stack, batch.arrays | {"entering": []}, 0)
+    (found,) = pairs.logps(stack, batch.arrays | {"entering": []})
     expected = [plain_logp(model, pair.prompt, pair.chosen) for pair in rows]
     expected += [plain_logp(model, pair.prompt, pair.rejected) for pair in rows]
     mx.enable_compile()

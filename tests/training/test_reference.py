@@ -41,12 +41,12 @@ EMBEDDED = AdapterSection(rank=4, alpha=8, targets=["q_proj", "embed_tokens"])
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test its own cache, and groups small enough that there are several."""
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(reference, "GROUP_TOKENS", 150)
+    monkeypatch.setattr("mlxtune.training.pairs.GROUP_TOKENS", 150)
     return tmp_path / "home"
 
 
-def unknown(seed: int = 1, count: int = 9) -> list[EncodedPair]:
-    return [replace(pair, reference=None) for pair in random_pairs(seed, count)]
+def unknown(seed: int = 1, count: int = 9, prefix: int = 0) -> list[EncodedPair]:
+    return [replace(pair, reference=None) for pair in random_pairs(seed, count, prefix=prefix)]
 
 
 def plain(model: nn.Module, pairs: list[EncodedPair]) -> list[list[float]]:
@@ -92,6 +92,14 @@ def test_a_parent_adapter_is_the_reference_or_is_taken_off(tiny: Path, section: 
     assert {name: array.tolist() for name, array in lora.weights(stack.model).items()} == before
     stack.model.eval()
     assert plain(stack.model, unknown()) == parent
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_reference_of_prompts_that_begin_alike_is_the_plain_one(tiny: Path, shared: bool) -> None:
+    base, _ = load_model(tiny)
+    rows = unknown(prefix=20)
+    found = reference.refer(stacked(tiny, lanes=2), rows, "tiny", shared=shared)
+    np.testing.assert_allclose(values(found), plain(base, rows), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -151,8 +159,9 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}, {training!r}]
 from mlxtune.models import blas
 blas.preload()
+import mlxtune.training.pairs
 import test_reference as t
-t.reference.GROUP_TOKENS = 150
+mlxtune.training.pairs.GROUP_TOKENS = 150
 t.reference.refer(t.stacked(Path({tiny!r})), t.unknown(), "tiny", shared=True,
                   progress=lambda done, total: done > 3 and os.kill(os.getpid(), signal.SIGKILL))
 """
@@ -170,18 +179,21 @@ def test_a_killed_pass_loses_one_group_at_most(tiny: Path, own_home: Path, monke
     assert values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True)) == resumed
 
 
+@pytest.mark.parametrize("prefix", [0, 20])
 def test_the_frozen_layers_are_run_once_for_reference_and_training(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: int
 ) -> None:
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8, layers=1), lanes=2)
-    pairs = unknown()
-    cache = PairCache(stack, pairs, budget=10_000, folder=tmp_path)
+    pairs = unknown(prefix=prefix)
+    cache = PairCache(stack, pairs, prefix, budget=10_000, folder=tmp_path)
     found = reference.refer(stack, pairs, "tiny", shared=True, cache=cache)
     base, _ = load_model(tiny)
     np.testing.assert_allclose(values(found), plain(base, pairs), rtol=1e-5)
     monkeypatch.setattr(cache, "_compute", lambda _: pytest.fail("computed again"))
-    (batch,) = collate(found, [range(len(found))], shared=True)
-    assert [len(part) for part in cache.entering(batch)] == [3]
+    (batch,) = collate(found, [range(len(found))], shared=True, prefix=prefix, lanes=2)
+    *beginning, first, second = cache.entering(batch)
+    assert (len(first), len(second)) == (3, 3)
+    assert [array.shape[1] for array in beginning] == [prefix] * bool(prefix)
     cache.close()
 
 
