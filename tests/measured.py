@@ -83,7 +83,10 @@ _DID = ("paid for", "gave back on Monday", "wanted to exchange", "never got", "s
 
 
 def _row(at: int, pairs: bool) -> dict[str, object]:
-    prompt = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": f"Where is my {_THINGS[at % 5]}, number {at}, that I {_DID[at // 5 % 5]}?"}]
+    prompt = [
+        {"role": "system", "content": "Answer in JSON."},
+        {"role": "user", "content": f"Where is my {_THINGS[at % 5]}, number {at}, that I {_DID[at // 5 % 5]}?"},
+    ]
     if pairs:
         return {"prompt": prompt, "chosen": f"{GOOD} {at}", "rejected": BAD}
     return {"messages": [*prompt, {"role": "assistant", "content": GOOD}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,20 @@ def check(given: Mapping[str, Any], where: str = "answers") -> Answers:
                 mend=f"Did you mean {hint}?" if hint else f"There are {', '.join(questions)}.",
             )
     return Answers({key: _value(question, given, where) for key, question in questions.items()})
+
+
+def one(question: Question, value: Any) -> Fact:
+    """``value`` as the answer to ``question``. Raises ``InputError`` when it cannot be."""
+    return _value(question, {question.key: value}, "answer")
+
+
+def number(text: str) -> int | float | None:
+    """``text`` as a finite number, with or without commas; ``None`` if it is none."""
+    try:
+        value = float(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        return None
+    return None if not math.isfinite(value) else int(value) if value.is_integer() else value
 
 
 def read(path: Path) -> Answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlxtune.data.split import Split
 
 SAMPLE = "advice"  # what the name of a sample that advice measured ends in: it is no baseline for anything else
+ENOUGH = 30  # held-out rows that are enough to see whether a prompt will do
 NAMES = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # facts, and the arms behind them
 _SAID = {
     BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "A few examples in the prompt", GRAMMAR: "A grammar alone",
@@ -157,6 +158,21 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
 def sample_name(recipe: Recipe) -> str:
     """What the recipe is called while advice measures a sample of its rows."""
     return f"{recipe.name[: 63 - len(SAMPLE)]}-{SAMPLE}"
+
+
+def sampled(recipe: Recipe) -> Recipe:
+    """``recipe`` as it is measured for advice: the base, its prompt if it has one, and a few examples, on :data:`ENOUGH` held-out rows.
+
+    Raises ``InputError`` when the recipe has no contract and nothing to compare with.
+    """
+    if not recipe.contract and not recipe.evaluation.reference:
+        raise InputError(
+            "There is nothing to measure by: the recipe has no contract and compares with no reference.",
+            mend='Give [evaluation] a schema, disclaimers, forbidden phrases, or reference = ["exact"].',
+        )
+    arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
+    section = replace(recipe.evaluation, arms=arms, rows=ENOUGH)  # type: ignore[arg-type]
+    return replace(recipe, name=sample_name(recipe), evaluation=section)
 
 
 def _reports(workspace: Path) -> Iterator[Report]:

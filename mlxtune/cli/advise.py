@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +21,8 @@ from mlxtune.cli.screen import Cell, columns, err, heading, out, say, show, show
 from mlxtune.cli.train import Json, Overrides
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.arms import BASE, KSHOT, PROMPT
 from mlxtune.models import catalog
 from mlxtune.recipe import Recipe, load
-
-SAMPLE = 30  # held-out rows that are enough to see whether a prompt will do
 
 _MARKS: dict[str, Cell] = {
     "right": ("✓ ", "success"), "wrong": ("→ ", "primary"), "gate": ("■ ", "bold warning"), "caution": ("! ", "warning"),
@@ -42,7 +39,8 @@ def advise(
         Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)
     ] = None,
     measure_first: Annotated[
-        bool, typer.Option("--measure", help=f"First run the base, your prompt and a few examples on {SAMPLE} held-out rows.")
+        bool,
+        typer.Option("--measure", help=f"First run the base, your prompt and a few examples on {workspace.ENOUGH} held-out rows."),
     ] = False,
     questions: Annotated[
         bool,
@@ -75,18 +73,8 @@ def advise(
 
 
 def sample(recipe: Recipe, *, quiet: bool = False) -> None:
-    """Measure what needs no training on a few held-out rows: the base, the recipe's prompt if it has one, and a few examples.
-
-    Raises ``InputError`` when the recipe has no contract and nothing to compare with.
-    """
-    if not recipe.contract and not recipe.evaluation.reference:
-        raise InputError(
-            "There is nothing to measure by: the recipe has no contract and compares with no reference.",
-            mend='Give [evaluation] a schema, disclaimers, forbidden phrases, or reference = ["exact"].',
-        )
-    arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
-    section = replace(recipe.evaluation, arms=arms, rows=SAMPLE)  # type: ignore[arg-type]
-    code, _ = measure(replace(recipe, name=workspace.sample_name(recipe), evaluation=section), None, quiet=quiet)
+    """Measure what needs no training on a few held-out rows. Raises ``InputError`` where there is nothing to measure by."""
+    code, _ = measure(workspace.sampled(recipe), None, quiet=quiet)
     if code:
         raise typer.Exit(code)
 
@@ -161,29 +149,13 @@ def _ask(question: Question, before: Answers | None) -> Any:
         parts = [part.strip() for part in str(text).split(",") if part.strip()]
         chosen = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
         try:
-            value: Any = chosen if question.kind == "some" else _number(text) if question.kind == "number" else (chosen or [""])[0]
-            interview.check({**_defaults(), question.key: value}, "answer")
+            figure = interview.number(str(text))
+            value: Any = chosen if question.kind == "some" else (chosen or [""])[0]
+            value = (text if figure is None else figure) if question.kind == "number" else value
+            interview.one(question, value)
             return value
         except InputError as error:
             say("  ", ("✗ ", "bold error"), error.message, " ", (error.mend, "muted"))
-
-
-def _defaults() -> dict[str, Any]:
-    """Some valid answer to every question, so that one can be checked alone."""
-    empty: dict[str, Any] = {"some": [], "number": 0}
-    return {
-        question.key: question.default
-        if question.default is not None
-        else empty.get(question.kind, next(iter(question.options), ""))
-        for question in rules().questions
-    }
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(str(text).replace(",", "")) if "." in str(text) else int(str(text).replace(",", "").replace("_", ""))
-    except ValueError:
-        return text
 
 
 def _questions() -> None:

@@ -298,7 +298,9 @@ def can_share(stack: Stack) -> bool:
     training = model.training
     try:
         model.eval()
-        ways = [collate(trial, [[0, 1, 2]], shared=shared, prefix=prefix)[0] for shared, prefix in ((False, 0), (True, 0), (True, 2))]
+        ways = [
+            collate(trial, [[0, 1, 2]], shared=shared, prefix=prefix)[0] for shared, prefix in ((False, 0), (True, 0), (True, 2))
+        ]
         plain, *others = (logps(stack, way.arrays | {"entering": []})[0] for way in ways)
         return all(mx.allclose(plain, other, rtol=1e-2, atol=1e-2 * magnitude(plain)).item() for other in others)
     except Exception:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
+from mlxtune.training.lanes import Lanes
 from test_pairs import random_pairs
 from test_sft import shaken
 
@@ -16,7 +17,6 @@ from mlxtune.models.head import split
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import drift
 from mlxtune.training.drift import Distance, displaced
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.pairs import PairCache
 from mlxtune.training.stack import Stack
 
