@@ -32,7 +32,7 @@ _OPEN = ("v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "
 
 @dataclass(frozen=True)
 class Base:
-    """What the world calls a base: its id on the hub and its licence; both empty where they are not known."""
+    """What a lineage calls a base (no path), and what the world does: its id on the hub and its licence, empty where not known."""
 
     name: str
     hub_id: str
@@ -42,7 +42,7 @@ class Base:
 def known_base(name: str, licence: str = "") -> Base:
     """The base that is called ``name`` here. A folder of this machine is told by its last name alone."""
     if name == bundled.ALIAS:
-        return Base("SmolLM2-135M-Instruct", *_BUNDLED)
+        return Base(name, *_BUNDLED)
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
         return Base(name, name, licence or told_licence(Path(name)))
     return Base(Path(name).name, "", licence or told_licence(Path(name)))
@@ -66,7 +66,7 @@ def stage(entry: AdapterEntry, base: Base, folder: Path) -> list[str]:
     """
     found = read_layout(entry.folder)
     write_json(folder / CONFIG, found.config | {"model": base.hub_id or base.name})
-    told = _open(lineage(entry.folder)) | {"base": base.hub_id or base.name, "weights": sha256_file(entry.weights)}
+    told = _open(lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
     scored = {"evaluation": tell(entry.score)} if entry.score else {}
     parent = {"parent": {"sha256": entry.parent.sha256, "run": entry.parent.run}} if entry.parent else {}
     write_json(folder / LINEAGE, told | scored | parent)
@@ -111,7 +111,7 @@ def card(entry: AdapterEntry, base: Base) -> str:
 def export_card(name: str, folder: Path, base: Base) -> str:
     """The model card of the export in ``folder``. Raises ``InputError`` when that is no export of ours."""
     told = lineage(folder)
-    own = told.get("adapter") if isinstance(told.get("adapter"), dict) else {}
+    own = _inner(told)
     proof = fidelity.load(folder)
     form = {"quantized": "quantised again", "gguf": "as GGUF"}.get(proof.form, "not quantised")
     what = (
@@ -129,10 +129,10 @@ def export_card(name: str, folder: Path, base: Base) -> str:
 def open_lineage(folder: Path, base: Base) -> dict[str, Any]:
     """The lineage of the export in ``folder``, for anyone."""
     told = lineage(folder)
-    own = told.get("adapter") if isinstance(told.get("adapter"), dict) else {}
+    own = _inner(told)
     kept = {key: own[key] for key in ("kind", "rank", "scale", "weights") if key in own}
     scored = {"evaluation": told["evaluation"]} if told_score(told) else {}
-    return _open(told) | {"export": told.get("export"), "base": base.hub_id or base.name, "adapter": kept | _open(own)} | scored
+    return _open(told) | {"export": told.get("export"), "base": base.name, "adapter": kept | _open(own)} | scored
 
 
 def _card(
@@ -173,6 +173,12 @@ def _evaluation(score: Score | None, noun: str) -> list[str]:
         return blocks
     ledger = str(report.facts.get("ledger", ""))
     return [*blocks, *markdown.comparisons(report), *([plain(ledger)] if ledger else [])]
+
+
+def _inner(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the lineage of an export says of its adapter."""
+    own = told.get("adapter")
+    return own if isinstance(own, dict) else {}
 
 
 def _open(told: Mapping[str, Any]) -> dict[str, Any]:

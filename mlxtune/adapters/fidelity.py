@@ -19,6 +19,7 @@ from mlxtune.evaluation.statistics import Paired
 from mlxtune.evaluation.verdict import Comparison
 
 FILE = "fidelity.json"
+LOSSY = 0.05  # of the adapter's change: more is told as a loss, though it may be worth its size
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ class Fidelity:
 
     @property
     def lost(self) -> float:
-        """The loss as a share of the adapter's own change, by KL: 0 for a faithful export, 1 for one that lost as much as was gained."""
-        return self.loss.kl / self.change.kl if self.change.kl else float(self.loss.kl > 0)
+        """The loss as a share of the adapter's own change, by the mean distance of logits: 0 for an export that computes the same."""
+        return self.loss.mean / self.change.mean if self.change.mean else float(self.loss.mean > 0)
 
     @property
     def why(self) -> str:
-        """Why it is not faithful, in a sentence with the figures; empty where it is."""
+        """Why it is not to be used, in a sentence with the figures; empty where it is."""
         if self.lost >= 1:
             return (
-                f"It lost more than the adapter changed: {self.loss.kl:.4f} nats a token from the adapter, "
-                f"which is {self.change.kl:.4f} from the base."
+                f"It lost more than the adapter changed: its logits are {self.loss.mean:.4f} from the adapter's on average, "
+                f"and those are {self.change.mean:.4f} from the base's."
             )
         worse = [item for item in self.rates if item.word == "worse"]
         if worse:
@@ -80,7 +81,8 @@ class Fidelity:
         counts = f"{self.same} of {plural(self.rows, 'greedy answer')} equal to the letter"
         if self.why:
             return f"Not faithful. {self.why}"
-        return f"Faithful: it lost {100 * self.lost:.1f} % of what the adapter changed; {counts}."
+        word = "Faithful" if self.lost < LOSSY else "Lossy, and still the adapter"
+        return f"{word}: it lost {100 * self.lost:.1f} % of what the adapter changed; {counts}."
 
 
 def require(found: Fidelity) -> None:

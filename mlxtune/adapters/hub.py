@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from mlxtune.adapters import card, peft
 from mlxtune.adapters.check import PICKLES
-from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.entry import AdapterEntry, lineage
 from mlxtune.adapters.importing import find_base, import_adapter
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.adapters.library import FOLDER
@@ -66,7 +66,7 @@ def push_adapter(entry: AdapterEntry, repo: str, *, public: bool = False, progre
 def push_export(folder: Path, repo: str, *, public: bool = False, progress: Progress = lambda what, share: None) -> Pushed:
     """Put the export in ``folder`` into ``repo``, as :func:`push_adapter` does. Raises as it does, and for a folder that is none."""
     name = repo.rsplit("/", 1)[-1]
-    told = card.lineage(folder)
+    told = lineage(folder)
     base = _base(str(told.get("base", "")))
     text = card.export_card(name, folder, base)
     with tempfile.TemporaryDirectory(prefix="mlxtune-push-") as scratch:
@@ -185,7 +185,7 @@ def _base(name: str) -> card.Base:
 
 def _api(repo: str) -> Any:
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not _REPO.fullmatch(repo) or ".." in repo:
         raise InputError(

@@ -46,6 +46,14 @@ def test_the_hub_reads_its_head(entry) -> None:
     assert found.to_dict()["base_model_relation"] == "adapter"
 
 
+def test_the_bundled_base_is_found_again_by_its_alias_and_known_to_the_world_by_its_id(tmp_path: Path, entry) -> None:
+    (tmp_path / "out").mkdir()
+    card.stage(entry, card.known_base("smollm2-135m"), tmp_path / "out")
+    told, settings = (json.loads((tmp_path / "out" / name).read_text()) for name in ("mlxtune.json", "adapter_config.json"))
+    assert (told["base"], settings["model"]) == ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert told["evaluation"]["verdict"] == entry.score.verdict
+
+
 def test_a_licence_that_is_not_known_is_not_made_up(tmp_path: Path, entry) -> None:
     text = card.card(entry, card.known_base(str(tmp_path / "my-model")))
     assert "licence of the base is not known here" in text

@@ -153,8 +153,12 @@ NEAR, FAR = Distance(0.1, 0.01, 0.001, 1.0, 10), Distance(5.0, 1.0, 0.5, 0.4, 10
     ("loss", "held", "why"),
     [
         (NEAR, [(True, True)] * 20, ""),
-        (replace(FAR, kl=0.49), [(True, True)] * 20, ""),
-        (FAR, [(True, True)] * 20, "It lost more than the adapter changed: 0.5000 nats a token"),
+        (replace(FAR, mean=0.99), [(True, True)] * 20, ""),
+        (
+            FAR,
+            [(True, True)] * 20,
+            "It lost more than the adapter changed: its logits are 1.0000 from the adapter's on average, and those are 1.0000 from",
+        ),
         (
             NEAR,
             [(True, False)] * 12 + [(True, True)] * 8,
@@ -171,7 +175,9 @@ def test_an_export_is_refused_when_it_lost_the_adapter_or_the_contract(
     assert bool(found.why) == bool(why)
     if not why:
         fidelity.require(found)
-        assert found.sentence.startswith("Faithful: it lost")
+        assert found.sentence.startswith(
+            "Faithful: it lost 1.0 %" if loss is NEAR else "Lossy, and still the adapter: it lost 99.0 %"
+        )
         return
     with pytest.raises(GateError) as caught:
         fidelity.require(found)
@@ -223,7 +229,7 @@ def test_a_faithful_export_is_put_in_place_with_what_proves_it(place: Path, form
     assert summary["faithful"]
     found = fidelity.load(folder)
     assert found == fidelity.load(worker.folder)
-    assert found.lost < 0.01 < found.change.kl
+    assert found.lost < 0.01 < found.change.mean
     assert found.loss.agree == 1.0
     assert found.same == found.rows > 0
     assert {rate.metric for rate in found.rates} == {"forbidden", "contract"}
@@ -254,7 +260,7 @@ def test_quantising_again_that_loses_the_adapter_is_refused_with_the_figure_and_
 ) -> None:
     weak(place)
     worker = started(place, "quantized", monkeypatch, target=place / "out")
-    with pytest.raises(GateError, match=r"It lost more than the adapter changed: 0\.\d+ nats a token") as caught:
+    with pytest.raises(GateError, match=r"It lost more than the adapter changed: its logits are 0\.\d+ from") as caught:
         exporting.export(worker)
     assert "leave --requantize out" in caught.value.mend
     found = fidelity.load(worker.folder)
