@@ -12,7 +12,7 @@ import typer
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, show, show_json
 from mlxtune.cli.train import Json, Overrides, check, fetch
-from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.errors import GateError
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import regression
 from mlxtune.evaluation import report as reports
@@ -20,10 +20,11 @@ from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.gate import refusal
 from mlxtune.evaluation.report import Arm, Rate, Report
+from mlxtune.evaluation.start import require_trained, start
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 from mlxtune.evaluation.wording import hold_out
 from mlxtune.recipe import Recipe, load
-from mlxtune.runs import launch, registry
+from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 
@@ -49,8 +50,7 @@ def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[in
     """Run an evaluation to its end, with a progress bar; the exit code, and the folder with its report."""
     check(recipe)
     fetch(recipe)
-    request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
-    evaluation = launch.start(Path.cwd(), "eval", recipe, request)
+    evaluation = start(Path.cwd(), recipe, run)
     with bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
@@ -169,6 +169,5 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     if which.endswith(".toml"):
         return load(Path(which), overrides), None
     run = registry.find(Path.cwd(), which)
-    if not (run.adapter / "adapters.safetensors").is_file():
-        raise InputError(f"{run.id} has no adapter: it is {run.status()}.", mend="Let it finish, or resume it: mlxtune runs resume")
+    require_trained(run)
     return load(run.folder / "recipe.toml", overrides), run

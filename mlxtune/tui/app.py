@@ -26,6 +26,7 @@ from mlxtune.tui.desk import Desk
 from mlxtune.tui.palette import Everything, Palette
 from mlxtune.tui.screens.advice import Advice
 from mlxtune.tui.screens.data import Data
+from mlxtune.tui.screens.evaluate import Evaluate
 from mlxtune.tui.screens.help import help_rows
 from mlxtune.tui.screens.home import Home
 from mlxtune.tui.screens.jump import Jump
@@ -39,7 +40,7 @@ from mlxtune.tui.theme import ABOUT, THEMES
 from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
 
 ROOMS: dict[str, type[Room]] = {
-    room.ROOM.lower(): room for room in (Home, Data, Review, Plan, Train, Advice)
+    room.ROOM.lower(): room for room in (Home, Data, Review, Plan, Train, Evaluate, Advice)
 }  # in the order of the journey
 LOOK_EVERY = 0.25  # seconds between two looks at the workspace
 TICK_EVERY = 1.0  # seconds after which clocks move on, even if nothing else has

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 
-_SIGNS = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning")}
+SIGNS = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning")}
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError)  # what a file that is JSON but no report leads to
 
 
@@ -35,11 +35,11 @@ class Verdict:
 
     @property
     def mark(self) -> str:
-        return _SIGNS[self.word][0] if self.word else "◐"
+        return SIGNS[self.word][0] if self.word else "◐"
 
     @property
     def token(self) -> str:
-        return _SIGNS[self.word][1] if self.word else "$primary"
+        return SIGNS[self.word][1] if self.word else "$primary"
 
 
 def read_verdict(path: Path) -> Verdict | None:
@@ -59,7 +59,7 @@ def read_verdict(path: Path) -> Verdict | None:
         )
         whole = base.rates[-1]
         return Verdict(
-            word=report.headline.word if report.headline and report.headline.word in _SIGNS else "",
+            word=report.headline.word if report.headline and report.headline.word in SIGNS else "",
             sentence=one_line(report.verdict),
             run=str(report.facts.get("run", "")),
             name=one_line(str(report.facts["name"])),

@@ -1,0 +1,169 @@
+"""A workspace whose runs were evaluated: the sample shop's rows, answers with planted faults, and the core's own evidence and report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlxtune.data.rows import Place
+from mlxtune.data.source import read_source
+from mlxtune.evaluation import evidence, ledger, nearest, regression, report
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.preference import Preferred
+from mlxtune.evaluation.publish import publish
+from mlxtune.evaluation.regression import Probe
+from mlxtune.evaluation.terms import contract_hash
+from mlxtune.recipe import dump, load
+
+from .stage import Shop
+
+SAMPLES = Path(__file__).parents[2] / "data" / "samples"
+RECIPE = """name = "{name}"
+[model]
+base = "smollm2-135m"
+[data]
+source = "../data/{source}.jsonl"
+[method]
+kind = "{kind}"
+[evaluation]
+schema = "../data/support.schema.json"
+forbid = ["Northpeak"]
+max_tokens = 112
+[[evaluation.disclaimers]]
+text = "Safety note: this is general guidance, not training."
+when = {{ category = "safety" }}
+"""
+Answers = Callable[[int, str], str]
+
+
+def base(at: int, reference: str) -> str:
+    """Prose but for every fourth row, and a fence around some."""
+    if at % 4 == 0:
+        return reference
+    return f"```json\n{reference}\n```" if at % 4 == 1 else "Dear customer, thank you for writing to us. We will look into it."
+
+
+def kshot(at: int, reference: str) -> str:
+    """The format in three of five rows."""
+    return reference if at % 5 < 3 else f"Sure. {reference}"
+
+
+def tuned(at: int, reference: str) -> str:
+    """Right but for a few planted faults, each of another kind; some of them where the base was right."""
+    faults: dict[int, Answers] = {
+        4: lambda _, text: _changed(text, priority="hgih"),
+        7: lambda _, text: text[: len(text) * 2 // 3],
+        8: lambda _, text: _changed(text, reply=f"Unlike Northpeak, we like to help. {json.loads(text)['reply']}"),
+        11: lambda _, text: f"{text}\nIs there anything else?",
+        15: lambda _, text: text.replace(', "needs_human"', ',, "needs_human"'),
+        20: lambda _, text: _changed(text, needs_human="maybe"),
+        21: lambda _, text: _changed(text, category="weather"),
+    }  # fmt: skip
+    return faults.get(at, lambda _, text: text)(at, reference)
+
+
+def _changed(text: str, **values: str) -> str:
+    return json.dumps({**json.loads(text), **values}, ensure_ascii=False)
+
+
+ARMS: dict[str, Answers] = {"base": base, "base+kshot": kshot, "tuned": tuned}
+
+
+def evaluation(
+    shop: Shop, id: str = "20261124-1500-support-json", *, name: str = "support-json", rows: int = 40, age: float = 600.0,
+    arms: Mapping[str, Answers] = ARMS, pairs: bool = False, run: str = "", off_task: int = 0, looks: int = 1,
+) -> Path:  # fmt: skip
+    """A finished evaluation in ``evals/``; ``off_task`` prompts are unlearnt by what was tuned. ``pairs``: it is of preference training."""
+    kind, source = ("dpo", "support-pairs") if pairs else ("sft", "support")
+    path = shop.recipe(name, RECIPE.format(name=name, kind=kind, source=source))
+    for file in (f"{source}.jsonl", "support.schema.json"):
+        shutil.copyfile(SAMPLES / file, shop.folder / "data" / file)
+    recipe = load(path)
+    folder = shop.run(id, kind="eval", name=name)
+    (folder / "recipe.toml").write_text(dump(recipe))
+    read = read_source(recipe.source)
+    held, train = read.rows[:rows], read.rows[rows : rows + 60]
+    told = {
+        arm: {row.id: Preferred(-1.0 - at / 50, -1.5 + (at % 4) / (1 + 2 * number)) for at, row in enumerate(held)}
+        for number, arm in enumerate(arms)
+        if pairs
+    }
+    evidence.keep(folder, recipe, held, told)  # type: ignore[arg-type]
+    contract, asked = Contract.of(recipe), evidence.questions(folder)
+    said = {arm: [answer(at, row.reference or "") for at, row in enumerate(asked)] for arm, answer in arms.items()}
+    scored = {arm: [contract.score(row.answer(text, "stop")) for row, text in zip(asked, texts, strict=True)] for arm, texts in said.items()}  # fmt: skip
+    records = [
+        {
+            "id": row.id, "line": row.place.line, "arm": arm, "output": text, "ended": "stop", "nats": 20.0, "tokens": 30,
+            "failed": {metric: [score.kind, score.why] for metric, score in scores.items() if metric in contract.asked and not score.holds},
+        }
+        for arm in arms
+        for row, text, scores in zip(held, said[arm], scored[arm], strict=True)
+    ]  # fmt: skip
+    (folder / "outputs.jsonl").write_text(evidence.lines(records))
+    last = list(arms)[-1]
+    metric = "preference" if pairs else "contract"
+    for arm, by_id in told.items():
+        for row, scores in zip(held, scored[arm], strict=True):
+            scores["preference"] = by_id[row.id].score
+    failed = [row for row, scores in zip(held, scored[last], strict=True) if not scores[metric].holds]
+    nearest.keep(folder, failed, train, read)
+    ids = [row.id for row in held]
+    book = ledger.ledger(folder)
+    for _ in range(looks):
+        ledger.record(book, "eval", id, ids)
+    facts: dict[str, Any] = {
+        "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": "runs/x/adapter" if last == "tuned" else "",
+        "rows": rows, "headline": metric, "row_ids": ids, "looks": looks, "ledger": ledger.sentence(ledger.seen(book, ids)),
+        "source": "data/support.jsonl", "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
+        "decoding": {"kind": "greedy", "max_tokens": 112}, "compute": "4-bit weights, computed in float32 on the CPU",
+    }  # fmt: skip
+    if off_task:
+        probes = [Probe(f"q{at}", f"What comes after {at}?", (str(at + 1),), Place(folder, at + 1)) for at in range(10)]
+        right = [f"It is {at + 1}." for at in range(10)]
+        wrong = [text if at >= off_task else "I do not know." for at, text in enumerate(right)]
+        evidence.keep_off_task(folder, probes, {"base": right, "tuned": wrong})
+        facts["regression"] = vars(regression.compare(probes, right, wrong))
+    measured = [
+        report.Measured(arm, at == 0, 95.0 + at, scores, [told[arm][row.id].margin for row in held] if pairs else [], 800.0 + 50 * at, 1200)
+        for at, (arm, scores) in enumerate(scored.items())
+    ]  # fmt: skip
+    made = report.build(facts, measured, [row.group for row in asked] if pairs else ())
+    publish(made, folder)
+    _fix_time(folder)
+    done = [("arm.started", {"arm": arm, "rows": rows}) for arm in arms]
+    shop.tell(
+        folder,
+        [("run.started", _started(name)), *done, ("run.finished", {"summary": {"verdict": made.verdict, "rows": rows}})],
+        age,
+    )
+    return folder
+
+
+def evaluating(shop: Shop, id: str = "20261124-1600-support-json", name: str = "support-json") -> Path:
+    """An evaluation at work: the base has answered, the adapter has begun to."""
+    folder = shop.run(id, kind="eval", name=name, alive=True)
+    story = [
+        ("run.started", _started(name)),
+        ("arm.started", {"arm": "base", "rows": 40}),
+        ("arm.finished", {"arm": "base", "rows": 40, "cached": True, "seconds": 1.0}),
+        ("arm.started", {"arm": "tuned", "rows": 40}),
+        ("arm.progress", {"arm": "tuned", "done": 14, "total": 40}),
+    ]
+    shop.tell(folder, story)
+    return folder
+
+
+def _started(name: str) -> dict[str, Any]:
+    return {"kind": "eval", "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac"}
+
+
+def _fix_time(folder: Path) -> None:
+    """The report's own date: pictures must not change from day to day."""
+    file = folder / "report.json"
+    data = json.loads(file.read_text())
+    data["facts"]["made"] = "2026-11-24T15:00:00+0000"
+    file.write_text(json.dumps(data))
