@@ -17,12 +17,12 @@ from mlxtune.adapters import library
 from mlxtune.cli.screen import Cell, bar, columns, complain, out, say
 from mlxtune.cli.train import Json
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.files import disk_errors
 from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import resolve
 from mlxtune.serving import shelf
 from mlxtune.serving.client import Client
+from mlxtune.serving.keep import keep_row
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
 from mlxtune.serving.session import Session
 
@@ -208,10 +208,5 @@ def _save(session: Session, named: str) -> None:
     if not named:
         raise InputError("/save needs a file.", mend="/save data/chat.jsonl")
     file = Path(shlex.split(named)[0]).expanduser()
-    line = codec.dumps(session.row(), ensure_ascii=False) + "\n"
-    try:
-        with disk_errors(str(file)), file.open("a", encoding="utf-8") as rows:
-            rows.write(line)
-    except (OSError, UnicodeEncodeError) as error:
-        raise InputError(f"{file} cannot be written: {error}.") from error
+    keep_row(session, file)
     say(("▾ ", "bold primary"), f"A row was added to {file}.")

@@ -40,6 +40,7 @@ class Desk(App[None]):
         self.workspace = workspace
         self.snapshot: Snapshot | None = None
         self.selected: str | None = None  # the run on show; None: the newest
+        self.adapter: str | None = None  # the folder, seen from the workspace, of the adapter that Chat talks to
         self.stopping: frozenset[str] = frozenset()
         self.answer: Answer | None = None
         self.toast: Answer | None = None
