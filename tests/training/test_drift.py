@@ -13,10 +13,10 @@ from test_sft import shaken
 
 from mlxtune.models import lora
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import drift
 from mlxtune.training.drift import Distance, displaced
-from mlxtune.training.lanes import Lanes
 from mlxtune.training.pairs import PairCache
 from mlxtune.training.stack import Stack
 
