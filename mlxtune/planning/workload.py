@@ -146,12 +146,13 @@ class _Rows:
         if not self.sides:
             return self.lengths[row]
         prompt, chosen, rejected = self.sides[row]
-        return 2 * prompt + chosen + rejected
+        return 2 * (self.prefix + prompt) + chosen + rejected
 
     def batch(self, rows: Sequence[int]) -> Batch:
         if self.sides:
             prefix = self.prefix if len(rows) > 1 else 0  # as training.pairs.collate decides
-            some = [(prompt + self.prefix - prefix, *answers) for prompt, *answers in (self.sides[at] for at in rows)]
+            back = self.prefix - prefix
+            some = [(prompt + back, chosen, rejected) for prompt, chosen, rejected in (self.sides[at] for at in rows)]
             widths = batching.pair_widths(some, shared=self.shared)
             return Batch(len(rows), sum(widths), prefix, sum(chosen + rejected for _, chosen, rejected in some), widths)
         width = batching.padded(max(self.behind[at] for at in rows))

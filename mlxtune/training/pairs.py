@@ -205,7 +205,8 @@ def _hidden(
         return [stack.hidden(side, until=until) for side in inputs]
     asked, *answered = entering or (None,) * (1 + len(inputs))
     start, end = stack.first if entering else 0, stack.depth if until is None else until
-    recorded = [Between(cache.keys, cache.values) for cache in prefix] or [Recorded() for _ in range(start, end)]
+    recorded: list[Recorded] = [Between(cache.keys, cache.values) for cache in prefix]
+    recorded = recorded or [Recorded() for _ in range(start, end)]
     hidden = [stack._run(prompts, recorded, start, until, asked)]
     if len(inputs) == 2 and inputs[0].shape == inputs[1].shape:  # one block of twice as many rows is quicker than two
         known = mx.concatenate([side for side in answered if side is not None]) if entering else None
@@ -334,7 +335,7 @@ class PairCache(FrozenCache):
         for part in batch.parts:
             asked = self._gather(_keys(part.rows, 0), part.prompts.shape[1])
             if batch.prefix is None and self._shared is not None:
-                asked = mx.concatenate([self._shared, asked], axis=1)[:, : part.prompts.shape[1]]
+                asked = mx.concatenate([self._shared, asked], axis=1)[:, : part.prompts.shape[1]]  # a single pair shares nothing
             sides = [self._gather(_keys(part.rows, side), block.shape[1]) for side, block in enumerate(part.inputs, 1)]
             found.append([asked, *sides])
         return found

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mlxtune.data.rows import Place
-from mlxtune.models.template import Encoded
+from mlxtune.models.template import Encoded, EncodedPair
 from mlxtune.planning.workload import Length, Lengths, smaller, workload
-from mlxtune.recipe import TrainingSection
+from mlxtune.recipe import MethodSection, TrainingSection
+from mlxtune.training.dpo import Preferring
+from mlxtune.training.encode import measure
 from mlxtune.training.loop import Loop
 from mlxtune.training.sft import Supervised
 
@@ -64,6 +66,38 @@ def test_steps_epochs_and_tokens_are_the_loops(section: TrainingSection, prefix:
     assert found.trained == sum(batch.trained for batch in prepared)
     assert {(one.rows, one.width) for one in found.shapes} == {batch.parts[0].inputs.shape for batch in prepared}
     assert found.validated == sum(batch.computed for batch in loop.validation())
+
+
+@pytest.mark.parametrize("prefix", [0, 20])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("section", [TrainingSection(epochs=2, batch_tokens=700), TrainingSection(epochs=1, batch_size=4)])
+def test_of_pairs_too_steps_and_tokens_are_the_loops(section: TrainingSection, shared: bool, prefix: int) -> None:
+    prefix = prefix if shared else 0
+    rows = [_pair(at, prefix + 1 + at * 37 % 90, 5 + at * 7 % 40, 3 + at * 5 % 30) for at in range(61)]
+    anything: Any = Stack()
+    nothing: Any = None
+    given = Lengths(measure(rows), measure(rows[:9]), prefix, shared)
+    loop = Loop(Path(), anything, section, nothing, {}, rows, rows[:9], Preferring(MethodSection(), shared, prefix))
+    found = workload(given, section, 500)
+    assert (found.steps, found.epochs) == (loop.total, loop.epochs)
+    planned = [step for step, _ in zip(loop.steps(), range(loop.total), strict=False)]
+    made = loop.objective.collate(rows, [group for step in planned for group in step.groups], [])
+    assert found.computed == sum(batch.computed for batch in made)
+    assert found.trained == sum(batch.trained for batch in made)
+    assert found.read == section.epochs * sum(2 * len(row.prompt) + len(row.chosen) + len(row.rejected) for row in rows)
+    assert found.validated == sum(batch.computed for batch in loop.validation())
+    if shared:
+        blocks = {
+            (len(part.rows), *(block.shape[1] for block in (part.prompts, *part.inputs))) for batch in made for part in batch.parts
+        }
+        assert {(one.rows, *one.sides) for one in found.shapes} == blocks
+        assert {one.prefix for one in found.shapes if one.rows > 1} == {prefix}
+        assert all(one.prefix == 0 for one in found.shapes if one.rows == 1)
+
+
+def _pair(at: int, *lengths: int) -> EncodedPair:
+    prompt, chosen, rejected = (np.zeros(length, np.int32) for length in lengths)
+    return EncodedPair(str(at), Place(Path("x"), at), prompt, chosen, rejected, (len(chosen), len(rejected)))
 
 
 def _collated(loop: Loop, group: list[int]) -> Any:

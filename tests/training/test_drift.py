@@ -14,6 +14,7 @@ from test_sft import shaken
 
 from mlxtune.models import lora
 from mlxtune.models.head import split
+from mlxtune.models.lanes import Lanes
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import drift
 from mlxtune.training.drift import Distance, displaced
