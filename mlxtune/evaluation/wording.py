@@ -57,15 +57,10 @@ def hold_out(report: Report) -> str:
     rows = int(told.get("rows", 0))
     groups = int(told.get("groups", rows))
     alike = f"Some ask nearly the same, and count as {plural(groups, 'group')} of rows." if groups < rows else ""
-    power = f"The smallest rise that they would show four times in five: {expectation(groups)}" if report.headline is None else ""
-    parts = [
-        f"{plural(rows, 'held-out row')}.",
-        told.get("untouched", ""),
-        alike,
-        told.get("ledger", ""),
-        told.get("moved", ""),
-        power,
-    ]
+    _, _, shows = expectation(groups).partition(": ")
+    power = f"A rise shows, four times in five, from {shows}" if shows[:1].isdigit() else f"They are {shows}"
+    parts = [f"{plural(rows, 'held-out row')}.", told.get("untouched", ""), alike, told.get("ledger", ""), told.get("moved", "")]
+    parts += [power] if report.headline is None else []
     return " ".join(str(part) for part in parts if part)
 
 
