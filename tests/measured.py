@@ -71,7 +71,7 @@ def measured(place: Path, *, pairs: bool = False, **arms: Sequence[str]) -> Path
     facts = {
         "name": "shop", "base": "m", "base_fingerprint": "0" * 64, "run": "r", "adapter": "a", "rows": count,
         "headline": "preference" if pairs else "contract", "row_ids": [row.id for row in rows], "looks": 1,
-        "ledger": "First look at these rows.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
+        "asks": [metric.name for metric in contract.metrics if metric.asked], "ledger": "First look at these rows.", "source": str(source), "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
     }  # fmt: skip
     publish(report.build(facts, found, [row.group for row in asked]), folder)

@@ -10,8 +10,10 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import terms
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.contract import LABELS, Contract
-from mlxtune.evaluation.evidence import load_evidence
+from mlxtune.evaluation.evidence import Evidence, load_evidence
+from mlxtune.evaluation.preference import METRIC as PREFERENCE
 from mlxtune.evaluation.report import FILE, Report, strongest
+from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.verdict import HEADLINE, Comparison, compare, correct, sentence
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -58,26 +60,35 @@ def side(workspace: Path, which: str) -> Side:
 
 
 def contrast(first: Side, second: Side) -> Contrast:
-    """``second`` against ``first``. Raises ``InputError`` when the terms differ, or a side does not keep its outputs."""
+    """``second`` against ``first``, both scored now. Raises ``InputError`` when the terms differ, or a side does not keep its outputs."""
     terms.require_same(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
     before, after = (load_evidence(one.folder) for one in (first, second))
-    metrics = [metric.name for metric in Contract.of(after.recipe).metrics if metric.asked] + [HEADLINE]
-    later = {said.id: said for said in after.said[second.arm]}
-    rows = [(said.failed, later[said.id].failed) for said in before.said[first.arm]]
-    groups = {row.id: row.group for row in before.asked}
+    contract = Contract.of(after.recipe)
+    one, two = _scored(before, first.arm, contract), _scored(after, second.arm, contract)
+    metrics = [metric.name for metric in contract.metrics if metric.asked]
+    if all(PREFERENCE in scores for by_row in (one, two) for scores in by_row.values()):
+        metrics.append(PREFERENCE)
+    groups = [row.group for row in before.asked]
     found = correct(
         [
             compare(
-                metric,
-                first.name,
-                second.name,
-                [(metric not in one, metric not in two) for one, two in rows],
-                [groups[said.id] for said in before.said[first.arm]],
+                metric, first.name, second.name,
+                [(one[row.id][metric].holds, two[row.id][metric].holds) for row in before.asked], groups,
             )
-            for metric in metrics
+            for metric in [*metrics, HEADLINE]
         ]
-    )
-    return Contrast(first.name, second.name, len(rows), found, sentence(found[-1], LABELS[HEADLINE]))
+    )  # fmt: skip
+    return Contrast(first.name, second.name, len(groups), found, sentence(found[-1], LABELS[HEADLINE]))
+
+
+def _scored(evidence: Evidence, arm: str, contract: Contract) -> dict[str, dict[str, Score]]:
+    """An arm's scores by the row's id."""
+    found = {}
+    for row, said in zip(evidence.asked, evidence.said[arm], strict=True):
+        found[row.id] = contract.score(row.answer(said.output, said.ended))
+        if pair := evidence.preferred.get(arm, {}).get(row.id):
+            found[row.id][PREFERENCE] = pair.score
+    return found
 
 
 def _evaluation(workspace: Path, which: str) -> Path:

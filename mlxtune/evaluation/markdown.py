@@ -6,11 +6,27 @@ import re
 from collections.abc import Sequence
 
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.evaluation import regression
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.report import Report
 from mlxtune.evaluation.verdict import HEADLINE
-from mlxtune.evaluation.wording import change, facts, hold_out, in_words, lede, nearby, p_value, percent, sides, some
+from mlxtune.evaluation.wording import (
+    beside,
+    change,
+    compared,
+    contract,
+    facts,
+    hold_out,
+    in_words,
+    lede,
+    method,
+    nearby,
+    p_value,
+    percent,
+    sides,
+    some,
+)
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -18,9 +34,16 @@ _LENGTH = 900  # characters of a text
 
 def render(report: Report, failures: Sequence[Failure]) -> str:
     """The whole report. Whatever came from data or a model is escaped, or stands in a fence that it cannot close."""
-    blocks = [f"# {plain(report.verdict)}", plain(lede(report)), plain(hold_out(report)), *_rates(report), *_square(report)]
-    blocks += [*comparisons(report), *_classes(report), *_failures(report, failures), *_facts(report)]
-    return "\n\n".join(blocks) + "\n"
+    blocks = [
+        f"# {plain(report.verdict)}",
+        plain(lede(report)),
+        plain(hold_out(report)),
+        plain(contract(report)),
+        *_rates(report),
+        *_square(report),
+    ]
+    blocks += [*comparisons(report), *_off_task(report), *_classes(report), *_failures(report, failures), *_facts(report)]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def _rates(report: Report) -> list[str]:
@@ -55,13 +78,19 @@ def comparisons(report: Report) -> list[str]:
         return []
     body = [
         [
-            plain(LABELS[item.metric]), plain(f"{item.second} over {item.first}"), str(item.paired.fixed), str(item.paired.broken),
+            plain(LABELS[item.metric]), plain(pair), str(item.paired.fixed), str(item.paired.broken),
             change(item.low, item.change, item.high), plain(p_value(item.p if item.adjusted is None else item.adjusted)), item.word,
         ]
-        for item in report.comparisons
+        for pair, items in compared(report)
+        for item in items
     ]  # fmt: skip
-    note = "Same rows; points with Newcombe intervals; exact McNemar p, adjusted (Holm)."
-    return ["## Every comparison", note, table(["", "", "fixed", "broken", "change", "p", ""], body)]
+    note = f"{method(report)[0].upper()}{method(report)[1:]}. Changes in points."
+    return ["## Against each other", note, table(["", "", "fixed", "broken", "change", "p", ""], body)]
+
+
+def _off_task(report: Report) -> list[str]:
+    found = regression.of(report.facts)
+    return ["## Off task", plain(found.sentence)] if found else []
 
 
 def _classes(report: Report) -> list[str]:
@@ -85,8 +114,8 @@ def _failures(report: Report, failures: Sequence[Failure]) -> list[str]:
         asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")
         blocks += [f"### Line {failure.row.line}{state}", plain(f"{failure.kind}: {failure.why}"), "Asked:", _fence(asked)]
         blocks += [f"{plain(report.arms[-1].arm)}:", _fence(failure.answer.output)]
-        if failure.before:
-            blocks += [f"{plain(sides(report)[0].arm)}:", _fence(failure.before.output)]
+        if other := beside(report, failure):
+            blocks += [f"{plain(other[0])}:", _fence(other[1])]
         if failure.near:
             blocks.append("\n".join(f"- {plain(nearby(record))}" for record in failure.near))
     return blocks

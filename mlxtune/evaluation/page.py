@@ -11,14 +11,32 @@ from importlib.resources import files
 
 import mlxtune
 from mlxtune.core.text import plural
-from mlxtune.evaluation import pictures
+from mlxtune.evaluation import pictures, regression
+from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.contract import FORMS, LABELS
 from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.html import Html, el, join
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
 from mlxtune.evaluation.where import Span
-from mlxtune.evaluation.wording import CLASSES, change, facts, hold_out, in_words, lede, made, nearby, p_value, percent, sides, some
+from mlxtune.evaluation.wording import (
+    CLASSES,
+    beside,
+    change,
+    compared,
+    contract,
+    facts,
+    hold_out,
+    in_words,
+    lede,
+    made,
+    method,
+    nearby,
+    p_value,
+    percent,
+    sides,
+    some,
+)
 
 SHOWN = 6  # failed rows with their text
 _LENGTH = 900  # characters of a text
@@ -28,7 +46,16 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 def render(report: Report, failures: Sequence[Failure]) -> str:
     """The page. ``failures`` are all rows that the last arm fails; the first :data:`SHOWN` are shown."""
     name = str(report.facts.get("name", "")) or "evaluation"
-    body = el("main", _verdict(report), _rates(report), _middle(report), _compared(report), _rows(report, failures), _facts(report))
+    body = el(
+        "main",
+        _verdict(report),
+        _rates(report),
+        _middle(report),
+        _compared(report),
+        _off_task(report),
+        _rows(report, failures),
+        _facts(report),
+    )
     head = join(
         Html('<meta charset="utf-8">'),
         Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
@@ -51,6 +78,7 @@ def _verdict(report: Report) -> Html:
     start = f"{word[0].upper()}{word[1:]}." if word else ""
     told = report.verdict
     title = join(el("span", start, class_=_kind(word)), told.removeprefix(start)) if word and told.startswith(start) else join(told)
+    off_task = regression.of(facts)
     about = " · ".join(filter(None, [str(facts.get("name", "")), str(facts.get("base", "")), made(report)]))
     return el(
         "header",
@@ -58,6 +86,7 @@ def _verdict(report: Report) -> Html:
         el("h1", title),
         el("p", lede(report), class_="lede"),
         el("p", hold_out(report), class_="lede"),
+        el("p", "✗ ", off_task.sentence, class_="lede blocked") if off_task and off_task.blocks else None,
     )
 
 
@@ -66,13 +95,12 @@ def _rates(report: Report) -> Html:
     headline = report.facts.get("headline", HEADLINE)
     parts: list[Html] = []
     for rate in sorted(report.arms[0].rates, key=lambda rate: (rate.metric != headline, rate.metric in FORMS)):
-        if parts:
-            parts.append(el("span", class_="gap"))
+        rows = []
         for at, arm in enumerate(report.arms):
             found = arm.rate(rate.metric)
             kind = _arm_kind(report, arm)
             label = el("span", LABELS[rate.metric] if at == 0 else "", class_=_label(at, rate.metric == headline))
-            parts.append(
+            rows.append(
                 el(
                     "div",
                     label,
@@ -83,7 +111,10 @@ def _rates(report: Report) -> Html:
                     class_="row",
                 )
             )
-    return _section("Before and after" if report.headline else "Before", "share of rows that hold, 95 % Wilson intervals", el("div", *parts, class_="metrics"))  # fmt: skip
+        parts.append(el("div", *rows, class_="metric"))
+    title, note = "Before and after" if report.headline else "Before", "share of rows that hold, 95 % Wilson intervals"
+    asks = contract(report)
+    return _section(title, note, el("p", asks, class_="asks") if asks else None, el("div", *parts, class_="metrics"))
 
 
 def _label(at: int, asked: bool) -> str:
@@ -142,27 +173,49 @@ def _classes(report: Report) -> Html | None:
 
 
 def _compared(report: Report) -> Html | None:
-    if not report.comparisons:
+    pairs = compared(report)
+    if not pairs:
         return None
-    reach = max(max(abs(item.low), abs(item.high)) for item in report.comparisons) or 1.0
-    headline = report.headline
-    body = [
-        el(
-            "tr",
-            el("td", LABELS[item.metric]), el("td", f"{item.second} over {item.first}"),
-            el("td", f"{item.paired.fixed:,}"), el("td", f"{item.paired.broken:,}"),
-            el("td", pictures.shift(item.low, item.change, item.high, reach, "tuned" if item is headline else "")),
-            el("td", change(item.low, item.change, item.high)), el("td", p_value(item.p if item.adjusted is None else item.adjusted)),
-            el("td", item.word, class_=_kind(item.word)),
-            class_="headline" if item is headline else None,
-        )
-        for item in report.comparisons
-    ]  # fmt: skip
-    names = ("", "", "fixed", "broken", "change, points", "", "p", "")
+    reach = max(max(abs(item.low), abs(item.high)) for _, items in pairs for item in items) or 1.0
+    body = []
+    for name, items in pairs:
+        body.append(el("tr", el("th", name, scope="rowgroup", colspan=7), class_="pair"))
+        body += [_comparison(item, reach, item is report.headline) for item in items]
+    names = ("", "fixed", "broken", "change, points", "", "p", "")
     head = el("thead", el("tr", *(el("th", name, scope="col") for name in names)))
     table = el("div", el("table", head, el("tbody", *body), class_="table"), class_="scroll")
-    note = "same rows; Newcombe intervals; exact McNemar p, adjusted (Holm)"
-    return _section("Every comparison", note, table, _margins(report))
+    return _section("Against each other", method(report), table, _margins(report))
+
+
+def _comparison(item: Comparison, reach: float, headline: bool) -> Html:
+    return el(
+        "tr",
+        el("td", LABELS[item.metric]), el("td", f"{item.paired.fixed:,}"), el("td", f"{item.paired.broken:,}"),
+        el("td", pictures.shift(item.low, item.change, item.high, reach, "tuned" if headline else "")),
+        el("td", change(item.low, item.change, item.high)), el("td", p_value(item.p if item.adjusted is None else item.adjusted)),
+        el("td", item.word, class_=_kind(item.word)),
+        class_="headline" if headline else None,
+    )  # fmt: skip
+
+
+def _off_task(report: Report) -> Html | None:
+    """What became of general behaviour."""
+    found = regression.of(report.facts)
+    if found is None:
+        return None
+    bars = [
+        part
+        for arm, count, kind in ((BASE, found.base, ""), (TUNED, found.tuned, "tuned"))
+        for part in (
+            el("span", arm, class_=f"arm {kind}"),
+            pictures.count(count, found.total, kind),
+            el("span", f"{count:,}", class_="figure"),
+        )
+    ]
+    changed = [f"{name}: {', '.join(ids)}" for name, ids in (("Broken", found.broken), ("fixed", found.fixed)) if ids]
+    told = f"{found.sentence} {'; '.join(changed)}{'.' if changed else ''}"
+    note = f"{plural(found.total, 'prompt')} that training should not touch, answered right"
+    return _section("Off task", note, el("div", *bars, class_="classes"), el("p", told, class_="after"))
 
 
 def _margins(report: Report) -> Html | None:
@@ -190,8 +243,8 @@ def _rows(report: Report, failures: Sequence[Failure]) -> Html | None:
 def _row(report: Report, failure: Failure) -> Html:
     last = report.arms[-1]
     answers = [(last.arm, _marked(failure.answer.output, failure.span), _arm_kind(report, last))]
-    if failure.before:
-        answers.append((sides(report)[0].arm, join(_cut(failure.before.output)), ""))
+    if other := beside(report, failure):
+        answers.append((other[0], join(_cut(other[1])), ""))
     asked = next((message.content for message in reversed(failure.row.prompt) if message.role == "user"), "")
     state = ", held before" if failure.broken else ""
     near = [el("li", nearby(record)) for record in failure.near]

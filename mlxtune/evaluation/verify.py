@@ -134,6 +134,7 @@ def _numbers(folder: Path, told: dict[str, Any], evidence: Evidence, scored: dic
         "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.preferred else HEADLINE,
         "schema": schema_hash(folder),
         "contract": contract_hash(evidence.recipe),
+        "asks": [metric.name for metric in Contract.of(evidence.recipe).metrics if metric.asked],
         "decoding": {"kind": "greedy", "max_tokens": evidence.recipe.evaluation.max_tokens},
     }
     try:

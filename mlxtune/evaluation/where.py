@@ -75,6 +75,9 @@ def _syntax(answer: Answer) -> Span | None:
     whole = find(text)
     if whole and whole[1].strip():
         return 0, len(whole[1].rstrip())
+    if not whole and text.strip() and text.strip()[0] not in '{["':
+        first = text.strip().split("\n", 1)[0]
+        return text.index(first), text.index(first) + len(first)
     token = _TOKEN.search(text, fault.at)
     return token.span() if token else (len(text.rstrip()) - 1, len(text.rstrip()))
 

@@ -8,6 +8,7 @@ from typing import Any
 from mlxtune.core.text import duration, plural
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.evidence import Near
+from mlxtune.evaluation.failures import Failure
 from mlxtune.evaluation.power import expectation
 from mlxtune.evaluation.report import Arm, Report
 from mlxtune.evaluation.verdict import HEADLINE, Comparison
@@ -56,16 +57,39 @@ def hold_out(report: Report) -> str:
     rows = int(told.get("rows", 0))
     groups = int(told.get("groups", rows))
     alike = f"Some ask nearly the same, and count as {plural(groups, 'group')} of rows." if groups < rows else ""
-    power = f"The smallest rise that they would show four times in five: {expectation(groups)}" if report.headline is None else ""
-    parts = [
-        f"{plural(rows, 'held-out row')}.",
-        told.get("untouched", ""),
-        alike,
-        told.get("ledger", ""),
-        told.get("moved", ""),
-        power,
-    ]
+    _, _, shows = expectation(groups).partition(": ")
+    power = f"A rise shows, four times in five, from {shows}" if shows[:1].isdigit() else f"They are {shows}"
+    parts = [f"{plural(rows, 'held-out row')}.", told.get("untouched", ""), alike, told.get("ledger", ""), told.get("moved", "")]
+    parts += [power] if report.headline is None else []
     return " ".join(str(part) for part in parts if part)
+
+
+def compared(report: Report) -> list[tuple[str, list[Comparison]]]:
+    """The comparisons pair by pair, each pair with its name: what the verdict is about first, then the others of what was tuned.
+
+    Of pairs without it there is only the metric of the verdict: the rest stands in ``report.json``.
+    """
+    metric, last = str(report.facts.get("headline", HEADLINE)), report.arms[-1].arm
+    first = (report.headline.first, report.headline.second) if report.headline else ("", "")
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for item in sorted(report.comparisons, key=lambda item: item.metric != metric):
+        if item.second == last or item.metric == metric:
+            pairs.setdefault((item.first, item.second), []).append(item)
+    order = sorted(pairs, key=lambda pair: (pair != first, pair[1] != last))
+    return [(f"{pair[1]} over {pair[0]}", pairs[pair]) for pair in order]
+
+
+def method(report: Report) -> str:
+    """How changes are judged."""
+    grouped = int(report.facts.get("groups", 0)) < int(report.facts.get("rows", 0))
+    test = "exact sign flips of whole groups" if grouped else "exact McNemar p"
+    return f"same rows; Newcombe intervals{', of what grouped rows are worth' if grouped else ''}; {test}, adjusted (Holm)"
+
+
+def contract(report: Report) -> str:
+    """What the whole contract asks, for a reader who was not there when it was written."""
+    asked = [LABELS.get(name, name) for name in report.facts.get("asks", [])]
+    return f"The whole contract: {', '.join(asked)}." if asked else ""
 
 
 def made(report: Report) -> str:
@@ -82,6 +106,13 @@ def some(shown: int, failed: int) -> str:
     if shown == failed:
         return f"all {failed} that the last arm fails" if failed > 1 else "the one that the last arm fails"
     return f"{shown} of {failed:,}, broken ones first; the others are in outputs.jsonl"
+
+
+def beside(report: Report, failure: Failure) -> tuple[str, str] | None:
+    """What an answer that fails is shown beside, with its name: the one that held before, else the data's own, if there is one."""
+    if failure.before and (failure.broken or failure.row.reference is None):
+        return sides(report)[0].arm, failure.before.output
+    return ("the data's own answer", failure.row.reference) if failure.row.reference is not None else None
 
 
 def percent(share: float) -> str:

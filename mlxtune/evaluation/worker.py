@@ -74,6 +74,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "source": str(recipe.source),
         "schema": sha256_json(json.loads(recipe.schema.read_text())) if recipe.schema else "",
         "contract": terms.contract_hash(recipe),
+        "asks": [metric.name for metric in contract.metrics if metric.asked],
         "template": sha256_json(str(loaded.tokenizer.chat_template)),
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
         "compute": loaded.path,

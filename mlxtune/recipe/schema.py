@@ -208,7 +208,7 @@ class EvaluationSection:
     rows: int = 0
     regression: str = "shipped"
     max_tokens: int = 256
-    batch_size: int = 64
+    batch_size: int = 96
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,23 @@ def test_a_clear_difference_is_called_better_and_the_other_way_round_worse(tmp_p
     assert contrast(two, one).headline.word == "worse"
 
 
+def test_what_a_side_says_of_its_own_failures_is_not_believed(tmp_path: Path) -> None:
+    first, second = _two(tmp_path, [BAD] * 10, [BAD] * 10)
+    outputs = second / "outputs.jsonl"
+    records = [json.loads(line) for line in outputs.read_text().splitlines()]
+    outputs.write_text("".join(json.dumps({**record, "failed": {}}) + "\n" for record in records))
+    assert contrast(side(tmp_path, str(first)), side(tmp_path, str(second))).headline.paired.neither == 10
+
+
+def test_pairs_are_compared_by_what_is_preferred_too(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first, second = (measured(tmp_path / name, pairs=True) for name in ("one", "two"))
+    found = contrast(side(tmp_path, str(first)), side(tmp_path, str(second)))
+    assert [item.metric for item in found.comparisons] == ["json", "schema", "forbidden", "preference", "contract"]
+    assert found.comparisons[3].paired.broken == found.comparisons[3].paired.fixed == 0
+
+
 def test_other_rows_are_refused(tmp_path: Path) -> None:
     first, second = _two(tmp_path, [GOOD] * 4, [GOOD] * 5)
     with pytest.raises(InputError, match=r"cannot be compared: the held-out rows \(1 new, 0 gone\)"):

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
 from measured import BAD, GOOD, measured
 
-from mlxtune.evaluation import markdown, page, report
+from mlxtune.evaluation import markdown, page, report, wording
 from mlxtune.evaluation.failures import failures
 from mlxtune.evaluation.html import Html, el, join
+from mlxtune.evaluation.regression import Regression
+from mlxtune.evaluation.verdict import compare
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -56,7 +58,7 @@ def _page(folder) -> str:
 
 def test_verdict_comes_first_then_pictures_then_rows_then_facts(tmp_path):
     text = _page(measured(tmp_path))
-    words = ["Cannot tell.", "Of 4 rows, 1 were right", "Before and after", "Row by row", "Why answers fail", "Every comparison",
+    words = ["Cannot tell.", "Of 4 rows, 1 were right", "Before and after", "Row by row", "Why answers fail", "Against each other",
              "Rows that fail", "Facts", "mlxtune verify"]  # fmt: skip
     places = [text.index(f">{word}" if word[0].isupper() else word) for word in words]
     assert places == sorted(places)
@@ -139,6 +141,68 @@ def test_pairs_have_margins_and_their_own_failures(tmp_path):
     assert "nats a token" in text
     assert "the rejected answer is likelier by" in text
     assert "right preference" in text
+
+
+def test_pairs_of_arms_come_with_the_verdicts_first_and_others_with_its_metric_only(tmp_path):
+    arms = {"base": [BAD] * 12, "base+prompt": [GOOD] * 2 + [BAD] * 10, "base+kshot": [GOOD] * 3 + [BAD] * 9, "tuned": [GOOD] * 12}
+    folder = measured(tmp_path, **arms)
+    made = report.load(folder)
+    pairs = wording.compared(made)
+    assert [name for name, _ in pairs] == [
+        "tuned over base+kshot",
+        "tuned over base",
+        "base+prompt over base",
+        "base+kshot over base",
+    ]
+    assert [len(items) for _, items in pairs] == [4, 4, 1, 1]
+    assert {items[0].metric for _, items in pairs} == {"contract"}
+    text = _page(folder)
+    places = [text.index(f'<th scope="rowgroup" colspan="7">{name}</th>') for name, _ in pairs]
+    assert places == sorted(places)
+    assert "The whole contract: valid JSON, fits the schema, no forbidden phrase." in text
+
+
+def test_off_task_prompts_that_were_unlearned_are_said_at_the_top(tmp_path):
+    folder = measured(tmp_path)
+    made = report.load(folder)
+    for tuned, where in ((13, "header"), (19, "section")):
+        told = replace(made, facts={**made.facts, "regression": asdict(Regression(34, 20, tuned, ("capital",), ()))})
+        text = page.render(told, failures(folder, told))
+        assert ('class="lede blocked"' in text) == (where == "header")
+        assert "Broken: capital." in text
+        assert "## Off task" in markdown.render(told, failures(folder, told))
+
+
+def test_an_answer_that_fails_stands_beside_the_one_that_held_or_the_datas_own(tmp_path):
+    folder = measured(tmp_path, base=[GOOD, BAD], tuned=["Broken now", "Failed before too"])
+    seen = _Seen(_page(folder))
+    first, second = (seen.texts.index(text) for text in ("Broken now", "Failed before too"))
+    assert GOOD in seen.texts[first:second]
+    assert "the data's own answer" in seen.texts[second:]
+    assert BAD not in seen.texts
+
+
+def test_what_the_rows_are_is_said_and_nothing_that_is_not_known(tmp_path):
+    folder = measured(tmp_path)
+    made = report.load(folder)
+    assert wording.hold_out(made) == "4 held-out rows. First look at these rows."
+    known = {"untouched": "None of them trained it.", "groups": 3, "moved": "The terms are not those of one: the schema changed."}
+    told = replace(made, facts={**made.facts, **known})
+    assert wording.hold_out(told) == (
+        "4 held-out rows. None of them trained it. Some ask nearly the same, and count as 3 groups of rows. First look at these rows. "
+        "The terms are not those of one: the schema changed."
+    )
+    assert wording.method(told).endswith("exact sign flips of whole groups, adjusted (Holm)")
+    assert wording.method(made) == "same rows; Newcombe intervals; exact McNemar p, adjusted (Holm)"
+    (tmp_path / "base").mkdir()
+    alone = report.load(measured(tmp_path / "base", base=[BAD] * 20))
+    assert "A rise shows, four times in five, from 37 points if nothing breaks, 46 if 5 % do." in wording.hold_out(alone)
+
+
+def test_a_p_that_holm_raised_is_told_with_both(tmp_path):
+    item = compare("contract", "base", "tuned", [(False, True)] * 7 + [(True, True)] * 9)
+    assert "with p 0.016 (exact McNemar test)" in wording.in_words(item)
+    assert "with p 0.016, 0.047 after Holm (exact McNemar test)" in wording.in_words(replace(item, adjusted=3 * item.p))
 
 
 def test_text_is_escaped_unless_it_is_markup():

@@ -47,7 +47,7 @@ def _marked(metric: str, output: str, *, ended: str = "stop", reference: str | N
         ('Sure: {"priority": "low"}', "Sure:"),
         ('```json\n{"priority": "low"}\n```', "```json"),
         ('<think>Hm.</think>{"priority": "low"}', "<think>Hm.</think>"),
-        ("I cannot.", "I"),
+        (" I cannot.\nReally.", "I cannot."),
         ("", None),
         ("   ", None),
     ],
