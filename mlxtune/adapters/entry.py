@@ -14,6 +14,7 @@ from mlxtune.adapters.layout import LINEAGE, Layout, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.contract import FORMS
 from mlxtune.evaluation.report import Rate, Report
 from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -131,7 +132,9 @@ def score(report: Report, folder: Path | None = None) -> Score | None:
     if headline is None:
         return None
     by_name = {arm.arm: arm for arm in report.arms}
-    before, after = (by_name[name].rates for name in (headline.first, headline.second))
+    before, after = (
+        tuple(rate for rate in by_name[name].rates if rate.metric not in FORMS) for name in (headline.first, headline.second)
+    )
     rows = int(report.facts.get("rows", headline.paired.total))
     return Score(headline.word, report.verdict, rows, str(report.facts.get("made", "")), headline.first, before, after, folder)
 

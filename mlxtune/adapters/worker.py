@@ -85,14 +85,13 @@ def export(worker: Worker) -> dict[str, Any]:
     del loaded, plain, base
 
     start = time.perf_counter()
-    shutil.rmtree(scratch, ignore_errors=True)
+    again_at = worker.folder / "again"
+    _clear(scratch, again_at)
     try:
-        with disk_errors(str(target)):
-            scratch.mkdir(parents=True)
-            _write(source, adapter, form, scratch)
+        _write(source, adapter, form, scratch)
         count = sum(file.stat().st_size for file in scratch.iterdir())
         worker.emit("export.written", form=form, bytes=count, seconds=time.perf_counter() - start)
-        again = load.load(_readable(scratch, source, form, worker.folder / "again"))
+        again = load.load(_readable(scratch, source, form, again_at))
         said, _ = asker.answers(again, EXPORTED, None)
         tell = teller(worker, EXPORTED, _LIKELY)
         loss = measure.distance(tuned, measure.logits(again.model, asked, batch_size=asker.batch, progress=tell))
@@ -110,8 +109,7 @@ def export(worker: Worker) -> dict[str, Any]:
             os.rename(scratch, target)
             sync_folder(target.parent)
     finally:
-        for folder in (scratch, worker.folder / "again"):
-            shutil.rmtree(folder, ignore_errors=True)
+        _clear(scratch, again_at)
     return {
         "folder": str(target),
         "form": form,
@@ -197,7 +195,7 @@ def _check_base(adapter: Path, source: ModelFolder) -> None:
 
 def _check_disk(target: Path, parameters: int, form: str) -> None:
     """Raises ``MachineError`` before anything is computed that cannot be kept."""
-    needed = parameters if form == "quantized" else 2 * parameters
+    needed = parameters * {"quantized": 1, "gguf": 4}.get(form, 2)  # 16 bits a number; GGUF is read back into a second copy
     free = disk_free(target.parent)
     if free < needed:
         raise MachineError(
@@ -209,10 +207,19 @@ def _write(source: ModelFolder, adapter: Path, form: str, folder: Path) -> None:
     from mlxtune.adapters import fuse, gguf
 
     model, config = fuse.fuse(source, adapter, requantize=form == "quantized")
-    if form == "gguf":
-        gguf.write(model, config, source, folder)
-    else:
-        fuse.write(model, config, source, folder)
+    try:
+        with disk_errors(str(folder)):
+            folder.mkdir(parents=True)
+            (gguf if form == "gguf" else fuse).write(model, config, source, folder)
+    except RuntimeError as error:  # how mlx tells that a file takes no more
+        if "write" not in str(error):
+            raise
+        raise MachineError(f"{folder.name} could not be written: {one_line(str(error), 120)}.", mend="Is the disk full?") from error
+
+
+def _clear(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _readable(folder: Path, source: ModelFolder, form: str, scratch: Path) -> ModelFolder:

@@ -308,6 +308,16 @@ def test_a_full_disk_is_told_before_anything_is_computed(place: Path, monkeypatc
         exporting.export(started(place, "fused", monkeypatch))
 
 
+def test_a_disk_that_fills_while_the_model_is_written_is_told_as_such(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("[write] Unable to write 4096 bytes to file.")
+
+    monkeypatch.setattr(fuse, "write", full)
+    with pytest.raises(MachineError, match="could not be written: "):
+        exporting.export(started(place, "fused", monkeypatch, target=place / "out"))
+    assert not list(place.glob(".out*"))
+
+
 @pytest.mark.parametrize(
     ("form", "changes", "why"),
     [
