@@ -130,10 +130,9 @@ def _answer(client: Client, session: Session, question: str, json: bool) -> bool
     """Ask, show the answer as it comes, and remember it. ``False`` where there is none."""
     answer = session.ask(client, question)
     said: list[str] = []
-    events = iter(answer)
     while True:
         try:
-            event = next(events)
+            event = next(answer)
         except KeyboardInterrupt:
             answer.cancel()
             continue

@@ -43,13 +43,18 @@ class Answer:
         self.id = id
         self._cancel = cancel
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._over = False
 
     def __iter__(self) -> Iterator[Event]:
-        while True:
-            event = self._events.get()
-            yield event
-            if isinstance(event, Done | Failed):
-                return
+        return self
+
+    def __next__(self) -> Event:
+        """Wait for the next event. A wait that Ctrl-C ended can be begun again, to hear how a cancelled answer ends."""
+        if self._over:
+            raise StopIteration
+        event = self._events.get()
+        self._over = isinstance(event, Done | Failed)
+        return event
 
     def cancel(self) -> None:
         """Ask for no more of it; its last event is still to come."""
@@ -72,7 +77,7 @@ class Client:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the client
         self._process = subprocess.Popen(
             [sys.executable, "-m", _WORKER, base, "--slots", str(slots), "--queue", str(queue), *options], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self._log, cwd=workspace, start_new_session=True, env=_environment(),
+            stdout=subprocess.PIPE, stderr=self._log, cwd=workspace, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         self._tell = tell
         self._lock, self._writing = threading.Lock(), threading.Lock()
@@ -197,7 +202,3 @@ class Client:
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         return f": {one_line(lines[-1], 200)}" if lines else ""
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONUNBUFFERED": "1"}

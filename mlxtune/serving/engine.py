@@ -184,7 +184,9 @@ class Engine:
         for batch in self._batches.values():
             leaving = [at for at, row in enumerate(batch.rows) if row.ask.id in gone]
             for at in leaving:
-                self._end(batch.rows[at], "cancelled")
+                row = batch.rows[at]
+                self.kept.put(row.adapter, row.tokens[:-1], batch.own(at))
+                self._end(row, "cancelled")
             batch.leave(leaving)
 
     def _admit(self) -> None:

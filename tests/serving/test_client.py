@@ -90,6 +90,23 @@ def test_a_cancelled_answer_ends(client: Client) -> None:
     answer.cancel()  # nobody minds
 
 
+def test_an_interrupted_wait_can_be_begun_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = client.ask(HELLO, sampling=Sampling(max_tokens=1900))
+    assert isinstance(next(answer), Accepted)
+
+    class Interrupted:
+        def get(self) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answer, "_events", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            next(answer)
+    answer.cancel()
+    assert list(answer)[-1].ended == "cancelled"
+    assert list(answer) == []
+
+
 def test_an_unknown_adapter_and_bad_input_are_said(client: Client) -> None:
     (_, failed) = client.ask(HELLO, adapter="al-of-it")
     assert (failed.kind, failed.code) == ("adapter", 2)

@@ -132,7 +132,7 @@ def test_a_full_queue_refuses(make_engine) -> None:
         engine.submit(ask("3", "Hi."))
 
 
-def test_cancelled_questions_free_their_places_wherever_they_are(make_engine) -> None:
+def test_cancelled_questions_free_their_places_wherever_they_are_and_what_was_read_is_kept(make_engine, tiny_loaded) -> None:
     engine = make_engine(slots=2)
     heard = Heard()
 
@@ -153,6 +153,8 @@ def test_cancelled_questions_free_their_places_wherever_they_are(make_engine) ->
     assert heard.last("0").tokens < 10
     assert heard.last("2").tokens == 0
     assert engine._taken == 0
+    said = tiny_loaded.tokenizer.encode(heard.text("0"), add_special_tokens=False)
+    assert engine.kept.take(None, [*engine._prompt(ask("0", "Go on and on.")), *said, 0])[1] >= heard.last("0").prompt_tokens
 
 
 def test_an_adapter_that_cannot_be_had_fails_its_question_alone(make_engine) -> None:

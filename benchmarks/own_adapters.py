@@ -1,0 +1,106 @@
+"""Our side of adapters.py: makes five adapters, swaps among them and none, and checks every swap; prints one JSON document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from mlxtune.models import blas
+
+SEED = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--adapters", type=Path, required=True, help="the folder to make them in")
+    parser.add_argument("--swaps", type=int, required=True)
+    asked = parser.parse_args()
+    blas.preload()
+    print(json.dumps(run(asked)))
+
+
+def run(asked: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each swap, bytes before and after them, and how many gave the scores of a fresh load."""
+    import mlx.core as mx
+
+    from mlxtune.models import lora
+    from mlxtune.models.load import load
+    from mlxtune.models.resolve import resolve
+    from mlxtune.serving.swap import Rack
+
+    source = resolve(asked.model)
+    tokens = mx.array([load(source).tokenizer.encode("The tent came without its pegs. What can I do?")])
+    folders: dict[str, Path | None] = {"": None} | make(asked.adapters, asked.model)
+    fresh = {}
+    for name, folder in folders.items():
+        model = load(source).model
+        if folder:
+            lora.load(model, folder)
+        fresh[name] = model(tokens)
+        mx.eval(fresh[name])
+        del model
+        mx.clear_cache()
+
+    rack = Rack(load(source).model)
+    mx.eval(rack.model(tokens))
+    mx.clear_cache()
+    bare = mx.get_active_memory()
+    firsts = [timed(lambda folder=folder: rack.put(rack.load(folder))) for folder in folders.values() if folder]
+    order, seconds, exact, active = random.Random(SEED), [], 0, []
+    before = None
+    for _ in range(asked.swaps):
+        name = order.choice([other for other in folders if other != before])
+        before, folder = name, folders[name]
+        seconds.append(timed(lambda folder=folder: rack.put(rack.load(folder) if folder else None)))
+        exact += bool(mx.array_equal(rack.model(tokens), fresh[name]).item())
+        mx.clear_cache()
+        active.append(mx.get_active_memory())
+    return {
+        "count": len(seconds), "median_s": statistics.median(seconds), "slowest_s": max(seconds), "exact": exact,
+        "first_load_s": statistics.median(firsts), "adapter_bytes": rack.nbytes, "base_bytes": bare, "active_bytes": active[-1],
+        "grown_bytes": max(active) - active[0],
+    }  # fmt: skip
+
+
+def timed(work: Any) -> float:
+    """Seconds that ``work`` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def make(folder: Path, base: str) -> dict[str, Path | None]:
+    """Five adapters for ``base``, strong enough to be heard and weak enough to leave it its words."""
+    import mlx.core as mx
+
+    from mlxtune.models import lora
+    from mlxtune.models.load import load
+    from mlxtune.models.resolve import resolve
+    from mlxtune.recipe import AdapterSection
+
+    sections = {
+        "rank4": AdapterSection(rank=4, alpha=8),
+        "rank8-attention": AdapterSection(rank=8, alpha=16, targets="attention"),
+        "rank16-half": AdapterSection(rank=16, alpha=32, layers=15),
+        "rank8-dora": AdapterSection(rank=8, alpha=16, kind="dora", targets=["q_proj", "v_proj"]),
+        "rank32-mlp": AdapterSection(rank=32, alpha=32, targets=["gate_proj", "up_proj", "down_proj"], layers=8),
+    }
+    for seed, (name, section) in enumerate(sections.items()):
+        model = load(resolve(base)).model
+        config = lora.add(model, section, seed)
+        arrays = {
+            name: mx.random.normal(array.shape) * 0.01 if name.endswith("lora_b") else array
+            for name, array in lora.weights(model).items()
+        }
+        lora.save(folder / name, arrays, config | {"model": base})
+    return {name: folder / name for name in sections}
+
+
+if __name__ == "__main__":
+    main()
