@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlxtune.advice.conditions import Fact
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
@@ -20,9 +19,6 @@ from mlxtune.evaluation.terms import contract_hash
 from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
-
-if TYPE_CHECKING:
-    from mlxtune.data.split import Split
 
 SAMPLE = "advice"  # what the name of a sample that advice measured ends in: it is no baseline for anything else
 NAMES = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # facts, and the arms behind them
@@ -51,7 +47,7 @@ class Measured:
 class Evidence:
     """All that is known; ``None`` for what is not. ``arms`` maps a metric to what each arm reaches on it.
 
-    ``recipe`` is what commands call it. ``passed`` names evaluations that were left out, and why.
+    ``recipe`` is what commands call it. ``passed`` says what was left out, and why.
     """
 
     recipe: str = ""
@@ -114,9 +110,12 @@ def gather(workspace: Path, recipe: Recipe, called: str = "", parameters: int | 
     rows = source.rows
     groups = len(set(together(rows, [question(row) for row in rows], recipe.data.group_by)))
     arms, passed = _arms(workspace, recipe)
-    shares: Split = split(source, recipe.data)
+    try:
+        held_out = len(split(source, recipe.data).test)
+    except DataError as error:  # too few rows to hold any out, which is what the groups say too
+        held_out, passed = None, (*passed, f"No rows are held out: {error.message}")
     return Evidence(
-        called, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), len(shares.test), recipe.contract,
+        called, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.contract,
         bool(recipe.evaluation.prompt.strip()), parameters, arms, passed,
     )  # fmt: skip
 
@@ -140,7 +139,7 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
         if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") != recipe.model.base:
             continue
         if any(told.get(key, value) != value for key, value in terms.items()):
-            passed.append(f"{told['by']} asked for something else: the contract changed since")
+            passed.append(f"{told['by']} asked for something else: the contract changed since.")
             continue
         for arm in report.arms:
             for rate in arm.rates:
