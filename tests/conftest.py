@@ -54,6 +54,16 @@ def real():
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small products on one core: threads gain nothing there and wait for each other."""
+    from mlxtune.models import lanes
+
+    blas.threads(1)
+    yield
+    blas.threads(lanes.cores())
+
+
+@pytest.fixture
 def chat_file(tmp_path: Path) -> Path:
     """Forty short conversations with JSON answers."""
     return write_chat(tmp_path / "chat.jsonl", 40)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlxtune.advice.conditions import Fact
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
@@ -20,9 +19,6 @@ from mlxtune.evaluation.terms import contract_hash
 from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
-
-if TYPE_CHECKING:
-    from mlxtune.data.split import Split
 
 SAMPLE = "advice"  # what the name of a sample that advice measured ends in: it is no baseline for anything else
 ENOUGH = 30  # held-out rows that are enough to see whether a prompt will do
@@ -52,7 +48,7 @@ class Measured:
 class Evidence:
     """All that is known; ``None`` for what is not. ``arms`` maps a metric to what each arm reaches on it.
 
-    ``recipe`` is what commands call it. ``passed`` names evaluations that were left out, and why.
+    ``recipe`` is what commands call it. ``passed`` says what was left out, and why.
     """
 
     recipe: str = ""
@@ -119,9 +115,12 @@ def gather(workspace: Path, recipe: Recipe, called: str = "", parameters: int | 
     rows = source.rows
     groups = len(set(together(rows, [question(row) for row in rows], recipe.data.group_by)))
     arms, passed = _arms(workspace, recipe)
-    shares: Split = split(source, recipe.data)
+    try:
+        held_out = len(split(source, recipe.data).test)
+    except DataError as error:  # too few rows to hold any out, which is what the groups say too
+        held_out, passed = None, (*passed, f"No rows are held out: {error.message}")
     return Evidence(
-        called, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), len(shares.test), recipe.contract,
+        called, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.contract,
         bool(recipe.evaluation.prompt.strip()), parameters, arms, passed,
     )  # fmt: skip
 
@@ -145,7 +144,7 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
         if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") != recipe.model.base:
             continue
         if any(told.get(key, value) != value for key, value in terms.items()):
-            passed.append(f"{told['by']} asked for something else: the contract changed since")
+            passed.append(f"{told['by']} asked for something else: the contract changed since.")
             continue
         for arm in report.arms:
             for rate in arm.rates:
@@ -160,12 +159,17 @@ def sample_name(recipe: Recipe) -> str:
     return f"{recipe.name[: 63 - len(SAMPLE)]}-{SAMPLE}"
 
 
+def measurable(recipe: Recipe) -> bool:
+    """Whether there is anything to tell a good answer by."""
+    return recipe.contract or bool(recipe.evaluation.reference)
+
+
 def sampled(recipe: Recipe) -> Recipe:
     """``recipe`` as it is measured for advice: the base, its prompt if it has one, and a few examples, on :data:`ENOUGH` held-out rows.
 
     Raises ``InputError`` when the recipe has no contract and nothing to compare with.
     """
-    if not recipe.contract and not recipe.evaluation.reference:
+    if not measurable(recipe):
         raise InputError(
             "There is nothing to measure by: the recipe has no contract and compares with no reference.",
             mend='Give [evaluation] a schema, disclaimers, forbidden phrases, or reference = ["exact"].',

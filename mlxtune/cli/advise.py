@@ -59,12 +59,14 @@ def advise(
         raise InputError(
             "--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure"
         )
-    given = interview.read(answers) if answers else _given()
-    if measure_first and loaded:
-        sample(loaded, quiet=json)
-    found = workspace.gather(Path.cwd(), loaded, str(recipe), _parameters(loaded)) if loaded else Evidence()
+    asking = answers is None and sys.stdin.isatty() and err.is_terminal
+    given = interview.read(answers) if answers else _given(asking)
     if not answers:
         interview.keep(Path.cwd(), given)
+    found = _evidence(loaded, recipe)
+    if loaded and (measure_first or (asking and not found.arms and _offered(loaded))):
+        sample(loaded, quiet=json)
+        found = _evidence(loaded, recipe)
     advice = verdict(given, found)
     if json:
         show_json({"advice": asdict(advice), "answers": given.as_json(), "evidence": found.as_json()})
@@ -112,15 +114,33 @@ def table(advice: Advice, evidence: Evidence) -> None:
         for text in advice.changes:
             _paragraph(text, ("· ", "muted"))
     for text in evidence.passed:
-        _paragraph(f"{text}.", ("○ ", "muted"), "muted")
+        _paragraph(text, ("○ ", "muted"), "muted")
     show("")
     _paragraph(advice.next, ("Next  ", "bold primary"))
 
 
-def _given() -> Answers:
-    """The interview on this terminal, or the answers of last time where there is none. Raises ``InputError``."""
+def _evidence(recipe: Recipe | None, called: Path | None) -> Evidence:
+    """What this workspace knows of ``recipe``; nothing where none is named."""
+    base = catalog.find(recipe.model.base) if recipe else None
+    return workspace.gather(Path.cwd(), recipe, str(called), base.shapes.parameters if base else None) if recipe else Evidence()
+
+
+def _offered(recipe: Recipe) -> bool:
+    """Whether to measure first: the offer, where there is something to measure by."""
+    if not workspace.measurable(recipe):
+        return False
+    say("")
+    return typer.confirm(
+        f"  Nothing was measured yet. Run the base, your prompt and a few examples on {workspace.ENOUGH} held-out rows first?",
+        default=True,
+        err=True,
+    )
+
+
+def _given(asking: bool) -> Answers:
+    """The interview on this terminal if ``asking``, else the answers of last time. Raises ``InputError``."""
     before = interview.last(Path.cwd())
-    if sys.stdin.isatty() and err.is_terminal:
+    if asking:
         return interview.check({question.key: _ask(question, before) for question in rules().questions})
     if before is None:
         raise InputError(
@@ -169,15 +189,9 @@ def _questions() -> None:
             show("      ", (f"{name:13}", ""), (meaning, "muted"))
 
 
-def _parameters(recipe: Recipe | None) -> int | None:
-    """How many the base has, where the catalogue knows it."""
-    base = catalog.find(recipe.model.base) if recipe else None
-    return base.shapes.parameters if base else None
-
-
 def _paragraph(text: str, mark: Cell = "", style: str = "") -> None:
     """``text`` wrapped behind ``mark``."""
     lead = mark if isinstance(mark, str) else mark[0]
     width = max(40, min(out.width, 100)) - 2 - len(lead)
-    for number, part in enumerate(textwrap.wrap(one_line(text), width) or [""]):
+    for number, part in enumerate(textwrap.wrap(one_line(text), width, break_on_hyphens=False) or [""]):
         show("  ", mark if not number else " " * len(lead), (part, style))
