@@ -45,18 +45,21 @@ class Terminal:
         fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def read(self, seconds: float = 0.05) -> bytes:
-        """What was written since; waits that long for more."""
-        new = b""
-        while select.select([self._main], [], [], seconds)[0]:
-            try:
-                piece = os.read(self._main, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            new += piece
+        """What is written within that time; returns with the first bytes."""
+        if not select.select([self._main], [], [], seconds)[0]:
+            return b""
+        try:
+            new = os.read(self._main, 1 << 20)
+        except OSError:  # the other end is closed
+            return b""
         self.written += new
         return new
+
+    def wait(self, seconds: float) -> None:
+        """Read for that long."""
+        give_up = time.monotonic() + seconds
+        while (left := give_up - time.monotonic()) > 0:
+            self.read(left)
 
     def press(self, keys: str, shows: str = "") -> None:
         """Type ``keys``, and wait until ``shows`` is written after them."""
@@ -78,7 +81,8 @@ class Terminal:
         while self.process.poll() is None:
             assert time.monotonic() < give_up, "it did not end"
             self.read()
-        self.read(0.2)
+        while self.read(0.2):
+            pass
         return self.process.returncode
 
     def hang_up(self) -> None:
