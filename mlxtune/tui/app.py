@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -72,7 +76,8 @@ class MlxtuneApp(Desk):
         Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
         Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
         Binding("u", "undo", "Undo", id="app.undo"),
-        Binding("q,ctrl+q", "quit", "Quit", id="app.quit"),
+        Binding("q", "quit", "Quit", id="app.quit"),
+        Binding("ctrl+q", "quit", "Quit from anywhere", id="app.quit-now", priority=True),
         Binding("escape", "settle", "Dismiss the answer", id="app.dismiss"),
     ]
 
@@ -108,9 +113,10 @@ class MlxtuneApp(Desk):
 
     def _recall(self) -> None:
         run, recipe = self._left.get("run"), self._left.get("recipe")
-        if isinstance(run, str) and (self.workspace / "runs" / run / "recipe.toml").is_file():
-            self.selected = run
-        if isinstance(recipe, str):
+        with suppress(OSError, ValueError):  # a name that no file can have
+            if isinstance(run, str) and (self.workspace / "runs" / run / "recipe.toml").is_file():
+                self.selected = run
+        if isinstance(recipe, str) and not Path(recipe).is_absolute():
             self._recipe = self.workspace / recipe
 
     def left(self, mode: str) -> dict[str, Any]:
@@ -144,6 +150,19 @@ class MlxtuneApp(Desk):
     def on_mount(self) -> None:
         if self._watcher:
             self._watch(self._watcher)
+        if not self.is_headless:  # else the terminal would stay as it is, without its cursor and its line
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                loop.add_signal_handler(number, self.exit)
+
+    def _fatal_error(self) -> None:
+        """Textual would print a traceback with all it knows; a user is told what happened, and that nothing was lost."""
+        if os.environ.get("MLXTUNE_DEBUG") or self.is_headless:
+            super()._fatal_error()
+        elif not self._exit_renderables:  # the first fault; others follow from it
+            error = sys.exc_info()[1]
+            told = one_line(f"A fault of ours: {type(error).__name__}: {error}", 400)
+            self.panic(Text(f"✗ {told}\n  What runs goes on. MLXTUNE_DEBUG=1 shows where it was."))
 
     def on_unmount(self) -> None:
         self._leaving.set()
@@ -154,7 +173,11 @@ class MlxtuneApp(Desk):
         """Look at the workspace, and post a snapshot when it differs or a second has passed."""
         shown: Snapshot | None = None
         while not self._leaving.is_set():
-            snapshot = watcher.read()
+            try:
+                snapshot = watcher.read()
+            except OSError:  # a disk that does not answer: what was known stays on screen
+                self._leaving.wait(TICK_EVERY)
+                continue
             if shown is None or snapshot.now - shown.now >= TICK_EVERY or replace(snapshot, now=shown.now) != shown:
                 shown = snapshot
                 self.post_message(Observed(snapshot))

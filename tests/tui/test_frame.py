@@ -215,6 +215,17 @@ async def test_jump_puts_a_letter_on_every_part_and_tab(loaded: Shop, opener: st
         await until(pilot, lambda: isinstance(app.screen, Room))
 
 
+async def test_ctrl_q_leaves_from_a_question(loaded: Shop) -> None:
+    app = loaded.app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("T", "s")
+        await until(pilot, lambda: "Stop support-json" in shown(app))
+        await pilot.press("q")
+        assert app.is_running
+        await pilot.press("ctrl+q")
+    assert app.return_code == 0
+
+
 # After a restart
 
 

@@ -20,6 +20,7 @@ _ALWAYS = {
     "app.jump": "a letter over each part of the room, to go there",
     "app.dismiss": "put away what lies over a room, or what was said above the footer",
     "app.quit": "leave; what runs goes on",
+    "app.quit-now": "the same, also from a text field or a question",
 }
 _SIGNS = (
     ("●", "$primary", "running"),

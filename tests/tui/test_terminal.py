@@ -1,0 +1,54 @@
+"""The real app on a real terminal: it is left as it was found, whatever ends the app; faults are a sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from .terminal import plain, terminal
+
+BROKEN = """
+import sys
+from mlxtune.tui.screens.home import Home
+def broken(self, snapshot):
+    raise ValueError("seven [b]is\\x1b[2J odd")
+Home.draw = broken
+sys.argv = ["mlxtune"]
+from mlxtune.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("ending", "code"), [("q", 0), ("TERM", 0)])
+def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home", columns=80, rows=24) as screen:
+        screen.until("Start with the sample workspace.")
+        if ending == "q":
+            screen.press("q")
+        else:
+            os.kill(screen.process.pid, signal.SIGTERM)
+        assert screen.end() == code
+        assert screen.restored
+
+
+def test_a_closed_terminal_ends_the_app(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home") as screen:
+        screen.until("Start with the sample workspace.")
+        screen.hang_up()
+        os.kill(screen.process.pid, signal.SIGHUP)
+        screen.process.wait(20)
+
+
+def test_a_fault_of_ours_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN) as screen:
+        assert screen.end() == 4
+        told = plain(screen.written).decode()
+        assert "✗ A fault of ours: ValueError: seven [b]is␛[2J odd" in told
+        assert "Traceback" not in told
+        assert screen.restored
