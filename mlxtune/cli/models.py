@@ -23,7 +23,7 @@ _COMMERCIAL: dict[str, Cell] = {
     "conditions": ("on conditions", "warning"),
     "no": ("not commercial", "error"),
 }
-_FITS: dict[str, Cell] = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
+_FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
 
 
 @app.callback()

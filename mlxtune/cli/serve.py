@@ -38,6 +38,8 @@ def serve(
     MLXTUNE_SERVE_TOKEN, if it is set, is the key that every request must bring.
     """  # fmt: skip
     try:
+        import uvicorn
+
         from mlxtune.serving import server as http
     except ImportError as error:
         raise InputError("Serving needs starlette and uvicorn.", mend="pip install 'mlxtune[serve]'") from error
@@ -53,7 +55,7 @@ def serve(
             if running:
                 running[0].should_exit = True
 
-    running: list[http.uvicorn.Server] = []
+    running: list[uvicorn.Server] = []
     with http.listen(host, port) as place, Client(base, beside=beside, exact=True, slots=slots, queue=queue, tell=hear) as client:
         with bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)

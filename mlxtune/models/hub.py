@@ -127,7 +127,8 @@ def _fetch(id: str, entry: RepoFile, commit: str, blobs: Path, tell: Callable[[i
 def _append(id: str, name: str, commit: str, part: Path, have: int, tell: Callable[[int], None]) -> None:
     """Ask for the file from its byte ``have`` on, and write what comes behind what is there."""
     from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
 
     headers = build_hf_headers() | {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
     with get_session().stream("GET", hf_hub_url(id, name, revision=commit), headers=headers, timeout=TIMEOUT) as answer:
@@ -152,7 +153,7 @@ def _silent() -> Any:
     """A class of progress bars, as the hub's client wants one, that draws nothing."""
     from tqdm.std import tqdm
 
-    class Silent(tqdm):  # type: ignore[misc,type-arg]
+    class Silent(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **(options | {"disable": True}))
 

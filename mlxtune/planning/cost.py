@@ -169,12 +169,10 @@ def prices() -> Prices:
 def parse(text: str) -> Prices:
     """The prices in the text of such a file; days become text, as in 2026-11-09. Raises ``TypeError`` for a key it should not have."""
     data = {name: _listed(value) for name, value in tomllib.loads(text).items()}
-    many: dict[str, Any] = {"watts": Draw, "rental": Rental, "hosted": Hosted, "served": Served}
-    one: dict[str, Any] = {"electricity": Tariff, "machine": Own, "renting": Renting}
-    return Prices(
-        **{name: tuple(kind(**entry) for entry in data[name]) for name, kind in many.items()},
-        **{name: kind(**data[name]) for name, kind in one.items()},
-    )
+    many = {"watts": Draw, "rental": Rental, "hosted": Hosted, "served": Served}
+    one = {"electricity": Tariff, "machine": Own, "renting": Renting}
+    found: dict[str, Any] = {name: tuple(kind(**entry) for entry in data[name]) for name, kind in many.items()}
+    return Prices(**found, **{name: kind(**data[name]) for name, kind in one.items()})
 
 
 def _listed(value: Any) -> Any:

@@ -239,7 +239,7 @@ class MlxtuneApp(Desk):
             self.push_screen(Page("Help", help_rows(self.screen)))
 
     def action_command_palette(self) -> None:
-        if not Palette.is_open(self):
+        if not isinstance(self.screen, Palette):
             self.push_screen(Palette(id="--command-palette"))
 
     def action_jump(self) -> None:

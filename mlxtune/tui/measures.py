@@ -38,7 +38,8 @@ MEASURES = (
 
 def measures(state: RunState) -> tuple[Measure, ...]:
     """Those of which ``state`` has any value."""
-    known = {name for item in (*state.steps[-50:], *state.validations[-1:]) for name, _ in item.metrics}
+    told = (*(step.metrics for step in state.steps[-50:]), *(item.metrics for item in state.validations[-1:]))
+    known = {name for metrics in told for name, _ in metrics}
     return tuple(measure for measure in MEASURES if not measure.metric or measure.metric in known)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, size
 
@@ -151,7 +151,7 @@ def _shown(one: AdapterEntry, children: tuple[str, ...]) -> Shown:
     )  # fmt: skip
 
 
-def _scored(score: Score | None) -> dict[str, object]:
+def _scored(score: Score | None) -> dict[str, Any]:
     from mlxtune.evaluation.contract import FORMS as DETAIL
     from mlxtune.evaluation.contract import LABELS
 

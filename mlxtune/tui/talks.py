@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,7 +82,7 @@ def adapters(workspace: Path, fingerprint: str) -> list[tuple[str, str]]:
 class Talk:
     """``news`` is called, in whatever thread, after everything that happens."""
 
-    def __init__(self, workspace: Path, news: Callable[[], None]) -> None:
+    def __init__(self, workspace: Path, news: Callable[[], object]) -> None:
         self.workspace = workspace
         self.state: State = "away"
         self.error: MlxtuneError | None = None
@@ -130,9 +131,8 @@ class Talk:
         exchange = Exchange(question, [Side(name) for name in named])
         self.exchanges.append(exchange)
         for side in exchange.sides:
-            side.answer = self._session.ask(
-                self._client, question, adapter=side.adapter, tell=lambda event, side=side: self._hear(exchange, side, event)
-            )
+            hear = partial(self._hear, exchange, side)
+            side.answer = self._session.ask(self._client, question, adapter=side.adapter, tell=hear)
         self._news()
 
     def stop(self) -> None:

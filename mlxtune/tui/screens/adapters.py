@@ -13,7 +13,6 @@ from textual.containers import Horizontal
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui import shelf
-from mlxtune.tui.draw import Part
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.page import Page
@@ -163,11 +162,8 @@ class Adapters(Room):
                 self.desk.action_room("chat")
 
     def action_detail(self) -> None:
-        def rows(width: int) -> Sequence[tuple[Part, ...]]:
-            return pictures.detail(one, width)
-
         if one := self._one:
-            self.app.push_screen(Page(one.name, rows))
+            self.app.push_screen(Page(one.name, partial(pictures.detail, one)))
 
     def action_compare(self) -> None:
         one, others = self._one, [other for other in (self._shelf.adapters if self._shelf else ()) if not other.problem]
