@@ -15,7 +15,6 @@ from mlxtune.advice.evidence import Evidence, Measured, answering, gather, sampl
 from mlxtune.evaluation.report import FILE
 from mlxtune.recipe import load
 
-
 QUESTIONS = (
     "Where is my parcel?", "Do you ship to Norway?", "The kettle leaks.", "Can I pay by invoice?", "My code does not work.",
     "How long is the guarantee?", "I want to return a lamp.", "Is the blue rug in stock?", "Who repairs your clocks?",

@@ -80,7 +80,7 @@ def test_what_does_not_exist_is_refused_by_name(old: str, new: str, message: str
 
 
 def test_a_wrong_rule_is_found_by_its_place() -> None:
-    with pytest.raises(InputError, match="^gate few-calls: there is no fact called call") as error:
+    with pytest.raises(InputError, match=r"^gate few-calls: there is no fact called call") as error:
         read(TEXT.replace('when = ["change only cost|latency", "calls below 10000"]', 'when = ["call below 10000"]'))
     assert "calls" in error.value.mend
 

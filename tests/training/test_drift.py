@@ -8,7 +8,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import load_model
-from mlxtune.training.lanes import Lanes
 from test_pairs import random_pairs
 from test_sft import shaken
 
