@@ -97,7 +97,9 @@ def _recipe(base: Base, task: str) -> str:
 
 def memory(recipe: Recipe, base: Base, task: str) -> str:
     """The planner's verdict for Macs of four sizes, as a line of a recipe's header."""
-    told = " · ".join(f"{gigabytes} GB {verdict}, {size(need)}" for gigabytes, (verdict, need) in planned(recipe, base, task).items())
+    told = " · ".join(
+        f"{gigabytes} GB {verdict}, {size(need)}" for gigabytes, (verdict, need) in planned(recipe, base, task).items()
+    )
     return f"# Memory, by the planner: {told}"
 
 

@@ -73,7 +73,9 @@ def schema() -> dict[str, Any]:
                 kind = {"oneOf": options}
             case _:
                 kind = {"type": "number"}
-                kind |= {name: value for name, value in (("minimum", question.least), ("maximum", question.most)) if value is not None}
+                kind |= {
+                    name: value for name, value in (("minimum", question.least), ("maximum", question.most)) if value is not None
+                }
         properties[question.key] = {"description": question.ask, **kind}
         if question.default is not None:
             properties[question.key]["default"] = question.default
@@ -86,7 +88,7 @@ def schema() -> dict[str, Any]:
 
 def _value(question: Question, given: Mapping[str, Any], where: str) -> Fact:
     value = given.get(question.key, question.default)
-    if value is None:
+    if value in (None, ""):
         raise InputError(f"{where}: {question.key} is not answered.", mend=f"{question.ask} {_expected(question)}")
     match question.kind:
         case "number":

@@ -55,7 +55,9 @@ def parse(text: str, known: Mapping[str, object], where: str) -> Condition:
         hint = nearest(fact, known)
         raise InputError(f"{where}: there is no fact called {fact}.", mend=f"Did you mean {hint}?" if hint else "")
     if word not in (*SETS, *ONES, *NUMBERS, *BARE) or bool(value) == (word in BARE):
-        raise InputError(f"{where}: “{text}” is no condition.", mend="FACT has, lacks, only, is, below or from VALUE; FACT known, unknown.")
+        raise InputError(
+            f"{where}: “{text}” is no condition.", mend="FACT has, lacks, only, is, below or from VALUE; FACT known, unknown."
+        )
     if word in NUMBERS and not _number(value) and value not in known:
         raise InputError(f"{where}: “{value}” is neither a number nor a fact.")
     return Condition(fact, word, value)

@@ -23,7 +23,7 @@ from mlxtune.runs import registry
 SAMPLE = "advice"  # what the name of a sample that advice measured ends in: it is no baseline for anything else
 NAMES = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # facts, and the arms behind them
 _SAID = {
-    BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "A few examples in the prompt", GRAMMAR: "A grammar alone",
+    BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
 }  # fmt: skip
 
 
@@ -93,7 +93,11 @@ class Evidence:
     def named(self, metric: Fact) -> dict[str, str]:
         """Words for texts that tell of the best arm without training."""
         best = self.best(metric)
-        return {"best_arm": best.arm if best else "", "best_said": _SAID[best.arm] if best else "", "recipe": self.recipe or "RECIPE"}
+        return {
+            "best_arm": best.arm if best else "",
+            "best_said": _SAID[best.arm] if best else "",
+            "recipe": self.recipe or "RECIPE",
+        }
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -120,11 +124,11 @@ def gather(workspace: Path, recipe: Recipe, called: str = "", parameters: int | 
     )  # fmt: skip
 
 
-def answering(workspace: Path, base: str) -> float | None:
-    """Seconds that one answer of ``base`` took, many at a time, in the newest evaluation of ``workspace`` that asked the model."""
+def answering(workspace: Path, recipe: Recipe) -> float | None:
+    """Seconds that an answer of the recipe's base took, many at a time, in the newest evaluation of ``workspace`` that asked it."""
     for report in _reports(workspace):
         for arm in reversed(report.arms):
-            if report.facts.get("base") == base and not arm.cached and report.facts.get("rows"):
+            if report.facts.get("base") in _called(recipe) and not arm.cached and report.facts.get("rows"):
                 return arm.seconds / float(report.facts["rows"])
     return None
 
@@ -136,7 +140,7 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
     terms = {"contract": contract_hash(recipe), "schema": sha256_json(read_json(recipe.schema)) if recipe.schema else ""}
     for report in _reports(workspace):
         told = report.facts
-        if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") != recipe.model.base:
+        if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") not in _called(recipe):
             continue
         if any(told.get(key, value) != value for key, value in terms.items()):
             passed.append(f"{told['by']} asked for something else: the contract changed since.")
@@ -152,6 +156,11 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
 def sample_name(recipe: Recipe) -> str:
     """What the recipe is called while advice measures a sample of its rows."""
     return f"{recipe.name[: 63 - len(SAMPLE)]}-{SAMPLE}"
+
+
+def _called(recipe: Recipe) -> tuple[str, str]:
+    """The recipe's base as it stands there, and as a run says it where it is a folder."""
+    return recipe.model.base, str(recipe.path(recipe.model.base))
 
 
 def _reports(workspace: Path) -> Iterator[Report]:

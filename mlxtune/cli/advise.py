@@ -17,7 +17,7 @@ from mlxtune.advice.evidence import Evidence
 from mlxtune.advice.rules import Question, rules
 from mlxtune.advice.verdict import Advice, verdict
 from mlxtune.cli.evaluate import measure
-from mlxtune.cli.screen import Cell, columns, err, heading, out, say, show, show_json
+from mlxtune.cli.screen import Cell, columns, err, heading, line, out, say, show, show_json
 from mlxtune.cli.train import Json, Overrides
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
@@ -38,12 +38,17 @@ def advise(
         Path | None, typer.Argument(help="A recipe: its data and what was measured of it count.", show_default=False)
     ] = None,
     overrides: Overrides = None,
-    answers: Annotated[Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)
+    ] = None,
     measure_first: Annotated[
         bool, typer.Option("--measure", help=f"First run the base, your prompt and a few examples on {SAMPLE} held-out rows.")
     ] = False,
     questions: Annotated[
-        bool, typer.Option("--questions", help="Show the questions and what may be answered; with --json, the schema of an answers file.")
+        bool,
+        typer.Option(
+            "--questions", help="Show the questions and what may be answered; with --json, the schema of an answers file."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -53,7 +58,9 @@ def advise(
         return
     loaded = load(recipe, overrides or []) if recipe else None
     if measure_first and loaded is None:
-        raise InputError("--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure")
+        raise InputError(
+            "--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure"
+        )
     asking = answers is None and sys.stdin.isatty() and err.is_terminal
     given = interview.read(answers) if answers else _given(asking)
     if not answers:
@@ -93,8 +100,8 @@ def table(advice: Advice, evidence: Evidence) -> None:
     if advice.measured:
         show("")
         heading(out, "Measured", "held-out rows, 95 % Wilson intervals")
-        for line in advice.measured:
-            _paragraph(line, ("· ", "muted"))
+        for text in advice.measured:
+            _paragraph(text, ("· ", "muted"))
     show("")
     heading(out, "Why")
     for reason in advice.reasons:
@@ -107,7 +114,12 @@ def table(advice: Advice, evidence: Evidence) -> None:
             _paragraph(text, ("✗ ", "bold error"))
     show("")
     heading(out, "RAG or fine-tuning", "nine questions; a dot where yours is not about it")
-    columns([[(row.ask, "" if row.points else "muted"), (_NAMES[row.points], "primary" if row.points else "muted")] for row in advice.table])
+    columns(
+        [
+            [(row.ask, "" if row.points else "muted"), (_NAMES[row.points], "primary" if row.points else "muted")]
+            for row in advice.table
+        ]
+    )
     if advice.changes:
         show("")
         heading(out, "What would change this")
@@ -136,7 +148,9 @@ def _offered(recipe: Recipe) -> bool:
         return False
     say("")
     return typer.confirm(
-        f"  Nothing was measured yet. Run the base, your prompt and a few examples on {SAMPLE} held-out rows first?", default=True, err=True
+        f"  Nothing was measured yet. Run the base, your prompt and a few examples on {SAMPLE} held-out rows first?",
+        default=True,
+        err=True,
     )
 
 
@@ -147,7 +161,8 @@ def _given(asking: bool) -> Answers:
         return interview.check({question.key: _ask(question, before) for question in rules().questions})
     if before is None:
         raise InputError(
-            "There is no terminal to ask on, and no answers.", mend="--answers FILE.json; mlxtune advise --questions shows what it holds."
+            "There is no terminal to ask on, and no answers.",
+            mend="--answers FILE.json; mlxtune advise --questions shows what it holds.",
         )
     return before
 
@@ -160,32 +175,51 @@ def _ask(question: Question, before: Answers | None) -> Any:
     names = list(question.options)
     for at, (name, meaning) in enumerate(question.options.items(), 1):
         say("  ", (f"{at:>2} ", "primary"), (f"{name:13}", ""), (meaning, "muted"))
-    hint = {"some": "numbers or names, with commas; nothing for none", "one": "a number or a name", "number": "a number"}[question.kind]
-    shown = ",".join(default) if isinstance(default, list) else default
+    hint = {"some": "numbers or names, with commas; - for none", "one": "a number or a name", "number": "a number"}[question.kind]
+    shown = (",".join(default) or "-") if isinstance(default, list) else "" if default is None else str(default)
     while True:
-        text = typer.prompt(f"  {hint}", default="" if shown is None else str(shown), err=True, show_default=shown not in (None, ""))
-        parts = [part.strip() for part in str(text).split(",") if part.strip()]
+        text = _typed(hint, shown)
+        parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "-")]
         chosen = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
         try:
-            value: Any = chosen if question.kind == "some" else _number(text) if question.kind == "number" else (chosen or [""])[0]
+            value: Any = (
+                chosen
+                if question.kind == "some"
+                else _number(text)
+                if question.kind == "number"
+                else text
+                if len(chosen) != 1
+                else chosen[0]
+            )
             interview.check({**_defaults(), question.key: value}, "answer")
             return value
         except InputError as error:
             say("  ", ("✗ ", "bold error"), error.message, " ", (error.mend, "muted"))
 
 
+def _typed(hint: str, default: str) -> str:
+    """A line that somebody types; ``default`` for an empty one. What is asked stands on stderr alone."""
+    try:
+        return err.input(line(f"  {hint}", (f" [{default}]" if default else "", "muted"), ": ")).strip() or default
+    except EOFError as error:
+        raise typer.Abort from error
+
+
 def _defaults() -> dict[str, Any]:
     """Some valid answer to every question, so that one can be checked alone."""
     empty: dict[str, Any] = {"some": [], "number": 0}
     return {
-        question.key: question.default if question.default is not None else empty.get(question.kind, next(iter(question.options), ""))
+        question.key: question.default
+        if question.default is not None
+        else empty.get(question.kind, next(iter(question.options), ""))
         for question in rules().questions
     }
 
 
 def _number(text: str) -> Any:
     try:
-        return float(str(text).replace(",", "")) if "." in str(text) else int(str(text).replace(",", "").replace("_", ""))
+        plain = text.replace(",", "").replace("_", "")
+        return float(plain) if "." in plain else int(plain)
     except ValueError:
         return text
 

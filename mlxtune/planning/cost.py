@@ -212,7 +212,9 @@ def lines(plan: Plan, costs: Bill) -> list[tuple[str, str, str]]:
         told = [("here", "", "unknown until --probe" if plan.cost.seconds is None else "unknown without --watts")]
     for label, offers in (("rented", costs.rented), ("hosted", costs.hosted)):
         for one in offers[:1]:
-            what = f"{one.name} for {duration(one.seconds)}, set-up included" if one.seconds else f"{one.name}, {plan.read:,} tokens"
+            what = (
+                f"{one.name} for {duration(one.seconds)}, set-up included" if one.seconds else f"{one.name}, {plan.read:,} tokens"
+            )
             told.append((label, _money(one.money), f"{what}; {one.vendor}, {one.listed}"))
     own = costs.machine
     for even in costs.break_even:

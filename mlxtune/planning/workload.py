@@ -112,7 +112,15 @@ def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Wor
     kept = sum(rows.batch([at]).rows * rows.batch([at]).width for rows in (train, valid) for at in range(len(rows.lengths)))
     longest = max(min(row.full, max_tokens) for row in lengths.train)
     return Workload(
-        len(steps), steps[-1][0] + 1, computed, once, learned, validated, kept + lengths.prefix, longest, tuple(shapes.values()),
+        len(steps),
+        steps[-1][0] + 1,
+        computed,
+        once,
+        learned,
+        validated,
+        kept + lengths.prefix,
+        longest,
+        tuple(shapes.values()),
         seen,
     )
 

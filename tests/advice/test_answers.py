@@ -74,7 +74,15 @@ def test_the_schema_says_yes_and_no_as_the_check_does() -> None:
     for given in (GIVEN, GIVEN | {"target": 50}, GIVEN | {"change": []}):
         check(given)
         assert says.is_valid(given)
-    for wrong in ({"metrics": 1}, {"metric": "x"}, {"change": "format"}, {"change": ["x"]}, {"calls": -1}, {"calls": "many"}, {"target": 0}):
+    for wrong in (
+        {"metrics": 1},
+        {"metric": "x"},
+        {"change": "format"},
+        {"change": ["x"]},
+        {"calls": -1},
+        {"calls": "many"},
+        {"target": 0},
+    ):
         assert not says.is_valid(GIVEN | wrong)
         with pytest.raises(InputError):
             check(GIVEN | wrong)

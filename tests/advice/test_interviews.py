@@ -37,7 +37,9 @@ def test_an_interview_ends_in_the_verdict_that_the_rules_give(name: str) -> None
     points = {row.key: row.points for row in advice.table}
     assert {key: points[key] for key in expect["rows"]} == expect["rows"]
     told = {rule.key: rule.text.split("{")[0][:40] for rule in rules().contradictions}
-    assert [next(key for key, text in told.items() if said.startswith(text)) for said in advice.contradictions] == expect["contradictions"]
+    assert [next(key for key, text in told.items() if said.startswith(text)) for said in advice.contradictions] == expect[
+        "contradictions"
+    ]
     assert expect["next"] in advice.next
     assert expect.get("says", "") in " ".join([advice.sentence, *(reason.text for reason in advice.reasons)])
 
