@@ -103,7 +103,7 @@ def schema() -> dict[str, Any]:
 
 def _value(question: Question, given: Mapping[str, Any], where: str) -> Fact:
     value = given.get(question.key, question.default)
-    if value is None:
+    if value in (None, ""):
         raise InputError(f"{where}: {question.key} is not answered.", mend=f"{question.ask} {_expected(question)}")
     match question.kind:
         case "number":

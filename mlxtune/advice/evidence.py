@@ -24,7 +24,7 @@ SAMPLE = "advice"  # what the name of a sample that advice measured ends in: it 
 ENOUGH = 30  # held-out rows that are enough to see whether a prompt will do
 NAMES = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # facts, and the arms behind them
 _SAID = {
-    BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "A few examples in the prompt", GRAMMAR: "A grammar alone",
+    BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
 }  # fmt: skip
 
 
@@ -125,11 +125,11 @@ def gather(workspace: Path, recipe: Recipe, called: str = "", parameters: int | 
     )  # fmt: skip
 
 
-def answering(workspace: Path, base: str) -> float | None:
-    """Seconds that one answer of ``base`` took, many at a time, in the newest evaluation of ``workspace`` that asked the model."""
+def answering(workspace: Path, recipe: Recipe) -> float | None:
+    """Seconds that an answer of the recipe's base took, many at a time, in the newest evaluation of ``workspace`` that asked it."""
     for report in _reports(workspace):
         for arm in reversed(report.arms):
-            if report.facts.get("base") == base and not arm.cached and report.facts.get("rows"):
+            if report.facts.get("base") in _called(recipe) and not arm.cached and report.facts.get("rows"):
                 return arm.seconds / float(report.facts["rows"])
     return None
 
@@ -141,7 +141,7 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
     terms = {"contract": contract_hash(recipe), "schema": sha256_json(read_json(recipe.schema)) if recipe.schema else ""}
     for report in _reports(workspace):
         told = report.facts
-        if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") != recipe.model.base:
+        if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") not in _called(recipe):
             continue
         if any(told.get(key, value) != value for key, value in terms.items()):
             passed.append(f"{told['by']} asked for something else: the contract changed since.")
@@ -177,6 +177,11 @@ def sampled(recipe: Recipe) -> Recipe:
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
     section = replace(recipe.evaluation, arms=arms, rows=ENOUGH)  # type: ignore[arg-type]
     return replace(recipe, name=sample_name(recipe), evaluation=section)
+
+
+def _called(recipe: Recipe) -> tuple[str, str]:
+    """The recipe's base as it stands there, and as a run says it where it is a folder."""
+    return recipe.model.base, str(recipe.path(recipe.model.base))
 
 
 def _reports(workspace: Path) -> Iterator[Report]:

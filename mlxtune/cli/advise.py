@@ -17,7 +17,7 @@ from mlxtune.advice.evidence import Evidence
 from mlxtune.advice.rules import Question, rules
 from mlxtune.advice.verdict import Advice, verdict
 from mlxtune.cli.evaluate import measure
-from mlxtune.cli.screen import Cell, columns, err, heading, out, say, show, show_json
+from mlxtune.cli.screen import Cell, columns, err, heading, line, out, say, show, show_json
 from mlxtune.cli.train import Json, Overrides
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
@@ -88,8 +88,8 @@ def table(advice: Advice, evidence: Evidence) -> None:
     if advice.measured:
         show("")
         heading(out, "Measured", "held-out rows, 95 % Wilson intervals")
-        for line in advice.measured:
-            _paragraph(line, ("· ", "muted"))
+        for text in advice.measured:
+            _paragraph(text, ("· ", "muted"))
     show("")
     heading(out, "Why")
     for reason in advice.reasons:
@@ -158,24 +158,28 @@ def _ask(question: Question, before: Answers | None) -> Any:
     names = list(question.options)
     for at, (name, meaning) in enumerate(question.options.items(), 1):
         say("  ", (f"{at:>2} ", "primary"), (f"{name:13}", ""), (meaning, "muted"))
-    hint = {"some": "numbers or names, with commas; nothing for none", "one": "a number or a name", "number": "a number"}[
-        question.kind
-    ]
-    shown = ",".join(default) if isinstance(default, list) else default
+    hint = {"some": "numbers or names, with commas; - for none", "one": "a number or a name", "number": "a number"}[question.kind]
+    shown = (",".join(default) or "-") if isinstance(default, list) else "" if default is None else str(default)
     while True:
-        text = typer.prompt(
-            f"  {hint}", default="" if shown is None else str(shown), err=True, show_default=shown not in (None, "")
-        )
-        parts = [part.strip() for part in str(text).split(",") if part.strip()]
+        text = _typed(hint, shown)
+        parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "-")]
         chosen = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
         try:
-            figure = interview.number(str(text))
-            value: Any = chosen if question.kind == "some" else (chosen or [""])[0]
+            figure = interview.number(text)
+            value: Any = chosen if question.kind == "some" else text if len(chosen) != 1 else chosen[0]
             value = (text if figure is None else figure) if question.kind == "number" else value
             interview.one(question, value)
             return value
         except InputError as error:
             say("  ", ("✗ ", "bold error"), error.message, " ", (error.mend, "muted"))
+
+
+def _typed(hint: str, default: str) -> str:
+    """A line that somebody types; ``default`` for an empty one. What is asked stands on stderr alone."""
+    try:
+        return err.input(line(f"  {hint}", (f" [{default}]" if default else "", "muted"), ": ")).strip() or default
+    except EOFError as error:
+        raise typer.Abort from error
 
 
 def _questions() -> None:

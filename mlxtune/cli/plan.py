@@ -61,7 +61,7 @@ def plan(
                 loaded, shares, source.folder, source.config, machine(), fingerprint=source.fingerprint, probe=probe, watts=watts,
                 workspace=Path.cwd(),
             )  # fmt: skip
-    answering = evidence.answering(Path.cwd(), loaded.model.base)
+    answering = evidence.answering(Path.cwd(), loaded)
     costs = bill(found, loaded.method.kind, chip=machine().chip, tariff=tariff, answering=answering)
     if json:
         show_json(document(found, costs) | {"seen": base is None})

@@ -145,12 +145,19 @@ def test_a_tuned_arm_is_none_without_training() -> None:
 
 def test_how_long_an_answer_took_is_told_by_an_evaluation_that_asked_the_model(tmp_path: Path) -> None:
     folder = measured(tmp_path, base=[BAD, GOOD, BAD, BAD], tuned=[GOOD] * 4)  # the base from a cache, the other in 1.5 s
-    assert answering(tmp_path, "m") == pytest.approx(1.5 / 4)
-    assert answering(tmp_path, "another") is None
+    recipe = load(tmp_path / "shop.toml")
+    assert answering(tmp_path, recipe) == pytest.approx(1.5 / 4)
+    assert answering(tmp_path, replace(recipe, model=replace(recipe.model, base="another"))) is None
     report = json.loads((folder / FILE).read_text())
     report["arms"][1]["cached"] = True
     (folder / FILE).write_text(json.dumps(report))
-    assert answering(tmp_path, "m") is None
+    assert answering(tmp_path, recipe) is None
+
+
+def test_a_base_that_is_a_folder_is_known_by_its_whole_path(tmp_path: Path) -> None:
+    folder = measured(tmp_path, base=[BAD, GOOD, BAD, BAD])
+    changed(folder, "20261125-0900-shop", base=str(tmp_path / "m"))
+    assert shop(tmp_path).arms["contract"]["base"].by == "20261125-0900-shop"
 
 
 def test_a_long_name_leaves_room_for_what_a_sample_is_called(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def _loaded(action: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
         "mlxtune.data.split",
         "mlxtune.planning.plan",
         "mlxtune.adapters.library",
+        "mlxtune.advice.verdict",
+        "mlxtune.models.catalog",
     ],
 )
 def test_import_is_light(module):

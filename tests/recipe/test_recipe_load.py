@@ -56,9 +56,9 @@ def test_dump_of_a_shipped_recipe_means_the_same_from_anywhere(file, tmp_path):
     recipe = load(file)
     (tmp_path / "recipe.toml").write_text(dump(recipe))
     again = load(tmp_path / "recipe.toml")
-    assert (again.source, again.schema) == (recipe.source, recipe.schema)
+    assert (again.source, again.schema, again.prompt_file) == (recipe.source, recipe.schema, recipe.prompt_file)
     paths = {"data": dataclasses.replace(again.data, source=recipe.data.source)}
-    paths["evaluation"] = dataclasses.replace(again.evaluation, schema=recipe.evaluation.schema)
+    paths["evaluation"] = dataclasses.replace(again.evaluation, schema=recipe.evaluation.schema, prompt=recipe.evaluation.prompt)
     assert dataclasses.replace(again, **paths) == recipe
 
 
@@ -181,7 +181,7 @@ def test_near_miss_of_a_choice_is_suggested():
         "[adapter]\ndropout = 1.0", "[training]\nlearning_rate = 0", "[training]\nlearning_rate = nan", "[training]\nlearning_rate = 1",
         "[training]\nwarmup = 1", "[training]\nepochs = -1", "[training]\nepochs = 0", "[training]\nsteps = -5", "[training]\naccumulate = 0",
         "[training]\nbatch_tokens = 0", "[training]\nvalidate_every = 0", "[training]\nsave_every = 0", "[training]\nclip = -1.0",
-        "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", '[evaluation]\narms = ["tuned"]', "[evaluation]\narms = []",
+        "[evaluation]\nmax_tokens = 0", "[evaluation]\nbatch_size = 0", "[evaluation]\nrows = -1", '[evaluation]\narms = ["tuned"]', "[evaluation]\narms = []",
         '[evaluation]\ndisclaimers = [" "]', "[method]\nloss = []", '[method]\nloss = ["sft", "sft"]', "[method]\nweights = [1.0, 1.0]",
         "[method]\nweights = [0.0]", "[method]\nbeta = 0", "[method]\nbeta = inf", "[method]\ngamma = -1.0",
         "[method]\nlabel_smoothing = 0.5",

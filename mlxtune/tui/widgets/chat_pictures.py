@@ -75,7 +75,7 @@ def _beside(exchange: Exchange, width: int) -> Rows:
     """Two answers in two columns, each under its name."""
     half = (width - 4) // 2
     first, second = (
-        [line((f"{'●'} {_who(side)}", "bold $primary" if side.adapter else "bold $muted")), *(Content(row) for row in wrap(side.text, half - 2)), *(line(*row)[2:] for row in _end(side, half))]
+        [line((f"{'●'} {_who(side)}", "bold $primary" if side.adapter else "bold $muted")), *(Content(f"  {row}") for row in wrap(side.text, half - 4)), *(line(*row)[2:] for row in _end(side, half))]
         for side in exchange.sides
     )  # fmt: skip
     return [("  ", col(one or "", half), "  ", col(two or "", half)) for one, two in zip_longest(first, second)]
