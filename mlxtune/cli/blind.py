@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 import sys
 import termios
@@ -16,15 +15,13 @@ import typer
 
 from mlxtune.cli.screen import Cell, columns, err, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
-from mlxtune.core.errors import InputError
-from mlxtune.core.files import write_text
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Message
-from mlxtune.evaluation import ledger
 from mlxtune.evaluation.answered import pairs
-from mlxtune.evaluation.ballot import HEADLINE, QUESTIONS, Result, exported
+from mlxtune.evaluation.ballot import HEADLINE, QUESTIONS, Result
 from mlxtune.evaluation.blind import Session, Showing, Vote
 from mlxtune.evaluation.power import detectable_preference
+from mlxtune.evaluation.voted import export
 from mlxtune.runs import registry
 
 KEYS = "a  b  t tie   u take back   q stop"
@@ -37,7 +34,7 @@ def blind(
     second: Annotated[str, typer.Argument(help="The other; the verdict is about it.")] = "tuned",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Pairs to judge, fixed before the first vote. Default: 40.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Draws rows and sides; drawn by lot when left out.")] = None,
-    export: Annotated[Path | None, typer.Option("--export", help="Write the votes as preference pairs (JSON lines).")] = None,
+    target: Annotated[Path | None, typer.Option("--export", help="Write the votes as preference pairs (JSON lines).")] = None,
     question: Annotated[Literal["format", "voice", "send"], typer.Option("--question", help="Whose votes to export.")] = HEADLINE,  # type: ignore[assignment]
     json: Json = False,
 ) -> None:
@@ -54,8 +51,8 @@ def blind(
             show_json({"folder": str(session.folder), **asdict(result)})
         else:
             table(result)
-        if export:
-            _export(session, export, question)
+        if target:
+            _export(session, target, question)
 
 
 def _ask(session: Session) -> None:
@@ -162,11 +159,6 @@ def table(result: Result) -> None:
 
 
 def _export(session: Session, path: Path, question: str) -> None:
-    rows = exported(session.choices(), question)
-    if not rows:
-        raise InputError(f"No vote on “{QUESTIONS[question]}” makes a pair: all are ties, or one answer is empty.")
-    write_text(path, "".join(jsonlib.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    ids = [pair.id for pair, asked, arm in session.choices() if asked == question and arm != "tie"]
-    ledger.record(ledger.ledger(session.evaluation), "export", session.evaluation.name, ids)
-    say(("✓ ", "bold success"), f"{plural(len(rows), 'preference pair')} in {path}.")
+    count = export(session, path, question)
+    say(("✓ ", "bold success"), f"{plural(count, 'preference pair')} in {path}.")
     say(("  ! ", "bold warning"), "They are held-out rows: what trains on them cannot be tested on them. The ledger keeps note.")

@@ -63,7 +63,7 @@ class Session:
         Raises ``InputError`` when the session was fixed otherwise, its key or the answers were changed, or nothing differs.
         """
         self.evaluation, self.first, self.second = evaluation, first, second
-        self.folder = _folder(evaluation, first, second)
+        self.folder = folder_of(evaluation, first, second)
         self._pairs = {pair.id: pair for pair in pairs}
         self._lock = hold(self.folder / "session.lock", busy="Another process is in this blind session.", patience=0.3)
         self._lock.__enter__()
@@ -102,6 +102,11 @@ class Session:
     def opened(self) -> bool:
         """Whether the seal is broken: nothing can be voted or undone any more."""
         return self._opened
+
+    @property
+    def given(self) -> tuple[Vote, ...]:
+        """The votes on what :meth:`now` shows, in the order of the questions."""
+        return tuple(self._votes[self.votes - self.votes % len(QUESTIONS) :])
 
     def now(self) -> Showing | None:
         """What is to be judged next, ``None`` after the last vote."""
@@ -241,9 +246,9 @@ def _fingerprint(pairs: Sequence[Pair]) -> str:
 
 def begun(evaluation: Path, first: str, second: str) -> bool:
     """Whether the two arms have a session."""
-    return (_folder(evaluation, first, second) / "session.json").is_file()
+    return (folder_of(evaluation, first, second) / "session.json").is_file()
 
 
-def _folder(evaluation: Path, first: str, second: str) -> Path:
+def folder_of(evaluation: Path, first: str, second: str) -> Path:
     """A folder that no arm's name can leave the evaluation with; arms come from a file."""
     return evaluation / "blind" / re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}")[:100]

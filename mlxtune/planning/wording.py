@@ -52,11 +52,3 @@ def time(cost: Cost) -> str:
     if cost.seconds is None:
         return ""
     return f"about {duration(cost.seconds)}, {'as a probe measured' if cost.source == 'probe' else f'at the pace of {cost.source}'}"
-
-
-def energy(cost: Cost) -> str:
-    """What it draws in that time; empty while time or watts are unknown."""
-    used = cost.kilowatt_hours
-    if used is None:
-        return ""
-    return f"about {f'{used:.1f} kWh' if used >= 0.1 else f'{1000 * used:.1f} Wh'} at {cost.watts:,.0f} W"

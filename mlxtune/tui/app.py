@@ -30,6 +30,7 @@ from mlxtune.tui.desk import Desk
 from mlxtune.tui.palette import Everything, Palette
 from mlxtune.tui.screens.adapters import Adapters
 from mlxtune.tui.screens.advice import Advice
+from mlxtune.tui.screens.blind import Blind
 from mlxtune.tui.screens.chat import Chat
 from mlxtune.tui.screens.data import Data
 from mlxtune.tui.screens.evaluate import Evaluate
@@ -46,7 +47,7 @@ from mlxtune.tui.theme import ABOUT, THEMES
 from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
 
 ROOMS: dict[str, type[Room]] = {
-    room.ROOM.lower(): room for room in (Home, Data, Review, Plan, Train, Evaluate, Adapters, Chat, Advice)
+    room.ROOM.lower(): room for room in (Home, Data, Review, Plan, Train, Evaluate, Blind, Adapters, Chat, Advice)
 }  # in the order of the journey
 LOOK_EVERY = 0.25  # seconds between two looks at the workspace
 TICK_EVERY = 1.0  # seconds after which clocks move on, even if nothing else has

@@ -67,6 +67,12 @@ class Desk(App[None]):
         of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
         return chosen or of_newest or next(iter(self.snapshot.startable), None)
 
+    def turn_to(self, name: str) -> None:
+        """Be about the recipe called ``name``, if there is one."""
+        views = self.snapshot.recipes if self.snapshot else ()
+        found = next((view for view in views if view.recipe and view.recipe.name == name), None)
+        self._recipe = found.path if found else self._recipe
+
     def choose_recipe(self) -> None:
         """Ask which recipe the rooms are about."""
         views = self.snapshot.recipes if self.snapshot else ()

@@ -15,6 +15,7 @@ from mlxtune.tui.follow import stamp
 
 if TYPE_CHECKING:  # planning loads arrays and catalogues, which the first screen should not wait for
     from mlxtune.data.split import Split
+    from mlxtune.planning.cost import Bill
     from mlxtune.planning.plan import Plan, Planner
 
 Progress = Callable[[str, float], None]
@@ -36,9 +37,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan; unless the base is ``here``, its shapes are the catalogue's and tokens are counted by another tokenizer."""
+    """A plan and what it costs; unless the base is ``here``, its shapes are the catalogue's and tokens are counted by another tokenizer."""
 
     plan: Plan
+    bill: Bill
     here: bool
 
 
@@ -73,8 +75,12 @@ class Plans:
             return self._plan(recipe, progress)
 
     def _plan(self, recipe: Recipe, progress: Progress) -> Outcome:
+        from mlxtune.planning.cost import bill
+        from mlxtune.planning.machine import machine
+
         loaded, known = self._prepared(recipe, progress)
-        return Outcome(known.planner.plan(loaded, known.shares, workspace=self._workspace), known.here)
+        found = known.planner.plan(loaded, known.shares, workspace=self._workspace)
+        return Outcome(found, bill(found, loaded.method.kind, chip=machine().chip), known.here)
 
     def _prepared(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, Prepared]:
         from mlxtune.data import review

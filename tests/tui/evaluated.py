@@ -91,7 +91,7 @@ def evaluation(
         for number, arm in enumerate(arms)
         if pairs
     }
-    evidence.keep(folder, recipe, held, told)  # type: ignore[arg-type]
+    evidence.keep(folder, recipe, held, told, read.rows)  # type: ignore[arg-type]
     contract, asked = Contract.of(recipe), evidence.questions(folder)
     said = {arm: [answer(at, row.reference or "") for at, row in enumerate(asked)] for arm, answer in arms.items()}
     scored = {arm: [contract.score(row.answer(text, "stop")) for row, text in zip(asked, texts, strict=True)] for arm, texts in said.items()}  # fmt: skip
@@ -131,7 +131,7 @@ def evaluation(
         report.Measured(arm, at == 0, 95.0 + at, scores, [told[arm][row.id].margin for row in held] if pairs else [], 800.0 + 50 * at, 1200)
         for at, (arm, scores) in enumerate(scored.items())
     ]  # fmt: skip
-    made = report.build(facts, measured, [row.group for row in asked] if pairs else ())
+    made = report.build(facts, measured, [row.group for row in asked])
     publish(made, folder)
     _fix_time(folder)
     done = [("arm.started", {"arm": arm, "rows": rows}) for arm in arms]

@@ -229,6 +229,11 @@ async def test_b_probes_and_time_is_known(shop: Shop, monkeypatch: pytest.Monkey
         await pilot.press("b")
         await until(pilot, lambda: "measured on this machine" in shown(app))
         assert "as a probe" in shown(app)
+        await pilot.press("m", "end")
+        await until(pilot, lambda: "pays from" in shown(app))
+        for part in ("rented", "hosted", "calls a month"):
+            assert part in shown(app), part
+        await pilot.press("escape")
         assert "unknown until" not in shown(app)
 
 
@@ -259,7 +264,7 @@ async def test_rows_that_cannot_be_used_are_a_sentence(shop: Shop, monkeypatch: 
     async with app.run_test(size=(80, 24)) as pilot:
         await at_plan(app, pilot, "✗ support.jsonl, line 3")
         assert "Raise data.max_tokens." in shown(app)
-        assert "m memory" not in footer(app)
+        assert "m costs" not in footer(app)
 
 
 async def test_a_base_that_is_not_here_is_fetched_only_when_asked(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -377,6 +377,8 @@ class Evaluate(Room):
             asks.near(self.desk, row.linked.near, self._go_to_review)
 
     def _go_to_review(self, id: str) -> None:
+        if self._opened:
+            self.desk.turn_to(str(self._opened.report.facts.get("name", "")))
         self.desk.wanted_row = id
         self.desk.action_room("review")
 

@@ -35,6 +35,7 @@ from mlxtune.tui.widgets.pane import ListPane
 from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
+    from mlxtune.planning.cost import Bill
     from mlxtune.planning.plan import Plan as Planned
 
 PATIENCE = 0.15  # seconds before a word says what is being waited for
@@ -49,6 +50,7 @@ class Sheet:
     edits: list[Edit] = field(default_factory=list)
     edited: dict[str, int] = field(default_factory=dict)  # keys, and in how many of the edits
     plan: Planned | None = None
+    bill: Bill | None = None
     here: bool = True  # the plan is of the base itself, not of what the catalogue knows of it
     was: int | None = None  # bytes that the plan before the last edit needed
     error: MlxtuneError | None = None
@@ -105,6 +107,7 @@ class Plan(Room):
                 yield Section("To make it fit", Draw(id="plan-changes"), id="plan-mend")
                 yield Section("Memory", Draw(id="plan-memory"), id="plan-parts")
                 yield Section("Run", Draw(id="plan-run"), id="plan-facts")
+                yield Section("Elsewhere", Draw(id="plan-costs"), id="plan-offers")
 
     # What is on show
 
@@ -164,11 +167,12 @@ class Plan(Room):
             self.query_one("#plan-detail", Draw).show(lambda width, _height: pictures.detail(one, sheet.recipe, width))
         self.query_one("#plan-side").display = plan is not None and self.wide
         self.query_one("#plan-mend").set_class(bool(plan and plan.changes), "-open")
-        if plan:
+        if plan and (bill := sheet.bill):
             probing = self._can_probe
             self.query_one("#plan-changes", Draw).show(lambda width, _height: lines(*pictures.change_rows(plan.changes, width)))
             self.query_one("#plan-memory", Draw).show(lambda width, _height: lines(*pictures.memory_rows(plan, width)))
-            self.query_one("#plan-run", Draw).show(lambda width, _height: lines(*pictures.run_rows(plan, probing, width)))
+            self.query_one("#plan-run", Draw).show(lambda width, _height: lines(*pictures.run_rows(plan, bill, probing, width)))
+            self.query_one("#plan-costs", Draw).show(lambda width, _height: lines(*pictures.cost_rows(plan, bill, False, width)))
 
     def _row(self, sheet: Sheet, found: Sequence[Key], at: int, width: int) -> Content:
         one = found[at]
@@ -215,7 +219,7 @@ class Plan(Room):
 
     def _planned(self, asked: int, found: Outcome) -> None:
         if asked == self._asked and self._sheet:
-            self._sheet.plan, self._sheet.here, self._sheet.error = found.plan, found.here, None
+            self._sheet.plan, self._sheet.bill, self._sheet.here, self._sheet.error = found.plan, found.bill, found.here, None
             self._settle()
 
     def _refused(self, asked: int, error: MlxtuneError) -> None:
@@ -264,8 +268,8 @@ class Plan(Room):
             verbs.append(Verb("b", "probe", "probe", "run two steps at the worst batch, to know memory and time"))
         if sheet.edits:
             verbs.append(Verb("u", "undo", "undo", "take the last edit back"))
-        if sheet.plan and not self.wide:
-            verbs.append(Verb("m", "memory", "memory", "where memory and time go"))
+        if sheet.plan:
+            verbs.append(Verb("m", "costs", "memory", "where memory, time and money go, all of it"))
         one = self._key
         if one and not pictures.is_default(one, sheet.recipe) and pictures.default(one):
             verbs.append(Verb("d", "default", "default", "take the key out, so that its default holds"))
@@ -389,22 +393,23 @@ class Plan(Room):
 
     def action_memory(self) -> None:
         def rows(width: int) -> Sequence[tuple[Part, ...]]:
-            plan = self._sheet.plan if self._sheet else None
-            if plan is None:
+            sheet = self._sheet
+            if sheet is None or sheet.plan is None or sheet.bill is None:
                 return []
             parts: list[Content] = []
-            for title, found in _pages(plan, self._can_probe):
+            for title, found in _pages(sheet.plan, sheet.bill, self._can_probe):
                 parts += [line((f"  {title}", "bold")), *found(width), Content("")]
             return [(part,) for part in parts]
 
-        self.app.push_screen(Page("Memory and time", rows))
+        self.app.push_screen(Page("Memory, time and money", rows))
 
 
-def _pages(plan: Planned, probing: bool) -> list[tuple[str, Callable[[int], list[Content]]]]:
+def _pages(plan: Planned, bill: Bill, probing: bool) -> list[tuple[str, Callable[[int], list[Content]]]]:
     found: list[tuple[str, Callable[[int], list[Content]]]] = []
     if plan.changes:
         found.append(("To make it fit", partial(pictures.change_rows, plan.changes)))
-    return [*found, ("Memory", partial(pictures.memory_rows, plan)), ("Run", partial(pictures.run_rows, plan, probing))]
+    found += [("Memory", partial(pictures.memory_rows, plan)), ("Run", partial(pictures.run_rows, plan, bill, probing))]
+    return [*found, ("Cost", partial(pictures.cost_rows, plan, bill, True))]
 
 
 def _told(path: str, recipe: Recipe) -> str:

@@ -15,6 +15,7 @@ from mlxtune.tui.draw import Part, bar, col, fold, gigabytes, key, line, lines, 
 
 if TYPE_CHECKING:
     from mlxtune.planning.changes import Change
+    from mlxtune.planning.cost import Bill
     from mlxtune.planning.plan import Plan
 
 MARKS = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}
@@ -151,7 +152,7 @@ def _piece(start: float, share: float, width: int, style: str) -> Content:
     return line(" " * min(first, width - 1), ("━" * max(1, last - first) if share else "", style)).truncate(width)
 
 
-def run_rows(found: Plan, probing: bool, width: int) -> list[Content]:
+def run_rows(found: Plan, costs: Bill, probing: bool, width: int) -> list[Content]:
     """What the run does and takes, as names and values."""
     from mlxtune.evaluation.power import expectation
     from mlxtune.planning import wording
@@ -172,11 +173,34 @@ def run_rows(found: Plan, probing: bool, width: int) -> list[Content]:
         else ("unknown until a probe", "$muted")
     )
     listed.append(("time", one_line(known) if known else unknown))
-    if power := wording.energy(found.cost):
-        listed.append(("energy", power))
+    if costs.kilowatt_hours is not None:
+        listed.append(("energy", lines_of(found, costs)[0][1]))
     if found.test:
         listed.append(("evidence", expectation(found.test)))
     return [row for name, value in listed for row in _entry(name, value, width)]
+
+
+def cost_rows(found: Plan, costs: Bill, whole: bool, width: int) -> list[Content]:
+    """What it costs here and elsewhere; ``whole``: with how that is known."""
+    rows: list[Content] = []
+    for label, told, note in lines_of(found, costs):
+        if whole:
+            rows += [
+                *_entry(label, told or "unknown", width),
+                *(line((f"            {row}", "$muted")) for row in wrap(note, width - 13)),
+            ]
+        elif told:
+            rows += _entry(
+                label, told if label in ("here", "pays from") else f"{told}, {note.partition(' for ')[0].partition(',')[0]}", width
+            )
+    return rows
+
+
+def lines_of(found: Plan, costs: Bill) -> list[tuple[str, str, str]]:
+    """The bill in words that a terminal can show."""
+    from mlxtune.planning import cost
+
+    return [(label, one_line(told), one_line(note)) for label, told, note in cost.lines(found, costs)]
 
 
 def _entry(name: str, value: Part, width: int) -> list[Content]:
