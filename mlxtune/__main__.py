@@ -1,5 +1,5 @@
 """`python -m mlxtune` is `mlxtune`."""
 
-from mlxtune.cli.main import main
+from mlxtune.cli.start import main
 
 main()

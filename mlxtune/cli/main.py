@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -36,6 +35,7 @@ from mlxtune.cli import (
     workspace,
 )
 from mlxtune.cli.screen import complain, out, say
+from mlxtune.cli.start import has_terminal, open_app
 from mlxtune.core.errors import InputError, MlxtuneError
 
 app = typer.Typer(
@@ -83,11 +83,9 @@ def start(
         raise typer.Exit
     if context.invoked_subcommand is not None:
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not has_terminal():
         raise InputError("The app needs a terminal.", mend="mlxtune --help shows the verbs that work without one.")
-    from mlxtune.tui.app import run
-
-    run(Path.cwd())
+    open_app()
 
 
 def main() -> None:
@@ -95,23 +93,29 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except MlxtuneError as error:
-        complain(error)
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except TyperException as error:
-        complain(InputError(error.format_message(), mend="mlxtune --help shows what there is."))
-        sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
-        if os.environ.get("MLXTUNE_DEBUG"):
-            traceback.print_exc()
-        say(("✗ ", "bold error"), f"A fault of ours: {type(error).__name__}: {error}")
-        say("  ", ("MLXTUNE_DEBUG=1 shows where.", "muted"))
-        sys.exit(4)
+        ended(error)
+
+
+def ended(error: Exception) -> NoReturn:
+    """Say what ended the command, and end with the code that means it."""
+    match error:
+        case MlxtuneError():
+            complain(error)
+            sys.exit(error.exit_code)
+        case typer.Abort():
+            sys.exit(130)
+        case TyperException():
+            complain(InputError(error.format_message(), mend="mlxtune --help shows what there is."))
+            sys.exit(2)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+    if os.environ.get("MLXTUNE_DEBUG"):
+        traceback.print_exception(error)
+    say(("✗ ", "bold error"), f"A fault of ours: {type(error).__name__}: {error}")
+    say("  ", ("MLXTUNE_DEBUG=1 shows where.", "muted"))
+    sys.exit(4)
 
 
 if __name__ == "__main__":

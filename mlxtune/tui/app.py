@@ -28,27 +28,15 @@ from mlxtune.core.text import one_line
 from mlxtune.tui import keys
 from mlxtune.tui.desk import Desk
 from mlxtune.tui.palette import Everything, Palette
-from mlxtune.tui.screens.adapters import Adapters
-from mlxtune.tui.screens.advice import Advice
-from mlxtune.tui.screens.blind import Blind
-from mlxtune.tui.screens.chat import Chat
-from mlxtune.tui.screens.data import Data
-from mlxtune.tui.screens.evaluate import Evaluate
+from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.screens.help import help_rows
-from mlxtune.tui.screens.home import Home
 from mlxtune.tui.screens.jump import Jump
 from mlxtune.tui.screens.page import Page
-from mlxtune.tui.screens.plan import Plan
-from mlxtune.tui.screens.review import Review
 from mlxtune.tui.screens.room import Room
-from mlxtune.tui.screens.train import Train
 from mlxtune.tui.snapshot import Snapshot, Watcher
 from mlxtune.tui.theme import ABOUT, THEMES
 from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
 
-ROOMS: dict[str, type[Room]] = {
-    room.ROOM.lower(): room for room in (Home, Data, Review, Plan, Train, Evaluate, Blind, Adapters, Chat, Advice)
-}  # in the order of the journey
 LOOK_EVERY = 0.25  # seconds between two looks at the workspace
 TICK_EVERY = 1.0  # seconds after which clocks move on, even if nothing else has
 
@@ -60,6 +48,10 @@ class Observed(Message):
     snapshot: Snapshot
 
 
+def _room(mode: str) -> Room:
+    return ROOMS[mode]()
+
+
 class MlxtuneApp(Desk):
     """``workspace`` is the folder the app shows. Without ``watch`` it shows only what is posted to it, and remembers nothing."""
 
@@ -67,12 +59,12 @@ class MlxtuneApp(Desk):
     CSS_PATH = "mlxtune.tcss"
     ENABLE_COMMAND_PALETTE = True
     COMMANDS = {Everything}  # noqa: RUF012
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**ROOMS}
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {mode: partial(_room, mode) for mode in ROOMS}
     DEFAULT_MODE = "home"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(LETTERS[room.ROOM], f"room('{mode}')", room.ROOM, id=f"app.{mode}") for mode, room in ROOMS.items()),
+        *(Binding(LETTERS[name], f"room('{name.lower()}')", name, id=f"app.{name.lower()}") for name in ROOMS.names),
         Binding("f1", "help", "Help", id="app.help"),
         Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
         Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
@@ -185,7 +177,16 @@ class MlxtuneApp(Desk):
             self._keep()
             self._leaving.wait(LOOK_EVERY)
 
+    @work(thread=True, group="warm")
+    def _warm(self) -> None:
+        """Load the other rooms, now that there is a picture to look at: else the first key to one would wait for it."""
+        for mode in ROOMS:
+            if not self._leaving.is_set():
+                ROOMS[mode]
+
     def on_observed(self, message: Observed) -> None:
+        if self.snapshot is None:
+            self._warm()
         self.snapshot = snapshot = message.snapshot
         self.stopping &= {view.id for view in snapshot.runs if view.alive}
         if self.selected and snapshot.find(self.selected) is None:
@@ -205,7 +206,7 @@ class MlxtuneApp(Desk):
     @property
     def rooms(self) -> tuple[str, ...]:
         """The names of the rooms, in the order of the journey."""
-        return tuple(room.ROOM for room in ROOMS.values())
+        return ROOMS.names
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from mlxtune.core.text import nearest, one_line
+from mlxtune.tui.rooms import ROOMS
 
 Kind = type[DOMNode]
 Keymap = dict[str, str]  # the id of a binding to its keys, as Textual spells them, with commas
@@ -30,6 +31,7 @@ _MODIFIERS = frozenset(("ctrl", "shift", "alt", "super", "hyper", "meta"))
 
 def owners() -> list[Kind]:
     """Every class of the app that binds keys: the app itself, rooms and pages, panes."""
+    list(ROOMS.values())  # loads those that nobody has gone to yet
     found: list[Kind] = []
     waiting: list[Kind] = [App, Widget]
     while waiting:
