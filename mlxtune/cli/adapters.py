@@ -12,7 +12,7 @@ import typer
 from mlxtune.adapters import compare as comparing
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry, Score
-from mlxtune.cli.evaluate import compared
+from mlxtune.cli.evaluate import contrasted
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
 from mlxtune.core.text import one_line, size
@@ -107,7 +107,7 @@ def compare_adapters(first: Which, second: Which, json: Json = False) -> None:
         return
     show("  ", (found.contrast.verdict, "bold"))
     show("")
-    compared(found.contrast.first, found.contrast.second, found.contrast.comparisons)
+    contrasted(found.contrast)
 
 
 @app.command("rename")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.evaluate import compared
+from mlxtune.cli.evaluate import contrasted
 from mlxtune.cli.screen import Cell, heading, out, show, show_json
 from mlxtune.cli.train import Json
 from mlxtune.core.errors import GateError
@@ -31,6 +31,6 @@ def compare(
         marks: dict[str, Cell] = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}
         show("  ", marks.get(found.headline.word, ("· ", "muted")), (found.verdict, "bold"))
         show("")
-        compared(found.first, found.second, found.comparisons)
+        contrasted(found)
     if gate and found.headline.word != "better":
         raise GateError(f"The gate says no: {found.verdict}")

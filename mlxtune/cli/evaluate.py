@@ -17,12 +17,13 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import regression
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.compare import Contrast
 from mlxtune.evaluation.contract import LABELS
 from mlxtune.evaluation.gate import refusal
 from mlxtune.evaluation.report import Arm, Rate, Report
 from mlxtune.evaluation.start import require_trained, start
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
-from mlxtune.evaluation.wording import hold_out
+from mlxtune.evaluation.wording import compared, hold_out, method
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -86,9 +87,14 @@ def table(report: Report, folder: Path) -> None:
         show("")
         heading(out, "Margins", "how much likelier the chosen answer is, nats a token; bootstrap intervals")
         columns([*map(_margin, report.arms), *map(_gain, report.margins)], right=(1,))
-    for first, second in dict.fromkeys((item.first, item.second) for item in report.comparisons):
+    pairs = compared(report)
+    for name, items in pairs:
+        if len(items) > 1:
+            show("")
+            comparisons(name, method(report), [(LABELS[item.metric], item) for item in items])
+    if others := [(name, item) for name, items in pairs for item in items if len(items) == 1]:
         show("")
-        compared(first, second, [item for item in report.comparisons if (item.first, item.second) == (first, second)])
+        comparisons("Without training", LABELS[others[0][1].metric], others)
     if off_task := regression.of(report.facts):
         show("")
         heading(out, "Off task", f"{plural(off_task.total, 'prompt')} that training should not touch")
@@ -101,19 +107,25 @@ def table(report: Report, folder: Path) -> None:
     show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))
 
 
-def compared(first: str, second: str, items: Sequence[Comparison]) -> None:
-    """What was fixed and broken on each metric."""
-    heading(out, f"{first[0].upper()}{first[1:]} against {second}", "same rows; exact McNemar p after Holm; Newcombe interval")
+def comparisons(title: str, note: str, items: Sequence[tuple[str, Comparison]]) -> None:
+    """What was fixed and broken, each item with its name."""
+    heading(out, f"{title[0].upper()}{title[1:]}", note)
     head: list[Cell] = [(name, "faint") for name in ("", "fixed", "broken", "both", "neither", "change", "p")]
     body: list[list[Cell]] = []
-    for item in items:
+    for name, item in items:
         change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
         fixed: Cell = (str(item.paired.fixed), "success" if item.paired.fixed else "muted")
         broken: Cell = (str(item.paired.broken), "error" if item.paired.broken else "muted")
         value = item.p if item.adjusted is None else item.adjusted
         p = "<0.001" if value < 0.001 else f"{value:.3f}"
-        body.append([LABELS[item.metric], fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
+        body.append([name, fixed, broken, str(item.paired.both), str(item.paired.neither), change, p])
     columns([head, *body], right=(1, 2, 3, 4, 5, 6))
+
+
+def contrasted(found: Contrast) -> None:
+    """Two evaluations against each other."""
+    note = "same rows; Newcombe intervals; exact p over groups of rows, adjusted (Holm)"
+    comparisons(f"{found.second} over {found.first}", note, [(LABELS[item.metric], item) for item in found.comparisons])
 
 
 def _answered(arm: Arm) -> list[Cell]:
