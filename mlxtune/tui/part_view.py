@@ -84,5 +84,14 @@ def difference(left: str, right: str) -> tuple[Words, Words]:
     for tag, start, end, begin, stop in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
         for side, text in ((0, "".join(one[start:end])), (1, "".join(two[begin:stop]))):
             if text:
-                sides[side].append((text, tag != "equal" and bool(text.strip())))
-    return sides
+                sides[side].append((text, tag != "equal"))
+    return _joined(sides[0]), _joined(sides[1])
+
+
+def _joined(words: Words) -> Words:
+    """``words`` with the space between two that differ taken for a difference, and at the edge of one for none."""
+    for at, (text, _) in enumerate(words):
+        if not text.strip():
+            around = words[max(at - 1, 0) : at] + words[at + 1 : at + 2]
+            words[at] = (text, len(around) == 2 and all(only for _, only in around))
+    return words

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.core.text import duration, nearest, one_line, plural, safe_text
+from mlxtune.core.text import duration, nearest, one_line, plural, restored, safe_text
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=40))
@@ -68,3 +68,17 @@ def test_plural(count, words):
 )
 def test_duration(seconds, words):
     assert duration(seconds) == words
+
+
+@given(st.text(), st.text(), st.integers(0, 40), st.integers(0, 40))
+def test_what_was_not_touched_is_restored(original, typed, start, length):
+    shown = safe_text(original)
+    start = min(start, len(shown))
+    assert restored(original, shown) == original
+    edited = shown[:start] + typed + shown[start + length :]
+    assert safe_text(restored(original, edited)) == safe_text(edited)
+
+
+def test_hidden_signs_come_back_around_an_edit():
+    original = "a\x1b[31mb\r\nc\u202ed"
+    assert restored(original, "a␛[31mB\nc�d!") == "a\x1b[31mB\r\nc\u202ed!"

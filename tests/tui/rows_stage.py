@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from mlxtune.data.checks import Tokens, check
 from mlxtune.data.checks.checked import Checked
 from mlxtune.data.filters import said
 from mlxtune.data.records import Records
+from mlxtune.data.rows import Row
 from mlxtune.evaluation.examine import scorer
+from mlxtune.planning.masks import Mask, Turn
 from mlxtune.recipe import load
+from mlxtune.tui.part_view import parts_of
 
 from .stage import Shop
 
@@ -102,8 +106,41 @@ class Checks:
         self.gate.set()
 
 
+class Tokenizer:
+    """What stands in for the process that knows the tokenizer: a token is a word with the space before it."""
+
+    gate = threading.Event()
+    error: MlxtuneError | None = None
+
+    def __init__(self, recipe: Any) -> None:
+        pass
+
+    def ask(self, row: Row) -> Mask:
+        self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        turns = []
+        for part in parts_of(row):
+            cuts = tuple(match.end() for match in re.finditer(r"\s*\S+", part.text))
+            stop = "<|im_end|>" if part.trains else ""
+            turns.append(Turn(len(cuts) + 1, len(cuts) + 1 if part.trains else 0, cuts, stop))
+        return Mask(tuple(turns), sum(turn.tokens for turn in turns), sum(turn.trained for turn in turns))
+
+    def close(self) -> None:
+        self.gate.set()
+
+
 @pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
+def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Tokenizer]]:
+    """Every tokenizer in the app is one of these."""
+    monkeypatch.setattr("mlxtune.planning.masks.Masks", Tokenizer)
+    Tokenizer.gate.set()
+    yield Tokenizer
+    Tokenizer.error = None
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> Checks:
     """Every check in the app is one of these."""
     made = Checks()
     monkeypatch.setattr("mlxtune.evaluation.examine.Examination", made)

@@ -17,10 +17,10 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.room import Room
 
-from .rows_stage import GOOD, ROWS, Checks, browse_of, chat, checks, fill, ready, write
+from .rows_stage import GOOD, ROWS, Checks, browse_of, chat, checks, fill, ready, tokens, write
 from .stage import Shop, footer, observe, shown, until
 
-__all__ = ["checks"]
+__all__ = ["checks", "tokens"]
 
 
 async def opened(pilot: Any) -> MlxtuneApp:

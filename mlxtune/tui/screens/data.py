@@ -41,7 +41,7 @@ class Data(Room):
     CSS_PATH = "data.tcss"
     AUTO_FOCUS = "#list"
     VERBS = frozenset(
-        {"filter", "review", "fix", "accept", "reject", "tag", "undo", "redo", "sort", "bulk", "bring", "figures", "recipe", "again"}
+        {"filter", "review", "fix", "accept", "reject", "tag", "redo", "sort", "bulk", "bring", "figures", "recipe", "again"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter", id="data.filter"),

@@ -49,8 +49,8 @@ class Review(Room):
     CSS_PATH = "review.tcss"
     AUTO_FOCUS = "#talk"
     VERBS = frozenset(
-        {"accept", "reject", "skip", "better('a')", "better('d')", "tie", "bad", "flip", "edit", "keep", "leave", "tag", "digit", "note",
-         "undo", "redo", "aside", "go(-1)", "go(1)", "edge(False)", "edge(True)", "recipe", "bring"}
+        {"accept", "reject", "skip", "other", "tie", "bad", "flip", "edit", "keep", "leave", "tag", "note", "redo", "aside", "recipe",
+         "bring"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "accept", "accept", id="review.accept"),
@@ -61,6 +61,7 @@ class Review(Room):
         Binding("b", "bad", "both are bad", id="review.bad"),
         Binding("s", "flip", "swap the sides", id="review.swap"),
         Binding("e", "edit", "edit", id="review.edit"),
+        Binding("ctrl+s", "keep", "keep what is written", id="review.keep"),
         Binding("t", "tag", "tag", id="review.tag"),
         *(Binding(str(digit), f"digit({digit})", f"tag {digit}", id=f"review.tag-{digit}") for digit in range(1, 10)),
         Binding("n", "note", "note", id="review.note"),
@@ -525,14 +526,11 @@ class Review(Room):
         editor.move_cursor(editor.document.end)
         self.show()
         self.refresh_bindings()
-        editor.focus()
+        self.call_after_refresh(editor.focus)  # it is hidden until then
 
     def on_text_area_changed(self) -> None:
         if self._editing is not None:
             self.show()
-
-    def on_editor_kept(self) -> None:
-        self.action_keep()
 
     def on_editor_left(self) -> None:
         self.action_leave()

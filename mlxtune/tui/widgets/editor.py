@@ -1,4 +1,4 @@
-"""A text to be written in place: ctrl+s keeps it, escape leaves it."""
+"""A text to be written in place; escape leaves it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,14 @@ class Editor(TextArea):
     """Its text is safe to show; who opens it sees to that."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "keep", "keep what is written", id="edit.keep"),
-        Binding("escape", "leave", "leave it as it was", id="edit.leave"),
+        Binding("escape", "leave", "leave it as it was", id="edit.leave", priority=True),  # TextArea has a use of its own for it
     ]
-
-    class Kept(Message):
-        """What is written shall hold."""
 
     class Left(Message):
         """It shall stay as it was."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(soft_wrap=True, compact=True, tab_behavior="indent", highlight_cursor_line=False, **kwargs)
-
-    def action_keep(self) -> None:
-        self.post_message(self.Kept())
 
     def action_leave(self) -> None:
         self.post_message(self.Left())
