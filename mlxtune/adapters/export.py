@@ -66,10 +66,10 @@ def start(
     return launch.start(workspace, "export", named, request)
 
 
-def check_form(form: Form, source: ModelFolder) -> None:
-    """Raises ``ModelError`` with the reason when the base ``source`` cannot be written as ``form``."""
+def check_form(form: Form, source: ModelFolder, quantize: int = 0) -> None:
+    """Raises ``ModelError`` with the reason when the base ``source``, given ``quantize`` bits on load, cannot be written as ``form``."""
     kind = str(source.config.get("model_type", ""))
-    if form == "quantized" and not source.config.get("quantization"):
+    if form == "quantized" and not (quantize or source.config.get("quantization")):
         raise ModelError(f"{source.name} is not quantised, so nothing can be quantised again.", mend="Leave --requantize out.")
     if form == "hf" and kind not in HF:
         raise ModelError(

@@ -17,8 +17,8 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
 
 from mlxtune.adapters.layout import read_layout
-from mlxtune.core.errors import ModelError
-from mlxtune.models import lora
+from mlxtune.models import load, lora
+from mlxtune.models.load import Quantize
 from mlxtune.models.resolve import ModelFolder
 
 _QUANTISED = nn.QuantizedLinear | nn.QuantizedEmbedding | QuantizedSwitchLinear
@@ -26,15 +26,16 @@ _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")  # what a model folder holds
 _OWN = ("config.json", "model.safetensors.index.json", "mlxtune.json", "fidelity.json")
 
 
-def fuse(source: ModelFolder, adapter: Path, *, requantize: bool) -> tuple[nn.Module, dict[str, Any]]:
+def fuse(source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quantize = 0) -> tuple[nn.Module, dict[str, Any]]:
     """The base ``source`` with ``adapter`` in its weights, not evaluated, and its configuration.
 
-    With ``requantize`` the adapted modules are quantised again as they were; else nothing is quantised any more. Raises ``ModelError``
-    when the adapter does not fit, or when the base has nothing to quantise again.
+    ``quantize`` are the bits that its weights get on load, as when the adapter was trained. With ``requantize`` the adapted modules are
+    quantised again as they were; else nothing is quantised any more. Raises ``ModelError`` when the adapter does not fit.
     """
     model, config = load_model(source.folder, lazy=True)
-    if requantize and not config.get("quantization"):
-        raise ModelError(f"{source.name} is not quantised, so nothing can be quantised again.", mend="Leave --requantize out.")
+    if quantize and not config.get("quantization"):
+        load.quantize_weights(model, quantize)
+        config = config | {"quantization": _quantization(model, quantize)}
     lora.load(model, adapter)
     learned = read_layout(adapter).modules  # mlx-lm wraps every module that is named, with weights for it or without
     fused = []
@@ -83,6 +84,17 @@ def _fused(module: nn.Module, *, requantize: bool) -> nn.Module:
     if packed and requantize:
         return whole.to_quantized(inner.group_size, inner.bits, inner.mode)
     return whole
+
+
+def _quantization(model: nn.Module, bits: int) -> dict[str, Any]:
+    """What a configuration must say of a model that was quantised on load: those that are not as most are, by name."""
+    usual = {"group_size": 64, "bits": bits}
+    named = {
+        name: {"group_size": module.group_size, "bits": module.bits}
+        for name, module in model.named_modules()
+        if isinstance(module, _QUANTISED)
+    }
+    return usual | {name: how for name, how in named.items() if how != usual}
 
 
 def _inside(module: nn.Module) -> str:

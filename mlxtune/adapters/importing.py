@@ -64,7 +64,7 @@ def import_adapter(
             progress("checking its weights", 0.0)
             found = _copy(config, weights, source, scratch)
             os.chmod(scratch, 0o755)
-            write_json(scratch / CONFIG, found.config | {"model": source.name})
+            write_json(scratch / CONFIG, found.config | {"model": str(source.folder)})
             write_json(scratch / LINEAGE, _lineage(told, source, origin or str(folder.resolve()), strange, scratch / WEIGHTS))
             with changing(workspace):
                 check_free(workspace, name)
@@ -133,7 +133,7 @@ def _lineage(told: Mapping[str, Any], source: ModelFolder, origin: str, strange:
         "made": made if isinstance(made, str) else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "imported": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "origin": origin,
-        "base": source.name,
+        "base": str(source.folder) if Path(source.name).expanduser().is_dir() else source.name,
         "base_fingerprint": source.fingerprint,
         "weights": sha256_file(weights),
         **kept,

@@ -44,7 +44,7 @@ from mlxtune.runs.worker import Worker, live
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.outputs import Output
-    from mlxtune.models.load import LoadedModel
+    from mlxtune.models.load import LoadedModel, Quantize
 
 EXPORTED = "exported"
 _LIKELY = "reference"  # what progress is of while logits are computed, as in an evaluation
@@ -61,14 +61,14 @@ def export(worker: Worker) -> dict[str, Any]:
     adapter, form = Path(request["adapter"]), request["form"]
     source = resolve(recipe.model.base, near=recipe.folder)
     _check_base(adapter, source)
-    check_form(form, source)
+    check_form(form, source, recipe.model.quantize)
     if form == "gguf":
         gguf.check(source)
     target = Path(request["target"]) if request["target"] else worker.folder / MODEL
     scratch = target.with_name(f".{target.name}.partial")
     rows = _rows(recipe, request["rows"])
 
-    loaded = load.load(source)
+    loaded = load.load(source, quantize=recipe.model.quantize)
     worker.emit(
         "model.loaded", base=source.name, path=loaded.path, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(machine().limit),
@@ -88,7 +88,7 @@ def export(worker: Worker) -> dict[str, Any]:
     again_at = worker.folder / "again"
     _clear(scratch, again_at)
     try:
-        _write(source, adapter, form, scratch)
+        _write(source, recipe.model.quantize, adapter, form, scratch)
         count = sum(file.stat().st_size for file in scratch.iterdir())
         worker.emit("export.written", form=form, bytes=count, seconds=time.perf_counter() - start)
         again = load.load(_readable(scratch, source, form, again_at))
@@ -203,10 +203,10 @@ def _check_disk(target: Path, parameters: int, form: str) -> None:
         )
 
 
-def _write(source: ModelFolder, adapter: Path, form: str, folder: Path) -> None:
+def _write(source: ModelFolder, quantize: Quantize, adapter: Path, form: str, folder: Path) -> None:
     from mlxtune.adapters import fuse, gguf
 
-    model, config = fuse.fuse(source, adapter, requantize=form == "quantized")
+    model, config = fuse.fuse(source, adapter, requantize=form == "quantized", quantize=quantize)
     try:
         with disk_errors(str(folder)):
             folder.mkdir(parents=True)

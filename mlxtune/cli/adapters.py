@@ -81,8 +81,8 @@ def show_adapter(which: Which = "last", json: Json = False) -> None:
         _scored(found.score)
     elif not found.problem:
         show("")
-        subject = found.run if found.key.startswith("runs/") else ""
-        say("Not measured yet.  ", (f"mlxtune eval {subject}" if subject else "", "primary"))
+        subject = found.run if found.key.startswith("runs/") else f"RECIPE --adapter {found.name}"
+        say("Not measured yet.  ", (f"mlxtune eval {subject}", "primary"))
 
 
 @app.command("compare")

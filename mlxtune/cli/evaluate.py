@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from mlxtune.adapters import library
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, heading, interval, line, out, show, show_json
 from mlxtune.cli.train import Json, Overrides, check, fetch
-from mlxtune.core.errors import GateError
+from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import regression
 from mlxtune.evaluation import report as reports
@@ -24,6 +25,7 @@ from mlxtune.evaluation.report import Arm, Rate, Report
 from mlxtune.evaluation.start import require_trained, start
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 from mlxtune.evaluation.wording import compared, hold_out, method
+from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -32,13 +34,14 @@ from mlxtune.runs.state import RunState
 
 def evaluate(
     which: Annotated[str, typer.Argument(help="A recipe (base only) or a run (base and tuned).", show_default=False)] = "last",
+    adapter: Annotated[str, typer.Option("--adapter", help="With a recipe: the adapter to measure.", show_default=False)] = "",
     overrides: Overrides = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is better and general behaviour held.")] = False,
     json: Json = False,
 ) -> None:
     """Measure every arm on the same held-out rows, and say whether the adapter beats the strongest of those without training."""
     recipe, run = _subject(which, overrides or [])
-    code, folder = measure(recipe, run, quiet=json)
+    code, folder = measure(recipe, run, adapter=_adapter(adapter, recipe, run) if adapter else None, quiet=json)
     if code:
         raise typer.Exit(code)
     report = reports.load(folder)
@@ -47,11 +50,11 @@ def evaluate(
         raise GateError(f"The gate says no: {why}")
 
 
-def measure(recipe: Recipe, run: Run | None, *, quiet: bool = False) -> tuple[int, Path]:
+def measure(recipe: Recipe, run: Run | None, *, adapter: Path | None = None, quiet: bool = False) -> tuple[int, Path]:
     """Run an evaluation to its end, with a progress bar; the exit code, and the folder with its report."""
     check(recipe)
     fetch(recipe)
-    evaluation = start(Path.cwd(), recipe, run)
+    evaluation = start(Path.cwd(), recipe, run, adapter)
     with bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
@@ -183,3 +186,19 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     run = registry.find(Path.cwd(), which)
     require_trained(run)
     return load(run.folder / "recipe.toml", overrides), run
+
+
+def _adapter(which: str, recipe: Recipe, run: Run | None) -> Path:
+    """The folder of the adapter to measure with ``recipe``. Raises ``InputError`` when it belongs to other weights, or a run was named."""
+    if run:
+        raise InputError(
+            f"{run.id} is measured with its own adapter.", mend=f"Name a recipe: mlxtune eval RECIPE --adapter {which}"
+        )
+    entry = library.usable(Path.cwd(), which)
+    fetch(recipe)
+    source = resolve(recipe.model.base, near=recipe.folder)
+    if entry.base_hash not in ("", source.fingerprint):
+        raise InputError(
+            f"{entry.name} belongs to other weights, those of {one_line(entry.base, 80)}, than {one_line(source.name, 80)}."
+        )
+    return entry.folder

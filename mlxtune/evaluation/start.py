@@ -21,11 +21,12 @@ def require_trained(run: Run) -> None:
         raise InputError(f"{run.id} has no adapter: it is {run.status()}.", mend="Let it finish, or resume it: mlxtune runs resume")
 
 
-def start(workspace: Path, recipe: Recipe, run: Run | None = None) -> Run:
-    """Start the worker that measures the arms of ``recipe``, with the adapter of ``run`` if there is one; returns the evaluation.
+def start(workspace: Path, recipe: Recipe, run: Run | None = None, adapter: Path | None = None) -> Run:
+    """Start the worker that measures the arms of ``recipe``, with the adapter of ``run``, or the one in the folder ``adapter``.
 
-    Raises ``InputError`` when that run has no adapter, ``MachineError`` when the worker ends without a word.
+    Returns the evaluation. Raises ``InputError`` when that run has no adapter, ``MachineError`` when the worker ends without a word.
     """
     if run:
         require_trained(run)
-    return launch.start(workspace, "eval", recipe, {"run": run.id, "adapter": str(run.adapter)} if run else {})
+    asked = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
+    return launch.start(workspace, "eval", recipe, asked)

@@ -67,7 +67,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
             mend="Leave model.quantize out, or use its unquantised version.",
         )
     if quantize and not bits:
-        _quantize(model, quantize)
+        quantize_weights(model, quantize)
         kind = f"unquantised weights, quantised to {quantize} bits on load"
     if compute == "float32":
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
@@ -82,7 +82,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     return LoadedModel(source, model, tokenizer, compute, path, time.perf_counter() - start)
 
 
-def _quantize(model: nn.Module, bits: int) -> None:
+def quantize_weights(model: nn.Module, bits: int) -> None:
     """Quantise what mlx-lm's converter would, in groups of 64, or of 32 where a width does not divide by 64.
 
     Some architectures say which modules stay as they are or get bits of their own; their word goes.

@@ -26,6 +26,7 @@ from mlxtune.core.files import write_json
 from mlxtune.evaluation import regression
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models import lora
+from mlxtune.models.load import load as load_own
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, dump, load
 from mlxtune.runs import events, launch, registry
@@ -109,8 +110,25 @@ def test_what_has_no_adapter_keeps_its_bits_when_the_rest_is_quantised_again(tmp
     assert changed == {"model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"}
     theirs, ours = (json.loads((folder / "config.json").read_text())["quantization"] for folder in (base, tmp_path / "fused"))
     assert theirs == ours
-    with pytest.raises(ModelError, match="not quantised, so nothing"):
-        fuse.fuse(resolve(str(make_tiny(tmp_path / "plain"))), adapter, requantize=True)
+
+
+def test_a_base_that_was_quantised_on_load_is_fused_as_the_adapter_knew_it(tmp_path: Path) -> None:
+    base = make_tiny(tmp_path / "base")
+    adapter = write(tmp_path / "adapter", arrays(targets=("q_proj", "down_proj")), config())
+    source = resolve(str(base))
+    applied = load_own(source, "float32", quantize=4).model
+    lora.load(applied, adapter)
+    for requantize in (False, True):
+        folder = tmp_path / f"fused-{requantize}"
+        model, settings = fuse.fuse(source, adapter, requantize=requantize, quantize=4)
+        fuse.write(model, settings, source, folder)
+        assert ("quantization" in json.loads((folder / "config.json").read_text())) == requantize
+        found = load_own(resolve(str(folder)), "float32").model
+        if not requantize:
+            np.testing.assert_allclose(np.array(found(TOKENS)), np.array(applied(TOKENS)), atol=2e-3, rtol=2e-3)
+        for name, array in tree_flatten(load_own(source, "float32", quantize=4).model.parameters()):
+            if not name.removesuffix(".weight").endswith(("q_proj", "down_proj")):
+                assert mx.array_equal(array, dict(tree_flatten(found.parameters()))[name]), (requantize, name)
 
 
 def test_distances_are_what_their_definitions_say() -> None:

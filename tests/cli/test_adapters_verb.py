@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from adapters.conftest import arrays, config, write
 from measured import measured
+from tiny_model import make_tiny
 
 from mlxtune.adapters import export, fidelity, library
 from mlxtune.adapters.fidelity import Distance, Fidelity
-from mlxtune.core.errors import GateError
+from mlxtune.adapters.importing import import_adapter
+from mlxtune.core.errors import GateError, InputError
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.events import EventWriter
@@ -215,3 +217,22 @@ def test_bad_input_is_one_message_and_code_2(cli, shop, command, words):
         assert part in ended.err
     assert "Traceback" not in ended.err
     assert ended.out == ""
+
+
+def test_an_adapter_from_elsewhere_is_measured_with_a_recipe(cli, shop, tiny, workspace, monkeypatch):
+    """The worker is asked for the adapter's folder and no run; other weights than its own are refused first."""
+    asked = []
+
+    def start(place, kind, recipe, request):
+        asked.append((kind, request))
+        raise InputError("enough")
+
+    monkeypatch.setattr("mlxtune.evaluation.start.launch.start", start)
+    found = import_adapter(shop, write(shop / "theirs", arrays(), config(), {}), "mine", str(tiny))
+    recipe = str(workspace / "recipes" / "tiny.toml")
+    assert "enough" in cli("eval", recipe, "--adapter", "mine").err
+    assert asked == [("eval", {"adapter": str(found.folder)})]
+    other = make_tiny(shop / "other", bits=4)
+    ended = cli("eval", recipe, "--adapter", "mine", "--set", f"model.base={other}")
+    assert (ended.code, "mine belongs to other weights" in ended.err, len(asked)) == (2, True, 1)
+    assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err
