@@ -1,9 +1,10 @@
 # make demo: the whole journey on the bundled model.   make test: every test.   make check: lint, types, architecture.
+# make screenshots: the README's pictures again, from the workspace that make demo leaves.
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check screenshots format clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +29,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+screenshots: $(VENV)/.dev
+	test -d demo || $(BIN)/mlxtune demo
+	$(BIN)/python tools/screenshots.py demo
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -158,6 +158,12 @@ class Browse:
         found = {int(at) for key in wanted for at in self._with(key.partition("#")[0])}
         return sorted(at for at in found if self._key(at) in wanted)
 
+    def starting(self, digits: str) -> list[int]:
+        """The known rows whose content's hash begins with ``digits``, at most 16 of which count."""
+        low, high = (np.uint64(int(digits[:16].ljust(16, end), 16)) for end in "0f")
+        first = self._hashes[: self.known, 0]
+        return [int(at) for at in np.flatnonzero((first >= low) & (first <= high))]
+
     def _decide(self, at: int) -> None:
         held = self.state.of(self._key(at))
         if held.status == "pending" and held.tags is None and not held.note and held.record is None:

@@ -115,7 +115,7 @@ class Talk:
         kept = self._session
         self.state, self.error, self.ready = "loading", None, None
         self._session = Session(kept.system if kept else "", about.adapter, turns=kept.turns if kept else [])
-        self._client = Client(about.base, self.workspace, beside=beside, slots=2, tell=self._process)
+        self._client = Client(about.base, self.workspace, beside=beside, exact=True, slots=2, tell=self._process)
 
     def close(self) -> None:
         """End the process, so that its memory is free; what was said stays."""

@@ -220,3 +220,14 @@ def test_what_a_check_found_survives_being_written(source: Path) -> None:
     assert again.findings == found.findings
     assert [again.share(at) for at in range(7)] == ["train", "test", None, "train", "train", "train", None]
     assert again.shares == {"train": 4, "valid": 0, "test": 1}
+
+
+def test_rows_are_found_by_the_beginning_of_their_hash(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"q{at}", "completion": "a"}) + "\n" for at in range(20)))
+    browse = Browse(path)
+    for _ in browse.learn():
+        pass
+    hash = browse.seen(7).row.hash
+    assert browse.starting(hash[:12]) == browse.starting(hash) == [7]
+    assert browse.starting("") == list(range(20))

@@ -22,7 +22,7 @@ class Acted:
 
     made: list[Acted]
 
-    def __init__(self, base: str, workspace: Any, *, beside: bool, slots: int, tell: Callable[[Event], None]) -> None:
+    def __init__(self, base: str, workspace: Any, *, beside: bool, exact: bool, slots: int, tell: Callable[[Event], None]) -> None:
         self.base, self.beside, self.tell, self.closed = base, beside, tell, False
         self.asked: list[tuple[str, str, Callable[[Event], None]]] = []
         self.cancelled: list[str] = []

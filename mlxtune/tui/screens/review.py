@@ -182,6 +182,8 @@ class Review(Room):
                 )
             )
             return
+        if self.desk.wanted_row and (found := ready.source.starting(self.desk.wanted_row)):
+            ready.at, self.desk.wanted_row = found[0], None
         self._place(ready)
         row, source = self.row, ready.source
         held = source.decision(ready.at)

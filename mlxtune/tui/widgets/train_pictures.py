@@ -145,8 +145,7 @@ def _proof(view: RunView, snapshot: Snapshot) -> str:
     verdict = snapshot.verdict
     if verdict and verdict.word and verdict.run == view.id:
         return verdict.sentence
-    which = "" if view is snapshot.runs[0] else f" {view.title}"
-    return f"Measure whether it helped, in a terminal: mlxtune eval{which}"
+    return "Whether it helped is measured in Evaluate."
 
 
 def _said(mark: str, token: str, fact: str, more: str, safe: str, verb: Content | None, width: int) -> Content:
