@@ -95,9 +95,9 @@ def table(report: Report, folder: Path) -> None:
         if len(items) > 1:
             show("")
             comparisons(name, method(report), [(LABELS[item.metric], item) for item in items])
-    if others := [(name, item) for name, items in pairs for item in items if len(items) == 1]:
+    if single := [(name, item) for name, items in pairs for item in items if len(items) == 1]:
         show("")
-        comparisons("Without training", LABELS[others[0][1].metric], others)
+        comparisons("Without training", LABELS[single[0][1].metric], single)
     if off_task := regression.of(report.facts):
         show("")
         heading(out, "Off task", f"{plural(off_task.total, 'prompt')} that training should not touch")

@@ -362,9 +362,9 @@ async def test_c_turns_to_another_recipe(shop: Shop, checks: Checks) -> None:
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await opened(pilot)
-        assert "1 of 1," in shown(app), "the first recipe by name"
+        assert "1 of 10," in shown(app), "the sample shop's main recipe stands first"
         await pilot.press("c", "down", "enter")
-        await until(pilot, lambda: ready(app) and "1 of 10," in shown(app))
+        await until(pilot, lambda: ready(app) and "1 of 1," in shown(app))
 
 
 async def test_a_check_that_dies_leaves_the_rows_and_can_be_asked_again(shop: Shop, checks: Checks) -> None:

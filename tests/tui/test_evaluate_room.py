@@ -46,7 +46,7 @@ async def test_a_report_is_a_verdict_arms_a_square_and_rows(shop: Shop) -> None:
         for part in parts.split("|"):
             assert part in text, part
         assert "●" in next(row for row in text.splitlines() if "tuned" in row and "82.5" in row)
-        assert footer(app).startswith("enter row   m metric   f failures   v versus   n new   e page")
+        assert footer(app).startswith("enter row   m metric   f failures   v versus   w review   n new")
 
 
 async def test_the_failing_part_is_marked_beside_the_reference(shop: Shop) -> None:

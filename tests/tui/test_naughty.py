@@ -97,10 +97,10 @@ def test_no_control_byte_of_the_data_reaches_the_terminal(shop: Shop, tmp_path: 
         screen.until("Journey")
         for mode, room in ROOMS.items():
             if mode != "home":
-                screen.press(LETTERS[room.ROOM], shows=f"▎ {room.ROOM}")
+                screen.press(LETTERS[room.ROOM], shows=f"▎{room.ROOM}")
             screen.press("\t")
             screen.press("\x1bOP", shows="Everywhere")
-            screen.press("\x1bOP", shows=f"▎ {room.ROOM}")
+            screen.press("\x1bOP", shows=f"▎{room.ROOM}")
         screen.press("T")
         screen.press("g", shows="[bold red]x[/]")
         screen.press("\x11")

@@ -149,7 +149,7 @@ async def test_a_finished_run_says_what_it_reached_and_how_to_prove_it(shop: Sho
         await at_train(app, pilot)
         assert "✓ 100 steps in" in shown(app)
         assert "the best so far" in shown(app)
-        assert "mlxtune eval" in shown(app)
+        assert "Whether it helped is measured in Evaluate." in shown(app)
 
 
 async def test_before_the_first_step_the_log_has_the_room(shop: Shop) -> None:
