@@ -319,7 +319,7 @@ async def test_a_source_that_is_missing_changed_and_emptied_is_told_and_taken_ov
         source.mkdir()
         await observe(pilot, shop.snapshot())
         await observe(pilot, shop.snapshot())
-        await until(pilot, lambda: "has no train.jsonl" in shown(app))
+        await until(pilot, lambda: "has no train.jsonl" in " ".join(shown(app).split()))
 
 
 async def test_what_another_window_decides_is_seen_and_what_it_holds_is_said(shop: Shop, checks: Checks) -> None:
