@@ -23,6 +23,7 @@ from mlxtune.runs.locks import hold, lease_path
 from mlxtune.serving import protocol, shelf
 from mlxtune.serving.protocol import Event, Failed, Kind, Ready
 
+NOBODY = "?"  # whom a line that cannot be read is answered to; no id at all would be the end of the process
 PATIENCE = 5.0  # seconds that what is being computed may take to end when nobody listens any more
 
 
@@ -65,9 +66,9 @@ def _obey(line: bytes, engine: Any, tell: Any) -> None:
             engine.submit(protocol.parse_ask(told))
     except MlxtuneError as error:
         kind: Kind | None = "full" if isinstance(error, Full) else None
-        tell(Failed.of(str(told.get("id", "")), error, kind))
+        tell(Failed.of(str(told.get("id") or NOBODY), error, kind))
     except Exception as error:
-        name = str(told.get("id", "")) if isinstance(told, dict) else ""
+        name = str(told.get("id") or NOBODY) if isinstance(told, dict) else NOBODY
         tell(Failed(name, "fault", f"{type(error).__name__}: {error}", "A fault of ours.", 4))
 
 

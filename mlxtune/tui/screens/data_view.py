@@ -135,13 +135,15 @@ class DataView(Room):
         rows, unit = shown.rows, "tokens" if browse.checked and len(browse.checked.tokens) else "chars"
         self._drawn = rows
         cursor = pane.cursor if pane.cursor < len(rows) and rows[pane.cursor] == work.at else work.index()
-        width = pane.size.width or self.app.size.width
-        columns = pictures.Columns.of(width, len(browse))
+
+        def columns() -> pictures.Columns:  # of the width that the pane has when it is drawn
+            return pictures.Columns.of(pane.size.width, len(browse))
+
         pane.set(
             len(rows),
-            lambda at, room: pictures.table_row(row_view(browse, int(rows[at])), columns, room, unit),
+            lambda at, room: pictures.table_row(row_view(browse, int(rows[at])), columns(), room, unit),
             cursor=cursor,
-            header=lambda room: pictures.header(columns, room, unit),
+            header=lambda room: pictures.header(columns(), room, unit),
         )
         if len(rows):
             work.at = int(rows[pane.cursor])
@@ -151,7 +153,8 @@ class DataView(Room):
         label.display = bool(order)
         label.show(lambda room, _height: col(order, room, "$muted", right=True))
         trouble = self.query_one("#trouble", Draw)
-        trouble.display = bool(shown.trouble) or not len(rows)
+        unchecked = work.checking.error is not None and not self.query_one("#figures").display
+        trouble.display = bool(shown.trouble) or not len(rows) or unchecked
         trouble.show(lambda room, _height: trouble_line(work, room))
 
     def _figured(self, work: Work) -> None:
@@ -194,20 +197,26 @@ class DataView(Room):
         browse = work.source
         counted = browse.checked is not None and len(browse.checked.tokens) > 0
         limit = browse.checked.max_tokens if browse.checked and counted else 0
-        draw = self.query_one("#histogram", Draw)
-        width = (draw.size.width or 40) - 2
         why = "In characters; tokens are not known yet."
         if browse.checked is not None:
             why = f"In characters: {browse.checked.skipped.get('tokens', 'no token was counted').rstrip('.')}."
-        known = (id(browse), counted, width, browse.known * 20 // max(len(browse), 1))  # counted anew at every twentieth
-        if known != self._counted[0]:
-            self._counted = (known, pictures.histogram(browse.lengths, limit, width))
-        found = self._counted[1]
+
+        def counts(room: int) -> pictures.Histogram | None:
+            known = (id(browse), counted, room, browse.known * 20 // max(len(browse), 1))  # counted anew at every twentieth
+            if known != self._counted[0]:
+                self._counted = (known, pictures.histogram(browse.lengths, limit, room - 2))
+            return self._counted[1]
+
+        def picture(room: int, _height: int) -> Content:
+            found = counts(room)
+            return (
+                pictures.histogram_picture(found, limit, why, HIGH[self.tall], room)
+                if found
+                else fold("No row was read yet.", room)
+            )
+
+        draw = self.query_one("#histogram", Draw)
+        found = counts(draw.size.width or 40)
         head = self.query_one("#lengths", Section).head
         head.set(title="Token lengths" if counted else "Lengths", note=f"median {found.median:,}" if found else "")
-        high = HIGH[self.tall]
-        draw.show(
-            lambda room, _height: (
-                pictures.histogram_picture(found, limit, why, high, room) if found else fold("No row was read yet.", room)
-            )
-        )
+        draw.show(picture)

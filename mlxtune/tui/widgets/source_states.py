@@ -30,9 +30,11 @@ def not_divided(why: str) -> str:
 
 
 def trouble_line(work: Work, width: int) -> Content:
-    """What is wrong with the filter, or that it shows nothing."""
+    """What is wrong with the filter, that it shows nothing, or why the rows were not checked."""
     if work.shown.trouble:
         return line(("  ✗ ", "bold $error"), fold(work.shown.trouble, width - 2, "    ", "")[4:])
+    if len(work.shown.rows) and work.checking.error is not None:
+        return sorry_picture(work.checking.error, width)
     if work.shown.looked is not None:
         return line(("  ○ looking", "$muted"))
     return line(("  No row is like that.  ", "$muted"), key("esc", "leave", "screen.leave"))
