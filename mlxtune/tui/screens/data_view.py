@@ -24,9 +24,16 @@ from mlxtune.tui.work import Work
 from mlxtune.tui.workbench import News, Workbench, workbench
 
 ORDERS = {"row": "", "findings": "gravest first", "longest": "longest first", "shortest": "shortest first"}
-
-
 HIGH = (4, 5)  # rows of the histogram on a short and on a tall screen
+
+
+class Figures(Vertical):
+    """The column of figures, which divides its rows anew when it gets another size."""
+
+    def on_resize(self) -> None:
+        screen = self.screen
+        if isinstance(screen, Room):
+            screen.show()
 
 
 class DataView(Room):
@@ -60,7 +67,7 @@ class DataView(Room):
                     id="rows",
                     classes="fill",
                 )
-            with Vertical(id="figures"):
+            with Figures(id="figures"):
                 yield Section(
                     "Findings",
                     ListPane(id="found", about="What checks find. Enter shows the rows of a finding, f mends them."),
