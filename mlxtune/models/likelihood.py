@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxtune.models.generate import Progress
-from mlxtune.models.prefix import TOGETHER, Prefix, Shared
+from mlxtune.models.prefix import Prefix, Shared, part
 
 
 def nats(
@@ -29,7 +29,7 @@ def nats(
     tails = [[*prompt[len(prefix) :], *answer[:-1]] for prompt, answer in asked]
     found = [0.0] * len(asked)
     done = 0
-    batches = prefix.batches([len(tail) for tail in tails], batch_size, computed=TOGETHER)
+    batches = prefix.batches([len(tail) for tail in tails], batch_size, computed=part())
     for batch, hidden, _ in prefix.read(tails, batches):
         answers = [asked[at][1] for at in batch]
         ends = mx.concatenate([hidden[row, -len(answer) :] for row, answer in enumerate(answers)])

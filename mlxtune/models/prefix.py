@@ -18,7 +18,8 @@ from mlxtune.models.template import common_prefix
 
 _GROUPED = ("gemma2",)  # multiplies attention by itself, the query heads of one key head along an axis of their own
 POSITIONS = 32_768  # keys and values of one batch: every row has its own copy of the prefix
-TOGETHER = 1024  # positions that are computed at once: more are no quicker, and leave a CPU's cache
+TOGETHER = 1024  # positions that are computed at once
+PART = 256  # the same where parts are computed side by side: a core's cache holds what comes of them, and no core waits long
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Prefix:
         caches = [Rows(cache, len(self), pads, self.grouped) for cache in self.caches]
         hidden = _read(self.parts, tokens, caches, TOGETHER if len(tails) == 1 else width)
         return hidden, caches
+
+
+def part() -> int:
+    """How many positions a part of a batch had better have."""
+    return PART if lanes.suitable() > 1 else TOGETHER
 
 
 class Shared:

@@ -89,8 +89,8 @@ def test_prompts_read_in_pieces_and_in_parts_are_answered_as_alone(tiny: Path, m
     model, tokenizer = load_stock(str(tiny))
     prompts = [[90, 91, *range(60, 60 + length)] for length in (1, 2, 9, 3, 30, 30, 4)]
     expected = [alone(model, tokenizer, prompt, 8) for prompt in prompts]
-    for module in ("prefix", "generate"):
-        monkeypatch.setattr(f"mlxtune.models.{module}.TOGETHER", 7)
+    for name in ("TOGETHER", "PART"):
+        monkeypatch.setattr(prefix, name, 7)
     for batch_size in (2, 7):
         found = generate(model, tokenizer, prompts, max_tokens=8, stops=frozenset(tokenizer.eos_token_ids), batch_size=batch_size)
         assert [text for text, _ in found] == expected

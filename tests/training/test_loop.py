@@ -83,16 +83,16 @@ def test_speed_ups_resume_bit_for_bit_in_the_second_epoch(tiny: Path, tmp_path: 
 def test_the_compiled_path_trains_like_the_plain_one_and_resumes(tmp_path: Path) -> None:
     """What a GPU runs: both halves of a step compiled, here in bf16, with 4-bit weights as they are."""
     model = make_tiny(tmp_path / "model", bits=4)
-    section = replace(SECTION, steps=4, batch_size=32, accumulate=1, save_every=2, validate_every=4)
+    section = replace(SECTION, steps=4, batch_size=8, accumulate=1, save_every=2, validate_every=4)
     ways = Ways(half=True, layers=1, targets=("q_proj",))
     plain, compiled = Listener(), Listener()
-    make(model, tmp_path / "plain", section, ways).run(plain)
-    whole = make(model, tmp_path / "compiled", section, replace(ways, compiled=True))
+    make(model, tmp_path / "plain", section, ways, rows=8).run(plain)
+    whole = make(model, tmp_path / "compiled", section, replace(ways, compiled=True), rows=8)
     whole.run(compiled)
     losses = [step["loss"] for step in compiled.of("step")]
     assert losses == pytest.approx([step["loss"] for step in plain.of("step")], rel=1e-2)
     assert losses[-1] < losses[0]
-    again = make(model, tmp_path / "compiled", section, replace(ways, compiled=True))
+    again = make(model, tmp_path / "compiled", section, replace(ways, compiled=True), rows=8)
     again.run(Listener(), checkpoint.at(tmp_path / "compiled", 2))
     assert_same(weights(whole), weights(again))
 

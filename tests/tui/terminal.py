@@ -35,7 +35,8 @@ class Terminal:
         self.before = termios.tcgetattr(self.inner)
         self.resize(columns, rows)
         environment = {**os.environ, "MLXTUNE_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **more}
-        environment.pop("NO_COLOR", None)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):
+            environment.pop(name, None)
         self.process = subprocess.Popen(
             command, cwd=workspace, env=environment, stdin=self.inner, stdout=self.inner, stderr=self.inner, start_new_session=True
         )
