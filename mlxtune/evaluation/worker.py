@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.rows import Preference, Question
+from mlxtune.data.rows import Question
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record, split
 from mlxtune.evaluation import evidence, ledger, regression, report, terms, untouched
@@ -44,7 +44,6 @@ OFF_TASK = "off-task prompt"
 def evaluate(worker: Worker) -> dict[str, Any]:
     """Measure every arm on the same held-out rows, the base first; write outputs and report; return the summary."""
     from mlxtune.evaluation import nearest, outputs  # these import mlx, which must come after the BLAS
-    from mlxtune.evaluation.preferred import preferred
     from mlxtune.models import load, lora
     from mlxtune.models.prefix import Shared
 
@@ -92,7 +91,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     arms: list[tuple[Answers, list[dict[str, Score]]]] = []
     margins: list[list[float | None]] = []
     preferred_by: dict[str, dict[str, Preferred]] = {}
-    preferences = [row for row in rows if isinstance(row, Preference)]
+    compared = outputs.comparable(loaded, recipe, rows)
     adapted = False
     how: Any = {"batch_size": recipe.evaluation.batch_size, "cache": worker.folder.parent / "cache", "shared": Shared(loaded.model)}
     for arm in contestants(recipe, adapter, shares.train):
@@ -102,7 +101,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             how["shared"] = Shared(loaded.model)
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
         tell = partial(teller, worker, arm.name)
-        answers = outputs.answer(arm, loaded, rows, max_tokens=recipe.evaluation.max_tokens, tell=tell, **how)
+        answers = outputs.answer(arm, loaded, rows, max_tokens=recipe.evaluation.max_tokens, tell=tell, compared=compared, **how)
         worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.unproved:
             worker.warn(f"{arm.name} has no perplexity: {answers.unproved}")
@@ -110,12 +109,11 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             contract.score(Answer(out.output, out.ended, row.reference, "\n\n".join(message.content for message in row.prompt)))
             for out, row in zip(answers.outputs, rows, strict=True)
         ]
-        found = preferred(loaded, recipe, preferences, arm, tell("pair")) if preferences else {}
+        found = {out.id: out.preferred for out in answers.outputs if out.preferred}
         for row, scores in zip(rows, scored, strict=True):
             if row.id in found:
                 scores["preference"] = found[row.id].score
         arms.append((answers, scored))
-        preferences = [row for row in preferences if row.id in found]
         preferred_by[arm.name] = found
         margins.append([found[row.id].margin if row.id in found else None for row in rows] if found else [])
         if probes and arm.name in (BASE, TUNED):
@@ -129,7 +127,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
     seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
     facts |= {
-        "headline": "preference" if recipe.method.kind == "dpo" and preferences else HEADLINE,
+        "headline": "preference" if recipe.method.kind == "dpo" and compared else HEADLINE,
         "looks": seen.looks,
         "ledger": ledger.sentence(seen),
     }

@@ -20,7 +20,7 @@ from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate
-from mlxtune.recipe import AdapterSection
+from mlxtune.recipe import AdapterSection, parse
 
 PLACE = Place(Path("d.jsonl"), 1)
 ROWS = [Conversation(PLACE, {}, (Message("user", f"Question {at}?"), Message("assistant", "ok " * (at + 1)))) for at in range(5)]
@@ -56,6 +56,38 @@ def test_references_have_the_likelihood_of_their_trained_tokens(loaded: LoadedMo
         places = np.flatnonzero(encoded.trained)
         assert out.tokens == len(places)
         assert out.nats == pytest.approx(-sum(logps[at - 1, encoded.tokens[at]] for at in places), rel=1e-4)
+
+
+def test_both_answers_of_a_pair_have_the_likelihood_of_their_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
+    asked = (Message("user", "Where?"),)
+    rows = [Preference(PLACE, {}, asked, "here " * (at + 1), "there" * (3 - at)) for at in range(3)]
+    template = ChatTemplate(loaded.tokenizer)
+    arm = Arm("base+prompt", prompt="Be brief.")
+
+    def mean(row: Preference, answer: str) -> float:
+        prompt, tokens = template.completion((*arm.ask(row), Message("assistant", answer)), (), PLACE)
+        logits = np.array(loaded.model(mx.array([[*prompt, *tokens]]))[0], np.float64)[len(prompt) - 1 : -1]
+        logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return float(np.mean([logps[at, token] for at, token in enumerate(tokens)]))
+
+    how = {"max_tokens": 6, "batch_size": 9, "cache": tmp_path, "tell": lambda of: lambda done, total: None}
+    compared = frozenset(row.id for row in rows[1:])
+    for _ in range(2):  # from the model, then from the cache
+        first, *others = answer(arm, loaded, rows, compared=compared, **how).outputs
+        assert first.preferred is None
+        for out, row in zip(others, rows[1:], strict=True):
+            assert out.preferred is not None
+            assert out.preferred.chosen == pytest.approx(mean(row, row.chosen), rel=1e-4)
+            assert out.preferred.rejected == pytest.approx(mean(row, row.rejected), rel=1e-4)
+    assert not answer(arm, loaded, rows, **how).cached
+
+
+def test_pairs_that_are_compared_have_something_to_prefer_in_the_window(loaded: LoadedModel) -> None:
+    recipe = parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\nmax_tokens = 64\n')
+    short, long = (Preference(PLACE, {}, (Message("user", text),), "here", "there") for text in ("Where?", "Where? " * 99))
+    assert outputs.comparable(loaded, recipe, [short, long, ROWS[0]]) == {short.id}
+    with pytest.raises(DataError, match="say the same"):
+        outputs.comparable(loaded, recipe, [Preference(PLACE, {}, short.prompt, "here", "here ")])
 
 
 def test_progress_says_of_what(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -65,3 +66,14 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"llama"', '"lama"'))
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(resolve(str(folder)))
+
+
+def test_weights_are_told_apart_by_any_of_their_matrices(tiny: Path, tmp_path: Path) -> None:
+    same = Path(shutil.copytree(tiny, tmp_path / "same"))
+    known = resolve(str(tiny)).fingerprint
+    assert resolve(str(same)).fingerprint == known
+    (file,) = same.glob("*.safetensors")
+    arrays = mx.load(str(file))
+    for name in [name for name in arrays if name.endswith("proj.weight")]:
+        mx.save_safetensors(str(file), arrays | {name: arrays[name] + 1}, {"format": "mlx"})
+        assert resolve(str(same)).fingerprint != known, name
