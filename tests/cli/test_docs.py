@@ -125,7 +125,7 @@ def reader(
 
     monkeypatch.setattr(samples, "create", created)
     monkeypatch.chdir(tmp_path)
-    return lambda command: (_type if command.language == "console" else _run)(command.typed, monkeypatch)
+    return lambda command: _type(command.typed, monkeypatch) if command.language == "console" else _run(command.typed)
 
 
 def _type(typed: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
@@ -140,13 +140,16 @@ def _type(typed: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
             code, told = _shell(shlex.join(words))
         elif _start(words):
             read(words[1:])
-        elif words[0] not in ELSEWHERE:
-            assert words[0] == "mlxtune", f"what is {words[0]}?"
+        elif words[0] == "mlxtune":
             code, told = _mlxtune(words, monkeypatch)
+        else:
+            assert words[0] in ELSEWHERE, f"what is {words[0]}?"
+            if "mlxtune" in words:
+                read(words[words.index("mlxtune") + 1 :])
     return code, told
 
 
-def _run(program: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+def _run(program: str) -> tuple[int, str]:
     """Run a program in Python; what it raises is raised."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
