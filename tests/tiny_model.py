@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 CHATML = (
@@ -12,17 +13,26 @@ CHATML = (
 
 
 def make_tiny(
-    folder: Path, *, bits: int = 0, template: str = CHATML, stop: str = "<|im_end|>", specials: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    bits: int = 0,
+    template: str = CHATML,
+    stop: str = "<|im_end|>",
+    specials: tuple[str, ...] = (),
+    texts: Sequence[str] = (),
 ) -> Path:
-    """Write a tiny model; ``bits`` quantises it, ``template``, ``stop`` and ``specials`` give it another chat language."""
+    """Write a tiny model; ``bits`` quantises it, ``template``, ``stop`` and ``specials`` give it another chat language.
+
+    With ``texts`` their frequent words are tokens, so that rows like them are as long as real ones; else every byte is one.
+    """
     import mlx.core as mx
     from mlx_lm.models.llama import Model, ModelArgs
     from mlx_lm.utils import quantize_model, save_config, save_model
 
-    write_tokenizer(folder, template=template, stop=stop, specials=specials)
+    words = write_tokenizer(folder, template=template, stop=stop, specials=specials, texts=texts)
     config = {
         "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": 320, "tie_word_embeddings": True, "max_position_embeddings": 2048,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": max(320, words), "tie_word_embeddings": True, "max_position_embeddings": 2048,
     }  # fmt: skip
     mx.random.seed(1)
     model = Model(ModelArgs.from_dict(config))
@@ -34,20 +44,23 @@ def make_tiny(
     return folder
 
 
-def write_tokenizer(folder: Path, *, template: str, stop: str, specials: tuple[str, ...] = ()) -> None:
-    """A byte-level tokenizer (one token a byte) with ``stop`` and ``specials`` as single tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def write_tokenizer(folder: Path, *, template: str, stop: str, specials: tuple[str, ...] = (), texts: Sequence[str] = ()) -> int:
+    """A byte-level tokenizer (one token a byte, and for the frequent words of ``texts``); how many tokens it has."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: at for at, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if texts:
+        tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, show_progress=False))
     names = dict.fromkeys(["<|im_start|>", "<|im_end|>", stop, *specials])
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": stop, "pad_token": stop, "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return int(tokenizer.get_vocab_size())
 
 
 def write_chat(path: Path, count: int) -> Path:

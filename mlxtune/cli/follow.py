@@ -54,9 +54,11 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
 
 
 def _left(event: events.Event, state: RunState) -> tuple[tuple[str, str], ...]:
-    if event["type"] != "step" or state.left is None:
+    if event["type"] != "step":
         return ()
-    return ((f"   {event['step']:,} of {state.total:,}, {duration(state.left)} left", "faint"),)
+    newest = event["step"] == state.step and not state.ended  # what was read at once has one time that is left
+    left = f", {duration(state.left)} left" if newest and state.left else ""
+    return ((f"   {event['step']:,} of {state.total:,}{left}", "faint"),)
 
 
 def _end(state: RunState) -> int:

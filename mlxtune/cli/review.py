@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -210,7 +211,7 @@ def _answer(path: Path, step: Step | None, done: str, state: State, json: bool) 
         show(
             ("✓ ", "bold success"),
             f"{plural(count, 'row')} {done}.   ",
-            (f"mlxtune data review {path.name} --undo", "primary"),
+            (f"mlxtune data review {os.path.relpath(path)} --undo", "primary"),
             (" takes it back", "muted"),
         )
 
@@ -235,7 +236,7 @@ def _report(read: Read, state: State, shown: Sequence[Subject], json: bool, *, f
     told = [f"{counts[status]:,} {status}" for status in STATUSES if counts[status]] + ([f"{edited:,} edited"] if edited else [])
     show("  ", (", ".join(told), "muted"))
     if read.bad:
-        say("  ", (f"{plural(read.bad, 'row')} cannot be used; mlxtune data check {read.path.name} says why.", "muted"))
+        say("  ", (f"{plural(read.bad, 'row')} cannot be used; mlxtune data check {os.path.relpath(read.path)} says why.", "muted"))
     if orphans:
         named = ", ".join(f"{item.row[:12]} {item.status}" for item in orphans[:SHOWN])
         more = " …" if len(orphans) > SHOWN else ""

@@ -29,13 +29,13 @@ class DataSection:
     format: Literal[
         "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript"
     ] = "auto"
-    map: dict[str, str] = field(default_factory=dict)
+    map: dict[str, str] = field(default_factory=dict)  # keys of ours, and what the source calls them
     holdout: float = 0.15
     validation: float = 0.10
     group_by: str = ""
     max_tokens: int = 1024
     too_long: Literal["refuse", "skip"] = "refuse"
-    seed: int = 7
+    seed: int = 7  # of the draws that divide the rows
 
 
 Loss = Literal["sigmoid", "ipo", "hinge", "robust", "sft", "simpo", "orpo"]
@@ -45,8 +45,8 @@ Loss = Literal["sigmoid", "ipo", "hinge", "robust", "sft", "simpo", "orpo"]
 class MethodSection:
     """``sft`` learns answers, ``dpo`` to prefer one answer to another, ``kto`` from answers that are good or bad by themselves.
 
-    The rest is for the last two. ``loss`` names losses of ``training.preference`` for ``dpo``; KTO is one by itself, which weighs wanted
-    rows by ``desirable`` and others by ``undesirable``.
+    The rest is for the last two. ``loss`` names preference losses for ``dpo``; KTO is one by itself, which weighs wanted rows by
+    ``desirable`` and others by ``undesirable``.
 
     ``weights`` are those of each loss, all 1 when left out. ``beta`` is how far the policy may leave the reference, less for a
     larger one; ``label_smoothing`` the share of pairs that are labelled the wrong way round; ``gamma`` the margin SimPO wants.
@@ -59,7 +59,7 @@ class MethodSection:
     weights: list[float] = field(default_factory=list)
     beta: float = 0.1
     label_smoothing: float = 0.0
-    gamma: float = 0.5
+    gamma: float = 0.5  # the margin that simpo wants; only for dpo
     desirable: float = 1.0
     undesirable: float = 1.0
     reference: Literal["start", "base"] = "start"
@@ -85,7 +85,7 @@ class AdapterSection:
     alpha: float = 32.0
     kind: Literal["lora", "dora"] = "lora"
     rslora: bool = False
-    lora_plus: float = 1.0
+    lora_plus: float = 1.0  # how many times faster B learns than A
     dropout: float = 0.0
     layers: int | Literal["all"] = "all"
     targets: list[str] | Literal["all-linear", "attention"] = "all-linear"
@@ -114,17 +114,17 @@ class TrainingSection:
     learning_rate: float = 2e-4
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     warmup: float = 0.05
-    decay: float = 0.2
+    decay: float = 0.2  # share of the steps in which wsd falls
     optimizer: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    weight_decay: float = 0.0  # how much of each weight is taken off at a step
+    clip: float = 1.0  # longest gradient; 0 = any
     grad_checkpoint: bool | Literal["auto"] = "auto"
-    cache_frozen: bool | Literal["auto"] = "auto"
+    cache_frozen: bool | Literal["auto"] = "auto"  # keep what enters the first adapted layer over epochs; auto: where it pays
     validate_every: int = 25
     save_every: int = 50
     early_stop: int = 0
     samples: int = 2
-    keep: int = 3
+    keep: int = 3  # newest checkpoints that stay, beside the best
     seed: int = 7
 
 
@@ -135,9 +135,9 @@ Match = Literal["exact", "normalised", "regex", "fuzzy"]
 class Phrase:
     """One way to say a disclaimer. What is left empty is as the disclaimer has it."""
 
-    text: str
-    match: Match | Literal[""] = ""
-    threshold: float = 0.0
+    text: str  # what is said
+    match: Match | Literal[""] = ""  # how exactly; as the disclaimer has it when empty
+    threshold: float = 0.0  # for fuzzy; as the disclaimer has it when 0
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ class Disclaimer:
     Where all of ``unless`` agree, it does not belong.
     """
 
-    text: str = ""
-    when: dict[str, Any] = field(default_factory=dict)
-    unless: dict[str, Any] = field(default_factory=dict)
-    any_of: list[Phrase] = field(default_factory=list)
-    match: Match = "normalised"
-    threshold: float = 90.0
-    at: str = "anywhere"
+    text: str = ""  # the sentence, by which reports call it
+    when: dict[str, Any] = field(default_factory=dict)  # fields of the reference answer, and their values; always when empty
+    unless: dict[str, Any] = field(default_factory=dict)  # fields and values with which it does not belong
+    any_of: list[Phrase] = field(default_factory=list)  # other ways to say it
+    match: Match = "normalised"  # how exactly it must be said
+    threshold: float = 90.0  # similarity that fuzzy asks for; 100 = equal
+    at: str = "anywhere"  # anywhere, "last paragraph", or the pointer of a field of a JSON answer
 
     @property
     def phrases(self) -> list[Phrase]:
@@ -175,10 +175,10 @@ class Disclaimer:
 class Length:
     """How short and how long an answer may be; 0 = no limit. ``at`` is the pointer of one field of a JSON answer."""
 
-    min: int = 0
-    max: int = 0
-    unit: Literal["characters", "words"] = "characters"
-    at: str = ""
+    min: int = 0  # 0 = no limit
+    max: int = 0  # 0 = no limit
+    unit: Literal["characters", "words"] = "characters"  # what is counted
+    at: str = ""  # pointer of one field of a JSON answer; the whole answer when empty
 
 
 ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
@@ -197,25 +197,25 @@ class EvaluationSection:
     """
 
     schema: str = ""
-    disclaimers: list[Disclaimer] = field(default_factory=list)
+    disclaimers: list[Disclaimer] = field(default_factory=list)  # sentences that must be there, and where
     forbid: list[str] = field(default_factory=list)
-    length: Length = field(default_factory=Length)
-    reference: list[Literal["exact", "fields"]] = field(default_factory=list)
-    fields: list[str] = field(default_factory=list)
+    length: Length = field(default_factory=Length)  # how short and how long an answer may be
+    reference: list[Literal["exact", "fields"]] = field(default_factory=list)  # likeness to the data's own answers, reported only
+    fields: list[str] = field(default_factory=list)  # pointers that reference = ["fields"] looks at; all when empty
     arms: list[ArmName] = field(default_factory=lambda: ["base", "tuned"])
     prompt: str = ""
     shots: int = 3
-    rows: int = 0
+    rows: int = 0  # held-out rows that are asked; 0 = all
     regression: str = "shipped"
     max_tokens: int = 256
-    batch_size: int = 96
+    batch_size: int = 96  # answers that are written side by side
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A whole recipe. ``folder`` is where its relative paths start; it is not part of the file."""
 
-    name: str
+    name: str  # what runs, evaluations and children call it: letters, digits, dots, dashes, underscores
     model: ModelSection
     data: DataSection
     method: MethodSection = field(default_factory=MethodSection)
