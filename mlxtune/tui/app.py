@@ -83,6 +83,8 @@ class MlxtuneApp(Desk):
         super().__init__(workspace, ansi_color=True if plain else None)
         self._watcher = Watcher(workspace, clock) if watch else None
         self._leaving, self._keeping = threading.Event(), threading.Lock()
+        self._made: set[str] = set()  # the rooms that were gone to
+        self._making = False  # whether the room that is gone to has to be made first
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
@@ -225,7 +227,14 @@ class MlxtuneApp(Desk):
             if self.answer and not self.busy:
                 self.answer = None
             self._note()
+            self._making = name not in self._made
+            self._made.add(name)
             self.switch_mode(name)
+
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Hold pictures back while a room is made. Textual would do so whenever another room is gone to."""
+        if self._making:
+            super().delay_update(delay)
 
     def action_settle(self) -> None:
         if self.answer and not self.busy:

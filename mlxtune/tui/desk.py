@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.recipe import load
 from mlxtune.runs import launch, registry
+from mlxtune.tui.names import seen_from
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import checkpoint, kept
@@ -198,6 +199,9 @@ class Desk(App[None]):
 
     def reply(self, answer: Answer | None) -> None:
         """Say ``answer``: above the footer until something else is said; as a toast if it is done and there is nothing to undo."""
+        if answer is not None:
+            text, mend = (seen_from(self.workspace, told) for told in (answer.text, answer.mend))
+            answer = replace(answer, text=text, mend=mend)
         if answer is not None and answer.done:
             self._toast(answer)
             answer = None

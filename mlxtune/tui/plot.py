@@ -177,9 +177,11 @@ class _Grid:
 
     def _reduced(self, points: Points) -> Iterable[tuple[int | None, int, int, int, int]]:
         """Per half cell: its column and the first, topmost, lowest and last dot; a column of ``None`` breaks the line."""
+        (left, right), (low, high) = self.shown.x, self.shown.y
+        wide, tall, far, deep = right - left, high - low, self.columns * 2 - 1, self.rows * 4 - 1
         now: tuple[int, int, int, int, int] | None = None
-        for x, y in points:
-            if not self.shown.x[0] <= x <= self.shown.x[1]:
+        for x, y in points:  # each step of a run is one: as :meth:`dot` does it, without a call
+            if not left <= x <= right:
                 continue
             if not math.isfinite(y):
                 if now:
@@ -187,7 +189,7 @@ class _Grid:
                 now = None
                 yield None, 0, 0, 0, 0
                 continue
-            column, down = self.dot(x, y)
+            column, down = round((x - left) / wide * far), round(min(max((high - y) / tall * deep, 0), deep))
             if now and now[0] == column:
                 now = (column, now[1], min(now[2], down), max(now[3], down), down)
             else:

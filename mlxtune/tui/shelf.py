@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, size
+from mlxtune.tui.names import seen_from
 
 if TYPE_CHECKING:
     from mlxtune.adapters.compare import Compared
@@ -77,7 +78,7 @@ def read(workspace: Path) -> Shelf:
     for one in found:
         if one.parent:
             below.setdefault(os.path.realpath(one.parent.folder), []).append(one_line(one.name))
-    shown = tuple(_shown(one, tuple(below.get(os.path.realpath(one.folder), ()))) for one in found)
+    shown = tuple(_shown(workspace, one, tuple(below.get(os.path.realpath(one.folder), ()))) for one in found)
     return Shelf(shown, tuple(one_line(item.name) for item in library.removed(workspace)))
 
 
@@ -138,7 +139,7 @@ def export(workspace: Path, key: str, form: str) -> str:
     return run.folder.relative_to(workspace).as_posix()
 
 
-def _shown(one: AdapterEntry, children: tuple[str, ...]) -> Shown:
+def _shown(workspace: Path, one: AdapterEntry, children: tuple[str, ...]) -> Shown:
     from mlxtune.adapters import compare as comparing
 
     facts = {} if one.problem else comparing.facts(one)
@@ -146,7 +147,7 @@ def _shown(one: AdapterEntry, children: tuple[str, ...]) -> Shown:
         one.key, one_line(one.name), one_line(one.base), one_line(f"{facts.get('kind', '')} {one.rank or ''}".strip()), one.created,
         tuple((name, one_line(value)) for name, value in facts.items() if value and name not in ("parent", "tags")),
         tuple(one_line(tag) for tag in one.tags), size(one.size) if one.size else "",
-        one_line(one.parent.run or one.parent.folder) if one.parent else "", children, problem=one_line(one.problem),
+        one_line(one.parent.run or one.parent.folder) if one.parent else "", children, problem=seen_from(workspace, one_line(one.problem)),
         **_scored(one.score),
     )  # fmt: skip
 

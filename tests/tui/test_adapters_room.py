@@ -170,3 +170,12 @@ def test_adapters_empty(shop: Shop, snap_compare: Any, size: tuple[int, int]) ->
 
     shop.recipe()
     assert snap_compare(shop.app(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "140x45"])
+def test_adapters_listed(stocked: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    async def before(pilot: Any) -> None:
+        await go(pilot)
+        await onto(pilot, "voice")
+
+    assert snap_compare(stocked.app(), terminal_size=size, run_before=before)

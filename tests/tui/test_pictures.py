@@ -22,6 +22,13 @@ def test_home_loaded(loaded: Shop, snap_compare: Any, size: tuple[int, int]) -> 
     assert snap_compare(loaded.app(), terminal_size=size, press=["down", "down"])
 
 
+def test_home_failed(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    shop.recipe()
+    bad = {"error": "The loss is not a number at step 88.", "mend": "Lower training.learning_rate.", "code": 2}
+    shop.run("20261124-1412-support-json", steps=88, age=180, lost=88, end=("run.failed", bad))
+    assert snap_compare(shop.app(), terminal_size=size)
+
+
 def test_train_empty(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     shop.recipe()
     assert snap_compare(shop.app(), terminal_size=size, press=["T"])

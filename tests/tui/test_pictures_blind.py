@@ -65,3 +65,8 @@ def test_blind_sealed(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> N
 def test_blind_result(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     voted(shop, 0, opened=True)
     assert snap_compare(shop.app(), terminal_size=size, run_before=until_shown("see the result", "The reader"))
+
+
+def test_blind_of_a_report_that_cannot_be_read(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    (evaluation(shop) / "report.json").write_text("{}")
+    assert snap_compare(shop.app(), terminal_size=size, run_before=until_shown("is not a report"))

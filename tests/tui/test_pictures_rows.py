@@ -67,6 +67,17 @@ def test_data_figures(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> N
     assert snap_compare(shop.app(), terminal_size=size, run_before=steps("D", *keys, sees="▌ Findings"))
 
 
+def test_data_fix(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    fill(shop)
+    run = steps("D", "end", "up", "up", "f", sees="→ [EMAIL]")
+    assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+
+
+def test_data_missing(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    fill(shop).unlink()
+    assert snap_compare(shop.app(), terminal_size=size, run_before=only("D", "Decisions that were taken"))
+
+
 def test_data_unchecked(shop: Shop, checks: Checks, snap_compare: Any, size: tuple[int, int]) -> None:
     fill(shop)
     checks.error = MachineError("The process that checks the rows died: killed.", mend="Check them again.")

@@ -12,11 +12,12 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui import contests
 from mlxtune.tui.contests import Contest
+from mlxtune.tui.names import seen_from
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets import blind_pictures as pictures
+from mlxtune.tui.widgets import evaluate_pages as pages
 from mlxtune.tui.widgets.draw import Draw
-from mlxtune.tui.widgets.frame import sorry
 from mlxtune.tui.widgets.section import Section
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class BlindView(Room):
         self._chosen: str | None = None  # the id of an evaluation
         self._contest: Contest | None = None
         self._looking: str | None = None
+        self._error: MlxtuneError | None = None  # why it cannot be read which arms there are
         self._alone = False
         self._session: Session | None = None
         self._result: Result | None = None
@@ -96,7 +98,10 @@ class BlindView(Room):
         return "vote" if self._session.now() else "end"
 
     def _draw_choice(self, snapshot: Snapshot) -> None:
-        contest = self._contest
+        contest, error = self._contest, self._error
+        if error is not None:
+            self.query_one("#bl-invite", Draw).show(lambda width, _height: pages.sorry(error, width))
+            return
         if contest is None:
             name = "recipe" if snapshot.recipes else ""
             self.query_one("#bl-invite", Draw).show(lambda width, _height: pictures.nothing(name, self._alone, width))
@@ -142,7 +147,7 @@ class BlindView(Room):
         """Find out which arms an evaluation has, and how far their session is."""
         if self._looking == view.id and two is None:
             return
-        self._looking = view.id
+        self._looking, self._error = view.id, None
         self.fetch(partial(contests.contest, view.run.folder, two), self._found, self._broken)
 
     def _found(self, contest: Contest | None) -> None:
@@ -152,4 +157,5 @@ class BlindView(Room):
 
     def _broken(self, error: MlxtuneError) -> None:
         self._contest = None
-        self.desk.reply(sorry(error))
+        self._error = MlxtuneError(seen_from(self.desk.workspace, one_line(error.message)), mend=error.mend)
+        self.show()

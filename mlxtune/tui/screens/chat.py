@@ -13,6 +13,7 @@ from textual.widgets import Input
 from mlxtune.core.text import one_line
 from mlxtune.models.bundled import ALIAS
 from mlxtune.tui import talks
+from mlxtune.tui.names import base_name
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.room import Room
@@ -56,6 +57,7 @@ class Chat(Room):
         self._talk: Talk | None = None
         self._both = False
         self._painting = False
+        self._begun = False  # whether the field should have the focus as soon as the model is there
         self._used: str | None = None  # the adapter that the desk asked for and that is loaded or being loaded
 
     def remember(self) -> Mapping[str, Any]:
@@ -95,7 +97,7 @@ class Chat(Room):
             self.query_one("#chat-invite-picture", Draw).show(lambda width, _height: pictures.invite(name, error, live, width))
             return
         self.query_one("#chat-talk", Section).head.set(
-            title=talk.adapter or (talk.ready.base if talk.ready else "Chat"), note=pictures.note(talk, self._both)
+            title=talk.adapter or (base_name(talk.ready.base) if talk.ready else "Chat"), note=pictures.note(talk, self._both)
         )
         self.query_one("#chat-said", Scroll).set(lambda width: pictures.said(talk, width))
 
@@ -111,10 +113,10 @@ class Chat(Room):
 
     def _paint(self) -> None:
         self._painting = False
-        before = self.query_one("#chat-field").display
         self.show()
         self.refresh_bindings()
-        if self.talk.state == "ready" and not before and self.is_current:
+        if self._begun and self.talk.state == "ready" and self.is_current:
+            self._begun = False
             self.action_write()
 
     def on_screen_resume(self) -> None:
@@ -164,7 +166,7 @@ class Chat(Room):
         view, key, workspace = self.desk.recipe, self.desk.adapter, self.desk.workspace
         recipe = view.recipe if view else None
         base, near = (recipe.model.base, recipe.folder) if recipe else (ALIAS, workspace)
-        self._used = key
+        self._used, self._begun = key, True
 
         def job() -> Subject:
             found = talks.subject(workspace, key, base, near)

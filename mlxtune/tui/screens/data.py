@@ -18,7 +18,6 @@ from mlxtune.tui.widgets.frame import Foot, Verb, sorry
 from mlxtune.tui.widgets.pane import ListPane
 from mlxtune.tui.widgets.section import Section
 from mlxtune.tui.widgets.source_states import count_note
-from mlxtune.tui.work import Work
 from mlxtune.tui.workbench import told
 
 
@@ -48,12 +47,6 @@ class Data(DataView):
         Binding("n", "again", "check again", id="data.check"),
         Binding("escape", "leave", "back", id="data.back"),
     ]
-
-    @property
-    def work(self) -> Work | None:
-        """The source on show, once it is open."""
-        work = self.bench.work
-        return work if work is not None and work.browse is not None else None
 
     def verbs(self) -> Sequence[Verb]:
         bring = Verb("i", "import", "bring", "rows of any format, as a file of this workspace")
@@ -137,10 +130,6 @@ class Data(DataView):
             work.show(work.shown.filter, names[(names.index(work.shown.order) + 1) % len(names)])
             self.show()
 
-    def action_recipe(self) -> None:
-        self.bench.open_file(None)
-        self.desk.choose_recipe()
-
     def action_again(self) -> None:
         if work := self.work:
             work.check_again()
@@ -202,20 +191,6 @@ class Data(DataView):
             return
         self.desk.reply(told(step, [work.at]))
 
-    def action_undo(self) -> None:
-        self._turn_back("undo")
-
-    def action_redo(self) -> None:
-        self._turn_back("redo")
-
-    def _turn_back(self, which: str) -> None:
-        if (work := self.work) is None:
-            return
-        try:
-            self.desk.reply(curate.turned_back(work, which))
-        except MlxtuneError as error:
-            self.desk.reply(sorry(error))
-
     def action_tag(self) -> None:
         work = self.work
         if work is None or work.browse is None:
@@ -236,6 +211,3 @@ class Data(DataView):
     def action_fix(self) -> None:
         if (work := self.work) and (check := self._fixable()):
             curate.ask_to_fix(self, work, check)
-
-    def action_bring(self) -> None:
-        curate.ask_to_import(self, self.bench)

@@ -14,14 +14,14 @@ from mlxtune.core.text import plural
 from mlxtune.tui.draw import col, fold, line
 from mlxtune.tui.row_view import row_view
 from mlxtune.tui.screens.room import Room
+from mlxtune.tui.screens.source_room import SourceRoom
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.widgets import data_pictures as pictures
 from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.pane import ListPane
 from mlxtune.tui.widgets.section import Section
-from mlxtune.tui.widgets.source_states import broken, count_note, invite, not_divided, sorry_picture, trouble_line
+from mlxtune.tui.widgets.source_states import count_note, not_divided, sorry_picture, trouble_line
 from mlxtune.tui.work import Work
-from mlxtune.tui.workbench import News, Workbench, workbench
 
 ORDERS = {"row": "", "findings": "gravest first", "longest": "longest first", "shortest": "shortest first"}
 HIGH = (4, 5)  # rows of the histogram on a short and on a tall screen
@@ -36,7 +36,7 @@ class Figures(Vertical):
             screen.show()
 
 
-class DataView(Room):
+class DataView(SourceRoom):
     """The part of the room that shows."""
 
     def __init__(self) -> None:
@@ -77,32 +77,12 @@ class DataView(Room):
                 yield Section("Lengths", Draw(id="histogram"), id="lengths")
                 yield Section("Split", Draw(id="split-picture"), id="split")
 
-    @property
-    def bench(self) -> Workbench:
-        return workbench(self.app)
-
     def remember(self) -> Mapping[str, Any]:
         work = self.bench.work
         return {"filter": work.shown.filter, "order": work.shown.order, "row": work.at} if work else self._left
 
     def recall(self, left: Mapping[str, Any]) -> None:
         self._left = {"filter": str(left["filter"]), "order": str(left["order"]), "row": int(left["row"])}
-
-    def on_mount(self) -> None:
-        self.bench.join(self)
-        super().on_mount()
-
-    def on_unmount(self) -> None:
-        self.bench.leave(self)
-
-    def on_screen_suspend(self) -> None:
-        if self.desk.current_mode not in ("data", "review"):
-            self.bench.let_go()
-
-    def on_news(self, _message: News) -> None:
-        if self.is_current:
-            self.show()
-            self.refresh_bindings()
 
     def draw(self, snapshot: Snapshot) -> None:
         work = self.bench.turn_to(self.desk.recipe)
@@ -111,13 +91,10 @@ class DataView(Room):
         self.set_class(work is None, "-bare")
         self.set_class(work is not None and (work.error is not None or work.browse is None or not len(work.browse)), "-broken")
         self.set_class(self._figures, "-figures")
-        view = self.desk.recipe
         if work is None:
-            self.query_one("#invite", Draw).show(
-                lambda width, _height: invite(view.error if view else "", bool(snapshot.recipes), width)
-            )
+            self.query_one("#invite", Draw).show(lambda width, _height: self.without_rows(None, width))
         elif work.error is not None or work.browse is None or not len(work.browse):
-            self.query_one("#broken", Draw).show(lambda width, _height: broken(work, width))
+            self.query_one("#broken", Draw).show(lambda width, _height: self.without_rows(work, width))
         else:
             self._rows(work)
             self._figured(work)

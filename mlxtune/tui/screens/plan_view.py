@@ -18,6 +18,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit
 from mlxtune.recipe.keys import Key, keys
 from mlxtune.tui.draw import fold, key, line, lines
+from mlxtune.tui.names import seen_from
 from mlxtune.tui.plans import Away, Outcome, Plans
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import RecipeView, Snapshot
@@ -118,7 +119,7 @@ class PlanView(Room):
             self._seen = seen
             self._adopt(view)
         if view.recipe is None:
-            where = view.error.replace(one_line(str(view.path)), f"recipes/{view.title}")
+            where = seen_from(self.desk.workspace, view.error)
             said = RecipeError(where, mend=f"{view.mend} It is read again as soon as it is saved.".strip())
             self.query_one("#plan-verdict", Draw).show(lambda width, _height: pictures.trouble(said, None, width))
         elif self._sheet:

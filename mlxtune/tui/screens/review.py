@@ -168,20 +168,6 @@ class Review(ReviewView):
                     work.at, self._index = at, index
                     return
 
-    def action_undo(self) -> None:
-        self._turn_back("undo")
-
-    def action_redo(self) -> None:
-        self._turn_back("redo")
-
-    def _turn_back(self, which: str) -> None:
-        if (work := self.work) is None or self.desk.busy:
-            return
-        try:
-            self.desk.reply(curate.turned_back(work, which))
-        except MlxtuneError as error:
-            self.desk.reply(sorry(error))
-
     def action_next(self) -> None:
         self._go(self._index + 1)
 
@@ -293,10 +279,3 @@ class Review(ReviewView):
         self._leave()
         self.show()
         self.refresh_bindings()
-
-    def action_recipe(self) -> None:
-        self.bench.open_file(None)
-        self.desk.choose_recipe()
-
-    def action_bring(self) -> None:
-        curate.ask_to_import(self, self.bench)

@@ -18,7 +18,7 @@ from mlxtune.tui.draw import fold, key, line, lines
 from mlxtune.tui.part_view import SIDES, PartView, is_pair, parts_of, wanted
 from mlxtune.tui.review_view import Verdict, origin, verdicts
 from mlxtune.tui.row_view import mark_of
-from mlxtune.tui.screens.room import Room
+from mlxtune.tui.screens.source_room import SourceRoom
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.widgets import review_pictures as pictures
 from mlxtune.tui.widgets import talk
@@ -26,10 +26,8 @@ from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.editor import Editor
 from mlxtune.tui.widgets.pane import Pane
 from mlxtune.tui.widgets.section import Section
-from mlxtune.tui.widgets.source_states import broken, invite
 from mlxtune.tui.widgets.talk import Rows, Talk
 from mlxtune.tui.work import Work
-from mlxtune.tui.workbench import News, Workbench, workbench
 
 _IDLE = 60.0  # seconds between two decisions beyond which somebody did something else
 
@@ -54,7 +52,7 @@ def _unreadable(record: Row | DataError, width: int) -> list[Content]:
     return said.split("\n", allow_blank=True)
 
 
-class ReviewView(Room):
+class ReviewView(SourceRoom):
     """The part of the room that shows."""
 
     def __init__(self) -> None:
@@ -111,14 +109,10 @@ class ReviewView(Room):
             yield Draw(id="contract-line")
 
     @property
-    def bench(self) -> Workbench:
-        return workbench(self.app)
-
-    @property
     def work(self) -> Work | None:
         """The source on show, once it is open and has rows."""
-        work = self.bench.work
-        return work if work is not None and work.browse is not None and len(work.browse) and work.error is None else None
+        work = super().work
+        return work if work is not None and len(work.source) and work.error is None else None
 
     @property
     def row(self) -> Row | None:
@@ -127,22 +121,6 @@ class ReviewView(Room):
             return None
         found = work.source.seen(work.at).now_or_error
         return None if isinstance(found, DataError) else found
-
-    def on_mount(self) -> None:
-        self.bench.join(self)
-        super().on_mount()
-
-    def on_unmount(self) -> None:
-        self.bench.leave(self)
-
-    def on_screen_suspend(self) -> None:
-        if self.desk.current_mode not in ("data", "review"):
-            self.bench.let_go()
-
-    def on_news(self, _message: News) -> None:
-        if self.is_current:
-            self.show()
-            self.refresh_bindings()
 
     def draw(self, snapshot: Snapshot) -> None:
         work = self.bench.turn_to(self.desk.recipe)
@@ -153,12 +131,7 @@ class ReviewView(Room):
             self._work, self._at, self._masks, self._asked, self._tags = work, -1, {}, "", []
             self._leave()
         if ready is None:
-            view = self.desk.recipe
-            self.query_one("#review-invite", Draw).show(
-                lambda width, _height: (
-                    broken(work, width) if work else invite(view.error if view else "", bool(snapshot.recipes), width)
-                )
-            )
+            self.query_one("#review-invite", Draw).show(lambda width, _height: self.without_rows(work, width))
             return
         if self.desk.wanted_row and (found := ready.source.starting(self.desk.wanted_row)):
             ready.at, self.desk.wanted_row = found[0], None

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.reactive import Reactive
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.worker import get_current_worker
 
 from mlxtune.core.errors import MachineError, MlxtuneError
@@ -31,6 +33,8 @@ class Room(Screen[None]):
     ROOM: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""  # what one does there, in a few words
     VERBS: ClassVar[frozenset[str]] = frozenset()  # actions that are possible only while ``verbs()`` names them
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # what shows the focus repaints itself, not the whole screen
 
     @property
     def desk(self) -> MlxtuneApp:

@@ -8,6 +8,7 @@ from textual.content import Content
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui.draw import Part, age, bar, col, fold, key, line, lines, wrap
+from mlxtune.tui.names import base_name
 from mlxtune.tui.shelf import Shelf, Shown
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def row(one: Shown, active: bool, now: float, width: int) -> Content:
 
 def note(found: Shelf) -> str:
     """The end of the list's rule."""
-    bases = {one.base for one in found.adapters if one.base}
+    bases = {base_name(one.base) for one in found.adapters if one.base}
     over = f" over {next(iter(bases))}" if len(bases) == 1 else f" over {len(bases)} bases" if bases else ""
     return f"{len(found.adapters):,}{over}"
 

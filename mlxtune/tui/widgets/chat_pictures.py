@@ -9,6 +9,7 @@ from textual.content import Content
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.tui.draw import Part, col, fold, key, line, lines, wrap
+from mlxtune.tui.names import base_name
 from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.talks import Exchange, Side, Talk
 
@@ -44,7 +45,7 @@ def note(talk: Talk, both: bool) -> Content:
         return line(("✗ ", "bold $error"), one_line(talk.error.message, 60) if talk.error else "it ended")
     if talk.state == "away" or talk.ready is None:
         return line(("■ ", "$muted"), "ended")
-    parts = [f"on {one_line(talk.ready.base, 40)}" if talk.adapter else one_line(talk.ready.path, 40)]
+    parts = [f"on {base_name(talk.ready.base)}" if talk.adapter else one_line(talk.ready.path, 40)]
     parts += ["beside the base"] if both and talk.adapter else []
     parts += ["with a system prompt"] if talk.system else []
     return line(", ".join(parts))

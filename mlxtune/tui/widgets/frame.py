@@ -10,6 +10,7 @@ from textual.content import Content
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.tui.draw import Part, bar, clickable, fold, gigabytes, key, line, lines, memory_style, spread, wrap
+from mlxtune.tui.names import base_name
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.draw import Draw
@@ -162,7 +163,7 @@ def _who(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Con
         name = one_line(snapshot.workspace.resolve().name, 40)
         who += [f"  {name}"] if name else []
         recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)
-        base = view.state.base if view and view.state.base else one_line(recipe.model.base) if recipe else ""
+        base = base_name(view.state.base if view and view.state.base else recipe.model.base if recipe else "")
         if base and width >= 60:
             who.append((f"   {base}", "$muted"))
         if snapshot.memory and width >= 40:

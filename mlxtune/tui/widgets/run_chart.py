@@ -49,6 +49,7 @@ class RunChart(Pane):
         self._state: RunState | None = None
         self._other: RunView | None = None
         self._curve = Curve((), (), (), 0)
+        self._done: tuple[object, Content] | None = None  # what was drawn of the curve, and how it was asked for
         self.measure = LOSS
         self.zoomed = False
         self.cross: float | None = None
@@ -60,7 +61,7 @@ class RunChart(Pane):
         if self._state and self._state.started != state.started:
             self.cross = None  # another run
         self._state, self.measure, self._other, self.zoomed = state, measure, other, zoomed
-        self._curve = curve(state, measure, other.state if other else None)
+        self._curve, self._done = curve(state, measure, other.state if other else None), None
         self.refresh()
 
     def legend(self, width: int) -> Content:
@@ -124,4 +125,7 @@ class RunChart(Pane):
         return action != "uncross" or self.cross is not None
 
     def _draw(self, width: int, height: int) -> Content:
-        return chart(self._curve, width, height, self.zoomed, self.cross)
+        asked = (width, height, self.zoomed, self.cross)
+        if self._done is None or self._done[0] != asked:
+            self._done = (asked, chart(self._curve, width, height, self.zoomed, self.cross))
+        return self._done[1]

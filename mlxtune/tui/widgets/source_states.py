@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.tui.draw import fold, key, line, lines
+from mlxtune.tui.names import seen_from
 from mlxtune.tui.widgets.data_pictures import key_line
 from mlxtune.tui.work import Work
 
@@ -49,10 +52,11 @@ def sorry_picture(error: MlxtuneError, width: int) -> Content:
     return lines(*rows)
 
 
-def broken(work: Work, width: int) -> Content:
+def broken(work: Work, workspace: Path, width: int) -> Content:
     """The room while the source is opened, and where it cannot be read or is empty."""
     if work.error is not None:
-        rows = [sorry_picture(work.error, width), fold("Decisions that were taken on its rows are kept beside it.", width, "    ")]
+        told = MlxtuneError(seen_from(workspace, one_line(work.error.message)), mend=work.error.mend)
+        rows = [sorry_picture(told, width), fold("Decisions that were taken on its rows are kept beside it.", width, "    ")]
     elif work.browse is None:
         return fold(f"reading {work.where.name}", width)
     else:
