@@ -1,0 +1,281 @@
+"""Every key that the footer, F1 and the palette name does something, in a room that holds something to do it to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.app import App
+from textual.binding import Binding
+from textual.dom import DOMNode
+from textual.widget import Widget
+from textual.widgets import Input, TextArea
+
+from mlxtune.core.errors import ModelError
+from mlxtune.evaluation.answered import pairs
+from mlxtune.evaluation.blind import Session
+from mlxtune.recipe import Recipe
+from mlxtune.tui import keys
+from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.plans import Outcome, Plans
+from mlxtune.tui.screens.room import Room
+from mlxtune.tui.widgets.frame import LETTERS
+
+from .evaluated import evaluating, evaluation
+from .planned import RECIPE, plannable, took
+from .rows_stage import Checks, checks, fill, pair, ready, tokens
+from .stage import Shop, shown, until
+from .test_adapters_room import adapter
+from .test_advice_room import ANSWERS, KNOWN
+from .test_chat_room import Acted, acted, ask, load
+
+__all__ = ["acted", "checks", "tokens"]
+
+SMALL, LARGE = (80, 24), (140, 45)
+Prepare = Callable[[Shop, pytest.MonkeyPatch], object]
+
+
+@dataclass
+class Stage:
+    """A room that holds something; ``sees`` tells when, ``then`` goes on from there. ``before`` is pressed ahead of each key."""
+
+    mode: str
+    prepare: Prepare = lambda shop, _: shop.recipe()
+    size: tuple[int, int] = LARGE
+    sees: str = ""
+    then: Callable[[Any], Awaitable[object]] | None = None
+    before: tuple[str, ...] = ()
+
+
+def trained(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    shop.recipe()
+    shop.run("20261119-1010-support-json", steps=60, total=60, age=86400, end=("run.finished", {"summary": {}}))
+    shop.run("20261122-1010-support-json", steps=50, total=60, age=3600, end=("run.stopped", {"step": 50}))
+
+
+def training(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    trained(shop, _)
+    shop.run("20261124-1412-brand-voice", steps=120, total=300, alive=True, samples=True, pairs=True)
+
+
+def two_recipes(shop: Shop, patch: pytest.MonkeyPatch) -> None:
+    plannable(shop, patch, limit=0.6)
+    shop.recipe("another")
+
+
+def away(shop: Shop, patch: pytest.MonkeyPatch) -> None:
+    """A base that would have to be fetched."""
+
+    def refused(plans: Plans, recipe: Recipe, progress: object) -> Outcome:
+        raise ModelError("There is no such base.")
+
+    plannable(shop, patch, text=RECIPE.replace("../model", "some/base-4bit"))
+    patch.setattr("mlxtune.models.resolve.here", lambda *_, **__: False)
+    patch.setattr(Plans, "fetch", refused)
+
+
+def evaluated(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    trained(shop, _)
+    evaluation(shop, "20261124-1400-support-json", age=4000.0)
+    evaluation(shop, off_task=2)
+
+
+def at_work(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    evaluation(shop)
+    evaluating(shop)
+
+
+def voting(shop: Shop, _: pytest.MonkeyPatch, opened: bool = False) -> None:
+    folder = evaluation(shop)
+    with Session(folder, "base", "tuned", pairs(folder, "base", "tuned"), 20, seed=11) as session:
+        while opened and session.now() is not None:
+            session.vote("a")
+        session.vote("a") if not opened else session.reveal()
+
+
+def adapters(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    shop.recipe()
+    first = adapter(shop.folder / "adapters" / "tone")
+    adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
+
+
+def answered(shop: Shop, patch: pytest.MonkeyPatch) -> None:
+    two_recipes(shop, patch)
+    (shop.folder / "advice.json").write_text(json.dumps(ANSWERS))
+
+
+def some_pairs(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    fill(shop, [pair(f"Question {at}?", f"It is {at}.", f"I think that it may be {at}.") for at in range(12)], contract="")
+
+
+def filled(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    fill(shop)
+
+
+async def checked(pilot: Any) -> None:
+    await until(pilot, lambda: ready(pilot.app))
+
+
+async def on_a_set_key(pilot: Any) -> None:
+    await pilot.press("home")
+    while pilot.app.screen._key.path != "adapter.rank":
+        await pilot.press("down")
+
+
+async def contest(pilot: Any) -> None:
+    await pilot.press("enter")
+    await until(pilot, lambda: pilot.app.screen._session is not None)
+
+
+async def talking(pilot: Any) -> None:
+    client = await load(pilot, Acted.made)
+    await ask(pilot, client, "Where is it?", "On its way.")
+    pilot.app.screen.talk.use("support-json-2")
+    await ask(pilot, client, "And now?", "It is here.")
+
+
+async def writing(pilot: Any) -> None:
+    await load(pilot, Acted.made)
+    await pilot.press(*"Where is it?", "enter")
+
+
+STAGES = (
+    Stage("home", trained, sees="Journey"),
+    Stage("data", filled, then=checked),
+    Stage("data", filled, size=SMALL, then=checked),
+    Stage("data", filled, then=checked, before=("i",)),
+    Stage("data", filled, then=checked, before=("a", "u")),
+    Stage("review", filled, then=checked),
+    Stage("review", filled, size=SMALL, then=checked, before=("e",)),
+    Stage("review", filled, then=checked, before=("a", "u")),
+    Stage("review", some_pairs, size=SMALL, then=checked),
+    Stage("plan", two_recipes, sees="does not fit"),
+    Stage("plan", two_recipes, sees="does not fit", then=on_a_set_key, before=("minus",)),
+    Stage("plan", away, sees="fetch it"),
+    Stage("plan", two_recipes, sees="does not fit", before=("enter",)),
+    Stage("train", training, sees="Samples"),
+    Stage("train", training, size=SMALL, sees="120"),
+    Stage("train", trained, sees="resume"),
+    Stage("train", training, before=("l",)),
+    Stage("train", training, before=("s",)),
+    Stage("train", training, before=("semicolon",)),
+    Stage("evaluate", evaluated, sees="1 of 7"),
+    Stage("evaluate", at_work, sees="Evaluating"),
+    Stage("blind", evaluated, sees="base or tuned?"),
+    Stage("blind", voting, sees="go on", then=contest),
+    Stage("blind", lambda shop, _: voting(shop, _, opened=True), sees="see the result", then=contest),
+    Stage("adapters", adapters, sees="voice"),
+    Stage("adapters", adapters, size=SMALL, sees="voice"),
+    Stage("chat", sees="Nobody is here"),
+    Stage("chat", then=talking),
+    Stage("chat", then=writing),
+    Stage("advice", answered, sees="all answered"),
+)
+
+
+class Ran:
+    """The actions that ran since it was cleared, and the parts of the app whose keys they are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._found: list[tuple[DOMNode | None, str]] = []
+        plain = App.run_action
+
+        async def noted(app: App[Any], action: Any, default_namespace: DOMNode | None = None, *others: Any, **more: Any) -> bool:
+            done = await plain(app, action, default_namespace, *others, **more)
+            if done:
+                self._found.append((default_namespace, str(action)))
+            return done
+
+        monkeypatch.setattr(App, "run_action", noted)
+
+    def clear(self) -> None:
+        self._found.clear()
+
+    def of(self, kind: keys.Kind, binding: Binding) -> bool:
+        return any(isinstance(node, kind) and action == binding.action for node, action in self._found)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    return Ran(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, acted: list[Acted]) -> None:
+    """No worker is started or stopped, and what would be measured is known."""
+    for name in ("runs.launch.start", "runs.launch.resume", "runs.registry.stop", "tui.advices.sample"):
+        monkeypatch.setattr(f"mlxtune.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("mlxtune.tui.advices.gather", lambda *_: KNOWN)
+    monkeypatch.setattr("mlxtune.planning.ask.steps", took())
+    monkeypatch.setattr("mlxtune.tui.screens.blind._BOUNCE", 0.0)
+    monkeypatch.setattr(MlxtuneApp, "exit", lambda self: None)
+
+
+async def arrive(pilot: Any, stage: Stage) -> None:
+    """Go to the room by its letter, and wait until it holds what it should."""
+    await pilot.press(next(letter for name, letter in LETTERS.items() if name.lower() == stage.mode))
+    await until(pilot, lambda: stage.sees in shown(pilot.app))
+    if stage.then:
+        await stage.then(pilot)
+
+
+async def go(pilot: Any, stage: Stage) -> None:
+    """Come to the room anew: nothing lies over it, and no text is written."""
+    app = pilot.app
+    for _ in range(8):
+        if not isinstance(app.screen, Room) or isinstance(app.focused, Input | TextArea):
+            await pilot.press("escape")
+            await pilot.pause()
+    if app.current_mode != stage.mode:
+        app.action_room(stage.mode)
+        await pilot.pause()
+    await until(pilot, lambda: not app.busy)
+
+
+async def press(pilot: Any, stage: Stage, pane: Widget | None, key: str) -> None:
+    """Press ``key`` where ``pane`` has the focus."""
+    await go(pilot, stage)
+    if pane is not None and pane.screen is pilot.app.screen and pane.focusable:
+        pilot.app.screen.set_focus(pane)
+        await pilot.pause()
+    if stage.before:
+        await pilot.press(*stage.before)
+        await pilot.pause()
+    await pilot.press(key)
+    await pilot.pause()
+
+
+async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.Kind, Binding]]) -> None:
+    """Press every key that is heard in a stage, and take what did something out of ``silent``."""
+    app = pilot.app
+    await go(pilot, stage)
+    panes = [None, *app.screen.focus_chain]
+    await press(pilot, stage, None, "f12")  # nobody's
+    heard = {kind for node in (app, app.screen, app.focused, *panes) if node for kind in type(node).__mro__}
+    for kind, binding in [(kind, binding) for kind, binding in silent if kind in heard]:
+        for pane in panes:
+            ran.clear()
+            await press(pilot, stage, pane, binding.key)
+            if ran.of(kind, binding):
+                silent.remove((kind, binding))
+                break
+
+
+async def test_every_key_does_something_where_there_is_something_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran
+) -> None:
+    silent = [(kind, binding) for kind in keys.owners() for binding in keys.own(kind)]
+    for number, stage in enumerate(STAGES):
+        Acted.made.clear()
+        with monkeypatch.context() as patch, ExitStack() as stack:
+            shop = Shop(tmp_path / f"shop-{number}", patch, stack)
+            stage.prepare(shop, patch)
+            async with shop.app().run_test(size=stage.size) as pilot:
+                await arrive(pilot, stage)
+                await press_all(pilot, stage, ran, silent)
+    assert ", ".join(f"{binding.id} ({binding.key})" for _, binding in silent) == ""
