@@ -55,6 +55,7 @@ def work(crew):
     elif case == "stall":
         hosts.rescue = lambda reason: (folder / "rescued").write_text(reason)
         if not hosts.leads:
+            (folder / "hanging").write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
         hosts.total({}, 1)
     elif case == "deaf":  # as JACCL: the sum goes on for ever
@@ -157,6 +158,7 @@ def test_a_peer_that_ends_during_a_sum_is_named(meet) -> None:
 
 def test_a_peer_that_hangs_does_not_hang_the_leader(meet) -> None:
     code, output, folder = meet(2, "stall")
+    os.kill(int((folder / "hanging").read_text()), signal.SIGKILL)
     assert code == 3, output
     assert "No word from the other hosts for" in (folder / "rescued").read_text()
 
