@@ -26,6 +26,7 @@ from mlxtune.runs.registry import Run
 RECORD = "launch.json"
 MODULES = {"train": "mlxtune.training.worker", "eval": "mlxtune.evaluation.worker", "export": "mlxtune.adapters.worker"}
 PATIENCE = 60.0  # seconds a worker may take to say its first word
+LEAVING = 5.0  # seconds one that has said its last word may take to be gone
 
 
 def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
@@ -42,8 +43,11 @@ def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any]
 
 def resume(run: Run) -> Run:
     """Start a run's worker again; it goes on from the newest whole checkpoint. Raises ``InputError`` if it cannot."""
-    if is_held(run.lock):
-        raise InputError(f"{run.id} is running already.")
+    give_up = time.monotonic() + LEAVING
+    while is_held(run.lock):
+        if not run.state().ended or time.monotonic() > give_up:
+            raise InputError(f"{run.id} is running already.")
+        time.sleep(0.02)
     record = read_json(run.folder / RECORD)
     state = run.state()
     if state.phase == "finished":
