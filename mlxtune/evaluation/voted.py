@@ -32,8 +32,11 @@ def standing(evaluation: Path, first: str, second: str) -> Standing | None:
     Raises ``InputError`` when its file is broken.
     """
     folder = folder_of(evaluation, first, second)
-    if not (folder / "session.json").is_file():
-        return None
+    return stands(folder) if (folder / "session.json").is_file() else None
+
+
+def stands(folder: Path) -> Standing:
+    """How far the session in ``folder`` has come. Raises ``InputError`` when its file is broken."""
     header = read_json(folder / "session.json")
     try:
         pairs, due = int(header["n"]), len(header["order"]) * len(QUESTIONS)

@@ -207,7 +207,7 @@ def journey(snapshot: Snapshot) -> list[Stage]:
     stages = [_data(snapshot, view), _plan_stage(newest), _baseline(snapshot), _train(snapshot, newest), _evaluate(snapshot)]
     if view and view.checked:
         stages.insert(1, _review(view.decided, view.checked.rows))
-    return stages
+    return [*stages, _blind(snapshot), _adapter(snapshot)]
 
 
 def _data(snapshot: Snapshot, view: RecipeView | None) -> Stage:
@@ -299,3 +299,27 @@ def _evaluate(snapshot: Snapshot) -> Stage:
         sign = SIGNS[view.status]
         return Stage(sign.mark, sign.token, "Evaluate", view.state.error or view.name, sign.word, "evaluate")
     return Stage("○", "$faint", "Evaluate", "starts when you say so", room="evaluate")
+
+
+def _blind(snapshot: Snapshot) -> Stage:
+    """How far the newest evaluation's session has come. None is needed: a verdict stands on the contract."""
+    votes = snapshot.votes
+    if votes:
+        done = votes.votes >= votes.due
+        what = f"{votes.votes:,} of {plural(votes.due, 'vote')} on {plural(votes.pairs, 'pair')}"
+        result = "opened" if votes.opened else "open the seal" if done else "sealed"
+        return Stage("✓" if votes.opened else "◐", "$success" if votes.opened else "$primary", "Blind", what, result, "blind")
+    compared = snapshot.verdict is not None and bool(snapshot.verdict.word)
+    return Stage("○", "$faint", "Blind", "two arms, read without their names" if compared else "needs an evaluation", room="blind")
+
+
+def _adapter(snapshot: Snapshot) -> Stage:
+    """The adapter that is proved better than its base, and keeps the contract most often."""
+    best = snapshot.best
+    if best:
+        return Stage(
+            "✓", "$success", "Adapter", f"{best.name}, whole contract kept", f"{best.metrics[-1].tuned * 100:.1f} %", "adapters"
+        )
+    made = sum(view.status == "finished" for view in snapshot.runs)
+    what = f"{plural(made, 'adapter')}, none proved better yet" if made else "none yet"
+    return Stage("○", "$faint", "Adapter", what, room="adapters")

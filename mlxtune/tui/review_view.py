@@ -35,6 +35,17 @@ def verdicts(contract: Contract, row: Row) -> tuple[Verdict, ...]:
     return tuple(Verdict(LABELS.get(name, name), scores[name].holds, one_line(scores[name].why)) for name in asked)
 
 
+def with_disclaimers(contract: Contract, row: Row) -> Row | None:
+    """``row`` with the disclaimers that its answer lacks; ``None`` where adding them would not mend it."""
+    from mlxtune.data.checks.contract import answered
+    from mlxtune.data.checks.look import rewritten
+    from mlxtune.evaluation.amend import with_disclaimers as amended
+
+    part, text = answered(row)
+    mended = amended(text, contract.disclaimers) if part else None
+    return None if mended is None else rewritten(row, lambda name, said: mended if name == part else said)
+
+
 def origin(browse: Browse, at: int, row: Row | None) -> list[tuple[str, str]]:
     """Where row ``at`` stands, what it is like and near to, and who decided what about it when."""
     held = browse.decision(at)

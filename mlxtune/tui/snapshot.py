@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.journal import Tail
@@ -26,6 +27,9 @@ from mlxtune.runs.registry import Run, Status
 from mlxtune.runs.state import RunState
 from mlxtune.tui.follow import Follower, stamp
 from mlxtune.tui.verdict import Verdict, read_verdict
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.voted import Standing
 
 ALIVE = frozenset({"starting", "running", "quiet"})
 MEMORY_EVERY = 2.0  # seconds: on a Mac, asking costs two processes
@@ -96,6 +100,7 @@ class Snapshot:
     verdict: Verdict | None = None  # of the newest report
     memory: Memory | None = None
     best: Verdict | None = None  # of the adapter that kept the contract most often, among those that are better than their base
+    votes: Standing | None = None  # of the blind session that was voted in last, if it is about the newest report
 
     @property
     def live(self) -> RunView | None:
@@ -124,6 +129,7 @@ class Watcher:
         self._recipes: dict[Path, tuple[object, RecipeView]] = {}
         self._sources: dict[Path, _SourceWatch] = {}
         self._verdicts: dict[Path, tuple[tuple[int, int, int], Verdict | None]] = {}
+        self._votes: tuple[object, Standing | None] = (None, None)
         self._memory: tuple[float, Memory | None] = (float("-inf"), None)
 
     def read(self) -> Snapshot:
@@ -134,7 +140,9 @@ class Watcher:
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in kept}
         self._views = {folder: view for folder, view in self._views.items() if folder in kept}
         newest, best = self._read_verdicts()
-        return Snapshot(now, self.workspace, self._read_recipes(now), runs, evals, newest, self._read_memory(now), best)
+        return Snapshot(
+            now, self.workspace, self._read_recipes(now), runs, evals, newest, self._read_memory(now), best, self._read_votes()
+        )
 
     def _runs(self, kind: str, now: float) -> tuple[RunView, ...]:
         try:
@@ -195,6 +203,16 @@ class Watcher:
         better = [verdict for verdict in verdicts if verdict.word == "better" and verdict.metrics]
         return next(reversed(verdicts), None), max(better, key=lambda verdict: verdict.metrics[-1].tuned, default=None)
 
+    def _read_votes(self) -> Standing | None:
+        """How far the blind session of the newest report has come."""
+        newest = max(self._verdicts, key=lambda path: self._verdicts[path][0], default=None)
+        sessions = [path for path in newest.parent.glob("blind/*/votes.jsonl") if stamp(path)] if newest else []
+        last = max(sessions, key=lambda path: stamp(path) or (0, 0, 0), default=None)
+        mark = (last, last and stamp(last))
+        if mark != self._votes[0]:
+            self._votes = (mark, _standing(last.parent) if last else None)
+        return self._votes[1]
+
     def _read_memory(self, now: float) -> Memory | None:
         if not 0 <= now - self._memory[0] < MEMORY_EVERY:
             self._memory = (now, _memory())
@@ -223,6 +241,15 @@ class _SourceWatch:
         if events := self._journal.read():
             self._state = fold(events, self._state)
             self.decided = sum(one.status not in ("pending", "skipped") for one in self._state.decisions.values())
+
+
+def _standing(folder: Path) -> Standing | None:
+    from mlxtune.evaluation.voted import stands  # here, as the verdict's report: the first screen should not wait for it
+
+    try:
+        return stands(folder)
+    except (MlxtuneError, OSError):
+        return None
 
 
 def _memory() -> Memory | None:

@@ -11,10 +11,13 @@ import pytest
 from mlxtune.data import outcome
 from mlxtune.data.outcome import Outcome
 from mlxtune.evaluation import report
+from mlxtune.evaluation.answered import pairs
+from mlxtune.evaluation.blind import Session
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.guide import journey, next_step
 from mlxtune.tui.verdict import read_verdict
 
+from .evaluated import base, evaluation, tuned
 from .stage import NOW, Shop, shown
 
 DONE = ("run.finished", {"summary": {}})
@@ -109,6 +112,29 @@ def test_the_journey_tells_what_is_there(loaded: Shop) -> None:
     assert (stages["Plan"].what, stages["Plan"].result) == ("960 steps in 2 epochs", "peak 13.4 of 24.0 GB")
     assert stages["Train"].what == "step 640 of 960"
     assert "left" in stages["Train"].result
+
+
+def test_the_journey_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded: Shop) -> None:
+    def last(shop: Shop) -> list[tuple[str, str, str, str]]:
+        return [(stage.mark, stage.name, stage.what, stage.result) for stage in journey(shop.snapshot())[-2:]]
+
+    assert last(loaded) == [("○", "Blind", "needs an evaluation", ""), ("○", "Adapter", "1 adapter, none proved better yet", "")]
+    folder = evaluation(loaded, arms={"base": base, "tuned": tuned})
+    assert last(loaded) == [
+        ("○", "Blind", "two arms, read without their names", ""),
+        ("✓", "Adapter", "support-json, whole contract kept", "82.5 %"),
+    ]
+    with Session(folder, "base", "tuned", pairs(folder, "base", "tuned"), 1, seed=3) as session:
+        session.vote("a")
+        assert last(loaded)[0] == ("◐", "Blind", f"1 of {session.due} votes on 1 pair", "sealed")
+        while session.now():
+            session.vote("a")
+        assert last(loaded)[0][3] == "open the seal"
+        session.reveal()
+    assert last(loaded)[0] == ("✓", "Blind", f"{session.due} of {session.due} votes on 1 pair", "opened")
+    (session.folder / "session.json").write_text("{}")
+    (session.folder / "votes.jsonl").write_text("")
+    assert last(loaded)[0][0] == "○", "a session that cannot be read is none"
 
 
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:

@@ -166,6 +166,27 @@ async def test_editing_has_the_contract_at_its_side_and_ctrl_s_keeps(shop: Shop,
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize("size", [(120, 36), (80, 24)])
+async def test_d_adds_the_disclaimer_that_an_answer_lacks(shop: Shop, checks: Checks, size: tuple[int, int]) -> None:
+    source = fill(shop)
+    app = shop.app()
+    async with app.run_test(size=size) as pilot:
+        await opened(pilot)
+        assert "d disclaimer" not in footer(app)
+        await pilot.press("d", "end", "left", "left", "left")  # d does nothing to a row that lacks none
+        await until(pilot, lambda: "▌ Row 11" in shown(app))
+        assert footer(app).startswith("d disclaimer")
+        assert "d add the disclaimer" in shown(app)
+        await pilot.press("d")
+        await until(pilot, lambda: "~ Row 11 edited.  u undo" in shown(app))
+        assert "Only with a flue. This is" in shown(app)
+        assert "d add the disclaimer" not in shown(app)
+        await pilot.press("u")
+        await until(pilot, lambda: "d add the disclaimer" in shown(app))
+    edit = next(step for step in journal(source) if step.get("rows"))
+    assert "Only with a flue. This is general guidance." in edit["rows"][0]["record"]["messages"][2]["content"]
+
+
 async def test_escape_leaves_the_row_and_what_was_written_waits(shop: Shop, checks: Checks) -> None:
     fill(shop)
     app = shop.app()

@@ -30,7 +30,7 @@ class Review(ReviewView):
     CSS_PATH = "review.tcss"
     AUTO_FOCUS = "#talk"
     VERBS = frozenset(
-        {"accept", "reject", "skip", "other", "tie", "bad", "flip", "edit", "keep", "leave", "tag", "note", "redo", "aside", "recipe",
+        {"accept", "reject", "skip", "other", "disclaimer", "tie", "bad", "flip", "edit", "keep", "leave", "tag", "note", "redo", "aside", "recipe",
          "bring"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -38,6 +38,7 @@ class Review(ReviewView):
         Binding("x", "reject", "reject", id="review.reject"),
         Binding("space", "skip", "later", id="review.later"),
         Binding("d", "other", "the other side is better", id="review.other"),
+        Binding("d", "disclaimer", "add the disclaimer that lacks", id="review.disclaimer"),
         Binding("equals_sign", "tie", "tie", id="review.tie"),
         Binding("b", "bad", "both are bad", id="review.bad"),
         Binding("s", "flip", "swap the sides", id="review.swap"),
@@ -89,6 +90,8 @@ class Review(ReviewView):
                 Verb("space", "later", "skip", "leave it for later"),
                 Verb("e", "edit", "edit", "write the part under the cursor anew"),
             ]
+            if self.amended:
+                verbs.insert(0, Verb("d", "disclaimer", "disclaimer", "add the disclaimer that the answer lacks"))
         if row is not None:
             verbs.append(Verb("t", "tag", "tag", "with a word of your own; digits are the tags beside the row"))
         if state.done:
@@ -124,6 +127,13 @@ class Review(ReviewView):
 
     def action_other(self) -> None:
         self._decide("accept" if self._flipped else "swap")
+
+    def action_disclaimer(self) -> None:
+        """An edit, shown and not yet accepted: the row stays on show."""
+        work, amended = self.work, self.amended
+        if work is not None and amended is not None and self._decide("edit", stay=True, record=amended.content):
+            self._ask_for_mask(work)
+            self.show()
 
     def action_reject(self) -> None:
         self._decide("reject")

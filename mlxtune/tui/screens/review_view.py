@@ -16,7 +16,7 @@ from mlxtune.data.rows import Row, RowError
 from mlxtune.planning.masks import Mask
 from mlxtune.tui.draw import fold, key, line, lines
 from mlxtune.tui.part_view import SIDES, PartView, is_pair, parts_of, wanted
-from mlxtune.tui.review_view import Verdict, origin, verdicts
+from mlxtune.tui.review_view import Verdict, origin, verdicts, with_disclaimers
 from mlxtune.tui.row_view import mark_of
 from mlxtune.tui.screens.source_room import SourceRoom
 from mlxtune.tui.snapshot import Snapshot
@@ -68,7 +68,7 @@ class ReviewView(SourceRoom):
         self._decided_at: list[float] = []
         self._masks: dict[str, Mask | MlxtuneError] = {}
         self._asked: str = ""  # the row whose mask is being asked for
-        self._verdicts: tuple[str, tuple[Verdict, ...]] = ("", ())
+        self._verdicts: tuple[str, tuple[Verdict, ...], Row | None] = ("", (), None)
         self._tags: list[str] = []
 
     def body(self) -> ComposeResult:
@@ -209,8 +209,9 @@ class ReviewView(SourceRoom):
             if work.where.recipe is None or not work.where.recipe.contract
             else "The contract is not about this row."
         )
-        self.query_one("#contract", Draw).show(lambda width, _height: pictures.contract(judged, why, width))
-        self.query_one("#contract-line", Draw).show(lambda width, _height: pictures.contract_line(judged, width))
+        way = key("d", "add the disclaimer", "screen.disclaimer") if self.amended else None
+        self.query_one("#contract", Draw).show(lambda width, _height: pictures.contract(judged, why, width, way))
+        self.query_one("#contract-line", Draw).show(lambda width, _height: pictures.contract_line(judged, width, way))
         found = [one for one in source.findings(work.at) if not one.check.startswith("contract-") and one.severity != "note"]
         self.query_one("#findings-section").display = bool(found)
         self.query_one("#found-here", Draw).show(lambda width, _height: pictures.findings(found, width))
@@ -233,8 +234,14 @@ class ReviewView(SourceRoom):
         if row is None or work.contract is None:
             return ()
         if self._verdicts[0] != row.hash:
-            self._verdicts = (row.hash, verdicts(work.contract, row))
+            self._verdicts = (row.hash, verdicts(work.contract, row), with_disclaimers(work.contract, row))
         return self._verdicts[1]
+
+    @property
+    def amended(self) -> Row | None:
+        """The row on show with the disclaimers that its answer lacks; ``None`` where that is not what is wrong with it."""
+        row, (of, _, found) = self.row, self._verdicts
+        return found if self._editing is None and row is not None and row.hash == of else None
 
     def _known_tags(self, work: Work) -> list[str]:
         """The tags that digits stand for: the most frequent ones first, and none changes its place while the room is open."""

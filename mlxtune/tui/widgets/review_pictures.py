@@ -29,8 +29,8 @@ def progress(decided: int, total: int, pace: float | None, aside: str, width: in
     return line(left, bar(decided / total if total else 0.0, room), right).truncate(max(width, 0))
 
 
-def contract(verdicts: Sequence[Verdict], why: str, width: int) -> Content:
-    """Every question of the contract with its verdict; ``why`` there is none."""
+def contract(verdicts: Sequence[Verdict], why: str, width: int, way: Content | None = None) -> Content:
+    """Every question of the contract with its verdict; ``why`` there is none. ``way`` is the key that mends it."""
     if not verdicts:
         return fold(why, width)
     rows: list[Content] = []
@@ -39,16 +39,16 @@ def contract(verdicts: Sequence[Verdict], why: str, width: int) -> Content:
         rows.append(line("  ", mark, "  ", col(one.label, width - 5, "" if one.holds else "bold").rstrip()))
         if not one.holds:
             rows += [fold(one.why, width, "     ")]
-    return lines(*rows)
+    return lines(*rows, *([line("     ", way)] if way else []))
 
 
-def contract_line(verdicts: Sequence[Verdict], width: int) -> Content:
+def contract_line(verdicts: Sequence[Verdict], width: int, way: Content | None = None) -> Content:
     """The contract in one line, where there is no room beside the row."""
     if not verdicts:
         return line("  ", key("c", "contract, tags and source", "screen.aside", "$muted"))
     broken = [one for one in verdicts if not one.holds]
     held = f"{len(verdicts) - len(broken)} of {len(verdicts)} hold"
-    more = line("   ", key("c", "contract", "screen.aside", "$muted"))
+    more = line("   ", way or key("c", "contract", "screen.aside", "$muted"))
     if not broken:
         return line(("  ✓ ", "bold $success"), "the contract holds", (f"  {held}", "$muted"), more)
     said = f"{broken[0].label}: {broken[0].why}"
