@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One question of the contract to an answer: what it asks, whether that holds, and why not."""
+    """One question of the contract to an answer: its metric, what it asks, whether that holds, and why not."""
 
+    metric: str
     label: str
     holds: bool
     why: str
@@ -32,7 +33,7 @@ def verdicts(contract: Contract, row: Row) -> tuple[Verdict, ...]:
     part, text = answered(row)
     scores = contract.score(Answer(text, reference=text)) if part else {}
     asked = [metric.name for metric in contract.metrics if metric.asked and metric.name in scores]
-    return tuple(Verdict(LABELS.get(name, name), scores[name].holds, one_line(scores[name].why)) for name in asked)
+    return tuple(Verdict(name, LABELS.get(name, name), scores[name].holds, one_line(scores[name].why)) for name in asked)
 
 
 def with_disclaimers(contract: Contract, row: Row) -> Row | None:

@@ -154,6 +154,7 @@ STAGES = (
     Stage("review", filled, size=SMALL, then=checked, before=("e",)),
     Stage("review", filled, then=checked, before=("a", "u")),
     Stage("review", some_pairs, size=SMALL, then=checked),
+    Stage("review", filled, then=checked, before=("end", "left", "left", "left")),  # a row without its disclaimer
     Stage("plan", two_recipes, sees="does not fit"),
     Stage("plan", two_recipes, sees="does not fit", then=on_a_set_key, before=("minus",)),
     Stage("plan", away, sees="fetch it"),

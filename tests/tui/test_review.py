@@ -176,13 +176,13 @@ async def test_d_adds_the_disclaimer_that_an_answer_lacks(shop: Shop, checks: Ch
         await pilot.press("d", "end", "left", "left", "left")  # d does nothing to a row that lacks none
         await until(pilot, lambda: "▌ Row 11" in shown(app))
         assert footer(app).startswith("d disclaimer")
-        assert "d add the disclaimer" in shown(app)
+        assert "d add it" in shown(app)
         await pilot.press("d")
         await until(pilot, lambda: "~ Row 11 edited.  u undo" in shown(app))
         assert "Only with a flue. This is" in shown(app)
-        assert "d add the disclaimer" not in shown(app)
+        assert "d add it" not in shown(app)
         await pilot.press("u")
-        await until(pilot, lambda: "d add the disclaimer" in shown(app))
+        await until(pilot, lambda: "d add it" in shown(app))
     edit = next(step for step in journal(source) if step.get("rows"))
     assert "Only with a flue. This is general guidance." in edit["rows"][0]["record"]["messages"][2]["content"]
 

@@ -209,7 +209,7 @@ class ReviewView(SourceRoom):
             if work.where.recipe is None or not work.where.recipe.contract
             else "The contract is not about this row."
         )
-        way = key("d", "add the disclaimer", "screen.disclaimer") if self.amended else None
+        way = key("d", "add it", "screen.disclaimer") if self.amended else None
         self.query_one("#contract", Draw).show(lambda width, _height: pictures.contract(judged, why, width, way))
         self.query_one("#contract-line", Draw).show(lambda width, _height: pictures.contract_line(judged, width, way))
         found = [one for one in source.findings(work.at) if not one.check.startswith("contract-") and one.severity != "note"]

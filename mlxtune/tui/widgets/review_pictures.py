@@ -30,7 +30,7 @@ def progress(decided: int, total: int, pace: float | None, aside: str, width: in
 
 
 def contract(verdicts: Sequence[Verdict], why: str, width: int, way: Content | None = None) -> Content:
-    """Every question of the contract with its verdict; ``why`` there is none. ``way`` is the key that mends it."""
+    """Every question of the contract with its verdict; ``why`` there is none. ``way`` is the key that adds a disclaimer."""
     if not verdicts:
         return fold(why, width)
     rows: list[Content] = []
@@ -39,7 +39,9 @@ def contract(verdicts: Sequence[Verdict], why: str, width: int, way: Content | N
         rows.append(line("  ", mark, "  ", col(one.label, width - 5, "" if one.holds else "bold").rstrip()))
         if not one.holds:
             rows += [fold(one.why, width, "     ")]
-    return lines(*rows, *([line("     ", way)] if way else []))
+            if way and one.metric.startswith("disclaimer"):
+                rows.append(line("     ", way))
+    return lines(*rows)
 
 
 def contract_line(verdicts: Sequence[Verdict], width: int, way: Content | None = None) -> Content:
@@ -48,7 +50,7 @@ def contract_line(verdicts: Sequence[Verdict], width: int, way: Content | None =
         return line("  ", key("c", "contract, tags and source", "screen.aside", "$muted"))
     broken = [one for one in verdicts if not one.holds]
     held = f"{len(verdicts) - len(broken)} of {len(verdicts)} hold"
-    more = line("   ", way or key("c", "contract", "screen.aside", "$muted"))
+    more = line("   ", way or "", "   " if way else "", key("c", "contract", "screen.aside", "$muted"))
     if not broken:
         return line(("  ✓ ", "bold $success"), "the contract holds", (f"  {held}", "$muted"), more)
     said = f"{broken[0].label}: {broken[0].why}"
