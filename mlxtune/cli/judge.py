@@ -69,7 +69,8 @@ def judge(
         fixed = session.agree(fixed, _consent(fixed, send))
     with bar("asking the judge") as update, chosen.open(fixed.folder) as asker:
         verdicts = session.run(
-            fixed, asker, meter, lambda done, total: update(f"{total} questions to {chosen.name}", done / total),
+            fixed, asker, meter,
+            lambda done, total: update(f"{100 * done // total} % of {total} questions to {chosen.name}", done / total),
             workers=chosen.workers,
         )  # fmt: skip
     report = build(fixed, verdicts, _votes(run.folder, first, second, rows), meter.spent)
