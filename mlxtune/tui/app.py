@@ -236,6 +236,11 @@ class MlxtuneApp(Desk):
         if self._making:
             super().delay_update(delay)
 
+    def clear_selection(self) -> None:
+        """Where tasks start at once, a room's field asks for this before the room is on the stack: then nothing is selected."""
+        if self._screen_stack:
+            super().clear_selection()
+
     def action_settle(self) -> None:
         if self.answer and not self.busy:
             self.reply(None)

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune.core import session
+from mlxtune.data import samples
+from mlxtune.tui.rooms import ROOMS
+
 from .terminal import plain, terminal
 
 BROKEN = """
@@ -52,3 +56,15 @@ def test_a_fault_of_ours_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
         assert "✗ A fault of ours: ValueError: seven [b]is␛[2J odd" in told
         assert "Traceback" not in told
         assert screen.restored
+
+
+@pytest.mark.parametrize("mode", list(ROOMS))
+def test_the_app_opens_in_the_room_where_it_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """On a terminal, because there, and not under test, a room is made before it is on the stack of screens."""
+    samples.create(tmp_path / "work")
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+    session.remember(tmp_path / "work", {"room": mode, "rooms": {"data": {"filter": "avalanche", "order": "", "row": 3}}})
+    with terminal(tmp_path / "work", tmp_path / "home") as screen:
+        screen.until(f"▎ {ROOMS[mode].ROOM}")
+        screen.press("\x11")
+        assert screen.end() == 0
