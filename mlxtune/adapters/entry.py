@@ -55,7 +55,8 @@ class Parent:
 class AdapterEntry:
     """An adapter of the workspace. ``key`` is its folder as seen from the workspace; it never changes, whatever the ``name``.
 
-    ``base_hash`` identifies the weights that it belongs to; it is empty where they are not known. ``run``, ``recipe_hash`` and
+    ``base_hash`` identifies the weights that it belongs to; it is empty where they are not known. ``system`` is the system prompt that
+    all of its rows begin with, if they do. ``run``, ``recipe_hash`` and
     ``data_hash`` are empty for what was not made here. ``created`` is in seconds since the epoch, ``size`` in bytes. ``origin`` says
     where it came from: a run, a folder, or a repository of the hub. ``problem`` says why it cannot be used; then all that is read
     from its files is empty.
@@ -78,6 +79,7 @@ class AdapterEntry:
     run: str = ""
     recipe_hash: str = ""
     data_hash: str = ""
+    system: str = ""
     origin: str = ""
     parent: Parent | None = None
     tags: tuple[str, ...] = ()
@@ -105,7 +107,7 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         base=_text(told, "base") or found.base, base_hash=_text(told, "base_fingerprint"), kind=found.kind, rank=found.rank,
         scale=found.scale, targets=found.keys, layers=len(found.layers), parameters=found.parameters, size=found.size,
         created=_created(told, folder), method=_text(told, "method"), run=_text(told, "run"), recipe_hash=_text(told, "recipe_hash"),
-        data_hash=_text(told, "data_hash"), origin=_text(told, "origin"), parent=_parent(told), tags=tags,
+        data_hash=_text(told, "data_hash"), system=_text(told, "system"), origin=_text(told, "origin"), parent=_parent(told), tags=tags,
         score=score or told_score(told),
     )  # fmt: skip
 

@@ -47,7 +47,10 @@ _COMMANDS = {
 def chat(
     which: Which = "",
     adapter: Annotated[str, typer.Option("--adapter", help="An adapter to begin with, on the base that was named.")] = "",
-    system: Annotated[str, typer.Option("--system", help="The system prompt.")] = "",
+    system: Annotated[
+        str | None,
+        typer.Option("--system", help="The system prompt. Default: the one that the adapter's rows share.", show_default=False),
+    ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Only tokens within this share of the mass.")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Draw the same answers again.")] = None,
@@ -61,17 +64,19 @@ def chat(
     """
     here = Path.cwd()
     base, named = subject(here, which)
-    session = Session(system, named, Sampling(max_tokens, temperature, top_p, seed))
+    session = Session(system or "", sampling=Sampling(max_tokens, temperature, top_p, seed), own=system is not None)
     with bar("looking for the model") as update:
         resolve(base, progress=update)
     with Client(base, here, beside=beside) as client:
         with bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)
             ready = client.ready()
-        if adapter:
-            session.adapter = shelf.find(here, adapter, ready.fingerprint).name
+        if adapter or named:
+            entry = shelf.find(here, adapter or named, ready.fingerprint)
+            session.use(entry.name, entry.system)
         if not json:
             say(("● ", "bold primary"), _who(session, ready.base), (f"   {ready.path}; /help", "muted"))
+            _tell_system(session)
         failed = False
         for line in _lines(session):
             try:
@@ -172,7 +177,7 @@ def _obey(line: str, session: Session, workspace: Path, fingerprint: str) -> boo
     commands: dict[str, Callable[[], None]] = {
         "/adapter": lambda: _switch(session, workspace, rest, fingerprint),
         "/adapters": lambda: _list(session, workspace, fingerprint),
-        "/system": lambda: setattr(session, "system", rest),
+        "/system": lambda: session.instruct(rest),
         "/undo": lambda: say(("· ", "faint"), "Taken back: ", one_line(session.undo(), 80)),
         "/reset": session.reset,
         "/save": lambda: _save(session, rest),
@@ -190,8 +195,19 @@ def _obey(line: str, session: Session, workspace: Path, fingerprint: str) -> boo
 
 
 def _switch(session: Session, workspace: Path, named: str, fingerprint: str) -> None:
-    session.adapter = "" if named in ("", "none", "base") else shelf.find(workspace, named, fingerprint).name
+    if named in ("", "none", "base"):
+        session.adapter = ""
+    else:
+        entry = shelf.find(workspace, named, fingerprint)
+        session.use(entry.name, entry.system)
     say(("· ", "faint"), session.adapter or "The base, without an adapter")
+    _tell_system(session)
+
+
+def _tell_system(session: Session) -> None:
+    """Say which system prompt goes ahead of the questions, where the user did not give it."""
+    if session.system and not session.own:
+        say(("  asked as its rows are, /system changes it: ", "muted"), (one_line(session.system, 60), "faint"))
 
 
 def _list(session: Session, workspace: Path, fingerprint: str) -> None:

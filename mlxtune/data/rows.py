@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -165,3 +166,10 @@ class Unpaired(_Row):
 
 Question = Conversation | Preference | Unpaired  # rows that ask a model something
 Row = Question | Text
+
+
+def shared_system(rows: Iterable[Row]) -> str:
+    """The system prompt that all ``rows`` begin with; empty where they have none, or several."""
+    turns = [None if isinstance(row, Text) or not row.prompt else row.prompt[0] for row in rows]
+    found = {turn.content if turn and turn.role == "system" else "" for turn in turns}
+    return found.pop() if len(found) == 1 else ""

@@ -20,7 +20,7 @@ from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump
 from mlxtune.runs import events, parents, registry
-from mlxtune.runs.locks import is_held
+from mlxtune.runs.locks import is_held, require_lease
 from mlxtune.runs.registry import Run
 
 RECORD = "launch.json"
@@ -33,9 +33,11 @@ def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any]
     """Create a run of ``recipe`` and start its worker, detached. Returns when the worker has said ``run.started``.
 
     ``request`` is what the worker needs beyond the recipe; it stands in the launch record. Raises ``RecipeError`` when training is
-    to start from an adapter that is not there, ``MachineError`` when the worker ends without a word.
+    to start from an adapter that is not there, ``MachineError`` when another process has the accelerator, and when the worker ends
+    without a word.
     """
     recipe = parents.resolve(workspace, recipe) if kind == "train" else recipe
+    require_lease()
     run = registry.create(workspace, kind, recipe.name)
     write_text(run.folder / "recipe.toml", dump(recipe))
     return _spawn(run, kind, dict(request or {}))
@@ -52,6 +54,7 @@ def resume(run: Run) -> Run:
     state = run.state()
     if state.phase == "finished":
         raise InputError(f"{run.id} has finished; there is nothing to resume.")
+    require_lease()
     return _spawn(run, record["kind"], record["request"])
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import disk_errors, home
 
+_IN_USE = "The accelerator is in use by {note}; wait for it, or stop it there."
+
 
 @contextlib.contextmanager
 def hold(path: Path, *, busy: str, note: str = "", patience: float = 2.0) -> Iterator[None]:
@@ -60,3 +62,15 @@ def is_held(path: Path) -> bool:
 def lease_path() -> Path:
     """The machine's one accelerator lease."""
     return home() / "accelerator.lock"
+
+
+def lease(what: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the accelerator as ``what``, which whoever else wants it is told. Raises ``MachineError`` where another has it."""
+    return hold(lease_path(), busy=_IN_USE, note=f"{what} (process {os.getpid()})")
+
+
+def require_lease() -> None:
+    """Raise ``MachineError``, which says who it is, where another process has the accelerator; hold nothing."""
+    if is_held(lease_path()):
+        with hold(lease_path(), busy=_IN_USE):
+            return

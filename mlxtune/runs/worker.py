@@ -18,7 +18,7 @@ from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.locks import hold, lease_path
+from mlxtune.runs.locks import hold, lease
 
 HEARTBEAT = 5.0  # seconds
 _OUT_OF_MEMORY = re.compile(
@@ -69,6 +69,9 @@ class Worker:
                 print(f"no heartbeat: {error}", file=sys.stderr)
 
 
+KINDS = {"evals": "the evaluation", "exports": "the export"}  # what a folder holds, as others are told it; else it is a run
+
+
 def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
     """Run ``work`` as the worker of ``folder``; returns the exit code.
 
@@ -85,7 +88,8 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop
             threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True).start()
             try:
-                with hold(lease_path(), busy="The accelerator is in use by {note}; wait for it, or stop it.", note=folder.name):
+                kind = KINDS.get(folder.parent.name, "the run")
+                with lease(f"{kind} {folder.name} in {folder.parent.parent}"):
                     summary = work(worker)
                 worker.emit("run.finished", summary=dict(summary))
                 return 0

@@ -16,12 +16,16 @@ from mlxtune.serving.protocol import GREEDY, Sampling
 
 @dataclass
 class Session:
-    """``turns`` alternate between user and assistant; ``system`` and ``adapter`` are empty where there is none."""
+    """``turns`` alternate between user and assistant; ``system`` and ``adapter`` are empty where there is none.
+
+    ``own`` says that the user chose the system prompt, or none: then it stays, whatever the adapter.
+    """
 
     system: str = ""
     adapter: str = ""
     sampling: Sampling = GREEDY
     turns: list[Message] = field(default_factory=list)
+    own: bool = False
 
     @property
     def messages(self) -> list[Message]:
@@ -39,6 +43,16 @@ class Session:
     def add(self, text: str, answer: str) -> None:
         """Let the question and what was answered be part of the conversation."""
         self.turns += [Message("user", text), Message("assistant", answer)]
+
+    def use(self, adapter: str, system: str) -> None:
+        """Let ``adapter`` answer from here on, asked as its rows are: with their ``system`` prompt, unless the user gave another."""
+        self.adapter = adapter
+        if system and not self.own:
+            self.system = system
+
+    def instruct(self, system: str) -> None:
+        """Take the user's ``system`` prompt from here on; empty for none."""
+        self.system, self.own = system, True
 
     def undo(self) -> str:
         """Take the last question and its answer back, and return the question; empty where there is none."""

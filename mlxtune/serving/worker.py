@@ -19,7 +19,7 @@ from typing import Any
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.runs.locks import hold, lease_path
+from mlxtune.runs.locks import lease
 from mlxtune.serving import protocol, shelf
 from mlxtune.serving.protocol import Event, Failed, Kind, Ready
 
@@ -93,7 +93,7 @@ def _lease(beside: bool) -> ExitStack:
     held = ExitStack()
     if not beside:
         try:
-            held.enter_context(hold(lease_path(), busy="The accelerator is in use by {note}.", note="a chat or server"))
+            held.enter_context(lease(f"a chat or server in {Path.cwd()}"))
         except MachineError as error:
             raise MachineError(
                 error.message, mend="Wait for it, stop it, or run beside it with --beside: both get slower."

@@ -16,6 +16,7 @@ from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file
+from mlxtune.data.rows import shared_system
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models import blas
 from mlxtune.models.resolve import ModelFolder
@@ -61,7 +62,7 @@ def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
     if not crew.leads:
         return summary
     lora.save(worker.folder / "adapter", lora.weights(made.loaded.model), loop.config | {"model": str(source.folder)})
-    write_json(worker.folder / "adapter" / LINEAGE, lineage(worker, source, summary))
+    write_json(worker.folder / "adapter" / LINEAGE, lineage(worker, source, summary, shared_system(made.shares.train)))
     return summary
 
 
@@ -89,8 +90,8 @@ def report_data(worker: Worker | Follower, made: Assembled) -> None:
     )  # fmt: skip
 
 
-def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, Any]) -> dict[str, Any]:
-    """Where an adapter comes from: base, recipe, data and run, for whoever finds the folder alone."""
+def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, Any], system: str) -> dict[str, Any]:
+    """Where an adapter comes from: base, recipe, data and run, and how it is asked, for whoever finds the folder alone."""
     return {
         "v": 1,
         "mlxtune": __version__,
@@ -103,6 +104,7 @@ def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, A
         "data_hash": data_hash(read_json(worker.folder / "data.json")),
         "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
         "parent": parent(worker.recipe),
+        "system": system,
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }

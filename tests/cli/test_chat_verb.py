@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from mlxtune import serving
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.cli import chat
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import write_json
 from mlxtune.data.source import read_file
 from mlxtune.models import lora
 from mlxtune.runs.locks import hold, lease_path
@@ -55,6 +57,18 @@ def test_questions_can_be_piped_in_and_the_conversation_saved_as_rows(cli, talk:
     assert [message.role for message in first.messages] == ["system", "user", "assistant"]
     assert second.messages[1].content == "Again?"
     assert "\x1b" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"), [((), "You answer in JSON."), (("--system", "Be brief."), "Be brief."), (("--system", ""), "")]
+)
+def test_an_adapter_is_asked_as_its_rows_are(cli, talk: Path, given: tuple[str, ...], asked: str) -> None:
+    write_json(talk / "adapters" / "mine" / LINEAGE, {"v": 1, "system": "You answer in JSON."})
+    ended = cli("chat", "mine", *QUICK, *given, stdin="Hello?\n/adapter none\n/adapter mine\n/save rows.jsonl\n")
+    assert ended.code == 0, ended.err
+    (row,) = read_file(talk / "rows.jsonl")
+    assert [turn.content for turn in row.messages if turn.role == "system"] == ([asked] if asked else [])
+    assert ("asked as its rows are" in ended.err) == (not given)
 
 
 def test_an_adapter_brings_its_base_and_can_be_changed_in_the_middle(cli, talk: Path) -> None:

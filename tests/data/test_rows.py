@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxtune.data.rows import Conversation, Message, Place, Preference, RowError, Text, Unpaired
+from mlxtune.data.rows import Conversation, Message, Place, Preference, RowError, Text, Unpaired, shared_system
 
 HERE, THERE = Place(Path("/a/x.jsonl"), 3), Place(Path("/b/y.jsonl"), 9)
 TURNS = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
@@ -24,6 +24,15 @@ def test_prompt_and_reference_divide_a_conversation():
     row = Conversation(HERE, {}, TURNS)
     assert row.prompt == TURNS[:2]
     assert row.reference == "a"
+
+
+def test_a_system_prompt_is_shared_only_where_every_row_has_it():
+    rows = [Conversation(HERE, {}, TURNS), Preference(HERE, {}, TURNS[:2], "c", "r"), Unpaired(HERE, {}, TURNS[:2], "a", True)]
+    assert shared_system(rows) == "s"
+    assert shared_system([*rows, Conversation(HERE, {}, TURNS[1:])]) == ""
+    assert shared_system([*rows, Conversation(HERE, {}, (Message("system", "t"), *TURNS[1:]))]) == ""
+    assert shared_system([*rows, Text(HERE, {}, "q")]) == ""
+    assert shared_system([]) == ""
 
 
 def test_kinds_with_the_same_words_differ():

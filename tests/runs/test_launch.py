@@ -12,7 +12,7 @@ import pytest
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
-from mlxtune.runs.locks import hold, is_held, lease_path
+from mlxtune.runs.locks import is_held, lease, lease_path
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
 
@@ -96,8 +96,9 @@ def test_worker_without_a_word_in_time_is_a_machine_error(tmp_path, recipe, monk
 
 
 def test_accelerator_in_use_is_said_and_not_waited_for_long(tmp_path, recipe):
-    with hold(lease_path(), busy="", note="other-run"):
-        run = launch.start(tmp_path, "train", recipe, {"how": "finish"})
-        state = _ended(run)
-    assert state.phase == "failed"
-    assert "in use by other-run" in state.error
+    with (
+        lease("the run other-run in /shop"),
+        pytest.raises(MachineError, match=r"in use by the run other-run in /shop \(process \d+\)"),
+    ):
+        launch.start(tmp_path, "train", recipe, {"how": "finish"})
+    assert not (tmp_path / "runs").exists(), "no run is left behind"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report
@@ -139,8 +139,8 @@ def test_bad_input_ends_the_run_with_one_message_and_code_2(workspace: Path, ove
 def test_a_second_run_is_told_that_the_accelerator_is_taken(workspace: Path) -> None:
     first = start(workspace, *LONG)
     wait_for(first, lambda state: state.step >= 1)
-    second = start(workspace)
-    wait_for(second, lambda state: state.ended)
-    assert f"The accelerator is in use by {first.id}" in second.state().error
+    with pytest.raises(MachineError, match=f"The accelerator is in use by the run {first.id} in {workspace}"):
+        start(workspace)
+    assert [run.id for run in registry.all_runs(workspace)] == [first.id]
     registry.stop(first)
     wait_for(first, lambda state: state.ended)

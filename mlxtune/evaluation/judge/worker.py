@@ -10,13 +10,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import MlxtuneError, TemplateError
 from mlxtune.data.rows import Message
 from mlxtune.models import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.runs.locks import hold, lease_path
+from mlxtune.runs.locks import lease
 
 if TYPE_CHECKING:
     from mlxtune.models.template import ChatTemplate
@@ -68,7 +69,7 @@ def main() -> int:
 
     blas.preload()
     try:
-        with hold(lease_path(), busy="The accelerator is in use by {note}; wait for it, or stop it.", note="a judge"):
+        with lease(f"a judge in {Path.cwd()}"):
             answer(sys.argv[1], sys.stdin.buffer, tell)
     except MlxtuneError as error:
         tell(error=error.message, mend=error.mend, code=error.exit_code)
