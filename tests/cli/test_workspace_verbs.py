@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mlxtune
-from mlxtune.cli import workspace
+from mlxtune.cli import start, workspace
 from mlxtune.recipe import load
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,26 @@ def test_doctor_json_is_one_document_and_its_code_says_whether_to_mend():
     assert {"system", "chip", "memory", "disk", "backend", "mlx", "mlx-lm", "python", "mend"} <= set(found)
     assert done.returncode == (1 if found["mend"] else 0)
     assert done.stderr == ""
+
+
+def test_the_next_command_is_one_that_this_terminal_finds(monkeypatch, tmp_path):
+    own, other = tmp_path / "my venv/bin", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+        (folder / "mlxtune").write_text("")
+        (folder / "mlxtune").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    said = {}
+    for path in (own, other, tmp_path):
+        monkeypatch.setenv("PATH", str(path))
+        said[path] = start.typed()
+    assert said == {own: "mlxtune", other: f"'{own}/mlxtune'", tmp_path: f"'{own}/mlxtune'"}
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/mlxtune").symlink_to(own / "mlxtune")
+    monkeypatch.setenv("PATH", str(tmp_path / "link"))
+    assert start.typed() == "mlxtune"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert start.typed() == f"{tmp_path}/python -m mlxtune"
 
 
 @pytest.fixture
