@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def _evaluation(workspace: Path, which: str) -> Path:
         try:
             run = registry.find(workspace, which, "eval")
         except InputError:
-            run = registry.find(workspace, which, "train")
+            with suppress(InputError):
+                run = registry.find(workspace, which, "train")
+            if run is None:
+                raise
     return run.folder if (run.folder / FILE).is_file() else _newest(workspace, run)
 
 

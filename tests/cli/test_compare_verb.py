@@ -50,4 +50,4 @@ def test_other_terms_are_bad_input(cli, place: Path) -> None:
 def test_an_evaluation_that_is_not_there_is_bad_input(cli, place: Path) -> None:
     ended = cli("compare", "nothing", "nowhere")
     assert ended.code == 2
-    assert "There are no runs" in ended.err
+    assert "There are no evaluations" in ended.err
