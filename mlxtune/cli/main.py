@@ -105,6 +105,8 @@ def ended(error: Exception) -> NoReturn:
             sys.exit(error.exit_code)
         case typer.Abort():
             sys.exit(130)
+        case TyperException() if not error.format_message():
+            sys.exit(2)  # a group of verbs alone: its help is printed already
         case TyperException():
             complain(InputError(error.format_message(), mend="mlxtune --help shows what there is."))
             sys.exit(2)

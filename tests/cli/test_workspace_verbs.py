@@ -101,6 +101,13 @@ def test_every_verb_has_help(cli, verb):
     assert "Usage" in ended.out
 
 
+@pytest.mark.parametrize(("group", "code"), [("data", 2), ("runs", 0), ("adapters", 0), ("models", 0)])
+def test_a_group_of_verbs_alone_helps_or_lists_and_complains_of_nothing(cli, group, code):
+    ended = cli(group)
+    assert (ended.code, ended.err) == (code, "")
+    assert ended.out
+
+
 def test_fault_of_ours_is_said_without_a_traceback_unless_asked_for(cli, monkeypatch):
     def fail() -> None:
         raise RuntimeError("oops")
