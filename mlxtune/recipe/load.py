@@ -29,14 +29,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(
-            f"There is no recipe at {path}.", mend="Check the path, or make a workspace with: mlxtune init DIR"
-        ) from error
+        mend = _meant(path) or "Check the path, or make a workspace with: mlxtune init DIR"
+        raise RecipeError(f"There is no recipe at {path}.", mend=mend) from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path} is a folder, not a recipe.", mend="Name the .toml file in it.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {error}.") from error
     return parse(text, folder=path.parent, overrides=overrides, where=str(path))
+
+
+def _meant(path: Path) -> str:
+    """Which recipe of the working folder ``path`` was most likely meant to be, as a question; empty when none is near."""
+    stems = {found.stem: found for found in sorted(Path("recipes").glob("*.toml"))}
+    hint = nearest(path.name.removesuffix(".toml"), stems)
+    return f"Did you mean {stems[hint]}?" if hint else ""
 
 
 def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:

@@ -183,3 +183,25 @@ def test_eval_of_a_run_without_an_adapter_says_how_it_is(cli, place):
 def test_escape_bytes_from_a_file_do_not_reach_the_terminal(cli, place):
     (place / "r.toml").write_text('name = "\\u001b[31m"\n[model]\nbase = "m"\n[data]\nsource = "d"\n')
     assert "\x1b[31m" not in cli("train", "r.toml").err
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "eval", "advise", "data check"])
+@pytest.mark.parametrize("named", ["support-json.toml", "recipes/suport-json.toml", "suppotr-json.toml"])
+def test_a_recipe_that_is_near_is_offered_by_every_verb(cli, place, verb, named):
+    (place / "recipes").mkdir()
+    for name in ("support-json", "brand-voice"):
+        (place / "recipes" / f"{name}.toml").write_text(GOOD)
+    ended = cli(*verb.split(), named)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"There is no recipe at {named}." in ended.err
+    assert "Did you mean recipes/support-json.toml?" in ended.err
+    assert "Did you mean" not in cli(*verb.split(), "other.toml").err
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "eval"])
+def test_a_recipe_that_is_named_without_its_folder_is_offered(cli, place, verb):
+    (place / "recipes").mkdir()
+    (place / "recipes" / "support-json.toml").write_text(GOOD)
+    ended = cli(verb, "support-json")
+    assert ended.code == 2
+    assert "Did you mean recipes/support-json.toml?" in ended.err
