@@ -12,6 +12,7 @@ import typer
 import mlxtune
 from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
+from mlxtune.core.errors import InputError
 from mlxtune.core.files import home
 from mlxtune.core.text import size
 from mlxtune.data import samples
@@ -21,6 +22,12 @@ from mlxtune.planning import machine as machines
 
 def init(folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default=False)]) -> None:
     """Make a workspace: a recipe, and the sample shop's data to try it on."""
+    around = samples.around(folder)
+    if around:
+        raise InputError(
+            f"{folder} would be a workspace inside the workspace {around}.",
+            mend=f"Use that one, or name a folder outside it: mlxtune init {around.parent / 'NAME'}",
+        )
     recipe = samples.create(folder)
     show(("✓ ", "bold success"), f"{folder} is ready: a recipe, and an outdoor shop's support desk to try it on.")
     where = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""

@@ -36,6 +36,24 @@ def test_init_twice_overwrites_nothing(cli, place):
     assert recipe.read_text() == "mine"
 
 
+def test_init_makes_no_workspace_inside_a_workspace(cli, place, monkeypatch):
+    cli("init", "shop")
+    monkeypatch.chdir(place / "shop" / "data")
+    ended = cli("init", "shop")
+    assert ended.code == 2
+    assert f"would be a workspace inside the workspace {place / 'shop'}." in ended.err
+    assert not (place / "shop" / "data" / "shop").exists()
+    assert cli("init", str(place / "other")).code == 0
+
+
+def test_init_in_a_clone_makes_a_workspace_as_the_readme_says(cli, place, monkeypatch):
+    monkeypatch.setattr(workspace.samples, "root", lambda: place)
+    for name in ("recipes", "data/samples"):
+        (place / name).mkdir(parents=True)
+    (place / "recipes" / "support-json.toml").write_text("")
+    assert cli("init", "shop").code == 0
+
+
 def test_doctor_json_is_one_document_and_its_code_says_whether_to_mend():
     done = subprocess.run([sys.executable, "-m", "mlxtune", "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
     found = json.loads(done.stdout)
