@@ -22,6 +22,8 @@ def test_version_is_one_line(cli):
 def test_init_makes_a_workspace_and_says_what_to_do_next(cli, place):
     ended = cli("init", "shop")
     assert (ended.code, ended.err) == (0, "")
+    assert "5 recipes for the bundled model" in ended.out
+    assert "7 larger bases" in ended.out
     assert "cd shop && mlxtune train recipes/support-json.toml" in ended.out
     assert load(place / "shop" / "recipes" / "support-json.toml").source.is_file()
 
