@@ -16,6 +16,7 @@ OUTPUT = '{"id": 1, "output": "{}"}\n'
 FILES = {
     "data.jsonl": "".join(json.dumps({"prompt": f"q{number}", "completion": "a"}) + "\n" for number in range(60)),
     "good.toml": GOOD,
+    "nodata.toml": GOOD.replace("data.jsonl", "nowhere.jsonl"),
     "broken.toml": 'name = "shop\n',
     "key.toml": GOOD + "[training]\nlerning_rate = 1e-4\n",
     "section.toml": GOOD + "[trainig]\nepochs = 1\n",
@@ -90,6 +91,9 @@ CASES = [
     ("score outputs.jsonl --forbid=", "forbid"),
     ("score outputs.jsonl --disclaimer=", "disclaimer"),
     ("score", "Missing argument 'outputs'"),
+    ("data check nofile.jsonl", "There is no data at nofile.jsonl. | Name a file or folder of rows, or a recipe."),
+    ("data check nodata.toml", "nowhere.jsonl. | Check data.source in nodata.toml; it is relative to the recipe."),
+    ("data review nofile.jsonl", "There is no data at nofile.jsonl. | Name a file or folder of rows, or a recipe."),
     ("verify", "There are no evaluations in | Make one: mlxtune eval RECIPE"),
     ("verify nofile.json", "There is no report at nofile.json. | Make one: mlxtune eval RECIPE"),
     ("verify nowhere/report.json", "There is no report at nowhere/report.json."),
