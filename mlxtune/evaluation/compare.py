@@ -61,7 +61,12 @@ def side(workspace: Path, which: str) -> Side:
 
 
 def contrast(first: Side, second: Side) -> Contrast:
-    """``second`` against ``first``, both scored now. Raises ``InputError`` when the terms differ, or a side does not keep its outputs."""
+    """``second`` against ``first``, both scored now. Raises ``InputError`` when the terms differ, a side does not keep its outputs, or both are one."""
+    if first.folder.resolve() == second.folder.resolve():
+        raise InputError(
+            f"Both sides are the same evaluation, {first.folder.name}, so there is nothing to tell.",
+            mend="Name another evaluation, or another run.",
+        )
     terms.require_same(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
     before, after = (load_evidence(one.folder) for one in (first, second))
     contract = Contract.of(after.recipe)
