@@ -100,7 +100,7 @@ def memory(recipe: Recipe, base: Base, task: str) -> str:
     told = " · ".join(
         f"{gigabytes} GB {verdict}, {size(need)}" for gigabytes, (verdict, need) in planned(recipe, base, task).items()
     )
-    return f"# Memory, by the planner: {told}"
+    return f"# Memory on a Mac, by the planner: {told}"
 
 
 def planned(recipe: Recipe, base: Base, task: str) -> dict[int, tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ import typer
 
 from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import export as exports
 from mlxtune.data import membership
@@ -53,13 +54,16 @@ def asked(where: Path, format: str = "auto", map: str = "", **shares: Any) -> As
     """
     if format != "auto" and format not in FORMATS:
         raise InputError(f"There is no format {one_line(format, 30)}.", mend=f"There are auto, {', '.join(FORMATS)}.")
+    mend = "Name a file or folder of rows, or a recipe."
     if where.suffix == ".toml":
         recipe = load(where, [])
-        path, data = recipe.source, recipe.data
+        path, data, mend = recipe.source, recipe.data, f"Check data.source in {where}; it is relative to the recipe."
     else:
         path, data = where, DataSection(str(where))
         if recorded := membership.load(path).splits:
             data = replace(data, **vars(list(recorded)[-1]))
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that is too long
+        raise DataError(f"There is no data at {path}.", mend=mend)
     given = {name: value for name, value in shares.items() if value is not None}
     if format != "auto":
         given["format"] = format

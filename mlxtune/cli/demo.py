@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import typer
 from mlxtune.cli.evaluate import measure, table
 from mlxtune.cli.follow import follow
 from mlxtune.cli.screen import Cell, bar, columns, err, heading, say, show, show_json
+from mlxtune.cli.start import typed
 from mlxtune.cli.train import Json, Overrides
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration
@@ -81,7 +83,7 @@ def demo(
     show("")
     show(
         "  Next: ",
-        (f"cd {folder} && mlxtune", "primary"),
+        (f"cd {shlex.quote(str(folder))} && {typed()}", "primary"),
         " opens the app on this workspace; your own data goes into ",
         ("recipes/", "primary"),
         ".",

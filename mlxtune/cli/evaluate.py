@@ -183,7 +183,12 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
     """What ``which`` names: a recipe, or a run that has an adapter. Raises ``InputError``."""
     if which.endswith(".toml"):
         return load(Path(which), overrides), None
-    run = registry.find(Path.cwd(), which)
+    try:
+        run = registry.find(Path.cwd(), which)
+    except InputError as error:
+        if Path("recipes", f"{which}.toml").is_file():
+            raise InputError(error.message, mend=f"Did you mean recipes/{which}.toml?") from error
+        raise
     require_trained(run)
     return load(run.folder / "recipe.toml", overrides), run
 

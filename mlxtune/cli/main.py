@@ -105,8 +105,12 @@ def ended(error: Exception) -> NoReturn:
             sys.exit(error.exit_code)
         case typer.Abort():
             sys.exit(130)
+        case TyperException() if not error.format_message():
+            sys.exit(2)  # a group of verbs alone: its help is printed already
         case TyperException():
-            complain(InputError(error.format_message(), mend="mlxtune --help shows what there is."))
+            context = getattr(error, "ctx", None)  # of the verb that was called wrongly
+            verb = context.command_path if context else "mlxtune"
+            complain(InputError(error.format_message(), mend=f"{verb} --help shows what there is."))
             sys.exit(2)
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

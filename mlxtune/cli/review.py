@@ -94,8 +94,6 @@ def review(
     if len(actions) + undo + redo > 1:
         raise InputError("One decision at a time.", mend="Call it once for each.")
     path, data = asked(where, format, map)
-    if not path.exists():
-        raise DataError(f"There is no data at {path}.", mend="Name a file or folder of rows, or a recipe.")
     if undo or redo:
         with Review(path) as window:
             step = window.undo() if undo else window.redo()

@@ -25,7 +25,7 @@ def score(
     outputs: Annotated[
         Path,
         typer.Argument(
-            help='JSON lines, each {"id", "output"}, maybe "reference", "prompt", "ended"; or a folder with an output a file.',
+            help='JSON lines, each {"output"}, maybe "id", "reference", "prompt", "ended"; or a folder with an output a file.',
             show_default=False,
         ),
     ],
@@ -84,11 +84,13 @@ def _folder(path: Path) -> list[tuple[Any, Answer]]:
 
 
 def _lines(path: Path) -> list[tuple[Any, Answer]]:
+    """Each line's output under its ``id``, or under its line's number where no line has an id: a few that had one could be mistaken."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a JSON string
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
-    rows = []
+    rows: list[tuple[Any, Answer]] = []
+    named: bool | None = None
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
@@ -96,12 +98,17 @@ def _lines(path: Path) -> list[tuple[Any, Answer]]:
             row = jsonlib.loads(text)
             optional = {name: row[name] for name in ("ended", "reference", "prompt") if name in row}
             answer = Answer(row["output"], **optional)
-            good = "id" in row and all(isinstance(value, str) for value in (answer.output, *optional.values()))
+            good = all(isinstance(value, str) for value in (answer.output, *optional.values()))
         except (ValueError, KeyError, TypeError, RecursionError):
             good = False
         if not good:
-            raise InputError(f'{path}, line {number}: not of the form {{"id": …, "output": "…"}}.')
-        rows.append((row["id"], answer))
+            raise InputError(f'{path}, line {number}: not of the form {{"output": "…"}}.')
+        if named not in (None, "id" in row):
+            raise InputError(
+                f"{path}, line {number}: some lines have an id and some have none.", mend="Give each line one, or none."
+            )
+        named = "id" in row
+        rows.append((row.get("id", number), answer))
     if not rows:
         raise InputError(f"{path} has no outputs.")
     return rows

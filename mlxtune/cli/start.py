@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,3 +33,12 @@ def open_app() -> None:
     from mlxtune.tui.app import run
 
     run(Path.cwd())
+
+
+def typed() -> str:
+    """What to type for ``mlxtune`` in this terminal: its path where the command of that name is another one, or there is none."""
+    own = Path(sys.executable).with_name("mlxtune")
+    found = shutil.which("mlxtune")
+    if found and Path(found).resolve() == own.resolve():
+        return "mlxtune"
+    return shlex.quote(str(own)) if own.is_file() else f"{shlex.quote(sys.executable)} -m mlxtune"

@@ -26,7 +26,7 @@ def verify(
 ) -> None:
     """Compute every number of a report again, offline, from the outputs kept beside it. Exit 1 when one differs."""
     path = Path(report)
-    folder = path.parent if path.name == reports.FILE else registry.find(Path.cwd(), report, "eval").folder
+    folder = path.parent if path.name == reports.FILE and path.is_file() else registry.find(Path.cwd(), report, "eval").folder
     found = verifying.verify(folder)
     if json:
         show_json({"holds": not found, "folder": str(folder), "differences": found})

@@ -12,17 +12,34 @@ import typer
 import mlxtune
 from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
 from mlxtune.cli.train import Json
+from mlxtune.core.errors import InputError
 from mlxtune.core.files import home
-from mlxtune.core.text import size
+from mlxtune.core.text import plural, size
 from mlxtune.data import samples
 from mlxtune.models import blas, bundled
 from mlxtune.planning import machine as machines
 
 
 def init(folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default=False)]) -> None:
-    """Make a workspace: a recipe, and the sample shop's data to try it on."""
+    """Make a workspace: recipes, and the sample data to try them on."""
+    around = samples.around(folder)
+    if around:
+        raise InputError(
+            f"{folder} would be a workspace inside the workspace {around}.",
+            mend=f"Use that one, or name a folder outside it: mlxtune init {around.parent / 'NAME'}",
+        )
     recipe = samples.create(folder)
-    show(("✓ ", "bold success"), f"{folder} is ready: a recipe, and an outdoor shop's support desk to try it on.")
+    show(("✓ ", "bold success"), f"{folder} is ready.")
+    recipes = folder / "recipes"
+    rows: list[list[Cell]] = [
+        [("recipes", "muted"), f"{plural(len(list(recipes.glob('*.toml'))), 'recipe')} for the bundled model, one a task"],
+        [
+            ("recipes/mac", "muted"),
+            f"the same for {plural(len(list(recipes.glob('mac/*'))), 'larger base')} on a Mac, a folder each",
+        ],
+        [("data/samples", "muted"), "an outdoor shop's rows to try them on; put your own into data"],
+    ]
+    columns(rows)
     where = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""
     show(
         "  ",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from mlxtune.core.errors import DataError
+from mlxtune.core.errors import DataError, MachineError
 from mlxtune.core.text import one_line
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -22,7 +22,8 @@ def is_id(name: str) -> bool:
 def fetch(hub_id: str, file: str = "") -> Path:
     """The file of the data set ``hub_id`` on disk: ``file``, or the only one there is, or the only one for training.
 
-    Raises ``DataError`` when there is no such data set or file, when there are several to choose from, or the hub cannot be reached.
+    Raises ``DataError`` when there is no such data set or file, when there are several to choose from, ``MachineError`` when the
+    hub cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -41,7 +42,7 @@ def fetch(hub_id: str, file: str = "") -> Path:
             raise DataError(
                 f"The data set {hub_id} has no file {one_line(file, 80)}.", mend="Leave --file out to see what it has."
             ) from error
-        raise DataError(
+        raise MachineError(
             f"{hub_id} is not on this machine, and the hub cannot be reached.", mend="Connect once, or import a file."
         ) from error
 

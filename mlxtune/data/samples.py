@@ -20,6 +20,11 @@ def root() -> Path:
     return next((place for place in (package / "samples", package.parent) if (place / RECIPE).is_file()), package.parent)
 
 
+def around(folder: Path) -> Path | None:
+    """The workspace that ``folder`` would lie in, if it would lie in one. A clone has recipes too, and is none."""
+    return next((parent for parent in folder.resolve().parents if parent != root() and any(parent.glob("recipes/*.toml"))), None)
+
+
 def create(folder: Path) -> Path:
     """Copy the sample workspace into ``folder`` and return its recipe. Raises ``InputError`` rather than overwrite a file."""
     source = root()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,12 @@ def side(workspace: Path, which: str) -> Side:
 
 
 def contrast(first: Side, second: Side) -> Contrast:
-    """``second`` against ``first``, both scored now. Raises ``InputError`` when the terms differ, or a side does not keep its outputs."""
+    """``second`` against ``first``, both scored now. Raises ``InputError`` when the terms differ, a side does not keep its outputs, or both are one."""
+    if first.folder.resolve() == second.folder.resolve():
+        raise InputError(
+            f"Both sides are the same evaluation, {first.folder.name}, so there is nothing to tell.",
+            mend="Name another evaluation, or another run.",
+        )
     terms.require_same(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
     before, after = (load_evidence(one.folder) for one in (first, second))
     contract = Contract.of(after.recipe)
@@ -99,7 +105,10 @@ def _evaluation(workspace: Path, which: str) -> Path:
         try:
             run = registry.find(workspace, which, "eval")
         except InputError:
-            run = registry.find(workspace, which, "train")
+            with suppress(InputError):
+                run = registry.find(workspace, which, "train")
+            if run is None:
+                raise
     return run.folder if (run.folder / FILE).is_file() else _newest(workspace, run)
 
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.errors import MlxtuneError, ModelError
+from mlxtune.core.errors import MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, plural, size
@@ -45,7 +45,7 @@ class Found:
 
 
 def search(text: str, *, limit: int = LIMIT) -> list[Found]:
-    """Models in MLX's format whose names match ``text``, most downloaded first. Raises ``ModelError`` when the hub cannot be asked."""
+    """Models in MLX's format whose names match ``text``, most downloaded first. Raises ``MachineError`` when the hub cannot be reached."""
     from huggingface_hub import HfApi
 
     with _hub(text):
@@ -71,8 +71,8 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
     """Download the model ``id``, or what is new of it, and return its folder in the hub's cache.
 
     A download that was cut short goes on where it stopped, in whatever process; every file is checked by its hash before it
-    counts as there. Raises ``ModelError`` when there is no such model, the hub cannot be reached or a file is not what it should
-    be, ``MachineError`` when the disk is full or another process is downloading it.
+    counts as there. Raises ``ModelError`` when there is no such model or a file is not what it should be, ``MachineError`` when
+    the hub cannot be reached, the disk is full or another process is downloading it.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.hf_api import RepoFile
@@ -142,11 +142,20 @@ def _append(id: str, name: str, commit: str, part: Path, have: int, tell: Callab
 
 
 def _cuts() -> tuple[type[Exception], ...]:
-    """What the client raises when a connection breaks; whose errors these are depends on its version."""
+    """What the client raises when a connection breaks."""
+    return (_library().TransportError,)
+
+
+def _unheard() -> tuple[type[Exception], ...]:
+    """What the client raises when there is no connection at all."""
+    return (_library().ConnectError,)
+
+
+def _library() -> Any:
+    """The HTTP library of the hub's client, whose errors it lets through; which one that is depends on its version."""
     from huggingface_hub import get_session
 
-    library: Any = __import__(type(get_session()).__module__.partition(".")[0])
-    return (library.TransportError,)
+    return __import__(type(get_session()).__module__.partition(".")[0])
 
 
 def _silent() -> Any:
@@ -194,9 +203,11 @@ def _damaged(id: str, names: list[str]) -> ModelError:
     )
 
 
-def _away(what: str, error: Exception, stays: str = "") -> ModelError:
-    return ModelError(
-        f"The hub cannot be reached for {one_line(what, 80)}: {one_line(str(error), 120)}", mend=f"Connect, and try again.{stays}"
+def _away(what: str, error: Exception, stays: str = "") -> MachineError:
+    why = "no network, or no such host" if isinstance(error, _unheard()) else one_line(str(error), 120).rstrip(".")
+    return MachineError(
+        f"The hub cannot be reached for {one_line(what, 80)}: {why}.",
+        mend=f"Connect, and try again.{stays} Offline, the bases work that mlxtune models marks as here.",
     )
 
 

@@ -33,7 +33,7 @@ def resolve(
 ) -> ModelFolder:
     """The folder of ``base``, fetched if need be and ``fetch``; a relative folder is looked for in ``near`` first, then where we are.
 
-    Raises ``ModelError`` when there is no such model or the folder does not hold one.
+    Raises ``ModelError`` when there is no such model or the folder does not hold one, ``MachineError`` when it cannot be fetched.
     """
     if base == bundled.ALIAS:
         if not fetch and not bundled.ready():

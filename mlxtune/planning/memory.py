@@ -82,9 +82,14 @@ class Estimate:
         return self.rest + self.gradients + self.activations + self.head + self.frozen
 
     @property
+    def before(self) -> int:
+        """How much more than a step loading takes; none where a step takes more."""
+        return max(0, self.loading - self.step)
+
+    @property
     def peak(self) -> int:
         """What ``mx.get_peak_memory()`` will say in the end."""
-        return max(self.step, self.loading)
+        return self.step + self.before
 
     @property
     def total(self) -> int:

@@ -85,7 +85,8 @@ class Plan:
             verb = "brings" if len(measured) == 1 else "bring"
             return f"This does not fit: {need}. {what} {verb} it to {size(measured[-1].peak)}."
         if self.word == "warn":
-            return f"This is tight: {need}. Close other apps, or make the batch smaller."
+            smaller = "" if self.estimate.before else ", or make the batch smaller"
+            return f"This is tight: {need}. Close other apps{smaller}."
         return f"This fits: {need}."
 
 

@@ -15,6 +15,8 @@ _MOMENTS = {
 
 def moment(found: Plan) -> str:
     """When memory is highest."""
+    if found.estimate.before:
+        return "while the base is loaded, before the first step"
     return _MOMENTS[found.estimate.moment]
 
 
@@ -25,7 +27,7 @@ def worst(found: Plan) -> str:
 
 
 def parts(found: Plan) -> list[tuple[str, int, str]]:
-    """Name, bytes and a note of each part of the memory; parts that this run has not are left out."""
+    """Name, bytes and a note of each part of the memory; parts that this run has not are left out. They add up to all of it."""
     one = found.estimate
     kept = "inputs of layers, and one layer again" if one.checkpointed else "kept for the backward pass"
     listed = [
@@ -37,6 +39,7 @@ def parts(found: Plan) -> list[tuple[str, int, str]]:
         ("head", one.head, ""),
         ("frozen layers' cache", one.frozen, ""),
         ("MLX's free buffers", one.buffers, ""),
+        ("loading", one.before, "what it takes more, before the first step: all that is read, and all that is made of it"),
     ]
     return [part for part in listed if part[1] or part[0] == "gradients"]
 

@@ -29,14 +29,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(
-            f"There is no recipe at {path}.", mend="Check the path, or make a workspace with: mlxtune init DIR"
-        ) from error
+        mend = _meant(path) or "Check the path, or make a workspace with: mlxtune init DIR"
+        raise RecipeError(f"There is no recipe at {path}.", mend=mend) from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path} is a folder, not a recipe.", mend="Name the .toml file in it.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {error}.") from error
     return parse(text, folder=path.parent, overrides=overrides, where=str(path))
+
+
+def _meant(path: Path) -> str:
+    """Which recipe of the working folder ``path`` was most likely meant to be, as a question; empty when none is near."""
+    stems = {found.stem: found for found in sorted(Path("recipes").glob("*.toml"))}
+    hint = nearest(path.name.removesuffix(".toml"), stems)
+    return f"Did you mean {stems[hint]}?" if hint else ""
 
 
 def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
@@ -47,7 +53,7 @@ def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), wh
         raise RecipeError(f"{where} is not valid TOML: {error}.") from error
     for override in overrides:
         _override(document, override)
-    place = _Places(text, where)
+    place = _Places(text, where, overrides)
     recipe: Recipe = dataclasses.replace(_build(Recipe, document, (), place), folder=folder.resolve())
     _check_values(recipe, place)
     return recipe
@@ -91,12 +97,13 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 
 class _Places:
-    """Says where a key stands in the text, so that messages can point at it."""
+    """Says where a key stands in the text, or which override set it, so that messages can point at it."""
 
     _HEADER = re.compile(r"\s*\[+\s*([\w.-]+)\s*\]+")
 
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str, where: str, overrides: Sequence[str]) -> None:
         self.where = where
+        self.overrides = {tuple(setting(override)[0].split(".")): override for override in overrides}
         self.lines: dict[tuple[str, ...], int] = {}
         section: tuple[str, ...] = ()
         for number, line in enumerate(text.splitlines(), 1):
@@ -106,7 +113,12 @@ class _Places:
             elif key := re.match(r"\s*([\w-]+)\s*=", line):
                 self.lines.setdefault((*section, key[1]), number)
 
-    def __call__(self, path: tuple[str, ...]) -> str:
+    def __call__(self, path: tuple[str, ...], *others: tuple[str, ...]) -> str:
+        """Where ``path`` was set; where one of ``others`` was, which matter as much, if only that one was overridden."""
+        for one in (path, *others):
+            for end in range(len(one), 0, -1):
+                if one[:end] in self.overrides:
+                    return f"--set {one_line(self.overrides[one[:end]], 80)}"
         line = self.lines.get(path)
         return f"{self.where}, line {line}" if line else self.where
 
@@ -201,7 +213,9 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     require("data.holdout", lambda share: 0 <= share < 1, "a share from 0 up to 1")
     require("data.validation", lambda share: 0 <= share < 1, "a share from 0 up to 1")
     if recipe.data.holdout + recipe.data.validation >= 1:
-        raise RecipeError(f"{place(('data', 'holdout'))}: holdout and validation together leave nothing to train on.")
+        raise RecipeError(
+            f"{place(('data', 'holdout'), ('data', 'validation'))}: holdout and validation together leave nothing to train on."
+        )
     for path in ("data.max_tokens", "adapter.rank", "training.accumulate", "training.batch_tokens", "training.keep",
                  "training.validate_every", "training.save_every", "evaluation.max_tokens", "evaluation.batch_size"):  # fmt: skip
         require(path, lambda number: number >= 1, "at least 1")
@@ -211,10 +225,12 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     )
     if recipe.method.weights and len(recipe.method.weights) != len(recipe.method.loss):
         counts = f"{len(recipe.method.weights)} numbers for {len(recipe.method.loss)} losses"
-        raise RecipeError(f"{place(('method', 'weights'))}: method.weights has {counts}.")
+        raise RecipeError(f"{place(('method', 'weights'), ('method', 'loss'))}: method.weights has {counts}.")
     require("method.beta", lambda beta: 0 < beta < math.inf, "above 0")
     if recipe.method.pairs == "wrong" and recipe.method.kind != "dpo":
-        raise RecipeError(f'{place(("method", "pairs"))}: method.pairs = "wrong" needs pairs: method.kind = "dpo".')
+        raise RecipeError(
+            f'{place(("method", "pairs"), ("method", "kind"))}: method.pairs = "wrong" needs pairs: method.kind = "dpo".'
+        )
     require("method.desirable", lambda weight: 0 < weight < math.inf, "above 0")
     require("method.undesirable", lambda weight: 0 < weight < math.inf, "above 0")
     require("method.gamma", lambda gamma: 0 <= gamma < math.inf, "0 or more")
@@ -237,7 +253,7 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     require("adapter.dropout", lambda share: 0 <= share < 1, "a share from 0 up to 1")
     require("adapter.alpha", lambda alpha: 0 < alpha < math.inf, "above 0")
     if not recipe.training.steps and not recipe.training.epochs:
-        raise RecipeError(f"{place(('training', 'epochs'))}: training needs epochs or steps.")
+        raise RecipeError(f"{place(('training', 'epochs'), ('training', 'steps'))}: training needs epochs or steps.")
     require(
         "evaluation.disclaimers",
         lambda rules: all(rule.phrases and all(phrase.text.strip() for phrase in rule.phrases) for rule in rules),
@@ -268,5 +284,6 @@ def _check_values(recipe: Recipe, place: _Places) -> None:
     for arm, key in (("base+prompt", "prompt"), ("base+grammar", "schema")):
         if arm in recipe.evaluation.arms and not getattr(recipe.evaluation, key).strip():
             raise RecipeError(
-                f"{place(('evaluation', 'arms'))}: {arm} needs evaluation.{key}.", mend="Give it, or leave the arm out."
+                f"{place(('evaluation', 'arms'), ('evaluation', key))}: {arm} needs evaluation.{key}.",
+                mend="Give it, or leave the arm out.",
             )

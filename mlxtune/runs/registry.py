@@ -13,7 +13,7 @@ from typing import Literal
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors
-from mlxtune.core.text import nearest
+from mlxtune.core.text import nearest, one_line
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import events
 from mlxtune.runs.locks import is_held
@@ -25,6 +25,11 @@ QUIET_AFTER = 40.0  # seconds without any event, heartbeat included, while the l
 STARTING_FOR = 30.0  # seconds that a new folder may be without a lock and events
 
 FOLDERS = {"train": "runs", "eval": "evals", "export": "exports"}
+_WORDS = {  # what a run of each kind is called, how the first one is made, where all can be seen
+    "train": ("run", "Start one with: mlxtune train RECIPE", "See them with: mlxtune runs"),
+    "eval": ("evaluation", "Make one: mlxtune eval RECIPE", "They are the folders in evals/."),
+    "export": ("export", "Make one: mlxtune adapters export ADAPTER", "They are the folders in exports/."),
+}
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,13 @@ def find(workspace: Path, which: str, kind: str = "train") -> Run:
     """The run meant by ``which``: a folder, an id, a unique part of an id, or ``last``. Raises ``InputError``."""
     if os.path.isfile(Path(which, "recipe.toml")):  # unlike Path.is_file, no error for a name that is too long
         return Run(Path(which).resolve())
+    word, first, see = _WORDS[kind]
     runs = all_runs(workspace, kind)
+    if os.sep in which or which.endswith(".json"):
+        what = "report" if which.endswith(".json") else word
+        raise InputError(f"There is no {what} at {one_line(which, 200)}.", mend=see if runs else first)
     if not runs:
-        raise InputError(f"There are no runs in {workspace / FOLDERS[kind]}.", mend="Start one with: mlxtune train RECIPE")
+        raise InputError(f"There are no {word}s in {workspace / FOLDERS[kind]}.", mend=first)
     if which == "last":
         return runs[0]
     exact = [run for run in runs if run.id == which]
@@ -124,7 +133,7 @@ def find(workspace: Path, which: str, kind: str = "train") -> Run:
     if partial:
         raise InputError(f"{which} could be any of {', '.join(run.id for run in partial[:5])}.", mend="Give more of the name.")
     hint = nearest(which, [run.id for run in runs])
-    raise InputError(f"There is no run {which}.", mend=f"Did you mean {hint}?" if hint else "See them with: mlxtune runs")
+    raise InputError(f"There is no {word} {which}.", mend=f"Did you mean {hint}?" if hint else see)
 
 
 def stop(run: Run) -> None:

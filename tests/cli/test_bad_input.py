@@ -16,6 +16,7 @@ OUTPUT = '{"id": 1, "output": "{}"}\n'
 FILES = {
     "data.jsonl": "".join(json.dumps({"prompt": f"q{number}", "completion": "a"}) + "\n" for number in range(60)),
     "good.toml": GOOD,
+    "nodata.toml": GOOD.replace("data.jsonl", "nowhere.jsonl"),
     "broken.toml": 'name = "shop\n',
     "key.toml": GOOD + "[training]\nlerning_rate = 1e-4\n",
     "section.toml": GOOD + "[trainig]\nepochs = 1\n",
@@ -29,7 +30,7 @@ FILES = {
     "blank.jsonl": "\n\n",
     "bad-line.jsonl": OUTPUT + "not json\n",
     "no-output.jsonl": OUTPUT + '{"id": 2}\n',
-    "no-id.jsonl": '{"output": "x"}\n',
+    "some-ids.jsonl": OUTPUT + '{"output": "x"}\n',
     "number.jsonl": '{"id": 1, "output": 5}\n',
     "list.jsonl": "[1]\n",
     "reference.jsonl": '{"id": 1, "output": "x", "reference": 5}\n',
@@ -66,7 +67,7 @@ CASES = [
     ("train model.toml", "There is no model called smollm2-153m. | Did you mean smollm2-135m?"),
     ("train folder.toml", "There is no model called ./no-such-model"),
     ("train empty-model.toml", "is not a model: it has no config.json"),
-    ("train", "Missing argument 'recipe'"),
+    ("train", "Missing argument 'recipe'. | mlxtune train --help shows what there is."),
     ("train good.toml --epochs 3", "--epochs"),
     ("eval none.toml", "There is no recipe at none.toml"),
     ("eval", "There are no runs in"),
@@ -78,7 +79,7 @@ CASES = [
     ("score blank.jsonl", "blank.jsonl has no outputs"),
     ("score bad-line.jsonl", "bad-line.jsonl, line 2: not of the form"),
     ("score no-output.jsonl", "no-output.jsonl, line 2: not of the form"),
-    ("score no-id.jsonl", "no-id.jsonl, line 1: not of the form"),
+    ("score some-ids.jsonl", "some-ids.jsonl, line 2: some lines have an id and some have none. | Give each line one, or none."),
     ("score number.jsonl", "number.jsonl, line 1: not of the form"),
     ("score list.jsonl", "list.jsonl, line 1: not of the form"),
     ("score deep.jsonl", "deep.jsonl, line 1: not of the form"),
@@ -90,17 +91,28 @@ CASES = [
     ("score outputs.jsonl --forbid=", "forbid"),
     ("score outputs.jsonl --disclaimer=", "disclaimer"),
     ("score", "Missing argument 'outputs'"),
+    ("data check nofile.jsonl", "There is no data at nofile.jsonl. | Name a file or folder of rows, or a recipe."),
+    ("data check nodata.toml", "nowhere.jsonl. | Check data.source in nodata.toml; it is relative to the recipe."),
+    ("data review nofile.jsonl", "There is no data at nofile.jsonl. | Name a file or folder of rows, or a recipe."),
+    ("verify", "There are no evaluations in | Make one: mlxtune eval RECIPE"),
+    ("verify nofile.json", "There is no report at nofile.json. | Make one: mlxtune eval RECIPE"),
+    ("verify nowhere/report.json", "There is no report at nowhere/report.json."),
+    ("verify evals/none", "There is no evaluation at evals/none."),
+    ("blind last", "There are no evaluations in | Make one: mlxtune eval RECIPE"),
+    ("compare last good", "There are no evaluations in | Make one: mlxtune eval RECIPE"),
+    ("compare nofile.json last", "There is no report at nofile.json."),
+    ("runs show runs/none", "There is no run at runs/none. | mlxtune train RECIPE"),
     ("runs show", "There are no runs in | mlxtune train RECIPE"),
     ("runs attach x", "There are no runs in"),
     ("runs stop", "There are no runs in"),
     ("runs resume", "There are no runs in"),
     ("runs remove last --yes", "There are no runs in"),
-    ("runs shwo", "shwo"),
+    ("runs shwo", "shwo | mlxtune runs --help"),
     ("init file", "file"),
     ("init", "Missing argument 'folder'"),
     ("demo good.toml", "good.toml"),
     ("demo --set training.epoch=3", "Did you mean epochs?"),
-    ("trian good.toml", "trian"),
+    ("trian good.toml", "trian | mlxtune --help"),
     ("--nonsense", "--nonsense"),
     ("", "The app needs a terminal. | mlxtune --help"),
 ]
@@ -175,3 +187,25 @@ def test_eval_of_a_run_without_an_adapter_says_how_it_is(cli, place):
 def test_escape_bytes_from_a_file_do_not_reach_the_terminal(cli, place):
     (place / "r.toml").write_text('name = "\\u001b[31m"\n[model]\nbase = "m"\n[data]\nsource = "d"\n')
     assert "\x1b[31m" not in cli("train", "r.toml").err
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "eval", "advise", "data check"])
+@pytest.mark.parametrize("named", ["support-json.toml", "recipes/suport-json.toml", "suppotr-json.toml"])
+def test_a_recipe_that_is_near_is_offered_by_every_verb(cli, place, verb, named):
+    (place / "recipes").mkdir()
+    for name in ("support-json", "brand-voice"):
+        (place / "recipes" / f"{name}.toml").write_text(GOOD)
+    ended = cli(*verb.split(), named)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"There is no recipe at {named}." in ended.err
+    assert "Did you mean recipes/support-json.toml?" in ended.err
+    assert "Did you mean" not in cli(*verb.split(), "other.toml").err
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "eval"])
+def test_a_recipe_that_is_named_without_its_folder_is_offered(cli, place, verb):
+    (place / "recipes").mkdir()
+    (place / "recipes" / "support-json.toml").write_text(GOOD)
+    ended = cli(verb, "support-json")
+    assert ended.code == 2
+    assert "Did you mean recipes/support-json.toml?" in ended.err

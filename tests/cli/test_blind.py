@@ -117,7 +117,7 @@ def test_ties_leave_nothing_to_export(cli, folder):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nothing",), "There is no run nothing"),
+        (("nothing",), "There is no evaluation nothing"),
         ((ID, "base", "tunde"), "has no arm tunde"),
         ((ID, "base", "base"), "compared with itself"),
         ((ID, "--n", "99"), "the arms differ on 16 rows"),

@@ -30,7 +30,13 @@ def test_the_gate_opens_for_better_and_for_nothing_else(cli, place: Path) -> Non
     ended = cli("compare", "two/evals/two", "one/evals/one", "--gate")
     assert ended.code == 1
     assert "The gate says no: Worse." in ended.err
-    assert cli("compare", "one/evals/one", "one/evals/one", "--gate").code == 1
+
+
+def test_an_evaluation_is_not_compared_with_itself(cli, place: Path) -> None:
+    _two(place, [BAD] * 10, [GOOD] * 10)
+    ended = cli("compare", "one/evals/one", "one/evals/one/report.json")
+    assert (ended.code, ended.out) == (2, "")
+    assert "Both sides are the same evaluation, one" in ended.err
 
 
 def test_json_is_one_document(cli, place: Path) -> None:
@@ -50,4 +56,4 @@ def test_other_terms_are_bad_input(cli, place: Path) -> None:
 def test_an_evaluation_that_is_not_there_is_bad_input(cli, place: Path) -> None:
     ended = cli("compare", "nothing", "nowhere")
     assert ended.code == 2
-    assert "There are no runs" in ended.err
+    assert "There are no evaluations" in ended.err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hub_stub import ID, Hub
+from huggingface_hub import constants
 
 from mlxtune.cli import models
 from mlxtune.models import catalog
@@ -61,3 +62,12 @@ def test_what_cannot_be_fetched_is_bad_input(cli, hub_server: Hub) -> None:
     assert (ended.code, ended.out) == (2, "")
     assert "The hub has no model nobody/nothing" in ended.err
     assert "Did you mean smollm2-135m?" in cli("models", "pull", "smollm2").err
+
+
+@pytest.mark.parametrize("command", [("--search", "qwen"), ("pull", "a/b")])
+def test_without_a_network_the_machine_is_to_blame_and_what_works_is_said(cli, hub_server: Hub, monkeypatch, command) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    ended = cli("models", *command)
+    assert ended.code == 4
+    assert "no network, or no such host." in ended.err
+    assert "Offline, the bases work that mlxtune models marks as here." in ended.err

@@ -189,3 +189,9 @@ def test_hostile_outputs_are_scored(cli, place, flags):
     ended = cli("score", "o.jsonl", "--schema", "s.json", *flags)
     assert ended.code == 0, ended.err
     assert "\x1b" not in ended.out
+
+
+def test_outputs_without_ids_are_named_by_their_lines(cli, place):
+    (place / "o.jsonl").write_text('{"output": "{}"}\n\n{"output": "no"}\n')
+    ended = cli("score", "o.jsonl", "--json")
+    assert (ended.code, [row["id"] for row in json.loads(ended.out)["scores"]]) == (0, [1, 3])

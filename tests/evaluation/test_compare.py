@@ -154,5 +154,5 @@ def test_a_run_stands_for_its_newest_evaluation(tmp_path: Path) -> None:
     assert Run(tmp_path / "runs" / "lonely").id == "lonely"
     with pytest.raises(InputError, match="lonely was not evaluated"):
         side(tmp_path, "lonely")
-    with pytest.raises(InputError, match="There is no run nothing"):
+    with pytest.raises(InputError, match="There is no evaluation nothing"):
         side(tmp_path, "nothing")

@@ -13,7 +13,7 @@ from mlxtune.data.split import split
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
-from mlxtune.planning import ask, calibration
+from mlxtune.planning import ask, calibration, wording
 from mlxtune.planning.machine import Machine, machine
 from mlxtune.planning.plan import Plan, plan
 from mlxtune.recipe import Recipe, load
@@ -66,6 +66,20 @@ def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     assert found.cost.seconds is None
     assert found.changes == ()
     assert found.sentence.startswith("This fits: ")
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["a step is the peak", "loading is the peak"])
+def test_the_parts_that_are_shown_add_up_to_the_whole(given: Recipe, base: ModelFolder, heavy: bool) -> None:
+    found = planned(given, base, machine())
+    step = found.estimate.step
+    found = replace(found, estimate=replace(found.estimate, loading=step + 2**30 if heavy else step // 2))
+    shown = wording.parts(found)
+    assert sum(count for _, count, _ in shown) == found.memory
+    assert ("loading" in [name for name, *_ in shown]) is heavy
+    assert ("while the base is loaded" in wording.moment(found)) is heavy
+    tight = replace(found, limit=found.memory + 1)
+    assert tight.word == "warn"
+    assert ("make the batch smaller" in tight.sentence) is not heavy  # which would bring nothing
 
 
 def test_a_small_machine_refuses_and_says_what_to_change(given: Recipe, base: ModelFolder) -> None:

@@ -68,7 +68,7 @@ def test_a_header_says_what_it_is_for_how_to_start_it_and_what_to_expect(path: P
     assert "# Expect: " in head
     assert f"Licence: {base.licence}, commercial use " in head
     assert f"Context: {base.context // 1024}k tokens" in head
-    assert re.search(r"^# Memory, by the planner: 8 GB .* 16 GB .* 32 GB .* 64 GB ", head, re.MULTILINE)
+    assert re.search(r"^# Memory on a Mac, by the planner: 8 GB .* 16 GB .* 32 GB .* 64 GB ", head, re.MULTILINE)
     if path.parent.name != "recipes":
         assert "not measured on this base" in head
 

@@ -117,6 +117,29 @@ def test_override_that_is_none_is_refused(override):
     assert "--set" in _refused(LEAST, overrides=[override]).message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["training.learning_rate=fast"],
+            '--set training.learning_rate=fast: training.learning_rate must be a number, not "fast".',
+        ),
+        (["training.learning_rate=7"], "--set training.learning_rate=7: training.learning_rate must be between 0 and 1, not 7.0."),
+        (["training.lerning_rate=7"], "--set training.lerning_rate=7: unknown key lerning_rate in [training]."),
+        (["training={epochs = 0}"], "--set training={epochs = 0}: training needs epochs or steps."),
+        (["adapter.rank=0", "adapter.rank=x"], '--set adapter.rank=x: adapter.rank must be a whole number, not "x".'),
+        (["data.validation=0.9"], "--set data.validation=0.9: holdout and validation together leave nothing to train on."),
+    ],
+)
+def test_what_an_override_brings_is_not_blamed_on_a_line(overrides, message):
+    assert _refused(LEAST + "[training]\nlearning_rate = 1e-4\n", overrides=overrides).message == message
+
+
+def test_what_the_file_brings_is_blamed_on_its_line_beside_an_override():
+    error = _refused(LEAST + "[training]\nwarmup = 3.0\n", overrides=["training.epochs=1"])
+    assert error.message.startswith("r.toml, line 7: training.warmup must be")
+
+
 def test_unknown_key_is_named_with_its_line_and_the_nearest_key():
     error = _refused(LEAST + "[training]\nepochs = 1\nlerning_rate = 1e-4\n")
     assert error.message == "r.toml, line 8: unknown key lerning_rate in [training]."
