@@ -115,7 +115,7 @@ def _after(view: RunView, snapshot: Snapshot, rooms: Rooms) -> Advice:
     if verdict and verdict.word and verdict.run == view.id:
         return Advice(
             verdict.sentence, "Change one thing in the recipe, and train again.", "n", "new", "start a new run", "screen.new",
-            verdict.mark, verdict.token, _beyond(verdict, rooms),
+            verdict.mark, verdict.token, _beyond(verdict, snapshot.best, rooms),
         )  # fmt: skip
     evaluate = ("E", "evaluate", "evaluate it", _go("evaluate")) if "evaluate" in rooms else None
     failed = snapshot.evals[0] if snapshot.evals and snapshot.evals[0].updated > view.updated else None
@@ -130,11 +130,12 @@ def _after(view: RunView, snapshot: Snapshot, rooms: Rooms) -> Advice:
     return Advice("Training is done. Measure whether it helped.", why, *evaluate)
 
 
-def _beyond(verdict: Verdict, rooms: Rooms) -> tuple[Way, ...]:
+def _beyond(verdict: Verdict, best: Verdict | None, rooms: Rooms) -> tuple[Way, ...]:
     """Where a verdict leads, beside another run."""
     ways = [("evaluate", Way("E", "see the rows behind it", _go("evaluate")))]
     if verdict.word == "better":
-        ways.append(("chat", Way("C", "talk to it", _go("chat"))))
+        who = "the best adapter" if best and best.run != verdict.run else "it"  # the room offers the best
+        ways.append(("chat", Way("C", f"talk to {who}", _go("chat"))))
     elif verdict.word == "cannot tell":
         ways.append(("blind", Way("B", "compare blind", _go("blind"))))
     return tuple(way for room, way in ways if room in rooms)
