@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from mlxtune.advice.sample import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import SIGNS, can_resume, checkpoint, kept, time_left
@@ -118,16 +119,30 @@ def _after(view: RunView, snapshot: Snapshot, rooms: Rooms) -> Advice:
             verdict.mark, verdict.token, _beyond(verdict, snapshot.best, rooms),
         )  # fmt: skip
     evaluate = ("E", "evaluate", "evaluate it", _go("evaluate")) if "evaluate" in rooms else None
-    failed = snapshot.evals[0] if snapshot.evals and snapshot.evals[0].updated > view.updated else None
-    if failed and failed.status in ("failed", "crashed"):
-        gone = f"Its process is gone. Its log: evals/{failed.title}/worker.log"
-        why = f"{failed.state.error} {failed.state.mend}".strip() or gone
+    failed = _failed(snapshot.evals)
+    if failed and failed.updated > view.updated:
         measured = evaluate or ("T", "look", "look at the run it measured", _go("train"))
-        return Advice("The evaluation ended without a verdict.", why, *measured, "✗", "$error")
+        return Advice(*_no_verdict(failed), *measured, "✗", "$error")
     why = "The base model and the adapter answer the same held-out rows."
     if evaluate is None:
         why, evaluate = f"{why} In a terminal: mlxtune eval", ("T", "look", "look at the curve", _go("train"))
     return Advice("Training is done. Measure whether it helped.", why, *evaluate)
+
+
+def _failed(evals: Sequence[RunView]) -> RunView | None:
+    """The newest evaluation, if it broke off."""
+    return next((view for view in evals[:1] if view.status in ("failed", "crashed")), None)
+
+
+def _no_verdict(view: RunView) -> tuple[str, str]:
+    """That an evaluation broke off, and why."""
+    gone = f"Its process is gone. Its log: evals/{view.title}/worker.log"
+    return "The evaluation ended without a verdict.", f"{view.state.error} {view.state.mend}".strip() or gone
+
+
+def _whole_base(view: RunView) -> bool:
+    """Whether the base has answered every row of an evaluation."""
+    return view.status == "finished" or any(arm == "base" and done >= rows for arm, done, rows in view.state.arms)
 
 
 def _beyond(verdict: Verdict, best: Verdict | None, rooms: Rooms) -> tuple[Way, ...]:
@@ -163,7 +178,11 @@ def _first_run(snapshot: Snapshot, rooms: Rooms) -> Advice:
             view.checked.sentence, "The room shows each of them, and what mends it.", "D", "mend", "mend them", _go("data"),
             "✗", "$error",
         )  # fmt: skip
-    if "evaluate" in rooms and view.source_there and not snapshot.evals:
+    evals = [one for one in snapshot.evals if not is_sample(one.name)]
+    if "evaluate" in rooms and view.source_there and not any(map(_whole_base, evals)):
+        if failed := _failed(evals):
+            again = ("E", "evaluate", "measure the base again", _go("evaluate"))
+            return Advice(*_no_verdict(failed), *again, "✗", "$error", also=(train,))
         return Advice(
             "Measure the base model first.", "Only then can a verdict say whether training helped.",
             "E", "measure", "measure it", _go("evaluate"), also=(train,),
@@ -263,7 +282,8 @@ def _plan_stage(newest: RunView | None) -> Stage:
 
 
 def _baseline(snapshot: Snapshot) -> Stage:
-    view = next((view for view in snapshot.evals if view.state.arms), None)
+    begun = [view for view in snapshot.evals if view.state.arms and not is_sample(view.name)]
+    view = next((view for view in begun if _whole_base(view)), next(iter(begun), None))
     base = next((arm for arm in view.state.arms if arm[0] == "base"), None) if view else None
     if view is None or base is None:
         return Stage("○", "$faint", "Baseline", "measured by the first evaluation", room="evaluate")

@@ -162,6 +162,27 @@ def test_the_way_to_a_first_run_leads_through_the_rooms_that_there_are(shop: Sho
     assert (advice.action, [way.key for way in advice.also]) == ("screen.new", ["P"])
 
 
+def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
+    shop.recipe()
+    outcome.keep(shop.folder / "data" / "support.jsonl", Outcome("look", "Ready.", 480, 3))
+    failed = {"error": "Adapters need memory.", "mend": "Close other programs.", "code": 3}
+    shop.run("20261124-1500-support-json", kind="eval", end=("run.failed", failed), age=900)
+    advice = next_step(shop.snapshot(), ROOMS)
+    assert (advice.sentence, advice.why) == (
+        "The evaluation ended without a verdict.",
+        "Adapters need memory. Close other programs.",
+    )
+    assert (advice.key, advice.mark, [way.key for way in advice.also]) == ("E", "✗", ["n"])
+    stopped = shop.run("20261124-1510-support-json", kind="eval", end=("run.stopped", {"step": 0}), age=800)
+    assert next_step(shop.snapshot(), ROOMS).sentence == "Measure the base model first."
+    shop.run("20261124-1520-support-json-advice", kind="eval", end=DONE, age=700)
+    assert next_step(shop.snapshot(), ROOMS).sentence == "Measure the base model first.", "a sample for advice is no baseline"
+    whole = ("arm.finished", {"arm": "base", "rows": 40, "cached": False, "seconds": 9.0})
+    shop.tell(stopped, [("run.started", {"kind": "eval", "name": "support-json", "base": "b", "pid": 1, "host": "mac"}), whole, ("run.stopped", {"step": 0})], 600)  # fmt: skip
+    assert next_step(shop.snapshot(), ROOMS).action == "screen.new"
+    assert {stage.name: stage.mark for stage in journey(shop.snapshot())}["Baseline"] == "✓"
+
+
 def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) -> None:
     source = loaded.folder / "data" / "support.jsonl"
     outcome.keep(source, Outcome("clean", "Clean.", 4, 0))
