@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.advice.sample import is_sample, sample_name
 from mlxtune.core.errors import InputError
 from mlxtune.recipe import Recipe
+from mlxtune.tui.snapshot import RecipeView, RunView
 
 if TYPE_CHECKING:
     from mlxtune.advice.evidence import Evidence
@@ -128,6 +130,18 @@ def sample(workspace: Path, recipe: Recipe) -> None:
     from mlxtune.runs import launch
 
     launch.start(workspace, "eval", sampled(recipe))
+
+
+def sampling(evals: Sequence[RunView], view: RecipeView | None) -> RunView | None:
+    """The newest evaluation of a recipe, if it was asked for by :func:`sample` and is at work or broke off."""
+    name = view.recipe.name if view and view.recipe else ""
+    newest = next((one for one in evals if _called(one) in (name, sample_name(name))), None)
+    return newest if newest and is_sample(_called(newest)) and (newest.alive or newest.status in ("crashed", "failed")) else None
+
+
+def _called(view: RunView) -> str:
+    """The recipe of an evaluation, also of one that ended before it said a word."""
+    return view.state.name or view.id.split("-", 2)[-1]
 
 
 def _fits(question: Question, value: Any) -> bool:
