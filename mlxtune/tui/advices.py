@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mlxtune.advice.verdict import Advice
 
 
+NONE = "none"  # the option of a question that takes several by which one says that none of them is right
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of the interview: a question, or one of its options. ``mark`` says whether it is answered, or chosen."""
@@ -60,24 +63,27 @@ class Interview:
             for name, meaning in question.options.items():
                 chosen = name in value if isinstance(value, list) else value == name
                 found.append(Line(question, name, "●" if chosen else "○", meaning))
+            if question.kind == "some":
+                found.append(Line(question, NONE, "●" if value == [] else "○", "none of these"))
         return found
 
     def choose(self, question: Question, option: str) -> Interview:
-        """With ``option`` taken; one of several that may be is taken back where it was taken before."""
+        """With ``option`` taken, or, of several that may be, taken back where it was taken before; :data:`NONE` empties them.
+
+        Taking the last one back leaves the question without an answer.
+        """
         if question.kind != "some":
             return Interview({**self.given, question.key: option})
-        before = self.given.get(question.key) or []
-        return Interview({**self.given, question.key: sorted({*before} ^ {option})})
+        before = self.given.get(question.key)
+        if option == NONE:
+            return Interview({**self.given, question.key: None if before == [] else []})
+        return Interview({**self.given, question.key: sorted({*(before or ())} ^ {option}) or None})
 
     def say(self, question: Question, text: str) -> Interview:
         """With a number, written as ``text``, as the answer."""
         from mlxtune.advice import answers
 
         return Interview({**self.given, question.key: answers.number(text)})
-
-    def none_of(self, question: Question) -> Interview:
-        """With nothing chosen as the answer, where several could be."""
-        return Interview({**self.given, question.key: []})
 
     @property
     def missing(self) -> list[Question]:

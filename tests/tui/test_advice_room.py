@@ -55,7 +55,21 @@ async def test_answers_are_chosen_taken_back_and_counted(asked: Shop) -> None:
         await until(pilot, lambda: "● format" in shown(app))
         await pilot.press("space")
         await until(pilot, lambda: "○ format" in shown(app))
+        assert "5 questions left" in shown(app), "with nothing chosen it is not answered"
+        pane = app.screen.query_one("#advice-questions")
+        pane.go(0)
+        await pilot.press("enter")
+        await until(pilot, lambda: pane.cursor == 1)
+        assert "5 questions left" in shown(app), "enter on a question is no answer to it"
+        pane.go(next(at for at, line in enumerate(app.screen._interview.lines()) if line.option == "none"))
+        await pilot.press("enter")
+        await until(pilot, lambda: "● none" in shown(app))
         assert "4 questions left" in shown(app), "that none of them is right is an answer"
+        pane.go(1)
+        await pilot.press("enter")
+        await until(pilot, lambda: "● format" in shown(app) and "○ none" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "5 questions left" in shown(app))
 
 
 async def test_the_whole_interview_gives_a_verdict_that_the_command_line_finds_too(asked: Shop) -> None:

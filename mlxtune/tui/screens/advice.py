@@ -64,7 +64,7 @@ class Advice(Room):
         with Horizontal(id="advice-columns"):
             yield Section(
                 "Interview",
-                ListPane(id="advice-questions", eager=True, about="The questions, and what each may be answered with. enter or space chooses what the cursor stands on; on a question that takes several, that none of them is right; on one for a number, it asks for it."),
+                ListPane(id="advice-questions", eager=True, about="The questions, and what each may be answered with. enter or space chooses what the cursor stands on, or takes it back; on a question it goes on to what may be chosen, on one for a number it asks for it."),
                 id="advice-interview",
             )  # fmt: skip
             with Vertical(id="advice-side"):
@@ -160,8 +160,6 @@ class Advice(Room):
             self._take(self._interview.choose(one.question, one.option))
         elif one.question.kind == "number":
             self._ask(one)
-        elif one.question.kind == "some":
-            self._take(self._interview.none_of(one.question))
         else:
             self.query_one("#advice-questions", ListPane).go(at + 1)
 
