@@ -115,7 +115,7 @@ def _after(view: RunView, snapshot: Snapshot, rooms: Rooms) -> Advice:
     verdict = snapshot.verdict
     if verdict and verdict.word and verdict.run == view.id:
         return Advice(
-            verdict.sentence, "Change one thing in the recipe, and train again.", "n", "new", "start a new run", "screen.new",
+            verdict.sentence, _held_back(verdict) + "Change one thing in the recipe, and train again.", "n", "new", "start a new run", "screen.new",
             verdict.mark, verdict.token, _beyond(verdict, snapshot.best, rooms),
         )  # fmt: skip
     evaluate = ("E", "evaluate", "evaluate it", _go("evaluate")) if "evaluate" in rooms else None
@@ -127,6 +127,12 @@ def _after(view: RunView, snapshot: Snapshot, rooms: Rooms) -> Advice:
     if evaluate is None:
         why, evaluate = f"{why} In a terminal: mlxtune eval", ("T", "look", "look at the curve", _go("train"))
     return Advice("Training is done. Measure whether it helped.", why, *evaluate)
+
+
+def _held_back(verdict: Verdict) -> str:
+    """Why what is better is not to be promoted, as a sentence before others; empty where it may be."""
+    but = verdict.reservation
+    return f"It is not to be promoted: {but}. " if but else ""
 
 
 def _failed(evals: Sequence[RunView]) -> RunView | None:
@@ -337,6 +343,8 @@ def _blind(snapshot: Snapshot) -> Stage:
 def _adapter(snapshot: Snapshot) -> Stage:
     """The adapter that is proved better than its base, and keeps the contract most often."""
     best = snapshot.best
+    if best and best.reservation:
+        return Stage("!", "$warning", "Adapter", f"{best.name} is better, but {best.reservation}", room="adapters")
     if best:
         return Stage(
             "✓", "$success", "Adapter", f"{best.name}, whole contract kept", f"{best.metrics[-1].tuned * 100:.1f} %", "adapters"

@@ -99,7 +99,9 @@ class Snapshot:
     evals: tuple[RunView, ...] = ()
     verdict: Verdict | None = None  # of the newest report
     memory: Memory | None = None
-    best: Verdict | None = None  # of the adapter that kept the contract most often, among those that are better than their base
+    best: Verdict | None = (
+        None  # among those that are better, one that may be promoted first, then what kept the contract most often
+    )
     votes: Standing | None = None  # of the blind session that was voted in last, if it is about the newest report
 
     @property
@@ -201,7 +203,8 @@ class Watcher:
         self._verdicts = found
         verdicts = [verdict for _, verdict in sorted(found.values(), key=lambda item: item[0]) if verdict]
         better = [verdict for verdict in verdicts if verdict.word == "better" and verdict.metrics]
-        return next(reversed(verdicts), None), max(better, key=lambda verdict: verdict.metrics[-1].tuned, default=None)
+        best = max(better, key=lambda verdict: (not verdict.reservation, verdict.metrics[-1].tuned), default=None)
+        return next(reversed(verdicts), None), best
 
     def _read_votes(self) -> Standing | None:
         """How far the blind session of the newest report has come."""

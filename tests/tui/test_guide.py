@@ -17,7 +17,7 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.guide import journey, next_step
 from mlxtune.tui.verdict import read_verdict
 
-from .evaluated import base, evaluation, tuned
+from .evaluated import base, evaluation, kshot, tuned
 from .stage import NOW, Shop, shown
 
 DONE = ("run.finished", {"summary": {}})
@@ -135,6 +135,33 @@ def test_the_journey_ends_with_a_blind_session_and_the_adapter_that_is_proved(lo
     (session.folder / "session.json").write_text("{}")
     (session.folder / "votes.jsonl").write_text("")
     assert last(loaded)[0][0] == "○", "a session that cannot be read is none"
+
+
+def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=900)
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
+    snapshot = shop.snapshot()
+    stage, advice = journey(snapshot)[-1], next_step(snapshot, ROOMS)
+    assert (stage.mark, stage.what) == ("!", "support-json is better, but off-task answers dropped: 10 → 6 of 10")
+    assert advice.mark == "!"
+    assert advice.why.startswith("It is not to be promoted: off-task answers dropped: 10 → 6 of 10. ")
+    evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
+    best = shop.snapshot().best
+    assert best is not None
+    assert (best.run, best.reservation) == ("older", "")
+    assert journey(shop.snapshot())[-1].mark == "✓"
+
+
+async def test_home_says_that_an_adapter_is_not_to_be_promoted(shop: Shop) -> None:
+    shop.run(ID, steps=60, end=DONE, age=900)
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
+    app = shop.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await pilot.pause()
+        text = shown(app)
+        assert "Best adapter" not in text
+        assert "! Better, but off-task answers" in text
 
 
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
