@@ -26,6 +26,7 @@ from mlxtune.runs.narrate import Line
 from mlxtune.runs.registry import Run, Status
 from mlxtune.runs.state import RunState
 from mlxtune.tui.follow import Follower, stamp
+from mlxtune.tui.names import called
 from mlxtune.tui.verdict import Verdict, read_verdict
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Watcher:
         for path in paths:
             mark = stamp(path)
             known = self._recipes.get(path)
-            view = known[1] if known and known[0] == mark else _recipe_view(path)
+            view = known[1] if known and known[0] == mark else _recipe_view(path, self.workspace)
             if view.recipe:
                 watch = self._sources.setdefault(view.recipe.source, _SourceWatch(view.recipe.source))
                 watch.look(now)
@@ -263,13 +264,13 @@ def _memory() -> Memory | None:
     return found if found.total else None
 
 
-def _recipe_view(path: Path) -> RecipeView:
+def _recipe_view(path: Path, workspace: Path) -> RecipeView:
     title = one_line(path.name)
     try:
         recipe = load(path)
     except MlxtuneError as error:
         return RecipeView(path, title, None, error=one_line(error.message), mend=one_line(error.mend))
-    return RecipeView(path, title, recipe, one_line(recipe.data.source), recipe.source.exists())
+    return RecipeView(path, title, recipe, called(recipe.source, workspace, recipe.data.source), recipe.source.exists())
 
 
 def recipe_summary(recipe: Recipe) -> str:

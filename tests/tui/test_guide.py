@@ -18,7 +18,7 @@ from mlxtune.tui.guide import journey, next_step
 from mlxtune.tui.verdict import read_verdict
 
 from .evaluated import base, evaluation, kshot, tuned
-from .stage import NOW, Shop, shown
+from .stage import NOW, RECIPE, Shop, shown
 
 DONE = ("run.finished", {"summary": {}})
 ID = "20261124-1412-support-json"
@@ -167,7 +167,12 @@ async def test_home_says_that_an_adapter_is_not_to_be_promoted(shop: Shop) -> No
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
     shop.recipe()
     (shop.folder / "data" / "support.jsonl").unlink()
-    assert (journey(shop.snapshot())[0].mark, journey(shop.snapshot())[0].what) == ("✗", "../data/support.jsonl is not there")
+    assert (journey(shop.snapshot())[0].mark, journey(shop.snapshot())[0].what) == ("✗", "data/support.jsonl is not there")
+
+
+def test_rows_outside_the_workspace_are_called_as_the_recipe_calls_them(shop: Shop) -> None:
+    shop.recipe(text=RECIPE.format(name="support-json").replace("../data/", "../../elsewhere/"))
+    assert shop.snapshot().recipes[0].source == "../../elsewhere/support.jsonl"
 
 
 ROOMS = {"home", "data", "review", "plan", "train", "evaluate", "blind", "chat"}
@@ -272,7 +277,7 @@ def test_the_journey_says_what_the_last_check_found(shop: Shop, word: str, found
     shop.recipe()
     outcome.keep(shop.folder / "data" / "support.jsonl", Outcome(word, "", 480, found))
     stage = journey(shop.snapshot())[0]
-    assert (stage.mark, stage.what, stage.result) == (mark, "480 rows in ../data/support.jsonl", result)
+    assert (stage.mark, stage.what, stage.result) == (mark, "480 rows in data/support.jsonl", result)
 
 
 @pytest.mark.parametrize(
