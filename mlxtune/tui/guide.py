@@ -195,7 +195,8 @@ def _first_run(snapshot: Snapshot, rooms: Rooms) -> Advice:
         )  # fmt: skip
     plan = (Way("P", "see what it costs", _go("plan")),) if "plan" in rooms else ()
     if many:
-        which = f"{plural(len(snapshot.startable), 'recipe')} in recipes/."
+        able, every = len(snapshot.startable), len(snapshot.recipes)
+        which = f"{able} of {every} recipes can start now." if able < every else f"{plural(every, 'recipe')} in recipes/."
         return Advice("Start a first run.", which, "n", "new", "choose a recipe", "screen.new", also=plan)
     return Advice(f"Train {_name(view)}.", _plan(view), "n", "train", "start the run", "screen.new", also=plan)
 

@@ -153,6 +153,14 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     assert journey(shop.snapshot())[-1].mark == "✓"
 
 
+def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
+    shop.recipe()
+    shop.recipe("tone")
+    assert next_step(shop.snapshot(), {"home", "train"}).why == "2 recipes in recipes/."
+    shop.recipe("voice", RECIPE.format(name="voice") + '[adapter]\nparent = "last"\n')
+    assert next_step(shop.snapshot(), {"home", "train"}).why == "2 of 3 recipes can start now."
+
+
 async def test_home_says_that_an_adapter_is_not_to_be_promoted(shop: Shop) -> None:
     shop.run(ID, steps=60, end=DONE, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
