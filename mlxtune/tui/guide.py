@@ -278,7 +278,7 @@ def _review(decided: int, rows: int) -> Stage:
 
 def _plan_stage(newest: RunView | None) -> Stage:
     if newest is None or not newest.state.total:
-        return Stage("○", "$faint", "Plan", "known when a run has read its data", room="plan")
+        return Stage("○", "$faint", "Plan", "its room says whether a run would fit", room="plan")
     state = newest.state
     what = f"{state.total:,} steps" + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
     if not state.peak or not state.limit:
