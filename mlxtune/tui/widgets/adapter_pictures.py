@@ -56,11 +56,12 @@ def row(one: Shown, active: bool, now: float, width: int) -> Content:
     mark, token = ("✗", "$error") if one.problem else sign(one.word, one.reservation)
     name = line((one.name, "bold"), *((f" {tag}", "$muted") for tag in one.tags), (" ● in use", "$primary") if active else "")
     if one.problem:
-        return line((mark, f"bold {token}"), " ", col(name, _name(width)), (one.problem, "$error"))
+        return line((mark, f"bold {token}"), " ", col(name, _name(width) - 1), " ", (one.problem, "$error"))
     parts: list[Part] = [
         (mark, f"bold {token}"),
         " ",
-        col(name, _name(width)),
+        col(name, _name(width) - 1),
+        " ",
         col(one.kind, _KIND, "$muted"),
         col(one.size, _SIZE, "$muted", right=True),
     ]
