@@ -164,7 +164,8 @@ def _evaluation(score: Score | None, noun: str) -> list[str]:
         body.append([plain(LABELS.get(rate.metric, rate.metric)), *cells])
     table = markdown.table(["", plain(score.rival), "tuned"], body)
     note = f"Share of {plural(score.rows, 'held-out row')} that hold, none of them trained on, with 95 % Wilson intervals."
-    blocks = ["## Evaluation", plain(score.verdict), note, table]
+    held = [plain(f"It is not to be promoted: {one_line(score.reservation)}.")] if score.reservation else []
+    blocks = ["## Evaluation", plain(score.verdict), *held, note, table]
     if score.folder is None:
         return [*blocks, "As told by its maker."]
     try:

@@ -15,6 +15,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.contract import FORMS
+from mlxtune.evaluation.gate import reservation
 from mlxtune.evaluation.report import Rate, Report
 from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -24,6 +25,7 @@ from mlxtune.recipe.parent import CONFIG, WEIGHTS
 class Score:
     """What an evaluation found: ``before`` are the rates of the arm that the verdict is over, ``after`` those of the adapter.
 
+    ``reservation`` says why an adapter that is better is not to be promoted all the same; it is empty where nothing stands against it.
     ``folder`` is the evaluation; ``None`` where the adapter's maker told it and nothing here can verify it.
     """
 
@@ -35,6 +37,7 @@ class Score:
     before: tuple[Rate, ...]
     after: tuple[Rate, ...]
     folder: Path | None = None
+    reservation: str = ""
 
     def rate(self, metric: str = HEADLINE) -> tuple[Rate, Rate] | None:
         """The rates of one metric, before and after; ``None`` where it was not measured."""
@@ -138,7 +141,17 @@ def score(report: Report, folder: Path | None = None) -> Score | None:
         tuple(rate for rate in by_name[name].rates if rate.metric not in FORMS) for name in (headline.first, headline.second)
     )
     rows = int(report.facts.get("rows", headline.paired.total))
-    return Score(headline.word, report.verdict, rows, str(report.facts.get("made", "")), headline.first, before, after, folder)
+    return Score(
+        headline.word,
+        report.verdict,
+        rows,
+        str(report.facts.get("made", "")),
+        headline.first,
+        before,
+        after,
+        folder,
+        reservation(report),
+    )
 
 
 def told_score(told: Mapping[str, Any]) -> Score | None:
@@ -147,9 +160,10 @@ def told_score(told: Mapping[str, Any]) -> Score | None:
         said = told["evaluation"]
         before, after = (tuple(Rate(**rate) for rate in said[side]) for side in ("before", "after"))
         texts = [said[key] for key in ("word", "verdict", "made", "rival")]
-        if not all(isinstance(text, str) for text in texts) or not all(_is_rate(rate) for rate in (*before, *after)):
+        but = said.get("reservation", "")  # older ones have none
+        if not all(isinstance(text, str) for text in (*texts, but)) or not all(_is_rate(rate) for rate in (*before, *after)):
             return None
-        return Score(texts[0], texts[1], int(said["rows"]), texts[2], texts[3], before, after)
+        return Score(texts[0], texts[1], int(said["rows"]), texts[2], texts[3], before, after, reservation=but)
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mlxtune.advice.conditions import Fact
+from mlxtune.advice.sample import sample_name
 from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
@@ -20,7 +21,6 @@ from mlxtune.evaluation.verdict import HEADLINE
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 
-SAMPLE = "advice"  # what the name of a sample that advice measured ends in: it is no baseline for anything else
 ENOUGH = 30  # held-out rows that are enough to see whether a prompt will do
 NAMES = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # facts, and the arms behind them
 _SAID = {
@@ -141,7 +141,7 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
     terms = {"contract": contract_hash(recipe), "schema": sha256_json(read_json(recipe.schema)) if recipe.schema else ""}
     for report in _reports(workspace):
         told = report.facts
-        if told.get("name") not in (recipe.name, sample_name(recipe)) or told.get("base") not in _called(recipe):
+        if told.get("name") not in (recipe.name, sample_name(recipe.name)) or told.get("base") not in _called(recipe):
             continue
         if any(told.get(key, value) != value for key, value in terms.items()):
             passed.append(f"{told['by']} asked for something else: the contract changed since.")
@@ -152,11 +152,6 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
                     arm.arm, Measured(arm.arm, rate.hits, rate.total, rate.low, rate.high, told["by"])
                 )
     return found, tuple(passed)
-
-
-def sample_name(recipe: Recipe) -> str:
-    """What the recipe is called while advice measures a sample of its rows."""
-    return f"{recipe.name[: 63 - len(SAMPLE)]}-{SAMPLE}"
 
 
 def measurable(recipe: Recipe) -> bool:
@@ -176,7 +171,7 @@ def sampled(recipe: Recipe) -> Recipe:
         )
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
     section = replace(recipe.evaluation, arms=arms, rows=ENOUGH)  # type: ignore[arg-type]
-    return replace(recipe, name=sample_name(recipe), evaluation=section)
+    return replace(recipe, name=sample_name(recipe.name), evaluation=section)
 
 
 def _called(recipe: Recipe) -> tuple[str, str]:

@@ -59,6 +59,10 @@ def list_adapters(json: Json = False) -> None:
         return
     head: list[Cell] = [(name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "contract", "tags")]
     columns([head, *map(_row, found)], right=(4,))
+    for item in found:
+        if item.score and item.score.reservation:
+            told = f"{item.name} is better, but {one_line(item.score.reservation)}. It is not to be promoted."
+            show(("  ! ", "bold warning"), told)
 
 
 @app.command("show")
@@ -196,7 +200,15 @@ def _row(found: AdapterEntry) -> list[Cell]:
     rates = scored.rate() if scored else None
     contract = f"{100 * rates[0].share:.0f} → {100 * rates[1].share:.0f} %" if rates else ""
     word: Cell = _VERDICTS.get(scored.word, scored.word) if scored else ("not measured", "muted")
-    mark: Cell = ("✓", "bold success") if scored and scored.word == "better" else ("·", "muted")
+    if scored and scored.reservation:
+        word = ("better, but", "bold warning")
+    mark: Cell = (
+        ("!", "bold warning")
+        if scored and scored.reservation
+        else ("✓", "bold success")
+        if scored and scored.word == "better"
+        else ("·", "muted")
+    )
     kind = f"{found.kind} {found.rank}"
     tags = " ".join(found.tags)
     return [mark, (found.name, "bold"), one_line(found.base, 40), kind, size(found.size), word, contract, (tags, "muted")]
@@ -205,6 +217,8 @@ def _row(found: AdapterEntry) -> list[Cell]:
 def _scored(found: Score) -> None:
     heading(out, "Verdict", f"{found.rows} held-out rows")
     show("  ", (found.verdict, "bold"))
+    if found.reservation:
+        show(("  ! ", "bold warning"), f"It is not to be promoted: {one_line(found.reservation)}.")
     if found.folder is None:
         show("  ", ("Its maker says so; nothing here can verify it.", "warning"))
     before = {rate.metric: rate for rate in found.before}

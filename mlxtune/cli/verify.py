@@ -13,6 +13,7 @@ from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import verify as verifying
+from mlxtune.evaluation.gate import reservation
 from mlxtune.runs import registry
 
 _SHOWN = 20
@@ -43,3 +44,5 @@ def verify(
         told = f"{plural(rates, 'rate')} and {plural(len(made.comparisons), 'comparison')} of {plural(rows, 'row')}"
         show(("  ✓ ", "bold success"), "The report holds: ", f"{told} come out the same again.")
         show("    ", (one_line(made.verdict), "muted"))
+        if held := reservation(made):
+            show(("  ! ", "bold warning"), f"The adapter is not to be promoted: {held}.")

@@ -6,6 +6,16 @@ from mlxtune.evaluation import regression
 from mlxtune.evaluation.report import Report
 
 
+def reservation(report: Report) -> str:
+    """What stands against promoting an adapter that is better, in a few words; empty where nothing does, and where it is not better."""
+    headline, contract, off_task = report.headline, report.contract, regression.of(report.facts)
+    if headline is None or headline.word != "better":
+        return ""
+    if contract is not None and contract.word == "worse":
+        return "the whole contract is kept less often"
+    return off_task.brief if off_task and off_task.blocks else ""
+
+
 def refusal(report: Report) -> str:
     """Why the adapter of ``report`` may not be promoted, in words; empty when it may.
 

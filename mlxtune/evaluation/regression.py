@@ -57,6 +57,11 @@ class Regression:
         return self.base - self.tuned > MARGIN * self.total
 
     @property
+    def brief(self) -> str:
+        """How it went, in a few words."""
+        return f"off-task answers {'dropped' if self.blocks else 'held'}: {self.base} → {self.tuned} of {self.total}"
+
+    @property
     def sentence(self) -> str:
         """What it means, in words."""
         counts = f"{self.tuned} of {self.total} off-task prompts answered right, {self.base} by the base"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.advice.sample import is_sample, sample_name
 from mlxtune.core.errors import InputError
 from mlxtune.recipe import Recipe
+from mlxtune.tui.snapshot import RecipeView, RunView
 
 if TYPE_CHECKING:
     from mlxtune.advice.evidence import Evidence
     from mlxtune.advice.rules import Question
     from mlxtune.advice.verdict import Advice
+
+
+NONE = "none"  # the option of a question that takes several by which one says that none of them is right
 
 
 @dataclass(frozen=True)
@@ -58,24 +63,27 @@ class Interview:
             for name, meaning in question.options.items():
                 chosen = name in value if isinstance(value, list) else value == name
                 found.append(Line(question, name, "●" if chosen else "○", meaning))
+            if question.kind == "some":
+                found.append(Line(question, NONE, "●" if value == [] else "○", "none of these"))
         return found
 
     def choose(self, question: Question, option: str) -> Interview:
-        """With ``option`` taken; one of several that may be is taken back where it was taken before."""
+        """With ``option`` taken, or, of several that may be, taken back where it was taken before; :data:`NONE` empties them.
+
+        Taking the last one back leaves the question without an answer.
+        """
         if question.kind != "some":
             return Interview({**self.given, question.key: option})
-        before = self.given.get(question.key) or []
-        return Interview({**self.given, question.key: sorted({*before} ^ {option})})
+        before = self.given.get(question.key)
+        if option == NONE:
+            return Interview({**self.given, question.key: None if before == [] else []})
+        return Interview({**self.given, question.key: sorted({*(before or ())} ^ {option}) or None})
 
     def say(self, question: Question, text: str) -> Interview:
         """With a number, written as ``text``, as the answer."""
         from mlxtune.advice import answers
 
         return Interview({**self.given, question.key: answers.number(text)})
-
-    def none_of(self, question: Question) -> Interview:
-        """With nothing chosen as the answer, where several could be."""
-        return Interview({**self.given, question.key: []})
 
     @property
     def missing(self) -> list[Question]:
@@ -128,6 +136,18 @@ def sample(workspace: Path, recipe: Recipe) -> None:
     from mlxtune.runs import launch
 
     launch.start(workspace, "eval", sampled(recipe))
+
+
+def sampling(evals: Sequence[RunView], view: RecipeView | None) -> RunView | None:
+    """The newest evaluation of a recipe, if it was asked for by :func:`sample` and is at work or broke off."""
+    name = view.recipe.name if view and view.recipe else ""
+    newest = next((one for one in evals if _called(one) in (name, sample_name(name))), None)
+    return newest if newest and is_sample(_called(newest)) and (newest.alive or newest.status in ("crashed", "failed")) else None
+
+
+def _called(view: RunView) -> str:
+    """The recipe of an evaluation, also of one that ended before it said a word."""
+    return view.state.name or view.id.split("-", 2)[-1]
 
 
 def _fits(question: Question, value: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from mlxtune.advice.sample import is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import SIGNS, can_resume, checkpoint, kept, time_left
@@ -114,27 +115,48 @@ def _after(view: RunView, snapshot: Snapshot, rooms: Rooms) -> Advice:
     verdict = snapshot.verdict
     if verdict and verdict.word and verdict.run == view.id:
         return Advice(
-            verdict.sentence, "Change one thing in the recipe, and train again.", "n", "new", "start a new run", "screen.new",
-            verdict.mark, verdict.token, _beyond(verdict, rooms),
+            verdict.sentence, _held_back(verdict) + "Change one thing in the recipe, and train again.", "n", "new", "start a new run", "screen.new",
+            verdict.mark, verdict.token, _beyond(verdict, snapshot.best, rooms),
         )  # fmt: skip
     evaluate = ("E", "evaluate", "evaluate it", _go("evaluate")) if "evaluate" in rooms else None
-    failed = snapshot.evals[0] if snapshot.evals and snapshot.evals[0].updated > view.updated else None
-    if failed and failed.status in ("failed", "crashed"):
-        gone = f"Its process is gone. Its log: evals/{failed.title}/worker.log"
-        why = f"{failed.state.error} {failed.state.mend}".strip() or gone
+    failed = _failed(snapshot.evals)
+    if failed and failed.updated > view.updated:
         measured = evaluate or ("T", "look", "look at the run it measured", _go("train"))
-        return Advice("The evaluation ended without a verdict.", why, *measured, "✗", "$error")
+        return Advice(*_no_verdict(failed), *measured, "✗", "$error")
     why = "The base model and the adapter answer the same held-out rows."
     if evaluate is None:
         why, evaluate = f"{why} In a terminal: mlxtune eval", ("T", "look", "look at the curve", _go("train"))
     return Advice("Training is done. Measure whether it helped.", why, *evaluate)
 
 
-def _beyond(verdict: Verdict, rooms: Rooms) -> tuple[Way, ...]:
+def _held_back(verdict: Verdict) -> str:
+    """Why what is better is not to be promoted, as a sentence before others; empty where it may be."""
+    but = verdict.reservation
+    return f"It is not to be promoted: {but}. " if but else ""
+
+
+def _failed(evals: Sequence[RunView]) -> RunView | None:
+    """The newest evaluation, if it broke off."""
+    return next((view for view in evals[:1] if view.status in ("failed", "crashed")), None)
+
+
+def _no_verdict(view: RunView) -> tuple[str, str]:
+    """That an evaluation broke off, and why."""
+    gone = f"Its process is gone. Its log: evals/{view.title}/worker.log"
+    return "The evaluation ended without a verdict.", f"{view.state.error} {view.state.mend}".strip() or gone
+
+
+def _whole_base(view: RunView) -> bool:
+    """Whether the base has answered every row of an evaluation."""
+    return view.status == "finished" or any(arm == "base" and done >= rows for arm, done, rows in view.state.arms)
+
+
+def _beyond(verdict: Verdict, best: Verdict | None, rooms: Rooms) -> tuple[Way, ...]:
     """Where a verdict leads, beside another run."""
     ways = [("evaluate", Way("E", "see the rows behind it", _go("evaluate")))]
     if verdict.word == "better":
-        ways.append(("chat", Way("C", "talk to it", _go("chat"))))
+        who = "the best adapter" if best and best.run != verdict.run else "it"  # the room offers the best
+        ways.append(("chat", Way("C", f"talk to {who}", _go("chat"))))
     elif verdict.word == "cannot tell":
         ways.append(("blind", Way("B", "compare blind", _go("blind"))))
     return tuple(way for room, way in ways if room in rooms)
@@ -162,14 +184,19 @@ def _first_run(snapshot: Snapshot, rooms: Rooms) -> Advice:
             view.checked.sentence, "The room shows each of them, and what mends it.", "D", "mend", "mend them", _go("data"),
             "✗", "$error",
         )  # fmt: skip
-    if "evaluate" in rooms and view.source_there and not snapshot.evals:
+    evals = [one for one in snapshot.evals if not is_sample(one.name)]
+    if "evaluate" in rooms and view.source_there and not any(map(_whole_base, evals)):
+        if failed := _failed(evals):
+            again = ("E", "evaluate", "measure the base again", _go("evaluate"))
+            return Advice(*_no_verdict(failed), *again, "✗", "$error", also=(train,))
         return Advice(
             "Measure the base model first.", "Only then can a verdict say whether training helped.",
             "E", "measure", "measure it", _go("evaluate"), also=(train,),
         )  # fmt: skip
     plan = (Way("P", "see what it costs", _go("plan")),) if "plan" in rooms else ()
     if many:
-        which = f"{plural(len(snapshot.startable), 'recipe')} in recipes/."
+        able, every = len(snapshot.startable), len(snapshot.recipes)
+        which = f"{able} of {every} recipes can start now." if able < every else f"{plural(every, 'recipe')} in recipes/."
         return Advice("Start a first run.", which, "n", "new", "choose a recipe", "screen.new", also=plan)
     return Advice(f"Train {_name(view)}.", _plan(view), "n", "train", "start the run", "screen.new", also=plan)
 
@@ -251,7 +278,7 @@ def _review(decided: int, rows: int) -> Stage:
 
 def _plan_stage(newest: RunView | None) -> Stage:
     if newest is None or not newest.state.total:
-        return Stage("○", "$faint", "Plan", "known when a run has read its data", room="plan")
+        return Stage("○", "$faint", "Plan", "its room says whether a run would fit", room="plan")
     state = newest.state
     what = f"{state.total:,} steps" + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
     if not state.peak or not state.limit:
@@ -262,7 +289,8 @@ def _plan_stage(newest: RunView | None) -> Stage:
 
 
 def _baseline(snapshot: Snapshot) -> Stage:
-    view = next((view for view in snapshot.evals if view.state.arms), None)
+    begun = [view for view in snapshot.evals if view.state.arms and not is_sample(view.name)]
+    view = next((view for view in begun if _whole_base(view)), next(iter(begun), None))
     base = next((arm for arm in view.state.arms if arm[0] == "base"), None) if view else None
     if view is None or base is None:
         return Stage("○", "$faint", "Baseline", "measured by the first evaluation", room="evaluate")
@@ -316,6 +344,8 @@ def _blind(snapshot: Snapshot) -> Stage:
 def _adapter(snapshot: Snapshot) -> Stage:
     """The adapter that is proved better than its base, and keeps the contract most often."""
     best = snapshot.best
+    if best and best.reservation:
+        return Stage("!", "$warning", "Adapter", f"{best.name} is better, but {best.reservation}", room="adapters")
     if best:
         return Stage(
             "✓", "$success", "Adapter", f"{best.name}, whole contract kept", f"{best.metrics[-1].tuned * 100:.1f} %", "adapters"

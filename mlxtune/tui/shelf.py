@@ -52,6 +52,7 @@ class Shown:
     rival: str = ""
     rows: int = 0
     told: bool = False
+    reservation: str = ""
     figures: tuple[Figure, ...] = ()
     problem: str = ""
 
@@ -166,5 +167,5 @@ def _scored(score: Score | None) -> dict[str, Any]:
     )
     return {
         "word": one_line(score.word), "verdict": one_line(score.verdict), "rival": one_line(score.rival), "rows": score.rows,
-        "told": score.folder is None, "figures": figures,
+        "told": score.folder is None, "figures": figures, "reservation": one_line(score.reservation),
     }  # fmt: skip

@@ -26,6 +26,7 @@ from mlxtune.runs.narrate import Line
 from mlxtune.runs.registry import Run, Status
 from mlxtune.runs.state import RunState
 from mlxtune.tui.follow import Follower, stamp
+from mlxtune.tui.names import called
 from mlxtune.tui.verdict import Verdict, read_verdict
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ class Snapshot:
     evals: tuple[RunView, ...] = ()
     verdict: Verdict | None = None  # of the newest report
     memory: Memory | None = None
-    best: Verdict | None = None  # of the adapter that kept the contract most often, among those that are better than their base
+    best: Verdict | None = (
+        None  # among those that are better, one that may be promoted first, then what kept the contract most often
+    )
     votes: Standing | None = None  # of the blind session that was voted in last, if it is about the newest report
 
     @property
@@ -181,7 +184,7 @@ class Watcher:
         for path in paths:
             mark = stamp(path)
             known = self._recipes.get(path)
-            view = known[1] if known and known[0] == mark else _recipe_view(path)
+            view = known[1] if known and known[0] == mark else _recipe_view(path, self.workspace)
             if view.recipe:
                 watch = self._sources.setdefault(view.recipe.source, _SourceWatch(view.recipe.source))
                 watch.look(now)
@@ -201,7 +204,8 @@ class Watcher:
         self._verdicts = found
         verdicts = [verdict for _, verdict in sorted(found.values(), key=lambda item: item[0]) if verdict]
         better = [verdict for verdict in verdicts if verdict.word == "better" and verdict.metrics]
-        return next(reversed(verdicts), None), max(better, key=lambda verdict: verdict.metrics[-1].tuned, default=None)
+        best = max(better, key=lambda verdict: (not verdict.reservation, verdict.metrics[-1].tuned), default=None)
+        return next(reversed(verdicts), None), best
 
     def _read_votes(self) -> Standing | None:
         """How far the blind session of the newest report has come."""
@@ -260,13 +264,13 @@ def _memory() -> Memory | None:
     return found if found.total else None
 
 
-def _recipe_view(path: Path) -> RecipeView:
+def _recipe_view(path: Path, workspace: Path) -> RecipeView:
     title = one_line(path.name)
     try:
         recipe = load(path)
     except MlxtuneError as error:
         return RecipeView(path, title, None, error=one_line(error.message), mend=one_line(error.mend))
-    return RecipeView(path, title, recipe, one_line(recipe.data.source), recipe.source.exists())
+    return RecipeView(path, title, recipe, called(recipe.source, workspace, recipe.data.source), recipe.source.exists())
 
 
 def recipe_summary(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.tui.names import base_name
 
 if TYPE_CHECKING:
     from mlxtune.serving.client import Answer, Client
@@ -70,6 +71,32 @@ def subject(workspace: Path, key: str | None, base: str, near: Path) -> Subject:
         raise ModelError(f"{one_line(named, 80)} is not on this machine.", mend=f"mlxtune models pull {one_line(named, 80)}")
     place = near / Path(named).expanduser()
     return Subject(str(place.resolve()) if place.is_dir() else named, found.name if found else "")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What is talked to unless something else is asked for: an adapter, by its key and its name, and what it is; all empty for a base."""
+
+    key: str = ""
+    name: str = ""
+    about: str = ""
+
+
+def offer(workspace: Path, asked: str, best: str, base: str) -> Offer:
+    """The adapter at the key ``asked``, else that of the run ``best``, else the newest of ``base`` that can be used; or none."""
+    from mlxtune.adapters import library
+
+    usable = [entry for entry in library.all_adapters(workspace) if not entry.problem]
+    asked_for = [entry for entry in usable if entry.key == asked]
+    proved = [entry for entry in usable if best and entry.key == f"runs/{best}/adapter"]
+    fitting = [entry for entry in usable if entry.base == base]
+    about = (
+        (asked_for, "the adapter that you chose"),
+        (proved, "the best adapter so far"),
+        (fitting, f"the newest of {base_name(base)}"),
+    )
+    found = (Offer(entry.key, one_line(entry.name), what) for entries, what in about for entry in entries)
+    return next(found, Offer())
 
 
 def adapters(workspace: Path, fingerprint: str) -> list[tuple[str, str]]:

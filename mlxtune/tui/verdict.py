@@ -23,7 +23,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Better, worse or cannot tell, and what it rests on. ``word`` is empty while only the base has been measured."""
+    """Better, worse or cannot tell, and what it rests on. ``word`` is empty while only the base has been measured.
+
+    ``reservation`` says why what is better is not to be promoted all the same; mostly it is empty.
+    """
 
     word: str
     sentence: str
@@ -32,20 +35,27 @@ class Verdict:
     rows: int
     baseline: str
     metrics: tuple[Metric, ...]
+    reservation: str = ""
 
     @property
     def mark(self) -> str:
-        return SIGNS[self.word][0] if self.word else "◐"
+        return sign(self.word, self.reservation)[0] if self.word else "◐"
 
     @property
     def token(self) -> str:
-        return SIGNS[self.word][1] if self.word else "$primary"
+        return sign(self.word, self.reservation)[1] if self.word else "$primary"
+
+
+def sign(word: str, reservation: str = "") -> tuple[str, str]:
+    """The mark of a verdict and its token; one that is better and not to be promoted is a warning."""
+    return ("!", "$warning") if reservation else SIGNS.get(word, ("○", "$muted"))
 
 
 def read_verdict(path: Path) -> Verdict | None:
     """What the report at ``path`` says, or ``None`` if it is none that this version can read."""
     # Here, because the report's scorers bring a schema validator that the first screen should not wait for.
     from mlxtune.evaluation.contract import FORMS, LABELS
+    from mlxtune.evaluation.gate import reservation
     from mlxtune.evaluation.report import load
 
     try:
@@ -66,6 +76,7 @@ def read_verdict(path: Path) -> Verdict | None:
             rows=int(report.facts["rows"]),
             baseline=f"{whole.share * 100:.1f} % {LABELS.get(whole.metric, one_line(whole.metric))}",
             metrics=metrics,
+            reservation=one_line(reservation(report)),
         )
     except (MlxtuneError, OSError, IndexError, *_BROKEN):
         return None

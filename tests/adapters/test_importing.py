@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.numpy import save_file
 from tiny_model import make_tiny
 
 from mlxtune.adapters import library
+from mlxtune.adapters.entry import tell, told_score
 from mlxtune.adapters.importing import import_adapter
 from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import InputError, ModelError
@@ -240,6 +242,10 @@ def test_its_makers_scores_come_along_as_told_and_not_as_found(place: Path, tiny
     assert (found.name, found.run, found.data_hash, found.origin) == ("theirs", "r", "d", str(theirs))
     assert found.score is not None
     assert (found.score.word, found.score.folder, found.score.rate()[1].hits) == ("better", None, 4)
+    assert found.score.reservation == "", "older ones have none"
+    kept = told_score({"evaluation": tell(replace(found.score, reservation="off-task answers dropped: 20 → 15 of 34"))})
+    assert kept is not None
+    assert kept.reservation == "off-task answers dropped: 20 → 15 of 34"
     (theirs / "mlxtune.json").write_text(json.dumps(told | {"base_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match="made on other weights of its base"):
         import_adapter(place, theirs, "two")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.gate import refusal
+from mlxtune.evaluation.gate import refusal, reservation
 from mlxtune.evaluation.regression import Regression
 from mlxtune.evaluation.report import Measured, Report
 from mlxtune.evaluation.scorers import HOLDS, Score
@@ -40,6 +40,19 @@ def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = No
 def test_only_what_is_better_at_nobodys_cost_is_promoted(report: Report, why: str) -> None:
     assert refusal(report).startswith(why)
     assert bool(refusal(report)) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 17)), ""),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 15)), "off-task answers dropped: 20 → 15 of 34"),
+        (_report(base=(20, 2), tuned=(22, 2), off_task=(20, 15)), ""),
+        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "the whole contract is kept less often"),
+    ],
+)
+def test_what_is_better_and_not_to_be_promoted_is_told_in_a_few_words(report: Report, why: str) -> None:
+    assert reservation(report) == why
 
 
 def test_a_stronger_arm_without_training_closes_the_gate() -> None:

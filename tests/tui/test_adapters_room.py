@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from mlxtune.adapters import library
 
+from .evaluated import base, evaluation, tuned
 from .stage import Shop, footer, shown, until
 
 SIZES = [(80, 24), (140, 45)]
@@ -76,6 +77,27 @@ async def test_the_library_is_listed_with_what_is_known_of_each(stocked: Shop) -
         assert "✗ broken" in text
         assert "LoRA 4" in text
         assert "not measured" in text
+
+
+async def test_one_that_is_better_and_not_to_be_promoted_is_a_warning(shop: Shop) -> None:
+    adapter(shop.folder / "runs" / "20261124-1412-support-json" / "adapter")
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run="20261124-1412-support-json", off_task=4)
+    app = shop.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await pilot.press("A")
+        await until(pilot, lambda: "better, but" in shown(app))
+        text = shown(app)
+        assert "! 202611" in text
+        assert "off-task answers dropped" in text
+        assert "✓ Better" not in text
+
+
+async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop) -> None:
+    adapter(shop.folder / "adapters" / "20261125-1610-support-json-with-a-long-name")
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("A")
+        await until(pilot, lambda: "… LoRA 8" in shown(app))
 
 
 async def test_a_name_and_tags_are_asked_for_and_written(stocked: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -54,7 +55,21 @@ async def test_answers_are_chosen_taken_back_and_counted(asked: Shop) -> None:
         await until(pilot, lambda: "● format" in shown(app))
         await pilot.press("space")
         await until(pilot, lambda: "○ format" in shown(app))
+        assert "5 questions left" in shown(app), "with nothing chosen it is not answered"
+        pane = app.screen.query_one("#advice-questions")
+        pane.go(0)
+        await pilot.press("enter")
+        await until(pilot, lambda: pane.cursor == 1)
+        assert "5 questions left" in shown(app), "enter on a question is no answer to it"
+        pane.go(next(at for at, line in enumerate(app.screen._interview.lines()) if line.option == "none"))
+        await pilot.press("enter")
+        await until(pilot, lambda: "● none" in shown(app))
         assert "4 questions left" in shown(app), "that none of them is right is an answer"
+        pane.go(1)
+        await pilot.press("enter")
+        await until(pilot, lambda: "● format" in shown(app) and "○ none" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "5 questions left" in shown(app))
 
 
 async def test_the_whole_interview_gives_a_verdict_that_the_command_line_finds_too(asked: Shop) -> None:
@@ -106,7 +121,23 @@ async def test_m_measures_what_needs_no_training_on_thirty_rows(asked: Shop, mon
         await pilot.press("m")
         await until(pilot, lambda: bool(started))
         assert (started[0].evaluation.rows, started[0].evaluation.arms) == (30, ["base", "base+kshot"])
+        await until(pilot, lambda: not app.busy)
+        begun = asked.run("20261125-1500-a-advice", kind="eval", alive=True)
+        await observe(pilot, asked.snapshot())
         await until(pilot, lambda: "Measuring on 30 held-out rows." in shown(app))
+        assert "m measure" not in footer(app)
+        asked.run(
+            "20261125-1501-a-advice", kind="eval", end=("run.failed", {"error": "No memory.", "mend": "Free some.", "code": 3})
+        )
+        shutil.rmtree(begun)
+        await observe(pilot, asked.snapshot())
+        await until(pilot, lambda: "✗ No memory." in shown(app))
+        assert "Measuring on 30" not in shown(app)
+        await pilot.press("H", "V")
+        await until(pilot, lambda: "Free some." in shown(app), 5)
+        assert "m measure again" in shown(app)
+        await pilot.press("m")
+        await until(pilot, lambda: len(started) == 2)
 
 
 async def test_o_goes_to_another_recipe(asked: Shop) -> None:

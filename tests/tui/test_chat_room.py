@@ -12,7 +12,9 @@ from mlxtune.core.errors import MachineError
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.talks import Talk
 
-from .stage import Shop, footer, shown, until
+from .evaluated import base, evaluation, tuned
+from .stage import Shop, footer, observe, shown, until
+from .test_adapters_room import adapter
 
 READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0)
 
@@ -177,6 +179,31 @@ async def test_beside_a_run_it_asks_first(loaded: Shop, acted: list[Acted]) -> N
         await pilot.press("enter", "down", "enter")
         await until(pilot, lambda: bool(acted))
         assert acted[0].beside
+
+
+async def test_the_adapter_that_is_proved_best_is_what_enter_loads_and_o_the_base_alone(shop: Shop, acted: list[Acted]) -> None:
+    shop.recipe()
+    adapter(shop.folder / "adapters" / "tone")
+    adapter(shop.folder / "runs" / "20261124-1412-support-json" / "adapter")
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("C")
+        await until(pilot, lambda: "is the newest of smollm2-135m." in shown(app))
+        evaluation(shop, arms={"base": base, "tuned": tuned}, run="20261124-1412-support-json")
+        await observe(pilot, shop.snapshot())
+        await until(pilot, lambda: "enter load 20261124-1412-support-json" in shown(app))
+        assert "20261124-1412-support-json is the best adapter so far." in shown(app)
+        assert "o load smollm2-135m alone" in shown(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(acted))
+        acted[0].tell(READY)
+        await until(pilot, lambda: app.screen.talk.adapter == "20261124-1412-support-json")
+        await until(pilot, lambda: app.screen.query_one("#chat-field").has_focus)
+        await pilot.press("escape", "e")
+        await until(pilot, lambda: app.screen.talk.state == "away" and not app.busy)
+        await pilot.press("o")
+        await until(pilot, lambda: len(acted) == 2)
+        assert app.screen.talk.adapter == ""
 
 
 def test_what_an_answer_says_cannot_reach_the_terminal_raw(shop: Shop, acted: list[Acted]) -> None:

@@ -49,6 +49,17 @@ async def test_a_report_is_a_verdict_arms_a_square_and_rows(shop: Shop) -> None:
         assert footer(app).startswith("enter row   m metric   f failures   v versus   w review   n new")
 
 
+async def test_while_the_adapter_is_measured_the_base_s_report_says_so(shop: Shop) -> None:
+    evaluation(shop, arms={"base": base})
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_evaluate(app, pilot, "Train, then evaluate")
+        evaluating(shop)
+        await observe(pilot, shop.snapshot())
+        await until(pilot, lambda: "Now tuned is being measured; the verdict follows." in shown(app))
+        assert "Train, then evaluate" not in shown(app)
+
+
 async def test_the_failing_part_is_marked_beside_the_reference(shop: Shop) -> None:
     evaluation(shop)
     app = shop.app()

@@ -17,8 +17,8 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.guide import journey, next_step
 from mlxtune.tui.verdict import read_verdict
 
-from .evaluated import base, evaluation, tuned
-from .stage import NOW, Shop, shown
+from .evaluated import base, evaluation, kshot, tuned
+from .stage import NOW, RECIPE, Shop, shown
 
 DONE = ("run.finished", {"summary": {}})
 ID = "20261124-1412-support-json"
@@ -137,10 +137,50 @@ def test_the_journey_ends_with_a_blind_session_and_the_adapter_that_is_proved(lo
     assert last(loaded)[0][0] == "○", "a session that cannot be read is none"
 
 
+def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop: Shop) -> None:
+    shop.recipe()
+    shop.run(ID, steps=60, end=DONE, age=900)
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
+    snapshot = shop.snapshot()
+    stage, advice = journey(snapshot)[-1], next_step(snapshot, ROOMS)
+    assert (stage.mark, stage.what) == ("!", "support-json is better, but off-task answers dropped: 10 → 6 of 10")
+    assert advice.mark == "!"
+    assert advice.why.startswith("It is not to be promoted: off-task answers dropped: 10 → 6 of 10. ")
+    evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
+    best = shop.snapshot().best
+    assert best is not None
+    assert (best.run, best.reservation) == ("older", "")
+    assert journey(shop.snapshot())[-1].mark == "✓"
+
+
+def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
+    shop.recipe()
+    shop.recipe("tone")
+    assert next_step(shop.snapshot(), {"home", "train"}).why == "2 recipes in recipes/."
+    shop.recipe("voice", RECIPE.format(name="voice") + '[adapter]\nparent = "last"\n')
+    assert next_step(shop.snapshot(), {"home", "train"}).why == "2 of 3 recipes can start now."
+
+
+async def test_home_says_that_an_adapter_is_not_to_be_promoted(shop: Shop) -> None:
+    shop.run(ID, steps=60, end=DONE, age=900)
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
+    app = shop.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await pilot.pause()
+        text = shown(app)
+        assert "Best adapter" not in text
+        assert "! Better, but off-task answers" in text
+
+
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
     shop.recipe()
     (shop.folder / "data" / "support.jsonl").unlink()
-    assert (journey(shop.snapshot())[0].mark, journey(shop.snapshot())[0].what) == ("✗", "../data/support.jsonl is not there")
+    assert (journey(shop.snapshot())[0].mark, journey(shop.snapshot())[0].what) == ("✗", "data/support.jsonl is not there")
+
+
+def test_rows_outside_the_workspace_are_called_as_the_recipe_calls_them(shop: Shop) -> None:
+    shop.recipe(text=RECIPE.format(name="support-json").replace("../data/", "../../elsewhere/"))
+    assert shop.snapshot().recipes[0].source == "../../elsewhere/support.jsonl"
 
 
 ROOMS = {"home", "data", "review", "plan", "train", "evaluate", "blind", "chat"}
@@ -160,6 +200,27 @@ def test_the_way_to_a_first_run_leads_through_the_rooms_that_there_are(shop: Sho
     assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
     advice = next_step(shop.snapshot(), ROOMS - {"evaluate"})
     assert (advice.action, [way.key for way in advice.also]) == ("screen.new", ["P"])
+
+
+def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
+    shop.recipe()
+    outcome.keep(shop.folder / "data" / "support.jsonl", Outcome("look", "Ready.", 480, 3))
+    failed = {"error": "Adapters need memory.", "mend": "Close other programs.", "code": 3}
+    shop.run("20261124-1500-support-json", kind="eval", end=("run.failed", failed), age=900)
+    advice = next_step(shop.snapshot(), ROOMS)
+    assert (advice.sentence, advice.why) == (
+        "The evaluation ended without a verdict.",
+        "Adapters need memory. Close other programs.",
+    )
+    assert (advice.key, advice.mark, [way.key for way in advice.also]) == ("E", "✗", ["n"])
+    stopped = shop.run("20261124-1510-support-json", kind="eval", end=("run.stopped", {"step": 0}), age=800)
+    assert next_step(shop.snapshot(), ROOMS).sentence == "Measure the base model first."
+    shop.run("20261124-1520-support-json-advice", kind="eval", end=DONE, age=700)
+    assert next_step(shop.snapshot(), ROOMS).sentence == "Measure the base model first.", "a sample for advice is no baseline"
+    whole = ("arm.finished", {"arm": "base", "rows": 40, "cached": False, "seconds": 9.0})
+    shop.tell(stopped, [("run.started", {"kind": "eval", "name": "support-json", "base": "b", "pid": 1, "host": "mac"}), whole, ("run.stopped", {"step": 0})], 600)  # fmt: skip
+    assert next_step(shop.snapshot(), ROOMS).action == "screen.new"
+    assert {stage.name: stage.mark for stage in journey(shop.snapshot())}["Baseline"] == "✓"
 
 
 def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) -> None:
@@ -224,7 +285,7 @@ def test_the_journey_says_what_the_last_check_found(shop: Shop, word: str, found
     shop.recipe()
     outcome.keep(shop.folder / "data" / "support.jsonl", Outcome(word, "", 480, found))
     stage = journey(shop.snapshot())[0]
-    assert (stage.mark, stage.what, stage.result) == (mark, "480 rows in ../data/support.jsonl", result)
+    assert (stage.mark, stage.what, stage.result) == (mark, "480 rows in data/support.jsonl", result)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ STAGES = (
     Stage("adapters", adapters, sees="voice"),
     Stage("adapters", adapters, size=SMALL, sees="voice"),
     Stage("chat", sees="Nobody is here"),
+    Stage("chat", adapters, sees="load smollm2-135m alone"),
     Stage("chat", then=talking),
     Stage("chat", then=writing),
     Stage("advice", answered, sees="all answered"),

@@ -21,7 +21,7 @@ from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import RecipeView, Snapshot
 from mlxtune.tui.widgets import advice_pictures as pictures
 from mlxtune.tui.widgets.draw import Draw
-from mlxtune.tui.widgets.frame import Answer, Verb
+from mlxtune.tui.widgets.frame import Verb
 from mlxtune.tui.widgets.pane import ListPane
 from mlxtune.tui.widgets.section import Section
 
@@ -64,7 +64,7 @@ class Advice(Room):
         with Horizontal(id="advice-columns"):
             yield Section(
                 "Interview",
-                ListPane(id="advice-questions", eager=True, about="The questions, and what each may be answered with. enter or space chooses what the cursor stands on; on a question that takes several, that none of them is right; on one for a number, it asks for it."),
+                ListPane(id="advice-questions", eager=True, about="The questions, and what each may be answered with. enter or space chooses what the cursor stands on, or takes it back; on a question it goes on to what may be chosen, on one for a number it asks for it."),
                 id="advice-interview",
             )  # fmt: skip
             with Vertical(id="advice-side"):
@@ -82,11 +82,11 @@ class Advice(Room):
         pane.set(len(found), lambda at, width: pictures.interview_row(found[at], width))
         note = f"{plural(len(missing), 'question')} left" if missing else "all answered"
         self.query_one("#advice-interview", Section).head.set(note=note)
-        error, measuring = self._error, snapshot.live is not None and snapshot.live.state.kind == "eval"
+        error, sample, busy = self._error, advices.sampling(snapshot.evals, view), snapshot.live is not None
         head = self.query_one("#advice-verdict", Section).head
         head.set(note=pictures.about(self._evidence, self.wide))
         self.query_one("#advice-picture", Draw).show(
-            lambda width, _height: pictures.verdict(advised, self._evidence, missing, error, measuring, width)
+            lambda width, _height: pictures.verdict(advised, self._evidence, missing, error, sample, busy, width)
         )
         self.query_one("#advice-why").display = advised is not None and self.wide
         if advised:
@@ -160,8 +160,6 @@ class Advice(Room):
             self._take(self._interview.choose(one.question, one.option))
         elif one.question.kind == "number":
             self._ask(one)
-        elif one.question.kind == "some":
-            self._take(self._interview.none_of(one.question))
         else:
             self.query_one("#advice-questions", ListPane).go(at + 1)
 
@@ -187,9 +185,8 @@ class Advice(Room):
             return
         recipe = view.recipe
 
-        def job() -> Answer | None:
-            advices.sample(workspace, recipe)
-            return Answer("●", "$primary", "Measuring on 30 held-out rows. The advice follows when it has ended.")
+        def job() -> None:
+            advices.sample(workspace, recipe)  # the room tells how it goes, as long as it goes
 
         self.desk.do("Starting to measure.", job)
 

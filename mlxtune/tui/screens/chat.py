@@ -18,7 +18,7 @@ from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import Snapshot
-from mlxtune.tui.talks import Subject, Talk
+from mlxtune.tui.talks import Offer, Subject, Talk
 from mlxtune.tui.widgets import chat_pictures as pictures
 from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.frame import Answer, Verb
@@ -34,9 +34,10 @@ class Chat(Room):
     ROOM = "Chat"
     ABOUT = "talk to the base or an adapter, and keep what was said as data"
     CSS_PATH = "chat.tcss"
-    VERBS = frozenset({"begin", "write", "swap", "both", "halt", "keep", "undo", "system", "reset", "end"})
+    VERBS = frozenset({"begin", "base", "write", "swap", "both", "halt", "keep", "undo", "system", "reset", "end"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "begin", "load the model", id="chat.begin"),
+        Binding("o", "base", "load the base alone", id="chat.base"),
         Binding("i", "write", "write", id="chat.write"),
         Binding("s", "swap", "swap the adapter", id="chat.swap"),
         Binding("b", "both", "base and adapter side by side", id="chat.both"),
@@ -58,7 +59,9 @@ class Chat(Room):
         self._both = False
         self._painting = False
         self._begun = False  # whether the field should have the focus as soon as the model is there
-        self._used: str | None = None  # the adapter that the desk asked for and that is loaded or being loaded
+        self._used: str | None = None  # the adapter that the desk asked for when something was loaded
+        self._offer: Offer | None = None  # what enter loads; None until it is known
+        self._about: object = None  # what the offer follows from
 
     def remember(self) -> Mapping[str, Any]:
         return {"both": self._both}
@@ -88,23 +91,41 @@ class Chat(Room):
 
     def draw(self, snapshot: Snapshot) -> None:
         talk = self.talk
+        if talk.state in ("away", "failed"):
+            self._look(snapshot)
         away = talk.state in ("away", "failed") and not talk.exchanges
         self.set_class(away, "-empty")
         self.query_one("#chat-field").display = talk.state == "ready"
         if away:
-            error, live = talk.error, snapshot.live
-            name = self._called()
-            self.query_one("#chat-invite-picture", Draw).show(lambda width, _height: pictures.invite(name, error, live, width))
+            error, live, offer, base = talk.error, snapshot.live, self._offer, base_name(self._base)
+            self.query_one("#chat-invite-picture", Draw).show(
+                lambda width, _height: pictures.invite(offer, base, error, live, width)
+            )
             return
         self.query_one("#chat-talk", Section).head.set(
             title=talk.adapter or (base_name(talk.ready.base) if talk.ready else "Chat"), note=pictures.note(talk, self._both)
         )
         self.query_one("#chat-said", Scroll).set(lambda width: pictures.said(talk, width))
 
-    def _called(self) -> str:
-        """What would be loaded."""
+    @property
+    def _base(self) -> str:
+        """The base of the recipe that the rooms are about."""
         view = self.desk.recipe
-        return one_line(self.desk.adapter or (view.recipe.model.base if view and view.recipe else ALIAS))
+        return view.recipe.model.base if view and view.recipe else ALIAS
+
+    def _look(self, snapshot: Snapshot) -> None:
+        """Ask which adapter should be talked to, when that may have changed."""
+        workspace, base = self.desk.workspace, self._base
+        asked, best = self.desk.adapter or "", snapshot.best.run if snapshot.best else ""
+        about = (asked, best, base, tuple(view.id for view in snapshot.runs if view.status == "finished"))
+        if about != self._about:
+            self._about = about
+            self.fetch(lambda: talks.offer(workspace, asked, best, base), self._offered)
+
+    def _offered(self, offer: Offer) -> None:
+        self._offer = offer
+        self.show()
+        self.refresh_bindings()
 
     def on_chat_news(self) -> None:
         if not self._painting:
@@ -130,7 +151,10 @@ class Chat(Room):
     def verbs(self) -> Sequence[Verb]:
         talk, quit_ = self.talk, Verb("q", "quit", "app.quit", "leave; what runs goes on")
         if talk.state in ("away", "failed"):
-            return [Verb("enter", "load", "begin", "load the model in a process of its own"), quit_]
+            if self._offer is None:
+                return [quit_]
+            base = [Verb("o", "base", "base", "load the base alone")] if self._offer.key else []
+            return [Verb("enter", "load", "begin", "load the model in a process of its own"), *base, quit_]
         if talk.state == "loading":
             return [Verb("e", "end", "end", "end the process"), quit_]
         verbs = [Verb("x", "stop", "halt", "stop the answer")] if talk.writing else []
@@ -149,24 +173,29 @@ class Chat(Room):
         return [*verbs, Verb("e", "end", "end", "end the process: its memory is free then"), quit_]
 
     def action_begin(self) -> None:
+        self._ask_to_load(self.desk.adapter or (self._offer.key if self._offer else ""))
+
+    def action_base(self) -> None:
+        self._ask_to_load("")
+
+    def _ask_to_load(self, key: str) -> None:
+        """Load the adapter at ``key``, or the base alone; where a run has the accelerator, ask first."""
         snapshot = self.desk.snapshot
         live = snapshot.live if snapshot else None
         if live is None:
-            self._begin(beside=False)
+            self._load(key, beside=False)
             return
         choices = [
             Choice("", "Wait until it has ended", "nothing is loaded"),
             Choice("beside", "Talk beside it", "both get slower, and share the memory"),
         ]
-        self.app.push_screen(
-            Choose(f"{live.name} has the accelerator.", "", choices), lambda chosen: self._begin(beside=True) if chosen else None
-        )
+        title = f"{live.name} has the accelerator."
+        self.app.push_screen(Choose(title, "", choices), lambda chosen: self._load(key, beside=True) if chosen else None)
 
-    def _begin(self, *, beside: bool) -> None:
-        view, key, workspace = self.desk.recipe, self.desk.adapter, self.desk.workspace
-        recipe = view.recipe if view else None
-        base, near = (recipe.model.base, recipe.folder) if recipe else (ALIAS, workspace)
-        self._used, self._begun = key, True
+    def _load(self, key: str, *, beside: bool) -> None:
+        view, workspace = self.desk.recipe, self.desk.workspace
+        base, near = self._base, view.recipe.folder if view and view.recipe else workspace
+        self._used, self._begun = self.desk.adapter, True
 
         def job() -> Subject:
             found = talks.subject(workspace, key, base, near)

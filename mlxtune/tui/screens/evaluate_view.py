@@ -145,8 +145,8 @@ class EvaluateView(Room):
         report, metric = opened.report, self._metric
         metrics = [metric, *filter(None, [evaluations.telling(opened, metric)])][: 2 if self.wide else 1]
         most = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
-        told = self.query_one("#ev-told", Pane)
-        told.show(lambda width, _height: pictures.verdict(opened, width, most))
+        told, live = self.query_one("#ev-told", Pane), self._live
+        told.show(lambda width, _height: pictures.verdict(opened, live, width, most))
         rows = f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, none trained on"
         name = one_line(str(report.facts.get("name", "")))
         self.query_one("#ev-verdict", Section).head.set(

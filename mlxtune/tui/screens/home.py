@@ -76,7 +76,7 @@ class Home(Room):
         best = self.query_one("#best", Section)
         best.set_class(verdict is None or not verdict.metrics, "-away")
         if verdict:
-            best.head.set(title="Best adapter" if snapshot.best else "Last evaluated")
+            best.head.set(title=_title(snapshot))
             self.query_one("#best-picture", Draw).show(lambda width, _height: best_picture(verdict, snapshot.verdict, width))
         self.query_one("#runs").display = bool(runs)
         self.query_one(".right").display = bool(runs) or verdict is not None
@@ -156,6 +156,12 @@ def journey_picture(stages: Sequence[Stage], width: int, tall: bool, rooms: Coll
     return lines(*rows)
 
 
+def _title(snapshot: Snapshot) -> str:
+    """What the adapter on show is."""
+    best = snapshot.best
+    return "Last evaluated" if best is None else "Best so far" if best.reservation else "Best adapter"
+
+
 def best_picture(verdict: Verdict, newest: Verdict | None, width: int) -> Content:
     """An adapter that was measured, against its base, and what came of the newest if that is another; nothing while only bases were."""
     if not verdict.metrics:
@@ -167,8 +173,12 @@ def best_picture(verdict: Verdict, newest: Verdict | None, width: int) -> Conten
     end = line(
         (f"  {verdict.mark} {verdict.word.capitalize()}", f"bold {verdict.token}"), (f" {than} {verdict.rows:,} rows", "$muted")
     )
+    if verdict.reservation:
+        told = f"{verdict.word.capitalize()}, but {verdict.reservation}. It is not to be promoted."
+        end = line(("  ! ", "bold $warning"), fold(told, width - 2, "    ", "$warning")[4:])
     if newest and newest.word and newest.run != verdict.run:
         what = f"{newest.name} is {newest.word}" if newest.word != "cannot tell" else f"of {newest.name} one cannot tell"
+        what += ", but not to be promoted" if newest.reservation else ""
         end = lines(end, col(line((f"  {newest.mark} ", f"bold {newest.token}"), (f"the last, {what}", "$muted")), width))
     return lines(*rows, end)
 

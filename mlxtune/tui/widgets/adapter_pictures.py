@@ -10,13 +10,13 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.tui.draw import Part, age, bar, col, fold, key, line, lines, wrap
 from mlxtune.tui.names import base_name
 from mlxtune.tui.shelf import Shelf, Shown
+from mlxtune.tui.verdict import sign
 
 if TYPE_CHECKING:
     from mlxtune.adapters.compare import Compared
 
 Rows = list[tuple[Part, ...]]
 
-_SIGNS = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning"), "": ("○", "$muted")}
 _KIND, _SIZE, _WORD, _RATE, _AGE = 9, 9, 15, 12, 7
 
 
@@ -53,18 +53,19 @@ def _name(width: int) -> int:
 def row(one: Shown, active: bool, now: float, width: int) -> Content:
     """A row of the list, from column 2 on."""
     width += 2
-    mark, token = ("✗", "$error") if one.problem else _SIGNS.get(one.word, _SIGNS[""])
+    mark, token = ("✗", "$error") if one.problem else sign(one.word, one.reservation)
     name = line((one.name, "bold"), *((f" {tag}", "$muted") for tag in one.tags), (" ● in use", "$primary") if active else "")
     if one.problem:
-        return line((mark, f"bold {token}"), " ", col(name, _name(width)), (one.problem, "$error"))
+        return line((mark, f"bold {token}"), " ", col(name, _name(width) - 1), " ", (one.problem, "$error"))
     parts: list[Part] = [
         (mark, f"bold {token}"),
         " ",
-        col(name, _name(width)),
+        col(name, _name(width) - 1),
+        " ",
         col(one.kind, _KIND, "$muted"),
         col(one.size, _SIZE, "$muted", right=True),
     ]
-    parts.append(col(f"  {one.word or 'not measured'}", _WORD, "" if one.word else "$muted"))
+    parts.append(col(f"  {_word(one)}", _WORD, "" if one.word else "$muted"))
     if width >= 72:
         figure = one.headline
         parts.append(col(f"{figure.before * 100:.0f} → {figure.after * 100:.0f} %" if figure else "", _RATE, right=True))
@@ -78,10 +79,15 @@ def note(found: Shelf) -> str:
     return f"{len(found.adapters):,}{over}"
 
 
+def _word(one: Shown) -> str:
+    """The verdict in a word or two."""
+    return f"{one.word}, but" if one.reservation else one.word or "not measured"
+
+
 def brief(one: Shown) -> str:
     """A few words about it, to choose by."""
     figure = one.headline
-    return f"{one.kind}, {one.word or 'not measured'}{f', {figure.after * 100:.0f} %' if figure else ''}"
+    return f"{one.kind}, {_word(one)}{f', {figure.after * 100:.0f} %' if figure else ''}"
 
 
 def detail(one: Shown, width: int) -> Rows:
@@ -89,10 +95,13 @@ def detail(one: Shown, width: int) -> Rows:
     if one.problem:
         return [(("  ✗ ", "bold $error"), ("It cannot be used.", "bold $error")), *_prose(one.problem, width)]
     rows: Rows = []
-    mark, token = _SIGNS.get(one.word, _SIGNS[""])
+    mark, token = sign(one.word, one.reservation)
     if one.word:
         first, *rest = wrap(one.verdict, width - 4)
         rows += [((f"  {mark} ", f"bold {token}"), (first, "bold")), *(("    ", (text, "bold")) for text in rest)]
+        if one.reservation:
+            held = wrap(f"It is not to be promoted: {one.reservation}.", width - 4)
+            rows += [(("    ", (text, "$warning"))) for text in held]
         rows += [(("    Its maker says so; nothing here can verify it.", "$warning"),)] if one.told else []
         rows.append(("",))
         for figure in one.figures:
@@ -135,10 +144,10 @@ def compared(found: Compared, width: int) -> Rows:
     for fact in found.facts:
         if fact.first or fact.second:
             style = "$muted" if fact.same else "bold"
-            sign = "  " if fact.same else "~ "
+            changed = "  " if fact.same else "~ "
             rows.append(
                 (
-                    sign,
+                    changed,
                     col(fact.name, 10, "$muted"),
                     col(one_line(fact.first) or "–", half - 1, style),
                     " ",

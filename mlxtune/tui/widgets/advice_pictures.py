@@ -11,6 +11,8 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui.advices import Line
 from mlxtune.tui.draw import Part, col, fold, key, line, lines, wrap
+from mlxtune.tui.snapshot import RunView
+from mlxtune.tui.widgets.evaluate_pictures import trouble
 
 if TYPE_CHECKING:
     from mlxtune.advice.evidence import Evidence
@@ -61,10 +63,14 @@ def verdict(
     evidence: Evidence | None,
     missing: Sequence[Question],
     error: MlxtuneError | None,
-    measuring: bool,
+    sample: RunView | None,
+    busy: bool,
     width: int,
 ) -> Content:
-    """The verdict in a sentence, what was measured, and the next step; before that, what is missing for one."""
+    """The verdict in a sentence, what was measured, and the next step; before that, what is missing for one.
+
+    ``sample`` is the measuring that was asked for here, while it is at work or when it broke off; ``busy`` says that something is.
+    """
     rows: list[Content] = []
     if error:
         rows += [line(("  ✗ ", "bold $error"), fold(one_line(error.message), width - 2, "    ", "")[4:])]
@@ -78,16 +84,27 @@ def verdict(
                 width,
             ),
         ]
-        return lines(*rows)
+        return lines(*rows, *_sampled(sample, busy, width))
     mark, token = _VERDICTS[advised.verdict]
     rows.append(line((f"  {mark} ", f"bold {token}"), fold(advised.sentence, width - 2, "    ", "bold")[4:]))
     rows += [fold(text, width, "    ") for text in advised.measured[:3]]
-    if measuring:
-        rows.append(line(("  ● ", "bold $primary"), ("being measured now", "$muted")))
-    elif not advised.measured and evidence is not None and evidence.rows:
+    if sample:
+        rows += _sampled(sample, busy, width)
+    elif not busy and not advised.measured and evidence is not None and evidence.rows:
         rows.append(line("    ", key("m", "measure base, prompt and examples first", "screen.measure")).truncate(max(width, 0)))
     rows.append(line(("    Next  ", "bold $primary"), fold(advised.next, width - 6, "          ", "")[10:]))
     return lines(*rows)
+
+
+def _sampled(sample: RunView | None, busy: bool, width: int) -> list[Content]:
+    """How the measuring that was asked for here goes, or why it broke off."""
+    if sample is None:
+        return []
+    if sample.alive:
+        told = "Measuring on 30 held-out rows. The advice follows when it has ended."
+        return [line(("  ● ", "bold $primary"), fold(told, width - 2, "    ", "")[4:])]
+    again = line("    ", key("m", "measure again", "screen.measure")).truncate(max(width, 0))
+    return [trouble(sample, width), *([] if busy else [again])]
 
 
 def reasons(advised: Advice, width: int) -> Rows:

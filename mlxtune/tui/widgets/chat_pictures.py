@@ -11,15 +11,17 @@ from mlxtune.core.text import one_line
 from mlxtune.tui.draw import Part, col, fold, key, line, lines, wrap
 from mlxtune.tui.names import base_name
 from mlxtune.tui.snapshot import RunView
-from mlxtune.tui.talks import Exchange, Side, Talk
+from mlxtune.tui.talks import Exchange, Offer, Side, Talk
 
 Rows = list[tuple[Part, ...]]
 
 _LEAST = 60  # cells from which two answers stand side by side
 
 
-def invite(name: str, error: MlxtuneError | None, live: RunView | None, width: int) -> Content:
-    """The room before anything is loaded: what it takes, and one key."""
+def invite(offer: Offer | None, base: str, error: MlxtuneError | None, live: RunView | None, width: int) -> Content:
+    """The room before anything is loaded: what it takes, the key for what is offered, and one for the base alone."""
+    if offer is None:
+        return Content("")
     rows: list[Content] = []
     if error:
         rows.append(line(("  ✗ ", "bold $error"), fold(one_line(error.message), width - 2, "    ", "bold $error")[4:]))
@@ -34,7 +36,11 @@ def invite(name: str, error: MlxtuneError | None, live: RunView | None, width: i
     ]
     if live:
         rows.append(fold(f"{live.name} has the accelerator: talking beside it slows both.", width, style="$warning"))
-    return lines(*rows, Content(""), line("  ", key("enter", f"load {name}", "screen.begin")).truncate(max(width, 0)))
+    ways = [line("  ", key("enter", f"load {offer.name or base}", "screen.begin"))]
+    if offer.name:
+        rows.append(fold(f"{offer.name} is {offer.about}.", width))
+        ways.append(line("  ", key("o", f"load {base} alone", "screen.base")))
+    return lines(*rows, Content(""), *(way.truncate(max(width, 0)) for way in ways))
 
 
 def note(talk: Talk, both: bool) -> Content:

@@ -24,12 +24,19 @@ NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with the i
 TUNED = "tuned"
 
 
-def verdict(opened: Opened, width: int, most: int) -> Content:
-    """The verdict, and of what else must be known to believe it as much as fits ``most`` rows."""
+def verdict(opened: Opened, live: RunView | None, width: int, most: int) -> Content:
+    """The verdict, and of what else must be known to believe it as much as fits ``most`` rows.
+
+    Where only the base has been measured, what is being measured now, if anything is.
+    """
     report = opened.report
     word = report.headline.word if report.headline else ""
     mark, token = SIGNS.get(word, ("◐", "$primary"))
-    told, start = one_line(report.verdict), f"{word[:1].upper()}{word[1:]}."
+    told = one_line(report.verdict)
+    if live and not word:
+        arm = live.state.answering[0] if live.state.answering else live.name
+        told = f"The base is measured. Now {one_line(arm)} is being measured; the verdict follows."
+    start = f"{word[:1].upper()}{word[1:]}."
     said = fold(told, width - 2, indent="    ", style="")
     if word and told.startswith(start):
         said = said.stylize(f"bold {token}", 4, 4 + len(start))
