@@ -99,6 +99,16 @@ def offer(workspace: Path, asked: str, best: str, base: str) -> Offer:
     return next(found, Offer())
 
 
+def _system(workspace: Path, adapter: str) -> str:
+    """The system prompt that the rows of ``adapter`` share; empty where they do not, for the base, and for one that is gone."""
+    from mlxtune.adapters import library
+
+    try:
+        return library.find(workspace, adapter).system if adapter else ""
+    except InputError:
+        return ""
+
+
 def adapters(workspace: Path, fingerprint: str) -> list[tuple[str, str]]:
     """The adapters that fit the loaded base: their names, and what is said of them."""
     from mlxtune.serving import shelf
@@ -141,7 +151,8 @@ class Talk:
         self.close()
         kept = self._session
         self.state, self.error, self.ready = "loading", None, None
-        self._session = Session(kept.system if kept else "", about.adapter, turns=kept.turns if kept else [])
+        self._session = kept or Session()
+        self._session.use(about.adapter, _system(self.workspace, about.adapter))
         self._client = Client(about.base, self.workspace, beside=beside, exact=True, slots=2, tell=self._process)
 
     def close(self) -> None:
@@ -171,12 +182,12 @@ class Talk:
     def use(self, adapter: str) -> None:
         """Let another adapter answer from here on; empty for the base."""
         if self._session:
-            self._session.adapter = adapter
+            self._session.use(adapter, _system(self.workspace, adapter))
 
     def instruct(self, system: str) -> None:
         """Another system prompt from here on."""
         if self._session:
-            self._session.system = system
+            self._session.instruct(system)
 
     def undo(self) -> str:
         """Take the last question and what was answered back; the question."""
