@@ -184,7 +184,8 @@ async def test_beside_a_run_it_asks_first(loaded: Shop, acted: list[Acted]) -> N
 async def test_the_adapter_that_is_proved_best_is_what_enter_loads_and_o_the_base_alone(shop: Shop, acted: list[Acted]) -> None:
     shop.recipe()
     adapter(shop.folder / "adapters" / "tone")
-    adapter(shop.folder / "runs" / "20261124-1412-support-json" / "adapter")
+    told = adapter(shop.folder / "runs" / "20261124-1412-support-json" / "adapter") / "mlxtune.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"system": "Answer in JSON."}))
     app = shop.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("C")
@@ -198,6 +199,7 @@ async def test_the_adapter_that_is_proved_best_is_what_enter_loads_and_o_the_bas
         await until(pilot, lambda: bool(acted))
         acted[0].tell(READY)
         await until(pilot, lambda: app.screen.talk.adapter == "20261124-1412-support-json")
+        assert app.screen.talk.system == "Answer in JSON.", "it is asked as its rows are"
         await until(pilot, lambda: app.screen.query_one("#chat-field").has_focus)
         await pilot.press("escape", "e")
         await until(pilot, lambda: app.screen.talk.state == "away" and not app.busy)
