@@ -18,7 +18,7 @@ from mlxtune.tui.snapshot import RunView
 
 from .stage import footer, shown, until
 
-PATIENCE = 40.0  # seconds that a worker may take on a busy machine
+PATIENCE = 150.0  # seconds that a worker may take on a busy machine
 SIZE = (140, 45)
 EDITS = {  # what a small model needs to be quick, in the order of the form
     "model.base": "../tiny", "data.holdout": "0.05", "data.max_tokens": "2048", "training.batch_size": "2",
