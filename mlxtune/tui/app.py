@@ -190,7 +190,10 @@ class MlxtuneApp(Desk):
         if self.snapshot is None:
             self._warm()
         self.snapshot = snapshot = message.snapshot
-        self.stopping &= {view.id for view in snapshot.runs if view.alive}
+        alive = {view.id for view in snapshot.runs if view.alive}
+        if self.stopping - alive and self.answer and self.answer.mark == "■":
+            self.answer = None  # it has ended, and the room says so
+        self.stopping &= alive
         if self.selected and snapshot.find(self.selected) is None:
             gone, self.selected = one_line(self.selected), None
             self.answer = Answer(

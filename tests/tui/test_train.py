@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ async def test_stop_asks_first_and_its_default_changes_nothing(loaded: Shop, mon
         await until(pilot, lambda: "was asked to stop" in shown(app))
         assert "● stopping" in shown(app)
         assert "stop" not in footer(app), "a second signal would kill the worker before it has saved"
+        snapshot = app.snapshot
+        assert snapshot is not None
+        ended = replace(snapshot.runs[0], status="stopped")
+        await observe(pilot, replace(snapshot, runs=(ended, *snapshot.runs[1:])))
+        assert "was asked to stop" not in shown(app), "it has"
 
 
 async def test_a_run_that_was_asked_and_is_quiet_can_be_ended_after_a_plain_warning(
