@@ -58,8 +58,8 @@ class Regression:
 
     @property
     def brief(self) -> str:
-        """How it went, in a few words."""
-        return f"off-task answers {'dropped' if self.blocks else 'held'}: {self.base} → {self.tuned} of {self.total}"
+        """What was lost, in a few words, where it blocks."""
+        return f"off-task answers dropped from {self.base} to {self.tuned} of {self.total}"
 
     @property
     def sentence(self) -> str:

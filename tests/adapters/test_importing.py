@@ -243,9 +243,9 @@ def test_its_makers_scores_come_along_as_told_and_not_as_found(place: Path, tiny
     assert found.score is not None
     assert (found.score.word, found.score.folder, found.score.rate()[1].hits) == ("better", None, 4)
     assert found.score.reservation == "", "older ones have none"
-    kept = told_score({"evaluation": tell(replace(found.score, reservation="off-task answers dropped: 20 → 15 of 34"))})
+    kept = told_score({"evaluation": tell(replace(found.score, reservation="off-task answers dropped from 20 to 15 of 34"))})
     assert kept is not None
-    assert kept.reservation == "off-task answers dropped: 20 → 15 of 34"
+    assert kept.reservation == "off-task answers dropped from 20 to 15 of 34"
     (theirs / "mlxtune.json").write_text(json.dumps(told | {"base_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match="made on other weights of its base"):
         import_adapter(place, theirs, "two")

@@ -79,13 +79,13 @@ def test_one_that_is_better_and_not_to_be_promoted_is_a_warning(cli, shop):
         "before": [rate],
         "after": [rate],
     }
-    said["reservation"] = "off-task answers dropped: 20 → 15 of 34"
+    said["reservation"] = "off-task answers dropped from 20 to 15 of 34"
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": said})
     listed, told = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())
     assert "better, but" in listed
-    assert "other is better, but off-task answers dropped: 20 → 15 of 34." in " ".join(listed.split())
-    assert "! It is not to be promoted: off-task answers dropped: 20 → 15 of 34." in told
+    assert "other is better, but off-task answers dropped from 20 to 15 of 34." in " ".join(listed.split())
+    assert "! It is not to be promoted: off-task answers dropped from 20 to 15 of 34." in told
 
 
 def test_list_as_json_has_every_field(cli, shop):

@@ -23,10 +23,10 @@ def test_a_report_that_holds(cli, place, named):
 
 def test_what_is_better_and_not_to_be_promoted_is_said(cli, place, monkeypatch):
     measured(place)
-    monkeypatch.setattr("mlxtune.cli.verify.reservation", lambda _: "off-task answers dropped: 20 → 15 of 34")
+    monkeypatch.setattr("mlxtune.cli.verify.reservation", lambda _: "off-task answers dropped from 20 to 15 of 34")
     ended = cli("verify")
     assert ended.code == 0
-    assert "! The adapter is not to be promoted: off-task answers dropped: 20 → 15 of 34." in ended.out
+    assert "! The adapter is not to be promoted: off-task answers dropped from 20 to 15 of 34." in ended.out
 
 
 def test_one_byte_of_an_output_makes_it_fail(cli, place):

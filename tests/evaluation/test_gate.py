@@ -46,7 +46,7 @@ def test_only_what_is_better_at_nobodys_cost_is_promoted(report: Report, why: st
     ("report", "why"),
     [
         (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 17)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 15)), "off-task answers dropped: 20 → 15 of 34"),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 15)), "off-task answers dropped from 20 to 15 of 34"),
         (_report(base=(20, 2), tuned=(22, 2), off_task=(20, 15)), ""),
         (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "the whole contract is kept less often"),
     ],

@@ -143,9 +143,9 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
     stage, advice = journey(snapshot)[-1], next_step(snapshot, ROOMS)
-    assert (stage.mark, stage.what) == ("!", "support-json is better, but off-task answers dropped: 10 → 6 of 10")
+    assert (stage.mark, stage.what) == ("!", "support-json is better, but off-task answers dropped from 10 to 6 of 10")
     assert advice.mark == "!"
-    assert advice.why.startswith("It is not to be promoted: off-task answers dropped: 10 → 6 of 10. ")
+    assert advice.why.startswith("It is not to be promoted: off-task answers dropped from 10 to 6 of 10. ")
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None

@@ -57,7 +57,7 @@ def _arms(desk: Desk, run: Run | None, path: Path) -> None:
     if len(options) == 1:
         _start(desk, run, path, options[0][1])
         return
-    choices = [Choice(str(at), words, ", ".join(arms)) for at, (words, arms) in enumerate(options)]
+    choices = [Choice(str(at), words, f"{len(arms)} arms" if at else ", ".join(arms)) for at, (words, arms) in enumerate(options)]
     text = "Whoever says that training helped must beat what needs none. Every arm answers all held-out rows."
     desk.push_screen(Choose("Which arms?", text, choices), lambda at: _start(desk, run, path, options[int(at)][1]) if at else None)
 
