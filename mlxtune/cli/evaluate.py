@@ -69,8 +69,7 @@ def table(report: Report, folder: Path) -> None:
     """The report on a terminal: the verdict, each metric's rates with intervals, and what was fixed and broken."""
     base, *others = report.arms
     heading(out, "Verdict", plural(report.facts["rows"], "held-out row"))
-    word = report.headline.word if report.headline else ""
-    mark: Cell = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}.get(word, ("· ", "muted"))
+    mark: Cell = {"better": ("✓ ", "bold success"), "worse": ("✗ ", "bold error")}.get(report.word, ("· ", "muted"))
     show("  ", mark, (report.verdict, "bold"))
     show("    ", (hold_out(report), "muted"))
     show("")

@@ -74,7 +74,7 @@ def _style() -> str:
 
 def _verdict(report: Report) -> Html:
     facts = report.facts
-    word = report.headline.word if report.headline else None
+    word = report.word or None
     start = f"{word[0].upper()}{word[1:]}." if word else ""
     told = report.verdict
     title = join(el("span", start, class_=_kind(word)), told.removeprefix(start)) if word and told.startswith(start) else join(told)

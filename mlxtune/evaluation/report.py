@@ -90,6 +90,12 @@ class Report:
         """The comparison of the whole contract, likewise."""
         return self._over_strongest(HEADLINE)
 
+    @property
+    def word(self) -> str:
+        """The word that the verdict begins with: that of the contract where it fell, whatever rose; empty while nothing is compared."""
+        fell = self.contract is not None and self.contract.word == "worse"
+        return "worse" if fell else self.headline.word if self.headline else ""
+
     def _over_strongest(self, metric: str) -> Comparison | None:
         *others, last = self.arms
         if last.arm != TUNED or not others:

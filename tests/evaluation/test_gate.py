@@ -55,6 +55,21 @@ def test_what_is_better_and_not_to_be_promoted_is_told_in_a_few_words(report: Re
     assert reservation(report) == why
 
 
+@pytest.mark.parametrize(
+    ("report", "word"),
+    [
+        (_report(base=(2, 2)), ""),
+        (_report(base=(2, 2), tuned=(30, 2)), "better"),
+        (_report(base=(20, 2), tuned=(22, 2)), "cannot tell"),
+        (_report(headline="preference", base=(20, 2), tuned=(21, 30)), "better"),
+        (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "worse"),
+    ],
+)
+def test_a_reports_word_is_the_one_that_its_verdict_begins_with(report: Report, word: str) -> None:
+    assert report.word == word
+    assert report.verdict.lower().startswith(f"{word}." if word else "the base is measured.")
+
+
 def test_a_stronger_arm_without_training_closes_the_gate() -> None:
     report = reports.build({"rows": ROWS}, [_measured("base", 2, 0), _measured("base+prompt", 29, 0), _measured("tuned", 30, 0)])
     assert refusal(report).startswith("Cannot tell.")

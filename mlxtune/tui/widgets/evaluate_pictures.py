@@ -30,7 +30,7 @@ def verdict(opened: Opened, live: RunView | None, width: int, most: int) -> Cont
     Where only the base has been measured, what is being measured now, if anything is.
     """
     report = opened.report
-    word = report.headline.word if report.headline else ""
+    word = report.word
     mark, token = SIGNS.get(word, ("◐", "$primary"))
     told = one_line(report.verdict)
     if live and not word:
