@@ -200,15 +200,9 @@ def _row(found: AdapterEntry) -> list[Cell]:
     rates = scored.rate() if scored else None
     contract = f"{100 * rates[0].share:.0f} → {100 * rates[1].share:.0f} %" if rates else ""
     word: Cell = _VERDICTS.get(scored.word, scored.word) if scored else ("not measured", "muted")
+    mark: Cell = ("✓", "bold success") if scored and scored.word == "better" else ("·", "muted")
     if scored and scored.reservation:
-        word = ("better, but", "bold warning")
-    mark: Cell = (
-        ("!", "bold warning")
-        if scored and scored.reservation
-        else ("✓", "bold success")
-        if scored and scored.word == "better"
-        else ("·", "muted")
-    )
+        word, mark = ("better, but", "bold warning"), ("!", "bold warning")
     kind = f"{found.kind} {found.rank}"
     tags = " ".join(found.tags)
     return [mark, (found.name, "bold"), one_line(found.base, 40), kind, size(found.size), word, contract, (tags, "muted")]
