@@ -109,11 +109,21 @@ def _system(workspace: Path, adapter: str) -> str:
         return ""
 
 
-def adapters(workspace: Path, fingerprint: str) -> list[tuple[str, str]]:
-    """The adapters that fit the loaded base: their names, and what is said of them."""
+@dataclass(frozen=True)
+class Answerer:
+    """An adapter that can answer: what is said of it, and the system prompt that its rows share."""
+
+    name: str
+    about: str = ""
+    system: str = ""
+
+
+def answerers(workspace: Path, fingerprint: str) -> list[Answerer]:
+    """The adapters that fit the loaded base."""
     from mlxtune.serving import shelf
 
-    return [(entry.name, one_line(f"{entry.kind} {entry.rank}")) for entry in shelf.fitting(workspace, fingerprint)]
+    fitting = shelf.fitting(workspace, fingerprint)
+    return [Answerer(entry.name, one_line(f"{entry.kind} {entry.rank}"), entry.system) for entry in fitting]
 
 
 class Talk:
@@ -179,10 +189,10 @@ class Talk:
             if side.writing and side.answer:
                 side.answer.cancel()
 
-    def use(self, adapter: str) -> None:
-        """Let another adapter answer from here on; empty for the base."""
+    def use(self, other: Answerer) -> None:
+        """Let another adapter answer from here on; one without a name is the base."""
         if self._session:
-            self._session.use(adapter, _system(self.workspace, adapter))
+            self._session.use(other.name, other.system)
 
     def instruct(self, system: str) -> None:
         """Another system prompt from here on."""

@@ -10,7 +10,7 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
-from mlxtune.tui.talks import Talk
+from mlxtune.tui.talks import Answerer, Talk
 
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, footer, observe, shown, until
@@ -56,7 +56,7 @@ def acted(monkeypatch: pytest.MonkeyPatch) -> list[Acted]:
     Acted.made = []
     monkeypatch.setattr("mlxtune.serving.client.Client", Acted)
     monkeypatch.setattr("mlxtune.models.resolve.here", lambda *_, **__: True)
-    monkeypatch.setattr("mlxtune.tui.talks.adapters", lambda *_: [("support-json-2", "LoRA 8")])
+    monkeypatch.setattr("mlxtune.tui.talks.answerers", lambda *_: [Answerer("support-json-2", "LoRA 8")])
     return Acted.made
 
 
@@ -235,7 +235,7 @@ def test_how_it_looks(shop: Shop, acted: list[Acted], snap_compare: Any, size: t
             client.tell(Failed("", "gone", "The model's process ended: killed.", "Start it again.", MachineError.exit_code))
             await until(pilot, lambda: "✗ The model's process" in shown(pilot.app))
             return
-        pilot.app.screen.talk.use("support-json-2")
+        pilot.app.screen.talk.use(Answerer("support-json-2"))
         pilot.app.screen._both = True
         answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
         await ask(pilot, client, "Where is my parcel?", "Your parcel is on its way to you, I think.", answer)

@@ -24,6 +24,7 @@ from mlxtune.tui import keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.plans import Outcome, Plans
 from mlxtune.tui.screens.room import Room
+from mlxtune.tui.talks import Answerer
 from mlxtune.tui.widgets.frame import LETTERS
 
 from .evaluated import evaluating, evaluation
@@ -135,7 +136,7 @@ async def contest(pilot: Any) -> None:
 async def talking(pilot: Any) -> None:
     client = await load(pilot, Acted.made)
     await ask(pilot, client, "Where is it?", "On its way.")
-    pilot.app.screen.talk.use("support-json-2")
+    pilot.app.screen.talk.use(Answerer("support-json-2"))
     await ask(pilot, client, "And now?", "It is here.")
 
 

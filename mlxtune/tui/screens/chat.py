@@ -18,7 +18,7 @@ from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import Snapshot
-from mlxtune.tui.talks import Offer, Subject, Talk
+from mlxtune.tui.talks import Answerer, Offer, Subject, Talk
 from mlxtune.tui.widgets import chat_pictures as pictures
 from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.frame import Answer, Verb
@@ -230,19 +230,19 @@ class Chat(Room):
             return
         mark = talk.ready.fingerprint
 
-        def chosen(name: str | None) -> None:
-            if name:
-                talk.use("" if name == "base" else name.removeprefix("adapter "))
-                self.show()
+        def found(adapters: list[Answerer]) -> None:
+            by_key = {"base": Answerer(""), **{f"adapter {one.name}": one for one in adapters}}
 
-        def found(adapters: list[tuple[str, str]]) -> None:
-            choices = [
-                Choice("base", "none", "the base as it is"),
-                *(Choice(f"adapter {name}", one_line(name), about) for name, about in adapters),
-            ]
+            def chosen(key: str | None) -> None:
+                if key:
+                    talk.use(by_key[key])
+                    self.show()
+
+            choices = [Choice("base", "none", "the base as it is")]
+            choices += [Choice(f"adapter {one.name}", one_line(one.name), one.about) for one in adapters]
             self.app.push_screen(Choose("Who answers from here on?", "", choices), chosen)
 
-        self.fetch(lambda: talks.adapters(workspace, mark), found)
+        self.fetch(lambda: talks.answerers(workspace, mark), found)
 
     def action_both(self) -> None:
         self._both = not self._both
