@@ -84,7 +84,9 @@ def contrast(first: Side, second: Side) -> Contrast:
             for metric in [*metrics, HEADLINE]
         ]
     )  # fmt: skip
-    return Contrast(first.name, second.name, len(groups), found, sentence(found[-1], LABELS[HEADLINE]))
+    return Contrast(
+        first.name, second.name, len(groups), found, sentence(found[-1], LABELS[HEADLINE], grouped=len(set(groups)) < len(groups))
+    )
 
 
 def _scored(evidence: Evidence, arm: str, contract: Contract) -> dict[str, dict[str, Score]]:

@@ -68,7 +68,7 @@ def _square(report: Report) -> list[str]:
     return [
         f"## Row by row: {LABELS[item.metric]}",
         table(["", f"{second} holds", f"{second} fails"], body),
-        plain(in_words(item)),
+        plain(in_words(report, item)),
     ]
 
 

@@ -122,11 +122,12 @@ def _label(at: int, asked: bool) -> str:
 
 
 def _middle(report: Report) -> Html:
-    return el("div", _square(report.headline), _classes(report), class_="two")
+    return el("div", _square(report), _classes(report), class_="two")
 
 
-def _square(item: Comparison | None) -> Html | None:
+def _square(report: Report) -> Html | None:
     """The 2×2 of the comparison that the verdict is about."""
+    item = report.headline
     if item is None:
         return None
     paired = item.paired
@@ -146,7 +147,7 @@ def _square(item: Comparison | None) -> Html | None:
         class_="square",
     )  # fmt: skip
     strip = pictures.parts([(paired.both, "both"), (paired.fixed, "fixed"), (paired.broken, "broken"), (paired.neither, "neither")])
-    return _section("Row by row", LABELS[item.metric], table, strip, el("p", in_words(item), class_="after"))
+    return _section("Row by row", LABELS[item.metric], table, strip, el("p", in_words(report, item), class_="after"))
 
 
 def _classes(report: Report) -> Html | None:

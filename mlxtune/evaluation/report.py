@@ -91,6 +91,11 @@ class Report:
         return self._over_strongest(HEADLINE)
 
     @property
+    def grouped(self) -> bool:
+        """Whether some rows belong together, and are no independent evidence."""
+        return int(self.facts.get("groups", 0)) < int(self.facts.get("rows", 0))
+
+    @property
     def word(self) -> str:
         """The word that the verdict begins with: that of the contract where it fell, whatever rose; empty while nothing is compared."""
         fell = self.contract is not None and self.contract.word == "worse"
@@ -215,11 +220,11 @@ def _verdict(report: Report) -> str:
     headline, contract = report.headline, report.contract
     if headline is None or contract is None:
         return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
-    told = sentence(headline, LABELS[headline.metric]) + _grammar(report)
+    told = sentence(headline, LABELS[headline.metric], grouped=report.grouped) + _grammar(report)
     if headline is contract:
         return told
     if contract.word == "worse":
-        return f"{sentence(contract, LABELS[contract.metric])} {told}"
+        return f"{sentence(contract, LABELS[contract.metric], grouped=report.grouped)} {told}"
     before, after = (f"{count} of {contract.paired.total}" for count in _hits(contract.paired))
     return f"{told} The contract held for {before} answers before and {after} after."
 

@@ -116,15 +116,15 @@ def judged(p: float, low: float, high: float) -> Word:
     return "cannot tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot tell"
 
 
-def sentence(comparison: Comparison, label: str) -> str:
-    """The verdict in words: the fact and its interval in whole points."""
+def sentence(comparison: Comparison, label: str, *, grouped: bool = False) -> str:
+    """The verdict in words: the fact and its interval in whole points. How many ``grouped`` rows would settle it is not known."""
     low, change, high = (round(100 * value) for value in (comparison.low, comparison.change, comparison.high))
     name = label[0].upper() + label[1:]
     if comparison.word == "better":
         return f"Better. {name} rose by {change} points, between {low} and {high}, over {comparison.first}."
     if comparison.word == "worse":
         return f"Worse. {name} fell by {-change} points, between {-high} and {-low}, against {comparison.first}."
-    rows = needed_rows(comparison.paired)
+    rows = None if grouped else needed_rows(comparison.paired)
     more = f"; about {rows:,} rows would settle it" if rows and rows > comparison.paired.total else ""
     return f"Cannot tell. {name} changed by between {_signed(low)} and {_signed(high)} points{more}."
 

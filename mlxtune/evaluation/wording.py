@@ -41,13 +41,13 @@ def lede(report: Report) -> str:
     )
 
 
-def in_words(item: Comparison) -> str:
-    """A comparison's change, test and verdict."""
+def in_words(report: Report, item: Comparison) -> str:
+    """The change, test and verdict of a comparison of ``report``."""
     p = item.p if item.adjusted is None else item.adjusted
     after = f"{p_value(item.p)}, {p_value(p)} after Holm" if p_value(p) != p_value(item.p) else p_value(p)
     return (
         f"The rate changed by {change(item.low, item.change, item.high)} points. If training did nothing, a difference this uneven "
-        f"would come up with p {after} (exact McNemar test): {item.word}."
+        f"would come up with p {after} ({'exact sign flips of whole groups' if report.grouped else 'exact McNemar test'}): {item.word}."
     )
 
 
@@ -81,7 +81,7 @@ def compared(report: Report) -> list[tuple[str, list[Comparison]]]:
 
 def method(report: Report) -> str:
     """How changes are judged."""
-    grouped = int(report.facts.get("groups", 0)) < int(report.facts.get("rows", 0))
+    grouped = report.grouped
     test = "exact sign flips of whole groups" if grouped else "exact McNemar p"
     return f"same rows; Newcombe intervals{', of what grouped rows are worth' if grouped else ''}; {test}, adjusted (Holm)"
 

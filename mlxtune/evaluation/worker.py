@@ -122,6 +122,15 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             said = outputs.answer(arm, loaded, asked, max_tokens=regression.MAX_TOKENS, tell=tell, of=OFF_TASK, **how)
             worker.emit("arm.finished", arm=arm.name, rows=len(asked), cached=said.cached, seconds=said.seconds, of=OFF_TASK)
             off_task[arm.name] = [out.output for out in said.outputs]
+    silent = [answers.arm for (answers, _), gaps in zip(arms, margins, strict=True) if compared and not gaps]
+    if silent:
+        worker.warn(
+            f"Nothing is said of which answers are preferred: {', '.join(silent)} has no likelihood of both answers of a pair."
+        )
+        compared, margins, preferred_by = frozenset(), [[] for _ in arms], {arm: {} for arm in preferred_by}
+        for _, scored in arms:
+            for scores in scored:
+                scores.pop("preference", None)
     _write_outputs(worker.folder, rows, arms, contract.asked)
     evidence.keep(worker.folder, recipe, rows, preferred_by, read.rows)
     ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)

@@ -201,8 +201,11 @@ def test_what_the_rows_are_is_said_and_nothing_that_is_not_known(tmp_path):
 
 def test_a_p_that_holm_raised_is_told_with_both(tmp_path):
     item = compare("contract", "base", "tuned", [(False, True)] * 7 + [(True, True)] * 9)
-    assert "with p 0.016 (exact McNemar test)" in wording.in_words(item)
-    assert "with p 0.016, 0.047 after Holm (exact McNemar test)" in wording.in_words(replace(item, adjusted=3 * item.p))
+    made = report.load(measured(tmp_path))
+    assert "with p 0.016 (exact McNemar test)" in wording.in_words(made, item)
+    assert "with p 0.016, 0.047 after Holm (exact McNemar test)" in wording.in_words(made, replace(item, adjusted=3 * item.p))
+    grouped = replace(made, facts={**made.facts, "groups": 3})
+    assert "with p 0.016 (exact sign flips of whole groups)" in wording.in_words(grouped, item)
 
 
 def test_text_is_escaped_unless_it_is_markup():

@@ -59,6 +59,7 @@ def test_cannot_tell_says_both_ends_with_signs_and_how_many_rows_would_settle_it
 
 def test_no_change_at_all_asks_for_no_number_of_rows():
     assert "settle" not in sentence(_compared(10, 5, 5, 9), "valid JSON")
+    assert "settle" not in sentence(_compared(10, 5, 8, 9), "valid JSON", grouped=True)
 
 
 def test_no_rows_are_refused():
