@@ -15,6 +15,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
+from mlxtune.core.hashing import sha256_json
 from mlxtune.data import batching
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import checkpoint, drift, optimizer, schedule
@@ -52,7 +53,8 @@ class Loop:
     """Everything a training run works with.
 
     ``cache`` makes a cache of what enters the first adapted layer for rows, or ``None``; ``compiled`` suits a GPU. ``sample`` lets
-    the model answer a few prompts and returns a warning, or nothing; ``distance`` measures how far it is from its reference.
+    the model answer a few prompts and returns a warning, or nothing; ``held`` is which answers held the contract before the first
+    step, as it remembers them; ``distance`` measures how far the model is from its reference.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class Loop:
     cache: Callable[[Sequence[Any]], Cache | None] = field(default=lambda rows: None)
     guard: MemoryGuard | None = None
     sample: Callable[[int], str] = field(default=lambda step: "")
+    held: list[bool] = field(default_factory=list)
     distance: Callable[[], float | None] | None = None
     hosts: Hosts = field(default_factory=Hosts)
 
@@ -121,7 +124,8 @@ class _Run:
         self.optimizer.init(loop.stack.model.trainable_parameters())
         self.certificate, self.rows = Certificate(loop.train), fingerprint([*loop.train, *loop.valid])
         self.best, self.divergence = Best(loop.section.early_stop), Divergence()
-        self.done, self.validated = 0, math.nan
+        self.done, self.validated, self.unchecked = 0, math.nan, False
+        self.batches = sha256_json(loop.batches_of(0))
         if resume:
             self._restore(resume)
         self._spread()
@@ -167,9 +171,8 @@ class _Run:
     def _train(self) -> dict[str, Any]:
         loop, listener = self.loop, self.listener
         loop.stack.model.train()
-        if self.held and not self.done:
-            self.validated = self._validate(0)
-            self._sample(0)
+        if self.held and (not self.done or self.unchecked):
+            self._check(self.done)
         if self.stopping:
             raise Interrupted(self.done)
         steps = (planned for planned in loop.steps() if planned.step > self.done)
@@ -178,15 +181,12 @@ class _Run:
             following = self._step(planned, batches, steps)
             self.done = step = planned.step
             last = step == loop.total
-            improved = False
-            if self.held and (step % loop.section.validate_every == 0 or last):
-                self.validated = self._validate(step)
-                lost = self._sample(step)
-                improved = not lost and math.isfinite(self.validated) and self.best.add(step, self.validated)
+            due = self.held and (step % loop.section.validate_every == 0 or last)
+            improved = due and self._check(step)
             stale, short = self.best.stale, self._short
             if step % loop.section.save_every == 0 or improved or last or stale or short or self.stopping:
                 self._save(step)
-            if (self.stopping or short) and not last:
+            if (self.stopping or short) and (not last or self.unchecked):
                 raise Interrupted(step, short)
             planned, batches = following
         if self.best.stale:
@@ -266,8 +266,18 @@ class _Run:
         found = self.loop.objective.means(sums, weight)
         return {"metrics": {name: _finite(value) for name, value in found.items()}} if found else {}
 
-    def _validate(self, step: int) -> float:
-        """Mean loss over the whole validation set, dropout off; NaN when it was asked to stop on the way."""
+    def _check(self, step: int) -> bool:
+        """Validate and let the model answer; whether ``step`` is the best so far. It stays ``unchecked`` where a stop came before that."""
+        loss = self._validate(step)
+        lost = None if loss is None else self._sample(step)
+        self.unchecked = lost is None
+        if loss is None or lost is None:
+            return False
+        self.validated = loss
+        return step > 0 and not lost and math.isfinite(loss) and self.best.add(step, loss)
+
+    def _validate(self, step: int) -> float | None:
+        """Mean loss over the whole validation set, dropout off; nothing when it was asked to stop on the way."""
         loop, total, broken = self.loop, 0.0, 0
         sums, counts = mx.zeros((loop.objective.sums,)), [0, 0]
         loop.stack.model.eval()
@@ -286,7 +296,7 @@ class _Run:
         sums, (total, weight, tokens, parts) = loop.hosts.total(sums, total, *counts, broken)
         if parts:
             self._wish = True
-            return math.nan
+            return None
         fields = self._measured(sums.tolist(), weight)
         if loop.distance and (distance := loop.distance()) is not None:
             fields["metrics"] = {**fields["metrics"], "kl": _finite(distance)}
@@ -294,10 +304,12 @@ class _Run:
         self._warn(drift.displaced(fields.get("metrics", {})))
         return total / weight
 
-    def _sample(self, step: int) -> bool:
-        """Let the model answer, and say whether it lost its format; the leader's word goes."""
+    def _sample(self, step: int) -> bool | None:
+        """Let the model answer, and say whether it lost its format; the leader's word goes. Nothing when it is to stop."""
         lost = ""
-        if self.loop.hosts.leads and not self.stopping:
+        if self.stopping:
+            return None
+        if self.loop.hosts.leads:
             lost = self.loop.sample(step)
             self._warn(lost)
         _, (word,) = self.loop.hosts.total({}, bool(lost))
@@ -315,7 +327,8 @@ class _Run:
         state = {
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.certificate.state,
             "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
-            "validated": _finite(self.validated), "first": self.divergence.first,
+            "validated": _finite(self.validated), "unchecked": self.unchecked, "held": self.loop.held, "batches": self.batches,
+            "first": self.divergence.first, "last": list(self.divergence.last),
         }  # fmt: skip
         checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.config, state, loop.section.keep)
         self.saved = step
@@ -327,13 +340,20 @@ class _Run:
                 f"The rows are not those that the checkpoint of step {found.step:,} was trained on.",
                 mend="Restore the data as it was, or start a new run.",
             )
+        if found.state.get("batches") != self.batches:
+            raise DataError(
+                f"The rows would come in other batches than those that the checkpoint of step {found.step:,} was trained in.",
+                mend="Go on with the version of mlxtune that it was made with, or start a new run.",
+            )
         checkpoint.restore(found, self.loop.stack.model, self.optimizer)
         self.certificate.restore(found.state["certificate"])
         best = found.state["best"]
         if best["step"]:
             self.best.step, self.best.loss, self.best.since = best["step"], best["loss"], best["since"]
         self.divergence.first = found.state["first"]
-        self.done = found.step
+        self.divergence.last.extend(found.state["last"])
+        self.loop.held[:] = found.state["held"]
+        self.done, self.unchecked = found.step, found.state["unchecked"]
         if found.state["validated"] is not None:
             self.validated = found.state["validated"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
@@ -19,8 +19,8 @@ BROKEN = 0.25  # of the samples: so many that held the contract before the first
 class Sampler:
     """Lets the model, as it is now, answer the first ``count`` of ``rows``, and emits ``sample`` events.
 
-    With a ``contract`` it also remembers how many answers held it before the first step, and says when too many do not any more: a
-    preference loss falls on while the model forgets the format.
+    With a ``contract`` it also remembers, in ``before``, which answers held it before the first step, and says when too many do not any
+    more: a preference loss falls on while the model forgets the format.
     """
 
     loaded: LoadedModel
@@ -29,8 +29,8 @@ class Sampler:
     count: int
     max_tokens: int
     emit: Callable[..., None]
+    before: list[bool]
     contract: Contract | None = None
-    _first: list[bool] = field(default_factory=list)
 
     def __call__(self, step: int) -> str:
         """A warning, or nothing."""
@@ -53,15 +53,16 @@ class Sampler:
                 held.append(score.holds)
                 verdict = "holds the contract" if score.holds else score.kind
             self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=output, verdict=verdict)
-        self._first = self._first or held
+        if not self.before:
+            self.before.extend(held)
         return self._lost(held)
 
     def _lost(self, held: Sequence[bool]) -> str:
-        broken = sum(before and not now for before, now in zip(self._first, held, strict=True))
-        fixed = sum(now and not before for before, now in zip(self._first, held, strict=True))
+        broken = sum(was and not now for was, now in zip(self.before, held, strict=True))
+        fixed = sum(now and not was for was, now in zip(self.before, held, strict=True))
         if broken - fixed < max(2, BROKEN * len(held)):
             return ""
         return (
-            f"The format is being unlearned: {sum(self._first)} of {len(held)} validation answers held the contract before the first "
+            f"The format is being unlearned: {sum(self.before)} of {len(held)} validation answers held the contract before the first "
             f"step, {sum(held)} do now. Lower training.learning_rate."
         )

@@ -53,7 +53,7 @@ def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
     if crew.leads:
         count, length = recipe.training.samples, recipe.evaluation.max_tokens
         contract = Contract.of(recipe) if recipe.contract else None
-        loop.sample = Sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit, contract)
+        loop.sample = Sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit, loop.held, contract)
         report_data(worker, made)
     loop.hosts = hosts.join(crew, found.step if found else 0)
     rows = [row.id for row in (*loop.train, *loop.valid)]

@@ -118,6 +118,36 @@ def test_other_rows_than_those_of_the_checkpoint_are_refused(tiny: Path, tmp_pat
     assert "Restore the data" in refused.value.mend
 
 
+def test_other_batches_than_those_of_the_checkpoint_are_refused(tiny: Path, tmp_path: Path) -> None:
+    found = stopped(make(tiny, tmp_path), 2)
+    with pytest.raises(DataError, match="other batches than those that the checkpoint of step 2"):
+        make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), found)
+
+
+@pytest.mark.parametrize("at", [5, 9])
+def test_a_stop_in_a_validation_makes_up_for_it_even_after_the_last_step(tiny: Path, tmp_path: Path, at: int) -> None:
+    section = replace(SECTION, epochs=2 if at < 9 else 3)
+    told, again = Listener(), Listener()
+    whole = make(tiny, tmp_path / "whole", section)
+    whole.run(told)
+    assert at == 5 or whole.total == at
+    found = stopped(make(tiny, tmp_path / "parts", section), at)
+    assert found.state["unchecked"]
+    second = make(tiny, tmp_path / "parts", section)
+    second.run(again, found)
+    assert again.of("validation") == [event for event in told.of("validation") if event["step"] >= at]
+    assert_same(weights(whole), weights(second))
+
+
+def test_a_resumed_run_knows_what_held_before_the_first_step(tiny: Path, tmp_path: Path) -> None:
+    first = make(tiny, tmp_path)
+    first.sample = lambda step: first.held.extend([True, False]) or ""
+    found = stopped(first, 4)
+    second = make(tiny, tmp_path)
+    second.run(Listener(), found)
+    assert second.held == [True, False]
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Validation losses by step; what is not in it is 9."""

@@ -22,7 +22,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Cont
     template = SimpleNamespace(prompt=lambda messages, tools: [1], stops=frozenset())
     events: list[dict] = []
     loaded = SimpleNamespace(model=model, tokenizer=None)
-    return Sampler(loaded, template, ROWS, 8, 9, lambda type, **fields: events.append(fields), contract), events
+    return Sampler(loaded, template, ROWS, 8, 9, lambda type, **fields: events.append(fields), [], contract), events
 
 
 def test_answers_that_lose_the_contract_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ loss = ["sigmoid", "sft"]
 weights = [1.0, 0.1]
 [adapter]
 parent = "tiny"
+dropout = 0.2
 [training]
 epochs = 1
 batch_tokens = 1500
@@ -100,6 +101,7 @@ def test_pairs_train_on_top_of_a_parent_and_are_measured_against_it(parent: tupl
     run = start(workspace)
     state = finish(run)
     assert state.reference[0] == state.reference[1] > 0
+    assert not state.warnings
     first, last = (dict(item.metrics) for item in (state.validations[0], state.validations[-1]))
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
     assert first["kl"] == pytest.approx(0, abs=1e-5)
