@@ -11,6 +11,7 @@ import numpy as np
 
 from mlxtune.adapters.fidelity import Distance
 from mlxtune.models.generate import Progress
+from mlxtune.models.lanes import side_by_side
 from mlxtune.models.prefix import TOGETHER, Shared
 
 BUDGET = 2**28  # bytes of logits that are kept of one model
@@ -40,7 +41,7 @@ def logits(model: nn.Module, asked: Asked, *, batch_size: int, progress: Progres
     else:
         tails = [[*prompt[len(prefix) :], *answer[:-1]] for prompt, answer in asked]
         batches = prefix.batches([len(tail) for tail in tails], batch_size, computed=TOGETHER)
-        for batch, hidden, _ in prefix.read(tails, batches):
+        for batch, (hidden, _) in side_by_side(batches, lambda some: prefix.begin([tails[at] for at in some])):
             for row, at in enumerate(batch):
                 ends = hidden[row, -len(asked[at][1]) :][mx.array(places[at])]
                 found[at] = prefix.parts.logits(ends).astype(mx.float32)

@@ -12,7 +12,7 @@ WINDOW = 256  # rows that are sorted together
 STRIDE = 64  # tokens: prompts whose lengths differ by less are sorted by their completions
 
 Arrange = Callable[[Sequence[int]], list[list[int]]]  # indices of rows, as batches of them
-Sides = tuple[int, int, int]  # the lengths of a pair's prompt, chosen and rejected completion, in tokens
+Sides = tuple[int, int, int]  # of a pair, in tokens: its prompt with what both completions begin with, and the rest of each
 
 
 def padded(length: int) -> int:
@@ -61,7 +61,7 @@ def group(lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int, ba
 def pair_widths(pairs: Iterable[Sides], *, shared: bool) -> tuple[int, ...]:
     """How many tokens wide a batch of ``pairs`` is, padding included: prompts and both sides apart, or both sides with their prompts.
 
-    The last token of a prompt runs with each completion, whose own last token is only predicted.
+    The last token before the sides part runs with each of them, whose own last token is only predicted.
     """
     lengths = [(prompt - 1, chosen, rejected) for prompt, chosen, rejected in pairs]
     blocks = lengths if shared else [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]

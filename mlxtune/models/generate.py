@@ -16,6 +16,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.models.grammar import Grammar
+from mlxtune.models.lanes import side_by_side
 from mlxtune.models.prefix import Prefix, Rows, Shared, part
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
@@ -104,7 +105,8 @@ def _decode(
 def _read(prefix: Prefix, tails: Sequence[Sequence[int]], tell: Callable[[int], None]) -> tuple[mx.array, list[Rows]]:
     """The hidden state behind each of ``tails``, ``(rows, hidden)``, and one cache a layer for all of them."""
     hidden, parts = [], []
-    for _, states, caches in prefix.read(tails, prefix.batches([len(tail) for tail in tails], len(tails), computed=part())):
+    some = prefix.batches([len(tail) for tail in tails], len(tails), computed=part())
+    for _, (states, caches) in side_by_side(some, lambda batch: prefix.begin([tails[at] for at in batch])):
         hidden.append(states[:, -1])
         parts.append(caches)
         tell(0)

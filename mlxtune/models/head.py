@@ -6,8 +6,9 @@ one pass is enough: for position i with hidden state h and target t,
     log p = h·W[t] − logsumexp(h·Wᵀ)        d log p / d h = W[t] − softmax(h·Wᵀ)·W
 
 so the forward pass can compute the gradient row by row, in chunks, and let the logits go (the idea of Liger's and Cut
-Cross-Entropy's fused losses: arXiv:2410.10989, arXiv:2411.09009). Some architectures bend the logits x = h·Wᵀ + b to
-z = cap·tanh(scale·x / cap); then each term of the gradient has a factor d z / d x = scale·(1 − (z / cap)²).
+Cross-Entropy's fused losses: arXiv:2410.10989, arXiv:2411.09009). Where no gradient will be asked for, the second line is left out.
+Some architectures bend the logits x = h·Wᵀ + b to z = cap·tanh(scale·x / cap); then each term of the gradient has a factor
+d z / d x = scale·(1 − (z / cap)²).
 
 Other heads, and those that train, run the model's own code in chunks that the backward pass computes again.
 """
@@ -47,14 +48,15 @@ class Split:
     """A model in two.
 
     ``backbone(tokens, cache or None)`` gives hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the scores of the vocabulary, and
-    ``logp(hidden, targets)`` log-probabilities ``(positions,)``. ``warning`` is what to tell the user if the quick way did not agree
-    with the model's own forward pass. Where even the halves do not, ``backbone`` is the whole model and its "hidden states" are
+    ``logp(hidden, targets)`` log-probabilities ``(positions,)``; ``score`` gives the same where no gradient will be asked for.
+    ``warning`` is what to tell the user if the quick way did not agree with the model's own forward pass. Where even the halves do not, ``backbone`` is the whole model and its "hidden states" are
     the logits.
     """
 
     backbone: Callable[..., mx.array]
     logits: Logits
     logp: LogProbabilities
+    score: LogProbabilities
     warning: str = ""
 
 
@@ -106,6 +108,7 @@ def split(model: nn.Module) -> Split:
         lambda tokens, cache=None: model(tokens, cache=cache),
         lambda logits: logits,
         plain_logp,
+        plain_logp,
         "this architecture's head cannot be computed apart: computing it in full",
     )
     try:
@@ -139,10 +142,11 @@ def _proved(model: nn.Module, halves: _Halves) -> Split | None:
             continue
         logits, logp = _logits(head, scale, cap), one_pass(head, scale=scale, cap=cap)
         if _agree(logits(states), own, own) and _agree(logp(states, targets), plain_logp(own, targets), own):
-            return Split(halves.backbone, logits, logp)
+            return Split(halves.backbone, logits, logp, forward_only(head, scale=scale, cap=cap))
     trained = any(tree_flatten(module.trainable_parameters()) for module in halves.around)
     warning = "" if trained else "this architecture's head is not a plain one: computing it twice, in chunks"
-    return Split(halves.backbone, halves.logits, in_chunks(halves.logits, halves.around), warning)
+    logp = in_chunks(halves.logits, halves.around)
+    return Split(halves.backbone, halves.logits, logp, logp, warning)
 
 
 def _bend(inner: nn.Module) -> tuple[float, float]:
@@ -180,11 +184,7 @@ def one_pass(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: fl
         for start in range(0, hidden.shape[0], chunk):
             part, wanted = _part(hidden, start, chunk, before), targets[start : start + chunk]
             logits = _bent(matrix.product(part, *weights).astype(mx.float32), scale, cap)
-            own = mx.take_along_axis(logits, wanted[:, None], axis=-1)
-            top = logits.max(axis=-1, keepdims=True)
-            power = exp_of_negative(top - logits)
-            total = power.sum(axis=-1, keepdims=True)
-            logp = (own - top - mx.log(total))[:, 0]
+            own, power, total, logp = _softmax(logits, wanted)
             row = matrix.rows(wanted, *weights)
             if cap:
                 power = power * (1 - mx.square(logits / cap))
@@ -209,6 +209,30 @@ def one_pass(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: fl
         return outputs[0]
 
     return logp
+
+
+def forward_only(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: float = 0.0) -> LogProbabilities:
+    """What :func:`one_pass` gives without its gradient, which is half of the products."""
+    matrix = _Matrix(head)
+
+    def logp(hidden: mx.array, targets: mx.array) -> mx.array:
+        logps: list[mx.array] = []
+        for start in range(0, hidden.shape[0], chunk):
+            part = _part(hidden, start, chunk, logps[-1:])
+            logits = _bent(matrix.product(part, *matrix.arrays).astype(mx.float32), scale, cap)
+            logps.append(_softmax(logits, targets[start : start + chunk])[-1])
+        return mx.concatenate(logps)
+
+    return logp
+
+
+def _softmax(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """The targets' logits ``(positions, 1)``, e to the power of all logits, the sum of these, and log-probabilities ``(positions,)``."""
+    own = mx.take_along_axis(logits, targets[:, None], axis=-1)
+    top = logits.max(axis=-1, keepdims=True)
+    power = exp_of_negative(top - logits)
+    total = power.sum(axis=-1, keepdims=True)
+    return own, power, total, (own - top - mx.log(total))[:, 0]
 
 
 def in_chunks(logits: Logits, heads: Sequence[nn.Module], chunk: int = CHUNK) -> LogProbabilities:

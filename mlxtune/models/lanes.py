@@ -11,11 +11,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import islice
+from typing import TypeVar
 
 import mlx.core as mx
 
 from mlxtune.models import blas
+
+Part = TypeVar("Part")
+Made = TypeVar("Made")
 
 MOST = 4  # lanes: smaller parts multiply slower
 
@@ -35,6 +41,24 @@ class Lanes:
         """Divide the cores among ``parts`` lanes that are about to work; 1 gives all to one."""
         if self._streams:
             blas.threads(max(1, cores() // parts))
+
+
+def side_by_side(parts: Iterable[Part], task: Callable[[Part], Made]) -> Iterator[tuple[Part, Made]]:
+    """Each of ``parts`` with what ``task`` makes of it, its arrays computed: as many at a time as the thread has lanes."""
+    lanes = mine()
+    waiting = iter(parts)
+    try:
+        while wave := list(islice(waiting, lanes.count)):
+            lanes.share(len(wave))
+            done = []
+            for lane, part in enumerate(wave):
+                with lanes(lane):
+                    done.append((part, task(part)))
+            mx.eval([made for _, made in done])
+            lanes.share(1)
+            yield from done
+    finally:
+        lanes.share(1)
 
 
 @cache

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import mlx.core as mx
@@ -51,35 +50,16 @@ class Prefix:
         if batch:
             yield batch
 
-    def read(
-        self, tails: Sequence[Sequence[int]], parts: Iterable[Sequence[int]]
-    ) -> Iterator[tuple[Sequence[int], mx.array, list[Rows]]]:
-        """For each of ``parts``, indices of ``tails``: itself, hidden states, and a cache for each layer to go on in.
+    def begin(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[Rows]]:
+        """Hidden states ``(rows, width, hidden)`` of ``tails`` with the padding on the left, and a cache for each layer to go on in.
 
-        Hidden states are ``(rows, width, hidden)`` with the padding on the left. Parts are computed side by side where there are lanes.
+        A row of more than :data:`TOGETHER` tokens is computed in pieces, so that no attention over all of it exists at one time.
         """
-        side = lanes.mine()
-        waiting = iter(parts)
-        try:
-            while wave := list(islice(waiting, side.count)):
-                side.share(len(wave))
-                done = []
-                for lane, part in enumerate(wave):
-                    with side(lane):
-                        done.append((part, *self._part([tails[at] for at in part])))
-                mx.eval([hidden for _, hidden, _ in done])
-                side.share(1)
-                yield from done
-        finally:
-            side.share(1)
-
-    def _part(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[Rows]]:
-        """A row of more than :data:`TOGETHER` tokens is computed in pieces, so that no attention over all of it exists at one time."""
         width = max(map(len, tails))
         pads = mx.array([width - len(tail) for tail in tails])
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
         caches = [Rows(cache, len(self), pads, self.grouped) for cache in self.caches]
-        hidden = _read(self.parts, tokens, caches, TOGETHER if len(tails) == 1 else width)
+        hidden = read(self.parts, tokens, caches, TOGETHER if len(tails) == 1 else width)
         return hidden, caches
 
 
@@ -115,13 +95,13 @@ class Shared:
                 new.keys, new.values = (array[:, :, :known] for array in old.state[:2])
                 new.offset = known
         if tokens[known:]:
-            mx.eval(_read(parts, mx.array([tokens[known:]]), caches, TOGETHER))
+            mx.eval(read(parts, mx.array([tokens[known:]]), caches))
         grouped = type(self._model).__module__.rsplit(".", 1)[-1] in _GROUPED
         self._last = Prefix(parts, tokens, caches, grouped)
         return self._last
 
 
-def _read(parts: Split, tokens: mx.array, caches: Sequence[Any], step: int) -> mx.array:
+def read(parts: Split, tokens: mx.array, caches: Sequence[Any], step: int = TOGETHER) -> mx.array:
     """Hidden states of ``tokens`` ``(rows, width)``, ``step`` columns at a time."""
     hidden = []
     for start in range(0, tokens.shape[1], step):
@@ -199,6 +179,12 @@ class Rows:
         rows, heads, _, width = array.shape
         gap = mx.zeros((rows, heads, length - self.length, width), array.dtype)
         return mx.concatenate([array[:, :, : self.prefix], gap, array[:, :, self.prefix : end]], axis=2)
+
+    def only(self, rows: mx.array) -> Rows:
+        """Another batch of ``rows`` of this one, which may be there more than once."""
+        other = copy.copy(self)
+        other.keep(rows)
+        return other
 
     def keep(self, rows: mx.array) -> None:
         """Let all but ``rows`` go."""

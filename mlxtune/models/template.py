@@ -59,8 +59,15 @@ class EncodedPair:
 
     @property
     def tokens(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """All that is seen, each token once: prompt, chosen, rejected."""
+        """All that is seen: prompt, chosen, rejected."""
         return np.concatenate([self.prompt, self.chosen, self.rejected])
+
+    @property
+    def common(self) -> int:
+        """How many tokens both completions begin with, of each all but the last."""
+        most = min(len(self.chosen), len(self.rejected)) - 1
+        differ = np.flatnonzero(self.chosen[:most] != self.rejected[:most])
+        return int(differ[0]) if differ.size else most
 
     @property
     def trained(self) -> np.ndarray[Any, np.dtype[np.bool_]]:

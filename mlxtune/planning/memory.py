@@ -117,7 +117,7 @@ def caches(shapes: Shapes, recipe: Recipe, work: Workload, *, plain: bool) -> bo
     """Whether the run keeps what enters the first adapted layer: where layers are frozen, and epochs or a reference come back to them."""
     wish = recipe.training.cache_frozen
     frozen = plain and shapes.first(shapes.adapted(recipe.adapter)) > 0
-    again = work.epochs > 1 or (recipe.method.kind != "sft" and not recipe.method.reference_free)
+    again = work.epochs > 1 or recipe.method.referred
     return frozen and (wish is True or (wish == "auto" and again))
 
 

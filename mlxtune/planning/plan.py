@@ -194,7 +194,7 @@ def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float
     if pace is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)
-    referred = recipe.method.kind != "sft" and not recipe.method.reference_free
+    referred = recipe.method.referred
     forward = validations * work.validated + referred * (work.once + work.validated)
     above = work.computed + forward * FORWARD_SHARE
     below = work.kept if cached else work.computed + forward

@@ -15,7 +15,7 @@ from mlxtune.recipe import TrainingSection
 class Length:
     """A row in tokens: ``full`` before it is cut, ``trained`` of it within the window, ``first`` before the first that trains.
 
-    ``sides`` are those of a preference pair, uncut: its prompt and both completions. Its ``full`` is the longer of its two sequences.
+    ``sides`` are those of a preference pair, uncut. Its ``full`` is the longer of its two sequences.
     """
 
     full: int
@@ -44,14 +44,14 @@ class Lengths:
     def call(self) -> tuple[float, float]:
         """The tokens of a prompt and of an answer, the mean over all rows; of a pair, the wanted answer."""
         rows = (*self.train, *self.valid)
-        asked = sum(row.sides[0] if row.sides else row.full - row.trained for row in rows)
-        answered = sum(row.sides[1] if row.sides else row.trained for row in rows)
+        asked = sum(row.first if row.sides else row.full - row.trained for row in rows)
+        answered = sum(sum(row.sides[:2]) - row.first if row.sides else row.trained for row in rows)
         return asked / len(rows), answered / len(rows)
 
     @property
     def shortest_window(self) -> int:
         """The fewest ``data.max_tokens`` that leave every row something to train."""
-        return max(row.first for row in (*self.train, *self.valid)) + 2
+        return max(row.sides[0] if row.sides else row.first for row in (*self.train, *self.valid)) + 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def workload(lengths: Lengths, section: TrainingSection, max_tokens: int) -> Wor
             before = shapes.get(key)
             if before is None or before.trained < batch.trained:
                 shapes[key] = batch
-            computed, learned, seen = computed + batch.tokens, learned + batch.trained, seen + sum(map(train.read, rows))
+            computed, learned, seen = computed + batch.tokens, learned + train.learned(rows), seen + sum(map(train.read, rows))
     once = sum(train.batch(rows).tokens for rows in batching.epoch(len(lengths.train), train.arrange, seed=section.seed, number=0))
     validated = sum(valid.batch(rows).tokens for rows in valid.arrange(range(len(lengths.valid))))
     kept = sum(rows.batch([at]).rows * rows.batch([at]).width for rows in (train, valid) for at in range(len(rows.lengths)))
@@ -133,6 +133,7 @@ class _Rows:
         self.lengths = [min(row.full, max_tokens) for row in rows]
         self.trained = [max(1, min(row.trained, total - row.first)) for row, total in zip(rows, self.lengths, strict=True)]
         self.sides = [_cut(row.sides, max_tokens, lengths.prefix) for row in rows if row.sides]
+        self.common = [row.sides[0] - row.first for row in rows if row.sides]
         self.bounds = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
         self.behind = [total - 1 - lengths.prefix for total in self.lengths]
 
@@ -148,13 +149,21 @@ class _Rows:
         prompt, chosen, rejected = self.sides[row]
         return 2 * (self.prefix + prompt) + chosen + rejected
 
+    def learned(self, rows: Sequence[int]) -> int:
+        """Tokens that train, of a pair those of both answers."""
+        if not self.sides:
+            return sum(self.trained[at] for at in rows)
+        return sum(2 * self.common[at] + sum(self.sides[at][1:]) for at in rows)
+
     def batch(self, rows: Sequence[int]) -> Batch:
         if self.sides:
             prefix = self.prefix if len(rows) > 1 else 0  # as training.pairs.collate decides
             back = self.prefix - prefix
             some = [(prompt + back, chosen, rejected) for prompt, chosen, rejected in (self.sides[at] for at in rows)]
             widths = batching.pair_widths(some, shared=self.shared)
-            return Batch(len(rows), sum(widths), prefix, sum(chosen + rejected for _, chosen, rejected in some), widths)
+            twice = 0 if self.shared else sum(self.common[at] for at in rows)
+            trained = sum(self.common[at] + sum(self.sides[at][1:]) for at in rows) + twice
+            return Batch(len(rows), sum(widths), prefix, trained, widths)
         width = batching.padded(max(self.behind[at] for at in rows))
         return Batch(len(rows), width, self.prefix, sum(self.trained[at] for at in rows))
 

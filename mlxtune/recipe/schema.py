@@ -70,6 +70,11 @@ class MethodSection:
         """Whether no loss looks at the reference."""
         return self.kind != "kto" and all(name in ("sft", "simpo", "orpo") for name in self.loss)
 
+    @property
+    def referred(self) -> bool:
+        """Whether the reference scores all pairs before the first step: a loss looks at it, or it says which pairs train."""
+        return self.kind != "sft" and (self.pairs == "wrong" or not self.reference_free)
+
 
 @dataclass(frozen=True)
 class AdapterSection:

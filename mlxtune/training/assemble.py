@@ -91,6 +91,7 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     if recipe.adapter.parent:
         _start_from(recipe.path(recipe.adapter.parent), loaded)
+    loaded.model.eval()  # what is tried out below is computed twice and compared: dropout would differ
     parts = head.split(loaded.model)
     if parts.warning:
         worker.warn(parts.warning)
@@ -151,11 +152,11 @@ def _refer(loop: Loop, recipe: Recipe, objective: Preferring, base: str, worker:
         worker.emit("reference", done=done, total=total)
 
     shares: list[Sequence[Any]] = [loop.train, loop.valid]
-    caches: list[Any] = [loop.cache(rows) if rows and _referred(recipe) else None for rows in shares]
+    caches: list[Any] = [loop.cache(rows) if rows and recipe.method.referred else None for rows in shares]
     if shares[1]:
         how: Any = {"shared": objective.shared, "prefix": objective.prefix, "cache": caches[1]}
         loop.distance = drift.Distance(loop.stack, shares[1], **how)
-    if not _referred(recipe):
+    if not recipe.method.referred:
         return {}
     train, loop.valid = (
         refer(loop.stack, rows, base, shared=objective.shared, cache=cache, progress=tell) if rows else rows
@@ -209,12 +210,7 @@ def _caches(recipe: Recipe, loop: Loop, *, plain: bool) -> bool:
         if wish is True:
             raise RecipeError(f"training.cache_frozen needs {size(needed)} of disk, and there is not twice that.")
         return False
-    return wish is True or (pairwise and _referred(recipe)) or loop.epochs > 1
-
-
-def _referred(recipe: Recipe) -> bool:
-    """Whether the model scores all pairs before the first step."""
-    return recipe.method.pairs == "wrong" or not recipe.method.reference_free
+    return wish is True or recipe.method.referred or loop.epochs > 1
 
 
 def _width(stack: Stack) -> int:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 
 from mlxtune.models.head import CHUNK
+from mlxtune.models.lanes import side_by_side
 from mlxtune.models.template import EncodedPair
-from mlxtune.training.pairs import PairCache, collate, completed, groups
+from mlxtune.training.pairs import PairCache, collate, groups, predicting
+from mlxtune.training.reference import identity
 from mlxtune.training.stack import Stack
 
 PAIRS = 16  # held-out prompts that are looked at
@@ -32,21 +35,24 @@ class Distance:
         self.stack, self.cache = stack, cache
         together = groups(some, prefix, shared=shared)
         self.batches = collate(some, together, shared=shared, prefix=prefix, lanes=stack.lanes.count)
+        self.identity = identity(stack.model)
         learning = tree_flatten(stack.model.trainable_parameters())
         self.reference = self._hidden() if all("layers." in name for name, _ in learning) else []
 
     def __call__(self) -> float | None:
-        """The mean over all tokens of these answers."""
+        """The mean over all tokens of these answers; of the same adapter 0, without computing it."""
         if not self.reference:
             return None
-        total, count = 0.0, 0
-        for ours, theirs in zip(self._hidden(), self.reference, strict=True):
-            for start in range(0, ours.shape[0], CHUNK):
-                policy, other = (_logp(self.stack, hidden[start : start + CHUNK]) for hidden in (ours, theirs))
-                part: Any = (mx.exp(policy) * (policy - other)).sum().item()
-                total += float(part)
-            count += ours.shape[0]
-        return total / count
+        if identity(self.stack.model) == self.identity:
+            return 0.0
+        chunks = [
+            (ours[start : start + CHUNK], theirs[start : start + CHUNK])
+            for ours, theirs in zip(self._hidden(), self.reference, strict=True)
+            for start in range(0, ours.shape[0], CHUNK)
+        ]
+        parts = side_by_side(chunks, lambda both: _divergence(*(_logp(self.stack, hidden) for hidden in both)))
+        sums: list[Any] = [part.item() for _, part in parts]
+        return sum(sums) / sum(ours.shape[0] for ours, _ in chunks)
 
     def _hidden(self) -> list[mx.array]:
         """Of each part, ``(tokens, width)``: a row wherever a token of a chosen answer is predicted."""
@@ -58,9 +64,9 @@ class Distance:
             for batch in self.batches:
                 self.stack.lanes.share(len(batch.parts))
                 arrays = batch.arrays | {"entering": self.cache.entering(batch) if self.cache else []}
-                for part, (chosen,) in zip(batch.parts, completed(self.stack, arrays, sides=1), strict=True):
-                    count: Any = part.mask[: len(part.rows)].sum().item()
-                    made.append(chosen.reshape(-1, chosen.shape[-1])[part.positions[: int(count)]])
+                for part, states in zip(batch.parts, predicting(self.stack, arrays, sides=1), strict=True):
+                    chosen = np.array(part.where)[: len(part.rows)][np.array(part.mask)[: len(part.rows)] > 0]
+                    made.append(states[mx.array(chosen)])
                 mx.eval(made)
             return made
         finally:
@@ -78,6 +84,10 @@ def displaced(metrics: Mapping[str, float | None]) -> str:
         f"Chosen answers become less likely too: by {-chosen:.1f} nats each, rejected ones by {-rejected:.1f} "
         '(likelihood displacement). Lower training.learning_rate, or train with loss = ["sigmoid", "sft"].'
     )
+
+
+def _divergence(policy: mx.array, other: mx.array) -> mx.array:
+    return (mx.exp(policy) * (policy - other)).sum()
 
 
 def _logp(stack: Stack, hidden: mx.array) -> mx.array:

@@ -76,5 +76,7 @@ def measure(rows: Sequence[Any]) -> tuple[Length, ...]:
 def _length(row: Encoded | EncodedPair) -> Length:
     if isinstance(row, Encoded):
         return Length(row.full, int(row.trained[1:].sum()), int(row.trained.argmax()))
-    prompt = len(row.prompt)
-    return Length(prompt + max(row.uncut), len(row.chosen) + len(row.rejected), prompt, (prompt, *row.uncut))
+    prompt, common = len(row.prompt), row.common
+    chosen, rejected = row.uncut
+    sides = (prompt + common, chosen - common, rejected - common)
+    return Length(prompt + max(row.uncut), len(row.chosen) + len(row.rejected), prompt, sides)

@@ -6,6 +6,7 @@ is from the reference altogether. So the prompt is computed once for both, and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,9 +52,8 @@ class Labelled(Preferring):
         """Each over the rows of its label, nothing where there are none; ``kl`` over all."""
         wanted, unwanted, *found, kl = sums
         counts = (wanted, unwanted)
-        means = [total / count if count else 0.0 for total, count in zip(found, counts * 2, strict=True)]
-        margin = means[0] - means[1] if wanted and unwanted else 0.0
-        return dict(zip(METRICS, [means[0], means[1], margin, means[2], means[3], kl / weight], strict=True))
+        means = [total / count if count else math.nan for total, count in zip(found, counts * 2, strict=True)]
+        return dict(zip(METRICS, [*means[:2], means[0] - means[1], *means[2:], kl / weight], strict=True))
 
     def __call__(self, stack: Stack, arrays: Arrays) -> tuple[mx.array, mx.array]:
         own, other = [], []

@@ -1,9 +1,11 @@
-"""Preference pairs as a step computes them: chosen and rejected in one batch, the prompt once for both.
+"""Preference pairs as a step computes them: chosen and rejected in one batch, and what both begin with once.
 
-What all prompts begin with, a system turn perhaps, runs once as one sequence. Behind it all prompts of a batch run, but for their
-last token, padded on the right; their keys and values are recorded as part of the graph. Then all chosen completions run behind their prompts, and all rejected ones, from the prompt's last token on: each starts at
-the place where its own prompt ends, and a mask hides the padding. The two sides are padded apart, because what is rejected is
-seldom as long as what is chosen. The same sums as in whole sequences, in another order, and for a long prompt half of the work.
+What all prompts begin with, a system turn perhaps, runs once as one sequence. Behind it run the stems of a batch, padded on the
+right: a stem is a prompt, and what both of its completions begin with, but for the last token of that. Keys and values are recorded
+as part of the graph. Then all chosen completions run behind their stems, and all rejected ones, from the stem's last token on: each
+starts at the place where its own stem ends, and a mask hides the padding. The two sides are padded apart, because what is rejected
+is seldom as long as what is chosen. The same sums as in whole sequences, in another order, and for a long prompt, or an answer that
+was corrected near its end, half of the work.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from mlxtune.data.batching import Sides, group_pairs, padded
+from mlxtune.data.batching import Sides, group_pairs
 from mlxtune.data.rows import Place
 from mlxtune.models.head import magnitude
 from mlxtune.models.template import EncodedPair, common_prefix
@@ -25,36 +27,14 @@ from mlxtune.recipe import MethodSection
 from mlxtune.training import preference
 from mlxtune.training.batches import WORTH
 from mlxtune.training.frozen import GROUP_TOKENS, FrozenCache
+from mlxtune.training.pair_part import PairPart, part_of
 from mlxtune.training.preference import Scores
 from mlxtune.training.stack import Behind, Between, Recorded, Stack
 
 PairArrays = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class PairPart:
-    """What one lane computes.
-
-    ``prompts`` int32 ``(pairs, prompt)`` without the prefix and their last tokens, padded on the right; ``None`` where ``inputs`` begin
-    with their prompts. ``starts`` int32 ``(pairs,)`` says where each prompt's last token stands. ``inputs`` are two, chosen and rejected: int32 ``(pairs, tokens)``.
-    ``positions`` and ``targets`` int32 ``(targets,)`` are a flat list of what is predicted, and from where in both flattened inputs
-    one after the other; ``where`` int32 ``(2 pairs, completion)`` says where in that list each token of a completion is, and ``mask``
-    float32 of the same shape which are real. ``reference`` float32 ``(2 pairs,)`` holds the reference's log-probabilities, chosen and
-    then rejected, 0 where they are not known.
-    """
-
-    rows: tuple[int, ...]
-    prompts: mx.array | None
-    starts: mx.array
-    inputs: tuple[mx.array, mx.array]
-    positions: mx.array
-    targets: mx.array
-    where: mx.array
-    mask: mx.array
-    reference: mx.array
-
-
-_LISTS = ("starts", "positions", "targets", "where", "mask", "reference")
+_LISTS = ("starts", "begun", "positions", "targets", "where", "mask", "reference")
 
 
 @dataclass(frozen=True)
@@ -74,7 +54,7 @@ class PairBatch:
         """What the objective computes on: lists by name, an item a lane."""
         lists: PairArrays = {name: [getattr(part, name) for part in self.parts] for name in _LISTS}
         lists["inputs"] = [list(part.inputs) for part in self.parts]
-        lists["prompts"] = [part.prompts for part in self.parts if part.prompts is not None]
+        lists["stems"] = [part.stems for part in self.parts if part.stems is not None]
         lists["prefix"] = [] if self.prefix is None else [self.prefix]
         return lists | {"mean_length": mx.array(self.mean_length)}
 
@@ -86,13 +66,16 @@ class PairBatch:
     @property
     def computed(self) -> int:
         """How many positions are computed, padding and prefix included."""
-        blocks = [self.prefix, *(array for part in self.parts for array in (*part.inputs, part.prompts))]
+        blocks = [self.prefix, *(array for part in self.parts for array in (*part.inputs, part.stems))]
         return sum(block.size for block in blocks if block is not None)
 
 
 def sides(pairs: Iterable[EncodedPair], prefix: int = 0) -> list[Sides]:
-    """The lengths of each pair, as batches are made by; of a prompt, what comes behind the ``prefix``."""
-    return [(len(pair.prompt) - prefix, len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    """The lengths of each pair, as batches are made by; of a stem, what comes behind the ``prefix``."""
+    return [
+        (len(pair.prompt) + common - prefix, len(pair.chosen) - common, len(pair.rejected) - common)
+        for pair, common in ((pair, pair.common) for pair in pairs)
+    ]
 
 
 def shared_prefix(pairs: Sequence[EncodedPair]) -> int:
@@ -112,7 +95,7 @@ def collate(
 ) -> list[PairBatch]:
     """The batches of one optimizer step: each of ``groups``, which are indices of ``pairs``, dealt out to ``lanes``.
 
-    With ``shared``, prompts are computed once, and the ``prefix`` that all of them begin with once for all pairs of a batch. ``step`` names all pairs of the step where ``groups`` are one host's share of them.
+    With ``shared``, stems are computed once, and the ``prefix`` that all of them begin with once for all pairs of a batch. ``step`` names all pairs of the step where ``groups`` are one host's share of them.
     Reference log-probabilities that are not known yet are 0.
     """
     groups = list(groups)
@@ -129,47 +112,13 @@ def collate(
 
 def _parts(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool, prefix: int, lanes: int) -> tuple[PairPart, ...]:
     dealt = [chosen[lane::lanes] for lane in range(min(lanes, len(chosen)))]
-    return tuple(_part(pairs, some, shared, prefix) for some in dealt)
-
-
-def _part(pairs: Sequence[EncodedPair], chosen: Sequence[int], shared: bool, prefix: int) -> PairPart:
-    some = [pairs[at] for at in chosen]
-    prompts, sides = [pair.prompt for pair in some], ([pair.chosen for pair in some], [pair.rejected for pair in some])
-    before = [prompt[-1:] if shared else prompt for prompt in prompts]
-    inputs = [_rows([np.concatenate([start, answer[:-1]]) for start, answer in zip(before, side, strict=True)]) for side in sides]
-    answers = [*sides[0], *sides[1]]
-    lengths = np.array([len(answer) for answer in answers])
-    real = np.arange(padded(int(lengths.max()))) < lengths[:, None]
-    first = np.concatenate([np.arange(len(some)) * side.shape[1] for side in inputs])  # of each row in the flattened inputs
-    first[len(some) :] += inputs[0].size
-    first += np.array([len(start) - 1 for start in before * 2])
-    count = int(real.sum())
-    positions, targets = np.zeros(padded(count), np.int32), np.zeros(padded(count), np.int32)
-    positions[:count], targets[:count] = (first[:, None] + np.arange(real.shape[1]))[real], np.concatenate(answers)
-    where = np.zeros(real.shape, np.int32)
-    where[real] = np.arange(count)
-    known = np.array([pair.reference or (0.0, 0.0) for pair in some], np.float32)
-    return PairPart(
-        tuple(chosen),
-        mx.array(_rows([prompt[prefix:-1] for prompt in prompts])) if shared else None,
-        mx.array(np.array([len(prompt) - 1 for prompt in prompts], np.int32)),
-        (mx.array(inputs[0]), mx.array(inputs[1])),
-        mx.array(positions), mx.array(targets), mx.array(where), mx.array(real.astype(np.float32)), mx.array(known.T.flatten()),
-    )  # fmt: skip
-
-
-def _rows(rows: Sequence[Any]) -> Any:
-    """``rows`` of tokens as one array, padded on the right."""
-    out = np.zeros((len(rows), padded(max(map(len, rows)))), np.int32)
-    for at, row in enumerate(rows):
-        out[at, : len(row)] = row
-    return out
+    return tuple(part_of(pairs, some, shared, prefix) for some in dealt)
 
 
 class Beside(Behind):
-    """A layer's cache in the pass over completions: row i sees prompt i, then itself.
+    """A layer's cache in the pass over completions: row i sees stem i, then itself.
 
-    ``keys`` and ``values`` are ``(pairs, heads, prompt, width)``; ``starts`` ``(pairs,)`` says how much of each is not padding.
+    ``keys`` and ``values`` are ``(pairs, heads, stem, width)``; ``starts`` ``(pairs,)`` says how much of each is not padding.
     """
 
     def __init__(self, keys: mx.array, values: mx.array, starts: mx.array) -> None:
@@ -177,11 +126,11 @@ class Beside(Behind):
         self.offset: Any = starts  # rope takes one for each row as well as one for all
 
     def make_mask(self, length: int, **_: Any) -> Any:
-        """Bool ``(pairs, 1, length, prompt + length)``."""
-        prompt = mx.arange(self.keys.shape[2]) < self.offset[:, None, None, None]
+        """Bool ``(pairs, 1, length, stem + length)``."""
+        stem = mx.arange(self.keys.shape[2]) < self.offset[:, None, None, None]
         own = mx.arange(length) <= mx.arange(length)[:, None]
         shape = (self.offset.shape[0], 1, length)
-        parts = [mx.broadcast_to(prompt, (*shape, prompt.shape[-1])), mx.broadcast_to(own, (*shape, length))]
+        parts = [mx.broadcast_to(stem, (*shape, stem.shape[-1])), mx.broadcast_to(own, (*shape, length))]
         return mx.concatenate(parts, axis=-1)
 
     def again(self, keys: mx.array, values: mx.array) -> Beside:
@@ -191,23 +140,23 @@ class Beside(Behind):
 def _hidden(
     stack: Stack,
     prefix: Sequence[Recorded],
-    prompts: mx.array | None,
+    stems: mx.array | None,
     starts: mx.array,
     inputs: Sequence[mx.array],
     entering: Any = (),
     until: int | None = None,
 ) -> list[mx.array]:
-    """Hidden states of ``prompts``, if they run apart, and of each of ``inputs``.
+    """Hidden states of ``stems``, if they run apart, and of each of ``inputs``.
 
     ``prefix`` is what was recorded of what all prompts begin with, if that runs apart. ``entering`` is what enters the first adapted layer of all of them, where that is known; ``until`` stops before that layer.
     """
-    if prompts is None:
+    if stems is None:
         return [stack.hidden(side, until=until) for side in inputs]
     asked, *answered = entering or (None,) * (1 + len(inputs))
     start, end = stack.first if entering else 0, stack.depth if until is None else until
     recorded: list[Recorded] = [Between(cache.keys, cache.values) for cache in prefix]
     recorded = recorded or [Recorded() for _ in range(start, end)]
-    hidden = [stack._run(prompts, recorded, start, until, asked)]
+    hidden = [stack._run(stems, recorded, start, until, asked)]
     if len(inputs) == 2 and inputs[0].shape == inputs[1].shape:  # one block of twice as many rows is quicker than two
         known = mx.concatenate([side for side in answered if side is not None]) if entering else None
         both = _behind(stack, recorded, starts, mx.concatenate(list(inputs)), known, start, until, twice=True)
@@ -228,7 +177,7 @@ def _behind(
     *,
     twice: bool = False,
 ) -> mx.array:
-    """Hidden states of ``rows``, each behind its prompt; ``twice``: behind the prompts comes a second round of them."""
+    """Hidden states of ``rows``, each behind its stem; ``twice``: behind the stems comes a second round of them."""
     times = 2 if twice else 1
     places = mx.concatenate([starts] * times)
     held = [[mx.concatenate([array] * times) for array in (cache.keys, cache.values)] for cache in recorded]
@@ -242,26 +191,33 @@ def logps(stack: Stack, arrays: PairArrays) -> list[mx.array]:
     Lazy, and differentiable. ``arrays`` is ``PairBatch.arrays`` and ``entering``: nothing, or what :meth:`PairCache.entering` gives.
     """
     found = []
-    for lane, sides in enumerate(completed(stack, arrays)):
+    for lane, states in enumerate(predicting(stack, arrays)):
         with stack.lanes(lane):
-            hidden = mx.concatenate([side.reshape(-1, side.shape[-1]) for side in sides])[arrays["positions"][lane]]
-            each = stack.split.logp(hidden, arrays["targets"][lane]).astype(mx.float32)
+            each = stack.logp(states, arrays["targets"][lane]).astype(mx.float32)
             found.append((each[arrays["where"][lane]] * arrays["mask"][lane]).sum(axis=1))
     return found
 
 
-def completed(stack: Stack, arrays: PairArrays, sides: int = 2) -> list[list[mx.array]]:
-    """The hidden states of both ``inputs`` of each part, or with ``sides`` = 1 of chosen alone. ``arrays`` is as in :func:`logps`."""
+def predicting(stack: Stack, arrays: PairArrays, sides: int = 2) -> list[mx.array]:
+    """The hidden states ``(targets, width)`` that predict the targets of each part.
+
+    With ``sides`` = 1 rejected completions are not run, and states of what they alone say mean nothing. ``arrays`` is as in :func:`logps`.
+    """
     entering = list(arrays["entering"])
     prefix: list[Recorded] = []
     if arrays["prefix"]:
         prefix, _ = stack.record(arrays["prefix"][0], entering.pop(0) if entering else None)
     found = []
     for lane, inputs in enumerate(arrays["inputs"]):
-        prompts = arrays["prompts"][lane] if arrays["prompts"] else None
+        stems = arrays["stems"][lane] if arrays["stems"] else None
         known = entering[lane][: 1 + sides] if entering else ()
         with stack.lanes(lane):
-            found.append(_hidden(stack, prefix, prompts, arrays["starts"][lane], inputs[:sides], known)[-sides:])
+            blocks = _hidden(stack, prefix, stems, arrays["starts"][lane], inputs[:sides], known)
+            flat = [block.reshape(-1, block.shape[-1]) for block in blocks]
+            own = mx.concatenate(flat[-sides:])
+            places = mx.minimum(arrays["positions"][lane], own.shape[0] - 1)
+            begun = arrays["begun"][lane]
+            found.append(mx.concatenate([flat[0][begun], own[places]]) if begun.size else own[places])
     return found
 
 
@@ -294,7 +250,7 @@ def can_share(stack: Stack) -> bool:
     model = stack.model
     if not all(type(cache) is KVCache for cache in make_prompt_cache(model)):
         return False  # a sliding window agrees on a short trial and differs on a long row
-    prompts, answers = ([1, 5, 2, 9, 4, 7], [1, 5, 6], [1, 5, 3, 8]), ([4, 2], [7, 7, 1, 9, 3])
+    prompts, answers = ([1, 5, 2, 9, 4, 7], [1, 5, 6], [1, 5, 3, 8]), ([4, 8, 2], [4, 8, 1, 9, 3])
     trial = [_trial(prompt, *answers) for prompt in prompts]
     training = model.training
     try:
@@ -316,7 +272,7 @@ def _trial(*tokens: list[int]) -> EncodedPair:
 
 
 class PairCache(FrozenCache):
-    """What enters the first adapted layer, kept per pair over epochs; for shared prompts only."""
+    """What enters the first adapted layer, kept per pair over epochs; for shared stems only."""
 
     def __init__(self, stack: Stack, pairs: Sequence[EncodedPair], prefix: int = 0, *, budget: int, folder: Path) -> None:
         super().__init__(stack, [], prefix, budget=budget, folder=folder)
@@ -326,16 +282,16 @@ class PairCache(FrozenCache):
         self._computed: set[int] = set()
 
     def entering(self, batch: Any) -> list[Any]:
-        """``(1, prefix, width)`` if there is a prefix; then of each part of the ``PairBatch`` three arrays: ``(pairs, prompt, width)``,
+        """``(1, prefix, width)`` if there is a prefix; then of each part of the ``PairBatch`` three arrays: ``(pairs, stem, width)``,
         and ``(pairs, tokens, width)`` of each side."""
         self._begin(self.pairs[0].prompt)
         for number in sorted({self._group[at] for part in batch.parts for at in part.rows} - self._computed):
             self._compute(number)
         found: list[Any] = [] if batch.prefix is None else [self._shared]
         for part in batch.parts:
-            asked = self._gather(_keys(part.rows, 0), part.prompts.shape[1])
+            asked = self._gather(_keys(part.rows, 0), part.stems.shape[1])
             if batch.prefix is None and self._shared is not None:
-                asked = mx.concatenate([self._shared, asked], axis=1)[:, : part.prompts.shape[1]]  # a single pair shares nothing
+                asked = mx.concatenate([self._shared, asked], axis=1)[:, : part.stems.shape[1]]  # a single pair shares nothing
             sides = [self._gather(_keys(part.rows, side), block.shape[1]) for side, block in enumerate(part.inputs, 1)]
             found.append([asked, *sides])
         return found
@@ -347,7 +303,7 @@ class PairCache(FrozenCache):
         made = []
         for lane, part in enumerate(parts):
             with lanes(lane):
-                made.append(_hidden(stack, self._recorded, part.prompts, part.starts, part.inputs, until=stack.first))
+                made.append(_hidden(stack, self._recorded, part.stems, part.starts, part.inputs, until=stack.first))
         mx.eval(made)
         for part, hidden in zip(parts, made, strict=True):
             for side, block in enumerate(hidden):
@@ -362,5 +318,5 @@ class PairCache(FrozenCache):
 
 
 def _keys(pairs: Sequence[int], side: int) -> list[int]:
-    """Names of what a cache keeps of each pair: 0 for its prompt, 1 for chosen, 2 for rejected."""
+    """Names of what a cache keeps of each pair: 0 for its stem, 1 for chosen, 2 for rejected."""
     return [3 * at + side for at in pairs]

@@ -196,12 +196,14 @@ def _pairs(batch: dict[str, Any], recipe: Recipe) -> list[EncodedPair]:
     dice = np.random.default_rng(recipe.training.seed)
     *prompt, chosen, rejected = batch["sides"]
     answered = batch["trained"] // batch["rows"]
-    asked = prompt[0] if prompt else max(1, (chosen + rejected - answered) // 2)
-    lengths = [asked + bool(prompt), *((chosen, rejected) if prompt else (chosen - asked, rejected - asked))]
+    asked = prompt[0] + 1 if prompt else max(1, (chosen + rejected - answered) // 2)
+    common = min(max(0, answered - chosen - rejected), asked - 1) if prompt else 0  # predicted in the stem
+    lengths = [asked - common, *((common + chosen, common + rejected) if prompt else (chosen - asked, rejected - asked))]
     made = []
     for at in range(max(batch["rows"], batch["grouped"])):
         asks, better, worse = (dice.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
         asks = np.concatenate([np.arange(batch["prefix"], dtype=np.int32) % 200 + 3, asks])
+        worse[:common], worse[common : common + 1] = better[:common], 2  # from there on they differ
         made.append(EncodedPair(str(at), Place(recipe.folder, at + 1), asks, better, worse, (len(better), len(worse))))
     return made
 

@@ -63,5 +63,5 @@ def loss_sum(stack: Stack, arrays: Arrays) -> mx.array:
         with stack.lanes(lane):
             hidden = stack.hidden(inputs, recorded, entering[lane] if entering else None)
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
-            losses.append(-(stack.split.logp(hidden, targets) * weights).sum())
+            losses.append(-(stack.logp(hidden, targets) * weights).sum())
     return mx.stack(losses).sum()

@@ -122,6 +122,10 @@ class Stack:
         caches = None if recorded is None else [Behind(cache.keys, cache.values) for cache in recorded]
         return self._run(tokens, caches, start, until, entering)
 
+    def logp(self, hidden: mx.array, targets: mx.array) -> mx.array:
+        """Log-probabilities ``(positions,)`` of ``targets`` behind ``hidden``; a model that does not train is asked for no gradient."""
+        return (self.split.logp if self.model.training else self.split.score)(hidden, targets)
+
     def _run(
         self, tokens: mx.array, caches: list[Any] | None, start: int, until: int | None, entering: mx.array | None
     ) -> mx.array:

@@ -99,13 +99,13 @@ def test_prompts_read_in_pieces_and_in_parts_are_answered_as_alone(tiny: Path, m
 def test_a_prefix_goes_on_from_the_one_before_it(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     read: list[int] = []
-    reading = prefix._read
+    reading = prefix.read
 
-    def watched(parts, tokens, caches, step):
+    def watched(parts, tokens, caches, *step):
         read.extend([tokens.shape[1]] * (tokens.shape[0] == 1))  # a prefix, not two tails
-        return reading(parts, tokens, caches, step)
+        return reading(parts, tokens, caches, *step)
 
-    monkeypatch.setattr(prefix, "_read", watched)
+    monkeypatch.setattr(prefix, "read", watched)
     shared = prefix.Shared(model)
     for begin in ([*range(60, 72)], [*range(60, 75)], [60, 61, 90], [], [60, 61], [60, 61]):
         prompts = [[*begin, 95], [*begin, 96]]
@@ -145,8 +145,10 @@ def test_a_schema_that_no_grammar_can_express_is_refused(tiny: Path) -> None:
 def test_likelihoods_of_answers_are_those_of_a_whole_forward_pass(tiny: Path, monkeypatch, plain: bool) -> None:
     model, _ = load_stock(str(tiny))
     asked = [([70, 71, 72], [80, 81]), ([70, 71, 73, 74], [90]), ([70, 71], [95, 96, 97, 98])]
+    asked += [([70, 71, 72], [80, 82, 83, 84]), ([70, 71, 72], [80, 82]), ([70, 71], [99]), ([70, 71, 73, 74], [90])]
     if not plain:
         monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
+    asked += [([70, 71, 72], [80, 85, token]) for token in range(60, 65)]
     found = nats(model, asked, batch_size=2)
     for (prompt, answer), value in zip(asked, found, strict=True):
         logits = np.array(model(mx.array([[*prompt, *answer]]))[0], np.float64)

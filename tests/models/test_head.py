@@ -17,7 +17,7 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.utils import load_model
 
 from mlxtune.models import lora
-from mlxtune.models.head import exp_of_negative, in_chunks, one_pass, plain_logp, split
+from mlxtune.models.head import exp_of_negative, forward_only, in_chunks, one_pass, plain_logp, split
 from mlxtune.recipe import AdapterSection
 
 SHAPES = {"plain": (1.0, 0.0), "scaled": (0.25, 0.0), "capped": (1.0, 2.0), "both": (3.0, 1.5)}
@@ -44,12 +44,13 @@ def weighted(logp: Any, hidden: mx.array) -> tuple[mx.array, mx.array]:
 
 
 @pytest.mark.parametrize(("scale", "cap"), SHAPES.values(), ids=SHAPES)
-def test_both_ways_give_the_plain_log_probabilities_and_gradients(head: nn.Module, scale: float, cap: float) -> None:
+def test_every_way_gives_the_plain_log_probabilities_and_gradients(head: nn.Module, scale: float, cap: float) -> None:
     hidden = mx.random.normal((37, 64))
     logits = logits_of(head, scale, cap)
     expected, slope = weighted(lambda hidden, targets: plain_logp(logits(hidden), targets), hidden)
     head.freeze()
-    for logp in (one_pass(head, chunk=8, scale=scale, cap=cap), in_chunks(logits, [head], chunk=8)):
+    bend = {"scale": scale, "cap": cap}
+    for logp in (one_pass(head, 8, **bend), forward_only(head, 8, **bend), in_chunks(logits, [head], chunk=8)):
         found, own = weighted(logp, hidden)
         assert mx.allclose(found, expected, rtol=1e-5, atol=1e-5)
         assert mx.allclose(own, slope, rtol=1e-4, atol=1e-5)

@@ -88,7 +88,7 @@ def test_of_pairs_too_steps_and_tokens_are_the_loops(section: TrainingSection, s
     assert found.validated == sum(batch.computed for batch in loop.validation())
     if shared:
         blocks = {
-            (len(part.rows), *(block.shape[1] for block in (part.prompts, *part.inputs))) for batch in made for part in batch.parts
+            (len(part.rows), *(block.shape[1] for block in (part.stems, *part.inputs))) for batch in made for part in batch.parts
         }
         assert {(one.rows, *one.sides) for one in found.shapes} == blocks
         assert {one.prefix for one in found.shapes if one.rows > 1} == {prefix}
@@ -96,7 +96,9 @@ def test_of_pairs_too_steps_and_tokens_are_the_loops(section: TrainingSection, s
 
 
 def _pair(at: int, *lengths: int) -> EncodedPair:
+    """Answers that begin alike: in nothing, for a half, or until one ends."""
     prompt, chosen, rejected = (np.zeros(length, np.int32) for length in lengths)
+    rejected[len(rejected) * (at % 3) // 2 :] = 1
     return EncodedPair(str(at), Place(Path("x"), at), prompt, chosen, rejected, (len(chosen), len(rejected)))
 
 
@@ -111,6 +113,8 @@ def test_a_window_cuts_rows_and_says_how_many() -> None:
     assert given.cut(64) == 3  # the first two validate, too: 100 twice, and 90
     assert workload(given, TrainingSection(batch_size=1), 64).longest == 64
     assert given.shortest_window == 77
+    alike = Length(90, 60, 30, (50, 40, 20))  # the answers differ from token 50 on
+    assert Lengths((alike,), (), 0, True).shortest_window == 52
 
 
 def test_smaller_batches_keep_the_step_and_end_at_one_row() -> None:

@@ -44,7 +44,8 @@ def cost(some: Any, shared: bool) -> int:
 def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: int = 45, prefix: int = 0) -> list[EncodedPair]:
     """Pairs of all lengths: a prompt of one token, a completion of one token, prompts longer than completions and the reverse.
 
-    All prompts have the same ``prefix`` before that.
+    All prompts have the same ``prefix`` before that. Of every second pair both completions begin alike, as far as the shorter one goes
+    or not so far.
     """
     dice = random.Random(seed)
     beginning = np.array([dice.randrange(vocabulary) for _ in range(prefix)], np.int32)
@@ -56,6 +57,9 @@ def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: i
     made = []
     for at, each in enumerate(lengths):
         prompt, chosen, rejected = (np.array([dice.randrange(vocabulary) for _ in range(length)], np.int32) for length in each)
+        if at % 2:
+            both = min(len(chosen), len(rejected), 99 if at % 4 == 1 else dice.randint(0, 5))
+            rejected[:both] = chosen[:both]
         reference = (-5.0 * len(chosen) - dice.random(), -5.5 * len(rejected) - dice.random())
         prompt = np.concatenate([beginning, prompt])
         made.append(EncodedPair(str(at), Place(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
