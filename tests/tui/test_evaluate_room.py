@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.runs.registry import Run
+from mlxtune.tui import evaluations
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.screens.evaluate import Evaluate
 from mlxtune.tui.screens.page import Page
@@ -457,6 +459,22 @@ async def test_a_folder_that_vanishes_leaves_the_room_standing(shop: Shop) -> No
         await pilot.press("m", "enter", "escape")
         await observe(pilot, shop.snapshot())
         await until(pilot, lambda: "Nothing has been evaluated yet." in shown(app))
+
+
+async def test_a_report_that_opens_while_rows_are_asked_for_is_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation(shop)
+    gate, real = threading.Event(), evaluations.open_evaluation
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_evaluate(app, pilot)
+        monkeypatch.setattr(evaluations, "open_evaluation", lambda folder: (gate.wait(5), real(folder))[1])
+        newer = evaluation(shop, "20261124-1600-support-json", age=60)
+        app.screen._opened = None  # type: ignore[attr-defined]
+        await observe(pilot, shop.snapshot())
+        app.screen._opened = real(newer.parent / "20261124-1500-support-json")  # type: ignore[attr-defined]
+        await pilot.press("m")
+        gate.set()
+        await until(pilot, lambda: app.screen._opened.folder == newer)  # type: ignore[attr-defined]
 
 
 async def test_a_click_on_a_cell_shows_its_rows(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from mlxtune.core.errors import MachineError
 from mlxtune.data import review
 from mlxtune.data.review import Review as Journal
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.curate import bring
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.review import Review
 from mlxtune.tui.widgets.editor import Editor
+from mlxtune.tui.workbench import workbench
 
 from .rows_stage import GOOD, SYSTEM, Checks, Tokenizer, answer, browse_of, chat, checks, fill, pair, ready, tokens
 from .stage import Shop, footer, observe, shown, until
@@ -430,3 +433,22 @@ async def test_without_rows_the_room_says_what_would_be_here(shop: Shop, checks:
         await observe(pilot, shop.snapshot())
         await until(pilot, lambda: "✗ There is no data at" in shown(app))
         assert footer(app).split()[:2] == ["i", "import"]
+
+
+async def test_an_import_goes_on_while_the_tokens_of_another_row_are_asked_for(
+    shop: Shop, checks: Checks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlxtune.data import take as taking
+
+    fill(shop)
+    fill(shop, [GOOD[0]], "more")
+    gate, real = threading.Event(), taking.take
+    monkeypatch.setattr(taking, "take", lambda *args, **kwargs: (gate.wait(5), real(*args, **kwargs))[1])
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        bring(app.screen, workbench(app), str(shop.folder / "data" / "more.jsonl"))  # type: ignore[arg-type]
+        await pilot.press("right", "right", "right")
+        await until(pilot, lambda: "▌ Row 4" in shown(app) and "of them train" in shown(app))
+        gate.set()
+        await until(pilot, lambda: "✓ data/more-2.jsonl has 1 row." in shown(app))

@@ -202,7 +202,9 @@ class EvaluateView(Room):
         if self._opening == folder or (self._broken and self._broken[0] == folder):
             return
         self._opening = folder
-        self.fetch(lambda: evaluations.open_evaluation(folder), self._show_report, partial(self._unreadable, folder))
+        self.fetch(
+            lambda: evaluations.open_evaluation(folder), self._show_report, partial(self._unreadable, folder), group="report"
+        )
 
     def _unreadable(self, folder: Path, error: MlxtuneError) -> None:
         self._opening, self._opened, self._seen = None, None, None
@@ -226,7 +228,7 @@ class EvaluateView(Room):
         if not self._opened or not self._opened.drill:
             return
         opened = self._opened
-        self.fetch(lambda: evaluations.look(opened, lens), partial(self._looked, opened, focus))
+        self.fetch(lambda: evaluations.look(opened, lens), partial(self._looked, opened, focus), group="rows")
 
     def _looked(self, opened: Opened, focus: bool, seen: Seen) -> None:
         if opened is not self._opened:

@@ -271,7 +271,7 @@ class ReviewView(SourceRoom):
             if self.is_current:
                 self.show()
 
-        self.fetch(job, done)
+        self.fetch(job, done, group="mask")
 
     def _pace(self) -> float | None:
         """Seconds that a decision took, the median of the last ones."""

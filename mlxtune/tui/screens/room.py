@@ -86,12 +86,19 @@ class Room(Screen[None]):
         """The verbs with the keys that the user's settings give them."""
         return [replace(verb, key=self.names.get(verb.click, verb.key)) for verb in verbs]
 
-    def fetch(self, job: Callable[[], T], done: Callable[[T], None], failed: Callable[[MlxtuneError], None] | None = None) -> None:
-        """Run ``job`` in a thread and hand what it returns to ``done``, here; a newer call makes an older one's result void.
+    def fetch(
+        self,
+        job: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[MlxtuneError], None] | None = None,
+        *,
+        group: str = "fetch",
+    ) -> None:
+        """Run ``job`` in a thread and hand what it returns to ``done``, here; a newer call of its ``group`` makes an older one's result void.
 
         A ``MlxtuneError``, or what the disk says, goes to ``failed``, or is shown above the footer.
         """
-        self.run_worker(partial(self._fetch, job, done, failed), thread=True, group="fetch", exclusive=True)
+        self.run_worker(partial(self._fetch, job, done, failed), thread=True, group=group, exclusive=True)
 
     def _fetch(self, job: Callable[[], T], done: Callable[[T], None], failed: Callable[[MlxtuneError], None] | None) -> None:
         worker = get_current_worker()
