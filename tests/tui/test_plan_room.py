@@ -345,6 +345,43 @@ async def test_a_file_that_somebody_else_writes_is_taken_over(shop: Shop, monkey
         await until(pilot, lambda: "This fits" in shown(app))
 
 
+async def test_a_look_at_the_file_that_is_older_than_the_last_edit_is_no_news(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_plan(app, pilot)
+        screen = app.screen
+        assert isinstance(screen, Plan)
+        await to(app, pilot, "adapter.rank")
+        await pilot.press("plus")
+        late = shop.snapshot()
+        await pilot.press("plus")
+        await observe(pilot, late)
+        assert screen._sheet is not None
+        assert (screen._sheet.recipe.adapter.rank, len(screen._sheet.edits)) == (32, 2)
+        late = shop.snapshot()
+        await pilot.press("u")
+        await observe(pilot, late)
+        assert (screen._sheet.recipe.adapter.rank, len(screen._sheet.edits)) == (16, 1)
+        file_of(shop).write_text(RECIPE)
+        await observe(pilot, shop.snapshot())
+        assert (screen._sheet.recipe.adapter.rank, len(screen._sheet.edits)) == (8, 0), "somebody else went back to where it began"
+
+
+async def test_a_value_is_written_to_the_key_that_the_field_was_opened_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_plan(app, pilot)
+        await to(app, pilot, "adapter.rank")
+        await pilot.press("enter", *"32")
+        app.screen.query_one("#plan-keys", ListPane).go(0)
+        await pilot.pause()
+        await pilot.press("enter")
+        await until(pilot, lambda: "✓ rank is 32." in shown(app))
+        assert file_of(shop).read_text() == RECIPE.replace("rank = 8    #", "rank = 32   #")
+
+
 async def test_o_chooses_another_recipe(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     plannable(shop, monkeypatch)
     shop.recipe("zz-other", RECIPE.replace("support-json", "zz-other"))

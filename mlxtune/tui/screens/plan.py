@@ -87,6 +87,7 @@ class Plan(PlanView):
     def action_edit(self) -> None:
         """Open the field over the value under the cursor; a choice of two goes to its other value."""
         if (one := self._key) and self._sheet:
+            self._editing = one
             form = self.query_one("#plan-keys", ListPane)
             at = Offset(2 + pictures.VALUE, form.region.y - form.parent.region.y + form.cursor_y)  # type: ignore[union-attr]
             room = form.size.width - at.x
@@ -94,7 +95,7 @@ class Plan(PlanView):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if (one := self._key) and self._write({one.path: one.typed(event.value)}):
+        if (one := self._editing) and self._write({one.path: one.typed(event.value)}):
             self._close()
 
     def on_field_left(self, event: Field.Left) -> None:
@@ -135,7 +136,7 @@ class Plan(PlanView):
         for path in changes:
             sheet.edited[path] = sheet.edited.get(path, 0) + 1
         told = " and ".join(_told(path, done.recipe) for path in changes)
-        self._changed(done.recipe)
+        self._changed(done.recipe, done.after)
         self.desk.reply(Answer("✓", "$success", f"{told}.", undo=Verb("u", "undo", "undo", "take the last edit back")))
         return True
 
@@ -153,13 +154,13 @@ class Plan(PlanView):
             return
         for path in done.changes:
             sheet.edited[path] -= 1
-        self._changed(recipe)
+        self._changed(recipe, done.before)
         self.desk.reply(Answer("✓", "$success", "Taken back."))
 
-    def _changed(self, recipe: Recipe) -> None:
+    def _changed(self, recipe: Recipe, written: bytes) -> None:
         sheet = self._sheet
         assert sheet is not None
-        sheet.recipe = recipe
+        sheet.recipe, sheet.written = recipe, written
         sheet.was = sheet.plan.memory if sheet.plan else sheet.was
         self._replan()
 

@@ -44,11 +44,20 @@ class Sheet:
     recipe: Recipe
     edits: list[Edit] = field(default_factory=list)
     edited: dict[str, int] = field(default_factory=dict)  # keys, and in how many of the edits
+    written: bytes | None = None  # what the last edit, or taking one back, left in the file
     plan: Planned | None = None
     bill: Bill | None = None
     here: bool = True  # the plan is of the base itself, not of what the catalogue knows of it
     was: int | None = None  # bytes that the plan before the last edit needed
     error: MlxtuneError | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the file still holds what was written from here."""
+        try:
+            return self.written is not None and self.path.read_bytes() == self.written
+        except OSError:
+            return False
 
 
 def invite(width: int) -> Content:
@@ -71,6 +80,7 @@ class PlanView(Room):
         self._plans: Plans | None = None
         self._doing: tuple[str, float] | None = None  # what is being waited for, once it takes long
         self._asked = 0
+        self._editing: Key | None = None  # the one that the field is open on
         self._left = ""  # the key on which the cursor stood when the app was left
 
     def remember(self) -> Mapping[str, Any]:
@@ -132,7 +142,7 @@ class PlanView(Room):
         elif self._sheet is None or self._sheet.path != view.path:
             self._sheet = Sheet(view.path, view.recipe)
             self._replan()
-        elif self._sheet.recipe != view.recipe:  # somebody else wrote it
+        elif self._sheet.recipe != view.recipe and not self._sheet.is_ours:  # somebody else wrote it
             self._sheet = Sheet(view.path, view.recipe, was=self._sheet.plan.memory if self._sheet.plan else None)
             self._replan()
 
