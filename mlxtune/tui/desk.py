@@ -48,6 +48,7 @@ class Desk(App[None]):
         self.busy = False
         self._toasting: Timer | None = None
         self._recipe: Path | None = None  # the recipe that was chosen
+        self.wanted_adapter: str | None = None  # the key of an adapter that Chat should load next
         self.wanted_row: str | None = None  # the hash of a row, or its first twelve digits, that Review should go to next
 
     def redraw(self) -> None:

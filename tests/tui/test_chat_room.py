@@ -10,11 +10,14 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
+from mlxtune.tui.screens.chat import Chat
 from mlxtune.tui.talks import Answerer, Talk
 
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, footer, observe, shown, until
-from .test_adapters_room import adapter
+from .test_adapters_room import adapter, onto, stocked
+
+__all__ = ["stocked"]
 
 READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0)
 
@@ -206,6 +209,50 @@ async def test_the_adapter_that_is_proved_best_is_what_enter_loads_and_o_the_bas
         await pilot.press("o")
         await until(pilot, lambda: len(acted) == 2)
         assert app.screen.talk.adapter == ""
+
+
+async def use(pilot: Any, name: str) -> None:
+    """Press ``a`` on an adapter in Adapters."""
+    await pilot.press("A")
+    await until(pilot, lambda: name in shown(pilot.app))
+    await onto(pilot, name)
+    await pilot.press("a")
+
+
+async def test_an_adapter_that_was_chosen_beside_a_run_is_asked_about_once(loaded: Shop, acted: list[Acted]) -> None:
+    adapter(loaded.folder / "adapters" / "tone")
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await use(pilot, "tone")
+        await until(pilot, lambda: "Wait until it has ended" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "enter load tone" in shown(app))
+        await pilot.pause(0.1)
+        assert isinstance(app.screen, Chat), "to wait is an answer"
+        assert not acted
+
+
+async def test_an_adapter_is_loaded_when_it_is_chosen_and_not_again_when_the_room_comes_back(
+    stocked: Shop, acted: list[Acted]
+) -> None:
+    app = stocked.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await use(pilot, "tone")
+        await until(pilot, lambda: len(acted) == 1)
+        acted[0].tell(READY)
+        await until(pilot, lambda: app.screen.query_one("#chat-field").has_focus)
+        assert app.screen._offer.name == "tone", "what is loaded and what is offered are asked for side by side"
+        await pilot.press("escape")
+        await use(pilot, "tone")
+        await pilot.pause(0.1)
+        assert len(acted) == 1, "it is here already"
+        await pilot.press("e")
+        await until(pilot, lambda: app.screen.talk.state == "away" and not app.busy)
+        await pilot.press("f1", "escape")
+        await pilot.pause(0.1)
+        assert len(acted) == 1, "it was ended"
+        await use(pilot, "tone")
+        await until(pilot, lambda: len(acted) == 2)
 
 
 def test_what_an_answer_says_cannot_reach_the_terminal_raw(shop: Shop, acted: list[Acted]) -> None:

@@ -156,7 +156,7 @@ class Adapters(Room):
     def action_use(self) -> None:
         """Make the adapter the one that Chat talks to, and go there if there is such a room."""
         if (one := self._one) and not one.problem:
-            self.desk.adapter = one.key
+            self.desk.adapter = self.desk.wanted_adapter = one.key
             self.show()
             if "Chat" in self.desk.rooms:
                 self.desk.action_room("chat")

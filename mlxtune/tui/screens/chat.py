@@ -59,7 +59,7 @@ class Chat(Room):
         self._both = False
         self._painting = False
         self._begun = False  # whether the field should have the focus as soon as the model is there
-        self._used: str | None = None  # the adapter that the desk asked for when something was loaded
+        self._loaded: str | None = None  # the key of the adapter that was loaded, until another one answers
         self._offer: Offer | None = None  # what enter loads; None until it is known
         self._about: object = None  # what the offer follows from
 
@@ -103,7 +103,8 @@ class Chat(Room):
             )
             return
         self.query_one("#chat-talk", Section).head.set(
-            title=talk.adapter or (base_name(talk.ready.base) if talk.ready else "Chat"), note=pictures.note(talk, self._both)
+            title=one_line(talk.adapter) or (base_name(talk.ready.base) if talk.ready else "Chat"),
+            note=pictures.note(talk, self._both),
         )
         self.query_one("#chat-said", Scroll).set(lambda width: pictures.said(talk, width))
 
@@ -120,7 +121,7 @@ class Chat(Room):
         about = (asked, best, base, tuple(view.id for view in snapshot.runs if view.status == "finished"))
         if about != self._about:
             self._about = about
-            self.fetch(lambda: talks.offer(workspace, asked, best, base), self._offered)
+            self.fetch(lambda: talks.offer(workspace, asked, best, base), self._offered, group="offer")
 
     def _offered(self, offer: Offer) -> None:
         self._offer = offer
@@ -142,9 +143,11 @@ class Chat(Room):
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
-        asked = self.desk.adapter
-        if asked and asked != self._used and self.talk.state in ("ready", "away", "failed"):
-            self.action_begin()
+        wanted, talk = self.desk.wanted_adapter, self.talk
+        if wanted and talk.state != "loading":
+            self.desk.wanted_adapter = None  # asked for once: what is answered with waiting is not asked again
+            if talk.state != "ready" or wanted != self._loaded:
+                self._ask_to_load(wanted)
 
     # Verbs
 
@@ -195,14 +198,18 @@ class Chat(Room):
     def _load(self, key: str, *, beside: bool) -> None:
         view, workspace = self.desk.recipe, self.desk.workspace
         base, near = self._base, view.recipe.folder if view and view.recipe else workspace
-        self._used, self._begun = self.desk.adapter, True
+        self._begun = True
 
         def job() -> Subject:
             found = talks.subject(workspace, key, base, near)
             self.talk.start(found, beside=beside)
             return found
 
-        self.fetch(job, lambda _found: self._paint())
+        def loading(_found: Subject) -> None:
+            self._loaded = key
+            self._paint()
+
+        self.fetch(job, loading)
 
     def action_write(self) -> None:
         self.query_one("#chat-field", Input).focus()
@@ -235,6 +242,7 @@ class Chat(Room):
 
             def chosen(key: str | None) -> None:
                 if key:
+                    self._loaded = None
                     talk.use(by_key[key])
                     self.show()
 
@@ -279,4 +287,3 @@ class Chat(Room):
 
     def action_end(self) -> None:
         self.desk.do("", lambda: self.talk.close())
-        self._used = None
