@@ -255,6 +255,24 @@ async def test_an_adapter_is_loaded_when_it_is_chosen_and_not_again_when_the_roo
         await until(pilot, lambda: len(acted) == 2)
 
 
+async def test_a_system_prompt_is_shown_as_text_and_stays_what_it_was(shop: Shop, acted: list[Acted]) -> None:
+    system = "Be\x1b]0;owned\x07 brief.\n\tAlways."
+    shop.recipe()
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        client = await load(pilot, acted)
+        app.screen.talk.instruct(system)
+        await ask(pilot, client, "Where is it?", "The parcel left today.\tNow.")
+        assert not set(shown(app)) & set("\x1b\x07\t")
+        assert "    Always." in shown(app)
+        await pilot.press("escape", "y")
+        await until(pilot, lambda: "␊␉Always." in shown(app))
+        assert not set(shown(app)) & set("\x1b\x07\t")
+        await pilot.press("end", *" Always!", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Chat))
+        assert app.screen.talk.system == f"{system} Always!"
+
+
 def test_what_an_answer_says_cannot_reach_the_terminal_raw(shop: Shop, acted: list[Acted]) -> None:
     from mlxtune.tui.talks import Subject
 

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.tui.draw import Part, col, fold, key, line, lines, wrap
 from mlxtune.tui.names import base_name
 from mlxtune.tui.snapshot import RunView
@@ -82,15 +82,20 @@ def _beside(exchange: Exchange, width: int) -> Rows:
     """Two answers in two columns, each under its name."""
     half = (width - 4) // 2
     first, second = (
-        [line((f"{'●'} {_who(side)}", "bold $primary" if side.adapter else "bold $muted")), *(Content(f"  {row}") for row in wrap(side.text, half - 4)), *(line(*row)[2:] for row in _end(side, half))]
+        [line((f"{'●'} {_who(side)}", "bold $primary" if side.adapter else "bold $muted")), *(Content(f"  {row}") for row in _rows(side.text, half - 4)), *(line(*row)[2:] for row in _end(side, half))]
         for side in exchange.sides
     )  # fmt: skip
     return [("  ", col(one or "", half), "  ", col(two or "", half)) for one, two in zip_longest(first, second)]
 
 
 def _turn(mark: str, who: str, text: str, width: int, style: str, token: str = "$muted") -> Rows:
-    body: Rows = [("    ", (row, style)) for row in wrap(text, width - 6)] if text else []
+    body: Rows = [("    ", (row, style)) for row in _rows(text, width - 6)] if text else []
     return [((f"  {mark} ", f"bold {token}"), (who, token)), *body]
+
+
+def _rows(text: str, width: int) -> list[str]:
+    """What somebody wrote, safe to show, on rows of at most ``width`` cells."""
+    return wrap(safe_text(text).expandtabs(4), width)
 
 
 def _who(side: Side) -> str:
