@@ -127,6 +127,11 @@ def age(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h" if seconds < 86400 else f"{seconds // 86400:.0f} d"
 
 
+def ago(seconds: float) -> str:
+    """The same as it is said in a sentence: ``just now``, ``3 min ago``."""
+    return "just now" if seconds < 60 else f"{age(seconds)} ago"
+
+
 def interval(low: float, middle: float, high: float, width: int, style: str) -> Content:
     """A point with its interval on an axis from 0 to 1, over marks at the quarters; nothing below 12 cells, which would be no picture."""
     if width < 12:

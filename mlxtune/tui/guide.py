@@ -230,7 +230,8 @@ def _evaluating(view: RunView) -> str:
 def journey(snapshot: Snapshot) -> list[Stage]:
     """The stages, each with what the workspace shows of it."""
     newest = snapshot.runs[0] if snapshot.runs else None
-    view = next((view for view in snapshot.startable if view.recipe), None)
+    good = [view for view in snapshot.startable if view.recipe]
+    view = next((view for view in good if newest and _is_of(view, newest)), next(iter(good), None))
     stages = [_data(snapshot, view), _plan_stage(newest), _baseline(snapshot), _train(snapshot, newest), _evaluate(snapshot)]
     if view and view.checked:
         stages.insert(1, _review(view.decided, view.checked.rows))
@@ -238,7 +239,7 @@ def journey(snapshot: Snapshot) -> list[Stage]:
 
 
 def _data(snapshot: Snapshot, view: RecipeView | None) -> Stage:
-    rows = next((view.rows for view in snapshot.runs if view.rows), None)
+    rows = next((run.rows for run in snapshot.runs if run.rows and (view is None or _is_of(view, run))), None)
     checked = view.checked if view else None
     mark, token, result = "✓", "$success", ""
     if checked:

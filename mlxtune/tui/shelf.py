@@ -102,9 +102,14 @@ def retag(workspace: Path, key: str, words: str) -> None:
     """Give it the tags in ``words``; one behind a dash is taken away, as are those that are left out. Raises ``InputError``."""
     from mlxtune.adapters import library
 
-    wanted = [word for word in words.split() if not word.startswith("-")]
+    wanted = tags(words)
     before = library.find(workspace, key).tags
     library.tag(workspace, key, wanted, [tag for tag in before if tag not in wanted])
+
+
+def tags(words: str) -> list[str]:
+    """The tags that ``words`` leave."""
+    return list(dict.fromkeys(word for word in words.split() if not word.startswith("-")))
 
 
 def remove(workspace: Path, key: str) -> None:

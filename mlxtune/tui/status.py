@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.runs.registry import Status
-from mlxtune.tui.draw import age
+from mlxtune.tui.draw import ago
 from mlxtune.tui.snapshot import RunView
 
 MACHINE = MachineError.exit_code  # what a run.failed says when disk or memory let it down
@@ -75,8 +75,7 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
 def tail(view: RunView, now: float) -> str:
     """How long a live run has left, or how long ago another one ended."""
     if not view.alive:
-        ago = age(now - view.updated)
-        return "just now" if ago == "now" else f"{ago} ago"
+        return ago(now - view.updated)
     left = time_left(view, now)
     return "" if left is None or view.status == "quiet" else f"{duration(left)} left"
 

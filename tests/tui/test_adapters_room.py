@@ -115,6 +115,13 @@ async def test_a_name_and_tags_are_asked_for_and_written(stocked: Shop) -> None:
         await until(pilot, lambda: "Which tags has it?" in shown(app))
         await pilot.press(*"best", "enter")
         await until(pilot, lambda: library.find(stocked.folder, "tone-soft").tags == ("best",))
+        await until(pilot, lambda: "tone-soft has the tags best." in shown(app) and not app.busy)
+        await until(pilot, lambda: app.screen._one.tags == ("best",))
+        await pilot.press("t")
+        await until(pilot, lambda: "Which tags has it?" in shown(app))
+        await pilot.press("end", "ctrl+u", *"-best", "enter")
+        await until(pilot, lambda: "tone-soft has no tags." in shown(app))
+        assert library.find(stocked.folder, "tone-soft").tags == ()
 
 
 async def test_what_is_removed_comes_back_with_u(stocked: Shop) -> None:

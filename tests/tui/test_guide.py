@@ -114,6 +114,20 @@ def test_the_journey_tells_what_is_there(loaded: Shop) -> None:
     assert "left" in stages["Train"].result
 
 
+def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
+    text = RECIPE.format(name="another").replace("support.jsonl", "another.jsonl")
+    loaded.recipe("another", text)
+    for name, found in (("another", 9), ("support", 3)):
+        source = loaded.folder / "data" / f"{name}.jsonl"
+        source.touch()
+        outcome.keep(source, Outcome("look", "Ready.", 480, found))
+    stage = journey(loaded.snapshot())[0]
+    assert (stage.what, stage.result) == ("1,069 train, 80 validation, 181 held out", "ready, 3 to look at"), "the newest run's"
+    (loaded.folder / "recipes" / "support-json.toml").unlink()
+    stage = journey(loaded.snapshot())[0]
+    assert (stage.what, stage.result) == ("480 rows in data/another.jsonl", "ready, 9 to look at")
+
+
 def test_the_journey_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded: Shop) -> None:
     def last(shop: Shop) -> list[tuple[str, str, str, str]]:
         return [(stage.mark, stage.name, stage.what, stage.result) for stage in journey(shop.snapshot())[-2:]]

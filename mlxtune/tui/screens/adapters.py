@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -181,19 +181,19 @@ class Adapters(Room):
         self.app.push_screen(Page("Two adapters", lambda width: pictures.compared(found, width)))
 
     def action_rename(self) -> None:
-        self._ask("What is it called?", lambda one: one.name, shelf.rename, "is called {} now")
+        self._ask("What is it called?", lambda one: one.name, shelf.rename, "is called {} now".format)
 
     def action_tag(self) -> None:
-        self._ask("Which tags has it?", lambda one: " ".join(one.tags), shelf.retag, "has the tags {}", empty=True)
+        self._ask("Which tags has it?", lambda one: " ".join(one.tags), shelf.retag, _tagged, empty=True)
 
-    def _ask(self, title: str, value: Any, change: Any, said: str, *, empty: bool = False) -> None:
+    def _ask(self, title: str, value: Any, change: Any, said: Callable[[str], str], *, empty: bool = False) -> None:
         """Ask for a line of text and have it written; what is wrong with it is said where it was asked for."""
         if (one := self._one) is None:
             return
 
         def answered(text: str | None) -> None:
             if text and text != value(one):
-                self._do(lambda: change(self.desk.workspace, one.key, text), f"{one.name} {said.format(text)}.")
+                self._do(lambda: change(self.desk.workspace, one.key, text), f"{one.name} {said(text)}.")
 
         about = "Words of letters, digits, dots and dashes." + (" A dash before one takes it away." if empty else "")
         self.app.push_screen(Ask(title, about, value(one)), answered)
@@ -262,3 +262,9 @@ class Adapters(Room):
             return Answer("✓", "$success", said, undo=undo)
 
         self.desk.do("", job)
+
+
+def _tagged(words: str) -> str:
+    """What becomes of the tags where ``words`` are asked for."""
+    tags = shelf.tags(words)
+    return f"has the tags {' '.join(tags)}" if tags else "has no tags"

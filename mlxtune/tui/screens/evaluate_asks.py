@@ -13,7 +13,7 @@ from mlxtune.recipe.edit import literal
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.tui import evaluations
-from mlxtune.tui.draw import age
+from mlxtune.tui.draw import age, ago
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.widgets.frame import Answer, sorry
@@ -36,16 +36,11 @@ def what(desk: Desk) -> None:
     recipes = [view for view in snapshot.recipes if view.recipe]
     subjects: list[tuple[Run | None, Path]] = [(view.run, view.run.folder / "recipe.toml") for view in runs]
     subjects += [(None, view.path) for view in recipes]
-    about = [f"its adapter, {_ago(snapshot.now - view.updated)}" for view in runs]
+    about = [f"its adapter, {ago(snapshot.now - view.updated)}" for view in runs]
     about += ["its base alone" for _ in recipes]
     names = [*(view.name for view in runs), *(view.title for view in recipes)]
     choices = [Choice(str(at), name, about[at]) for at, name in enumerate(names)]
     desk.push_screen(Choose("Evaluate what?", "", choices), lambda at: _arms(desk, *subjects[int(at)]) if at else None)
-
-
-def _ago(seconds: float) -> str:
-    ago = age(seconds)
-    return "just now" if ago == "now" else f"{ago} ago"
 
 
 def _arms(desk: Desk, run: Run | None, path: Path) -> None:

@@ -12,7 +12,7 @@ from textual.content import Content
 
 from mlxtune.runs.narrate import Line
 from mlxtune.runs.state import RunState
-from mlxtune.tui.draw import Part, age, fold, key, line, lines
+from mlxtune.tui.draw import Part, ago, fold, key, line, lines
 from mlxtune.tui.measures import LOSS, Measure, measures
 from mlxtune.tui.screens.choice import Choice, Choose
 from mlxtune.tui.screens.page import Page
@@ -123,7 +123,7 @@ class Train(Room):
             chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
             title = chart.measure.title
             if snapshot.runs.index(view):
-                title += f" of {view.name}, {age(snapshot.now - view.updated)} ago"
+                title += f" of {view.name}, {ago(snapshot.now - view.updated)}"
             head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
 
     def on_run_chart_crossed(self) -> None:
@@ -186,7 +186,7 @@ class Train(Room):
             self._beside(None if self._compared else others[0].id)
             return
         choices = [
-            Choice(other.id, other.name, f"{SIGNS[other.status].word}, {result(other)}, {age(snapshot.now - other.updated)} ago")
+            Choice(other.id, other.name, f"{SIGNS[other.status].word}, {result(other)}, {ago(snapshot.now - other.updated)}")
             for other in others[:20]
         ]
         self.app.push_screen(Choose("Compare with which run?", "", choices), lambda id: self._beside(id or None))
