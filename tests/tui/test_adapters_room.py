@@ -178,6 +178,19 @@ async def test_one_that_may_not_come_in_is_refused_with_the_reason(stocked: Shop
         assert not (stocked.folder / "adapters" / "pickled").exists()
 
 
+async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_comes(stocked: Shop) -> None:
+    app = stocked.app()
+    async with app.run_test(size=(140, 45)) as pilot:
+        await go(pilot)
+        await onto(pilot, "tone")
+        told = adapter(stocked.folder / "adapters" / "newest") / "mlxtune.json"
+        told.write_text(json.dumps(json.loads(told.read_text()) | {"made": "2026-11-23T09:00:00+0000"}))
+        app.screen._read()
+        await until(pilot, lambda: "newest" in shown(app))
+        assert app.screen._shelf.adapters[0].name == "newest"
+        assert app.screen._one.name == "tone"
+
+
 async def test_a_talks_to_it(stocked: Shop) -> None:
     app = stocked.app()
     async with app.run_test(size=(80, 24)) as pilot:

@@ -52,14 +52,14 @@ class Adapters(Room):
         super().__init__()
         self._shelf: Shelf | None = None
         self._about: object = None  # what the shelf was read for
-        self._left = ""  # the adapter on which the cursor stood when the app was left
+        self._stood = ""  # the adapter on which the cursor stood, when the app was left or before the shelf was read again
 
     def remember(self) -> Mapping[str, Any]:
         one = self._one
         return {"key": one.key} if one else {}
 
     def recall(self, left: Mapping[str, Any]) -> None:
-        self._left = str(left.get("key", ""))
+        self._stood = str(left.get("key", ""))
 
     def body(self) -> ComposeResult:
         yield Section("Adapters", Draw(id="adapters-invite-picture"), lit=True, id="adapters-invite")
@@ -92,8 +92,8 @@ class Adapters(Room):
                 lambda width, _height: pictures.invite(found, bool(snapshot.recipes), width)
             )
             return
-        cursor = next((at for at, one in enumerate(found.adapters) if one.key == self._left), None)
-        self._left = ""
+        cursor = next((at for at, one in enumerate(found.adapters) if one.key == self._stood), None)
+        self._stood = ""
         active = self.desk.adapter
         pane = self.query_one("#adapters-list", ListPane)
         pane.set(
@@ -112,6 +112,7 @@ class Adapters(Room):
         self.fetch(lambda: shelf.read(self.desk.workspace), self._found)
 
     def _found(self, found: Shelf) -> None:
+        self._stood = one.key if (one := self._one) else self._stood
         self._shelf = found
         self.show()
         self.refresh_bindings()
