@@ -122,9 +122,9 @@ class Desk(App[None]):
             launch.start(self.workspace, "train", recipe)
             return None
 
-        self.selected = None
-        self.do(f"Starting {recipe.name}.", job)
-        self.action_room("train")
+        if self.do(f"Starting {recipe.name}.", job):
+            self.selected = None
+            self.action_room("train")
 
     def resume_run(self, view: RunView) -> None:
         """Start a run's worker again, from its newest checkpoint."""
@@ -154,15 +154,23 @@ class Desk(App[None]):
             Choice("stop", word, "end the process" if again else "save, then end"),
         ]
         title = f"Stop {view.name} at step {view.state.step:,}?"
-        self.push_screen(Choose(title, text, choices), lambda chosen: self._stop(view) if chosen else None)
+        self.push_screen(Choose(title, text, choices), lambda chosen: self._stop(view, again) if chosen else None)
 
-    def _stop(self, view: RunView) -> None:
+    def _stop(self, view: RunView, again: bool) -> None:
+        """Send the signal: the first one asks to save and end, another one ends the process at once."""
+        if view.id in self.stopping and not again:
+            return  # it was asked while the question stood
+        told = "ends now, without saving" if again else "was asked to stop. It finishes its step, saves, and ends"
+
         def job() -> Answer | None:
             registry.stop(view.run)
-            return Answer("■", "$muted", f"{view.name} was asked to stop. It finishes its step, saves, and ends.")
+            self.call_from_thread(self._asked, view.id)
+            return Answer("■", "$muted", f"{view.name} {told}.")
 
-        self.stopping |= {view.id}
         self.do("", job)
+
+    def _asked(self, id: str) -> None:
+        self.stopping |= {id}
 
     def make_samples(self) -> None:
         """Make the sample workspace in this one."""
@@ -177,13 +185,20 @@ class Desk(App[None]):
 
     # Work that takes longer than a key press, and what is said of it
 
-    def do(self, doing: str, job: Callable[[], Answer | None]) -> None:
-        """Run ``job``, a call of the core, in a thread, one at a time; its answer, or what went wrong, is said."""
+    def do(self, doing: str, job: Callable[[], Answer | None]) -> bool:
+        """Run ``job``, a call of the core, in a thread, one at a time; its answer, or what went wrong, is said.
+
+        While another one is at work it is not taken: that is said, and ``False`` returned.
+        """
         if self.busy:
-            return
+            self.reply(
+                Answer("!", "$warning", "Nothing was done: what was asked for before is still at work.", "Ask again in a moment.")
+            )
+            return False
         self.busy = True
         self.reply(Answer("●", "$primary", doing) if doing else None)
         self.run_worker(partial(self._attempt, job), thread=True, group="verbs")
+        return True
 
     def _attempt(self, job: Callable[[], Answer | None]) -> None:
         try:

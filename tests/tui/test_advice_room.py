@@ -140,6 +140,19 @@ async def test_m_measures_what_needs_no_training_on_thirty_rows(asked: Shop, mon
         await until(pilot, lambda: len(started) == 2)
 
 
+async def test_an_answer_that_is_changed_while_a_measurement_starts_is_kept(asked: Shop) -> None:
+    (asked.folder / "advice.json").write_text(json.dumps(ANSWERS))
+    app = asked.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await go(pilot)
+        app.busy = True
+        await pilot.press("down", "down", "enter")
+        await pilot.pause()
+        kept = answers.last(asked.folder)
+        assert kept is not None
+        assert kept.as_json() == dict(app.screen._interview.given) != ANSWERS
+
+
 async def test_o_goes_to_another_recipe(asked: Shop) -> None:
     asked.recipe("other")
     app = asked.app()

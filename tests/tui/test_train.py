@@ -72,6 +72,40 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_ended_after_a_plain_warn
         assert "s stop" in footer(app)
         await pilot.press("s")
         await until(pilot, lambda: "checkpoint 600 would be lost." in shown(app))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "support-json ends now, without saving." in shown(app))
+
+
+async def test_a_stop_that_is_refused_or_comes_while_other_work_is_done_is_none(
+    loaded: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: Any) -> None:
+        raise InputError("It is gone.")
+
+    monkeypatch.setattr("mlxtune.runs.registry.stop", refuse)
+    app = loaded.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("s", "down", "enter")
+        await until(pilot, lambda: "✗ It is gone." in shown(app))
+        assert "s stop" in footer(app)
+        assert "● stopping" not in shown(app)
+        app.busy = True
+        await pilot.press("s", "down", "enter")
+        await until(pilot, lambda: "! Nothing was done: what was asked for before is still at work." in shown(app))
+        assert "s stop" in footer(app)
+        assert app.do("", lambda: None) is False
+
+
+async def test_a_run_that_ended_a_moment_ago_did_so_just_now(loaded: Shop) -> None:
+    loaded.run("20261124-1400-support-json", steps=60, age=20, end=("run.stopped", {"step": 60}))
+    app = loaded.app()
+    async with app.run_test(size=(140, 36)) as pilot:
+        await at_train(app, pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: "training, 640/960, just now" in shown(app))
+        await pilot.press("escape", "left_square_bracket")
+        await until(pilot, lambda: "Loss of support-json, just now" in shown(app))
 
 
 async def test_a_quiet_run_is_not_called_crashed(loaded: Shop) -> None:

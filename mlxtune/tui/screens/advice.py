@@ -21,7 +21,7 @@ from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import RecipeView, Snapshot
 from mlxtune.tui.widgets import advice_pictures as pictures
 from mlxtune.tui.widgets.draw import Draw
-from mlxtune.tui.widgets.frame import Verb
+from mlxtune.tui.widgets.frame import Verb, sorry
 from mlxtune.tui.widgets.pane import ListPane
 from mlxtune.tui.widgets.section import Section
 
@@ -175,7 +175,12 @@ class Advice(Room):
     def _take(self, interview: Interview) -> None:
         self._interview = interview
         if not interview.missing:
-            self.desk.do("", lambda: interview.keep(self.desk.workspace))
+            try:
+                interview.keep(self.desk.workspace)
+            except MlxtuneError as error:
+                self.desk.reply(sorry(error))
+            else:
+                self.desk.action_settle()
         self.show()
         self.refresh_bindings()
 

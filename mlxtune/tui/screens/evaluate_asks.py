@@ -97,6 +97,8 @@ def stop(desk: Desk, view: RunView) -> None:
         registry.stop(view.run)
         return Answer("■", "$muted", f"The evaluation of {view.name} was asked to stop.")
 
-    desk.push_screen(
-        Choose(f"Stop the evaluation of {view.name}?", "", choices), lambda chosen: desk.do("", job) if chosen else None
-    )
+    def chosen(way: str | None) -> None:
+        if way:
+            desk.do("", job)
+
+    desk.push_screen(Choose(f"Stop the evaluation of {view.name}?", "", choices), chosen)
