@@ -23,6 +23,7 @@ from mlxtune.data.checks.run import of_rows, recheck, verdict
 from mlxtune.data.decisions import OUT, Decision, Keyed, State, Step, now, tags
 from mlxtune.data.filters import Filter, said
 from mlxtune.data.formats import EMPTY
+from mlxtune.data.hashes import Hashes
 from mlxtune.data.records import Records
 from mlxtune.data.rows import Place, Row, RowError
 from mlxtune.data.scan import Numbers
@@ -46,14 +47,14 @@ class Browse:
         self.records = Records(path, format, mapping)
         self.known = 0
         self.bad = 0
-        self.tags: Counter[str] = Counter()
         self.checked: Checked | None = None
         self.scorer: Scorer | None = None
         self.state = State()
-        self._hashes = np.zeros((len(self.records), 4), np.uint64)  # of each row's content; 0 where there is no row
+        self._hashes = Hashes(len(self.records))
         self._lengths = np.zeros(len(self.records), np.int32)
         self._there = bytearray(len(self.records))  # 1 where there is a row
         self._of_rows = of_rows()
+        self._tags: Counter[str] = Counter()
         self._decided: dict[int, Decision] = {}
         self._standing: tuple[object, Standing] | None = None
         self._rechecked: dict[str, tuple[Finding, ...]] = {}
@@ -109,11 +110,11 @@ class Browse:
                 self.bad += 1
                 self.known = at + 1
             else:
-                self._hashes[at] = np.frombuffer(bytes.fromhex(record.hash), ">u8")
+                self._hashes.put(at, record.hash)
                 self._lengths[at] = len(said(record))
                 self._there[at] = 1
-                if len(self.tags) < _TAGS:
-                    self.tags.update(tags(record))
+                if len(self._tags) < _TAGS:
+                    self._tags.update(tags(record))
                 self.known = at + 1  # before the state is looked at: one that comes later sees this row
                 if record.hash in self.state.touched:
                     self._decide(at)
@@ -121,6 +122,7 @@ class Browse:
                 if stop():
                     return
                 yield self.known
+        self._hashes.sort(self.known)
         self.records.release()
         yield self.known
 
@@ -131,19 +133,28 @@ class Browse:
         self.state = state
         if step is None or len(step.changes) > _FEW:
             self._decided = {}
-            prefixes = np.array([int(hash[:16], 16) for hash in state.touched], np.uint64)
-            candidates = np.flatnonzero(np.isin(self._hashes[: self.known, 0], prefixes))
+            candidates = self._hashes.among(state.touched, self.known)
         else:
             hashes = {hash for before, after in step.changes for one in (before, after) if one for hash in (one.row, one.after)}
-            parts = [self._with(hash.partition("#")[0]) for hash in hashes]
+            parts = [self._hashes.rows(hash.partition("#")[0], self.known) for hash in hashes]
             candidates = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
         for at in candidates.tolist():
             self._decide(at)
 
     @property
     def decided(self) -> Mapping[int, Decision]:
-        """What holds for every row, as far as it is known, for which anything does."""
-        return self._decided
+        """What holds now for every row, as far as it is known, for which anything does: threads find more meanwhile."""
+        return dict(self._decided)
+
+    @property
+    def settled(self) -> int:
+        """How many rows wait for no decision any more, as far as they are known."""
+        return sum(held.status not in ("pending", "skipped") for held in self.decided.values())
+
+    @property
+    def tags(self) -> Counter[str]:
+        """How often the rows have each tag in the source, as far as they are known."""
+        return Counter(self._tags)
 
     def decided_by(self, at: int) -> Step | None:
         """The newest decision on row ``at`` that still holds."""
@@ -155,14 +166,12 @@ class Browse:
     def rows_of(self, keys: Iterable[str]) -> list[int]:
         """The rows that have one of the review's ``keys``, as far as they are known."""
         wanted = set(keys)
-        found = {int(at) for key in wanted for at in self._with(key.partition("#")[0])}
+        found = {int(at) for key in wanted for at in self._hashes.rows(key.partition("#")[0], self.known)}
         return sorted(at for at in found if self._key(at) in wanted)
 
     def starting(self, digits: str) -> list[int]:
         """The known rows whose content's hash begins with ``digits``, at most 16 of which count."""
-        low, high = (np.uint64(int(digits[:16].ljust(16, end), 16)) for end in "0f")
-        first = self._hashes[: self.known, 0]
-        return [int(at) for at in np.flatnonzero((first >= low) & (first <= high))]
+        return self._hashes.starting(digits, self.known)
 
     def _decide(self, at: int) -> None:
         held = self.state.of(self._key(at))
@@ -171,19 +180,10 @@ class Browse:
         else:
             self._decided[at] = held
 
-    def _with(self, hash: str) -> Numbers:
-        """The known rows whose content has ``hash``."""
-        words = np.frombuffer(bytes.fromhex(hash), ">u8")
-        found: Numbers = np.flatnonzero(self._hashes[: self.known, 0] == words[0])
-        same: Numbers = found[(self._hashes[found] == words).all(axis=1)]
-        return same
-
     def _key(self, at: int) -> str:
-        hash = self._hashes[at].astype(">u8").tobytes().hex()
+        hash = self._hashes.of(at)
         _, file = self.records.part(at)
-        before = self._hashes[file.start : at]
-        alike = before[before[:, 0] == self._hashes[at, 0]]
-        number = 1 + int((alike == self._hashes[at]).all(axis=1).sum()) if len(alike) else 1
+        number = 1 + int((self._hashes.rows(hash, at) >= file.start).sum())
         return hash if number == 1 else f"{hash}#{number}"
 
     # What was found
@@ -211,10 +211,11 @@ class Browse:
         return self._standing[1]
 
     def _stand(self, checked: Checked) -> Standing:
-        left_out = {at for at, held in list(self._decided.items()) if held.status in OUT}
-        edited = {at for at, held in list(self._decided.items()) if held.record is not None} - left_out
-        found = [one for one in checked.findings if not one.rows or one.rows[0] not in self._decided]
-        found += [one for at in sorted(self._decided.keys() - left_out) for one in self.findings(at)]
+        decided = self.decided
+        left_out = {at for at, held in decided.items() if held.status in OUT}
+        edited = {at for at, held in decided.items() if held.record is not None} - left_out
+        found = [one for one in checked.findings if not one.rows or one.rows[0] not in decided]
+        found += [one for at in sorted(decided.keys() - left_out) for one in self.findings(at)]
         order = {name: number for number, name in enumerate(CHECKS)}
         found.sort(key=lambda one: (SEVERITIES.index(one.severity), order[one.check], one.rows))
         rows: dict[str, list[int]] = {}

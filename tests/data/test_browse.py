@@ -15,6 +15,7 @@ from mlxtune.data.checks import Tokens, check
 from mlxtune.data.checks.checked import Checked
 from mlxtune.data.decisions import Decision, State, keyed
 from mlxtune.data.filters import Subject
+from mlxtune.data.hashes import Hashes
 from mlxtune.data.review import Review
 from mlxtune.data.source import files
 from mlxtune.data.store import open_store
@@ -131,6 +132,37 @@ def test_what_holds_is_what_the_journal_says_however_it_came_about(source: Path)
         while step := review.redo():
             browse.hold(review.state, step)
         same(review.state)
+
+
+def test_what_was_decided_can_be_walked_over_while_more_is(source: Path) -> None:
+    browse = learned(source)
+    with Review(source) as review:
+        step = review.decide("accept", [browse.keyed(0), browse.keyed(1)])
+        browse.hold(review.state, step)
+        walk = iter(browse.decided.items())
+        assert next(walk)[0] == 0
+        step = review.decide("skip", [browse.keyed(4)])
+        browse.hold(review.state, step)
+    assert [at for at, _ in walk] == [1]
+    assert (len(browse.decided), browse.settled) == (3, 2)
+    known = browse.tags
+    assert known == {"shipping": 1, "product": 1}
+    known["late"] += 1
+    assert "late" not in browse.tags
+
+
+def test_keys_are_found_among_sorted_rows_as_among_those_that_come_after_them(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxtune.data.hashes._TAIL", 2)
+    write(source, [*ROWS, *ROWS, *ROWS])
+    browse, every = learned(source), whole(source)
+    assert {at: browse.keyed(at) for at in every} == every
+    assert browse.rows_of(key for key, _ in every.values()) == list(every)
+    hashes = Hashes(18)
+    for at, (_, row) in every.items():
+        hashes.put(at, row.hash)
+        assert [*hashes.rows(row.hash, at + 1)] == [one for one in every if one <= at and every[one][1].hash == row.hash]
 
 
 def standing(browse: Browse) -> dict[str, list[int]]:

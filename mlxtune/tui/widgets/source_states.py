@@ -17,7 +17,7 @@ from mlxtune.tui.work import Work
 def count_note(work: Work, cursor: int) -> str:
     """Where the cursor is, how many rows are shown, and how many are undecided."""
     browse, shown = work.source, work.shown
-    undecided = len(browse) - browse.bad - sum(held.status not in ("pending", "skipped") for held in browse.decided.values())
+    undecided = len(browse) - browse.bad - browse.settled
     parts = [f"{min(cursor + 1, len(shown.rows)):,} of {len(shown.rows):,}"]
     if shown.looked is not None and shown.looked < len(browse):
         parts.append(f"{shown.looked / len(browse):.0%} looked at")
