@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
@@ -72,15 +73,16 @@ def wanted(row: Row) -> str:
     return ("a wanted answer" if row.label else "an unwanted answer") if isinstance(row, Unpaired) else ""
 
 
-Words = list[tuple[str, bool]]  # pieces of a text, and whether the other one has them not
+Words = tuple[tuple[str, bool], ...]  # pieces of a text, and whether the other one has them not
 
 
+@lru_cache(16)  # it is asked for again whenever a pair is drawn
 def difference(left: str, right: str) -> tuple[Words, Words]:
     """Both texts in pieces, each with whether it is only there, word by word; very long texts are one piece each."""
     one, two = _WORD.findall(left), _WORD.findall(right)
     if max(len(one), len(two)) > _MOST:
-        return [(left, False)], [(right, False)]
-    sides: tuple[Words, Words] = ([], [])
+        return ((left, False),), ((right, False),)
+    sides: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
     for tag, start, end, begin, stop in difflib.SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
         for side, text in ((0, "".join(one[start:end])), (1, "".join(two[begin:stop]))):
             if text:
@@ -88,10 +90,10 @@ def difference(left: str, right: str) -> tuple[Words, Words]:
     return _joined(sides[0]), _joined(sides[1])
 
 
-def _joined(words: Words) -> Words:
+def _joined(words: list[tuple[str, bool]]) -> Words:
     """``words`` with the space between two that differ taken for a difference, and at the edge of one for none."""
     for at, (text, _) in enumerate(words):
         if not text.strip():
             around = words[max(at - 1, 0) : at] + words[at + 1 : at + 2]
             words[at] = (text, len(around) == 2 and all(only for _, only in around))
-    return words
+    return tuple(words)
