@@ -15,9 +15,11 @@ from mlxtune.data import review
 from mlxtune.data.review import Review as Journal
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.curate import bring
+from mlxtune.tui.part_view import difference
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.review import Review
 from mlxtune.tui.widgets.editor import Editor
+from mlxtune.tui.widgets.talk import Talk
 from mlxtune.tui.workbench import workbench
 
 from .rows_stage import GOOD, SYSTEM, Checks, Tokenizer, answer, browse_of, chat, checks, fill, pair, ready, tokens
@@ -209,6 +211,46 @@ async def test_escape_leaves_the_row_and_what_was_written_waits(shop: Shop, chec
         assert "waits" not in shown(app), "nothing was written"
 
 
+async def test_what_is_written_waits_when_another_row_is_gone_to_meanwhile(shop: Shop, checks: Checks) -> None:
+    turns = [{"role": role, "content": f"turn number {at}"} for at, role in enumerate(("user", "assistant") * 3, 1)]
+    fill(shop, [{"messages": turns}, *GOOD], contract="")
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        await pilot.press("up", "e", *" anew")
+        await until(pilot, lambda: "Row 1, editing turn 5" in shown(app))
+        app.action_room("data")
+        await until(pilot, lambda: app.current_mode == "data")
+        await pilot.press("down", "R")
+        await until(pilot, lambda: "▌ Row 2 " in shown(app) and "What you wrote waits with its row." in shown(app))
+        await pilot.press("e")
+        await until(pilot, lambda: "Row 2, editing turn 3" in shown(app))
+        assert "anew" not in shown(app)
+        await pilot.press("escape", "left", "up", "e")
+        await until(pilot, lambda: "Row 1, editing turn 5" in shown(app) and "turn number 5 anew" in shown(app))
+
+
+async def test_a_draft_stays_with_its_row_when_rows_are_put_before_it(shop: Shop, checks: Checks) -> None:
+    source = fill(shop, GOOD)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        await pilot.press("up", "e", *" anew", "escape")
+        await until(pilot, lambda: "What you wrote waits:" in shown(app))
+        fill(shop, [chat("Is it new?", answer("returns", "It is.")), *GOOD])
+        await observe(pilot, shop.snapshot())
+        await observe(pilot, shop.snapshot())
+        await until(pilot, lambda: ready(app) and "Is it new?" in shown(app))
+        app.screen.query_one(Talk).focus()
+        await pilot.press("up", "e")
+        await until(pilot, lambda: "Row 1, editing turn 2" in shown(app))
+        assert "anew" not in shown(app)
+        await pilot.press("escape", "right", "up", "e")
+        await until(pilot, lambda: "Row 2, editing turn 2" in shown(app))
+        assert "Where is my parcel? anew" in shown(app)
+    assert not review.journal_path(source).exists()
+
+
 async def test_an_answer_that_would_be_no_row_is_refused_and_stays_in_the_editor(shop: Shop, checks: Checks) -> None:
     fill(shop)
     app = shop.app()
@@ -275,6 +317,13 @@ async def test_only_what_differs_in_a_pair_is_underlined(shop: Shop, checks: Che
         assert "stays cool" in underlined
         assert "burns you" in underlined
         assert "lamp" not in underlined
+
+
+def test_what_differs_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = difference("The lamp stays cool.", "The lamp is hot now.")
+    monkeypatch.setattr("difflib.SequenceMatcher", None)
+    assert difference("The lamp stays cool.", "The lamp is hot now.") == first
+    assert "".join(text for text, only in first[0] if only) == "stays cool"
 
 
 async def test_a_pairs_keys_do_nothing_to_a_conversation(shop: Shop, checks: Checks) -> None:

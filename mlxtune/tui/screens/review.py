@@ -251,8 +251,9 @@ class Review(ReviewView):
         parts = parts_of(row)
         self._from = max(0, min(self.query_one(Talk).cursor, len(parts) - 1))
         self._editing = parts[self._from]
+        self._draft = (work.source.seen(work.at).row.hash, self._editing.name)
         editor = self.query_one(Editor)
-        editor.load_text(self._drafts.get((work.at, self._editing.name), safe_text(self._editing.text)))
+        editor.load_text(self._drafts.get(self._draft, safe_text(self._editing.text)))
         editor.move_cursor(editor.document.end)
         self.show()
         self.refresh_bindings()
@@ -266,26 +267,20 @@ class Review(ReviewView):
         self.action_leave()
 
     def action_keep(self) -> None:
-        work, row, part = self.work, self.row, self._editing
-        if work is None or row is None or part is None:
+        work, row = self.work, self.row
+        if work is None or row is None or self._editing is None:
             return
         candidate = self._candidate(row)
         assert candidate is not None
         if self._decide("edit", stay=True, record=candidate.content):
-            self._drafts.pop((work.at, part.name), None)
+            self._drafts.pop(self._draft, None)
             self._leave()
             self._ask_for_mask(work)
             self.show()
 
     def action_leave(self) -> None:
-        work, part = self.work, self._editing
-        if work is not None and part is not None:
-            text = self.query_one(Editor).text
-            if text != safe_text(part.text):
-                self._drafts[(work.at, part.name)] = text
-                self.desk.reply(
-                    Answer("·", "$muted", "The row is as it was. What you wrote waits:", undo=Verb("e", "go on", "edit"))
-                )
+        if self._keep_draft():
+            self.desk.reply(Answer("·", "$muted", "The row is as it was. What you wrote waits:", undo=Verb("e", "go on", "edit")))
         self._leave()
         self.show()
         self.refresh_bindings()

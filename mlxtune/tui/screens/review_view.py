@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from textual.app import ComposeResult
@@ -10,7 +9,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.core.errors import DataError, MlxtuneError
-from mlxtune.core.text import one_line, restored
+from mlxtune.core.text import one_line, restored, safe_text
 from mlxtune.data.decisions import Decision, tags
 from mlxtune.data.rows import Row, RowError
 from mlxtune.planning.masks import Mask
@@ -24,6 +23,7 @@ from mlxtune.tui.widgets import review_pictures as pictures
 from mlxtune.tui.widgets import talk
 from mlxtune.tui.widgets.draw import Draw
 from mlxtune.tui.widgets.editor import Editor
+from mlxtune.tui.widgets.frame import Answer
 from mlxtune.tui.widgets.pane import Pane
 from mlxtune.tui.widgets.section import Section
 from mlxtune.tui.widgets.talk import Rows, Talk
@@ -64,7 +64,8 @@ class ReviewView(SourceRoom):
         self._aside = False
         self._editing: PartView | None = None
         self._from = 0  # where the cursor stood before
-        self._drafts: dict[tuple[int, str], str] = {}
+        self._draft = ("", "")  # what is written anew: the hash of the row in the source, and the part's name
+        self._drafts: dict[tuple[str, str], str] = {}
         self._decided_at: list[float] = []
         self._masks: dict[str, Mask | MlxtuneError] = {}
         self._asked: str = ""  # the row whose mask is being asked for
@@ -129,7 +130,7 @@ class ReviewView(SourceRoom):
         self.set_class(self._aside, "-aside")
         if work is not self._work:
             self._work, self._at, self._masks, self._asked, self._tags = work, -1, {}, "", []
-            self._leave()
+            self._put_aside()
         if ready is None:
             self.query_one("#review-invite", Draw).show(lambda width, _height: self.without_rows(work, width))
             return
@@ -141,7 +142,7 @@ class ReviewView(SourceRoom):
         self._read(ready, row, held)
         self._beside(ready, row, held)
         usable = len(source) - source.bad
-        decided = sum(one.status not in ("pending", "skipped") for one in source.decided.values())
+        decided = source.settled
         aside = f"{self._index + 1:,} of {len(ready.shown.rows):,} shown" if ready.shown.filter.strip() else ""
         pace = self._pace()
         self.query_one("#progress", Draw).show(lambda width, _height: pictures.progress(decided, usable, pace, aside, width))
@@ -153,7 +154,7 @@ class ReviewView(SourceRoom):
             self._index = work.index()
         if work.at != self._at:
             self._at, self._flipped = work.at, False
-            self._leave()
+            self._put_aside()
             row = self.row
             parts = parts_of(row) if row else ()
             self.query_one(Talk).set(len(parts), self._rows(work, row), cursor=_answer_of(parts))
@@ -245,7 +246,7 @@ class ReviewView(SourceRoom):
 
     def _known_tags(self, work: Work) -> list[str]:
         """The tags that digits stand for: the most frequent ones first, and none changes its place while the room is open."""
-        counts = Counter(work.source.tags)
+        counts = work.source.tags
         for held in work.source.decided.values():
             counts.update(held.tags or ())
         self._tags += [tag for tag, _ in counts.most_common(20) if tag not in self._tags]
@@ -277,6 +278,19 @@ class ReviewView(SourceRoom):
         """Seconds that a decision took, the median of the last ones."""
         gaps = sorted(gap for one, two in zip(self._decided_at, self._decided_at[1:], strict=False) if (gap := two - one) < _IDLE)
         return gaps[len(gaps) // 2] if len(gaps) >= 3 else None
+
+    def _put_aside(self) -> None:
+        """Another row takes the place of the one that is being written."""
+        if self._keep_draft():
+            self.call_later(self.desk.reply, Answer("·", "$muted", "What you wrote waits with its row."))
+        self._leave()
+
+    def _keep_draft(self) -> bool:
+        """Let what is written wait; whether it says anything else than the row."""
+        if self._editing is None or (text := self.query_one(Editor).text) == safe_text(self._editing.text):
+            return False
+        self._drafts[self._draft] = text
+        return True
 
     def _leave(self) -> None:
         if self._editing is not None:

@@ -49,10 +49,10 @@ class Talk(Pane):
     def set(self, count: int, build: Callable[[int, int], Rows], cursor: int | None = None) -> None:
         """Show ``count`` parts as ``build(width, cursor)`` draws them; with ``cursor``, it is another row, from its beginning."""
         self._count, self._build = count, build
+        self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         if cursor is not None:
-            self.cursor, self._first = cursor, 0
+            self._first = 0
             self._follow()
-        self.cursor = max(0, min(self.cursor, count - 1))
         self.show(self._draw)
 
     def _draw(self, width: int, height: int) -> Content:
