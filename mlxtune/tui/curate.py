@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ _STATUS = {"accept": "accepted", "reject": "rejected", "skip": "skipped"}
 
 
 def toggled(browse: Browse, at: int, tag: str) -> dict[str, list[str]]:
-    """What the review is told to put ``tag`` on row ``at``, or to take it off where it has it. Raises ``DataError`` where there is no row."""
-    return {"remove": [tag]} if tag in tags(browse.seen(at).now) else {"add": [tag]}
+    """What the review is told to put ``tag`` on row ``at``, or to take it off where it has it; it says itself where there is no row."""
+    row = browse.seen(at).now_or_error
+    return {"remove": [tag]} if not isinstance(row, DataError) and tag in tags(row) else {"add": [tag]}
 
 
 def turned_back(work: Work, which: str) -> Answer:
@@ -36,12 +38,12 @@ def turned_back(work: Work, which: str) -> Answer:
     step = work.undo() if which == "undo" else work.redo()
     if step is None:
         return Answer("·", "$muted", f"There is nothing to {which}.")
-    rows = work.browse.rows_of(after.row for _, after in step.changes) if work.browse else []
+    rows = work.source.rows_of([step.changes[0][1].row]) if len(step.changes) == 1 else []
     if len(rows) == 1:
         work.at = rows[0]
     which_rows = f"Row {rows[0] + 1:,}" if len(rows) == 1 else plural(len(step.changes), "row")
     if which == "redo":
-        return told(step, rows or [0])
+        return told(step, rows)
     return Answer("↶", "$muted", f"{which_rows}: {step.action} taken back.", undo=Verb("U", "redo", "redo", "let it hold again"))
 
 
@@ -137,12 +139,16 @@ def _mend(work: Work, check: str, rows: Sequence[int]) -> Answer:
 
     browse = work.source
     records: dict[str, Any] = {}
+    able = []
     for at in rows:
         row: Row = browse.seen(at).now
         made = mended(row, [one for one in browse.findings(at) if one.check == check])
         if made is not None and made.hash != row.hash:
+            able.append(at)
             records[browse.keyed(at)[0]] = made.content
-    return told(work.decide("edit", rows, records=records, reason=f"data check: {check}"), list(rows))
+    answer = told(work.decide("edit", able, records=records, reason=f"data check: {check}"), able)
+    left = len(rows) - len(able)
+    return replace(answer, mend=f"{plural(left, 'row')} must be mended by hand: e in Review.") if left else answer
 
 
 def mended_copy(source: Path) -> Path:

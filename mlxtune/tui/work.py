@@ -43,6 +43,11 @@ class Where:
     file: Path | None = None  # of the recipe
 
     @property
+    def rows(self) -> tuple[object, ...]:
+        """What says which rows these are, whatever else the recipe says."""
+        return self.path, self.format, self.map
+
+    @property
     def name(self) -> str:
         """What the source is called, safe to show."""
         return one_line(self.path.name, 60)

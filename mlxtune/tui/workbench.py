@@ -83,7 +83,8 @@ class Workbench:
         if where is None or old is None or old.where != where:
             if old is not None:
                 old.close()
-            self.work = Work(self._app, where, self.news) if where else None
+            same = old if old and where and old.where.rows == where.rows else None
+            self.work = Work(self._app, where, self.news, after=same) if where else None
             return self.work
         if (now := old.stamps()) != old.opened and now == self._seen:
             old.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from mlxtune.data.review import Review
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.room import Room
+from mlxtune.tui.work import Work
 
-from .rows_stage import GOOD, ROWS, Checks, browse_of, chat, checks, fill, ready, tokens, write
+from .rows_stage import CONTRACT, GOOD, ROWS, Checks, browse_of, chat, checks, fill, ready, tokens, write
 from .stage import Shop, footer, observe, shown, until
 
 __all__ = ["checks", "tokens"]
@@ -148,6 +150,44 @@ async def test_a_tag_is_put_on_and_taken_off(shop: Shop, checks: Checks) -> None
         await until(pilot, lambda: isinstance(app.screen, Room))
 
 
+async def test_a_tag_on_what_is_no_row_is_refused_as_every_decision_is(shop: Shop, checks: Checks) -> None:
+    source = fill(shop)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        await pilot.press("end", "t")
+        await say(pilot, "hot")
+        await until(pilot, lambda: "✗ support-json.jsonl, line 14: no assistant turn at the end" in shown(app))
+    assert not review.journal_path(source).exists()
+
+
+async def test_many_rows_are_taken_back_in_a_thread(shop: Shop, checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.tui.screens.source_room.MANY", 5)
+    fill(shop)
+    app = shop.app()
+    threads: list[bool] = []
+    for name in ("undo", "redo"):
+        plain = getattr(Work, name)
+        monkeypatch.setattr(
+            Work,
+            name,
+            lambda work, plain=plain: threads.append(threading.current_thread() is threading.main_thread()) or plain(work),
+        )
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        await pilot.press("a", "slash", *"tag:login", "enter")
+        await until(pilot, lambda: "1 of 6, 14 in all" in shown(app))
+        await pilot.press("b", "down", "down", "enter")
+        await until(pilot, lambda: "✗ 6 rows rejected." in shown(app))
+        await pilot.press("u")
+        await until(pilot, lambda: "6 rows: reject taken back." in shown(app))
+        await pilot.press("u")
+        await until(pilot, lambda: "Row 1: accept taken back." in shown(app))
+        await pilot.press("U", "U")
+        await until(pilot, lambda: "✗ 6 rows rejected." in shown(app))
+    assert threads == [False, True, True, False], "one row is not worth a thread"
+
+
 async def test_all_rows_that_are_shown_are_decided_upon_in_one_step(shop: Shop, checks: Checks) -> None:
     source = fill(shop)
     app = shop.app()
@@ -196,6 +236,20 @@ async def test_f_shows_what_it_would_mend_and_mends_it_in_the_review(shop: Shop,
         await pilot.press("u")
         await until(pilot, lambda: "@ e-mail" in row(app, 12))
     assert source.read_bytes() == before
+
+
+async def test_f_mends_what_it_can_and_says_how_many_rows_are_left(shop: Shop, checks: Checks) -> None:
+    hidden = [chat("Is it warm?", "No,\u200b it is cool."), chat("Is it cool?", '{"reply": "It is\\u200b cool."}')]
+    fill(shop, [*hidden, *GOOD], contract="")
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        await pilot.press("f", "down", "down", "enter")
+        await until(pilot, lambda: "~ Row 1 edited. 1 row must be mended by hand: e in Review.  u undo" in shown(app))
+        assert list(browse_of(app).decided) == [0]
+        await until(pilot, lambda: not app.busy)
+        await pilot.press("down", "f", "down", "down", "enter")
+        await until(pilot, lambda: "Nothing changed." in shown(app))
 
 
 async def test_f_leaves_out_what_cannot_be_mended_and_counts_it_no_more(shop: Shop, checks: Checks) -> None:
@@ -365,6 +419,21 @@ async def test_c_turns_to_another_recipe(shop: Shop, checks: Checks) -> None:
         assert "1 of 10," in shown(app), "the sample shop's main recipe stands first"
         await pilot.press("c", "down", "enter")
         await until(pilot, lambda: ready(app) and "1 of 1," in shown(app))
+
+
+async def test_filter_order_and_cursor_stay_while_another_part_of_the_recipe_changes(shop: Shop, checks: Checks) -> None:
+    fill(shop)
+    app = shop.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot)
+        await pilot.press("slash", *"tag:login", "enter", "down", "s")
+        await until(pilot, lambda: "4 of 6, 14 in all" in shown(app) and "gravest first" in shown(app))
+        before = app.screen.bench.work  # type: ignore[attr-defined]
+        fill(shop, contract=f"{CONTRACT}\n[training]\nlearning_rate = 1e-5\n")
+        await observe(pilot, shop.snapshot())
+        await until(pilot, lambda: ready(app) and app.screen.bench.work is not before)  # type: ignore[attr-defined]
+        await until(pilot, lambda: "4 of 6, 14 in all" in shown(app) and "gravest first" in shown(app))
+        assert row(app, 4)[:3].strip(), "the cursor, whether the list has the focus or not"
 
 
 async def test_a_check_that_dies_leaves_the_rows_and_can_be_asked_again(shop: Shop, checks: Checks) -> None:

@@ -182,7 +182,7 @@ class Data(DataView):
         self._decide("reject")
 
     def _decide(self, action: Action, **more: Any) -> None:
-        if (work := self.work) is None or not len(work.shown.rows):
+        if (work := self.work) is None or self.desk.busy or not len(work.shown.rows):
             return
         try:
             step = work.decide(action, [work.at], **more)

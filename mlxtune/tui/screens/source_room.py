@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import plural
 from mlxtune.tui import curate
 from mlxtune.tui.names import seen_from
 from mlxtune.tui.screens.room import Room
@@ -12,6 +13,8 @@ from mlxtune.tui.widgets.frame import sorry
 from mlxtune.tui.widgets.source_states import broken, invite
 from mlxtune.tui.work import Work
 from mlxtune.tui.workbench import News, Workbench, workbench
+
+MANY = 200  # rows beyond which undo and redo are left to a thread, as decisions on many rows are
 
 
 class SourceRoom(Room):
@@ -58,6 +61,11 @@ class SourceRoom(Room):
 
     def _turn_back(self, which: str) -> None:
         if (work := self.work) is None or self.desk.busy:
+            return
+        state = work.source.state
+        newest = (state.done if which == "undo" else state.undone)[-1:]
+        if newest and len(newest[0].changes) > MANY:
+            self.desk.do(f"{plural(len(newest[0].changes), 'row')}: {which}.", lambda: curate.turned_back(work, which))
             return
         try:
             self.desk.reply(curate.turned_back(work, which))
