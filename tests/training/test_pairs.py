@@ -268,7 +268,8 @@ def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
     for pair in rows:
         (batch,) = pairs.collate([pair], [[0]], shared=shared)
         assert batch.computed == cost([pair], shared)
-        real = len(pair.chosen) + len(pair.rejected) + (1 if shared else 2) * (len(pair.prompt) - 1)
+        real = len(pair.chosen) + len(pair.rejected)
+        real += len(pair.prompt) - 1 - pair.common if shared else 2 * (len(pair.prompt) - 1)
         assert real <= batch.computed <= real + 24
         assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
         assert batch.trained == len(pair.chosen) + len(pair.rejected)
