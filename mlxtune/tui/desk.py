@@ -75,13 +75,14 @@ class Desk(App[None]):
         found = next((view for view in views if view.recipe and view.recipe.name == name), None)
         self._recipe = found.path if found else self._recipe
 
-    def choose_recipe(self) -> None:
-        """Ask which recipe the rooms are about."""
+    def choose_recipe(self, then: Callable[[], object] = lambda: None) -> None:
+        """Ask which recipe the rooms are about; ``then`` is done where one was chosen."""
         views = self.snapshot.recipes if self.snapshot else ()
 
         def chosen(at: str | None) -> None:
             if at:
                 self._recipe = views[int(at)].path
+                then()
                 self.redraw()
 
         self.push_screen(Choose("Which recipe?", "", _choices(views)), chosen)

@@ -73,8 +73,7 @@ class SourceRoom(Room):
             self.desk.reply(sorry(error))
 
     def action_recipe(self) -> None:
-        self.bench.open_file(None)
-        self.desk.choose_recipe()
+        self.desk.choose_recipe(lambda: self.bench.open_file(None))
 
     def action_bring(self) -> None:
         curate.ask_to_import(self, self.bench)
