@@ -25,6 +25,7 @@ from mlxtune.evaluation import evidence, ledger, regression, report, terms, unto
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.arms import arms as contestants
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.preference import METRIC as PREFERENCE
 from mlxtune.evaluation.preference import Preferred
 from mlxtune.evaluation.publish import publish
 from mlxtune.evaluation.scorers import Answer, Score
@@ -112,7 +113,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         found = {out.id: out.preferred for out in answers.outputs if out.preferred}
         for row, scores in zip(rows, scored, strict=True):
             if row.id in found:
-                scores["preference"] = found[row.id].score
+                scores[PREFERENCE] = found[row.id].score
         arms.append((answers, scored))
         preferred_by[arm.name] = found
         margins.append([found[row.id].margin if row.id in found else None for row in rows] if found else [])
@@ -122,21 +123,16 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             said = outputs.answer(arm, loaded, asked, max_tokens=regression.MAX_TOKENS, tell=tell, of=OFF_TASK, **how)
             worker.emit("arm.finished", arm=arm.name, rows=len(asked), cached=said.cached, seconds=said.seconds, of=OFF_TASK)
             off_task[arm.name] = [out.output for out in said.outputs]
-    silent = [answers.arm for (answers, _), gaps in zip(arms, margins, strict=True) if compared and not gaps]
-    if silent:
-        worker.warn(
-            f"Nothing is said of which answers are preferred: {', '.join(silent)} has no likelihood of both answers of a pair."
-        )
+    if compared and (silent := [arm for arm, found in preferred_by.items() if not found]):
+        worker.warn(f"Preferences are not compared: there is no likelihood of both answers of a pair under {', '.join(silent)}.")
         compared, margins, preferred_by = frozenset(), [[] for _ in arms], {arm: {} for arm in preferred_by}
-        for _, scored in arms:
-            for scores in scored:
-                scores.pop("preference", None)
+        unmarked([scored for _, scored in arms])
     _write_outputs(worker.folder, rows, arms, contract.asked)
     evidence.keep(worker.folder, recipe, rows, preferred_by, read.rows)
     ledger.record(ledger.ledger(worker.folder), "eval", worker.folder.name, row_ids)
     seen = ledger.seen(ledger.ledger(worker.folder), row_ids)
     facts |= {
-        "headline": "preference" if recipe.method.kind == "dpo" and compared else HEADLINE,
+        "headline": PREFERENCE if recipe.method.kind == "dpo" and compared else HEADLINE,
         "looks": seen.looks,
         "ledger": ledger.sentence(seen),
     }
@@ -167,6 +163,13 @@ def drawn(rows: Sequence[Question], count: int) -> list[Question]:
     """``count`` of ``rows`` in their order, all for 0; which ones depends on their content alone."""
     kept = {row.hash for row in sorted(rows, key=lambda row: row.hash)[: count or None]}
     return [row for row in rows if row.hash in kept]
+
+
+def unmarked(scored: Sequence[list[dict[str, Score]]]) -> None:
+    """Take preferences out of the scores of all arms: a report compares only what every arm was asked."""
+    for rows in scored:
+        for scores in rows:
+            scores.pop(PREFERENCE, None)
 
 
 def teller(worker: Worker, arm: str, of: str) -> Callable[[int, int], None]:

@@ -161,8 +161,8 @@ class _Rows:
             back = self.prefix - prefix
             some = [(prompt + back, chosen, rejected) for prompt, chosen, rejected in (self.sides[at] for at in rows)]
             widths = batching.pair_widths(some, shared=self.shared)
-            twice = 0 if self.shared else sum(self.common[at] for at in rows)
-            trained = sum(self.common[at] + sum(self.sides[at][1:]) for at in rows) + twice
+            times = 1 if self.shared else 2  # what both answers begin with is predicted
+            trained = sum(times * self.common[at] + sum(self.sides[at][1:]) for at in rows)
             return Batch(len(rows), sum(widths), prefix, trained, widths)
         width = batching.padded(max(self.behind[at] for at in rows))
         return Batch(len(rows), width, self.prefix, sum(self.trained[at] for at in rows))

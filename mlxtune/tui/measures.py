@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from mlxtune.runs.state import RunState, Step, Validation
 from mlxtune.tui.plot import Curve, Points, Series, smoothed
@@ -48,7 +49,9 @@ def values(items: Sequence[Step] | Sequence[Validation], measure: Measure, metri
     if not metric:
         return [(float(item.step), item.loss) for item in items]
     size = 100.0 if measure.share else 1.0
-    return [(float(item.step), value * size) for item in items for name, value in item.metrics if name == metric]
+    return [
+        (float(item.step), value * size) for item in items for name, value in item.metrics if name == metric and isfinite(value)
+    ]
 
 
 def curve(state: RunState, measure: Measure = LOSS, other: RunState | None = None) -> Curve:

@@ -6,7 +6,9 @@ import random
 from pathlib import Path
 
 from mlxtune.data.rows import Conversation, Message, Place
-from mlxtune.evaluation.worker import drawn
+from mlxtune.evaluation.preference import METRIC as PREFERENCE
+from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.worker import drawn, unmarked
 
 ROWS = [
     Conversation(Place(Path("d.jsonl"), at + 1), {}, (Message("user", f"Question {at}?"), Message("assistant", "ok")))
@@ -31,3 +33,9 @@ def test_a_larger_sample_holds_the_smaller_one() -> None:
 
 def test_nought_and_more_than_there_are_mean_all() -> None:
     assert drawn(ROWS, 0) == drawn(ROWS, 41) == ROWS
+
+
+def test_preferences_are_taken_out_of_the_scores_of_every_arm() -> None:
+    scored = [[{"contract": Score(True), PREFERENCE: Score(False)}], [{"contract": Score(False)}]]
+    unmarked(scored)
+    assert scored == [[{"contract": Score(True)}], [{"contract": Score(False)}]]

@@ -13,6 +13,7 @@ from mlxtune.core import session, settings
 from mlxtune.core.errors import MachineError
 from mlxtune.tui import desk, keys
 from mlxtune.tui.app import ROOMS, MlxtuneApp
+from mlxtune.tui.screens.ask import Ask
 from mlxtune.tui.screens.home import Runs
 from mlxtune.tui.screens.room import Room
 from mlxtune.tui.widgets.frame import LETTERS, Answer, Verb, tab_places, tabs
@@ -301,3 +302,14 @@ async def test_what_every_room_remembers_is_json_and_comes_back(loaded: Shop, ro
 def test_a_run_that_was_on_show_and_is_gone_is_not_asked_for(loaded: Shop, tmp_path: Path) -> None:
     session.remember(loaded.folder, {"run": "20200101-0000-gone"})
     assert MlxtuneApp(loaded.folder).selected is None
+
+
+async def test_a_field_that_asks_stands_in_the_middle_over_the_room(shop: Shop) -> None:
+    app = shop.app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.push_screen(Ask("Which tag?", ""))
+        await pilot.pause()
+        sheet = app.screen.query_one(".sheet").region
+        assert abs(sheet.x - (100 - sheet.right)) <= 1
+        assert abs(sheet.y - (30 - sheet.bottom)) <= 1
+        assert app.screen.styles.background.a < 1

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from mlxtune.runs.state import Validation
+from mlxtune.tui.measures import MEASURES, values
 from mlxtune.tui.plot import Curve, chart, scale, smoothed, tick_step
 
 NAN = float("nan")
@@ -76,3 +78,10 @@ def test_any_size_and_any_curve_can_be_drawn(width: int, height: int) -> None:
         for zoom in (False, True):
             for row in chart(Curve(raw, smoothed(raw), raw, 0), width, height, zoom).plain.splitlines():
                 assert len(row) <= max(width, 0)
+
+
+def test_what_a_step_did_not_measure_is_no_lost_value() -> None:
+    metrics = [(("rewards/margins", 0.5),), (("rewards/margins", math.nan),)]
+    steps = [Validation(step, 1.0, found) for step, found in enumerate(metrics)]
+    margins = next(measure for measure in MEASURES if measure.metric == "rewards/margins")
+    assert values(steps, margins, margins.metric) == [(0.0, 0.5)]
