@@ -1,10 +1,10 @@
-# make demo: the whole journey on the bundled model.   make test: every test.   make check: lint, types, architecture.
-# make screenshots: the README's pictures again, from the workspace that make demo leaves.
+# make demo: run the whole workflow on the bundled model    make test: run all tests    make check: lint, types, import contracts
+# make test-fast: the tests of the inner loop, in under a minute    make coverage: all tests with a coverage report
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check screenshots format clean
+.PHONY: setup demo test test-fast coverage check screenshots format clean
 
 setup: $(VENV)/.ready
 
@@ -23,6 +23,12 @@ demo: setup
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=mlxtune --cov-report=term:skip-covered
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a part in a process of its own, and what was measured where."""
+"""Helpers of the benchmarks: run a script in its own process, and describe the machine."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlxtune.planning.machine import machine
+from mlxtune.planning.machine import this_machine
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 
 
-def call(script: str, *arguments: str, told: str = "") -> dict[str, Any]:
-    """The JSON document that ``script`` prints last; ``told`` says on stderr what runs."""
-    print(f"· {script} {told}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def call(script: str, *arguments: str, note: str = "") -> dict[str, Any]:
+    """Run ``script`` and return the JSON document that it prints last; ``note`` is printed on stderr."""
+    print(f"· {script} {note}", file=sys.stderr, flush=True)
+    process = subprocess.run([sys.executable, str(FOLDER / script), *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 
 
-def where(*packages: str) -> dict[str, Any]:
-    """The machine and the versions of ``packages`` and of mlx and mlxtune, for the head of a result."""
-    here = machine()
+def environment(*packages: str) -> dict[str, Any]:
+    """Return the machine and the versions of ``packages``, mlx and mlxtune."""
+    machine = this_machine()
     return {
-        "machine": {"chip": here.chip, "cores": here.cores, "system": here.system, "backend": here.backend},
+        "machine": {"chip": machine.chip, "cores": machine.cores, "system": machine.system, "backend": machine.backend},
         "versions": {name: importlib.metadata.version(name) for name in ("mlx", "mlxtune", *packages)},
     }
 
 
 def heading(result: dict[str, Any]) -> str:
-    """One line of it for a reader."""
-    here, data = result["machine"], result["data"]
-    return f"{here['chip']}, {here['cores']} cores, {here['backend']}; {data['rows']} rows of {data['file']}"
+    """Describe machine and data in one line."""
+    machine, data = result["machine"], result["data"]
+    return f"{machine['chip']}, {machine['cores']} cores, {machine['backend']}; {data['rows']} rows of {data['file']}"

@@ -1,4 +1,4 @@
-"""Our side of adapters.py: makes five adapters, swaps among them and none, and checks every swap; prints one JSON document."""
+"""Our side of adapters.py: create five adapters, swap among them and the base, and check every swap. Prints a JSON document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 
 SEED = 8
 
@@ -18,25 +18,25 @@ SEED = 8
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--adapters", type=Path, required=True, help="the folder to make them in")
+    parser.add_argument("--adapters", type=Path, required=True, help="the folder to write them to")
     parser.add_argument("--swaps", type=int, required=True)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     blas.preload()
-    print(json.dumps(run(asked)))
+    print(json.dumps(run(options)))
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each swap, bytes before and after them, and how many gave the scores of a fresh load."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds of each swap, bytes before and after, and how many gave the logits of a fresh load."""
     import mlx.core as mx
 
     from mlxtune.models import lora
     from mlxtune.models.load import load
     from mlxtune.models.resolve import resolve
-    from mlxtune.serving.swap import Rack
+    from mlxtune.serving.adapter_pool import AdapterPool
 
-    source = resolve(asked.model)
+    source = resolve(options.model)
     tokens = mx.array([load(source).tokenizer.encode("The tent came without its pegs. What can I do?")])
-    folders: dict[str, Path | None] = {"": None} | make(asked.adapters, asked.model)
+    folders: dict[str, Path | None] = {"": None, **write_adapters(options.adapters, options.model)}
     fresh = {}
     for name, folder in folders.items():
         model = load(source).model
@@ -47,36 +47,36 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         del model
         mx.clear_cache()
 
-    rack = Rack(load(source).model)
-    mx.eval(rack.model(tokens))
+    pool = AdapterPool(load(source).model)
+    mx.eval(pool.model(tokens))
     mx.clear_cache()
-    bare = mx.get_active_memory()
-    firsts = [timed(lambda folder=folder: rack.put(rack.load(folder))) for folder in folders.values() if folder]
+    base_bytes = mx.get_active_memory()
+    firsts = [timed(lambda folder=folder: pool.activate(pool.load(folder))) for folder in folders.values() if folder]
     order, seconds, exact, active = random.Random(SEED), [], 0, []
-    before = None
-    for _ in range(asked.swaps):
-        name = order.choice([other for other in folders if other != before])
-        before, folder = name, folders[name]
-        seconds.append(timed(lambda folder=folder: rack.put(rack.load(folder) if folder else None)))
-        exact += bool(mx.array_equal(rack.model(tokens), fresh[name]).item())
+    previous = None
+    for _ in range(options.swaps):
+        name = order.choice([other for other in folders if other != previous])
+        previous, folder = name, folders[name]
+        seconds.append(timed(lambda folder=folder: pool.activate(pool.load(folder) if folder else None)))
+        exact += bool(mx.array_equal(pool.model(tokens), fresh[name]).item())
         mx.clear_cache()
         active.append(mx.get_active_memory())
     return {
         "count": len(seconds), "median_s": statistics.median(seconds), "slowest_s": max(seconds), "exact": exact,
-        "first_load_s": statistics.median(firsts), "adapter_bytes": rack.nbytes, "base_bytes": bare, "active_bytes": active[-1],
+        "first_load_s": statistics.median(firsts), "adapter_bytes": pool.nbytes, "base_bytes": base_bytes, "active_bytes": active[-1],
         "grown_bytes": max(active) - active[0],
     }  # fmt: skip
 
 
 def timed(work: Any) -> float:
-    """Seconds that ``work`` takes."""
+    """Return the time of ``work`` in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def make(folder: Path, base: str) -> dict[str, Path | None]:
-    """Five adapters for ``base``, strong enough to be heard and weak enough to leave it its words."""
+def write_adapters(folder: Path, base: str) -> dict[str, Path]:
+    """Write five adapters for ``base``, strong enough to change answers and weak enough to keep them fluent."""
     import mlx.core as mx
 
     from mlxtune.models import lora
@@ -96,7 +96,7 @@ def make(folder: Path, base: str) -> dict[str, Path | None]:
         config = lora.add(model, section, seed)
         arrays = {
             name: mx.random.normal(array.shape) * 0.01 if name.endswith("lora_b") else array
-            for name, array in lora.weights(model).items()
+            for name, array in lora.adapter_arrays(model).items()
         }
         lora.save(folder / name, arrays, config | {"model": base})
     return {name: folder / name for name in sections}

@@ -1,4 +1,4 @@
-"""The other side of evaluation.py: mlxtune's batched answers to the same prompts, in a process of its own; prints one JSON document."""
+"""Our side of evaluation.py: mlxtune's batched answers to the same prompts. Prints a JSON document."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--asks", type=Path, required=True, help="lines of messages")
+    parser.add_argument("--prompts", type=Path, required=True, help="lines of messages")
     parser.add_argument("--max-tokens", type=int, required=True)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     blas.preload()
-    print(json.dumps(run(asked)))
+    print(json.dumps(run(options)))
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Answers of ``max_tokens`` tokens each, no token a stop; the shared prefix is part of the time."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure answers of ``max_tokens`` tokens without stop tokens, including the shared prefix."""
     import mlx.core as mx
 
     from mlxtune.data.rows import Message
@@ -31,19 +31,19 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     from mlxtune.models.resolve import resolve
     from mlxtune.models.template import ChatTemplate
 
-    loaded = load(resolve(asked.model))
+    loaded = load(resolve(options.model))
     template = ChatTemplate(loaded.tokenizer)
-    asks = [json.loads(line) for line in asked.asks.read_text().splitlines()]
-    prompts = [template.prompt([Message(**turn) for turn in ask]) for ask in asks]
+    conversations = [json.loads(line) for line in options.prompts.read_text().splitlines()]
+    prompts = [template.prompt([Message(**turn) for turn in messages]) for messages in conversations]
     mx.reset_peak_memory()
     start = time.perf_counter()
-    told = generate(
-        loaded.model, loaded.tokenizer, prompts, max_tokens=asked.max_tokens, stops=frozenset(), batch_size=len(prompts)
+    outputs = generate(
+        loaded.model, loaded.tokenizer, prompts, max_tokens=options.max_tokens, stops=frozenset(), batch_size=len(prompts)
     )  # fmt: skip
     seconds = time.perf_counter() - start
     return {
-        "prompts": len(prompts), "prompt_tokens": sum(map(len, prompts)), "max_tokens": asked.max_tokens, "seconds": seconds,
-        "prompts_per_s": len(prompts) / seconds, "peak": mx.get_peak_memory(), "texts": [text for text, _ in told],
+        "prompts": len(prompts), "prompt_tokens": sum(map(len, prompts)), "max_tokens": options.max_tokens, "seconds": seconds,
+        "prompts_per_s": len(prompts) / seconds, "peak": mx.get_peak_memory(), "texts": [text for text, _ in outputs],
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The serving part of adapters.py: ``mlxtune serve`` over HTTP, one request at a time and all at once; prints one JSON document."""
+"""The serving part of adapters.py: ``mlxtune serve`` over HTTP, sequential and concurrent. Prints a JSON document."""
 
 from __future__ import annotations
 
@@ -21,49 +21,55 @@ ADAPTERS = 3
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workspace", type=Path, required=True, help="a folder with adapters/")
-    parser.add_argument("--asks", type=Path, required=True, help="lines of messages")
+    parser.add_argument("--prompts", type=Path, required=True, help="lines of messages")
     parser.add_argument("--max-tokens", type=int, required=True)
-    asked = parser.parse_args()
-    print(json.dumps(run(asked)))
+    options = parser.parse_args()
+    print(json.dumps(run(options)))
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Both ways on a server of its own, so that neither finds prompts that the other has read."""
-    asks = [json.loads(line) for line in asked.asks.read_text().splitlines()]
-    alone, one = measure(asked, asks, 1)
-    together, many = measure(asked, asks, len(asks))
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure sequential and concurrent requests, each with its own server, so that they do not share a prompt cache."""
+    conversations = [json.loads(line) for line in options.prompts.read_text().splitlines()]
+    sequential, first_answers = measure(options, conversations, 1)
+    parallel, second_answers = measure(options, conversations, len(conversations))
     return {
-        "requests": len(asks), "max_tokens": asked.max_tokens, "one_at_a_time": alone, "together": together,
-        "same": sum(first == second for first, second in zip(one, many, strict=True)), "different_answers": len(set(one)),
+        "requests": len(conversations), "max_tokens": options.max_tokens, "sequential": sequential, "concurrent": parallel,
+        "equal": sum(first == second for first, second in zip(first_answers, second_answers, strict=True)),
+        "distinct_answers": len(set(first_answers)),
     }  # fmt: skip
 
 
-def measure(asked: argparse.Namespace, asks: list[Any], at_once: int) -> tuple[dict[str, Any], list[str]]:
-    """Ask everything, ``at_once`` at a time, greedily; the figures, and the answers in the order of the questions."""
-    with serving(asked.workspace, len(asks)) as told:
-        models = told["models"][1 : ADAPTERS + 1]
+def measure(options: argparse.Namespace, conversations: list[Any], concurrency: int) -> tuple[dict[str, Any], list[str]]:
+    """Send all requests, ``concurrency`` at a time, greedily. Return figures, and answers in the order of the requests."""
+    with serving(options.workspace, len(conversations)) as info:
+        models = info["models"][1 : ADAPTERS + 1]
 
-        def ask(number: int) -> tuple[str, int]:
-            body = {"model": models[number % len(models)], "messages": asks[number], "max_tokens": asked.max_tokens}
-            request = urllib.request.Request(f"{told['url']}/chat/completions", json.dumps(body).encode())
+        def answer(number: int) -> tuple[str, int]:
+            body = {"model": models[number % len(models)], "messages": conversations[number], "max_tokens": options.max_tokens}
+            request = urllib.request.Request(f"{info['url']}/chat/completions", json.dumps(body).encode())
             with urllib.request.urlopen(request, timeout=3600) as reply:
-                found = json.load(reply)
-            return found["choices"][0]["message"]["content"], found["usage"]["completion_tokens"]
+                document = json.load(reply)
+            return document["choices"][0]["message"]["content"], document["usage"]["completion_tokens"]
 
-        for number in range(len(models)):  # each adapter is loaded, and the shared system prompt read, before the clock starts
-            ask(number)
+        for number in range(len(models)):  # load each adapter and prefill the shared system prompt before the measurement
+            answer(number)
         start = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-            found = list(pool.map(ask, range(len(asks))))
+        with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+            answers = list(pool.map(answer, range(len(conversations))))
         seconds = time.perf_counter() - start
-    tokens = sum(count for _, count in found)
-    figures = {"seconds": seconds, "requests_per_s": len(asks) / seconds, "tokens": tokens, "tokens_per_s": tokens / seconds}
-    return figures, [text for text, _ in found]
+    tokens = sum(count for _, count in answers)
+    figures = {
+        "seconds": seconds,
+        "requests_per_s": len(conversations) / seconds,
+        "tokens": tokens,
+        "tokens_per_s": tokens / seconds,
+    }
+    return figures, [text for text, _ in answers]
 
 
 @contextmanager
 def serving(workspace: Path, slots: int) -> Iterator[dict[str, Any]]:
-    """A server on a free port, and what it says of itself."""
+    """Start a server on a free port and yield the document it prints."""
     command = [sys.executable, "-m", "mlxtune", "serve", "--port", "0", "--slots", str(slots), "--beside", "--json"]
     with subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout

@@ -1,7 +1,7 @@
-"""The peer of dpo.py: ``mlx_lm_lora``'s own DPO function on a data file, timed per iteration; prints one JSON document.
+"""The peer of dpo.py: ``mlx_lm_lora``'s own DPO function on a data file, timed per iteration. Prints a JSON document.
 
-Runs in a process of its own, with the peer's defaults but for 16 LoRA layers. ``--same-kernels`` gives both of its models what
-mlxtune computes with off Metal: the weights dequantised to float32 and the fast BLAS.
+Runs in its own process with the peer's defaults, except 16 LoRA layers. ``--same-kernels`` gives both of its models what mlxtune
+uses on a CPU: weights dequantized to float32 and a fast BLAS.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def main() -> None:
     parser.add_argument("--train", required=True, help="rows of {prompt, chosen, rejected}")
     parser.add_argument("--iters", type=int, required=True)
     parser.add_argument("--same-kernels", action="store_true")
-    asked = parser.parse_args()
-    if asked.same_kernels:
-        from mlxtune.models import blas
+    options = parser.parse_args()
+    if options.same_kernels:
+        from mlxtune.models.cpu import blas
 
         blas.preload()
-    print(json.dumps(run(asked)))
+    print(json.dumps(run(options)))
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train ``iters`` pairs, one at a time: rank 8, scale 10, 16 layers, Adam at 1e-5, beta 0.1, a second model as the reference."""
     import mlx.core as mx
     import mlx.optimizers as optim
@@ -37,28 +37,28 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     from mlx_lm.tuner.utils import linear_to_lora_layers
     from mlx_lm.utils import dequantize_model, load
 
-    facts = mx.device_info
-    if "max_recommended_working_set_size" not in facts():  # the peer asks for it, and MLX's CPU backend does not know it
-        mx.device_info = lambda *device: {**facts(*device), "max_recommended_working_set_size": 0}
+    device_info = mx.device_info
+    if "max_recommended_working_set_size" not in device_info():  # used by the peer, but missing in MLX's CPU backend
+        mx.device_info = lambda *device: {**device_info(*device), "max_recommended_working_set_size": 0}
         mx.set_wired_limit = lambda limit: 0
     with contextlib.redirect_stdout(sys.stderr):
         from mlx_lm_lora.trainer import dpo_trainer
         from mlx_lm_lora.trainer.datasets import CacheDataset, DPODataset
 
-    def prepared() -> Any:
-        model, tokenizer = load(asked.model)
-        if asked.same_kernels:
+    def load_model() -> Any:
+        model, tokenizer = load(options.model)
+        if options.same_kernels:
             model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
             model = dequantize_model(model)
         model.freeze()
         mx.eval(model.parameters())
         return model, tokenizer
 
-    (model, tokenizer), (reference, _) = prepared(), prepared()
+    (model, tokenizer), (reference, _) = load_model(), load_model()
     mx.random.seed(0)
     np.random.seed(0)
     linear_to_lora_layers(model, 16, {"rank": 8, "dropout": 0.0, "scale": 10.0})
-    rows = [json.loads(line) for line in Path(asked.train).read_text().splitlines()]
+    rows = [json.loads(line) for line in Path(options.train).read_text().splitlines()]
     seconds: list[float] = []
     losses: list[float] = []
 
@@ -71,7 +71,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
             pass
 
     settings = dpo_trainer.DPOTrainingArgs(
-        batch_size=1, iters=asked.iters, steps_per_report=1, steps_per_eval=10**9, steps_per_save=10**9, max_seq_length=512,
+        batch_size=1, iters=options.iters, steps_per_report=1, steps_per_eval=10**9, steps_per_save=10**9, max_seq_length=512,
         grad_checkpoint=False, adapter_file=str(Path(tempfile.mkdtemp()) / "adapters.safetensors"), beta=0.1, seq_step_size=None,
     )  # fmt: skip
     mx.reset_peak_memory()
@@ -81,9 +81,9 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
             train_dataset=CacheDataset(DPODataset(rows, tokenizer)), val_dataset=None, args=settings, training_callback=Report(),
             loss_type="sigmoid",
         )  # fmt: skip
-    taken = sum(seconds)
+    total = sum(seconds)
     return {
-        "iterations": len(seconds), "seconds": taken, "rows_per_s": len(seconds) / taken, "loss": losses[:4],
+        "iterations": len(seconds), "seconds": total, "rows_per_s": len(seconds) / total, "loss": losses[:4],
         "peak": mx.get_peak_memory(),
     }  # fmt: skip
 

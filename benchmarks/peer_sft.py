@@ -1,7 +1,7 @@
-"""The peer of sft.py: `mlx_lm.lora`'s own training function on a data file, timed per iteration; prints one JSON document.
+"""The peer of sft.py: `mlx_lm.lora`'s own training function on a data file, timed per iteration. Prints a JSON document.
 
-Runs in a process of its own. ``--same-kernels`` gives it what mlxtune computes with off Metal: the weights dequantised to float32
-and the fast BLAS. Without it, it is what a user gets.
+Runs in its own process. ``--same-kernels`` gives it what mlxtune uses on a CPU: weights dequantized to float32 and a fast BLAS.
+Without the option it runs as installed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def main() -> None:
     parser.add_argument("--iters", type=int, required=True)
     parser.add_argument("--warmup", type=int, default=0, help="iterations that are not timed")
     parser.add_argument("--same-kernels", action="store_true")
-    asked = parser.parse_args()
-    if asked.same_kernels:
-        from mlxtune.models import blas
+    options = parser.parse_args()
+    if options.same_kernels:
+        from mlxtune.models.cpu import blas
 
         blas.preload()
-    print(json.dumps(run(asked)))
+    print(json.dumps(run(options)))
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train ``iters`` iterations with the peer's defaults (batch 4, rank 8, scale 20, 16 layers), the prompt masked."""
     import mlx.core as mx
     import mlx_lm
@@ -41,21 +41,21 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     from mlx_lm.utils import dequantize_model
 
     np.random.seed(0)
-    model, tokenizer = lora.load(asked.model)
-    if asked.same_kernels:
+    model, tokenizer = lora.load(options.model)
+    if options.same_kernels:
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
         model = dequantize_model(model)
         mx.eval(model.parameters())
     folder = Path(tempfile.mkdtemp())
-    (folder / "train.jsonl").write_text(Path(asked.train).read_text())
+    (folder / "train.jsonl").write_text(Path(options.train).read_text())
     settings = dict(lora.CONFIG_DEFAULTS) | {
-        "model": asked.model, "train": True, "data": str(folder), "iters": asked.iters, "mask_prompt": True, "steps_per_report": 1,
+        "model": options.model, "train": True, "data": str(folder), "iters": options.iters, "mask_prompt": True, "steps_per_report": 1,
         "steps_per_eval": 10**9, "save_every": 10**9, "adapter_path": str(folder / "adapters"), "max_seq_length": 512,
     }  # fmt: skip
     counts: list[tuple[int, int, int]] = []
 
-    def counted(**given: Any) -> Any:
-        for batch, lengths in trainer.iterate_batches(**given):
+    def counting_batches(**arguments: Any) -> Any:
+        for batch, lengths in trainer.iterate_batches(**arguments):
             ends = np.array(lengths)
             steps = np.arange(1, batch.shape[1])
             trained = int(((steps >= ends[:, :1]) & (steps <= ends[:, 1:])).sum())
@@ -72,19 +72,19 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         def on_val_loss_report(self, info: dict[str, Any]) -> None:
             pass
 
-    given = types.SimpleNamespace(**settings)
+    arguments = types.SimpleNamespace(**settings)
     train = lora.train
     with contextlib.redirect_stdout(sys.stderr):
-        data, none, _ = lora.load_dataset(given, tokenizer)
-        lora.train = lambda **more: train(**more | {"val_dataset": None, "iterate_batches": counted})
+        data, no_data, _ = lora.load_dataset(arguments, tokenizer)
+        lora.train = lambda **arguments: train(**arguments | {"val_dataset": None, "iterate_batches": counting_batches})
         mx.reset_peak_memory()
-        lora.train_model(given, model, data, none, Report())
-    timed = slice(asked.warmup, None)
-    taken = sum(seconds[timed])
-    trained, real, computed = (sum(count[at] for count in counts[: len(seconds)][timed]) for at in range(3))
+        lora.train_model(arguments, model, data, no_data, Report())
+    timed = slice(options.warmup, None)
+    seconds_total = sum(seconds[timed])
+    trained, real, computed = (sum(count[index] for count in counts[: len(seconds)][timed]) for index in range(3))
     return {
-        "version": mlx_lm.__version__, "iterations": len(seconds[timed]), "seconds": taken, "trained": trained,
-        "trained_per_s": trained / taken, "computed_per_real": computed / real, "peak": mx.get_peak_memory(),
+        "version": mlx_lm.__version__, "iterations": len(seconds[timed]), "seconds": seconds_total, "trained": trained,
+        "trained_per_s": trained / seconds_total, "computed_per_real": computed / real, "peak": mx.get_peak_memory(),
     }  # fmt: skip
 
 

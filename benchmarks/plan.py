@@ -1,8 +1,8 @@
 """The planner's estimates against measured peaks: ``python benchmarks/plan.py [--json] [--fit] [--only NAME]``.
 
-Each configuration is planned from shapes, then two steps at that batch are measured in a process of their own, and so are two steps
-at another batch, as a probe would: the estimate is given before and after that probe. ``--fit`` then looks for the coefficients of
-``planning.memory`` that make the worst error before a probe smallest. Measurements are kept in ``--keep FILE`` and read from there.
+Each configuration is planned from shapes; then two steps at that batch are measured in a child process, and two steps at another
+batch, like a probe. Estimates are given before and after that probe. ``--fit`` searches the coefficients of ``planning.memory`` with
+the smallest maximum error before a probe. Measurements are stored in ``--cache FILE`` and read from it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune.planning import activations, ask, memory, shapes
-from mlxtune.planning.machine import machine, version
-from mlxtune.planning.memory import Coefficients, Estimate
-from mlxtune.planning.workload import Batch, Workload
+from mlxtune.planning import activations, measurements, memory, shapes
+from mlxtune.planning.machine import installed_version, this_machine
+from mlxtune.planning.memory import Coefficients, MemoryEstimate
+from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe, parse
 
 LLAMA = {
@@ -43,22 +43,22 @@ class Case:
     """A configuration: the base, the recipe's settings, the batch to estimate and, for the probe, another."""
 
     base: str
-    batch: Batch
-    probe: Batch
-    sets: tuple[str, ...] = ()
+    batch: BatchShape
+    probe: BatchShape
+    overrides: tuple[str, ...] = ()
     cached: bool = False
     checkpointed: bool = False
     native: bool = False
     name: str = field(default="", compare=False)
 
 
-def batch(rows: int, width: int, prefix: int = 0, trained: float = 0.3) -> Batch:
-    return Batch(rows, width, prefix, max(rows, int(rows * width * trained)))
+def batch(rows: int, width: int, prefix: int = 0, trained: float = 0.3) -> BatchShape:
+    return BatchShape(rows, width, prefix, max(rows, int(rows * width * trained)))
 
 
-def pairs(rows: int, *sides: int, prefix: int = 0) -> Batch:
-    """Pairs whose prompt, chosen and rejected answer are so wide; every token of an answer trains."""
-    return Batch(rows, sum(sides), prefix, rows * sum(sides[-2:]), sides)
+def pairs(rows: int, *sides: int, prefix: int = 0) -> BatchShape:
+    """Return a batch of pairs with these widths of prompt, chosen and rejected; every answer token trains."""
+    return BatchShape(rows, sum(sides), prefix, rows * sum(sides[-2:]), sides)
 
 
 BUNDLED = "smollm2-135m"
@@ -74,9 +74,9 @@ CASES = {
     "attention only": Case(BUNDLED, batch(4, 256), batch(4, 128), (HALF, 'adapter.targets="attention"')),
     "checkpointed": Case(BUNDLED, batch(8, 256), batch(4, 128), (HALF,), checkpointed=True),
     "checkpointed, long": Case(BUNDLED, batch(2, 1024), batch(4, 256), (ALL,), checkpointed=True),
-    "cached, behind a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (HALF,), cached=True),
+    "cached, after a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (HALF,), cached=True),
     "cached, few layers": Case(BUNDLED, batch(4, 256), batch(8, 64), (FEW,), cached=True),
-    "behind a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (ALL,)),
+    "after a prefix": Case(BUNDLED, batch(8, 128, 160), batch(4, 128, 160), (ALL,)),
     "Adafactor, rank 64": Case(BUNDLED, batch(4, 64), batch(8, 64), (ALL, "adapter.rank=64", 'training.optimizer="adafactor"')),
     "Lion, rank 64": Case(BUNDLED, batch(2, 64), batch(4, 64), (ALL, "adapter.rank=64", 'training.optimizer="lion"')),
     "Muon, accumulated": Case(BUNDLED, batch(4, 128), batch(2, 128), (HALF, 'training.optimizer="muon"', "training.accumulate=2")),
@@ -89,82 +89,85 @@ CASES = {
     "pairs": Case(BUNDLED, pairs(4, 208, 72, 72), pairs(2, 208, 72, 72), (HALF, "adapter.rank=8")),
     "pairs, all layers": Case(BUNDLED, pairs(2, 128, 256, 224), pairs(4, 64, 128, 128), (ALL,)),
     "pairs, cached": Case(BUNDLED, pairs(4, 128, 192, 208), pairs(8, 64, 96, 96), (HALF, "adapter.rank=8"), cached=True),
-    "pairs behind a prefix": Case(
+    "pairs after a prefix": Case(
         BUNDLED, pairs(4, 48, 72, 72, prefix=160), pairs(8, 48, 72, 72, prefix=160), (HALF, "adapter.rank=8"), cached=True
     ),
     "pairs, checkpointed": Case(BUNDLED, pairs(4, 208, 256, 240), pairs(4, 64, 96, 96), (ALL,), checkpointed=True),
-    "quantised on load, native": Case("normed", batch(4, 64), batch(2, 64), (ALL, "model.quantize=8"), native=True),
+    "quantized on load, native": Case("normed", batch(4, 64), batch(2, 64), (ALL, "model.quantize=8"), native=True),
 }
 
 
-def recipe(base: str, sets: tuple[str, ...]) -> Recipe:
-    return parse(f'name = "plan"\n[model]\nbase = "{base}"\n[data]\nsource = "none.jsonl"\n', overrides=sets)
+def recipe(base: str, overrides: tuple[str, ...]) -> Recipe:
+    return parse(f'name = "plan"\n[model]\nbase = "{base}"\n[data]\nsource = "none.jsonl"\n', overrides=overrides)
 
 
-def estimate(case: Case, folder: Path, at: Batch, scale: float = 1.0, coefficients: Coefficients = Coefficients()) -> Estimate:
-    """What the planner says of ``case`` at the batch ``at``."""
+def estimate(
+    case: Case, folder: Path, batch: BatchShape, scale: float = 1.0, coefficients: Coefficients = Coefficients()
+) -> MemoryEstimate:
+    """Return the planner's estimate of ``case`` at the batch ``at``."""
     config = json.loads((folder / "config.json").read_text())
-    rows = grouped(case, at)
-    work = Workload(2, 2, 0, 0, 0, 0, rows * at.width + at.prefix, at.width, (at,))
+    rows = grouped(case, batch)
+    work = Workload(2, 2, 0, 0, 0, 0, rows * batch.width + batch.prefix, batch.width, (batch,))
     kernels = activations.NATIVE if case.native else activations.CPU
     return memory.estimate(
-        shapes.read(folder, config), recipe(str(folder), case.sets), work, machine(), cached=case.cached,
+        shapes.read_shapes(folder, config), recipe(str(folder), case.overrides), work, this_machine(), cached=case.cached,
         checkpointed=case.checkpointed, scale=scale, coefficients=coefficients, kernels=kernels,
     )  # fmt: skip
 
 
-def grouped(case: Case, at: Batch) -> int:
-    """Rows that the cache of the frozen layers computes together: in a run there are always enough."""
-    return (memory.GROUP - at.prefix) // at.width if case.cached else 0
+def grouped(case: Case, batch: BatchShape) -> int:
+    """Return the rows that the cache of the frozen layers computes at a time, if there are enough."""
+    return (memory.GROUP - batch.prefix) // batch.width if case.cached else 0
 
 
-def measure(case: Case, folder: Path, at: Batch) -> dict[str, Any]:
-    return ask.steps(
-        recipe(str(folder), case.sets), at, grouped=grouped(case, at), checkpointed=case.checkpointed,
+def measure(case: Case, folder: Path, batch: BatchShape) -> measurements.StepCost:
+    return measurements.step_cost(
+        recipe(str(folder), case.overrides), batch, grouped=grouped(case, batch), checkpointed=case.checkpointed,
         compute="native" if case.native else "float32",
     )  # fmt: skip
 
 
-def row(name: str, case: Case, folder: Path, found: dict[str, Any], coefficients: Coefficients) -> dict[str, Any]:
-    """One line of the table: bytes, and the estimates' errors as shares."""
+def row(name: str, case: Case, folder: Path, measured: dict[str, Any], coefficients: Coefficients) -> dict[str, Any]:
+    """Return one line of the table: bytes, and relative errors of the estimates."""
     before = estimate(case, folder, case.batch, coefficients=coefficients)
     other = estimate(case, folder, case.probe, coefficients=coefficients)
-    scale = (found["probe"]["peak"] - found["probe"]["rest"]) / (other.step - other.rest)
+    scale = (measured["probe"]["peak"] - measured["probe"]["rest"]) / (other.step - other.rest)
     after = estimate(case, folder, case.batch, scale, coefficients)
-    peak = found["batch"]["peak"]
+    peak = measured["batch"]["peak"]
     return {
         "case": name, "measured": peak, "before": before.step, "after": after.step, "error_before": before.step / peak - 1,
-        "error_after": after.step / peak - 1, "rest_measured": found["batch"]["rest"], "rest": before.rest, "moment": before.moment,
-        "scale": scale, "loading_measured": found["batch"]["loading"], "loading": before.loading, "estimate": asdict(before),
+        "error_after": after.step / peak - 1, "rest_measured": measured["batch"]["rest"], "rest": before.rest, "moment": before.moment,
+        "scale": scale, "loading_measured": measured["batch"]["loading"], "loading": before.loading, "estimate": asdict(before),
     }  # fmt: skip
 
 
-def fit(cases: dict[str, Case], folders: dict[str, Path], found: dict[str, Any]) -> Coefficients:
-    """The coefficients with the smallest worst error before a probe, and among those the smallest sum of squares."""
+def fit(cases: dict[str, Case], folders: dict[str, Path], measured: dict[str, Any]) -> Coefficients:
+    """Return the coefficients with the smallest maximum error before a probe, ties broken by the sum of squares."""
 
-    def worth(tried: Coefficients) -> tuple[float, float]:
-        errors = [
-            estimate(case, folders[case.base], getattr(case, which), coefficients=tried).step / found[name][which]["peak"] - 1
+    def errors(coefficients: Coefficients) -> tuple[float, float]:
+        relative = [
+            estimate(case, folders[case.base], getattr(case, which), coefficients=coefficients).step / measured[name][which]["peak"]
+            - 1
             for name, case in cases.items()
             for which in ("batch", "probe")
         ]
-        return round(max(map(abs, errors)), 3), sum(error * error for error in errors)
+        return round(max(map(abs, relative)), 3), sum(error * error for error in relative)
 
     best = Coefficients()
     for _ in range(3):
         for name, values in (
-            ("logits", [at / 5 for at in range(5, 26)]),
-            ("ahead", [at / 5 for at in range(16)]),
-            ("backward", [at / 10 for at in range(41)]),
-            ("freezing", [at / 10 for at in range(41)]),
-            ("update", [at / 4 for at in range(8, 33)]),
+            ("logits", [step / 5 for step in range(5, 26)]),
+            ("ahead", [step / 5 for step in range(16)]),
+            ("backward", [step / 10 for step in range(41)]),
+            ("freezing", [step / 10 for step in range(41)]),
+            ("update", [step / 4 for step in range(8, 33)]),
         ):
-            best = min((replace(best, **{name: value}) for value in values), key=worth)
+            best = min((replace(best, **{name: value}) for value in values), key=errors)
     return best
 
 
 def build(name: str, folder: Path) -> Path:
-    """A random model of this shape, saved as mlx-lm saves one, with the bundled model's tokenizer beside it."""
+    """Save a random model of this shape in mlx-lm's layout, with the bundled model's tokenizer."""
     import mlx.core as mx
     from mlx_lm.utils import quantize_model, save_config, save_model
 
@@ -188,38 +191,39 @@ def build(name: str, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    parser.add_argument("--fit", action="store_true", help="fit the coefficients of planning.memory again")
-    parser.add_argument("--only", default="", help="configurations with this in their name")
-    parser.add_argument("--keep", type=Path, help="a file to keep measurements in, and to take them from")
-    given = parser.parse_args()
-    from mlxtune.models import blas, bundled
+    parser.add_argument("--fit", action="store_true", help="fit the coefficients of planning.memory")
+    parser.add_argument("--only", default="", help="only configurations whose name contains this text")
+    parser.add_argument("--cache", type=Path, help="a file that stores measurements and provides stored ones")
+    options = parser.parse_args()
+    from mlxtune.models import bundled
+    from mlxtune.models.cpu import blas
 
     blas.preload()
-    cases = {name: case for name, case in CASES.items() if given.only in name}
-    kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.is_file() else {}
-    with tempfile.TemporaryDirectory() as place:
+    cases = {name: case for name, case in CASES.items() if options.only in name}
+    measured: dict[str, Any] = json.loads(options.cache.read_text()) if options.cache and options.cache.is_file() else {}
+    with tempfile.TemporaryDirectory() as scratch:
         folders = {BUNDLED: bundled.ensure()}
         for base in {case.base for case in cases.values()} - folders.keys():
-            folders[base] = build(base, Path(place) / base)
+            folders[base] = build(base, Path(scratch) / base)
         for (name, case), which in itertools.product(cases.items(), ("batch", "probe")):
-            if which not in kept.setdefault(name, {}):
-                kept[name][which] = measure(case, folders[case.base], getattr(case, which))
-                if given.keep:
-                    given.keep.write_text(json.dumps(kept))
-        coefficients = fit(cases, folders, kept) if given.fit else Coefficients()
-        rows = [row(name, case, folders[case.base], kept[name], coefficients) for name, case in cases.items()]
+            if which not in measured.setdefault(name, {}):
+                measured[name][which] = measure(case, folders[case.base], getattr(case, which))
+                if options.cache:
+                    options.cache.write_text(json.dumps(measured))
+        coefficients = fit(cases, folders, measured) if options.fit else Coefficients()
+        rows = [row(name, case, folders[case.base], measured[name], coefficients) for name, case in cases.items()]
     document = {
-        "benchmark": "plan", "machine": asdict(machine()), "versions": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
-        "coefficients": asdict(coefficients), "worst_before": max(abs(one["error_before"]) for one in rows),
-        "worst_after": max(abs(one["error_after"]) for one in rows), "rows": rows,
+        "benchmark": "plan", "machine": asdict(this_machine()), "versions": {name: installed_version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
+        "coefficients": asdict(coefficients), "worst_before": max(abs(line["error_before"]) for line in rows),
+        "worst_after": max(abs(line["error_after"]) for line in rows), "rows": rows,
     }  # fmt: skip
-    if given.json:
+    if options.json:
         print(json.dumps(document, indent=2))
         return
-    for one in rows:
+    for line in rows:
         print(
-            f"{one['case']:28} measured {one['measured'] / 2**20:7.0f} MiB   before {one['before'] / 2**20:7.0f} "
-            f"{one['error_before']:+6.1%}   after {one['after'] / 2**20:7.0f} {one['error_after']:+6.1%}   {one['moment']}"
+            f"{line['case']:28} measured {line['measured'] / 2**20:7.0f} MiB   before {line['before'] / 2**20:7.0f} "
+            f"{line['error_before']:+6.1%}   after {line['after'] / 2**20:7.0f} {line['error_after']:+6.1%}   {line['moment']}"
         )
     print(f"worst {document['worst_before']:.1%} before a probe, {document['worst_after']:.1%} after one; {coefficients}")
 

@@ -1,9 +1,9 @@
-"""Supervised fine-tuning against stock ``mlx_lm.lora``: the same rows, model and adapter, each side in a process of its own.
+"""Supervised fine-tuning against ``mlx_lm.lora``: the same rows, model and adapter, each side in its own process.
 
     python benchmarks/sft.py [--json] [--data FILE] [--rows 64] [--stock-iters 1]
 
-``FILE`` holds {prompt, completion} rows; without it the sample set is used. *stock* is the peer as a user gets it, *same kernels* is
-the peer's code given mlxtune's dequantised weights and BLAS. Progress goes to stderr, the result to stdout.
+``FILE`` contains {prompt, completion} rows; the default is the sample set. *stock* is the peer as installed, *same kernels* is the
+peer's code with mlxtune's dequantized weights and BLAS. Progress goes to stderr, the result to stdout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import HERE, call, heading, where
+from common import FOLDER, call, environment, heading
 
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_file
@@ -24,55 +24,57 @@ from mlxtune.models import bundled
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    parser.add_argument("--data", type=Path, default=HERE.parent / "data" / "samples" / "support.jsonl")
-    parser.add_argument("--rows", type=int, default=64, help="rows of it; the peer drops what does not fill a batch of 4")
+    parser.add_argument("--data", type=Path, default=FOLDER.parent / "data" / "samples" / "support.jsonl")
+    parser.add_argument("--rows", type=int, default=64, help="number of rows, rounded down to full batches of 4")
     parser.add_argument(
-        "--stock-iters", type=int, default=1, help="iterations of the stock peer, minutes each off Metal; 0 skips it"
+        "--stock-iters", type=int, default=1, help="iterations of the stock peer; each takes minutes without Metal; 0 skips it"
     )
-    asked = parser.parse_args()
-    rows = pairs(asked.data)[: asked.rows // 4 * 4]
+    options = parser.parse_args()
+    rows = pairs(options.data)[: options.rows // 4 * 4]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = measure(file, len(rows), asked.stock_iters)
+        measurements = measure(file, len(rows), options.stock_iters)
     result = {
-        **where("mlx-lm"),
-        "data": {"file": asked.data.name, "rows": len(rows)},
-        **found,
-        "ratio": ratios(found),
+        **environment("mlx-lm"),
+        "data": {"file": options.data.name, "rows": len(rows)},
+        **measurements,
+        "ratio": ratios(measurements),
     }
-    print(json.dumps(result, indent=2) if asked.json else table(result))
+    print(json.dumps(result, indent=2) if options.json else table(result))
 
 
 def pairs(file: Path) -> list[dict[str, str]]:
-    """The first question and last answer of each row as the peer's prompt and completion."""
-    found = []
+    """Return the first question and last answer of each row as the peer's prompt and completion."""
+    rows = []
     for row in read_file(file):
         if isinstance(row, Conversation):
-            found.append({"prompt": "\n\n".join(message.content for message in row.prompt), "completion": row.reference})
-    return found
+            rows.append({"prompt": "\n\n".join(message.content for message in row.prompt), "completion": row.reference})
+    return rows
 
 
 def measure(file: Path, rows: int, stock_iters: int) -> dict[str, Any]:
-    """Every part in turn, never two at once."""
+    """Run every part, one at a time."""
     model = ["--model", str(bundled.ensure()), "--train", str(file)]
-    found: dict[str, Any] = {
+    measurements: dict[str, Any] = {
         "own": call("own_sft.py", *model),
-        "same_kernels": call("peer_sft.py", *model, "--iters", str(rows // 4), "--same-kernels", told="with the same kernels"),
+        "same_kernels": call("peer_sft.py", *model, "--iters", str(rows // 4), "--same-kernels", note="with the same kernels"),
     }
     for name in ("cross_entropy", "checkpointing"):
-        found[name] = {which: call("kernels.py", f"{name}/{which}", told=f"{name}/{which}") for which in ("own", "plain")}
-    found["share"] = call("kernels.py", "share", told="share")
+        measurements[name] = {
+            variant: call("kernels.py", f"{name}/{variant}", note=f"{name}/{variant}") for variant in ("own", "plain")
+        }
+    measurements["utilization"] = call("kernels.py", "utilization", note="utilization")
     if stock_iters:
-        found["stock"] = call("peer_sft.py", *model, "--iters", str(stock_iters), told="stock")
-    return found
+        measurements["stock"] = call("peer_sft.py", *model, "--iters", str(stock_iters), note="stock")
+    return measurements
 
 
-def ratios(found: dict[str, Any]) -> dict[str, float]:
-    """Ours to theirs: above 1 is faster; for memory, below 1 is smaller."""
-    own, peer = found["own"], found["same_kernels"]
-    entropy, checkpointing = found["cross_entropy"], found["checkpointing"]
-    made = {
+def ratios(measurements: dict[str, Any]) -> dict[str, float]:
+    """Return ratios of mlxtune to the peer: above 1 is faster; for memory, below 1 is smaller."""
+    own, peer = measurements["own"], measurements["same_kernels"]
+    entropy, checkpointing = measurements["cross_entropy"], measurements["checkpointing"]
+    speedups = {
         "first epoch / same kernels": own["first"]["trained_per_s"] / peer["trained_per_s"],
         "later epochs / same kernels": own["later"]["trained_per_s"] / peer["trained_per_s"],
         "peak memory / same kernels": own["peak"] / peer["peak"],
@@ -80,15 +82,15 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         "cross-entropy memory: plain / own": entropy["plain"]["extra"] / entropy["own"]["extra"],
         "checkpointed speed / plain": checkpointing["plain"]["seconds"] / checkpointing["own"]["seconds"],
         "checkpointed memory: plain / own": checkpointing["plain"]["peak"] / checkpointing["own"]["peak"],
-        "step / matrix-product speed": found["share"]["share"],
+        "step / matmul speed": measurements["utilization"]["utilization"],
     }
-    if "stock" in found:
-        made["first epoch / stock"] = own["first"]["trained_per_s"] / found["stock"]["trained_per_s"]
-    return made
+    if "stock" in measurements:
+        speedups["first epoch / stock"] = own["first"]["trained_per_s"] / measurements["stock"]["trained_per_s"]
+    return speedups
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for a reader."""
+    """Print the result as text."""
     own, peer = result["own"], result["same_kernels"]
     lines = [
         heading(result),

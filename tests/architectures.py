@@ -1,4 +1,4 @@
-"""Tiny random models of the architectures people train on a Mac, built from mlx-lm's own classes."""
+"""Tiny random models of common architectures, built from mlx-lm's classes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _GEMMA4: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """``config`` is what its ``config.json`` says beside the usual sizes, ``shares`` whether rows can share a prefix."""
+    """``config`` adds to the default sizes in ``config.json``; ``shares_prefix`` tells whether rows can share a prefix."""
 
     config: dict[str, Any]
-    shares: bool = True
-    inner: dict[str, Any] = field(default_factory=dict)  # a wrapper's text_config
+    shares_prefix: bool = True
+    inner: dict[str, Any] = field(default_factory=dict)  # text_config of a wrapper model
 
     @property
-    def whole(self) -> dict[str, Any]:
+    def full_config(self) -> dict[str, Any]:
         return _SIZES | self.config | ({"text_config": _SIZES | self.inner} if self.inner else {})
 
 
@@ -47,22 +47,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ministral3": Architecture(
         {"model_type": "ministral3", "layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
         | {"rope_parameters": {"rope_theta": 10000.0, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64}},
-        shares=False,
+        shares_prefix=False,
     ),
     "mistral3": Architecture({"model_type": "mistral3"}, inner={"model_type": "llama", "tie_word_embeddings": False}),
     "gemma": Architecture({"model_type": "gemma"}),
     "gemma2": Architecture({"model_type": "gemma2", "final_logit_softcapping": 3.0}),
-    "gemma3_text": Architecture({"model_type": "gemma3_text", **_SLIDING}, shares=False),
-    "gemma3": Architecture({"model_type": "gemma3"}, shares=False, inner={"model_type": "gemma3_text", **_SLIDING}),
-    "gemma4_text": Architecture(_GEMMA4 | _SLIDING, shares=False),
-    "gemma4": Architecture({"model_type": "gemma4"}, shares=False, inner=_GEMMA4 | _SLIDING),
+    "gemma3_text": Architecture({"model_type": "gemma3_text", **_SLIDING}, shares_prefix=False),
+    "gemma3": Architecture({"model_type": "gemma3"}, shares_prefix=False, inner={"model_type": "gemma3_text", **_SLIDING}),
+    "gemma4_text": Architecture(_GEMMA4 | _SLIDING, shares_prefix=False),
+    "gemma4": Architecture({"model_type": "gemma4"}, shares_prefix=False, inner=_GEMMA4 | _SLIDING),
     "qwen2": Architecture({"model_type": "qwen2", "tie_word_embeddings": True}),
     "qwen3": Architecture({"model_type": "qwen3", "tie_word_embeddings": False}),
     "qwen3_moe": Architecture(
         {"model_type": "qwen3_moe", "tie_word_embeddings": False, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1}
         | {"mlp_only_layers": [], "moe_intermediate_size": 32, "norm_topk_prob": True}
     ),
-    "qwen3_5": Architecture({"model_type": "qwen3_5"}, shares=False, inner=_QWEN3_5),
+    "qwen3_5": Architecture({"model_type": "qwen3_5"}, shares_prefix=False, inner=_QWEN3_5),
     "phi3": Architecture({"model_type": "phi3", "tie_word_embeddings": False}),
     "phi": Architecture({"model_type": "phi", "layer_norm_eps": 1e-5}),
     "cohere": Architecture({"model_type": "cohere", "layer_norm_eps": 1e-5, "logit_scale": 0.25}),
@@ -75,28 +75,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"model_type": "lfm2", "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3, "block_dim": 64, "block_ff_dim": 64}
         | {"block_multiple_of": 32, "block_ffn_dim_multiplier": 1.0, "block_auto_adjust_ff_dim": False}
         | {"layer_types": ["conv", "full_attention"]},
-        shares=False,
+        shares_prefix=False,
     ),
 }  # fmt: skip
 
 
 def make(folder: Path, name: str, *, bits: int = 4, **sizes: Any) -> Path:
-    """Write ``name`` into ``folder`` as mlx-lm would after converting it; ``bits`` = 0 leaves it unquantised.
-
-    ``sizes`` are settings of its ``config.json`` that differ from the usual ones.
-    """
+    """Write the model ``name`` to ``folder`` in mlx-lm's layout. ``bits=0`` leaves it unquantized; ``sizes`` override its config."""
     import mlx.core as mx
     from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 
     write_tokenizer(folder, template=CHATML, stop="<|im_end|>")
-    config = json.loads(json.dumps(ARCHITECTURES[name].whole | sizes))
+    config = json.loads(json.dumps(ARCHITECTURES[name].full_config | sizes))
     model_class, arguments = _get_classes(config)
     mx.random.seed(2)
     model = model_class(arguments.from_dict(json.loads(json.dumps(config))))
     if name.startswith("gemma3"):
-        getattr(model, "language_model", model).sanitize(
-            {}
-        )  # without a head of its own among the weights, the head is the embedding
+        getattr(model, "language_model", model).sanitize({})  # without separate head weights, the embedding is the head
     mx.eval(model.parameters())
     if bits:
         model, config = quantize_model(model, config, 32, bits)

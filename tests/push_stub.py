@@ -1,6 +1,6 @@
-"""A hub on this machine: the part of its HTTP API that pushing and pulling use, with the faults that a test gives it.
+"""A local Hub server: the HTTP API that push and pull use, with configurable faults.
 
-Paths and bodies are those of huggingface-hub's own client: repositories, preupload, LFS batches, commits, resolve.
+Paths and bodies are those of the huggingface-hub client: repositories, preupload, LFS batches, commits, resolve.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ class Repo:
 
     @property
     def sha(self) -> str:
-        told = json.dumps([self.commits, *((name, hashlib.sha256(data).hexdigest()) for name, data in sorted(self.files.items()))])
-        return hashlib.sha1(told.encode()).hexdigest()
+        state = json.dumps([self.commits, *((name, hashlib.sha256(data).hexdigest()) for name, data in sorted(self.files.items()))])
+        return hashlib.sha1(state.encode()).hexdigest()
 
 
 class Hub:
-    """What it holds, what it was asked, and how it fails.
+    """Its repositories, the requests it received, and its faults.
 
-    ``token`` is the one that may write. ``refuse`` maps a part of a path to the statuses of the next requests with it; ``cut`` is after
-    how many bytes the next files break off.
+    ``token`` grants write access. ``refuse`` maps a part of a path to the statuses of the next requests with it; ``cut`` lists after
+    how many bytes the next downloads end.
     """
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.ranges: list[str] = []
         self.refuse: dict[str, list[int]] = {}
         self.cut: list[int] = []
         self.url = ""
 
     def count(self, part: str) -> int:
-        """How many requests had ``part`` in their method and path."""
-        return sum(part in line for line in self.asked)
+        """Count requests with ``part`` in their method and path."""
+        return sum(part in line for line in self.requests)
 
 
 @contextmanager
 def serve(token: str) -> Iterator[Hub]:
-    """A running hub."""
+    """Run a Hub server."""
     hub = Hub(token)
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ def serve(token: str) -> Iterator[Hub]:
 
         def _begin(self) -> tuple[str, bytes, bool]:
             path, body = unquote(urlsplit(self.path).path), self._body()
-            hub.asked.append(f"{self.command} {path}")
+            hub.requests.append(f"{self.command} {path}")
             for part, statuses in hub.refuse.items():
                 if part in f"{self.command} {path}" and statuses:
                     self._json(statuses.pop(0), {"error": f"no, {self.headers.get('Authorization')}"})
@@ -76,8 +76,8 @@ def serve(token: str) -> Iterator[Hub]:
             return path, body, True
 
         def do_POST(self) -> None:
-            path, body, go = self._begin()
-            if not go:
+            path, body, allowed = self._begin()
+            if not allowed:
                 return None
             if self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self._json(
@@ -89,24 +89,24 @@ def serve(token: str) -> Iterator[Hub]:
                 return self._json(200, {"errors": [], "warnings": []})
             if path.startswith("/verify"):
                 return self._json(200, {})
-            if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
-                return self._preupload(hub.repos[found[1]], json.loads(body))
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+                return self._preupload(hub.repos[match[1]], json.loads(body))
             if re.fullmatch(r"/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
                 return self._batch(json.loads(body))
-            if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
-                return self._commit(found[1], body)
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+                return self._commit(match[1], body)
             return self._json(404, {"error": path})
 
-        def _create(self, asked: dict[str, Any]) -> None:
-            name = f"{asked['organization']}/{asked['name']}"
+        def _create(self, payload: dict[str, Any]) -> None:
+            name = f"{payload['organization']}/{payload['name']}"
             if name in hub.repos:
                 return self._json(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
-            hub.repos[name] = Repo(asked.get("visibility") == "private")
+            hub.repos[name] = Repo(payload.get("visibility") == "private")
             return self._json(200, {"url": f"{hub.url}/{name}", "name": name})
 
-        def _preupload(self, repo: Repo, asked: dict[str, Any]) -> None:
+        def _preupload(self, repo: Repo, payload: dict[str, Any]) -> None:
             files = []
-            for item in asked["files"]:
+            for item in payload["files"]:
                 large = item["path"].endswith((".safetensors", ".gguf"))
                 data = repo.files.get(item["path"])
                 git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() if data is not None else None
@@ -114,12 +114,12 @@ def serve(token: str) -> Iterator[Hub]:
                 files.append({"path": item["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid})
             return self._json(200, {"files": files})
 
-        def _batch(self, asked: dict[str, Any]) -> None:
+        def _batch(self, payload: dict[str, Any]) -> None:
             objects = []
-            for item in asked["objects"]:
-                there = item["oid"] in hub.blobs
+            for item in payload["objects"]:
+                exists = item["oid"] in hub.blobs
                 actions = {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}, "verify": {"href": f"{hub.url}/verify"}}
-                objects.append({**item, **({} if there else {"actions": actions})})
+                objects.append({**item, **({} if exists else {"actions": actions})})
             return self._json(200, {"transfer": "basic", "objects": objects})
 
         def _commit(self, name: str, body: bytes) -> None:
@@ -134,8 +134,8 @@ def serve(token: str) -> Iterator[Hub]:
             return self._json(200, {"commitUrl": f"{hub.url}/{name}/commit/{repo.sha}", "commitOid": repo.sha, "hookOutput": ""})
 
         def do_PUT(self) -> None:
-            path, body, go = self._begin()
-            if go:
+            path, body, allowed = self._begin()
+            if allowed:
                 oid = path.rsplit("/", 1)[-1]
                 assert hashlib.sha256(body).hexdigest() == oid
                 hub.blobs[oid] = body
@@ -145,26 +145,26 @@ def serve(token: str) -> Iterator[Hub]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            path, _, go = self._begin()
-            if not go:
+            path, _, allowed = self._begin()
+            if not allowed:
                 return
-            if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/.+)?", path):
-                repo = self._seen(found[1])
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/.+)?", path):
+                repo = self._readable_repo(match[1])
                 if repo:
                     files = [{"rfilename": name, "size": len(data)} for name, data in repo.files.items()]
-                    told = {"_id": "1", "id": found[1], "modelId": found[1], "sha": repo.sha, "private": repo.private}
+                    info = {"_id": "1", "id": match[1], "modelId": match[1], "sha": repo.sha, "private": repo.private}
                     self._json(
-                        200, told | {"siblings": files, "cardData": {"license": "mit"}, "tags": [], "downloads": 0, "likes": 0}
+                        200, info | {"siblings": files, "cardData": {"license": "mit"}, "tags": [], "downloads": 0, "likes": 0}
                     )
                 return
-            if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-                repo = self._seen(found[1])
+            if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                repo = self._readable_repo(match[1])
                 if repo:
-                    self._file(repo, found[3])
+                    self._file(repo, match[3])
                 return
             self._json(404, {"error": path})
 
-        def _seen(self, name: str) -> Repo | None:
+        def _readable_repo(self, name: str) -> Repo | None:
             repo = hub.repos.get(name)
             if repo is None or (repo.private and self.headers.get("Authorization") != f"Bearer {hub.token}"):
                 self._json(
@@ -178,16 +178,16 @@ def serve(token: str) -> Iterator[Hub]:
             if data is None:
                 return self._json(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound"})
             start = 0
-            if asked := self.headers.get("Range"):
-                hub.ranges.append(asked)
-                start = int(asked.removeprefix("bytes=").split("-")[0])
-            self.send_response(206 if asked else 200)
+            if range_header := self.headers.get("Range"):
+                hub.ranges.append(range_header)
+                start = int(range_header.removeprefix("bytes=").split("-")[0])
+            self.send_response(206 if range_header else 200)
             headers = {
                 "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
                 "X-Repo-Commit": repo.sha,
                 "Content-Length": str(len(data) - start),
             }
-            if asked:
+            if range_header:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             for key, value in headers.items():
                 self.send_header(key, value)
@@ -205,14 +205,14 @@ def serve(token: str) -> Iterator[Hub]:
         def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
             data = json.dumps(value).encode()
             self.send_response(status)
-            for key, told in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
-                self.send_header(key, told)
+            for key, text in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+                self.send_header(key, text)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(data)
 
     class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: Any) -> None:  # a client that gave up
+        def handle_error(self, *_: Any) -> None:  # the client disconnected
             pass
 
     server = Server(("127.0.0.1", 0), Handler)

@@ -1,35 +1,56 @@
-"""The rules of the house: imports only go down, and a file is one idea."""
+"""Structure of the package: import contracts, no import cycles, unique names."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
+import grimp
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "mlxtune").rglob("*.py"))
+PACKAGE = ROOT / "mlxtune"
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_import_contracts_hold():
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"Contracts: [4-9] kept, 0 broken", done.stdout)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"Contracts: [4-9] kept, 0 broken", result.stdout)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_file_is_no_longer_than_one_idea(file):
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+def test_no_import_cycles():
+    """Imports inside functions count; those under ``TYPE_CHECKING`` do not."""
+    graph = grimp.build_graph("mlxtune", exclude_type_checking_imports=True, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()  # raises CycleError with the modules of a cycle
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_file_says_what_it_is_for(file):
-    assert file.read_text(encoding="utf-8").startswith('"""')
+def test_class_names_are_unique():
+    classes = defaultdict(list)
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                classes[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in classes.items() if len(paths) > 1} == {}
+
+
+def test_module_names_are_unique_within_a_package():
+    """The rooms of the app share ``screen``, ``service`` and ``render`` on purpose; within one room names are unique too."""
+    modules = defaultdict(list)
+    for path in FILES:
+        parts = path.relative_to(PACKAGE).parts
+        scope = parts[:3] if parts[:2] == ("tui", "rooms") and len(parts) > 3 else parts[:1]
+        if len(parts) > 1 and path.name != "__init__.py":
+            modules[scope, path.stem].append("/".join(parts))
+    assert {paths[0]: paths[1:] for paths in modules.values() if len(paths) > 1} == {}
 
 
 def test_remote_code_is_never_trusted():
-    for file in FILES:
-        assert not re.search(r"trust_remote_code\s*[=:]\s*True", file.read_text(encoding="utf-8")), file
+    for path in FILES:
+        assert not re.search(r"trust_remote_code\s*[=:]\s*True", path.read_text(encoding="utf-8")), path

@@ -1,4 +1,4 @@
-"""A tiny random model, its byte tokenizer, and data for it: mechanics are tested on these."""
+"""A tiny random model with a byte tokenizer, and data for it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def make_tiny(
     specials: tuple[str, ...] = (),
     texts: Sequence[str] = (),
 ) -> Path:
-    """Write a tiny model; ``bits`` quantises it, ``template``, ``stop`` and ``specials`` give it another chat language.
+    """Write a tiny model. ``bits`` quantizes it; ``template``, ``stop`` and ``specials`` change its chat format.
 
-    With ``texts`` their frequent words are tokens, so that rows like them are as long as real ones; else every byte is one.
+    With ``texts``, their frequent words are tokens, so that similar rows have realistic lengths; otherwise every byte is a token.
     """
     import mlx.core as mx
     from mlx_lm.models.llama import Model, ModelArgs
     from mlx_lm.utils import quantize_model, save_config, save_model
 
-    words = write_tokenizer(folder, template=template, stop=stop, specials=specials, texts=texts)
+    vocabulary = write_tokenizer(folder, template=template, stop=stop, specials=specials, texts=texts)
     config = {
         "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": max(320, words), "tie_word_embeddings": True, "max_position_embeddings": 2048,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "vocab_size": max(320, vocabulary), "tie_word_embeddings": True, "max_position_embeddings": 2048,
     }  # fmt: skip
     mx.random.seed(1)
     model = Model(ModelArgs.from_dict(config))
@@ -45,11 +45,11 @@ def make_tiny(
 
 
 def write_tokenizer(folder: Path, *, template: str, stop: str, specials: tuple[str, ...] = (), texts: Sequence[str] = ()) -> int:
-    """A byte-level tokenizer (one token a byte, and for the frequent words of ``texts``); how many tokens it has."""
+    """Write a byte-level tokenizer, with tokens for the frequent words of ``texts``; return its vocabulary size."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({char: at for at, char in enumerate(alphabet)}, []))
+    tokenizer = Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if texts:

@@ -1,9 +1,9 @@
-"""Writes the gallery again: ``recipes/mac/BASE/TASK.toml`` from ``recipes/TASK.toml`` and the catalogue, and what memory each takes.
+"""Generate ``recipes/mac/BASE/TASK.toml`` from ``recipes/TASK.toml`` and the catalog, and update every recipe's memory line.
 
     python tools/gallery.py
 
-The recipes for the bundled model are written by hand, and so is all above the line that begins with ``# Memory``. A test holds every
-file to what this would write.
+The recipes for the bundled model are written by hand, except for the line that begins with ``# Memory``. A test compares every file
+with this script's output.
 """
 
 from __future__ import annotations
@@ -18,33 +18,36 @@ from pathlib import Path
 import tomlkit
 
 from mlxtune.core.text import size
-from mlxtune.models import blas, bundled, catalog
-from mlxtune.models.catalog import Base
-from mlxtune.models.outline import measured
-from mlxtune.planning.machine import mac
-from mlxtune.planning.plan import Planner, word
-from mlxtune.planning.workload import Lengths
-from mlxtune.recipe import Recipe, dump, load, parse
+from mlxtune.models import bundled, catalog
+from mlxtune.models.catalog import CatalogModel
+from mlxtune.models.cpu import blas
+from mlxtune.planning.machine import mac_with
+from mlxtune.planning.plan import Planner, outcome_for
+from mlxtune.planning.workload import DatasetLengths
+from mlxtune.recipe import Recipe, load, parse
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
-SIZES = (8, 16, 32, 64)  # gigabytes of a Mac
+SIZES = (8, 16, 32, 64)  # a Mac's memory in gigabytes
 TASKS = ("support-json", "brand-voice", "tool-calling", "classification", "style")
-RATE = {"sft": 1e-4, "dpo": 5e-6}  # a tenth of what suits the bundled model, which is fifty times smaller
-COMMERCIAL = {"yes": "allowed", "conditions": "allowed on conditions", "no": "not allowed"}
-NOTES = {  # what is said of a task, above its recipe
-    "support-json": "A support desk that answers in strict JSON, with the right disclaimer.\n# For: format and contract.",
-    "brand-voice": "The shop's voice on top of the format, from pairs (DPO): the second of two in sequence.\n# For: tone. Train support-json of this folder first.",
-    "tool-calling": "Messages become calls of the shop's functions. The functions stand in the prompt and a call is plain JSON,\n# so it trains alike on every base. For: which function, with which arguments.",
-    "classification": "Reviews are sorted by topic and mood. For: labels of your own.",
-    "style": "Notes become catalogue texts in one voice. For: how something is said.",
+LEARNING_RATES = {"sft": 1e-4, "dpo": 5e-6}  # 1/10 of the rates for the bundled model, which is about 50 times smaller
+COMMERCIAL = {"yes": "allowed", "conditions": "allowed with conditions", "no": "not allowed"}
+FITS = {"go": "fits", "warn": "tight", "refuse": "too large"}
+HEADERS = {  # the first lines of each task's recipe
+    "support-json": "A support desk that answers in strict JSON, with the correct disclaimer.\n# Use for: format and contract.",
+    "brand-voice": "Teach the model the shop's voice from preference pairs (DPO), on top of the format.\n"
+    "# Use for: tone. Train support-json in this folder first.",
+    "tool-calling": "Turn messages into calls to the shop's functions. The functions are listed in the prompt and a call is plain\n"
+    "# JSON, so the recipe works with every base.\n# Use for: routing and tool calling.",
+    "classification": "Classify reviews by topic and sentiment.\n# Use for: classification with a small set of your own labels.",
+    "style": "Turn notes into catalog texts in the house style.\n# Use for: writing style.",
 }
 
 
 def main() -> int:
-    """Write every file that is not as it should be, and say which."""
+    """Write every file that is out of date, and print its path."""
     blas.preload()
-    for path, text in written():
+    for path, text in rendered():
         if not path.is_file() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -52,20 +55,20 @@ def main() -> int:
     return 0
 
 
-def written() -> Iterator[tuple[Path, str]]:
-    """Every recipe of the gallery, and what should be in it."""
-    here = catalog.find(bundled.ALIAS)
-    assert here
+def rendered() -> Iterator[tuple[Path, str]]:
+    """Yield the path and expected content of every recipe in the gallery."""
+    bundled_base = catalog.find(bundled.ALIAS)
+    assert bundled_base
     for task in TASKS:
         path = RECIPES / f"{task}.toml"
-        yield path, re.sub(r"^# Memory.*$", memory(load(path), here, task), path.read_text(), count=1, flags=re.MULTILINE)
-    for base in catalog.bases():
+        yield path, re.sub(r"^# Memory.*$", memory(load(path), bundled_base, task), path.read_text(), count=1, flags=re.MULTILINE)
+    for base in catalog.models():
         for task in TASKS if base.recipes else ():
             yield RECIPES / "mac" / base.recipes / f"{task}.toml", _recipe(base, task)
 
 
-def _recipe(base: Base, task: str) -> str:
-    """``recipes/TASK.toml`` for another base."""
+def _recipe(base: CatalogModel, task: str) -> str:
+    """Return ``recipes/TASK.toml`` adapted to another base."""
     document = tomlkit.parse((RECIPES / f"{task}.toml").read_text())
     text = "\n".join(line for line in tomlkit.dumps(document).splitlines() if not line.startswith("#")).lstrip("\n")
     text = re.sub(r" +#(?=[^\"\]]*$)[^\n]*", "", text, flags=re.MULTILINE)
@@ -75,55 +78,55 @@ def _recipe(base: Base, task: str) -> str:
     document["model"]["base"] = base.id  # type: ignore[index]
     if "parent" in document["adapter"]:  # type: ignore[operator]
         document["adapter"]["parent"] = f"{base.recipes}-support-json"  # type: ignore[index]
-        document["training"]["learning_rate"] = RATE["dpo"]  # type: ignore[index]
+        document["training"]["learning_rate"] = LEARNING_RATES["dpo"]  # type: ignore[index]
     else:
         document["adapter"]["alpha"] = 16  # type: ignore[index]
-        document["training"]["learning_rate"] = RATE["sft"]  # type: ignore[index]
+        document["training"]["learning_rate"] = LEARNING_RATES["sft"]  # type: ignore[index]
     body = tomlkit.dumps(document)
     folder = f"recipes/mac/{base.recipes}"
-    licence = f"{base.licence}, commercial use {COMMERCIAL[base.commercial]}"
+    license = f"{base.license}, commercial use {COMMERCIAL[base.commercial]}"
     recipe = parse(body, folder=RECIPES / "mac" / base.recipes)
-    ahead = "" if recipe.adapter.parent else f"\n# Plan it before anything is downloaded: mlxtune plan {folder}/{task}.toml"
+    plan = "" if recipe.adapter.parent else f"\n# Plan before downloading: mlxtune plan {folder}/{task}.toml"
     return (
-        f"# {base.name}. {NOTES[task]}\n"
-        f"# Run: mlxtune train {folder}/{task}.toml{ahead}\n"
-        "# Expect: not measured on this base. Its rates are a first try; mlxtune eval says what came of them.\n"
-        f"# Licence: {licence}; {base.terms}\n"
-        f"# Context: {base.context // 1024}k tokens. Download: {size(base.size)}.\n"
+        f"# {base.name}. {HEADERS[task]}\n"
+        f"# Run: mlxtune train {folder}/{task}.toml{plan}\n"
+        "# Results: not measured on this base. The learning rate is a starting point; check it with mlxtune eval.\n"
+        f"# License: {license}; {base.terms}\n"
+        f"# Context: {base.context // 1024}k tokens. Download: {size(base.nbytes)}.\n"
         f"{memory(recipe, base, task)}\n"
         f"{body}"
     )
 
 
-def memory(recipe: Recipe, base: Base, task: str) -> str:
-    """The planner's verdict for Macs of four sizes, as a line of a recipe's header."""
-    told = " · ".join(
-        f"{gigabytes} GB {verdict}, {size(need)}" for gigabytes, (verdict, need) in planned(recipe, base, task).items()
-    )
-    return f"# Memory on a Mac, by the planner: {told}"
+def memory(recipe: Recipe, base: CatalogModel, task: str) -> str:
+    """Return the header line with the planner's verdict for Macs with four memory sizes."""
+    estimates = planned(recipe, base, task).items()
+    return "# Memory on a Mac (computed): " + " · ".join(f"{gb} GB {FITS[word]}, {size(need)}" for gb, (word, need) in estimates)
 
 
-def planned(recipe: Recipe, base: Base, task: str) -> dict[int, tuple[str, int]]:
-    """What the planner says of ``recipe`` on Macs of each size: the word, and bytes."""
-    if recipe.adapter.parent:  # it goes on with the adapter of support-json, whatever that is
+def planned(recipe: Recipe, base: CatalogModel, task: str) -> dict[int, tuple[str, int]]:
+    """Return the planner's verdict and the peak memory in bytes, keyed by the Mac's memory in gigabytes."""
+    if recipe.adapter.parent:  # it continues from support-json's adapter
         parent = load(RECIPES / "support-json.toml").adapter
         recipe = replace(recipe, adapter=replace(parent, parent=""))
-    found = {}
+    rows = lengths(task)
+    if not base.full_attention:  # prefixes cannot be shared
+        rows = replace(rows, prefix=0, full_attention=False)
+    estimates = {}
     for gigabytes in SIZES:
-        machine = mac(gigabytes)
-        need = Planner(machine, base.shapes, measured(lengths(task), base)).estimate(recipe).total
-        found[gigabytes] = (word(need, machine.limit), need)
-    return found
+        machine = mac_with(gigabytes)
+        need = Planner(machine, base.shapes, rows).estimate(recipe).total
+        estimates[gigabytes] = (outcome_for(need, machine.limit), need)
+    return estimates
 
 
 @cache
-def lengths(task: str) -> Lengths:
-    """How long the rows of a task are, as the bundled model's tokenizer counts."""
-    from mlxtune.planning.ask import as_lengths
+def lengths(task: str) -> DatasetLengths:
+    """Return the lengths of a task's rows, in tokens of the bundled model's tokenizer."""
     from mlxtune.training import probe
 
     recipe = load(RECIPES / f"{task}.toml")
-    return as_lengths(probe.lengths({"recipe": dump(replace(recipe, adapter=replace(recipe.adapter, parent="")))}))
+    return probe.lengths(replace(recipe, adapter=replace(recipe.adapter, parent="")))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Adapters: the library of a workspace, what may come into it, and the ways out: fused, exported, on the hub."""
+"""The adapter library of a workspace. Import, fuse, export and publish adapters."""

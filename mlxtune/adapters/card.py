@@ -1,92 +1,97 @@
-"""What goes out with an adapter or an export: a model card with its evaluation in it, and a lineage without a word of this machine."""
+"""The files published with an adapter or export: a model card with the evaluation, and a lineage without local paths."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters import fidelity
-from mlxtune.adapters.entry import AdapterEntry, Score, lineage, tell, told_score
+from jinja2 import Environment
+
+from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_lineage, score_from_lineage, score_to_lineage
+from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation import markdown
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.contract import LABELS
-from mlxtune.evaluation.markdown import plain
+from mlxtune.evaluation.render.comparison_table import comparison_tables
+from mlxtune.evaluation.render.markdown import plain, table, table_blocks
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.models import bundled
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 README = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BUNDLED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
-_OPEN = ("v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash")
+_PUBLIC_KEYS = ("v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash")
 
 
 @dataclass(frozen=True)
-class Base:
-    """What a lineage calls a base (no path), and what the world does: its id on the hub and its licence, empty where not known."""
+class PublishedBase:
+    """A base's name in a lineage (never a path), its Hub ID, and its license. Unknown values are empty."""
 
     name: str
     hub_id: str
-    licence: str
+    license: str
 
 
-def known_base(name: str, licence: str = "") -> Base:
-    """The base that is called ``name`` here. A folder of this machine is told by its last name alone."""
+def published_base(name: str, license: str = "") -> PublishedBase:
+    """Return the base that a recipe calls ``name``. Only the last component of a local path is published."""
     if name == bundled.ALIAS:
-        return Base(name, *_BUNDLED)
-    if _HUB_ID.fullmatch(name) and not Path(name).exists():
-        return Base(name, name, licence or told_licence(Path(name)))
-    return Base(Path(name).name, "", licence or told_licence(Path(name)))
+        return PublishedBase(name, *_BUNDLED)
+    is_hub_id = _HUB_ID.fullmatch(name) and not Path(name).exists()
+    license = license or read_license(Path(name))
+    return PublishedBase(name, name, license) if is_hub_id else PublishedBase(Path(name).name, "", license)
 
 
-def told_licence(folder: Path) -> str:
-    """The licence that the card of the model in ``folder`` names; empty where there is none."""
+def read_license(folder: Path) -> str:
+    """Return the license stated in the model card in ``folder``, or ``""``."""
     try:
         text = (folder / README).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
-    return found[1] if found else ""
+    match = re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE) if head else None
+    return match[1] if match else ""
 
 
-def stage(entry: AdapterEntry, base: Base, folder: Path) -> list[str]:
-    """Write what is published of ``entry`` into ``folder``, but for the weights themselves; returns the names.
+def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path) -> list[str]:
+    """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
 
-    The configuration and the lineage name no path of this machine. Raises ``ModelError`` when the adapter cannot be read.
+    The configuration and lineage contain no local paths. Raise ``ModelError`` if the adapter cannot be read.
     """
-    found = read_layout(entry.folder)
-    write_json(folder / CONFIG, found.config | {"model": base.hub_id or base.name})
-    told = _open(lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
-    scored = {"evaluation": tell(entry.score)} if entry.score else {}
-    parent = {"parent": {"sha256": entry.parent.sha256, "run": entry.parent.run}} if entry.parent else {}
-    write_json(folder / LINEAGE, told | scored | parent)
-    write_text(folder / README, card(entry, base))
+    layout = read_layout(entry.folder)
+    write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
+    lineage = _public(read_lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
+    if entry.score:
+        lineage["evaluation"] = score_to_lineage(entry.score)
+    if entry.parent:
+        lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
+    write_json(folder / LINEAGE, lineage)
+    write_text(folder / README, adapter_card(entry, base))
     return [CONFIG, LINEAGE, README]
 
 
 def write_adapter(entry: AdapterEntry, folder: Path) -> list[str]:
-    """Write the adapter alone to ``folder``, as it would be published; returns the names of its files.
+    """Write only the adapter into a new ``folder``, as it would be published. Return the names of its files.
 
-    Raises ``InputError`` when ``folder`` is there already.
+    Raise ``InputError`` if ``folder`` exists.
     """
     if folder.exists():
-        raise InputError(f"{folder} is there already, so nothing is written over it.", mend="Choose another place with --to.")
+        raise InputError(f"{folder} already exists.", hint="Choose another folder with --to.")
     scratch = folder.with_name(f".{folder.name}.partial")
     with disk_errors(str(folder)):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
-            names = stage(entry, known_base(entry.base), scratch)
+            names = write_publishable(entry, published_base(entry.base), scratch)
             shutil.copyfile(entry.weights, scratch / WEIGHTS)
             os.rename(scratch, folder)
         finally:
@@ -94,98 +99,104 @@ def write_adapter(entry: AdapterEntry, folder: Path) -> list[str]:
     return [WEIGHTS, *names]
 
 
-def card(entry: AdapterEntry, base: Base) -> str:
-    """The model card of an adapter, as Markdown."""
+def adapter_card(entry: AdapterEntry, base: PublishedBase) -> str:
+    """Return an adapter's model card, as Markdown."""
+    facts = {
+        "method": entry.method, "rank, scale": f"{entry.rank}, {entry.scale:g}", "layers": str(entry.layers),
+        "modules": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets), "parameters": f"{entry.parameters:,}",
+        "base weights": entry.base_hash[:16], "recipe": entry.recipe_hash[:16], "data": entry.data_hash[:16],
+        "parent": entry.parent.run or entry.parent.sha256[:16] if entry.parent else "",
+    }  # fmt: skip
     kind = "DoRA" if entry.kind == "dora" else "LoRA"
-    what = f"A {kind} adapter of rank {entry.rank} for {_linked(base)}, trained with [MLX](https://github.com/ml-explore/mlx) by mlxtune."
-    run = f'mlx_lm.generate --model {base.hub_id or "BASE"} --adapter-path FOLDER --prompt "…"'
-    facts = [
-        ("method", entry.method), ("rank, scale", f"{entry.rank}, {entry.scale:g}"), ("layers", str(entry.layers)),
-        ("modules", ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets)), ("numbers", f"{entry.parameters:,}"),
-        ("weights of the base", entry.base_hash[:16]), ("recipe", entry.recipe_hash[:16]), ("data", entry.data_hash[:16]),
-        ("trained on from", entry.parent.run or entry.parent.sha256[:16] if entry.parent else ""),
-    ]  # fmt: skip
-    return _card(entry.name, base, what, run, entry.score, facts, ["lora"], "adapter")
+    summary = (
+        f"A rank-{entry.rank} {kind} adapter for {_link(base)}, trained by mlxtune with [MLX](https://github.com/ml-explore/mlx)."
+    )
+    command = f'mlx_lm.generate --model {base.hub_id or "BASE"} --adapter-path FOLDER --prompt "…"'
+    return _render(entry.name, base, summary, command, entry.score, facts, "adapter")
 
 
-def export_card(name: str, folder: Path, base: Base) -> str:
-    """The model card of the export in ``folder``. Raises ``InputError`` when that is no export of ours."""
-    told = lineage(folder)
-    own = _inner(told)
+def export_card(name: str, folder: Path, base: PublishedBase) -> str:
+    """Return the model card of the export in ``folder``. Raise ``InputError`` if it is not an mlxtune export."""
+    lineage = read_lineage(folder)
+    adapter = _adapter(lineage)
     proof = fidelity.load(folder)
-    form = {"quantized": "quantised again", "gguf": "as GGUF"}.get(proof.form, "not quantised")
-    what = (
-        f"{_linked(base)} with a {'DoRA' if own.get('kind') == 'dora' else 'LoRA'} adapter in its weights, {form}, made by mlxtune."
-    )
-    facts = [
-        ("export", proof.sentence),
-        ("rank, scale", f"{own.get('rank')}, {own.get('scale')}"),
-        ("run", str(own.get("run") or "")),
-    ]
-    run = 'llama-cli -m model.gguf -p "…"' if proof.form == "gguf" else 'mlx_lm.generate --model FOLDER --prompt "…"'
-    return _card(name, base, what, run, told_score(told), facts, [], "model")
+    form = {"quantized": "requantized", "gguf": "in GGUF format"}.get(proof.form, "not quantized")
+    kind = "DoRA" if adapter.get("kind") == "dora" else "LoRA"
+    facts = {
+        "export": proof.sentence,
+        "rank, scale": f"{adapter.get('rank')}, {adapter.get('scale')}",
+        "run": str(adapter.get("run") or ""),
+    }
+    command = 'llama-cli -m model.gguf -p "…"' if proof.form == "gguf" else 'mlx_lm.generate --model FOLDER --prompt "…"'
+    summary = f"{_link(base)} with a {kind} adapter fused into its weights, {form}, made by mlxtune."
+    return _render(name, base, summary, command, score_from_lineage(lineage), facts, "model")
 
 
-def open_lineage(folder: Path, base: Base) -> dict[str, Any]:
-    """The lineage of the export in ``folder``, for anyone."""
-    told = lineage(folder)
-    own = _inner(told)
-    kept = {key: own[key] for key in ("kind", "rank", "scale", "weights") if key in own}
-    scored = {"evaluation": told["evaluation"]} if told_score(told) else {}
-    return _open(told) | {"export": told.get("export"), "base": base.name, "adapter": kept | _open(own)} | scored
+def public_lineage(folder: Path, base: PublishedBase) -> dict[str, Any]:
+    """Return the lineage of the export in ``folder`` without local paths."""
+    lineage = read_lineage(folder)
+    adapter = _adapter(lineage)
+    own = {key: adapter[key] for key in ("kind", "rank", "scale", "weights") if key in adapter}
+    evaluation = {"evaluation": lineage["evaluation"]} if score_from_lineage(lineage) else {}
+    return _public(lineage) | {"export": lineage.get("export"), "base": base.name, "adapter": own | _public(adapter)} | evaluation
 
 
-def _card(
-    name: str, base: Base, what: str, run: str, score: Score | None, facts: Sequence[tuple[str, str]], tags: list[str], noun: str
+def _render(
+    name: str,
+    base: PublishedBase,
+    summary: str,
+    command: str,
+    score: AdapterScore | None,
+    facts: Mapping[str, str],
+    noun: str,
 ) -> str:
-    head = ["---", "library_name: mlx", "pipeline_tag: text-generation"]
-    head += [f"base_model: {base.hub_id}"] if base.hub_id else []
-    head += [f"base_model_relation: {noun if noun == 'adapter' else 'finetune'}"] if base.hub_id else []
-    head += [f"license: {base.licence}"] if re.fullmatch(r"[\w.-]+", base.licence) else []
-    head += ["tags:", *(f"- {tag}" for tag in ("mlx", "mlxtune", *tags)), "---"]
-    licence = (
-        f"The base is under {plain(base.licence)}; what is made of it is bound by that too."
-        if base.licence
-        else "The licence of the base is not known here: look it up before you use or pass this on."
-    )
-    body = markdown.table(["", ""], [[plain(key), plain(value)] for key, value in facts if value])
-    blocks = ["\n".join(head), f"# {plain(name)}", what, *_evaluation(score, noun), "## Use", f"```bash\n{run}\n```"]
-    return "\n\n".join([*blocks, "## Facts", body, "## Licence", licence]) + "\n"
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
+    environment.filters["plain"] = plain
+    template = environment.from_string(files("mlxtune.adapters").joinpath("card.md.j2").read_text("utf-8"))
+    return template.render(
+        name=name, base=base, summary=summary, command=command, score=score, noun=noun,
+        relation="adapter" if noun == "adapter" else "finetune",
+        license=base.license if re.fullmatch(r"[\w.-]+", base.license) else "",
+        tags=["mlx", "mlxtune", *(["lora"] if noun == "adapter" else [])],
+        rows=plural(score.rows, "held-out row") if score else "",
+        rates=_rates(score) if score else "",
+        evidence=_evidence(score) if score else [],
+        facts=table(["", ""], [[plain(key), plain(value)] for key, value in facts.items() if value]),
+    )  # fmt: skip
 
 
-def _evaluation(score: Score | None, noun: str) -> list[str]:
-    if score is None:
-        return ["## Evaluation", f"This {noun} was not evaluated: whether it helps is not known."]
+def _rates(score: AdapterScore) -> str:
     before = {rate.metric: rate for rate in score.before}
     body = []
     for rate in score.after:
-        was = before.get(rate.metric)
-        cells = [f"{100 * item.share:.1f} % ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in (was, rate)]
-        body.append([plain(LABELS.get(rate.metric, rate.metric)), *cells])
-    table = markdown.table(["", plain(score.rival), "tuned"], body)
-    note = f"Share of {plural(score.rows, 'held-out row')} that hold, none of them trained on, with 95 % Wilson intervals."
-    held = [plain(f"It is not to be promoted: {one_line(score.reservation)}.")] if score.reservation else []
-    blocks = ["## Evaluation", plain(score.verdict), *held, note, table]
+        pair = (before.get(rate.metric), rate)
+        cells = [f"{100 * item.share:.1f}% ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in pair]
+        body.append([plain(metric_label(rate.metric)), *cells])
+    return table(["", plain(score.rival), "tuned"], body)
+
+
+def _evidence(score: AdapterScore) -> list[str]:
+    """Return the paired comparisons and the ledger of held-out evaluations, or a note that the score is unverified."""
     if score.folder is None:
-        return [*blocks, "As told by its maker."]
+        return ["These rates were reported by the adapter's author and have not been verified."]
     try:
         report = reports.load(score.folder)
     except MlxtuneError:
-        return blocks
-    ledger = str(report.facts.get("ledger", ""))
-    return [*blocks, *markdown.comparisons(report), *([plain(ledger)] if ledger else [])]
+        return []
+    blocks = [block for pairs in comparison_tables(report) for block in table_blocks(pairs)]
+    return [block for block in (*blocks, plain(str(report.facts.get("ledger", "")))) if block]
 
 
-def _inner(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What the lineage of an export says of its adapter."""
-    own = told.get("adapter")
-    return own if isinstance(own, dict) else {}
+def _adapter(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the adapter's entry in an export's lineage."""
+    adapter = lineage.get("adapter")
+    return adapter if isinstance(adapter, dict) else {}
 
 
-def _open(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: told[key] for key in _OPEN if isinstance(told.get(key), str | int | float)}
+def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: lineage[key] for key in _PUBLIC_KEYS if isinstance(lineage.get(key), str | int | float)}
 
 
-def _linked(base: Base) -> str:
+def _link(base: PublishedBase) -> str:
     shown = plain(one_line(base.hub_id or base.name, 100))
     return f"[{shown}](https://huggingface.co/{base.hub_id})" if base.hub_id else shown

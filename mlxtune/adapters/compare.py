@@ -1,4 +1,4 @@
-"""Two adapters beside each other: what they are, and which answered better where both were measured on the same terms. No mlx."""
+"""Compare two adapters' properties, and their evaluations if both used the same rows and contract. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import size
-from mlxtune.evaluation.compare import Contrast, contrast, side
+from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One property of both, in words."""
+class AdapterFact:
+    """One property of both adapters, as text."""
 
     name: str
     first: str
@@ -26,44 +26,42 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """``contrast`` holds the second adapter's newest evaluation against the first's; where it is ``None``, ``why`` says why."""
+class AdapterComparison:
+    """``contrast`` compares the newest evaluations of both adapters; if it is ``None``, ``reason`` says why."""
 
-    facts: tuple[Fact, ...]
-    contrast: Contrast | None
-    why: str
+    facts: tuple[AdapterFact, ...]
+    contrast: EvaluationComparison | None
+    reason: str
 
 
-def compare(workspace: Path, first: AdapterEntry, second: AdapterEntry) -> Compared:
-    """``second`` beside ``first``. Neither may have a problem."""
+def compare(workspace: Path, first: AdapterEntry, second: AdapterEntry) -> AdapterComparison:
+    """Compare ``second`` with ``first``. Neither may have a ``problem``."""
     one, two = facts(first), facts(second)
-    listed = [Fact(name, one[name], two[name]) for name in one]
-    same = first.size == second.size and first.sha256() == second.sha256()
-    listed.append(Fact("weights", *(("the same",) * 2 if same else (first.sha256()[:12], second.sha256()[:12]))))
-    found, why = None, ""
-    places = [item.score.folder if item.score else None for item in (first, second)]
-    if places[0] is None or places[1] is None:
-        missing = first if places[0] is None else second
-        why = f"{missing.name} was not evaluated here."
-    else:
-        try:
-            found = contrast(side(workspace, str(places[0])), side(workspace, str(places[1])))
-        except MlxtuneError as error:
-            why = error.message
-    return Compared(tuple(listed), found, why)
+    same_weights = first.size == second.size and first.sha256() == second.sha256()
+    one["weights"], two["weights"] = ("the same",) * 2 if same_weights else (first.sha256()[:12], second.sha256()[:12])
+    rows = tuple(AdapterFact(name, one[name], two[name]) for name in one)
+    folders = []
+    for entry in (first, second):
+        if entry.score is None or entry.score.folder is None:
+            return AdapterComparison(rows, None, f"{entry.name} has not been evaluated in this workspace.")
+        folders.append(str(entry.score.folder))
+    try:
+        sides = [find_side(workspace, folder) for folder in folders]
+        return AdapterComparison(rows, compare_evaluations(*sides), "")
+    except MlxtuneError as error:
+        return AdapterComparison(rows, None, error.message)
 
 
 def facts(entry: AdapterEntry) -> dict[str, str]:
-    """What an adapter is, as names and values for a reader."""
-    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created))
+    """Return an adapter's properties as names and values."""
     return {
         "base": " ".join(filter(None, (entry.base, f"({entry.base_hash[:12]})" if entry.base_hash else ""))),
         "kind": {"lora": "LoRA", "dora": "DoRA"}.get(entry.kind, ""),
         "rank": f"{entry.rank}, scale {entry.scale:g}",
         "targets": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets),
         "layers": str(entry.layers),
-        "size": f"{entry.parameters:,} numbers, {size(entry.size)}",
-        "made": made,
+        "size": f"{entry.parameters:,} parameters, {size(entry.size)}",
+        "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created)),
         "method": entry.method,
         "run": entry.run,
         "recipe": entry.recipe_hash[:12],

@@ -1,35 +1,36 @@
-"""One adapter as the library knows it: what it is, where it comes from, and whether it was proved to help."""
+"""An adapter in the library: its properties, origin and evaluation score."""
 
 from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.layout import LINEAGE, Layout, read_config, read_layout
+from mlxtune.adapters.layout import LINEAGE, AdapterLayout, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.contract import FORMS
-from mlxtune.evaluation.gate import reservation
-from mlxtune.evaluation.report import Rate, Report
-from mlxtune.evaluation.verdict import HEADLINE
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.promotion import promotion_caveat
+from mlxtune.evaluation.report import EvaluationReport, Rate
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True)
-class Score:
-    """What an evaluation found: ``before`` are the rates of the arm that the verdict is over, ``after`` those of the adapter.
+class AdapterScore:
+    """The result of an evaluation: rates for the adapter (``after``) and for the strongest arm without training (``before``).
 
-    ``reservation`` says why an adapter that is better is not to be promoted all the same; it is empty where nothing stands against it.
-    ``folder`` is the evaluation; ``None`` where the adapter's maker told it and nothing here can verify it.
+    ``caveat`` is the reason that a better adapter should still not be promoted, or empty. ``folder`` is the evaluation's folder, or
+    ``None`` if the score comes from the adapter's lineage and is unverified.
     """
 
-    word: str
+    outcome: str = field(metadata={"key": "word"})
     verdict: str
     rows: int
     made: str
@@ -37,17 +38,17 @@ class Score:
     before: tuple[Rate, ...]
     after: tuple[Rate, ...]
     folder: Path | None = None
-    reservation: str = ""
+    caveat: str = field(default="", metadata={"key": "reservation"})
 
-    def rate(self, metric: str = HEADLINE) -> tuple[Rate, Rate] | None:
-        """The rates of one metric, before and after; ``None`` where it was not measured."""
-        found = [next((rate for rate in side if rate.metric == metric), None) for side in (self.before, self.after)]
-        return (found[0], found[1]) if found[0] and found[1] else None
+    def rate(self, metric: str = CONTRACT) -> tuple[Rate, Rate] | None:
+        """Return a metric's rates before and after training, or ``None`` if it was not measured."""
+        before, after = (next((rate for rate in side if rate.metric == metric), None) for side in (self.before, self.after))
+        return (before, after) if before and after else None
 
 
 @dataclass(frozen=True)
-class Parent:
-    """The adapter that training went on from: its folder then, the hash of its weights, and the run that made it."""
+class ParentAdapter:
+    """The adapter that training started from: its folder at that time, the hash of its weights, and its run."""
 
     folder: str
     sha256: str
@@ -56,13 +57,12 @@ class Parent:
 
 @dataclass(frozen=True)
 class AdapterEntry:
-    """An adapter of the workspace. ``key`` is its folder as seen from the workspace; it never changes, whatever the ``name``.
+    """An adapter in the workspace.
 
-    ``base_hash`` identifies the weights that it belongs to; it is empty where they are not known. ``system`` is the system prompt that
-    all of its rows begin with, if they do. ``run``, ``recipe_hash`` and
-    ``data_hash`` are empty for what was not made here. ``created`` is in seconds since the epoch, ``size`` in bytes. ``origin`` says
-    where it came from: a run, a folder, or a repository of the hub. ``problem`` says why it cannot be used; then all that is read
-    from its files is empty.
+    ``key`` is its folder relative to the workspace, which never changes, unlike ``name``. ``base_hash`` identifies the base's
+    weights. ``system`` is the system prompt shared by all of its training rows. ``created`` is in seconds since the epoch, and
+    ``size`` is in bytes. ``origin`` is the folder or Hub repository of an imported adapter. Unknown values are empty. If the
+    adapter cannot be used, ``problem`` says why, and everything read from its files is empty.
     """
 
     name: str
@@ -84,9 +84,9 @@ class AdapterEntry:
     data_hash: str = ""
     system: str = ""
     origin: str = ""
-    parent: Parent | None = None
+    parent: ParentAdapter | None = None
     tags: tuple[str, ...] = ()
-    score: Score | None = None
+    score: AdapterScore | None = None
     problem: str = ""
 
     @property
@@ -94,29 +94,32 @@ class AdapterEntry:
         return self.folder / WEIGHTS
 
     def sha256(self) -> str:
-        """Hex sha256 of its weights, which is read for it."""
+        """Return the hex sha256 of the weights."""
         return sha256_file(self.weights)
 
 
-def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: Score | None) -> AdapterEntry:
-    """The adapter in ``folder``; one that cannot be read is an entry with a ``problem``, never an error."""
-    told = lineage(folder)
+def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: AdapterScore | None) -> AdapterEntry:
+    """Return the adapter in ``folder``. If it is unreadable, set ``problem`` instead of raising an error."""
+    lineage = read_lineage(folder)
+
+    def text(name: str) -> str:
+        return _text(lineage, name)
+
     try:
-        found = _layout(folder, *(_stamp(folder / file) for file in (WEIGHTS, CONFIG)))
+        layout = _layout(folder, *(_modified(folder / file) for file in (WEIGHTS, CONFIG)))
     except MlxtuneError as error:
-        return AdapterEntry(name, key, folder, created=_created(told, folder), tags=tags, problem=error.message)
+        return AdapterEntry(name, key, folder, created=_created(lineage, folder), tags=tags, problem=error.message)
     return AdapterEntry(
-        name, key, folder,
-        base=_text(told, "base") or found.base, base_hash=_text(told, "base_fingerprint"), kind=found.kind, rank=found.rank,
-        scale=found.scale, targets=found.keys, layers=len(found.layers), parameters=found.parameters, size=found.size,
-        created=_created(told, folder), method=_text(told, "method"), run=_text(told, "run"), recipe_hash=_text(told, "recipe_hash"),
-        data_hash=_text(told, "data_hash"), system=_text(told, "system"), origin=_text(told, "origin"), parent=_parent(told), tags=tags,
-        score=score or told_score(told),
+        name, key, folder, base=text("base") or layout.base, base_hash=text("base_fingerprint"), kind=layout.kind, rank=layout.rank,
+        scale=layout.scale, targets=layout.keys, layers=len(layout.layers), parameters=layout.parameters, size=layout.size,
+        created=_created(lineage, folder), method=text("method"), run=text("run"), recipe_hash=text("recipe_hash"),
+        data_hash=text("data_hash"), system=text("system"), origin=text("origin"), parent=_parent(lineage), tags=tags,
+        score=score or score_from_lineage(lineage),
     )  # fmt: skip
 
 
-def lineage(folder: Path) -> dict[str, Any]:
-    """What ``mlxtune.json`` says; empty where there is none, or none that can be read."""
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Return the contents of ``mlxtune.json``; empty if it is missing or unreadable."""
     try:
         return read_config(folder / LINEAGE)
     except MlxtuneError:
@@ -124,108 +127,96 @@ def lineage(folder: Path) -> dict[str, Any]:
 
 
 def data_hash(record: Mapping[str, Any]) -> str:
-    """Identifies the rows of a run by its ``data.json``, wherever they lay: hex sha256 of what trained, validated, was held out."""
-    shares = {
-        "train": [row["id"] for row in record["train"]], "valid": list(record["valid"]), "test": list(record["test"]),
-    }  # fmt: skip
-    return sha256_json({share: sorted(ids) for share, ids in shares.items()})
+    """Return a hash of the rows of a run's ``data.json``, independent of the location of the data."""
+    splits = {"train": [row["id"] for row in record["train"]], "valid": record["valid"], "test": record["test"]}
+    return sha256_json({name: sorted(ids) for name, ids in splits.items()})
 
 
-def score(report: Report, folder: Path | None = None) -> Score | None:
-    """What ``report`` says of the adapter that it measured; ``None`` when it measured none."""
+def score_from_report(report: EvaluationReport, folder: Path | None = None) -> AdapterScore | None:
+    """Return the score of the adapter evaluated in ``report``, or ``None`` if there was none."""
     headline = report.headline
     if headline is None:
         return None
-    by_name = {arm.arm: arm for arm in report.arms}
+    arms = {arm.name: arm for arm in report.arms}
     before, after = (
-        tuple(rate for rate in by_name[name].rates if rate.metric not in FORMS) for name in (headline.first, headline.second)
+        tuple(rate for rate in arms[name].rates if rate.metric not in FORMS) for name in (headline.first, headline.second)
     )
     rows = int(report.facts.get("rows", headline.paired.total))
-    return Score(
-        headline.word,
-        report.verdict,
-        rows,
-        str(report.facts.get("made", "")),
-        headline.first,
-        before,
-        after,
-        folder,
-        reservation(report),
+    made = str(report.facts.get("made", ""))
+    return AdapterScore(
+        headline.outcome, report.verdict, rows, made, headline.first, before, after, folder, promotion_caveat(report)
     )
 
 
-def told_score(told: Mapping[str, Any]) -> Score | None:
-    """The score that an adapter's maker left in its lineage; ``None`` where there is none of our form."""
+def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
+    """Return the score recorded by an adapter's author, or ``None`` if there is no valid score."""
     try:
-        said = told["evaluation"]
-        before, after = (tuple(Rate(**rate) for rate in said[side]) for side in ("before", "after"))
-        texts = [said[key] for key in ("word", "verdict", "made", "rival")]
-        but = said.get("reservation", "")  # older ones have none
-        if not all(isinstance(text, str) for text in (*texts, but)) or not all(_is_rate(rate) for rate in (*before, *after)):
+        record = lineage["evaluation"]
+        before, after = (tuple(Rate(**rate) for rate in record[side]) for side in ("before", "after"))
+        outcome, verdict, made, rival = (record[key] for key in ("word", "verdict", "made", "rival"))
+        caveat = record.get("reservation", "")  # missing in older lineages
+        texts = [outcome, verdict, made, rival, caveat, *(rate.metric for rate in (*before, *after))]
+        numbers = [number for rate in (*before, *after) for number in (rate.hits, rate.total, rate.low, rate.high)]
+        valid = all(isinstance(text, str) for text in texts) and all(isinstance(number, int | float) for number in numbers)
+        if not valid or not all(rate.total > 0 for rate in (*before, *after)):
             return None
-        return Score(texts[0], texts[1], int(said["rows"]), texts[2], texts[3], before, after, reservation=but)
+        return AdapterScore(outcome, verdict, int(record["rows"]), made, rival, before, after, caveat=caveat)
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def tell(found: Score) -> dict[str, Any]:
-    """``found`` as an adapter's lineage keeps it, for whoever gets the folder alone."""
-    return {name: value for name, value in asdict(found).items() if name != "folder"}
+def score_to_lineage(score: AdapterScore) -> dict[str, Any]:
+    """Return ``score`` in the form stored in an adapter's lineage."""
+    return {key: value for key, value in to_json(score).items() if key != "folder"}
 
 
-def newest_score(evaluations: list[Path], run: str, folder: Path) -> Score | None:
-    """The score of the newest of ``evaluations`` (newest first) that measured ``run``, or the adapter in ``folder``."""
+def newest_score(evaluations: Sequence[Path], run: str, folder: Path) -> AdapterScore | None:
+    """Return the score from the newest of ``evaluations`` (newest first) that evaluated ``run`` or the adapter in ``folder``."""
     for evaluation in evaluations:
-        report = _report(evaluation, _stamp(evaluation / reports.FILE))
-        if report is None:
+        report = _report(evaluation, _modified(evaluation / reports.FILE))
+        if report is None or not ((run and report.facts.get("run") == run) or report.facts.get("adapter") == str(folder)):
             continue
-        measured = (run and report.facts.get("run") == run) or report.facts.get("adapter") == str(folder)
-        if measured and (found := score(report, evaluation)):
-            return found
+        if score := score_from_report(report, evaluation):
+            return score
     return None
 
 
 @lru_cache(maxsize=512)
-def _report(evaluation: Path, stamp: int) -> Report | None:
-    """A report does not change once it is written: ``stamp`` says which writing."""
+def _report(evaluation: Path, modified: int) -> EvaluationReport | None:
+    """Load a report once per modification time."""
     try:
-        return reports.load(evaluation) if stamp else None
+        return reports.load(evaluation) if modified else None
     except MlxtuneError:
         return None
 
 
 @lru_cache(maxsize=512)
-def _layout(folder: Path, weights: int, config: int) -> Layout:
+def _layout(folder: Path, weights_modified: int, config_modified: int) -> AdapterLayout:
     return read_layout(folder)
 
 
-def _stamp(file: Path) -> int:
+def _modified(file: Path) -> int:
     try:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _created(told: Mapping[str, Any], folder: Path) -> float:
+def _created(lineage: Mapping[str, Any], folder: Path) -> float:
     try:
-        moment = time.strptime(_text(told, "made"), "%Y-%m-%dT%H:%M:%S%z")
+        moment = time.strptime(_text(lineage, "made"), "%Y-%m-%dT%H:%M:%S%z")
         return float(calendar.timegm(moment) - (moment.tm_gmtoff or 0))
     except ValueError:
-        return _stamp(folder / WEIGHTS) / 1e9
+        return _modified(folder / WEIGHTS) / 1e9
 
 
-def _parent(told: Mapping[str, Any]) -> Parent | None:
-    match told.get("parent"):
+def _parent(lineage: Mapping[str, Any]) -> ParentAdapter | None:
+    match lineage.get("parent"):
         case {"folder": str(folder), "sha256": str(digest), "lineage": dict(own)}:
-            return Parent(folder, digest, _text(own, "run"))
+            return ParentAdapter(folder, digest, _text(own, "run"))
     return None
 
 
-def _text(told: Mapping[str, Any], key: str) -> str:
-    value = told.get(key)
+def _text(lineage: Mapping[str, Any], key: str) -> str:
+    value = lineage.get(key)
     return value if isinstance(value, str) else ""
-
-
-def _is_rate(rate: Rate) -> bool:
-    numbers = (rate.hits, rate.total, rate.low, rate.high)
-    return isinstance(rate.metric, str) and all(isinstance(number, int | float) for number in numbers) and rate.total > 0

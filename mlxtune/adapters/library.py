@@ -1,9 +1,9 @@
-"""The adapters of a workspace, without mlx: list, find, compare, name, tag, take away and bring back.
+"""The adapter library of a workspace: list, find, rename, tag, remove and restore adapters. Imports no mlx.
 
-An adapter is a folder: that of a finished run, ``runs/ID/adapter``, or one that was let in, ``adapters/NAME``. What people call them
-stands in ``adapters/library.jsonl``, an append-only journal keyed by the folder. Taking one away moves its folder to
-``adapters/.trash``; the journal is written before the folder moves, and only folders that are there count, so a crash between the
-two leaves an adapter in one place or the other, never in none.
+An adapter is a folder: ``runs/ID/adapter`` for a finished run, or ``adapters/NAME`` if imported. Names and tags are stored in
+``adapters/library.jsonl``, an append-only journal keyed by folder. Removing an adapter moves its folder to ``adapters/.trash``. The
+journal is written before the folder is moved, and only existing folders count, so after a crash in between, the adapter is in
+exactly one of the two places.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters import entry as entries
-from mlxtune.adapters.check import check_name
-from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.entry import AdapterEntry, newest_score, read_entry
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
@@ -28,15 +26,17 @@ from mlxtune.core.text import nearest, one_line
 from mlxtune.evaluation.report import FILE as REPORT
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import registry
-from mlxtune.runs.locks import hold, is_held
+from mlxtune.runs.locks import file_lock, is_locked
 
 FOLDER, JOURNAL, TRASH = "adapters", "library.jsonl", ".trash"
+RESERVED = ("base", "last")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAG = re.compile(r"[\w][\w.-]{0,31}")
 
 
 @dataclass(frozen=True)
-class Removed:
-    """An adapter that was taken away: what it was called, where it stood, where it lies now, and when that was."""
+class RemovedAdapter:
+    """A removed adapter: its name, its folder relative to the workspace, its folder in the trash, and when it was removed."""
 
     name: str
     key: str
@@ -45,132 +45,167 @@ class Removed:
 
 
 @dataclass
-class _Names:
-    """The journal, folded."""
+class _LibraryState:
+    """The state after replaying the journal. ``removed`` is keyed by the folder in the trash."""
 
     names: dict[str, str] = field(default_factory=dict)
     tags: dict[str, list[str]] = field(default_factory=dict)
-    removed: dict[str, Removed] = field(default_factory=dict)  # by the folder in the trash
+    removed: dict[str, RemovedAdapter] = field(default_factory=dict)
 
 
 def all_adapters(workspace: Path) -> list[AdapterEntry]:
-    """Every adapter of ``workspace``, newest first; those that cannot be read are among them, with their ``problem``."""
-    known = _fold(workspace)
-    evaluations = [run.folder for run in registry.all_runs(workspace, "eval") if (run.folder / REPORT).is_file()]
-    found = []
+    """Return all adapters, newest first. Unreadable adapters have a ``problem``."""
+    state = _fold(workspace)
+    evaluations = [run.folder for run in registry.list_runs(workspace, "eval") if (run.folder / REPORT).is_file()]
+    entries = []
     for key in _keys(workspace):
         folder = workspace / key
         run = folder.parent.name if key.startswith("runs/") else ""
-        name = known.names.get(key) or run or folder.name
-        score = entries.newest_score(evaluations, run, folder)
-        found.append(entries.read_entry(folder, key, name, tuple(known.tags.get(key, ())), score))
-    return sorted(found, key=lambda item: (item.created, item.key), reverse=True)
+        name = state.names.get(key) or run or folder.name
+        score = newest_score(evaluations, run, folder)
+        entries.append(read_entry(folder, key, name, tuple(state.tags.get(key, ())), score))
+    return sorted(entries, key=lambda entry: (entry.created, entry.key), reverse=True)
 
 
 def find(workspace: Path, which: str) -> AdapterEntry:
-    """The adapter meant by ``which``: its name, its run, its folder, a unique part of its name, or ``last``. Raises ``InputError``."""
-    found = all_adapters(workspace)
-    if not found:
-        raise InputError(f"There are no adapters in {workspace}.", mend="Train one: mlxtune train RECIPE")
+    """Return the adapter with this name, run, folder or unique part of a name, or the ``last`` one. Raise ``InputError``."""
+    entries = all_adapters(workspace)
+    if not entries:
+        raise InputError(f"There are no adapters in {workspace}.", hint="Train one: mlxtune train RECIPE")
     if which == "last":
-        return found[0]
-    asked = os.path.realpath(workspace / which)
-    exact = [item for item in found if which in (item.name, item.key) or asked == os.path.realpath(item.folder)]
-    exact = exact or [item for item in found if item.run == which or item.key == f"runs/{which}/adapter"]
-    chosen = exact or [item for item in found if which and which in item.name]
-    if len(chosen) == 1:
-        return chosen[0]
-    if chosen:
-        raise InputError(
-            f"{one_line(which, 60)} could be any of {', '.join(item.name for item in chosen[:5])}.", mend="Give more of the name."
-        )
-    hint = nearest(which, [item.name for item in found])
-    mend = f"Did you mean {hint}?" if hint else "See them with: mlxtune adapters"
-    raise InputError(f"There is no adapter {one_line(which, 60)}.", mend=mend)
+        return entries[0]
+    path = os.path.realpath(workspace / which)
+    matches = [entry for entry in entries if which in (entry.name, entry.key) or path == os.path.realpath(entry.folder)]
+    matches = matches or [entry for entry in entries if entry.run == which or entry.key == f"runs/{which}/adapter"]
+    matches = matches or [entry for entry in entries if which and which in entry.name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(entry.name for entry in matches[:5])
+        raise InputError(f"{one_line(which, 60)} is ambiguous: it matches {names}.", hint="Use a longer part of the name.")
+    suggestion = nearest(which, [entry.name for entry in entries])
+    hint = f"Did you mean {suggestion}?" if suggestion else "List them with: mlxtune adapters"
+    raise InputError(f"There is no adapter {one_line(which, 60)}.", hint=hint)
 
 
-def usable(workspace: Path, which: str) -> AdapterEntry:
-    """:func:`find`, for whoever is about to load it. Raises ``InputError`` with the reason when it cannot be used."""
-    found = find(workspace, which)
-    if found.problem:
-        raise InputError(f"{found.name} cannot be used: {found.problem}", mend=f"mlxtune adapters show {found.name}")
-    return found
+def find_usable(workspace: Path, which: str) -> AdapterEntry:
+    """Return the adapter like :func:`find`. Raise ``InputError`` if it has a problem."""
+    entry = find(workspace, which)
+    if entry.problem:
+        raise InputError(f"{entry.name} cannot be used: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
+    return entry
+
+
+def children(workspace: Path, parent: AdapterEntry) -> list[AdapterEntry]:
+    """Return the adapters that were trained starting from ``parent``."""
+    folder = os.path.realpath(parent.folder)
+    return [entry for entry in all_adapters(workspace) if entry.parent and os.path.realpath(entry.parent.folder) == folder]
 
 
 def rename(workspace: Path, which: str, name: str) -> AdapterEntry:
-    """Call an adapter ``name``; its folder stays where it is. Raises ``InputError`` for a name that cannot be, or is taken."""
+    """Rename an adapter. Its folder keeps its name. Raise ``InputError`` if the new name is invalid or taken."""
     check_name(name)
-    with _changing(workspace, which) as (found, tell):
-        check_free(workspace, name, beside=found.key)
-        tell({"do": "name", "key": found.key, "name": name})
-    return find(workspace, found.key)
+    with _edit(workspace, which) as (entry, append):
+        require_free_name(workspace, name, except_key=entry.key)
+        append({"do": "name", "key": entry.key, "name": name})
+    return find(workspace, entry.key)
 
 
 def tag(workspace: Path, which: str, add: Sequence[str] = (), drop: Sequence[str] = ()) -> AdapterEntry:
-    """Give an adapter tags and take others from it. Raises ``InputError`` for what is no tag, or for one that it has not."""
-    for word in add:
-        if not _TAG.fullmatch(word):
+    """Add tags to an adapter and drop others. Raise ``InputError`` if a tag is invalid or a dropped tag does not exist."""
+    for name in add:
+        if not _TAG.fullmatch(name):
             raise InputError(
-                f"{one_line(word, 60)!r} is no tag.", mend="A tag is one word of at most 32 letters, digits, dots and dashes."
+                f"{one_line(name, 60)!r} is not a valid tag.", hint="Use one word of up to 32 letters, digits, dots and dashes."
             )
-    with _changing(workspace, which) as (found, tell):
-        if missing := [word for word in drop if word not in found.tags]:
-            raise InputError(f"{found.name} has no tag {one_line(missing[0], 60)}.")
-        tell({"do": "tags", "key": found.key, "tags": [*dict.fromkeys(word for word in (*found.tags, *add) if word not in drop)]})
-    return find(workspace, found.key)
+    with _edit(workspace, which) as (entry, append):
+        if missing := [name for name in drop if name not in entry.tags]:
+            raise InputError(f"{entry.name} has no tag {one_line(missing[0], 60)}.", hint=f"Its tags: {', '.join(entry.tags)}")
+        tags = [name for name in dict.fromkeys((*entry.tags, *add)) if name not in drop]
+        append({"do": "tags", "key": entry.key, "tags": tags})
+    return find(workspace, entry.key)
 
 
-def remove(workspace: Path, which: str) -> Removed:
-    """Take an adapter away, so that :func:`restore` can bring it back. Raises ``InputError`` while its run is at work."""
-    with _changing(workspace, which) as (found, tell):
-        if is_held(found.folder.parent / "run.lock"):
-            raise InputError(
-                f"{found.run or found.name} is running.", mend=f"Stop it first: mlxtune runs stop {found.run or found.name}"
-            )
-        trash = _free(workspace / FOLDER / TRASH / f"{time.strftime('%Y%m%d-%H%M%S')}-{found.name}")
+def remove(workspace: Path, which: str) -> RemovedAdapter:
+    """Move an adapter to the trash. Raise ``InputError`` if its run is still running."""
+    with _edit(workspace, which) as (entry, append):
+        if is_locked(entry.folder.parent / "run.lock"):
+            run = entry.run or entry.name
+            raise InputError(f"{run} is still running.", hint=f"Stop it first: mlxtune runs stop {run}")
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{entry.name}"
+        folders = (workspace / FOLDER / TRASH / (f"{stem}-{count}" if count > 1 else stem) for count in range(1, 1000))
+        trash = next(folder for folder in folders if not folder.exists())
         now = time.time()
-        tell({"do": "remove", "key": found.key, "name": found.name, "trash": trash.name, "t": now})
-        _move(found.folder, trash)
-    return Removed(found.name, found.key, trash, now)
+        append({"do": "remove", "key": entry.key, "name": entry.name, "trash": trash.name, "t": now})
+        _move(entry.folder, trash)
+    return RemovedAdapter(entry.name, entry.key, trash, now)
 
 
-def removed(workspace: Path) -> list[Removed]:
-    """What was taken away and can be brought back, the last first."""
-    there = [item for item in _fold(workspace).removed.values() if item.trash.is_dir()]
-    return sorted(there, key=lambda item: item.t, reverse=True)
+def removed(workspace: Path) -> list[RemovedAdapter]:
+    """Return the adapters in the trash, most recently removed first."""
+    items = [item for item in _fold(workspace).removed.values() if item.trash.is_dir()]
+    return sorted(items, key=lambda item: item.t, reverse=True)
 
 
 def restore(workspace: Path, which: str = "last") -> AdapterEntry:
-    """Bring back what :func:`remove` took away: the last one, or the last of that name. Raises ``InputError``."""
-    there = removed(workspace)
-    chosen = there if which == "last" else [item for item in there if which in (item.name, item.trash.name)]
-    if not chosen:
-        told = f"Nothing called {one_line(which, 60)} was removed." if there else "No adapter was removed."
-        raise InputError(told, mend=f"Removed: {', '.join(item.name for item in there[:5])}." if there else "")
-    gone = chosen[0]
-    place = workspace / gone.key
-    with changing(workspace) as tell:
-        if place.exists():
-            raise InputError(f"{gone.key} is taken by another adapter now.", mend="Rename or remove that one first.")
-        check_free(workspace, gone.name)
-        tell({"do": "restore", "key": gone.key, "trash": gone.trash.name})
-        _move(gone.trash, place)
-    return find(workspace, gone.key)
+    """Restore the most recently removed adapter, or the most recent one with that name. Raise ``InputError`` if there is none."""
+    items = removed(workspace)
+    matches = items if which == "last" else [item for item in items if which in (item.name, item.trash.name)]
+    if not matches:
+        message = f"There is no removed adapter named {one_line(which, 60)}." if items else "No adapter has been removed."
+        raise InputError(message, hint=f"Removed adapters: {', '.join(item.name for item in items[:5])}." if items else "")
+    item = matches[0]
+    folder = workspace / item.key
+    with lock_library(workspace) as append:
+        if folder.exists():
+            raise InputError(f"Another adapter now uses {item.key}.", hint="Remove that adapter first.")
+        require_free_name(workspace, item.name)
+        append({"do": "restore", "key": item.key, "trash": item.trash.name})
+        _move(item.trash, folder)
+    return find(workspace, item.key)
 
 
-def check_free(workspace: Path, name: str, beside: str = "") -> None:
-    """Raises ``InputError`` when another adapter than the one at ``beside`` is called ``name``, or stands in that folder."""
-    for item in all_adapters(workspace):
-        if item.key != beside and name in (item.name, item.run, Path(item.key).name if item.key.startswith(FOLDER) else ""):
-            raise InputError(f"Another adapter is called {name}.", mend="Choose another name.")
+def check_name(name: str) -> str:
+    """Return ``name`` if it can be an adapter's name, which can become a folder name. Raise ``InputError`` if not."""
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        raise InputError(
+            f"{one_line(name, 60)!r} is not a valid adapter name.",
+            hint="Use up to 64 letters, digits, dots, dashes and underscores. The names base and last are reserved.",
+        )
+    return name
 
 
-def children(workspace: Path, found: AdapterEntry) -> list[AdapterEntry]:
-    """The adapters whose training went on from ``found``."""
-    place = os.path.realpath(found.folder)
-    return [
-        item for item in all_adapters(workspace) if item.parent and os.path.realpath(item.parent.folder) == place
-    ]  # fmt: skip
+def require_free_name(workspace: Path, name: str, except_key: str = "") -> None:
+    """Raise ``InputError`` if an adapter other than ``except_key`` has this name, run or folder."""
+    for entry in all_adapters(workspace):
+        folder = Path(entry.key).name if entry.key.startswith(FOLDER) else ""
+        if entry.key != except_key and name in (entry.name, entry.run, folder):
+            raise InputError(f"An adapter named {name} already exists.", hint="Choose another name.")
+
+
+@contextmanager
+def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Lock the library and yield a function that appends a record to its journal. Raise ``MachineError`` if it is locked."""
+    folder = workspace / FOLDER
+    with file_lock(folder / ".library.lock", busy_message="Another process is changing the adapter library."):
+        journal = Journal(folder / JOURNAL)
+
+        def append(record: dict[str, Any]) -> None:
+            journal.append({"v": 1, "t": time.time(), **record})
+            journal.sync()
+
+        try:
+            yield append
+        finally:
+            journal.close()
+
+
+@contextmanager
+def _edit(workspace: Path, which: str) -> Iterator[tuple[AdapterEntry, Callable[[dict[str, Any]], None]]]:
+    """Lock the library to change the adapter ``which``."""
+    find(workspace, which)  # fail before any file is created if there is no such adapter
+    with lock_library(workspace) as append:
+        yield find(workspace, which), append
 
 
 def _keys(workspace: Path) -> Iterator[str]:
@@ -182,56 +217,19 @@ def _keys(workspace: Path) -> Iterator[str]:
             yield folder.relative_to(workspace).as_posix()
 
 
-def _fold(workspace: Path) -> _Names:
-    known = _Names()
+def _fold(workspace: Path) -> _LibraryState:
+    state = _LibraryState()
     for record in read(workspace / FOLDER / JOURNAL):
         match record:
             case {"do": "name", "key": str(key), "name": str(name)}:
-                known.names[key] = name
-            case {"do": "tags", "key": str(key), "tags": list(words)}:
-                known.tags[key] = [word for word in words if isinstance(word, str)]
+                state.names[key] = name
+            case {"do": "tags", "key": str(key), "tags": list(tags)}:
+                state.tags[key] = [name for name in tags if isinstance(name, str)]
             case {"do": "remove", "key": str(key), "name": str(name), "trash": str(trash), "t": int() | float() as t}:
-                if trash == Path(trash).name and trash not in ("", ".", "..") and _inside(key):
-                    known.removed[trash] = Removed(name, key, workspace / FOLDER / TRASH / trash, float(t))
-    return known
-
-
-def _inside(key: str) -> bool:
-    return not Path(key).is_absolute() and ".." not in Path(key).parts
-
-
-@contextmanager
-def changing(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """The right to change the library, and ``tell(record)``, which appends to its journal and flushes it.
-
-    Raises ``MachineError`` while another process changes it.
-    """
-    folder = workspace / FOLDER
-    with hold(folder / ".library.lock", busy="The library of adapters is being changed by another process."):
-        journal = Journal(folder / JOURNAL)
-
-        def tell(record: dict[str, Any]) -> None:
-            journal.append({"v": 1, "t": time.time(), **record})
-            journal.sync()
-
-        try:
-            yield tell
-        finally:
-            journal.close()
-
-
-@contextmanager
-def _changing(workspace: Path, which: str) -> Iterator[tuple[AdapterEntry, Callable[[dict[str, Any]], None]]]:
-    """:func:`changing`, for the adapter ``which``; where there is none, no file is made."""
-    find(workspace, which)
-    with changing(workspace) as tell:
-        yield find(workspace, which), tell
-
-
-def _free(folder: Path) -> Path:
-    """``folder``, or that name with a number where it is taken."""
-    names: Iterable[Path] = (folder if count == 1 else folder.with_name(f"{folder.name}-{count}") for count in range(1, 1000))
-    return next(name for name in names if not name.exists())
+                inside = not Path(key).is_absolute() and ".." not in Path(key).parts
+                if inside and trash == Path(trash).name and trash not in ("", ".", ".."):
+                    state.removed[trash] = RemovedAdapter(name, key, workspace / FOLDER / TRASH / trash, float(t))
+    return state
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -1,1 +1,1 @@
-"""Should this be fine-tuned at all? Rules as data, evidence from the workspace, and the verdict they give."""
+"""Advice on whether to fine-tune: the rules as data, evidence from the workspace, and the verdict."""

@@ -1,4 +1,4 @@
-"""What the workspace itself says: how much data there is, what a contract asks, and what was measured on held-out rows."""
+"""Evidence from the workspace: the amount of data, the contract, and evaluations on held-out rows."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from mlxtune.advice.conditions import Fact
-from mlxtune.advice.sample import sample_name
+from mlxtune.advice.rules import Fact
 from mlxtune.core.errors import DataError, InputError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, GRAMMAR, KSHOT, PROMPT, TUNED
-from mlxtune.evaluation.power import detectable
-from mlxtune.evaluation.report import Report
-from mlxtune.evaluation.terms import contract_hash
-from mlxtune.evaluation.verdict import HEADLINE
+from mlxtune.evaluation.comparability import contract_hash
+from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 
-ENOUGH = 30  # held-out rows that are enough to see whether a prompt will do
-NAMES = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # facts, and the arms behind them
-_SAID = {
+SAMPLE_ROWS = 30  # held-out rows needed to see whether a prompt is good enough
+ARMS = {"base": BASE, "prompt": PROMPT, "kshot": KSHOT, "grammar": GRAMMAR, "tuned": TUNED}  # keyed by the fact with their rate
+_SENTENCE_NAMES = {
     BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
 }  # fmt: skip
+_SAMPLE_SUFFIX = "-advice"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One arm: how many of ``total`` held-out rows it got right, with the 95 % Wilson interval, and by which evaluation that is known."""
+class ArmEvidence:
+    """One arm: ``hits`` of ``total`` held-out rows, the 95% Wilson interval, and the evaluation that measured it (``by``)."""
 
     arm: str
     hits: int
@@ -45,10 +45,11 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All that is known; ``None`` for what is not. ``arms`` maps a metric to what each arm reaches on it.
+class AdviceEvidence:
+    """Everything known about a recipe. Unknown values are ``None``.
 
-    ``recipe`` is what commands call it. ``passed`` says what was left out, and why.
+    ``recipe`` is its name in commands. ``arms`` maps metric and arm to the arm's rate. ``passed`` lists the ignored evaluations
+    with the reasons.
     """
 
     recipe: str = ""
@@ -60,30 +61,31 @@ class Evidence:
     contract: bool | None = None
     prompted: bool | None = None
     parameters: int | None = None
-    arms: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    arms: dict[str, dict[str, ArmEvidence]] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
 
-    def on(self, metric: Fact) -> dict[str, Measured]:
-        """What each arm reaches on ``metric``, or on the whole contract where that is no metric of an evaluation."""
-        return self.arms.get(str(metric)) or self.arms.get(HEADLINE, {})
+    def arms_by_metric(self, metric: Fact) -> dict[str, ArmEvidence]:
+        """Return each arm's rate on ``metric``, or on the whole contract if no evaluation has that metric."""
+        return self.arms.get(str(metric)) or self.arms.get(CONTRACT, {})
 
-    def best(self, metric: Fact) -> Measured | None:
-        """The arm without training that reaches most; of equals the one with less in its prompt."""
-        free = [found for arm in (BASE, PROMPT, KSHOT, GRAMMAR) if (found := self.on(metric).get(arm))]
-        return max(free, key=lambda one: one.percent, default=None)
+    def best(self, metric: Fact) -> ArmEvidence | None:
+        """Return the best arm without training. If arms are tied, return the one with the shortest prompt."""
+        arms = self.arms_by_metric(metric)
+        untrained = [arms[arm] for arm in (BASE, PROMPT, KSHOT, GRAMMAR) if arm in arms]
+        return max(untrained, key=lambda arm: arm.percent, default=None)
 
     def facts(self, metric: Fact, target: float) -> dict[str, Fact]:
-        """The facts that rules may ask for; rates in percent of the answers that are right by ``metric``."""
-        arms, best = self.on(metric), self.best(metric)
-        rise = detectable(self.held_out) if self.held_out else None
-        rates: dict[str, Fact] = {name: arms[arm].percent if arm in arms else None for name, arm in NAMES.items()}
+        """Return the facts used by the rules. Rates on ``metric`` are percentages."""
+        arms, best = self.arms_by_metric(metric), self.best(metric)
+        gain = detectable_gain(self.held_out) if self.held_out else None
+        rates: dict[str, Fact] = {name: arms[arm].percent if arm in arms else None for name, arm in ARMS.items()}
         return rates | {
             "rows": self.rows,
             "groups": self.groups,
             "tier": self.tier,
             "pairs": self.pairs,
             "held_out": self.held_out,
-            "detectable": None if rise is None else round(100 * rise),
+            "detectable": None if gain is None else round(100 * gain),
             "contract": None if self.contract is None else "yes" if self.contract else "no",
             "prompted": None if self.prompted is None else "yes" if self.prompted else "no",
             "size": None if self.parameters is None else round(self.parameters / 1e9, 2),
@@ -91,12 +93,12 @@ class Evidence:
             "gap": round(target - best.percent, 1) if best else None,
         }
 
-    def named(self, metric: Fact) -> dict[str, str]:
-        """Words for texts that tell of the best arm without training."""
+    def text_values(self, metric: Fact) -> dict[str, str]:
+        """Return additional values for the rules' texts."""
         best = self.best(metric)
         return {
             "best_arm": best.arm if best else "",
-            "best_said": _SAID[best.arm] if best else "",
+            "best_name": _SENTENCE_NAMES[best.arm] if best else "",
             "recipe": self.recipe or "RECIPE",
         }
 
@@ -104,87 +106,93 @@ class Evidence:
         return asdict(self)
 
 
-def gather(workspace: Path, recipe: Recipe, called: str = "", parameters: int | None = None) -> Evidence:
-    """What ``workspace`` knows of ``recipe``, which commands call ``called``. Raises ``InputError`` for data that cannot be read."""
-    from mlxtune.data.checks.notes import tier  # these load numpy, which other verbs need not wait for
-    from mlxtune.data.groups import question, together
+def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | None = None) -> AdviceEvidence:
+    """Collect the evidence in ``workspace`` about ``recipe``, named ``name`` in commands. Raise ``InputError`` if unreadable."""
+    from mlxtune.data.checks.statistics import tier  # imports numpy, which other commands do not need
+    from mlxtune.data.rows import prompt_hash
     from mlxtune.data.source import read_source
-    from mlxtune.data.split import split
+    from mlxtune.data.split import group_labels, split
 
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     rows = source.rows
-    groups = len(set(together(rows, [question(row) for row in rows], recipe.data.group_by)))
-    arms, passed = _arms(workspace, recipe)
+    groups = len(set(group_labels(rows, [prompt_hash(row) for row in rows], recipe.data.group_by)))
+    arms, ignored = _arms(workspace, recipe)
     try:
         held_out = len(split(source, recipe.data).test)
-    except DataError as error:  # too few rows to hold any out, which is what the groups say too
-        held_out, passed = None, (*passed, f"No rows are held out: {error.message}")
-    return Evidence(
-        called, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.contract,
-        bool(recipe.evaluation.prompt.strip()), parameters, arms, passed,
+    except DataError as error:  # too few rows for a held-out split
+        held_out, ignored = None, (*ignored, f"No held-out rows: {error.message}")
+    return AdviceEvidence(
+        name, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.has_contract,
+        bool(recipe.evaluation.prompt.strip()), parameters, arms, ignored,
     )  # fmt: skip
 
 
-def answering(workspace: Path, recipe: Recipe) -> float | None:
-    """Seconds that an answer of the recipe's base took, many at a time, in the newest evaluation of ``workspace`` that asked it."""
-    for report in _reports(workspace):
+def seconds_per_answer(workspace: Path, recipe: Recipe) -> float | None:
+    """Return the seconds per answer, batched, of the recipe's base in its newest evaluation in ``workspace``."""
+    for _, report in _reports(workspace, recipe):
+        rows = report.facts.get("rows")
         for arm in reversed(report.arms):
-            if report.facts.get("base") in _called(recipe) and not arm.cached and report.facts.get("rows"):
-                return arm.seconds / float(report.facts["rows"])
+            if rows and not arm.cached:
+                return arm.seconds / rows
     return None
 
 
-def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured]], tuple[str, ...]]:
-    """The newest rate of each arm on each metric, by evaluations of this recipe on its present terms; and which were passed over."""
-    found: dict[str, dict[str, Measured]] = {}
-    passed = []
-    terms = {"contract": contract_hash(recipe), "schema": sha256_json(read_json(recipe.schema)) if recipe.schema else ""}
-    for report in _reports(workspace):
-        told = report.facts
-        if told.get("name") not in (recipe.name, sample_name(recipe.name)) or told.get("base") not in _called(recipe):
-            continue
-        if any(told.get(key, value) != value for key, value in terms.items()):
-            passed.append(f"{told['by']} asked for something else: the contract changed since.")
-            continue
-        for arm in report.arms:
-            for rate in arm.rates:
-                found.setdefault(rate.metric, {}).setdefault(
-                    arm.arm, Measured(arm.arm, rate.hits, rate.total, rate.low, rate.high, told["by"])
-                )
-    return found, tuple(passed)
+def can_measure(recipe: Recipe) -> bool:
+    """Whether the recipe has a metric."""
+    return recipe.has_contract or bool(recipe.evaluation.reference)
 
 
-def measurable(recipe: Recipe) -> bool:
-    """Whether there is anything to tell a good answer by."""
-    return recipe.contract or bool(recipe.evaluation.reference)
+def sample_recipe(recipe: Recipe) -> Recipe:
+    """Return a recipe that evaluates the base, the prompt and a few examples on ``SAMPLE_ROWS`` held-out rows.
 
-
-def sampled(recipe: Recipe) -> Recipe:
-    """``recipe`` as it is measured for advice: the base, its prompt if it has one, and a few examples, on :data:`ENOUGH` held-out rows.
-
-    Raises ``InputError`` when the recipe has no contract and nothing to compare with.
+    Raise ``InputError`` if the recipe has no metric.
     """
-    if not measurable(recipe):
+    if not can_measure(recipe):
         raise InputError(
-            "There is nothing to measure by: the recipe has no contract and compares with no reference.",
-            mend='Give [evaluation] a schema, disclaimers, forbidden phrases, or reference = ["exact"].',
+            "The recipe has no metric: neither a contract nor a comparison with references.",
+            hint='Add a schema, disclaimers, forbidden phrases or reference = ["exact"] to [evaluation].',
         )
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
-    section = replace(recipe.evaluation, arms=arms, rows=ENOUGH)  # type: ignore[arg-type]
+    section = replace(recipe.evaluation, arms=arms, rows=SAMPLE_ROWS)  # type: ignore[arg-type]
     return replace(recipe, name=sample_name(recipe.name), evaluation=section)
 
 
-def _called(recipe: Recipe) -> tuple[str, str]:
-    """The recipe's base as it stands there, and as a run says it where it is a folder."""
-    return recipe.model.base, str(recipe.path(recipe.model.base))
+def sample_name(name: str) -> str:
+    """Return the name of the evaluation of a sample for the recipe ``name``."""
+    return f"{name[: 64 - len(_SAMPLE_SUFFIX)]}{_SAMPLE_SUFFIX}"
 
 
-def _reports(workspace: Path) -> Iterator[Report]:
-    """Finished evaluations, newest first; their facts say ``by`` which folder."""
-    for run in registry.all_runs(workspace, "eval"):
+def is_sample(name: str) -> bool:
+    """Whether an evaluation with this name is a sample, and therefore not a baseline."""
+    return name.endswith(_SAMPLE_SUFFIX)
+
+
+def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, ArmEvidence]], tuple[str, ...]]:
+    """Return the newest rate per metric and arm from comparable evaluations of ``recipe``, and messages about ignored ones."""
+    arms: dict[str, dict[str, ArmEvidence]] = {}
+    ignored = []
+    contract, schema = contract_hash(recipe), sha256_json(read_json(recipe.schema_file)) if recipe.schema_file else ""
+    for id, report in _reports(workspace, recipe):
+        facts = report.facts
+        if facts.get("name") not in (recipe.name, sample_name(recipe.name)):
+            continue
+        if facts.get("contract", contract) != contract or facts.get("schema", schema) != schema:
+            ignored.append(f"Ignored {id}: the contract has changed since then.")
+            continue
+        for arm in report.arms:
+            for rate in arm.rates:
+                evidence = ArmEvidence(arm.name, rate.hits, rate.total, rate.low, rate.high, id)
+                arms.setdefault(rate.metric, {}).setdefault(arm.name, evidence)
+    return arms, tuple(ignored)
+
+
+def _reports(workspace: Path, recipe: Recipe) -> Iterator[tuple[str, EvaluationReport]]:
+    """Yield the ID and report of each finished evaluation of the recipe's base, newest first."""
+    bases = (recipe.model.base, str(recipe.path(recipe.model.base)))  # reports store the full path of a local folder
+    for run in registry.list_runs(workspace, "eval"):
         try:
             report = reports.load(run.folder)
-        except (InputError, MlxtuneError):
+        except MlxtuneError:
             continue
-        report.facts["by"] = run.id
-        yield report
+        if report.facts.get("base") in bases:
+            yield run.id, report

@@ -1,27 +1,31 @@
-"""The rules: ``rules.toml`` as values, every condition checked against the facts and answers that there are."""
+"""The advice rules: ``rules.toml`` parsed, with every condition checked against the known facts and answers."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from mlxtune.advice.conditions import SETS, Condition, Facts, parse
 from mlxtune.core.errors import InputError
+from mlxtune.core.text import suggest
 
 Verdict = Literal["prompt first", "rag", "fine-tune", "both", "not yet"]
-Points = Literal["rag", "fine-tune"]
 Kind = Literal["one", "some", "number"]
+Fact = str | float | frozenset[str] | None  # a value, a set of values, or unknown
+Facts = Mapping[str, Fact]
 
 VERDICTS: tuple[Verdict, ...] = ("prompt first", "rag", "fine-tune", "both", "not yet")
+_SET_OPERATORS = ("has", "lacks", "only")
+_NUMBER_OPERATORS = ("below", "from")
+_UNARY_OPERATORS = ("known", "unknown")
 
 
 @dataclass(frozen=True)
-class Known:
-    """A fact: whether an answer said it, the workspace or a measurement, and what it is called."""
+class FactInfo:
+    """A fact's origin, its label and its unit."""
 
     origin: Literal["answer", "workspace", "measured"]
     label: str
@@ -29,11 +33,8 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question of the interview. ``options`` maps what an answer is called to what it means; numbers have ``least`` and ``most``.
-
-    Without a ``default`` it must be answered.
-    """
+class InterviewQuestion:
+    """A question. ``options`` maps answers to their meaning; numbers have ``least`` and ``most``. Required without a ``default``."""
 
     key: str
     kind: Kind
@@ -45,10 +46,49 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Holds where all of ``when`` and, if there are any, one of ``any`` do. ``section`` is where it stands: right, wrong, gate, …
+class Condition:
+    """A comparison such as ``groups below 50``. In numeric comparisons, ``value`` may name another fact."""
 
-    ``points`` is where a right or wrong one leads, ``verdict`` what a gate says or a next step follows.
+    fact: str
+    operator: str
+    value: str = ""
+
+    def holds(self, facts: Facts) -> bool:
+        """Whether the condition is true. Comparisons with an unknown fact are false."""
+        value = facts.get(self.fact)
+        if self.operator in _UNARY_OPERATORS:
+            return (value is not None) == (self.operator == "known")
+        if value is None:
+            return False
+        if self.operator == "is":
+            return value in self.value.split("|")
+        if self.operator in _SET_OPERATORS:
+            values = value if isinstance(value, frozenset) else frozenset({str(value)})
+            expected = frozenset(self.value.split("|"))
+            match self.operator:
+                case "has":
+                    return bool(values & expected)
+                case "lacks":
+                    return not values & expected
+            return bool(values) and values <= expected
+        other = facts.get(self.value) if self.value in facts else float(self.value)
+        if not isinstance(value, int | float) or not isinstance(other, int | float):
+            return False
+        return value < other if self.operator == "below" else value >= other
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The names of the facts that are compared."""
+        two_facts = self.operator in _NUMBER_OPERATORS and not _is_number(self.value)
+        return (self.fact, self.value) if two_facts else (self.fact,)
+
+
+@dataclass(frozen=True)
+class AdviceRule:
+    """A rule that holds if all conditions in ``when`` hold and, if ``any`` is not empty, at least one condition in ``any`` holds.
+
+    ``points`` is the alternative that a right or wrong rule supports. ``verdict`` is a gate's verdict, or the verdict that a next
+    step belongs to.
     """
 
     section: str
@@ -66,16 +106,16 @@ class Rule:
         return all(one.holds(facts) for one in self.when) and (not self.any or any(one.holds(facts) for one in self.any))
 
     def because(self, facts: Facts) -> tuple[str, ...]:
-        """The facts that made it hold."""
-        made = [*self.when, *(one for one in self.any if one.holds(facts))]
-        return tuple(dict.fromkeys(name for one in made for name in one.facts))
+        """Return the names of the facts that made the rule hold."""
+        conditions = [*self.when, *(one for one in self.any if one.holds(facts))]
+        return tuple(dict.fromkeys(name for one in conditions for name in one.facts))
 
 
 @dataclass(frozen=True)
-class Row:
-    """One of the nine questions between RAG and fine-tuning: what each of the two does, and where it ``points`` when it applies."""
+class Tradeoff:
+    """One of the nine questions for choosing between RAG and fine-tuning, with what each of them does."""
 
-    rule: Rule
+    rule: AdviceRule
     ask: str
     rag: str
     tuned: str
@@ -83,68 +123,90 @@ class Row:
 
 @dataclass(frozen=True)
 class Rules:
-    """All of it, in the order of the file, which is the order in which gates, methods and next steps are tried."""
+    """All rules in file order, which is the order in which gates, methods and next steps are tried."""
 
-    facts: Mapping[str, Known]
-    questions: tuple[Question, ...]
-    rows: tuple[Row, ...]
-    right: tuple[Rule, ...]
-    wrong: tuple[Rule, ...]
-    gates: tuple[Rule, ...]
-    cautions: tuple[Rule, ...]
-    methods: tuple[Rule, ...]
-    contradictions: tuple[Rule, ...]
-    steps: tuple[Rule, ...]
+    facts: Mapping[str, FactInfo]
+    questions: tuple[InterviewQuestion, ...]
+    tradeoffs: tuple[Tradeoff, ...]
+    right: tuple[AdviceRule, ...]
+    wrong: tuple[AdviceRule, ...]
+    gates: tuple[AdviceRule, ...]
+    cautions: tuple[AdviceRule, ...]
+    methods: tuple[AdviceRule, ...]
+    contradictions: tuple[AdviceRule, ...]
+    steps: tuple[AdviceRule, ...]
 
 
 @cache
 def rules() -> Rules:
-    """The rules that come with mlxtune."""
-    return read(files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8"))
+    """Return mlxtune's rules."""
+    return read_rules(files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8"))
 
 
-def read(text: str) -> Rules:
-    """The rules in ``text``. Raises ``InputError`` for a fact, an answer or a verdict that does not exist."""
+def read_rules(text: str) -> Rules:
+    """Parse rules. Raise ``InputError`` if a fact, answer or verdict does not exist."""
     data = tomllib.loads(text)
-    facts = {name: Known(entry["from"], entry["label"], entry.get("unit", "")) for name, entry in data["facts"].items()}
-    questions = tuple(Question(**{"options": {}, **entry}) for entry in data["question"])
+    facts = {name: FactInfo(entry["from"], entry["label"], entry.get("unit", "")) for name, entry in data["facts"].items()}
+    questions = tuple(InterviewQuestion(**{"options": {}, **entry}) for entry in data["question"])
     answers = {question.key: question for question in questions}
 
-    def some(section: str) -> tuple[Rule, ...]:
-        return tuple(_rule(section, at, entry, facts, answers) for at, entry in enumerate(data[section], 1))
+    def section(name: str) -> tuple[AdviceRule, ...]:
+        return tuple(_rule(name, number, entry, facts, answers) for number, entry in enumerate(data[name], 1))
 
-    rows = tuple(
-        Row(_rule("row", at, entry, facts, answers), entry["ask"], entry["rag"], entry["tuned"])
-        for at, entry in enumerate(data["row"], 1)
+    tradeoffs = tuple(
+        Tradeoff(rule, entry["ask"], entry["rag"], entry["tuned"]) for rule, entry in zip(section("row"), data["row"], strict=True)
     )
     return Rules(
-        facts, questions, rows, some("right"), some("wrong"), some("gate"), some("caution"), some("method"), some("contradiction"),
-        some("next"),
+        facts, questions, tradeoffs, section("right"), section("wrong"), section("gate"), section("caution"), section("method"),
+        section("contradiction"), section("next"),
     )  # fmt: skip
 
 
-def _rule(section: str, at: int, entry: Mapping[str, Any], facts: Mapping[str, Known], answers: Mapping[str, Question]) -> Rule:
-    key = entry.get("key") or entry.get("name") or f"{entry.get('verdict', '')} {at}".strip()
+def parse_condition(text: str, known: Mapping[str, object], where: str) -> Condition:
+    """Parse a condition about ``known`` facts. Raise an ``InputError`` that names the rule (``where``) if it is invalid."""
+    fact, _, rest = text.partition(" ")
+    operator, _, value = rest.partition(" ")
+    if fact not in known:
+        raise InputError(f"{where}: there is no fact named {fact}.", hint=suggest(fact, known))
+    operators = (*_SET_OPERATORS, "is", *_NUMBER_OPERATORS, *_UNARY_OPERATORS)
+    if operator not in operators or bool(value) == (operator in _UNARY_OPERATORS):
+        raise InputError(
+            f"{where}: “{text}” is not a valid condition.",
+            hint="Use FACT has|lacks|only|is|below|from VALUE or FACT known|unknown.",
+        )
+    if operator in _NUMBER_OPERATORS and not _is_number(value) and value not in known:
+        raise InputError(f"{where}: “{value}” is neither a number nor a fact.")
+    return Condition(fact, operator, value)
+
+
+def _rule(
+    section: str,
+    number: int,
+    entry: Mapping[str, Any],
+    facts: Mapping[str, FactInfo],
+    answers: Mapping[str, InterviewQuestion],
+) -> AdviceRule:
+    key = entry.get("key") or entry.get("name") or f"{entry.get('verdict', '')} {number}".strip()
     where = f"{section} {key}"
-    when, any_ = (_conditions(entry.get(name, ()), where, facts, answers) for name in ("when", "any"))
+    when, any_ = (tuple(_condition(text, where, facts, answers) for text in entry.get(name, ())) for name in ("when", "any"))
     verdict, points = entry.get("verdict", ""), entry.get("points", "fine-tune" if section == "right" else "")
     if verdict not in ("", *VERDICTS) or points not in ("", "rag", "fine-tune"):
-        raise InputError(f"{where}: there is no verdict “{verdict or points}”.")
+        raise InputError(f"{where}: there is no verdict named “{verdict or points}”.")
     text = entry.get("why") or entry.get("text") or ""
-    return Rule(
+    return AdviceRule(
         section, key, when, any_, text, entry.get("changes", ""), entry.get("next", ""), entry.get("source", ""), points, verdict
     )
 
 
-def _conditions(
-    texts: Sequence[str], where: str, facts: Mapping[str, Known], answers: Mapping[str, Question]
-) -> tuple[Condition, ...]:  # fmt: skip
-    found = tuple(parse(text, facts, where) for text in texts)
-    for one in found:
-        question = answers.get(one.fact)
-        if question is None or not question.options or one.word not in (*SETS, "is"):
-            continue
-        for value in one.value.split("|"):
+def _condition(text: str, where: str, facts: Mapping[str, FactInfo], answers: Mapping[str, InterviewQuestion]) -> Condition:
+    condition = parse_condition(text, facts, where)
+    question = answers.get(condition.fact)
+    if question and question.options and condition.operator in (*_SET_OPERATORS, "is"):
+        for value in condition.value.split("|"):
             if value not in question.options:
-                raise InputError(f"{where}: {one.fact} cannot be {value}.", mend=f"It is one of {', '.join(question.options)}.")
-    return found
+                raise InputError(f"{where}: {condition.fact} cannot be {value}.", hint=f"Use one of {', '.join(question.options)}.")
+    return condition
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()

@@ -1,7 +1,7 @@
-"""From answers and evidence to a verdict: pure, and nothing in it that the rules do not say.
+"""Apply the rules to answers and evidence. Everything in the verdict comes from the rules.
 
-What points to retrieval and what points to training is counted apart. A gate keeps training back, whatever points to it: the first
-one that holds says what comes first instead, unless retrieval is called for anyway.
+Reasons for retrieval and reasons for training are counted separately. The first gate that holds blocks training, regardless of
+the reasons for it, and its verdict says what to do first, unless retrieval is needed anyway.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxtune.advice.answers import Answers
-from mlxtune.advice.conditions import Fact, Facts
-from mlxtune.advice.evidence import NAMES, Evidence
-from mlxtune.advice.rules import Known, Rule, Rules, Verdict, rules
+from mlxtune.advice.evidence import ARMS, AdviceEvidence
+from mlxtune.advice.interview import InterviewAnswers
+from mlxtune.advice.rules import AdviceRule, Fact, FactInfo, Facts, Rules, Verdict, rules
 from mlxtune.core.text import plural
+
+_METHODS = {"sft": "SFT", "dpo": "DPO", "sft then dpo": "SFT, then DPO"}
+_ORIGINS = {"answer": "you said", "workspace": "found", "measured": "measured"}
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why: a rule that holds, what it says, and the answers and numbers that it rests on.
+    """A rule that holds, with its text and the facts behind it.
 
-    ``side`` is the rule's section: right, wrong, gate or caution. ``source`` is where the field says so.
+    ``side`` is the rule's section: right, wrong, gate or caution. ``source`` is the literature.
     """
 
     rule: str
@@ -31,8 +33,8 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One of the nine questions: ``points`` to rag or fine-tune where it applies here, and is empty where it does not."""
+class TradeoffRow:
+    """One of the nine questions. ``points`` is rag or fine-tune, or empty if the question does not apply."""
 
     key: str
     ask: str
@@ -44,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Advice:
-    """The verdict in a word and a sentence, and all that it rests on. ``method`` is empty where nothing should be trained."""
+    """The verdict, a sentence that explains it, and its reasons. ``method`` is empty if nothing should be trained."""
 
     verdict: Verdict
     method: str
@@ -53,108 +55,95 @@ class Advice:
     contradictions: tuple[str, ...]
     changes: tuple[str, ...]
     next: str
-    table: tuple[Asked, ...]
+    table: tuple[TradeoffRow, ...]
     measured: tuple[str, ...]
 
 
-def verdict(answers: Answers, evidence: Evidence, by: Rules | None = None) -> Advice:
-    """What the rules make of ``answers`` and ``evidence``."""
+def give_advice(answers: InterviewAnswers, evidence: AdviceEvidence, by: Rules | None = None) -> Advice:
+    """Apply the rules to ``answers`` and ``evidence``."""
     by = by or rules()
-    facts = _facts(answers, evidence)
-    texts = _texts(facts, by) | evidence.named(facts["metric"])
-    right = [rule for rule in by.right if rule.holds(facts)]
-    wrong = [rule for rule in by.wrong if rule.holds(facts)]
-    gate = next((rule for rule in by.gates if rule.holds(facts)), None)
-    cautions = [rule for rule in by.cautions if rule.holds(facts)]
-    word = _word(right, wrong, gate)
-    method = next(rule for rule in by.methods if rule.holds(facts)) if word in ("fine-tune", "both") else None
-    held = [gate] if gate else []
-    told = [*held, *wrong, *right, *cautions] if gate and word == gate.verdict else [*wrong, *right, *held, *cautions]
-    step = gate if gate and word == gate.verdict and gate.next else next(
-        rule for rule in by.steps if rule.verdict == word and rule.holds(facts)
-    )  # fmt: skip
+    target, metric = answers.values["target"], answers.values["metric"]
+    assert isinstance(target, int | float)
+    facts: dict[str, Fact] = {**answers.values, **evidence.facts(metric, target)}
+    values = {name: _shown(facts.get(name), info, unit=False) or "?" for name, info in by.facts.items()}
+    values |= evidence.text_values(metric)
+
+    def holding(section: Sequence[AdviceRule]) -> list[AdviceRule]:
+        return [rule for rule in section if rule.holds(facts)]
+
+    def text(template: str) -> str:
+        return template.format_map(values)
+
+    right, wrong, gates = holding(by.right), holding(by.wrong), holding(by.gates)[:1]
+    gate = gates[0] if gates else None
+    verdict = _verdict(right, wrong, gate)
+    method = holding(by.methods)[0] if verdict in ("fine-tune", "both") else None
+    gate_decides = gate is not None and verdict == gate.verdict
+    reasons = [*gates, *wrong, *right] if gate_decides else [*wrong, *right, *gates]
+    reasons += holding(by.cautions)
+    step = gate if gate and gate_decides and gate.next else next(rule for rule in holding(by.steps) if rule.verdict == verdict)
     return Advice(
-        word,
+        verdict,
         method.key if method else "",
-        _sentence(word, gate, method, texts),
-        tuple(_reason(rule, facts, texts, by) for rule in told),
-        tuple(rule.text.format_map(texts) for rule in by.contradictions if rule.holds(facts)),
-        tuple(dict.fromkeys(rule.changes.format_map(texts) for rule in told if rule.changes)),
-        (step.next or step.text).format_map(texts),
+        _sentence(verdict, text(gate.text) if gate else "", method.key if method else "", text(method.text) if method else ""),
+        tuple(_reason(rule, text(rule.text), facts, by) for rule in reasons),
+        tuple(text(rule.text) for rule in holding(by.contradictions)),
+        tuple(dict.fromkeys(text(rule.changes) for rule in reasons if rule.changes)),
+        text(step.next or step.text),
         tuple(
-            Asked(row.rule.key, row.ask, row.rule.points if row.rule.holds(facts) else "", row.rag, row.tuned, row.rule.source)
-            for row in by.rows
+            TradeoffRow(
+                row.rule.key, row.ask, row.rule.points if row.rule.holds(facts) else "", row.rag, row.tuned, row.rule.source
+            )
+            for row in by.tradeoffs
         ),
-        tuple(_measured(evidence, facts["metric"])),
+        tuple(_measured(evidence, metric)),
     )
 
 
-def _facts(answers: Answers, evidence: Evidence) -> dict[str, Fact]:
-    target = answers.values["target"]
-    assert isinstance(target, int | float)
-    return {**answers.values, **evidence.facts(answers.values["metric"], target)}
-
-
-def _word(right: Sequence[Rule], wrong: Sequence[Rule], gate: Rule | None) -> Verdict:
-    retrieve = any(rule.points == "rag" for rule in wrong)
-    if retrieve:
+def _verdict(right: Sequence[AdviceRule], wrong: Sequence[AdviceRule], gate: AdviceRule | None) -> Verdict:
+    if any(rule.points == "rag" for rule in wrong):
         return "both" if right and not gate else "rag"
     if gate:
         return gate.verdict  # type: ignore[return-value]
     return "fine-tune" if right else "prompt first"
 
 
-def _sentence(word: Verdict, gate: Rule | None, method: Rule | None, texts: dict[str, str]) -> str:
-    why = method.text.format_map(texts) if method else ""
-    match word:
+def _sentence(verdict: Verdict, gate: str, method: str, why: str) -> str:
+    match verdict:
         case "fine-tune":
-            return f"Fine-tune it, with {_called(method)}. {why}"
+            return f"Fine-tune it with {_METHODS[method]}. {why}"
         case "both":
-            return f"Retrieve the facts, and fine-tune for how they are put, with {_called(method)}. {why}"
+            return f"Use retrieval for the facts, and fine-tune how they are presented, with {_METHODS[method]}. {why}"
         case "rag":
-            later = f" Training waits: {_lower(gate.text.format_map(texts))}" if gate else ""
-            return f"Retrieve, do not train: what is missing is what it knows.{later}"
-    return gate.text.format_map(texts) if gate else "Begin with a prompt: nothing that you say needs training or retrieval."
+            later = f" Training can wait: {gate[:1].lower()}{gate[1:]}" if gate else ""
+            return f"Use retrieval, not training: the model lacks knowledge.{later}"
+    return gate or "Start with a prompt: nothing you said requires training or retrieval."
 
 
-def _called(method: Rule | None) -> str:
-    return {"sft": "SFT", "dpo": "DPO", "sft then dpo": "SFT, then DPO"}[method.key] if method else ""
+def _reason(rule: AdviceRule, text: str, facts: Facts, by: Rules) -> Reason:
+    """Return the reason for a rule, with facts such as ``you said calls per month: 20,000``."""
+    because = (
+        f"{_ORIGINS[by.facts[name].origin]} {by.facts[name].label}: {_shown(facts.get(name), by.facts[name]) or 'nothing'}"
+        for name in rule.because(facts)
+    )
+    return Reason(rule.key, rule.section, text, tuple(because), rule.source)
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _reason(rule: Rule, facts: Facts, texts: dict[str, str], by: Rules) -> Reason:
-    because = tuple(_tie(name, facts, by.facts[name]) for name in rule.because(facts))
-    return Reason(rule.key, rule.section, rule.text.format_map(texts), because, rule.source)
-
-
-def _tie(name: str, facts: Facts, known: Known) -> str:
-    """A fact in the words of whoever it is from: ``you said calls a month: 20,000``."""
-    who = {"answer": "you said", "workspace": "found", "measured": "measured"}[known.origin]
-    return f"{who} {known.label}: {_shown(facts.get(name), known) or 'nothing'}"
-
-
-def _shown(value: Fact, known: Known) -> str:
+def _shown(value: Fact, info: FactInfo, *, unit: bool = True) -> str:
     if value is None:
         return ""
     if isinstance(value, frozenset):
         return ", ".join(sorted(value)) or "nothing"
     text = f"{value:,.10g}" if isinstance(value, int | float) else value
-    return f"{text} {known.unit}".strip()
+    if not unit or not info.unit:
+        return text
+    return f"{text}%" if info.unit == "%" else f"{text} {info.unit}"
 
 
-def _texts(facts: Facts, by: Rules) -> dict[str, str]:
-    """Facts as they stand in sentences, without their units."""
-    return {name: _shown(facts.get(name), Known(known.origin, known.label)) or "?" for name, known in by.facts.items()}
-
-
-def _measured(evidence: Evidence, metric: Fact) -> list[str]:
-    """Each arm that was measured: its rate, the interval, and by which evaluation."""
-    found = evidence.on(metric)
+def _measured(evidence: AdviceEvidence, metric: Fact) -> list[str]:
+    """Return the rate, interval and evaluation of each evaluated arm."""
+    arms = evidence.arms_by_metric(metric)
     return [
-        f"{one.arm}: {one.percent:g} % of {plural(one.total, 'row')} ({100 * one.low:.0f} to {100 * one.high:.0f}), by {one.by}"
-        for arm in NAMES.values()
-        if (one := found.get(arm))
+        f"{arm.arm}: {arm.percent:g}% of {plural(arm.total, 'row')} ({100 * arm.low:.0f}–{100 * arm.high:.0f}), by {arm.by}"
+        for arm in (arms[name] for name in ARMS.values() if name in arms)
     ]

@@ -1,1 +1,1 @@
-"""The command line: arguments in, one call into the core, a table or JSON out."""
+"""The command line: one file per command."""

@@ -1,39 +1,40 @@
-"""``adapters``: list, show, compare, rename, tag, import, remove and restore."""
+"""``adapters``: list, show, compare, rename, tag, import, remove, and restore adapters."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlxtune.adapters import compare as comparing
 from mlxtune.adapters import library
-from mlxtune.adapters.entry import AdapterEntry, Score
-from mlxtune.cli.evaluate import contrasted
-from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
-from mlxtune.cli.train import Json
+from mlxtune.adapters.compare import compare, facts
+from mlxtune.adapters.entry import AdapterEntry, AdapterScore
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_heading, print_table
 from mlxtune.core.text import one_line, size
-from mlxtune.evaluation.contract import LABELS
-from mlxtune.evaluation.verdict import HEADLINE
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.registry import metric_label
 
 app = typer.Typer(
-    help="Adapters: list, show, compare, rename, tag, import, fuse, export, push, pull, remove, restore.",
+    help="List, show, compare, rename, tag, import, fuse, export, push, pull, remove, and restore adapters.",
     invoke_without_command=True,
     no_args_is_help=False,
 )
 
 Which = Annotated[
-    str, typer.Argument(help="An adapter's name, a unique part of it, its run or folder, or: last", show_default=False)
+    str, typer.Argument(help="An adapter's name, a unique part of the name, its run or folder, or last.", show_default=False)
 ]
-Name = Annotated[str, typer.Option("--name", help="What to call it here.", show_default=False)]
-Base = Annotated[str, typer.Option("--base", help="The model it belongs to: an alias, a folder or a hub id.", show_default=False)]
+Name = Annotated[str, typer.Option("--name", help="The adapter's name in this workspace.", show_default=False)]
+Base = Annotated[str, typer.Option("--base", help="The adapter's base model: an alias, a folder, or a Hub ID.", show_default=False)]
 OtherWeights = Annotated[
-    bool, typer.Option("--other-weights", help="Take it for other weights of the same shapes, without its scores.")
+    bool, typer.Option("--other-weights", help="Accept a base with different weights of the same shapes, and drop the scores.")
 ]
-_VERDICTS: dict[str, Cell] = {
+_OUTCOMES: dict[str, Cell] = {
     "better": ("better", "bold success"),
     "worse": ("worse", "bold error"),
     "cannot tell": ("cannot tell", "bold"),
@@ -50,179 +51,179 @@ def default(context: typer.Context, json: Json = False) -> None:
 @app.command("list")
 def list_adapters(json: Json = False) -> None:
     """List the adapters of this workspace, newest first."""
-    found = library.all_adapters(Path.cwd())
+    entries = library.all_adapters(Path.cwd())
     if json:
-        show_json([document(item) for item in found])
+        show_json([document(entry) for entry in entries])
         return
-    if not found:
-        show("No adapters here yet.   ", ("mlxtune train RECIPE", "primary"), " makes one.")
+    if not entries:
+        show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
         return
     head: list[Cell] = [(name, "faint") for name in ("", "adapter", "base", "kind", "size", "verdict", "contract", "tags")]
-    columns([head, *map(_row, found)], right=(4,))
-    for item in found:
-        if item.score and item.score.reservation:
-            told = f"{item.name} is better, but {one_line(item.score.reservation)}. It is not to be promoted."
-            show(("  ! ", "bold warning"), told)
+    print_columns([head, *map(_row, entries)], right=(4,))
+    for entry in entries:
+        if entry.score and entry.score.caveat:
+            show(("  ! ", "bold warning"), f"{entry.name} is better but not recommended: {one_line(entry.score.caveat)}.")
 
 
 @app.command("show")
 def show_adapter(which: Which = "last", json: Json = False) -> None:
-    """Say all about one adapter."""
-    found = library.find(Path.cwd(), which)
-    below = library.children(Path.cwd(), found)
+    """Show an adapter's properties and its evaluation."""
+    entry = library.find(Path.cwd(), which)
+    children = [child.name for child in library.children(Path.cwd(), entry)]
     if json:
-        show_json(document(found) | {"children": [item.name for item in below]})
+        show_json(document(entry) | {"children": children})
         return
-    heading(out, found.name, found.kind)
-    rows: list[list[Cell]] = [[(name, "muted"), one_line(value)] for name, value in comparing.facts(found).items() if value]
-    if below:
-        rows.append([("children", "muted"), ", ".join(item.name for item in below)])
-    if found.problem:
-        rows = [[("problem", "bold error"), one_line(found.problem)]]
-    columns([*rows, [("folder", "muted"), str(found.folder)]])
-    if found.score:
-        show("")
-        _scored(found.score)
-    elif not found.problem:
-        show("")
-        subject = found.run if found.key.startswith("runs/") else f"RECIPE --adapter {found.name}"
-        say("Not measured yet.  ", (f"mlxtune eval {subject}", "primary"))
+    print_heading(out, entry.name, entry.kind)
+    rows: list[list[Cell]] = [[(name, "muted"), one_line(value)] for name, value in facts(entry).items() if value]
+    if children:
+        rows.append([("children", "muted"), ", ".join(children)])
+    if entry.problem:
+        rows = [[("problem", "bold error"), one_line(entry.problem)]]
+    print_columns([*rows, [("folder", "muted"), str(entry.folder)]])
+    show("")
+    if entry.score:
+        _print_score(entry.score)
+    elif not entry.problem:
+        subject = entry.run if entry.key.startswith("runs/") else f"RECIPE --adapter {entry.name}"
+        info("Not evaluated yet.  ", (f"mlxtune eval {subject}", "primary"))
 
 
 @app.command("compare")
 def compare_adapters(first: Which, second: Which, json: Json = False) -> None:
-    """Two adapters beside each other, and which answers better where both were measured on the same rows."""
-    one, two = (library.usable(Path.cwd(), which) for which in (first, second))
-    found = comparing.compare(Path.cwd(), one, two)
+    """Compare two adapters, and their evaluations if both used the same rows."""
+    one, two = (library.find_usable(Path.cwd(), which) for which in (first, second))
+    comparison = compare(Path.cwd(), one, two)
     if json:
-        show_json({**asdict(found), "first": document(one), "second": document(two)})
+        fields = {"facts": to_json(comparison.facts), "contrast": to_json(comparison.contrast), "why": comparison.reason}
+        show_json({**fields, "first": document(one), "second": document(two)})
         return
-    heading(out, "Adapters", "what differs is bold")
-    head: list[Cell] = ["", (one.name, "bold primary"), (two.name, "bold primary")]
-    body: list[list[Cell]] = []
-    for fact in found.facts:
+    print_heading(out, "Adapters", "differences in bold")
+    rows: list[list[Cell]] = [["", (one.name, "bold primary"), (two.name, "bold primary")]]
+    for fact in comparison.facts:
         style = "muted" if fact.same else "bold"
         if fact.first or fact.second:
-            body.append([(fact.name, "muted"), (one_line(fact.first, 48) or "–", style), (one_line(fact.second, 48) or "–", style)])
-    columns([head, *body])
+            rows.append([(fact.name, "muted"), *((one_line(text, 48) or "–", style) for text in (fact.first, fact.second))])
+    print_columns(rows)
     show("")
-    if found.contrast is None:
-        show("  ", ("· ", "muted"), (f"Not held against each other: {found.why}", "muted"))
+    if comparison.contrast is None:
+        show("  ", ("· ", "muted"), (f"The evaluations were not compared: {comparison.reason}", "muted"))
         return
-    show("  ", (found.contrast.verdict, "bold"))
+    show("  ", (comparison.contrast.verdict, "bold"))
     show("")
-    contrasted(found.contrast)
+    print_table(evaluation_comparison_table(comparison.contrast))
 
 
 @app.command("rename")
-def rename_adapter(which: Which, name: Annotated[str, typer.Argument(help="Its new name.")], json: Json = False) -> None:
-    """Call an adapter something else; its files stay where they are."""
+def rename_adapter(which: Which, name: Annotated[str, typer.Argument(help="The new name.")], json: Json = False) -> None:
+    """Rename an adapter. Its files stay where they are."""
     before = library.find(Path.cwd(), which)
-    _done(library.rename(Path.cwd(), before.key, name), f"{before.name} is called {name} now.", json)
+    _report(library.rename(Path.cwd(), before.key, name), f"Renamed {before.name} to {name}.", json)
 
 
 @app.command("tag")
 def tag_adapter(
     which: Which,
-    words: Annotated[list[str] | None, typer.Argument(help="Tags to give it.", show_default=False)] = None,
-    drop: Annotated[list[str] | None, typer.Option("--drop", help="A tag to take from it.", show_default=False)] = None,
+    tags: Annotated[list[str] | None, typer.Argument(help="Tags to add.", show_default=False)] = None,
+    drop: Annotated[list[str] | None, typer.Option("--drop", help="A tag to remove.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """Give an adapter tags, or take them away."""
-    found = library.tag(Path.cwd(), which, words or [], drop or [])
-    _done(found, f"{found.name}: {', '.join(found.tags) or 'no tags'}", json)
+    """Add or remove an adapter's tags."""
+    entry = library.tag(Path.cwd(), which, tags or [], drop or [])
+    _report(entry, f"{entry.name}: {', '.join(entry.tags) or 'no tags'}", json)
 
 
 @app.command("import")
 def import_adapter(
-    folder: Annotated[Path, typer.Argument(help="A folder of mlx-lm's or PEFT's layout.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A folder in mlx-lm's or PEFT's layout.", show_default=False)],
     name: Name = "",
     base: Base = "",
     other_weights: OtherWeights = False,
     json: Json = False,
 ) -> None:
-    """Let an adapter in from elsewhere, once it was checked: header, shapes against the base, numbers."""
-    from mlxtune.adapters.importing import import_adapter as let_in
+    """Import an adapter after checking its header, its shapes against the base, and its values."""
+    from mlxtune.adapters.importers import importer
 
-    with bar("checking the adapter") as update:
-        found = let_in(Path.cwd(), folder, name, base, other_weights=other_weights, progress=update)
-    _done(found, f"{found.name} is here: {found.kind}, rank {found.rank}, for {found.base}.", json)
+    with progress_bar("checking the adapter") as update:
+        entry = importer.import_adapter(Path.cwd(), folder, name, base, other_weights=other_weights, progress=update)
+    report_import(entry, json)
 
 
 @app.command("remove")
 def remove_adapter(which: Which, json: Json = False) -> None:
-    """Take an adapter away; restore brings it back."""
-    below = library.children(Path.cwd(), library.find(Path.cwd(), which))
-    gone = library.remove(Path.cwd(), which)
+    """Move an adapter to the trash. Use 'mlxtune adapters restore' to bring it back."""
+    children = library.children(Path.cwd(), library.find(Path.cwd(), which))
+    item = library.remove(Path.cwd(), which)
     if json:
-        show_json({"name": gone.name, "key": gone.key, "trash": str(gone.trash)})
+        show_json({"name": item.name, "key": item.key, "trash": str(item.trash)})
         return
-    say(("✓ ", "bold success"), f"{gone.name} is gone.   ", (f"mlxtune adapters restore {gone.name}", "primary"))
-    if below:
-        say(("  ! ", "warning"), f"{', '.join(item.name for item in below)} went on from it, and is measured against it.")
+    info(("✓ ", "bold success"), f"Removed {item.name}.   ", (f"mlxtune adapters restore {item.name}", "primary"))
+    if children:
+        info(("  ! ", "warning"), f"{', '.join(child.name for child in children)} started from it.")
 
 
 @app.command("restore")
 def restore_adapter(
-    which: Annotated[str, typer.Argument(help="Its name, or: last", show_default=False)] = "last",
-    list_: Annotated[bool, typer.Option("--list", help="Say what can be brought back.")] = False,
+    which: Annotated[str, typer.Argument(help="The adapter's name, or last.", show_default=False)] = "last",
+    list_: Annotated[bool, typer.Option("--list", help="List the removed adapters.")] = False,
     json: Json = False,
 ) -> None:
-    """Bring a removed adapter back to where it was."""
+    """Restore a removed adapter."""
     if not list_:
-        found = library.restore(Path.cwd(), which)
-        _done(found, f"{found.name} is back in {found.key}.", json)
+        entry = library.restore(Path.cwd(), which)
+        _report(entry, f"Restored {entry.name} to {entry.key}.", json)
         return
-    there = library.removed(Path.cwd())
+    items = library.removed(Path.cwd())
     if json:
-        show_json([asdict(item) | {"trash": str(item.trash)} for item in there])
+        show_json([to_json(item) | {"trash": str(item.trash)} for item in items])
         return
-    for item in there:
+    for item in items:
         show(f"{item.name}  ", (time.strftime("%Y-%m-%d %H:%M", time.localtime(item.t)), "muted"))
 
 
-def document(found: AdapterEntry) -> dict[str, Any]:
-    """An adapter as one JSON value."""
-    value = asdict(found) | {"folder": str(found.folder)}
-    if found.score:
-        value["score"] |= {"folder": str(found.score.folder) if found.score.folder else None}
+def document(entry: AdapterEntry) -> dict[str, Any]:
+    """Return an adapter as a JSON object."""
+    value: dict[str, Any] = to_json(entry) | {"folder": str(entry.folder)}
+    if entry.score:
+        value["score"] |= {"folder": str(entry.score.folder) if entry.score.folder else None}
     return value
 
 
-def _done(found: AdapterEntry, text: str, json: bool) -> None:
-    show_json(document(found)) if json else say(("✓ ", "bold success"), text)
+def report_import(entry: AdapterEntry, json: bool) -> None:
+    """Print a summary of an imported adapter."""
+    _report(entry, f"Imported {entry.name}: {entry.kind}, rank {entry.rank}, for {entry.base}.", json)
 
 
-def _row(found: AdapterEntry) -> list[Cell]:
-    if found.problem:
-        return [("✗", "bold error"), (found.name, "bold"), (one_line(found.problem, 90), "error"), "", "", "", "", ""]
-    scored = found.score
-    rates = scored.rate() if scored else None
-    contract = f"{100 * rates[0].share:.0f} → {100 * rates[1].share:.0f} %" if rates else ""
-    word: Cell = _VERDICTS.get(scored.word, scored.word) if scored else ("not measured", "muted")
-    mark: Cell = ("✓", "bold success") if scored and scored.word == "better" else ("·", "muted")
-    if scored and scored.reservation:
-        word, mark = ("better, but", "bold warning"), ("!", "bold warning")
-    kind = f"{found.kind} {found.rank}"
-    tags = " ".join(found.tags)
-    return [mark, (found.name, "bold"), one_line(found.base, 40), kind, size(found.size), word, contract, (tags, "muted")]
+def _report(entry: AdapterEntry, text: str, json: bool) -> None:
+    show_json(document(entry)) if json else info(("✓ ", "bold success"), text)
 
 
-def _scored(found: Score) -> None:
-    heading(out, "Verdict", f"{found.rows} held-out rows")
-    show("  ", (found.verdict, "bold"))
-    if found.reservation:
-        show(("  ! ", "bold warning"), f"It is not to be promoted: {one_line(found.reservation)}.")
-    if found.folder is None:
-        show("  ", ("Its maker says so; nothing here can verify it.", "warning"))
-    before = {rate.metric: rate for rate in found.before}
-    rows: list[list[Cell]] = [["", (found.rival, "faint"), ("tuned", "faint"), ""]]
-    for rate in found.after:
+def _row(entry: AdapterEntry) -> list[Cell]:
+    if entry.problem:
+        return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", ""]
+    score = entry.score
+    rates = score.rate() if score else None
+    contract = f"{100 * rates[0].share:.0f} → {100 * rates[1].share:.0f}%" if rates else ""
+    outcome: Cell = _OUTCOMES.get(score.outcome, score.outcome) if score else ("not evaluated", "muted")
+    glyph: Cell = ("✓", "bold success") if score and score.outcome == "better" else ("·", "muted")
+    if score and score.caveat:
+        outcome, glyph = ("better, but", "bold warning"), ("!", "bold warning")
+    kind, tags = f"{entry.kind} {entry.rank}", " ".join(entry.tags)
+    return [glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, contract, (tags, "muted")]
+
+
+def _print_score(score: AdapterScore) -> None:
+    print_heading(out, "Verdict", f"{score.rows} held-out rows")
+    show("  ", (score.verdict, "bold"))
+    if score.caveat:
+        show(("  ! ", "bold warning"), f"Not recommended: {one_line(score.caveat)}.")
+    if score.folder is None:
+        show("  ", ("Reported by its author, not verified.", "warning"))
+    before = {rate.metric: rate for rate in score.before}
+    rows: list[list[Cell]] = [["", (score.rival, "faint"), ("tuned", "faint"), ""]]
+    for rate in score.after:
         if rate.metric in before:
-            limits = f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
-            bold = "bold primary" if rate.metric == HEADLINE else "primary"
-            was = (f"{100 * before[rate.metric].share:.1f} %", "muted")
-            rows.append(
-                [LABELS.get(rate.metric, one_line(rate.metric, 30)), was, (f"{100 * rate.share:.1f} %", bold), (limits, "muted")]
-            )
-    columns(rows, right=(1, 2))
+            style = "bold primary" if rate.metric == CONTRACT else "primary"
+            first, second = (f"{100 * item.share:.1f}%" for item in (before[rate.metric], rate))
+            interval = f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
+            rows.append([metric_label(rate.metric), (first, "muted"), (second, style), (interval, "muted")])
+    print_columns(rows, right=(1, 2))

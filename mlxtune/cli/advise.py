@@ -1,4 +1,4 @@
-"""``advise``: should this be fine-tuned at all?"""
+"""``advise``: give advice on whether to fine-tune at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.advice import answers as interview
-from mlxtune.advice import evidence as workspace
-from mlxtune.advice.answers import Answers
-from mlxtune.advice.evidence import Evidence
-from mlxtune.advice.rules import Question, rules
-from mlxtune.advice.verdict import Advice, verdict
+from mlxtune.advice import evidence, interview
+from mlxtune.advice.evidence import SAMPLE_ROWS, AdviceEvidence
+from mlxtune.advice.interview import InterviewAnswers
+from mlxtune.advice.rules import InterviewQuestion, rules
+from mlxtune.advice.verdict import Advice, give_advice
 from mlxtune.cli.evaluate import measure
-from mlxtune.cli.screen import Cell, columns, err, heading, line, out, say, show, show_json
-from mlxtune.cli.train import Json, Overrides
+from mlxtune.cli.options import Json, Overrides
+from mlxtune.cli.output import Cell, err, info, out, show, show_json, styled
+from mlxtune.cli.tables import print_columns, print_heading, print_section
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.models import catalog
@@ -27,174 +27,161 @@ from mlxtune.recipe import Recipe, load
 _MARKS: dict[str, Cell] = {
     "right": ("✓ ", "success"), "wrong": ("→ ", "primary"), "gate": ("■ ", "bold warning"), "caution": ("! ", "warning"),
 }  # fmt: skip
-_NAMES = {"rag": "retrieve", "fine-tune": "fine-tune", "": "·"}
+_POINTS = {"rag": "retrieve", "fine-tune": "fine-tune", "": "·"}
 
 
 def advise(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe: its data and what was measured of it count.", show_default=False)
+        Path | None, typer.Argument(help="A recipe whose data and evaluations to consider.", show_default=False)
     ] = None,
     overrides: Overrides = None,
     answers: Annotated[
-        Path | None, typer.Option("--answers", help="The interview's answers, a .json file.", show_default=False)
+        Path | None, typer.Option("--answers", help="A .json file with the interview's answers.", show_default=False)
     ] = None,
     measure_first: Annotated[
         bool,
-        typer.Option("--measure", help=f"First run the base, your prompt and a few examples on {workspace.ENOUGH} held-out rows."),
+        typer.Option("--measure", help=f"First evaluate the base, a prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows."),
     ] = False,
     questions: Annotated[
-        bool,
-        typer.Option(
-            "--questions", help="Show the questions and what may be answered; with --json, the schema of an answers file."
-        ),
+        bool, typer.Option("--questions", help="Show the questions, or with --json the schema of an answers file.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Should this be fine-tuned at all? A short interview, what the workspace knows, and a verdict with its reasons."""
+    """Advise on whether to fine-tune at all, based on a short interview and the workspace's data and evaluations."""
     if questions:
         show_json(interview.schema()) if json else _questions()
         return
     loaded = load(recipe, overrides or []) if recipe else None
     if measure_first and loaded is None:
-        raise InputError(
-            "--measure needs a recipe: its rows and its contract are what is measured.", mend="mlxtune advise RECIPE --measure"
-        )
-    asking = answers is None and sys.stdin.isatty() and err.is_terminal
-    given = interview.read(answers) if answers else _given(asking)
+        raise InputError("--measure requires a recipe.", hint="Run: mlxtune advise RECIPE --measure")
+    interactive = answers is None and sys.stdin.isatty() and err.is_terminal
+    given = interview.read_answers(answers) if answers else _answers(interactive)
     if not answers:
-        interview.keep(Path.cwd(), given)
-    found = _evidence(loaded, recipe)
-    if loaded and (measure_first or (asking and not found.arms and _offered(loaded))):
-        sample(loaded, quiet=json)
-        found = _evidence(loaded, recipe)
-    advice = verdict(given, found)
+        interview.save_answers(Path.cwd(), given)
+    known = _evidence(loaded, recipe)
+    if loaded and (measure_first or (interactive and not known.arms and _confirm_measuring(loaded))):
+        code, _ = measure(evidence.sample_recipe(loaded), None, quiet=json)
+        if code:
+            raise typer.Exit(code)
+        known = _evidence(loaded, recipe)
+    advice = give_advice(given, known)
     if json:
-        show_json({"advice": asdict(advice), "answers": given.as_json(), "evidence": found.as_json()})
+        show_json({"advice": asdict(advice), "answers": given.as_json(), "evidence": known.as_json()})
     else:
-        table(advice, found)
+        _print_advice(advice, known)
 
 
-def sample(recipe: Recipe, *, quiet: bool = False) -> None:
-    """Measure what needs no training on a few held-out rows. Raises ``InputError`` where there is nothing to measure by."""
-    code, _ = measure(workspace.sampled(recipe), None, quiet=quiet)
-    if code:
-        raise typer.Exit(code)
-
-
-def table(advice: Advice, evidence: Evidence) -> None:
-    """The advice on a terminal: the verdict, why, the nine questions, what does not go together, and what to do next."""
-    heading(out, "Advice", evidence.recipe or "from answers alone")
+def _print_advice(advice: Advice, known: AdviceEvidence) -> None:
+    print_heading(out, "Advice", known.recipe or "based on the answers alone")
     _paragraph(advice.sentence, ("▌ ", "primary"), "bold")
     if advice.measured:
-        show("")
-        heading(out, "Measured", "held-out rows, 95 % Wilson intervals")
+        print_section("Measured", "held-out rows, 95% Wilson intervals")
         for text in advice.measured:
             _paragraph(text, ("· ", "muted"))
-    show("")
-    heading(out, "Why")
+    print_section("Why")
     for reason in advice.reasons:
         _paragraph(reason.text, _MARKS[reason.side])
         _paragraph("; ".join(reason.because), "  ", "muted")
     if advice.contradictions:
-        show("")
-        heading(out, "What does not go together")
+        print_section("Contradictions")
         for text in advice.contradictions:
             _paragraph(text, ("✗ ", "bold error"))
-    show("")
-    heading(out, "RAG or fine-tuning", "nine questions; a dot where yours is not about it")
-    columns(
-        [
-            [(row.ask, "" if row.points else "muted"), (_NAMES[row.points], "primary" if row.points else "muted")]
-            for row in advice.table
-        ]
-    )
+    print_section("RAG or fine-tuning", "nine questions; a dot marks a question that does not apply")
+    rows: list[list[Cell]] = []
+    for row in advice.table:
+        style = "primary" if row.points else "muted"
+        rows.append([(row.ask, "" if row.points else "muted"), (_POINTS[row.points], style)])
+    print_columns(rows)
     if advice.changes:
-        show("")
-        heading(out, "What would change this")
+        print_section("What would change this")
         for text in advice.changes:
             _paragraph(text, ("· ", "muted"))
-    for text in evidence.passed:
+    for text in known.passed:
         _paragraph(text, ("○ ", "muted"), "muted")
     show("")
     _paragraph(advice.next, ("Next  ", "bold primary"))
 
 
-def _evidence(recipe: Recipe | None, called: Path | None) -> Evidence:
-    """What this workspace knows of ``recipe``; nothing where none is named."""
-    base = catalog.find(recipe.model.base) if recipe else None
-    return workspace.gather(Path.cwd(), recipe, str(called), base.shapes.parameters if base else None) if recipe else Evidence()
+def _evidence(recipe: Recipe | None, path: Path | None) -> AdviceEvidence:
+    if recipe is None:
+        return AdviceEvidence()
+    base = catalog.find(recipe.model.base)
+    return evidence.collect(Path.cwd(), recipe, str(path), base.shapes.parameters if base else None)
 
 
-def _offered(recipe: Recipe) -> bool:
-    """Whether to measure first: the offer, where there is something to measure by."""
-    if not workspace.measurable(recipe):
+def _confirm_measuring(recipe: Recipe) -> bool:
+    if not evidence.can_measure(recipe):
         return False
-    say("")
+    info("")
     return typer.confirm(
-        f"  Nothing was measured yet. Run the base, your prompt and a few examples on {workspace.ENOUGH} held-out rows first?",
+        f"  Nothing has been evaluated yet. Evaluate base, prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows first?",
         default=True,
         err=True,
     )
 
 
-def _given(asking: bool) -> Answers:
-    """The interview on this terminal if ``asking``, else the answers of last time. Raises ``InputError``."""
-    before = interview.last(Path.cwd())
-    if asking:
-        return interview.check({question.key: _ask(question, before) for question in rules().questions})
-    if before is None:
+def _answers(interactive: bool) -> InterviewAnswers:
+    """Return the answers given in this terminal, or else the last saved ones. Raise ``InputError`` if there are none."""
+    last = interview.load_last(Path.cwd())
+    if interactive:
+        return interview.parse_answers({question.key: _ask(question, last) for question in rules().questions})
+    if last is None:
         raise InputError(
-            "There is no terminal to ask on, and no answers.",
-            mend="--answers FILE.json; mlxtune advise --questions shows what it holds.",
+            "There are no saved answers, and no terminal for the interview.",
+            hint="Use --answers FILE.json. Run mlxtune advise --questions to see its keys.",
         )
-    return before
+    return last
 
 
-def _ask(question: Question, before: Answers | None) -> Any:
-    """Ask until the answer is one; what was answered last is the default."""
-    default = (before.as_json() if before else {}).get(question.key, question.default)
-    say("")
-    say((question.ask, "bold"))
+def _ask(question: InterviewQuestion, last: InterviewAnswers | None) -> Any:
+    """Ask until the answer is valid. The default is the last answer."""
+    default = (last.as_json() if last else {}).get(question.key, question.default)
+    info("")
+    info((question.ask, "bold"))
     names = list(question.options)
-    for at, (name, meaning) in enumerate(question.options.items(), 1):
-        say("  ", (f"{at:>2} ", "primary"), (f"{name:13}", ""), (meaning, "muted"))
-    hint = {"some": "numbers or names, with commas; - for none", "one": "a number or a name", "number": "a number"}[question.kind]
+    for number, (name, meaning) in enumerate(question.options.items(), 1):
+        info("  ", (f"{number:>2} ", "primary"), (f"{name:13}", ""), (meaning, "muted"))
+    hint = {"some": "numbers or names, separated by commas; - for none", "one": "a number or a name", "number": "a number"}
     shown = (",".join(default) or "-") if isinstance(default, list) else "" if default is None else str(default)
     while True:
-        text = _typed(hint, shown)
+        text = _input(hint[question.kind], shown)
         parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "-")]
-        chosen = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
+        choices = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
+        value: Any = text
+        if question.kind == "some":
+            value = choices
+        elif question.kind == "number":
+            number_value = interview.parse_number(text)
+            value = text if number_value is None else number_value
+        elif len(choices) == 1:
+            value = choices[0]
         try:
-            figure = interview.number(text)
-            value: Any = chosen if question.kind == "some" else text if len(chosen) != 1 else chosen[0]
-            value = (text if figure is None else figure) if question.kind == "number" else value
-            interview.one(question, value)
+            interview.parse_answer(question, value)
             return value
         except InputError as error:
-            say("  ", ("✗ ", "bold error"), error.message, " ", (error.mend, "muted"))
+            info("  ", ("✗ ", "bold error"), error.message, " ", (error.hint, "muted"))
 
 
-def _typed(hint: str, default: str) -> str:
-    """A line that somebody types; ``default`` for an empty one. What is asked stands on stderr alone."""
+def _input(hint: str, default: str) -> str:
+    """Prompt on stderr and read a line. An empty line means ``default``."""
     try:
-        return err.input(line(f"  {hint}", (f" [{default}]" if default else "", "muted"), ": ")).strip() or default
+        return err.input(styled(f"  {hint}", (f" [{default}]" if default else "", "muted"), ": ")).strip() or default
     except EOFError as error:
         raise typer.Abort from error
 
 
 def _questions() -> None:
-    """The interview as a list: keys and values of an answers file."""
-    heading(out, "Questions", "an answers file is one JSON object with these keys")
+    print_heading(out, "Questions", "an answers file is a JSON object with these keys")
     for question in rules().questions:
         note = {"some": "a list", "one": "one of", "number": "a number"}[question.kind]
-        default = "" if question.default is None else f", {question.default} if left out"
+        default = "" if question.default is None else f", default {question.default}"
         show("  ", (question.key, "bold primary"), "  ", question.ask, f"  ({note}{default})")
         for name, meaning in question.options.items():
             show("      ", (f"{name:13}", ""), (meaning, "muted"))
 
 
 def _paragraph(text: str, mark: Cell = "", style: str = "") -> None:
-    """``text`` wrapped behind ``mark``."""
+    """Print ``text``, wrapped and indented after ``mark``."""
     lead = mark if isinstance(mark, str) else mark[0]
     width = max(40, min(out.width, 100)) - 2 - len(lead)
     for number, part in enumerate(textwrap.wrap(one_line(text), width, break_on_hyphens=False) or [""]):

@@ -1,4 +1,4 @@
-"""``chat``: talk to a base or an adapter in the terminal."""
+"""``chat``: chat with a base model or an adapter in the terminal."""
 
 from __future__ import annotations
 
@@ -7,156 +7,159 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.cli.screen import Cell, bar, columns, complain, out, say
-from mlxtune.cli.train import Json
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, info, out, print_error, progress_bar
+from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import resolve
-from mlxtune.serving import shelf
+from mlxtune.serving import adapter_index
+from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
-from mlxtune.serving.keep import keep_row
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
-from mlxtune.serving.session import Session
 
 Which = Annotated[
     str,
-    typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled base.", show_default=False),
+    typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled model.", show_default=False),
 ]
-Beside = Annotated[bool, typer.Option("--beside", help="Run though a training run has the accelerator; both get slower.")]
+Beside = Annotated[
+    bool, typer.Option("--beside", help="Run even while a training run is using the accelerator. Both become slower.")
+]
 
 _COMMANDS = {
-    "/adapter": "NAME    another adapter from here on; none for the base",
-    "/adapters": "        what there is",
-    "/system": "TEXT    another system prompt from here on; empty for none",
-    "/undo": "        take the last question back",
-    "/reset": "        begin again",
-    "/save": "FILE    add the conversation to a file of training rows",
-    "/help": "        this list",
-    "/quit": "        end (or Ctrl-D)",
+    "/adapter": "NAME    switch to another adapter, or none for the base",
+    "/adapters": "        list adapters",
+    "/system": "TEXT    set the system prompt, or clear it if empty",
+    "/undo": "        remove the last question and answer",
+    "/reset": "        start over",
+    "/save": "FILE    append the conversation to a file as a training row",
+    "/help": "        show this list",
+    "/quit": "        quit (or Ctrl-D)",
 }
 
 
 def chat(
     which: Which = "",
-    adapter: Annotated[str, typer.Option("--adapter", help="An adapter to begin with, on the base that was named.")] = "",
+    adapter: Annotated[str, typer.Option("--adapter", help="Start with this adapter on the given base.")] = "",
     system: Annotated[
         str | None,
-        typer.Option("--system", help="The system prompt. Default: the one that the adapter's rows share.", show_default=False),
+        typer.Option("--system", help="The system prompt. Default: the one in the adapter's training rows.", show_default=False),
     ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Only tokens within this share of the mass.")] = 1.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Draw the same answers again.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="The longest answer.")] = 1024,
+    temperature: Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the most likely tokens with this total probability.")] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed, to reproduce answers.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum tokens per answer.")] = 1024,
     beside: Beside = False,
     json: Json = False,
 ) -> None:
-    """Talk to a model: a question a line; /help shows what else a line can be. Ctrl-C stops an answer, Ctrl-D ends.
+    """Chat with a model, one question per line; /help lists commands. Ctrl-C stops an answer, Ctrl-D quits.
 
-    Questions can be piped in. With --json every event is a line on stdout.
+    Questions can be piped in. With --json, each event is one line on stdout.
     """
-    here = Path.cwd()
-    base, named = subject(here, which)
-    session = Session(system or "", sampling=Sampling(max_tokens, temperature, top_p, seed), own=system is not None)
-    with bar("looking for the model") as update:
+    workspace = Path.cwd()
+    base, default_adapter = parse_model(workspace, which)
+    session = ChatSession(system or "", sampling=Sampling(max_tokens, temperature, top_p, seed), custom_system=system is not None)
+    with progress_bar("looking for the model") as update:
         resolve(base, progress=update)
-    with Client(base, here, beside=beside) as client:
-        with bar("loading the model") as update:
+    with Client(base, workspace, beside=beside) as client:
+        with progress_bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)
             ready = client.ready()
-        if adapter or named:
-            entry = shelf.find(here, adapter or named, ready.fingerprint)
-            session.use(entry.name, entry.system)
+        if name := adapter or default_adapter:
+            entry = adapter_index.find_adapter(workspace, name, ready.fingerprint)
+            session.use_adapter(entry.name, entry.system)
         if not json:
-            say(("● ", "bold primary"), _who(session, ready.base), (f"   {ready.path}; /help", "muted"))
-            _tell_system(session)
+            model = f"{session.adapter} on {ready.base}" if session.adapter else ready.base
+            info(("● ", "bold primary"), model, (f"   {ready.path}; /help", "muted"))
+            _print_system(session)
         failed = False
-        for line in _lines(session):
+        for line in _read_lines():
             try:
                 if line.startswith("/"):
-                    if not _obey(line, session, here, ready.fingerprint):
+                    if not _run_command(line, session, workspace, ready.fingerprint):
                         break
                 else:
-                    failed = not _answer(client, session, line, json) or failed
+                    _answer(client, session, line, json)
             except MlxtuneError as error:
-                complain(error)
+                print_error(error)
                 failed = True
     if failed and not sys.stdin.isatty():
         raise typer.Exit(2)
 
 
-def subject(workspace: Path, which: str) -> tuple[str, str]:
-    """The base and the adapter meant by ``which``: an adapter's name brings its base. Raises ``InputError``."""
+def parse_model(workspace: Path, which: str) -> tuple[str, str]:
+    """Return the base and the adapter (or an empty string) that ``which`` names. Raise ``InputError`` if there is neither."""
     if which in ("", bundled.ALIAS):
         return bundled.ALIAS, ""
     folder = workspace / which
     if os.path.isfile(folder / "config.json") or ("/" in which and not os.path.exists(folder)):
         return which, ""
     try:
-        found = library.usable(workspace, which)
+        entry = library.find_usable(workspace, which)
     except InputError:
         names = [entry.name for entry in library.all_adapters(workspace)]
         if which == "last" or any(which in name for name in names):
             raise
-        hint = nearest(which, [*names, bundled.ALIAS])
+        suggestion = nearest(which, [*names, bundled.ALIAS])
         raise InputError(
-            f"There is no adapter and no model called {one_line(which, 80)}.",
-            mend=f"Did you mean {hint}?" if hint else "Name an adapter (mlxtune adapters), a folder, a hub id, or smollm2-135m.",
+            f"There is no adapter or model named {one_line(which, 80)}.",
+            hint=f"Did you mean {suggestion}?"
+            if suggestion
+            else f"Specify an adapter (see mlxtune adapters), a folder, a Hub ID, or {bundled.ALIAS}.",
         ) from None
-    return shelf.base_of(found), found.name
+    return adapter_index.base_of(entry), entry.name
 
 
-def _who(session: Session, base: str) -> str:
-    return f"{session.adapter} on {base}" if session.adapter else base
-
-
-def _lines(session: Session) -> Iterator[str]:
-    """What the user types, without empty lines; a prompt only where it is a terminal."""
-    shown = sys.stdin.isatty()
+def _read_lines() -> Iterator[str]:
+    """Yield the non-empty input lines, showing a prompt if stdin is a terminal."""
+    terminal = sys.stdin.isatty()
     while True:
         try:
-            line = input("○ " if shown else "").strip()
+            line = input("○ " if terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
-            if shown:
-                say("")
+            if terminal:
+                info("")
             return
         if line:
             yield line
 
 
-def _answer(client: Client, session: Session, question: str, json: bool) -> bool:
-    """Ask, show the answer as it comes, and remember it. ``False`` where there is none."""
+def _answer(client: Client, session: ChatSession, question: str, json: bool) -> None:
+    """Ask a question, print the answer as it arrives, and add it to the session. Raise the error of a failed request."""
     answer = session.ask(client, question)
-    said: list[str] = []
+    pieces: list[str] = []
     while True:
         try:
             event = next(answer)
         except KeyboardInterrupt:
             answer.cancel()
             continue
-        _show(event, json)
+        _print_event(event, json)
         match event:
             case Piece():
-                said.append(event.text)
+                pieces.append(event.text)
             case Failed():
-                raise event.as_error()
+                raise event.error
             case Done():
-                text = "".join(said)
+                text = "".join(pieces)
                 if event.ended != "cancelled" or text:
                     session.add(question, text)
-                return True
+                return
 
 
-def _show(event: Event, json: bool) -> None:
+def _print_event(event: Event, json: bool) -> None:
     if json:
-        print(codec.dumps({"event": type(event).__name__.lower(), **asdict(event)}), flush=True)
+        record = {"event": type(event).__name__.lower(), **vars(event)}
+        if isinstance(event, Failed):
+            record |= {"error": event.error.message, "hint": event.error.hint, "code": event.error.exit_code}
+        print(codec.dumps(record), flush=True)
         return
     match event:
         case Piece():
@@ -164,64 +167,64 @@ def _show(event: Event, json: bool) -> None:
         case Done():
             out.print()
             if sys.stdin.isatty():
-                cut = {"length": ", cut off", "cancelled": ", stopped"}.get(event.ended, "")
+                suffix = {"length": ", truncated", "cancelled": ", stopped"}.get(event.ended, "")
                 speed = f", {event.speed:.0f} tokens/s" if event.speed else ""
-                read = f"{event.prompt_tokens:,} tokens read ({event.cached:,} known)"
-                say((f"  {read}, {event.tokens:,} written{speed}{cut}", "faint"))
+                tokens = f"{event.prompt_tokens:,} prompt tokens ({event.cached:,} cached), {event.tokens:,} generated"
+                info((f"  {tokens}{speed}{suffix}", "faint"))
 
 
-def _obey(line: str, session: Session, workspace: Path, fingerprint: str) -> bool:
-    """Do what a line that begins with a slash says. ``False`` to end. Raises ``InputError``."""
-    verb, _, rest = line.partition(" ")
-    rest = rest.strip()
+def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: str) -> bool:
+    """Run a command that starts with a slash. Return ``False`` to quit. Raise ``InputError`` if the command is invalid."""
+    name, _, argument = line.partition(" ")
+    argument = argument.strip()
     commands: dict[str, Callable[[], None]] = {
-        "/adapter": lambda: _switch(session, workspace, rest, fingerprint),
-        "/adapters": lambda: _list(session, workspace, fingerprint),
-        "/system": lambda: session.instruct(rest),
-        "/undo": lambda: say(("· ", "faint"), "Taken back: ", one_line(session.undo(), 80)),
+        "/adapter": lambda: _switch_adapter(session, workspace, argument, fingerprint),
+        "/adapters": lambda: _list_adapters(session, workspace, fingerprint),
+        "/system": lambda: session.set_system(argument),
+        "/undo": lambda: info(("· ", "faint"), "Removed: ", one_line(session.undo(), 80)),
         "/reset": session.reset,
-        "/save": lambda: _save(session, rest),
-        "/help": lambda: columns([[verb, (text, "muted")] for verb, text in _COMMANDS.items()]),
+        "/save": lambda: _save(session, argument),
+        "/help": lambda: print_columns([[name, (text, "muted")] for name, text in _COMMANDS.items()]),
     }
-    if verb == "/quit":
+    if name == "/quit":
         return False
-    if verb not in commands:
-        hint = nearest(verb, _COMMANDS)
+    if name not in commands:
+        suggestion = nearest(name, _COMMANDS)
         raise InputError(
-            f"There is no {one_line(verb, 40)}.", mend=f"Did you mean {hint}?" if hint else "/help shows what there is."
+            f"There is no command named {one_line(name, 40)}.",
+            hint=f"Did you mean {suggestion}?" if suggestion else "/help lists all commands.",
         )
-    commands[verb]()
+    commands[name]()
     return True
 
 
-def _switch(session: Session, workspace: Path, named: str, fingerprint: str) -> None:
-    if named in ("", "none", "base"):
+def _switch_adapter(session: ChatSession, workspace: Path, name: str, fingerprint: str) -> None:
+    if name in ("", "none", "base"):
         session.adapter = ""
     else:
-        entry = shelf.find(workspace, named, fingerprint)
-        session.use(entry.name, entry.system)
-    say(("· ", "faint"), session.adapter or "The base, without an adapter")
-    _tell_system(session)
+        entry = adapter_index.find_adapter(workspace, name, fingerprint)
+        session.use_adapter(entry.name, entry.system)
+    info(("· ", "faint"), session.adapter or "Using the base without an adapter")
+    _print_system(session)
 
 
-def _tell_system(session: Session) -> None:
-    """Say which system prompt goes ahead of the questions, where the user did not give it."""
-    if session.system and not session.own:
-        say(("  asked as its rows are, /system changes it: ", "muted"), (one_line(session.system, 60), "faint"))
+def _print_system(session: ChatSession) -> None:
+    """Print the system prompt that comes from the adapter's training rows."""
+    if session.system and not session.custom_system:
+        info(("  system prompt from its training rows; change it with /system: ", "muted"), (one_line(session.system, 60), "faint"))
 
 
-def _list(session: Session, workspace: Path, fingerprint: str) -> None:
-    here: Cell = ("▌", "primary")
-    rows: list[list[Cell]] = [[here if not session.adapter else "", "none", ("the base", "muted")]]
-    for one in shelf.fitting(workspace, fingerprint):
-        rows.append([here if one.name == session.adapter else "", one.name, (one.base, "muted")])
-    columns(rows)
+def _list_adapters(session: ChatSession, workspace: Path, fingerprint: str) -> None:
+    current: Cell = ("▌", "primary")
+    rows: list[list[Cell]] = [[current if not session.adapter else "", "none", ("the base", "muted")]]
+    for entry in adapter_index.compatible_adapters(workspace, fingerprint):
+        rows.append([current if entry.name == session.adapter else "", entry.name, (entry.base, "muted")])
+    print_columns(rows)
 
 
-def _save(session: Session, named: str) -> None:
-    """Add the conversation to a file of rows."""
-    if not named:
-        raise InputError("/save needs a file.", mend="/save data/chat.jsonl")
-    file = Path(shlex.split(named)[0]).expanduser()
-    keep_row(session, file)
-    say(("▾ ", "bold primary"), f"A row was added to {file}.")
+def _save(session: ChatSession, argument: str) -> None:
+    if not argument:
+        raise InputError("/save requires a file.", hint="For example: /save data/chat.jsonl")
+    file = Path(shlex.split(argument)[0]).expanduser()
+    session.save_row(file)
+    info(("▾ ", "bold primary"), f"Added a row to {file}.")

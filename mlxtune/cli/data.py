@@ -1,223 +1,391 @@
-"""``data``: look at the rows before anything is trained on them. ``check`` and ``stats`` stand here."""
+"""``data``: check, split, import, and export rows. ``data review`` is in ``review.py``."""
 
 from __future__ import annotations
 
 import math
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxtune.cli.curate import Format, Map, Where, asked
-from mlxtune.cli.screen import Cell, bar, columns, heading, out, show, show_json
-from mlxtune.cli.train import Json
-from mlxtune.core.errors import InputError
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
+from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.text import one_line, plural
+from mlxtune.data import export as exports
+from mlxtune.data import split as splits
+from mlxtune.data.importer import import_rows, locate
+from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
+from mlxtune.data.rows import row_tags
+from mlxtune.data.source import Source, read_source
+from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits
 from mlxtune.recipe import DataSection, load
 
-if TYPE_CHECKING:  # checks load numpy, which other verbs need not wait for
-    from mlxtune.data.checks import Finding, Report
-    from mlxtune.data.checks.fixes import Fixed
+if TYPE_CHECKING:  # the checks import numpy
+    from mlxtune.data.checks.base import Finding
+    from mlxtune.data.checks.fixes import FixResult
+    from mlxtune.data.checks.report import CheckReport
 
-app = typer.Typer(help="Data: check, stats, split, review, import, export.", no_args_is_help=True)
+SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder with rows, or a recipe.", show_default=False)]
+Format = Annotated[str, typer.Option("--format", help=f"The format of the rows: auto, {', '.join(FORMATS)}.")]
+Map = Annotated[str, typer.Option("--map", help="Column names, for example prompt=question,completion=answer.", show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split.", show_default=False)]
+Holdout = Annotated[
+    float | None, typer.Option("--holdout", help="Fraction of rows in the test split.", min=0.0, max=0.9, show_default=False)
+]
+Validation = Annotated[
+    float | None,
+    typer.Option("--validation", help="Fraction of rows in the validation split.", min=0.0, max=0.9, show_default=False),
+]
+GroupBy = Annotated[
+    str | None, typer.Option("--group-by", help="A metadata key. Rows with the same value stay together.", show_default=False)
+]
 
-_TITLES = {"block": ("Blocks", "bold error"), "warn": ("Look at", "bold warning")}
-_WORDS: dict[str, Cell] = {"blocked": ("✗ ", "bold error"), "look": ("! ", "bold warning"), "clean": ("✓ ", "bold success")}
-_EXAMPLES = 3  # of one check
+USUAL_HOLDOUT = (0.10, 0.20)
+EXAMPLES = 3  # per check
+
+_SEVERITY_TITLES = {"block": ("Must fix", "bold error"), "warn": ("Review", "bold warning")}
+_VERDICT_MARKS: dict[str, Cell] = {"blocked": ("✗ ", "bold error"), "look": ("! ", "bold warning"), "clean": ("✓ ", "bold success")}
+
+app = typer.Typer(help="Check, split, review, import, and export data.", no_args_is_help=True)
 
 
 @app.callback()
 def data() -> None:
-    """Look at the rows before anything is trained on them."""
+    """Check, split, review, import, and export data."""
+
+
+def resolve_source(source: Path, format: str = "auto", map: str = "", **settings: Any) -> tuple[Path, DataSection]:
+    """Return the path of a source, and how to read and split it according to its recipe or last split and the options.
+
+    Raise ``InputError`` if the source does not exist or an option is invalid.
+    """
+    check_format(format)
+    hint = "Specify a file or folder with rows, or a recipe."
+    if source.suffix == ".toml":
+        recipe = load(source, [])
+        path, section, hint = recipe.source, recipe.data, f"Check data.source in {source}; it is relative to the recipe."
+    else:
+        path, section = source, splits.with_recorded_settings(source, DataSection(str(source)))
+    if not os.path.exists(path):  # unlike Path.exists, does not fail if the name is too long
+        raise DataError(f"There is no data at {path}.", hint=hint)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if format != "auto":
+        given["format"] = format
+    if map:
+        given["map"] = parse_mapping(map)
+    return path, replace(section, **given)
+
+
+def run_checks(source: Path, path: Path, section: DataSection) -> CheckReport:
+    """Check the source at ``path``, with the contract if ``source`` is a recipe. Raise ``InputError`` if it is invalid."""
+    from mlxtune.evaluation.check_process import check_source
+
+    recipe = replace(load(source, []), data=section) if source.suffix == ".toml" else None
+    with progress_bar(f"reading {one_line(path.name, 40)}") as update:
+        return check_source(path, section, recipe, update)
 
 
 @app.command("check")
 def check(
-    where: Where,
-    fix: Annotated[bool, typer.Option("--fix", help="Write a new file with every safe fix applied.")] = False,
+    source: SourceArgument,
+    fix: Annotated[bool, typer.Option("--fix", help="Write a copy with every safe fix applied.")] = False,
     also: Annotated[
-        list[str] | None, typer.Option("--also", help="With --fix, apply this check's fix, too.", metavar="CHECK")
+        list[str] | None, typer.Option("--also", help="With --fix, also apply this check's fix.", metavar="CHECK")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where --fix writes.", show_default=False)] = None,
-    every: Annotated[bool, typer.Option("--all", help="Show every finding, not the first of each kind.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every finding.")] = False,
     format: Format = "auto",
     map: Map = "",
     json: Json = False,
 ) -> None:
-    """Say what is wrong with the rows, what it means, and what would mend it; exits 1 when something blocks."""
-    from mlxtune.data.checks import CHECKS, Records
-    from mlxtune.data.checks.document import document
-    from mlxtune.data.checks.fixes import fix as mend
-    from mlxtune.data.checks.fixes import wanted
+    """Find problems in the rows and show how to fix them. Exits 1 if a problem blocks training."""
+    from mlxtune.data.access.records import SourceRecords
+    from mlxtune.data.checks.fixes import fixed_copy_path, select_fixes, write_fixed
+    from mlxtune.data.checks.registry import get_check
+    from mlxtune.data.checks.report import report_json
 
     if (also or out) and not fix:
-        raise InputError("--also and --out say how to fix, and --fix is not there.", mend="Add --fix.")
-    to = asked(where, format, map)
-    path, data = to.path, to.data
-    wanted((), also or ())
-    report = examine(where, path, data)
+        raise InputError("--also and --out require --fix.", hint="Add --fix.")
+    path, section = resolve_source(source, format, map)
+    select_fixes((), also or ())
+    report = run_checks(source, path, section)
     fixed = None
     if fix:
-        target = out or path.with_name(f"{path.name}.fixed" if path.is_dir() else f"{path.stem}.fixed.jsonl")
-        with Records(path, data.format, data.map) as records:
-            fixed = mend(records, report.findings, target, also or ())
-    show_json(document(report, fixed)) if json else table(report, fixed, every=every)
-    left = [one for one in report.findings if one.severity == "block"]
-    if fixed:
-        left = [one for one in left if not CHECKS[one.check].fix.safe and one.check not in (also or ())]
-    if left:
+        target = out or fixed_copy_path(path)
+        with SourceRecords(path, section.format, section.map) as records:
+            fixed = write_fixed(records, report.findings, target, also or ())
+    if json:
+        show_json(report_json(report, fixed.to_json() if fixed else None))
+    else:
+        _show_report(report, fixed, every)
+    blocks = {finding.check for finding in report.findings if finding.severity == "block"}
+    if any(not fixed or not (get_check(id).fix.safe or id in (also or ())) for id in blocks):
         raise typer.Exit(1)
 
 
 @app.command("stats")
-def stats(where: Where, format: Format = "auto", map: Map = "", json: Json = False) -> None:
-    """Say what the data is: how much, how long, how even, how varied."""
-    from mlxtune.data.checks.document import document
+def stats(source: SourceArgument, format: Format = "auto", map: Map = "", json: Json = False) -> None:
+    """Show data statistics: size, lengths, balance, and variety."""
+    from mlxtune.data.checks.report import report_json
 
-    to = asked(where, format, map)
-    report = examine(where, to.path, to.data)
+    report = run_checks(source, *resolve_source(source, format, map))
     if json:
-        whole = document(report)
+        whole = report_json(report)
         show_json({name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")})
+    else:
+        _show_statistics(report)
+
+
+@app.command("split")
+def split(
+    source: SourceArgument,
+    seed: Seed = None,
+    holdout: Holdout = None,
+    validation: Validation = None,
+    group_by: GroupBy = None,
+    format: Format = "auto",
+    map: Map = "",
+    json: Json = False,
+) -> None:
+    """Split the rows into train, valid, and test, and record the split. Adding rows later does not move existing ones."""
+    path, section = resolve_source(source, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    with progress_bar("reading") as update:
+        rows = read_source(path, section.format, section.map)
+        update("finding near-duplicates", 0.5)
+        result = splits.split(rows, section)
+    splits.record_splits(rows, section, result)
+    by_tag = _count_tags(result)
+    sealed = sum(row.hash in result.previously_sealed for row in result.test)
+    file = splits.membership_path(path)
+    if json:
+        show_json({
+            "train": len(result.train), "valid": len(result.valid), "test": len(result.test),
+            "set_aside": [row.id for row in result.set_aside], "sealed": sealed, "left_out": rows.left_out,
+            "edited": len(rows.edited), "seed": section.seed, "holdout": section.holdout, "validation": section.validation,
+            "group_by": section.group_by, "tags": by_tag, "file": str(file),
+        })  # fmt: skip
         return
-    figures(report)
+    total = len(result.train) + len(result.valid) + len(result.test)
+    print_heading(out, path.name, plural(total, "row"))
+    table: list[list[Cell]] = [[("split", "faint"), ("rows", "faint"), "", *((tag, "faint") for tag in by_tag)]]
+    for name in SPLIT_NAMES:
+        count = len(getattr(result, name))
+        cells = (f"{counts[name]:,}" for counts in by_tag.values())
+        table.append([(name, "bold"), f"{count:,}", f"{count / max(total, 1):.1%}", *cells])
+    print_columns(table, right=range(1, len(table[0])))
+    for sentence in _split_notes(rows, result, sealed, total):
+        info("  ", (sentence, "muted"))
+    info(("✓ ", "bold success"), f"Recorded in {file.name}. Every row stays in its split.")
 
 
-def examine(where: Path, path: Path, data: DataSection) -> Report:
-    """Check the source at ``path``, with all that the recipe knows if ``where`` is one. Raises ``InputError``."""
-    from mlxtune.evaluation import examine as examination
+def _count_tags(result: Splits) -> dict[str, dict[SplitName, int]]:
+    """Count the rows in each split for the eight most frequent tags."""
+    counts: dict[SplitName, Counter[str]] = {
+        name: Counter(next(iter(row_tags(row)), "") for row in getattr(result, name)) for name in SPLIT_NAMES
+    }
+    total: Counter[str] = sum(counts.values(), Counter())
+    return {tag: {name: counts[name][tag] for name in SPLIT_NAMES} for tag, _ in total.most_common(8) if tag}
 
-    recipe = replace(load(where, []), data=data) if where.suffix == ".toml" else None
-    with bar(f"reading {one_line(path.name, 40)}") as update:
-        return examination.examine(path, data, recipe, update)
+
+def _split_notes(source: Source, result: Splits, sealed: int, total: int) -> list[str]:
+    notes = []
+    fraction = len(result.test) / max(1, total)
+    low, high = USUAL_HOLDOUT
+    if result.test and not low <= round(fraction, 2) <= high:
+        notes.append(
+            f"The test split is {fraction:.1%}. {low:.0%} to {high:.0%} is usual: less proves little, more leaves little to train on."
+        )
+    if source.left_out or source.edited:
+        notes.append(f"The review left out {plural(source.left_out, 'row')} and edited {len(source.edited):,}.")
+    if sealed:
+        verb = "is" if sealed == 1 else "are"
+        notes.append(f"{plural(sealed, 'test row')} {verb} sealed: used by an evaluation or an export.")
+    if result.set_aside:
+        locations = ", ".join(str(row.location) for row in result.set_aside[:5])
+        more = " …" if len(result.set_aside) > 5 else ""
+        count = plural(len(result.set_aside), "new row")
+        notes.append(f"Set aside {count} that nearly duplicate rows in different splits: {locations}{more}")
+    return notes
 
 
-def table(report: Report, fixed: Fixed | None, *, every: bool = False) -> None:
-    """The report on a terminal: what it means, then blocks, warnings and notes, and the one next thing."""
-    heading(out, "Data", one_line(report.path.name, 40))
-    _paragraph(report.sentence, _WORDS[report.word], "bold")
-    formats = ", ".join(f"{count:,} {name}" for name, count in report.formats.items()) or "none"
-    _paragraph(f"{plural(report.read, 'row')} read = {report.kept:,} kept ({formats}) + {report.refused:,} refused", style="muted")
+@app.command("export")
+def export(
+    source: SourceArgument,
+    to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.TARGETS)}.", show_default=False)],
+    folder: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
+    pending: Annotated[bool, typer.Option("--pending", help="Also export undecided rows.")] = False,
+    seed: Seed = None,
+    holdout: Holdout = None,
+    validation: Validation = None,
+    group_by: GroupBy = None,
+    format: Format = "auto",
+    map: Map = "",
+    json: Json = False,
+) -> None:
+    """Write the accepted rows as train.jsonl, valid.jsonl, and test.jsonl with a manifest.
+
+    The test split is sealed: it can never be used for training.
+    """
+    if to not in exports.TARGETS:
+        raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.TARGETS)}.")
+    path, section = resolve_source(source, format, map, seed=seed, holdout=holdout, validation=validation, group_by=group_by)
+    with progress_bar("reading"):
+        rows = read_source(path, section.format, section.map)
+        result = exports.export(rows, section, to, folder, pending=pending)
+    if json:
+        show_json({"folder": str(result.folder), "to": to, **result.counts, "set_aside": result.set_aside})
+        return
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
+    show(("✓ ", "bold success"), f"Exported to {folder}: {counts}.")
+    if result.set_aside:
+        info("  ", (f"{plural(result.set_aside, 'row')} set aside as near-duplicates of rows in different splits.", "muted"))
+    info("  ", ("The test split is sealed: it can never be used for training.", "muted"))
+
+
+@app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(metavar="FILE|ID", help="A file, a folder, or a Hub dataset.", show_default=False)],
+    to: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.", show_default=False)],
+    format: Format = "auto",
+    map: Map = "",
+    file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset.", show_default=False)] = "",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid rows.")] = False,
+    json: Json = False,
+) -> None:
+    """Convert rows in any supported format to one file of chats, pairs, or texts, with their metadata."""
+    with progress_bar(f"fetching {one_line(name, 60)}"):
+        path = locate(name, file)
+    _, section = resolve_source(path, format, map)
+    result = import_rows(path, to, section.format, section.map, skip_bad=skip_bad)
+    if json:
+        bad = len(result.bad)
+        show_json({"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": bad, "notes": result.notes})
+        return
+    for note in result.notes:
+        info(("  · ", "faint"), (note, "muted"))
+    for error in result.bad[:5]:
+        info(("  ! ", "bold warning"), error.message)
+    left_out = f", {plural(len(result.bad), 'invalid row')} left out" if result.bad else ""
+    show(("✓ ", "bold success"), f"Imported {plural(result.rows, 'row')} to {to} ({_format_counts(result.formats)}){left_out}.")
+
+
+# The report in a terminal
+
+
+def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> None:
+    print_heading(out, "Data", one_line(report.path.name, 40))
+    _paragraph(report.sentence, _VERDICT_MARKS[report.label], "bold")
+    formats = _format_counts(report.formats) or "none"
+    _paragraph(f"{plural(report.read, 'row')} read = {report.kept:,} valid ({formats}) + {report.refused:,} invalid", style="muted")
     for note in (note for file in report.files for note in file.notes):
         _paragraph(note, style="muted")
-    for severity, (title, style) in _TITLES.items():
-        found = [one for one in report.findings if one.severity == severity]
-        if found:
-            show("")
-            count = report.rows("block" if severity == "block" else "warn")
-            heading(out, title, plural(count, "row"))
-            for id, same in groupby(found, key=lambda one: one.check):
-                _kind(report, id, list(same), style, every)
-    show("")
-    heading(out, "What there is", report.facts.tier)
-    for one in report.findings:
-        if one.severity == "note":
-            _paragraph(one.why, ("· ", "muted"))
-    for name, why in report.skipped.items():
-        _paragraph(f"{name} not checked: {why}", ("○ ", "muted"), "muted")
+    for severity, (title, style) in _SEVERITY_TITLES.items():
+        findings = [finding for finding in report.findings if finding.severity == severity]
+        if findings:
+            print_section(title, plural(report.rows("block" if severity == "block" else "warn"), "row"))
+            for id, same in groupby(findings, key=lambda finding: finding.check):
+                _show_check(report, id, list(same), style, every)
+    print_section("Statistics", report.statistics.tier)
+    for finding in report.findings:
+        if finding.severity == "note":
+            _paragraph(finding.reason, ("· ", "muted"))
+    for name, reason in report.skipped.items():
+        _paragraph(f"{name} was not checked: {reason}", ("○ ", "muted"), "muted")
     if fixed:
-        show("")
-        heading(out, "Fixed", one_line(str(fixed.out), 60))
-        gone = sum(not change.after for change in fixed.changes)
-        mended = len(fixed.changes) - gone
-        _paragraph(
-            f"{plural(fixed.rows, 'row')} written, {mended:,} of them mended; {gone:,} left out. The source is untouched.",
-            ("✓ ", "bold success"),
-        )
+        print_section("Fixed", one_line(str(fixed.out), 60))
+        left_out = sum(not change.after for change in fixed.changes)
+        changed = len(fixed.changes) - left_out
+        sentence = f"{plural(fixed.rows, 'row')} written ({changed:,} changed), {left_out:,} left out. The source is unchanged."
+        _paragraph(sentence, ("✓ ", "bold success"))
     show("")
     _paragraph(report.advice, ("Next  ", "bold primary"))
 
 
-def _kind(report: Report, id: str, found: list[Finding], style: str, every: bool) -> None:
-    """One check: its line, and the first of what it found."""
-    from mlxtune.data.checks import CHECKS
+def _show_check(report: CheckReport, id: str, findings: list[Finding], style: str, every: bool) -> None:
+    """Show a check with its count, its fix, and some of its findings."""
+    from mlxtune.data.checks.registry import get_check
 
-    check = CHECKS[id]
-    way = f"--fix: {check.fix.does}" if check.fix.safe else f"--also {id}" if check.fix.how != "hand" else "by hand"
-    title, count = check.title.ljust(40), f"{len(found):>6,}"
-    show("  ", (f"{check.mark} ", style), (title, ""), (count, "bold"), "   ", (way, "muted"))
-    shown = found if every else found[:_EXAMPLES]
-    for one in shown:
-        _example(report, one)
-    if len(found) > len(shown):
-        show("      ", (f"and {len(found) - len(shown):,} more: --all", "faint"))
+    check = get_check(id)
+    fix = f"--fix: {check.fix.label}" if check.fix.safe else f"--also {id}" if check.fix.kind != "hand" else "by hand"
+    title, count = check.title.ljust(40), f"{len(findings):>6,}"
+    show("  ", (f"{check.glyph} ", style), (title, ""), (count, "bold"), "   ", (fix, "muted"))
+    shown = findings if every else findings[:EXAMPLES]
+    for finding in shown:
+        _show_finding(report, finding)
+    if len(findings) > len(shown):
+        show("      ", (f"and {len(findings) - len(shown):,} more; use --all", "faint"))
 
 
-def _example(report: Report, one: Finding) -> None:
-    if not one.rows:
-        _paragraph(one.why, indent=6)
+def _show_finding(report: CheckReport, finding: Finding) -> None:
+    if not finding.rows:
+        _paragraph(finding.reason, indent=6)
         return
-    place, id = report.places[one.rows[0]]
-    file = f"{place.file.stem} " if len(report.files) > 1 else ""
-    where = f"{file}line {place.line:,}" if place.element is None else f"{file}row {place.element:,}"
-    others = [report.places[at][0] for at in one.rows[1:3]]
-    beside = ", ".join(f"{'' if other.file == place.file else other.file.stem + ' '}line {other.line:,}" for other in others)
-    said = f"{one.why}{f' ({beside})' if beside else ''}"
-    _paragraph(said, (f"{where}  {id[:6]:6}  " if id else f"{where}  ", "primary"), indent=6)
-    for span in one.spans[:1]:
+    location, id = report.locations[finding.rows[0]]
+    file = f"{location.file.stem} " if len(report.files) > 1 else ""
+    where = f"{file}line {location.line:,}" if location.element is None else f"{file}row {location.element:,}"
+    others = [report.locations[index][0] for index in finding.rows[1:3]]
+    related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}line {one.line:,}" for one in others)
+    sentence = f"{finding.reason}{f' ({related})' if related else ''}"
+    _paragraph(sentence, (f"{where}  {id[:6]:6}  " if id else f"{where}  ", "primary"), indent=6)
+    for span in finding.spans[:1]:
         _paragraph(f"{span.part}: “{one_line(span.text, 70)}”", style="muted", indent=8, lines=1)
 
 
-def figures(report: Report) -> None:
-    """The statistics on a terminal."""
-    from mlxtune.data.checks.document import lengths
+def _show_statistics(report: CheckReport) -> None:
+    from mlxtune.data.checks.report import length_summary
 
-    facts, long = report.facts, lengths(report)
-    heading(out, "Data", one_line(report.path.name, 40))
-    _paragraph(
-        f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'different prompt')} in {plural(facts.rows, 'row')}.",
-        style="bold",
-    )
-    formats = ", ".join(f"{count:,} {name}" for name, count in report.formats.items()) or "none"
-    columns(
-        [
-            [("read", "muted"), f"{report.read:,} = {report.kept:,} kept + {report.refused:,} refused"],
-            [("formats", "muted"), formats],
-            [("files", "muted"), ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)],
-            [("openings", "muted"), f"about {facts.openings:,.0f} different first three words"],
-        ]
-    )
+    statistics, lengths = report.statistics, length_summary(report)
+    print_heading(out, "Data", one_line(report.path.name, 40))
+    groups, rows = plural(statistics.groups, "distinct prompt"), plural(statistics.rows, "row")
+    _paragraph(f"{statistics.tier.capitalize()}: {groups} in {rows}.", style="bold")
+    print_facts([
+        ("read", f"{report.read:,} = {report.kept:,} valid + {report.refused:,} invalid"),
+        ("formats", _format_counts(report.formats) or "none"),
+        ("files", ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)),
+        ("openings", f"about {statistics.openings:,.0f} distinct three-word openings"),
+    ])  # fmt: skip
     if report.lengths:
         show("")
-        heading(
-            out, "Lengths", f"in {long['unit']}: median {long['median']:,}, 95 % up to {long['p95']:,}, longest {long['most']:,}"
-        )
-        _histogram(report)
-    for key, counts in facts.tags.items():
-        show("")
-        heading(out, one_line(key, 30), plural(len(counts), "value"))
-        _bars({one_line(value, 24): count for value, count in list(counts.items())[:12]})
+        median, p95, longest = (f"{lengths[name]:,}" for name in ("median", "p95", "most"))
+        print_heading(out, "Lengths", f"in {lengths['unit']}: median {median}, 95th percentile {p95}, max {longest}")
+        _show_histogram(report)
+    for key, counts in statistics.tags.items():
+        print_section(one_line(key, 30), plural(len(counts), "value"))
+        _show_bars({one_line(value, 24): count for value, count in list(counts.items())[:12]})
     show("")
     _paragraph(report.advice, ("Next  ", "bold primary"))
 
 
-def _histogram(report: Report) -> None:
-    """Rows by length, each bar as many times wider than the one before as keeps them to a dozen."""
-    span = (
-        math.log2(max(report.lengths) / max(1, min(report.lengths))) if min(report.lengths) else math.log2(max(report.lengths) + 1)
-    )
-    fine = next((parts for parts in (8, 4, 2, 1) if span * parts <= 11), 1)
-    counts = Counter(math.ceil(fine * math.log2(max(1, length))) for length in report.lengths)
-    steps = range(min(counts), max(counts) + 1)
-    _bars({f"up to {round(2 ** (step / fine)):,}": counts[step] for step in steps})
+def _show_histogram(report: CheckReport) -> None:
+    """Show a histogram of row lengths on a logarithmic scale with about a dozen bars."""
+    shortest, longest = min(report.lengths), max(report.lengths)
+    octaves = math.log2(longest / shortest) if shortest else math.log2(longest + 1)
+    per_octave = next((bars for bars in (8, 4, 2, 1) if octaves * bars <= 11), 1)
+    counts = Counter(math.ceil(per_octave * math.log2(max(1, length))) for length in report.lengths)
+    bars = range(min(counts), max(counts) + 1)
+    _show_bars({f"up to {round(2 ** (number / per_octave)):,}": counts[number] for number in bars})
     limit = report.max_tokens
     if limit and (over := sum(length > limit for length in report.lengths)):
-        _paragraph(f"{plural(over, 'row')} over the window of {limit:,}.", ("! ", "bold warning"))
+        _paragraph(f"{plural(over, 'row')} longer than the limit of {limit:,} tokens.", ("! ", "bold warning"))
 
 
-def _bars(counts: Mapping[str, int]) -> None:
+def _show_bars(counts: Mapping[str, int]) -> None:
     most = max(counts.values(), default=1)
     width = max(10, min(40, _width() - 44))
-    rows: list[list[Cell]] = []
-    for name, count in counts.items():
-        cells = round(width * count / max(1, most))
-        rows.append([name, (("━" * cells or ("╸" if count else "")).ljust(width), "primary"), f"{count:,}"])
-    columns(rows, right=(2,))
+    rows = [(name, (share_bar(count / max(1, most), width), "primary"), f"{count:,}") for name, count in counts.items()]
+    print_columns(rows, right=(2,))
+
+
+def _format_counts(formats: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in formats.items())
 
 
 def _width() -> int:
@@ -225,10 +393,9 @@ def _width() -> int:
 
 
 def _paragraph(text: str, mark: Cell = "", style: str = "", *, indent: int = 2, lines: int = 0) -> None:
-    """``text`` wrapped behind ``mark``, so that it stands in a column of its own."""
+    """Show wrapped ``text`` with a hanging indent after ``mark``."""
     lead = mark if isinstance(mark, str) else mark[0]
-    wrapped = textwrap.wrap(one_line(text), max(20, _width() - indent - len(lead)), max_lines=lines or None, placeholder=" …") or [
-        ""
-    ]
-    for number, part in enumerate(wrapped):
+    width = max(20, _width() - indent - len(lead))
+    wrapped = textwrap.wrap(one_line(text), width, max_lines=lines or None, placeholder=" …")
+    for number, part in enumerate(wrapped or [""]):
         show(" " * indent, mark if not number else " " * len(lead), (part, style))

@@ -1,4 +1,4 @@
-"""``demo``: the whole journey on the bundled model and the sample shop."""
+"""``demo``: run the whole workflow on the bundled model and the sample data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,124 +13,112 @@ import typer
 
 from mlxtune.cli.evaluate import measure, table
 from mlxtune.cli.follow import follow
-from mlxtune.cli.screen import Cell, bar, columns, err, heading, say, show, show_json
-from mlxtune.cli.start import typed
-from mlxtune.cli.train import Json, Overrides
+from mlxtune.cli.options import Json, Overrides
+from mlxtune.cli.output import command_name, err, info, progress_bar, show, show_json
+from mlxtune.cli.tables import print_facts, print_heading
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration
 from mlxtune.data import samples
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.models.resolve import resolve
-from mlxtune.planning.machine import machine
-from mlxtune.planning.plan import plan
+from mlxtune.planning.machine import this_machine
+from mlxtune.planning.plan import local_planner
 from mlxtune.recipe import Recipe, load
-from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+from mlxtune.training import start as training
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="The workspace to work in; made if it is not there.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="The workspace to use. It is created if it does not exist.")] = Path("demo"),
     overrides: Overrides = None,
-    full: Annotated[bool, typer.Option("--full", help="Then learn the shop's voice from pairs, on top of the format.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also train on preference pairs, on top of the first adapter.")] = False,
     json: Json = False,
 ) -> None:
-    """Fetch the bundled model, measure it, fine-tune it on the sample shop, measure it again, and compare."""
+    """Download the bundled model, evaluate it, fine-tune it on sample data, evaluate it again, and compare."""
     start = time.monotonic()
-    for recipe_name in (samples.RECIPE, samples.VOICE):  # a bad override must not leave a folder behind
-        load(samples.root() / recipe_name, overrides or [])
+    for recipe_name in (samples.RECIPE, samples.VOICE):  # fail before a folder is created
+        load(samples.samples_root() / recipe_name, overrides or [])
     recipe_file = folder / samples.RECIPE
     if not recipe_file.is_file():
         samples.create(folder)
     recipe = load(recipe_file, overrides or [])
     os.chdir(folder)
-    heading(err, "1  Model")
-    with bar("looking for the bundled model") as update:
-        source = resolve(recipe.model.base, near=recipe.folder, progress=update)
-    say("  ", (source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
-    say("")
-    heading(err, "2  Plan")
-    shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-    planned = plan(recipe, shares, source.folder, source.config, machine())
-    rows: list[list[Cell]] = [
-        [("rows", "muted"), f"{planned.train:,} to train on, {planned.valid:,} to validate, {planned.test:,} held out"],
-        [
-            ("steps", "muted"),
-            f"{planned.steps:,}, adapter of rank {recipe.adapter.rank} on {_layers(recipe.adapter.layers)} layers",
-        ],
-        [("memory", "muted"), planned.sentence],
-    ]
-    columns(rows, console=err)
-    if planned.word == "refuse":
+    print_heading(err, "1  Model")
+    with progress_bar("looking for the bundled model") as update:
+        source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
+    info("  ", (source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
+    info("")
+    print_heading(err, "2  Plan")
+    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    planned = local_planner(recipe, source.folder, source.config, this_machine()).plan(recipe, splits)
+    layers = "all" if recipe.adapter.layers == "all" else f"the last {recipe.adapter.layers}"
+    print_facts([
+        ("rows", f"{planned.train:,} training, {planned.valid:,} validation, {planned.test:,} held out"),
+        ("steps", f"{planned.steps:,}, adapter of rank {recipe.adapter.rank} on {layers} layers"),
+        ("memory", planned.sentence),
+    ], console=err)  # fmt: skip
+    if planned.outcome == "refuse":
         raise MlxtuneError(planned.sentence)
-    say("")
-    heading(err, "3  Baseline", "the base model first, asked for the format in its system prompt")
+    info("")
+    print_heading(err, "3  Baseline", "the base model with the format in its system prompt")
     _require(measure(recipe, None)[0])
     run = _train(4, recipe)
-    said = [_measured(5, recipe, run, json=json)]
+    results = [_evaluate(5, recipe, run, json=json)]
     if full:
         show("")
         voice = load(samples.VOICE, [f"adapter.parent={run.adapter}", *(overrides or [])])
         run = _train(6, voice)
-        said.append(_measured(7, run.recipe(), run, json=json))
+        results.append(_evaluate(7, run.recipe(), run, json=json))
     if json:
-        show_json({"seconds": round(time.monotonic() - start), **said[0], **({"voice": said[1]} if full else {})})
+        show_json({"seconds": round(time.monotonic() - start), **results[0], **({"voice": results[1]} if full else {})})
         return
     show(("  Took     ", "muted"), duration(time.monotonic() - start))
     show("")
-    show(
-        "  Next: ",
-        (f"cd {shlex.quote(str(folder))} && {typed()}", "primary"),
-        " opens the app on this workspace; your own data goes into ",
-        ("recipes/", "primary"),
-        ".",
-    )
+    command = (f"cd {shlex.quote(str(folder))} && {command_name()}", "primary")
+    show("  Next: ", command, " opens the app in this workspace. Put your own recipes in ", ("recipes/", "primary"), ".")
 
 
 def _train(number: int, recipe: Recipe) -> Run:
-    """Train ``recipe`` to its end, and say what became of its validation."""
-    heading(err, f"{number}  Train", recipe.name)
-    run = launch.start(Path.cwd(), "train", recipe)
-    with bar("loading the model") as update:
+    """Train ``recipe`` and print how its validation loss changed."""
+    print_heading(err, f"{number}  Train", recipe.name)
+    run = training.start(Path.cwd(), recipe)
+    with progress_bar("loading the model") as update:
         _require(follow(run, on_state=lambda state: _draw(state, update)))
     state = run.state()
     first, last = state.validations[0], state.validations[-1]
-    told = f"{state.step:,} steps in {duration(state.updated - state.started)}, validation loss {first.loss:.2f} to {last.loss:.2f}"
-    found = dict(last.metrics)
-    if found:
-        told += f", margin {found['rewards/margins']:+.2f}, accuracy {100 * found['rewards/accuracies']:.0f} %"
-        told += f", KL {found['kl']:.3f}" if "kl" in found else ""
-    say("  ", ("✓ ", "bold success"), told)
-    say("")
+    text = f"{state.step:,} steps in {duration(state.updated - state.started)}, validation loss {first.loss:.2f} to {last.loss:.2f}"
+    if metrics := dict(last.metrics):
+        text += f", margin {metrics['rewards/margins']:+.2f}, accuracy {metrics['rewards/accuracies']:.0%}"
+        text += f", KL {metrics['kl']:.3f}" if "kl" in metrics else ""
+    info("  ", ("✓ ", "bold success"), text)
+    info("")
     return run
 
 
-def _measured(number: int, recipe: Recipe, run: Run, *, json: bool) -> dict[str, Any]:
-    """Evaluate ``run``, show the report unless it goes into a document, and return what that document says."""
-    heading(err, f"{number}  Evaluate", recipe.name)
-    code, evaluated = measure(recipe, run)
+def _evaluate(number: int, recipe: Recipe, run: Run, *, json: bool) -> dict[str, Any]:
+    """Evaluate ``run``, print the report unless ``json``, and return it for the JSON document."""
+    print_heading(err, f"{number}  Evaluate", recipe.name)
+    code, evaluation = measure(recipe, run)
     _require(code)
-    report = reports.load(evaluated)
+    report = reports.load(evaluation)
     if not json:
-        table(report, evaluated)
+        table(report, evaluation)
         show(("  Adapter  ", "muted"), str(run.adapter))
-    return {"run": run.id, "adapter": str(run.adapter), "report": asdict(report)}
-
-
-def _layers(layers: int | str) -> str:
-    return "all" if layers == "all" else f"the last {layers}"
+    return {"run": run.id, "adapter": str(run.adapter), "report": to_json(report)}
 
 
 def _draw(state: RunState, update: Callable[[str, float], None]) -> None:
     if not state.total:
-        done, total = state.reference
+        done, total = state.reference_progress
         if total:
-            update(f"the reference model scores {total:,} pairs", done / total)
+            update(f"scoring {total:,} pairs with the reference model", done / total)
         return
     loss = f"loss {state.steps[-1].loss:.2f}" if state.steps else "first validation"
-    left = f", {duration(state.left)} left" if state.left else ""
+    left = f", {duration(state.remaining_seconds)} left" if state.remaining_seconds else ""
     update(f"step {state.step:,} of {state.total:,}, {loss}{left}", state.step / state.total)
 
 

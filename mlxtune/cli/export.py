@@ -1,172 +1,168 @@
-"""``adapters fuse``, ``export``, ``push`` and ``pull``: the ways out of the library, and the way in from the hub."""
+"""``adapters fuse``, ``adapters export``, ``adapters push``, and ``adapters pull``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlxtune.adapters import export as exports
-from mlxtune.adapters import fidelity, library
-from mlxtune.adapters.export import Form
-from mlxtune.adapters.fidelity import Fidelity
-from mlxtune.cli.adapters import Base, Name, OtherWeights, Which, document
+from mlxtune.adapters import library
+from mlxtune.adapters.export import fidelity
+from mlxtune.adapters.export import start as exports
+from mlxtune.adapters.export.fidelity import Fidelity
+from mlxtune.adapters.export.start import ExportForm
+from mlxtune.cli.adapters import Base, Name, OtherWeights, Which, report_import
 from mlxtune.cli.follow import follow
-from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
-from mlxtune.cli.train import Json, check, fetch
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_heading, print_table
+from mlxtune.cli.train import fetch
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import nearest, one_line, plural, size
-from mlxtune.evaluation.contract import LABELS
+from mlxtune.core.text import one_line, plural, size, suggest
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.render.comparison_table import comparison_table
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.recipe import load
-from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+from mlxtune.training.start import check_recipe
 
-To = Annotated[Path | None, typer.Option("--to", help="The folder to make; exports/… when left out.", show_default=False)]
-Rows = Annotated[Path | None, typer.Option("--recipe", help="A recipe whose held-out rows it is held against.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Keep it even if it is not faithful.")]
-Repo = Annotated[str, typer.Argument(help="A repository of the hub: owner/name.", show_default=False)]
-_AS = ("hf", "gguf", "adapter")
+To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.", show_default=False)]
+Rows = Annotated[
+    Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Keep the export even if it is not faithful to the adapter.")]
+Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.", show_default=False)]
+_FORMS = ("hf", "gguf", "adapter")
 
 
 def fuse(
     which: Which = "last",
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Quantise the adapted weights again: smaller, and lossy.")
+        bool, typer.Option("--requantize", help="Quantize the adapted weights again. Smaller, but lossy.")
     ] = False,
     to: To = None,
     recipe: Rows = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Work an adapter into its base: a model folder for MLX, proved to answer as the adapter does."""
+    """Fuse an adapter into its base, write an MLX model folder, and check it against the adapter."""
     _export(which, "quantized" if requantize else "fused", to, recipe, force, json)
 
 
 def export(
     which: Which = "last",
-    as_: Annotated[str, typer.Option("--as", help="hf: a folder of safetensors; gguf: for llama.cpp; adapter: as it is.")] = "hf",
+    form: Annotated[
+        str, typer.Option("--as", help="hf: a folder with safetensors; gguf: for llama.cpp; adapter: only the adapter.")
+    ] = "hf",
     to: To = None,
     recipe: Rows = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write an adapter for other programs: worked into its base, or alone with its card."""
-    if as_ not in _AS:
-        hint = nearest(as_, _AS)
-        raise InputError(
-            f"There is no form {one_line(as_, 40)}.", mend=f"Did you mean {hint}?" if hint else f"There are {', '.join(_AS)}."
-        )
-    if as_ != "adapter":
-        return _export(which, "gguf" if as_ == "gguf" else "hf", to, recipe, force, json)
-    found = library.usable(Path.cwd(), which)
-    folder = to or Path(found.name)
+    """Export an adapter for other programs, either fused into its base or on its own with a model card."""
+    if form not in _FORMS:
+        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, _FORMS))
+    if form != "adapter":
+        _export(which, "gguf" if form == "gguf" else "hf", to, recipe, force, json)
+        return
     from mlxtune.adapters.card import write_adapter
 
-    files = write_adapter(found, folder)
+    entry = library.find_usable(Path.cwd(), which)
+    folder = to or Path(entry.name)
+    names = write_adapter(entry, folder)
     if json:
-        show_json({"folder": str(folder), "form": "adapter", "files": files})
-        return None
-    say(("✓ ", "bold success"), f"{found.name} is in {folder}: {', '.join(files)}")
-    return None
+        show_json({"folder": str(folder), "form": "adapter", "files": names})
+    else:
+        info(("✓ ", "bold success"), f"Wrote {entry.name} to {folder}: {', '.join(names)}")
 
 
 def push(
-    which: Annotated[str, typer.Argument(help="An adapter, or the folder of an export.", show_default=False)],
+    which: Annotated[str, typer.Argument(help="An adapter, or an export's folder.", show_default=False)],
     repo: Repo,
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
     json: Json = False,
 ) -> None:
-    """Put an adapter or an export on the hub, private unless asked, with its evaluation as a model card."""
+    """Push an adapter or an export with a model card to the Hub. The repository is private by default."""
     from mlxtune.adapters import hub
 
     folder = Path(which)
-    with bar("asking the hub") as update:
+    with progress_bar("contacting the Hub") as update:
         if (folder / fidelity.FILE).is_file():
-            done = hub.push_export(folder, repo, public=public, progress=update)
+            result = hub.push_export(folder, repo, public=public, progress=update)
         else:
-            done = hub.push_adapter(library.usable(Path.cwd(), which), repo, public=public, progress=update)
+            result = hub.push_adapter(library.find_usable(Path.cwd(), which), repo, public=public, progress=update)
     if json:
-        show_json(asdict(done))
+        show_json(to_json(result))
         return
-    say(
-        ("✓ ", "bold success"),
-        f"{done.url} has it, {'for you alone' if done.private else 'for everybody'}: {', '.join(done.files)}",
-    )
-    if public and done.private:
-        say(("  ! ", "warning"), "The repository was there already and is private; it stays so.")
+    visibility = "private" if result.private else "public"
+    info(("✓ ", "bold success"), f"Pushed to {result.url} ({visibility}): {', '.join(result.files)}")
+    if public and result.private:
+        info(("  ! ", "warning"), "The repository already existed and remains private.")
 
 
 def pull(
     repo: Repo,
     name: Name = "",
     base: Base = "",
-    revision: Annotated[str, typer.Option("--revision", help="A branch, tag or commit.", show_default=False)] = "",
+    revision: Annotated[str, typer.Option("--revision", help="A branch, tag, or commit.", show_default=False)] = "",
     other_weights: OtherWeights = False,
     json: Json = False,
 ) -> None:
-    """Fetch an adapter from the hub and let it in, checked as any other."""
+    """Download an adapter from the Hub and import it, with the same checks as 'adapters import'."""
     from mlxtune.adapters import hub
 
-    with bar("asking the hub") as update:
-        found = hub.pull(Path.cwd(), repo, name, base, revision=revision, other_weights=other_weights, progress=update)
-    if json:
-        show_json(document(found))
-        return
-    say(("✓ ", "bold success"), f"{found.name} is here: {found.kind}, rank {found.rank}, for {found.base}.")
+    with progress_bar("contacting the Hub") as update:
+        entry = hub.pull(Path.cwd(), repo, name, base, revision=revision, other_weights=other_weights, progress=update)
+    report_import(entry, json)
 
 
-def _export(which: str, form: Form, to: Path | None, recipe: Path | None, force: bool, json: bool) -> None:
-    found = library.usable(Path.cwd(), which)
-    given = load(recipe) if recipe else None
-    if given:
-        check(given)
-    run = exports.start(Path.cwd(), found, form, target=to, recipe=given, force=force, prepare=fetch)
-    with bar("loading the model") as update:
+def _export(which: str, form: ExportForm, to: Path | None, recipe_file: Path | None, force: bool, json: bool) -> None:
+    entry = library.find_usable(Path.cwd(), which)
+    recipe = load(recipe_file) if recipe_file else None
+    if recipe:
+        check_recipe(recipe)
+    run = exports.start(Path.cwd(), entry, form, target=to, recipe=recipe, force=force, prepare=fetch)
+    with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
-            if state.answering:
-                arm, what, done, total = state.answering
-                update(f"{arm} answers {plural(total, what)}", done / max(1, total))
+            if state.current_arm:
+                arm, kind, done, total = state.current_arm
+                update(f"{arm} answers {plural(total, kind)}", done / max(1, total))
 
         code = follow(run, on_state=draw)
     if (run.folder / fidelity.FILE).is_file():
-        proof = fidelity.load(run.folder)
-        show_json(_document(run, proof, code)) if json else _table(run, proof)
+        proof, summary = fidelity.load(run.folder), dict(run.state().summary)
+        show_json(_document(run.id, proof, summary, code)) if json else _print_fidelity(proof, summary)
     if code:
         raise typer.Exit(code)
 
 
-def _document(run: Run, proof: Fidelity, code: int) -> dict[str, Any]:
-    """The export as one JSON value; ``folder`` is null where it was refused."""
-    summary = dict(run.state().summary)
+def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:
+    """Return the export as a JSON object. ``folder`` is null if the export was rejected."""
     return {
-        "run": run.id, "form": proof.form, "folder": summary.get("folder"), "bytes": summary.get("bytes"), "faithful": not proof.why,
-        "refused": code == 1, "lost": proof.lost, "verdict": proof.sentence, **asdict(proof),
+        "run": run_id, "form": proof.form, "folder": summary.get("folder"), "bytes": summary.get("bytes"),
+        "faithful": not proof.failure, "refused": code == 1, "lost": proof.lost_share, "verdict": proof.sentence,
+        **to_json(proof),
     }  # fmt: skip
 
 
-def _table(run: Run, proof: Fidelity) -> None:
-    heading(out, "Fidelity", "held-out rows: the base with the adapter, against what was written")
-    mark: Cell = ("✗ ", "bold error") if proof.why else ("✓ ", "bold success")
-    show("  ", mark, (proof.sentence, "bold"))
+def _print_fidelity(proof: Fidelity, summary: Mapping[str, Any]) -> None:
+    print_heading(out, "Fidelity", "base with adapter versus export, on held-out rows")
+    show("  ", ("✗ ", "bold error") if proof.failure else ("✓ ", "bold success"), (proof.sentence, "bold"))
     show("")
-    head: list[Cell] = [(name, "faint") for name in ("", "logits, mean", "max", "KL, nats a token", "same first choice")]
+    head: list[Cell] = [(name, "faint") for name in ("", "logits, mean", "max", "KL, nats per token", "same top token")]
     rows: list[list[Cell]] = [
-        [(name, "muted"), f"{item.mean:.4f}", f"{item.max:.3f}", f"{item.kl:.5f}", f"{100 * item.agree:.1f} %"]
-        for name, item in (("what the adapter changed", proof.change), ("what the export lost", proof.loss))
+        [(name, "muted"), f"{item.mean:.4f}", f"{item.max:.3f}", f"{item.kl:.5f}", f"{100 * item.agree:.1f}%"]
+        for name, item in (("adapter's change", proof.change), ("export's loss", proof.loss))
     ]
-    columns([head, *rows], right=(1, 2, 3, 4))
+    print_columns([head, *rows], right=(1, 2, 3, 4))
     if proof.rates:
         show("")
-        body: list[list[Cell]] = [[(name, "faint") for name in ("", "adapter", "export", "broken", "fixed")]]
-        for item in proof.rates:
-            paired = item.paired
-            held = [f"{100 * count / paired.total:.1f} %" for count in (paired.both + paired.broken, paired.both + paired.fixed)]
-            body.append([LABELS[item.metric], *held, str(paired.broken), str(paired.fixed)])
-        columns(body, right=(1, 2, 3, 4))
-    summary = dict(run.state().summary)
+        print_table(
+            comparison_table("Contract", "adapter, then export", [(metric_label(item.metric), item) for item in proof.rates])
+        )
     if summary:
         show("")
         show(("  Folder   ", "muted"), str(summary["folder"]), (f"   {size(summary['bytes'])}", "muted"))

@@ -1,4 +1,4 @@
-"""Follow a run's events until it ends. Ctrl-C lets go of it; the run goes on."""
+"""Follow a run until it ends. Ctrl-C detaches; the run continues."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from json import dumps
 
-from mlxtune.cli.screen import complain, say
+from mlxtune.cli.output import Cell, info, print_error
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import duration, one_line
-from mlxtune.runs import events
-from mlxtune.runs.narrate import narrate
+from mlxtune.runs.events import Event, EventReader
+from mlxtune.runs.log_lines import describe
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState, fold
 
@@ -18,67 +18,56 @@ POLL = 0.2  # seconds
 
 
 def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None] | None = None) -> int:
-    """Tell what happens in ``run``, from its first event to its last, and return the exit code its end means.
+    """Print all events of ``run`` and return the run's exit code.
 
-    With ``json`` every event is a line on stdout; with ``on_state`` the caller draws, and only warnings are told.
+    With ``json``, each event is a line on stdout. With ``on_state``, the caller shows the progress and only warnings are printed.
     """
-    tail, state = events.tail(run.folder), RunState()
+    reader, state = EventReader(run.folder), RunState()
     try:
         while True:
-            new = tail.read()
-            state = fold(new, state)
-            for event in new:
-                told = narrate(event)
+            events = reader.read()
+            state = fold(events, state)
+            for event in events:
+                line = describe(event)
                 if json:
                     print(dumps(event), flush=True)
-                elif told and (on_state is None or event["type"] == "warning"):
-                    clock = time.strftime("%H:%M:%S", time.localtime(told.t))
-                    say((f"{clock}  ", "faint"), (told.mark, f"bold {told.token}"), "  ", told.text, *_left(event, state))
+                elif line and (on_state is None or event["type"] == "warning"):
+                    clock = time.strftime("%H:%M:%S", time.localtime(line.t))
+                    info((f"{clock}  ", "faint"), (line.glyph, f"bold {line.style}"), "  ", line.text, *_remaining(event, state))
             if on_state:
                 on_state(state)
             if state.ended:
-                return _end(state)
-            if not new and run.status(state) == "crashed":
-                raise _crash(run, state)
+                return _exit_code(state)
+            if not events and run.status(state) == "crashed":
+                raise _crash_error(run, state)
             time.sleep(POLL)
     except KeyboardInterrupt:
-        say("")
-        say(
-            ("■ ", "muted"),
-            f"Let go of {run.id}; it goes on.   ",
-            (f"mlxtune runs attach {run.id}", "primary"),
-            "  ",
-            (f"mlxtune runs stop {run.id}", "primary"),
-        )
+        info("")
+        attach, stop = (f"mlxtune runs attach {run.id}", "primary"), (f"mlxtune runs stop {run.id}", "primary")
+        info(("■ ", "muted"), f"Detached from {run.id}; it continues.   ", attach, "  ", stop)
         return 0
 
 
-def _left(event: events.Event, state: RunState) -> tuple[tuple[str, str], ...]:
+def _remaining(event: Event, state: RunState) -> list[Cell]:
+    """Return a step's progress, with the remaining time if it is the latest step."""
     if event["type"] != "step":
-        return ()
-    newest = event["step"] == state.step and not state.ended  # what was read at once has one time that is left
-    left = f", {duration(state.left)} left" if newest and state.left else ""
-    return ((f"   {event['step']:,} of {state.total:,}{left}", "faint"),)
+        return []
+    newest = event["step"] == state.step and not state.ended
+    left = f", {duration(state.remaining_seconds)} left" if newest and state.remaining_seconds else ""
+    return [(f"   {event['step']:,} of {state.total:,}{left}", "faint")]
 
 
-def _end(state: RunState) -> int:
-    match state.phase:
-        case "failed":
-            error = MlxtuneError(state.error, mend=state.mend)
-            complain(error)
-            return state.code
-        case "stopped":
-            return 3
-    return 0
+def _exit_code(state: RunState) -> int:
+    if state.phase == "failed":
+        print_error(MlxtuneError(state.error, hint=state.hint))
+        return state.code
+    return 3 if state.phase == "stopped" else 0
 
 
-def _crash(run: Run, state: RunState) -> MachineError:
-    last = one_line(" ".join(run.log_tail(1)), 160)
-    safe = (
-        f"Checkpoint {state.checkpoints[-1]} is whole: mlxtune runs resume {run.id}"
-        if state.checkpoints
-        else "Nothing was saved yet."
-    )
-    return MachineError(
-        f"{run.id} ended at step {state.step:,} without saying why.{f' Its log ends with: {last}' if last else ''}", mend=safe
-    )
+def _crash_error(run: Run, state: RunState) -> MachineError:
+    last_line = one_line(" ".join(run.log_tail(1)), 160)
+    message = f"{run.id} crashed at step {state.step:,}." if run.kind == "train" else f"{run.id} crashed."
+    hint = "Nothing had been saved yet."
+    if state.checkpoints:
+        hint = f"Checkpoint {state.checkpoints[-1]} is complete. To resume from it, run: mlxtune runs resume {run.id}"
+    return MachineError(f"{message}{f' Its log ends with: {last_line}' if last_line else ''}", hint=hint)

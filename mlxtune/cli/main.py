@@ -1,124 +1,156 @@
-"""The ``mlxtune`` command: alone it opens the app, with a verb it works headless."""
+"""The command line: a table of commands that are imported on demand, and the exit code of every error."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli import (
-    adapters,
-    advise,
-    blind,
-    chat,
-    compare,
-    curate,
-    data,
-    demo,
-    evaluate,
-    export,
-    judge,
-    models,
-    plan,
-    review,
-    runs,
-    score,
-    selftest,
-    serve,
-    train,
-    verify,
-    workspace,
-)
-from mlxtune.cli.screen import complain, out, say
-from mlxtune.cli.start import has_terminal, open_app
+from mlxtune.cli.output import info, out, print_error
 from mlxtune.core.errors import InputError, MlxtuneError
 
+# Every command with the function or Typer app that implements it. The name of a command in a group starts with the group.
+VERBS = {
+    "demo": "demo:demo",
+    "doctor": "workspace:doctor",
+    "bench": "bench:bench",
+    "init": "workspace:init",
+    "advise": "advise:advise",
+    "plan": "plan:plan",
+    "train": "train:train",
+    "eval": "evaluate:evaluate",
+    "compare": "compare:compare",
+    "score": "score:score",
+    "selftest": "selftest:selftest",
+    "blind": "blind:blind",
+    "judge": "judge:judge",
+    "verify": "verify:verify",
+    "chat": "chat:chat",
+    "serve": "serve:serve",
+    "data": "data:app",
+    "data review": "review:review",
+    "recipe": "recipe:app",
+    "runs": "runs:app",
+    "models": "models:app",
+    "adapters": "adapters:app",
+    "adapters fuse": "export:fuse",
+    "adapters export": "export:export",
+    "adapters push": "export:push",
+    "adapters pull": "export:pull",
+}
+
+
+def load_verb(name: str) -> Any:
+    """Import an entry of ``VERBS`` and return its Typer command."""
+    module, _, attribute = VERBS[name].partition(":")
+    target = getattr(import_module(f"mlxtune.cli.{module}"), attribute)
+    if isinstance(target, typer.Typer):
+        group: Any = typer.main.get_command(target)
+        group.name = name  # the help of the parent shows it
+        group.commands |= {verb.partition(" ")[2]: load_verb(verb) for verb in VERBS if verb.startswith(f"{name} ")}
+        return group
+    app = typer.Typer(add_completion=False)
+    app.command(name.rpartition(" ")[2])(target)
+    return typer.main.get_command(app)
+
+
+class LazyVerbs(Mapping[str, Any]):
+    """The top-level commands in ``VERBS``. A command is imported when it is looked up."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {name: None for name in VERBS if " " not in name}
+
+    def __getitem__(self, name: str) -> Any:
+        if self._loaded[name] is None:
+            self._loaded[name] = load_verb(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded)
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+
+class VerbGroup(TyperGroup):
+    """A group with the commands in ``VERBS``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: Any = LazyVerbs()
+
+
+def _display_type(option: TyperOption, ctx: Any) -> str | None:
+    """Return an option's type for its help. A flag has none, but Typer 0.29 shows ``<bool>``."""
+    return None if option.is_flag else _typer_display_type(option, ctx)
+
+
+_typer_display_type: Any = getattr(TyperOption, "display_type_rich", None)
+TyperOption.display_type_rich = _display_type  # type: ignore[method-assign, assignment]
+
+_HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
-    help="Fine-tune a local model on one Mac, and prove that it helped. Alone, mlxtune opens the app.",
+    cls=VerbGroup,
+    help="Fine-tune a local model on one Mac, and prove that it helped. Without a command, mlxtune opens the app.",
     invoke_without_command=True,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP_OPTIONS,
 )
-app.command("demo")(demo.demo)
-app.command("doctor")(workspace.doctor)
-app.command("init")(workspace.init)
-app.command("advise")(advise.advise)
-app.command("plan")(plan.plan)
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("score")(score.score)
-app.command("selftest")(selftest.selftest)
-app.command("blind")(blind.blind)
-app.command("judge")(judge.judge)
-app.command("verify")(verify.verify)
-app.command("chat")(chat.chat)
-app.command("serve")(serve.serve)
-data.app.command("split")(curate.split)
-data.app.command("review")(review.review)
-data.app.command("export")(curate.export)
-data.app.command("import")(curate.import_)
-app.add_typer(data.app, name="data")
-app.add_typer(runs.app, name="runs")
-app.add_typer(models.app, name="models")
-for verb in (export.fuse, export.export, export.push, export.pull):
-    adapters.app.command(verb.__name__)(verb)
-app.add_typer(adapters.app, name="adapters")
 
 
 @app.callback()
-def start(
+def default(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Open the app when no verb is given."""
+    """Print the version, or explain why the app did not open."""
     if version:
         out.print(mlxtune.__version__)
         raise typer.Exit
-    if context.invoked_subcommand is not None:
-        return
-    if not has_terminal():
-        raise InputError("The app needs a terminal.", mend="mlxtune --help shows the verbs that work without one.")
-    open_app()
+    if context.invoked_subcommand is None:
+        raise InputError("The app needs a terminal.", hint="Run mlxtune --help to list the commands that work without one.")
 
 
 def main() -> None:
-    """Run the command line; every ending has its exit code (0 done, 1 a gate says no, 2 bad input, 3 stopped, 4 our fault)."""
+    """Run the command line and exit: 0 done, 1 failed check, 2 invalid input, 3 stopped, 4 internal or system error."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="mlxtune", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except Exception as error:
-        ended(error)
+        exit_with(error)
 
 
-def ended(error: Exception) -> NoReturn:
-    """Say what ended the command, and end with the code that means it."""
+def exit_with(error: Exception) -> NoReturn:
+    """Print ``error`` and exit with its code."""
     match error:
         case MlxtuneError():
-            complain(error)
+            print_error(error)
             sys.exit(error.exit_code)
         case typer.Abort():
             sys.exit(130)
         case TyperException() if not error.format_message():
-            sys.exit(2)  # a group of verbs alone: its help is printed already
+            sys.exit(2)  # a group without a command, whose help is already printed
         case TyperException():
-            context = getattr(error, "ctx", None)  # of the verb that was called wrongly
-            verb = context.command_path if context else "mlxtune"
-            complain(InputError(error.format_message(), mend=f"{verb} --help shows what there is."))
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "mlxtune"
+            print_error(InputError(error.format_message(), hint=f"Run {command} --help to see its usage."))
             sys.exit(2)
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
     if os.environ.get("MLXTUNE_DEBUG"):
         traceback.print_exception(error)
-    say(("✗ ", "bold error"), f"A fault of ours: {type(error).__name__}: {error}")
-    say("  ", ("MLXTUNE_DEBUG=1 shows where.", "muted"))
+    info(("✗ ", "bold error"), f"Internal error: {type(error).__name__}: {error}")
+    info("  ", ("This is a bug in mlxtune. Set MLXTUNE_DEBUG=1 to print the traceback.", "muted"))
     sys.exit(4)
 
 

@@ -1,4 +1,4 @@
-"""``models``: known bases, what they may be used for and whether they train here; the hub's; and a download."""
+"""``models``: list known base models, search the Hub, and download models."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.cli.screen import Cell, bar, columns, heading, out, show, show_json
-from mlxtune.cli.train import Json
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_heading
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.models import catalog, hub
-from mlxtune.models.catalog import Base
-from mlxtune.models.hub import Found
-from mlxtune.models.resolve import here, resolve
-from mlxtune.planning.machine import Machine, machine
+from mlxtune.models.catalog import CatalogModel
+from mlxtune.models.hub import HubModel
+from mlxtune.models.resolve import is_local, resolve
+from mlxtune.planning.machine import Machine, this_machine
 
-app = typer.Typer(help="Bases: known ones, the hub's, and a download.", invoke_without_command=True)
+app = typer.Typer(help="List, search, and download base models.", invoke_without_command=True)
 
 _COMMERCIAL: dict[str, Cell] = {
     "yes": "commercial use",
-    "conditions": ("on conditions", "warning"),
+    "conditions": ("with conditions", "warning"),
     "no": ("not commercial", "error"),
 }
 _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
@@ -29,47 +30,42 @@ _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ "
 @app.callback()
 def models(
     context: typer.Context,
-    search: Annotated[str, typer.Option("--search", help="Look on the hub, too.", metavar="TEXT", show_default=False)] = "",
+    search: Annotated[
+        str, typer.Option("--search", help="Also search the Hugging Face Hub.", metavar="TEXT", show_default=False)
+    ] = "",
     json: Json = False,
 ) -> None:
-    """List known bases: licence, size, and whether they train on this machine."""
+    """List known base models with their license, their size, and whether they can be trained on this machine."""
     if context.invoked_subcommand is not None:
         return
-    here_now, known = machine(), [base for base in catalog.bases() if _matches(base, search)]
+    machine = this_machine()
+    known = [model for model in catalog.models() if _matches(model, search)]
     if json:
-        show_json({"known": [_entry(base, here_now) for base in known], "hub": [asdict(one) for one in _found(search)]})
+        hub_models = [asdict(model) for model in _search_hub(search)]
+        show_json({"known": [_document(model, machine) for model in known], "hub": hub_models})
         return
     if known:
-        heading(out, "Known bases", f"trains: LoRA, 4 rows of 512 tokens, in {size(here_now.limit)}")
-        columns([_row(base, here_now) for base in known], right=(2,))
-        for condition, bases in _conditions(known).items():
-            show("    ", (f"{', '.join(dict.fromkeys(bases))}: {condition}", "muted"))
+        print_heading(out, "Known models", f"memory to train a LoRA on 4 rows of 512 tokens; limit {size(machine.limit)}")
+        print_columns([_row(model, machine) for model in known], right=(2,))
+        for condition, licenses in _conditions(known).items():
+            show("    ", (f"{', '.join(licenses)}: {condition}", "muted"))
         show("")
     if search:
-        found = _found(search)
-        heading(
-            out, "On the hub", f"{plural(len(found), 'other model')} for MLX with “{one_line(search, 30)}”, most downloaded first"
-        )
-        columns(
-            [
-                [(one_line(one.id, 70), "bold"), (one_line(one.licence, 24) or "no licence named", "muted"), (f"{one.downloads:,}", "muted"),
-                 ("gated", "warning") if one.gated else ""]
-                for one in found
-            ], right=(2,),
-        )  # fmt: skip
+        results = _search_hub(search)
+        count = plural(len(results), "other MLX model")
+        print_heading(out, "On the Hub", f"{count} matching “{one_line(search, 30)}”, most downloaded first")
+        print_columns([_hub_row(model) for model in results], right=(2,))
         show("")
-    show("  Get one: ", ("mlxtune models pull ID", "primary"), ("   or name it in a recipe: model.base", "muted"))
+    show("  Download one: ", ("mlxtune models pull ID", "primary"), ("   or set model.base in a recipe", "muted"))
 
 
 @app.command("pull")
 def pull(
-    id: Annotated[
-        str, typer.Argument(help="The model's id on the hub, OWNER/NAME, or that of the bundled one.", show_default=False)
-    ],
+    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or the bundled model's name.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Download a base, or what is new of it. What was cut short goes on; every file is checked by its hash."""
-    with bar("asking the hub") as update:
+    """Download a base model, or only the files that changed. Interrupted downloads resume, and every file's hash is verified."""
+    with progress_bar("contacting the Hub") as update:
         if "/" in id:
             hub.pull(id, update)
         source = resolve(id, progress=update)
@@ -77,48 +73,61 @@ def pull(
         show_json({"id": id, "folder": str(source.folder), "fingerprint": source.fingerprint})
         return
     show(("✓ ", "bold success"), one_line(id, 80), "   ", (str(source.folder), "muted"))
-    base = catalog.find(id)
-    if base and base.condition:
-        show("  ", (f"{base.licence}: {base.condition}. {base.terms}", "muted"))
+    model = catalog.find(id)
+    if model and model.condition:
+        show("  ", (f"{model.license}: {model.condition}. {model.terms}", "muted"))
 
 
-def _found(text: str) -> list[Found]:
-    """What the hub has of ``text`` beside the catalogue."""
+def _search_hub(text: str) -> list[HubModel]:
+    """Return the Hub models that match ``text`` and are not in the catalog."""
     if not text:
         return []
-    with bar("asking the hub"):
-        return [one for one in hub.search(text) if catalog.find(one.id) is None]
+    with progress_bar("searching the Hub"):
+        return [model for model in hub.search(text) if catalog.find(model.id) is None]
 
 
-def _matches(base: Base, text: str) -> bool:
-    return text.lower() in f"{base.id} {base.name} {base.licence}".lower()
+def _matches(model: CatalogModel, text: str) -> bool:
+    return text.lower() in f"{model.id} {model.name} {model.license}".lower()
 
 
-def _entry(base: Base, machine: Machine) -> dict[str, Any]:
-    """A base as JSON."""
-    kept = ("id", "name", "licence", "commercial", "condition", "terms", "context", "recipes")
-    return {name: getattr(base, name) for name in kept} | {
-        "parameters": base.shapes.parameters, "bytes": base.size, "here": here(base.id), "fit": asdict(base.fit(machine)),
-    }  # fmt: skip
+def _document(model: CatalogModel, machine: Machine) -> dict[str, Any]:
+    names = ("id", "name", "license", "commercial", "condition", "terms", "context", "recipes")
+    fit = model.fit(machine)
+    return {name: getattr(model, name) for name in names} | {
+        "parameters": model.shapes.parameters,
+        "bytes": model.nbytes,
+        "here": is_local(model.id),
+        "fit": {"word": fit.outcome, "need": fit.need, "limit": fit.limit},
+    }
 
 
-def _row(base: Base, machine: Machine) -> list[Cell]:
-    fit = base.fit(machine)
-    mark, style = _FITS[fit.word]
+def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
+    fit = model.fit(machine)
+    mark, style = _FITS[fit.outcome]
     return [
-        (base.id, "bold"), (("✓", "success") if here(base.id) else " "), size(base.size), (_context(base.context), "muted"),
-        (f"{mark}{size(fit.need)}", style), (base.licence, "muted"), _COMMERCIAL[base.commercial],
-    ]  # fmt: skip
+        (model.id, "bold"),
+        ("✓", "success") if is_local(model.id) else " ",
+        size(model.nbytes),
+        (f"{model.context // 1024}k tokens", "muted"),
+        (f"{mark}{size(fit.need)}", style),
+        (model.license, "muted"),
+        _COMMERCIAL[model.commercial],
+    ]
 
 
-def _context(tokens: int) -> str:
-    return f"{tokens // 1024}k tokens"
+def _hub_row(model: HubModel) -> list[Cell]:
+    return [
+        (one_line(model.id, 70), "bold"),
+        (one_line(model.license, 24) or "no license listed", "muted"),
+        (f"{model.downloads:,}", "muted"),
+        ("gated", "warning") if model.gated else "",
+    ]
 
 
-def _conditions(bases: list[Base]) -> dict[str, list[str]]:
-    """Conditions, with the licences that set them."""
-    found: dict[str, list[str]] = {}
-    for base in bases:
-        if base.condition:
-            found.setdefault(base.condition, []).append(base.licence)
-    return found
+def _conditions(models: list[CatalogModel]) -> dict[str, list[str]]:
+    """Return the licenses that have conditions, grouped by condition."""
+    licenses: dict[str, list[str]] = {}
+    for model in models:
+        if model.condition and model.license not in licenses.setdefault(model.condition, []):
+            licenses[model.condition].append(model.license)
+    return licenses

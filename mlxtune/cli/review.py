@@ -1,34 +1,34 @@
-"""``data review``: see what was decided about the rows of a source, and decide, without the app."""
+"""``data review``: show and make decisions about a source's rows without the app."""
 
 from __future__ import annotations
 
 import json as jsons
 import os
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxtune.cli.curate import Format, Map, Where, asked
-from mlxtune.cli.data import examine
-from mlxtune.cli.screen import Cell, bar, columns, heading, out, say, show, show_json
-from mlxtune.cli.train import Json
-from mlxtune.core.errors import DataError, GateError, InputError
+from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source, run_checks
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_heading
+from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
-from mlxtune.data.decisions import STATUSES, Keyed, State, Step, keyed, tags
-from mlxtune.data.filters import Subject, gist
-from mlxtune.data.review import Action, Review
-from mlxtune.data.rows import Place
-from mlxtune.data.source import files
-from mlxtune.recipe import DataSection
+from mlxtune.data.review import STATUSES, Action, ReviewSession, ReviewState, ReviewStep
+from mlxtune.data.rows import last_prompt, row_tags
+from mlxtune.recipe import DataSection, load
 
-MARKS: dict[str, Cell] = {
+if TYPE_CHECKING:  # imports numpy
+    from mlxtune.data.browser import SourceBrowser
+
+_STATUS_MARKS: dict[str, Cell] = {
     "pending": ("·", "faint"),
     "accepted": ("✓", "bold success"),
     "rejected": ("✗", "bold error"),
@@ -36,238 +36,215 @@ MARKS: dict[str, Cell] = {
     "tied": ("=", "muted"),
     "bad": ("✗", "bold error"),
 }
-DONE: dict[str, str] = {
-    "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "tied", "bad": "called bad on both sides", "swap": "swapped",
-    "edit": "edited", "tag": "tagged", "note": "noted",
+_ACTION_DONE: dict[str, str] = {
+    "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "marked as a tie", "bad": "marked as both bad",
+    "swap": "swapped", "edit": "edited", "tag": "tagged", "note": "annotated",
 }  # fmt: skip
-SHOWN = 5
+_PREVIEW_ROWS = 5
 
-Rows = Annotated[list[str] | None, typer.Argument(metavar="ROW", help="Rows to decide on, by id or line.", show_default=False)]
-
-
-@dataclass(frozen=True)
-class Read:
-    """A source as a review sees it: its rows as the file has them, and how many cannot be used."""
-
-    path: Path
-    rows: tuple[Keyed, ...]
-    bad: int
+Rows = Annotated[
+    list[str] | None, typer.Argument(metavar="ROW", help="Rows to decide on, by ID or line number.", show_default=False)
+]
+Edit = Annotated[
+    str,
+    typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.", show_default=False),
+]
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x", show_default=False
+    ),
+]
 
 
 def review(
-    where: Where,
+    source: SourceArgument,
     rows: Rows = None,
-    accept: Annotated[bool, typer.Option("--accept", help="These rows are right.")] = False,
-    reject: Annotated[bool, typer.Option("--reject", help="They never train.")] = False,
-    skip: Annotated[bool, typer.Option("--skip", help="Later.")] = False,
-    swap: Annotated[bool, typer.Option("--swap", help="Pairs: the rejected answer is the better one.")] = False,
-    tie: Annotated[bool, typer.Option("--tie", help="Pairs: neither answer is better.")] = False,
-    bad: Annotated[bool, typer.Option("--both-bad", help="Pairs: both answers are bad.")] = False,
-    edit: Annotated[
-        str, typer.Option("--edit", metavar="FILE", help="The row's new content, JSON; - reads it.", show_default=False)
-    ] = "",
+    accept: Annotated[bool, typer.Option("--accept", help="Accept the rows.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Reject the rows; they are never used for training.")] = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Decide later.")] = False,
+    swap: Annotated[bool, typer.Option("--swap", help="For pairs: the rejected answer is better.")] = False,
+    tie: Annotated[bool, typer.Option("--tie", help="For pairs: neither answer is better.")] = False,
+    bad: Annotated[bool, typer.Option("--both-bad", help="For pairs: both answers are bad.")] = False,
+    edit: Edit = "",
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Add a tag.", show_default=False)] = None,
-    untag: Annotated[list[str] | None, typer.Option("--untag", help="Take a tag off.", show_default=False)] = None,
-    note: Annotated[str | None, typer.Option("--note", help="A note on the row.", show_default=False)] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the journal.", show_default=False)] = "",
-    filter: Annotated[
-        str,
-        typer.Option(
-            "--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x", show_default=False
-        ),
-    ] = "",
-    all: Annotated[bool, typer.Option("--all", help="Decide on all rows that the filter shows.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the newest decision back.")] = False,
-    redo: Annotated[bool, typer.Option("--redo", help="Let it hold again.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the rows that the filter shows.")] = False,
+    untag: Annotated[list[str] | None, typer.Option("--untag", help="Remove a tag.", show_default=False)] = None,
+    note: Annotated[str | None, typer.Option("--note", help="Set a note.", show_default=False)] = None,
+    reason: Annotated[str, typer.Option("--reason", help="A reason to record in the journal.", show_default=False)] = "",
+    filter: Filter = "",
+    all: Annotated[bool, typer.Option("--all", help="Decide on all rows that match the filter.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the most recent decision.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Redo the last undone decision.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the rows that match the filter.")] = False,
     format: Format = "auto",
     map: Map = "",
     json: Json = False,
 ) -> None:
-    """Say what is decided and what is not, or decide: one decision at a time, kept in a journal beside the source."""
+    """Show the review's status, or decide on rows. Decisions are stored in a journal next to the source."""
     flags: list[tuple[Action, bool]] = [
         ("accept", accept), ("reject", reject), ("skip", skip), ("swap", swap), ("tie", tie), ("bad", bad), ("edit", bool(edit)),
         ("tag", bool(tag or untag)), ("note", note is not None),
     ]  # fmt: skip
     actions = [action for action, given in flags if given]
     if len(actions) + undo + redo > 1:
-        raise InputError("One decision at a time.", mend="Call it once for each.")
-    path, data = asked(where, format, map)
+        raise InputError("Only one decision can be made at a time.", hint="Run the command once for each decision.")
+    path, section = resolve_source(source, format, map)
     if undo or redo:
-        with Review(path) as window:
-            step = window.undo() if undo else window.redo()
-            _answer(path, step, "undone" if undo else "done again", window.state, json)
+        with ReviewSession(path) as session:
+            step = session.undo() if undo else session.redo()
+            _show_step(path, step, "undone" if undo else "redone", session.state, json)
         return
-    read = _read(path, data.format, data.map)
-    if not actions:
-        if rows or all:
-            raise InputError("It is not said what to decide.", mend="--accept, --reject, --skip, --tag, … or --list")
-        state = reviews.load(path)
-        _report(read, state, _shown(read, state, filter, _findings(where, path, data, filter)), json, full=list_ or bool(filter))
-        return
-    more: dict[str, Any] = {}
-    if edit:
-        more["record"] = _record(edit)
-    if tag or untag:
-        more |= {"add": tag or [], "remove": untag or []}
-    if note is not None:
-        more["note"] = note
-    findings = _findings(where, path, data, filter) if all else {}
-    with Review(path) as window:
-        if all:
-            chosen = [(subject.key, subject.row) for subject in _shown(read, window.state, filter, findings)]
-            _preview(actions[0], reviews.changes(actions[0], chosen, window.state, **more), read, yes, json)
-        else:
-            chosen = [_find(read, window.state, word) for word in rows or ()]
-        if not chosen:
-            raise InputError("No row is named.", mend="Name rows by id or line, or take --all that --filter shows.")
-        if edit and len(chosen) > 1:
-            raise InputError("One row is edited at a time.")
-        step = window.decide(actions[0], chosen, reason=reason, **more)
-        _answer(path, step, DONE[actions[0]], window.state, json)
+    with _open(source, path, section, "finding:" in filter) as browser:
+        if not actions:
+            if rows or all:
+                raise InputError(
+                    "No decision was specified.", hint="Use --accept, --reject, --skip, --tag, another decision, or --list."
+                )
+            browser.apply_review(reviews.load(path))
+            _show_review(browser, _matching(browser, filter), json, full=list_ or bool(filter))
+            return
+        options: dict[str, Any] = {}
+        if edit:
+            options["record"] = _read_json(edit)
+        if tag or untag:
+            options |= {"add": tag or [], "remove": untag or []}
+        if note is not None:
+            options["note"] = note
+        with ReviewSession(path) as session:
+            browser.apply_review(session.state)
+            indices = _matching(browser, filter) if all else [_find(browser, name) for name in rows or ()]
+            chosen = [browser.keyed_row(index) for index in indices]
+            if all:
+                _confirm(actions[0], reviews.plan_changes(actions[0], chosen, session.state, **options), browser, yes, json)
+            if not chosen:
+                raise InputError("No rows were specified.", hint="Specify rows by ID or line number, or use --all with --filter.")
+            if edit and len(chosen) > 1:
+                raise InputError("--edit accepts only one row at a time.")
+            step = session.decide(actions[0], chosen, reason=reason, **options)
+            _show_step(path, step, _ACTION_DONE[actions[0]], session.state, json)
 
 
-def _read(path: Path, format: str, mapping: Mapping[str, str]) -> Read:
-    from mlxtune.data.store import open_store  # it loads numpy, which --help need not wait for
+@contextmanager
+def _open(source: Path, path: Path, section: DataSection, with_checks: bool) -> Iterator[SourceBrowser]:
+    """Open the source and read all rows. Also run the checks if ``with_checks``."""
+    from mlxtune.data.browser import SourceBrowser  # imports numpy, which --help does not need
+    from mlxtune.data.checks.report import CheckResult
+    from mlxtune.evaluation.check_process import contract_scorer
 
-    rows: list[Keyed] = []
-    read = 0
-    with bar("reading"):
-        for file in files(path).values():
-            with open_store(file, format, mapping) as store:
-                rows += keyed(record for record in store if not isinstance(record, DataError))
-                read += len(store)
-    return Read(path, tuple(rows), read - len(rows))
-
-
-def _findings(where: Path, path: Path, data: DataSection, filter: str) -> Mapping[Place, frozenset[str]]:
-    """What checks find about each row of the file, where the filter asks for it; of a row and its twin, about the one to mend."""
-    found: defaultdict[Place, set[str]] = defaultdict(set)
-    if "finding:" in filter:
-        report = examine(where, path, data)
-        for finding in report.findings:
-            for at in finding.rows[:1]:
-                found[report.places[at][0]].add(finding.check)
-    return {place: frozenset(names) for place, names in found.items()}
+    with closing(SourceBrowser(path, section.format, section.map)) as browser:
+        with progress_bar("reading"):
+            for _ in browser.scan():
+                pass
+        if with_checks:
+            browser.check_result = CheckResult.from_report(run_checks(source, path, section))
+            browser.scorer = contract_scorer(load(source) if source.suffix == ".toml" else None, {})  # for edited rows
+        yield browser
 
 
-def _shown(read: Read, state: State, filter: str, findings: Mapping[Place, frozenset[str]]) -> list[Subject]:
-    """The rows that ``filter`` lets through."""
-    holds = filters.parse(filter)
-    subjects = (Subject.of((key, row), state, findings.get(row.place, frozenset())) for key, row in read.rows)
-    return [subject for subject in subjects if holds(subject)]
+def _matching(browser: SourceBrowser, filter: str) -> list[int]:
+    return [index for _, batch in browser.matching(filters.parse(filter)) for index in batch]
 
 
-def _find(read: Read, state: State, word: str) -> Keyed:
-    """The row that ``word`` names: by the beginning of its id, as it was or as it is now, or by its line. Up to five digits are a line."""
-    by_line = [(key, row) for key, row in read.rows if word.isdigit() and row.place.line == int(word)]
-    by_id = [(key, row) for key, row in read.rows if any(hash.startswith(word.lower()) for hash in (key, state.of(key).after))]
-    found = by_line if len(word) < 6 and word.isdigit() else by_id if len(word) > 3 else []
-    found = found or by_line
-    if len(found) != 1:
-        several = "several rows go" if found else "no row goes"
-        raise InputError(f"In {read.path.name} {several} by {one_line(word, 70)}.", mend="--list shows ids and lines.")
-    return found[0]
+def _find(browser: SourceBrowser, name: str) -> int:
+    """Return the row that ``name`` identifies: a line number (up to five digits), or a prefix of its original or edited ID."""
+    by_line = [index for index in browser.rows if name.isdigit() and browser.location(index).line == int(name)]
+    prefix = name.lower()
+    edited = {index for index, decision in browser.decisions.items() if decision.after.startswith(prefix)}
+    by_id = sorted({index for index in browser.rows if browser.key(index).startswith(prefix)} | edited)
+    matches = by_line if len(name) < 6 and name.isdigit() else by_id if len(name) > 3 else []
+    matches = matches or by_line
+    if len(matches) != 1:
+        count = "Several rows match" if matches else "No row matches"
+        raise InputError(f"{count} {one_line(name, 70)} in {browser.path.name}.", hint="Use --list to see IDs and line numbers.")
+    return matches[0]
 
 
-def _record(file: str) -> Any:
+def _read_json(file: str) -> Any:
     try:
         return jsons.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file} cannot be read as JSON: {error}.", mend="It holds the row's whole new content, as --list --json shows it."
-        ) from error
+        hint = "It must contain the row's whole content, as shown by --list --json."
+        raise InputError(f"{file} cannot be read as JSON: {error}.", hint=hint) from error
 
 
-def _preview(action: Action, changes: Sequence[Mapping[str, Any]], read: Read, yes: bool, json: bool) -> None:
-    """Say what a decision on many rows would do, and ask. Raises ``GateError`` when it is not to be."""
-    wanted = {change["row"] for change in changes}
-    rows = [row for key, row in read.rows if key in wanted]
-    say(f"{plural(len(rows), 'row')} would be {DONE[action]}:")
-    for row in rows[:SHOWN]:
-        say("  ", (f"{row.place.line:>6,}  {row.id}  ", "muted"), one_line(gist(row), 80))
-    if len(rows) > SHOWN:
-        say("  ", (f"and {len(rows) - SHOWN:,} more", "muted"))
+def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:
+    """Preview a decision on many rows and ask for confirmation. Raise ``GateError`` if the user declines."""
+    rows = [browser.records.row(index) for index in browser.rows_with_keys(change["row"] for change in changes)]
+    info(f"{plural(len(rows), 'row')} would be {_ACTION_DONE[action]}:")
+    for row in rows[:_PREVIEW_ROWS]:
+        info("  ", (f"{row.location.line:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))
+    if len(rows) > _PREVIEW_ROWS:
+        info("  ", (f"and {len(rows) - _PREVIEW_ROWS:,} more", "muted"))
     if not rows or yes:
         return
     if json or not sys.stdin.isatty() or not typer.confirm(f"Decide on {plural(len(rows), 'row')}?", err=True):
-        raise GateError("Nothing was decided.", mend="--yes decides without asking.")
+        raise GateError("Nothing was decided.", hint="Use --yes to decide without confirmation.")
 
 
-def _answer(path: Path, step: Step | None, done: str, state: State, json: bool) -> None:
-    """Say what came of a decision."""
+def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewState, json: bool) -> None:
     count = len(step.changes) if step else 0
     if json:
         facts = {"seq": step.seq, "action": step.action, "reason": step.reason} if step else {}
-        show_json({**facts, "rows": count, "undo": len(state.done), "redo": len(state.undone)})
+        show_json({**facts, "rows": count, "undo": len(state.steps), "redo": len(state.undone_steps)})
     elif step is None:
         show("Nothing changed.")
-    elif done in ("undone", "done again"):
-        show(("✓ ", "bold success"), f"{step.action} of {plural(count, 'row')} {done}.")
+    elif done in ("undone", "redone"):
+        show(("✓ ", "bold success"), f"{'Undid' if done == 'undone' else 'Redid'} the {step.action} of {plural(count, 'row')}.")
     else:
-        show(
-            ("✓ ", "bold success"),
-            f"{plural(count, 'row')} {done}.   ",
-            (f"mlxtune data review {os.path.relpath(path)} --undo", "primary"),
-            (" takes it back", "muted"),
-        )
+        command = f"mlxtune data review {os.path.relpath(path)} --undo"
+        show(("✓ ", "bold success"), f"{plural(count, 'row')} {done}.   ", ("Undo: ", "muted"), (command, "primary"))
 
 
-def _report(read: Read, state: State, shown: Sequence[Subject], json: bool, *, full: bool) -> None:
-    """Where the review stands; and the rows: all that are shown when ``full``, else the first that are undecided."""
-    held = [state.of(key) for key, _ in read.rows]
-    counts = Counter(decision.status for decision in held)
-    edited = sum(decision.record is not None for decision in held)
-    orphans = state.orphans(key for key, _ in read.rows)
-    undecided = counts["pending"] + counts["skipped"]
+def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *, full: bool) -> None:
+    """Show the counts and some rows: all ``matching`` ones if ``full``, otherwise the first undecided ones."""
+    decisions, state, total = browser.decisions, browser.state, len(browser.rows)
+    counts = Counter(decision.status for decision in decisions.values())
+    counts["pending"] += total - len(decisions)
+    edited = sum(decision.record is not None for decision in decisions.values())
+    orphans = state.orphans(map(browser.key, browser.rows))
     if json:
         facts: dict[str, Any] = {
-            "rows": len(read.rows), "unusable": read.bad, **{status: counts[status] for status in STATUSES}, "edited": edited,
-            "undo": len(state.done), "redo": len(state.undone),
+            "rows": total, "unusable": browser.bad_count, **{status: counts[status] for status in STATUSES}, "edited": edited,
+            "undo": len(state.steps), "redo": len(state.undone_steps),
             "orphaned": [{"row": item.row, "status": item.status, "tags": item.tags, "note": item.note} for item in orphans],
         }  # fmt: skip
-        show_json(facts | ({"listed": [_facts(subject) for subject in shown]} if full else {}))
+        show_json(facts | ({"listed": [_row_json(browser, index) for index in matching]} if full else {}))
         return
-    decided = len(read.rows) - undecided
-    heading(out, read.path.name, f"{decided:,} of {len(read.rows):,} decided")
-    told = [f"{counts[status]:,} {status}" for status in STATUSES if counts[status]] + ([f"{edited:,} edited"] if edited else [])
-    show("  ", (", ".join(told), "muted"))
-    if read.bad:
-        say("  ", (f"{plural(read.bad, 'row')} cannot be used; mlxtune data check {os.path.relpath(read.path)} says why.", "muted"))
+    print_heading(out, browser.path.name, f"{browser.decided_count:,} of {total:,} decided")
+    summary = [f"{counts[status]:,} {status}" for status in STATUSES if counts[status]] + ([f"{edited:,} edited"] if edited else [])
+    show("  ", (", ".join(summary), "muted"))
+    if browser.bad_count:
+        command = f"mlxtune data check {os.path.relpath(browser.path)}"
+        info("  ", (f"{plural(browser.bad_count, 'invalid row')}. Run: {command}", "muted"))
     if orphans:
-        named = ", ".join(f"{item.row[:12]} {item.status}" for item in orphans[:SHOWN])
-        more = " …" if len(orphans) > SHOWN else ""
-        say(
-            ("  ! ", "bold warning"),
-            f"{plural(len(orphans), 'decision')} lost {'its' if len(orphans) == 1 else 'their'} row: {named}{more}",
+        names = ", ".join(f"{item.row[:12]} {item.status}" for item in orphans[:_PREVIEW_ROWS])
+        more = " …" if len(orphans) > _PREVIEW_ROWS else ""
+        info(
+            ("  ! ", "bold warning"), f"{plural(len(orphans), 'decision')} for rows that are no longer in the source: {names}{more}"
         )
-    rows = list(shown) if full else [item for item in shown if item.decision.status in ("pending", "skipped")][:SHOWN]
+    rows = matching if full else [index for index in matching if browser.decision(index).is_undecided][:_PREVIEW_ROWS]
     if rows:
-        columns([_line(subject) for subject in rows], right=(1,))
+        print_columns([_row_cells(browser, index) for index in rows], right=(1,))
 
 
-def _line(subject: Subject) -> list[Cell]:
-    mark = (
-        ("~", "primary")
-        if subject.decision.record is not None and subject.decision.status == "pending"
-        else MARKS[subject.decision.status]
-    )
-    text = one_line(gist(subject.now), 80)
+def _row_cells(browser: SourceBrowser, index: int) -> list[Cell]:
+    row, decision = browser.lazy_row(index), browser.decision(index)
+    is_pending_edit = decision.record is not None and decision.status == "pending"
     return [
-        mark,
-        f"{subject.row.place.line:,}",
-        (subject.row.id, "muted"),
-        (subject.decision.status, "muted"),
-        (" ".join(tags(subject.now)), "second"),
-        text,
+        ("~", "primary") if is_pending_edit else _STATUS_MARKS[decision.status],
+        f"{row.row.location.line:,}",
+        (row.row.id, "muted"),
+        (decision.status, "muted"),
+        (" ".join(row_tags(row.current)), "second"),
+        one_line(last_prompt(row.current), 80),
     ]
 
 
-def _facts(subject: Subject) -> dict[str, Any]:
-    held = subject.decision
+def _row_json(browser: SourceBrowser, index: int) -> dict[str, Any]:
+    row, decision = browser.lazy_row(index), browser.state.decision(browser.key(index))
     return {
-        "id": subject.row.id, "row": held.row, "after": held.after, "file": subject.row.place.file.name, "line": subject.row.place.line,
-        "status": held.status, "edited": held.record is not None, "tags": list(tags(subject.now)), "note": held.note,
-        "content": subject.now.content,
+        "id": row.row.id, "row": decision.row, "after": decision.after, "file": row.row.location.file.name,
+        "line": row.row.location.line, "status": decision.status, "edited": decision.record is not None,
+        "tags": list(row_tags(row.current)), "note": decision.note, "content": row.current.content,
     }  # fmt: skip

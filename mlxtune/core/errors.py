@@ -1,70 +1,69 @@
-"""Every error mlxtune raises on purpose.
+"""Errors that mlxtune raises on purpose.
 
 MlxtuneError
-├── InputError            what the user gave cannot be used            exit 2
-│   ├── RecipeError       a recipe: key, type, value
-│   ├── DataError         a source file or a row of it
-│   │   └── TooLongError  a row of which the window leaves nothing to train
-│   ├── ModelError        a model, tokenizer or adapter
-│   └── TemplateError     a chat template that cannot be trained on honestly
-├── GateError             a check or a gate says no                    exit 1
-├── Interrupted           stopped, and resumable                       exit 3
-└── MachineError          disk, memory, a worker that died             exit 4
+├── InputError            invalid user input                           exit 2
+│   ├── RecipeError       recipe: syntax, key, type, or value
+│   ├── DataError         source file or row
+│   │   └── TooLongError  row with no trained tokens inside the window
+│   ├── ModelError        model, tokenizer, or adapter
+│   └── TemplateError     chat template without a reliable training mask
+├── GateError             a check failed                               exit 1
+├── Interrupted           stopped; can be resumed                      exit 3
+└── MachineError          disk, memory, or a dead process              exit 4
 
-A message says what was wrong and where; ``mend`` says what to do about it.
+``message`` says what happened and where. ``hint`` says what to do about it.
 """
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 
 class MlxtuneError(Exception):
-    """Base of the tree.
-
-    ``exit_code`` is what the command line ends with; ``mend`` is one sentence that says what to do.
-    """
+    """Base class. ``exit_code`` is the command line's exit code. ``hint`` is one sentence that says what to do."""
 
     exit_code = 4
 
-    def __init__(self, message: str, *, mend: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
 
 class InputError(MlxtuneError):
-    """What the user gave cannot be used."""
+    """Invalid user input."""
 
     exit_code = 2
 
 
 class RecipeError(InputError):
-    """A recipe cannot be read: syntax, unknown key, wrong type, impossible value."""
+    """Invalid recipe: bad syntax, an unknown key, a wrong type, or an invalid value."""
 
 
 class DataError(InputError):
-    """A source file, or a row of it, cannot be used."""
+    """Invalid source file or row."""
 
 
 class TooLongError(DataError):
-    """A row of which ``data.max_tokens`` leaves nothing to train."""
+    """A row that has no trained tokens within ``data.max_tokens``."""
 
 
 class ModelError(InputError):
-    """A model, tokenizer or adapter cannot be found or opened."""
+    """A model, tokenizer, or adapter that cannot be found or opened."""
 
 
 class TemplateError(InputError):
-    """A chat template for which the trained tokens cannot be proved."""
+    """A chat template for which the trained tokens cannot be determined reliably."""
 
 
 class GateError(MlxtuneError):
-    """A check or a gate says no."""
+    """A check failed."""
 
     exit_code = 1
 
 
 class Interrupted(MlxtuneError):
-    """Work was stopped after ``step`` optimizer steps, saved, and can be resumed; ``reason`` when nobody asked for it."""
+    """Training stopped after ``step`` steps. It was saved and can be resumed. ``reason`` is empty if the user stopped it."""
 
     exit_code = 3
 
@@ -75,6 +74,33 @@ class Interrupted(MlxtuneError):
 
 
 class MachineError(MlxtuneError):
-    """The machine let us down: disk, memory, a worker that died."""
+    """A disk error, a memory error, or a dead process."""
 
     exit_code = 4
+
+
+class ErrorPayload(TypedDict):
+    """An error as JSON. ``kinds`` lists its class names, most specific first."""
+
+    kinds: list[str]
+    message: str
+    hint: str
+
+
+def error_to_json(error: MlxtuneError) -> ErrorPayload:
+    """Return ``error`` as JSON for another process."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, MlxtuneError)]
+    return {"kinds": kinds, "message": error.message, "hint": error.hint}
+
+
+def error_from_json(payload: ErrorPayload) -> MlxtuneError:
+    """Rebuild an error as its most specific class that this process has imported."""
+    known = {kind.__name__: kind for kind in _subclasses(MlxtuneError)}
+    kind = next((known[name] for name in payload["kinds"] if name in known), MlxtuneError)
+    error = kind.__new__(kind)
+    MlxtuneError.__init__(error, payload["message"], hint=payload["hint"])  # a subclass may take other arguments
+    return error
+
+
+def _subclasses(kind: type[MlxtuneError]) -> list[type[MlxtuneError]]:
+    return [kind, *(child for direct in kind.__subclasses__() for child in _subclasses(direct))]

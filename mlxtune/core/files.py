@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, flush to disk, rename."""
+"""Atomic file writes and safe file reads."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from mlxtune.core.errors import InputError, MachineError
 
 
 @contextlib.contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn the errors of a full or read-only disk into a ``MachineError`` that names ``what``."""
+def disk_errors(name: str) -> Iterator[None]:
+    """Convert errors from a full or read-only disk to a ``MachineError`` about ``name``."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineError(f"The disk is full, so {what} was not saved.", mend="Free some space, then run it again.") from error
+            raise MachineError(
+                f"The disk is full, so {name} was not saved.", hint="Free up some disk space, then try again."
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise MachineError(f"{what} may not be written: {error.strerror}.", mend="Check the folder's permissions.") from error
+            raise MachineError(f"{name} cannot be written: {error.strerror}.", hint="Check the folder's permissions.") from error
         raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` with ``data`` atomically. Raises ``MachineError`` when the disk is full or read-only."""
+    """Replace ``path`` with ``data`` atomically. Raise ``MachineError`` if the disk is full or read-only."""
     with disk_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` with ``text`` in UTF-8, atomically."""
+    """Replace ``path`` with ``text``, encoded as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8", "surrogatepass"))
 
 
@@ -57,7 +59,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in ``path``. Raises ``InputError`` when it is missing or broken."""
+    """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -67,18 +69,18 @@ def read_json(path: Path) -> Any:
 
 
 def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
-    """``path``, open for reading, if it is a regular file and, unless links are to be followed, no symbolic link.
+    """Open a regular file for reading, or a symbolic link to one if ``follow``. Raise ``InputError`` if that is not possible.
 
-    Raises ``InputError`` with the reason. What stands there is looked at once it is open, so that nothing can be put in its place.
+    The type is checked after opening, so the file cannot be swapped in between.
     """
     try:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe under that name would keep us waiting
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a named pipe
         handle = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
     except FileNotFoundError as error:
-        raise InputError(f"There is no {path.name} in {path.parent}.") from error
+        raise InputError(f"There is no file {path.name} in {path.parent}.") from error
     except OSError as error:
-        why = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
-        raise InputError(f"{path} {why}.") from error
+        reason = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise InputError(f"{path} {reason}.") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise InputError(f"{path} is not a regular file.")
@@ -86,7 +88,7 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's own entries, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename is not lost in a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -95,9 +97,9 @@ def sync_folder(path: Path) -> None:
 
 
 def home() -> Path:
-    """Where mlxtune keeps what outlives a workspace: converted models, the BLAS copy, the accelerator lease.
+    """Return the folder for converted models, the BLAS copy, settings, and the accelerator lock.
 
-    ``MLXTUNE_HOME`` moves it; otherwise ``$XDG_CACHE_HOME/mlxtune``, otherwise ``~/.cache/mlxtune``.
+    It is ``$MLXTUNE_HOME``, ``$XDG_CACHE_HOME/mlxtune``, or ``~/.cache/mlxtune``.
     """
     if custom := os.environ.get("MLXTUNE_HOME"):
         return Path(custom).expanduser()

@@ -1,8 +1,8 @@
-"""What a user may set for the app: ``settings.toml`` in mlxtune's home folder. What is wrong in it is a sentence, never an error.
+"""The user's app settings: ``settings.toml`` in mlxtune's home folder. Invalid settings cause warnings, never errors.
 
-theme = "paper"          # ink (dark), paper (light) or ansi (the terminal's own colours)
+theme = "paper"          # ink (dark), paper (light), or ansi (the terminal's own colors)
 
-[keys]                   # a key, or several with commas, for the id of a binding; F1 in the app shows the ids
+[keys]                   # a binding's ID = one key, or several separated by commas; F1 in the app shows the IDs
 "train.zoom" = "x"
 "app.jump" = "ctrl+g,f2"
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import home, write_text
-from mlxtune.core.text import nearest, one_line
+from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
 _KNOWN = ("theme", "keys")
@@ -25,69 +25,64 @@ _KNOWN = ("theme", "keys")
 
 @dataclass(frozen=True)
 class Settings:
-    """What was set. ``keys`` maps ids of bindings to keys; ``complaints`` says, a sentence each, what was passed over."""
+    """The settings. ``keys`` maps binding IDs to keys. ``errors`` has one sentence per invalid setting."""
 
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
-    complaints: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 def path() -> Path:
-    """Where the settings are, or would be."""
+    """Return the path of the settings file, which may not exist."""
     return home() / FILE
 
 
 def load() -> Settings:
-    """The user's settings; none where there is no file, or where it cannot be read at all."""
+    """Load the settings. Return the defaults if there is no file or it cannot be read."""
     try:
-        found = tomllib.loads(path().read_text(encoding="utf-8"))
+        document = tomllib.loads(path().read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Settings()
     except (OSError, ValueError, RecursionError) as error:
-        return Settings(complaints=(f"{FILE} cannot be read: {one_line(str(error))}.",))
-    complaints = [_unknown(name) for name in found if name not in _KNOWN]
-    theme, keys = found.get("theme", ""), found.get("keys", {})
+        return Settings(errors=(f"{FILE} cannot be read: {one_line(str(error))}.",))
+    warnings = [f"{FILE}: unknown key {one_line(name)}. {suggest(name, _KNOWN)}" for name in document if name not in _KNOWN]
+    theme, keys = document.get("theme", ""), document.get("keys", {})
     if not isinstance(theme, str):
-        complaints.append(f"{FILE}: theme must be a name in quotes.")
+        warnings.append(f"{FILE}: theme must be a quoted name.")
         theme = ""
     if not isinstance(keys, dict):
-        complaints.append(f"{FILE}: keys must be a table, [keys].")
+        warnings.append(f"{FILE}: keys must be a table: [keys].")
         keys = {}
-    good: dict[str, str] = {}
+    bindings: dict[str, str] = {}
     for id, value in _flat(keys):
         if isinstance(value, str) and value.strip(" ,"):
-            good[id] = value
+            bindings[id] = value
         else:
-            complaints.append(f"{FILE}: keys.{one_line(id)} must be a key in quotes.")
-    return Settings(theme, good, tuple(complaints))
+            warnings.append(f"{FILE}: keys.{one_line(id)} must be a quoted key.")
+    return Settings(theme, bindings, tuple(warnings))
 
 
-def keep_theme(name: str) -> None:
-    """Write ``theme`` into the settings; the rest of the file stays, comments included.
+def save_theme(name: str) -> None:
+    """Set ``theme`` and keep the rest of the file, including comments.
 
-    Raises ``InputError`` when the file cannot be read as TOML, ``MachineError`` when it cannot be written.
+    Raise ``InputError`` if the file is not valid TOML, or ``MachineError`` if it cannot be written.
     """
-    import tomlkit  # only here: it costs more to load than the first screen may
+    import tomlkit  # slow to import, and not needed for the first screen
 
     try:
         document = tomlkit.parse(path().read_text(encoding="utf-8"))
     except FileNotFoundError:
         document = tomlkit.document()
     except (OSError, ValueError) as error:
-        raise InputError(f"{FILE} cannot be read: {one_line(str(error))}.", mend=f"Mend {path()}.") from error
+        raise InputError(f"{FILE} cannot be read: {one_line(str(error))}.", hint=f"Fix {path()}.") from error
     document["theme"] = name
     write_text(path(), tomlkit.dumps(document))
 
 
-def _unknown(name: str) -> str:
-    hint = nearest(name, _KNOWN)
-    return f"{FILE}: unknown key {one_line(name)}." + (f" Did you mean {hint}?" if hint else "")
-
-
-def _flat(keys: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Each id with its value: ``train.zoom = "x"`` without quotes is a table in a table to TOML."""
+def _flat(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each ID with its value. In TOML, an unquoted ``train.zoom = "x"`` is a nested table."""
     for name, value in keys.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{before}{name}", value
+            yield f"{prefix}{name}", value

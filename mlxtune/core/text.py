@@ -1,4 +1,4 @@
-"""Text that is safe to put on a terminal, whatever a dataset, a model or a hub put into it."""
+"""Format text for the terminal safely, whatever a dataset, a model, or a hub puts into it."""
 
 from __future__ import annotations
 
@@ -6,51 +6,55 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# C0 and C1 controls (but for newline and tab), line and paragraph separators, bidi overrides, zero-width signs,
-# tags, and lone surrogates: whatever a terminal would obey, hide or choke on.
+# C0 and C1 controls (except newline and tab), line and paragraph separators, bidi overrides, zero-width characters, tags, and
+# lone surrogates, which a terminal would interpret, hide, or fail on.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
-_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
+_CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 
 
 def safe_text(text: str, *, limit: int = 0) -> str:
-    """``text`` with everything a terminal would obey made visible, optionally cut to ``limit`` characters."""
-    shown = _UNSAFE.sub(lambda match: _PICTURES.get(ord(match[0]), "\ufffd"), text.replace("\r\n", "\n"))
-    return shown if not limit or len(shown) <= limit else shown[: limit - 1] + "…"
+    """Return ``text`` with control characters made visible, optionally truncated to ``limit`` characters."""
+    safe = _UNSAFE.sub(lambda match: _CONTROL_PICTURES.get(ord(match[0]), "\ufffd"), text.replace("\r\n", "\n"))
+    return safe if not limit or len(safe) <= limit else safe[: limit - 1] + "…"
 
 
-def restored(original: str, edited: str) -> str:
-    """What ``edited`` means, when it is what somebody made of ``safe_text(original)``: what was not touched is as it was.
-
-    Where :func:`safe_text` shows something in a sign's place, the sign itself comes back with it.
-    """
-    shown = safe_text(original)
-    if shown == original:
+def restore_unsafe(original: str, edited: str) -> str:
+    """Undo :func:`safe_text` in ``edited``, an edited ``safe_text(original)``, by restoring the characters in unchanged parts."""
+    safe = safe_text(original)
+    if safe == original:
         return edited
-    units = re.findall(r"\r\n|[\s\S]", original)  # one for each character of what is shown
-    changes = difflib.SequenceMatcher(None, shown, edited, autojunk=False).get_opcodes()
+    units = re.findall(r"\r\n|[\s\S]", original)  # one per character in safe
+    changes = difflib.SequenceMatcher(None, safe, edited, autojunk=False).get_opcodes()
     return "".join("".join(units[start:end]) if tag == "equal" else edited[begin:stop] for tag, start, end, begin, stop in changes)
 
 
 def one_line(text: str, limit: int = 0) -> str:
-    """:func:`safe_text` on one line: runs of white space become one space."""
+    """Return :func:`safe_text` on one line, with each run of whitespace replaced by one space."""
     return safe_text(" ".join(text.split()), limit=limit)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that ``word`` was most likely meant to be, if one is close enough."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """Return the choice most similar to ``word``, or ``None`` if none is similar enough."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def suggest(word: str, choices: Iterable[str], label: str = "Choose from") -> str:
+    """Return a hint for an unknown ``word``: ``Did you mean X?`` or a list of all ``choices``."""
+    choices = list(choices)
+    match = nearest(word, choices)
+    return f"Did you mean {match}?" if match else f"{label} {', '.join(choices)}."
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
-    """``1 row``, ``1,204 rows``."""
+    """Format a count with its noun: ``1 row``, ``1,204 rows``."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``7 min``, ``2 h 05 min``."""
+    """Format seconds: ``40 s``, ``7 min``, ``2 h 05 min``."""
     if seconds < 90:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -58,5 +62,5 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as people buy memory: ``0.4 GB``, ``21.3 GB`` (2**30 bytes each), ``12 MB`` below a tenth of one."""
+    """Format a byte count in units of 2**30 or, if it is small, 2**20: ``21.3 GB``, ``12 MB``."""
     return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"

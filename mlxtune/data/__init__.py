@@ -1,1 +1,1 @@
-"""Data: rows of the user's file, which is never modified, and how they are divided."""
+"""Read, check, review, split and export rows. The user's files are never modified."""

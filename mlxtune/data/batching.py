@@ -1,6 +1,6 @@
-"""Which rows go together: every row once an epoch, in an order that the seed decides, with little padding.
+"""Group rows into batches with little padding. The seed determines the order, and every row occurs once per epoch.
 
-Rows of like length are put together inside shuffled windows and the batches are shuffled again, so the order stays random.
+Rows of similar length are grouped within shuffled windows, and the batches are shuffled again, so the order stays random.
 """
 
 from __future__ import annotations
@@ -8,88 +8,80 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-WINDOW = 256  # rows that are sorted together
-STRIDE = 64  # tokens: prompts whose lengths differ by less are sorted by their completions
+WINDOW = 256  # number of rows that are sorted together
+STRIDE = 64  # tokens; prompts whose lengths differ by less than this are sorted by their completions
 
-Arrange = Callable[[Sequence[int]], list[list[int]]]  # indices of rows, as batches of them
-Sides = tuple[int, int, int]  # of a pair, in tokens: its prompt with what both completions begin with, and the rest of each
+BatchRows = Callable[[Sequence[int]], list[list[int]]]  # groups the row indices of a window into batches
+PairLengths = tuple[int, int, int]  # tokens in the prompt with any shared start of both completions, and in the rest of each
 
 
-def padded(length: int) -> int:
-    """``length`` rounded up to one of few: to a multiple of 8 up to 256, of 16 up to 512, of 32 up to 1,024, and so on."""
+def padded_length(length: int) -> int:
+    """Round ``length`` up to one of few values: multiples of 8 up to 256, of 16 up to 512, of 32 up to 1,024, and so on."""
     step = 8
     while length > 32 * step:
         step *= 2
     return -(-max(length, 1) // step) * step
 
 
-def epoch(count: int, arrange: Arrange, *, seed: int, number: int) -> list[list[int]]:
-    """The batches of epoch ``number`` as indices of ``count`` rows: all of them, each once.
-
-    ``arrange`` makes batches of the rows of one window, like :func:`group` and :func:`group_pairs`.
-    """
+def epoch_batches(count: int, batch_rows: BatchRows, *, seed: int, number: int) -> list[list[int]]:
+    """Return the batches of epoch ``number`` over ``count`` rows. ``batch_rows`` groups the rows of one window."""
     order = list(range(count))
-    dice = random.Random(f"{seed}/{number}")
-    dice.shuffle(order)
+    rng = random.Random(f"{seed}/{number}")
+    rng.shuffle(order)
     batches: list[list[int]] = []
     for start in range(0, len(order), WINDOW):
-        batches += arrange(order[start : start + WINDOW])
-    dice.shuffle(batches)
+        batches += batch_rows(order[start : start + WINDOW])
+    rng.shuffle(batches)
     return batches
 
 
-def group(lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int, batch_size: int, prefix: int = 0) -> list[list[int]]:
-    """``order`` sorted by padded length (rows of one length keep their order) and cut into batches within the bounds.
-
-    ``lengths`` counts what each row computes behind a shared ``prefix``. ``batch_tokens`` bounds what a batch computes, padding
-    and prefix included, but for a single row that is longer; ``batch_size``, where it is not 0, bounds the rows instead.
-    """
+def _cut(order: Iterable[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
     batches: list[list[int]] = []
-    for index in sorted(order, key=lambda at: padded(lengths[at])):
-        width = padded(lengths[index])
-        current = batches[-1] if batches else None
-        fits = current is not None and (
-            len(current) < batch_size if batch_size else (len(current) + 1) * width + prefix <= batch_tokens
-        )
-        if fits and current is not None:
-            current.append(index)
+    for index in order:
+        if batches and fits([*batches[-1], index]):
+            batches[-1].append(index)
         else:
             batches.append([index])
     return batches
 
 
-def pair_widths(pairs: Iterable[Sides], *, shared: bool) -> tuple[int, ...]:
-    """How many tokens wide a batch of ``pairs`` is, padding included: prompts and both sides apart, or both sides with their prompts.
+def group_by_length(
+    lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int, batch_size: int, prefix: int = 0
+) -> list[list[int]]:
+    """Sort ``order`` by padded length and cut it into batches.
 
-    The last token before the sides part runs with each of them, whose own last token is only predicted.
+    ``lengths`` counts the tokens in each row after a shared ``prefix``. A batch has at most ``batch_size`` rows or, if that is 0, at
+    most ``batch_tokens`` tokens including padding and prefix, except for a single longer row.
+    """
+
+    def fits(batch: list[int]) -> bool:
+        return len(batch) <= batch_size if batch_size else len(batch) * padded_length(lengths[batch[-1]]) + prefix <= batch_tokens
+
+    return _cut(sorted(order, key=lambda index: padded_length(lengths[index])), fits)
+
+
+def pair_batch_widths(pairs: Iterable[PairLengths], *, shared: bool) -> tuple[int, ...]:
+    """Return the padded widths for a batch of ``pairs``: prompt, chosen and rejected, or both sides including their prompts.
+
+    The last token before the sides differ is processed with each side. A side's last token is a target only, never an input.
     """
     lengths = [(prompt - 1, chosen, rejected) for prompt, chosen, rejected in pairs]
     blocks = lengths if shared else [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]
-    return tuple(padded(max(block)) for block in zip(*blocks, strict=True))
+    return tuple(padded_length(max(block)) for block in zip(*blocks, strict=True))
 
 
 def group_pairs(
-    pairs: Sequence[Sides], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int, prefix: int = 0
+    pairs: Sequence[PairLengths], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int, prefix: int = 0
 ) -> list[list[int]]:
-    """``order``, which are indices of ``pairs``, sorted by lengths and cut into batches within the bounds of :func:`group`.
+    """Group pairs like :func:`group_by_length`. Prompts and sides are padded separately, so pairs are sorted by both lengths."""
 
-    ``pairs`` counts of each prompt what comes behind a shared ``prefix``. Prompts and both sides are padded apart, so one sum of
-    lengths would put together what does not fit together.
-    """
-
-    def lengths(at: int) -> tuple[int, int]:
-        prompt, *sides = pairs[at]
-        return prompt // STRIDE, padded(max(sides))
+    def sort_key(index: int) -> tuple[int, int]:
+        prompt, *sides = pairs[index]
+        return prompt // STRIDE, padded_length(max(sides))
 
     def fits(batch: list[int]) -> bool:
         if batch_size:
             return len(batch) <= batch_size
-        return len(batch) * sum(pair_widths((pairs[at] for at in batch), shared=shared)) + prefix <= batch_tokens
+        return len(batch) * sum(pair_batch_widths((pairs[index] for index in batch), shared=shared)) + prefix <= batch_tokens
 
-    batches: list[list[int]] = []
-    for at in sorted(order, key=lengths):
-        if batches and fits([*batches[-1], at]):
-            batches[-1].append(at)
-        else:
-            batches.append([at])
-    return batches
+    return _cut(sorted(order, key=sort_key), fits)

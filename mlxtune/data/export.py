@@ -1,4 +1,4 @@
-"""Approved rows as the files that a trainer takes, with a manifest that says where they come from.
+"""Export accepted rows in a trainer's format, with a manifest of their origin.
 
 | to | conversations | texts | pairs | unpaired |
 |---|---|---|---|---|
@@ -6,8 +6,8 @@
 | trl | ``messages``, ``tools`` | ``text`` | ``prompt``, ``chosen``, ``rejected``, ``tools`` | ``prompt``, ``completion``, ``label`` |
 | openai | ``messages``, ``tools`` | no format | ``input``, ``preferred_output``, ``non_preferred_output`` | no format |
 
-Shapes: mlx-lm's LORA.md, TRL's dataset formats, OpenAI's guides to supervised fine-tuning and to direct preference optimization.
-mlx-lm passes over what it does not know; the others may refuse it, so metadata goes to mlx-lm alone.
+Sources: mlx-lm's LORA.md, TRL's dataset formats, OpenAI's guides to supervised and preference fine-tuning. mlx-lm ignores unknown
+keys, and the others may reject them, so only mlx-lm gets the metadata.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import mlxtune
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
-from mlxtune.data import split as splits
-from mlxtune.data.decisions import FORMAT
-from mlxtune.data.membership import SHARES, Asked, Share
+from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.review import journal_path
 from mlxtune.data.rows import Conversation, Message, Preference, Row, Text, Unpaired
-from mlxtune.data.source import Source, files
-from mlxtune.data.split import Split
+from mlxtune.data.source import Source
+from mlxtune.data.source_files import source_files
+from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits, SplitSettings, record_splits, split
 from mlxtune.recipe import DataSection
 
 Target = Literal["mlx-lm", "trl", "openai"]
@@ -38,46 +37,47 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Exported:
-    """Rows in each share, and how many approved ones are in none, as new twins of several shares are."""
+class ExportResult:
+    """The number of rows in each split, and of accepted rows in none because their near-duplicates are in several."""
 
     folder: Path
-    counts: dict[Share, int]
+    counts: dict[SplitName, int]
     set_aside: int
 
 
-def export(source: Source, data: DataSection, to: Target, folder: Path, *, pending: bool = False) -> Exported:
-    """Write the accepted rows of ``source`` (with ``pending``, the undecided ones too) as ``train``, ``valid`` and ``test.jsonl``.
+def export(source: Source, data: DataSection, to: Target, folder: Path, *, pending: bool = False) -> ExportResult:
+    """Write the accepted rows (with ``pending``, undecided ones as well) as ``train.jsonl``, ``valid.jsonl`` and ``test.jsonl``.
 
-    The test share is sealed: from then on it may not train. The manifest says that the folder is ``whole`` once it is. Raises ``DataError`` when no row is accepted, when ``to`` has no format for the rows
-    or sealed rows stand among the others, ``InputError`` when ``folder`` holds something else, ``MachineError`` on a full disk.
+    This seals the test split: it can never be used for training. The manifest is ``whole`` once everything is written. Raises
+    ``DataError`` if no row is accepted, ``to`` has no format for the rows, or sealed rows are in another split. Raises
+    ``InputError`` if ``folder`` contains anything else.
     """
-    shares = splits.split(source, data)
-    chosen: dict[Share, list[Row]] = {
-        part: [row for row in getattr(shares, part) if pending or row.place in source.accepted] for part in SHARES
+    splits = split(source, data)
+    rows: dict[SplitName, list[Row]] = {
+        name: [row for row in getattr(splits, name) if pending or row.location in source.accepted] for name in SPLIT_NAMES
     }
-    if not any(chosen.values()):
+    if not any(rows.values()):
         raise DataError(
-            f"No row of {source.path.name} is accepted yet.", mend="Review them, or export the undecided ones too: --pending"
+            f"No row of {source.path.name} is accepted yet.", hint="Review rows, or export undecided ones with --pending."
         )
-    shares.refuse_sealed([*chosen["train"], *chosen["valid"]])
-    kind = _kind([row for rows in chosen.values() for row in rows], to)
-    _claim(folder)
-    splits.record(source, data, shares, seal=True)
+    splits.refuse_sealed([*rows["train"], *rows["valid"]])
+    kind = _row_kind([row for split_rows in rows.values() for row in split_rows], to)
+    _check_folder(folder)
+    record_splits(source, data, splits, seal=True)
     write_json(folder / MANIFEST, {"mlxtune": mlxtune.__version__, "whole": False})
-    for part in SHARES:
-        file = folder / f"{part}.jsonl"
-        if chosen[part]:
-            write_bytes(file, lines(shape(row, to) for row in chosen[part]))
+    for name in SPLIT_NAMES:
+        file = folder / f"{name}.jsonl"
+        if rows[name]:
+            write_bytes(file, jsonl_bytes(export_record(row, to) for row in rows[name]))
         else:
             file.unlink(missing_ok=True)
-    write_json(folder / MANIFEST, _manifest(source, data, to, kind, folder, chosen, shares))
-    aside = sum(pending or row.place in source.accepted for row in shares.set_aside)
-    return Exported(folder, {part: len(rows) for part, rows in chosen.items()}, aside)
+    write_json(folder / MANIFEST, _manifest(source, data, to, kind, folder, rows, splits))
+    set_aside = sum(pending or row.location in source.accepted for row in splits.set_aside)
+    return ExportResult(folder, {name: len(split_rows) for name, split_rows in rows.items()}, set_aside)
 
 
-def shape(row: Row, to: Target) -> dict[str, Any]:
-    """``row`` as one record for ``to``. Raises ``DataError`` when there is no format for it."""
+def export_record(row: Row, to: Target) -> dict[str, Any]:
+    """Return ``row`` as a record for ``to``. Raises ``DataError`` if ``to`` has no format for it."""
     meta = {"meta": row.meta} if to == "mlx-lm" and row.meta else {}
     match row, to:
         case Conversation(), _:
@@ -88,36 +88,44 @@ def shape(row: Row, to: Target) -> dict[str, Any]:
             answers = {"chosen": _answer(row.chosen), "rejected": _answer(row.rejected)}
             return {"prompt": _turns(row.prompt, to), **answers, **_tools(row.tools)}
         case Preference(), "openai":
-            asked = {"messages": _turns(row.prompt, to), **_tools(row.tools)}
-            return {"input": asked, "preferred_output": _answer(row.chosen), "non_preferred_output": _answer(row.rejected)}
+            prompt = {"messages": _turns(row.prompt, to), **_tools(row.tools)}
+            return {"input": prompt, "preferred_output": _answer(row.chosen), "non_preferred_output": _answer(row.rejected)}
         case Unpaired(), "trl":
             return {"prompt": _turns(row.prompt, to), "completion": _answer(row.completion), "label": row.label}
     name, others = {
         "text": ("plain text", "mlx-lm or trl"), "preference": ("pairs", "trl or openai"), "unpaired": ("unpaired rows", "trl"),
-    }[FORMAT[type(row)]]  # fmt: skip
-    raise DataError(f"{row.place}: {to} has no format for {name}.", mend=f"Take --to {others}.")
+    }[CONTENT_FORMATS[type(row)]]  # fmt: skip
+    raise DataError(f"{row.location}: {to} has no format for {name}.", hint=f"Use --to {others}.")
 
 
-def own(row: Row) -> dict[str, Any]:
-    """``row`` as mlxtune itself writes it: TRL's shape, and the metadata under ``meta``."""
-    return {**shape(row, "trl"), **({"meta": row.meta} if row.meta else {})}
+def native_record(row: Row) -> dict[str, Any]:
+    """Return ``row`` in mlxtune's own format: TRL's, with the metadata under ``meta``."""
+    return {**export_record(row, "trl"), **({"meta": row.meta} if row.meta else {})}
 
 
-def lines(records: Iterable[dict[str, Any]]) -> bytes:
-    """``records`` as JSON lines in UTF-8."""
+def jsonl_bytes(records: Iterable[dict[str, Any]]) -> bytes:
+    """Encode ``records`` as JSON Lines in UTF-8."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+def check_new_jsonl(out: Path, *, is_folder: bool = False) -> None:
+    """Raise ``InputError`` if ``out`` exists or, unless ``is_folder``, does not end with ``.jsonl``."""
+    if out.exists():
+        raise InputError(f"{out} already exists, so nothing was written.", hint="Use --out to choose another name.")
+    if not is_folder and out.suffix != ".jsonl":
+        raise InputError(f"{out.name} must end with .jsonl.", hint=f"Use {out.with_suffix('.jsonl').name}.")
 
 
 def _turns(messages: Iterable[Message], to: Target) -> list[dict[str, Any]]:
     turns = [message.as_dict() for message in messages]
-    if to == "openai":  # its API sends the arguments of a call as a string
+    if to == "openai":  # its API expects a call's arguments as a string
         for turn in turns:
             if "tool_calls" in turn:
-                turn["tool_calls"] = [_spelled(call) for call in turn["tool_calls"]]
+                turn["tool_calls"] = [_with_json_arguments(call) for call in turn["tool_calls"]]
     return turns
 
 
-def _spelled(call: dict[str, Any]) -> dict[str, Any]:
+def _with_json_arguments(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     return {**call, "function": {**function, "arguments": json.dumps(function.get("arguments", {}), ensure_ascii=False)}}
 
@@ -130,45 +138,37 @@ def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-def _kind(rows: list[Row], to: Target) -> str:
-    """The one format that all ``rows`` have. Raises ``DataError`` when they have several, or ``to`` has none for them."""
-    kinds = Counter(FORMAT[type(row)] for row in rows)
+def _row_kind(rows: list[Row], to: Target) -> str:
+    """Return the one kind of all ``rows``. Raises ``DataError`` if there are several, or ``to`` has no format for it."""
+    kinds = Counter(CONTENT_FORMATS[type(row)] for row in rows)
     if len(kinds) > 1:
-        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        raise DataError(
-            f"A file holds one kind of rows, and these are {told}.", mend="Reject all but one kind, or divide the source."
-        )
-    shape(rows[0], to)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        raise DataError(f"An export can have only one kind of row, but these are {counts}.", hint="Reject all but one kind.")
+    export_record(rows[0], to)
     return next(iter(kinds))
 
 
-def _claim(folder: Path) -> None:
-    """Refuse a folder that holds anything but an older export."""
+def _check_folder(folder: Path) -> None:
+    """Raise ``InputError`` if ``folder`` contains anything but an earlier export."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file.", mend="Choose another folder.")
-    held = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    ours = MANIFEST in held and isinstance(found := read_json(folder / MANIFEST), dict) and "mlxtune" in found
-    if held and not ours:
-        raise InputError(f"{folder} is not empty and no export of ours, so nothing was written.", mend="Choose another folder.")
+        raise InputError(f"{folder} is a file.", hint="Choose another folder.")
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    is_export = MANIFEST in names and isinstance(value := read_json(folder / MANIFEST), dict) and "mlxtune" in value
+    if names and not is_export:
+        raise InputError(f"{folder} is not empty and is not an export, so nothing was written.", hint="Choose another folder.")
 
 
 def _manifest(
-    source: Source,
-    data: DataSection,
-    to: Target,
-    kind: str,
-    folder: Path,
-    chosen: Mapping[Share, list[Row]],
-    shares: Split,
+    source: Source, data: DataSection, to: Target, kind: str, folder: Path, rows: Mapping[SplitName, list[Row]], splits: Splits
 ) -> dict[str, Any]:
     journal = journal_path(source.path)
-    written = {part: folder / f"{part}.jsonl" for part, rows in chosen.items() if rows}
+    files = source_files(source.path).values()
     return {
         "mlxtune": mlxtune.__version__,
         "whole": True,
         "to": to,
         "format": kind,
-        "source": {"name": source.path.name, "sha256": {file.name: sha256_file(file) for file in files(source.path).values()}},
+        "source": {"name": source.path.name, "sha256": {file.name: sha256_file(file) for file in files}},
         "review": {
             "sha256": sha256_file(journal) if journal.is_file() else "",
             "accepted": len(source.accepted),
@@ -176,8 +176,8 @@ def _manifest(
             "left_out": source.left_out,
             "edited": len(source.edited),
         },
-        "split": {**asdict(Asked.of(data)), "set_aside": len(shares.set_aside)},
-        "counts": {part: len(rows) for part, rows in chosen.items()},
-        "files": {file.name: sha256_file(file) for file in written.values()},
-        "rows": {part: [row.hash for row in rows] for part, rows in chosen.items()},
+        "split": {**asdict(SplitSettings.from_section(data)), "set_aside": len(splits.set_aside)},
+        "counts": {name: len(split_rows) for name, split_rows in rows.items()},
+        "files": {f"{name}.jsonl": sha256_file(folder / f"{name}.jsonl") for name, split_rows in rows.items() if split_rows},
+        "rows": {name: [row.hash for row in split_rows] for name, split_rows in rows.items()},
     }

@@ -1,45 +1,44 @@
-"""Which rows are meant: a small language for the review.
+"""A small query language to filter the rows of a review.
 
     status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided
     tag:billing          a tag of the row
-    finding:conflict     what a check found about the row
-    id:3f2a9c            the beginning of the row's id
-    len>400  len<=20     characters of all that is said; tokens>400 where they are known
-    /regex/  /regex/i    found in what is said; i: whatever the case
-    refund  "two words"  found in what is said, whatever the case
+    finding:conflict     a check with a finding about the row
+    id:3f2a9c            the beginning of the row's ID
+    len>400  len<=20     characters in all text; also tokens>400 if they are known
+    /regex/  /regex/i    a match in the text; i ignores case
+    refund  "two words"  words in the text, ignoring case
     -tag:billing         not
 
-Words with a space between them must all hold.
+Terms separated by spaces must all match.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import nearest, one_line
-from mlxtune.data.decisions import STATUSES, Decision, Keyed, State, now, tags
-from mlxtune.data.rows import Row
+from mlxtune.core.text import one_line, suggest
+from mlxtune.data.review import STATUSES, Decision
+from mlxtune.data.rows import Row, row_tags, row_text
 
 _TERM = re.compile(
     r'\s*(-?)(?:/((?:\\.|[^/\\])+)/(i?)|"([^"]*)"|(?:(len|tokens)(<=|>=|<|>|=)(\d+))|(\w+):("[^"]*"|\S+)|([^\s":/][^\s"]*))(?=\s|$)'
 )
-_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
+_OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 _FIELDS = ("status", "tag", "finding", "id")
-_MORE = ("edited", "decided", "undecided")
+_STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided")
 
 
-class Seen(Protocol):
-    """A row as a filter sees it: what the source says, what it says ``now``, what was decided, what checks found; ``tokens`` -1: not known."""
+class FilterRow(Protocol):
+    """A row as a filter sees it: in the source, after its review (``current``), and the IDs of its findings. Unknown tokens are -1."""
 
     @property
     def row(self) -> Row: ...
     @property
-    def now(self) -> Row: ...
+    def current(self) -> Row: ...
     @property
     def decision(self) -> Decision: ...
     @property
@@ -48,129 +47,74 @@ class Seen(Protocol):
     def tokens(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is :class:`Seen` of a row, all of it read, and the row's key."""
-
-    key: str
-    row: Row
-    now: Row
-    decision: Decision
-    findings: frozenset[str] = frozenset()
-    tokens: int = -1
-
-    @classmethod
-    def of(cls, keyed: Keyed, state: State, findings: frozenset[str] = frozenset(), tokens: int = -1) -> Subject:
-        """A row as the review leaves it. Raises ``DataError`` as :func:`decisions.now` does."""
-        key, row = keyed
-        decision = state.of(key)
-        return cls(key, row, now(row, decision), decision, findings, tokens)
-
-
-Filter = Callable[[Seen], bool]
+Filter = Callable[[FilterRow], bool]
 
 
 def parse(text: str) -> Filter:
-    """The filter that ``text`` says; an empty one lets everything through. Raises ``InputError`` for what cannot be understood."""
+    """Parse a filter; an empty one matches every row. Raises ``InputError``."""
     terms: list[Filter] = []
-    at = 0
+    start = 0
     text = text.rstrip()
-    while at < len(text):
-        found = _TERM.match(text, at)
-        if not found:
-            raise InputError(
-                f"The filter cannot be read from here on: {one_line(text[at:], 40)}", mend="Close the quote or the slash."
-            )
-        term = _term(found)
-        terms.append(_negated(term) if found[1] else term)
-        at = found.end()
-    return lambda subject: all(term(subject) for term in terms)
+    while start < len(text):
+        match = _TERM.match(text, start)
+        if not match:
+            rest = one_line(text[start:], 40)
+            raise InputError(f"The filter is invalid, starting at: {rest}", hint="Close the quote or the slash.")
+        term = _parse_term(match)
+        terms.append(_negate(term) if match[1] else term)
+        start = match.end()
+    return lambda row: all(term(row) for term in terms)
 
 
-def said(row: Row) -> str:
-    """All that a row says, a line between two turns."""
-    return "\n".join(_texts(row.content))
+def _negate(term: Filter) -> Filter:
+    return lambda row: not term(row)
 
 
-def gist(row: Row) -> str:
-    """What tells a row from others at a glance: what is asked last."""
-    asked = row.question
-    return asked if isinstance(asked, str) else str(asked[-1]["content"]) if asked else said(row)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if name not in ("role", "tools"):
-                yield from _texts(item)
-
-
-def _negated(term: Filter) -> Filter:
-    return lambda subject: not term(subject)
-
-
-def _term(found: re.Match[str]) -> Filter:
-    _, pattern, fold, quoted, measure, sign, number, name, value, word = found.groups()
+def _parse_term(match: re.Match[str]) -> Filter:
+    _, pattern, ignore_case, quoted, measure, sign, number, field, value, word = match.groups()
     if pattern is not None:
         try:
-            regex = re.compile(pattern.replace("\\/", "/"), re.IGNORECASE if fold else 0)
+            regex = re.compile(pattern.replace("\\/", "/"), re.IGNORECASE if ignore_case else 0)
         except re.error as error:
-            raise InputError(f"/{one_line(pattern, 40)}/ is no regular expression: {error}.") from error
-        return lambda subject: bool(regex.search(said(subject.now)))
+            raise InputError(f"/{one_line(pattern, 40)}/ is not a valid regular expression: {error}.") from error
+        return lambda row: bool(regex.search(row_text(row.current)))
     if measure is not None:
-        compare, bound = _COMPARE[sign], int(number)
+        compare, bound = _OPERATORS[sign], int(number)
         if measure == "len":
-            return lambda subject: compare(len(said(subject.now)), bound)
-        return lambda subject: subject.tokens >= 0 and compare(subject.tokens, bound)
-    if name is not None:
-        return _field(name, value.strip('"'))
-    sought = (word if quoted is None else quoted).casefold()
-    return lambda subject: sought in said(subject.now).casefold()
+            return lambda row: compare(len(row_text(row.current)), bound)
+        return lambda row: row.tokens >= 0 and compare(row.tokens, bound)
+    if field is not None:
+        return _field_filter(field, value.strip('"'))
+    needle = (word if quoted is None else quoted).casefold()
+    return lambda row: needle in row_text(row.current).casefold()
 
 
-def _field(name: str, value: str) -> Filter:
-    match name:
+def _field_filter(field: str, value: str) -> Filter:
+    match field:
         case "status":
-            if value not in (*STATUSES, *_MORE):
-                hint = nearest(value, (*STATUSES, *_MORE))
-                raise InputError(
-                    f"There is no status {one_line(value, 30)}.",
-                    mend=f"Did you mean {hint}?" if hint else f"There are {', '.join((*STATUSES, *_MORE))}.",
-                )
-            return lambda subject: _holds(value, subject.decision)
+            if value not in _STATUS_VALUES:
+                raise InputError(f"Unknown status {one_line(value, 30)}.", hint=suggest(value, _STATUS_VALUES))
+            return lambda row: _has_status(row.decision, value)
         case "tag":
-            return lambda subject: value in tags(subject.now)
+            return lambda row: value in row_tags(row.current)
         case "finding":
-            from mlxtune.data.checks import CHECKS  # they load numpy, which other filters need not wait for
+            from mlxtune.data.checks.registry import CHECKS, is_check  # loads numpy, which other filters do not need
 
-            if value not in CHECKS:
-                hint = nearest(value, CHECKS)
-                raise InputError(
-                    f"No check finds {one_line(value, 30)}.",
-                    mend=f"Did you mean {hint}?" if hint else "data check names what it finds.",
-                )
-            return lambda subject: value in subject.findings
+            if not is_check(value):
+                raise InputError(f"Unknown check {one_line(value, 30)}.", hint=suggest(value, CHECKS))
+            return lambda row: value in row.findings
         case "id":
-            return lambda subject: any(row.hash.startswith(value.lower()) for row in (subject.row, subject.now))
-    hint = nearest(name, _FIELDS)
-    raise InputError(
-        f"A filter has no {one_line(name, 30)}:.",
-        mend=f"Did you mean {hint}:?" if hint else 'In quotes it is text that is sought: "a:b"',
-    )
+            return lambda row: any(version.hash.startswith(value.lower()) for version in (row.row, row.current))
+    hint = f'{suggest(field, _FIELDS)} Or quote it to search for text: "a:b"'
+    raise InputError(f"Unknown filter {one_line(field, 30)}:.", hint=hint)
 
 
-def _holds(status: str, decision: Decision) -> bool:
-    undecided = decision.status in ("pending", "skipped")
+def _has_status(decision: Decision, status: str) -> bool:
     match status:
         case "edited":
             return decision.record is not None
         case "decided":
-            return not undecided
+            return not decision.is_undecided
         case "undecided":
-            return undecided
+            return decision.is_undecided
     return decision.status == status

@@ -1,4 +1,20 @@
-"""The review of a source: who decides what about its rows, kept in an append-only journal beside it."""
+"""The review of a source: decisions about its rows, in an append-only journal next to it.
+
+Every event in the journal has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch), ``who``, ``action`` and ``reason``.
+
+    accept reject skip     rows: [{row, before, after, status}]
+    tie bad                the same, for pairs: both answers are equally good, or both are bad
+    swap                   the same plus record: the answers are swapped, and the pair is accepted
+    edit                   rows: [{row, before, after, record}]
+    tag                    rows: [{row, before, after, tags}], all tags that the row now has
+    note                   rows: [{row, before, after, note}]
+    undo                   undoes: the ``seq`` of the decision to undo
+    redo                   redoes: the ``seq`` of the decision to apply again
+
+``row`` is the row's key in its file: the hash of its content there, followed by ``#2`` for the second of several copies.
+``before`` and ``after`` are content hashes. They differ after an edit, and ``record`` is then the whole new content, or null if the
+source's own content is restored. One event is one decision, no matter how many rows it has, so it is undone as a unit.
+"""
 
 from __future__ import annotations
 
@@ -6,108 +22,269 @@ import fcntl
 import getpass
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, Self, get_args
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, sync_folder
 from mlxtune.core.journal import Journal, read
-from mlxtune.data.beside import beside
-from mlxtune.data.decisions import FORMAT, Event, Keyed, State, Status, Step, fold, now, tags
-from mlxtune.data.formats import parse
-from mlxtune.data.rows import Preference
+from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
+from mlxtune.data.rows import Location, Preference, Row, row_tags
+from mlxtune.data.source_files import sidecar_path
 
+Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+EXCLUDED: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # never used for training or exported
 Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note"]
-ACTIONS: tuple[Action, ...] = get_args(Action)
 VERSION = 1
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
-_STATUS: dict[str, Status] = {
+Event = dict[str, Any]
+KeyedRow = tuple[str, Row]
+
+_NO_RECORDS: Mapping[str, Any] = MappingProxyType({})
+_ACTION_STATUS: dict[str, Status] = {
     "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "tied", "bad": "bad", "swap": "accepted",
 }  # fmt: skip
 
 
-def journal_path(source: Path) -> Path:
-    """Where the journal of ``source`` lies: ``support.review.jsonl`` beside ``support.jsonl``."""
-    return beside(source, "review.jsonl")
+@dataclass(frozen=True)
+class Decision:
+    """The decision about the row with key ``row``. ``tags`` and ``record`` are ``None`` unless they replace the source's own.
 
-
-def load(source: Path) -> State:
-    """What has been decided about ``source``; nothing where there is no journal. Takes no lock and writes nothing.
-
-    Raises ``DataError`` for the journal of a newer mlxtune.
+    ``after`` is the hash of the content after edits.
     """
-    path = journal_path(source)
-    events = read(path)
-    if any(event.get("v") != VERSION for event in events):
-        raise DataError(f"{path} was written by another version of mlxtune.", mend="Update mlxtune.")
-    return fold(events)
+
+    row: str
+    after: str
+    status: Status = "pending"
+    tags: tuple[str, ...] | None = None
+    note: str = ""
+    record: dict[str, Any] | None = None
+
+    @property
+    def is_undecided(self) -> bool:
+        return self.status in ("pending", "skipped")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been decided about the row."""
+        return self.status == "pending" and self.tags is None and not self.note and self.record is None
 
 
-def changes(
+@dataclass(frozen=True)
+class ReviewStep:
+    """One decision event, with each row's decision before (or ``None``) and after it."""
+
+    seq: int
+    action: str
+    who: str
+    t: float
+    reason: str
+    changes: tuple[tuple[Decision | None, Decision], ...]
+
+
+@dataclass(frozen=True)
+class ReviewState:
+    """A snapshot of a review. ``decisions`` is indexed by row key. In ``steps`` and ``undone_steps``, the newest step is last."""
+
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    steps: tuple[ReviewStep, ...] = ()
+    undone_steps: tuple[ReviewStep, ...] = ()
+    next_seq: int = 0
+
+    @cached_property
+    def _edited(self) -> dict[str, Decision]:
+        return {decision.after: decision for decision in self.decisions.values() if decision.record is not None}
+
+    @cached_property
+    def affected_hashes(self) -> frozenset[str]:
+        """The content hashes of rows with a decision. A copy of such a row has the same hash."""
+        return frozenset(key.partition("#")[0] for key in self.decisions) | self._edited.keys()
+
+    def decision(self, key: str) -> Decision:
+        """Return the decision about a row of the source. A row that is identical to the edit of an older row inherits its decision."""
+        decision = self.decisions.get(key)
+        if decision is None and (edited := self._edited.get(key)):
+            decision = replace(edited, row=key, record=None)
+        return decision or Decision(key, key.partition("#")[0])
+
+    def orphans(self, keys: Iterable[str]) -> list[Decision]:
+        """Return the decisions about rows that are no longer among ``keys``, in neither their original nor their edited form."""
+        existing = set(keys)
+        return [item for item in self.decisions.values() if item.row not in existing and item.after not in existing]
+
+
+def fold(events: Iterable[Event], state: ReviewState | None = None) -> ReviewState:
+    """Return ``state`` (or a new state) after applying ``events``.
+
+    Undo and redo apply only in stack order. Invalid events are skipped, but their numbers are not reused.
+    """
+    state = state or ReviewState()
+    decisions, steps, undone = dict(state.decisions), list(state.steps), list(state.undone_steps)
+    next_seq = state.next_seq
+    for event in events:
+        seq = event.get("seq")
+        if not isinstance(seq, int):
+            continue
+        next_seq = max(next_seq, seq + 1)
+        match event.get("action"):
+            case "undo":
+                if steps and steps[-1].seq == event.get("undoes"):
+                    undone.append(steps.pop())
+                    for before, after in reversed(undone[-1].changes):
+                        if before is None:
+                            del decisions[after.row]
+                        else:
+                            decisions[after.row] = before
+            case "redo":
+                if undone and undone[-1].seq == event.get("redoes"):
+                    steps.append(undone.pop())
+                    decisions |= {after.row: after for _, after in steps[-1].changes}
+            case _:
+                if step := _parse_step(event, decisions):
+                    steps.append(step)
+                    undone.clear()
+                    decisions |= {after.row: after for _, after in step.changes}
+    return ReviewState(decisions, tuple(steps), tuple(undone), next_seq)
+
+
+def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep | None:
+    """Return the decision in ``event``, or ``None`` if it is invalid."""
+    changes = {}
+    try:
+        for change in event["rows"]:
+            before = decisions.get(change["row"])
+            after = replace(before or Decision(change["row"], change["before"]), after=change["after"])
+            if "status" in change:
+                after = replace(after, status=STATUSES[STATUSES.index(change["status"])])
+            if "tags" in change:
+                after = replace(after, tags=tuple(map(str, change["tags"])))
+            if "note" in change:
+                after = replace(after, note=str(change["note"]))
+            if "record" in change:
+                after = replace(after, record=None if change["record"] is None else dict(change["record"]))
+            changes[after.row] = (before, after)
+        who, t, reason = str(event["who"]), float(event["t"]), str(event["reason"])
+        return ReviewStep(event["seq"], event["action"], who, t, reason, tuple(changes.values()))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def with_keys(rows: Iterable[Row]) -> Iterator[KeyedRow]:
+    """Yield the rows of one file with their keys. Copies are numbered, so that removing one keeps the decisions of the others."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row.hash] += 1
+        yield (row.hash if seen[row.hash] == 1 else f"{row.hash}#{seen[row.hash]}"), row
+
+
+def apply_decision(row: Row, decision: Decision) -> Row:
+    """Return ``row`` with edited content and tags. Raises ``DataError`` if the record in the journal is invalid."""
+    meta = row.meta if decision.tags is None else {**row.meta, "tags": list(decision.tags)}
+    if decision.record is None:
+        return row if meta is row.meta else replace(row, meta=meta)
+    return replace(parse(decision.record, row.location, CONTENT_FORMATS[type(row)]), meta=meta, format=row.format)
+
+
+@dataclass(frozen=True)
+class ReviewedRows:
+    """Rows after a review. ``edited`` maps the hash of an edited row to the original hash; ``accepted`` has accepted locations."""
+
+    rows: tuple[Row, ...]
+    left_out: int
+    edited: Mapping[str, str]
+    accepted: frozenset[Location]
+
+
+def apply_review(rows: Iterable[Row], state: ReviewState) -> ReviewedRows:
+    """Return all ``rows`` of a file without excluded ones, and with edits and tags applied."""
+    reviewed, left_out, edited, accepted = [], 0, {}, []
+    for key, row in with_keys(rows):
+        decision = state.decision(key)
+        if decision.status in EXCLUDED:
+            left_out += 1
+            continue
+        reviewed.append(apply_decision(row, decision))
+        if decision.status == "accepted":
+            accepted.append(row.location)
+        if decision.record is not None:
+            edited[reviewed[-1].hash] = row.hash
+    return ReviewedRows(tuple(reviewed), left_out, edited, frozenset(accepted))
+
+
+def plan_changes(
     action: Action,
-    rows: Iterable[Keyed],
-    state: State,
+    rows: Iterable[KeyedRow],
+    state: ReviewState,
     *,
     add: Sequence[str] = (),
     remove: Sequence[str] = (),
     note: str = "",
     record: Mapping[str, Any] | None = None,
-    records: Mapping[str, Mapping[str, Any]] = _NONE,
+    records: Mapping[str, Mapping[str, Any]] = _NO_RECORDS,
 ) -> list[dict[str, Any]]:
-    """What ``action`` would change, as the ``rows`` of an event: a preview of it, since rows that stay as they are are left out.
+    """Return the changes that ``action`` makes, as the ``rows`` of an event, without rows that stay the same.
 
-    ``rows`` are the source's own, as :func:`decisions.keyed` gives them. ``tag`` takes ``add`` and ``remove``, ``note`` takes
-    ``note``, ``edit`` takes ``record``, the row's whole new content, or ``records``, that of each row by its key. Raises ``DataError`` for a record that is no row of the same
-    kind, and for a pair's verdict on what is no pair.
+    ``rows`` are the original rows, as from :func:`with_keys`. ``tag`` uses ``add`` and ``remove``, ``note`` uses ``note``, and
+    ``edit`` uses ``record``, the row's whole new content, or ``records`` by row key. Raises ``DataError`` for a record that is not a
+    row of the same kind, and for a pair action on a row that is not a pair.
     """
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for key, row in rows:
-        held = state.of(key)
-        inherited = key not in state.decisions and (held.status != "pending" or held.tags is not None or bool(held.note))
-        current = now(row, held)
-        told: dict[str, Any] = {"status": _STATUS[action]} if action in _STATUS else {}
+        decision = state.decision(key)
+        current = apply_decision(row, decision)
+        change: dict[str, Any] = {"status": _ACTION_STATUS[action]} if action in _ACTION_STATUS else {}
         after = current
         if action in ("swap", "tie", "bad") and not isinstance(row, Preference):
-            raise DataError(
-                f"{row.place}: only a pair can be called {action}, and this is none.", mend="Accept, reject or skip it."
-            )
+            raise DataError(f"{row.location}: {action} applies only to pairs.", hint="Accept, reject or skip it.")
         if action == "swap":
             assert isinstance(current, Preference)
             after = replace(current, chosen=current.rejected, rejected=current.chosen)
         elif action == "edit":
-            after = parse(records.get(key, record), row.place, FORMAT[type(row)])
+            after = parse(records.get(key, record), row.location, CONTENT_FORMATS[type(row)])
         elif action == "tag":
-            kept = [tag for tag in tags(current) if tag not in remove]
-            told["tags"] = [*kept, *(tag for tag in dict.fromkeys(add) if tag not in kept)]
+            tags = [tag for tag in row_tags(current) if tag not in remove]
+            change["tags"] = [*tags, *(tag for tag in dict.fromkeys(add) if tag not in tags)]
         elif action == "note":
-            told["note"] = note
+            change["note"] = note
         if after.hash != current.hash:
-            told["record"] = None if after.hash == row.hash else after.content
-        same = {"status": held.status, "tags": list(tags(current)), "note": held.note}
-        if any(name == "record" or value != same[name] for name, value in told.items()):
-            own = {"status": held.status, "tags": same["tags"], "note": held.note} if inherited else {}
-            found[key] = {"row": key, "before": current.hash, "after": after.hash, **own, **told}
-    return list(found.values())
+            change["record"] = None if after.hash == row.hash else after.content
+        same = {"status": decision.status, "tags": list(row_tags(current)), "note": decision.note}
+        if any(name == "record" or value != same[name] for name, value in change.items()):
+            inherited = key not in state.decisions and not decision.is_empty
+            result[key] = {"row": key, "before": current.hash, "after": after.hash, **(same if inherited else {}), **change}
+    return list(result.values())
 
 
-class Review:
-    """The deciding end, for as long as a window is open: it alone may write the journal.
+def journal_path(source: Path) -> Path:
+    """Return the path of the review journal: ``support.review.jsonl`` next to ``support.jsonl``."""
+    return sidecar_path(source, "review.jsonl")
 
-    Every decision is on disk before its method returns.
-    """
+
+def load(source: Path) -> ReviewState:
+    """Load the review of ``source``, or an empty one, without a lock. Raises ``DataError`` if another version wrote the journal."""
+    path = journal_path(source)
+    events = read(path)
+    if any(event.get("v") != VERSION for event in events):
+        raise DataError(f"{path} was written by another version of mlxtune.", hint="Update mlxtune.")
+    return fold(events)
+
+
+class ReviewSession:
+    """Exclusive write access to a source's journal. Every decision is on disk before its method returns."""
 
     def __init__(self, source: Path, *, who: str = "") -> None:
-        """Open the journal of ``source``; ``who`` is the login name unless given.
+        """Open the journal of ``source``; ``who`` defaults to the login name.
 
-        Raises ``InputError`` when another window holds it, ``DataError`` as :func:`load` does, ``MachineError`` when it may not be
-        written.
+        Raises ``InputError`` if another process has it open, ``DataError`` like :func:`load`, ``MachineError`` if it is not writable.
         """
         self.source = source
-        self.who = who or _login()
+        self.who = who or _login_name()
         path = journal_path(source)
         with disk_errors(path.name):
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -120,57 +297,56 @@ class Review:
             os.close(self._lock)
             raise InputError(
                 f"{source.name} is under review in another window.",
-                mend="Close that one; looking without deciding is always possible.",
+                hint="Close it to make decisions here. You can still view the rows.",
             ) from error
         except BaseException:
             os.close(self._lock)
             raise
 
-    def decide(self, action: Action, rows: Iterable[Keyed], *, reason: str = "", **more: Any) -> Step | None:
-        """Take one decision on ``rows`` of the source, as :func:`changes` says; ``None`` when it changes nothing.
+    def decide(self, action: Action, rows: Iterable[KeyedRow], *, reason: str = "", **options: Any) -> ReviewStep | None:
+        """Record one decision on ``rows``; ``options`` are passed to :func:`plan_changes`. Returns ``None`` if nothing changes.
 
-        Raises ``DataError`` as :func:`changes` does, ``MachineError`` when the disk is full; then nothing was decided.
+        Raises ``DataError`` like :func:`plan_changes`. Raises ``MachineError`` if the disk is full; then nothing is decided.
         """
-        found = changes(action, rows, self.state, **more)
-        if not found:
+        changes = plan_changes(action, rows, self.state, **options)
+        if not changes:
             return None
-        self._append({"action": action, "reason": reason, "rows": found})
-        return self.state.done[-1]
+        self._append({"action": action, "reason": reason, "rows": changes})
+        return self.state.steps[-1]
 
-    def undo(self) -> Step | None:
-        """Take the newest decision back, in one piece; ``None`` when there is none. Undone decisions wait for :meth:`redo`."""
-        if not self.state.done:
+    def undo(self) -> ReviewStep | None:
+        """Undo the most recent decision, or return ``None`` if there is none."""
+        if not self.state.steps:
             return None
-        self._append({"action": "undo", "reason": "", "undoes": self.state.done[-1].seq})
-        return self.state.undone[-1]
+        self._append({"action": "undo", "reason": "", "undoes": self.state.steps[-1].seq})
+        return self.state.undone_steps[-1]
 
-    def redo(self) -> Step | None:
-        """Let the decision that was undone last hold again; ``None`` when there is none, or another was taken since."""
-        if not self.state.undone:
+    def redo(self) -> ReviewStep | None:
+        """Redo the last undone decision, or return ``None`` if there is none or a newer decision was made."""
+        if not self.state.undone_steps:
             return None
-        self._append({"action": "redo", "reason": "", "redoes": self.state.undone[-1].seq})
-        return self.state.done[-1]
+        self._append({"action": "redo", "reason": "", "redoes": self.state.undone_steps[-1].seq})
+        return self.state.steps[-1]
 
     def _append(self, fields: Event) -> None:
-        event = {"v": VERSION, "seq": self.state.next, "t": round(time.time(), 3), "who": self.who, **fields}
+        event = {"v": VERSION, "seq": self.state.next_seq, "t": round(time.time(), 3), "who": self.who, **fields}
         self._journal.append(event)
-        self.state = fold([event], self.state)  # it is in the file, whatever becomes of the flush
+        self.state = fold([event], self.state)  # before the flush: the event is in the file even if that fails
         self._journal.sync()
 
     def close(self) -> None:
-        """Let go of the journal."""
         self._journal.close()
         os.close(self._lock)
 
-    def __enter__(self) -> Review:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _login() -> str:
+def _login_name() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as in a container
+    except (OSError, KeyError):  # a user ID without a name, as in a container
         return str(os.getuid())

@@ -1,8 +1,8 @@
-"""What a training example is, whatever file format it came from."""
+"""Rows: training examples, independent of the file format they were read from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,8 @@ from mlxtune.core.hashing import sha256_json
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a row stands: file, the line it begins on and, in a JSON array, which element it is (both 1-based)."""
+class Location:
+    """The position of a row: its file, its first line and, in a JSON array, its element (both 1-based)."""
 
     file: Path
     line: int
@@ -25,43 +25,48 @@ class Place:
 
 
 class RowError(DataError):
-    """A row that cannot be used: where it stands (``place``), the reason alone (``why``), and the way to mend it."""
+    """A record that cannot be used as a row. ``reason`` is the message without the location; ``kind`` is a check's ID."""
 
-    def __init__(self, place: Place, why: str, *, mend: str) -> None:
-        super().__init__(f"{place}: {why}", mend=mend)
-        self.place = place
-        self.why = why
+    def __init__(self, location: Location, reason: str, *, hint: str, kind: str = "bad-row") -> None:
+        super().__init__(f"{location}: {reason}", hint=hint)
+        self.location = location
+        self.reason = reason
+        self.kind = kind
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. ``extra`` holds what a template may want beside the text: ``tool_calls`` (arguments as objects), ``name``, …"""
+    """One turn. ``extra`` holds other keys that a chat template uses, such as ``tool_calls`` (arguments as objects) or ``name``."""
 
     role: str
     content: str
     extra: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The turn as chat templates take it."""
+        """Return the turn in the form that chat templates expect."""
         return {"role": self.role, "content": self.content, **self.extra}
+
+
+def _without_system(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [message.as_dict() for message in messages if message.role != "system"]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """``format`` is the one the row came in as; it is no part of the content, the hash or equality."""
+    """Base class of all rows. ``format`` is the source format; like location and metadata, it is not part of the content or hash."""
 
-    place: Place
+    location: Location
     meta: dict[str, Any]
     format: str = field(default="", kw_only=True, compare=False)
 
     @property
     def content(self) -> Any:
-        """What the row teaches, as a JSON value; place and meta are no part of it."""
+        """The text of the row as a JSON value, without location and metadata."""
         raise NotImplementedError
 
     @property
-    def question(self) -> Any:
-        """What is asked: rows with one question belong on one side of a split."""
+    def prompt_content(self) -> Any:
+        """The prompt without system turns, as a JSON value. Rows with identical prompts belong in the same split."""
         raise NotImplementedError
 
     @cached_property
@@ -71,7 +76,7 @@ class _Row:
 
     @property
     def id(self) -> str:
-        """The first 12 digits of the hash: what people and reports call the row."""
+        """The first 12 digits of the hash, as shown to users."""
         return self.hash[:12]
 
 
@@ -87,23 +92,23 @@ class Conversation(_Row):
         return {"messages": [message.as_dict() for message in self.messages], "tools": list(self.tools)}
 
     @property
-    def question(self) -> Any:
-        return [message.as_dict() for message in self.messages[:-1] if message.role != "system"]
+    def prompt_content(self) -> Any:
+        return _without_system(self.messages[:-1])
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """All but the last assistant turn: what a model is asked in an evaluation."""
+        """All messages before the last assistant turn: the input of an evaluation."""
         return self.messages[:-1]
 
     @property
     def reference(self) -> str:
-        """The last assistant turn: the answer that the data gives."""
+        """The last assistant turn: the reference answer."""
         return self.messages[-1].content
 
 
 @dataclass(frozen=True)
 class Text(_Row):
-    """Plain text, trained from its second token to its end."""
+    """Plain text. Every token except the first is a training target."""
 
     text: str
 
@@ -112,7 +117,7 @@ class Text(_Row):
         return {"text": self.text}
 
     @property
-    def question(self) -> Any:
+    def prompt_content(self) -> Any:
         return self.text
 
 
@@ -131,18 +136,18 @@ class Preference(_Row):
         return {"prompt": [message.as_dict() for message in self.prompt], "chosen": self.chosen, "rejected": self.rejected, **tools}
 
     @property
-    def question(self) -> Any:
-        return [message.as_dict() for message in self.prompt if message.role != "system"]
+    def prompt_content(self) -> Any:
+        return _without_system(self.prompt)
 
     @property
     def reference(self) -> str:
-        """The answer that the data gives: the chosen one."""
+        """The chosen answer."""
         return self.chosen
 
 
 @dataclass(frozen=True)
 class Unpaired(_Row):
-    """A prompt with one answer and whether it is a wanted one, as KTO takes it (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+    """A prompt with one answer, labeled desirable or not, for KTO (Ethayarajh et al. 2024, arXiv:2402.01306)."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -151,25 +156,73 @@ class Unpaired(_Row):
     tools = ()
 
     @property
-    def reference(self) -> str | None:
-        """The answer that the data gives, where it is a wanted one."""
-        return self.completion if self.label else None
-
-    @property
     def content(self) -> Any:
         return {"prompt": [message.as_dict() for message in self.prompt], "completion": self.completion, "label": self.label}
 
     @property
-    def question(self) -> Any:
-        return [message.as_dict() for message in self.prompt if message.role != "system"]
+    def prompt_content(self) -> Any:
+        return _without_system(self.prompt)
+
+    @property
+    def reference(self) -> str | None:
+        """The answer if it is desirable, otherwise ``None``."""
+        return self.completion if self.label else None
 
 
-Question = Conversation | Preference | Unpaired  # rows that ask a model something
-Row = Question | Text
+PromptRow = Conversation | Preference | Unpaired  # rows with a prompt
+Row = PromptRow | Text
 
 
-def shared_system(rows: Iterable[Row]) -> str:
-    """The system prompt that all ``rows`` begin with; empty where they have none, or several."""
-    turns = [None if isinstance(row, Text) or not row.prompt else row.prompt[0] for row in rows]
-    found = {turn.content if turn and turn.role == "system" else "" for turn in turns}
-    return found.pop() if len(found) == 1 else ""
+def shared_system_prompt(rows: Iterable[Row]) -> str:
+    """Return the system prompt that all ``rows`` begin with, or an empty string if they have none or several."""
+    first_turns = [None if isinstance(row, Text) or not row.prompt else row.prompt[0] for row in rows]
+    prompts = {turn.content if turn and turn.role == "system" else "" for turn in first_turns}
+    return prompts.pop() if len(prompts) == 1 else ""
+
+
+def prompt_text(row: Row) -> str:
+    """Return the text of the prompt without system turns, one line per turn, or the whole text of a text row."""
+    return "\n".join(_texts(row.prompt_content, ("role",)))
+
+
+def prompt_hash(row: Row) -> str:
+    """Return the hash of the prompt, ignoring case and white space."""
+    return sha256_json(_fold(row.prompt_content))
+
+
+def row_text(row: Row) -> str:
+    """Return all text of the row, one line per turn."""
+    return "\n".join(_texts(row.content, ("role", "tools")))
+
+
+def last_prompt(row: Row) -> str:
+    """Return the last turn of the prompt, which is enough to tell rows apart at a glance."""
+    prompt = row.prompt_content
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else row_text(row)
+
+
+def _texts(value: Any, skipped_keys: tuple[str, ...]) -> Iterator[str]:
+    """Yield every string in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, skipped_keys)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in skipped_keys:
+                yield from _texts(item, skipped_keys)
+
+
+def _fold(value: object) -> object:
+    if isinstance(value, str):
+        return " ".join(value.casefold().split())
+    if isinstance(value, list):
+        return [_fold(item) for item in value]
+    return {key: _fold(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def row_tags(row: Row) -> tuple[str, ...]:
+    """Return the tags in a row's metadata: ``tags`` (a list or one word), or else ``tag``."""
+    tags = row.meta.get("tags", row.meta.get("tag"))
+    return tuple(map(str, tags)) if isinstance(tags, list | tuple) else () if tags is None else (str(tags),)

@@ -1,122 +1,322 @@
-"""Which rows train, which validate, and which are held out, by content and not by position."""
+"""Split a source into train, valid and test by content, not by position, so that every row stays in its split.
+
+The assignment is recorded in a sidecar file next to the source, which also holds the hashes of sealed rows: rows that an evaluation
+or an export has used and that must never be used for training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import contextlib
+import fcntl
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from mlxtune.core.errors import DataError
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.files import disk_errors, read_json, write_json
+from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
-from mlxtune.data import membership
-from mlxtune.data.decisions import tags
-from mlxtune.data.draw import Item, draw
-from mlxtune.data.groups import group, question, together
-from mlxtune.data.membership import SHARES, Asked, Membership, Share
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Row, prompt_hash, prompt_text, row_tags
 from mlxtune.data.source import Source
+from mlxtune.data.source_files import sidecar_path
 from mlxtune.recipe import DataSection
 
-__all__ = ["Split", "group", "record", "split"]
+SplitName = Literal["train", "valid", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+VERSION = 1
 
 
 @dataclass(frozen=True)
-class Split:
-    """The three shares of a source, and new rows that fit none of them: their twins stand in more than one.
+class SplitSettings:
+    """The settings of a split. Different settings produce a different split."""
 
-    ``kept`` are the hashes of rows and questions that were sealed before, by an evaluation or an export.
+    seed: int
+    holdout: float
+    validation: float
+    group_by: str
+
+    @classmethod
+    def from_section(cls, data: DataSection) -> SplitSettings:
+        return cls(data.seed, data.holdout, data.validation, data.group_by)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The sidecar file: ``splits`` maps settings to the split of each row and prompt, by hash; ``sealed`` has hashes of both."""
+
+    splits: Mapping[SplitSettings, Mapping[str, SplitName]] = field(default_factory=dict)
+    sealed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a source. ``set_aside`` has new rows whose near-duplicates are in several splits.
+
+    ``previously_sealed`` has the hashes of rows and prompts that an earlier evaluation or export has sealed.
     """
 
     train: tuple[Row, ...]
     valid: tuple[Row, ...]
     test: tuple[Row, ...]
     set_aside: tuple[Row, ...] = ()
-    kept: frozenset[str] = frozenset()
+    previously_sealed: frozenset[str] = frozenset()
 
     @property
     def sealed(self) -> frozenset[str]:
-        """Hashes that must never train: of the held-out questions, and of the rows and questions that were sealed before."""
-        return self.kept | {question(row) for row in self.test}
+        """Hashes that must never be used for training: earlier sealed ones, and the prompts of the test split."""
+        return self.previously_sealed | {prompt_hash(row) for row in self.test}
 
     def refuse_sealed(self, rows: Iterable[Row]) -> None:
-        """Raise ``DataError`` if any of ``rows``, which are about to train, is sealed or asks what a held-out row asks."""
+        """Raise ``DataError`` if one of the training ``rows`` is sealed or has a held-out prompt."""
         sealed = self.sealed
-        leaked = [row for row in rows if row.hash in sealed or question(row) in sealed]
+        leaked = [row for row in rows if row.hash in sealed or prompt_hash(row) in sealed]
         if leaked:
-            named = "; ".join(str(row.place) for row in leaked[:5])
+            locations = "; ".join(str(row.location) for row in leaked[:5])
             raise DataError(
-                f"{plural(len(leaked), 'row')} about to train {'stands' if len(leaked) == 1 else 'stand'} in the held-out share too: {named}.",
-                mend="Remove them from one side: an evaluation on trained rows proves nothing.",
+                f"{plural(len(leaked), 'training row')} {'is' if len(leaked) == 1 else 'are'} also in the test split: {locations}.",
+                hint="Keep each row in one split: an evaluation on rows used for training proves nothing.",
             )
 
 
-def split(source: Source, data: DataSection) -> Split:
-    """Divide ``source``; parts that the source's own files decide are kept.
+def split(source: Source, data: DataSection) -> Splits:
+    """Split ``source``. Splits that the source's own files define are kept.
 
-    Rows that :func:`groups.together` ties go together, as :func:`draw.draw` says: into the share that was recorded for them (with
-    :func:`record`, for the same seed and shares), else where their seeded draw puts them. So a row without twins and tags never
-    moves, whatever is added, and one that was recorded never moves at all. Sealed rows are held out whatever is asked. New rows whose
-    twins stand in several shares are set aside.
+    Rows that :func:`group_labels` ties together stay together: in the split that was recorded for them (by :func:`record_splits`,
+    with the same settings), or else in the split that :func:`assign` draws. A row without near-duplicates or tags never moves when
+    others are added, and a recorded row never moves at all. Sealed rows are always in the test split. New rows whose
+    near-duplicates are in several splits are set aside.
 
-    Raises ``DataError`` when a share that was asked for comes out empty or held-out rows stand among the others.
+    Raises ``DataError`` if a requested split is empty, or if held-out rows are among the others.
     """
     parts = dict(source.parts)
     pool = parts.pop("all" if "all" in parts else "train")
-    wanted: dict[Share, float] = {
+    fractions: dict[SplitName, float] = {
         "test": 0.0 if "test" in parts else data.holdout,
         "valid": 0.0 if "valid" in parts else data.validation,
     }
-    known = membership.load(source.path)
-    recorded = known.splits.get(Asked.of(data), {})
-    questions = [question(row) for row in pool]
-    places = []
-    for row, asked in zip(pool, questions, strict=True):
-        share = _place((row.hash, source.edited.get(row.hash, row.hash), asked), recorded, known.sealed)
-        places.append(None if share in parts else share)
-    # where every row has its place there is nothing that twins could decide
-    labels = together(pool, questions, data.group_by) if None in places else range(len(pool))
+    membership = load_membership(source.path)
+    recorded = membership.splits.get(SplitSettings.from_section(data), {})
+    prompts = [prompt_hash(row) for row in pool]
+    known: list[SplitName | None] = []
+    for row, prompt in zip(pool, prompts, strict=True):
+        hashes = (row.hash, source.edited.get(row.hash, row.hash), prompt)
+        name = _known_split(hashes, recorded, membership.sealed)
+        known.append(None if name in parts else name)
+    # if every row's split is known, near-duplicates do not matter
+    labels = group_labels(pool, prompts, data.group_by) if None in known else range(len(pool))
     items = [
-        Item(label, group(row, data.group_by) if data.group_by else asked, next(iter(tags(row)), ""), share)
-        for row, asked, label, share in zip(pool, questions, labels, places, strict=True)
+        SplitItem(label, group_name(row, data.group_by) if data.group_by else prompt, next(iter(row_tags(row)), ""), name)
+        for row, prompt, label, name in zip(pool, prompts, labels, known, strict=True)
     ]
-    shares: dict[Share | None, list[Row]] = {None: []} | {share: list(parts.get(share, ())) for share in SHARES}
-    for row, chosen in zip(pool, draw(items, wanted, data.seed), strict=True):
-        shares[chosen].append(row)
-    least: dict[Share, float] = {"train": 1.0, "valid": data.validation, "test": data.holdout}
-    for share, wish in least.items():
-        if wish and not shares[share]:
+    rows: dict[SplitName | None, list[Row]] = {None: []} | {name: list(parts.get(name, ())) for name in SPLIT_NAMES}
+    for row, assigned in zip(pool, assign(items, fractions, data.seed), strict=True):
+        rows[assigned].append(row)
+    requested: dict[SplitName, float] = {"train": 1.0, "valid": data.validation, "test": data.holdout}
+    for name, fraction in requested.items():
+        if fraction and not rows[name]:
             raise DataError(
-                f"{plural(len(source.rows), 'row')} are too few: the {share} share is empty.",
-                mend="Add rows, or change data.holdout and data.validation.",
+                f"The {name} split is empty: {plural(len(source.rows), 'row')} {'is' if len(source.rows) == 1 else 'are'} too few.",
+                hint="Add rows, or change data.holdout and data.validation.",
             )
-    train, valid, test, aside = (tuple(shares[share]) for share in (*SHARES, None))
-    result = Split(train, valid, test, aside, known.sealed)
+    train, valid, test, set_aside = (tuple(rows[name]) for name in (*SPLIT_NAMES, None))
+    result = Splits(train, valid, test, set_aside, membership.sealed)
     result.refuse_sealed((*result.train, *result.valid))
     return result
 
 
-def _place(names: Iterable[str], recorded: Mapping[str, Share], sealed: frozenset[str]) -> Share | None:
-    """The share that a row with these hashes has, if it is known; an edit may have made it ask what a row elsewhere asks."""
-    if not sealed.isdisjoint(names):
+def _known_split(hashes: Iterable[str], recorded: Mapping[str, SplitName], sealed: frozenset[str]) -> SplitName | None:
+    """Return the recorded split of a row with these hashes, unless they differ, as after an edit of its prompt."""
+    if not sealed.isdisjoint(hashes):
         return "test"
-    found = {recorded[name] for name in names if name in recorded}
-    return found.pop() if len(found) == 1 else None
+    names = {recorded[hash] for hash in hashes if hash in recorded}
+    return names.pop() if len(names) == 1 else None
 
 
-def record(source: Source, data: DataSection, shares: Split, *, seal: bool = False) -> None:
-    """Write down beside ``source`` where each row stands, so that it stays there; with ``seal``, what is held out may never train.
+# Groups of rows that stay together
 
-    Nothing is written where nothing is new. Raises ``DataError`` for a broken file there, ``MachineError`` where none can be written.
+
+def group_name(row: Row, key: str) -> str:
+    """Return what a row is grouped by: its metadata value for ``key`` if it has one, or else its prompt."""
+    if key and row.meta.get(key) is not None:
+        return f"{key}={row.meta[key]}"
+    return prompt_hash(row)
+
+
+def group_labels(rows: Sequence[Row], prompts: Sequence[str], key: str = "") -> list[int]:
+    """Return a label for each row; rows with the same label must stay in one split.
+
+    ``prompts`` are the hashes of the prompts. Rows are tied by near-duplicate prompts and by their metadata value for ``key``.
     """
-    with membership.changing(source.path):
-        known = membership.load(source.path)
-        placed = dict(known.splits.get(Asked.of(data), {}))
-        sealed = set(known.sealed)
-        for part in SHARES:
-            for row in getattr(shares, part):
-                names = {row.hash, question(row), source.edited.get(row.hash, row.hash)}
-                placed |= dict.fromkeys(names, part)
-                if seal and part == "test":
-                    sealed |= names
-        made = Membership({**known.splits, Asked.of(data): placed}, frozenset(sealed))
-        if made != known:
-            membership.save(source.path, made)
+    from mlxtune.data import duplicates  # loads numpy, which `mlxtune --help` does not need
+
+    numbers = {hash: number for number, hash in enumerate(dict.fromkeys(prompts))}
+    prompt_numbers = [numbers[hash] for hash in prompts]
+    texts = [""] * len(numbers)
+    first: dict[str, int] = {}
+    same_key: list[duplicates.Pair] = []
+    for row, number in zip(rows, prompt_numbers, strict=True):
+        texts[number] = texts[number] or prompt_text(row)
+        if key and row.meta.get(key) is not None:
+            same_key.append((number, first.setdefault(f"{key}={row.meta[key]}", number), 1.0))
+    links = duplicates.near_duplicate_links(texts, Counter(prompt_numbers))
+    labels = duplicates.components(len(texts), [*same_key, *links])
+    return [labels[number] for number in prompt_numbers]
+
+
+# The seeded assignment
+
+
+@dataclass(frozen=True)
+class SplitItem:
+    """A row to assign: its group's label, its name for the draw, its tag, and its split if known."""
+
+    label: int
+    name: str
+    tag: str
+    split: SplitName | None
+
+
+def assign(items: Sequence[SplitItem], fractions: Mapping[SplitName, float], seed: int) -> list[SplitName | None]:
+    """Return the split of each item; ``None`` for a new one whose group is in several splits already.
+
+    ``fractions`` has the requested fractions of the test and valid splits. Each group draws a number in [0, 1) from ``seed`` and its
+    smallest name. A group without a tag (the tag of its smallest name) goes to test if the number is below
+    ``fractions["test"]``, and to valid if it is in the next interval of ``fractions["valid"]``, independent of other groups. Groups
+    with a tag are assigned in the order of the numbers until the tag's splits are full; the rounding error carries over to the next
+    tag in alphabetical order, so that many small tags add up. A group of more than twice a split's size never goes there.
+    """
+    groups: defaultdict[int, list[SplitItem]] = defaultdict(list)
+    for item in items:
+        groups[item.label].append(item)
+    assigned: dict[int, SplitName | None] = {}
+    strata: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+    for label, members in groups.items():
+        known = {item.split for item in members} - {None}
+        if known:
+            assigned[label] = known.pop() if len(known) == 1 else None
+            continue
+        first = min(members, key=lambda item: (item.name, item.tag))
+        number = unit_interval(seed, first.name)
+        if first.tag:
+            strata[first.tag].append((number, label))
+        else:
+            assigned[label] = _draw(number, len(members), len(items), fractions)
+    sizes = {label: len(members) for label, members in groups.items()}
+    placed = Counter((item.tag, item.split) for item in items if item.split and item.tag)
+    assigned |= _stratify(strata, sizes, placed, fractions)
+    return [item.split or assigned[item.label] for item in items]
+
+
+def _draw(number: float, size: int, total: int, fractions: Mapping[SplitName, float]) -> SplitName:
+    start = 0.0
+    for name in ("test", "valid"):
+        if start <= number < start + fractions[name]:
+            return name if size == 1 or size <= 2 * fractions[name] * total else "train"
+        start += fractions[name]
+    return "train"
+
+
+def _stratify(
+    strata: Mapping[str, Iterable[tuple[float, int]]],
+    sizes: Mapping[int, int],
+    placed: Mapping[tuple[str, SplitName], int],
+    fractions: Mapping[SplitName, float],
+) -> dict[int, SplitName]:
+    """Return the split of each group ``(number, label)`` of each stratum; ``placed`` counts the items whose split is known."""
+    assigned: dict[int, SplitName] = {}
+    carry = dict.fromkeys(fractions, 0.0)
+    for tag, groups in sorted(strata.items()):
+        total = sum(sizes[label] for _, label in groups) + sum(count for (other, _), count in placed.items() if other == tag)
+        room = {name: carry[name] + fraction * total - placed.get((tag, name), 0) for name, fraction in fractions.items()}
+        for _, label in sorted(groups):
+            name: SplitName = next(
+                (name for name in ("test", "valid") if fractions[name] and 2 * room[name] >= sizes[label]), "train"
+            )
+            assigned[label] = name
+            if name != "train":
+                room[name] -= sizes[label]
+        carry = {name: max(-1.0, min(1.0, left)) for name, left in room.items()}
+    return assigned
+
+
+# The sidecar file
+
+
+def membership_path(source: Path) -> Path:
+    """Return the path of the sidecar: ``support.split.json`` next to ``support.jsonl``."""
+    return sidecar_path(source, "split.json")
+
+
+def load_membership(source: Path) -> Membership:
+    """Load the recorded splits of ``source``. Raises ``DataError`` if the file is invalid or another version wrote it."""
+    path = membership_path(source)
+    if not path.exists():
+        return Membership()
+    try:
+        value = read_json(path)
+        version = value["v"]
+        splits = {
+            SplitSettings(**entry["asked"]): {hash: name for name in SPLIT_NAMES for hash in entry[name]}
+            for entry in value["splits"]
+        }
+        membership = Membership(splits, frozenset(value["sealed"]))
+    except (KeyError, TypeError, InputError) as error:
+        raise DataError(
+            f"{path} is not an mlxtune split file.", hint="Restore it: without it, held-out rows could be used for training."
+        ) from error
+    if version != VERSION:
+        raise DataError(f"{path} was written by another version of mlxtune.", hint="Update mlxtune.")
+    return membership
+
+
+def with_recorded_settings(source: Path, data: DataSection) -> DataSection:
+    """Return ``data`` with the settings of the last recorded split of ``source``, if there is one."""
+    settings = list(load_membership(source).splits)
+    return replace(data, **vars(settings[-1])) if settings else data
+
+
+def record_splits(source: Source, data: DataSection, splits: Splits, *, seal: bool = False) -> None:
+    """Record the split of each row in the sidecar; with ``seal``, the test split can never be used for training.
+
+    Writes nothing if nothing is new. Raises ``DataError`` if the existing file is invalid, ``MachineError`` if it is not writable.
+    """
+    with _locked(source.path):
+        before = load_membership(source.path)
+        settings = SplitSettings.from_section(data)
+        recorded = dict(before.splits.get(settings, {}))
+        sealed = set(before.sealed)
+        for name in SPLIT_NAMES:
+            for row in getattr(splits, name):
+                hashes = {row.hash, prompt_hash(row), source.edited.get(row.hash, row.hash)}
+                recorded |= dict.fromkeys(hashes, name)
+                if seal and name == "test":
+                    sealed |= hashes
+        after = Membership({**before.splits, settings: recorded}, frozenset(sealed))
+        if after != before:
+            _save(source.path, after)
+
+
+def _save(source: Path, membership: Membership) -> None:
+    splits: list[dict[str, Any]] = []
+    for settings, recorded in membership.splits.items():
+        hashes: dict[str, list[str]] = {name: [] for name in SPLIT_NAMES}
+        for hash, name in sorted(recorded.items()):
+            hashes[name].append(hash)
+        splits.append({"asked": vars(settings), **hashes})
+    write_json(membership_path(source), {"v": VERSION, "sealed": sorted(membership.sealed), "splits": splits})
+
+
+@contextlib.contextmanager
+def _locked(source: Path) -> Iterator[None]:
+    """Lock the sidecar against other processes, so that a run and an evaluation that finish together both record their rows."""
+    path = membership_path(source)
+    with disk_errors(path.name):
+        folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

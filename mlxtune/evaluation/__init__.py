@@ -1,1 +1,1 @@
-"""Evaluation: what the base and the tuned model answer to rows that never trained, scored, with a verdict one can defend."""
+"""Evaluation: score the answers of the base and the tuned model to held-out rows, and decide which is better."""

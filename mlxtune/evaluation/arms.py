@@ -1,6 +1,6 @@
-"""The arms of an evaluation: who answers the held-out rows, and how each is asked. No mlx here: faces read it.
+"""The arms of an evaluation: the models and prompts that answer the held-out rows.
 
-Whoever says that training helped must beat what needs no training: a better prompt, a few examples in it, a grammar.
+A tuned model must beat the alternatives that need no training: a better prompt, few-shot examples, a grammar.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.rows import Conversation, Message, Preference, Question, Row
+from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row
 from mlxtune.recipe import Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT, TUNED = "base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"
@@ -23,10 +23,9 @@ _SYSTEM = ("system", "developer")
 
 @dataclass(frozen=True)
 class Arm:
-    """One contestant: the base, or the base with ``adapter``.
+    """The base model, optionally with ``adapter``.
 
-    ``prompt`` stands in place of a row's system turn where there is one; ``shots`` are turns before the question; ``schema`` is
-    what a grammar holds the answers to.
+    ``prompt``, if set, replaces a row's system turn; ``shots`` are inserted before the user's turn; ``schema`` constrains decoding.
     """
 
     name: str
@@ -35,43 +34,42 @@ class Arm:
     shots: tuple[Message, ...] = ()
     schema: Any = None
 
-    def ask(self, row: Question) -> tuple[Message, ...]:
-        """The turns that this arm is asked with."""
+    def prompt_for(self, row: PromptRow) -> tuple[Message, ...]:
+        """Return the prompt for ``row`` as turns."""
         system = tuple(turn for turn in row.prompt if turn.role in _SYSTEM)
         others = tuple(turn for turn in row.prompt if turn.role not in _SYSTEM)
         return ((Message("system", self.prompt),) if self.prompt else system) + self.shots + others
 
 
-def arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> list[Arm]:
-    """Those that ``recipe`` asks for, the base first and then all that needs no training.
+def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> list[Arm]:
+    """Build the arms of ``recipe``, in this order: the base, the arms that need no training, the adapter's parent, the adapter.
 
-    With an ``adapter`` it comes last, behind what its training started from. Shots are chosen from ``train``. Raises
-    ``InputError`` when a file cannot be read, or ``train`` has too few conversations.
+    Few-shot examples are chosen from ``train``. Raises ``InputError`` for an unreadable file or too few conversations.
     """
     section = recipe.evaluation
-    found = [Arm(BASE)]
+    built = [Arm(BASE)]
     if PROMPT in section.arms:
-        found.append(Arm(PROMPT, prompt=_prompt(recipe)))
+        built.append(Arm(PROMPT, prompt=_prompt(recipe)))
     if KSHOT in section.arms:
-        found.append(Arm(KSHOT, shots=shots(train, section.shots, recipe.data.seed)))
-    if GRAMMAR in section.arms and recipe.schema:
-        found.append(Arm(GRAMMAR, schema=json.loads(_text(recipe.schema))))
+        built.append(Arm(KSHOT, shots=sample_shots(train, section.shots, recipe.data.seed)))
+    if GRAMMAR in section.arms and recipe.schema_file:
+        built.append(Arm(GRAMMAR, schema=json.loads(_text(recipe.schema_file))))
     if adapter and TUNED in section.arms:
-        found += [Arm(PARENT, recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
-        found.append(Arm(TUNED, adapter))
-    return found
+        built += [Arm(PARENT, recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
+        built.append(Arm(TUNED, adapter))
+    return built
 
 
-def shots(train: Sequence[Row], count: int, seed: int) -> tuple[Message, ...]:
-    """``count`` training rows, chosen by ``seed`` whatever their order, as turns without their system turn.
+def sample_shots(train: Sequence[Row], count: int, seed: int) -> tuple[Message, ...]:
+    """Return the turns of ``count`` training rows, without system turns. ``seed`` determines the choice, regardless of row order.
 
-    Raises ``InputError`` when there are fewer.
+    Raises ``InputError`` if there are fewer rows.
     """
     rows = sorted((row for row in train if isinstance(row, Conversation | Preference) and not row.tools), key=lambda row: row.hash)
     if len(rows) < count:
         raise InputError(
-            f"base+kshot wants {plural(count, 'example')}, and there are {plural(len(rows), 'training row')} to take.",
-            mend="Lower evaluation.shots, or leave base+kshot out of evaluation.arms.",
+            f"base+kshot needs {plural(count, 'example')}, but there are only {plural(len(rows), 'training row')}.",
+            hint="Lower evaluation.shots, or leave base+kshot out of evaluation.arms.",
         )
     chosen = random.Random(seed).sample(rows, count)
     return tuple(
@@ -86,7 +84,7 @@ def _prompt(recipe: Recipe) -> str:
     text = _text(recipe.prompt_file) if recipe.prompt_file else recipe.evaluation.prompt
     if not text.strip():
         raise InputError(
-            f"{recipe.prompt_file} is empty.", mend="Write your best prompt, or leave base+prompt out of evaluation.arms."
+            f"{recipe.prompt_file} is empty.", hint="Write your best prompt, or leave base+prompt out of evaluation.arms."
         )
     return text.strip()
 
@@ -95,4 +93,4 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {one_line(str(error), 120)}.") from error
+        raise InputError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error

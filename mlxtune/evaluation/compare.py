@@ -1,4 +1,4 @@
-"""Two evaluations against each other, row by row, if they were made on the same terms. No mlx here: faces read it."""
+"""Compare two evaluations row by row, if they were made under the same conditions."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
+from mlxtune.evaluation import comparability
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation import terms
 from mlxtune.evaluation.arms import TUNED
-from mlxtune.evaluation.contract import LABELS, Contract
-from mlxtune.evaluation.evidence import Evidence, load_evidence
-from mlxtune.evaluation.preference import METRIC as PREFERENCE
-from mlxtune.evaluation.report import FILE, Report, strongest
-from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.verdict import HEADLINE, Comparison, compare, correct, sentence
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.evidence import load_evidence
+from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.verdict import Comparison, apply_holm, compare, verdict_sentence
 from mlxtune.runs import registry
-from mlxtune.runs.registry import Run
 
 
 @dataclass(frozen=True)
-class Side:
-    """An evaluation, and the arm that speaks for it: what was tuned, or else the strongest of those that were not."""
+class EvaluationSide:
+    """An evaluation and the arm that represents it: the tuned arm if there is one, otherwise the strongest."""
 
     folder: Path
-    report: Report
+    report: EvaluationReport
     arm: str
 
     @property
@@ -34,8 +34,8 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """The second side against the first on each metric of their contract, and what that means."""
+class EvaluationComparison:
+    """The comparison of the second side with the first on each metric of their contract, and the verdict."""
 
     first: str
     second: str
@@ -45,78 +45,59 @@ class Contrast:
 
     @property
     def headline(self) -> Comparison:
-        """The comparison of the whole contract, the last one."""
+        """The comparison on the whole contract, which is the last one."""
         return self.comparisons[-1]
 
 
-def side(workspace: Path, which: str) -> Side:
-    """The evaluation that ``which`` names: by its folder or id, or by the run that it measured, the newest one then.
-
-    Raises ``InputError``.
-    """
+def find_side(workspace: Path, which: str) -> EvaluationSide:
+    """Find an evaluation by its folder or ID, or the newest evaluation of a training run. Raises ``InputError``."""
     folder = _evaluation(workspace, which)
     report = reports.load(folder)
     last = report.arms[-1]
-    return Side(folder, report, last.arm if last.arm == TUNED else strongest(report.arms, HEADLINE).arm)
+    return EvaluationSide(folder, report, last.name if last.name == TUNED else strongest_arm(report.arms, CONTRACT).name)
 
 
-def contrast(first: Side, second: Side) -> Contrast:
-    """``second`` against ``first``, both scored now. Raises ``InputError`` when the terms differ, a side does not keep its outputs, or both are one."""
+def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> EvaluationComparison:
+    """Score both again and compare them. Raises ``InputError`` if outputs are missing, conditions differ, or both are the same."""
     if first.folder.resolve() == second.folder.resolve():
-        raise InputError(
-            f"Both sides are the same evaluation, {first.folder.name}, so there is nothing to tell.",
-            mend="Name another evaluation, or another run.",
-        )
-    terms.require_same(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
-    before, after = (load_evidence(one.folder) for one in (first, second))
-    contract = Contract.of(after.recipe)
-    one, two = _scored(before, first.arm, contract), _scored(after, second.arm, contract)
-    metrics = [metric.name for metric in contract.metrics if metric.asked]
-    if all(PREFERENCE in scores for by_row in (one, two) for scores in by_row.values()):
-        metrics.append(PREFERENCE)
-    groups = [row.group for row in before.asked]
-    found = correct(
+        raise InputError(f"Both sides are the same evaluation, {first.folder.name}.", hint="Specify a different evaluation or run.")
+    comparability.require_comparable(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
+    before, after = load_evidence(first.folder), load_evidence(second.folder)
+    contract = Contract.from_recipe(after.recipe)
+    one, two = (
+        dict(zip((row.id for row in evidence.rows), evidence.scores(side.arm, contract), strict=True))
+        for side, evidence in ((first, before), (second, after))
+    )
+    has_pairs = all(PREFERENCE in scores for by_row in (one, two) for scores in by_row.values())
+    groups = [row.group for row in before.rows]
+    comparisons = apply_holm(
         [
             compare(
                 metric, first.name, second.name,
-                [(one[row.id][metric].holds, two[row.id][metric].holds) for row in before.asked], groups,
+                [(one[row.id][metric].passed, two[row.id][metric].passed) for row in before.rows], groups,
             )
-            for metric in [*metrics, HEADLINE]
+            for metric in [*contract.required_metrics, *([PREFERENCE] if has_pairs else []), CONTRACT]
         ]
     )  # fmt: skip
-    return Contrast(
-        first.name, second.name, len(groups), found, sentence(found[-1], LABELS[HEADLINE], grouped=len(set(groups)) < len(groups))
-    )
-
-
-def _scored(evidence: Evidence, arm: str, contract: Contract) -> dict[str, dict[str, Score]]:
-    """An arm's scores by the row's id."""
-    found = {}
-    for row, said in zip(evidence.asked, evidence.said[arm], strict=True):
-        found[row.id] = contract.score(row.answer(said.output, said.ended))
-        if pair := evidence.preferred.get(arm, {}).get(row.id):
-            found[row.id][PREFERENCE] = pair.score
-    return found
+    verdict = verdict_sentence(comparisons[-1], metric_label(CONTRACT), grouped=len(set(groups)) < len(groups))
+    return EvaluationComparison(first.name, second.name, len(groups), comparisons, verdict)
 
 
 def _evaluation(workspace: Path, which: str) -> Path:
     if Path(which).name == FILE:
         which = str(Path(which).parent)
-    run = next((run for kind in ("eval", "train") for run in registry.all_runs(workspace, kind) if run.id == which), None)
+    run = next((run for kind in ("eval", "train") for run in registry.list_runs(workspace, kind) if run.id == which), None)
     if run is None:
         try:
-            run = registry.find(workspace, which, "eval")
+            run = registry.find_run(workspace, which, "eval")
         except InputError:
             with suppress(InputError):
-                run = registry.find(workspace, which, "train")
+                run = registry.find_run(workspace, which, "train")
             if run is None:
                 raise
-    return run.folder if (run.folder / FILE).is_file() else _newest(workspace, run)
-
-
-def _newest(workspace: Path, run: Run) -> Path:
-    """The newest evaluation of a training run."""
-    for evaluation in registry.all_runs(workspace, "eval"):
+    if (run.folder / FILE).is_file():
+        return run.folder
+    for evaluation in registry.list_runs(workspace, "eval"):  # newest first
         if (evaluation.folder / FILE).is_file() and reports.load(evaluation.folder).facts.get("run") == run.id:
             return evaluation.folder
-    raise InputError(f"{run.id} was not evaluated.", mend=f"Measure it first: mlxtune eval {run.id}")
+    raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")

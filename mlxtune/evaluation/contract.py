@@ -1,120 +1,81 @@
-"""The contract of a recipe: which metrics it has, and how an output scores on each.
-
-A new scorer is a line in ``Contract.metrics``, its label, and its file beside the others.
-"""
+"""A recipe's contract: its metrics, and how an output scores on each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import regex
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import Answer, Score
-from mlxtune.evaluation.scorers.disclaimer import right_disclaimer
-from mlxtune.evaluation.scorers.forbidden import not_forbidden
-from mlxtune.evaluation.scorers.json_extracted import json_extracted
-from mlxtune.evaluation.scorers.json_fenced import json_fenced
-from mlxtune.evaluation.scorers.json_ijson import ijson_valid
-from mlxtune.evaluation.scorers.json_valid import json_valid
-from mlxtune.evaluation.scorers.length import within_length
-from mlxtune.evaluation.scorers.reference import same_answer, same_fields
-from mlxtune.evaluation.scorers.schema_valid import Schema
-from mlxtune.recipe import Disclaimer, Length, Recipe
-
-LABELS = {
-    "json": "valid JSON",
-    "ijson": "valid I-JSON",
-    "fenced": "JSON in a fence",
-    "extracted": "JSON found in it",
-    "schema": "fits the schema",
-    "disclaimer": "right disclaimer",
-    "disclaimer_fuzzy": "disclaimer, fuzzy",
-    "forbidden": "no forbidden phrase",
-    "length": "right length",
-    "exact": "equals reference",
-    "fields": "fields as reference",
-    "contract": "whole contract",
-    "preference": "right preference",
-}
-FORMS = ("ijson", "fenced", "extracted")  # how outputs that are not raw JSON come: reported, and no change that could be better
-
-_UNLIMITED = Length()
+from mlxtune.evaluation.scorers import CONTRACT, PASS, ModelAnswer, Score, ScoreFunction, Scorer
+from mlxtune.evaluation.scorers.registry import SCORERS
+from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
+from mlxtune.recipe import EvaluationSection, Recipe
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One question to every output, or to those with a reference. ``asked``: the contract asks it; else it is only reported."""
+class ContractMetric:
+    """A metric that a contract configures. A ``required`` metric is part of the contract; any other is only reported."""
 
     name: str
-    scorer: Callable[[Answer], Score]
-    asked: bool = True
-    of_reference: bool = False
+    scorer: ScoreFunction
+    required: bool = True
+    needs_reference: bool = False
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What an output must satisfy. Raw JSON is asked for whenever there is a schema, or nothing else."""
+    """What an output must satisfy: a recipe's evaluation section with its compiled schema."""
 
-    schema: Schema | None = None
-    disclaimers: Sequence[Disclaimer] = ()
-    forbid: Sequence[str] = ()
-    length: Length = _UNLIMITED
-    reference: Sequence[str] = ()
-    fields: Sequence[str] = ()
+    section: EvaluationSection = field(default_factory=EvaluationSection)
+    schema: SchemaValidator | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Contract:
-        """The recipe's contract. Raises ``InputError`` when its schema or a pattern cannot be used."""
-        section = recipe.evaluation
-        for phrase in (phrase for rule in section.disclaimers for phrase in rule.phrases if phrase.match == "regex"):
+    def from_recipe(cls, recipe: Recipe) -> Contract:
+        """Build the recipe's contract. Raises ``InputError`` for an unusable schema or pattern."""
+        for phrase in (phrase for rule in recipe.evaluation.disclaimers for phrase in rule.phrases if phrase.match == "regex"):
             try:
                 regex.compile(phrase.text)
             except regex.error as error:
-                raise InputError(f"The pattern {one_line(phrase.text, 60)} cannot be used: {error}.") from error
-        schema = Schema.read(recipe.schema) if recipe.schema else None
-        return cls(schema, section.disclaimers, section.forbid, section.length, section.reference, section.fields)
+                raise InputError(f"Invalid pattern {one_line(phrase.text, 60)}: {error}.") from error
+        return cls(recipe.evaluation, SchemaValidator.read(recipe.schema_file) if recipe.schema_file else None)
 
     @cached_property
-    def metrics(self) -> list[Metric]:
-        """Every metric, in the order of reports."""
-        fuzzy = any(phrase.match == "fuzzy" for rule in self.disclaimers for phrase in rule.phrases)
-        limited = self.length != _UNLIMITED
-        found = []
-        if self.schema or not (self.disclaimers or self.forbid or limited):  # a contract of sentences only does not ask for JSON
-            found += [
-                Metric("json", json_valid),
-                Metric("ijson", ijson_valid, asked=False),
-                Metric("fenced", json_fenced, asked=False),
-                Metric("extracted", json_extracted, asked=False),
-            ]
-        if self.schema:
-            found.append(Metric("schema", self.schema.score))
-        if self.disclaimers:
-            found.append(Metric("disclaimer", partial(right_disclaimer, rules=self.disclaimers), asked=not fuzzy))
-        if fuzzy:
-            found.append(Metric("disclaimer_fuzzy", partial(right_disclaimer, rules=self.disclaimers, fuzzy=True)))
-        if self.forbid:
-            found.append(Metric("forbidden", partial(not_forbidden, phrases=self.forbid)))
-        if limited:
-            found.append(Metric("length", partial(within_length, limit=self.length)))
-        if "exact" in self.reference:
-            found.append(Metric("exact", same_answer, asked=False, of_reference=True))
-        if "fields" in self.reference:
-            found.append(Metric("fields", partial(same_fields, fields=self.fields), asked=False, of_reference=True))
-        return found
+    def wants_json(self) -> bool:
+        """Whether raw JSON is required, which it is if there is a schema or no text rule."""
+        return self.schema is not None or not any(scorer.replaces_json and scorer.build(self) for scorer in SCORERS)
+
+    @cached_property
+    def metrics(self) -> list[ContractMetric]:
+        """The configured metrics, in report order."""
+        return [
+            ContractMetric(scorer.name, score, self._is_required(scorer), scorer.needs_reference)
+            for scorer in SCORERS
+            if (score := scorer.build(self))
+        ]
+
+    def _is_required(self, scorer: Scorer) -> bool:
+        return scorer.required if isinstance(scorer.required, bool) else scorer.required(self)
+
+    @cached_property
+    def required_metrics(self) -> list[str]:
+        """The names of the metrics that make up the contract."""
+        return [metric.name for metric in self.metrics if metric.required]
 
     @property
-    def asked(self) -> set[str]:
-        """The metrics that make the contract, and the contract."""
-        return {metric.name for metric in self.metrics if metric.asked} | {"contract"}
+    def required(self) -> set[str]:
+        """The required metrics and the contract itself."""
+        return {*self.required_metrics, CONTRACT}
 
-    def score(self, answer: Answer) -> dict[str, Score]:
-        """Every metric's score; ``contract`` holds when all that it asks for do, and repeats the first failure otherwise."""
-        metrics = [metric for metric in self.metrics if answer.reference is not None or not metric.of_reference]
+    def score(self, answer: ModelAnswer) -> dict[str, Score]:
+        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure."""
+        metrics = [metric for metric in self.metrics if answer.reference is not None or not metric.needs_reference]
         scores = {metric.name: metric.scorer(answer) for metric in metrics}
-        broken = (scores[metric.name] for metric in metrics if metric.asked and not scores[metric.name].holds)
-        return scores | {"contract": next(broken, Score(True))}
+        failed = (scores[metric.name] for metric in metrics if metric.required and not scores[metric.name].passed)
+        return scores | {CONTRACT: next(failed, PASS)}
+
+    def failures(self, scores: dict[str, Score]) -> dict[str, list[str]]:
+        """Return the class and the reason for each failure on a required metric, as stored in ``outputs.jsonl``."""
+        return {name: [score.kind, score.why] for name, score in scores.items() if name in self.required and not score.passed}

@@ -1,33 +1,37 @@
-"""What an evaluation keeps beside its report, so that every number in it can be computed again, offline, long after its source changed.
+"""The files that an evaluation stores next to its report, from which every number can be recomputed offline.
 
-    recipe.toml         the contract, with every default
-    schema.json         the bytes of the schema that was used
-    questions.jsonl     each held-out row: id, line, group, reference, prompt
-    outputs.jsonl       each arm's answer to each row, and why it fails what the contract asks
-    preferences.jsonl   of pairs, the mean log-probabilities of both answers under each arm
-    regression.jsonl    off-task prompts, what their answers must say, and what the base and the adapter answered
-    nearest.jsonl       of rows that failed, the train rows most like them and who reviewed those
+    recipe.toml         the recipe with the contract, including every default
+    schema.json         the schema, byte for byte
+    questions.jsonl     each held-out row: ID, line, group, reference, prompt
+    outputs.jsonl       each arm's answer to each row, and which required metrics it fails
+    preferences.jsonl   for preference pairs, the mean log-probability of each answer under each arm
+    regression.jsonl    off-task prompts, accepted words, and the answers of the base and the adapter
+    nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
 
-Their hashes stand in ``report.json``.
+``report.json`` stores their hashes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.data.groups import question, together
-from mlxtune.data.rows import Message, Place, Question, Row
-from mlxtune.evaluation.preference import Preferred
-from mlxtune.evaluation.regression import Probe
-from mlxtune.evaluation.scorers import Answer
+from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash
+from mlxtune.data.split import group_labels
+from mlxtune.evaluation.json_fields import from_json
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 from mlxtune.recipe import Recipe, load
+
+if TYPE_CHECKING:  # validators take a while to import
+    from mlxtune.evaluation.contract import Contract
 
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, PREFERENCES, NEAREST = "questions.jsonl", "outputs.jsonl", "preferences.jsonl", "nearest.jsonl"
@@ -36,8 +40,8 @@ FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One held-out row as it was asked: where it stands, what it goes by in intervals, the data's answer (if it has a wanted one), and the messages."""
+class EvaluatedRow:
+    """A held-out row: its line in the source, its group of related rows, its reference answer (if any), and its prompt."""
 
     id: str
     line: int
@@ -46,16 +50,21 @@ class Asked:
     prompt: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
 
-    def answer(self, output: str, ended: str) -> Answer:
-        """What a scorer is given of an output to this row."""
-        return Answer(output, ended, self.reference, "\n\n".join(message.content for message in self.prompt))
+    @property
+    def question(self) -> str:
+        """The last user message."""
+        return next((message.content for message in reversed(self.prompt) if message.role == "user"), "")
+
+    def answer(self, output: str, ended: str) -> ModelAnswer:
+        """Return an output for this row in the form that scorers expect."""
+        return ModelAnswer(output, ended, self.reference, "\n\n".join(message.content for message in self.prompt))
 
 
 @dataclass(frozen=True)
-class Said:
-    """One arm's answer as ``outputs.jsonl`` has it; ``failed`` maps a metric to the class and the reason of its failure.
+class StoredAnswer:
+    """One arm's answer; ``failed`` maps each failed required metric to the class of failure and the reason.
 
-    ``nats`` is the negative log-likelihood of the row's reference, over its ``tokens`` tokens.
+    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens.
     """
 
     id: str
@@ -67,8 +76,8 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Reviewer:
-    """Who decided what about a row, and when (seconds since the epoch)."""
+class ReviewDecision:
+    """A reviewer's decision on a row, and its time in seconds since the Unix epoch."""
 
     who: str
     action: str
@@ -76,153 +85,164 @@ class Reviewer:
 
 
 @dataclass(frozen=True)
-class Near:
-    """A train row: where it stands, what it asks, how alike that is (Jaccard of 5-grams, 0 to 1), and its reviewers, oldest first."""
+class NearestRow:
+    """A training row similar to a failed row (Jaccard similarity of 5-grams, 0 to 1), with its reviews, oldest first."""
 
     id: str
     file: str
     line: int
-    asks: str
-    alike: float
-    reviewed: tuple[Reviewer, ...]
+    question: str = field(metadata={"key": "asks"})
+    similarity: float = field(metadata={"key": "alike"})
+    reviews: tuple[ReviewDecision, ...] = field(metadata={"key": "reviewed"})
 
 
 @dataclass(frozen=True)
-class Linked:
-    """Of a row that failed, who reviewed it, and its nearest train rows, most alike first."""
+class FailureLinks:
+    """A failed row's reviews, and its nearest training rows, most similar first."""
 
-    reviewed: tuple[Reviewer, ...]
-    near: tuple[Near, ...]
+    reviews: tuple[ReviewDecision, ...] = field(metadata={"key": "reviewed"})
+    nearest: tuple[NearestRow, ...] = field(metadata={"key": "near"})
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All of it. ``said`` maps an arm to its answers in the order of ``asked``, ``preferred`` an arm to its pairs by the row's id."""
+class EvaluationEvidence:
+    """``answers`` maps each arm to its answers in the order of ``rows``; ``logprobs`` maps it to its preference pairs by row ID."""
 
     recipe: Recipe
-    asked: tuple[Asked, ...]
-    said: dict[str, tuple[Said, ...]]
-    preferred: dict[str, dict[str, Preferred]]
+    rows: tuple[EvaluatedRow, ...]
+    answers: dict[str, tuple[StoredAnswer, ...]]
+    logprobs: dict[str, dict[str, PairLogprobs]]
+
+    def scores(self, arm: str, contract: Contract) -> list[dict[str, Score]]:
+        """Score an arm's answers, row by row, including preferences."""
+        scored = []
+        for row, answer in zip(self.rows, self.answers[arm], strict=True):
+            scores = contract.score(row.answer(answer.output, answer.ended))
+            if pair := self.logprobs.get(arm, {}).get(row.id):
+                scores[PREFERENCE] = pair.score
+            scored.append(scores)
+        return scored
 
 
-def keep(
+def save_evidence(
     folder: Path,
     recipe: Recipe,
-    rows: Sequence[Question],
-    preferred: Mapping[str, Mapping[str, Preferred]],
-    among: Sequence[Row],
+    rows: Sequence[PromptRow],
+    logprobs: Mapping[str, Mapping[str, PairLogprobs]],
+    source_rows: Sequence[Row],
 ) -> None:
-    """Write what was asked and by which schema, and what the arms prefer; ``outputs.jsonl`` is written where answers are scored.
+    """Write the schema, ``questions.jsonl`` and ``preferences.jsonl``.
 
-    Rows go by what must not straddle a split ``among`` all rows of their source: near-duplicates, and one value of ``group_by``.
+    Rows that a split must keep together (near-duplicates, or rows with the same ``group_by`` value) share a group.
     """
-    if recipe.schema:
-        write_bytes(folder / SCHEMA, recipe.schema.read_bytes())
-    questions = [question(row) for row in among]
+    if recipe.schema_file:
+        write_bytes(folder / SCHEMA, recipe.schema_file.read_bytes())
+    hashes = [prompt_hash(row) for row in source_rows]
+    labels = group_labels(source_rows, hashes, recipe.data.group_by)
     first: dict[int, str] = {}
-    labels = together(among, questions, recipe.data.group_by)
-    groups = {row.hash: first.setdefault(label, asked) for row, label, asked in zip(among, labels, questions, strict=True)}
-    asked = [
+    groups = {row.hash: first.setdefault(label, hash) for row, label, hash in zip(source_rows, labels, hashes, strict=True)}
+    records = [
         {
             "id": row.id,
-            "line": row.place.line,
-            "group": groups.get(row.hash, question(row)),
+            "line": row.location.line,
+            "group": groups.get(row.hash, prompt_hash(row)),
             "reference": row.reference,
             "prompt": [message.as_dict() for message in row.prompt],
             "tools": list(row.tools),
         }
         for row in rows
     ]
-    write_text(folder / QUESTIONS, lines(asked))
-    pairs = [{"arm": arm, "id": id, **asdict(found)} for arm, by_id in preferred.items() for id, found in by_id.items()]
+    write_text(folder / QUESTIONS, to_jsonl(records))
+    pairs = [{"arm": arm, "id": id, **asdict(pair)} for arm, by_id in logprobs.items() for id, pair in by_id.items()]
     if pairs:
-        write_text(folder / PREFERENCES, lines(pairs))
+        write_text(folder / PREFERENCES, to_jsonl(pairs))
 
 
-def keep_off_task(folder: Path, probes: Sequence[Probe], said: Mapping[str, Sequence[str]]) -> None:
-    """Write ``regression.jsonl``: what each arm ``said`` to each of ``probes``, in their order."""
+def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:
+    """Write ``regression.jsonl``: each arm's answers to ``prompts``, in order."""
     records = [
-        {"arm": arm, "id": probe.id, "prompt": probe.prompt, "accept": probe.accept, "output": output}
-        for arm, outputs in said.items()
-        for probe, output in zip(probes, outputs, strict=True)
+        {"arm": arm, "id": prompt.id, "prompt": prompt.prompt, "accept": prompt.accept, "output": output}
+        for arm, outputs in answers.items()
+        for prompt, output in zip(prompts, outputs, strict=True)
     ]
-    write_text(folder / REGRESSION, lines(records))
+    write_text(folder / REGRESSION, to_jsonl(records))
 
 
-def off_task(folder: Path) -> tuple[tuple[Probe, ...], dict[str, list[str]]]:
-    """The probes of ``regression.jsonl``, none where it is missing, and what each arm said to them. Raises ``InputError``."""
-    probes: dict[str, Probe] = {}
-    said: dict[str, list[str]] = {}
-    for place, record in _records(folder / REGRESSION):
+def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]:
+    """Load the off-task prompts and each arm's answers; empty if the file is missing. Raises ``InputError``."""
+    prompts: dict[str, OffTaskPrompt] = {}
+    answers: dict[str, list[str]] = {}
+    for location, record in _records(folder / REGRESSION):
         match record:
             case {"arm": str(arm), "id": str(id), "prompt": str(prompt), "accept": list(accept), "output": str(output)}:
-                probes[id] = Probe(id, prompt, tuple(map(str, accept)), Place(folder / REGRESSION, len(probes) + 1))
-                said.setdefault(arm, []).append(output)
+                prompts[id] = OffTaskPrompt(id, prompt, tuple(map(str, accept)), Location(folder / REGRESSION, len(prompts) + 1))
+                answers.setdefault(arm, []).append(output)
             case _:
-                raise InputError(f"{place}: not an off-task answer of the form that mlxtune writes.")
-    return tuple(probes.values()), said
+                raise _malformed(location)
+    return tuple(prompts.values()), answers
 
 
-def lines(records: Sequence[Any]) -> str:
-    """JSON lines, a half surrogate as an escape: a file of them is UTF-8 whatever a model said."""
+def to_jsonl(records: Sequence[Any]) -> str:
+    """Return ``records`` as JSON Lines in ASCII, so that a lone surrogate in an output can be written."""
     return "".join(json.dumps(record, ensure_ascii=True) + "\n" for record in records)
 
 
-def load_evidence(folder: Path) -> Evidence:
-    """The evidence in ``folder``. Raises ``InputError`` when a file is missing or not of this form."""
-    asked = questions(folder)
+def load_evidence(folder: Path) -> EvaluationEvidence:
+    """Load the evidence in ``folder``. Raises ``InputError`` if a file is missing or malformed."""
+    rows = load_rows(folder)
     recipe = load(folder / RECIPE)
     if recipe.evaluation.schema:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, schema=SCHEMA), folder=folder)
-    said: dict[str, list[Said]] = {}
-    for place, record in _records(folder / OUTPUTS):
+    answers: dict[str, list[StoredAnswer]] = {}
+    for location, record in _records(folder / OUTPUTS):
         match record:
             case {"arm": str(arm), "id": str(id), "output": str(output), "ended": str(ended), "failed": dict(failed)}:
-                said.setdefault(arm, []).append(Said(id, output, ended, failed, record.get("nats", 0.0), record.get("tokens", 0)))
+                answer = StoredAnswer(id, output, ended, failed, record.get("nats", 0.0), record.get("tokens", 0))
+                answers.setdefault(arm, []).append(answer)
             case _:
-                raise InputError(f"{place}: not an answer of the form that mlxtune writes.")
-    preferred: dict[str, dict[str, Preferred]] = {}
-    for place, record in _records(folder / PREFERENCES):
+                raise _malformed(location)
+    logprobs: dict[str, dict[str, PairLogprobs]] = {}
+    for location, record in _records(folder / PREFERENCES):
         match record:
             case {"arm": str(arm), "id": str(id), "chosen": float(chosen), "rejected": float(rejected)}:
-                preferred.setdefault(arm, {})[id] = Preferred(chosen, rejected)
+                logprobs.setdefault(arm, {})[id] = PairLogprobs(chosen, rejected)
             case _:
-                raise InputError(f"{place}: not a pair of the form that mlxtune writes.")
-    return Evidence(recipe, asked, {arm: tuple(answers) for arm, answers in said.items()}, preferred)
+                raise _malformed(location)
+    return EvaluationEvidence(recipe, rows, {arm: tuple(items) for arm, items in answers.items()}, logprobs)
 
 
-def questions(folder: Path) -> tuple[Asked, ...]:
-    """The rows of ``questions.jsonl``, in their order. Raises ``InputError`` when it is missing or not of this form."""
+def load_rows(folder: Path) -> tuple[EvaluatedRow, ...]:
+    """Load an evaluation's held-out rows, in order. Raises ``InputError`` if the file is missing or malformed."""
     if not (folder / QUESTIONS).is_file():
         raise InputError(
-            f"{folder} keeps no {QUESTIONS}: its numbers cannot be computed again.",
-            mend="It is no evaluation, or one of an older mlxtune. Evaluate again: mlxtune eval",
+            f"{folder} has no {QUESTIONS}, so its numbers cannot be recomputed.",
+            hint="It is not an evaluation, or an older version of mlxtune made it. Evaluate again: mlxtune eval",
         )
-    return tuple(_asked(record, place) for place, record in _records(folder / QUESTIONS))
+    return tuple(_row(record, location) for location, record in _records(folder / QUESTIONS))
 
 
-def linked(folder: Path) -> dict[str, Linked]:
-    """What ``nearest.jsonl`` says of each row that failed, by its id. Raises ``InputError`` when it is not of this form."""
-    found = {}
-    for place, record in _records(folder / NEAREST):
+def load_links(folder: Path) -> dict[str, FailureLinks]:
+    """Load ``nearest.jsonl``, keyed by row ID. Raises ``InputError`` if it is malformed."""
+    links = {}
+    for location, record in _records(folder / NEAREST):
         try:
-            near = tuple(Near(**{**one, "reviewed": _reviewers(one["reviewed"])}) for one in record["near"])
-            found[str(record["id"])] = Linked(_reviewers(record["reviewed"]), near)
+            nearest = tuple(from_json(NearestRow, row, reviews=_reviews(row)) for row in record["near"])
+            links[str(record["id"])] = FailureLinks(_reviews(record), nearest)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{place}: not links of the form that mlxtune writes.") from error
-    return found
+            raise _malformed(location) from error
+    return links
 
 
-def _reviewers(records: Any) -> tuple[Reviewer, ...]:
-    return tuple(Reviewer(**record) for record in records)
+def _reviews(record: Any) -> tuple[ReviewDecision, ...]:
+    return tuple(ReviewDecision(**review) for review in record["reviewed"])
 
 
 def schema_hash(folder: Path) -> str:
-    """Hex sha256 of the schema as canonical JSON, however its file is laid out; empty where there is none."""
+    """Return the hex SHA-256 of the schema as canonical JSON, or ``""`` if there is none."""
     return sha256_json(read_json(folder / SCHEMA)) if (folder / SCHEMA).is_file() else ""
 
 
-def _asked(record: Any, place: str) -> Asked:
+def _row(record: Any, location: str) -> EvaluatedRow:
     match record:
         case {"id": str(id), "line": int(line), "group": str(group), "reference": str() | None as reference, "prompt": list(turns)}:
             messages = [
@@ -231,23 +251,27 @@ def _asked(record: Any, place: str) -> Asked:
                 if isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
             ]
             if len(messages) == len(turns):
-                return Asked(id, line, group, reference, tuple(messages), tuple(record.get("tools", ())))
-    raise InputError(f"{place}: not a question of the form that mlxtune writes.")
+                return EvaluatedRow(id, line, group, reference, tuple(messages), tuple(record.get("tools", ())))
+    raise _malformed(location)
 
 
 def _records(file: Path) -> list[tuple[str, Any]]:
-    """Each line of ``file``, with its place; a missing file has none. Raises ``InputError``: a line that is passed over proves nothing."""
+    """Return each line of ``file`` with its location; empty if the file is missing. Raises ``InputError`` for invalid JSON."""
     if not file.is_file():
         return []
-    found = []
+    records = []
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         try:
-            found += [(f"{file.name}, line {number}", json.loads(line))] if line else []
+            records += [(f"{file.name}, line {number}", json.loads(line))] if line else []
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{file.name}, line {number}: not JSON.") from error
-    return found
+            raise InputError(f"{file.name}, line {number}: invalid JSON.") from error
+    return records
+
+
+def _malformed(location: str) -> InputError:
+    return InputError(f"{location}: unexpected format.", hint="The file was changed or damaged. Evaluate again: mlxtune eval")
 
 
 def hashes(folder: Path, names: Sequence[str] = FILES) -> dict[str, str]:
-    """Hex sha256 of each of the files that ``folder`` has."""
+    """Return the hex SHA-256 of each named file that exists in ``folder``."""
     return {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}

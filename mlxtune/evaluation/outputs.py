@@ -1,7 +1,4 @@
-"""What each arm answers to the held-out rows: from the model, or from the cache when nothing that matters changed.
-
-No answer is ever made up: what fails to answer fails the evaluation.
-"""
+"""Generate each arm's answers to the held-out rows, or read them from the cache if nothing that matters has changed."""
 
 from __future__ import annotations
 
@@ -20,26 +17,28 @@ from typing import Any
 from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError, TooLongError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.data.rows import Message, Preference, Question, Row
+from mlxtune.data.rows import Message, Preference, PromptRow, Row
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.preference import Preferred
+from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.models import lora
 from mlxtune.models.generate import Progress, generate
 from mlxtune.models.grammar import Grammar
-from mlxtune.models.likelihood import nats
+from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.prefix import Shared
+from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import Recipe
-from mlxtune.runs.state import HELD_OUT
+from mlxtune.runs.state import HELD_OUT_ROW
+
+IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
 
 
 @dataclass(frozen=True)
 class Output:
-    """One answer: the row's id, the text, and why it ended (``stop`` or ``length``).
+    """One answer: the row's ID, the text, and why it ended (``stop`` or ``length``).
 
-    ``nats`` is how unlikely the arm finds the row's reference answer: its negative log-likelihood over its ``tokens`` tokens.
-    ``rejected`` is the same of a pair's other answer: nats and tokens, where it was asked for.
+    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the
+    same two values for the rejected answer of a preference pair.
     """
 
     id: str
@@ -50,178 +49,183 @@ class Output:
     rejected: tuple[float, int] | None = None
 
     @property
-    def preferred(self) -> Preferred | None:
-        """What the arm prefers of the row's pair, where that was asked for and can be told."""
+    def logprobs(self) -> PairLogprobs | None:
+        """The mean log-probabilities of the row's pair, if both were computed."""
         if not self.rejected or not self.tokens:
             return None
-        return Preferred(-self.nats / self.tokens, -self.rejected[0] / self.rejected[1])
+        return PairLogprobs(-self.nats / self.tokens, -self.rejected[0] / self.rejected[1])
 
 
 @dataclass(frozen=True)
-class Answers:
-    """All answers of one arm, in the rows' order. ``unproved`` says why references have no likelihood, if they have none."""
+class ArmAnswers:
+    """All answers of one arm, in row order. ``no_likelihood_reason`` says why the references' likelihood is missing, if it is."""
 
     arm: str
     outputs: tuple[Output, ...]
     cached: bool
     seconds: float
-    unproved: str = ""
+    no_likelihood_reason: str = ""
 
 
-def questions(rows: Sequence[Row]) -> list[Question]:
-    """The held-out rows that ask something. Raises ``DataError`` when there is none."""
-    asked = [row for row in rows if isinstance(row, Question)]
-    if not asked:
+def prompt_rows(rows: Sequence[Row]) -> list[PromptRow]:
+    """Return the held-out rows that have a prompt. Raises ``DataError`` if there are none."""
+    prompts = [row for row in rows if isinstance(row, PromptRow)]
+    if not prompts:
         raise DataError(
             "There are no held-out conversations to evaluate on.",
-            mend="Evaluation needs chat, completion or preference rows; check data.holdout.",
+            hint="Evaluation needs chat, completion or preference rows; check data.holdout.",
         )
-    return asked
+    return prompts
 
 
-def comparable(loaded: LoadedModel, recipe: Recipe, rows: Sequence[Question]) -> frozenset[str]:
-    """Ids of the pairs among ``rows`` whose answers are held against each other, which is done whole.
-
-    Pairs of which training's window would leave nothing are left out. Raises ``DataError`` for a pair with nothing to prefer.
-    """
-    template, found = ChatTemplate(loaded.tokenizer), []
+def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:
+    """Return the IDs of the preference pairs whose answers fit the training window. Raises ``DataError`` for an unusable pair."""
+    template, ids = ChatTemplate(loaded.tokenizer), []
     for row in rows:
         if isinstance(row, Preference):
             with suppress(TooLongError):
-                found.append(template.pair(row, recipe.data.max_tokens).id)
-    return frozenset(found)
+                ids.append(template.encode_pair(row, recipe.data.max_tokens).id)
+    return frozenset(ids)
 
 
-def answer(
-    arm: Arm, loaded: LoadedModel, rows: Sequence[Question], *, max_tokens: int, batch_size: int, cache: Path,
-    tell: Callable[[str], Progress], of: str = HELD_OUT, shared: Shared | None = None, compared: frozenset[str] = frozenset(),
-) -> Answers:  # fmt: skip
-    """Greedy answers of ``loaded``, as it is now, to ``rows`` asked as ``arm`` asks, and the likelihood of their references.
+def generate_answers(
+    arm: Arm,
+    loaded: LoadedModel,
+    rows: Sequence[PromptRow],
+    *,
+    max_tokens: int,
+    batch_size: int,
+    cache: Path,
+    tell: Callable[[str], Progress],
+    of: str = HELD_OUT_ROW,
+    shared: PrefixCache | None = None,
+    compared: frozenset[str] = frozenset(),
+) -> ArmAnswers:
+    """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
 
-    ``compared`` are ids of pairs of which the likelihood of the rejected answer is found, too.
-
-    They are kept in ``cache`` under a hash of weights, tokenizer, adapter, grammar, prompt and reference tokens, decoding, compute path
-    and versions: a base that was measured once is not measured again, and whatever changes an answer changes the key. ``tell`` gives the
-    place where progress is told, of what ``rows`` are called and of references; ``shared`` are the prefixes that ``loaded`` has read
-    as it is now. Raises ``InputError`` when a prompt and its answer do not fit the model, ``MlxtuneError`` when it gives no numbers.
+    For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache``
+    under a hash of everything that affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
+    ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
+    processed with its current weights. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
+    ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
     template = ChatTemplate(loaded.tokenizer)
-    prompts = [template.prompt(arm.ask(row), row.tools) for row in rows]
-    wanted: list[tuple[int, str | None]] = [(at, row.reference) for at, row in enumerate(rows)]
-    references, unproved = _answers(template, arm, rows, wanted)
-    others: list[tuple[int, str | None]] = [
-        (at, row.rejected) for at, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared
+    prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
+    chosen: list[IndexedText] = [(index, row.reference) for index, row in enumerate(rows)]
+    references, no_likelihood_reason = _answer_tokens(template, arm, rows, chosen)
+    others: list[IndexedText] = [
+        (index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared
     ]
-    rejected = _answers(template, arm, rows, others)[0] if references else []
+    rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
     _require_room(arm, loaded, rows, prompts, max_tokens)
+    packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
     identity = {
         "v": 4,
-        "made with": {
-            name: version(name) for name in ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
-        },
-        "base": [loaded.source.fingerprint, _contents(loaded.source.folder)],
-        "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS, lora.CONFIG)] if arm.adapter else [],
+        "made with": {name: version(name) for name in packages},
+        "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
+        "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
         "grammar": arm.schema,
-        "compute": loaded.path,
+        "compute": loaded.description,
         "max_tokens": max_tokens,
-        "stops": sorted(template.stops),
+        "stops": sorted(template.stop_tokens),
         "prompts": prompts,
         "references": references,
         "rejected": [others, rejected],
         "rows": [row.id for row in rows],
     }
     file = cache / f"{sha256_json(identity)[:32]}.jsonl"
-    if kept := _kept(file, rows):
+    if cached := _load_outputs(file, rows):
         tell(of)(len(rows), len(rows))
-        return Answers(arm.name, kept, True, time.perf_counter() - start, unproved)
+        return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
     grammar = Grammar(loaded.tokenizer, arm.schema) if arm.schema is not None else None
-    prefix = (shared or Shared(loaded.model))(prompts)
-    told = generate(
-        loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stops, batch_size=batch_size,
+    prefix = (shared or PrefixCache(loaded.model))(prompts)
+    texts = generate(
+        loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size,
         progress=tell(of), prefix=prefix, grammar=grammar,
     )  # fmt: skip
-    places = [at for at, _ in (wanted if references else []) + (others if rejected else [])]
-    asked = [(prompts[at], tokens) for at, tokens in zip(places, references + rejected, strict=True)]
-    found = _unlikely(arm, loaded, asked, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
-    against = dict(zip(places[len(rows) :], found[len(rows) :], strict=True))
+    indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
+    answers = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
+    nats = _likelihoods(arm, loaded, answers, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
+    rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
     outputs = tuple(
-        Output(row.id, text, ended, *(found[at] if found else (0.0, 0)), against.get(at))
-        for at, (row, (text, ended)) in enumerate(zip(rows, told, strict=True))
+        Output(row.id, text, ended, *(nats[index] if nats else (0.0, 0)), rejected_nats.get(index))
+        for index, (row, (text, ended)) in enumerate(zip(rows, texts, strict=True))
     )
-    _keep(file, outputs)
-    return Answers(arm.name, outputs, False, time.perf_counter() - start, unproved)
+    _save_outputs(file, outputs)
+    return ArmAnswers(arm.name, outputs, False, time.perf_counter() - start, no_likelihood_reason)
 
 
-def _answers(
-    template: ChatTemplate, arm: Arm, rows: Sequence[Question], wanted: Sequence[tuple[int, str | None]]
+def _answer_tokens(
+    template: ChatTemplate, arm: Arm, rows: Sequence[PromptRow], answers: Sequence[IndexedText]
 ) -> tuple[list[list[int]], str]:
-    """The trained tokens of ``wanted`` answers, each with its row's place, behind what ``arm`` is asked; none, and why, if one is not proved."""
-    found = []
-    for at, text in wanted:
-        row = rows[at]
+    """Return the trained tokens of ``answers`` after ``arm``'s prompts, or no tokens and a reason if one cannot be separated."""
+    encoded = []
+    for index, text in answers:
+        row = rows[index]
         if text is None:
-            return [], "the data has no wanted answer to some of the rows"
+            return [], "some rows have no reference answer"
         try:
-            _, answer = template.completion((*arm.ask(row), Message("assistant", text)), row.tools, row.place)
+            _, tokens = template.split_completion((*arm.prompt_for(row), Message("assistant", text)), row.tools, row.location)
         except TemplateError as error:
             return [], error.message
-        found.append(answer)
-    return found, ""
+        encoded.append(tokens)
+    return encoded, ""
 
 
-def _unlikely(arm: Arm, loaded: LoadedModel, asked: Sequence[tuple[list[int], list[int]]], **how: Any) -> list[tuple[float, int]]:
-    """The negative log-likelihood in nats, and the tokens, of each answer that ``arm`` is ``asked`` about with its prompt."""
-    found = nats(loaded.model, asked, **how) if asked else []
-    if not all(map(math.isfinite, found)):
-        raise MlxtuneError(f"{arm.name} finds a given answer infinitely unlikely.", mend="Is the adapter whole?")
-    return [(value, len(answer)) for value, (_, answer) in zip(found, asked, strict=True)]
+def _likelihoods(
+    arm: Arm, loaded: LoadedModel, answers: Sequence[tuple[list[int], list[int]]], **options: Any
+) -> list[tuple[float, int]]:
+    """Return the negative log-likelihood in nats and the token count of the answer in each (prompt, answer) pair."""
+    nats = negative_log_likelihoods(loaded.model, answers, **options) if answers else []
+    if not all(map(math.isfinite, nats)):
+        raise MlxtuneError(
+            f"{arm.name} assigns zero probability to a reference answer.",
+            hint="The adapter may be corrupt. Run: mlxtune adapters check",
+        )
+    return [(value, len(answer)) for value, (_, answer) in zip(nats, answers, strict=True)]
 
 
 def _require_room(
-    arm: Arm, loaded: LoadedModel, rows: Sequence[Question], prompts: Sequence[Sequence[int]], max_tokens: int
+    arm: Arm, loaded: LoadedModel, rows: Sequence[PromptRow], prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> None:
-    """An arm whose prompts leave the positions that a model was made for would be measured at what no user would do with it."""
+    """Raise ``InputError`` if an arm's longest prompt and its answer exceed the model's maximum length."""
     config = loaded.source.config
     most = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-    at = max(range(len(prompts)), key=lambda at: len(prompts[at]))
-    if isinstance(most, int) and len(prompts[at]) + max_tokens > most:
+    index = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+    if isinstance(most, int) and len(prompts[index]) + max_tokens > most:
         raise InputError(
-            f"{rows[at].place}: {arm.name} asks with {len(prompts[at]):,} tokens, and {max_tokens:,} may be answered: "
-            f"the model reads at most {most:,}.",
-            mend="Lower evaluation.max_tokens or evaluation.shots, or leave the arm out.",
+            f"{rows[index].location}: the prompt of {arm.name} has {len(prompts[index]):,} tokens and the answer can have up to "
+            f"{max_tokens:,}, but the model is limited to {most:,}.",
+            hint="Lower evaluation.max_tokens or evaluation.shots, or leave the arm out.",
         )
 
 
-def _contents(folder: Path) -> list[str]:
-    """The hashes of a model's weights and tokenizer, read in full once a process."""
+def _content_hashes(folder: Path) -> list[str]:
+    """Return the hashes of a model's weights and tokenizer files, computed once per process."""
     files = sorted(file for pattern in ("model*.safetensors", "tokenizer*") for file in folder.glob(pattern) if file.is_file())
-    return [_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [_file_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 @lru_cache
-def _digest(file: Path, size: int, changed: int) -> str:
+def _file_hash(file: Path, size: int, changed: int) -> str:
     return sha256_file(file)
 
 
-def _keep(file: Path, outputs: Sequence[Output]) -> None:
-    """Write ``outputs`` behind a line with their hash."""
+def _save_outputs(file: Path, outputs: Sequence[Output]) -> None:
+    """Write a line with the hash of ``outputs``, then ``outputs``."""
     lines = "".join(json.dumps(asdict(output), ensure_ascii=True) + "\n" for output in outputs)
     write_text(file, json.dumps({"sha256": hashlib.sha256(lines.encode()).hexdigest()}) + "\n" + lines)
 
 
-def _kept(file: Path, rows: Sequence[Question]) -> tuple[Output, ...]:
-    """What was written to ``file``; nothing where it is not there, not whole, or not of ``rows``."""
+def _load_outputs(file: Path, rows: Sequence[PromptRow]) -> tuple[Output, ...]:
+    """Read cached outputs; empty if the file is missing, damaged, or belongs to different rows."""
     try:
         head, _, lines = file.read_bytes().partition(b"\n")
         if json.loads(head)["sha256"] != hashlib.sha256(lines).hexdigest():
             return ()
-        kept = tuple(_read(json.loads(line)) for line in lines.splitlines())
+        records = [json.loads(line) for line in lines.splitlines()]
+        outputs = tuple(Output(**{**record, "rejected": tuple(record["rejected"] or ()) or None}) for record in records)
     except (OSError, ValueError, KeyError, TypeError):
         return ()
-    return kept if [output.id for output in kept] == [row.id for row in rows] else ()
-
-
-def _read(told: dict[str, Any]) -> Output:
-    rejected = told.pop("rejected")
-    return Output(**told, rejected=tuple(rejected) if rejected else None)
+    return outputs if [output.id for output in outputs] == [row.id for row in rows] else ()

@@ -1,4 +1,4 @@
-"""The report of an evaluation: rates with intervals for each arm, comparisons, and the verdict. No mlx here: faces read it."""
+"""An evaluation's report: rates with intervals for each arm, paired comparisons, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,31 +6,68 @@ import math
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation.arms import GRAMMAR, TUNED
-from mlxtune.evaluation.clusters import worth
-from mlxtune.evaluation.contract import FORMS, LABELS
 from mlxtune.evaluation.evidence import FILES, hashes
-from mlxtune.evaluation.resample import Mean, bootstrap
-from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.statistics import Paired, wilson
-from mlxtune.evaluation.verdict import HEADLINE, Comparison, ScoreComparison, compare, compare_scores, correct, sentence
+from mlxtune.evaluation.json_fields import from_json, to_json
+from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.scorers import CONTRACT, Score
+from mlxtune.evaluation.scorers.registry import FORMS, metric_label
+from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
+from mlxtune.evaluation.statistics.clusters import effective_n
+from mlxtune.evaluation.statistics.intervals import PairedCounts, wilson
+from mlxtune.evaluation.verdict import Comparison, ScoreComparison, apply_holm, compare, compare_scores, verdict_sentence
 
 FILE = "report.json"
-PAGES = ("report.md", "report.html")  # the same for readers
-SEED = 7  # of the bootstrap: the same report every time
+PAGES = ("report.md", "report.html")
+VERSION = 1  # format version of report.json
+WORDING = 2  # version of the reasons in outputs.jsonl; verify compares them only if it matches
+SEED = 7  # bootstrap seed, fixed so that reports are reproducible
+
+
+class Decoding(TypedDict):
+    kind: str
+    max_tokens: int
+
+
+class ReportFacts(TypedDict, total=False):
+    """What was compared, as stored in ``report.json`` (:data:`VERSION`); ``report.schema.json`` describes each key."""
+
+    name: str
+    base: str
+    base_fingerprint: str
+    run: str
+    adapter: str
+    rows: int
+    row_ids: list[str]
+    groups: int
+    source: str
+    schema: str
+    contract: str
+    asks: list[str]
+    template: str
+    decoding: Decoding
+    compute: str
+    wording: int
+    untouched: str
+    moved: str
+    headline: str
+    looks: int
+    ledger: str
+    regression: dict[str, Any]
+    made: str
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many outputs hold on one metric, with the 95 % Wilson interval, and the classes of those that do not.
+    """How many outputs pass a metric, with the 95% Wilson interval and the failures by class.
 
-    ``mean`` is the mean of the scores' values, for metrics that have values.
+    ``mean`` is the mean of partial scores, for metrics that have them.
     """
 
     metric: str
@@ -47,107 +84,118 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One contestant: its rates, where its answers came from, and how long they took (seconds).
+class ArmResult:
+    """An arm's rates, whether its answers came from the cache, and how long they took in seconds.
 
-    ``margin`` is by how much it finds chosen answers likelier than rejected ones, in nats a token, where the rows are pairs.
-    ``perplexity`` is exp of the mean negative log-likelihood of the references' tokens; ``None`` where it was not computed.
+    ``margin`` is the mean log-likelihood advantage of chosen over rejected answers, in nats per token, for preference pairs.
+    ``perplexity`` is computed on the reference answers, if possible.
     """
 
-    arm: str
+    name: str = field(metadata={"key": "arm"})
     cached: bool
     seconds: float
     rates: tuple[Rate, ...]
-    margin: Mean | None = None
+    margin: BootstrapMean | None = None
     perplexity: float | None = None
 
     def rate(self, metric: str) -> Rate:
-        """The rate called ``metric``. Raises ``KeyError``."""
+        """Return the rate of ``metric``. Raises ``KeyError``."""
         return {rate.metric: rate for rate in self.rates}[metric]
 
 
 @dataclass(frozen=True)
-class Report:
-    """``facts`` say what was compared: names, hashes, row ids, decoding.
+class EvaluationReport:
+    """An evaluation's results. The verdict is about the whole contract or, for preference training, the preferred answers."""
 
-    ``verdict`` is about the whole contract or, of preference training, about which answers are preferred. ``margins`` compare those of
-    the arms.
-    """
-
-    facts: dict[str, Any]
-    arms: tuple[Arm, ...]
+    facts: ReportFacts
+    arms: tuple[ArmResult, ...]
     comparisons: tuple[Comparison, ...]
     verdict: str
     margins: tuple[ScoreComparison, ...] = ()
 
     @property
+    def headline_metric(self) -> str:
+        """The metric that the verdict is about."""
+        return self.facts.get("headline", CONTRACT)
+
+    @property
     def headline(self) -> Comparison | None:
-        """The comparison the verdict is about: of what was tuned, against the strongest other arm; ``None`` when nothing was tuned."""
-        return self._over_strongest(self.facts.get("headline", HEADLINE))
+        """The comparison of the tuned arm with the strongest other arm, behind the verdict; ``None`` without a tuned arm."""
+        return self._with_strongest(self.headline_metric)
 
     @property
     def contract(self) -> Comparison | None:
-        """The comparison of the whole contract, likewise."""
-        return self._over_strongest(HEADLINE)
+        """The same comparison on the whole contract."""
+        return self._with_strongest(CONTRACT)
+
+    @property
+    def off_task(self) -> OffTaskResult | None:
+        """The off-task result, or ``None`` if there were no off-task prompts."""
+        record = self.facts.get("regression")
+        return OffTaskResult(**{**record, "broken": tuple(record["broken"]), "fixed": tuple(record["fixed"])}) if record else None
 
     @property
     def grouped(self) -> bool:
-        """Whether some rows belong together, and are no independent evidence."""
-        return int(self.facts.get("groups", 0)) < int(self.facts.get("rows", 0))
+        """Whether some rows belong to the same group and so are not independent evidence."""
+        return self.facts.get("groups", 0) < self.facts.get("rows", 0)
 
     @property
-    def word(self) -> str:
-        """The word that the verdict begins with: that of the contract where it fell, whatever rose; empty while nothing is compared."""
-        fell = self.contract is not None and self.contract.word == "worse"
-        return "worse" if fell else self.headline.word if self.headline else ""
+    def outcome(self) -> str:
+        """The verdict's outcome: ``worse`` if the contract got worse, else the headline's; empty if nothing was compared."""
+        contract_is_worse = self.contract is not None and self.contract.outcome == "worse"
+        return "worse" if contract_is_worse else self.headline.outcome if self.headline else ""
 
-    def _over_strongest(self, metric: str) -> Comparison | None:
+    def comparison(self, metric: str, first: str, second: str) -> Comparison | None:
+        """Return the comparison of two arms on ``metric``, if there is one."""
+        key = (metric, first, second)
+        return next((item for item in self.comparisons if (item.metric, item.first, item.second) == key), None)
+
+    def _with_strongest(self, metric: str) -> Comparison | None:
         *others, last = self.arms
-        if last.arm != TUNED or not others:
-            return None
-        rival = strongest(others, metric).arm
-        asked = (metric, rival, last.arm)
-        return next((item for item in self.comparisons if (item.metric, item.first, item.second) == asked), None)
+        return self.comparison(metric, strongest_arm(others, metric).name, last.name) if last.name == TUNED and others else None
 
 
-def strongest(arms: Sequence[Arm], metric: str) -> Arm:
-    """The one of ``arms`` with the most hits on ``metric``, the later one of equals."""
+def strongest_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
+    """Return the arm with the most hits on ``metric``; ties go to the later one."""
     return max(reversed(arms), key=lambda arm: sum(rate.hits for rate in arm.rates if rate.metric == metric))
 
 
-Scored = Sequence[dict[str, Score]]
+ScoredRows = Sequence[dict[str, Score]]
 
 
-def rates(scored: Scored, groups: Sequence[Hashable] = ()) -> tuple[Rate, ...]:
-    """The rates of one arm's scored outputs, each over the outputs that the metric was asked of. Raises ``ValueError`` for none.
+def metric_rates(scored: ScoredRows, groups: Sequence[Hashable] = ()) -> tuple[Rate, ...]:
+    """Return the rate of each metric over the outputs that it applies to. Raises ``ValueError`` if there are no outputs.
 
-    Outputs of one of ``groups`` belong together: an interval is that of as many independent ones as they are worth.
+    ``groups`` says which outputs belong together; intervals use the effective number of independent outputs.
     """
     if not scored:
-        raise ValueError("no outputs have no rates")
-    found, groups = [], groups or range(len(scored))
+        raise ValueError("no outputs to rate")
+    rates, groups = [], groups or range(len(scored))
     for metric in max(scored, key=len):
         scores = [row[metric] for row in scored if metric in row]
-        rows = worth([score.holds for score in scores], [group for row, group in zip(scored, groups, strict=True) if metric in row])
-        hits = sum(score.holds for score in scores)
-        failures = Counter(score.kind for score in scores if not score.holds)
+        own_groups = [group for row, group in zip(scored, groups, strict=True) if metric in row]
+        size = effective_n([score.passed for score in scores], own_groups)
+        hits = sum(score.passed for score in scores)
+        failures = Counter(score.kind for score in scores if not score.passed)
         values = [score.value for score in scores if score.value is not None]
         mean = sum(values) / len(values) if values else None
-        found.append(Rate(metric, hits, len(scores), *wilson(hits, len(scores), rows=rows), dict(failures.most_common()), mean))
-    return tuple(found)
+        interval = wilson(hits, len(scores), effective_n=size)
+        rates.append(Rate(metric, hits, len(scores), *interval, dict(failures.most_common()), mean))
+    return tuple(rates)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """An arm with the scores of its answers, row by row; ``margins`` are those of pairs in nats a token, likewise, ``None`` for no pair.
+class ArmScores:
+    """An arm with the scores of its answers, row by row.
 
-    ``nats`` is the negative log-likelihood of all references together, over their ``tokens`` tokens.
+    ``margins`` holds each preference pair's margin in nats per token, and ``None`` for other rows. ``nats`` is the total negative
+    log-likelihood of all references, which have ``tokens`` tokens in total.
     """
 
-    arm: str
+    name: str
     cached: bool
     seconds: float
-    scored: Scored
+    scored: ScoredRows
     margins: Sequence[float | None] = ()
     nats: float = 0.0
     tokens: int = 0
@@ -157,57 +205,59 @@ class Measured:
         return math.exp(self.nats / self.tokens) if self.tokens else None
 
 
-def build(facts: dict[str, Any], arms: Sequence[Measured], groups: Sequence[Hashable] = ()) -> Report:
-    """A report on ``arms``, the base first, all on the same rows.
+def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashable] = ()) -> EvaluationReport:
+    """Build the report of ``arms``, which answered the same rows. The base comes first, the tuned arm last.
 
-    What was tuned comes last, and is also compared with the strongest other arm: it wins only against that.
-
-    ``groups`` says which rows belong together (near-duplicates, one customer): they are no independent evidence. Left out, each is alone.
+    The tuned arm is compared with the base and with the strongest other arm, which it has to beat. ``groups`` says which rows
+    belong together (near-duplicates, or rows of one customer); by default, all rows are independent.
     """
     groups = groups or range(len(arms[0].scored))
-    found = tuple(
-        Arm(arm.arm, arm.cached, arm.seconds, rates(arm.scored, groups), _margin(arm, groups), arm.perplexity) for arm in arms
+    results = tuple(
+        ArmResult(arm.name, arm.cached, arm.seconds, metric_rates(arm.scored, groups), _margin(arm, groups), arm.perplexity)
+        for arm in arms
     )
-    headline = facts.get("headline", HEADLINE)
-    against = [(arms[0], arm) for arm in arms[1:]]
-    if len(arms) > 2 and arms[-1].arm == TUNED:
-        rivals = {strongest(found[:-1], metric).arm for metric in (headline, HEADLINE)}
-        against += [(arm, arms[-1]) for arm in arms[1:-1] if arm.arm in rivals]
-    comparisons = correct(
+    headline = facts.get("headline", CONTRACT)
+    pairs = [(arms[0], arm) for arm in arms[1:]]
+    if len(arms) > 2 and arms[-1].name == TUNED:
+        rivals = {strongest_arm(results[:-1], metric).name for metric in (headline, CONTRACT)}
+        pairs += [(arm, arms[-1]) for arm in arms[1:-1] if arm.name in rivals]
+    comparisons = apply_holm(
         [
-            compare(metric, first.arm, second.arm, *_both(metric, first.scored, second.scored, groups))
-            for first, second in against
+            compare(metric, first.name, second.name, *_both_passed(metric, first.scored, second.scored, groups))
+            for first, second in pairs
             for metric in max(second.scored, key=len)
             if metric not in FORMS
         ],
         headline,
     )
     margins = tuple(
-        compare_scores("margin", first.arm, second.arm, [pair for pair, _ in kept], [group for _, group in kept], SEED)
-        for first, second in against
-        if (kept := _both_margins(first, second, groups))
+        compare_scores("margin", first.name, second.name, [pair for pair, _ in both], [group for _, group in both], SEED)
+        for first, second in pairs
+        if (both := _both_margins(first, second, groups))
     )
-    facts = {**facts, "groups": len(set(groups))}
-    report = Report({**facts, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, found, comparisons, "", margins)
+    complete: ReportFacts = {**facts, "groups": len(set(groups)), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    report = EvaluationReport(complete, results, comparisons, "", margins)
     return replace(report, verdict=_verdict(report))
 
 
-def _both(metric: str, first: Scored, second: Scored, groups: Sequence[Hashable]) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
-    """Whether both held, of the rows that the metric was asked of under both, and the groups of those rows."""
-    asked = [
-        (one[metric].holds, two[metric].holds, group)
+def _both_passed(
+    metric: str, first: ScoredRows, second: ScoredRows, groups: Sequence[Hashable]
+) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
+    """Return whether each arm passed, for the rows to which ``metric`` applies in both arms, and the groups of those rows."""
+    rows = [
+        (one[metric].passed, two[metric].passed, group)
         for one, two, group in zip(first, second, groups, strict=True)
         if metric in one and metric in two
     ]
-    return [(one, two) for one, two, _ in asked], [group for *_, group in asked]
+    return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
 
 
-def _margin(arm: Measured, groups: Sequence[Hashable]) -> Mean | None:
-    kept = [(margin, group) for margin, group in zip(arm.margins, groups, strict=False) if margin is not None]
-    return bootstrap([margin for margin, _ in kept], [group for _, group in kept], SEED) if kept else None
+def _margin(arm: ArmScores, groups: Sequence[Hashable]) -> BootstrapMean | None:
+    rows = [(margin, group) for margin, group in zip(arm.margins, groups, strict=False) if margin is not None]
+    return bootstrap([margin for margin, _ in rows], [group for _, group in rows], SEED) if rows else None
 
 
-def _both_margins(first: Measured, second: Measured, groups: Sequence[Hashable]) -> list[tuple[tuple[float, float], Hashable]]:
+def _both_margins(first: ArmScores, second: ArmScores, groups: Sequence[Hashable]) -> list[tuple[tuple[float, float], Hashable]]:
     return [
         ((one, two), group)
         for one, two, group in zip(first.margins, second.margins, groups, strict=False)
@@ -215,52 +265,50 @@ def _both_margins(first: Measured, second: Measured, groups: Sequence[Hashable])
     ]
 
 
-def _verdict(report: Report) -> str:
-    """The headline in words. A preference that was learned at the contract's cost is no gain, whatever it is worth."""
+def _verdict(report: EvaluationReport) -> str:
+    """Return the verdict as a sentence. A gain in preferences at the contract's expense counts as worse.
+
+    ``verify`` compares this text, so changing the wording would make older reports fail.
+    """
     headline, contract = report.headline, report.contract
     if headline is None or contract is None:
         return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
-    told = sentence(headline, LABELS[headline.metric], grouped=report.grouped) + _grammar(report)
+    text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped) + _grammar(report)
     if headline is contract:
-        return told
-    if contract.word == "worse":
-        return f"{sentence(contract, LABELS[contract.metric], grouped=report.grouped)} {told}"
-    before, after = (f"{count} of {contract.paired.total}" for count in _hits(contract.paired))
-    return f"{told} The contract held for {before} answers before and {after} after."
+        return text
+    if contract.outcome == "worse":
+        return f"{verdict_sentence(contract, metric_label(contract.metric), grouped=report.grouped)} {text}"
+    paired = contract.paired
+    before, after = (f"{count} of {paired.total}" for count in (paired.first, paired.second))
+    return f"{text} The contract held for {before} answers before and {after} after."
 
 
-def _grammar(report: Report) -> str:
-    """What constrained decoding reaches without any training, where that is all there is to reach."""
+def _grammar(report: EvaluationReport) -> str:
+    """Return a sentence if a grammar alone, without training, meets a requirement on every row, else ``""``."""
     for arm in report.arms:
-        for metric, what in ((HEADLINE, "meets the whole contract"), ("schema", "fits the schema")):
+        for metric, claim in ((CONTRACT, "meets the whole contract"), ("schema", "fits the schema")):
             rate = {rate.metric: rate for rate in arm.rates}.get(metric)
-            if arm.arm == GRAMMAR and rate and rate.hits == rate.total:
-                return f" A grammar alone {what} every time."
+            if arm.name == GRAMMAR and rate and rate.hits == rate.total:
+                return f" A grammar alone {claim} every time."
     return ""
 
 
-def _hits(paired: Paired) -> tuple[int, int]:
-    return paired.both + paired.broken, paired.both + paired.fixed
+def save(report: EvaluationReport, folder: Path) -> None:
+    """Write ``report.json``, as described in ``report.schema.json``, with the hashes of the files it can be verified against."""
+    write_json(folder / FILE, {"v": VERSION, **to_json(report), "files": hashes(folder, (*FILES, *PAGES))})
 
 
-def save(report: Report, folder: Path) -> None:
-    """Write ``report.json``, as ``report.schema.json`` describes it: with the hashes of the files that it can be verified by."""
-    write_json(folder / FILE, {"v": 1, **asdict(report), "files": hashes(folder, (*FILES, *PAGES))})
-
-
-def load(folder: Path) -> Report:
-    """The report in ``folder``. Raises ``InputError`` when it is missing or not one of ours."""
+def load(folder: Path) -> EvaluationReport:
+    """Load the report in ``folder``. Raises ``InputError`` if it is missing or malformed."""
     data = read_json(folder / FILE)
     try:
-        arms = tuple(_arm(arm) for arm in data["arms"])
-        comparisons = tuple(Comparison(**{**item, "paired": Paired(**item["paired"])}) for item in data["comparisons"])
-        margins = tuple(ScoreComparison(**item) for item in data.get("margins", []))
-        return Report(data["facts"], arms, comparisons, data["verdict"], margins)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / FILE} is not a report of this version: {error}.") from error
+        comparisons = tuple(from_json(Comparison, item, paired=PairedCounts(**item["paired"])) for item in data["comparisons"])
+        margins = tuple(from_json(ScoreComparison, item) for item in data.get("margins", []))
+        return EvaluationReport(data["facts"], tuple(map(_arm, data["arms"])), comparisons, data["verdict"], margins)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / FILE} is not a report that this version can read: {error}.") from error
 
 
-def _arm(data: dict[str, Any]) -> Arm:
-    given = {"margin": None, "perplexity": None, **data}  # a report of an older version has none
-    margin = Mean(**given["margin"]) if given["margin"] else None
-    return Arm(**{**given, "rates": tuple(Rate(**rate) for rate in given["rates"]), "margin": margin})
+def _arm(record: dict[str, Any]) -> ArmResult:
+    margin = BootstrapMean(**record["margin"]) if record.get("margin") else None  # older reports have none
+    return from_json(ArmResult, record, rates=tuple(Rate(**rate) for rate in record["rates"]), margin=margin)

@@ -1,4 +1,4 @@
-"""Start an evaluation: of a run's adapter against its base, or of a base alone. No mlx here: faces call it."""
+"""Start an evaluation of a run's adapter and its base, or of a base alone."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 
 
-def trained(run: Run) -> bool:
-    """Whether ``run`` left an adapter that can be measured."""
+def has_adapter(run: Run) -> bool:
+    """Return whether ``run`` has an adapter to evaluate."""
     return (run.adapter / "adapters.safetensors").is_file()
 
 
-def require_trained(run: Run) -> None:
-    """Raises ``InputError`` when ``run`` has no adapter."""
-    if not trained(run):
-        raise InputError(f"{run.id} has no adapter: it is {run.status()}.", mend="Let it finish, or resume it: mlxtune runs resume")
+def require_adapter(run: Run) -> None:
+    """Raise ``InputError`` if ``run`` has no adapter."""
+    if not has_adapter(run):
+        raise InputError(f"{run.id} has no adapter: it is {run.status()}.", hint="Let it finish, or run: mlxtune runs resume")
 
 
 def start(workspace: Path, recipe: Recipe, run: Run | None = None, adapter: Path | None = None) -> Run:
-    """Start the worker that measures the arms of ``recipe``, with the adapter of ``run``, or the one in the folder ``adapter``.
+    """Start the worker that evaluates the arms of ``recipe``, with the run's adapter or the one in the folder ``adapter``.
 
-    Returns the evaluation. Raises ``InputError`` when that run has no adapter, ``MachineError`` when the worker ends without a word.
+    Returns the evaluation. Raises ``InputError`` if the run has no adapter, and ``MachineError`` if the worker does not start.
     """
     if run:
-        require_trained(run)
-    asked = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
-    return launch.start(workspace, "eval", recipe, asked)
+        require_adapter(run)
+    request = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
+    return launch.start(workspace, "eval", recipe, request)

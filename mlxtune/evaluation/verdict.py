@@ -1,44 +1,45 @@
-"""Better, worse, or cannot tell: one arm against another on the same rows, in figures and in a sentence."""
+"""Compare two arms on the same rows: better, worse, or cannot tell."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from mlxtune.evaluation.clusters import flips, net, worth
-from mlxtune.evaluation.power import needed_rows
-from mlxtune.evaluation.resample import bootstrap
-from mlxtune.evaluation.statistics import Paired, holm, newcombe, sign_test
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.statistics.bootstrap import bootstrap
+from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
+from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
+from mlxtune.evaluation.statistics.power import needed_rows
+from mlxtune.evaluation.statistics.significance import holm, sign_test
 
-Word = Literal["better", "worse", "cannot tell"]
+Outcome = Literal["better", "worse", "cannot tell"]
 
 LEVEL = 0.05
-HEADLINE = "contract"  # the one metric the verdict is about, named before any result is seen; of preference training its own
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of ``second`` against ``first``: the 2×2, the change with its 95 % interval, p, and what it means.
+    """The comparison of ``second`` with ``first`` on one metric: 2×2 table, change with 95% interval, p-value, and outcome.
 
-    ``adjusted`` is p after :func:`correct`; the word follows it. ``None`` where nothing was corrected.
+    ``adjusted`` is the p-value after :func:`apply_holm`; if set, it determines the outcome.
     """
 
     metric: str
     first: str
     second: str
-    paired: Paired
+    paired: PairedCounts
     low: float
     change: float
     high: float
     p: float
-    word: Word
+    outcome: Outcome = field(metadata={"key": "word"})
     adjusted: float | None = None
 
 
 @dataclass(frozen=True)
 class ScoreComparison:
-    """One score of ``second`` against ``first``: rows that rose, fell and tied, the mean change with its interval, p, the word."""
+    """The comparison of ``second`` with ``first`` on one score: rows that rose, fell or tied, mean change, p-value, and outcome."""
 
     metric: str
     first: str
@@ -50,7 +51,7 @@ class ScoreComparison:
     change: float
     high: float
     p: float
-    word: Word
+    outcome: Outcome = field(metadata={"key": "word"})
     adjusted: float | None = None
 
 
@@ -60,74 +61,75 @@ Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)
 def compare(
     metric: str, first: str, second: str, passed: Sequence[tuple[bool, bool]], groups: Sequence[Hashable] = ()
 ) -> Comparison:
-    """``passed`` holds, for each row, whether the first and the second arm passed it; rows of one of ``groups`` belong together.
+    """Compare two arms on a pass/fail metric; ``passed`` says, for each row, whether the first and the second arm passed.
 
-    A change counts when its interval (Newcombe) lies on one side of zero and the exact test (McNemar) agrees at 5 %. With groups, the
-    interval is that of as many rows as they are worth, and the test flips the signs of whole groups. Raises ``ValueError`` for no rows.
+    A change counts if its interval (Newcombe) excludes zero and the exact McNemar test agrees at 5%. With ``groups`` of dependent
+    rows, the interval uses the effective number of rows, and the test flips the signs of whole groups. Raises ``ValueError`` if
+    there are no rows.
     """
-    paired = Paired(
+    paired = PairedCounts(
         both=sum(one and two for one, two in passed),
         broken=sum(one and not two for one, two in passed),
         fixed=sum(two and not one for one, two in passed),
         neither=sum(not one and not two for one, two in passed),
     )
     gains, groups = [two - one for one, two in passed], groups or range(len(passed))
-    low, change, high = newcombe(paired, rows=worth(gains, groups))
-    p = flips(net(gains, groups))
-    return Comparison(metric, first, second, paired, low, change, high, p, judged(p, low, high))
+    low, change, high = newcombe(paired, effective_n=effective_n(gains, groups))
+    p = permutation_p(group_sums(gains, groups))
+    return Comparison(metric, first, second, paired, low, change, high, p, decide(p, low, high))
 
 
 def compare_scores(
     metric: str, first: str, second: str, scores: Sequence[tuple[float, float]], groups: Sequence[Hashable], seed: int
 ) -> ScoreComparison:
-    """``scores`` holds, for each row, the score of the first and the second arm; rows of one of ``groups`` belong together.
+    """Compare two arms on a numeric score; ``scores`` holds each row's score in the first and the second arm.
 
-    A change counts when its interval (bootstrap over groups) lies on one side of zero and the sign test over groups agrees at 5 %.
-    Raises ``ValueError`` for no rows.
+    A change counts if its interval (bootstrap over groups) excludes zero and the sign test over groups agrees at 5%. Raises
+    ``ValueError`` if there are no rows.
     """
     differences = [two - one for one, two in scores]
     mean = bootstrap(differences, groups, seed)
     rose, fell = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
-    sums: dict[Hashable, float] = {}
-    for value, group in zip(differences, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + value
-    p = sign_test(sum(value > 0 for value in sums.values()), sum(value < 0 for value in sums.values()))
-    word = judged(p, mean.low, mean.high)
-    return ScoreComparison(metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, word)
+    sums = group_sums(differences, groups)
+    p = sign_test(sum(value > 0 for value in sums), sum(value < 0 for value in sums))
+    outcome = decide(p, mean.low, mean.high)
+    return ScoreComparison(
+        metric, first, second, rose, fell, len(scores) - rose - fell, mean.low, mean.value, mean.high, p, outcome
+    )
 
 
-def correct(comparisons: Sequence[Compared], headline: str = HEADLINE) -> tuple[Compared, ...]:
-    """``comparisons`` with p adjusted by Holm, and their words after it.
+def apply_holm(comparisons: Sequence[Compared], headline: str = CONTRACT) -> tuple[Compared, ...]:
+    """Adjust p-values for multiple comparisons (Holm) and update the outcomes.
 
-    The ``headline`` metric is the question that was asked beforehand, so it is one family, over the arms; all other metrics
-    together are another.
+    The ``headline`` metric over all arms is one family, because it was fixed in advance; all other metrics form another.
     """
-    done = list(comparisons)
-    for family in (True, False):
-        places = [at for at, item in enumerate(comparisons) if (item.metric == headline) == family]
-        for at, p in zip(places, holm([comparisons[at].p for at in places]), strict=True):
-            item = comparisons[at]
-            done[at] = replace(item, adjusted=p, word=judged(p, item.low, item.high))
-    return tuple(done)
+    adjusted = list(comparisons)
+    for is_headline in (True, False):
+        family = [index for index, item in enumerate(comparisons) if (item.metric == headline) == is_headline]
+        for index, p in zip(family, holm([comparisons[index].p for index in family]), strict=True):
+            item = comparisons[index]
+            adjusted[index] = replace(item, adjusted=p, outcome=decide(p, item.low, item.high))
+    return tuple(adjusted)
 
 
-def judged(p: float, low: float, high: float) -> Word:
-    """The verdict: the test at 5 % and the interval, which must lie on one side of zero, have to agree."""
+def decide(p: float, low: float, high: float) -> Outcome:
+    """Return the outcome. A change counts only if the test at 5% and the interval agree."""
     return "cannot tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot tell"
 
 
-def sentence(comparison: Comparison, label: str, *, grouped: bool = False) -> str:
-    """The verdict in words: the fact and its interval in whole points. How many ``grouped`` rows would settle it is not known."""
+def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = False) -> str:
+    """Describe a comparison in a sentence, in whole points. For ``grouped`` rows, the number of rows needed is omitted."""
     low, change, high = (round(100 * value) for value in (comparison.low, comparison.change, comparison.high))
     name = label[0].upper() + label[1:]
-    if comparison.word == "better":
+    if comparison.outcome == "better":
         return f"Better. {name} rose by {change} points, between {low} and {high}, over {comparison.first}."
-    if comparison.word == "worse":
+    if comparison.outcome == "worse":
         return f"Worse. {name} fell by {-change} points, between {-high} and {-low}, against {comparison.first}."
     rows = None if grouped else needed_rows(comparison.paired)
     more = f"; about {rows:,} rows would settle it" if rows and rows > comparison.paired.total else ""
-    return f"Cannot tell. {name} changed by between {_signed(low)} and {_signed(high)} points{more}."
+    return f"Cannot tell. {name} changed by between {signed_points(low)} and {signed_points(high)} points{more}."
 
 
-def _signed(points: int) -> str:
+def signed_points(points: int) -> str:
+    """Return whole points with a sign: ``+3``, ``−3``, ``0``."""
     return f"−{-points}" if points < 0 else f"+{points}" if points else "0"

@@ -1,14 +1,14 @@
-"""Is a report what its evidence says? Every number is computed again, from the stored outputs, without a model, source or network.
+"""Recompute every number in a report from the stored outputs, without a model, source data or network.
 
-What agrees was computed from these files. Who changes the outputs, the report and its hashes alike has made another evaluation: that
-cannot be told from the folder alone.
+Agreement shows that the report was computed from these files. If someone changes the outputs, the report and the hashes together,
+that cannot be detected from the folder alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
@@ -20,166 +20,155 @@ import jsonschema
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line
-from mlxtune.evaluation import regression, report
+from mlxtune.evaluation import report
 from mlxtune.evaluation.arms import BASE, TUNED
+from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import FILES, Evidence, hashes, load_evidence, off_task, schema_hash
-from mlxtune.evaluation.preference import METRIC as PREFERENCE
-from mlxtune.evaluation.report import PAGES, Measured, Scored
-from mlxtune.evaluation.terms import contract_hash
-from mlxtune.evaluation.verdict import HEADLINE
+from mlxtune.evaluation.evidence import FILES, EvaluationEvidence, hashes, load_evidence, load_off_task, schema_hash
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.preference import PREFERENCE
 
-TOLERANCE = 1e-12  # of floats, which another machine may round otherwise in the last place
-_TOLD = ("made",)  # when it was made is told, and so is how long the arms took
+TOLERANCE = 1e-12  # for floats, whose last digit may differ between machines
+_NOT_RECOMPUTED = ("made",)
+
+Record = dict[str, Any]  # the content of report.json, which may be damaged
 
 
 def verify(folder: Path) -> list[str]:
-    """Every difference between ``report.json`` in ``folder`` and what its evidence says, each with its place; empty when there is none.
+    """Return every difference between ``report.json`` in ``folder`` and its evidence, with its location.
 
-    Raises ``InputError`` when there is no report, or one that keeps no evidence.
+    Raises ``InputError`` if there is no report, or if it has no evidence.
     """
-    told = read_json(folder / report.FILE)
-    if not isinstance(told, dict) or "files" not in told:
+    stored = read_json(folder / report.FILE)
+    if not isinstance(stored, dict) or "files" not in stored:
         raise InputError(
-            f"{folder / report.FILE} names no files to verify it by.",
-            mend="It is of an older mlxtune. Evaluate again: mlxtune eval",
+            f"{folder / report.FILE} lists no files to verify it against.",
+            hint="An older version of mlxtune wrote it. Evaluate again: mlxtune eval",
         )
-    if wrong := list(_malformed(told)):
-        return wrong
-    found = list(_files(folder, told["files"]))
+    if malformed := list(_schema_errors(stored)):
+        return malformed
+    problems = list(_changed_files(folder, stored["files"]))
     try:
         evidence = load_evidence(folder)
-        contract = Contract.of(evidence.recipe)
+        contract = Contract.from_recipe(evidence.recipe)
     except InputError as error:
-        return [*found, error.message]
-    scored = {arm: _scored(evidence, contract, arm) for arm in evidence.said}
-    if astray := list(_astray(evidence, told)):
-        return [*found, *astray]
-    found += _outputs(evidence, contract, scored)
-    return [*found, *_numbers(folder, told, evidence, scored)]
+        return [*problems, error.message]
+    if mismatches := list(_mismatches(evidence, stored)):
+        return [*problems, *mismatches]
+    scored = {arm: evidence.scores(arm, contract) for arm in evidence.answers}
+    parts = 2 if stored["facts"].get("wording") == report.WORDING else 1  # compare the class and the reason, or only the class
+    problems += _failures(evidence, contract, scored, parts)
+    return [*problems, *_numbers(folder, stored, evidence, contract, scored)]
 
 
 @cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema of ``report.json``."""
-    found: dict[str, Any] = json.loads(files("mlxtune.evaluation").joinpath("report.schema.json").read_text("utf-8"))
-    return found
+def schema() -> Record:
+    """Return the JSON Schema of ``report.json``."""
+    value: Record = json.loads(files("mlxtune.evaluation").joinpath("report.schema.json").read_text("utf-8"))
+    return value
 
 
-def _malformed(told: Any) -> Iterator[str]:
-    for error in jsonschema.Draft202012Validator(schema()).iter_errors(told):
+def _schema_errors(stored: Record) -> Iterator[str]:
+    for error in jsonschema.Draft202012Validator(schema()).iter_errors(stored):
         yield f"report.json {error.json_path.removeprefix('$.')}: {one_line(error.message, 160)}"
 
 
-def _files(folder: Path, told: dict[str, str]) -> Iterator[str]:
-    """Files that are not as they were when the report was made."""
-    found = hashes(folder, (*FILES, *PAGES))
-    for name in sorted({*told, *found}):
-        if name not in found:
-            yield f"{name} is gone."
-        elif name not in told:
-            yield f"{name} was not there when the report was made."
-        elif told[name] != found[name]:
-            yield f"{name} was changed: its sha256 is {found[name][:12]}…, not {told[name][:12]}…."
+def _changed_files(folder: Path, stored: dict[str, str]) -> Iterator[str]:
+    """Yield a sentence for each file that changed since the report was made."""
+    current = hashes(folder, (*FILES, *PAGES))
+    for name in sorted({*stored, *current}):
+        if name not in current:
+            yield f"{name} is missing."
+        elif name not in stored:
+            yield f"{name} did not exist when the report was made."
+        elif stored[name] != current[name]:
+            yield f"{name} was changed: its sha256 is {current[name][:12]}…, not {stored[name][:12]}…."
 
 
-def _astray(evidence: Evidence, told: dict[str, Any]) -> Iterator[str]:
-    """Answers that are not those of the report's arms to the rows that were asked."""
-    arms = [arm["arm"] for arm in told["arms"]]
-    if arms != list(evidence.said):
-        yield f"outputs.jsonl has the arms {', '.join(evidence.said)}, report.json has {', '.join(arms)}."
-    ids = [row.id for row in evidence.asked]
-    for arm, answers in evidence.said.items():
+def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
+    """Yield a sentence for each mismatch between the answers and the report's arms and rows."""
+    arms = [arm["arm"] for arm in stored["arms"]]
+    if arms != list(evidence.answers):
+        yield f"outputs.jsonl has the arms {', '.join(evidence.answers)}, but report.json has {', '.join(arms)}."
+    ids = [row.id for row in evidence.rows]
+    for arm, answers in evidence.answers.items():
         if [answer.id for answer in answers] != ids:
-            yield f"outputs.jsonl: the answers of {arm} are not to the rows of questions.jsonl, one each, in their order."
-    for arm, pairs in evidence.preferred.items():
-        if arm not in evidence.said or not set(pairs) <= set(ids):
-            yield f"preferences.jsonl: the pairs of {arm} are not those of questions.jsonl."
+            yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one by one."
+    for arm, pairs in evidence.logprobs.items():
+        if arm not in evidence.answers or not set(pairs) <= set(ids):
+            yield f"preferences.jsonl: the pairs of {arm} do not match questions.jsonl."
 
 
-def _scored(evidence: Evidence, contract: Contract, arm: str) -> Scored:
-    """The scores of an arm's answers, and of what it prefers."""
-    scored = []
-    for row, answer in zip(evidence.asked, evidence.said[arm], strict=False):
-        scores = contract.score(row.answer(answer.output, answer.ended))
-        if pair := evidence.preferred.get(arm, {}).get(row.id):
-            scores[PREFERENCE] = pair.score
-        scored.append(scores)
-    return scored
-
-
-def _outputs(evidence: Evidence, contract: Contract, scored: dict[str, Scored]) -> Iterator[str]:
-    """Answers that fail otherwise than ``outputs.jsonl`` says."""
-    for arm, answers in evidence.said.items():
+def _failures(evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, ScoredRows], parts: int) -> Iterator[str]:
+    """Yield each difference from the failures in ``outputs.jsonl``, comparing the first ``parts`` of class and reason."""
+    for arm, answers in evidence.answers.items():
         for answer, scores in zip(answers, scored[arm], strict=True):
-            failed = {
-                metric: [score.kind, score.why] for metric, score in scores.items() if metric in contract.asked and not score.holds
-            }
-            yield from _differences(f"outputs.jsonl, {arm}, {answer.id}, failed", answer.failed, failed)
+            stored = {metric: failure[:parts] for metric, failure in answer.failed.items()}
+            current = {metric: failure[:parts] for metric, failure in contract.failures(scores).items()}
+            yield from _differences(f"outputs.jsonl, {arm}, {answer.id}, failed", stored, current)
 
 
-def _numbers(folder: Path, told: dict[str, Any], evidence: Evidence, scored: dict[str, Scored]) -> Iterator[str]:
-    """What a report on the evidence says otherwise than ``told``."""
-    arms, groups = [], [row.group for row in evidence.asked]
-    for arm in told["arms"]:
-        pairs = evidence.preferred.get(arm["arm"], {})
-        margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.asked] if pairs else []
-        said = evidence.said[arm["arm"]]
-        nats, tokens = sum(answer.nats for answer in said), sum(answer.tokens for answer in said)
-        arms.append(Measured(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens))
-    facts = {
+def _numbers(
+    folder: Path, stored: Record, evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, ScoredRows]
+) -> Iterator[str]:
+    """Yield each difference between the stored report and one rebuilt from the evidence."""
+    arms = []
+    for arm in stored["arms"]:
+        pairs, answers = evidence.logprobs.get(arm["arm"], {}), evidence.answers[arm["arm"]]
+        margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.rows] if pairs else []
+        nats, tokens = sum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
+        arms.append(ArmScores(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens))
+    facts: ReportFacts = {
         "name": evidence.recipe.name,
-        "rows": len(evidence.asked),
-        "row_ids": [row.id for row in evidence.asked],
-        "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.preferred else HEADLINE,
+        "rows": len(evidence.rows),
+        "row_ids": [row.id for row in evidence.rows],
+        "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.logprobs else CONTRACT,
         "schema": schema_hash(folder),
         "contract": contract_hash(evidence.recipe),
-        "asks": [metric.name for metric in Contract.of(evidence.recipe).metrics if metric.asked],
+        "asks": contract.required_metrics,
         "decoding": {"kind": "greedy", "max_tokens": evidence.recipe.evaluation.max_tokens},
     }
     try:
-        if regressed := _regression(folder):
-            facts["regression"] = asdict(regressed)
+        prompts, off_task = load_off_task(folder)
+        if prompts:
+            facts["regression"] = asdict(compare_off_task(prompts, off_task[BASE], off_task[TUNED]))
     except (InputError, KeyError, ValueError):
-        yield "regression.jsonl has not one answer of the base and of the adapter to each prompt."
-    made = json.loads(json.dumps(asdict(report.build({**told["facts"], **facts}, arms, groups))))
-    for name in _TOLD:
-        made["facts"][name] = told["facts"].get(name)
-    yield from _differences("report.json", {key: value for key, value in told.items() if key not in ("v", "files")}, made)
+        yield "regression.jsonl lacks the base's or the adapter's answer to at least one prompt."
+    result = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows]))
+    for name in _NOT_RECOMPUTED:
+        result["facts"][name] = stored["facts"].get(name)
+    yield from _differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, result)
 
 
-def _regression(folder: Path) -> regression.Regression | None:
-    """What the off-task answers come to, if any were asked for. Raises ``KeyError`` and ``ValueError`` where some are missing."""
-    probes, said = off_task(folder)
-    return regression.compare(probes, said[BASE], said[TUNED]) if probes else None
-
-
-def _differences(place: str, told: Any, found: Any) -> Iterator[str]:
-    """Where two JSON values differ, floats by more than :data:`TOLERANCE`."""
-    match told, found:
+def _differences(location: str, stored: Any, current: Any) -> Iterator[str]:
+    """Yield each difference between two JSON values, ignoring float differences up to :data:`TOLERANCE`."""
+    match stored, current:
         case dict(), dict():
-            for key in dict.fromkeys([*told, *found]):
-                if key in told and key in found:
-                    yield from _differences(f"{place}, {key}", told[key], found[key])
+            for key in dict.fromkeys([*stored, *current]):
+                if key in stored and key in current:
+                    yield from _differences(f"{location}, {key}", stored[key], current[key])
                 else:
-                    yield f"{place}, {one_line(str(key), 40)} is {'recomputed only' if key in found else 'told only'}."
-        case list(), list() if len(told) == len(found):
-            for at, (one, two) in enumerate(zip(told, found, strict=True)):
-                yield from _differences(f"{place} {_name(two, at)}", one, two)
-        case (bool(), _) | (_, bool()) if told is found:
+                    yield f"{location}, {one_line(str(key), 40)} is only {'recomputed' if key in current else 'stored'}."
+        case list(), list() if len(stored) == len(current):
+            for index, (one, two) in enumerate(zip(stored, current, strict=True)):
+                yield from _differences(f"{location} {_name(two, index)}", one, two)
+        case (bool(), _) | (_, bool()) if stored is current:
             pass
-        case int() | float(), int() | float() if not (isinstance(told, bool) or isinstance(found, bool)):
-            if not math.isclose(told, found, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                yield f"{place} is told as {told}, and recomputed as {found}."
+        case int() | float(), int() | float() if not (isinstance(stored, bool) or isinstance(current, bool)):
+            if not math.isclose(stored, current, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                yield f"{location} is stored as {stored} but recomputed as {current}."
         case _:
-            if told != found:
-                yield f"{place} is told as {_short(told)}, and recomputed as {_short(found)}."
+            if stored != current:
+                yield f"{location} is stored as {_short(stored)} but recomputed as {_short(current)}."
 
 
-def _name(value: Any, at: int) -> str:
-    """What an item of a list goes by."""
+def _name(value: Any, index: int) -> str:
+    """Return the values that identify a list item, or its number."""
     names = [str(value[key]) for key in ("first", "second", "arm", "metric") if isinstance(value, dict) and key in value]
-    return " ".join(names) or f"{at + 1}"
+    return " ".join(names) or f"{index + 1}"
 
 
 def _short(value: Any) -> str:

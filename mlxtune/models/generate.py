@@ -1,7 +1,7 @@
-"""Greedy outputs for many prompts at once: the prefix they share is computed once, finished rows leave the batch.
+"""Greedy batch generation: a shared prefix is computed once, and finished rows leave the batch.
 
-Exact in the sense that matters for an evaluation: the same tokens as one prompt at a time (up to ties that the last bit of a
-float decides). Prompts of different length are padded on the left; rotary positions are counted without the padding.
+The tokens are the same as with one prompt at a time (except for ties decided by rounding). Prompts of different lengths are
+left-padded; rotary positions do not count the padding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
+from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.grammar import Grammar
-from mlxtune.models.lanes import side_by_side
-from mlxtune.models.prefix import Prefix, Rows, Shared, part
+from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size
 
-Progress = Callable[[int, int], None]  # prompts done, prompts in all
+Progress = Callable[[int, int], None]  # prompts done, total prompts
 
 
 def generate(
@@ -31,119 +31,128 @@ def generate(
     stops: frozenset[int],
     batch_size: int,
     progress: Progress = lambda done, total: None,
-    prefix: Prefix | None = None,
+    prefix: SharedPrefix | None = None,
     grammar: Grammar | None = None,
 ) -> list[tuple[str, str]]:
-    """For each prompt the greedy answer and why it ended: ``"stop"`` (a stop token, not part of the text) or ``"length"``.
+    """Return the greedy answer to each prompt and the reason it ended: ``"stop"`` (a stop token, not in the text) or ``"length"``.
 
-    ``prefix`` is that of ``prompts`` on ``model`` where it is known already; ``grammar`` allows only what it derives. Architectures
-    whose cache is not plain keys and values go through mlx-lm's own batched generation. ``progress`` is told at every token, so that
-    it can also stop all this by raising. Raises ``MlxtuneError`` where the model gives no numbers, and ``ModelError`` for a grammar
-    on such an architecture.
+    ``prefix`` is the shared prefix of ``prompts`` if it is already computed; ``grammar`` constrains the output. Architectures whose
+    cache is not plain keys and values use mlx-lm's batch generation. ``progress`` is called after every token, and may raise
+    to stop. Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
     """
-    prefix = prefix or Shared(model)(prompts)
+    prefix = prefix or PrefixCache(model)(prompts)
     if prefix is None:
         if grammar:
-            raise ModelError("Answers of this architecture cannot be constrained by a grammar.", mend="Leave base+grammar out.")
-        return _by_mlx_lm(model, tokenizer, prompts, max_tokens, stops, batch_size, progress)
+            raise ModelError("This architecture does not support grammar-constrained answers.", hint="Remove the base+grammar arm.")
+        return _generate_with_mlx_lm(model, tokenizer, prompts, max_tokens, stops, batch_size, progress)
     outputs: dict[int, tuple[str, str]] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]
-    for batch in prefix.batches([len(tail) for tail in tails], batch_size, more=max_tokens):
+    for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens):
 
-        def tell(ended: int, done: int = len(outputs)) -> None:
+        def report(ended: int, done: int = len(outputs)) -> None:
             progress(done + ended, len(prompts))
 
-        for at, (tokens, ended) in zip(
-            batch, _decode(prefix, [tails[at] for at in batch], max_tokens, stops, grammar, tell), strict=True
-        ):
-            outputs[at] = tokenizer.decode(tokens), ended
-    return [outputs[at] for at in range(len(prompts))]
+        answers = _decode(prefix, [tails[row] for row in batch], max_tokens, stops, grammar, report)
+        for row, (tokens, ended) in zip(batch, answers, strict=True):
+            outputs[row] = tokenizer.decode(tokens), ended
+    return [outputs[row] for row in range(len(prompts))]
 
 
 def _decode(
-    prefix: Prefix, tails: Sequence[Sequence[int]], max_tokens: int, stops: frozenset[int], grammar: Grammar | None,
-    tell: Callable[[int], None],
-) -> list[tuple[list[int], str]]:  # fmt: skip
-    """The greedy tokens behind the prefix and each of ``tails``, which are sorted by length, and why they end.
+    prefix: SharedPrefix,
+    tails: Sequence[Sequence[int]],
+    max_tokens: int,
+    stops: frozenset[int],
+    grammar: Grammar | None,
+    report: Callable[[int], None],
+) -> list[tuple[list[int], str]]:
+    """Return the greedy continuation of each of ``tails``, which are sorted by length, and the reason it ended.
 
-    Reading is quick in small parts of equal length, saying in large batches: the tails are read part by part, and go on together.
+    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill.
     """
-    hidden, caches = _read(prefix, tails, tell)
-    allowed = grammar.start(len(tails)) if grammar else None
-    alive = list(range(len(tails)))
-    said: list[list[int]] = [[] for _ in tails]
+    hidden, caches = _prefill(prefix, tails, report)
+    grammar_state = grammar.start(len(tails)) if grammar else None
+    active = list(range(len(tails)))
+    outputs: list[list[int]] = [[] for _ in tails]
     ended = ["length"] * len(tails)
-    for left in reversed(range(max_tokens)):
-        logits = prefix.parts.logits(hidden)
-        if allowed:
-            logits = mx.where(mx.array(allowed.next(alive, logits.shape[-1])), logits, -mx.inf)
-        best, broken = mx.argmax(logits, axis=-1), mx.isnan(hidden).any()
-        mx.eval(best, broken)
-        _require_numbers(broken)
-        chosen: list[int] = np.array(best).tolist()
+    for remaining in reversed(range(max_tokens)):
+        logits = prefix.head.logits(hidden)
+        if grammar_state:
+            logits = mx.where(mx.array(grammar_state.allowed_tokens(active, logits.shape[-1])), logits, -mx.inf)
+        best, has_nan = mx.argmax(logits, axis=-1), mx.isnan(hidden).any()
+        mx.eval(best, has_nan)
+        _check_nan(has_nan)
+        tokens: list[int] = np.array(best).tolist()
         keep = []
-        for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
+        for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
             if token in stops:
                 ended[row] = "stop"
             else:
-                said[row].append(token)
-                keep.append(place)
-                if allowed:
-                    allowed.take(row, token)
-        tell(len(tails) - len(keep) if left else len(tails))
-        if not keep or not left:
+                outputs[row].append(token)
+                keep.append(index)
+                if grammar_state:
+                    grammar_state.advance(row, token)
+        report(len(tails) - len(keep) if remaining else len(tails))
+        if not keep or not remaining:
             break
-        if len(keep) < len(alive):
-            alive = [alive[place] for place in keep]
+        if len(keep) < len(active):
+            active = [active[index] for index in keep]
             rows = mx.array(keep)
             for cache in caches:
-                cache.keep(rows)
-        hidden = prefix.parts.backbone(mx.array([[chosen[place]] for place in keep]), caches)[:, -1]
-    return list(zip(said, ended, strict=True))
+                cache.filter(rows)
+        hidden = prefix.head.backbone(mx.array([[tokens[index]] for index in keep]), caches)[:, -1]
+    return list(zip(outputs, ended, strict=True))
 
 
-def _read(prefix: Prefix, tails: Sequence[Sequence[int]], tell: Callable[[int], None]) -> tuple[mx.array, list[Rows]]:
-    """The hidden state behind each of ``tails``, ``(rows, hidden)``, and one cache a layer for all of them."""
+def _prefill(
+    prefix: SharedPrefix, tails: Sequence[Sequence[int]], report: Callable[[int], None]
+) -> tuple[mx.array, list[BatchKVCache]]:
+    """Return the last hidden state of each of ``tails``, ``(rows, hidden)``, and one cache per layer for all rows."""
     hidden, parts = [], []
-    some = prefix.batches([len(tail) for tail in tails], len(tails), computed=part())
-    for _, (states, caches) in side_by_side(some, lambda batch: prefix.begin([tails[at] for at in batch])):
+    batches = prefix.batches([len(tail) for tail in tails], len(tails), max_computed=part_size())
+    for _, (states, caches) in parallel_map(lambda batch: prefix.prefill([tails[row] for row in batch]), batches):
         hidden.append(states[:, -1])
         parts.append(caches)
-        tell(0)
+        report(0)
     joined = []
     for layer in range(len(parts[0])):
-        joined.append(Rows.join([caches[layer] for caches in parts]))
+        joined.append(BatchKVCache.concatenate([caches[layer] for caches in parts]))
         mx.eval(joined[-1].keys, joined[-1].values)
         for caches in parts:
-            caches[layer] = joined[-1]  # lets the part go
+            caches[layer] = joined[-1]  # frees the part
     return mx.concatenate(hidden), joined
 
 
-def _by_mlx_lm(
-    model: nn.Module, tokenizer: TokenizerWrapper, prompts: Sequence[Sequence[int]], max_tokens: int, stops: frozenset[int],
-    batch_size: int, progress: Progress,
-) -> list[tuple[str, str]]:  # fmt: skip
-    found: dict[int, tuple[str, str]] = {}
-    said: list[list[int]] = [[] for _ in prompts]
-    batches = BatchGenerator(
+def _generate_with_mlx_lm(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    stops: frozenset[int],
+    batch_size: int,
+    progress: Progress,
+) -> list[tuple[str, str]]:
+    answers: dict[int, tuple[str, str]] = {}
+    outputs: list[list[int]] = [[] for _ in prompts]
+    generator = BatchGenerator(
         model, max_tokens=max_tokens, stop_tokens=[[stop] for stop in sorted(stops)], completion_batch_size=batch_size
     )
     try:
-        rows = {uid: row for row, uid in enumerate(batches.insert([list(prompt) for prompt in prompts]))}
-        while responses := batches.next_generated():
-            for one in responses:
-                row = rows[one.uid]
-                if one.finish_reason != "stop":
-                    said[row].append(one.token)
-                if one.finish_reason is not None:
-                    _require_numbers(mx.isnan(one.logprobs).any())
-                    found[row] = tokenizer.decode(said[row]), one.finish_reason
-            progress(len(found), len(prompts))
+        rows = {uid: row for row, uid in enumerate(generator.insert([list(prompt) for prompt in prompts]))}
+        while responses := generator.next_generated():
+            for response in responses:
+                row = rows[response.uid]
+                if response.finish_reason != "stop":
+                    outputs[row].append(response.token)
+                if response.finish_reason is not None:
+                    _check_nan(mx.isnan(response.logprobs).any())
+                    answers[row] = tokenizer.decode(outputs[row]), response.finish_reason
+            progress(len(answers), len(prompts))
     finally:
-        batches.close()
-    return [found[row] for row in range(len(prompts))]
+        generator.close()
+    return [answers[row] for row in range(len(prompts))]
 
 
-def _require_numbers(broken: mx.array) -> None:
-    if broken.item():
-        raise MlxtuneError("The model computes no numbers, so its answers would be invented.", mend="Is the adapter whole?")
+def _check_nan(has_nan: mx.array) -> None:
+    if has_nan.item():
+        raise MlxtuneError("The model produced NaNs. The adapter may be corrupt.", hint="Run: mlxtune adapters show NAME")

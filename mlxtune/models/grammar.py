@@ -1,4 +1,4 @@
-"""Answers that cannot but fit a JSON Schema: at each step only the tokens that the schema's grammar can go on with are allowed."""
+"""Constrain answers to a JSON Schema: at each step, only tokens that the schema's grammar allows can be chosen."""
 
 from __future__ import annotations
 
@@ -15,54 +15,58 @@ from mlxtune.core.text import one_line
 
 
 class Grammar:
-    """The grammar of ``schema`` over the tokens of ``tokenizer``, by llguidance.
+    """The grammar of a JSON Schema over a tokenizer's vocabulary, built by llguidance.
 
-    Raises ``InputError`` when llguidance is not installed or does not know a keyword of the schema, ``ModelError`` for a tokenizer
-    that it cannot take.
+    Raises ``InputError`` if llguidance is not installed or does not support a keyword in the schema, and ``ModelError`` if it
+    does not support the tokenizer.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, schema: Any) -> None:
-        self._lib, self._tokens = _vocabulary(tokenizer)
-        self._grammar = self._lib.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-        if why := self._lib.LLMatcher.validate_grammar(self._grammar, self._tokens):
+        self._llguidance, self._vocabulary = _vocabulary(tokenizer)
+        matcher = self._llguidance.LLMatcher
+        self._grammar = matcher.grammar_from_json_schema(json.dumps(schema))
+        if reason := matcher.validate_grammar(self._grammar, self._vocabulary):
             raise InputError(
-                f"The schema cannot be made a grammar: {one_line(why, 200)}", mend="Leave the grammar out, or simplify the schema."
+                f"The schema cannot be converted to a grammar: {one_line(reason, 200)}",
+                hint="Generate without a grammar, or simplify the schema.",
             )
 
-    def start(self, rows: int) -> Allowed:
-        """What ``rows`` answers may begin with, and so on."""
-        return Allowed([self._lib.LLMatcher(self._tokens, self._grammar) for _ in range(rows)])
+    def start(self, rows: int) -> GrammarState:
+        """Return the initial state for ``rows`` answers."""
+        return GrammarState([self._llguidance.LLMatcher(self._vocabulary, self._grammar) for _ in range(rows)])
 
 
 @lru_cache(maxsize=2)
 def _vocabulary(tokenizer: TokenizerWrapper) -> tuple[Any, Any]:
-    """llguidance, and what it knows of ``tokenizer``, which takes a second to make."""
+    """Return the llguidance module and its view of the tokenizer, which takes a second to build."""
     try:
         import llguidance
         import llguidance.hf
     except ImportError as error:
-        raise InputError("Answers are held to a JSON Schema by llguidance.", mend="pip install 'mlxtune[grammar]'") from error
+        raise InputError(
+            "Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'"
+        ) from error
     try:
         return llguidance, llguidance.hf.from_tokenizer(tokenizer._tokenizer, eos_token=sorted(tokenizer.eos_token_ids))
     except ValueError as error:
-        raise ModelError(f"This tokenizer cannot be held to a grammar: {error}", mend="Leave the grammar out.") from error
+        raise ModelError(f"llguidance does not support this tokenizer: {error}", hint="Generate without a grammar.") from error
 
 
-class Allowed:
-    """Where each answer of a batch is in the grammar."""
+class GrammarState:
+    """The grammar state of each answer in a batch."""
 
     def __init__(self, matchers: Sequence[Any]) -> None:
         self._matchers = matchers
 
-    def next(self, rows: Sequence[int], vocabulary: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Bool ``(rows, vocabulary)``: the tokens that each of ``rows`` may go on with; only a stop once it is complete."""
+    def allowed_tokens(self, rows: Sequence[int], vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Return which next tokens each of ``rows`` allows, as bool ``(rows, vocab_size)``: only stop tokens once complete."""
         masks = [np.frombuffer(self._matchers[row].compute_bitmask(), np.uint8) for row in rows]
         bits = np.unpackbits(np.stack(masks), axis=1, bitorder="little").astype(bool)
-        missing = vocabulary - bits.shape[1]  # a model may have more rows of embeddings than its tokenizer has tokens
-        return np.pad(bits, ((0, 0), (0, max(0, missing))))[:, :vocabulary]
+        missing = vocab_size - bits.shape[1]  # a model may have more embeddings than its tokenizer has tokens
+        return np.pad(bits, ((0, 0), (0, max(0, missing))))[:, :vocab_size]
 
-    def take(self, row: int, token: int) -> None:
-        """Say that ``row`` went on with ``token``. Raises ``MlxtuneError`` where the grammar lost its way."""
+    def advance(self, row: int, token: int) -> None:
+        """Append ``token`` to ``row``. Raises ``MlxtuneError`` when the grammar rejects it."""
         matcher = self._matchers[row]
         if not matcher.consume_token(token):
-            raise MlxtuneError(f"The grammar lost its way: {one_line(matcher.get_error(), 200)}")
+            raise MlxtuneError(f"The grammar rejected a token: {one_line(matcher.get_error(), 200)}")

@@ -1,7 +1,7 @@
-"""Models on the hub: searched, downloaded so that a cut goes on where it was, and checked by hash. No mlx here.
+"""Search the Hugging Face Hub, and download models with resume and hash verification. Does not import mlx.
 
-Files end up in the hub's own cache, where every other tool finds them. Its client throws away the part of a file that it has when
-it is stopped; so large files are fetched here, into ``NAME.part`` beside their place, and the client finds them done.
+Files are stored in the Hub's own cache, where other tools find them. The Hub client deletes a partial file when it is
+interrupted, so this module downloads large files, to ``NAME.part`` next to their final path, before it calls the client.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from mlxtune.core.errors import MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, plural, size
-from mlxtune.runs.locks import hold
+from mlxtune.runs.locks import file_lock
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing the client takes a second
     from huggingface_hub.hf_api import RepoFile
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # weights only as safetensors, never code
-LIMIT = 20  # results of a search
-BLOCK = 2**20  # bytes between two reports of progress
-RETRIES = 5  # of a connection that brings nothing new, a little longer apart each time
-TIMEOUT = 30.0  # seconds without a byte
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # only safetensors weights, never code
+SEARCH_LIMIT = 20
+BLOCK = 2**20  # bytes between progress reports
+RETRIES = 5  # after attempts that deliver no new data, with increasing delays
+TIMEOUT = 30.0  # seconds without data
 
-Progress = Callable[[str, float], None]  # what is happening, and the share of it that is done
+Progress = Callable[[str, float], None]  # description, completed fraction
 
 
 @dataclass(frozen=True)
-class Found:
-    """A model that a search found. ``gated``: the hub wants an account that its owner has let in."""
+class HubModel:
+    """A search result. ``gated`` models require an account that their owner has approved."""
 
     id: str
     downloads: int
-    licence: str
+    license: str
     gated: bool
 
 
-def search(text: str, *, limit: int = LIMIT) -> list[Found]:
-    """Models in MLX's format whose names match ``text``, most downloaded first. Raises ``MachineError`` when the hub cannot be reached."""
+def search(text: str) -> list[HubModel]:
+    """Return MLX models whose names match ``text``, most downloaded first. Raises ``MachineError`` if the Hub is unreachable."""
     from huggingface_hub import HfApi
 
-    with _hub(text):
+    with _translate_errors(text):
         models = HfApi().list_models(
-            search=text, filter="mlx", sort="downloads", limit=limit, expand=["downloads", "gated", "tags"]
-        )  # fmt: skip
-        return [Found(model.id, model.downloads or 0, _licence(model.tags or []), bool(model.gated)) for model in models]
+            search=text, filter="mlx", sort="downloads", limit=SEARCH_LIMIT, expand=["downloads", "gated", "tags"]
+        )
+        return [HubModel(model.id, model.downloads or 0, _license(model.tags or []), bool(model.gated)) for model in models]
 
 
 def cached(id: str) -> Path | None:
-    """The folder of the model ``id`` in the hub's cache, if it is there and whole; the hub is not asked."""
+    """Return the folder of model ``id`` in the Hub's cache if it is complete. Makes no requests."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -68,122 +68,111 @@ def cached(id: str) -> Path | None:
 
 
 def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
-    """Download the model ``id``, or what is new of it, and return its folder in the hub's cache.
+    """Download model ``id``, or only the files that changed, and return its folder in the Hub's cache.
 
-    A download that was cut short goes on where it stopped, in whatever process; every file is checked by its hash before it
-    counts as there. Raises ``ModelError`` when there is no such model or a file is not what it should be, ``MachineError`` when
-    the hub cannot be reached, the disk is full or another process is downloading it.
+    An interrupted download resumes in any process; every file is verified against its hash. Raises ``ModelError`` if the model
+    does not exist or a file is corrupt, and ``MachineError`` if the Hub is unreachable, the disk is full or another process
+    is downloading the model.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.hf_api import RepoFile
 
-    with _hub(id):
+    with _translate_errors(id):
         commit = HfApi().model_info(id).sha or ""
         tree = HfApi().list_repo_tree(id, revision=commit, recursive=True)
-        wanted = [one for one in tree if isinstance(one, RepoFile) and any(fnmatch(one.path, pattern) for pattern in FILES)]
+        wanted = [file for file in tree if isinstance(file, RepoFile) and any(fnmatch(file.path, glob) for glob in FILES)]
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{id.replace('/', '--')}" / "blobs"
-    missing = [one for one in wanted if one.lfs is not None and not (blobs / one.lfs.sha256).is_file()]
-    total = sum(one.size for one in missing)
+    missing = [file for file in wanted if file.lfs is not None and not (blobs / file.lfs.sha256).is_file()]
+    total = sum(file.size for file in missing)
     done = 0
-    with hold(blobs.parent / "pull.lock", busy=f"{id} is being downloaded by another process.", patience=0.5):
-        for one in missing:
-            before = done
+    with file_lock(blobs.parent / "pull.lock", busy_message=f"{id} is being downloaded by another process.", timeout=0.5):
+        for file in missing:
 
-            def tell(count: int, before: int = before) -> None:
-                progress(f"downloading {id}, {size(total)}", (before + count) / total)
+            def report(count: int, done: int = done) -> None:
+                progress(f"downloading {id}, {size(total)}", (done + count) / total)
 
-            _fetch(id, one, commit, blobs, tell)
-            done += one.size
-        with _hub(id):
-            folder = Path(snapshot_download(id, allow_patterns=FILES, tqdm_class=_silent()))
+            _download(id, file, commit, blobs, report)
+            done += file.size
+        with _translate_errors(id):
+            folder = Path(snapshot_download(id, allow_patterns=FILES, tqdm_class=_silent_progress_bar()))
         progress(f"checking {id}", 0.0)
-        _verify(id, folder, [one for one in wanted if one not in missing])
+        _verify(id, folder, [file for file in wanted if file not in missing])
         progress(f"checking {id}", 1.0)
     return folder
 
 
-def _fetch(id: str, entry: RepoFile, commit: str, blobs: Path, tell: Callable[[int], None]) -> None:
-    """One large file into its place in the hub's cache, by way of a part that stays when this is cut short."""
+def _download(id: str, entry: RepoFile, commit: str, blobs: Path, report: Callable[[int], None]) -> None:
+    """Download one large file to the Hub's cache, using a ``.part`` file that is kept if the download is interrupted."""
     lfs: Any = entry.lfs
     part = blobs / f"{lfs.sha256}.part"
     with disk_errors(entry.path):
         blobs.mkdir(parents=True, exist_ok=True)
-        left = RETRIES
-        while (have := part.stat().st_size if part.is_file() else 0) < entry.size:
+        retries = RETRIES
+        while (offset := part.stat().st_size if part.is_file() else 0) < entry.size:
             try:
-                _append(id, entry.path, commit, part, have, tell)
-            except _cuts() as error:
-                new = part.stat().st_size if part.is_file() else 0
-                left = RETRIES if new > have else left - 1
-                if left < 0:
-                    raise _away(id, error, " What was downloaded stays.") from error
-                time.sleep(0.5 * 2 ** (RETRIES - left))
+                _append(id, entry.path, commit, part, offset, report)
+            except _http_library().TransportError as error:
+                received = part.stat().st_size if part.is_file() else 0
+                retries = RETRIES if received > offset else retries - 1
+                if retries < 0:
+                    raise _unreachable(id, error, " The partial download is kept.") from error
+                time.sleep(0.5 * 2 ** (RETRIES - retries))
         if sha256_file(part) != lfs.sha256:
             part.unlink()
             raise _damaged(id, [entry.path])
         part.rename(blobs / lfs.sha256)
 
 
-def _append(id: str, name: str, commit: str, part: Path, have: int, tell: Callable[[int], None]) -> None:
-    """Ask for the file from its byte ``have`` on, and write what comes behind what is there."""
+def _append(id: str, name: str, commit: str, part: Path, offset: int, report: Callable[[int], None]) -> None:
+    """Request the file starting at byte ``offset``, and append it to ``part``."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
     from huggingface_hub.utils._http import hf_raise_for_status
 
-    headers = build_hf_headers() | {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-    with get_session().stream("GET", hf_hub_url(id, name, revision=commit), headers=headers, timeout=TIMEOUT) as answer:
-        with _hub(id):
-            if answer.status_code != 200:
-                hf_raise_for_status(answer)
-        with part.open("ab" if answer.status_code == 206 else "wb") as file:  # 200: from its beginning, whatever was asked
-            for block in answer.iter_bytes(BLOCK):
+    headers = build_hf_headers() | {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", hf_hub_url(id, name, revision=commit), headers=headers, timeout=TIMEOUT) as response:
+        with _translate_errors(id):
+            if response.status_code != 200:
+                hf_raise_for_status(response)
+        with part.open("ab" if response.status_code == 206 else "wb") as file:  # 200: the server ignored the range
+            for block in response.iter_bytes(BLOCK):
                 file.write(block)
-                tell(file.tell())
+                report(file.tell())
 
 
-def _cuts() -> tuple[type[Exception], ...]:
-    """What the client raises when a connection breaks."""
-    return (_library().TransportError,)
-
-
-def _unheard() -> tuple[type[Exception], ...]:
-    """What the client raises when there is no connection at all."""
-    return (_library().ConnectError,)
-
-
-def _library() -> Any:
-    """The HTTP library of the hub's client, whose errors it lets through; which one that is depends on its version."""
+def _http_library() -> Any:
+    """Return the HTTP library whose errors the Hub client raises. It depends on the client's version."""
     from huggingface_hub import get_session
 
     return __import__(type(get_session()).__module__.partition(".")[0])
 
 
-def _silent() -> Any:
-    """A class of progress bars, as the hub's client wants one, that draws nothing."""
+def _silent_progress_bar() -> Any:
+    """Return a tqdm class for the Hub client that draws nothing."""
     from tqdm.std import tqdm
 
-    class Silent(tqdm):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **(options | {"disable": True}))
+    class SilentProgressBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **(options | {"disable": True}))
 
-    return Silent
+    return SilentProgressBar
 
 
 def _verify(id: str, folder: Path, entries: list[RepoFile]) -> None:
-    """Check each file that was there or that the client brought; one that is wrong is taken out. Raises ``ModelError``."""
-    wrong = []
+    """Verify the downloaded or cached files. If any are corrupt, delete them and raise ``ModelError``."""
+    damaged = []
     for entry in entries:
         file = folder / entry.path
-        if not _as_listed(file, entry):
+        if not _has_listed_hash(file, entry):
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)
-            wrong.append(entry.path)
-    if wrong:
-        raise _damaged(id, wrong)
+            damaged.append(entry.path)
+    if damaged:
+        raise _damaged(id, damaged)
 
 
-def _as_listed(file: Path, entry: RepoFile) -> bool:
-    """Whether ``file`` has the hash that the hub lists: sha256 of a large file, git's own of a small one."""
+def _has_listed_hash(file: Path, entry: RepoFile) -> bool:
+    """Return whether ``file`` has the hash listed by the Hub: SHA-256 for large files, the git blob ID for small ones."""
     if not file.is_file() or file.stat().st_size != entry.size:
         return False
     if entry.lfs is not None:
@@ -192,43 +181,46 @@ def _as_listed(file: Path, entry: RepoFile) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == entry.blob_id
 
 
-def _licence(tags: list[str]) -> str:
+def _license(tags: list[str]) -> str:
     return next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), "")
 
 
 def _damaged(id: str, names: list[str]) -> ModelError:
     return ModelError(
-        f"{plural(len(names), 'file')} of {id} came down damaged: {one_line(', '.join(names[:5]), 200)}.",
-        mend=f"What was wrong is gone. Fetch it again: mlxtune models pull {id}",
+        f"The download of {id} has {plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}.",
+        hint=f"Corrupt files were deleted. Download again: mlxtune models pull {id}",
     )
 
 
-def _away(what: str, error: Exception, stays: str = "") -> MachineError:
-    why = "no network, or no such host" if isinstance(error, _unheard()) else one_line(str(error), 120).rstrip(".")
+def _unreachable(what: str, error: Exception, note: str = "") -> MachineError:
+    no_connection = isinstance(error, _http_library().ConnectError)
+    reason = "no network, or unknown host" if no_connection else one_line(str(error), 120).rstrip(".")
     return MachineError(
-        f"The hub cannot be reached for {one_line(what, 80)}: {why}.",
-        mend=f"Connect, and try again.{stays} Offline, the bases work that mlxtune models marks as here.",
+        f"The Hub cannot be reached for {one_line(what, 80)}: {reason}.",
+        hint=f"Check your network connection and try again.{note} Offline, use a model that `mlxtune models` marks as downloaded.",
     )
 
 
 @contextmanager
-def _hub(what: str) -> Iterator[None]:
-    """The errors of the hub's client, as ours."""
+def _translate_errors(what: str) -> Iterator[None]:
+    """Convert the Hub client's errors to mlxtune's."""
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it counts its own attempts on stderr
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the client logs every retry
     try:
         yield
     except MlxtuneError:
         raise
     except GatedRepoError as error:
-        raise ModelError(f"{what} is gated: its owner wants to know you.", mend="Ask on its page, then: hf auth login") from error
+        raise ModelError(
+            f"{what} is gated: its owner must approve your account.", hint="Request access on its page, then run: hf auth login"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"The hub has no model {one_line(what, 80)}, or it is not public.",
-            mend="Look for it with: mlxtune models --search TEXT; for a private one: hf auth login",
+            f"The Hub has no model {one_line(what, 80)}, or it is private.",
+            hint="Search with: mlxtune models --search TEXT. For a private model, run: hf auth login",
         ) from error
     except HFValidationError as error:
-        raise ModelError(f"{one_line(what, 80)} is no id of a model.", mend="An id is OWNER/NAME.") from error
-    except Exception as error:  # whose errors these are depends on the client's version: it changes its HTTP library
-        raise _away(what, error) from error
+        raise ModelError(f"{one_line(what, 80)} is not a valid model ID.", hint="Use the form OWNER/NAME.") from error
+    except Exception as error:  # the HTTP library, and so the error class, depends on the client version
+        raise _unreachable(what, error) from error

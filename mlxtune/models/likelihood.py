@@ -1,4 +1,4 @@
-"""How likely a model finds given answers, many at once: what several of them begin with is computed once."""
+"""Compute log-likelihoods of given answers in batches. Common prefixes are computed once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.generate import Progress
-from mlxtune.models.lanes import side_by_side
-from mlxtune.models.prefix import POSITIONS, Prefix, Rows, Shared, part, read
+from mlxtune.models.prefix_cache import MAX_POSITIONS, BatchKVCache, PrefixCache, SharedPrefix, forward_in_steps, part_size
 from mlxtune.models.template import common_prefix
 
 
 @dataclass(frozen=True)
-class _Stem:
-    """Answers to one prompt: ``prompt`` is what it goes on with behind the prefix, ``rows`` are the answers' places in what was asked.
+class _AnswerGroup:
+    """Answers to one prompt. ``prompt`` is the part after the shared prefix; ``rows`` are the answers' indices in the request.
 
-    All answers begin with the same ``common`` tokens, and each has more than these. Of a single answer they are all but the last.
+    All answers start with the ``common`` tokens and then continue. For a single answer, these are all but its last token.
     """
 
     prompt: Sequence[int]
@@ -29,93 +29,99 @@ class _Stem:
     common: int
 
     @property
-    def tokens(self) -> list[int]:
-        """What is computed once."""
+    def shared_tokens(self) -> list[int]:
+        """The tokens that are computed once for all answers."""
         return [*self.prompt, *self.answers[0][: self.common]]
 
     @property
-    def computed(self) -> int:
-        """How many positions: an answer's last token is only predicted."""
-        return len(self.tokens) + sum(len(answer) - 1 - self.common for answer in self.answers)
+    def positions(self) -> int:
+        """The number of computed positions. An answer's last token is a target only, never an input."""
+        return len(self.shared_tokens) + sum(len(answer) - 1 - self.common for answer in self.answers)
 
 
-def nats(
+def negative_log_likelihoods(
     model: nn.Module,
-    asked: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     batch_size: int,
     progress: Progress = lambda done, total: None,
-    prefix: Prefix | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> list[float]:
-    """The negative log-likelihood of each answer behind its prompt, in nats, summed over the answer's tokens.
+    """Return the negative log-likelihood of each answer given its prompt, in nats, summed over the answer's tokens.
 
-    ``asked`` are prompts and answers as tokens, none of them empty; ``prefix`` is that of the prompts on ``model`` where it is known already.
+    ``pairs`` are tokenized prompts and answers, none empty; ``prefix`` is the prompts' shared prefix if it is already computed.
     """
-    prefix = prefix or Shared(model)([prompt for prompt, _ in asked])
+    prefix = prefix or PrefixCache(model)([prompt for prompt, _ in pairs])
     if prefix is None:
-        return [_alone(model, prompt, answer) for prompt, answer in asked]
-    stems = _stems(asked, len(prefix), batch_size)
-    # several answers go on behind a copy each of what they begin with
-    again = max((len(stem.rows) - 1) * (len(prefix) + len(stem.tokens)) for stem in stems)
-    found = [0.0] * len(asked)
+        return [_single(model, prompt, answer) for prompt, answer in pairs]
+    groups = _group_by_prompt(pairs, len(prefix), batch_size)
+    # each additional answer in a group continues from its own copy of the group's keys and values
+    copies = max((len(group.rows) - 1) * (len(prefix) + len(group.shared_tokens)) for group in groups)
+    nlls = [0.0] * len(pairs)
     done = 0
-    batches = prefix.batches([stem.computed for stem in stems], batch_size, more=again, computed=part())
-    for batch, sums in side_by_side(batches, lambda batch: _logps(prefix, [stems[at] for at in batch])):
-        rows = [row for at in batch for row in stems[at].rows]
+    batches = prefix.batches([group.positions for group in groups], batch_size, extra=copies, max_computed=part_size())
+    for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), batches):
+        rows = [row for i in batch for row in groups[i].rows]
         values: Any = sums.tolist()
         for row, logp in zip(rows, values, strict=True):
-            found[row] = -logp
+            nlls[row] = -logp
         done += len(rows)
-        progress(done, len(asked))
-    return found
+        progress(done, len(pairs))
+    return nlls
 
 
-def _stems(asked: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: int, most: int) -> list[_Stem]:
-    """``asked`` by prompt: at most ``most`` answers together, of long ones fewer, but two."""
-    together: dict[tuple[int, ...], list[int]] = {}
-    for row, (prompt, _) in enumerate(asked):
-        together.setdefault(tuple(prompt), []).append(row)
-    made = []
-    for prompt, rows in together.items():
-        longest = len(prompt) + max(len(asked[row][1]) for row in rows)
-        step = max(2, min(most, POSITIONS // longest))
-        for some in (rows[start : start + step] for start in range(0, len(rows), step)):
-            answers = [asked[row][1] for row in some]
+def _group_by_prompt(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix_length: int, max_answers: int
+) -> list[_AnswerGroup]:
+    """Group ``pairs`` by prompt, with at most ``max_answers`` per group: fewer for long answers, but at least two."""
+    rows_by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for row, (prompt, _) in enumerate(pairs):
+        rows_by_prompt.setdefault(tuple(prompt), []).append(row)
+    groups = []
+    for prompt, rows in rows_by_prompt.items():
+        longest = len(prompt) + max(len(pairs[row][1]) for row in rows)
+        size = max(2, min(max_answers, MAX_POSITIONS // longest))
+        for some in (rows[start : start + size] for start in range(0, len(rows), size)):
+            answers = [pairs[row][1] for row in some]
             common = min(common_prefix(answers), min(map(len, answers)) - 1)
-            made.append(_Stem(prompt[prefix:], some, answers, common))
-    return made
+            groups.append(_AnswerGroup(prompt[prefix_length:], some, answers, common))
+    return groups
 
 
-def _logps(prefix: Prefix, stems: Sequence[_Stem]) -> mx.array:
-    """The log-probability of each answer of ``stems``, one stem's after another's: lazy, float32 ``(answers,)``."""
-    hidden, caches = prefix.begin([stem.tokens for stem in stems])
-    own = [(line, answer[stem.common :]) for line, stem in enumerate(stems) for answer in stem.answers]
-    behind = _behind(prefix, caches, own)
-    blocks = [(hidden[line, -1 - stem.common : -1], stem.answers[0][: stem.common]) for line, stem in enumerate(stems)]
-    blocks += [(mx.concatenate([hidden[line, -1:], *behind.get(at, [])]), answer) for at, (line, answer) in enumerate(own)]
-    each = prefix.parts.score(
+def _logps(prefix: SharedPrefix, groups: Sequence[_AnswerGroup]) -> mx.array:
+    """Return the log-probability of each answer in ``groups``, in order, as a lazy float32 array ``(answers,)``."""
+    hidden, caches = prefix.prefill([group.shared_tokens for group in groups])
+    suffixes = [(line, answer[group.common :]) for line, group in enumerate(groups) for answer in group.answers]
+    suffix_states = _suffix_states(prefix, caches, suffixes)
+    blocks = [(hidden[line, -1 - group.common : -1], group.answers[0][: group.common]) for line, group in enumerate(groups)]
+    for i, (line, suffix) in enumerate(suffixes):
+        blocks.append((mx.concatenate([hidden[line, -1:], *suffix_states.get(i, [])]), suffix))
+    logps = prefix.head.logp_no_grad(
         mx.concatenate([states for states, _ in blocks]), mx.array([token for _, tokens in blocks for token in tokens])
     )
     ends = np.cumsum([len(tokens) for _, tokens in blocks[:-1]]).tolist()
-    sums = [some.sum() for some in mx.split(each, ends)]
-    return mx.stack([sums[line] + mine for (line, _), mine in zip(own, sums[len(stems) :], strict=True)])
+    sums = [block.sum() for block in mx.split(logps, ends)]
+    return mx.stack([sums[line] + own for (line, _), own in zip(suffixes, sums[len(groups) :], strict=True)])
 
 
-def _behind(prefix: Prefix, caches: Sequence[Rows], own: Sequence[tuple[int, Sequence[int]]]) -> dict[int, list[mx.array]]:
-    """Hidden states of ``own``, tokens each behind a line of ``caches``, but for the last of them: by place, if there are more."""
-    longer = [at for at, (_, tokens) in enumerate(own) if len(tokens) > 1]
-    found: dict[int, list[mx.array]] = {}
-    for batch in prefix.batches([len(own[at][1]) - 1 for at in longer], len(longer), computed=part()):
-        some = [longer[at] for at in batch]
-        width = max(len(own[at][1]) for at in some) - 1
-        tokens = mx.array([[*own[at][1][:-1], *[0] * (width + 1 - len(own[at][1]))] for at in some])
-        lines = mx.array([own[at][0] for at in some])
-        hidden = read(prefix.parts, tokens, [cache.only(lines) for cache in caches])
-        found |= {at: [hidden[row, : len(own[at][1]) - 1]] for row, at in enumerate(some)}
-    return found
+def _suffix_states(
+    prefix: SharedPrefix, caches: Sequence[BatchKVCache], suffixes: Sequence[tuple[int, Sequence[int]]]
+) -> dict[int, list[mx.array]]:
+    """Return the hidden states of all but the last token of each suffix, by index. A suffix continues its row of ``caches``."""
+    longer = [i for i, (_, tokens) in enumerate(suffixes) if len(tokens) > 1]
+    states: dict[int, list[mx.array]] = {}
+    lengths = [len(suffixes[i][1]) - 1 for i in longer]
+    for batch in prefix.batches(lengths, len(longer), max_computed=part_size()):
+        some = [longer[i] for i in batch]
+        width = max(len(suffixes[i][1]) for i in some) - 1
+        tokens = mx.array([[*suffixes[i][1][:-1], *[0] * (width + 1 - len(suffixes[i][1]))] for i in some])
+        lines = mx.array([suffixes[i][0] for i in some])
+        hidden = forward_in_steps(prefix.head, tokens, [cache.select(lines) for cache in caches])
+        states |= {i: [hidden[row, : len(suffixes[i][1]) - 1]] for row, i in enumerate(some)}
+    return states
 
 
-def _alone(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> float:
+def _single(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> float:
     logits = model(mx.array([[*prompt, *answer[:-1]]]))[0, -len(answer) :].astype(mx.float32)
     logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     return -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())

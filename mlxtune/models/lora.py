@@ -1,4 +1,4 @@
-"""LoRA and DoRA adapters on a loaded model, in mlx-lm's folder layout: both sides open what the other wrote."""
+"""LoRA and DoRA adapters for a loaded model. They use mlx-lm's folder layout, so mlx-lm can load them, and vice versa."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ _LINEAR = nn.Linear | nn.QuantizedLinear
 _ADAPTABLE = _LINEAR | nn.Embedding | nn.QuantizedEmbedding | SwitchLinear | QuantizedSwitchLinear
 _ROUTER = re.compile(r"(^|\.)(\w*router|gate|shared_expert_gate)(\.|$)")
 
-WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+WEIGHTS_FILE, CONFIG_FILE = "adapters.safetensors", "adapter_config.json"
+ADAPTER_ARRAYS = ("lora_a", "lora_b", "m")  # the arrays of one module; m is DoRA's magnitude
 
 
 def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
-    """Put fresh adapters on ``model`` (B is zero, so outputs do not change) and return mlx-lm's configuration of them.
+    """Add new adapters to ``model`` and return their mlx-lm configuration. B is zero, so outputs do not change.
 
-    Only A, B and DoRA's magnitudes ``m`` are trainable then. Raises ``RecipeError`` when a target names no module, or one that
-    cannot have such an adapter.
+    Only A, B and DoRA's magnitudes ``m`` are trainable afterwards. Raises ``RecipeError`` if a target matches no module, or a
+    module that does not support this kind of adapter.
     """
     mx.random.seed(seed)
     layers = len(model.layers)
@@ -42,47 +43,56 @@ def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
     return {"fine_tune_type": section.kind, "num_layers": count, "lora_parameters": parameters}
 
 
-def put(model: nn.Module, folder: Path) -> None:
-    """Give the adapters on ``model`` the weights of the adapter in ``folder``. Raises ``ModelError`` when they do not fit."""
-    read_header(folder / WEIGHTS)
-    found: Any = mx.load(str(folder / WEIGHTS))
-    own: dict[str, mx.array] = {}
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load the weights in ``folder`` into the adapters on ``model``. Raises ``ModelError`` if they do not match."""
+    read_header(folder / WEIGHTS_FILE)
+    loaded: Any = mx.load(str(folder / WEIGHTS_FILE))
+    expected: dict[str, mx.array] = {}
     for name, module in model.named_modules():
         if "lora_a" in module:
-            own |= {f"{name}.{part}": module[part] for part in ("lora_a", "lora_b", "m") if part in module}
-    odd = sorted(own.keys() ^ found.keys()) or [name for name in own if own[name].shape != found[name].shape]
-    if odd:
-        raise ModelError(f"The adapter in {folder} does not fit this model: {odd[0]} has no match.")
-    model.update(tree_unflatten([(name, array.astype(own[name].dtype)) for name, array in found.items()]))
+            expected |= {f"{name}.{array}": module[array] for array in ADAPTER_ARRAYS if array in module}
+    check_fit(folder, expected, loaded)
+    model.update(tree_unflatten([(name, array.astype(expected[name].dtype)) for name, array in loaded.items()]))
     mx.eval(model.parameters())
 
 
-def weights(model: nn.Module) -> dict[str, mx.array]:
-    """The adapter's arrays by their mlx-lm names."""
+def check_fit(folder: Path, expected: dict[str, mx.array], loaded: dict[str, mx.array]) -> None:
+    """Raise ``ModelError`` unless the arrays loaded from ``folder`` have the names and shapes that the model expects."""
+    unmatched = sorted(expected.keys() ^ loaded.keys())
+    unmatched = unmatched or [name for name in expected if expected[name].shape != loaded[name].shape]
+    if unmatched:
+        raise ModelError(
+            f"The adapter in {folder} does not match this model: {unmatched[0]} has no counterpart.",
+            hint="It may have been trained from a different base.",
+        )
+
+
+def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
+    """Return the adapter's arrays by their mlx-lm names."""
     return dict(tree_flatten(model.trainable_parameters()))
 
 
 def save(folder: Path, arrays: dict[str, mx.array], config: dict[str, Any]) -> None:
-    """Write an adapter folder, each file whole. Raises ``MachineError`` on a full disk."""
+    """Write an adapter folder, each file atomically. Raises ``MachineError`` when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / WEIGHTS, to_bytes(arrays))
-    write_json(folder / CONFIG, config)
+    write_bytes(folder / WEIGHTS_FILE, to_bytes(arrays))
+    write_json(folder / CONFIG_FILE, config)
 
 
 def load(model: nn.Module, folder: Path) -> None:
-    """Put the adapter in ``folder`` on ``model``, frozen, ready for inference. Raises ``ModelError`` when it does not fit."""
-    read_header(folder / WEIGHTS)
+    """Add the adapter in ``folder`` to ``model``, frozen, for inference. Raises ``ModelError`` if it does not match."""
+    read_header(folder / WEIGHTS_FILE)
     try:
         load_adapters(model, str(folder))
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"The adapter in {folder} does not fit this model: {error}") from error
+        raise ModelError(f"The adapter in {folder} does not match this model: {error}") from error
     model.freeze()
     mx.eval(model.parameters())
     model.eval()
 
 
 def to_bytes(arrays: dict[str, mx.array]) -> bytes:
-    """``arrays`` as the bytes of a safetensors file."""
+    """Return ``arrays`` as the bytes of a safetensors file."""
     file: Any = io.BytesIO()
     mx.save_safetensors(file, arrays, metadata={"format": "mlx"})
     data: bytes = file.getvalue()
@@ -90,39 +100,43 @@ def to_bytes(arrays: dict[str, mx.array]) -> bytes:
 
 
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
-    """mlx-lm's names of the modules that get an adapter: those of a layer as seen from it, others as seen from the model.
+    """Return mlx-lm's names of the target modules, relative to the layer, or to the model for modules outside the layers.
 
-    ``all-linear`` leaves out experts, whose adapters would outgrow them all, and routers, which a few rows unbalance.
+    ``all-linear`` excludes experts, whose adapters would be larger than all others, and routers, which a few rows could unbalance.
     """
     layers = {name: module for layer in model.layers for name, module in layer.named_modules() if isinstance(module, _ADAPTABLE)}
     if isinstance(section.targets, str):
-        usual = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not _ROUTER.search(name))
-        keys = usual if section.targets == "all-linear" else [name for name in usual if "attn" in name or "attention" in name]
+        linear = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not _ROUTER.search(name))
+        keys = linear if section.targets == "all-linear" else [name for name in linear if "attn" in name or "attention" in name]
         if not keys:
-            raise RecipeError(f"adapter.targets: this model has nothing that is {section.targets}.", mend="List names instead.")
+            raise RecipeError(
+                f'adapter.targets: this model has no modules for "{section.targets}".', hint="List module names instead."
+            )
         return keys
-    known = {id(module) for layer in model.layers for module in layer.modules()}
-    others = {name: module for name, module in model.named_modules() if isinstance(module, _ADAPTABLE) and id(module) not in known}
-    found = layers | others
-    chosen: dict[str, nn.Module] = {}
+    in_layers = {id(module) for layer in model.layers for module in layer.modules()}
+    outside = {
+        name: module for name, module in model.named_modules() if isinstance(module, _ADAPTABLE) and id(module) not in in_layers
+    }
+    candidates = layers | outside
+    targets: dict[str, nn.Module] = {}
     for target in section.targets:
-        matches = {name: module for name, module in found.items() if name == target or name.endswith(f".{target}")}
+        matches = {name: module for name, module in candidates.items() if name == target or name.endswith(f".{target}")}
         if not matches:
-            raise RecipeError(f"adapter.targets: no layer of this model is called {target}.", mend=_instead(target, found))
-        chosen |= matches
-    refused = [name for name, module in sorted(chosen.items()) if section.kind == "dora" and not isinstance(module, _LINEAR)]
-    if refused:
-        raise RecipeError(
-            f"adapter.targets: {refused[0]} cannot have a DoRA adapter: mlx-lm has it for linear layers.",
-            mend='Use kind = "lora", or leave it out.',
-        )
-    return sorted(chosen)
+            raise RecipeError(f"adapter.targets: this model has no layer named {target}.", hint=_target_hint(target, candidates))
+        targets |= matches
+    if section.kind == "dora":
+        for name, module in sorted(targets.items()):
+            if not isinstance(module, _LINEAR):
+                raise RecipeError(
+                    f"adapter.targets: {name} cannot have a DoRA adapter, because mlx-lm supports DoRA for linear layers only.",
+                    hint=f'Use kind = "lora", or remove {name}.',
+                )
+    return sorted(targets)
 
 
-def _instead(target: str, found: dict[str, nn.Module]) -> str:
-    """What to write for a target that names nothing."""
-    leaves = sorted({name.rsplit(".", 1)[-1] for name in found})
-    if target == "lm_head" and "embed_tokens" in leaves:
-        return "Its head is its embedding: use embed_tokens."
-    hint = nearest(target, leaves)
-    return f"Did you mean {hint}?" if hint else f"It has {', '.join(leaves)}."
+def _target_hint(target: str, candidates: dict[str, nn.Module]) -> str:
+    names = sorted({name.rsplit(".", 1)[-1] for name in candidates})
+    if target == "lm_head" and "embed_tokens" in names:
+        return "Use embed_tokens, because the head is tied to the embedding."
+    suggestion = nearest(target, names)
+    return f"Did you mean {suggestion}?" if suggestion else f"Choose from {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""From what a recipe calls its base to a folder on disk: an alias, a folder, or a hub id."""
+"""Resolve a recipe's base model (an alias, a folder or a Hub ID) to a folder on disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mlxtune.models import bundled, hub
 
 ALIASES = (bundled.ALIAS,)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_BLOCKS, _BLOCK = 128, 2**13  # what identifies the weights of a file: so many blocks of so many bytes
+_BLOCKS, _BLOCK_SIZE = 128, 2**13  # sampled blocks per weight file, and bytes per block
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk: its folder, its ``config.json``, and what identifies its weights."""
+    """A model on disk: its folder, its ``config.json``, and a fingerprint of its weights."""
 
     name: str
     folder: Path
@@ -29,39 +29,43 @@ class ModelFolder:
 
 
 def resolve(
-    base: str, *, near: Path = Path(), progress: bundled.Progress = lambda what, share: None, fetch: bool = True
+    base: str, *, relative_to: Path = Path(), progress: bundled.Progress = lambda what, share: None, fetch: bool = True
 ) -> ModelFolder:
-    """The folder of ``base``, fetched if need be and ``fetch``; a relative folder is looked for in ``near`` first, then where we are.
+    """Return the folder of ``base``, downloading it if needed and ``fetch`` is set.
 
-    Raises ``ModelError`` when there is no such model or the folder does not hold one, ``MachineError`` when it cannot be fetched.
+    Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the
+    model does not exist or the folder contains no model, and ``MachineError`` if the download fails.
     """
     if base == bundled.ALIAS:
-        if not fetch and not bundled.ready():
+        if not fetch and not bundled.is_ready():
             raise ModelError(f"{base} is not on this machine.")
         return _open(base, bundled.ensure(progress))
-    for place in (near / Path(base).expanduser(), Path(base).expanduser()):
-        if place.is_dir():
-            return _open(base, place.resolve())
+    if folder := _local_folder(base, relative_to):
+        return _open(base, folder.resolve())
     if base.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(base):
-        hint = nearest(base, ALIASES)
+        suggestion = nearest(base, ALIASES)
         raise ModelError(
-            f"There is no model called {one_line(base, 80)}.",
-            mend=f"Did you mean {hint}?"
-            if hint
-            else f"Use a folder, a hub id such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
+            f"There is no model named {one_line(base, 80)}.",
+            hint=f"Did you mean {suggestion}?"
+            if suggestion
+            else f"Use a folder, a Hub ID such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
         )
-    folder = hub.cached(base)
-    if folder is None and not fetch:
-        raise ModelError(f"{base} is not on this machine.", mend=f"Download it once: mlxtune models pull {base}")
-    return _open(base, folder or hub.pull(base, progress))
+    cached = hub.cached(base)
+    if cached is None and not fetch:
+        raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
+    return _open(base, cached or hub.pull(base, progress))
 
 
-def here(base: str, *, near: Path = Path()) -> bool:
-    """Whether ``base`` is on this machine, so that :func:`resolve` need not fetch anything."""
+def is_local(base: str, *, relative_to: Path = Path()) -> bool:
+    """Return whether ``base`` is on this machine, so that :func:`resolve` downloads nothing."""
     if base == bundled.ALIAS:
-        return bundled.ready()
-    places = (near / Path(base).expanduser(), Path(base).expanduser())
-    return any(place.is_dir() for place in places) or bool(_HUB_ID.fullmatch(base) and hub.cached(base))
+        return bundled.is_ready()
+    return bool(_local_folder(base, relative_to) or (_HUB_ID.fullmatch(base) and hub.cached(base)))
+
+
+def _local_folder(base: str, relative_to: Path) -> Path | None:
+    path = Path(base).expanduser()
+    return next((folder for folder in (relative_to / path, path) if folder.is_dir()), None)
 
 
 def _open(name: str, folder: Path) -> ModelFolder:
@@ -73,18 +77,16 @@ def _open(name: str, folder: Path) -> ModelFolder:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise ModelError(
-            f"{folder} has no model*.safetensors.", mend="Only safetensors are opened; convert it with mlx_lm.convert."
-        )
+        raise ModelError(f"{folder} has no model*.safetensors file.", hint="Convert the model to safetensors with mlx_lm.convert.")
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(f"{folder} has no tokenizer_config.json, so its chat template is unknown.")
     return ModelFolder(name, folder, config, _fingerprint(config, files))
 
 
 def _fingerprint(config: dict[str, Any], files: list[Path]) -> str:
-    """Identifies weights without reading gigabytes: config, headers, sizes, and blocks from all over each file.
+    """Return a hash of the config, headers, sizes, and blocks sampled from each file, to identify weights without reading them all.
 
-    Training, fusing and quantising change whole matrices, so that some block tells.
+    Training, fusing and quantizing change whole matrices, so at least one sampled block differs.
     """
     parts: list[Any] = [config]
     for file in files:
@@ -92,10 +94,10 @@ def _fingerprint(config: dict[str, Any], files: list[Path]) -> str:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 0 < length <= size - 8:
-                raise ModelError(f"{file} is not a safetensors file: its header does not fit.")
+                raise ModelError(f"{file} is not a safetensors file: its header length is invalid.")
             parts += [file.name, size, stream.read(min(length, 2**26)).hex()]
-            start, last = 8 + length, max(8 + length, size - _BLOCK)
-            for at in sorted({start + (last - start) * number // (_BLOCKS - 1) for number in range(_BLOCKS)}):
-                stream.seek(at)
-                parts.append(stream.read(_BLOCK).hex())
+            start, last = 8 + length, max(8 + length, size - _BLOCK_SIZE)
+            for offset in sorted({start + (last - start) * i // (_BLOCKS - 1) for i in range(_BLOCKS)}):
+                stream.seek(offset)
+                parts.append(stream.read(_BLOCK_SIZE).hex())
     return sha256_json(parts)

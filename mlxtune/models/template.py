@@ -1,8 +1,8 @@
-"""Rows as tokens, with the tokens that train marked: every assistant turn, its stop sign included, and nothing else.
+"""Chat templates: render rows to tokens and mark the trained tokens.
 
-The mark is proved for each row, not assumed. What the model is asked at inference (the messages so far, with the generation
-prompt) must be, token for token, how the trained sequence begins; only then do the tokens after it count as the answer. A
-template for which that does not hold is refused.
+Only assistant turns are trained on, each with its stop token. The marks are verified for every row: the prompt that the model
+gets at inference (the messages so far plus the generation prompt) must be a prefix of the training sequence, token for token,
+and only the tokens after it count as the answer. Templates that break this are rejected.
 """
 
 from __future__ import annotations
@@ -17,175 +17,174 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
+
+Tokens = np.ndarray[Any, np.dtype[np.int32]]
+TokenMask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens.
+    """A row as tokens. ``tokens`` and ``trained`` (whether each is a target) have shape ``(tokens,)``.
 
-    ``tokens`` is int32 of shape ``(tokens,)``; ``trained`` is bool of the same shape and says which tokens are targets.
-    ``full`` is the length before it was cut at the window.
+    ``full_length`` is the number of tokens before truncation to ``data.max_tokens``.
     """
 
     id: str
-    place: Place
-    tokens: np.ndarray[Any, np.dtype[np.int32]]
-    trained: np.ndarray[Any, np.dtype[np.bool_]]
-    full: int
+    location: Location
+    tokens: Tokens
+    trained: TokenMask
+    full_length: int
 
     @property
     def truncated(self) -> bool:
-        return self.full > len(self.tokens)
+        return self.full_length > len(self.tokens)
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A preference pair as tokens: int32 ``(prompt,)``, ``(chosen,)`` and ``(rejected,)``, completions with their stop.
+    """A preference pair as tokens ``(prompt,)``, ``(chosen,)`` and ``(rejected,)``. Completions include their stop token.
 
-    ``uncut`` is how long the completions were before they were cut at the window.
-    ``reference`` is the log-probability of chosen and rejected under the reference model, in nats, once it is known.
-    ``label`` is that of an unpaired row: then ``chosen`` is its own completion and ``rejected`` one of another prompt.
+    ``full_lengths`` are the lengths of the completions before truncation. ``reference_logps`` are the log-probabilities of
+    chosen and rejected under the reference model, in nats, or None before they are computed. ``label`` is set for an unpaired
+    row; then ``chosen`` is the row's completion and ``rejected`` the completion of another prompt.
     """
 
     id: str
-    place: Place
-    prompt: np.ndarray[Any, np.dtype[np.int32]]
-    chosen: np.ndarray[Any, np.dtype[np.int32]]
-    rejected: np.ndarray[Any, np.dtype[np.int32]]
-    uncut: tuple[int, int]
-    reference: tuple[float, float] | None = None
+    location: Location
+    prompt: Tokens
+    chosen: Tokens
+    rejected: Tokens
+    full_lengths: tuple[int, int]
+    reference_logps: tuple[float, float] | None = None
     label: bool | None = None
 
     @property
-    def tokens(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """All that is seen: prompt, chosen, rejected."""
+    def tokens(self) -> Tokens:
+        """Prompt, chosen and rejected, concatenated."""
         return np.concatenate([self.prompt, self.chosen, self.rejected])
 
     @property
-    def common(self) -> int:
-        """How many tokens both completions begin with, of each all but the last."""
-        most = min(len(self.chosen), len(self.rejected)) - 1
-        differ = np.flatnonzero(self.chosen[:most] != self.rejected[:most])
-        return int(differ[0]) if differ.size else most
+    def common_length(self) -> int:
+        """Length of the common prefix of both completions, at most all but the last token of either."""
+        limit = min(len(self.chosen), len(self.rejected)) - 1
+        differ = np.flatnonzero(self.chosen[:limit] != self.rejected[:limit])
+        return int(differ[0]) if differ.size else limit
 
     @property
-    def trained(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of ``tokens`` are targets; of an unpaired row, only its own completion's."""
-        places = np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected))
-        own = places < len(self.prompt) + len(self.chosen)
-        return (places >= len(self.prompt)) & (own if self.label is not None else True)
+    def trained(self) -> TokenMask:
+        """Which of ``tokens`` are targets. In an unpaired row, only its own completion is trained on."""
+        index = np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected))
+        own = index < len(self.prompt) + len(self.chosen)
+        return (index >= len(self.prompt)) & (own if self.label is not None else True)
 
     @property
-    def full(self) -> int:
-        """How many tokens all three have together, uncut."""
-        return len(self.prompt) + sum(self.uncut)
+    def full_length(self) -> int:
+        """Number of tokens in all three parts before truncation."""
+        return len(self.prompt) + sum(self.full_lengths)
 
     @property
-    def means(self) -> tuple[float, float]:
-        """``reference`` as the mean over the tokens of each completion; it must be known."""
-        assert self.reference is not None
-        chosen, rejected = self.reference
+    def reference_means(self) -> tuple[float, float]:
+        """``reference_logps`` per token of each completion."""
+        assert self.reference_logps is not None
+        chosen, rejected = self.reference_logps
         return chosen / len(self.chosen), rejected / len(self.rejected)
 
     @property
     def truncated(self) -> bool:
-        return (len(self.chosen), len(self.rejected)) != self.uncut
+        return (len(self.chosen), len(self.rejected)) != self.full_lengths
 
 
 class ChatTemplate:
-    """Renders with a model's own template. Nothing is cached but the set of stop tokens."""
+    """Renders and encodes rows with the model's own chat template."""
 
     def __init__(self, tokenizer: TokenizerWrapper) -> None:
         self.tokenizer = tokenizer
-        self.stops: frozenset[int] = frozenset(tokenizer.eos_token_ids) | frozenset(tokenizer.all_special_ids)
+        self.stop_tokens: frozenset[int] = frozenset(tokenizer.eos_token_ids) | frozenset(tokenizer.all_special_ids)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """The tokens a model is asked with: ``messages`` and the generation prompt. Raises ``TemplateError``."""
-        return self._render(messages, tools, ask=True)
+        """Return the inference prompt: ``messages`` plus the generation prompt. Raises ``TemplateError``."""
+        return self._tokens(messages, tools, generation_prompt=True)
 
     def encode(self, row: Row, max_tokens: int) -> Encoded:
-        """``row`` cut to ``max_tokens``, with its trained tokens marked.
+        """Encode ``row``, truncated to ``max_tokens``, with its trained tokens marked.
 
-        Raises ``TemplateError`` when the mark cannot be proved, ``TooLongError`` when nothing would be trained.
+        Raises ``TemplateError`` when the marks cannot be verified, and ``TooLongError`` when no trained token is left.
         """
         if isinstance(row, Conversation):
             tokens, trained = self._conversation(row)
         elif isinstance(row, Text):
             tokens, trained = self._text(row)
         else:
-            raise DataError(
-                f"{row.place}: a row of preferences cannot be trained with sft.", mend="Use chat, completion or text rows."
-            )
-        kept = trained[:max_tokens]
-        if not kept.any():
+            raise DataError(f"{row.location}: SFT cannot train on a preference row.", hint="Use chat, completion or text rows.")
+        in_window = trained[:max_tokens]
+        if not in_window.any():
             raise TooLongError(
-                f"{row.place}: the prompt fills the window of {max_tokens:,} tokens (the row has {len(tokens):,}), so nothing would be trained.",
-                mend="Raise data.max_tokens, or shorten the prompt.",
+                f"{row.location}: the prompt fills the window of {max_tokens:,} tokens (the row has {len(tokens):,}), "
+                "so it has no trained tokens.",
+                hint="Raise data.max_tokens, or shorten the prompt.",
             )
-        return Encoded(row.id, row.place, tokens[:max_tokens], kept, len(tokens))
+        return Encoded(row.id, row.location, tokens[:max_tokens], in_window, len(tokens))
 
-    def pair(self, row: Row, max_tokens: int) -> EncodedPair:
-        """``row`` with both completions cut so that each fits ``max_tokens`` behind the prompt, which is never cut.
+    def encode_pair(self, row: Row, max_tokens: int) -> EncodedPair:
+        """Encode a preference pair. Each completion is truncated to fit in ``max_tokens`` together with the prompt, which is kept whole.
 
-        Raises ``TemplateError`` when prompt and completions cannot be told apart for certain, ``DataError`` when there is nothing to
-        prefer: a completion is empty, or both say the same but for spacing; ``TooLongError`` when the cut leaves nothing of one or no
-        difference.
+        Raises ``TemplateError`` when prompt and completions cannot be separated, ``DataError`` when a completion is empty or both
+        are identical, and ``TooLongError`` when truncation leaves no completion or no difference.
         """
         if not isinstance(row, Preference):
-            raise DataError(
-                f"{row.place}: only a preference pair can be trained with dpo.", mend="Use rows with chosen and rejected."
-            )
+            raise DataError(f"{row.location}: DPO trains on preference pairs only.", hint="Use rows with chosen and rejected.")
         for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
             if not answer.strip():
-                raise DataError(f"{row.place}: {name} is empty.", mend="Write the answer, or remove the row.")
-        if _bare(row.chosen) == _bare(row.rejected):
-            raise DataError(f"{row.place}: chosen and rejected say the same.", mend="Remove the row.")
-        prompt, chosen = self.completion((*row.prompt, Message("assistant", row.chosen)), row.tools, row.place)
-        _, rejected = self.completion((*row.prompt, Message("assistant", row.rejected)), row.tools, row.place)
-        room = max_tokens - len(prompt)
-        if room < 1:
+                raise DataError(f"{row.location}: {name} is empty.", hint="Write the answer, or remove the row.")
+        if _normalized(row.chosen) == _normalized(row.rejected):
+            raise DataError(f"{row.location}: chosen and rejected are identical.", hint="Remove the row.")
+        pair = self._pair(row, (row.chosen, row.rejected), row.tools, max_tokens)
+        if pair.chosen.tolist() == pair.rejected.tolist():
             raise TooLongError(
-                f"{row.place}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, so nothing is left of the answers.",
-                mend="Raise data.max_tokens, or shorten the prompt.",
+                f"{row.location}: chosen and rejected are identical within the window of {max_tokens:,} tokens.",
+                hint="Raise data.max_tokens, or remove the row.",
             )
-        if chosen[:room] == rejected[:room]:
-            raise TooLongError(
-                f"{row.place}: chosen and rejected are the same up to the window of {max_tokens:,} tokens.",
-                mend="Raise data.max_tokens, or remove the row.",
-            )
-        asked, better, worse = (np.array(tokens, np.int32) for tokens in (prompt, chosen[:room], rejected[:room]))
-        return EncodedPair(row.id, row.place, asked, better, worse, (len(chosen), len(rejected)))
+        return pair
 
-    def unpaired(self, row: Row, other: Row, max_tokens: int) -> EncodedPair:
-        """``row`` with its completion, and behind the same prompt that of ``other``, both cut at ``max_tokens``.
+    def encode_unpaired(self, row: Row, other: Row, max_tokens: int) -> EncodedPair:
+        """Encode ``row`` with its own completion as ``chosen`` and the completion of ``other`` as ``rejected``.
 
-        Raises as :meth:`pair` does, but that both may be the same.
+        Raises the same errors as :meth:`encode_pair`, except that both completions may be identical.
         """
         if not isinstance(row, Unpaired) or not isinstance(other, Unpaired):
             raise DataError(
-                f"{row.place}: only an unpaired row can be trained with kto.", mend="Use rows of prompt, completion and label."
+                f"{row.location}: KTO trains on unpaired rows only.", hint="Use rows with prompt, completion and label."
             )
-        prompt, own = self.completion((*row.prompt, Message("assistant", row.completion)), (), row.place)
-        _, mismatched = self.completion((*row.prompt, Message("assistant", other.completion)), (), row.place)
+        return replace(self._pair(row, (row.completion, other.completion), (), max_tokens), label=row.label)
+
+    def _pair(
+        self, row: Preference | Unpaired, answers: tuple[str, str], tools: Sequence[dict[str, Any]], max_tokens: int
+    ) -> EncodedPair:
+        (prompt, first), (_, second) = (
+            self.split_completion((*row.prompt, Message("assistant", answer)), tools, row.location) for answer in answers
+        )
         room = max_tokens - len(prompt)
         if room < 1:
             raise TooLongError(
-                f"{row.place}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, so nothing is left of the answer.",
-                mend="Raise data.max_tokens, or shorten the prompt.",
+                f"{row.location}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, "
+                "so no answer token would be trained.",
+                hint="Raise data.max_tokens, or shorten the prompt.",
             )
-        asked, said, another = (np.array(tokens, np.int32) for tokens in (prompt, own[:room], mismatched[:room]))
-        return EncodedPair(row.id, row.place, asked, said, another, (len(own), len(mismatched)), label=row.label)
+        tokens, chosen, rejected = (np.array(part, np.int32) for part in (prompt, first[:room], second[:room]))
+        return EncodedPair(row.id, row.location, tokens, chosen, rejected, (len(first), len(second)))
 
-    def completion(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], place: Place) -> tuple[list[int], list[int]]:
-        """What a model is asked before the last turn of ``messages``, and that turn up to its stop, as tokens.
+    def split_completion(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location
+    ) -> tuple[list[int], list[int]]:
+        """Return the prompt tokens and the tokens of the last turn of ``messages`` up to its stop token.
 
-        Raises ``TemplateError`` when they cannot be told apart for certain.
+        Raises ``TemplateError`` when they cannot be separated.
         """
-        tokens, start, end = self._answer(messages, tools, place)
+        tokens, start, end = self._answer_span(messages, tools, location)
         return tokens[:start], tokens[start:end]
 
-    def _text(self, row: Text) -> tuple[Any, Any]:
+    def _text(self, row: Text) -> tuple[Tokens, TokenMask]:
         tokens = self.tokenizer.encode(row.text)
         if tokens[-1] != self.tokenizer.eos_token_id:
             tokens = [*tokens, self.tokenizer.eos_token_id]
@@ -193,94 +192,112 @@ class ChatTemplate:
         trained[0] = False
         return np.array(tokens, np.int32), trained
 
-    def _conversation(self, row: Conversation) -> tuple[Any, Any]:
-        whole = self._render(row.messages, row.tools, ask=False, place=row.place)
+    def _conversation(self, row: Conversation) -> tuple[Tokens, TokenMask]:
+        whole = self._tokens(row.messages, row.tools, generation_prompt=False, location=row.location)
         trained = np.zeros(len(whole), bool)
         for index, message in enumerate(row.messages):
             if message.role != "assistant":
                 continue
-            answered, start, end = self._answer(row.messages[: index + 1], row.tools, row.place)
-            if whole[: len(answered)] != answered:
-                raise _rewritten(row.place, index)
+            tokens, start, end = self._answer_span(row.messages[: index + 1], row.tools, row.location)
+            if whole[: len(tokens)] != tokens:
+                raise _rewritten_turn(row.location, index)
             trained[start:end] = True
         return np.array(whole, np.int32), trained
 
-    def _answer(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], place: Place) -> tuple[list[int], int, int]:
-        """``messages`` as tokens, where in them the last turn's answer begins, and where it ends behind its stop.
+    def _answer_span(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location
+    ) -> tuple[list[int], int, int]:
+        """Return the tokens of ``messages``, and where the last turn's answer starts and ends (after its stop token).
 
-        Raises ``TemplateError`` unless they begin with what the model is asked, and the answer is there unchanged.
+        Raises ``TemplateError`` unless the tokens start with the inference prompt and contain the answer unchanged.
         """
         turn = len(messages)
-        asked = self._render(messages[:-1], tools, ask=True, place=place)
-        tokens = self._render(messages, tools, ask=False, place=place)
-        if tokens[: len(asked)] != asked:
-            raise _rewritten(place, turn - 1)
-        stop = next((at for at in range(len(tokens) - 1, len(asked) - 1, -1) if tokens[at] in self.stops), None)
+        prompt = self._tokens(messages[:-1], tools, generation_prompt=True, location=location)
+        tokens = self._tokens(messages, tools, generation_prompt=False, location=location)
+        if tokens[: len(prompt)] != prompt:
+            raise _rewritten_turn(location, turn - 1)
+        stop = next((i for i in range(len(tokens) - 1, len(prompt) - 1, -1) if tokens[i] in self.stop_tokens), None)
         if stop is None:
             raise TemplateError(
-                f"{place}: the template ends turn {turn} without a stop token, so the model would never learn to stop.",
-                mend="Use the instruct version of the model.",
+                f"{location}: the template ends turn {turn} without a stop token, so the model would never learn to stop.",
+                hint="Use the instruct version of the model.",
             )
-        answer = self.tokenizer.decode(tokens[len(asked) : stop])
+        answer = self.tokenizer.decode(tokens[len(prompt) : stop])
         if messages[-1].content.strip() not in answer:
             raise TemplateError(
-                f"{place}: the template changes the answer of turn {turn} to {one_line(answer, 60)!r}.",
-                mend="Use a model whose template keeps the text.",
+                f"{location}: the template changes the answer in turn {turn} to {one_line(answer, 60)!r}.",
+                hint="Use a model whose template leaves answers unchanged.",
             )
-        return tokens, len(asked), stop + 1
+        return tokens, len(prompt), stop + 1
 
-    def text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None) -> str:
-        """``messages`` as the template renders them; with ``ask``, the generation prompt behind them. Raises ``TemplateError``."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        generation_prompt: bool,
+        location: Location | None = None,
+    ) -> str:
+        """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
         if not self.tokenizer.has_chat_template:
-            raise TemplateError("The model has no chat template.", mend="Use its instruct version, or text rows.")
-        refused: Exception | None = None
-        for turns in filter(None, (messages, _without_system(messages))):
+            raise TemplateError("The model has no chat template.", hint="Use its instruct version, or text rows.")
+        first_error: Exception | None = None
+        for turns in filter(None, (messages, _merge_system_turn(messages))):
             try:
                 text: str = self.tokenizer.apply_chat_template(
-                    [message.as_dict() for message in turns], tools=list(tools) or None, add_generation_prompt=ask, tokenize=False
+                    [message.as_dict() for message in turns],
+                    tools=list(tools) or None,
+                    add_generation_prompt=generation_prompt,
+                    tokenize=False,
                 )
-            except Exception as error:  # templates are programs: jinja raises what they raise
-                refused = refused or error
+            except Exception as error:  # a template is a program and may raise anything
+                first_error = first_error or error
                 continue
             return text
-        where = f"{place}: " if place else ""
+        where = f"{location}: " if location else ""
         raise TemplateError(
-            f"{where}the model's chat template refuses this conversation: {one_line(str(refused), 120)}"
-        ) from refused
+            f"{where}the model's chat template rejects this conversation: {one_line(str(first_error), 120)}"
+        ) from first_error
 
-    def _render(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, ask: bool, place: Place | None = None
+    def _tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        generation_prompt: bool,
+        location: Location | None = None,
     ) -> list[int]:
-        tokens: list[int] = self.tokenizer.encode(self.text(messages, tools, ask=ask, place=place), add_special_tokens=False)
+        text = self.render(messages, tools, generation_prompt=generation_prompt, location=location)
+        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
 
-def _rewritten(place: Place, index: int) -> TemplateError:
+def _rewritten_turn(location: Location, index: int) -> TemplateError:
     return TemplateError(
-        f"{place}: turn {index + 1} renders differently inside the conversation than when it is asked for, "
-        "so the trained tokens cannot be proved.",
-        mend="Keep one assistant turn a row, or use a model whose template does not rewrite earlier turns.",
+        f"{location}: turn {index + 1} renders differently inside the conversation than as an answer, "
+        "so its trained tokens cannot be verified.",
+        hint="Use one assistant turn per row, or a model whose template does not rewrite earlier turns.",
     )
 
 
-def _without_system(messages: Sequence[Message]) -> Sequence[Message]:
-    """``messages`` with their system turn put before the first question; nothing where there is no such pair.
+def _merge_system_turn(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return ``messages`` with the system turn merged into the first user turn, or an empty sequence if there is no such pair.
 
-    For templates that refuse a system turn, as Gemma 2's and older ones of Mistral do; it is what their makers advise.
+    This is for templates that reject a system turn (Gemma 2, older Mistral models); their authors recommend it.
     """
     if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
         return ()
     return (replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:])
 
 
-def _bare(text: str) -> list[str]:
-    """``text`` without what only the eye of a machine sees: spacing within lines, empty lines, how characters are composed."""
+def _normalized(text: str) -> list[str]:
+    """Return the lines of ``text`` without differences in whitespace, empty lines and Unicode composition."""
     return [" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines() if line.strip()]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all ``rows`` begin with; 0 for no rows."""
+    """Return the length of the longest common prefix of ``rows``, or 0 if there are no rows."""
     if not rows:
         return 0
     low, high = min(rows, key=tuple), max(rows, key=tuple)
-    return next((at for at, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))

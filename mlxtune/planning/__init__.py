@@ -1,1 +1,1 @@
-"""Planning: what this machine is, and what a recipe will cost on it."""
+"""Describe this machine, and estimate what a recipe costs on it."""

@@ -1,8 +1,8 @@
-"""What a layer keeps for its backward pass, counted from its shapes.
+"""The activations that a layer saves for its backward pass, counted from its shapes.
 
-MLX keeps whatever a gradient asks for. In a transformer's layer that is the input of each norm; what enters each adapter, and that
-times A; queries, keys, values and the attention's probabilities; the gate, what it multiplies, and their product. A frozen matrix
-keeps nothing: its gradient towards the input needs only itself.
+MLX saves whatever a gradient needs. In a transformer layer, these are the input of each norm; the input of each adapter, and its
+product with A; queries, keys, values and attention probabilities; the MLP's gate, its other factor, and their product. A
+frozen matrix saves nothing, because the gradient of its input needs only the matrix.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxtune.planning.shapes import Shapes, Weight
-from mlxtune.planning.workload import Batch
+from mlxtune.planning.shapes import ModelShapes, WeightShape
+from mlxtune.planning.workload import BatchShape
 from mlxtune.recipe import AdapterSection
 
-_FLOAT = 4  # bytes; adapters learn in float32 on every path
+_FLOAT = 4  # bytes; adapters are trained in float32 on every compute path
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What the attention and the gate of a compute path keep, in numbers for each that goes in.
+    """The arrays that a compute path's attention and gate kernels save.
 
-    ``float32`` says that everything computes in it, on dense weights. ``output``: attention keeps what it gives, too. ``gated``:
-    arrays of the inner width that a gated product keeps beside its result. ``block``: queries of a
-    long row that are looked at together, and only with the keys that any of them may see; 0 where all are.
+    ``float32``: everything is computed in float32, with dense weights. ``output``: attention also saves its output. ``gated``:
+    the number of MLP-width arrays that a gated product saves. ``block``: queries per attention block in a long row, where each
+    block reads only the keys it needs; 0 if attention is not blocked.
     """
 
     float32: bool
@@ -32,23 +32,23 @@ class Kernels:
     block: int = 0
 
     def scores(self, tokens: int, before: int) -> int:
-        """Pairs of a query and a key that a row of ``tokens`` has behind ``before`` others."""
-        block = self.block if 0 < 2 * self.block <= tokens else tokens  # as models.cpu.attention decides
+        """Return the number of query-key pairs in a row of ``tokens`` that follow ``before`` other tokens."""
+        block = self.block if 0 < 2 * self.block <= tokens else tokens  # the same condition as in models.cpu.exp.attention
         return sum(
             (min(start + block, tokens) - start) * (before + min(start + block, tokens)) for start in range(0, tokens, block)
         )
 
 
-# MLX's own attention is not fused in training on Metal either: its ScaledDotProductAttention::use_fallback says so.
-# On the CPU in float32 attention and gate are those of models.cpu, which keep less.
+# MLX's own attention is not fused in training, not even on Metal: see its ScaledDotProductAttention::use_fallback.
+# On a CPU in float32, attention and gate come from models.cpu.exp, which saves less.
 NATIVE = Kernels(float32=False, output=False, gated=4)
 CPU = Kernels(float32=True, output=True, gated=2, block=128)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What one layer keeps, in bytes: ``fixed``, for each ``position`` computed, for each ``score`` (query and key of a head), and
-    for each key and value that is joined with a prefix (``join``, for a position)."""
+class LayerActivations:
+    """Bytes that one layer saves: ``fixed``, per computed ``position``, per ``score`` (a query-key pair of all heads), and per
+    position whose keys and values are joined with a prefix (``join``)."""
 
     fixed: int
     position: int
@@ -56,8 +56,8 @@ class Layer:
     join: int
     kernels: Kernels
 
-    def kept(self, batch: Batch) -> int:
-        """Bytes for ``batch``: its rows behind the prefix, and the prefix by itself; or its prompts, and each side behind its own."""
+    def nbytes(self, batch: BatchShape) -> int:
+        """Return the bytes saved for ``batch``: its rows and the prefix, or its prompts and both sides of each pair."""
         scores, joined = batch.rows * self.kernels.scores(batch.width, batch.prefix), batch.rows * batch.prefix
         if batch.sides:
             *prompts, chosen, rejected = batch.sides
@@ -69,58 +69,60 @@ class Layer:
         return self.fixed + self.position * batch.tokens + self.score * scores + self.join * joined
 
 
-def layer(shapes: Shapes, weights: Sequence[Weight], chosen: Sequence[Weight], section: AdapterSection, kernels: Kernels) -> Layer:
-    """What the layer of ``weights`` keeps, of which ``chosen`` have adapters."""
+def layer_activations(
+    shapes: ModelShapes, weights: Sequence[WeightShape], targets: Sequence[WeightShape], section: AdapterSection, kernels: Kernels
+) -> LayerActivations:
+    """Return what a layer with ``weights`` saves when ``targets`` have adapters."""
     size = _FLOAT if kernels.float32 else min(weight.size for weight in weights)
-    query, key = shapes.heads * shapes.head_width, shapes.kv_heads * shapes.head_width
-    inner, gated = _inner(shapes, weights)
-    norms = sum(_normed(weight, shapes.width, query, key) for weight in weights if len(weight.shape) == 1)
+    query, key = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    mlp_width, gated = _mlp(shapes, weights)
+    norms = sum(_norm_inputs(weight, shapes.width, query, key) for weight in weights if len(weight.shape) == 1)
     gate = kernels.gated if gated else 2
-    numbers = norms + query * (1 + kernels.output) + 2 * key + gate * inner
-    position = size * numbers + sum(_adapter(shapes, weight, section, kernels) for weight in chosen)
-    if kernels.float32 and not section.dropout:
-        entering = {(weight.attends, weight.leaves): _columns(shapes, weight) for weight in chosen}  # q, k and v share theirs
-        position += _FLOAT * sum(entering.values())
-    probabilities = size if kernels.float32 else size + _FLOAT  # a softmax in float32, and its result in the model's dtype
-    dense = sum(size * weight.numbers for weight in chosen) if section.kind == "dora" and not kernels.float32 else 0
-    return Layer(dense, position, shapes.heads * probabilities, 2 * key * size, kernels)
+    numbers = norms + query * (1 + kernels.output) + 2 * key + gate * mlp_width
+    position = size * numbers + sum(_adapter(shapes, weight, section, kernels) for weight in targets)
+    if kernels.float32 and not section.dropout:  # q, k and v share their input, and so do gate and up
+        inputs = {(weight.is_attention, weight.is_output_projection): _inputs(shapes, weight) for weight in targets}
+        position += _FLOAT * sum(inputs.values())
+    probabilities = size if kernels.float32 else size + _FLOAT  # a float32 softmax, and its result in the model's dtype
+    dense = sum(size * weight.numbers for weight in targets) if section.kind == "dora" and not kernels.float32 else 0
+    return LayerActivations(dense, position, shapes.heads * probabilities, 2 * key * size, kernels)
 
 
-def _adapter(shapes: Shapes, weight: Weight, section: AdapterSection, kernels: Kernels) -> int:
-    """Bytes that one adapter keeps for a position."""
-    columns, rows = _columns(shapes, weight), weight.shape[-2] if len(weight.shape) > 1 else 0
-    kept = _FLOAT * section.rank
+def _adapter(shapes: ModelShapes, weight: WeightShape, section: AdapterSection, kernels: Kernels) -> int:
+    """Return the bytes that one adapter saves per position."""
+    columns, rows = _inputs(shapes, weight), weight.shape[-2] if len(weight.shape) > 1 else 0
+    saved = _FLOAT * section.rank
     if section.dropout:
-        kept += 2 * _FLOAT * columns  # the mask as numbers, and what it left
+        saved += 2 * _FLOAT * columns  # the mask as numbers, and the masked input
     elif not kernels.float32:
-        kept += _FLOAT * columns  # A is in float32, so each adapter converts what enters it
+        saved += _FLOAT * columns  # A is in float32, so each adapter converts its input
     if section.kind == "dora":
-        kept += (_FLOAT if kernels.float32 else weight.size) * rows  # what the magnitude multiplies
-    return kept
+        saved += (_FLOAT if kernels.float32 else weight.size) * rows  # the input of the magnitude
+    return saved
 
 
-def _columns(shapes: Shapes, weight: Weight) -> int:
-    """What enters ``weight`` for a position; every active expert is entered."""
-    return weight.shape[-1] * (shapes.active if len(weight.shape) == 3 else 1)
+def _inputs(shapes: ModelShapes, weight: WeightShape) -> int:
+    """Return the number of inputs to ``weight`` per position, summed over all active experts."""
+    return weight.shape[-1] * (shapes.active_experts if len(weight.shape) == 3 else 1)
 
 
-def _inner(shapes: Shapes, weights: Sequence[Weight]) -> tuple[int, bool]:
-    """Numbers inside the MLP for a position, and whether they are gated: twice as many go in as come out."""
+def _mlp(shapes: ModelShapes, weights: Sequence[WeightShape]) -> tuple[int, bool]:
+    """Return the inner width of the MLP per position, and whether it is gated (twice as many inputs as outputs)."""
     down = up = 0
     for weight in weights:
-        if weight.attends or len(weight.shape) < 2:
+        if weight.is_attention or len(weight.shape) < 2:
             continue
         rows, columns = weight.shape[-2:]
-        many = shapes.active if len(weight.shape) == 3 else 1
-        if weight.leaves:
-            down += columns * many
+        experts = shapes.active_experts if len(weight.shape) == 3 else 1
+        if weight.is_output_projection:
+            down += columns * experts
         elif columns == shapes.width:
-            up += rows * many
+            up += rows * experts
     return down, 2 * up >= 3 * down
 
 
-def _normed(weight: Weight, width: int, query: int, key: int) -> int:
-    """Numbers that enter a norm with this weight, for a position; 0 for what is no norm."""
+def _norm_inputs(weight: WeightShape, width: int, query: int, key: int) -> int:
+    """Return the number of inputs per position of the norm with this weight; 0 if it is not a norm."""
     if "norm" not in weight.name:
         return 0
     if weight.shape[0] == width:

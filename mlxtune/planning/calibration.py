@@ -1,7 +1,7 @@
-"""What this machine was measured to need and to take: by a probe, kept in ``calibration.json``, or by a run that was recorded.
+"""Measured memory and step time on this machine, from a probe (stored in ``calibration.json``) or from a past run.
 
-Memory is kept as the factor between what was measured and what shapes predict, time in seconds for each position computed, so that
-both serve other batch sizes. An entry holds for one machine, one MLX, one base, and the settings that change what a token costs.
+Memory is stored as the ratio of measured to estimated bytes and time in seconds per computed position, so that both apply to other
+batch sizes. An entry applies to one machine, MLX version, base, and set of settings that change the cost of a token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, write_json
 from mlxtune.core.hashing import sha256_json
-from mlxtune.planning.machine import Machine, memory, version
+from mlxtune.planning.machine import Machine, installed_version, memory
 from mlxtune.recipe import Recipe
 from mlxtune.runs import events, registry
 
@@ -24,11 +24,11 @@ FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """``scale``: working memory measured, over the estimate. ``seconds``: of a step, for each position it computes, without what the
-    layers below the first adapter take; that is ``frozen``, and comes to it where no cache keeps their outputs.
+class StepCalibration:
+    """``scale``: measured working memory relative to the estimate. ``seconds``: time of a step per computed position.
 
-    ``source`` is "probe" or the id of a run; ``exact`` is False where only ``scale`` may be relied on, since time is of other settings.
+    ``seconds`` excludes the layers below the first adapter; these take ``frozen`` seconds per position, unless their outputs are
+    cached. ``source`` is "probe" or a run ID. If ``exact`` is False, only ``scale`` applies: other settings were timed.
     """
 
     scale: float
@@ -38,69 +38,74 @@ class Calibration:
     exact: bool = True
 
 
-def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bool) -> Calibration | None:
-    """What a probe measured for this recipe's kind of step, else, for memory alone, for another step on the same base."""
-    entries = _entries()
+def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bool) -> StepCalibration | None:
+    """Return the probe result for this kind of step, or else, for memory only, for another kind of step on the same base."""
+    entries = _read_entries()
     exact = entries.get(_key(recipe, fingerprint, machine, checkpointed))
     if exact:
-        return Calibration(exact["scale"], exact["seconds"], exact["frozen"], "probe")
-    here = _here(recipe, fingerprint, machine)
-    near = [entry for entry in entries.values() if entry["here"] == here and entry["checkpointed"] == checkpointed]
-    if not near:
+        return StepCalibration(exact["scale"], exact["seconds"], exact["frozen"], "probe")
+    key = _machine_key(recipe, fingerprint, machine)
+    similar = [entry for entry in entries.values() if entry["here"] == key and entry["checkpointed"] == checkpointed]
+    if not similar:
         return None
-    newest = max(near, key=lambda entry: float(entry["measured"]))
-    return Calibration(newest["scale"], 0.0, 0.0, "probe", exact=False)
+    newest = max(similar, key=lambda entry: float(entry["measured"]))
+    return StepCalibration(newest["scale"], 0.0, 0.0, "probe", exact=False)
 
 
-def keep(
-    recipe: Recipe, fingerprint: str, machine: Machine, found: Calibration, *, checkpointed: bool
-) -> None:  # fmt: skip
-    """Remember a probe. Raises ``MachineError`` when the disk is full or read-only."""
+def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepCalibration, *, checkpointed: bool) -> None:
+    """Store the result of a probe. Raises ``MachineError`` when the disk is full or read-only."""
     entry = {
-        "here": _here(recipe, fingerprint, machine), "base": recipe.model.base, "chip": machine.chip, "mlx": version("mlx"),
-        "checkpointed": checkpointed, "measured": time.time(),
-        "scale": found.scale, "seconds": found.seconds, "frozen": found.frozen,
-    }  # fmt: skip
-    entries = _entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
+        "here": _machine_key(recipe, fingerprint, machine),
+        "base": recipe.model.base,
+        "chip": machine.chip,
+        "mlx": installed_version("mlx"),
+        "checkpointed": checkpointed,
+        "measured": time.time(),
+        "scale": calibration.scale,
+        "seconds": calibration.seconds,
+        "frozen": calibration.frozen,
+    }
+    entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
     write_json(home() / FILE, {"v": 1, "entries": entries})
 
 
-def recorded(workspace: Path, recipe: Recipe) -> Calibration | None:
-    """The pace of the newest run in ``workspace`` that trained this base in this way on this machine; it says nothing of memory."""
-    for run in registry.all_runs(workspace):
+def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
+    """Return the speed of the newest run in ``workspace`` with this machine, base and settings. It includes no memory measurement."""
+    for run in registry.list_runs(workspace):
         try:
-            launched = json.loads((run.folder / "launch.json").read_text(encoding="utf-8"))
-            same = launched.get("host") == socket.gethostname() and _kind(run.recipe()) == _kind(recipe)
+            launch = json.loads((run.folder / "launch.json").read_text(encoding="utf-8"))
+            comparable = launch.get("host") == socket.gethostname() and _settings(run.recipe()) == _settings(recipe)
         except (OSError, ValueError, MlxtuneError):
             continue
-        if not same:
+        if not comparable:
             continue
         steps = [event for event in events.read_all(run.folder) if event["type"] == "step" and event.get("computed")][1:]
         computed = sum(event["computed"] for event in steps)
         if computed:
             seconds = sum(event["tokens"] / event["speed"] for event in steps)
-            return Calibration(1.0, seconds / computed, 0.0, run.id)
+            return StepCalibration(1.0, seconds / computed, 0.0, run.id)
     return None
 
 
-def _entries() -> dict[str, dict[str, Any]]:
+def _read_entries() -> dict[str, dict[str, Any]]:
     try:
-        found: dict[str, dict[str, Any]] = json.loads((home() / FILE).read_text(encoding="utf-8"))["entries"]
+        entries: dict[str, dict[str, Any]] = json.loads((home() / FILE).read_text(encoding="utf-8"))["entries"]
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # a calibration that cannot be read is one that has to be measured again
-    return found
+        return {}  # an unreadable calibration is measured again
+    return entries
 
 
-def _here(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
-    """Identifies machine, MLX and base."""
-    return sha256_json([machine.chip, machine.cores, memory().total, version("mlx"), fingerprint, recipe.model.quantize])
+def _machine_key(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
+    """Return a key that identifies the machine, MLX version and base."""
+    facts = [machine.chip, machine.cores, memory().total, installed_version("mlx"), fingerprint, recipe.model.quantize]
+    return sha256_json(facts)
 
 
 def _key(recipe: Recipe, fingerprint: str, machine: Machine, checkpointed: bool) -> str:
-    return sha256_json([_here(recipe, fingerprint, machine), _kind(recipe), checkpointed])
+    return sha256_json([_machine_key(recipe, fingerprint, machine), _settings(recipe), checkpointed])
 
 
-def _kind(recipe: Recipe) -> list[Any]:
-    """What of a recipe changes the cost of a token, batch and rank aside."""
+def _settings(recipe: Recipe) -> list[Any]:
+    """Return the settings that change the cost of a token, except batch and rank."""
     adapter = {name: value for name, value in asdict(recipe.adapter).items() if name in ("kind", "layers", "targets")}
     return [recipe.path(recipe.model.base).name, recipe.model.quantize, adapter, bool(recipe.adapter.dropout)]

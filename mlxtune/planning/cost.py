@@ -1,6 +1,6 @@
-"""What a plan costs in electricity, beside what others ask for the same tokens; and how many calls a small tuned model must serve.
+"""The cost of a plan: electricity here, rented and hosted alternatives, and the break-even point of a small tuned model.
 
-Every constant stands in ``prices.toml``, with its source and the day it was ``listed`` there.
+Every constant is in ``prices.toml``, with its source and the date on which it was ``listed``.
 """
 
 from __future__ import annotations
@@ -10,143 +10,131 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxtune.core.text import duration
 from mlxtune.planning.plan import Plan
 
-FLOPS = 4  # for a parameter and a token: 2 forward and 2 towards the inputs (Kaplan et al. 2020, arXiv:2001.08361); frozen weights need no gradient
+FLOPS = 4  # per parameter and token: 2 forward and 2 for the inputs' gradients (arXiv:2001.08361); frozen weights have none
 
 
-@dataclass(frozen=True)
-class Tariff:
-    """What a kWh costs, in dollars."""
+@dataclass(frozen=True, kw_only=True)
+class PriceEntry:
+    """An entry in the price list, with its source and date."""
 
-    price: float
-    what: str
     source: str
     listed: str
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What a computer with ``chip`` draws."""
+@dataclass(frozen=True, kw_only=True)
+class Tariff(PriceEntry):
+    """The price of a kWh, in dollars."""
+
+    price: float
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerDraw(PriceEntry):
+    """The power draw of a computer with ``chip``."""
 
     chip: str
     watts: float
     what: str
-    source: str
-    listed: str
 
 
-@dataclass(frozen=True)
-class Own:
-    """A machine to buy, written off over ``months``."""
+@dataclass(frozen=True, kw_only=True)
+class PurchasedMachine(PriceEntry):
+    """A machine to buy, depreciated over ``months``."""
 
     name: str
     price: float
     months: int
     what: str
-    source: str
-    listed: str
 
 
-@dataclass(frozen=True)
-class Rental:
-    """A card by the hour; ``peak`` in FLOP/s."""
+@dataclass(frozen=True, kw_only=True)
+class RentedGpu(PriceEntry):
+    """A GPU rented by the hour; ``peak`` in FLOP/s."""
 
     name: str
     vendor: str
     price: float
     peak: float
-    source: str
-    listed: str
 
 
-@dataclass(frozen=True)
-class Renting:
-    """What is assumed of a rented card: the share of its peak that training reaches, and seconds that it is paid for before."""
+@dataclass(frozen=True, kw_only=True)
+class RentalAssumptions(PriceEntry):
+    """Assumptions about a rented GPU: the fraction of its peak that training reaches, and the paid setup time in seconds."""
 
-    utilisation: float
+    utilization: float
     setup: float
     what: str
-    source: str
-    listed: str
 
 
-@dataclass(frozen=True)
-class Hosted:
-    """Fine-tuning by the million tokens, for models of up to ``largest`` parameters; 0 for a method that is not offered."""
+@dataclass(frozen=True, kw_only=True)
+class HostedTraining(PriceEntry):
+    """Fine-tuning priced per million tokens, for models of up to ``largest`` parameters; 0 if a method is not offered."""
 
     name: str
     vendor: str
     largest: float
-    source: str
-    listed: str
     sft: float = 0.0
     dpo: float = 0.0
 
 
-@dataclass(frozen=True)
-class Served:
-    """A hosted model by the million tokens."""
+@dataclass(frozen=True, kw_only=True)
+class HostedModel(PriceEntry):
+    """A hosted model priced per million tokens."""
 
     name: str
     vendor: str
     input: float
     output: float
-    source: str
-    listed: str
 
 
 @dataclass(frozen=True)
 class Prices:
-    """All of ``prices.toml``."""
+    """The contents of ``prices.toml``."""
 
     electricity: Tariff
-    watts: tuple[Draw, ...]
-    machine: Own
-    rental: tuple[Rental, ...]
-    renting: Renting
-    hosted: tuple[Hosted, ...]
-    served: tuple[Served, ...]
-
-    def draw(self, chip: str) -> Draw | None:
-        """What the maker says that a computer with ``chip`` draws."""
-        return next((one for one in self.watts if one.chip == chip), None)
+    watts: tuple[PowerDraw, ...]
+    machine: PurchasedMachine
+    rental: tuple[RentedGpu, ...]
+    renting: RentalAssumptions
+    hosted: tuple[HostedTraining, ...]
+    served: tuple[HostedModel, ...]
 
 
-@dataclass(frozen=True)
-class Offer:
-    """Somebody's price for the plan's tokens, in dollars; ``seconds`` that are paid for, 0 where tokens are."""
+@dataclass(frozen=True, kw_only=True)
+class CloudOffer(PriceEntry):
+    """A vendor's price for the plan, in dollars. ``seconds`` is the paid time, or 0 if priced by tokens."""
 
     name: str
     vendor: str
     money: float
     seconds: float
-    source: str
-    listed: str
 
 
-@dataclass(frozen=True)
-class BreakEven:
-    """From how many ``calls`` a month on an own machine is the cheaper one; ``None`` where its electricity alone costs more.
+@dataclass(frozen=True, kw_only=True)
+class BreakEven(PriceEntry):
+    """The ``calls`` per month above which owning a machine is cheaper; ``None`` if its electricity alone costs more.
 
-    ``call`` is what the hosted model takes for one, in dollars.
+    ``call`` is the price of one call of the hosted model, in dollars.
     """
 
     name: str
     vendor: str
     call: float
     calls: int | None
-    source: str
-    listed: str
 
 
 @dataclass(frozen=True)
 class Bill:
-    """``money`` is for the electricity of the run here, in dollars, and ``call`` for that of one answer; ``None`` where time or watts
-    are not known. ``drawn`` says where the watts are from."""
+    """The cost of local electricity in dollars: ``money`` for the run, and ``call`` for one answer.
+
+    Both are ``None`` if the time or the watts are unknown. ``drawn`` is the source of the watts.
+    """
 
     watts: float
     drawn: str
@@ -154,72 +142,80 @@ class Bill:
     kilowatt_hours: float | None
     money: float | None
     call: float | None
-    rented: tuple[Offer, ...]
-    hosted: tuple[Offer, ...]
-    machine: Own
+    rented: tuple[CloudOffer, ...]
+    hosted: tuple[CloudOffer, ...]
+    machine: PurchasedMachine
     break_even: tuple[BreakEven, ...]
+
+
+class BillLine(NamedTuple):
+    """A line of the bill as text. ``value`` is empty if unknown; ``note`` says how it was computed, or why it is unknown."""
+
+    label: str
+    value: str
+    note: str
 
 
 @cache
 def prices() -> Prices:
-    """The prices that come with mlxtune."""
+    """Return the prices shipped with mlxtune."""
     return parse(files("mlxtune.planning").joinpath("prices.toml").read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Prices:
-    """The prices in the text of such a file; days become text, as in 2026-11-09. Raises ``TypeError`` for a key it should not have."""
-    data = {name: _listed(value) for name, value in tomllib.loads(text).items()}
-    many = {"watts": Draw, "rental": Rental, "hosted": Hosted, "served": Served}
-    one = {"electricity": Tariff, "machine": Own, "renting": Renting}
-    found: dict[str, Any] = {name: tuple(kind(**entry) for entry in data[name]) for name, kind in many.items()}
-    return Prices(**found, **{name: kind(**data[name]) for name, kind in one.items()})
+    """Parse a price list; dates become ISO strings. Raises ``TypeError`` for an unknown key."""
+    data = tomllib.loads(text)
+    lists = {"watts": PowerDraw, "rental": RentedGpu, "hosted": HostedTraining, "served": HostedModel}
+    tables = {"electricity": Tariff, "machine": PurchasedMachine, "renting": RentalAssumptions}
+
+    def build(kind: Any, entry: dict[str, Any]) -> Any:
+        return kind(**entry | {"listed": entry["listed"].isoformat()})
+
+    entries: dict[str, Any] = {name: tuple(build(kind, entry) for entry in data[name]) for name, kind in lists.items()}
+    return Prices(**entries, **{name: build(kind, data[name]) for name, kind in tables.items()})
 
 
-def _listed(value: Any) -> Any:
-    """``value`` with its days as text."""
-    if isinstance(value, list):
-        return [_listed(entry) for entry in value]
-    return value | {"listed": value["listed"].isoformat()}
+def make_bill(plan: Plan, method: str, *, chip: str = "", tariff: float | None = None, answering: float | None = None) -> Bill:
+    """Compute the cost of ``plan``, a run with ``method``, here and elsewhere.
 
-
-def bill(
-    plan: Plan, method: str, *, chip: str = "", tariff: float | None = None, answering: float | None = None, known: Prices | None = None
-) -> Bill:  # fmt: skip
-    """What ``plan``, a run of ``method``, costs here and elsewhere.
-
-    Watts are those of the plan, which the user measured or says, else what the maker of a computer with ``chip`` says; ``tariff`` is in
-    dollars for a kWh, ``answering`` the seconds that one answer takes here, where that was measured.
+    Watts are taken from the plan, where the user sets them, or else from the vendor's figure for ``chip``. ``tariff`` is in dollars per
+    kWh; ``answering`` is the measured time of one answer here, in seconds.
     """
-    known = known or prices()
-    watts, told = _drawn(plan.cost.watts, chip, known)
-    kwh = known.electricity.price if tariff is None else tariff
+    known = prices()
+    watts, source = _watts(plan.cost.watts, chip)
+    per_kwh = known.electricity.price if tariff is None else tariff
     energy = plan.cost.seconds * watts / 3.6e6 if plan.cost.seconds is not None and watts else None
-    call = answering * watts / 3.6e6 * kwh if answering is not None and watts else None
+    call = answering * watts / 3.6e6 * per_kwh if answering is not None and watts else None
     return Bill(
-        watts, told, kwh, energy, None if energy is None else energy * kwh, call, tuple(_rented(plan, known)),
-        tuple(_hosted(plan, method, known)), known.machine, tuple(_even(plan, call or 0.0, known.machine, known.served)),
-    )  # fmt: skip
+        watts=watts,
+        drawn=source,
+        tariff=per_kwh,
+        kilowatt_hours=energy,
+        money=None if energy is None else energy * per_kwh,
+        call=call,
+        rented=tuple(_rented(plan, known)),
+        hosted=tuple(_hosted(plan, method, known)),
+        machine=known.machine,
+        break_even=tuple(_break_even(plan, call or 0.0, known.machine, known.served)),
+    )
 
 
-def lines(plan: Plan, costs: Bill) -> list[tuple[str, str, str]]:
-    """The bill in words: a label, what it comes to, and how that is known; empty where it is not known."""
-    rate = f"at {costs.watts:,.0f} W, {costs.drawn}; {costs.tariff:g} $ a kWh"
-    if costs.kilowatt_hours is not None and costs.money is not None:
-        told = [("here", f"{_energy(costs.kilowatt_hours)}, {_money(costs.money)}", rate)]
+def bill_lines(plan: Plan, bill: Bill) -> list[BillLine]:
+    """Describe the bill: electricity here, the cheapest rented and hosted offers, and the break-even points."""
+    if bill.kilowatt_hours is not None and bill.money is not None:
+        rate = f"at {bill.watts:,.0f} W, {bill.drawn}; ${bill.tariff:g} per kWh"
+        rows = [BillLine("here", f"{_energy(bill.kilowatt_hours)}, {_money(bill.money)}", rate)]
     else:
-        told = [("here", "", "unknown until --probe" if plan.cost.seconds is None else "unknown without --watts")]
-    for label, offers in (("rented", costs.rented), ("hosted", costs.hosted)):
-        for one in offers[:1]:
-            what = (
-                f"{one.name} for {duration(one.seconds)}, set-up included" if one.seconds else f"{one.name}, {plan.read:,} tokens"
-            )
-            told.append((label, _money(one.money), f"{what}; {one.vendor}, {one.listed}"))
-    own = costs.machine
-    for even in costs.break_even:
-        calls = f"{even.calls:,} calls a month" if even.calls else "never"
-        note = f"for {own.name}, {own.price:,.0f} $ over {own.months} months, against {even.name}, {even.listed}"
-        told.append(("pays from", calls, note))
-    return told
+        rows = [BillLine("here", "", "unknown until --probe" if plan.cost.seconds is None else "unknown without --watts")]
+    for label, offers in (("rented", bill.rented), ("hosted", bill.hosted)):
+        for offer in offers[:1]:
+            basis = f" for {duration(offer.seconds)}, including setup" if offer.seconds else f", {plan.read:,} tokens"
+            rows.append(BillLine(label, _money(offer.money), f"{offer.name}{basis}; {offer.vendor}, {offer.listed}"))
+    machine = f"{bill.machine.name}, ${bill.machine.price:,.0f} over {bill.machine.months} months"
+    for even in bill.break_even:
+        calls = f"{even.calls:,} calls per month" if even.calls else "never"
+        rows.append(BillLine("break-even", calls, f"for {machine}, compared with {even.name}, {even.listed}"))
+    return rows
 
 
 def _energy(kilowatt_hours: float) -> str:
@@ -227,38 +223,46 @@ def _energy(kilowatt_hours: float) -> str:
 
 
 def _money(dollars: float) -> str:
-    return f"{dollars:,.2f} $" if dollars >= 0.01 else "under a cent"
+    return f"${dollars:,.2f}" if dollars >= 0.01 else "under 1 cent"
 
 
-def _drawn(watts: float, chip: str, known: Prices) -> tuple[float, str]:
-    if watts:
-        return watts, "as you say"
-    found = known.draw(chip)
-    return (found.watts, f"{found.what}, as Apple says") if found else (0.0, "")
+def _watts(given: float, chip: str) -> tuple[float, str]:
+    if given:
+        return given, "as given"
+    draw = next((draw for draw in prices().watts if draw.chip == chip), None)
+    return (draw.watts, f"{draw.what}, according to Apple") if draw else (0.0, "")
 
 
-def _rented(plan: Plan, known: Prices) -> list[Offer]:
-    how, offers = known.renting, []
-    for one in known.rental:
-        seconds = how.setup + FLOPS * plan.parameters * plan.computed / (one.peak * how.utilisation)
-        offers.append(Offer(one.name, one.vendor, seconds / 3600 * one.price, seconds, one.source, one.listed))
-    return sorted(offers, key=lambda offer: offer.money)
-
-
-def _hosted(plan: Plan, method: str, known: Prices) -> list[Offer]:
+def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:
     offers = []
-    for one in known.hosted:
-        price = {"sft": one.sft, "dpo": one.dpo}.get(method, 0.0)
-        if price and plan.parameters <= one.largest:
-            offers.append(Offer(one.name, one.vendor, plan.read / 1e6 * price, 0.0, one.source, one.listed))
+    for gpu in known.rental:
+        seconds = known.renting.setup + FLOPS * plan.parameters * plan.computed / (gpu.peak * known.renting.utilization)
+        money = seconds / 3600 * gpu.price
+        offers.append(
+            CloudOffer(name=gpu.name, vendor=gpu.vendor, money=money, seconds=seconds, source=gpu.source, listed=gpu.listed)
+        )
     return sorted(offers, key=lambda offer: offer.money)
 
 
-def _even(plan: Plan, own: float, machine: Own, served: Sequence[Served]) -> list[BreakEven]:
-    found = []
-    for one in served:
-        call = (plan.asked * one.input + plan.answered * one.output) / 1e6
-        month = machine.price / machine.months
-        calls = round(month / (call - own)) if call > own else None
-        found.append(BreakEven(one.name, one.vendor, call, calls, one.source, one.listed))
-    return found
+def _hosted(plan: Plan, method: str, known: Prices) -> list[CloudOffer]:
+    offers = []
+    for host in known.hosted:
+        price = {"sft": host.sft, "dpo": host.dpo}.get(method, 0.0)
+        if price and plan.parameters <= host.largest:
+            money = plan.read / 1e6 * price
+            offers.append(
+                CloudOffer(name=host.name, vendor=host.vendor, money=money, seconds=0.0, source=host.source, listed=host.listed)
+            )
+    return sorted(offers, key=lambda offer: offer.money)
+
+
+def _break_even(plan: Plan, own_call: float, machine: PurchasedMachine, hosted: Sequence[HostedModel]) -> list[BreakEven]:
+    per_month = machine.price / machine.months
+    points = []
+    for model in hosted:
+        call = (plan.prompt_tokens * model.input + plan.answer_tokens * model.output) / 1e6
+        calls = round(per_month / (call - own_call)) if call > own_call else None
+        points.append(
+            BreakEven(name=model.name, vendor=model.vendor, call=call, calls=calls, source=model.source, listed=model.listed)
+        )
+    return points

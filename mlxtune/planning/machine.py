@@ -1,4 +1,4 @@
-"""What this machine is, without asking MLX: the app and the first screen must not load it."""
+"""Facts about this machine, collected without importing MLX so that the app starts quickly."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in use, and bytes there are."""
-
-    used: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Pressure:
-    """Bytes of memory there are, bytes free and bytes swapped out; ``critical`` when macOS says so itself."""
+    """Total, free and swapped-out bytes. ``critical`` is macOS's own memory-pressure alert; only :func:`pressure` sets the last two."""
 
     total: int
     free: int
-    swapped: int
+    swapped: int = 0
     critical: bool = False
+
+    @property
+    def used(self) -> int:
+        return self.total - self.free
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts a plan and ``doctor`` need. ``limit`` is how many bytes a worker should use at most."""
+    """The facts that a plan and ``doctor`` need. ``limit`` is the maximum number of bytes that a worker should use."""
 
     system: str
     chip: str
@@ -43,7 +39,7 @@ class Machine:
 
 
 def memory() -> Memory:
-    """The machine's memory now. On a Mac, cached and free pages count as free, as in Activity Monitor."""
+    """Return the current memory usage. On a Mac, cached and free pages count as free, as in Activity Monitor."""
     if platform.system() == "Darwin":
         total = int(_run("sysctl", "-n", "hw.memsize") or 0)
         page, free = 4096, 0
@@ -52,67 +48,66 @@ def memory() -> Memory:
                 page = int(line.split("page size of")[1].split()[0])
             elif line.startswith(("Pages free", "Pages inactive", "Pages speculative", "Pages purgeable")):
                 free += int(line.split(":")[1].strip(" ."))
-        return Memory(max(0, total - free * page), total)
-    facts = _meminfo()
-    return Memory(facts["MemTotal"] - facts["MemAvailable"], facts["MemTotal"])
+        return Memory(total, min(total, free * page))
+    info = _meminfo()
+    return Memory(info["MemTotal"], info["MemAvailable"])
 
 
-def pressure() -> Pressure:
-    """How hard the machine's memory is pressed now."""
-    now = memory()
+def pressure() -> Memory:
+    """Return the current memory usage, including memory pressure."""
     if platform.system() == "Darwin":
         level = int(_run("sysctl", "-n", "kern.memorystatus_vm_pressure_level") or 1)  # 1 normal, 2 warn, 4 critical
-        return Pressure(now.total, now.total - now.used, _mac_swap(_run("sysctl", "-n", "vm.swapusage")), level >= 4)
-    facts = _meminfo()
-    return Pressure(now.total, now.total - now.used, facts.get("SwapTotal", 0) - facts.get("SwapFree", 0))
+        return replace(memory(), swapped=_mac_swap(_run("sysctl", "-n", "vm.swapusage")), critical=level >= 4)
+    info = _meminfo()
+    return replace(memory(), swapped=info.get("SwapTotal", 0) - info.get("SwapFree", 0))
 
 
-def _mac_swap(told: str) -> int:
-    """Bytes in use, from ``total = 2048.00M  used = 1024.00M  free = 1024.00M  (encrypted)``."""
-    found = re.search(r"used = ([\d.]+)([KMG])", told)
-    return int(float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2]]) if found else 0
+def _mac_swap(usage: str) -> int:
+    """Parse the used bytes from ``total = 2048.00M  used = 1024.00M  free = 1024.00M  (encrypted)``."""
+    match = re.search(r"used = ([\d.]+)([KMG])", usage)
+    return int(float(match[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[match[2]]) if match else 0
 
 
 def _meminfo() -> dict[str, int]:
-    """Linux's own account, in bytes."""
-    facts = {}
+    """Return ``/proc/meminfo`` in bytes."""
+    info = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         key, value = line.split(":")
-        facts[key] = int(value.split()[0]) * 1024
-    return facts
+        info[key] = int(value.split()[0]) * 1024
+    return info
 
 
 @cache
-def machine() -> Machine:
-    """This machine. ``limit`` is macOS's own wired limit where it was set, else what macOS lets the GPU have; elsewhere three quarters."""
+def this_machine() -> Machine:
+    """Return this machine. ``limit`` is macOS's wired limit if set, or its default for the GPU; elsewhere 75% of memory."""
     system = platform.system()
     total = memory().total
+    cores = os.cpu_count() or 1
     if system == "Darwin":
         chip = _run("sysctl", "-n", "machdep.cpu.brand_string").strip()
         wired = int(_run("sysctl", "-n", "iogpu.wired_limit_mb") or 0)
-        limit = wired * 2**20 or wirable(total)
-        return Machine(
-            f"macOS {platform.mac_ver()[0]}", chip, os.cpu_count() or 1, "metal" if platform.machine() == "arm64" else "cpu", limit
-        )
-    backend = "cuda" if any(version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
-    return Machine(f"{system} {platform.release()}", _linux_chip(), os.cpu_count() or 1, backend, total * 3 // 4)
+        limit = wired * 2**20 or default_gpu_limit(total)
+        backend = "metal" if platform.machine() == "arm64" else "cpu"
+        return Machine(f"macOS {platform.mac_ver()[0]}", chip, cores, backend, limit)
+    backend = "cuda" if any(installed_version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
+    return Machine(f"{system} {platform.release()}", _linux_chip(), cores, backend, total * 3 // 4)
 
 
-def wirable(total: int) -> int:
-    """Bytes of ``total`` that macOS lets the GPU hold by default: two thirds up to 32 GB, three quarters above.
+def default_gpu_limit(total: int) -> int:
+    """Return how many of ``total`` bytes macOS lets the GPU use by default: two thirds up to 32 GB, three quarters beyond.
 
-    As users report it (llama.cpp's discussion 2182); some newer systems give a little more.
+    As reported by users (llama.cpp discussion 2182); some newer systems allow a little more.
     """
     return total * 2 // 3 if total <= 32 * 2**30 else total * 3 // 4
 
 
-def mac(gigabytes: int) -> Machine:
-    """An Apple Silicon Mac with so much memory, to plan for one that is not here."""
-    return Machine("macOS", f"Apple silicon, {gigabytes} GB", 8, "metal", wirable(gigabytes * 2**30))
+def mac_with(gigabytes: int) -> Machine:
+    """Return an Apple silicon Mac with this much memory, to plan for another machine."""
+    return Machine("macOS", f"Apple silicon, {gigabytes} GB", 8, "metal", default_gpu_limit(gigabytes * 2**30))
 
 
-def version(distribution: str) -> str:
-    """The installed version of a distribution, or an empty string."""
+def installed_version(distribution: str) -> str:
+    """Return the installed version of a distribution, or an empty string."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -120,7 +115,7 @@ def version(distribution: str) -> str:
 
 
 def disk_free(path: Path) -> int:
-    """Bytes free where ``path`` is, or will be."""
+    """Return the free bytes on the disk that contains ``path``, which may not exist yet."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
@@ -134,7 +129,7 @@ def _linux_chip() -> str:
 
 
 def _run(*command: str) -> str:
-    """What ``command`` prints, or nothing if it is not there or fails."""
+    """Return the output of ``command``, or an empty string if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):

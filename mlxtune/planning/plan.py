@@ -1,46 +1,66 @@
-"""What a recipe will cost on this machine, from shapes and lengths, before anything is loaded."""
+"""Plan a recipe on this machine from shapes and lengths, before anything is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from mlxtune.core.text import size
-from mlxtune.data.split import Split
-from mlxtune.planning import ask, calibration, memory, shapes
-from mlxtune.planning.calibration import Calibration
-from mlxtune.planning.changes import Change, changes
+from mlxtune.core.text import duration, plural, size
+from mlxtune.data.split import Splits
+from mlxtune.planning import calibration, measurements, memory, shapes
+from mlxtune.planning.calibration import StepCalibration
+from mlxtune.planning.changes import RecipeChange, suggest_changes
 from mlxtune.planning.machine import Machine
-from mlxtune.planning.memory import Estimate
-from mlxtune.planning.shapes import Shapes
-from mlxtune.planning.workload import Lengths, Workload, workload
+from mlxtune.planning.memory import MemoryEstimate
+from mlxtune.planning.shapes import ModelShapes
+from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import Recipe
 
-Word = Literal["go", "warn", "refuse"]
+Outcome = Literal["go", "warn", "refuse"]
 
-FORWARD_SHARE = 1 / 3  # of a step's time, for a position that is only run forward: a backward pass is two such
+FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
+
+_PEAK_MOMENTS = {
+    "head": "when the head computes its first logits",
+    "backward": "when the topmost layer computes its gradients",
+    "update": "when the optimizer updates the adapter",
+    "freezing": "when the frozen layers fill their cache",
+}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``seconds`` of the whole run, ``None`` while nothing was measured; ``watts`` are what the user says that the machine draws."""
+    """``seconds`` of the whole run, ``None`` if nothing was measured; ``watts`` as set by the user."""
 
     seconds: float | None
     source: str
     watts: float
 
     @property
-    def kilowatt_hours(self) -> float | None:
-        return self.seconds * self.watts / 3.6e6 if self.seconds is not None and self.watts else None
+    def time_summary(self) -> str:
+        """The time and its source, or an empty string if nothing was measured."""
+        if self.seconds is None:
+            return ""
+        source = "measured by a probe" if self.source == "probe" else f"at the speed of {self.source}"
+        return f"about {duration(self.seconds)}, {source}"
+
+
+class MemoryPart(NamedTuple):
+    """A part of the peak memory."""
+
+    name: str
+    nbytes: int
+    note: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to expect. ``limit`` is what the machine should give at most, in bytes; ``computed`` and ``trained`` count tokens of the
-    whole run, with and without padding and prompts, ``read`` with prompts alone; ``cut`` rows are longer than ``data.max_tokens``.
+    """The expected memory, time and work of a run.
 
-    ``parameters`` are those of the base; ``asked`` and ``answered`` the tokens of a row's prompt and its answer, the mean over all.
+    ``limit`` is the maximum number of bytes to use. ``computed``, ``trained`` and ``read`` count tokens over the whole run: with
+    padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters``
+    is the size of the base; ``prompt_tokens`` and ``answer_tokens`` are means over all rows.
     """
 
     train: int
@@ -55,147 +75,214 @@ class Plan:
     cut: int
     prefix: int
     parameters: int
-    asked: float
-    answered: float
-    estimate: Estimate
+    prompt_tokens: float
+    answer_tokens: float
+    estimate: MemoryEstimate
     limit: int
     calibrated: bool
     cost: Cost
-    changes: tuple[Change, ...]
+    changes: tuple[RecipeChange, ...]
 
     @property
     def memory(self) -> int:
-        """Bytes that the process will need at its worst moment."""
+        """Peak memory of the process, in bytes."""
         return self.estimate.total
 
     @property
-    def word(self) -> Word:
-        """``go`` with a margin, ``warn`` without, ``refuse`` where it does not fit."""
-        return word(self.memory, self.limit, calibrated=self.calibrated)
+    def outcome(self) -> Outcome:
+        """``go`` if memory fits with a margin, ``warn`` if without, ``refuse`` if it does not fit."""
+        return outcome_for(self.memory, self.limit, calibrated=self.calibrated)
 
     @property
     def sentence(self) -> str:
-        """What the plan means."""
+        """The outcome as a sentence for the user."""
         need = f"{size(self.memory)} of {size(self.limit)}"
-        if self.word == "refuse":
-            measured = [change for change in self.changes if change.settings]
-            if not measured:
+        if self.outcome == "refuse":
+            changes = [change for change in self.changes if change.settings]
+            if not changes:
                 return f"This does not fit: {need}."
-            what = " and ".join(measured[0].settings) if len(measured) == 1 else f"{len(measured)} changes"
-            verb = "brings" if len(measured) == 1 else "bring"
-            return f"This does not fit: {need}. {what} {verb} it to {size(measured[-1].peak)}."
-        if self.word == "warn":
-            smaller = "" if self.estimate.before else ", or make the batch smaller"
-            return f"This is tight: {need}. Close other apps{smaller}."
+            subject = f"{' and '.join(changes[0].settings)} brings" if len(changes) == 1 else f"{len(changes)} changes bring"
+            return f"This does not fit: {need}. {subject} it to {size(changes[-1].peak)}."
+        if self.outcome == "warn":
+            smaller_batch = "" if self.estimate.before else ", or make the batch smaller"
+            return f"This is tight: {need}. Close other apps{smaller_batch}."
         return f"This fits: {need}."
 
+    @property
+    def peak_moment(self) -> str:
+        """When memory is highest, as text."""
+        if self.estimate.before:
+            return "while the base is loaded, before the first step"
+        return _PEAK_MOMENTS[self.estimate.moment]
 
-def word(need: int, limit: int, *, calibrated: bool = False) -> Word:
-    """What ``need`` of ``limit`` bytes means: ``go`` with a margin, ``warn`` without, ``refuse`` where it does not fit."""
+    @property
+    def largest_batch(self) -> str:
+        """The batch that needs the most memory, as text: ``4 rows of 232 tokens after 159``."""
+        batch = self.estimate.batch
+        return f"{plural(batch.rows, 'row')} of {batch.width:,} tokens" + (f" after {batch.prefix:,}" if batch.prefix else "")
+
+    @property
+    def memory_parts(self) -> list[MemoryPart]:
+        """The parts of the peak memory, omitting those that this run does not have. They add up to ``memory``."""
+        one = self.estimate
+        saved = "layer inputs, and one recomputed layer" if one.checkpointed else "saved for the backward pass"
+        parts = [
+            MemoryPart("weights", one.weights, ""),
+            MemoryPart("adapter", one.adapter, ""),
+            MemoryPart("optimizer", one.optimizer, ""),
+            MemoryPart("gradients", one.gradients, "" if one.gradients else "none yet at that moment"),
+            MemoryPart("activations", one.activations, saved),
+            MemoryPart("head", one.head, ""),
+            MemoryPart("frozen layers", one.frozen, "the cache of their outputs"),
+            MemoryPart("free buffers", one.buffers, "kept by MLX"),
+            MemoryPart("loading", one.before, "extra memory before the first step, to convert the weights"),
+        ]
+        return [part for part in parts if part.nbytes or part.name == "gradients"]
+
+    @property
+    def token_summary(self) -> str:
+        """Trained and computed tokens, and the longest row, as text."""
+        share = f"{100 * self.trained / max(1, self.computed):.0f}% of {self.computed:,} computed"
+        return f"{self.trained:,} trained, {share}; longest row {self.longest:,}"
+
+
+def outcome_for(need: int, limit: int, *, calibrated: bool = False) -> Outcome:
+    """Return ``go`` if ``need`` fits in ``limit`` bytes with a margin, ``warn`` if without, ``refuse`` if it does not fit."""
     share = need / limit
     return "refuse" if share > 1 else "warn" if share > 1 - margin(calibrated) else "go"
 
 
 def margin(calibrated: bool) -> float:
-    """The share of the limit that should stay free: less where the estimate was measured."""
+    """Return the fraction of the limit that should stay free: less if the estimate was measured."""
     return memory.MARGIN / 2 if calibrated else memory.MARGIN
+
+
+class StepDecisions(NamedTuple):
+    """A run's work, whether it caches the frozen layers and checkpoints gradients, and a measurement of such a step."""
+
+    work: Workload
+    cached: bool
+    checkpointed: bool
+    calibration: StepCalibration | None
 
 
 @dataclass(frozen=True)
 class Planner:
-    """All that is known before a recipe is costed. Asking for the lengths is slow; everything after it is arithmetic."""
+    """All inputs for planning a recipe. Measuring the row lengths is slow; the rest is arithmetic."""
 
     machine: Machine
-    shapes: Shapes
-    lengths: Lengths
+    shapes: ModelShapes
+    lengths: DatasetLengths
     fingerprint: str = ""
 
-    def decide(self, recipe: Recipe) -> tuple[Workload, bool, bool, Calibration | None]:
-        """The run, whether it caches the frozen layers, whether it checkpoints, and what was measured of such a step."""
+    def decisions(self, recipe: Recipe) -> StepDecisions:
+        """Decide the settings that ``recipe`` leaves to the planner."""
         work = workload(self.lengths, recipe.training, recipe.data.max_tokens)
-        cached = memory.caches(self.shapes, recipe, work, plain=self.lengths.plain)
-        wish = recipe.training.grad_checkpoint
-        plain = self._measured(recipe, False)
-        checkpointed = (
-            wish
-            if isinstance(wish, bool)
-            else memory.wants_checkpoint(
-                self.shapes, recipe, work, self.machine, cached=cached, scale=plain.scale if plain else 1.0
-            )
-        )
-        return work, cached, checkpointed, self._measured(recipe, checkpointed)
+        cached = memory.uses_frozen_cache(self.shapes, recipe, work, plain=self.lengths.full_attention)
+        checkpointed = recipe.training.grad_checkpoint
+        if not isinstance(checkpointed, bool):
+            plain = self._calibration(recipe, False)
+            scale = plain.scale if plain else 1.0
+            checkpointed = memory.needs_checkpointing(self.shapes, recipe, work, self.machine, cached=cached, scale=scale)
+        return StepDecisions(work, cached, checkpointed, self._calibration(recipe, checkpointed))
 
-    def estimate(self, recipe: Recipe) -> Estimate:
-        """The worst moment of ``recipe``."""
-        work, cached, checkpointed, found = self.decide(recipe)
-        scale = found.scale if found else 1.0
-        return memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed, scale=scale)
+    def estimate(self, recipe: Recipe) -> MemoryEstimate:
+        """Estimate the peak memory of ``recipe``."""
+        decisions = self.decisions(recipe)
+        return self._estimate(recipe, decisions, scale=decisions.calibration.scale if decisions.calibration else 1.0)
 
-    def probe(self, recipe: Recipe) -> Calibration:
-        """Run two steps at the worst batch in a process of their own, and remember what they took.
-
-        Raises ``MachineError`` when they did not survive.
-        """
-        work, cached, checkpointed, _ = self.decide(recipe)
-        plain = memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed)
-        batch = plain.batch
-        rows = memory.grouped(batch, work) if cached else 0
-        told = ask.steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
-        alone = replace(work, kept=rows * batch.width + batch.prefix, shapes=(batch,))
-        expected = memory.estimate(self.shapes, recipe, alone, self.machine, cached=cached, checkpointed=checkpointed)
-        frozen = told["frozen"] / (rows * batch.width if rows else batch.tokens)
-        found = Calibration(
-            scale=(told["peak"] - told["rest"]) / (expected.step - expected.rest),
-            seconds=max(0.0, told["step"] / batch.tokens - (0.0 if cached else frozen)),
+    def probe(self, recipe: Recipe) -> StepCalibration:
+        """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies."""
+        decisions = self.decisions(recipe)
+        work, cached, checkpointed, _ = decisions
+        batch = self._estimate(recipe, decisions).batch
+        rows = memory.frozen_group_rows(batch, work) if cached else 0
+        cost = measurements.step_cost(recipe, batch, grouped=rows, checkpointed=checkpointed)
+        probed = replace(work, cached_positions=rows * batch.width + batch.prefix, batches=(batch,))
+        expected = self._estimate(recipe, decisions._replace(work=probed))
+        frozen = cost["frozen"] / (rows * batch.width if rows else batch.tokens)
+        measured = StepCalibration(
+            scale=(cost["peak"] - cost["rest"]) / (expected.step - expected.rest),
+            seconds=max(0.0, cost["step"] / batch.tokens - (0.0 if cached else frozen)),
             frozen=frozen,
             source="probe",
         )
-        calibration.keep(recipe, self.fingerprint, self.machine, found, checkpointed=checkpointed)
-        return found
+        calibration.store(recipe, self.fingerprint, self.machine, measured, checkpointed=checkpointed)
+        return measured
 
-    def plan(self, recipe: Recipe, shares: Split, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
-        """The whole plan of ``recipe``, whose rows are ``shares``: arithmetic alone. ``workspace`` may hold runs that tell the pace."""
-        work, cached, _, found = self.decide(recipe)
-        expected = self.estimate(recipe)
-        pace = found if found and found.exact else calibration.recorded(workspace, recipe) if workspace else None
-        limit = round(self.machine.limit * (1 - margin(bool(found))))
-        wrong = expected.total > self.machine.limit
+    def plan(self, recipe: Recipe, splits: Splits, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
+        """Plan ``recipe`` with the rows of ``splits``. Without a probe, the speed is taken from past runs in ``workspace``."""
+        work, cached, _, measured = self.decisions(recipe)
+        estimate = self.estimate(recipe)
+        speed = measured if measured and measured.exact else calibration.from_past_run(workspace, recipe) if workspace else None
+        changes: list[RecipeChange] = []
+        if estimate.total > self.machine.limit:
+            limit = round(self.machine.limit * (1 - margin(bool(measured))))
+            changes = suggest_changes(recipe, self.lengths, self.shapes, self.estimate, limit)
+        prompt_tokens, answer_tokens = self.lengths.mean_prompt_and_answer
         return Plan(
-            len(shares.train), len(shares.valid), len(shares.test), work.steps, work.epochs, work.computed, work.trained, work.read,
-            work.longest, self.lengths.cut(recipe.data.max_tokens), self.lengths.prefix, self.shapes.parameters, *self.lengths.call,
-            expected, self.machine.limit, bool(found), _cost(recipe, work, pace, watts, cached=cached),
-            tuple(changes(recipe, self.lengths, self.shapes, self.estimate, limit)) if wrong else (),
-        )  # fmt: skip
+            train=len(splits.train),
+            valid=len(splits.valid),
+            test=len(splits.test),
+            steps=work.steps,
+            epochs=work.epochs,
+            computed=work.computed,
+            trained=work.trained,
+            read=work.tokens_read,
+            longest=work.longest,
+            cut=self.lengths.count_truncated(recipe.data.max_tokens),
+            prefix=self.lengths.prefix,
+            parameters=self.shapes.parameters,
+            prompt_tokens=prompt_tokens,
+            answer_tokens=answer_tokens,
+            estimate=estimate,
+            limit=self.machine.limit,
+            calibrated=bool(measured),
+            cost=_cost(recipe, work, speed, watts, cached=cached),
+            changes=tuple(changes),
+        )
 
-    def _measured(self, recipe: Recipe, checkpointed: bool) -> Calibration | None:
+    def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:
+        work, cached, checkpointed, _ = decisions
+        return memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed, scale=scale)
+
+    def _calibration(self, recipe: Recipe, checkpointed: bool) -> StepCalibration | None:
         if not self.fingerprint:
             return None
         return calibration.find(recipe, self.fingerprint, self.machine, checkpointed=checkpointed)
 
 
-def plan(
-    recipe: Recipe, shares: Split, folder: Path, config: dict[str, Any], machine: Machine, *, fingerprint: str = "",
-    probe: bool = False, watts: float = 0.0, workspace: Path | None = None,
-) -> Plan:  # fmt: skip
-    """Plan ``recipe``, whose base is in ``folder``, on ``machine``.
+def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine: Machine, fingerprint: str = "") -> Planner:
+    """Return a planner for ``recipe`` with the base in ``folder``. ``fingerprint`` is the key for stored measurements of the base.
 
-    ``fingerprint`` identifies the base, so that what was measured of it is found again; ``probe`` measures now. ``workspace`` may
-    hold runs that tell the pace. Raises ``InputError`` for whatever the worker would refuse.
+    Raises ``InputError`` for anything that the worker would reject.
     """
-    planner = Planner(machine, shapes.read(folder, config), ask.lengths(recipe), fingerprint)
-    if probe:
-        planner.probe(recipe)
-    return planner.plan(recipe, shares, watts=watts, workspace=workspace)
+    return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 
-def _cost(recipe: Recipe, work: Workload, pace: Calibration | None, watts: float, *, cached: bool) -> Cost:
-    """Time from ``pace``: every step, the frozen layers for each or once, each validation, and a reference model's pass; samples are
-    not counted."""
-    if pace is None:
+def remote_planner(recipe: Recipe, machine: Machine, shapes: ModelShapes, *, full_attention: bool, tokenizer: str) -> Planner:
+    """Return a planner for ``recipe`` with a base of ``shapes``. Rows are tokenized with the local model ``tokenizer``.
+
+    The bundled tokenizer has a small vocabulary: most others need fewer tokens for the same text, but their templates may add
+    some. Raises the worker's errors for the rows.
+    """
+    lengths = measurements.row_lengths(replace(recipe, model=replace(recipe.model, base=tokenizer)))
+    if not full_attention:  # prefixes cannot be shared
+        lengths = replace(lengths, prefix=0, full_attention=False)
+    return Planner(machine, shapes, lengths)
+
+
+def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool) -> Cost:
+    """Compute the time of all steps, validations and the reference pass. Generating samples is not included.
+
+    The frozen layers run once if their outputs are cached, and otherwise every time.
+    """
+    if speed is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)
-    referred = recipe.method.referred
-    forward = validations * work.validated + referred * (work.once + work.validated)
+    forward = validations * work.validation_positions
+    if recipe.method.needs_reference:
+        forward += work.positions_per_epoch + work.validation_positions
     above = work.computed + forward * FORWARD_SHARE
-    below = work.kept if cached else work.computed + forward
-    return Cost(pace.seconds * above + pace.frozen * below, pace.source, watts)
+    below = work.cached_positions if cached else work.computed + forward
+    return Cost(speed.seconds * above + speed.frozen * below, speed.source, watts)

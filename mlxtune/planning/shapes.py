@@ -1,4 +1,4 @@
-"""A model's real shapes, read from the headers of its safetensors files: no weight is loaded, and no name is trusted for its size."""
+"""Read a model's shapes from the headers of its safetensors files, without loading any weights."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Any
 
 from mlxtune.core import safetensors
 from mlxtune.core.errors import ModelError, RecipeError
-from mlxtune.core.safetensors import Tensor
+from mlxtune.core.safetensors import TensorInfo
 from mlxtune.recipe import AdapterSection
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
-_OTHER = re.compile(r"(?:^|\.)(?:vision|visual|audio|multi_modal|mtp)\w*\.|inv_freq$")  # what mlx-lm leaves out of a text model
+_OTHER = re.compile(r"(?:^|\.)(?:vision|visual|audio|multi_modal|mtp)\w*\.|inv_freq$")  # parts that mlx-lm drops from a text model
 _OUT = re.compile(r"(?:^|\.)(?:o_proj|out_proj|wo|dense|down_proj|w2|c_proj|fc2|fc_out|dense_4h_to_h)$")
 _ROUTER = re.compile(r"(?:^|\.)(?:\w*router|gate|shared_expert_gate)(?:\.|$)")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|tok_embeddings|wte|embeddings)$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)$")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
-_GROUPS = (64, 32)  # sizes of quantisation groups that loading tries, as models.load does
+_GROUPS = (64, 32)  # quantization group sizes that models.load tries
 
 
 @dataclass(frozen=True)
-class Weight:
-    """An array of the model as it computes: ``shape`` with quantisation undone, ``saved`` bytes with scales and biases in them.
+class WeightShape:
+    """A weight array: ``shape`` before quantization, ``nbytes`` as saved, including scales and biases.
 
-    ``layer`` is -1 outside the layers; ``name`` is seen from the layer, ``path`` from the model. ``size`` is the bytes of one number
-    of what is not packed.
+    ``layer`` is -1 outside the layers; ``name`` is relative to the layer, ``path`` to the model. ``size`` is the bytes of one
+    unpacked number.
     """
 
     name: str
     layer: int
     shape: tuple[int, ...]
-    saved: int
+    nbytes: int
     size: int
     bits: int = 0
     path: str = ""
@@ -46,66 +46,62 @@ class Weight:
         return math.prod(self.shape)
 
     @property
-    def matrix(self) -> bool:
-        """Whether it multiplies, for all tokens alike: no norm, no bias, no experts."""
+    def is_matrix(self) -> bool:
+        """Whether it is a matrix that all tokens use: not a norm, bias or expert."""
         return len(self.shape) == 2
 
     @property
-    def attends(self) -> bool:
+    def is_attention(self) -> bool:
         return "attn" in self.name or "attention" in self.name
 
     @property
-    def embeds(self) -> bool:
-        """Whether it has a row for each token, which it looks up."""
+    def is_embedding(self) -> bool:
+        """Whether it is a token embedding."""
         return bool(_EMBEDDING.search(self.name))
 
     @property
-    def leaves(self) -> bool:
-        """Whether it leads back to the residual stream."""
+    def is_output_projection(self) -> bool:
+        """Whether its output is added to the residual stream."""
         return bool(_OUT.search(self.name))
 
-    def held(self, *, float32: bool, quantize: int) -> int:
-        """Bytes in memory: in float32 where that computes, else as saved or quantised on load."""
+    def loaded_nbytes(self, *, float32: bool, quantize: int) -> int:
+        """Bytes in memory: in float32, as saved, or quantized on load."""
         if float32:
             return 4 * self.numbers
         group = next((size for size in _GROUPS if self.shape[-1] % size == 0), 0)
         if quantize and not self.bits and len(self.shape) > 1 and group:
             return self.numbers * quantize // 8 + 2 * self.size * self.numbers // group
-        return self.saved
+        return self.nbytes
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """All weights of a model, and what only its configuration says: heads, and experts active for a token."""
+class ModelShapes:
+    """A model's weights, and facts from its configuration: the heads, and the number of active experts per token."""
 
-    weights: tuple[Weight, ...]
+    weights: tuple[WeightShape, ...]
     heads: int
     kv_heads: int
-    head_width: int
-    active: int
+    head_dim: int
+    active_experts: int
     tied: bool
 
     @cached_property
     def depth(self) -> int:
-        """How many layers."""
+        """Number of layers."""
         return max((weight.layer for weight in self.weights), default=-1) + 1
 
     @cached_property
-    def layers(self) -> tuple[tuple[Weight, ...], ...]:
+    def layers(self) -> tuple[tuple[WeightShape, ...], ...]:
         """The weights of each layer."""
-        found: list[list[Weight]] = [[] for _ in range(self.depth)]
-        for weight in self.weights:
-            if weight.layer >= 0:
-                found[weight.layer].append(weight)
-        return tuple(map(tuple, found))
+        return tuple(tuple(weight for weight in self.weights if weight.layer == i) for i in range(self.depth))
 
     @cached_property
-    def embedding(self) -> Weight:
-        return next(weight for weight in self.weights if weight.layer < 0 and weight.embeds)
+    def embedding(self) -> WeightShape:
+        return next(weight for weight in self.weights if weight.layer < 0 and weight.is_embedding)
 
     @property
     def width(self) -> int:
-        """Numbers of a token's hidden state."""
+        """Size of a hidden state."""
         return self.embedding.shape[1]
 
     @property
@@ -116,32 +112,32 @@ class Shapes:
     def parameters(self) -> int:
         return sum(weight.numbers for weight in self.weights)
 
-    def adapted(self, section: AdapterSection) -> list[Weight]:
-        """The weights that get an adapter, by the rules of ``models.lora``. Raises ``RecipeError`` when a target names nothing."""
+    def adapter_targets(self, section: AdapterSection) -> list[WeightShape]:
+        """Return the weights that get an adapter, following the rules in ``models.lora``. Raises ``RecipeError`` if a target matches none."""
         count = self.depth if section.layers == "all" else min(section.layers, self.depth)
-        usual = [weight for weight in self.weights if weight.layer >= 0 and weight.matrix and not _ROUTER.search(weight.name)]
+        linear = [weight for weight in self.weights if weight.layer >= 0 and weight.is_matrix and not _ROUTER.search(weight.name)]
         if section.targets == "attention":
-            chosen = [weight for weight in usual if weight.attends]
+            chosen = [weight for weight in linear if weight.is_attention]
         elif section.targets == "all-linear":
-            chosen = usual
+            chosen = linear
         else:
             chosen = []
             for target in section.targets:
-                named = [weight for weight in self.weights if len(weight.shape) > 1 and f".{weight.name}".endswith(f".{target}")]
-                if not named:
-                    raise RecipeError(f"adapter.targets: no layer of this model is called {target}.")
-                chosen += named
+                matches = [weight for weight in self.weights if len(weight.shape) > 1 and f".{weight.name}".endswith(f".{target}")]
+                if not matches:
+                    raise RecipeError(f"adapter.targets: this model has no layer named {target}.")
+                chosen += matches
         return [weight for weight in dict.fromkeys(chosen) if not 0 <= weight.layer < self.depth - count]
 
-    def first(self, adapted: Sequence[Weight]) -> int:
-        """The lowest layer that computes a gradient: 0 where something below the layers learns."""
-        if any(weight.layer < 0 and not _HEAD.search(weight.name) for weight in adapted):
+    def first_trained_layer(self, targets: Sequence[WeightShape]) -> int:
+        """Return the lowest layer that computes a gradient, or 0 if something below the layers is trained."""
+        if any(weight.layer < 0 and not _HEAD.search(weight.name) for weight in targets):
             return 0
-        return min((weight.layer for weight in adapted if weight.layer >= 0), default=self.depth)
+        return min((weight.layer for weight in targets if weight.layer >= 0), default=self.depth)
 
 
-def read(folder: Path, config: dict[str, Any]) -> Shapes:
-    """The shapes of the model in ``folder``. Raises ``ModelError`` when a header is broken or is not that of a language model."""
+def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
+    """Read the shapes of the model in ``folder``. Raises ``ModelError`` for an invalid header or a model without an embedding."""
     text: dict[str, Any] = config.get("text_config") or config
     tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
     entries = {
@@ -150,36 +146,36 @@ def read(folder: Path, config: dict[str, Any]) -> Shapes:
         for name, tensor in safetensors.read_header(file, follow=True).tensors.items()
     }
     weights = tuple(_weights(entries, config.get("quantization") or {}, tied))
-    if not any(weight.layer < 0 and weight.embeds for weight in weights):
-        raise ModelError(f"{folder} has no token embedding that a plan could start from.")
-    width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.embeds)
+    if not any(weight.layer < 0 and weight.is_embedding for weight in weights):
+        raise ModelError(f"{folder} has no token embedding, so its memory cannot be estimated.")
+    width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.is_embedding)
     heads = int(text.get("num_attention_heads") or text.get("n_heads") or text.get("n_head") or 1)
-    return Shapes(
+    return ModelShapes(
         weights,
         heads,
         kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_width=int(text.get("head_dim") or width // heads),
-        active=int(text.get("num_experts_per_tok") or text.get("top_k_experts") or 1),
+        head_dim=int(text.get("head_dim") or width // heads),
+        active_experts=int(text.get("num_experts_per_tok") or text.get("top_k_experts") or 1),
         tied=tied or not any(_HEAD.search(weight.name) for weight in weights if weight.layer < 0),
     )
 
 
-def _weights(entries: dict[str, Tensor], quantization: dict[str, Any], tied: bool) -> Iterator[Weight]:
+def _weights(entries: dict[str, TensorInfo], quantization: dict[str, Any], tied: bool) -> Iterator[WeightShape]:
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
-        quantised = f"{stem}.scales" in entries
-        if _OTHER.search(name) or (quantised and kind in ("scales", "biases")) or (tied and _HEAD.search(stem)):
+        quantized = f"{stem}.scales" in entries
+        if _OTHER.search(name) or (quantized and kind in ("scales", "biases")) or (tied and _HEAD.search(stem)):
             continue
-        place = LAYER.search(stem if kind == "weight" else name)
-        layer, own = (int(place[1]), place[2]) if place else (-1, stem if kind == "weight" else name)
-        shape, saved = entry.shape, entry.size
-        if not quantised or kind != "weight":
-            yield Weight(own, layer, shape, saved, _BYTES.get(entry.dtype, 4), path=stem if kind == "weight" else name)
+        path = stem if kind == "weight" else name
+        match = LAYER.search(path)
+        layer, layer_name = (int(match[1]), match[2]) if match else (-1, path)
+        if not quantized or kind != "weight":
+            yield WeightShape(layer_name, layer, entry.shape, entry.size, _BYTES.get(entry.dtype, 4), path=path)
             continue
         scales = entries[f"{stem}.scales"]
-        parts = [scales, *([entries[f"{stem}.biases"]] if f"{stem}.biases" in entries else [])]
-        special = quantization.get(stem)
-        how = quantization | (special if isinstance(special, dict) else {})
-        columns = scales.shape[-1] * int(how.get("group_size", 64))
-        held = saved + sum(part.size for part in parts)
-        yield Weight(own, layer, (*shape[:-1], columns), held, _BYTES.get(scales.dtype, 4), int(how.get("bits", 4)), stem)
+        parts = [entry, scales, *([entries[f"{stem}.biases"]] if f"{stem}.biases" in entries else [])]
+        own_settings = quantization.get(stem)
+        settings = quantization | (own_settings if isinstance(own_settings, dict) else {})
+        shape = (*entry.shape[:-1], scales.shape[-1] * int(settings.get("group_size", 64)))
+        nbytes, bits = sum(part.size for part in parts), int(settings.get("bits", 4))
+        yield WeightShape(layer_name, layer, shape, nbytes, _BYTES.get(scales.dtype, 4), bits, stem)

@@ -1,4 +1,4 @@
-"""The recipe: everything needed to reproduce a run, typed, in one TOML file."""
+"""Recipes: typed TOML files with everything needed to reproduce a run."""
 
 from mlxtune.recipe.load import dump, load, parse
 from mlxtune.recipe.schema import (

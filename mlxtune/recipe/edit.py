@@ -1,7 +1,4 @@
-"""Change keys of a recipe's file and leave all else as its owner wrote it: comments, order and layout.
-
-Comments inside a list go with the list when it is replaced.
-"""
+"""Edit keys in a recipe file and keep its comments, order, and layout. Comments inside a replaced list are lost."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from mlxtune.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Edit:
-    """A change that was written: the file, the keys, its bytes before and after, and the recipe that it holds now."""
+    """A saved edit: the file, the changed keys, the bytes before and after, and the new recipe."""
 
     path: Path
     changes: tuple[str, ...]
@@ -36,65 +33,62 @@ class Edit:
     recipe: Recipe
 
 
-def edit(path: Path, changes: Mapping[str, object]) -> Edit:
-    """Set keys (``training.epochs``) of the recipe at ``path``, all in one atomic write; ``None`` takes one out, so that its default holds.
+def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
+    """Set keys (such as ``training.epochs``) in the recipe at ``path`` in one atomic write. ``None`` removes a key.
 
-    Raises ``RecipeError``, and writes nothing, when the file cannot be read or what came of it would be no recipe.
+    Raise ``RecipeError`` and write nothing if the file cannot be read or the result is not a valid recipe.
     """
     try:
         before = path.read_bytes()
         text = before.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{one_line(str(path))} cannot be read: {error}.") from error
-    changed = edited(text, changes)
+    changed = edit_text(text, changes)
     try:
         recipe = parse(changed, folder=path.parent, where="")
-    except RecipeError as error:  # its line is one of a text that is not written
-        raise RecipeError(re.sub(r"^(, line \d+)?: ", "", error.message), mend=error.mend) from error
+    except RecipeError as error:  # the line number refers to text that is not written
+        raise RecipeError(re.sub(r"^(, line \d+)?: ", "", error.message), hint=error.hint) from error
     after = changed.encode("utf-8")
     if after != before:
         write_bytes(path.resolve(), after)
     return Edit(path, tuple(changes), before, after, recipe)
 
 
-def undo(done: Edit) -> Recipe:
-    """Give the file of ``done`` the bytes that it had before, and return the recipe in them.
-
-    Raises ``InputError``, and writes nothing, when it was changed since.
-    """
+def undo_edit(edit: Edit) -> Recipe:
+    """Undo an edit and return the restored recipe. Raise ``InputError`` and write nothing if the file has changed since."""
     try:
-        now = done.path.read_bytes()
+        now = edit.path.read_bytes()
     except OSError as error:
-        raise RecipeError(f"{one_line(str(done.path))} cannot be read: {error}.") from error
-    if now != done.after:
-        raise InputError(f"{one_line(done.path.name)} was changed since, so it stays as it is.")
-    if done.before != done.after:
-        write_bytes(done.path.resolve(), done.before)
-    return parse(done.before.decode("utf-8"), folder=done.path.parent, where=one_line(done.path.name))
+        raise RecipeError(f"{one_line(str(edit.path))} cannot be read: {error}.") from error
+    if now != edit.after:
+        raise InputError(f"{one_line(edit.path.name)} has changed since the edit, so the edit was not undone.")
+    if edit.before != edit.after:
+        write_bytes(edit.path.resolve(), edit.before)
+    return parse(edit.before.decode("utf-8"), folder=edit.path.parent, where=one_line(edit.path.name))
 
 
-def edited(text: str, changes: Mapping[str, object]) -> str:
-    """``text``, a TOML document, with ``changes`` made in it. Raises ``RecipeError`` where its layout does not allow that."""
+def edit_text(text: str, changes: Mapping[str, object]) -> str:
+    """Return the TOML document ``text`` with ``changes`` applied. Raise ``RecipeError`` if its layout does not allow them."""
     try:
         document = tomlkit.parse(text)
-        wanted = tomllib.loads(text)
+        expected = tomllib.loads(text)
         for key, value in changes.items():
-            _expect(wanted, key.split("."), value)
+            _expect(expected, key.split("."), value)
             _set(document, key.split("."), value)
-        made = tomlkit.dumps(document)
-        if tomllib.loads(made) == wanted:
-            return made
+        result = tomlkit.dumps(document)
+        if tomllib.loads(result) == expected:
+            return result
     except (TOMLKitError, tomllib.TOMLDecodeError, TypeError, AttributeError, KeyError, ValueError) as error:
         raise RecipeError(
-            f"{', '.join(changes)} cannot be changed here: {one_line(str(error), 120)}.", mend="Change it in an editor."
+            f"{', '.join(changes)} cannot be edited: {one_line(str(error), 120)}.", hint="Edit the file in a text editor."
         ) from error
     raise RecipeError(
-        f"{', '.join(changes)} cannot be changed without harm to the rest of the file.", mend="Change it in an editor."
+        f"{', '.join(changes)} cannot be edited without changing the rest of the file.", hint="Edit the file in a text editor."
     )
 
 
-def literal(value: object) -> str:
-    """``value`` as TOML writes it, numbers as people do: ``2e-4``, ``64``."""
+def toml_literal(value: object) -> str:
+    """Format ``value`` as TOML, with numbers in the form people write them: ``2e-4``, ``64``."""
     match value:
         case bool():
             return str(value).lower()
@@ -105,12 +99,12 @@ def literal(value: object) -> str:
         case int() | float():
             return str(value)
         case list() | tuple():
-            return f"[{', '.join(map(literal, value))}]"
+            return f"[{', '.join(map(toml_literal, value))}]"
     return tomlkit.item(value).as_string()
 
 
 def _expect(document: dict[str, Any], path: list[str], value: object) -> None:
-    """Make the change in plain values: what the edited text must mean."""
+    """Apply a change to plain values, to get what the edited text must parse to."""
     *sections, key = path
     for section in sections:
         if value is None and section not in document:
@@ -119,7 +113,7 @@ def _expect(document: dict[str, Any], path: list[str], value: object) -> None:
     if value is None:
         document.pop(key, None)
     else:
-        document[key] = tomllib.loads(f"value = {literal(value)}")["value"]
+        document[key] = tomllib.loads(f"value = {toml_literal(value)}")["value"]
 
 
 def _set(document: tomlkit.TOMLDocument, path: list[str], value: object) -> None:
@@ -135,7 +129,7 @@ def _set(document: tomlkit.TOMLDocument, path: list[str], value: object) -> None
         if key in holder:
             holder.remove(key)
         return
-    new: Any = tomlkit.parse(f"value = {literal(value)}\n").item("value")  # as written: 2e-4 stays 2e-4
+    new: Any = tomlkit.parse(f"value = {toml_literal(value)}\n").item("value")  # keeps the notation 2e-4
     if key in holder:
         _replace(holder, key, new)
     else:
@@ -143,29 +137,29 @@ def _set(document: tomlkit.TOMLDocument, path: list[str], value: object) -> None
 
 
 def _replace(holder: Any, key: str, new: Item) -> None:
-    """Put ``new`` in the place of a value; a comment behind it keeps its column where there is room."""
+    """Replace a value. A comment after it keeps its column if there is room."""
     old = _item(holder, key)
     holder[key] = new
-    made = _item(holder, key)
-    if old and made and old.trivia.comment:
+    item = _item(holder, key)
+    if old and item and old.trivia.comment:
         width = len(old.trivia.comment_ws) + len(old.as_string().splitlines()[-1])
-        made.trivia.comment_ws = " " * max(1, width - len(new.as_string()))
+        item.trivia.comment_ws = " " * max(1, width - len(new.as_string()))
 
 
 def _item(holder: Any, key: str) -> Item | None:
-    """A value with what stands around it, which a plain look-up loses for some; ``None`` in a section that is in several pieces."""
-    held = holder.value if isinstance(holder, Table | InlineTable) else holder
-    found = held.item(key) if isinstance(held, Container) else None
-    return found if isinstance(found, Item) else None
+    """Return a value with its whitespace and comment, which a plain lookup may lose. ``None`` if the section is split up."""
+    container = holder.value if isinstance(holder, Table | InlineTable) else holder
+    item = container.item(key) if isinstance(container, Container) else None
+    return item if isinstance(item, Item) else None
 
 
 def _add(holder: Any, key: str, new: Item) -> None:
-    """Add a key behind the last one of its section, before what separates it from the next."""
+    """Add a key after the last one in its section, before the blank lines that follow."""
     if isinstance(holder, InlineTable) or not isinstance(holder, Table):
         holder[key] = new
         return
     body = holder.value.body
-    plain = [at for at, (name, item) in enumerate(body) if name is not None and not isinstance(item, AoT | Table)]
+    plain = [index for index, (name, item) in enumerate(body) if name is not None and not isinstance(item, AoT | Table)]
     if not plain:
         new.trivia.trail = "\n\n" if any(name is not None for name, _ in body) else "\n"
         holder[key] = new
@@ -173,4 +167,4 @@ def _add(holder: Any, key: str, new: Item) -> None:
     last = body[plain[-1]]
     new.trivia.indent = last[1].trivia.indent
     new.trivia.trail = "\r\n" if "\r\n" in last[1].trivia.trail else "\n"
-    holder.value._insert_after(last[0], key, new)  # type: ignore[arg-type]  # the public ``append`` would put it behind a comment on the next section
+    holder.value._insert_after(last[0], key, new)  # type: ignore[arg-type]  # append() would put it after the next section's comment

@@ -1,99 +1,162 @@
-"""What a recipe may say. Field names are the TOML keys; defaults are what a file may leave out."""
+"""The sections and keys of a recipe. Field names are TOML keys; a key with a default may be omitted from the file.
+
+A field's :class:`Key` describes its meaning. A :class:`Rule` restricts its values.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+Stepping = Literal["", "ones", "tens", "doubles", "twentieths", "decade"]
+
+
+class Rule(NamedTuple):
+    """A condition on values of the right type, and how an error describes the valid values."""
+
+    is_valid: Callable[[Any], object]
+    expected: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key's meaning, and how the app's form treats it if ``in_form`` is set.
+
+    ``stepping`` is how a number is stepped, ``overridden_by`` is a key in the same section that takes precedence, and ``methods``
+    are the training methods that use the key (all if empty). An ``inherited`` key is taken from the parent adapter.
+    """
+
+    description: str
+    stepping: Stepping = ""
+    in_form: bool = True
+    overridden_by: str = ""
+    methods: tuple[str, ...] = ()
+    inherited: bool = False
+
+
+_POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")
+_AT_LEAST_0 = Rule(lambda number: number >= 0, "at least 0")
+_AT_LEAST_1 = Rule(lambda number: number >= 1, "at least 1")
+_FRACTION = Rule(lambda fraction: 0 <= fraction < 1, "a fraction from 0 to less than 1")
+_FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the steps, from 0 to less than 1")
+_POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JSON Pointer such as "/reply"')
 
 
 @dataclass(frozen=True)
 class ModelSection:
-    """``base`` is an alias of the catalogue, a hub id or a folder; ``quantize`` = 4 or 8 quantises unquantised weights on load."""
+    """The base model. Its weights can be quantized to 4 or 8 bits on load."""
 
-    base: str
-    quantize: Literal[0, 4, 8] = 0
+    base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
+    quantize: Annotated[Literal[0, 4, 8], Key("bits for unquantized weights; 0 leaves them unquantized")] = 0
+
+
+RowFormatName = Literal[
+    "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript"
+]
 
 
 @dataclass(frozen=True)
 class DataSection:
-    """Where the rows are, and how they are divided.
+    """The location of the rows and how they are split.
 
-    ``map`` gives keys of ours the source's names for them: ``{ prompt = "question", completion = "answer" }``.
-    ``holdout`` and ``validation`` are shares of all rows; a folder with ``test.jsonl`` or ``valid.jsonl`` decides for itself.
-    ``too_long`` rows, of which a window of ``max_tokens`` leaves nothing to train, are refused, or skipped and counted.
+    ``map`` maps keys to the source's column names: ``{ prompt = "question", completion = "answer" }``. ``holdout`` and
+    ``validation`` are fractions of all rows. In a folder, ``test.jsonl`` and ``valid.jsonl`` take their place. ``too_long`` applies
+    to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted.
     """
 
-    source: str
-    format: Literal[
-        "auto", "chat", "completion", "text", "alpaca", "sharegpt", "preference", "openai-preference", "unpaired", "transcript"
-    ] = "auto"
-    map: dict[str, str] = field(default_factory=dict)  # keys of ours, and what the source calls them
-    holdout: float = 0.15
-    validation: float = 0.10
-    group_by: str = ""
-    max_tokens: int = 1024
-    too_long: Literal["refuse", "skip"] = "refuse"
-    seed: int = 7  # of the draws that divide the rows
+    source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
+    format: Annotated[RowFormatName, Key("format of the rows")] = "auto"
+    map: Annotated[dict[str, str], Key("map from keys to the source's column names", in_form=False)] = field(default_factory=dict)
+    holdout: Annotated[float, Key("fraction of rows held out for evaluation", "twentieths"), _FRACTION] = 0.15
+    validation: Annotated[float, Key("fraction of rows used for the validation loss", "twentieths"), _FRACTION] = 0.10
+    group_by: Annotated[str, Key("metadata key whose values keep rows together in one split")] = ""
+    max_tokens: Annotated[int, Key("maximum tokens per row; longer rows are truncated", "doubles"), _AT_LEAST_1] = 1024
+    too_long: Annotated[Literal["refuse", "skip"], Key("what to do with rows that truncation leaves without trained tokens")] = (
+        "refuse"
+    )
+    seed: Annotated[int, Key("random seed of the split", in_form=False)] = 7
 
 
+# To add a preference loss, write a function with its name in training/preference/losses.py and add the name here.
 Loss = Literal["sigmoid", "ipo", "hinge", "robust", "sft", "simpo", "orpo"]
+REFERENCE_FREE_LOSSES = {"sft", "simpo", "orpo"}  # losses that do not use the reference model
+
+_DPO, _KTO, _PREFERENCE = ("dpo",), ("kto",), ("dpo", "kto")
+_LOSSES = Rule(lambda names: names and len(set(names)) == len(names), "at least one loss, with no duplicates")
+_WEIGHTS = Rule(lambda weights: all(0 < weight < math.inf for weight in weights), "above 0 (to disable a loss, remove it)")
+_SMOOTHING = Rule(lambda fraction: 0 <= fraction < 0.5, "a fraction of the pairs, from 0 to less than 0.5")
+_GAMMA = Rule(lambda margin: 0 <= margin < math.inf, "at least 0")
 
 
 @dataclass(frozen=True)
 class MethodSection:
-    """``sft`` learns answers, ``dpo`` to prefer one answer to another, ``kto`` from answers that are good or bad by themselves.
+    """``sft`` trains on answers, ``dpo`` on pairs of a chosen and a rejected answer, ``kto`` on answers labeled good or bad.
 
-    The rest is for the last two. ``loss`` names preference losses for ``dpo``; KTO is one by itself, which weighs wanted rows by
-    ``desirable`` and others by ``undesirable``.
-
-    ``weights`` are those of each loss, all 1 when left out. ``beta`` is how far the policy may leave the reference, less for a
-    larger one; ``label_smoothing`` the share of pairs that are labelled the wrong way round; ``gamma`` the margin SimPO wants.
-    ``reference`` is the model as it stands before the first step, its parent adapter included, or the base without any adapter.
-    ``pairs`` = "wrong" trains only on pairs of which the reference finds the rejected answer likelier, by the mean over tokens.
+    The other keys are for ``dpo`` and ``kto``. A larger ``beta`` keeps the policy closer to the reference, which is the model before
+    the first step, including its parent adapter, or the base model. ``pairs = "wrong"`` trains only on pairs whose rejected answer
+    is likelier under the reference, by mean log-probability per token.
     """
 
-    kind: Literal["sft", "dpo", "kto"] = "sft"
-    loss: list[Loss] = field(default_factory=lambda: ["sigmoid"])
-    weights: list[float] = field(default_factory=list)
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    gamma: float = 0.5  # the margin that simpo wants; only for dpo
-    desirable: float = 1.0
-    undesirable: float = 1.0
-    reference: Literal["start", "base"] = "start"
-    pairs: Literal["all", "wrong"] = "all"
+    kind: Annotated[Literal["sft", "dpo", "kto"], Key("answers (sft), preference pairs (dpo), or good and bad answers (kto)")] = (
+        "sft"
+    )
+    loss: Annotated[list[Loss], Key("preference losses, summed", methods=_DPO), _LOSSES] = field(
+        default_factory=lambda: ["sigmoid"]
+    )
+    weights: Annotated[list[float], Key("weight of each loss; empty = all 1", methods=_DPO), _WEIGHTS] = field(default_factory=list)
+    beta: Annotated[float, Key("how close the policy stays to the reference", "decade", methods=_PREFERENCE), _POSITIVE] = 0.1
+    label_smoothing: Annotated[
+        float, Key("assumed fraction of pairs with flipped labels", "twentieths", methods=_DPO), _SMOOTHING
+    ] = 0.0
+    gamma: Annotated[float, Key("target margin for simpo", in_form=False, methods=_DPO), _GAMMA] = 0.5
+    reference: Annotated[
+        Literal["start", "base"], Key("the starting model, including its parent adapter, or the base model", methods=_PREFERENCE)
+    ] = "start"
+    pairs: Annotated[
+        Literal["all", "wrong"], Key("all pairs, or only those that the reference ranks incorrectly", methods=_DPO)
+    ] = "all"
+    desirable: Annotated[float, Key("weight of good answers", "decade", methods=_KTO), _POSITIVE] = 1.0
+    undesirable: Annotated[float, Key("weight of bad answers", "decade", methods=_KTO), _POSITIVE] = 1.0
 
     @property
     def reference_free(self) -> bool:
-        """Whether no loss looks at the reference."""
-        return self.kind != "kto" and all(name in ("sft", "simpo", "orpo") for name in self.loss)
+        """Whether no loss uses the reference model."""
+        return self.kind != "kto" and set(self.loss) <= REFERENCE_FREE_LOSSES
 
     @property
-    def referred(self) -> bool:
-        """Whether the reference scores all pairs before the first step: a loss looks at it, or it says which pairs train."""
+    def needs_reference(self) -> bool:
+        """Whether the reference must score all pairs before the first step, for a loss or to select the pairs."""
         return self.kind != "sft" and (self.pairs == "wrong" or not self.reference_free)
+
+
+_LAYERS = Rule(lambda layers: layers == "all" or layers >= 1, '"all" or at least 1')
+_RATIO = Rule(lambda ratio: 0 < ratio <= 1000, "above 0 and at most 1000")
 
 
 @dataclass(frozen=True)
 class AdapterSection:
     """LoRA (Hu et al. 2021, arXiv:2106.09685) or DoRA (Liu et al. 2024, arXiv:2402.09353) on ``targets`` of the last ``layers`` layers.
 
-    ``targets`` may also name ``embed_tokens`` and ``lm_head``. ``lora_plus`` is how many times faster B learns than A (LoRA+,
-    Hayou et al. 2024, arXiv:2402.12354). ``parent`` is an adapter to start from: its folder, or the run or recipe that made it;
-    what it is decides kind, rank, alpha, layers and targets.
+    ``targets`` may include ``embed_tokens`` and ``lm_head``. ``lora_plus`` is the learning rate ratio of LoRA+ (Hayou et al. 2024,
+    arXiv:2402.12354). A new adapter inherits the kind, rank, alpha, layers, and targets of its parent.
     """
 
-    parent: str = ""
-    rank: int = 16
-    alpha: float = 32.0
-    kind: Literal["lora", "dora"] = "lora"
-    rslora: bool = False
-    lora_plus: float = 1.0  # how many times faster B learns than A
-    dropout: float = 0.0
-    layers: int | Literal["all"] = "all"
-    targets: list[str] | Literal["all-linear", "attention"] = "all-linear"
+    parent: Annotated[str, Key("adapter to start from: a run, a recipe, or a folder")] = ""
+    kind: Annotated[Literal["lora", "dora"], Key("LoRA or DoRA", inherited=True)] = "lora"
+    rank: Annotated[int, Key("rank of the update matrices", "doubles", inherited=True), _AT_LEAST_1] = 16
+    alpha: Annotated[float, Key("scale = alpha / rank", "doubles", inherited=True), _POSITIVE] = 32.0
+    layers: Annotated[
+        int | Literal["all"], Key("number of adapted layers, counted from the last", "doubles", inherited=True), _LAYERS
+    ] = "all"
+    targets: Annotated[list[str] | Literal["all-linear", "attention"], Key("adapted matrices", inherited=True)] = "all-linear"
+    dropout: Annotated[float, Key("dropout on the adapter's input", "twentieths"), _FRACTION] = 0.0
+    rslora: Annotated[bool, Key("scale = alpha / sqrt(rank)", inherited=True)] = False
+    lora_plus: Annotated[float, Key("ratio of B's learning rate to A's", in_form=False), _RATIO] = 1.0
 
     @property
     def scale(self) -> float:
@@ -101,126 +164,154 @@ class AdapterSection:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
+Schedule = Literal["constant", "linear", "cosine", "wsd"]
+Optimizer = Literal["adamw", "adafactor", "muon", "lion"]
+_RATE = Rule(lambda rate: 0 < rate < 1, "between 0 and 1")
+_DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, above 0 and at most 1")
+
+
 @dataclass(frozen=True)
 class TrainingSection:
-    """How long and how fast to learn. Schedules, ``validate_every`` and ``save_every`` count optimizer steps.
+    """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps."""
 
-    ``samples`` validation rows are answered after each validation, to be read.
-    ``steps`` = 0 means "as many as ``epochs`` take"; ``batch_size`` = 0 means "as many rows as fit ``batch_tokens``".
-    ``decay`` is the share of the steps in which ``wsd`` falls. ``early_stop`` validations without a better one end the run; 0 = off.
-    ``cache_frozen`` keeps what enters the first adapted layer over epochs; ``keep`` newest checkpoints stay, and the best.
-    """
-
-    epochs: int = 2
-    steps: int = 0
-    batch_tokens: int = 2048
-    batch_size: int = 0
-    accumulate: int = 1
-    learning_rate: float = 2e-4
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    warmup: float = 0.05
-    decay: float = 0.2  # share of the steps in which wsd falls
-    optimizer: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"
-    weight_decay: float = 0.0  # how much of each weight is taken off at a step
-    clip: float = 1.0  # longest gradient; 0 = any
-    grad_checkpoint: bool | Literal["auto"] = "auto"
-    cache_frozen: bool | Literal["auto"] = "auto"  # keep what enters the first adapted layer over epochs; auto: where it pays
-    validate_every: int = 25
-    save_every: int = 50
-    early_stop: int = 0
-    samples: int = 2
-    keep: int = 3  # newest checkpoints that stay, beside the best
-    seed: int = 7
+    epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps"), _AT_LEAST_0] = 2
+    steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _AT_LEAST_0] = 0
+    batch_size: Annotated[int, Key("rows per batch; 0 uses batch_tokens", "doubles"), _AT_LEAST_0] = 0
+    batch_tokens: Annotated[int, Key("tokens per batch", "doubles", overridden_by="batch_size"), _AT_LEAST_1] = 2048
+    accumulate: Annotated[int, Key("batches per optimizer step", "doubles"), _AT_LEAST_1] = 1
+    learning_rate: Annotated[float, Key("peak learning rate", "decade"), _RATE] = 2e-4
+    schedule: Annotated[Schedule, Key("learning rate schedule after warmup")] = "cosine"
+    warmup: Annotated[float, Key("fraction of the steps used for warmup", "twentieths"), _FRACTION_OF_STEPS] = 0.05
+    decay: Annotated[float, Key("fraction of the steps over which wsd decays", in_form=False), _DECAY] = 0.2
+    optimizer: Annotated[Optimizer, Key("optimizer")] = "adamw"
+    weight_decay: Annotated[float, Key("decoupled weight decay", in_form=False), _AT_LEAST_0] = 0.0
+    clip: Annotated[float, Key("maximum gradient norm; 0 = no clipping", in_form=False), _AT_LEAST_0] = 1.0
+    grad_checkpoint: Annotated[bool | Literal["auto"], Key("recompute activations to save memory; auto = if needed")] = "auto"
+    cache_frozen: Annotated[
+        bool | Literal["auto"], Key("cache the frozen layers' outputs across epochs; auto = if faster", in_form=False)
+    ] = "auto"
+    validate_every: Annotated[int, Key("steps between validations", "doubles"), _AT_LEAST_1] = 25
+    save_every: Annotated[int, Key("steps between checkpoints", "doubles"), _AT_LEAST_1] = 50
+    early_stop: Annotated[int, Key("validations without improvement before stopping; 0 = off", "ones"), _AT_LEAST_0] = 0
+    samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
+    keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
+    seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones")] = 7
 
 
-Match = Literal["exact", "normalised", "regex", "fuzzy"]
+Match = Literal["exact", "normalized", "regex", "fuzzy"]
+
+_THRESHOLD = Rule(lambda threshold: 0 < threshold <= 100, "above 0 and at most 100")
+_THRESHOLD_OR_0 = Rule(lambda threshold: 0 <= threshold <= 100, "from 0 to 100")
+_LOCATION = Rule(
+    lambda at: at in ("anywhere", "last paragraph") or at.startswith("/"),
+    '"anywhere", "last paragraph", or a JSON Pointer such as "/reply"',
+)
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """One way to say a disclaimer. What is left empty is as the disclaimer has it."""
+    """An alternative wording of a disclaimer. Empty fields are inherited from the disclaimer."""
 
-    text: str  # what is said
-    match: Match | Literal[""] = ""  # how exactly; as the disclaimer has it when empty
-    threshold: float = 0.0  # for fuzzy; as the disclaimer has it when 0
+    text: Annotated[str, Key("the wording")]
+    match: Annotated[Match | Literal[""], Key("how to match; inherited from the disclaimer if empty")] = ""
+    threshold: Annotated[float, Key("minimum similarity for fuzzy; inherited from the disclaimer if 0"), _THRESHOLD_OR_0] = 0.0
 
 
 @dataclass(frozen=True)
 class Disclaimer:
-    """A sentence that must be there, and must not be there where it does not belong.
+    """A sentence that answers must contain in some cases, and must not contain in others.
 
-    ``any_of`` are other ways to say it. ``match``: to the letter, ``normalised`` (NFKC, case, spaces, quotes, dashes), a regular
-    expression, or ``fuzzy``, with a similarity of at least ``threshold`` (rapidfuzz's partial ratio, 100 = equal).
-    ``at``: anywhere, in the last paragraph, or in a field of a JSON answer, named by its pointer (``/reply``).
-    ``when`` names fields of the reference answer and their values, e.g. ``{category = "safety"}``; empty means always.
-    Where all of ``unless`` agree, it does not belong.
+    ``match`` is ``exact``, ``normalized`` (NFKC, case, spaces, quotes, dashes), ``regex``, or ``fuzzy`` with a similarity of at
+    least ``threshold`` (rapidfuzz's partial ratio). ``when`` maps fields of the reference answer to values, such as
+    ``{category = "safety"}``. The sentence is forbidden if all fields in ``unless`` match.
     """
 
-    text: str = ""  # the sentence, by which reports call it
-    when: dict[str, Any] = field(default_factory=dict)  # fields of the reference answer, and their values; always when empty
-    unless: dict[str, Any] = field(default_factory=dict)  # fields and values with which it does not belong
-    any_of: list[Phrase] = field(default_factory=list)  # other ways to say it
-    match: Match = "normalised"  # how exactly it must be said
-    threshold: float = 90.0  # similarity that fuzzy asks for; 100 = equal
-    at: str = "anywhere"  # anywhere, "last paragraph", or the pointer of a field of a JSON answer
+    text: Annotated[str, Key("the sentence, also used as its name in reports")] = ""
+    when: Annotated[dict[str, Any], Key("reference answer fields and values that require the sentence; empty = always")] = field(
+        default_factory=dict
+    )
+    unless: Annotated[dict[str, Any], Key("fields and values for which the sentence is forbidden")] = field(default_factory=dict)
+    any_of: Annotated[list[Phrase], Key("alternative wordings")] = field(default_factory=list)
+    match: Annotated[Match, Key("how to match the sentence")] = "normalized"
+    threshold: Annotated[float, Key("minimum similarity for fuzzy; 100 = identical"), _THRESHOLD] = 90.0
+    at: Annotated[str, Key('"anywhere", "last paragraph", or a JSON Pointer to a field of the answer'), _LOCATION] = "anywhere"
 
     @property
     def phrases(self) -> list[Phrase]:
-        """Every way to say it, ``text`` first."""
-        ways = [Phrase(self.text)] if self.text else []
-        return [Phrase(way.text, way.match or self.match, way.threshold or self.threshold) for way in [*ways, *self.any_of]]
+        """All wordings, ``text`` first."""
+        wordings = [*([Phrase(self.text)] if self.text else []), *self.any_of]
+        return [Phrase(item.text, item.match or self.match, item.threshold or self.threshold) for item in wordings]
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The disclaimer's name in reports."""
         return self.text or self.any_of[0].text
 
 
 @dataclass(frozen=True)
 class Length:
-    """How short and how long an answer may be; 0 = no limit. ``at`` is the pointer of one field of a JSON answer."""
+    """Minimum and maximum length of an answer."""
 
-    min: int = 0  # 0 = no limit
-    max: int = 0  # 0 = no limit
-    unit: Literal["characters", "words"] = "characters"  # what is counted
-    at: str = ""  # pointer of one field of a JSON answer; the whole answer when empty
+    min: Annotated[int, Key("minimum length; 0 = no limit")] = 0
+    max: Annotated[int, Key("maximum length; 0 = no limit")] = 0
+    unit: Annotated[Literal["characters", "words"], Key("unit of length")] = "characters"
+    at: Annotated[str, Key("JSON Pointer to a field of the answer; empty = the whole answer"), _POINTER_OR_EMPTY] = ""
 
 
 ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
 
+_DISCLAIMERS = Rule(
+    lambda items: all(item.phrases and all(phrase.text.strip() for phrase in item.phrases) for item in items),
+    "a list of non-empty sentences",
+)
+_PHRASES = Rule(lambda phrases: all(phrase.strip() for phrase in phrases), "a list of non-empty phrases")
+_LENGTH = Rule(lambda limit: limit.min >= 0 and (limit.max == 0 or limit.max >= limit.min), "a range with 0 <= min <= max")
+_POINTERS = Rule(lambda paths: all(path.startswith("/") for path in paths), 'a list of JSON Pointers such as "/category"')
+_WITH_BASE = Rule(lambda arms: "base" in arms, 'a list that includes "base"')
+_DISTINCT = Rule(lambda arms: len(set(arms)) == len(arms), "a list without duplicates")
+
 
 @dataclass(frozen=True)
 class EvaluationSection:
-    """The contract an output must satisfy, and who is measured against it.
+    """The contract that answers must satisfy, and the arms that are evaluated.
 
-    ``reference`` are comparisons with the data's own answers, reported and no part of the contract: ``exact`` equality, and
-    the F1 of ``fields``: all of a JSON answer, or those that ``fields`` names by their pointers.
-    ``prompt`` is what ``base+prompt`` has for its system turn: a text, or a .txt or .md file that holds it. ``shots`` examples from
-    the training rows stand before each question of ``base+kshot``. ``rows`` bounds how many held-out rows are asked, 0 = all; which ones
-    is drawn by their content. ``regression`` is a file of off-task prompts that an adapter must
-    not unlearn: those that come with mlxtune, or none when it is empty.
+    ``reference`` metrics compare answers with the reference answers: ``exact`` equality, and the F1 score over ``fields`` of a JSON
+    answer. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
+    file with off-task prompts used to detect forgetting.
     """
 
-    schema: str = ""
-    disclaimers: list[Disclaimer] = field(default_factory=list)  # sentences that must be there, and where
-    forbid: list[str] = field(default_factory=list)
-    length: Length = field(default_factory=Length)  # how short and how long an answer may be
-    reference: list[Literal["exact", "fields"]] = field(default_factory=list)  # likeness to the data's own answers, reported only
-    fields: list[str] = field(default_factory=list)  # pointers that reference = ["fields"] looks at; all when empty
-    arms: list[ArmName] = field(default_factory=lambda: ["base", "tuned"])
-    prompt: str = ""
-    shots: int = 3
-    rows: int = 0  # held-out rows that are asked; 0 = all
-    regression: str = "shipped"
-    max_tokens: int = 256
-    batch_size: int = 96  # answers that are written side by side
+    schema: Annotated[str, Key("JSON Schema that answers must conform to")] = ""
+    disclaimers: Annotated[list[Disclaimer], Key("sentences that answers must contain", in_form=False), _DISCLAIMERS] = field(
+        default_factory=list
+    )
+    forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
+    length: Annotated[Length, Key("length limits", in_form=False), _LENGTH] = field(default_factory=Length)
+    reference: Annotated[
+        list[Literal["exact", "fields"]],
+        Key("metrics computed against the reference answers, not part of the contract", in_form=False),
+    ] = field(default_factory=list)
+    fields: Annotated[list[str], Key('JSON Pointers for reference = ["fields"]; empty = all', in_form=False), _POINTERS] = field(
+        default_factory=list
+    )
+    arms: Annotated[list[ArmName], Key("arms to evaluate on the held-out rows"), _WITH_BASE, _DISTINCT] = field(
+        default_factory=lambda: ["base", "tuned"]
+    )
+    prompt: Annotated[str, Key("system prompt for base+prompt, or a file that contains it")] = ""
+    shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
+    rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
+    regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
+    max_tokens: Annotated[int, Key("maximum length of an answer in tokens", "doubles"), _AT_LEAST_1] = 256
+    batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
+
+
+_NAME = Rule(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch, "1 to 64 letters, digits, dots, dashes, or underscores")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. ``folder`` is where its relative paths start; it is not part of the file."""
+    """A recipe. Its paths are relative to ``folder``, which is not part of the file."""
 
-    name: str  # what runs, evaluations and children call it: letters, digits, dots, dashes, underscores
+    name: Annotated[str, Key("name used for runs and evaluations: letters, digits, dots, dashes, underscores"), _NAME]
     model: ModelSection
     data: DataSection
     method: MethodSection = field(default_factory=MethodSection)
@@ -230,26 +321,32 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False)
 
     def path(self, relative: str) -> Path:
-        """``relative`` as seen from the recipe's folder."""
+        """Resolve ``relative`` against the recipe's folder."""
         return (self.folder / Path(relative).expanduser()).resolve()
 
     @property
     def source(self) -> Path:
-        """The file or folder that holds the rows."""
+        """The file or folder with the rows."""
         return self.path(self.data.source)
 
     @property
-    def contract(self) -> bool:
-        """Whether outputs must satisfy anything."""
-        asked = self.evaluation
-        return bool(asked.schema or asked.disclaimers or asked.forbid) or asked.length != Length()
+    def has_contract(self) -> bool:
+        """Whether there is anything that answers must satisfy."""
+        section = self.evaluation
+        return bool(section.schema or section.disclaimers or section.forbid) or section.length != Length()
 
     @property
-    def schema(self) -> Path | None:
+    def schema_file(self) -> Path | None:
         """The JSON Schema file of the contract, if there is one."""
         return self.path(self.evaluation.schema) if self.evaluation.schema else None
 
     @property
     def prompt_file(self) -> Path | None:
-        """The file that holds the user's best prompt, if it is one."""
+        """The file with the system prompt of ``base+prompt``, if it is a file."""
         return self.path(self.evaluation.prompt) if self.evaluation.prompt.endswith((".txt", ".md")) else None
+
+
+@cache
+def annotated_types(section: type) -> dict[str, Any]:
+    """Return the annotated type of each field in a section."""
+    return get_type_hints(section, include_extras=True)

@@ -1,1 +1,1 @@
-"""Runs: folders on disk, the events that tell their story, and the detached workers that write them."""
+"""Runs: their folders, events, status, and detached worker processes."""

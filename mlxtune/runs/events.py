@@ -1,29 +1,7 @@
-"""The event log of a run: what a worker says, in order, in ``events.jsonl``.
+"""A run's event log: ``events.jsonl``, with one JSON object per line.
 
-Every line has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds since the epoch) and ``type``. The types and their fields:
-
-    run.started      kind ("train", "eval" or "export"), name, base, pid, host, steps
-    run.resumed      the same, and step: the checkpoint it goes on from
-    model.loaded     base, path (how it computes), parameters, seconds, limit (bytes the machine recommends)
-    reference        done, total (pairs that the reference model has scored)
-    data.ready       train, valid, test (rows), tokens, trained, truncated (rows), skipped (rows), steps, epochs,
-                     checkpointed (whether layers keep only their input)
-    step             step, loss, rate, norm (of the gradient, before clipping), tokens (trained, in this step), computed (positions,
-                     padding included), speed (trained tokens/s), memory, peak (bytes), epoch,
-                     metrics (for preference training: a mean by name, as TRL names them)
-    validation       step, loss, tokens, metrics (likewise, and kl from the reference in nats a token)
-    sample           step, row, prompt, output, verdict
-    checkpoint       step, seconds
-    arm.started      arm, rows
-    arm.progress     arm, done, total
-    arm.finished     arm, rows, cached, seconds
-    export.written   form, bytes, seconds
-    fidelity         faithful, lost (a share of the adapter's own change), text
-    heartbeat        (no fields; every 5 s, from a thread that never touches MLX)
-    warning          text
-    run.finished     summary
-    run.stopped      step, reason (empty when it was asked to)
-    run.failed       error, mend, code (the exit code it means; 4 is a fault of ours or the machine's)
+Every event has ``v``, ``seq`` (0, 1, 2, …), ``t`` (seconds since the epoch), and ``type``. The types are the classes below. Readers
+ignore unknown types and keys, so an older mlxtune can follow a newer worker.
 """
 
 from __future__ import annotations
@@ -31,29 +9,222 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
-from mlxtune.core.journal import Journal, Tail, read
+from mlxtune.core.journal import Journal, Tail
 
 FILE = "events.jsonl"
+VERSION = 1
 TERMINAL = frozenset({"run.finished", "run.stopped", "run.failed"})
 _SYNCED = TERMINAL | {"checkpoint", "run.started", "run.resumed"}
 
-Event = dict[str, Any]
+
+class BaseEvent(TypedDict):
+    """The fields that every event has."""
+
+    v: int
+    seq: int
+    t: float
+
+
+class RunStarted(BaseEvent):
+    """A worker started, or resumed from the checkpoint at ``step``. ``kind`` is a key in ``registry.RUN_KINDS``."""
+
+    type: Literal["run.started", "run.resumed"]
+    kind: str
+    name: str
+    base: str
+    pid: int
+    host: str
+    step: NotRequired[int]
+
+
+class ModelLoaded(BaseEvent):
+    """A model was loaded. ``path`` describes its backend and format, ``limit`` is the recommended memory limit in bytes."""
+
+    type: Literal["model.loaded"]
+    base: str
+    path: str
+    parameters: int
+    seconds: float
+    limit: int
+
+
+class ReferenceProgress(BaseEvent):
+    """The number of pairs that the reference model has scored for preference training."""
+
+    type: Literal["reference"]
+    done: int
+    total: int
+
+
+class DataReady(BaseEvent):
+    """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``)."""
+
+    type: Literal["data.ready"]
+    train: int
+    valid: int
+    test: int
+    tokens: int
+    trained: int
+    truncated: int
+    skipped: NotRequired[int]
+    steps: int
+    epochs: int
+    checkpointed: NotRequired[bool]
+
+
+class StepDone(BaseEvent):
+    """An optimizer step was taken.
+
+    ``norm`` is the gradient norm before clipping, ``tokens`` the number of trained tokens, ``computed`` the number of positions
+    including padding, and ``speed`` the trained tokens per second. ``memory`` and ``peak`` are in bytes. ``metrics`` are preference
+    training metrics with TRL's names. JSON has no NaN, so a number that is not finite is null.
+    """
+
+    type: Literal["step"]
+    step: int
+    epoch: float
+    loss: float | None
+    rate: float
+    norm: float | None
+    tokens: int
+    computed: NotRequired[int]
+    speed: float
+    memory: int
+    peak: int
+    metrics: NotRequired[dict[str, float | None]]
+
+
+class ValidationDone(BaseEvent):
+    """The validation loss was computed. ``metrics`` also has ``kl``, the KL divergence from the reference in nats per token."""
+
+    type: Literal["validation"]
+    step: int
+    loss: float | None
+    tokens: int
+    metrics: NotRequired[dict[str, float | None]]
+
+
+class SampleWritten(BaseEvent):
+    """The model answered a validation row."""
+
+    type: Literal["sample"]
+    step: int
+    row: str
+    prompt: str
+    output: str
+    verdict: str
+
+
+class CheckpointSaved(BaseEvent):
+    """A checkpoint was written to disk."""
+
+    type: Literal["checkpoint"]
+    step: int
+    seconds: float
+
+
+class ArmProgress(BaseEvent):
+    """An arm has answered ``done`` of ``total`` prompts. ``of`` says what they are; by default, held-out rows."""
+
+    type: Literal["arm.progress"]
+    arm: str
+    done: int
+    total: int
+    of: NotRequired[str]
+
+
+class ArmEvent(BaseEvent):
+    """An arm started answering ``rows`` prompts, or finished after ``seconds``. ``cached`` answers come from the cache."""
+
+    type: Literal["arm.started", "arm.finished"]
+    arm: str
+    rows: int
+    of: NotRequired[str]
+    cached: NotRequired[bool]
+    seconds: NotRequired[float]
+
+
+class ExportWritten(BaseEvent):
+    """An export was written to disk."""
+
+    type: Literal["export.written"]
+    form: str
+    bytes: int
+    seconds: float
+
+
+class FidelityMeasured(BaseEvent):
+    """The export was compared with the adapter. ``lost`` is the fraction of the adapter's effect that the export lost."""
+
+    type: Literal["fidelity"]
+    faithful: bool
+    lost: float | None
+    text: str
+
+
+class Heartbeat(BaseEvent):
+    """A sign of life, written every 5 s by a thread that never uses MLX."""
+
+    type: Literal["heartbeat"]
+
+
+class WarningRaised(BaseEvent):
+    """A warning for the user."""
+
+    type: Literal["warning"]
+    text: str
+
+
+class RunFinished(BaseEvent):
+    """The worker finished its work."""
+
+    type: Literal["run.finished"]
+    summary: dict[str, Any]
+
+
+class RunStopped(BaseEvent):
+    """The worker stopped after ``step``. ``reason`` is empty if the user stopped it."""
+
+    type: Literal["run.stopped"]
+    step: int
+    reason: NotRequired[str]
+
+
+class RunFailed(BaseEvent):
+    """The worker failed. ``code`` is the exit code; 4 means an internal or system error. Old runs have ``mend``, not ``hint``."""
+
+    type: Literal["run.failed"]
+    error: str
+    hint: NotRequired[str]
+    mend: NotRequired[str]
+    code: NotRequired[int]
+
+
+Event = (
+    RunStarted | ModelLoaded | ReferenceProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
+    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | Heartbeat | WarningRaised | RunFinished | RunStopped | RunFailed
+)  # fmt: skip
+EventType = Literal[
+    "run.started", "run.resumed", "model.loaded", "reference", "data.ready", "step", "validation", "sample", "checkpoint",
+    "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "run.finished",
+    "run.stopped", "run.failed",
+]  # fmt: skip
 
 
 class EventWriter:
-    """Appends events; safe to call from the heartbeat's thread."""
+    """Append events to a run's log. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder / FILE)
-        self._seq = 1 + max((event["seq"] for event in read_all(folder)), default=-1)  # a line that cannot be read left its number
+        self._seq = 1 + max((event["seq"] for event in read_all(folder)), default=-1)  # an unreadable line leaves a gap
         self._lock = threading.Lock()
 
-    def emit(self, type: str, **fields: Any) -> None:
-        """Write one event. Raises ``MachineError`` when the disk is full."""
+    def emit(self, type: EventType, **fields: Any) -> None:
+        """Write one event. Raise ``MachineError`` if the disk is full."""
         with self._lock:
-            self._journal.append({"v": 1, "seq": self._seq, "t": round(time.time(), 3), "type": type, **fields})
+            self._journal.append({"v": VERSION, "seq": self._seq, "t": round(time.time(), 3), "type": type, **fields})
             self._seq += 1
             if type in _SYNCED:
                 self._journal.sync()
@@ -62,11 +233,16 @@ class EventWriter:
         self._journal.close()
 
 
-def tail(folder: Path) -> Tail:
-    """A reader that returns a run's new events at each ``read()``."""
-    return Tail(folder / FILE)
+class EventReader:
+    """Read a run's events. Each :meth:`read` returns the new ones, oldest first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tail = Tail(folder / FILE)
+
+    def read(self) -> list[Event]:
+        return cast(list[Event], self._tail.read())
 
 
 def read_all(folder: Path) -> list[Event]:
-    """Every whole event of a run, oldest first."""
-    return read(folder / FILE)
+    """Return all complete events of a run, oldest first."""
+    return EventReader(folder).read()

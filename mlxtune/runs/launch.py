@@ -1,86 +1,81 @@
-"""Start a detached worker and hand over: the parent returns only when the child has said that it lives.
+"""Start a detached worker. The parent returns once the worker has written its first event.
 
-The shape is inspect_ai's detached launch: a record of what was started lies in the folder before anyone waits for it.
+As with inspect_ai's detached launch, a launch record is written to the folder before anything waits for the worker.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlxtune import __version__
+from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump
-from mlxtune.runs import events, parents, registry
-from mlxtune.runs.locks import is_held, require_lease
-from mlxtune.runs.registry import Run
+from mlxtune.runs import events, registry
+from mlxtune.runs.locks import is_locked, require_free_accelerator
+from mlxtune.runs.registry import RUN_KINDS, Run
 
-RECORD = "launch.json"
-MODULES = {"train": "mlxtune.training.worker", "eval": "mlxtune.evaluation.worker", "export": "mlxtune.adapters.worker"}
-PATIENCE = 60.0  # seconds a worker may take to say its first word
-LEAVING = 5.0  # seconds one that has said its last word may take to be gone
+LAUNCH_FILE = "launch.json"
+START_TIMEOUT = 60.0  # seconds a worker may take to write its first event
+EXIT_TIMEOUT = 5.0  # seconds a worker may take to exit after its terminal event
 
 
 def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
-    """Create a run of ``recipe`` and start its worker, detached. Returns when the worker has said ``run.started``.
+    """Create a run of ``recipe``, start its detached worker, and return after the worker's first event.
 
-    ``request`` is what the worker needs beyond the recipe; it stands in the launch record. Raises ``RecipeError`` when training is
-    to start from an adapter that is not there, ``MachineError`` when another process has the accelerator, and when the worker ends
-    without a word.
+    ``request`` is what the worker needs besides the recipe; it is stored in the launch record. Raise ``RecipeError`` if the parent
+    adapter is missing, or ``MachineError`` if another process holds the accelerator or the worker dies early.
     """
-    recipe = parents.resolve(workspace, recipe) if kind == "train" else recipe
-    require_lease()
+    recipe = registry.resolve_parent(workspace, recipe) if kind == "train" else recipe
+    require_free_accelerator()
     run = registry.create(workspace, kind, recipe.name)
     write_text(run.folder / "recipe.toml", dump(recipe))
     return _spawn(run, kind, dict(request or {}))
 
 
 def resume(run: Run) -> Run:
-    """Start a run's worker again; it goes on from the newest whole checkpoint. Raises ``InputError`` if it cannot."""
-    give_up = time.monotonic() + LEAVING
-    while is_held(run.lock):
-        if not run.state().ended or time.monotonic() > give_up:
-            raise InputError(f"{run.id} is running already.")
+    """Restart a run's worker from the latest complete checkpoint. Raise ``InputError`` if that is not possible."""
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    while is_locked(run.lock):
+        if not run.state().ended or time.monotonic() > deadline:
+            raise InputError(f"{run.id} is already running.")
         time.sleep(0.02)
-    record = read_json(run.folder / RECORD)
-    state = run.state()
-    if state.phase == "finished":
-        raise InputError(f"{run.id} has finished; there is nothing to resume.")
-    require_lease()
+    if run.state().phase == "finished":
+        raise InputError(f"{run.id} has already finished, so there is nothing to resume.")
+    record = read_json(run.folder / LAUNCH_FILE)
+    require_free_accelerator()
     return _spawn(run, record["kind"], record["request"])
 
 
-def request(folder: Path) -> dict[str, Any]:
-    """What the launcher asked of the worker in ``folder``."""
-    found: dict[str, Any] = read_json(folder / RECORD)["request"]
-    return found
+def read_request(folder: Path) -> dict[str, Any]:
+    """Return the request from the launch record in ``folder``."""
+    request: dict[str, Any] = read_json(folder / LAUNCH_FILE)["request"]
+    return request
 
 
 def _spawn(run: Run, kind: str, request: dict[str, Any]) -> Run:
-    seen = len(events.read_all(run.folder))
-    command = [sys.executable, "-m", MODULES[kind], str(run.folder)]
+    old_count = len(events.read_all(run.folder))
+    command = python_command(RUN_KINDS[kind].module, str(run.folder))
     record = {"v": 1, "kind": kind, "request": request, "command": command, "version": __version__, "host": socket.gethostname()}
-    write_json(run.folder / RECORD, record)
+    write_json(run.folder / LAUNCH_FILE, record)
     with disk_errors(str(run.log)), run.log.open("ab") as log:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
-    write_json(run.folder / RECORD, record | {"pid": child.pid, "started": time.time()})
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
-        if any(event["type"] != "heartbeat" for event in events.read_all(run.folder)[seen:]):
+            command, env=python_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    write_json(run.folder / LAUNCH_FILE, record | {"pid": child.pid, "started": time.time()})
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if any(event["type"] != "heartbeat" for event in events.read_all(run.folder)[old_count:]):
             return run
-        if child.poll() is not None and len(events.read_all(run.folder)) == seen:
+        if child.poll() is not None and len(events.read_all(run.folder)) == old_count:
             last = one_line(" ".join(run.log_tail(1)), 200) or f"exit code {child.returncode}"
-            raise MachineError(f"The worker of {run.id} ended before it said a word: {last}", mend=f"Its log: {run.log}")
+            raise MachineError(f"The worker of {run.id} exited before its first event: {last}", hint=f"See its log: {run.log}")
         time.sleep(0.02)
-    raise MachineError(f"The worker of {run.id} said nothing for {PATIENCE:.0f} s.", mend=f"Its log: {run.log}")
+    raise MachineError(f"The worker of {run.id} wrote no event within {START_TIMEOUT:.0f} s.", hint=f"See its log: {run.log}")

@@ -1,4 +1,4 @@
-"""Who is alive: a worker holds an ``flock`` for as long as it lives, whatever ends it."""
+"""File locks. A worker holds an ``flock`` until it exits, even if it is killed."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import disk_errors, home
 
-_IN_USE = "The accelerator is in use by {note}; wait for it, or stop it there."
+_IN_USE = "The accelerator is in use by {note}. Wait for it to finish, or stop it."
 
 
 @contextlib.contextmanager
-def hold(path: Path, *, busy: str, note: str = "", patience: float = 2.0) -> Iterator[None]:
-    """Hold the lock at ``path``; ``note`` is left in the file for whoever finds it taken.
+def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float = 2.0) -> Iterator[None]:
+    """Hold the lock at ``path`` and write ``note`` to the file.
 
-    Tries for ``patience`` seconds (a reader that probes the lock holds it for an instant), then raises ``MachineError``
-    with the message ``busy``, in which ``{note}`` is the holder's note.
+    Retry for ``timeout`` seconds, because a reader that probes the lock holds it briefly. Then raise ``MachineError`` with
+    ``busy_message``, in which ``{note}`` is replaced with the holder's note.
     """
     with disk_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        give_up = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip()
-                    raise MachineError(busy.format(note=holder)) from error
+                    raise MachineError(busy_message.format(note=holder)) from error
                 time.sleep(0.05)
         with disk_errors(path.name):
             os.ftruncate(handle, 0)
@@ -44,8 +44,8 @@ def hold(path: Path, *, busy: str, note: str = "", patience: float = 2.0) -> Ite
         os.close(handle)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock at ``path``."""
+def is_locked(path: Path) -> bool:
+    """Return whether a live process holds the lock at ``path``."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -59,18 +59,18 @@ def is_held(path: Path) -> bool:
         os.close(handle)
 
 
-def lease_path() -> Path:
-    """The machine's one accelerator lease."""
+def accelerator_lock() -> Path:
+    """Return the path of the lock that all processes on this machine share."""
     return home() / "accelerator.lock"
 
 
-def lease(what: str) -> contextlib.AbstractContextManager[None]:
-    """Hold the accelerator as ``what``, which whoever else wants it is told. Raises ``MachineError`` where another has it."""
-    return hold(lease_path(), busy=_IN_USE, note=f"{what} (process {os.getpid()})")
+def accelerator_lease(holder: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the accelerator. Other processes see ``holder`` in their error. Raise ``MachineError`` if another process holds it."""
+    return file_lock(accelerator_lock(), busy_message=_IN_USE, note=f"{holder} (process {os.getpid()})")
 
 
-def require_lease() -> None:
-    """Raise ``MachineError``, which says who it is, where another process has the accelerator; hold nothing."""
-    if is_held(lease_path()):
-        with hold(lease_path(), busy=_IN_USE):
+def require_free_accelerator() -> None:
+    """Raise ``MachineError`` if another process holds the accelerator."""
+    if is_locked(accelerator_lock()):
+        with file_lock(accelerator_lock(), busy_message=_IN_USE):
             return

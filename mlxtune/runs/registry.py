@@ -1,4 +1,4 @@
-"""The runs of a workspace: find them, name them, and say how they are."""
+"""The runs in a workspace: create, list, find, stop, and remove them."""
 
 from __future__ import annotations
 
@@ -9,47 +9,58 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.errors import InputError, MachineError, RecipeError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.text import nearest, one_line
 from mlxtune.recipe import Recipe, load
+from mlxtune.recipe.parent import CONFIG, inherit
 from mlxtune.runs import events
-from mlxtune.runs.locks import is_held
+from mlxtune.runs.locks import is_locked
 from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.status import LOCK_FILE, RunStatus, run_status
 
-Status = Literal["starting", "running", "quiet", "finished", "stopped", "failed", "crashed"]
 
-QUIET_AFTER = 40.0  # seconds without any event, heartbeat included, while the lock is held
-STARTING_FOR = 30.0  # seconds that a new folder may be without a lock and events
+@dataclass(frozen=True)
+class RunKind:
+    """A kind of run: its folder in the workspace, its worker module, its noun, and a hint on how to create one."""
 
-FOLDERS = {"train": "runs", "eval": "evals", "export": "exports"}
-_WORDS = {  # what a run of each kind is called, how the first one is made, where all can be seen
-    "train": ("run", "Start one with: mlxtune train RECIPE", "See them with: mlxtune runs"),
-    "eval": ("evaluation", "Make one: mlxtune eval RECIPE", "They are the folders in evals/."),
-    "export": ("export", "Make one: mlxtune adapters export ADAPTER", "They are the folders in exports/."),
+    folder: str
+    module: str
+    noun: str
+    create_hint: str
+
+
+RUN_KINDS = {
+    "train": RunKind("runs", "mlxtune.training.worker", "run", "Start one with: mlxtune train RECIPE"),
+    "eval": RunKind("evals", "mlxtune.evaluation.worker", "evaluation", "Create one with: mlxtune eval RECIPE"),
+    "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune adapters export ADAPTER"),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. All else is read from it when asked for."""
+    """A run's folder. Everything else is read from disk on demand."""
 
     folder: Path
 
     @property
     def id(self) -> str:
-        """The folder's name: date, time and recipe name."""
+        """The folder's name, which consists of the date, the time, and the recipe name."""
         return self.folder.name
 
     @property
+    def kind(self) -> str:
+        """The run's kind, a key in ``RUN_KINDS``."""
+        return next((kind for kind, item in RUN_KINDS.items() if item.folder == self.folder.parent.name), "train")
+
+    @property
     def lock(self) -> Path:
-        return self.folder / "run.lock"
+        return self.folder / LOCK_FILE
 
     @property
     def log(self) -> Path:
-        """What the worker's process printed."""
+        """The file with the worker process's output."""
         return self.folder / "worker.log"
 
     @property
@@ -57,28 +68,19 @@ class Run:
         return self.folder / "adapter"
 
     def recipe(self) -> Recipe:
-        """The resolved recipe the run was started with."""
+        """Load the resolved recipe that the run was started with."""
         return load(self.folder / "recipe.toml")
 
     def state(self) -> RunState:
-        """The fold over all events so far."""
+        """Return the state after all events so far."""
         return fold(events.read_all(self.folder))
 
-    def status(self, state: RunState | None = None, now: float | None = None) -> Status:
-        """How the run is, told from its events and its lock: slow, hung and crashed differ."""
-        state = state or self.state()
-        now = time.time() if now is None else now
-        if is_held(self.lock) and not state.ended:  # a worker that said its last word is about to let go
-            return "quiet" if state.updated and now - state.updated > QUIET_AFTER else "running" if state.pid else "starting"
-        match state.phase:
-            case "finished" | "stopped" | "failed":
-                return state.phase
-            case "new" if now - self.folder.stat().st_mtime < STARTING_FOR:
-                return "starting"
-        return "crashed"
+    def status(self, state: RunState | None = None, now: float | None = None) -> RunStatus:
+        """Return the status, based on ``state`` if it is already known."""
+        return run_status(self.folder, state or self.state(), now)
 
     def log_tail(self, lines: int = 5) -> list[str]:
-        """The last lines that the worker's process printed."""
+        """Return the last lines that the worker process printed."""
         try:
             return self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:]
         except FileNotFoundError:
@@ -86,8 +88,8 @@ class Run:
 
 
 def create(workspace: Path, kind: str, name: str) -> Run:
-    """A new, empty run folder: ``runs/20261124-1412-name``. Raises ``MachineError`` when it cannot be made."""
-    parent = workspace / FOLDERS[kind]
+    """Create an empty run folder, such as ``runs/20261124-1412-name``. Raise ``MachineError`` if that fails."""
+    parent = workspace / RUN_KINDS[kind].folder
     stem = f"{time.strftime('%Y%m%d-%H%M')}-{name}"
     with disk_errors(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
@@ -98,59 +100,92 @@ def create(workspace: Path, kind: str, name: str) -> Run:
                 return Run(folder)
             except FileExistsError:
                 continue
-    raise MachineError(f"{parent} holds a thousand runs of this minute already.")
+    raise MachineError(f"{parent} already has a thousand runs from this minute.")
 
 
-def all_runs(workspace: Path, kind: str = "train") -> list[Run]:
-    """Every run of a workspace, newest first."""
-    parent = workspace / FOLDERS[kind]
-    found = []
-    for folder in parent.glob("*"):
-        try:
-            found.append(((folder / "recipe.toml").stat().st_mtime_ns, folder.name, folder))
-        except OSError:
-            continue  # no run, or one that was removed meanwhile
-    return [Run(folder) for *_, folder in sorted(found, reverse=True)]
+def list_runs(workspace: Path, kind: str | None = "train") -> list[Run]:
+    """Return the runs of one kind, or of all kinds if ``kind`` is ``None``, newest first."""
+    entries = []
+    for item in [RUN_KINDS[kind]] if kind else RUN_KINDS.values():
+        for folder in (workspace / item.folder).glob("*"):
+            try:
+                entries.append(((folder / "recipe.toml").stat().st_mtime_ns, folder.name, folder))
+            except OSError:
+                continue  # not a run, or removed in the meantime
+    return [Run(folder) for *_, folder in sorted(entries, reverse=True)]
 
 
-def find(workspace: Path, which: str, kind: str = "train") -> Run:
-    """The run meant by ``which``: a folder, an id, a unique part of an id, or ``last``. Raises ``InputError``."""
-    if os.path.isfile(Path(which, "recipe.toml")):  # unlike Path.is_file, no error for a name that is too long
-        return Run(Path(which).resolve())
-    word, first, see = _WORDS[kind]
-    runs = all_runs(workspace, kind)
-    if os.sep in which or which.endswith(".json"):
-        what = "report" if which.endswith(".json") else word
-        raise InputError(f"There is no {what} at {one_line(which, 200)}.", mend=see if runs else first)
+def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
+    """Return the run with this folder, ID, unique part of an ID, or ``last``. Raise ``InputError`` if there is none.
+
+    If ``kind`` is ``None``, runs of all kinds match, but training runs are preferred, because an evaluation or export may share an
+    ID. ``last`` is then the newest training run.
+    """
+    if os.path.isfile(Path(name, "recipe.toml")):  # unlike Path.is_file, does not fail if the name is too long
+        return Run(Path(name).resolve())
+    item = RUN_KINDS[kind or "train"]
+    list_hint = f"List them with: mlxtune runs --kind {kind or 'train'}"
+    runs = list_runs(workspace, "train" if name == "last" and kind is None else kind)
+    if os.sep in name or name.endswith(".json"):
+        what = "report" if name.endswith(".json") else item.noun
+        raise InputError(f"There is no {what} at {one_line(name, 200)}.", hint=list_hint if runs else item.create_hint)
     if not runs:
-        raise InputError(f"There are no {word}s in {workspace / FOLDERS[kind]}.", mend=first)
-    if which == "last":
+        raise InputError(f"There are no {item.noun}s in {workspace / item.folder}.", hint=item.create_hint)
+    if name == "last":
         return runs[0]
-    exact = [run for run in runs if run.id == which]
-    partial = exact or [run for run in runs if which in run.id]
-    if len(partial) == 1:
-        return partial[0]
-    if partial:
-        raise InputError(f"{which} could be any of {', '.join(run.id for run in partial[:5])}.", mend="Give more of the name.")
-    hint = nearest(which, [run.id for run in runs])
-    raise InputError(f"There is no {word} {which}.", mend=f"Did you mean {hint}?" if hint else see)
+    matches = [run for run in runs if run.id == name] or [run for run in runs if name in run.id]
+    matches = [run for run in matches if run.kind == "train"] or matches
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(
+            f"{name} is ambiguous: it matches {', '.join(run.id for run in matches[:5])}.", hint="Use a longer part of the ID."
+        )
+    suggestion = nearest(name, [run.id for run in runs])
+    raise InputError(f"There is no {item.noun} named {name}.", hint=f"Did you mean {suggestion}?" if suggestion else list_hint)
+
+
+def resolve_parent(workspace: Path, recipe: Recipe) -> Recipe:
+    """Return ``recipe`` with the settings of its parent adapter, if it has one.
+
+    ``adapter.parent`` is a folder, a run, or the name of a recipe whose newest run has an adapter. Raise ``RecipeError`` if there
+    is no such adapter.
+    """
+    parent = recipe.adapter.parent
+    return inherit(recipe, _parent_folder(workspace, recipe, parent)) if parent else recipe
+
+
+def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
+    for folder in (recipe.path(parent), recipe.path(parent) / "adapter"):
+        if (folder / CONFIG).is_file():
+            return folder
+    runs = [run for run in list_runs(workspace) if (run.adapter / CONFIG).is_file()]
+    match = next((run for run in runs if run.id == parent), None) or next(
+        (run for run in runs if run.recipe().name == parent), None
+    )
+    if match:
+        return match.adapter
+    raise RecipeError(
+        f"adapter.parent: {parent} is not an adapter folder, a run with an adapter, or a recipe with such a run.",
+        hint="Train the parent's recipe first, or use an adapter's folder.",
+    )
 
 
 def stop(run: Run) -> None:
-    """Ask a run's worker to finish its step, save and end. Raises ``InputError`` when nothing runs there."""
+    """Ask the worker to finish its step, save, and exit. Raise ``InputError`` if the run is not running."""
     state = run.state()
     if run.status(state) not in ("running", "quiet"):
-        raise InputError(f"{run.id} is not running: it is {run.status(state)}.")
+        raise InputError(f"{run.id} is not running. Its status is {run.status(state)}.")
     try:
         os.kill(state.pid, signal.SIGTERM)
     except ProcessLookupError as error:
-        raise MachineError(f"The worker of {run.id} (process {state.pid}) is gone.") from error
+        raise MachineError(f"The worker of {run.id} (process {state.pid}) no longer exists.") from error
 
 
 def remove(run: Run) -> None:
-    """Delete a run's folder. Raises ``InputError`` while it runs."""
-    if is_held(run.lock):
-        raise InputError(f"{run.id} is running.", mend=f"Stop it first: mlxtune runs stop {run.id}")
+    """Delete a run's folder. Raise ``InputError`` if the run is running."""
+    if is_locked(run.lock):
+        raise InputError(f"{run.id} is running.", hint=f"Stop it first: mlxtune runs stop {run.id}")
     if not re.match(r"\d{8}-\d{4}-", run.id):
-        raise InputError(f"{run.folder} does not look like a run's folder, so it stays.")
+        raise InputError(f"{run.folder} does not look like a run folder, so it was not deleted.")
     shutil.rmtree(run.folder)

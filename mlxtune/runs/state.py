@@ -1,24 +1,25 @@
-"""What is true of a run now: a pure fold over its events."""
+"""A run's state, computed as a pure fold over its events."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mlxtune.runs.events import Event
+from mlxtune.runs.events import ArmEvent, ArmProgress, Event
 
 Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "finished", "stopped", "failed"]
 
-AWAY = 600.0  # seconds between two steps that are not work, unless steps take long
+MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
+HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: loss is the mean over its trained tokens, speed is trained tokens per second."""
+    """An optimizer step. ``loss`` is the mean over its trained tokens, ``speed`` is in trained tokens per second."""
 
     step: int
     loss: float
@@ -30,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean loss over the whole validation set after ``step`` steps; ``metrics`` are those of preference training."""
+    """The mean loss over the validation set after ``step`` steps. ``metrics`` are preference training metrics."""
 
     step: int
     loss: float
@@ -39,7 +40,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model answers to a validation row while it trains."""
+    """The model's answer to a validation row during training."""
 
     step: int
     prompt: str
@@ -47,12 +48,9 @@ class Sample:
     verdict: str
 
 
-HELD_OUT = "held-out row"  # what an arm answers, unless an event says otherwise
-
-
 @dataclass(frozen=True)
 class RunState:
-    """A snapshot of a run. Memory is in bytes, ``t`` values are seconds since the epoch."""
+    """A snapshot of a run. Memory is in bytes, times are seconds since the epoch."""
 
     phase: Phase = "new"
     kind: str = "train"
@@ -67,22 +65,22 @@ class RunState:
     checkpoints: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
-    answering: tuple[str, str, int, int] | None = None  # (arm, what it works on, done, in all)
-    reference: tuple[int, int] = (0, 0)  # pairs that the reference model has scored, and pairs
+    current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
+    reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
     memory: int = 0
     peak: int = 0
     limit: int = 0
-    resumed: int = 0  # the step that the worker went on from
+    resumed_step: int = 0  # the step that the worker resumed from
     started: float = 0.0
     updated: float = 0.0
     error: str = ""
-    mend: str = ""
+    hint: str = ""
     code: int = 0
     summary: tuple[tuple[str, Any], ...] = ()
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """Number of completed optimizer steps."""
         return self.steps[-1].step if self.steps else 0
 
     @property
@@ -92,33 +90,30 @@ class RunState:
         return sum(step.speed for step in recent) / len(recent) if recent else 0.0
 
     @property
-    def left(self) -> float | None:
-        """Seconds that the rest will take at the pace of the last 50 steps since the worker started; ``None`` before two are known.
-
-        Sleep, and a clock that was set, are no pace.
-        """
-        recent = [step for step in self.steps[-50:] if step.step > self.resumed]
+    def remaining_seconds(self) -> float | None:
+        """An estimate from the last 50 steps of this worker, or ``None`` with fewer than two. Ignores sleep and clock changes."""
+        recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
         gaps = [late.t - early.t for early, late in itertools.pairwise(recent)]
-        longest = max(AWAY, 20 * statistics.median(gaps)) if gaps else 0.0
-        worked = [gap for gap in gaps if 0 <= gap <= longest]
-        return sum(worked) / len(worked) * (self.total - self.step) if worked and self.total else None
+        longest = max(MAX_PAUSE, 20 * statistics.median(gaps)) if gaps else 0.0
+        durations = [gap for gap in gaps if 0 <= gap <= longest]
+        return sum(durations) / len(durations) * (self.total - self.step) if durations and self.total else None
 
     @property
-    def best(self) -> Validation | None:
-        """The lowest validation so far."""
+    def best_validation(self) -> Validation | None:
+        """The validation with the lowest loss so far."""
         return min((item for item in self.validations if item.loss == item.loss), key=lambda item: item.loss, default=None)
 
     @property
     def ended(self) -> bool:
-        """Whether the worker has said its last word."""
+        """Whether the worker has written its terminal event."""
         return self.phase in ("finished", "stopped", "failed")
 
 
 def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
-    """``state`` (or a new one) after ``events``.
+    """Return ``state`` (or a new one) after ``events``.
 
-    Steps, validations and checkpoints after a restored checkpoint supersede those of before the crash. Events of an unknown
-    type only move ``updated``, so that an older reader can follow a newer worker.
+    Steps, validations, and checkpoints after a restored checkpoint replace the ones from before the crash. Unknown event types
+    only change ``updated``.
     """
     state = state or RunState()
     steps, validations, checkpoints = list(state.steps), list(state.validations), list(state.checkpoints)
@@ -128,42 +123,41 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
     for event in events:
         changes["updated"] = event["t"]
         match event["type"]:
-            case "run.started" | "run.resumed" as type:
-                changes |= {"phase": "running", "error": "", "mend": "", "code": 0, "summary": (), "pid": event["pid"]}
+            case "run.started" | "run.resumed":
+                changes |= {"phase": "running", "error": "", "hint": "", "code": 0, "summary": (), "pid": event["pid"]}
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
-                at = event["step"] if type == "run.resumed" else -1  # a fresh start supersedes everything
-                changes |= {"resumed": max(0, at)}
-                if type == "run.started":
-                    changes |= {"started": event["t"]}
+                last_valid = -1  # a fresh start replaces everything
+                if event["type"] == "run.resumed":
+                    last_valid = event["step"]
+                else:
+                    changes |= {"started": event["t"], "current_arm": None}
                     arms = {}
-                    changes |= {"answering": None}
-                if steps or validations or checkpoints or samples:
-                    steps = [item for item in steps if item.step <= at]
-                    validations = [item for item in validations if item.step <= at]
-                    checkpoints = [item for item in checkpoints if item <= at]
-                    samples = [item for item in samples if item.step <= at]
+                changes["resumed_step"] = max(0, last_valid)
+                steps = [item for item in steps if item.step <= last_valid]
+                validations = [item for item in validations if item.step <= last_valid]
+                checkpoints = [step for step in checkpoints if step <= last_valid]
+                samples = [item for item in samples if item.step <= last_valid]
             case "model.loaded":
-                changes |= {"limit": event["limit"]}
+                changes["limit"] = event["limit"]
             case "reference":
-                changes |= {"reference": (event["done"], event["total"])}
+                changes["reference_progress"] = (event["done"], event["total"])
             case "data.ready":
                 changes |= {"total": event["steps"], "epochs": event["epochs"]}
             case "step":
-                steps.append(
-                    Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], _metrics(event))
-                )
+                metrics = _metrics(event.get("metrics"))
+                steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
                 changes |= {"memory": event["memory"], "peak": event["peak"]}
             case "validation":
-                validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event)))
+                validations.append(Validation(event["step"], _number(event["loss"]), _metrics(event.get("metrics"))))
             case "sample":
                 samples.append(Sample(event["step"], event["prompt"], event["output"], event["verdict"]))
             case "checkpoint":
                 checkpoints.append(event["step"])
             case "arm.started" | "arm.progress" | "arm.finished":
-                what, count = event.get("of", HELD_OUT), _answered(event)
-                changes |= {"answering": (event["arm"], what, *count)}
-                if what == HELD_OUT:
-                    arms[event["arm"]] = count
+                prompt_kind, progress = event.get("of", HELD_OUT_ROW), _arm_progress(event)
+                changes["current_arm"] = (event["arm"], prompt_kind, *progress)
+                if prompt_kind == HELD_OUT_ROW:
+                    arms[event["arm"]] = progress
             case "warning":
                 warnings.append(event["text"])
             case "run.finished":
@@ -171,7 +165,8 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "run.stopped":
                 changes |= {"phase": "stopped", "error": event.get("reason", "")}
             case "run.failed":
-                changes |= {"phase": "failed", "error": event["error"], "mend": event["mend"], "code": event.get("code", 4)}
+                hint = event.get("hint", event.get("mend", ""))  # runs from old versions have mend
+                changes |= {"phase": "failed", "error": event["error"], "hint": hint, "code": event.get("code", 4)}
     return replace(
         state,
         steps=tuple(steps),
@@ -184,17 +179,16 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
     )
 
 
-def _answered(event: Event) -> tuple[int, int]:
-    """How many an arm has answered, and of how many."""
+def _arm_progress(event: ArmEvent | ArmProgress) -> tuple[int, int]:
     if event["type"] == "arm.progress":
         return event["done"], event["total"]
     return (event["rows"] if event["type"] == "arm.finished" else 0), event["rows"]
 
 
-def _metrics(event: Event) -> Metrics:
-    return tuple((name, _number(value)) for name, value in event.get("metrics", {}).items())
+def _metrics(metrics: Mapping[str, float | None] | None) -> Metrics:
+    return tuple((name, _number(value)) for name, value in (metrics or {}).items())
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: a loss that is not finite is written as null."""
+    """Convert null back to NaN, which JSON does not have."""
     return float("nan") if value is None else value

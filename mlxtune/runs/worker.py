@@ -1,4 +1,4 @@
-"""A worker's life: lock, lease, heartbeat, signals, last word. What it works on is its caller's business."""
+"""The life cycle of a worker process: lock, lease, heartbeat, signals, and terminal event."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.locks import hold, lease
+from mlxtune.runs.locks import accelerator_lease, file_lock
+from mlxtune.runs.registry import RUN_KINDS, Run
 
 HEARTBEAT = 5.0  # seconds
-_OUT_OF_MEMORY = re.compile(
+_OUT_OF_MEMORY = re.compile(  # in MLX's words
     r"unable to allocate|out of memory|insufficient memory|maximum allowed buffer size", re.IGNORECASE
-)  # MLX's words
-
-
-_HALF = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(launch.RECORD)}).+\.\w{{8}}")  # a checkpoint; a file before its rename
+)
+# A partly written checkpoint or a file that is not renamed yet, but never the launch record, which the launcher may be writing.
+_TEMPORARY = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(launch.LAUNCH_FILE)}).+\.\w{{8}}")
 
 
 class Worker:
-    """What the work sees of its process: where it is, what was asked, whether to stop, and how to say things."""
+    """The worker's interface to its work: folder, recipe, request, event log, and stop flag."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.recipe: Recipe = load(folder / "recipe.toml")
-        self.request = launch.request(folder)
+        self.request = launch.read_request(folder)
         self._events = EventWriter(folder)
         self._stop = threading.Event()
-        self.emit: Callable[..., None] = self._events.emit
+        self.emit = self._events.emit
 
     @property
     def stopping(self) -> bool:
-        """Whether someone asked the run to stop; the work looks between steps."""
+        """Whether the user asked the run to stop. Checked between steps."""
         return self._stop.is_set()
 
-    def begin(self, kind: str, **fields: Any) -> None:
-        """Say ``run.started`` or, with a ``step``, ``run.resumed``."""
-        type = "run.resumed" if "step" in fields else "run.started"
+    def report_start(self, kind: str, **fields: Any) -> None:
+        """Emit ``run.resumed`` if ``step`` is given, otherwise ``run.started``."""
         self.emit(
-            type, kind=kind, name=self.recipe.name, base=self.recipe.model.base, pid=os.getpid(), host=socket.gethostname(), **fields
+            "run.resumed" if "step" in fields else "run.started", kind=kind, name=self.recipe.name,
+            base=self.recipe.model.base, pid=os.getpid(), host=socket.gethostname(), **fields,
         )  # fmt: skip
 
     def warn(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Worker:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stop.is_set():
-            signal.signal(number, signal.SIG_DFL)  # the second one means it
+            signal.signal(number, signal.SIG_DFL)  # the second signal kills the process
             os.kill(os.getpid(), number)
         self._stop.set()
 
@@ -66,30 +66,26 @@ class Worker:
             try:
                 self.emit("heartbeat")
             except (MlxtuneError, OSError) as error:
-                print(f"no heartbeat: {error}", file=sys.stderr)
+                print(f"heartbeat failed: {error}", file=sys.stderr)
 
 
-KINDS = {"evals": "the evaluation", "exports": "the export"}  # what a folder holds, as others are told it; else it is a run
+def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
+    """Run ``work`` as the worker of ``folder`` and return the exit code.
 
-
-def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
-    """Run ``work`` as the worker of ``folder``; returns the exit code.
-
-    ``work`` returns the summary for ``run.finished``, raises ``Interrupted`` after it stopped at a checkpoint, and any
-    ``MlxtuneError`` for a failure the user can read. Anything else is a fault of ours: the traceback goes to the log.
+    ``work`` returns the summary for ``run.finished``. It raises ``Interrupted`` after stopping at a checkpoint, or another
+    ``MlxtuneError`` if it fails. Any other exception is a bug, and its traceback is written to the log.
     """
     done = threading.Event()
     try:
-        with hold(folder / "run.lock", busy=f"{folder.name} has a worker already.", note=str(os.getpid())):
-            _sweep(folder)
+        with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
+            _remove_temporary_files(folder)
             worker = Worker(folder)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, worker._on_signal)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal does not stop the run
             threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True).start()
             try:
-                kind = KINDS.get(folder.parent.name, "the run")
-                with lease(f"{kind} {folder.name} in {folder.parent.parent}"):
+                with accelerator_lease(f"the {RUN_KINDS[Run(folder).kind].noun} {folder.name} in {folder.parent.parent}"):
                     summary = work(worker)
                 worker.emit("run.finished", summary=dict(summary))
                 return 0
@@ -97,34 +93,33 @@ def live(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
                 worker.emit("run.stopped", step=stop.step, reason=stop.reason)
                 return stop.exit_code
             except Exception as error:
-                known = _known(error)
-                if known is None:
-                    traceback.print_exc()
-                    known = MlxtuneError(
-                        f"{type(error).__name__}: {error}", mend=f"A fault of ours; the log has more: {folder / 'worker.log'}"
-                    )
-                worker.emit("run.failed", error=known.message, mend=known.mend, code=known.exit_code)
-                return known.exit_code
+                failure = _as_failure(error, folder)
+                worker.emit("run.failed", error=failure.message, hint=failure.hint, code=failure.exit_code)
+                return failure.exit_code
     except MlxtuneError as error:
-        print(f"{error.message} {error.mend}".strip(), file=sys.stderr)
+        print(f"{error.message} {error.hint}".strip(), file=sys.stderr)
         return error.exit_code
     finally:
         done.set()
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a worker that was killed left half-written, but not what the launcher may be writing."""
-    for left in [path for path in folder.rglob(".*") if _HALF.fullmatch(path.name)]:
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+def _remove_temporary_files(folder: Path) -> None:
+    """Remove files that a killed worker left incomplete."""
+    for path in [path for path in folder.rglob(".*") if _TEMPORARY.fullmatch(path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def _known(error: Exception) -> MlxtuneError | None:
-    """``error`` as one that the user can read, if it is none of our faults."""
+def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
+    """Convert ``error`` to a user-readable error. For a bug, also print the traceback."""
     if isinstance(error, MlxtuneError):
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
-        return MachineError("The machine ran out of memory.", mend="Use fewer training.batch_tokens or a smaller model.")
-    return None
+        return MachineError("Out of memory.", hint="Reduce training.batch_tokens, or use a smaller model.")
+    traceback.print_exc()
+    return MlxtuneError(
+        f"Internal error: {type(error).__name__}: {error}",
+        hint=f"This is a bug in mlxtune. The traceback is in {folder / 'worker.log'}",
+    )

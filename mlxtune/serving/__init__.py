@@ -1,1 +1,1 @@
-"""One base in memory, many adapters: hot swap, an engine for many requests, a chat session, an OpenAI-style server."""
+"""Serve one base model with many adapters: hot swapping, batched requests, chat sessions, and an OpenAI-compatible server."""

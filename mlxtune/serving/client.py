@@ -1,204 +1,141 @@
-"""A face's end of the process that computes. No mlx here.
+"""Client for the model process. Does not import mlx.
 
     with Client("smollm2-135m", workspace) as client:
         ready = client.ready()
         for event in client.ask([Message("user", "Hello")], adapter="20261124-1412-shop"):
             ...
 
-A question's events arrive as an iterator in the asking thread, or, with ``tell``, as calls in the client's own thread, which must
-return at once. All methods may be called from any thread.
+Events arrive as an iterator in the calling thread or, with ``on_event``, as calls in the client's own thread, which must return
+quickly. All methods may be called from any thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-import os
 import queue
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from mlxtune.core.errors import MachineError
-from mlxtune.core.text import one_line
+from mlxtune.core.child_process import ChildProcess, Reply
+from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import GREEDY, Ask, Done, Event, Failed, Ready, Sampling, ask_line, parse_event
+from mlxtune.serving.protocol import GREEDY, Done, Event, Failed, GenerateRequest, LoadParams, Ready, Sampling, event_from_json
 
-Tell = Callable[[Event], None]
-
-_WORKER = "mlxtune.serving.worker"
-_PATIENCE = 10.0  # seconds the process may take to end once it was let go
+EventListener = Callable[[Event], None]
 
 
-class Answer:
-    """What comes of a question: iterate over its events; the last is ``Done`` or ``Failed``."""
+class PendingAnswer:
+    """An answer in progress. Iterate over its events; the last is ``Done`` or ``Failed``."""
 
     def __init__(self, id: str, cancel: Callable[[str], None]) -> None:
         self.id = id
         self._cancel = cancel
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._over = False
+        self._ended = False
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        """Wait for the next event. A wait that Ctrl-C ended can be begun again, to hear how a cancelled answer ends."""
-        if self._over:
+        """Wait for the next event. After Ctrl-C, you can call it again to wait for a canceled answer to end."""
+        if self._ended:
             raise StopIteration
         event = self._events.get()
-        self._over = isinstance(event, Done | Failed)
+        self._ended = isinstance(event, Done | Failed)
         return event
 
     def cancel(self) -> None:
-        """Ask for no more of it; its last event is still to come."""
+        """Cancel the answer; its last event still arrives."""
         self._cancel(self.id)
 
 
 class Client:
-    """Starts the process for ``base`` in the folder ``workspace`` and returns at once; to be closed, or used in a ``with``.
+    """Starts the model process for ``base`` in the folder ``workspace`` without waiting. Close it, or use it in a ``with`` block.
 
-    ``beside`` lets it run though a training run has the accelerator; ``exact`` makes greedy and seeded answers independent of who else
-    asks; ``slots`` and ``queue`` are the engine's. ``tell`` hears what concerns no single question: ``Ready``, or ``Failed`` with an
-    empty id when the process cannot start or ended.
+    ``beside`` runs it even if a training run holds the accelerator; ``exact`` makes greedy and seeded answers independent of
+    other requests; ``slots`` and ``queue`` are passed to the engine. ``on_event`` gets the events that belong to no request:
+    ``Ready``, or ``Failed`` with an empty ID if the process cannot start or ends.
     """
 
     def __init__(
         self, base: str, workspace: Path = Path(), *, beside: bool = False, exact: bool = False, slots: int = 8, queue: int = 64,
-        tell: Tell | None = None,
+        on_event: EventListener = lambda event: None,
     ) -> None:  # fmt: skip
-        options = [*(["--beside"] if beside else []), *(["--exact"] if exact else [])]
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the client
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER, base, "--slots", str(slots), "--queue", str(queue), *options], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self._log, cwd=workspace, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
-        self._tell = tell
-        self._lock, self._writing = threading.Lock(), threading.Lock()
-        self._asked: dict[str, Tell] = {}
-        self._numbers = itertools.count(1)
-        self._known = threading.Event()  # whether it is ready or has failed
+        self._on_event = on_event
+        self._ids = itertools.count(1)
+        self._pending: dict[str, EventListener] = {}
+        self._loaded = threading.Event()
         self._ready: Ready | None = None
-        self._failed: Failed | None = None
+        self._error: MlxtuneError | None = None
         self._closing = False
-        self._reader = threading.Thread(target=self._read, name="serving", daemon=True)
-        self._reader.start()
+        self._child = ChildProcess(
+            "mlxtune.serving.worker", name="The model process", hint="Start it again.", cwd=workspace, on_exit=self._on_exit
+        )
+        params: LoadParams = {"base": base, "slots": slots, "queue": queue, "exact": exact, "beside": beside}
+        self._child.request("load", params, self._on_load)
 
     def ready(self) -> Ready:
-        """Wait until the base is loaded. Raises what loading raised, and ``MachineError`` when the process ended."""
-        self._known.wait()
+        """Wait until the base model is loaded. Raises any error from loading, and ``MachineError`` if the process died."""
+        self._loaded.wait()
         if self._ready is None:
-            assert self._failed
-            raise self._failed.as_error()
+            assert self._error
+            raise self._error
         return self._ready
 
     def ask(
         self, messages: Sequence[Message], *, adapter: str = "", sampling: Sampling = GREEDY, tools: Sequence[dict[str, Any]] = (),
-        schema: Any = None, tell: Tell | None = None,
-    ) -> Answer:  # fmt: skip
-        """Ask, with the adapter of that name or none. Does not wait for the base; several answers are written side by side."""
-        answer = Answer(str(next(self._numbers)), self._cancel)
-        hear = tell or answer._events.put
-        with self._lock:
-            gone = self._failed
-            if not gone:
-                self._asked[answer.id] = hear
-        if gone:
-            hear(Failed(answer.id, "gone", gone.error, gone.mend, gone.code))
-        else:
-            self._say(ask_line(Ask(answer.id, tuple(messages), adapter, sampling, tuple(tools), schema)))
+        schema: Any = None, on_event: EventListener | None = None,
+    ) -> PendingAnswer:  # fmt: skip
+        """Ask the base model or an adapter. Returns immediately, even before the base is loaded; answers are generated in parallel."""
+        answer = PendingAnswer(str(next(self._ids)), lambda id: self._child.notify("cancel", {"id": id}))
+        listener = self._pending[answer.id] = on_event or answer._events.put
+
+        def on_reply(reply: Reply) -> None:
+            if reply.kind != "progress":
+                self._pending.pop(answer.id, None)
+            listener(
+                Failed(answer.id, "gone", self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value)
+            )
+
+        request = GenerateRequest(answer.id, tuple(messages), adapter, sampling, tuple(tools), schema)
+        self._child.request("generate", request.to_json(), on_reply)
         return answer
 
     @property
     def busy(self) -> int:
-        """How many questions have no last event yet."""
-        return len(self._asked)
+        """The number of unfinished requests."""
+        return len(self._pending)
 
     def close(self) -> None:
-        """End the process, by letting it see that nobody asks any more; by force where it does not hear. Its lease is free then."""
+        """End the process and free the accelerator."""
         self._closing = True
-        assert self._process.stdin
-        if self._writing.acquire(timeout=_PATIENCE):
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            self._writing.release()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._reader.join()
-        self._log.close()
+        self._child.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _cancel(self, id: str) -> None:
-        if id in self._asked:
-            self._say(json.dumps({"do": "cancel", "id": id}) + "\n")
+    def _on_load(self, reply: Reply) -> None:
+        if reply.kind == "error":
+            self._fail(reply.value)
+            return
+        event = event_from_json(reply.value)
+        assert isinstance(event, Ready)
+        self._ready = event
+        self._loaded.set()
+        self._on_event(event)
 
-    def _say(self, line: str) -> None:
-        assert self._process.stdin
-        with self._writing, contextlib.suppress(OSError, ValueError):  # if it ended, the reader says so to everyone
-            self._process.stdin.write(line.encode())
-            self._process.stdin.flush()
+    def _on_exit(self, error: MachineError) -> None:
+        if self._error is None:
+            self._fail(error)
 
-    def _read(self) -> None:
-        assert self._process.stdout
-        with self._process.stdout:
-            for line in self._process.stdout:
-                event = parse_event(line)
-                if event:
-                    self._hear(event)
-        self._process.wait()
-        if self._failed is None:
-            self._fail(
-                Failed("", "gone", f"The model's process ended{self._last_words()}.", "Start it again.", MachineError.exit_code)
-            )
-        failed = self._failed
-        assert failed
-        with self._lock:
-            left, self._asked = self._asked, {}
-        for id, hear in left.items():
-            hear(Failed(id, "gone", failed.error, failed.mend, failed.code))
-        if self._tell and not self._closing:
-            self._tell(failed)
-
-    def _hear(self, event: Event) -> None:
-        match event:
-            case Ready():
-                self._ready = event
-                self._known.set()
-                if self._tell:
-                    self._tell(event)
-            case Failed(id=""):
-                self._fail(event)
-            case Done() | Failed():
-                with self._lock:
-                    hear = self._asked.pop(event.id, None)
-                if hear:
-                    hear(event)
-            case _:
-                if hear := self._asked.get(event.id):
-                    hear(event)
-
-    def _fail(self, event: Failed) -> None:
-        with self._lock:
-            self._failed = event
-        self._known.set()
-
-    def _last_words(self) -> str:
-        if self._closing:
-            return ""
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return f": {one_line(lines[-1], 200)}" if lines else ""
+    def _fail(self, error: MlxtuneError) -> None:
+        self._error = error
+        self._loaded.set()
+        if not self._closing:
+            self._on_event(Failed("", "gone", error))

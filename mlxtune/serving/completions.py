@@ -1,7 +1,7 @@
-"""OpenAI's chat completions as JSON: what a request asks for, and what a reply says.
+"""OpenAI's chat completions as JSON: parse requests, build responses.
 
-Nothing that is asked for is ignored: a parameter that is unknown, or that would change the answer in a way that is not built, is
-refused by name (https://platform.openai.com/docs/api-reference/chat/create).
+No parameter is ignored: an unknown one, or one that would change the answer but is not supported, is rejected by name
+(https://platform.openai.com/docs/api-reference/chat/create).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mlxtune.data.rows import Message
 from mlxtune.serving.protocol import Accepted, Done, Failed, Sampling
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_READ = frozenset(
+_SUPPORTED = frozenset(
     {"model", "messages", "stream", "stream_options", "temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens"}
     | {"tools", "tool_choice", "response_format"}
 )
-_LABELS = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # say who asks, not what
-_NEUTRAL: dict[str, Any] = {
+_METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # do not change the answer
+_UNSUPPORTED_DEFAULTS: dict[str, Any] = {  # accepted only with their default value
     "n": 1,
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -33,22 +33,30 @@ _NEUTRAL: dict[str, Any] = {
     "store": False,
 }
 _MAX_STOPS = 16
+_TYPE_NAMES: dict[type, str] = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+}
 
 
-class Refused(Exception):
-    """A request that is not answered: HTTP ``status``, OpenAI's ``code``, the parameter it is about, headers of the reply."""
+class ApiError(Exception):
+    """An error response: HTTP ``status``, OpenAI's ``code``, the parameter that caused it, and HTTP headers."""
 
     def __init__(self, status: int, message: str, *, code: str = "invalid_request_error", param: str = "", **headers: str) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
 
     @classmethod
-    def of(cls, failed: Failed, retry: int) -> Refused:
-        """What became of a question, as a refusal; ``retry`` seconds are what a full queue asks for."""
-        text = f"{failed.error} {failed.mend}".strip()
+    def from_event(cls, failed: Failed, retry_after: int) -> ApiError:
+        """Convert a failed request. If the queue is full, the client should retry after ``retry_after`` seconds."""
+        text = f"{failed.error.message} {failed.error.hint}".strip()
         match failed.kind:
             case "full":
-                return cls(429, text, code="rate_limit_exceeded", **{"Retry-After": str(retry)})
+                return cls(429, text, code="rate_limit_exceeded", **{"Retry-After": str(retry_after)})
             case "adapter":
                 return cls(422, text, code="model_not_usable", param="model")
             case "input":
@@ -59,14 +67,14 @@ class Refused(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """OpenAI's form of an error."""
+        """The response body in OpenAI's format."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param or None, "code": self.code}}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a request asks for. ``usage`` says whether a stream ends with what it took."""
+class CompletionRequest:
+    """A parsed request. With ``include_usage``, a stream ends with token counts."""
 
     model: str
     messages: tuple[Message, ...]
@@ -74,129 +82,127 @@ class Wanted:
     tools: tuple[dict[str, Any], ...]
     schema: Any
     stream: bool
-    usage: bool
+    include_usage: bool
 
 
-def read(body: Any, models: Sequence[str]) -> Wanted:
-    """The request in ``body``, a JSON value, for one of ``models``. Raises ``Refused`` with what is wrong, where."""
+def parse_request(body: Any, models: Sequence[str]) -> CompletionRequest:
+    """Parse ``body``, a JSON value, as a request to one of ``models``. Raises ``ApiError``."""
     if not isinstance(body, dict):
-        raise Refused(400, "The body is not a JSON object.")
+        raise ApiError(400, "The request body must be a JSON object.")
     given = {name: value for name, value in body.items() if value is not None}
     for name, value in given.items():
-        if name in _READ | _LABELS or (name in _NEUTRAL and value == _NEUTRAL[name]):
+        if name in _SUPPORTED | _METADATA:
             continue
-        if name in _NEUTRAL:
-            raise Refused(400, f"{name} is not supported.", code="unsupported_parameter", param=name)
-        hint = nearest(name, _READ)
-        raise Refused(
-            400, f"There is no parameter {one_line(name, 60)}{f'; did you mean {hint}?' if hint else ' here.'}",
-            code="unknown_parameter", param=one_line(name, 60),
-        )  # fmt: skip
-    model = _want(given, "model", str, required=True)
+        if name in _UNSUPPORTED_DEFAULTS:
+            if value == _UNSUPPORTED_DEFAULTS[name]:
+                continue
+            raise ApiError(400, f"{name} is not supported.", code="unsupported_parameter", param=name)
+        shown, suggestion = one_line(name, 60), nearest(name, _SUPPORTED)
+        message = f"There is no parameter named {shown}" + (f"; did you mean {suggestion}?" if suggestion else ".")
+        raise ApiError(400, message, code="unknown_parameter", param=shown)
+    model = _get(given, "model", str, required=True)
     if model not in models:
-        hint = nearest(model, models)
-        known = f"Did you mean {hint}?" if hint else f"There is {', '.join(models[:5])}{' …' if len(models) > 5 else ''}."
-        raise Refused(404, f"There is no model {one_line(model, 80)}. {known}", code="model_not_found", param="model")
-    turns = _want(given, "messages", list, required=True)
-    if not turns:
-        raise Refused(400, "messages is empty.", param="messages")
-    options = _want(given, "stream_options", dict, default={})
-    if odd := [name for name, value in options.items() if name != "include_usage" and value]:
-        raise Refused(
-            400, f"stream_options.{one_line(odd[0], 60)} is not supported.", code="unsupported_parameter", param="stream_options"
-        )
-    tools = _tools(given)
-    return Wanted(
-        model, tuple(_message(turn, at) for at, turn in enumerate(turns)), _sampling(given), tools, _schema(given),
-        _want(given, "stream", bool, default=False), bool(options.get("include_usage")),
-    )  # fmt: skip
+        suggestion = nearest(model, models)
+        some = f"Available: {', '.join(models[:5])}{' …' if len(models) > 5 else ''}."
+        message = f"There is no model named {one_line(model, 80)}. {f'Did you mean {suggestion}?' if suggestion else some}"
+        raise ApiError(404, message, code="model_not_found", param="model")
+    messages = _get(given, "messages", list, required=True)
+    if not messages:
+        raise ApiError(400, "messages must not be empty.", param="messages")
+    options = _get(given, "stream_options", dict, default={})
+    if unsupported := [name for name, value in options.items() if name != "include_usage" and value]:
+        message = f"stream_options.{one_line(unsupported[0], 60)} is not supported."
+        raise ApiError(400, message, code="unsupported_parameter", param="stream_options")
+    return CompletionRequest(
+        model=model,
+        tools=_tools(given),
+        messages=tuple(_message(message, index) for index, message in enumerate(messages)),
+        sampling=_sampling(given),
+        schema=_schema(given),
+        stream=_get(given, "stream", bool, default=False),
+        include_usage=bool(options.get("include_usage")),
+    )
 
 
-def _want(given: dict[str, Any], name: str, kind: type | tuple[type, ...], *, required: bool = False, default: Any = None) -> Any:
-    """A parameter of a certain type. Raises ``Refused``."""
+def _get(given: dict[str, Any], name: str, *types: type, required: bool = False, default: Any = None) -> Any:
+    """Return a parameter of one of ``types``. Raises ``ApiError``."""
     if name not in given:
         if required:
-            raise Refused(400, f"{name} is missing.", code="missing_required_parameter", param=name)
+            raise ApiError(400, f"{name} is missing.", code="missing_required_parameter", param=name)
         return default
     value = given[name]
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        words = {
-            str: "a string",
-            list: "a list",
-            dict: "an object",
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number",
-        }
-        raise Refused(400, f"{name} is not {words[kinds[-1]]}.", code="invalid_type", param=name)
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise ApiError(400, f"{name} must be {_TYPE_NAMES[types[-1]]}.", code="invalid_type", param=name)
     return value
 
 
 def _sampling(given: dict[str, Any]) -> Sampling:
     if "max_tokens" in given and "max_completion_tokens" in given:
-        raise Refused(400, "max_tokens and max_completion_tokens say the same thing: give one.", param="max_tokens")
+        raise ApiError(400, "max_tokens and max_completion_tokens mean the same; use only one.", param="max_tokens")
     stops = given.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(stop, str) for stop in stops):
-        raise Refused(400, f"stop is not a string or a list of at most {_MAX_STOPS} of them.", param="stop")
-    length = "max_tokens" if "max_tokens" in given else "max_completion_tokens"
-    how = {
-        "max_tokens": _want(given, length, int), "temperature": _want(given, "temperature", (int, float)),
-        "top_p": _want(given, "top_p", (int, float)), "seed": _want(given, "seed", int),
-    }  # fmt: skip
+        raise ApiError(400, f"stop must be a string or a list of at most {_MAX_STOPS} strings.", param="stop")
+    settings = {
+        "max_tokens": _get(given, "max_tokens" if "max_tokens" in given else "max_completion_tokens", int),
+        "temperature": _get(given, "temperature", int, float),
+        "top_p": _get(given, "top_p", int, float),
+        "seed": _get(given, "seed", int),
+    }
     try:
-        return Sampling(**{name: value for name, value in how.items() if value is not None}, stop=tuple(stops))
+        return Sampling(**{name: value for name, value in settings.items() if value is not None}, stop=tuple(stops))
     except InputError as error:
-        named = error.message.split()[0]
-        raise Refused(400, f"{error.message} {error.mend}", param=named if named in given else "stop") from error
+        name = error.message.split()[0]
+        raise ApiError(400, f"{error.message} {error.hint}".strip(), param=name if name in given else "stop") from error
 
 
 def _tools(given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    tools = _want(given, "tools", list, default=[])
+    tools = _get(given, "tools", list, default=[])
     for tool in tools:
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise Refused(400, 'A tool is not {"type": "function", "function": {"name": …}}.', param="tools")
+            raise ApiError(400, 'A tool must have the form {"type": "function", "function": {"name": …}}.', param="tools")
     choice = given.get("tool_choice", "auto")
     if choice not in ("auto", "none"):
-        raise Refused(400, 'tool_choice can be "auto" or "none".', code="unsupported_value", param="tool_choice")
+        raise ApiError(400, 'tool_choice must be "auto" or "none".', code="unsupported_value", param="tool_choice")
     return tuple(tools) if choice == "auto" else ()
 
 
 def _schema(given: dict[str, Any]) -> Any:
-    """The JSON Schema that the answer must fit; ``None`` for any text."""
-    asked = _want(given, "response_format", dict, default={"type": "text"})
-    match asked.get("type"):
+    """Return the JSON Schema for the answer, or ``None`` if any text is allowed."""
+    response_format = _get(given, "response_format", dict, default={"type": "text"})
+    match response_format.get("type"):
         case "text":
             return None
         case "json_object":
             return {"type": "object"}
         case "json_schema":
-            inner = asked.get("json_schema")
+            inner = response_format.get("json_schema")
             schema = inner.get("schema") if isinstance(inner, dict) else None
             if isinstance(schema, dict):
                 return schema
-            raise Refused(400, "response_format.json_schema.schema is not a JSON Schema.", param="response_format")
-    raise Refused(400, "response_format.type can be text, json_object or json_schema.", param="response_format")
+            raise ApiError(400, "response_format.json_schema.schema must be a valid JSON Schema.", param="response_format")
+    raise ApiError(400, "response_format.type must be text, json_object, or json_schema.", param="response_format")
 
 
-def _message(turn: Any, at: int) -> Message:
-    where = f"messages[{at}]"
-    role = turn.get("role") if isinstance(turn, dict) else None
+def _message(message: Any, index: int) -> Message:
+    where = f"messages[{index}]"
+    role = message.get("role") if isinstance(message, dict) else None
     if not isinstance(role, str) or role not in _ROLES:
-        raise Refused(400, f"{where} has no role of {', '.join(_ROLES)}.", param=where)
-    odd = {name for name, value in turn.items() if value is not None} - {"role", "content", "name", "tool_calls", "tool_call_id"}
-    if odd:
-        raise Refused(400, f"{where}.{one_line(min(odd), 60)} is not supported.", code="unsupported_parameter", param=where)
-    extra = {name: turn[name] for name in ("name", "tool_call_id") if turn.get(name) is not None}
-    if turn.get("tool_calls"):
-        extra["tool_calls"] = _calls(turn["tool_calls"], where)
-    return Message(_ROLES[role], _content(turn.get("content"), where, bool(extra.get("tool_calls"))), extra)
+        raise ApiError(400, f"{where}.role must be one of {', '.join(_ROLES)}.", param=where)
+    names = {name for name, value in message.items() if value is not None}
+    if unsupported := names - {"role", "content", "name", "tool_calls", "tool_call_id"}:
+        raise ApiError(
+            400, f"{where}.{one_line(min(unsupported), 60)} is not supported.", code="unsupported_parameter", param=where
+        )
+    extra = {name: message[name] for name in ("name", "tool_call_id") if message.get(name) is not None}
+    if message.get("tool_calls"):
+        extra["tool_calls"] = _tool_calls(message["tool_calls"], where)
+    return Message(_ROLES[role], _content(message.get("content"), where, has_tool_calls="tool_calls" in extra), extra)
 
 
-def _content(content: Any, where: str, calls: bool) -> str:
-    if content is None and calls:
+def _content(content: Any, where: str, *, has_tool_calls: bool) -> str:
+    if content is None and has_tool_calls:
         return ""
     if isinstance(content, str):
         return content
@@ -204,68 +210,63 @@ def _content(content: Any, where: str, calls: bool) -> str:
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts))
-    raise Refused(400, f"{where}.content is not text.", param=where)
+    raise ApiError(400, f"{where}.content must be text.", param=where)
 
 
-def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    """Tool calls with their arguments as objects, which is how templates take them."""
+def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    """Return tool calls with their arguments as objects, which is what templates expect."""
     try:
         return [
             {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}} for call in calls
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused(400, f"{where}.tool_calls are not calls with JSON arguments.", param=where) from error
+        raise ApiError(400, f"{where}.tool_calls must be function calls with JSON arguments.", param=where) from error
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What every part of a reply begins with."""
+class CompletionResponse:
+    """Builds the documents of a response. All chunks share the same ID, time and fingerprint."""
 
-    wanted: Wanted
+    model: str
     fingerprint: str
     id: str
     created: int
 
     @classmethod
-    def to(cls, wanted: Wanted, fingerprint: str) -> Reply:
-        return cls(wanted, f"fp_{fingerprint[:12]}", f"chatcmpl-{uuid.uuid4().hex}", int(time.time()))
+    def to(cls, request: CompletionRequest, fingerprint: str) -> CompletionResponse:
+        return cls(request.model, f"fp_{fingerprint[:12]}", f"chatcmpl-{uuid.uuid4().hex}", int(time.time()))
 
-    def whole(self, text: str, accepted: Accepted, done: Done) -> dict[str, Any]:
-        """The reply to a request that does not stream."""
+    def document(self, text: str, accepted: Accepted, done: Done) -> dict[str, Any]:
+        """Return the response to a request that does not stream."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.ended}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(done), **_facts(accepted, done)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(done), **_own_fields(accepted, done)}
 
     def chunk(self, delta: dict[str, Any], accepted: Accepted | None = None, done: Done | None = None) -> dict[str, Any]:
-        """A part of a stream; the last has what it took."""
+        """Return a chunk of a stream; the last one has the finish reason and timing."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": done.ended if done else None}
-        facts = _facts(accepted, done) if accepted and done else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **facts}
+        own = _own_fields(accepted, done) if accepted and done else {}
+        return {**self._head("chat.completion.chunk"), "choices": [choice], **own}
 
     def usage_chunk(self, done: Done) -> dict[str, Any]:
-        """What ends a stream that was asked to include usage."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(done)}
+        """Return the chunk that ends a stream with ``include_usage``."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(done)}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.wanted.model,
-            "system_fingerprint": self.fingerprint,
-        }
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
 
 
-def usage(done: Done) -> dict[str, Any]:
-    """Tokens, in OpenAI's words."""
+def _usage(done: Done) -> dict[str, Any]:
     return {
-        "prompt_tokens": done.prompt_tokens, "completion_tokens": done.tokens, "total_tokens": done.prompt_tokens + done.tokens,
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.tokens,
+        "total_tokens": done.prompt_tokens + done.tokens,
         "prompt_tokens_details": {"cached_tokens": done.cached},
-    }  # fmt: skip
+    }
 
 
-def _facts(accepted: Accepted, done: Done) -> dict[str, Any]:
-    """What OpenAI's replies have not: the seed that brings a drawn answer again, and seconds."""
-    times = {"queued": done.waited, "first_token": done.first, "total": done.seconds}
-    timing = {f"{name}_s": round(seconds, 4) for name, seconds in times.items()}
+def _own_fields(accepted: Accepted, done: Done) -> dict[str, Any]:
+    """Return fields beyond OpenAI's: the seed that reproduces a sampled answer, and timing."""
+    seconds = {"queued": done.waited, "first_token": done.first, "total": done.seconds}
+    timing = {f"{name}_s": round(value, 4) for name, value in seconds.items()}
     return {"seed": accepted.seed, "timing": {**timing, "tokens_per_s": round(done.speed, 2)}}

@@ -1,8 +1,8 @@
-"""Many requests on one base, each with the adapter it asks for: continuous batching in the one thread that owns MLX.
+"""Continuous batching of many requests on one base model, each with its own adapter, in the one thread that owns MLX.
 
-In each round one block of one prompt is read, then every adapter that has rows is put on the base in turn and all its rows get a
-token. Rows join when their prompt is read and leave when they end, so nobody waits for a batch to fill or to drain. Other threads
-hand in questions (:meth:`Engine.submit`) and take them back (:meth:`Engine.cancel`); what happens is told as events.
+Each round prefills one block of one prompt; then every adapter with active requests is activated in turn, and each of its requests
+gets one token. Requests join after prefill and leave when they finish, so none waits for a batch to fill or drain. Other threads
+submit requests (:meth:`Engine.submit`) and cancel them (:meth:`Engine.cancel`); results are events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,263 +27,274 @@ from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
-from mlxtune.serving.choose import Choice, choose
-from mlxtune.serving.exact import SAFETY, movement
-from mlxtune.serving.kept import Kept
-from mlxtune.serving.protocol import Accepted, Ask, Ending, Event, Failed, Kind, Piece
-from mlxtune.serving.row import Row
-from mlxtune.serving.swap import Rack
+from mlxtune.serving.adapter_pool import AdapterPool
+from mlxtune.serving.batch_invariance import SAFETY, measure_deviation
+from mlxtune.serving.prompt_cache import PromptCache
+from mlxtune.serving.protocol import Accepted, Event, Failed, FailureKind, FinishReason, GenerateRequest, Piece
+from mlxtune.serving.request import ActiveRequest
+from mlxtune.serving.sampling import TokenChoice, choose_tokens
 
-BLOCK = 256  # tokens of a prompt that are read before the others get their next token
-POSITIONS = 65_536  # keys and values that all rows may have together, but for a single row that has more
-KEPT = 2**29  # bytes of keys and values that are kept for later turns
-
-Tell = Callable[[Event], None]
-Find = Callable[[str], Path]
+PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get their next token
+MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more
+PROMPT_CACHE_BYTES = 2**29
 
 
-class Full(MachineError):
-    """There is no place for another question now."""
+class QueueFullError(MachineError):
+    """The queue has no room for another request."""
 
 
-class _Batch:
-    """The rows that answer under one adapter, and their keys and values; a single row where ``many`` cannot be put together."""
+class _DecodeBatch:
+    """The active requests for one adapter and their caches. Holds a single request if the model is not ``batchable``."""
 
-    def __init__(self, many: bool) -> None:
-        self.rows: list[Row] = []
+    def __init__(self, batchable: bool) -> None:
+        self.requests: list[ActiveRequest] = []
         self.caches: list[Any] = []
-        self._many = many
+        self._batchable = batchable
 
-    def join(self, row: Row) -> None:
-        """Take in a row whose prompt is read, and its caches."""
-        new = [cache.merge([cache]) for cache in row.caches] if self._many else row.caches
+    def add(self, request: ActiveRequest) -> None:
+        """Add a request after prefill, with its caches."""
+        new = [cache.merge([cache]) for cache in request.caches] if self._batchable else request.caches
         if self.caches:
             for cache, other in zip(self.caches, new, strict=True):
                 cache.extend(other)
         else:
             self.caches = new
-        self.rows.append(row)
+        self.requests.append(request)
 
-    def own(self, at: int) -> list[Any]:
-        """The caches of one row, which is about to leave."""
-        own = [cache.extract(at) for cache in self.caches] if self._many else self.caches
-        mx.eval([cache.state for cache in own])
-        return own
+    def extract(self, index: int) -> list[Any]:
+        """Return the caches of one request, which is about to leave."""
+        caches = [cache.extract(index) for cache in self.caches] if self._batchable else self.caches
+        mx.eval([cache.state for cache in caches])
+        return caches
 
-    def leave(self, gone: Sequence[int]) -> None:
-        """Let rows go."""
-        keep = [at for at in range(len(self.rows)) if at not in gone]
-        self.rows = [self.rows[at] for at in keep]
+    def remove(self, indices: Collection[int]) -> None:
+        keep = [index for index in range(len(self.requests)) if index not in indices]
+        self.requests = [self.requests[index] for index in keep]
         if not keep:
             self.caches = []
-        elif gone:
+        elif indices:
             for cache in self.caches:
                 cache.filter(keep)
 
 
 class Engine:
-    """Answers questions with ``loaded`` and adapters that ``find`` knows by name. Make and :meth:`run` it in the thread that owns MLX.
+    """Answers requests with ``loaded`` and its adapters. Create it and call :meth:`run` in the thread that owns MLX.
 
-    ``slots`` answers are written at a time, ``queue`` more may wait. With ``exact`` an answer does not depend on who else asks; see
-    ``exact.py``. ``tell`` is called with events from whichever thread they happen in.
+    ``find_adapter`` returns the folder of an adapter by name. Up to ``slots`` requests are active, and ``queue`` more may wait. With
+    ``exact``, an answer does not depend on other requests; see ``batch_invariance.py``. ``on_event`` is called from the thread in
+    which an event happens.
     """
 
     def __init__(
-        self, loaded: LoadedModel, find: Find, tell: Tell, *, slots: int = 16, queue: int = 64, exact: bool = True, context: int = 0
-    ) -> None:  # fmt: skip
+        self,
+        loaded: LoadedModel,
+        find_adapter: Callable[[str], Path],
+        on_event: Callable[[Event], None],
+        *,
+        slots: int = 16,
+        queue: int = 64,
+        exact: bool = True,
+        context: int = 0,
+    ) -> None:
         self.loaded, self.slots, self.queue, self.exact = loaded, slots, queue, exact
-        self.rack = Rack(loaded.model)
-        self.context = context or _context(loaded)
-        moved = movement(loaded.model)
-        self.batched = moved is not None
-        self.moved = moved or 0.0
-        self.kept = Kept(KEPT if self.batched or not exact else 0)  # what was read before moves scores too
-        self._decode = copy.deepcopy(loaded.tokenizer._tokenizer).decode  # the other one belongs to the threads that submit
+        self.pool = AdapterPool(loaded.model)
+        self.context = context or _context_length(loaded)
+        deviation = measure_deviation(loaded.model)
+        self.batchable = deviation is not None
+        self.deviation = deviation or 0.0
+        # a cached prompt was computed in different blocks, which also changes logits
+        self.prompt_cache = PromptCache(PROMPT_CACHE_BYTES if self.batchable or not exact else 0)
+        self._decode = copy.deepcopy(
+            loaded.tokenizer._tokenizer
+        ).decode  # a copy, because other threads use the tokenizer to submit
         self._template = ChatTemplate(loaded.tokenizer)
-        self._find, self._tell = find, tell
-        self._change = threading.Condition()
-        self._waiting: deque[Row] = deque()
+        self._find_adapter, self._on_event = find_adapter, on_event
+        self._changed = threading.Condition()
+        self._waiting: deque[ActiveRequest] = deque()
         self._cancelled: set[str] = set()
         self._closing = False
-        self._reading: list[Row] = []
-        self._batches: dict[Any, _Batch] = {}
-        self._taken = 0  # rows that have a place: reading or in a batch
+        self._prefilling: list[ActiveRequest] = []
+        self._batches: dict[Any, _DecodeBatch] = {}
+        self._active = 0  # requests in prefill or in a batch
 
-    def submit(self, ask: Ask) -> None:
-        """Take a question in, or raise: ``InputError`` for one that cannot be answered, ``Full`` when too many wait."""
-        tokens = self._prompt(ask)
-        room = self.context - len(tokens)
+    def submit(self, request: GenerateRequest) -> None:
+        """Queue a request. Raises ``InputError`` if it cannot be answered, and ``QueueFullError`` if too many wait."""
+        prompt = self._encode(request)
+        room = self.context - len(prompt)
         if room < 1:
             raise InputError(
-                f"The prompt has {len(tokens):,} tokens, and the model sees {self.context:,} in all.", mend="Shorten it."
+                f"The prompt has {len(prompt):,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
             )
-        allowed = Grammar(self.loaded.tokenizer, ask.schema).start(1) if ask.schema is not None else None
-        seed = random.getrandbits(63) if ask.sampling.seed is None else ask.sampling.seed
-        row = Row(ask, tokens, min(room, ask.sampling.max_tokens), seed, self._decode, allowed)
-        with self._change:
+        schema, sampling = request.schema, request.sampling
+        grammar = Grammar(self.loaded.tokenizer, schema).start(1) if schema is not None else None
+        seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
+        active = ActiveRequest(request, prompt, min(room, sampling.max_tokens), seed, self._decode, grammar)
+        with self._changed:
             ahead = len(self._waiting)
-            if ahead + self._taken >= self.slots + self.queue:
-                raise Full("Too many questions wait already.", mend="Ask again in a moment.")
-            self._tell(Accepted(ask.id, len(tokens), ahead, seed))
-            self._waiting.append(row)
-            self._change.notify()
+            if ahead + self._active >= self.slots + self.queue:
+                raise QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
+            self._on_event(Accepted(request.id, len(prompt), ahead, seed))
+            self._waiting.append(active)
+            self._changed.notify()
 
     def cancel(self, id: str) -> None:
-        """Let go of a question; its place is free before the next token."""
-        with self._change:
+        """Cancel a request. Its slot is freed before the next token."""
+        with self._changed:
             self._cancelled.add(id)
-            self._change.notify()
+            self._changed.notify()
 
     def close(self) -> None:
-        """Let :meth:`run` return."""
-        with self._change:
+        """Make :meth:`run` return."""
+        with self._changed:
             self._closing = True
-            self._change.notify()
+            self._changed.notify()
 
     def run(self) -> None:
-        """Answer until :meth:`close`; the model is the base alone then."""
+        """Answer requests until :meth:`close`. Afterward, the model is the base without adapters."""
         with wired_limit(self.loaded.model):
             while self._wait():
-                self._drop()
+                self._drop_cancelled()
                 self._admit()
-                if self._reading:
-                    self._guarded([self._reading[0]], self._read)
+                if self._prefilling:
+                    self._guarded([self._prefilling[0]], self._prefill)
                 for batch in list(self._batches.values()):
-                    self._guarded(batch.rows, partial(self._step, batch))
-                self._batches = {key: batch for key, batch in self._batches.items() if batch.rows}
-        self.rack.put(None)
+                    self._guarded(batch.requests, partial(self._step, batch))
+                self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
+        self.pool.activate(None)
 
-    def _prompt(self, ask: Ask) -> list[int]:
+    def _encode(self, request: GenerateRequest) -> list[int]:
         try:
-            json.dumps([[message.as_dict() for message in ask.messages], ask.tools], ensure_ascii=False).encode()
+            json.dumps([[message.as_dict() for message in request.messages], request.tools], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise InputError("A message holds half a character (a lone surrogate).", mend="Send valid Unicode.") from error
-        prompt = self._template.prompt(ask.messages, ask.tools)
-        if ask.tools and prompt == self._template.prompt(ask.messages):
             raise InputError(
-                "This model's chat template has no place for tools.", mend="Leave tools out, or say them in the prompt."
+                "A message contains an incomplete character (a lone surrogate).", hint="Send valid Unicode."
+            ) from error
+        prompt = self._template.prompt(request.messages, request.tools)
+        if request.tools and prompt == self._template.prompt(request.messages):
+            raise InputError(
+                "This model's chat template does not support tools.", hint="Remove tools, or describe them in the prompt."
             )
         return prompt
 
     def _wait(self) -> bool:
-        """Sleep until there is something to do; ``False`` when it is time to end."""
-        with self._change:
-            self._change.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._taken)
+        """Sleep until there is work. Return ``False`` when the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._active)
             return not self._closing
 
-    def _drop(self) -> None:
-        """Let go of cancelled questions, wherever they are."""
-        with self._change:
-            gone, self._cancelled = self._cancelled, set()
-            waiting = [row for row in self._waiting if row.ask.id in gone]
-            self._waiting = deque(row for row in self._waiting if row.ask.id not in gone)
-        for row in waiting:
-            self._tell(row.done("cancelled"))
-        for row in [row for row in self._reading if row.ask.id in gone]:
-            self._end(row, "cancelled")
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            cancelled, self._cancelled = self._cancelled, set()
+            waiting = [request for request in self._waiting if request.id in cancelled]
+            self._waiting = deque(request for request in self._waiting if request.id not in cancelled)
+        for request in waiting:
+            self._on_event(request.done("cancelled"))
+        for request in [request for request in self._prefilling if request.id in cancelled]:
+            self._finish(request, "cancelled")
         for batch in self._batches.values():
-            leaving = [at for at, row in enumerate(batch.rows) if row.ask.id in gone]
-            for at in leaving:
-                row = batch.rows[at]
-                self.kept.put(row.adapter, row.tokens[:-1], batch.own(at))
-                self._end(row, "cancelled")
-            batch.leave(leaving)
+            leaving = [index for index, request in enumerate(batch.requests) if request.id in cancelled]
+            for index in leaving:
+                request = batch.requests[index]
+                self.prompt_cache.put(request.adapter, request.tokens[:-1], batch.extract(index))
+                self._finish(request, "cancelled")
+            batch.remove(leaving)
 
     def _admit(self) -> None:
-        """Give places to those who wait, in their order."""
+        """Assign free slots to waiting requests in first-come, first-served order."""
         while True:
-            with self._change:
-                if not self._waiting or self._taken >= self.slots:
+            with self._changed:
+                if not self._waiting or self._active >= self.slots:
                     return
-                used = sum(row.positions for row in self._rows)
-                if used and used + self._waiting[0].positions > POSITIONS:
+                active = [*self._prefilling, *(request for batch in self._batches.values() for request in batch.requests)]
+                used = sum(request.max_positions for request in active)
+                if used and used + self._waiting[0].max_positions > MAX_POSITIONS:
                     return
-                row = self._waiting.popleft()
-                self._taken += 1
-            self._reading.append(row)
-            self._guarded([row], partial(self._begin, row), kind="adapter")
+                request = self._waiting.popleft()
+                self._active += 1
+            self._prefilling.append(request)
+            self._guarded([request], partial(self._start, request), kind="adapter")
 
-    @property
-    def _rows(self) -> list[Row]:
-        return [*self._reading, *(row for batch in self._batches.values() for row in batch.rows)]
+    def _start(self, request: ActiveRequest) -> None:
+        name = request.request.adapter
+        request.start(self.pool.load(self._find_adapter(name)) if name else None)
+        self.prompt_cache.retain({None, *self.pool.adapters})
+        if known := self.prompt_cache.lookup(request.adapter, request.prompt):
+            request.caches, request.prefilled = known
+            request.cached = request.prefilled
 
-    def _begin(self, row: Row) -> None:
-        row.begin(self.rack.load(self._find(row.ask.adapter)) if row.ask.adapter else None)
-        self.kept.only({None, *self.rack.adapters})
-        if found := self.kept.take(row.adapter, row.prompt):
-            row.caches, row.read = found
-            row.cached = row.read
-
-    def _read(self) -> None:
-        """Read one block of the first prompt; a row whose prompt is read joins the others."""
-        row = self._reading[0]
-        self.rack.put(row.adapter)
-        row.caches = row.caches or make_prompt_cache(self.loaded.model)
-        last = len(row.prompt) - 1
-        if row.read < last:
-            block = row.prompt[row.read : min(row.read + BLOCK, last)]
-            self.loaded.model(mx.array([block]), cache=row.caches)
-            mx.eval([cache.state for cache in row.caches])
-            row.read += len(block)
-        if row.read == last:
-            self._reading.remove(row)
-            key = row.adapter if self.batched else row
-            batch = self._batches.setdefault(key, _Batch(self.batched))
-            if self.batched and last:
-                self.kept.put(row.adapter, row.prompt[:last], row.caches)
-            batch.join(row)
-            row.caches = []
+    def _prefill(self) -> None:
+        """Compute one block of the first prompt. A request whose prompt is complete joins its batch."""
+        request = self._prefilling[0]
+        self.pool.activate(request.adapter)
+        request.caches = request.caches or make_prompt_cache(self.loaded.model)
+        last = len(request.prompt) - 1
+        if request.prefilled < last:
+            block = request.prompt[request.prefilled : min(request.prefilled + PREFILL_BLOCK, last)]
+            self.loaded.model(mx.array([block]), cache=request.caches)
+            mx.eval([cache.state for cache in request.caches])
+            request.prefilled += len(block)
+        if request.prefilled == last:
+            self._prefilling.remove(request)
+            batch = self._batches.setdefault(request.adapter if self.batchable else request, _DecodeBatch(self.batchable))
+            if self.batchable and last:
+                self.prompt_cache.put(request.adapter, request.prompt[:last], request.caches)
+            batch.add(request)
+            request.caches = []
             mx.clear_cache()
 
-    def _step(self, batch: _Batch) -> None:
-        """A token for each row of ``batch``."""
-        rows = batch.rows
-        self.rack.put(rows[0].adapter)
-        nexts = mx.array([[row.last] for row in rows])
-        scores = self.loaded.model(nexts, cache=batch.caches)[:, -1].astype(mx.float32)
-        gone = []
-        for at, (row, choice) in enumerate(zip(rows, self._choose(rows, scores), strict=True)):
-            if self.exact and choice.margin < SAFETY * self.moved:
-                choice = self._choose_alone(row, scores[at])
-            fed = row.tokens
-            text, ended = row.take(choice.token, self._template.stops)
+    def _step(self, batch: _DecodeBatch) -> None:
+        """Generate one token for each request of ``batch``."""
+        requests = batch.requests
+        self.pool.activate(requests[0].adapter)
+        tokens = mx.array([[request.last_token] for request in requests])
+        logits = self.loaded.model(tokens, cache=batch.caches)[:, -1].astype(mx.float32)
+        ended = []
+        for index, (request, choice) in enumerate(zip(requests, self._choose(requests, logits), strict=True)):
+            if self.exact and choice.margin < SAFETY * self.deviation:
+                choice = self._choose_alone(request, logits[index])
+            computed = request.tokens
+            text, reason = request.append(choice.token, self._template.stop_tokens)
             if text:
-                self._tell(Piece(row.ask.id, text))
-            if ended:
-                gone.append(at)
-                self.kept.put(row.adapter, fed, batch.own(at))
-                self._end(row, ended)
-        batch.leave(gone)
-        if gone:
+                self._on_event(Piece(request.id, text))
+            if reason:
+                ended.append(index)
+                self.prompt_cache.put(request.adapter, computed, batch.extract(index))
+                self._finish(request, reason)
+        batch.remove(ended)
+        if ended:
             mx.clear_cache()
 
-    def _choose(self, rows: Sequence[Row], scores: mx.array) -> list[Choice]:
-        if not all(row.free for row in rows):
-            scores = mx.concatenate([row.allow(scores[at : at + 1]) for at, row in enumerate(rows)])
-        return choose(scores, [row.ask.sampling for row in rows], [row.seed for row in rows], [len(row.said) for row in rows])
+    def _choose(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice]:
+        if any(request.grammar for request in requests):
+            logits = mx.concatenate([request.mask(logits[i : i + 1]) for i, request in enumerate(requests)])
+        settings = [request.request.sampling for request in requests]
+        return choose_tokens(
+            logits, settings, [request.seed for request in requests], [len(request.output) for request in requests]
+        )
 
-    def _choose_alone(self, row: Row, seen: mx.array) -> Choice:
-        """The choice that depends on the row alone; ``seen`` are its scores in the batch, from which the tolerance learns."""
-        scores = row.scores(self.loaded.model)
-        self.moved = max(self.moved, float(mx.abs(scores[0] - seen).max().item()))  # type: ignore[arg-type]
-        (choice,) = self._choose([row], scores)
+    def _choose_alone(self, request: ActiveRequest, batched_logits: mx.array) -> TokenChoice:
+        """Choose from logits that depend on the request alone, and update the measured deviation."""
+        logits = request.logits_alone(self.loaded.model)
+        deviation: Any = mx.abs(logits[0] - batched_logits).max().item()
+        self.deviation = max(self.deviation, float(deviation))
+        (choice,) = self._choose([request], logits)
         return choice
 
-    def _end(self, row: Row, ended: Ending) -> None:
-        self._leave(row)
-        self._tell(row.done(ended))
+    def _finish(self, request: ActiveRequest, reason: FinishReason) -> None:
+        self._release(request)
+        self._on_event(request.done(reason))
 
-    def _leave(self, row: Row) -> None:
-        """Free a row's place."""
-        row.over = True
-        if row in self._reading:
-            self._reading.remove(row)
-        with self._change:
-            self._taken -= 1
+    def _release(self, request: ActiveRequest) -> None:
+        """Free a request's slot."""
+        request.finished = True
+        if request in self._prefilling:
+            self._prefilling.remove(request)
+        with self._changed:
+            self._active -= 1
 
-    def _guarded(self, rows: Sequence[Row], work: Callable[[], None], kind: Kind | None = None) -> None:
-        """Do ``work``; where it fails, so do the questions of ``rows``, and no others."""
-        hit = list(rows)
+    def _guarded(self, requests: Sequence[ActiveRequest], work: Callable[[], None], kind: FailureKind | None = None) -> None:
+        """Run ``work``. If it raises an error, fail ``requests`` and no others."""
+        affected = list(requests)
         try:
             work()
             return
@@ -291,17 +302,16 @@ class Engine:
             known = error
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            known = MlxtuneError(f"{type(error).__name__}: {error}", mend="A fault of ours or the machine's; the log has more.")
+            known = MlxtuneError(f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log.")
             kind = "fault"
-        for row in hit:
-            if not row.over:
-                self._leave(row)
-                self._tell(Failed.of(row.ask.id, known, kind))
-        self._batches = {key: batch for key, batch in self._batches.items() if not set(batch.rows) & set(hit)}
+        for request in affected:
+            if not request.finished:
+                self._release(request)
+                self._on_event(Failed.of(request.id, known, kind))
+        self._batches = {key: batch for key, batch in self._batches.items() if not set(batch.requests) & set(affected)}
 
 
-def _context(loaded: LoadedModel) -> int:
-    """How many tokens the model was made to see."""
+def _context_length(loaded: LoadedModel) -> int:
     config = loaded.source.config
     config = config.get("text_config") or config
     return int(config.get("max_position_embeddings") or 8192)

@@ -1,28 +1,27 @@
-"""What faces and the process that computes say to each other, a line of JSON each. No mlx here: faces read it.
+"""Requests to the model process and its events, as JSON. Does not import mlx, because the CLI and the app use it.
 
-A face sends ``{"do": "ask", …}``, ``{"do": "cancel", "id"}``, and ends by closing the pipe. The process answers with the events
-below: ``ready`` once, then for each question ``accepted``, pieces of text, and at last ``done`` or ``failed``.
+``client.py`` sends a ``load`` request, answered by :class:`Ready`, then ``generate`` requests: progress is :class:`Accepted` and
+:class:`Piece`, the result is :class:`Done` or :class:`Failed`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError, error_from_json, error_to_json
 from mlxtune.data.rows import Message
 
-Kind = Literal["input", "adapter", "full", "gone", "fault"]
-Ending = Literal["stop", "length", "cancelled"]
+FailureKind = Literal["input", "adapter", "full", "gone", "fault"]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn. ``temperature`` 0 is greedy; ``seed`` makes a drawn answer come again, without one it is drawn by lot.
+    """How to sample. ``temperature`` 0 is greedy. The same ``seed`` gives the same answer; ``None`` picks one at random.
 
-    ``stop`` strings end the answer and are no part of it; ``max_tokens`` cut it off.
+    ``stop`` strings end the answer and are not part of it; ``max_tokens`` truncates it.
     """
 
     max_tokens: int = 1024
@@ -32,25 +31,35 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ``InputError`` for what cannot be drawn from."""
+        """Raise ``InputError`` for values out of range."""
         if self.max_tokens < 1:
-            raise InputError(f"max_tokens is {self.max_tokens}.", mend="Give 1 or more.")
+            raise InputError(f"max_tokens must be at least 1, but is {self.max_tokens}.")
         if not 0 <= self.temperature <= 5:
-            raise InputError(f"temperature is {self.temperature}.", mend="Give a number from 0 to 5.")
+            raise InputError(f"temperature must be from 0 to 5, but is {self.temperature}.")
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}.", mend="Give a number above 0, at most 1.")
+            raise InputError(f"top_p must be above 0 and at most 1, but is {self.top_p}.")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            raise InputError(f"seed is {self.seed}.", mend="Give a number of at most 64 bits.")
+            raise InputError(f"seed must be a 64-bit integer, but is {self.seed}.")
         if not all(self.stop):
-            raise InputError("A stop string is empty.", mend="Leave it out.")
+            raise InputError("A stop string is empty.", hint="Remove it.")
 
 
 GREEDY = Sampling()
 
 
+class LoadParams(TypedDict):
+    """The parameters of ``load``; see ``client.Client``."""
+
+    base: str
+    slots: int
+    queue: int
+    exact: bool
+    beside: bool
+
+
 @dataclass(frozen=True)
-class Ask:
-    """A question: the turns so far, the adapter's name (empty: the base), tools for the template, a JSON Schema to hold the answer to."""
+class GenerateRequest:
+    """The messages so far, the adapter (empty: the base model), tools for the template, and a JSON Schema for the answer."""
 
     id: str
     messages: tuple[Message, ...]
@@ -59,10 +68,23 @@ class Ask:
     tools: tuple[dict[str, Any], ...] = ()
     schema: Any = None
 
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "messages": [message.as_dict() for message in self.messages], "sampling": asdict(self.sampling)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> GenerateRequest:
+        """Parse a request. Raises ``InputError`` if it is malformed."""
+        try:
+            messages = tuple(_message(turn) for turn in record["messages"])
+            sampling = Sampling(**{**record["sampling"], "stop": tuple(record["sampling"]["stop"])})
+            return cls(str(record["id"]), messages, str(record["adapter"]), sampling, tuple(record["tools"]), record["schema"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"Malformed request: {error!r}.") from error
+
 
 @dataclass(frozen=True)
 class Ready:
-    """The base is loaded. ``path`` says in words how it computes, ``context`` is how many tokens it can see, ``seconds`` loading took."""
+    """The base model is loaded. ``path`` describes its compute path; ``context`` is its window in tokens, and ``seconds`` the load time."""
 
     base: str
     fingerprint: str
@@ -73,7 +95,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A question has its place; ``ahead`` are waiting before it. ``seed`` is the one that its answer is drawn with."""
+    """A request is queued behind ``ahead`` others and will be sampled with ``seed``."""
 
     id: str
     prompt_tokens: int
@@ -83,7 +105,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next piece of an answer, never half a character."""
+    """The next piece of an answer, which contains only complete characters."""
 
     id: str
     text: str
@@ -91,13 +113,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """An answer is complete. Seconds: ``waited`` for a place, ``first`` from then to the first token, ``seconds`` in all.
+    """An answer is complete.
 
-    ``cached`` tokens of the prompt were known from before; ``alone`` tokens were too close to call in a batch and computed alone.
+    Times in seconds: ``waited`` for a slot, ``first`` from then to the first token, ``seconds`` in total. ``cached`` prompt tokens
+    came from the cache; ``alone`` tokens were computed outside the batch, because their logits were too close to call.
     """
 
     id: str
-    ended: Ending
+    ended: FinishReason
     prompt_tokens: int
     cached: int
     tokens: int
@@ -108,68 +131,43 @@ class Done:
 
     @property
     def speed(self) -> float:
-        """Tokens per second behind the first."""
+        """Tokens per second after the first."""
         rest = self.seconds - self.waited - self.first
         return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A question, or with an empty ``id`` the whole process, came to nothing.
+    """A request failed, or the whole process if ``id`` is empty.
 
-    ``kind``: ``input`` cannot be used, ``adapter`` cannot be had, ``full`` no place now, ``gone`` the process ended, ``fault`` is ours.
+    ``kind``: ``input`` invalid, ``adapter`` unavailable, queue ``full``, process ``gone``, or ``fault``: a bug.
     """
 
     id: str
-    kind: Kind
-    error: str
-    mend: str
-    code: int
+    kind: FailureKind
+    error: MlxtuneError
 
     @classmethod
-    def of(cls, id: str, error: MlxtuneError, kind: Kind | None = None) -> Failed:
-        """``error`` as an event."""
-        return cls(id, kind or ("input" if isinstance(error, InputError) else "fault"), error.message, error.mend, error.exit_code)
-
-    def as_error(self) -> MlxtuneError:
-        """The event as an error to raise."""
-        kinds: dict[int, type[MlxtuneError]] = {2: InputError, 4: MachineError}
-        return kinds.get(self.code, MlxtuneError)(self.error, mend=self.mend)
+    def of(cls, id: str, error: MlxtuneError, kind: FailureKind | None = None) -> Failed:
+        """Return ``error`` as an event; the default kind is ``input`` or ``fault``."""
+        return cls(id, kind or ("input" if isinstance(error, InputError) else "fault"), error)
 
 
 Event = Ready | Accepted | Piece | Done | Failed
 _EVENTS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 
 
-def event_line(event: Event) -> str:
-    """``event`` as a line."""
-    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n"
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return ``event`` as a JSON object."""
+    record = {"event": type(event).__name__.lower(), **vars(event)}
+    return record | {"error": error_to_json(event.error)} if isinstance(event, Failed) else record
 
 
-def parse_event(line: str | bytes) -> Event | None:
-    """The event in ``line``; ``None`` where there is none."""
-    try:
-        told = json.loads(line)
-        kind = _EVENTS[told.pop("event")]
-        return kind(**{field.name: told[field.name] for field in fields(kind)})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def ask_line(ask: Ask) -> str:
-    """``ask`` as a line."""
-    messages = [message.as_dict() for message in ask.messages]
-    return json.dumps({"do": "ask", **vars(ask), "messages": messages, "sampling": asdict(ask.sampling)}) + "\n"
-
-
-def parse_ask(told: Mapping[str, Any]) -> Ask:
-    """The question in a line that was read. Raises ``InputError`` for what is none."""
-    try:
-        messages = tuple(_message(turn) for turn in told["messages"])
-        sampling = Sampling(**{**told["sampling"], "stop": tuple(told["sampling"]["stop"])})
-        return Ask(str(told["id"]), messages, str(told["adapter"]), sampling, tuple(told["tools"]), told["schema"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"A question cannot be read: {error!r}.") from error
+def event_from_json(record: Mapping[str, Any]) -> Event:
+    """Rebuild an event."""
+    kind = _EVENTS[record["event"]]
+    values = {field.name: record[field.name] for field in fields(kind)}
+    return kind(**values | ({"error": error_from_json(values["error"])} if kind is Failed else {}))
 
 
 def _message(turn: Mapping[str, Any]) -> Message:

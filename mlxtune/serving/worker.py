@@ -1,141 +1,123 @@
-"""The process that computes: ``python -m mlxtune.serving.worker BASE [--slots N] [--queue N] [--exact] [--beside]``.
+"""The model process: ``python -m mlxtune.serving.worker``, started by ``client.py``.
 
-It speaks ``protocol.py`` over its standard input and output, finds adapters in the folder it is started in, and ends when its input
-does. Unless ``--beside`` it holds the accelerator's lease, and does not start while a run has it.
+It finds adapters in its working directory, and exits when its standard input is closed. Unless ``beside`` is set, it holds the
+accelerator, and does not start while a run holds it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import queue
 import sys
 import threading
+import time
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from mlxtune.core.child_process import Channel, Request
 from mlxtune.core.errors import MachineError, MlxtuneError
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.runs.locks import lease
-from mlxtune.serving import protocol, shelf
-from mlxtune.serving.protocol import Event, Failed, Kind, Ready
+from mlxtune.runs.locks import accelerator_lease
+from mlxtune.serving import adapter_index
+from mlxtune.serving.protocol import Done, Event, Failed, GenerateRequest, LoadParams, Ready, event_to_json
 
-NOBODY = "?"  # whom a line that cannot be read is answered to; no id at all would be the end of the process
-PATIENCE = 5.0  # seconds that what is being computed may take to end when nobody listens any more
-
-
-class _Ear:
-    """Listens to what is asked, so that the thread that owns MLX never waits for input."""
-
-    def __init__(self) -> None:
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._engine: Any = None
-        threading.Thread(target=self._listen, name="ear", daemon=True).start()
-
-    def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            self._lines.put(line)
-        if self._engine:
-            self._engine.close()
-            threading.Event().wait(PATIENCE)
-        os._exit(0)  # nobody waits for what may still be computed or loaded
-
-    def hand_to(self, engine: Any, tell: Any) -> None:
-        """Let ``engine`` answer what was asked and will be."""
-        self._engine = engine
-        threading.Thread(target=self._pass_on, args=(engine, tell), name="asks", daemon=True).start()
-
-    def _pass_on(self, engine: Any, tell: Any) -> None:
-        while True:
-            _obey(self._lines.get(), engine, tell)
-
-
-def _obey(line: bytes, engine: Any, tell: Any) -> None:
-    """Do what ``line`` says; whatever is wrong with it is told, and the next one is listened to."""
-    from mlxtune.serving.engine import Full
-
-    told: Any = {}
-    try:
-        told = json.loads(line)
-        if told["do"] == "cancel":
-            engine.cancel(told["id"])
-        else:
-            engine.submit(protocol.parse_ask(told))
-    except MlxtuneError as error:
-        kind: Kind | None = "full" if isinstance(error, Full) else None
-        tell(Failed.of(str(told.get("id") or NOBODY), error, kind))
-    except Exception as error:
-        name = str(told.get("id") or NOBODY) if isinstance(told, dict) else NOBODY
-        tell(Failed(name, "fault", f"{type(error).__name__}: {error}", "A fault of ours.", 4))
-
-
-def work(asked: argparse.Namespace, ear: _Ear, tell: Any) -> None:
-    """Load the base and answer until nobody asks any more. Raises ``ModelError`` where it cannot be loaded."""
-    source = resolve(asked.base)
-    from mlxtune.models.load import load  # these import mlx, which must come after the BLAS
+if TYPE_CHECKING:
     from mlxtune.serving.engine import Engine
 
-    loaded = load(source)
-    here = Path.cwd()
-    engine = Engine(
-        loaded, lambda name: shelf.find(here, name, source.fingerprint).folder, tell, slots=asked.slots, queue=asked.queue, exact=asked.exact
-    )  # fmt: skip
-    tell(Ready(source.name, source.fingerprint, loaded.path, engine.context, loaded.seconds))
-    ear.hand_to(engine, tell)
-    engine.run()
+CLOSE_TIMEOUT = 5.0  # seconds that the current step may take once the client is gone
+
+
+@dataclass
+class ModelProcess:
+    """Passes requests to the engine from a separate thread, so that the thread that owns MLX never waits for input."""
+
+    engine: Engine | None = None
+    _requests: dict[str, Request] = field(default_factory=dict)
+
+    def run(self, load_request: Request, params: LoadParams, channel: Channel) -> None:
+        """Load the base model and answer until the client is gone. Raises ``ModelError`` if it cannot be loaded."""
+        source = resolve(params["base"])
+        from mlxtune.models.load import load  # these import mlx, which must be loaded after the BLAS
+        from mlxtune.serving.engine import Engine
+
+        loaded = load(source)
+        workspace = Path.cwd()
+        self.engine = engine = Engine(
+            loaded, lambda name: adapter_index.find_adapter(workspace, name, source.fingerprint).folder, self._send,
+            slots=params["slots"], queue=params["queue"], exact=params["exact"],
+        )  # fmt: skip
+        ready = Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)
+        load_request.result(event_to_json(ready))
+        threading.Thread(target=self._read, args=(channel, engine), name="requests", daemon=True).start()
+        engine.run()
+
+    def on_close(self) -> None:
+        """End the process after the current step, or immediately if it is still loading."""
+        if self.engine:
+            self.engine.close()
+            time.sleep(CLOSE_TIMEOUT)
+        os._exit(0)
+
+    def _read(self, channel: Channel, engine: Engine) -> None:
+        from mlxtune.serving.engine import QueueFullError
+
+        while request := channel.receive():
+            if request.method == "cancel":
+                engine.cancel(str(request.params.get("id")))
+                continue
+            id = str(request.params.get("id"))
+            self._requests[id] = request
+            try:
+                engine.submit(GenerateRequest.from_json(request.params))
+            except QueueFullError as error:
+                self._send(Failed(id, "full", error))
+            except MlxtuneError as error:
+                self._send(Failed.of(id, error))
+            except Exception as error:
+                self._send(Failed(id, "fault", MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
+
+    def _send(self, event: Event) -> None:
+        assert not isinstance(event, Ready)
+        if isinstance(event, Done | Failed):
+            self._requests.pop(event.id).result(event_to_json(event))
+        else:
+            self._requests[event.id].progress(event_to_json(event))
 
 
 def _lease(beside: bool) -> ExitStack:
-    """The accelerator's lease, held until the stack is closed. Raises ``MachineError`` where another has it."""
-    held = ExitStack()
+    """Hold the accelerator unless ``beside`` is set. Raises ``MachineError`` if another process holds it."""
+    stack = ExitStack()
     if not beside:
         try:
-            held.enter_context(lease(f"a chat or server in {Path.cwd()}"))
+            stack.enter_context(accelerator_lease(f"a chat or server in {Path.cwd()}"))
         except MachineError as error:
             raise MachineError(
-                error.message, mend="Wait for it, stop it, or run beside it with --beside: both get slower."
+                error.message, hint="Wait for it, stop it, or use --beside to run both, which slows both down."
             ) from error
-    return held
+    return stack
 
 
 def main() -> int:
-    """Entry point. Standard output is kept for events: whatever else is printed goes to the log."""
-    said = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    lock = threading.Lock()
-
-    def tell(event: Event) -> None:
-        with lock:
-            said.write(protocol.event_line(event))
-            said.flush()
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("base")
-    parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--queue", type=int, default=64)
-    parser.add_argument("--exact", action="store_true")
-    parser.add_argument("--beside", action="store_true")
-    asked = parser.parse_args()
-    ear = _Ear()
-    blas.preload()
-    try:
-        with _lease(asked.beside):
-            work(asked, ear, tell)
-    except BrokenPipeError:  # nobody listens any more
+    """Entry point."""
+    process = ModelProcess()
+    channel = Channel(process.on_close)
+    load_request = channel.receive()
+    if load_request is None:
         return 0
-    except Exception as error:
-        known = (
-            error if isinstance(error, MlxtuneError) else MlxtuneError(f"{type(error).__name__}: {error}", mend="A fault of ours.")
-        )
-        tell(Failed.of("", known))
-        return known.exit_code
+    blas.preload()
+    params: LoadParams = load_request.params  # type: ignore[assignment]
+    try:
+        with _lease(params["beside"]):
+            process.run(load_request, params, channel)
+    except MlxtuneError as error:
+        load_request.error(error)
+        return error.exit_code
+    except BrokenPipeError:  # the client is gone
+        pass
     return 0
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # the ear may be listening still, which an orderly end would trip over
+    sys.exit(main())

@@ -1,1 +1,1 @@
-"""Training: exact batches, a loop of our own, checkpoints that are whole, in a worker that outlives the terminal."""
+"""Training: batches, the training loop, and atomic checkpoints, in a worker that keeps running when the terminal closes."""

@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or absent.
+"""Write and read checkpoints atomically.
 
-A checkpoint is written to a temporary folder and flushed; its manifest with every file's sha256 comes last; then the folder is
-renamed into place. A crash at any moment leaves the checkpoints before it untouched; what it left half-done begins with a dot.
+A checkpoint is written to a temporary folder and flushed. Its manifest, with the SHA-256 of every file, is written last; then the
+folder is renamed into place. A crash at any point leaves earlier checkpoints untouched. Names of incomplete folders start with a
+dot.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: its folder, the optimizer steps done, and what the loop keeps beside the arrays."""
+    """A verified checkpoint: its folder, the number of completed optimizer steps, and the loop's state."""
 
     folder: Path
     step: int
@@ -38,11 +39,10 @@ class Checkpoint:
 
 
 def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
-    """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120; all but the newest ``keep`` and the one of ``state["best"]`` go.
+    """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120, and remove all but the newest ``keep`` and the best one.
 
-    So do those of later steps: the run went on from before them, because they are damaged.
-
-    Raises ``MachineError`` on a full disk; earlier checkpoints stay.
+    Checkpoints of later steps are removed too: they are damaged, because the run was resumed from an earlier one. Raise
+    ``MachineError`` on a full disk; earlier checkpoints are kept.
     """
     parent = run / "checkpoints"
     target = _folder(run, state["step"])
@@ -50,42 +50,44 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
     with disk_errors(f"step {state['step']:,}"):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        lora.save(scratch, lora.weights(model), config)
+        lora.save(scratch, lora.adapter_arrays(model), config)
         write_bytes(scratch / OPTIMIZER, lora.to_bytes(dict(sorted(tree_flatten(optimizer.state)))))
         write_json(scratch / STATE, state)
         write_json(scratch / MANIFEST, {file.name: sha256_file(file) for file in sorted(scratch.iterdir())})
         _remove(target)
         os.rename(scratch, target)
         sync_folder(parent)
-    found = _folders(run)
-    newest = found.index(target)
-    for old in (*found[:newest], *found[newest + keep :]):
+    folders = _folders(run)
+    index = folders.index(target)
+    for old in (*folders[:index], *folders[index + keep :]):
         if old != _folder(run, state["best"]["step"]):
             _remove(old)
     return target
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files all match their manifest; torn or damaged ones are passed over."""
-    return next((found for found in map(_verified, _folders(run)) if found), None)
+    """Return the newest checkpoint whose files all match their manifest."""
+    return next(filter(None, map(_verified, _folders(run))), None)
 
 
-def at(run: Path, step: int) -> Checkpoint | None:
-    """The checkpoint of ``step``, if it is there and whole."""
+def find(run: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of ``step``, or ``None`` if it is missing or damaged."""
     return _verified(_folder(run, step))
 
 
-def damaged(run: Path) -> list[Path]:
-    """Checkpoints whose files do not match their manifest."""
+def damaged_folders(run: Path) -> list[Path]:
+    """Return the folders of checkpoints whose files do not match their manifest."""
     return [folder for folder in _folders(run) if _verified(folder) is None]
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer | None = None) -> None:
-    """Put adapter and optimizer of ``checkpoint`` back. Raises ``ModelError`` when they do not fit."""
-    adapter: Any = mx.load(str(checkpoint.folder / lora.WEIGHTS))
-    expected = {name: array.shape for name, array in lora.weights(model).items()}
+    """Load the adapter and optimizer of ``checkpoint``. Raise ``ModelError`` if they do not match the model."""
+    adapter: Any = mx.load(str(checkpoint.folder / lora.WEIGHTS_FILE))
+    expected = {name: array.shape for name, array in lora.adapter_arrays(model).items()}
     if {name: array.shape for name, array in adapter.items()} != expected:
-        raise ModelError(f"{checkpoint.folder} was made with another adapter than the recipe's.")
+        raise ModelError(
+            f"The shapes of the adapter in {checkpoint.folder} do not match the recipe.", hint="Resume with the original recipe."
+        )
     model.load_weights(list(adapter.items()), strict=False)
     mx.eval(model.parameters())
     if optimizer is not None:
@@ -99,16 +101,16 @@ def _folder(run: Path, step: int) -> Path:
 
 
 def _folders(run: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
+    """Return the checkpoint folders, newest first."""
     return sorted((folder for folder in (run / "checkpoints").glob("[0-9]*") if folder.is_dir()), reverse=True)
 
 
 def _remove(folder: Path) -> None:
-    """Take a checkpoint away in one move: half of one would be told as damaged."""
-    gone = folder.with_name(f".{folder.name}.old")
+    """Rename a checkpoint before deleting it, so that an interruption leaves no damaged one."""
+    trash = folder.with_name(f".{folder.name}.old")
     with contextlib.suppress(OSError):
-        os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        os.rename(folder, trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _verified(folder: Path) -> Checkpoint | None:

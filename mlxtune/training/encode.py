@@ -1,4 +1,4 @@
-"""Rows as tokens, all of them, and one answer to all that cannot be trained on."""
+"""Encode rows as tokens, and collect errors for all rows that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -10,73 +10,73 @@ from mlxtune.core.errors import DataError, TooLongError
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Row
 from mlxtune.models.template import ChatTemplate, Encoded, EncodedPair
-from mlxtune.planning.workload import Length
+from mlxtune.planning.workload import RowLength
 from mlxtune.recipe import Recipe
+
+MAX_LISTED = 5  # rows listed in an error
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """``rows`` are ``Encoded`` or ``EncodedPair``; ``skipped`` are the ids of rows that the window leaves nothing of, each with why."""
+    """``rows`` are ``Encoded`` or ``EncodedPair``; ``skipped`` maps the ID of each row that is too long to the reason."""
 
     rows: list[Any]
     skipped: dict[str, str]
 
 
 def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> EncodedRows:
-    """``rows`` as the recipe's method trains on them.
+    """Encode ``rows`` for the recipe's method.
 
-    Raises ``DataError`` for all that cannot be used, the first five by name, ``TemplateError`` for a template that hides what trains.
+    Raise a ``DataError`` that lists up to ``MAX_LISTED`` unusable rows, or ``TemplateError`` if the template hides trained tokens.
     """
-    made: list[Any] = []
+    window = recipe.data.max_tokens
+    encoded: list[Any] = []
     skipped: dict[str, str] = {}
-    bad: list[DataError] = []
-    for at, row in enumerate(rows):
+    errors: list[DataError] = []
+    for index, row in enumerate(rows):
         try:
-            made.append(_encoded(template, row, rows[at - 1], recipe))
+            match recipe.method.kind:
+                case "sft":
+                    encoded.append(template.encode(row, window))
+                case "dpo":
+                    encoded.append(template.encode_pair(row, window))
+                case "kto":
+                    encoded.append(template.encode_unpaired(row, rows[index - 1], window))
         except TooLongError as error:
             if recipe.data.too_long == "skip":
                 skipped[row.id] = error.message
             else:
-                bad.append(error)
+                errors.append(error)
         except DataError as error:
-            bad.append(error)
-    if bad:
-        raise _together(bad, len(rows))
-    if rows and not made:
-        raise DataError(f"All {plural(len(rows), 'row')} are longer than data.max_tokens.", mend="Raise data.max_tokens.")
-    return EncodedRows(made, skipped)
+            errors.append(error)
+    if errors:
+        raise _combined(errors, len(rows))
+    if rows and not encoded:
+        raise DataError(f"None of {plural(len(rows), 'row')} fits in data.max_tokens.", hint="Raise data.max_tokens.")
+    return EncodedRows(encoded, skipped)
 
 
-def _encoded(template: ChatTemplate, row: Row, before: Row, recipe: Recipe) -> Encoded | EncodedPair:
-    window = recipe.data.max_tokens
-    match recipe.method.kind:
-        case "dpo":
-            return template.pair(row, window)
-        case "kto":
-            return template.unpaired(row, before, window)
-    return template.encode(row, window)
-
-
-def _together(bad: Sequence[DataError], count: int) -> DataError:
-    if len(bad) == 1:
-        return bad[0]
-    shown = [error.message for error in bad[:5]]
-    more = [f"and {plural(len(bad) - 5, 'more row')}"] if len(bad) > 5 else []
-    mend = bad[0].mend
-    if any(isinstance(error, TooLongError) for error in bad):
-        mend = 'Raise data.max_tokens, or leave such rows out: too_long = "skip" in [data].'
-    return DataError(f"{plural(len(bad), 'row')} of {count:,} cannot be used:\n  " + "\n  ".join([*shown, *more]), mend=mend)
-
-
-def measure(rows: Sequence[Any]) -> tuple[Length, ...]:
-    """The lengths of encoded rows, as planning takes them."""
+def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
+    """Return the length of each encoded row, for planning."""
     return tuple(_length(row) for row in rows)
 
 
-def _length(row: Encoded | EncodedPair) -> Length:
+def _length(row: Encoded | EncodedPair) -> RowLength:
     if isinstance(row, Encoded):
-        return Length(row.full, int(row.trained[1:].sum()), int(row.trained.argmax()))
-    prompt, common = len(row.prompt), row.common
-    chosen, rejected = row.uncut
+        return RowLength(row.full_length, int(row.trained[1:].sum()), int(row.trained.argmax()))
+    prompt, common = len(row.prompt), row.common_length
+    chosen, rejected = row.full_lengths
     sides = (prompt + common, chosen - common, rejected - common)
-    return Length(prompt + max(row.uncut), len(row.chosen) + len(row.rejected), prompt, sides)
+    return RowLength(prompt + max(row.full_lengths), len(row.chosen) + len(row.rejected), prompt, sides)
+
+
+def _combined(errors: Sequence[DataError], total: int) -> DataError:
+    if len(errors) == 1:
+        return errors[0]
+    listed = [error.message for error in errors[:MAX_LISTED]]
+    if len(errors) > MAX_LISTED:
+        listed.append(f"and {plural(len(errors) - MAX_LISTED, 'more row')}")
+    hint = errors[0].hint
+    if any(isinstance(error, TooLongError) for error in errors):
+        hint = 'Raise data.max_tokens, or skip such rows: too_long = "skip" in [data].'
+    return DataError(f"{len(errors)} of {plural(total, 'row')} cannot be used:\n  " + "\n  ".join(listed), hint=hint)

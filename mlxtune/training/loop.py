@@ -1,4 +1,4 @@
-"""The loop: steps, validations, checkpoints and events, for any objective over batches."""
+"""The training loop: steps, validations, checkpoints and events, for any objective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -18,19 +18,20 @@ from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data import batching
 from mlxtune.recipe import AdapterSection, TrainingSection
-from mlxtune.training import checkpoint, drift, optimizer, schedule
-from mlxtune.training.certificate import Certificate, fingerprint
-from mlxtune.training.guard import MemoryGuard
-from mlxtune.training.hosts import Hosts
-from mlxtune.training.objective import Arrays, Batch, Cache, Objective, Row
-from mlxtune.training.peers import PeerLost
-from mlxtune.training.stack import Stack
+from mlxtune.training import checkpoint, optimizer
+from mlxtune.training.coverage import Coverage, rows_fingerprint
+from mlxtune.training.distributed.hosts import HostGroup
+from mlxtune.training.distributed.launcher import PeerLost
+from mlxtune.training.early_stopping import BestValidation, DivergenceDetector
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.memory_guard import MemoryGuard
+from mlxtune.training.objective import FrozenOutputs, Objective, TrainingBatch, TrainingRow
+from mlxtune.training.preference import drift
 from mlxtune.training.step import Stepper
-from mlxtune.training.watch import Best, Divergence
 
 
-class Listener(Protocol):
-    """Whoever follows the loop: a worker, or a test."""
+class RunListener(Protocol):
+    """Receives a run's events and can ask it to stop. Implemented by workers and tests."""
 
     @property
     def stopping(self) -> bool: ...
@@ -39,281 +40,295 @@ class Listener(Protocol):
     def emit(self) -> Callable[..., None]: ...
 
 
+class TrainingSummary(TypedDict):
+    """The summary of ``run.finished``; ``adapter_step`` is the step whose weights the adapter has."""
+
+    steps: int
+    validation: float | None
+    checkpoint: int
+    adapter_step: int
+
+
 @dataclass(frozen=True)
-class Planned:
-    """One optimizer step: its number from 1, its epoch from 0, and the rows of each of its batches."""
+class StepPlan:
+    """One optimizer step: its number (starting at 1), its epoch (starting at 0), and the rows in each batch."""
 
     step: int
     epoch: int
     groups: list[list[int]]
 
+    @property
+    def rows(self) -> list[int]:
+        return [index for group in self.groups for index in group]
+
 
 @dataclass
-class Loop:
-    """Everything a training run works with.
+class TrainingLoop:
+    """The parts of a training run, and the loop over them.
 
-    ``cache`` makes a cache of what enters the first adapted layer for rows, or ``None``; ``compiled`` suits a GPU. ``sample`` lets
-    the model answer a few prompts and returns a warning, or nothing; ``held`` is which answers held the contract before the first
-    step, as it remembers them; ``distance`` measures how far the model is from its reference.
+    ``cache`` returns a cache of the frozen layers' outputs for some rows, or ``None``. ``sample`` generates answers to a few
+    prompts and returns a warning or ``""``; ``baseline_passes`` records which of these answers passed the contract before the first
+    step. ``reference_kl`` computes the policy's distance from the reference.
     """
 
     folder: Path
-    stack: Stack
+    stack: LayerStack
     section: TrainingSection
     adapter: AdapterSection
-    config: dict[str, Any]
-    train: Sequence[Row]
-    valid: Sequence[Row]
-    objective: Objective
+    adapter_config: dict[str, Any]
+    train: Sequence[TrainingRow]
+    valid: Sequence[TrainingRow]
+    objective: Objective[Any]
     compiled: bool = False
-    cache: Callable[[Sequence[Any]], Cache | None] = field(default=lambda rows: None)
+    cache: Callable[[Sequence[Any]], FrozenOutputs | None] = field(default=lambda rows: None)
     guard: MemoryGuard | None = None
     sample: Callable[[int], str] = field(default=lambda step: "")
-    held: list[bool] = field(default_factory=list)
-    distance: Callable[[], float | None] | None = None
-    hosts: Hosts = field(default_factory=Hosts)
+    baseline_passes: list[bool] = field(default_factory=list)
+    reference_kl: Callable[[], float | None] | None = None
+    hosts: HostGroup = field(default_factory=HostGroup)
 
-    def batches_of(self, number: int) -> list[list[int]]:
-        """Epoch ``number`` as indices of train rows."""
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        """Return the batches of an epoch, each as indices into the train rows."""
         arrange = self.objective.arrange(self.train, self.section)
-        return batching.epoch(len(self.train), arrange, seed=self.section.seed, number=number)
+        return batching.epoch_batches(len(self.train), arrange, seed=self.section.seed, number=epoch)
 
     @cached_property
-    def total(self) -> int:
-        """Optimizer steps of the whole run."""
+    def total_steps(self) -> int:
+        """The number of optimizer steps in the whole run."""
         if self.section.steps:
             return self.section.steps
-        return sum(math.ceil(len(self.batches_of(number)) / self.section.accumulate) for number in range(self.section.epochs))
+        return sum(math.ceil(len(self.epoch_batches(epoch)) / self.section.accumulate) for epoch in range(self.section.epochs))
 
     @cached_property
     def epochs(self) -> int:
-        """How many epochs the steps reach into."""
-        return next(planned.epoch for planned in self.steps() if planned.step == self.total) + 1
+        """The number of epochs, including a partial last one."""
+        return next(plan.epoch for plan in self.step_plans() if plan.step == self.total_steps) + 1
 
-    def steps(self) -> Iterator[Planned]:
-        """Every optimizer step, without end; accumulation never reaches over an epoch's end."""
-        step = number = 0
+    def step_plans(self) -> Iterator[StepPlan]:
+        """Yield optimizer steps indefinitely. Gradient accumulation never crosses the end of an epoch."""
+        step = epoch = 0
         while True:
-            epoch = self.batches_of(number)
-            for start in range(0, len(epoch), self.section.accumulate):
+            batches = self.epoch_batches(epoch)
+            for start in range(0, len(batches), self.section.accumulate):
                 step += 1
-                yield Planned(step, number, epoch[start : start + self.section.accumulate])
-            number += 1
+                yield StepPlan(step, epoch, batches[start : start + self.section.accumulate])
+            epoch += 1
 
-    def validation(self) -> list[Batch]:
-        """The whole validation set, always in the same batches."""
-        every = range(len(self.valid))
-        return self.objective.collate(self.valid, self.objective.arrange(self.valid, self.section)(every), every)
+    def validation_batches(self) -> list[TrainingBatch]:
+        """Return the whole validation set, always split into the same batches."""
+        rows = range(len(self.valid))
+        return self.objective.collate(self.valid, self.objective.arrange(self.valid, self.section)(rows), rows)
 
-    def run(self, listener: Listener, resume: checkpoint.Checkpoint | None = None) -> dict[str, Any]:
-        """Train to the end and return a summary.
+    def run(self, listener: RunListener, resume: checkpoint.Checkpoint | None = None) -> TrainingSummary:
+        """Train to the end.
 
-        Raises ``Interrupted`` after a checkpoint when the listener wants to stop or memory runs out, ``MlxtuneError`` when the
-        loss is not a number or runs away: the last checkpoint is from before it, and the rows of the step are named; ``DataError``
-        when ``resume`` was made from other rows.
+        Raise ``Interrupted`` after saving a checkpoint if the listener asks to stop or memory runs out. Raise ``MlxtuneError``,
+        which lists the step's rows, if the loss is NaN or diverges; the last checkpoint is then from an earlier step. Raise
+        ``DataError`` if ``resume`` was made from different rows.
         """
-        return _Run(self, listener, resume).to_the_end()
+        return _TrainingRun(self, listener, resume).run()
 
 
-class _Run:
-    """A loop under way: what changes from step to step."""
+class _TrainingRun:
+    """The state of a running loop."""
 
-    def __init__(self, loop: Loop, listener: Listener, resume: checkpoint.Checkpoint | None) -> None:
+    def __init__(self, loop: TrainingLoop, listener: RunListener, resume: checkpoint.Checkpoint | None) -> None:
         self.loop, self.listener = loop, listener
         self.optimizer: optim.Optimizer = optimizer.make(loop.section, loop.adapter)
         self.optimizer.init(loop.stack.model.trainable_parameters())
-        self.certificate, self.rows = Certificate(loop.train), fingerprint([*loop.train, *loop.valid])
-        self.best, self.divergence = Best(loop.section.early_stop), Divergence()
-        self.done, self.validated, self.unchecked = 0, math.nan, False
-        self.batches = sha256_json(loop.batches_of(0))
+        self.coverage, self.rows = Coverage(loop.train), rows_fingerprint([*loop.train, *loop.valid])
+        self.best, self.divergence = BestValidation(loop.section.early_stop), DivergenceDetector()
+        self.done, self.validation_loss, self.validation_pending = 0, math.nan, False
+        self.batches = sha256_json(loop.epoch_batches(0))
         if resume:
             self._restore(resume)
-        self._spread()
+        self._broadcast()
         loop.hosts.rescue = self._rescue
-        self._wish, self._short = False, ""
+        self._stop_agreed, self._memory_warning = False, ""
         self.stepper = Stepper(loop.stack, self.optimizer, loop.objective, clip=loop.section.clip, compiled=loop.compiled)
-        self.frozen, self.frozen_valid = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
-        self.held = loop.validation()
+        self.train_cache, self.valid_cache = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
+        self.validation_batches = loop.validation_batches()
         self.saved = self.done
 
-    def to_the_end(self) -> dict[str, Any]:
+    def run(self) -> TrainingSummary:
         try:
             return self._train()
         except PeerLost as lost:
-            self._keep()
-            raise Interrupted(self.done, f"{lost.message}. {lost.mend}") from lost
+            self._save_if_needed()
+            raise Interrupted(self.done, f"{lost.message}. {lost.hint}") from lost
         finally:
-            for cache in (self.frozen, self.frozen_valid):
+            for cache in (self.train_cache, self.valid_cache):
                 if cache:
                     cache.close()
 
     @property
     def stopping(self) -> bool:
-        """Whether to stop; several hosts do what they agreed on in their last sum."""
-        return self._wish if self.loop.hosts.size > 1 else self.listener.stopping
+        """Whether to stop. With several hosts, this is the result of the last all-reduce."""
+        return self._stop_agreed if self.loop.hosts.size > 1 else self.listener.stopping
 
-    def _spread(self) -> None:
-        """Begin with the leader's adapter and optimizer."""
+    def _broadcast(self) -> None:
+        """Copy the leader's adapter and optimizer to all hosts."""
         model = self.loop.stack.model
-        model.update(self.loop.hosts.spread(model.trainable_parameters()))
-        self.optimizer.state = self.loop.hosts.spread(self.optimizer.state)
+        model.update(self.loop.hosts.broadcast(model.trainable_parameters()))
+        self.optimizer.state = self.loop.hosts.broadcast(self.optimizer.state)
         mx.eval(model.trainable_parameters(), self.optimizer.state)
 
-    def _keep(self) -> None:
+    def _save_if_needed(self) -> None:
         if self.done > self.saved:
             self._save(self.done)
 
     def _rescue(self, reason: str) -> None:
-        """The last word when a sum never comes back."""
-        self._keep()
+        """Save a checkpoint and report ``reason`` before the process exits because an all-reduce will never return."""
+        self._save_if_needed()
         self.listener.emit("run.stopped", step=self.done, reason=reason)
 
-    def _train(self) -> dict[str, Any]:
-        loop, listener = self.loop, self.listener
+    def _train(self) -> TrainingSummary:
+        loop = self.loop
         loop.stack.model.train()
-        if self.held and (not self.done or self.unchecked):
-            self._check(self.done)
+        if self.validation_batches and (not self.done or self.validation_pending):
+            self._validate_and_sample(self.done)
         if self.stopping:
             raise Interrupted(self.done)
-        steps = (planned for planned in loop.steps() if planned.step > self.done)
-        planned, batches = self._prepare(next(steps))
-        while planned.step <= loop.total and not self.best.stale:
-            following = self._step(planned, batches, steps)
-            self.done = step = planned.step
-            last = step == loop.total
-            due = self.held and (step % loop.section.validate_every == 0 or last)
-            improved = due and self._check(step)
-            stale, short = self.best.stale, self._short
-            if step % loop.section.save_every == 0 or improved or last or stale or short or self.stopping:
+        plans = (plan for plan in loop.step_plans() if plan.step > self.done)
+        plan, batches = self._prepare(next(plans))
+        while plan.step <= loop.total_steps and not self.best.should_stop:
+            following = self._step(plan, batches, plans)
+            self.done = step = plan.step
+            last = step == loop.total_steps
+            due = self.validation_batches and (step % loop.section.validate_every == 0 or last)
+            improved = due and self._validate_and_sample(step)
+            early_stop, out_of_memory = self.best.should_stop, self._memory_warning
+            if step % loop.section.save_every == 0 or improved or last or early_stop or out_of_memory or self.stopping:
                 self._save(step)
-            if (self.stopping or short) and (not last or self.unchecked):
-                raise Interrupted(step, short)
-            planned, batches = following
-        if self.best.stale:
-            listener.emit(
-                "warning",
-                text=f"Stopped early: {self.best.since} validations were no better than that of step {self.best.step:,}.",
-            )
+            if (self.stopping or out_of_memory) and (not last or self.validation_pending):
+                raise Interrupted(step, out_of_memory)
+            plan, batches = following
+        if self.best.should_stop:
+            self._warn(f"Stopped early: no lower loss in {self.best.since} validations since step {self.best.step:,}.")
         return self._finish()
 
-    def _prepare(self, planned: Planned) -> tuple[Planned, list[Batch]]:
+    def _prepare(self, plan: StepPlan) -> tuple[StepPlan, list[TrainingBatch]]:
         loop = self.loop
-        shares = [share for rows in planned.groups if (share := loop.hosts.share(rows))]
-        return planned, loop.objective.collate(loop.train, shares, [at for rows in planned.groups for at in rows])
+        shards = [shard for rows in plan.groups if (shard := loop.hosts.shard(rows))]
+        return plan, loop.objective.collate(loop.train, shards, plan.rows)
 
-    def _step(self, planned: Planned, batches: list[Batch], steps: Iterator[Planned]) -> tuple[Planned, list[Batch]]:
-        """Train on ``batches``, say so, and return the next step, which is prepared meanwhile."""
-        loop, section, step = self.loop, self.loop.section, planned.step
+    def _step(
+        self, plan: StepPlan, batches: list[TrainingBatch], plans: Iterator[StepPlan]
+    ) -> tuple[StepPlan, list[TrainingBatch]]:
+        """Train on ``batches``, emit an event, and return the next step, which is prepared in the meantime."""
+        loop, section, step = self.loop, self.loop.section, plan.step
         start = time.perf_counter()
-        rate = schedule.rate(section, step - 1, loop.total)
+        rate = optimizer.learning_rate(section, step - 1, loop.total_steps)
         optimizer.set_rate(self.optimizer, rate, loop.adapter)
         mx.random.seed(section.seed * 1_000_003 + step)  # dropout depends on the step, so a resumed run repeats it
         sums: Any = None
         for batch in batches:
-            sums = self.stepper.add(self._arrays(batch, self.frozen), sums)
-            mx.async_eval(sums)  # or the graphs of all batches would be alive together
-        sums, counts, computed = self._total(planned, batches, sums)
-        (total, measured), gradients = sums
+            sums = self.stepper.add(batch.arrays(self.train_cache), sums)
+            mx.async_eval(sums)  # otherwise the graphs of all batches would be in memory at the same time
+        sums, counts, computed = self._all_reduce(plan, batches, sums)
+        (total, metric_sums), gradients = sums
         weight, trained = loop.objective.weight(counts), sum(tokens for _, tokens in counts.values())
-        lazy = self.stepper.apply(gradients, weight)
-        mx.async_eval(lazy, self.stepper.results)
-        following = self._prepare(next(steps))
-        mx.eval(lazy, self.stepper.results)
-        loss, norm = _number(total) / weight, _number(lazy)
-        self.certificate.count(counts)
+        lazy_norm = self.stepper.apply(gradients, weight)
+        mx.async_eval(lazy_norm, self.stepper.results)
+        following = self._prepare(next(plans))
+        mx.eval(lazy_norm, self.stepper.results)
+        loss, norm = _number(total) / weight, _number(lazy_norm)
+        self.coverage.count(counts)
         self.listener.emit(
-            "step", step=step, epoch=planned.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
+            "step", step=step, epoch=plan.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
             computed=computed, speed=trained / (time.perf_counter() - start),
-            memory=mx.get_active_memory(), peak=mx.get_peak_memory(), **self._measured(measured.tolist(), weight),
+            memory=mx.get_active_memory(), peak=mx.get_peak_memory(), **self._metrics(metric_sums.tolist(), weight),
         )  # fmt: skip
-        wrong = self.divergence.add(loss) or ("has a gradient that is not a number" if not math.isfinite(norm) else "")
-        if wrong:
-            self._refuse(step, wrong, [loop.train[at].id for rows in planned.groups for at in rows])
+        problem = self.divergence.add(loss) or ("has a NaN or infinite gradient" if not math.isfinite(norm) else "")
+        if problem:
+            self._fail(step, problem, [loop.train[index].id for index in plan.rows])
         return following
 
-    def _total(self, planned: Planned, batches: list[Batch], sums: Any) -> tuple[Any, dict[int, tuple[int, int]], int]:
-        """Loss and gradients over all hosts, each row's tokens seen and trained, and the positions computed.
+    def _all_reduce(self, plan: StepPlan, batches: list[TrainingBatch], sums: Any) -> tuple[Any, dict[int, tuple[int, int]], int]:
+        """Return loss and gradients over all hosts, each row's seen and trained token counts, and the number of computed positions.
 
-        What the batches held is added up, not what was planned: a row that two hosts computed, or none, shows in the certificate.
+        Counts come from the computed batches, not from the plan, so the coverage report detects rows computed by two hosts or by
+        none.
         """
         loop = self.loop
         if sums is None:
-            nothing = mx.array(0.0), mx.zeros((loop.objective.sums,))
-            sums = nothing, tree_map(mx.zeros_like, loop.stack.model.trainable_parameters())
-        short = loop.guard.check() if loop.guard else ""
-        rows = [at for group in planned.groups for at in group]
-        mine = {at: pair for batch in batches for at, pair in batch.counts.items()}
-        sums, (stop, scarce, computed, *found) = loop.hosts.total(
-            sums, self.listener.stopping, bool(short), sum(batch.computed for batch in batches),
-            *(number for at in rows for number in mine.get(at, (0, 0))),
+            zeros = mx.array(0.0), mx.zeros((loop.objective.metric_count,))
+            sums = zeros, tree_map(mx.zeros_like, loop.stack.model.trainable_parameters())
+        warning = loop.guard.check() if loop.guard else ""
+        rows = plan.rows
+        own_counts = {index: pair for batch in batches for index, pair in batch.counts.items()}
+        sums, (stop, out_of_memory, computed, *numbers) = loop.hosts.all_reduce(
+            sums, self.listener.stopping, bool(warning), sum(batch.computed_positions for batch in batches),
+            *(number for index in rows for number in own_counts.get(index, (0, 0))),
         )  # fmt: skip
-        self._wish, self._short = stop > 0, short or ("Another host ran out of memory; its log says more." if scarce else "")
-        counts = {at: (int(seen), int(trained)) for at, seen, trained in zip(rows, found[::2], found[1::2], strict=True)}
+        self._stop_agreed = stop > 0
+        self._memory_warning = warning or ("Another host ran out of memory; see its log." if out_of_memory else "")
+        counts = {index: (int(seen), int(trained)) for index, seen, trained in zip(rows, numbers[::2], numbers[1::2], strict=True)}
         return sums, counts, int(computed)
 
-    def _refuse(self, step: int, wrong: str, rows: list[str]) -> None:
-        kept = f"The last good checkpoint is that of step {self.saved:,}." if self.saved else "There is no checkpoint before it."
+    def _fail(self, step: int, problem: str, rows: list[str]) -> None:
+        last = f"The last good checkpoint is at step {self.saved:,}." if self.saved else "There is no earlier checkpoint."
         raise MlxtuneError(
-            f"The loss of step {step:,} {wrong}. Its rows: {', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}. {kept}",
-            mend="Look at these rows, or lower training.learning_rate.",
+            f"The loss at step {step:,} {problem}. Rows in this step: {', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}. {last}",
+            hint="Check these rows, or lower training.learning_rate.",
         )
 
-    def _arrays(self, batch: Batch, frozen: Cache | None) -> Arrays:
-        return batch.arrays | {"entering": frozen.entering(batch) if frozen else []}
+    def _metrics(self, sums: Any, weight: float) -> dict[str, Mapping[str, float | None]]:
+        """Return the objective's metrics as an event field; an empty dict if there are none."""
+        means = self.loop.objective.means(sums, weight)
+        return {"metrics": {name: _finite(value) for name, value in means.items()}} if means else {}
 
-    def _measured(self, sums: Any, weight: float) -> dict[str, Mapping[str, float | None]]:
-        """What the objective measured, as the field of an event; no field where that is nothing."""
-        found = self.loop.objective.means(sums, weight)
-        return {"metrics": {name: _finite(value) for name, value in found.items()}} if found else {}
+    def _validate_and_sample(self, step: int) -> bool:
+        """Validate, generate sample answers, and return whether ``step`` is the best so far.
 
-    def _check(self, step: int) -> bool:
-        """Validate and let the model answer; whether ``step`` is the best so far. It stays ``unchecked`` where a stop came before that."""
+        ``validation_pending`` stays set if a stop request interrupts this.
+        """
         loss = self._validate(step)
-        lost = None if loss is None else self._sample(step)
-        self.unchecked = lost is None
-        if loss is None or lost is None:
+        format_lost = None if loss is None else self._sample(step)
+        self.validation_pending = format_lost is None
+        if loss is None or format_lost is None:
             return False
-        self.validated = loss
-        return step > 0 and not lost and math.isfinite(loss) and self.best.add(step, loss)
+        self.validation_loss = loss
+        return step > 0 and not format_lost and math.isfinite(loss) and self.best.add(step, loss)
 
     def _validate(self, step: int) -> float | None:
-        """Mean loss over the whole validation set, dropout off; nothing when it was asked to stop on the way."""
-        loop, total, broken = self.loop, 0.0, 0
-        sums, counts = mx.zeros((loop.objective.sums,)), [0, 0]
+        """Return the mean loss over the whole validation set, without dropout; ``None`` if a stop request interrupts it."""
+        loop, total, interrupted = self.loop, 0.0, False
+        sums, counts = mx.zeros((loop.objective.metric_count,)), [0, 0]
         loop.stack.model.eval()
-        for batch in loop.hosts.share(self.held):
-            if broken := self.listener.stopping:  # a part of the validation set is no validation
+        for batch in loop.hosts.shard(self.validation_batches):
+            if interrupted := self.listener.stopping:
                 break
-            loop.stack.lanes.share(len(batch.parts))
-            loss, measured = loop.objective(loop.stack, self._arrays(batch, self.frozen_valid))
-            sums = sums + measured
+            loop.stack.streams.share_cores(len(batch.parts))
+            loss, metrics = loop.objective(loop.stack, batch.arrays(self.valid_cache))
+            sums = sums + metrics
             mx.eval(loss, sums)
             total += _number(loss)
             counts[0] += loop.objective.weight(batch.counts)
             counts[1] += sum(trained for _, trained in batch.counts.values())
         loop.stack.model.train()
-        loop.stack.lanes.share(1)
-        sums, (total, weight, tokens, parts) = loop.hosts.total(sums, total, *counts, broken)
-        if parts:
-            self._wish = True
+        loop.stack.streams.share_cores(1)
+        sums, (total, weight, tokens, interruptions) = loop.hosts.all_reduce(sums, total, *counts, interrupted)
+        if interruptions:
+            self._stop_agreed = True
             return None
-        fields = self._measured(sums.tolist(), weight)
-        if loop.distance and (distance := loop.distance()) is not None:
-            fields["metrics"] = {**fields["metrics"], "kl": _finite(distance)}
+        fields = self._metrics(sums.tolist(), weight)
+        if loop.reference_kl and (kl := loop.reference_kl()) is not None:
+            fields["metrics"] = {**fields["metrics"], "kl": _finite(kl)}
         self.listener.emit("validation", step=step, loss=_finite(total / weight), tokens=int(tokens), **fields)
-        self._warn(drift.displaced(fields.get("metrics", {})))
+        self._warn(drift.displacement_warning(fields.get("metrics", {})))
         return total / weight
 
     def _sample(self, step: int) -> bool | None:
-        """Let the model answer, and say whether it lost its format; the leader's word goes. Nothing when it is to stop."""
-        lost = ""
+        """Generate sample answers on the leader and return whether the format was lost; ``None`` after a stop request."""
+        warning = ""
         if self.stopping:
             return None
-        if self.loop.hosts.leads:
-            lost = self.loop.sample(step)
-            self._warn(lost)
-        _, (word,) = self.loop.hosts.total({}, bool(lost))
-        return word > 0
+        if self.loop.hosts.is_leader:
+            warning = self.loop.sample(step)
+            self._warn(warning)
+        _, (format_lost,) = self.loop.hosts.all_reduce({}, bool(warning))
+        return format_lost > 0
 
     def _warn(self, text: str) -> None:
         if text:
@@ -321,57 +336,59 @@ class _Run:
 
     def _save(self, step: int) -> None:
         loop, start = self.loop, time.perf_counter()
-        if not loop.hosts.leads:
+        if not loop.hosts.is_leader:
             self.saved = step
             return
         state = {
-            "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.certificate.state,
+            "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.coverage.state,
             "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
-            "validated": _finite(self.validated), "unchecked": self.unchecked, "held": self.loop.held, "batches": self.batches,
-            "first": self.divergence.first, "last": list(self.divergence.last),
+            "validated": _finite(self.validation_loss), "unchecked": self.validation_pending, "held": loop.baseline_passes,
+            "batches": self.batches, "first": self.divergence.first, "last": list(self.divergence.last),
         }  # fmt: skip
-        checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.config, state, loop.section.keep)
+        checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.adapter_config, state, loop.section.keep)
         self.saved = step
         self.listener.emit("checkpoint", step=step, seconds=time.perf_counter() - start)
 
-    def _restore(self, found: checkpoint.Checkpoint) -> None:
-        if found.state["rows"] != self.rows or found.state["seed"] != self.loop.section.seed:
+    def _restore(self, resume: checkpoint.Checkpoint) -> None:
+        state = resume.state
+        if state["rows"] != self.rows or state["seed"] != self.loop.section.seed:
             raise DataError(
-                f"The rows are not those that the checkpoint of step {found.step:,} was trained on.",
-                mend="Restore the data as it was, or start a new run.",
+                f"The data differs from the data used for the checkpoint at step {resume.step:,}.",
+                hint="Restore the original data, or start a new run.",
             )
-        if found.state.get("batches") != self.batches:
+        if state.get("batches") != self.batches:
             raise DataError(
-                f"The rows would come in other batches than those that the checkpoint of step {found.step:,} was trained in.",
-                mend="Go on with the version of mlxtune that it was made with, or start a new run.",
+                f"This version would build different batches than the run used until its checkpoint at step {resume.step:,}.",
+                hint="Resume with the version of mlxtune that started the run, or start a new run.",
             )
-        checkpoint.restore(found, self.loop.stack.model, self.optimizer)
-        self.certificate.restore(found.state["certificate"])
-        best = found.state["best"]
+        checkpoint.restore(resume, self.loop.stack.model, self.optimizer)
+        self.coverage.restore(state["certificate"])
+        best = state["best"]
         if best["step"]:
             self.best.step, self.best.loss, self.best.since = best["step"], best["loss"], best["since"]
-        self.divergence.first = found.state["first"]
-        self.divergence.last.extend(found.state["last"])
-        self.loop.held[:] = found.state["held"]
-        self.done, self.unchecked = found.step, found.state["unchecked"]
-        if found.state["validated"] is not None:
-            self.validated = found.state["validated"]
+        self.divergence.first = state["first"]
+        self.divergence.last.extend(state["last"])
+        self.loop.baseline_passes[:] = state["held"]
+        self.done, self.validation_pending = resume.step, state["unchecked"]
+        if state["validated"] is not None:
+            self.validation_loss = state["validated"]
 
-    def _finish(self) -> dict[str, Any]:
-        """Leave the certificate; the model holds the best weights by validation, which may not be the last."""
-        kept = self.done
-        if self.loop.hosts.leads:
-            self.certificate.write(self.loop.folder)
-        if self.loop.hosts.leads and self.best.step and self.best.step != self.done:
-            found = checkpoint.at(self.loop.folder, self.best.step)
-            if found:
-                checkpoint.restore(found, self.loop.stack.model)
-                kept, self.validated = self.best.step, self.best.loss
+    def _finish(self) -> TrainingSummary:
+        """Write the coverage report and load the weights with the best validation loss, which may not be the last ones."""
+        adapter_step = self.done
+        if self.loop.hosts.is_leader:
+            self.coverage.write(self.loop.folder)
+        if self.loop.hosts.is_leader and self.best.step and self.best.step != self.done:
+            best = checkpoint.find(self.loop.folder, self.best.step)
+            if best:
+                checkpoint.restore(best, self.loop.stack.model)
+                adapter_step, self.validation_loss = self.best.step, self.best.loss
             else:
-                self.listener.emit(
-                    "warning", text=f"The best checkpoint, step {self.best.step:,}, is damaged: the adapter is the last."
-                )
-        return {"steps": self.done, "validation": _finite(self.validated), "checkpoint": self.saved, "adapter_step": kept}
+                self._warn(f"The best checkpoint (step {self.best.step:,}) is damaged, so the last weights are kept.")
+        return {
+            "steps": self.done, "validation": _finite(self.validation_loss), "checkpoint": self.saved,
+            "adapter_step": adapter_step,
+        }  # fmt: skip
 
 
 def _number(scalar: mx.array) -> float:

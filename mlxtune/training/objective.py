@@ -1,46 +1,34 @@
-"""What a run learns: the one thing in which supervised and preference training differ, as the loop sees it."""
+"""The interface between the training loop and an objective (SFT, preference losses, KTO)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, TypeVar
 
 import mlx.core as mx
-import numpy as np
 
-from mlxtune.data.batching import Arrange
-from mlxtune.data.rows import Place
+from mlxtune.data.batching import BatchRows
+from mlxtune.models.template import Encoded, EncodedPair
 from mlxtune.recipe import TrainingSection
-from mlxtune.training.stack import Stack
+from mlxtune.training.layer_stack import LayerStack
 
-Arrays = dict[str, Any]
-Counts = Mapping[int, tuple[int, int]]  # row -> tokens seen, tokens trained
-
-
-class Row(Protocol):
-    """What trains: ``tokens`` int32 and ``trained`` bool, each ``(tokens,)``; ``Encoded`` and ``EncodedPair`` are such."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def place(self) -> Place: ...
-
-    @property
-    def tokens(self) -> np.ndarray[Any, np.dtype[np.int32]]: ...
-
-    @property
-    def trained(self) -> np.ndarray[Any, np.dtype[np.bool_]]: ...
-
-    @property
-    def full(self) -> int: ...
-
-    @property
-    def truncated(self) -> bool: ...
+TrainingRow = Encoded | EncodedPair
+Counts = Mapping[int, tuple[int, int]]  # row -> tokens, trained tokens
 
 
-class Batch(Protocol):
-    """What one pass computes on: ``computed`` positions, padding included, a part for each lane."""
+class BatchArrays(TypedDict):
+    """Arrays of every objective. ``prefix`` has one array or none; the others have one per part (``frozen_outputs`` or none)."""
+
+    prefix: list[mx.array]
+    inputs: list[Any]
+    frozen_outputs: list[Any]
+
+
+Arrays_contra = TypeVar("Arrays_contra", bound=BatchArrays, contravariant=True)
+
+
+class TrainingBatch(Protocol):
+    """The rows of one forward pass, split into one part per stream."""
 
     @property
     def parts(self) -> Sequence[Any]: ...
@@ -49,43 +37,44 @@ class Batch(Protocol):
     def counts(self) -> dict[int, tuple[int, int]]: ...
 
     @property
-    def arrays(self) -> Arrays: ...
+    def computed_positions(self) -> int:
+        """The number of computed positions, including padding."""
 
-    @property
-    def computed(self) -> int: ...
+    def arrays(self, cache: FrozenOutputs | None = None) -> Any:
+        """Return the arrays that the objective computes on, with the frozen layers' outputs from ``cache``."""
 
 
-class Cache(Protocol):
-    """What enters the first adapted layer, kept over epochs."""
+class FrozenOutputs(Protocol):
+    """A cache of the frozen layers' outputs, which are the inputs of the first adapted layer."""
 
-    def entering(self, batch: Any) -> list[Any]:
-        """As the objective takes it."""
+    def outputs(self, batch: Any) -> list[Any]:
+        """Return the outputs for each part of ``batch``."""
 
     def close(self) -> None: ...
 
 
-class Objective(Protocol):
-    """A loss over batches of rows, and how batches are made."""
+class Objective(Protocol[Arrays_contra]):
+    """A loss over batches of rows, and how rows are arranged in batches."""
 
     @property
-    def sums(self) -> int:
-        """How many sums it measures beside the loss."""
+    def metric_count(self) -> int:
+        """The number of metrics computed in addition to the loss."""
 
     def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
-        """What these sums over rows of ``weight`` mean, by name."""
+        """Return the metrics by name, given their ``sums`` over rows with a total weight of ``weight``."""
 
-    def arrange(self, rows: Sequence[Any], section: TrainingSection) -> Arrange:
-        """How ``rows`` become batches, in the bounds of the recipe."""
+    def arrange(self, rows: Sequence[Any], section: TrainingSection) -> BatchRows:
+        """Return a function that groups ``rows`` into batches within the recipe's limits."""
 
     def collate(self, rows: Sequence[Any], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[Any]:
-        """A batch of each of ``groups``; ``step`` names all rows of the optimizer step, where ``groups`` are one host's share."""
+        """Return one batch per group. ``step`` holds all rows of the optimizer step; ``groups`` may be one host's shard of them."""
 
     def weight(self, counts: Counts) -> int:
-        """What the sums over these rows are divided by: trained tokens, or pairs."""
+        """Return the number by which sums over these rows are divided: trained tokens, or pairs."""
 
-    def __call__(self, stack: Stack, arrays: Arrays) -> tuple[mx.array, mx.array]:
-        """The loss summed over a batch, a scalar, and what else is measured, summed likewise, ``(sums,)``. Lazy, and differentiable.
+    def __call__(self, stack: LayerStack, arrays: Arrays_contra) -> tuple[mx.array, mx.array]:
+        """Return the scalar loss and the metrics ``(metric_count,)``, summed over a batch. Both are lazy and differentiable.
 
-        ``arrays`` is the batch's, and what enters the first adapted layer or nothing of it. Sums and not means: the caller divides
-        by the weight of the whole optimizer step, so that neither the shape of a batch nor accumulation changes the objective.
+        They are sums, not means: the caller divides by the weight of the whole optimizer step, so that neither the batch shape nor
+        accumulation changes the objective.
         """

@@ -1,137 +1,126 @@
-"""What a plan can only learn from MLX: true lengths, and what two steps take. Asked by ``planning.ask``, in a process of its own.
-
-    python -m mlxtune.training.probe lengths < request.json
-    python -m mlxtune.training.probe tokens  < request.json
-    python -m mlxtune.training.probe steps   < request.json
-
-A request is ``{"recipe": TOML}``, for ``steps`` with the shape of a ``batch`` beside it, as ``planning.ask`` writes it. The answer is
-one JSON document on stdout; an error of ours is ``{"error", "mend", "kind"}``.
-"""
+"""Measure row lengths and the cost of two steps for a plan. Runs as the child process of ``planning.measurements``."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlxtune.core.errors import DataError, MlxtuneError, TemplateError
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Row, Unpaired
+from mlxtune.core.child_process import serve
+from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Unpaired
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.planning.machine import machine
+from mlxtune.planning.machine import this_machine
+from mlxtune.planning.measurements import ProbeBatch, StepCost
+from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import MethodSection, Recipe, parse
 
 if TYPE_CHECKING:
+    from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.models.template import ChatTemplate, Encoded, EncodedPair
 
-_ENDLESS = 2**31 - 1  # a window that nothing fills
+_NO_LIMIT = 2**31 - 1  # tokens
 
 
-def lengths(request: dict[str, Any]) -> dict[str, Any]:
-    """Each row as the worker will encode it: the fields of ``planning.workload.Length``.
+def lengths(recipe: Recipe) -> DatasetLengths:
+    """Return the length of each row as the training worker encodes it, without reading weights.
 
-    ``prefix`` is what all rows share and a batch computes once. No weight is read. Raises ``InputError`` for whatever the worker would
-    refuse.
+    Raise ``InputError`` for everything that the worker would reject.
     """
-    from mlx_lm.models.cache import KVCache, make_prompt_cache
     from mlx_lm.utils import load_model, load_tokenizer
 
     from mlxtune.models.template import ChatTemplate
-    from mlxtune.training import batches, pairs
-    from mlxtune.training.encode import encode, measure
+    from mlxtune.training import sft
+    from mlxtune.training.encode import encode, row_lengths
+    from mlxtune.training.layer_stack import plain_attention
+    from mlxtune.training.preference import batches
 
-    recipe = parse(request["recipe"])
     shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
     train, valid = (encode(template, rows, recipe).rows for rows in (shares.train, shares.valid))
     model, _ = load_model(source.folder, lazy=True)
-    plain = all(type(cache) is KVCache for cache in make_prompt_cache(model))
-    shared = batches.shared_prefix if recipe.method.kind == "sft" else pairs.shared_prefix
-    prefix = shared([*train, *valid]) if plain else 0
-    return {
-        "train": list(map(astuple, measure(train))),
-        "valid": list(map(astuple, measure(valid))),
-        "prefix": prefix,
-        "plain": plain,
-    }
+    plain = plain_attention(model)
+    shared_prefix = sft.shared_prefix if recipe.method.kind == "sft" else batches.shared_prefix
+    prefix = shared_prefix([*train, *valid]) if plain else 0
+    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain)
 
 
-def tokens(request: dict[str, Any]) -> dict[str, Any]:
-    """Each record of the recipe's source as it would be encoded, in order: ``[full, first, why]``, or null for what is no row.
+def tokens(recipe: Recipe) -> list[TokenCount | None]:
+    """Return the token count of each record of the recipe's source, in order; ``None`` for an invalid row.
 
-    ``full`` and ``first`` are as in :func:`lengths`; of a pair, they count the longer of its answers. ``why`` says why a row cannot be
-    rendered. Raises ``InputError`` for the model or a file as a whole, but for no row.
+    For a pair, the longer answer is counted. Raise ``InputError`` if the model or the whole file is invalid, but never for a row.
     """
     from mlx_lm.utils import load_tokenizer
 
-    from mlxtune.data.records import Records
+    from mlxtune.data.access.records import SourceRecords
     from mlxtune.models.template import ChatTemplate
 
-    recipe = parse(request["recipe"])
     source = resolve(recipe.model.base)
     template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
-    with Records(recipe.source, recipe.data.format, recipe.data.map) as records:
-        return {"rows": [_tokens(template, records.record(at)) for at in range(len(records))]}
+    with SourceRecords(recipe.source, recipe.data.format, recipe.data.map) as records:
+        return [_count(template, records.record(index)) for index in range(len(records))]
 
 
-def _tokens(template: ChatTemplate, record: Row | DataError) -> list[Any] | None:
+def _count(template: ChatTemplate, record: Row | DataError) -> TokenCount | None:
+    from mlxtune.data.checks.check_input import TokenCount
+
     try:
         if isinstance(record, DataError):
             return None
         if isinstance(record, Preference):
-            pair = template.pair(record, _ENDLESS)
-            return [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)), len(pair.prompt), ""]
+            pair = template.encode_pair(record, _NO_LIMIT)
+            return TokenCount(len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)), len(pair.prompt))
         if isinstance(record, Unpaired):
-            record = Conversation(record.place, record.meta, (*record.prompt, Message("assistant", record.completion)))
-        row = template.encode(record, _ENDLESS)
-        return [row.full, int(row.trained.argmax()), ""]
+            record = Conversation(record.location, record.meta, (*record.prompt, Message("assistant", record.completion)))
+        row = template.encode(record, _NO_LIMIT)
+        return TokenCount(row.full_length, int(row.trained.argmax()))
     except TemplateError as error:
-        return [0, 0, error.message]
-    except DataError:  # a row that trains nothing whatever the window
+        return TokenCount(0, 0, error.message)
+    except DataError:  # no trained tokens
         return None
 
 
-def steps(request: dict[str, Any]) -> dict[str, Any]:
-    """Two optimizer steps of the recipe on rows of the batch's shape: bytes at the peak and at rest, and seconds.
+def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32"] | None = None) -> StepCost:
+    """Run two optimizer steps on rows with the batch's shape, and measure them.
 
-    ``step`` is the second step, for one batch. ``frozen`` is what the layers below the first adapter took by themselves, 0.0 where
-    there are none: ahead of the steps where their cache is asked for, and no part of them then. ``compute`` in the request
-    overrides the compute path.
+    ``step`` is the time of the second step, for one batch. ``frozen`` is the time spent in the layers below the first adapter, or
+    0.0 if there are none. With ``batch.grouped`` rows, these layers run before the steps, as they do when cached, and ``step`` does
+    not include them.
     """
     import mlx.core as mx
 
-    from mlxtune.models import head, lanes, load, lora
+    from mlxtune.models import head, load, lora
+    from mlxtune.models.cpu import streams
     from mlxtune.training import optimizer
-    from mlxtune.training.assemble import CACHED
-    from mlxtune.training.dpo import Preferring
-    from mlxtune.training.frozen import FrozenCache
-    from mlxtune.training.objective import Cache, Objective
-    from mlxtune.training.pairs import PairCache
-    from mlxtune.training.sft import Supervised
-    from mlxtune.training.stack import Stack
+    from mlxtune.training.frozen_cache import FrozenCache
+    from mlxtune.training.layer_stack import LayerStack
+    from mlxtune.training.objective import Objective
+    from mlxtune.training.preference.dpo import PreferenceObjective
+    from mlxtune.training.preference.forward import PairCache
+    from mlxtune.training.setup import CACHE_MEMORY_DIVISOR
+    from mlxtune.training.sft import SFTObjective
     from mlxtune.training.step import Stepper
 
-    recipe, batch = parse(request["recipe"]), request["batch"]
-    loaded = load.load(resolve(recipe.model.base), request.get("compute"), quantize=recipe.model.quantize)
+    loaded = load.load(resolve(recipe.model.base), compute, quantize=recipe.model.quantize)
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
-    parts = head.split(loaded.model)
-    stack = Stack(loaded.model, parts, lanes.Lanes(lanes.suitable()), checkpointed=batch["checkpointed"])
-    rows: list[Any] = _pairs(batch, recipe) if batch["sides"] else _rows(batch, recipe)
-    objective: Objective = (
-        Preferring(MethodSection(), len(batch["sides"]) == 3, batch["prefix"], stack.lanes.count)
-        if batch["sides"]
-        else Supervised(batch["prefix"], stack.lanes.count)
+    parts = head.split_head(loaded.model)
+    stack = LayerStack(loaded.model, parts, streams.StreamPool(streams.default_size()), checkpointed=batch.checkpointed)
+    rows: list[Any] = _pairs(batch, recipe) if batch.sides else _rows(batch, recipe)
+    objective: Objective[Any] = (
+        PreferenceObjective(MethodSection(), len(batch.sides) == 3, batch.prefix, stack.streams.size)
+        if batch.sides
+        else SFTObjective(batch.prefix, stack.streams.size)
     )
-    (chosen,) = objective.collate(rows, [range(batch["rows"])], range(batch["rows"]))
+    (chosen,) = objective.collate(rows, [range(batch.rows)], range(batch.rows))
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
     stepper = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=loaded.compute == "native")
@@ -140,27 +129,24 @@ def steps(request: dict[str, Any]) -> dict[str, Any]:
     rest, loading = mx.get_active_memory(), mx.get_peak_memory()
     mx.reset_peak_memory()
     with tempfile.TemporaryDirectory() as folder:
-        frozen: Cache = (
-            PairCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
-            if batch["sides"]
-            else FrozenCache(stack, rows, batch["prefix"], budget=machine().limit // CACHED, folder=Path(folder))
-        )
-        apart = _seconds(lambda: mx.eval(frozen.entering(chosen))) if batch["grouped"] and stack.can_enter() else 0.0
+        cache_type: Any = PairCache if batch.sides else FrozenCache
+        frozen = cache_type(stack, rows, batch.prefix, budget=this_machine().limit // CACHE_MEMORY_DIVISOR, folder=Path(folder))
+        frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen))) if batch.grouped and stack.can_skip_frozen() else 0.0
 
         def step() -> None:
             sums: Any = None
             for _ in range(batches):
-                sums = stepper.add(chosen.arrays | {"entering": frozen.entering(chosen) if apart else []}, sums)
+                sums = stepper.add(chosen.arrays(frozen if frozen_seconds else None), sums)
                 mx.async_eval(sums)
             mx.eval(stepper.apply(sums[1], objective.weight(chosen.counts)), stepper.results)
 
         batches = min(2, recipe.training.accumulate)
-        taken = [_seconds(step) for _ in range(2)]
+        step_seconds = [_seconds(step) for _ in range(2)]
         peak = mx.get_peak_memory()
-        if not apart and stack.can_enter():
-            apart = _seconds(lambda: mx.eval(frozen.entering(chosen)))
+        if not frozen_seconds and stack.can_skip_frozen():
+            frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen)))
         frozen.close()
-    return {"rest": rest, "loading": loading, "peak": peak, "frozen": apart, "step": taken[-1] / batches}
+    return {"rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches}
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -169,55 +155,55 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _rows(batch: dict[str, Any], recipe: Recipe) -> list[Encoded]:
-    """Rows of the batch's length that begin alike, as many as are computed together; their tokens mean nothing, the last ones train."""
+def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
+    """Return random rows of the batch's length that share a prefix, as many as one batch has; their last tokens are trained."""
     import numpy as np
 
     from mlxtune.models.template import Encoded
 
-    dice = np.random.default_rng(recipe.training.seed)
-    length, trained, prefix = batch["tokens"], batch["trained"], batch["prefix"]
-    made = []
-    for at in range(max(batch["rows"], batch["grouped"])):
-        tokens = dice.integers(3, 250, length).astype(np.int32)
-        tokens[:prefix] = np.arange(prefix) % 200 + 3
-        mask = np.zeros(length, bool)
-        mask[length - trained :] = True
-        made.append(Encoded(str(at), Place(recipe.folder, at + 1), tokens, mask, length))
-    return made
+    rng = np.random.default_rng(recipe.training.seed)
+    rows = []
+    for index in range(max(batch.rows, batch.grouped)):
+        tokens = rng.integers(3, 250, batch.tokens).astype(np.int32)
+        tokens[: batch.prefix] = np.arange(batch.prefix) % 200 + 3
+        mask = np.zeros(batch.tokens, bool)
+        mask[batch.tokens - batch.trained :] = True
+        rows.append(Encoded(str(index), Location(recipe.folder, index + 1), tokens, mask, batch.tokens))
+    return rows
 
 
-def _pairs(batch: dict[str, Any], recipe: Recipe) -> list[EncodedPair]:
-    """Pairs of the batch's widths, likewise; where sides hold their prompts, a prompt is what the rest leaves."""
+def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
+    """Return random pairs of the batch's widths. If the sides include prompts, a prompt has the tokens that its answers leave."""
     import numpy as np
 
     from mlxtune.models.template import EncodedPair
 
-    dice = np.random.default_rng(recipe.training.seed)
-    *prompt, chosen, rejected = batch["sides"]
-    answered = batch["trained"] // batch["rows"]
-    asked = prompt[0] + 1 if prompt else max(1, (chosen + rejected - answered) // 2)
-    common = min(max(0, answered - chosen - rejected), asked - 1) if prompt else 0  # predicted in the stem
-    lengths = [asked - common, *((common + chosen, common + rejected) if prompt else (chosen - asked, rejected - asked))]
-    made = []
-    for at in range(max(batch["rows"], batch["grouped"])):
-        asks, better, worse = (dice.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
-        asks = np.concatenate([np.arange(batch["prefix"], dtype=np.int32) % 200 + 3, asks])
-        worse[:common], worse[common : common + 1] = better[:common], 2  # from there on they differ
-        made.append(EncodedPair(str(at), Place(recipe.folder, at + 1), asks, better, worse, (len(better), len(worse))))
-    return made
+    rng = np.random.default_rng(recipe.training.seed)
+    *prompts, chosen, rejected = batch.sides
+    trained = batch.trained // batch.rows
+    prompt = prompts[0] + 1 if prompts else max(1, (chosen + rejected - trained) // 2)
+    common = min(max(0, trained - chosen - rejected), prompt - 1) if prompts else 0  # answer tokens shared by both sides
+    lengths = [prompt - common, *((common + chosen, common + rejected) if prompts else (chosen - prompt, rejected - prompt))]
+    pairs = []
+    for index in range(max(batch.rows, batch.grouped)):
+        prompt_tokens, better, worse = (rng.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
+        prompt_tokens = np.concatenate([np.arange(batch.prefix, dtype=np.int32) % 200 + 3, prompt_tokens])
+        worse[:common], worse[common : common + 1] = better[:common], 2  # the answers differ from this token on
+        sizes = (len(better), len(worse))
+        pairs.append(EncodedPair(str(index), Location(recipe.folder, index + 1), prompt_tokens, better, worse, sizes))
+    return pairs
 
 
 def main() -> int:
-    """Entry point; always prints one JSON document."""
-    answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"lengths": lengths, "tokens": tokens, "steps": steps}
+    """Run the child process and return its exit code."""
     blas.preload()
-    try:
-        answer = answers[sys.argv[1]](json.load(sys.stdin))
-    except MlxtuneError as error:
-        answer = {"error": error.message, "mend": error.mend, "kind": type(error).__name__}
-    print(json.dumps(answer))
-    return 0
+    return serve({
+        "lengths": lambda request: astuple(lengths(parse(request.params["recipe"]))),
+        "tokens": lambda request: [count and astuple(count) for count in tokens(parse(request.params["recipe"]))],
+        "steps": lambda request: steps(
+            parse(request.params["recipe"]), ProbeBatch(**request.params["batch"]), request.params["compute"]
+        ),
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

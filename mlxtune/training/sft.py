@@ -1,4 +1,4 @@
-"""The objective of supervised fine-tuning: minus the log-probability of every trained token."""
+"""Supervised fine-tuning: batches of rows, and the cross-entropy loss over their trained tokens."""
 
 from __future__ import annotations
 
@@ -7,61 +7,141 @@ from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 from mlxtune.data import batching
-from mlxtune.data.batching import Arrange
-from mlxtune.models.template import Encoded
+from mlxtune.data.batching import BatchRows, padded_length
+from mlxtune.models.template import Encoded, common_prefix
 from mlxtune.recipe import TrainingSection
-from mlxtune.training.batches import Batch, collate
-from mlxtune.training.objective import Arrays, Counts
-from mlxtune.training.stack import Stack
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.objective import BatchArrays, Counts, FrozenOutputs
+
+MIN_PREFIX = 16  # tokens; a separate pass is not worth it for a shorter shared prefix
+
+
+class SFTArrays(BatchArrays):
+    """The arrays of an :class:`SFTBatch`, one item per part."""
+
+    positions: list[mx.array]
+    targets: list[mx.array]
+    weights: list[mx.array]
 
 
 @dataclass(frozen=True)
-class Supervised:
-    """Cross-entropy over trained tokens. ``prefix`` is how many tokens all rows share and compute once per batch."""
+class SFTPart:
+    """The rows computed by one stream.
+
+    ``inputs``, int32 ``(rows, tokens)``, is padded on the right. ``positions``, int32 ``(targets,)``, has the indices in the
+    flattened inputs of the tokens that predict ``targets``, int32 ``(targets,)``. ``weights``, float32 ``(targets,)``, is 1 for a
+    target and 0 for padding.
+    """
+
+    rows: tuple[int, ...]
+    inputs: mx.array
+    positions: mx.array
+    targets: mx.array
+    weights: mx.array
+
+
+@dataclass(frozen=True)
+class SFTBatch:
+    """The rows of one forward pass, split into one part per stream.
+
+    ``prefix``, int32 ``(prefix,)``, has the tokens that every row begins with, or is ``None``. ``counts`` maps a row to its token
+    count and trained-token count.
+    """
+
+    prefix: mx.array | None
+    parts: tuple[SFTPart, ...]
+    counts: dict[int, tuple[int, int]]
+
+    def arrays(self, cache: FrozenOutputs | None = None) -> SFTArrays:
+        """Return the arrays that the objective computes on."""
+        return {
+            "prefix": [] if self.prefix is None else [self.prefix],
+            "inputs": [part.inputs for part in self.parts],
+            "positions": [part.positions for part in self.parts],
+            "targets": [part.targets for part in self.parts],
+            "weights": [part.weights for part in self.parts],
+            "frozen_outputs": cache.outputs(self) if cache else [],
+        }
+
+    @property
+    def computed_positions(self) -> int:
+        """The number of computed positions, including padding and the prefix."""
+        return sum(part.inputs.size for part in self.parts) + (self.prefix.size if self.prefix is not None else 0)
+
+
+@dataclass(frozen=True)
+class SFTObjective:
+    """Cross-entropy over trained tokens. The first ``prefix`` tokens are identical in all rows and computed once per batch."""
 
     prefix: int = 0
-    lanes: int = 1
+    streams: int = 1
 
-    sums = 0
+    metric_count = 0
 
     def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
         return {}
 
-    def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> Arrange:
+    def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> BatchRows:
         lengths = [len(row.tokens) - 1 - self.prefix for row in rows]
         return partial(
-            batching.group, lengths, batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
+            batching.group_by_length, lengths, batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
         )
 
-    def collate(self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[Batch]:
-        return [collate(rows, chosen, self.prefix, self.lanes) for chosen in groups]
+    def collate(self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[SFTBatch]:
+        return [collate(rows, indices, self.prefix, self.streams) for indices in groups]
 
     def weight(self, counts: Counts) -> int:
         return sum(trained for _, trained in counts.values())
 
-    def __call__(self, stack: Stack, arrays: Arrays) -> tuple[mx.array, mx.array]:
+    def __call__(self, stack: LayerStack, arrays: SFTArrays) -> tuple[mx.array, mx.array]:
         return loss_sum(stack, arrays), mx.zeros((0,))
 
 
-def loss_sum(stack: Stack, arrays: Arrays) -> mx.array:
-    """Cross-entropy summed over the trained tokens of a batch: a scalar.
+def shared_prefix(rows: Sequence[Encoded]) -> int:
+    """Return the number of untrained tokens that all rows begin with; 0 if it is less than ``MIN_PREFIX``."""
+    first_target = min(int(np.argmax(row.trained)) for row in rows)
+    shared = min(common_prefix([row.tokens.tolist() for row in rows]), first_target - 1)
+    return shared if shared >= MIN_PREFIX and len(rows) > 1 else 0
 
-    ``arrays`` is ``Batch.arrays``: prefix (one or none), and for each part inputs, positions, targets, weights and what enters the
-    first adapted layer (or none of it).
-    """
-    entering = list(arrays["entering"])
-    recorded = None
+
+def collate(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, streams: int = 1) -> SFTBatch:
+    """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens, split over ``streams``."""
+    parts = [list(indices[stream::streams]) for stream in range(min(streams, len(indices)))]
+    counts = {index: (len(rows[index].tokens), int(rows[index].trained[1:].sum())) for index in indices}
+    shared = mx.array(rows[indices[0]].tokens[:prefix]) if prefix else None
+    return SFTBatch(shared, tuple(_part(rows, part, prefix) for part in parts), counts)
+
+
+def loss_sum(stack: LayerStack, arrays: SFTArrays) -> mx.array:
+    """Return the cross-entropy summed over the trained tokens of a batch, as a scalar."""
+    frozen = list(arrays["frozen_outputs"])
+    prefix_caches = None
     if arrays["prefix"]:
-        recorded, _ = stack.record(arrays["prefix"][0], entering.pop(0) if entering else None)
+        prefix_caches, _ = stack.run_prefix(arrays["prefix"][0], frozen.pop(0) if frozen else None)
     losses = []
-    parts: Sequence[tuple[mx.array, ...]] = list(
-        zip(arrays["inputs"], arrays["positions"], arrays["targets"], arrays["weights"], strict=True)
-    )
-    for lane, (inputs, positions, targets, weights) in enumerate(parts):
-        with stack.lanes(lane):
-            hidden = stack.hidden(inputs, recorded, entering[lane] if entering else None)
+    parts = zip(arrays["inputs"], arrays["positions"], arrays["targets"], arrays["weights"], strict=True)
+    for stream, (inputs, positions, targets, weights) in enumerate(parts):
+        with stack.streams(stream):
+            hidden = stack.hidden_states(inputs, prefix_caches, frozen[stream] if frozen else None)
             hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
-            losses.append(-(stack.logp(hidden, targets) * weights).sum())
+            losses.append(-(stack.log_probs(hidden, targets) * weights).sum())
     return mx.stack(losses).sum()
+
+
+def _part(rows: Sequence[Encoded], indices: Sequence[int], prefix: int) -> SFTPart:
+    width = padded_length(max(len(rows[index].tokens) for index in indices) - 1 - prefix)
+    tokens = np.zeros((len(indices), width + 1), np.int32)
+    trained = np.zeros((len(indices), width + 1), bool)
+    for line, index in enumerate(indices):
+        row = rows[index]
+        tokens[line, : len(row.tokens) - prefix] = row.tokens[prefix:]
+        trained[line, : len(row.tokens) - prefix] = row.trained[prefix:]
+    is_target = trained[:, 1:]
+    count = int(is_target.sum())
+    size = padded_length(count)
+    positions, targets, weights = np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32)
+    positions[:count], targets[:count], weights[:count] = np.flatnonzero(is_target), tokens[:, 1:][is_target], 1
+    return SFTPart(tuple(indices), mx.array(tokens[:, :-1]), mx.array(positions), mx.array(targets), mx.array(weights))

@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of its batches, summed, divided by what they are sums over, clipped, applied."""
+"""One optimizer step: sum gradients over batches, divide them by their weight, clip them, and apply them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from mlxtune.training.objective import Arrays
-from mlxtune.training.stack import Stack
+from mlxtune.training.layer_stack import LayerStack
 
-Loss = Callable[[Stack, Arrays], tuple[mx.array, mx.array]]
+Loss = Callable[[LayerStack, Any], tuple[mx.array, mx.array]]
 
 
 class Stepper:
-    """Computes steps of ``objective``. On a GPU both halves are compiled; on a CPU that gains nothing and costs seconds.
+    """Computes optimizer steps for ``objective``, compiled on a GPU. On a CPU, compiling gains nothing and takes seconds.
 
-    Make it after the optimizer's state is what it should be: compiled functions hold on to it.
+    Create it after the optimizer's state is restored, because compiled functions capture that state.
     """
 
-    def __init__(self, stack: Stack, optimizer: optim.Optimizer, objective: Loss, *, clip: float, compiled: bool) -> None:
+    def __init__(self, stack: LayerStack, optimizer: optim.Optimizer, objective: Loss, *, clip: float, compiled: bool) -> None:
         self.stack, self.optimizer, self.clip = stack, optimizer, clip
         model = stack.model
         gradients = nn.value_and_grad(model, lambda arrays: objective(stack, arrays))
@@ -32,17 +31,17 @@ class Stepper:
         if compiled:
             state = [model.state, random]
             self._gradients = mx.compile(gradients, inputs=state, outputs=state)
-            learned = [model.state, optimizer.state]
-            self._update = mx.compile(self._apply, inputs=learned, outputs=learned)
+            updated = [model.state, optimizer.state]
+            self._update = mx.compile(self._apply, inputs=updated, outputs=updated)
 
-    def add(self, arrays: Arrays, sums: Any = None) -> Any:
-        """``((loss, metrics), gradients)`` of one batch, each a sum, added to ``sums`` of the ones before. Lazy."""
-        self.stack.lanes.share(len(arrays["inputs"]))
+    def add(self, arrays: Any, sums: Any = None) -> Any:
+        """Return the sums ``((loss, metrics), gradients)`` of one batch, added to ``sums``. The result is lazy."""
+        self.stack.streams.share_cores(len(arrays["inputs"]))
         new = self._gradients(arrays)
         return new if sums is None else tree_map(mx.add, sums, new)
 
     def apply(self, gradients: Any, weight: int | mx.array) -> mx.array:
-        """Update the adapter with ``gradients`` divided by ``weight``; their norm before clipping, a scalar. Lazy."""
+        """Update the adapter with ``gradients`` divided by ``weight``. Return their norm before clipping, a lazy scalar."""
         return self._update(gradients, mx.array(weight, mx.float32))
 
     def _apply(self, gradients: Any, weight: mx.array) -> mx.array:
@@ -53,5 +52,5 @@ class Stepper:
 
     @property
     def results(self) -> Sequence[Any]:
-        """What a step leaves behind: adapter and optimizer state."""
+        """Return the adapter and optimizer state, which must be evaluated after a step."""
         return [self.stack.model.trainable_parameters(), self.optimizer.state]

@@ -1,6 +1,6 @@
-"""The training worker: ``python -m mlxtune.training.worker RUN_DIR``, and with ``--peer`` another host of its run.
+"""The training worker: ``python -m mlxtune.training.worker RUN_DIR``. With ``--peer``, it is another host of the run.
 
-Started detached by ``runs.launch``; it reads the resolved recipe in the run's folder and leaves the adapter there.
+``runs.launch`` starts it as a detached process. It reads the resolved recipe from the run's folder and writes the adapter there.
 """
 
 from __future__ import annotations
@@ -16,82 +16,91 @@ from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file
-from mlxtune.data.rows import shared_system
+from mlxtune.data.rows import shared_system_prompt
 from mlxtune.evaluation.contract import Contract
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe import Recipe, dump
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch
-from mlxtune.runs.worker import Worker, live
-from mlxtune.training.peers import Crew, Follower, follow, share_cores
+from mlxtune.runs.worker import Worker, run_worker
+from mlxtune.training.distributed.launcher import Launcher, PeerWorker, limit_blas_threads, run_peer
 
 if TYPE_CHECKING:
-    from mlxtune.training.assemble import Assembled
+    from mlxtune.training.loop import TrainingSummary
+    from mlxtune.training.setup import TrainingSetup
 
 
-def lead(worker: Worker) -> dict[str, Any]:
-    """A whole run, with the other hosts it asks for. Returns the summary of ``run.finished``."""
-    with Crew(worker.folder, worker.request, lambda: worker.stopping) as crew:
-        return train(worker, crew)
+def lead(worker: Worker) -> TrainingSummary:
+    """Train together with the other hosts named in the launch request."""
+    with Launcher(worker.folder, worker.request, lambda: worker.stopping) as launcher:
+        return train(worker, launcher)
 
 
-def train(worker: Worker | Follower, crew: Crew | Follower) -> dict[str, Any]:
-    """Read, load, encode, train, and where this process leads write the adapter. Returns the summary."""
-    from mlxtune.models import lora  # these import mlx, which must come after the BLAS
-    from mlxtune.training import checkpoint, hosts
-    from mlxtune.training.assemble import assemble
-    from mlxtune.training.samples import Sampler
+def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> TrainingSummary:
+    """Train the adapter and, on the leader, write it."""
+    from mlxtune.models import lora  # these modules import mlx, which must come after the BLAS is loaded
+    from mlxtune.training import checkpoint
+    from mlxtune.training.distributed import hosts
+    from mlxtune.training.sampler import Sampler
+    from mlxtune.training.setup import prepare
 
     recipe = worker.recipe
-    found = checkpoint.newest(worker.folder)
-    worker.begin("train", **({"step": found.step} if found else {}))
-    for folder in checkpoint.damaged(worker.folder):
-        worker.warn(f"The checkpoint in {folder.name} is damaged; it is passed over.")
-    made = assemble(recipe, worker.folder, worker)
-    loop, source = made.loop, made.loaded.source
-    if crew.leads:
-        count, length = recipe.training.samples, recipe.evaluation.max_tokens
-        contract = Contract.of(recipe) if recipe.contract else None
-        loop.sample = Sampler(made.loaded, made.template, made.shares.valid, count, length, worker.emit, loop.held, contract)
-        report_data(worker, made)
-    loop.hosts = hosts.join(crew, found.step if found else 0)
+    resume = checkpoint.newest(worker.folder)
+    start = resume.step if resume else 0
+    worker.report_start("train", **({"step": start} if resume else {}))
+    for folder in checkpoint.damaged_folders(worker.folder):
+        worker.warn(f"Skipped the checkpoint in {folder.name}: it is damaged.")
+    setup = prepare(recipe, worker.folder, worker)
+    loop, loaded = setup.loop, setup.loaded
+    if launcher.is_leader:
+        contract = Contract.from_recipe(recipe) if recipe.has_contract else None
+        loop.sample = Sampler(
+            loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens, worker.emit,
+            loop.baseline_passes, contract,
+        )  # fmt: skip
+        report_data(worker, setup)
+    loop.hosts = hosts.init_group(launcher, start)
     rows = [row.id for row in (*loop.train, *loop.valid)]
-    loop.hosts.agree("run", repr((__version__, dump(recipe), source.fingerprint, rows, found.step if found else 0)))
-    summary = loop.run(worker, found)
-    if not crew.leads:
-        return summary
-    lora.save(worker.folder / "adapter", lora.weights(made.loaded.model), loop.config | {"model": str(source.folder)})
-    write_json(worker.folder / "adapter" / LINEAGE, lineage(worker, source, summary, shared_system(made.shares.train)))
+    loop.hosts.require_equal("run", repr((__version__, dump(recipe), loaded.source.fingerprint, rows, start)))
+    summary = loop.run(worker, resume)
+    if launcher.is_leader:
+        config = loop.adapter_config | {"model": str(loaded.source.folder)}
+        lora.save(worker.folder / "adapter", lora.adapter_arrays(loaded.model), config)
+        system = shared_system_prompt(setup.splits.train)
+        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker, loaded.source, summary, system))
     return summary
 
 
-def report_data(worker: Worker | Follower, made: Assembled) -> None:
-    """Write ``data.json``, the record of what trains, what could not, and what must not, and say it in an event."""
-    loop, shares = made.loop, made.shares
+def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
+    """Write ``data.json``, which lists the train, skipped and held-out rows, and emit an event with the counts."""
+    loop, splits = setup.loop, setup.splits
     rows = [
-        {"id": row.id, "line": row.place.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()), "full": row.full}
+        {
+            "id": row.id, "line": row.location.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()),
+            "full": row.full_length,
+        }
         for row in loop.train
-    ]
+    ]  # fmt: skip
     write_json(
         worker.folder / "data.json",
         {
             "source": str(worker.recipe.source),
             "train": rows,
             "valid": [row.id for row in loop.valid],
-            "test": [row.id for row in shares.test],
-            "skipped": made.skipped,
+            "test": [row.id for row in splits.test],
+            "skipped": setup.skipped,
         },
     )
     worker.emit(
-        "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(shares.test), tokens=sum(row["tokens"] for row in rows),
+        "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(splits.test), tokens=sum(row["tokens"] for row in rows),
         trained=sum(row["trained"] for row in rows), truncated=sum(row.truncated for row in (*loop.train, *loop.valid)),
-        skipped=len(made.skipped), steps=loop.total, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        skipped=len(setup.skipped), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 
-def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, Any], system: str) -> dict[str, Any]:
-    """Where an adapter comes from: base, recipe, data and run, and how it is asked, for whoever finds the folder alone."""
+def make_lineage(worker: Worker | PeerWorker, source: ModelFolder, summary: TrainingSummary, system: str) -> dict[str, Any]:
+    """Return the adapter's origin (base, recipe, data, run) and system prompt, so that its folder is self-contained."""
     return {
         "v": 1,
         "mlxtune": __version__,
@@ -103,31 +112,31 @@ def lineage(worker: Worker | Follower, source: ModelFolder, summary: dict[str, A
         "recipe_hash": sha256_file(worker.folder / "recipe.toml"),
         "data_hash": data_hash(read_json(worker.folder / "data.json")),
         "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
-        "parent": parent(worker.recipe),
+        "parent": _parent_lineage(worker.recipe),
         "system": system,
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }
 
 
-def parent(recipe: Recipe) -> dict[str, Any] | None:
-    """The lineage of the adapter that training started from, with the hash of its weights; ``None`` where there was none."""
+def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the lineage of the parent adapter, with the hash of its weights; ``None`` if there is no parent."""
     if not recipe.adapter.parent:
         return None
     folder = recipe.path(recipe.adapter.parent)
-    told = folder / LINEAGE
-    own = read_json(told) if told.is_file() else {}
-    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": own}
+    file = folder / LINEAGE
+    lineage = read_json(file) if file.is_file() else {}
+    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": lineage}
 
 
 def main() -> int:
-    """Entry point; the exit code follows the command line's."""
+    """Run the worker and return the command line's exit code."""
     if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--peer"]):
         raise DataError("usage: python -m mlxtune.training.worker RUN_DIR [--peer]")
     folder = Path(sys.argv[1])
-    share_cores(launch.request(folder))
+    limit_blas_threads(launch.read_request(folder))
     blas.preload()
-    return follow(folder, lambda peer: train(peer, peer)) if sys.argv[2:] else live(folder, lead)
+    return run_peer(folder, lambda peer: train(peer, peer)) if sys.argv[2:] else run_worker(folder, lead)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The terminal app: it starts workers, reads their journals, and draws what they say. It never imports MLX."""
+"""The terminal app. It starts workers, then reads and displays their event logs. It never imports MLX."""
 
 import os
 
-# What a key changes may need two pictures, and Textual waits a frame between them. It reads this when it is first imported.
+# A key press may take two frames, and Textual waits between them. Textual reads this variable on import.
 os.environ.setdefault("TEXTUAL_FPS", "240")

@@ -1,4 +1,4 @@
-"""The app: the rooms over one workspace. It reads what workers write, and starts, stops and resumes them."""
+"""The app, which shows one workspace in rooms. It starts, stops and resumes workers, and reads what they write."""
 
 from __future__ import annotations
 
@@ -16,309 +16,278 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.text import Text
-from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 
-from mlxtune.core import session, settings
+from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.tui import keys
-from mlxtune.tui.desk import Desk
-from mlxtune.tui.palette import Everything, Palette
+from mlxtune.tui.base import BaseApp, Room
+from mlxtune.tui.help import help_rows
+from mlxtune.tui.jump import JumpScreen
+from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.screens.help import help_rows
-from mlxtune.tui.screens.jump import Jump
-from mlxtune.tui.screens.page import Page
-from mlxtune.tui.screens.room import Room
 from mlxtune.tui.snapshot import Snapshot, Watcher
-from mlxtune.tui.theme import ABOUT, THEMES
-from mlxtune.tui.widgets.frame import LETTERS, Answer, sorry
+from mlxtune.tui.theme import THEME_LABELS, THEMES
+from mlxtune.tui.widgets.frame import Notice
+from mlxtune.tui.widgets.page import PageScreen
 
-LOOK_EVERY = 0.25  # seconds between two looks at the workspace
-TICK_EVERY = 1.0  # seconds after which clocks move on, even if nothing else has
+_WATCH_SECONDS = 0.25  # between two reads of the workspace
+_TICK_SECONDS = 1.0  # between redraws, so that clocks advance even if nothing else changes
 
 
 @dataclass
-class Observed(Message):
-    """The workspace has changed: the one message by which a room learns anything."""
+class SnapshotTaken(Message):
+    """The workspace has changed."""
 
     snapshot: Snapshot
 
 
-def _room(mode: str) -> Room:
-    return ROOMS[mode]()
+def _create_room(mode: str) -> Room:
+    return ROOMS[mode].load()()
 
 
-class MlxtuneApp(Desk):
-    """``workspace`` is the folder the app shows. Without ``watch`` it shows only what is posted to it, and remembers nothing."""
+class MlxtuneApp(BaseApp):
+    """Displays a workspace. If ``watch`` is false, it shows only posted snapshots and saves no state."""
 
     TITLE = "mlxtune"
     CSS_PATH = "mlxtune.tcss"
     ENABLE_COMMAND_PALETTE = True
-    COMMANDS = {Everything}  # noqa: RUF012
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {mode: partial(_room, mode) for mode in ROOMS}
+    COMMANDS = {CommandProvider}  # noqa: RUF012
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {mode: partial(_create_room, mode) for mode in ROOMS}
     DEFAULT_MODE = "home"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(LETTERS[name], f"room('{name.lower()}')", name, id=f"app.{name.lower()}") for name in ROOMS.names),
+        *(Binding(entry.key, f"room('{mode}')", entry.name, id=f"app.{mode}") for mode, entry in ROOMS.items()),
         Binding("f1", "help", "Help", id="app.help"),
         Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
         Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
         Binding("u", "undo", "Undo", id="app.undo"),
         Binding("q", "quit", "Quit", id="app.quit"),
         Binding("ctrl+q", "quit", "Quit from anywhere", id="app.quit-now", priority=True),
-        Binding("escape", "settle", "Dismiss the answer", id="app.dismiss"),
+        Binding("escape", "dismiss_notice", "Dismiss the notice", id="app.dismiss"),
     ]
 
     def __init__(self, workspace: Path, *, clock: Callable[[], float] = time.time, watch: bool = True) -> None:
-        self._left = session.recall(workspace) if watch else {}
-        self._kept = self._left  # what is on disk
-        if (room := str(self._left.get("room"))) in ROOMS:
-            self.DEFAULT_MODE = room  # type: ignore[misc]  # Textual asks the instance
-        plain = bool(os.environ.get("NO_COLOR"))
-        super().__init__(workspace, ansi_color=True if plain else None)
+        self._state = app_state.load(workspace) if watch else {}
+        self._state_on_disk = self._state
+        if (mode := str(self._state.get("room"))) in ROOMS:
+            self.DEFAULT_MODE = mode  # type: ignore[misc]  # Textual reads the instance attribute
+        no_color = bool(os.environ.get("NO_COLOR"))
+        super().__init__(workspace, ansi_color=True if no_color else None)
         self._watcher = Watcher(workspace, clock) if watch else None
-        self._leaving, self._keeping = threading.Event(), threading.Lock()
-        self._made: set[str] = set()  # the rooms that were gone to
-        self._making = False  # whether the room that is gone to has to be made first
+        self._exiting, self._save_lock = threading.Event(), threading.Lock()
+        self._created: set[str] = set()  # rooms that have been opened
+        self._creating_room = False
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
-        found = settings.load()
-        known = {theme.name for theme in THEMES}
-        self.theme = "ansi" if plain else found.theme if found.theme in known else THEMES[0].name
-        changed, wrong = keys.keymap(found.keys) if found.keys else ({}, [])
-        self.changed = changed  # keys by the ids of their bindings, where the user's settings say so
-        self.set_keymap(changed)
-        if found.theme not in known | {""}:
-            wrong.insert(0, f"There is no theme {one_line(found.theme)}; there are {', '.join(sorted(known))}.")
-        self._complain([*found.complaints, *(f"{settings.FILE}: {sentence}" for sentence in wrong)])
-        self._recall()
+        self._apply_settings(no_color)
+        self._restore_state()
 
-    def _complain(self, sentences: list[str]) -> None:
-        if sentences:
-            more = f" And {len(sentences) - 1} more in it." if len(sentences) > 1 else ""
-            self.answer = Answer("!", "$warning", sentences[0] + more, f"The file: {one_line(str(settings.path()))}")
+    def _apply_settings(self, no_color: bool) -> None:
+        user = settings.load()
+        names = [theme.name for theme in THEMES]
+        self.theme = "ansi" if no_color else user.theme if user.theme in names else names[0]
+        self.key_changes, errors = keys.build_keymap(user.keys) if user.keys else ({}, [])
+        self.set_keymap(self.key_changes)
+        if user.theme not in (*names, ""):
+            errors.insert(0, f"Unknown theme {one_line(user.theme)}. Valid themes: {', '.join(sorted(names))}.")
+        if errors := [*user.errors, *(f"{settings.FILE}: {error}" for error in errors)]:
+            more = f" Other errors in the file: {len(errors) - 1}." if len(errors) > 1 else ""
+            self.notice = Notice("!", "$warning", errors[0] + more, f"Edit {one_line(str(settings.path()))}.")
 
-    # What was on screen when the app was left comes back
+    # The state that is restored after a restart
 
-    def _recall(self) -> None:
-        run, recipe = self._left.get("run"), self._left.get("recipe")
-        with suppress(OSError, ValueError):  # a name that no file can have
+    def _restore_state(self) -> None:
+        run, recipe = self._state.get("run"), self._state.get("recipe")
+        with suppress(OSError, ValueError):  # the name may not be a valid file name
             if isinstance(run, str) and (self.workspace / "runs" / run / "recipe.toml").is_file():
                 self.selected = run
         if isinstance(recipe, str) and not Path(recipe).is_absolute():
             self._recipe = self.workspace / recipe
 
-    def left(self, mode: str) -> dict[str, Any]:
-        """What the room ``mode`` said of itself when it was left: anything may be in it, or nothing."""
-        rooms = self._left.get("rooms")
-        found = rooms.get(mode) if isinstance(rooms, dict) else None
-        return found if isinstance(found, dict) else {}
+    def saved_state(self, mode: str) -> dict[str, Any]:
+        rooms = self._state.get("rooms")
+        state = rooms.get(mode) if isinstance(rooms, dict) else None
+        return state if isinstance(state, dict) else {}
 
-    def _note(self) -> None:
-        """Note what is on screen; :meth:`_keep` writes it."""
+    def _update_state(self) -> None:
         stack = self.screen_stack
         if not self._watcher or not stack or not isinstance(stack[0], Room):
             return
-        rooms = {mode: self.left(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].remember())}
+        rooms = {mode: self.saved_state(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].save_state())}
         recipe = self._recipe.relative_to(self.workspace).as_posix() if self._recipe else None
-        left = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "rooms": rooms}
-        if left != self._left:
-            self._left = left
+        state = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "rooms": rooms}
+        if state != self._state:
+            self._state = state
 
-    def _keep(self) -> None:
-        """Write what was noted, if it is news. It is a convenience: a disk that takes nothing is no harm."""
-        with self._keeping:
-            left = self._left
-            if left is not self._kept:
-                self._kept = left
+    def _save_state(self) -> None:
+        """Write the state if it has changed. Errors are ignored, because the state is only a convenience."""
+        with self._save_lock:
+            state = self._state
+            if state is not self._state_on_disk:
+                self._state_on_disk = state
                 with suppress(MlxtuneError, OSError):
-                    session.remember(self.workspace, left)
+                    app_state.save(self.workspace, state)
 
-    # News
+    # Watching the workspace
 
     def on_mount(self) -> None:
         if self._watcher:
-            self._watch(self._watcher)
-        if not self.is_headless:  # else the terminal would stay as it is, without its cursor and its line
+            self.run_job(partial(self._watch, self._watcher), group="watch")
+        if not self.is_headless:  # otherwise a signal would leave the terminal without a cursor
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGHUP):
                 loop.add_signal_handler(number, self.exit)
 
     def _fatal_error(self) -> None:
-        """Textual would print a traceback with all it knows; a user is told what happened, and that nothing was lost."""
+        """Print a one-line error instead of Textual's traceback, which includes all local variables."""
         if os.environ.get("MLXTUNE_DEBUG") or self.is_headless:
             super()._fatal_error()
-        elif not self._exit_renderables:  # the first fault; others follow from it
+        elif not self._exit_renderables:  # report only the first error, which causes the others
             error = sys.exc_info()[1]
-            told = one_line(f"A fault of ours: {type(error).__name__}: {error}", 400)
-            self.panic(Text(f"✗ {told}\n  What runs goes on. MLXTUNE_DEBUG=1 shows where it was."))
+            message = one_line(f"Internal error: {type(error).__name__}: {error}", 400)
+            self.panic(Text(f"✗ {message}\n  Runs continue. Set MLXTUNE_DEBUG=1 for a traceback."))
 
     def on_unmount(self) -> None:
-        self._leaving.set()
-        self._keep()
+        self._exiting.set()
+        self._save_state()
 
-    @work(thread=True, group="watch")
     def _watch(self, watcher: Watcher) -> None:
-        """Look at the workspace, and post a snapshot when it differs or a second has passed."""
-        shown: Snapshot | None = None
-        while not self._leaving.is_set():
+        """Read the workspace until the app exits. Post a snapshot when it has changed or a second has passed."""
+        last: Snapshot | None = None
+        while not self._exiting.is_set():
             try:
                 snapshot = watcher.read()
-            except OSError:  # a disk that does not answer: what was known stays on screen
-                self._leaving.wait(TICK_EVERY)
+            except OSError:  # the disk does not respond: keep the last snapshot
+                self._exiting.wait(_TICK_SECONDS)
                 continue
-            if shown is None or snapshot.now - shown.now >= TICK_EVERY or replace(snapshot, now=shown.now) != shown:
-                shown = snapshot
-                self.post_message(Observed(snapshot))
-            self._keep()
-            self._leaving.wait(LOOK_EVERY)
+            if last is None or snapshot.now - last.now >= _TICK_SECONDS or replace(snapshot, now=last.now) != last:
+                last = snapshot
+                self.post_message(SnapshotTaken(snapshot))
+            self._save_state()
+            self._exiting.wait(_WATCH_SECONDS)
 
-    @work(thread=True, group="warm")
-    def _warm(self) -> None:
-        """Load the other rooms, now that there is a picture to look at: else the first key to one would wait for it."""
-        for mode in ROOMS:
-            if not self._leaving.is_set():
-                ROOMS[mode]
+    def _load_rooms(self) -> None:
+        """Import the other rooms in advance, so that the first key press does not wait for an import."""
+        for entry in ROOMS.values():
+            if not self._exiting.is_set():
+                entry.load()
 
-    def on_observed(self, message: Observed) -> None:
+    def on_snapshot_taken(self, message: SnapshotTaken) -> None:
         if self.snapshot is None:
-            self._warm()
+            self.run_job(self._load_rooms, group="load rooms")
         self.snapshot = snapshot = message.snapshot
         alive = {view.id for view in snapshot.runs if view.alive}
-        if self.stopping - alive and self.answer and self.answer.mark == "■":
-            self.answer = None  # it has ended, and the room says so
+        if self.stopping - alive and self.notice and self.notice.glyph == "■":
+            self.notice = None  # the run has stopped, and the room shows that
         self.stopping &= alive
-        if self.selected and snapshot.find(self.selected) is None:
-            gone, self.selected = one_line(self.selected), None
-            self.answer = Answer(
-                "!", "$warning", f"The folder of {gone} is gone.", "This is the newest run." if snapshot.runs else ""
-            )
-        self._note()
+        if self.selected and snapshot.find_run(self.selected) is None:
+            text = f"The folder {one_line(self.selected)} was removed."
+            self.notice = Notice("!", "$warning", text, "Now showing the newest run." if snapshot.runs else "")
+            self.selected = None
+        self._update_state()
         self.redraw()
 
     def redraw(self) -> None:
-        for screen in self.screen_stack:
-            if isinstance(screen, Room | Page):
-                screen.show()
+        for screen in self.screen_stack if self.is_running else ():  # screens lose their widgets while the app exits
+            if isinstance(screen, Room | PageScreen):
+                screen.redraw()
                 screen.refresh_bindings()
 
-    @property
-    def rooms(self) -> tuple[str, ...]:
-        """The names of the rooms, in the order of the journey."""
-        return ROOMS.names
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """What the rooms are called in :meth:`action_room`."""
-        return tuple(ROOMS)
-
-    def key(self, action: str, usual: str) -> str:
-        """The key to show for an action of the app: its usual one, or what the user's settings make of it."""
-        return keys.names(self.changed, {"app": type(self)}).get(action, usual) if self.changed else usual
-
-    # Keys that work everywhere
+    # Actions
 
     def action_room(self, name: str) -> None:
-        """Go to a room."""
+        """Open a room."""
         if isinstance(self.screen, Room) and self.current_mode != name and name in ROOMS:
-            if self.answer and not self.busy:
-                self.answer = None
-            self._note()
-            self._making = name not in self._made
-            self._made.add(name)
+            if self.notice and not self.busy:
+                self.notice = None
+            self._update_state()
+            self._creating_room = name not in self._created
+            self._created.add(name)
             self.switch_mode(name)
 
     def delay_update(self, delay: float = 0.05) -> None:
-        """Hold pictures back while a room is made. Textual would do so whenever another room is gone to."""
-        if self._making:
+        """Delay painting only while a room is being created. Textual would do so on every mode change."""
+        if self._creating_room:
             super().delay_update(delay)
 
     def clear_selection(self) -> None:
-        """Where tasks start at once, a room's field asks for this before the room is on the stack: then nothing is selected."""
+        """Do nothing until there is a screen. With eager tasks, a text field calls this before its screen is on the stack."""
         if self._screen_stack:
             super().clear_selection()
 
-    def action_settle(self) -> None:
-        if self.answer and not self.busy:
-            self.reply(None)
-
     async def action_undo(self) -> None:
-        """Take back what the answer above the footer is about."""
-        if self.answer and self.answer.undo:
-            await self.screen.run_action(self.answer.undo.action)
+        """Undo the action that the notice describes."""
+        if self.notice and self.notice.undo:
+            await self.screen.run_action(self.notice.undo.action)
 
     def action_help(self) -> None:
         if isinstance(self.screen, Room):
-            self.push_screen(Page("Help", help_rows(self.screen)))
+            self.push_screen(PageScreen("Help", help_rows(self.screen)))
 
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, Palette):
             self.push_screen(Palette(id="--command-palette"))
 
     def action_jump(self) -> None:
-        """Letters over everything that can have the focus, and over the tabs."""
         if isinstance(self.screen, Room):
-            self.push_screen(Jump(self.screen))
+            self.push_screen(JumpScreen(self.screen))
 
     async def action_quit(self) -> None:
-        self._note()
+        self._update_state()
         self.exit()
 
     def action_theme(self, name: str) -> None:
-        """Change the colours, now and for the next time."""
+        """Change the theme and save it in the settings."""
         self.theme = name
         try:
-            settings.keep_theme(name)
+            settings.save_theme(name)
         except MlxtuneError as error:
-            self.reply(sorry(error))
+            self.show_error(error)
         except OSError as error:
-            self.reply(Answer("✗", "$error", one_line(str(error))))
+            self.show_notice(Notice("✗", "$error", one_line(str(error))))
 
     def action_picture(self) -> None:
         """Save the screen as an SVG in the workspace."""
         try:
             path = self.save_screenshot(path=str(self.workspace))
         except OSError as error:
-            self.reply(Answer("✗", "$error", f"The picture was not saved: {one_line(str(error))}."))
+            self.show_notice(Notice("✗", "$error", f"Could not save the screenshot: {one_line(str(error))}."))
         else:
-            self.reply(Answer("✓", "$success", f"Saved {one_line(Path(path).name)}."))
+            self.show_notice(Notice("✓", "$success", f"Saved {one_line(Path(path).name)}."))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette offers: the verbs of the room that are possible now, the rooms, the colours."""
+        """Yield the palette's commands: the room's available actions, the other rooms, and the themes."""
         if isinstance(screen, Room):
-            if self.answer and self.answer.undo:
-                yield SystemCommand("Undo", self.answer.text, self.action_undo)
-            for verb in screen.named(screen.verbs()):
-                if verb.action != "app.quit":
-                    yield SystemCommand(
-                        f"{verb.word.capitalize()} ({verb.key})", verb.help, partial(screen.run_action, verb.action)
-                    )
-            for mode, room in ROOMS.items():
-                if room is not type(screen):
-                    letter = self.key(f"app.room('{mode}')", LETTERS[room.ROOM])
-                    yield SystemCommand(f"Go to {room.ROOM} ({letter})", room.ABOUT, partial(self.action_room, mode))
-            jump = self.key("app.jump", ";")
-            yield SystemCommand(f"Jump ({jump})", "letters over everything that can have the focus", self.action_jump)
+            if self.notice and self.notice.undo:
+                yield SystemCommand("Undo", self.notice.text, self.action_undo)
+            for item in screen.with_user_keys(screen.footer_actions()):
+                title = f"{item.label.capitalize()} ({item.key})"
+                yield SystemCommand(title, item.help, partial(screen.run_action, item.action))
+            for mode, entry in ROOMS.items():
+                if mode != screen.mode:
+                    key = self.shown_key(f"app.room('{mode}')", entry.key)
+                    yield SystemCommand(f"Open {entry.name} ({key})", entry.load().ABOUT, partial(self.action_room, mode))
+            jump = self.shown_key("app.jump", ";")
+            yield SystemCommand(f"Jump ({jump})", "show a jump label on every panel", self.action_jump)
             if self.snapshot and len(self.snapshot.recipes) > 1:
-                yield SystemCommand("Recipe", "choose the recipe that the rooms are about", self.choose_recipe)
-        for name, about in ABOUT.items():
+                yield SystemCommand("Recipe", "choose the recipe to show", self.choose_recipe)
+        for name, label in THEME_LABELS.items():
             if name != self.theme and not self.no_color:
-                yield SystemCommand(f"Theme: {name}", about, partial(self.action_theme, name))
-        yield SystemCommand("Screenshot", "save what is on screen as an SVG in the workspace", self.action_picture)
-        yield SystemCommand(
-            f"Help ({self.key('app.help', 'F1')})", "the keys of this room, and what the signs mean", self.action_help
-        )
-        yield SystemCommand(f"Quit ({self.key('app.quit', 'q')})", "leave; what runs goes on", self.action_quit)
+                yield SystemCommand(f"Theme: {name}", label, partial(self.action_theme, name))
+        yield SystemCommand("Screenshot", "save the screen as an SVG in the workspace", self.action_picture)
+        yield SystemCommand(f"Help ({self.shown_key('app.help', 'F1')})", "show this room's keys and glyphs", self.action_help)
+        yield SystemCommand(f"Quit ({self.shown_key('app.quit', 'q')})", "quit; runs continue", self.action_quit)
 
 
 def run(workspace: Path) -> None:
-    """Open the app on a workspace; returns when the user leaves. Raises ``SystemExit`` with code 4 after a fault of ours."""
+    """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
     app = MlxtuneApp(workspace)
     app.run()
     if app.return_code:

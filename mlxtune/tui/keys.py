@@ -1,4 +1,4 @@
-"""The keys of the app by the ids of their bindings, and what a settings file makes of them."""
+"""The app's key bindings by ID, and the changes that a settings file makes to them."""
 
 from __future__ import annotations
 
@@ -17,91 +17,87 @@ from mlxtune.core.text import nearest, one_line
 from mlxtune.tui.rooms import ROOMS
 
 Kind = type[DOMNode]
-Keymap = dict[str, str]  # the id of a binding to its keys, as Textual spells them, with commas
+Keymap = dict[str, str]  # from a binding's ID to its keys: Textual's names, separated by commas
 
 _NAMES = frozenset(str(key.value) for key in Keys)
-_WORDS = {
-    "enter": "enter",
-    "space": "space",
-    "escape": "esc",
-    "backspace": "bksp",
-}  # where Textual has a sign that not every font has
+_LABELS = {"enter": "enter", "space": "space", "escape": "esc", "backspace": "bksp"}  # Textual's symbols are not in every font
 _MODIFIERS = frozenset(("ctrl", "shift", "alt", "super", "hyper", "meta"))
 
 
-def owners() -> list[Kind]:
-    """Every class of the app that binds keys: the app itself, rooms and pages, panes."""
-    list(ROOMS.values())  # loads those that nobody has gone to yet
-    found: list[Kind] = []
-    waiting: list[Kind] = [App, Widget]
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
+def binding_classes() -> list[Kind]:
+    """Return every class of this package that binds keys: the app, screens, and widgets."""
+    for entry in ROOMS.values():
+        entry.load()
+    classes: set[Kind] = set()
+    pending: list[Kind] = [App, Widget]
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
         if kind.__module__.startswith("mlxtune.") and "BINDINGS" in vars(kind):
-            found.append(kind)
-    return sorted(set(found), key=lambda kind: (not issubclass(kind, App), not issubclass(kind, Screen), kind.__qualname__))
+            classes.add(kind)
+    return sorted(classes, key=lambda kind: (not issubclass(kind, App), not issubclass(kind, Screen), kind.__qualname__))
 
 
 @cache
-def own(kind: Kind) -> tuple[Binding, ...]:
-    """The bindings that ``kind`` itself brings, one for each of their keys."""
+def own_bindings(kind: Kind) -> tuple[Binding, ...]:
+    """Return the bindings that ``kind`` itself defines, one for each key."""
     return tuple(Binding.make_bindings(vars(kind).get("BINDINGS", ())))
 
 
-def keymap(wanted: Mapping[str, str]) -> tuple[Keymap, list[str]]:
-    """What of ``wanted``, keys by id, can be used; and a sentence for each that cannot.
+def build_keymap(settings: Mapping[str, str]) -> tuple[Keymap, list[str]]:
+    """Return the valid entries of ``settings`` (keys by binding ID), and an error message for each invalid one.
 
-    A key that another binding has in the same place, or everywhere, is refused: it would silence it.
+    A key that another binding uses in the same place is an error, because one of the two would not work.
     """
-    kinds = owners()
-    ids = {binding.id: kind for kind in kinds for binding in own(kind) if binding.id}
-    good: Keymap = {}
-    complaints: list[str] = []
-    for id, keys in wanted.items():
+    classes = binding_classes()
+    ids = {binding.id: kind for kind in classes for binding in own_bindings(kind) if binding.id}
+    keymap: Keymap = {}
+    errors: list[str] = []
+    for id, keys in settings.items():
         if id not in ids:
-            hint = nearest(id, ids)
-            complaints.append(f"There is no key {one_line(id)}." + (f" Did you mean {hint}?" if hint else ""))
+            suggestion = nearest(id, ids)
+            errors.append(f"Unknown key binding {one_line(id)}." + (f" Did you mean {suggestion}?" if suggestion else ""))
             continue
-        spelled = {key: _spelled(key) for part in keys.split(",") if (key := part.strip())}
-        if bad := next((key for key, name in spelled.items() if name is None), None):
-            complaints.append(f"{id}: no key is called {one_line(bad)}. Keys are x, ctrl+x, f2, space, enter.")
+        names = {key: _key_name(key) for part in keys.split(",") if (key := part.strip())}
+        if unknown := next((key for key, name in names.items() if name is None), None):
+            errors.append(f"{id}: unknown key {one_line(unknown)}. Examples of valid keys: x, ctrl+x, f2, space, enter.")
         else:
-            good[id] = ",".join(name for name in spelled.values() if name)
-    while clash := next(_clashes(good, kinds, ids), None):
-        id, key, other = clash
-        complaints.append(f"{id}: {shown(key)} is the key of {other} already.")
-        del good[id]
-    return good, complaints
+            keymap[id] = ",".join(name for name in names.values() if name)
+    while conflict := next(_conflicts(keymap, classes, ids), None):
+        id, key, other = conflict
+        errors.append(f"{id}: {display_key(key)} is already bound to {other}.")
+        del keymap[id]
+    return keymap, errors
 
 
-def _clashes(good: Keymap, kinds: Iterable[Kind], ids: Mapping[str, Kind]) -> Iterator[tuple[str, str, str]]:
-    """Ids of ``good``, each with a key of it and the id of another binding that has the same one where both are heard."""
-    taken: list[tuple[Kind, str, str]] = [
+def _conflicts(keymap: Keymap, classes: Iterable[Kind], ids: Mapping[str, Kind]) -> Iterator[tuple[str, str, str]]:
+    """Yield an ID in ``keymap``, one of its keys, and the ID of another binding that uses this key in the same place."""
+    used: list[tuple[Kind, str, str]] = [
         (kind, binding.id, key)
-        for kind in kinds
-        for binding in own(kind)
+        for kind in classes
+        for binding in own_bindings(kind)
         if binding.id
-        for key in (good[binding.id].split(",") if binding.id in good else [binding.key])
+        for key in (keymap[binding.id].split(",") if binding.id in keymap else [binding.key])
     ]
-    for id, keys in good.items():
+    for id, keys in keymap.items():
         kind = ids[id]
-        for other, other_id, key in taken:
-            together = issubclass(kind, other | App) or issubclass(other, kind | App)
-            if together and other_id != id and key in keys.split(","):
+        for other, other_id, key in used:
+            overlap = issubclass(kind, other | App) or issubclass(other, kind | App)
+            if overlap and other_id != id and key in keys.split(","):
                 yield id, key, other_id
 
 
-def _spelled(key: str) -> str | None:
-    """``key`` as Textual spells it, or ``None`` if there is none of that name."""
+def _key_name(key: str) -> str | None:
+    """Return Textual's name for a key, or ``None`` if there is no such key."""
     *modifiers, name = [key] if len(key) == 1 else key.split("+")
     if not name or not _MODIFIERS.issuperset(modifiers):
         return None
     if len(name) == 1 and not modifiers:
         return next(iter(Binding.make_bindings([Binding(name, "")]))).key
-    return key if len(name) == 1 or name in _NAMES or _sign(name) else None
+    return key if len(name) == 1 or name in _NAMES or _is_character_name(name) else None
 
 
-def _sign(name: str) -> bool:
+def _is_character_name(name: str) -> bool:
     try:
         unicodedata.lookup(name.replace("_", " "))
     except KeyError:
@@ -109,19 +105,19 @@ def _sign(name: str) -> bool:
     return True
 
 
-def shown(key: str) -> str:
-    """A key as the app writes it: ``^p`` for ``ctrl+p``, ``[`` for ``left_square_bracket``, ``↑`` for ``up``."""
+def display_key(key: str) -> str:
+    """Return the label of a key: ``^p`` for ``ctrl+p``, ``[`` for ``left_square_bracket``, ``↑`` for ``up``."""
     *modifiers, name = key.split("+") if len(key) > 1 else [key]
-    word = _WORDS.get(name) or format_key(name)
-    return "".join("^" if modifier == "ctrl" else f"{modifier}+" for modifier in modifiers) + word
+    label = _LABELS.get(name) or format_key(name)
+    return "".join("^" if modifier == "ctrl" else f"{modifier}+" for modifier in modifiers) + label
 
 
-def names(changed: Keymap, kinds: Mapping[str, Kind]) -> dict[str, str]:
-    """What is shown for the actions whose keys were changed, by action: ``kinds`` are classes by what their actions begin with."""
+def shown_keys(changes: Keymap, kinds: Mapping[str, Kind]) -> dict[str, str]:
+    """Return the labels of changed keys by action. ``kinds`` maps action namespaces to classes."""
     return {
-        f"{space}.{binding.action}": shown(changed[binding.id].split(",")[0])
-        for space, kind in kinds.items()
+        f"{namespace}.{binding.action}": display_key(changes[binding.id].split(",")[0])
+        for namespace, kind in kinds.items()
         for parent in reversed(kind.__mro__)
-        for binding in own(parent)
-        if binding.id in changed
+        for binding in own_bindings(parent)
+        if binding.id in changes
     }

@@ -1,4 +1,4 @@
-"""The command palette: everything that can be done now, the room's own verbs first. Words of others are shown as they are."""
+"""The command palette, which lists all available actions, with the room's own actions first."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 from textual.widgets import Input
 
-from mlxtune.tui.draw import col, line
+from mlxtune.tui.render.text import cell, line
 
-WORDS = 24  # cells for what a command is called; what it does stands beside it
+_TITLE_WIDTH = 24
 
 
 class Palette(CommandPalette):
-    """Textual's palette, without a cursor that blinks."""
+    """Textual's palette with a cursor that does not blink."""
 
     def on_mount(self) -> None:
         self.query_one(Input).cursor_blink = False
 
 
-class Everything(Provider):
-    """The app's commands in their order, one a row; Textual's own provider would sort them, and read markup in them."""
+class CommandProvider(Provider):
+    """Provides the app's commands in order, one per row. Textual's own provider sorts them and parses markup in them."""
 
     async def discover(self) -> Hits:
         for title, help, callback, _ in self.app.get_system_commands(self.screen):
@@ -30,11 +30,11 @@ class Everything(Provider):
         for title, help, callback, _ in self.app.get_system_commands(self.screen):
             score, offsets = matcher.fuzzy_search.match(query, title)
             if score > 0:
-                shown = Content(title)
-                for at in offsets:
-                    shown = shown.stylize(matcher.match_style, at, at + 1)
-                yield Hit(score, _row(shown, help), callback, text=title)
+                highlighted = Content(title)
+                for offset in offsets:
+                    highlighted = highlighted.stylize(matcher.match_style, offset, offset + 1)
+                yield Hit(score, _row(highlighted, help), callback, text=title)
 
 
 def _row(title: Content, help: str) -> Content:
-    return line(col(title, WORDS, "bold"), "  ", (help, "$muted"))
+    return line(cell(title, _TITLE_WIDTH, "bold"), "  ", (help, "$muted"))

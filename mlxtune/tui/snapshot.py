@@ -1,53 +1,52 @@
-"""What the app knows of a workspace: one immutable snapshot at a time, read from the journals that workers write.
+"""An immutable snapshot of a workspace, read from the event logs that workers write.
 
-This is the gate for other people's text. Every string of a snapshot that came from a dataset, a model or a file has been
-through ``safe_text``, so that no widget needs to ask where its text is from.
+Every string in a snapshot that came from a dataset, a model or a file went through ``safe_text``, so widgets can show it as is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.journal import Tail
-from mlxtune.core.text import one_line
-from mlxtune.data import samples
-from mlxtune.data.decisions import State, fold
-from mlxtune.data.outcome import Outcome, last
-from mlxtune.data.review import journal_path
+from mlxtune.core.text import one_line, plural
+from mlxtune.data import check_cache, samples
+from mlxtune.data.check_cache import CheckOutcome
+from mlxtune.data.review import ReviewState, fold, journal_path
 from mlxtune.planning.machine import Memory, memory
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
-from mlxtune.runs.narrate import Line
-from mlxtune.runs.registry import Run, Status
+from mlxtune.runs.log_lines import LogLine
+from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
-from mlxtune.tui.follow import Follower, stamp
-from mlxtune.tui.names import called
-from mlxtune.tui.verdict import Verdict, read_verdict
+from mlxtune.runs.status import ALIVE, RunStatus
+from mlxtune.tui.follow import FileStamp, Follower, file_stamp
+from mlxtune.tui.paths import display_path
+from mlxtune.tui.verdict import VerdictView, read_verdict
 
 if TYPE_CHECKING:
-    from mlxtune.evaluation.voted import Standing
+    from mlxtune.evaluation.blind.blind_status import BlindStatus
 
-ALIVE = frozenset({"starting", "running", "quiet"})
-MEMORY_EVERY = 2.0  # seconds: on a Mac, asking costs two processes
-SOURCE_EVERY = 2.0  # seconds between two looks at what is known of a source
+MEMORY_SECONDS = 2.0  # between two measurements; on a Mac, each starts two processes
+SOURCE_SECONDS = 2.0  # between two reads of a source
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as the rooms see it. ``log`` has every line of its story, ``tail`` the end of what its process printed."""
+    """A run as the rooms show it. ``log`` has all its lines; ``process_output`` has the last lines of a failed process."""
 
     run: Run
-    status: Status
+    status: RunStatus
     state: RunState
-    log: tuple[Line, ...] = ()
-    digest: tuple[Line, ...] = ()  # the log with each stretch of steps cut to its last line
+    log: tuple[LogLine, ...] = ()
+    short_log: tuple[LogLine, ...] = ()  # the log, with only the last of several consecutive step lines
     rows: tuple[int, int, int] | None = None  # train, validation, held out
-    tail: tuple[str, ...] = ()
+    process_output: tuple[str, ...] = ()
     created: float = 0.0
 
     @property
@@ -61,7 +60,7 @@ class RunView:
 
     @property
     def name(self) -> str:
-        """The recipe's name, or the folder's until the worker has spoken."""
+        """The recipe's name, or the folder's name until the worker's first event."""
         return self.state.name or self.title
 
     @property
@@ -70,59 +69,57 @@ class RunView:
 
     @property
     def updated(self) -> float:
-        """When the run was last heard of, in seconds since the epoch."""
+        """The time of the run's last event, in seconds since the epoch."""
         return self.state.updated or self.created
 
 
 @dataclass(frozen=True)
 class RecipeView:
-    """A file of ``recipes/``: what it holds, or why it cannot be read."""
+    """A file in ``recipes/``: its content, or why it cannot be read."""
 
     path: Path
     title: str
     recipe: Recipe | None
     source: str = ""
-    source_there: bool = False
-    checked: Outcome | None = None  # what the last check of its rows came to
-    decided: int = 0  # rows that a review has accepted or rejected
+    source_exists: bool = False
+    last_check: CheckOutcome | None = None  # of the source's rows
+    reviewed_rows: int = 0  # rows that a review has accepted or rejected
     error: str = ""
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything the rooms draw. Runs and evaluations are newest first; ``now`` is the time all of it was true."""
+    """Everything the rooms draw, as of the time ``now``. Runs and evaluations are newest first."""
 
     now: float
     workspace: Path
     recipes: tuple[RecipeView, ...] = ()
     runs: tuple[RunView, ...] = ()
     evals: tuple[RunView, ...] = ()
-    verdict: Verdict | None = None  # of the newest report
+    verdict: VerdictView | None = None  # of the newest report
     memory: Memory | None = None
-    best: Verdict | None = (
-        None  # among those that are better, one that may be promoted first, then what kept the contract most often
-    )
-    votes: Standing | None = None  # of the blind session that was voted in last, if it is about the newest report
+    best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
+    blind_status: BlindStatus | None = None  # of the newest report's most recent blind session
 
     @property
     def live(self) -> RunView | None:
-        """The run or evaluation that is at work now: it has the accelerator."""
+        """The active run or evaluation, which holds the accelerator."""
         return next((view for view in (*self.runs, *self.evals) if view.alive), None)
 
     @property
     def startable(self) -> tuple[RecipeView, ...]:
-        """Recipes that could start now: one that goes on from another's adapter needs a run before it. All, where that leaves none."""
+        """The recipes that can start now; one with a parent adapter needs an earlier run. If none can start, all recipes."""
         ready = (view for view in self.recipes if self.runs or view.recipe is None or not view.recipe.adapter.parent)
         return tuple(ready) or self.recipes
 
-    def find(self, id: str | None) -> RunView | None:
-        """The run with that id."""
+    def find_run(self, id: str | None) -> RunView | None:
+        """Return the run with this ID."""
         return next((view for view in self.runs if view.id == id), None)
 
 
 class Watcher:
-    """Reads a workspace again and again, each time only what is new. One thread at a time may use it."""
+    """Reads a workspace repeatedly, but only what is new. Only one thread at a time may use it."""
 
     def __init__(self, workspace: Path, clock: Callable[[], float] = time.time) -> None:
         self.workspace = workspace
@@ -131,150 +128,153 @@ class Watcher:
         self._views: dict[Path, RunView] = {}
         self._recipes: dict[Path, tuple[object, RecipeView]] = {}
         self._sources: dict[Path, _SourceWatch] = {}
-        self._verdicts: dict[Path, tuple[tuple[int, int, int], Verdict | None]] = {}
-        self._votes: tuple[object, Standing | None] = (None, None)
+        self._verdicts: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
+        self._blind: tuple[object, BlindStatus | None] = (None, None)
         self._memory: tuple[float, Memory | None] = (float("-inf"), None)
 
     def read(self) -> Snapshot:
-        """The workspace as it is now. Folders that vanish while they are read are left out."""
+        """Return the current state of the workspace. Folders that disappear during the read are omitted."""
         now = self._clock()
-        runs, evals = (self._runs(kind, now) for kind in ("train", "eval"))
-        kept = {view.run.folder for view in (*runs, *evals)}
-        self._followers = {folder: follower for folder, follower in self._followers.items() if folder in kept}
-        self._views = {folder: view for folder, view in self._views.items() if folder in kept}
-        newest, best = self._read_verdicts()
+        runs, evals = (self._read_runs(kind, now) for kind in ("train", "eval"))
+        folders = {view.run.folder for view in (*runs, *evals)}
+        self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
+        self._views = {folder: view for folder, view in self._views.items() if folder in folders}
+        verdict, best = self._read_verdicts()
         return Snapshot(
-            now, self.workspace, self._read_recipes(now), runs, evals, newest, self._read_memory(now), best, self._read_votes()
+            now=now,
+            workspace=self.workspace,
+            recipes=self._read_recipes(now),
+            runs=runs,
+            evals=evals,
+            verdict=verdict,
+            memory=self._read_memory(now),
+            best=best,
+            blind_status=self._read_blind_status(),
         )
 
-    def _runs(self, kind: str, now: float) -> tuple[RunView, ...]:
-        try:
-            found = registry.all_runs(self.workspace, kind)
-        except OSError:  # a folder went between being listed and being looked at
-            found = []
+    def _read_runs(self, kind: str, now: float) -> tuple[RunView, ...]:
         views = []
-        for run in found:
-            try:
-                views.append(self._view(run, now))
-            except OSError:
-                continue
+        with suppress(OSError):  # a folder was removed after it was listed
+            for run in registry.list_runs(self.workspace, kind):
+                with suppress(OSError):
+                    views.append(self._read_run(run, now))
         return tuple(views)
 
-    def _view(self, run: Run, now: float) -> RunView:
-        """The run's view; the very same object as before when nothing about it has changed."""
+    def _read_run(self, run: Run, now: float) -> RunView:
+        """Return the run's view, which is the same object as before if nothing has changed."""
         follower = self._followers.setdefault(run.folder, Follower(run))
         follower.read()
         status = run.status(follower.state, now)
-        tail = follower.worker_log() if status in ("crashed", "failed") else ()
+        output = follower.process_output() if status in ("crashed", "failed") else ()
         old = self._views.get(run.folder)
-        if old and old.state is follower.state and (old.status, old.tail) == (status, tail):
+        if old and old.state is follower.state and (old.status, old.process_output) == (status, output):
             return old
-        log, digest = tuple(follower.log), tuple(follower.digest)
-        view = RunView(run, status, follower.state, log, digest, follower.rows, tail, run.folder.stat().st_ctime)
+        log, short_log = tuple(follower.log), tuple(follower.short_log)
+        view = RunView(run, status, follower.state, log, short_log, follower.rows, output, run.folder.stat().st_ctime)
         self._views[run.folder] = view
         return view
 
     def _read_recipes(self, now: float) -> tuple[RecipeView, ...]:
         try:
-            found = (self.workspace / "recipes").glob("*.toml")
-            paths = sorted(found, key=lambda path: (path.name != samples.RECIPE.name, path))  # the sample shop's main one is first
+            files = (self.workspace / "recipes").glob("*.toml")
+            paths = sorted(files, key=lambda path: (path.name != samples.RECIPE.name, path))  # the main sample recipe comes first
         except OSError:
             paths = []
         views: dict[Path, tuple[object, RecipeView]] = {}
         for path in paths:
-            mark = stamp(path)
-            known = self._recipes.get(path)
-            view = known[1] if known and known[0] == mark else _recipe_view(path, self.workspace)
+            stamp = file_stamp(path)
+            old = self._recipes.get(path)
+            view = old[1] if old and old[0] == stamp else _read_recipe(path, self.workspace)
             if view.recipe:
                 watch = self._sources.setdefault(view.recipe.source, _SourceWatch(view.recipe.source))
-                watch.look(now)
-                if (watch.there, watch.checked, watch.decided) != (view.source_there, view.checked, view.decided):
-                    view = replace(view, source_there=watch.there, checked=watch.checked, decided=watch.decided)
-            views[path] = (mark, view)
+                watch.read(now)
+                if (watch.exists, watch.last_check, watch.reviewed) != (view.source_exists, view.last_check, view.reviewed_rows):
+                    view = replace(view, source_exists=watch.exists, last_check=watch.last_check, reviewed_rows=watch.reviewed)
+            views[path] = (stamp, view)
         self._recipes = views
         return tuple(view for _, view in views.values())
 
-    def _read_verdicts(self) -> tuple[Verdict | None, Verdict | None]:
-        """The newest verdict, and the best."""
-        found: dict[Path, tuple[tuple[int, int, int], Verdict | None]] = {}
+    def _read_verdicts(self) -> tuple[VerdictView | None, VerdictView | None]:
+        """Return the newest verdict and the best one."""
+        read: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
         for path in self.workspace.glob("evals/*/report.json"):
-            if mark := stamp(path):
-                known = self._verdicts.get(path)
-                found[path] = known if known and known[0] == mark else (mark, read_verdict(path))
-        self._verdicts = found
-        verdicts = [verdict for _, verdict in sorted(found.values(), key=lambda item: item[0]) if verdict]
-        better = [verdict for verdict in verdicts if verdict.word == "better" and verdict.metrics]
-        best = max(better, key=lambda verdict: (not verdict.reservation, verdict.metrics[-1].tuned), default=None)
+            if stamp := file_stamp(path):
+                old = self._verdicts.get(path)
+                read[path] = old if old and old[0] == stamp else (stamp, read_verdict(path))
+        self._verdicts = read
+        verdicts = [verdict for _, verdict in sorted(read.values(), key=lambda item: item[0]) if verdict]
+        better = [verdict for verdict in verdicts if verdict.outcome == "better" and verdict.metrics]
+        best = max(better, key=lambda verdict: (not verdict.caveat, verdict.metrics[-1].tuned), default=None)
         return next(reversed(verdicts), None), best
 
-    def _read_votes(self) -> Standing | None:
-        """How far the blind session of the newest report has come."""
+    def _read_blind_status(self) -> BlindStatus | None:
         newest = max(self._verdicts, key=lambda path: self._verdicts[path][0], default=None)
-        sessions = [path for path in newest.parent.glob("blind/*/votes.jsonl") if stamp(path)] if newest else []
-        last = max(sessions, key=lambda path: stamp(path) or (0, 0, 0), default=None)
-        mark = (last, last and stamp(last))
-        if mark != self._votes[0]:
-            self._votes = (mark, _standing(last.parent) if last else None)
-        return self._votes[1]
+        sessions = [path for path in newest.parent.glob("blind/*/votes.jsonl") if file_stamp(path)] if newest else []
+        last = max(sessions, key=lambda path: file_stamp(path) or (0, 0, 0), default=None)
+        stamp = (last, last and file_stamp(last))
+        if stamp != self._blind[0]:
+            self._blind = (stamp, _read_blind_status(last.parent) if last else None)
+        return self._blind[1]
 
     def _read_memory(self, now: float) -> Memory | None:
-        if not 0 <= now - self._memory[0] < MEMORY_EVERY:
-            self._memory = (now, _memory())
+        if not 0 <= now - self._memory[0] < MEMORY_SECONDS:
+            self._memory = (now, _read_memory())
         return self._memory[1]
 
 
 class _SourceWatch:
-    """What is known of a recipe's source without reading it: that it is there, its last check, and how far its review is."""
+    """What is known about a recipe's source without reading it: whether it exists, its last check, and its review's progress."""
 
     def __init__(self, source: Path) -> None:
         self._source = source
-        self._looked = float("-inf")
+        self._read_at = float("-inf")
         self._journal = Tail(journal_path(source))
-        self._state = State()
-        self.there = False
-        self.checked: Outcome | None = None
-        self.decided = 0
+        self._review = ReviewState()
+        self.exists = False
+        self.last_check: CheckOutcome | None = None
+        self.reviewed = 0
 
-    def look(self, now: float) -> None:
-        """Look again, if that was a while ago."""
-        if 0 <= now - self._looked < SOURCE_EVERY:
+    def read(self, now: float) -> None:
+        """Look at the source again, unless that happened a moment ago."""
+        if 0 <= now - self._read_at < SOURCE_SECONDS:
             return
-        self._looked = now
-        self.there = self._source.exists()
-        self.checked = last(self._source) if self.there else None
+        self._read_at = now
+        self.exists = self._source.exists()
+        self.last_check = check_cache.load(self._source) if self.exists else None
         if events := self._journal.read():
-            self._state = fold(events, self._state)
-            self.decided = sum(one.status not in ("pending", "skipped") for one in self._state.decisions.values())
+            self._review = fold(events, self._review)
+            decisions = self._review.decisions.values()
+            self.reviewed = sum(decision.status not in ("pending", "skipped") for decision in decisions)
 
 
-def _standing(folder: Path) -> Standing | None:
-    from mlxtune.evaluation.voted import stands  # here, as the verdict's report: the first screen should not wait for it
+def _read_blind_status(folder: Path) -> BlindStatus | None:
+    from mlxtune.evaluation.blind.blind_status import read_status  # slow to import, and the first screen must not wait for it
 
     try:
-        return stands(folder)
+        return read_status(folder)
     except (MlxtuneError, OSError):
         return None
 
 
-def _memory() -> Memory | None:
+def _read_memory() -> Memory | None:
     try:
-        found = memory()
+        result = memory()
     except (OSError, ValueError, KeyError):
         return None
-    return found if found.total else None
+    return result if result.total else None
 
 
-def _recipe_view(path: Path, workspace: Path) -> RecipeView:
+def _read_recipe(path: Path, workspace: Path) -> RecipeView:
     title = one_line(path.name)
     try:
         recipe = load(path)
     except MlxtuneError as error:
-        return RecipeView(path, title, None, error=one_line(error.message), mend=one_line(error.mend))
-    return RecipeView(path, title, recipe, called(recipe.source, workspace, recipe.data.source), recipe.source.exists())
+        return RecipeView(path, title, None, error=one_line(error.message), hint=one_line(error.hint))
+    return RecipeView(path, title, recipe, display_path(recipe.source, workspace, recipe.data.source), recipe.source.exists())
 
 
 def recipe_summary(recipe: Recipe) -> str:
-    """What a recipe would do, in a few words."""
+    """Summarize a recipe in a few words."""
     training = recipe.training
-    length = f"{training.steps:,} steps" if training.steps else f"{training.epochs} {'epoch' if training.epochs == 1 else 'epochs'}"
+    length = f"{training.steps:,} steps" if training.steps else plural(training.epochs, "epoch")
     return f"{one_line(recipe.model.base)}, rank {recipe.adapter.rank}, {length}"

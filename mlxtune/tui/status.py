@@ -1,4 +1,4 @@
-"""How a run is, in the words and signs of the visual language."""
+"""Describe the status of a run in words."""
 
 from __future__ import annotations
 
@@ -7,73 +7,50 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
-from mlxtune.runs.registry import Status
-from mlxtune.tui.draw import ago
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
 
-MACHINE = MachineError.exit_code  # what a run.failed says when disk or memory let it down
-
-
-@dataclass(frozen=True)
-class Sign:
-    """A glyph, its token and a word."""
-
-    mark: str
-    token: str
-    word: str
-
-
-SIGNS: dict[Status, Sign] = {
-    "starting": Sign("●", "$primary", "starting"),
-    "running": Sign("●", "$primary", "training"),
-    "quiet": Sign("!", "$warning", "quiet"),
-    "finished": Sign("✓", "$success", "finished"),
-    "stopped": Sign("■", "$muted", "stopped"),
-    "failed": Sign("✗", "$error", "failed"),
-    "crashed": Sign("✗", "$error", "crashed"),
-}
-_EVALUATION: dict[Status, str] = {
-    "running": "evaluating",
-    "finished": "evaluated",
-    "stopped": "evaluation stopped",
-    "failed": "evaluation failed",
-    "crashed": "evaluation crashed",
-}
+_RUNNING = {"train": "training", "eval": "evaluating"}  # by the kind of a run
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The header's right end: a sign, how far (``step`` of ``total``), and how long."""
+    """A run's status for the header: a glyph, a word, the progress (``step`` of ``total``) and a time."""
 
-    sign: Sign
+    glyph: str
+    style: str
+    label: str
     step: str
     total: str
-    tail: str
+    time: str
 
 
 def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
-    """A run's or an evaluation's state in one line."""
-    sign, state = SIGNS[view.status], view.state
-    word = sign.word
+    """Return the status of a run or an evaluation in one line."""
+    sign, state = STATUS_LABELS[view.status], view.state
+    label = sign.text
     if view.status == "quiet":
-        word = f"quiet for {duration(now - view.updated)}"
+        label = f"quiet for {duration(now - view.updated)}"
     elif stopping and view.alive:
-        word = "stopping"
-    elif state.kind == "eval":
-        word = _EVALUATION.get(view.status, word)
+        label = "stopping"
+    elif view.status == "running":
+        label = _RUNNING.get(state.kind, label)
+    elif state.kind == "eval" and not view.alive:
+        label = f"evaluation {label}"
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
     if state.kind == "eval":
         step, total = "", ""
-        if state.answering and view.alive:
-            arm, _, done, all_of_them = state.answering
-            step, total = f"{arm} {done:,}", f"{all_of_them:,}"
+        if state.current_arm and view.alive:
+            arm, _, done, prompts = state.current_arm
+            step, total = f"{arm} {done:,}", f"{prompts:,}"
     elif not state.total and not state.step:
         step = ""
-    return Headline(Sign(sign.mark, sign.token, word), step, total, tail(view, now))
+    return Headline(sign.glyph, f"${sign.style}", label, step, total, _time(view, now))
 
 
-def tail(view: RunView, now: float) -> str:
-    """How long a live run has left, or how long ago another one ended."""
+def _time(view: RunView, now: float) -> str:
+    """Return a live run's remaining time, or how long ago the run ended."""
     if not view.alive:
         return ago(now - view.updated)
     left = time_left(view, now)
@@ -81,41 +58,41 @@ def tail(view: RunView, now: float) -> str:
 
 
 def time_left(view: RunView, now: float) -> float | None:
-    """Seconds until a live run should end, counted down between two steps."""
-    if view.state.left is None or not view.alive:
+    """Return the estimated seconds until a live run ends, counting down between two steps."""
+    if view.state.remaining_seconds is None or not view.alive:
         return None
-    return max(0.0, view.state.left - max(0.0, now - view.state.steps[-1].t))
+    return max(0.0, view.state.remaining_seconds - max(0.0, now - view.state.steps[-1].t))
 
 
-def lost_step(view: RunView) -> int | None:
-    """The last step, if its loss was not a number."""
+def nan_step(view: RunView) -> int | None:
+    """Return the last step if its loss is not a number."""
     steps = view.state.steps
     return steps[-1].step if steps and not math.isfinite(steps[-1].loss) else None
 
 
-def result(view: RunView) -> str:
-    """What became of a run, in one cell of a list: progress, validation loss, or the word for its end."""
+def brief_result(view: RunView) -> str:
+    """Return a run's result for one cell of a list: its progress, its validation loss, or its status."""
     state = view.state
     if view.alive:
-        return f"{state.step:,}/{state.total:,}" if state.total else SIGNS[view.status].word
-    if (step := lost_step(view)) is not None:
+        return f"{state.step:,}/{state.total:,}" if state.total else STATUS_LABELS[view.status].text
+    if (step := nan_step(view)) is not None:
         return f"NaN at {step:,}"
     if view.status == "finished" and state.validations:
         return f"{state.validations[-1].loss:.3f}"
-    return SIGNS[view.status].word
+    return STATUS_LABELS[view.status].text
 
 
-def checkpoint(view: RunView) -> int | None:
-    """The newest checkpoint, if there is one."""
+def last_checkpoint(view: RunView) -> int | None:
+    """Return the step of the newest checkpoint."""
     return view.state.checkpoints[-1] if view.state.checkpoints else None
 
 
-def kept(view: RunView) -> str:
-    """What stopping the run now keeps."""
-    return f"A stop saves step {view.state.step:,} first, and the run can be resumed from it."
+def stop_effect(view: RunView) -> str:
+    """Return a sentence that describes the effect of stopping the run now."""
+    return f"Stopping saves a checkpoint at step {view.state.step:,}, and the run can be resumed from it."
 
 
 def can_resume(view: RunView) -> bool:
-    """Whether the run ended early, not by a fault it would run into again, and left something to go on from."""
-    early = view.status in ("stopped", "crashed") or (view.status == "failed" and view.state.code == MACHINE)
-    return early and checkpoint(view) is not None
+    """Return whether the run ended early with a checkpoint, and not because of an error that would occur again."""
+    machine_error = view.status == "failed" and view.state.code == MachineError.exit_code
+    return (view.status in ("stopped", "crashed") or machine_error) and last_checkpoint(view) is not None

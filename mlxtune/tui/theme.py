@@ -1,8 +1,8 @@
-"""The colours: one accent, one second hue for reference data, three verdict colours, and greys.
+"""The color themes: one accent, one color for reference data, three verdict colors, and grays.
 
-Rooms name tokens (``$primary``, ``$muted``), never hex. ``muted`` keeps a contrast of 4.5:1, ``faint`` of 3:1; ``line`` is for
-rules, axes and the empty part of a bar; ``second`` is reference data, such as the validation loss. ``trained`` and ``trained-alt``
-are the wash under tokens that train, one after the other; ``span`` and ``span-ink`` mark the part of an output that fails.
+Rooms use tokens (``$primary``, ``$muted``), never hex values. ``muted`` has a contrast of 4.5:1, ``faint`` 3:1. ``line`` is for
+rules, axes and the empty part of a bar. ``second`` is for reference data, such as the validation loss. ``trained`` and
+``trained-alt`` alternate behind trained tokens. ``span`` and ``span-ink`` highlight the part of an output that fails.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ ANSI = Theme(
     surface="ansi_default",
     panel="ansi_default",
     variables={
-        "ansi-background": "ansi_black",  # without these two the stylesheet of an ansi theme does not parse
+        "ansi-background": "ansi_black",  # the stylesheet of an ansi theme does not parse without these two
         "ansi-foreground": "ansi_white",
         "border-blurred": "ansi_bright_black",
         "muted": "ansi_default",
@@ -92,4 +92,4 @@ ANSI = Theme(
     },
 )
 THEMES = (INK, PAPER, ANSI)
-ABOUT = {"ink": "dark", "paper": "light", "ansi": "the terminal's own colours"}
+THEME_LABELS = {"ink": "dark", "paper": "light", "ansi": "the terminal's own colors"}

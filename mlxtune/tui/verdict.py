@@ -1,4 +1,4 @@
-"""The newest report of an evaluation, as far as the rooms show it."""
+"""The part of an evaluation's report that other rooms show."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 
-SIGNS = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning")}
-_BROKEN = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError)  # what a file that is JSON but no report leads to
+VERDICT_STYLES = {"better": ("✓", "$success"), "worse": ("✗", "$error"), "cannot tell": ("·", "$warning")}
+_INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What share of the held-out rows met it, from 0 to 1, for the base and the last arm."""
+class MetricChange:
+    """The rates of a metric on the held-out rows, from 0 to 1, for the base and the last arm."""
 
     name: str
     base: float
@@ -22,61 +22,61 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Better, worse or cannot tell, and what it rests on. ``word`` is empty while only the base has been measured.
+class VerdictView:
+    """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
-    ``reservation`` says why what is better is not to be promoted all the same; mostly it is empty.
+    ``caveat`` says why an adapter that is better is still not recommended.
     """
 
-    word: str
+    outcome: str
     sentence: str
-    run: str
+    run_id: str
     name: str
     rows: int
     baseline: str
-    metrics: tuple[Metric, ...]
-    reservation: str = ""
+    metrics: tuple[MetricChange, ...]
+    caveat: str = ""
 
     @property
-    def mark(self) -> str:
-        return sign(self.word, self.reservation)[0] if self.word else "◐"
+    def glyph(self) -> str:
+        return verdict_style(self.outcome, self.caveat)[0] if self.outcome else "◐"
 
     @property
     def token(self) -> str:
-        return sign(self.word, self.reservation)[1] if self.word else "$primary"
+        return verdict_style(self.outcome, self.caveat)[1] if self.outcome else "$primary"
 
 
-def sign(word: str, reservation: str = "") -> tuple[str, str]:
-    """The mark of a verdict and its token; one that is better and not to be promoted is a warning."""
-    return ("!", "$warning") if reservation else SIGNS.get(word, ("○", "$muted"))
+def verdict_style(outcome: str, caveat: str = "") -> tuple[str, str]:
+    """Return the glyph and the color token of a verdict. One with a caveat is a warning."""
+    return ("!", "$warning") if caveat else VERDICT_STYLES.get(outcome, ("○", "$muted"))
 
 
-def read_verdict(path: Path) -> Verdict | None:
-    """What the report at ``path`` says, or ``None`` if it is none that this version can read."""
-    # Here, because the report's scorers bring a schema validator that the first screen should not wait for.
-    from mlxtune.evaluation.contract import FORMS, LABELS
-    from mlxtune.evaluation.gate import reservation
+def read_verdict(path: Path) -> VerdictView | None:
+    """Read the report at ``path``. Return ``None`` if this version cannot read it."""
+    # Imported here because the report's scorers load a schema validator that the first screen must not wait for.
+    from mlxtune.evaluation.promotion import promotion_caveat
     from mlxtune.evaluation.report import load
+    from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 
     try:
         report = load(path.parent)
         base, *others = report.arms
-        metrics = tuple(
-            Metric(LABELS.get(rate.metric, one_line(rate.metric)), rate.share, arm.rate(rate.metric).share)
+        changes = tuple(
+            MetricChange(metric_label(rate.metric), rate.share, arm.rate(rate.metric).share)
             for arm in others[-1:]
             for rate in base.rates
             if rate.metric not in FORMS
         )
-        whole = base.rates[-1]
-        return Verdict(
-            word=report.headline.word if report.headline and report.headline.word in SIGNS else "",
+        contract = base.rates[-1]
+        return VerdictView(
+            outcome=report.headline.outcome if report.headline and report.headline.outcome in VERDICT_STYLES else "",
             sentence=one_line(report.verdict),
-            run=str(report.facts.get("run", "")),
+            run_id=str(report.facts.get("run", "")),
             name=one_line(str(report.facts["name"])),
             rows=int(report.facts["rows"]),
-            baseline=f"{whole.share * 100:.1f} % {LABELS.get(whole.metric, one_line(whole.metric))}",
-            metrics=metrics,
-            reservation=one_line(reservation(report)),
+            baseline=f"{contract.share * 100:.1f}% {metric_label(contract.metric)}",
+            metrics=changes,
+            caveat=one_line(promotion_caveat(report)),
         )
-    except (MlxtuneError, OSError, IndexError, *_BROKEN):
+    except (MlxtuneError, OSError, *_INVALID):
         return None

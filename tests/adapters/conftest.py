@@ -1,4 +1,4 @@
-"""Adapters on disk: of the tiny model, as mlx-lm and PEFT write them, and workspaces that hold some."""
+"""Adapters of the tiny model in mlx-lm and PEFT format, and workspaces that contain some."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WHERE = {name: ("mlp" if name in ("gate_proj", "up_proj", "down_proj") else "sel
 
 @pytest.fixture(scope="session")
 def source(tiny: Path) -> ModelFolder:
-    """The tiny model: two layers of width 64, tied."""
+    """Return the tiny model: two layers of width 64, tied embeddings."""
     return resolve(str(tiny))
 
 
@@ -39,7 +39,7 @@ def arrays(
     layers: tuple[int, ...] = (0, 1),
     seed: int = 1,
 ) -> dict[str, np.ndarray]:
-    """mlx-lm's tensors of an adapter of the tiny model that says something."""
+    """Return nonzero mlx-lm adapter tensors for the tiny model."""
     draw = np.random.default_rng(seed)
     found = {}
     for layer in layers:
@@ -54,12 +54,12 @@ def arrays(
 
 
 def config(rank: int = 4, *, kind: str = "lora", scale: float = 2.0, layers: int = 2, **more: Any) -> dict[str, Any]:
-    """mlx-lm's configuration."""
+    """Return an mlx-lm adapter configuration."""
     return {"fine_tune_type": kind, "num_layers": layers, "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0}, **more}
 
 
 def write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any], told: dict[str, Any] | None = None) -> Path:
-    """An adapter folder; ``told`` is its lineage."""
+    """Write an adapter folder; ``told`` is its lineage."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapters.safetensors", metadata={"format": "mlx"})
     (folder / "adapter_config.json").write_text(json.dumps(settings))
@@ -70,7 +70,7 @@ def write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]
 
 @pytest.fixture
 def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
-    """Add a run with an adapter to the workspace ``tmp_path / "work"``; returns the adapter's folder."""
+    """Add a run with an adapter to the workspace ``tmp_path / "work"`` and return the adapter folder."""
 
     def make(run: str = "20261124-1412-shop", made: str = "2026-11-24T14:12:00+0000", **how: Any) -> Path:
         folder = tmp_path / "work" / "runs" / run

@@ -1,4 +1,4 @@
-"""Exports compute what the adapter computes, are measured against it, and are refused when they lost it."""
+"""Exports match the adapter, are measured against it, and are refused when quality is lost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model
 from tiny_model import make_tiny
 
-from mlxtune.adapters import export, fidelity, fuse, gguf, library, measure
-from mlxtune.adapters import worker as exporting
-from mlxtune.adapters.fidelity import Distance, Fidelity
+from mlxtune.adapters import fuse, library
+from mlxtune.adapters.export import fidelity, gguf, logits, safetensors, start
+from mlxtune.adapters.export import worker as exporting
+from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
 from mlxtune.core.errors import GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import write_json
-from mlxtune.evaluation import regression
+from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models import lora
 from mlxtune.models.load import load as load_own
@@ -38,18 +39,20 @@ TOKENS = mx.array([[70, 71, 72, 80, 81, 90]])
 
 
 def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 0.2) -> Path:
-    """An adapter of the model in ``base`` that says something."""
+    """Write an adapter with random nonzero weights for the model in ``base``."""
     model, _ = load_model(base)
     settings = lora.add(model, section, seed=1)
     mx.random.seed(3)
     lora.save(
-        folder, {name: array + strength * mx.random.normal(array.shape) for name, array in lora.weights(model).items()}, settings
+        folder,
+        {name: array + strength * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()},
+        settings,
     )
     return folder
 
 
 def applied(base: Path, adapter: Path) -> np.ndarray:
-    """What stock mlx-lm computes with the base dequantised in float32 and the adapter on it."""
+    """Return stock mlx-lm's logits for the base dequantized to float32 with the adapter applied."""
     from mlx_lm.utils import dequantize_model
 
     model, _ = load_model(base)
@@ -72,12 +75,12 @@ def applied(base: Path, adapter: Path) -> np.ndarray:
     ids=["lora", "dora", "head", "embedding", "dora with biases", "experts"],
 )
 @pytest.mark.parametrize("bits", [0, 4])
-def test_a_fused_model_computes_what_the_adapter_does(tmp_path: Path, name: str, section: AdapterSection, bits: int) -> None:
+def test_fused_model_matches_adapter(tmp_path: Path, name: str, section: AdapterSection, bits: int) -> None:
     base = quantised(make(tmp_path / "base", name), bits)
     adapter = shaken(base, tmp_path / "adapter", section)
     source = resolve(str(base))
     model, settings = fuse.fuse(source, adapter, requantize=False)
-    fuse.write(model, settings, source, tmp_path / "fused")
+    safetensors.write(model, settings, source, tmp_path / "fused")
     found, _ = load_stock(str(tmp_path / "fused"))
     assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
     expected = applied(base, adapter)
@@ -88,7 +91,7 @@ def test_a_fused_model_computes_what_the_adapter_does(tmp_path: Path, name: str,
 
 
 def quantised(folder: Path, bits: int) -> Path:
-    """The model in ``folder``, with ``bits`` bits where they are not 0."""
+    """Quantize the model in ``folder`` to ``bits`` bits unless that is 0, and return the folder."""
     from mlx_lm.utils import quantize_model, save_config, save_model
 
     if bits:
@@ -98,12 +101,12 @@ def quantised(folder: Path, bits: int) -> Path:
     return folder
 
 
-def test_what_has_no_adapter_keeps_its_bits_when_the_rest_is_quantised_again(tmp_path: Path) -> None:
+def test_unadapted_weights_keep_their_bits_when_requantized(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "base", bits=4)
     adapter = write(tmp_path / "adapter", arrays(layers=(1,)), config(layers=1))
     source = resolve(str(base))
     model, settings = fuse.fuse(source, adapter, requantize=True)
-    fuse.write(model, settings, source, tmp_path / "fused")
+    safetensors.write(model, settings, source, tmp_path / "fused")
     before, after = (mx.load(str(folder / "model.safetensors")) for folder in (base, tmp_path / "fused"))
     changed = {name.rsplit(".", 1)[0] for name in before if not mx.array_equal(before[name], after[name])}
     assert before.keys() == after.keys()
@@ -112,7 +115,7 @@ def test_what_has_no_adapter_keeps_its_bits_when_the_rest_is_quantised_again(tmp
     assert theirs == ours
 
 
-def test_a_base_that_was_quantised_on_load_is_fused_as_the_adapter_knew_it(tmp_path: Path) -> None:
+def test_base_quantized_on_load_is_fused_as_trained(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "base")
     adapter = write(tmp_path / "adapter", arrays(targets=("q_proj", "down_proj")), config())
     source = resolve(str(base))
@@ -121,7 +124,7 @@ def test_a_base_that_was_quantised_on_load_is_fused_as_the_adapter_knew_it(tmp_p
     for requantize in (False, True):
         folder = tmp_path / f"fused-{requantize}"
         model, settings = fuse.fuse(source, adapter, requantize=requantize, quantize=4)
-        fuse.write(model, settings, source, folder)
+        safetensors.write(model, settings, source, folder)
         assert ("quantization" in json.loads((folder / "config.json").read_text())) == requantize
         found = load_own(resolve(str(folder)), "float32").model
         if not requantize:
@@ -131,12 +134,10 @@ def test_a_base_that_was_quantised_on_load_is_fused_as_the_adapter_knew_it(tmp_p
                 assert mx.array_equal(array, dict(tree_flatten(found.parameters()))[name]), (requantize, name)
 
 
-def test_distances_are_what_their_definitions_say() -> None:
+def test_distances_match_their_definitions() -> None:
     draw = np.random.default_rng(0)
     one, two = draw.normal(0, 2, (2, 7, 11)).astype(np.float32)
-    found = measure.distance(
-        measure.Logits((mx.array(one[:3]), mx.array(one[3:]))), measure.Logits((mx.array(two[:3]), mx.array(two[3:])))
-    )
+    found = logits.distance([mx.array(one[:3]), mx.array(one[3:])], [mx.array(two[:3]), mx.array(two[3:])])
     p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (one.astype(np.float64), two.astype(np.float64)))
     assert found.max == pytest.approx(np.abs(one - two).max())
     assert found.mean == pytest.approx(np.abs(one - two).mean(), rel=1e-5)
@@ -145,26 +146,26 @@ def test_distances_are_what_their_definitions_say() -> None:
     assert found.positions == 7
 
 
-def test_logits_stand_where_the_answer_is_expected(tiny: Path) -> None:
+def test_logits_are_taken_at_answer_positions(tiny: Path) -> None:
     model, _ = load_model(tiny)
     asked = [([70, 71, 72], [80, 81, 82]), ([70, 71, 73, 74], [90]), ([70, 71], [60, 61])]
-    found = measure.logits(model, asked, batch_size=2)
-    for (prompt, answer), rows in zip(asked, found.rows, strict=True):
+    found = logits.logits(model, asked, batch_size=2)
+    for (prompt, answer), rows in zip(asked, found, strict=True):
         whole = model(mx.array([[*prompt, *answer]]))[0]
         expected = whole[len(prompt) - 1 : -1]
         np.testing.assert_allclose(np.array(rows), np.array(expected), rtol=1e-3, atol=1e-4)
 
 
-def test_a_long_answer_is_looked_at_in_evenly_spaced_places(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "BUDGET", 4 * 320 * 6)
+def test_long_answer_is_sampled_at_even_intervals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logits, "MAX_BYTES", 4 * 320 * 6)
     model, _ = load_model(tiny)
-    found = measure.logits(model, [([70, 71], list(range(60, 81))), ([70, 72], [60])], batch_size=2)
-    assert [rows.shape for rows in found.rows] == [(3, 320), (1, 320)]
+    found = logits.logits(model, [([70, 71], list(range(60, 81))), ([70, 72], [60])], batch_size=2)
+    assert [rows.shape for rows in found] == [(3, 320), (1, 320)]
     whole = model(mx.array([[70, 71, *range(60, 81)]]))[0]
-    np.testing.assert_allclose(np.array(found.rows[0]), np.array(whole[1:-1][mx.array([0, 10, 20])]), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.array(found[0]), np.array(whole[1:-1][mx.array([0, 10, 20])]), rtol=1e-3, atol=1e-4)
 
 
-NEAR, FAR = Distance(0.1, 0.01, 0.001, 1.0, 10), Distance(5.0, 1.0, 0.5, 0.4, 10)
+NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.5, 0.4, 10)
 
 
 @pytest.mark.parametrize(
@@ -175,35 +176,31 @@ NEAR, FAR = Distance(0.1, 0.01, 0.001, 1.0, 10), Distance(5.0, 1.0, 0.5, 0.4, 10
         (
             FAR,
             [(True, True)] * 20,
-            "It lost more than the adapter changed: its logits are 1.0000 from the adapter's on average, and those are 1.0000 from",
+            "It lost more than the adapter changed: its logits differ from the adapter's by 1.0000 on average",
         ),
         (
             NEAR,
             [(True, False)] * 12 + [(True, True)] * 8,
-            "Whole contract holds for 8 of 20 rows, and for 20 with the adapter applied",
+            "Whole contract passes for 8 of 20 rows, down from 20 with the adapter",
         ),
         (NEAR, [(True, False)] * 2 + [(True, True)] * 18, ""),
     ],
 )
-def test_an_export_is_refused_when_it_lost_the_adapter_or_the_contract(
-    loss: Distance, held: list[tuple[bool, bool]], why: str
-) -> None:
+def test_lossy_export_is_refused(loss: LogitDistance, held: list[tuple[bool, bool]], why: str) -> None:
     found = Fidelity("quantized", FAR, loss, 20, 11, (compare("contract", "tuned", "exported", held),))
-    assert found.why.startswith(why)
-    assert bool(found.why) == bool(why)
+    assert found.failure.startswith(why)
+    assert bool(found.failure) == bool(why)
     if not why:
-        fidelity.require(found)
-        assert found.sentence.startswith(
-            "Faithful: it lost 1.0 %" if loss is NEAR else "Lossy, and still the adapter: it lost 99.0 %"
-        )
+        fidelity.require_faithful(found)
+        assert found.sentence.startswith("Faithful: it lost 1.0%" if loss is NEAR else "Lossy: it lost 99.0%")
         return
     with pytest.raises(GateError) as caught:
-        fidelity.require(found)
+        fidelity.require_faithful(found)
     assert caught.value.exit_code == 1
-    assert "leave --requantize out" in caught.value.mend
+    assert "without --requantize" in caught.value.hint
 
 
-def test_what_was_found_is_kept_as_it_was(tmp_path: Path) -> None:
+def test_fidelity_round_trips_through_disk(tmp_path: Path) -> None:
     found = Fidelity("fused", FAR, NEAR, 20, 11, (compare("contract", "tuned", "exported", [(True, False), (True, True)]),))
     fidelity.save(found, tmp_path)
     assert fidelity.load(tmp_path) == found
@@ -211,7 +208,7 @@ def test_what_was_found_is_kept_as_it_was(tmp_path: Path) -> None:
 
 @pytest.fixture
 def place(workspace: Path) -> Path:
-    """A workspace with a 4-bit tiny model, and a run of it with an adapter."""
+    """Create a workspace with a 4-bit tiny model and a run with an adapter."""
     four = make_tiny(workspace / "four", bits=4)
     text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
     (workspace / "recipes" / "tiny.toml").write_text(text)
@@ -225,21 +222,21 @@ def place(workspace: Path) -> Path:
 
 
 def started(place: Path, form: str, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Worker:
-    """The worker of an export, in this process."""
+    """Start an export worker in this process."""
     kept: list[Any] = []
 
     def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
-        write_json(run.folder / launch.RECORD, {"v": 1, "kind": kind, "request": request})
+        write_json(run.folder / launch.LAUNCH_FILE, {"v": 1, "kind": kind, "request": request})
         kept.append(run)
         return run
 
     monkeypatch.setattr(launch, "_spawn", spawn)
-    export.start(place, library.find(place, how.pop("which", "last")), form, **how)
+    start.start(place, library.find(place, how.pop("which", "last")), form, **how)
     return Worker(kept[-1].folder)
 
 
 @pytest.mark.parametrize("form", ["fused", "hf"])
-def test_a_faithful_export_is_put_in_place_with_what_proves_it(place: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faithful_export_is_published_with_fidelity(place: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = started(place, form, monkeypatch)
     summary = exporting.export(worker)
     folder = Path(summary["folder"])
@@ -247,7 +244,7 @@ def test_a_faithful_export_is_put_in_place_with_what_proves_it(place: Path, form
     assert summary["faithful"]
     found = fidelity.load(folder)
     assert found == fidelity.load(worker.folder)
-    assert found.lost < 0.01 < found.change.mean
+    assert found.lost_share < 0.01 < found.change.mean
     assert found.loss.agree == 1.0
     assert found.same == found.rows > 0
     assert {rate.metric for rate in found.rates} == {"forbidden", "contract"}
@@ -266,41 +263,41 @@ def test_a_faithful_export_is_put_in_place_with_what_proves_it(place: Path, form
 
 
 def weak(place: Path) -> None:
-    """Make the adapter of the run so small that quantising its weights again changes more than it does."""
+    """Shrink the run's adapter until requantization error exceeds its effect."""
     folder = place / "runs" / "20261124-1412-tiny" / "adapter"
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings["lora_parameters"]["scale"] *= 0.001
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
-def test_quantising_again_that_loses_the_adapter_is_refused_with_the_figure_and_leaves_nothing(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lossy_requantization_is_refused_and_leaves_no_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak(place)
     worker = started(place, "quantized", monkeypatch, target=place / "out")
-    with pytest.raises(GateError, match=r"It lost more than the adapter changed: its logits are 0\.\d+ from") as caught:
+    with pytest.raises(
+        GateError, match=r"It lost more than the adapter changed: its logits differ from the adapter's by 0\.\d+"
+    ) as caught:
         exporting.export(worker)
-    assert "leave --requantize out" in caught.value.mend
+    assert "without --requantize" in caught.value.hint
     found = fidelity.load(worker.folder)
-    assert found.lost > 1
+    assert found.lost_share > 1
     assert not (place / "out").exists()
     assert not list(place.glob(".out*"))
     assert exporting.export(started(place, "fused", monkeypatch))["faithful"]
 
 
-def test_force_keeps_what_is_not_faithful_and_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_keeps_unfaithful_export_with_warning(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak(place)
     summary = exporting.export(started(place, "quantized", monkeypatch, target=place / "out", force=True))
     assert not summary["faithful"]
     assert summary["verdict"].startswith("Not faithful.")
-    assert fidelity.load(place / "out").why
+    assert fidelity.load(place / "out").failure
     load_stock(str(place / "out"))
 
 
-def test_an_adapter_without_a_recipe_is_held_against_the_off_task_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlxtune.adapters.importing import import_adapter
+def test_adapter_without_recipe_is_compared_on_off_task_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlxtune.adapters.importers.importer import import_adapter
 
-    monkeypatch.setattr(regression, "MAX_TOKENS", 4)
+    monkeypatch.setattr(prompts, "MAX_TOKENS", 4)
     import_adapter(place, place / "runs" / "20261124-1412-tiny" / "adapter", "mine")
     worker = started(place, "fused", monkeypatch, which="mine")
     assert worker.folder.name.endswith("-mine")
@@ -309,28 +306,28 @@ def test_an_adapter_without_a_recipe_is_held_against_the_off_task_prompts(place:
     assert (found.rows, found.rates) == (34, ())
 
 
-def test_other_weights_of_the_base_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_base_weights_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tiny(place / "four", bits=8)
-    with pytest.raises(ModelError, match="was made on other weights"):
+    with pytest.raises(ModelError, match="was trained from a different base"):
         exporting.export(started(place, "fused", monkeypatch))
 
 
-def test_a_place_that_is_taken_is_refused_before_anything_starts(place: Path) -> None:
-    with pytest.raises(InputError, match="is there already"):
-        export.start(place, library.find(place, "last"), "fused", target=place / "four")
+def test_existing_target_is_refused_before_start(place: Path) -> None:
+    with pytest.raises(InputError, match="already exists"):
+        start.start(place, library.find(place, "last"), "fused", target=place / "four")
 
 
-def test_a_full_disk_is_told_before_anything_is_computed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_disk_space_is_reported_before_computing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "disk_free", lambda path: 1000)
-    with pytest.raises(MachineError, match=r"The export takes about .* are free"):
+    with pytest.raises(MachineError, match=r"The export needs about .* is free"):
         exporting.export(started(place, "fused", monkeypatch))
 
 
-def test_a_disk_that_fills_while_the_model_is_written_is_told_as_such(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_while_writing_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
 
-    monkeypatch.setattr(fuse, "write", full)
+    monkeypatch.setattr(safetensors, "write", full)
     with pytest.raises(MachineError, match="could not be written: "):
         exporting.export(started(place, "fused", monkeypatch, target=place / "out"))
     assert not list(place.glob(".out*"))
@@ -339,33 +336,33 @@ def test_a_disk_that_fills_while_the_model_is_written_is_told_as_such(place: Pat
 @pytest.mark.parametrize(
     ("form", "changes", "why"),
     [
-        ("hf", {"model_type": "qwen3_moe"}, "weights of qwen3_moe in another arrangement"),
-        ("gguf", {"model_type": "qwen3"}, "mlx-lm writes GGUF of llama, mistral, and this base is qwen3"),
-        ("quantized", {"quantization": None}, "is not quantised"),
+        ("hf", {"model_type": "qwen3_moe"}, "weights of qwen3_moe in a different layout"),
+        ("gguf", {"model_type": "qwen3"}, "mlx-lm can write GGUF for llama and mistral, but this base is qwen3"),
+        ("quantized", {"quantization": None}, "is not quantized"),
     ],
 )
-def test_a_form_that_cannot_be_written_is_refused_with_the_reason(tiny: Path, form: Any, changes: dict[str, Any], why: str) -> None:
+def test_unsupported_format_is_refused_with_reason(tiny: Path, form: Any, changes: dict[str, Any], why: str) -> None:
     source = resolve(str(tiny))
     with pytest.raises(ModelError, match=why):
-        export.check_form(form, replace(source, config=source.config | changes))
+        start.require_exportable(form, replace(source, config=source.config | changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "positions are scaled"),
-        ({"attention_bias": True}, "it has biases"),
-        ({}, "its tokenizer is of a kind"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "RoPE scaling"),
+        ({"attention_bias": True}, "does not write biases"),
+        ({}, "split text differently"),
     ],
 )
-def test_a_llama_that_a_gguf_could_not_say_is_refused_with_the_reason(tiny: Path, changes: dict[str, Any], why: str) -> None:
+def test_llama_model_unsupported_by_gguf_is_refused(tiny: Path, changes: dict[str, Any], why: str) -> None:
     source = resolve(str(tiny))
     with pytest.raises(ModelError, match=why):
         gguf.check(replace(source, config=source.config | changes))
 
 
 def known_split(folder: Path) -> Path:
-    """Give the tokenizer of the model in ``folder`` the split of SmolLM, and a merge."""
+    """Give the tokenizer in ``folder`` SmolLM's pre-tokenizer and one merge."""
     told = json.loads((folder / "tokenizer.json").read_text())
     told["pre_tokenizer"] = {
         "type": "Sequence",
@@ -380,9 +377,7 @@ def known_split(folder: Path) -> Path:
     return folder
 
 
-def test_a_gguf_holds_the_weights_and_the_tokenizer_and_is_read_back_and_measured(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gguf_weights_and_tokenizer_round_trip_and_are_measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known_split(place / "four")
     worker = started(place, "gguf", monkeypatch, target=place / "out")
     summary = exporting.export(worker)
@@ -399,14 +394,14 @@ def test_a_gguf_holds_the_weights_and_the_tokenizer_and_is_read_back_and_measure
     assert told["llama.rope.dimension_count"].item() == 16
     query = applied_weight(place, "model.layers.0.self_attn.q_proj")
     ours = np.array(loaded["blk.0.attn_q.weight"]).astype(np.float32)
-    # llama.cpp's order: within a head, the two halves of the rotation interleaved
+    # llama.cpp interleaves the two rotation halves within each head
     np.testing.assert_allclose(ours.reshape(4, 8, 2, 64), query.reshape(4, 2, 8, 64).swapaxes(1, 2), rtol=2e-3, atol=2e-3)
     assert loaded["blk.0.attn_norm.weight"].dtype == mx.float32
     assert not (worker.folder / "again").exists()
 
 
 def applied_weight(place: Path, name: str) -> np.ndarray:
-    """The weight of a module of the run's base with its LoRA in it, by definition."""
+    """Return the base weight of a module with its LoRA update added, computed from the definition."""
     from mlx_lm.utils import dequantize_model
 
     adapter = place / "runs" / "20261124-1412-tiny" / "adapter"
@@ -416,10 +411,10 @@ def applied_weight(place: Path, name: str) -> np.ndarray:
     return np.array(base.astype(mx.float32)) + scale * (tensors[f"{name}.lora_a"] @ tensors[f"{name}.lora_b"]).T
 
 
-def test_names_of_every_transformers_architecture_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> None:
     from architectures import ARCHITECTURES
 
-    for name in {*export.HF} & {*ARCHITECTURES}:
+    for name in {*start.HF} & {*ARCHITECTURES}:
         folder = make(tmp_path / name, name)
         model, _ = load_model(folder)
         weights = dict(tree_flatten(model.parameters()))
@@ -428,8 +423,8 @@ def test_names_of_every_transformers_architecture_are_kept_as_they_are(tmp_path:
         assert all(again[key].shape == weights[key].shape for key in weights), name
 
 
-def test_an_export_runs_as_a_worker_of_its_own(place: Path) -> None:
-    run = export.start(place, library.find(place, "last"), "fused", target=place / "out")
+def test_export_runs_as_worker(place: Path) -> None:
+    run = start.start(place, library.find(place, "last"), "fused", target=place / "out")
     give_up = time.monotonic() + 120
     while not run.state().ended:
         assert time.monotonic() < give_up, run.log_tail(20)

@@ -1,4 +1,4 @@
-"""To the hub and back, against a hub on this machine: private, safe to run again, and without a word of the token anywhere."""
+"""Pushing to and pulling from a local stub hub: private by default, resumable, and never leaking the token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPO = "someone/support-json"
 
 @pytest.fixture(autouse=True)
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub client with a canary for a token, no login of the user's, and plain HTTP in place of Xet."""
+    """Configure the hub client with a canary token, no user login, and plain HTTP instead of Xet."""
     from huggingface_hub import constants
 
     for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
@@ -55,9 +55,7 @@ def entry(place: Path, shop) -> AdapterEntry:
     return library.find(place, "last")
 
 
-def test_an_adapter_goes_to_a_private_repository_with_its_card_and_comes_back(
-    place: Path, tiny: Path, stub: Hub, entry: AdapterEntry
-) -> None:
+def test_adapter_round_trips_through_private_repository(place: Path, tiny: Path, stub: Hub, entry: AdapterEntry) -> None:
     done = hub.push_adapter(entry, REPO)
     repo = stub.repos[REPO]
     assert (done.private, repo.private, done.url) == (True, True, f"{stub.url}/{REPO}")
@@ -71,7 +69,7 @@ def test_an_adapter_goes_to_a_private_repository_with_its_card_and_comes_back(
     assert [item.name for item in (place / "adapters").iterdir() if item.name.startswith(".pull")] == []
 
 
-def test_nothing_of_this_machine_goes_out(place: Path, tiny: Path, stub: Hub, shop) -> None:
+def test_no_local_paths_are_uploaded(place: Path, tiny: Path, stub: Hub, shop) -> None:
     folder = shop(
         "20261124-1412-shop", parent={"folder": "/home/me/secret", "sha256": "3" * 64, "lineage": {"run": "r", "base": "/home/me"}}
     )
@@ -85,7 +83,7 @@ def test_nothing_of_this_machine_goes_out(place: Path, tiny: Path, stub: Hub, sh
     assert lineage["base"] == tiny.name
 
 
-def test_a_second_push_sends_only_what_changed(stub: Hub, entry: AdapterEntry) -> None:
+def test_second_push_uploads_only_changes(stub: Hub, entry: AdapterEntry) -> None:
     hub.push_adapter(entry, REPO)
     sent = stub.count("PUT /lfs")
     again = hub.push_adapter(entry, REPO)
@@ -95,28 +93,28 @@ def test_a_second_push_sends_only_what_changed(stub: Hub, entry: AdapterEntry) -
 
 
 def export(folder: Path) -> Path:
-    from mlxtune.adapters import fidelity
-    from mlxtune.adapters.fidelity import Distance, Fidelity
+    from mlxtune.adapters.export import fidelity
+    from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
 
     folder.mkdir()
     for at in (1, 2):
         (folder / f"model-0000{at}-of-00002.safetensors").write_bytes(save({"x": np.full((3, 5), at, np.float32)}))
     (folder / "config.json").write_text("{}")
-    fidelity.save(Fidelity("hf", Distance(5, 1, 0.5, 0.4, 10), Distance(0.1, 0.01, 0.001, 1.0, 10), 20, 19, ()), folder)
+    fidelity.save(Fidelity("hf", LogitDistance(5, 1, 0.5, 0.4, 10), LogitDistance(0.1, 0.01, 0.001, 1.0, 10), 20, 19, ()), folder)
     told = {"v": 1, "export": "hf", "base": "smollm2-135m", "adapter": {"rank": 8, "scale": 4.0, "run": "r", "origin": "/home/me"}}
     (folder / "mlxtune.json").write_text(json.dumps(told))
     return folder
 
 
-def test_a_push_that_broke_off_goes_on_where_it_stopped(place: Path, stub: Hub) -> None:
+def test_interrupted_push_resumes(place: Path, stub: Hub) -> None:
     folder = export(place / "model")
     stub.refuse["PUT /lfs"] = [400]
-    with pytest.raises(InputError, match="The hub refused"):
+    with pytest.raises(InputError, match="The Hub rejected"):
         hub.push_export(folder, REPO)
     assert stub.repos[REPO].files == {}
     assert len(stub.blobs) == 1
     hub.push_export(folder, REPO)
-    assert stub.count("PUT /lfs") == 3  # one was refused, one was there already
+    assert stub.count("PUT /lfs") == 3  # one was refused, one was already uploaded
     assert set(stub.repos[REPO].files) == {
         "README.md",
         "config.json",
@@ -125,13 +123,11 @@ def test_a_push_that_broke_off_goes_on_where_it_stopped(place: Path, stub: Hub) 
         *(f"model-0000{at}-of-00002.safetensors" for at in (1, 2)),
     }
     text = stub.repos[REPO].files["README.md"].decode()
-    assert "Faithful: it lost 1.0 % of what the adapter changed; 19 of 20 greedy answers" in text
+    assert "Faithful: it lost 1.0% of the adapter's change; 19 of 20 greedy answers" in text
     assert "/home/me" not in text + stub.repos[REPO].files["mlxtune.json"].decode()
 
 
-def test_a_download_that_breaks_off_is_taken_up_where_it_broke(
-    place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
-) -> None:
+def test_interrupted_download_resumes(place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch) -> None:
     hub.push_adapter(entry, REPO)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
@@ -141,36 +137,34 @@ def test_a_download_that_breaks_off_is_taken_up_where_it_broke(
     assert [told.split("-")[0] for told in stub.ranges] == ["bytes=2000"]
 
 
-def test_a_public_repository_needs_a_word(stub: Hub, entry: AdapterEntry) -> None:
+def test_public_repository_requires_public_flag(stub: Hub, entry: AdapterEntry) -> None:
     stub.repos[REPO] = Repo(private=False)
-    with pytest.raises(InputError, match="everybody can see it") as caught:
+    with pytest.raises(InputError, match="already exists and is public") as caught:
         hub.push_adapter(entry, REPO)
-    assert "--public" in caught.value.mend
+    assert "--public" in caught.value.hint
     assert stub.repos[REPO].files == {}
     assert not hub.push_adapter(entry, REPO, public=True).private
 
 
-def test_without_a_login_nothing_is_asked(stub: Hub, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_login_sends_no_request(stub: Hub, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(InputError, match="Nobody is logged in"):
+    with pytest.raises(InputError, match="You are not logged in"):
         hub.push_adapter(entry, REPO)
-    assert stub.asked == []
+    assert stub.requests == []
 
 
 @pytest.mark.parametrize("repo", ["", "name", "a/b/c", "../x", "a/..", "a/.b", "https://huggingface.co/a/b", "a b/c", "a/b\x1b[2J"])
-def test_what_is_no_repository_is_refused(place: Path, entry: AdapterEntry, repo: str) -> None:
+def test_invalid_repository_name_is_refused(place: Path, entry: AdapterEntry, repo: str) -> None:
     for ask in (lambda: hub.push_adapter(entry, repo), lambda: hub.pull(place, repo)):
-        with pytest.raises(InputError, match="is no repository of the hub") as caught:
+        with pytest.raises(InputError, match="is not a valid Hub repository ID") as caught:
             ask()
         assert "\x1b" not in caught.value.message
 
 
 @pytest.mark.parametrize("url", ["http://hub.example", "ftp://127.0.0.1", "http://me:secret@127.0.0.1", "nonsense"])
-def test_the_token_does_not_go_out_in_the_clear(
-    place: Path, entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_is_not_sent_over_plain_http(place: Path, entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", url)
-    with pytest.raises(InputError, match=r"in the clear|not an address") as caught:
+    with pytest.raises(InputError, match=r"sent unencrypted|must be an address") as caught:
         hub.push_adapter(entry, REPO)
     assert "secret" not in caught.value.message
 
@@ -178,16 +172,16 @@ def test_the_token_does_not_go_out_in_the_clear(
 @pytest.mark.parametrize(
     ("files", "error", "why"),
     [
-        ({}, ModelError, "holds no adapter"),
-        ({"README.md": b"x"}, ModelError, "holds no adapter"),
-        ({"adapter_model.bin": b"x", CONFIG: b"{}"}, ModelError, "as a pickle, adapter_model.bin"),
-        ({"../../adapters.safetensors": b"x"}, ModelError, "holds no adapter"),
-        ({WEIGHTS: b"\x80\x05pickle", CONFIG: b'{"num_layers": 2}'}, ModelError, "broken header"),
+        ({}, ModelError, "contains no adapter"),
+        ({"README.md": b"x"}, ModelError, "contains no adapter"),
+        ({"adapter_model.bin": b"x", CONFIG: b"{}"}, ModelError, "in a pickle file, adapter_model.bin"),
+        ({"../../adapters.safetensors": b"x"}, ModelError, "contains no adapter"),
+        ({WEIGHTS: b"\x80\x05pickle", CONFIG: b'{"num_layers": 2}'}, ModelError, "invalid header"),
         ({WEIGHTS: b"x", CONFIG: b"{"}, ModelError, "is not valid JSON"),
-        ({WEIGHTS: b"x"}, ModelError, "There is no adapter_config.json"),
+        ({WEIGHTS: b"x"}, ModelError, "There is no file adapter_config.json"),
     ],
 )
-def test_what_is_no_adapter_on_the_hub_is_refused_and_leaves_nothing(
+def test_hub_repository_without_adapter_is_refused_and_leaves_no_files(
     place: Path, tiny: Path, stub: Hub, files: dict[str, bytes], error: type[MlxtuneError], why: str
 ) -> None:
     stub.repos[REPO] = Repo(private=False, files=files)
@@ -198,25 +192,25 @@ def test_what_is_no_adapter_on_the_hub_is_refused_and_leaves_nothing(
     assert not list((place / "adapters").glob(".pull*")) if (place / "adapters").exists() else True
 
 
-def test_what_is_too_large_for_the_disk_is_not_fetched(
+def test_repository_too_large_for_disk_is_not_downloaded(
     place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
 ) -> None:
     hub.push_adapter(entry, REPO)
     monkeypatch.setattr(hub, "disk_free", lambda path: 1000)
-    with pytest.raises(MachineError, match="are free at"):
+    with pytest.raises(MachineError, match="is free in"):
         hub.pull(place, REPO, "back", str(tiny))
     assert stub.count("/resolve/") == 0
 
 
-def test_a_base_that_is_not_here_is_told_before_the_weights_are_fetched(place: Path, stub: Hub, entry: AdapterEntry) -> None:
+def test_missing_base_is_reported_before_download(place: Path, stub: Hub, entry: AdapterEntry) -> None:
     hub.push_adapter(entry, REPO)
     with pytest.raises(ModelError, match="is not on this machine"):
         hub.pull(place, REPO, "back")
     assert stub.count(f"/{WEIGHTS}") == 0
 
 
-def test_a_foreign_adapter_of_peft_is_pulled_and_converted(place: Path, tiny: Path, stub: Hub) -> None:
-    from .test_importing import peft, peft_tensors
+def test_peft_adapter_is_pulled_and_converted(place: Path, tiny: Path, stub: Hub) -> None:
+    from .test_importers import peft, peft_tensors
 
     folder = peft(place / "theirs", peft_tensors())
     stub.repos[REPO] = Repo(private=False, files={file.name: file.read_bytes() for file in folder.iterdir()})
@@ -234,20 +228,20 @@ FAULTS: list[tuple[str, dict[str, list[int]], type[MlxtuneError]]] = [
 
 
 @pytest.mark.parametrize(("name", "refuse", "kind"), FAULTS, ids=[name for name, *_ in FAULTS])
-def test_the_token_stands_in_no_message_log_or_traceback(
+def test_token_is_absent_from_messages_logs_and_tracebacks(
     name: str, refuse: dict[str, list[int]], kind: type[MlxtuneError], stub: Hub, entry: AdapterEntry, caplog, capfd
 ) -> None:
     caplog.set_level(logging.DEBUG)
     stub.refuse = refuse
     with pytest.raises(kind) as caught:
         hub.push_adapter(entry, REPO)
-    told = "".join(traceback.format_exception(caught.value)) + caught.value.message + caught.value.mend
+    told = "".join(traceback.format_exception(caught.value)) + caught.value.message + caught.value.hint
     captured = capfd.readouterr()
     for text in (told, caplog.text, captured.out, captured.err):
         assert CANARY not in text
 
 
-def test_the_token_stands_in_no_file(tmp_path: Path, place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, home: Path) -> None:
+def test_token_is_absent_from_files(tmp_path: Path, place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, home: Path) -> None:
     hub.push_adapter(entry, REPO)
     hub.pull(place, REPO, "back", str(tiny))
     stub.refuse = {"/commit/main": [422]}
@@ -259,18 +253,18 @@ def test_the_token_stands_in_no_file(tmp_path: Path, place: Path, tiny: Path, st
     assert not any(CANARY.encode() in data for data in stub.repos[REPO].files.values())
 
 
-def test_a_token_is_taken_out_of_what_a_hub_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_redacted_from_hub_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_other12345")
     assert hub.redact(f"no, Bearer {CANARY} and hf_other12345.") == "no, Bearer [token] and [token]."
 
 
-def test_a_hub_that_is_not_there_is_told_as_such(place: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_reported(place: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="cannot be reached") as caught:
         hub.pull(place, REPO)
-    assert "Run it again" in caught.value.mend
+    assert "Run the command again" in caught.value.hint
 
 
-def test_a_repository_that_is_not_there_is_bad_input(place: Path, stub: Hub) -> None:
-    with pytest.raises(InputError, match="The hub has no someone/support-json"):
+def test_missing_repository_is_input_error(place: Path, stub: Hub) -> None:
+    with pytest.raises(InputError, match="someone/support-json does not exist on the Hub"):
         hub.pull(place, REPO)

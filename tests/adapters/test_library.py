@@ -1,4 +1,4 @@
-"""The library: what is listed, found, named, taken away and brought back, without mlx and whatever lies there."""
+"""The adapter library: listing, lookup, renaming, removal and restore, without importing mlx."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from measured import measured
+from evaluation_files import write_evaluation
 
 from mlxtune.adapters import library
 from mlxtune.adapters.compare import compare
@@ -16,7 +16,7 @@ from mlxtune.adapters.entry import data_hash
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe.parent import WEIGHTS
-from mlxtune.runs.locks import hold
+from mlxtune.runs.locks import file_lock
 
 from .conftest import arrays, config, write
 
@@ -30,7 +30,7 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-def test_runs_and_folders_are_listed_the_newest_first_with_what_they_are(place: Path, shop, source) -> None:
+def test_list_shows_runs_and_folders_newest_first(place: Path, shop, source) -> None:
     shop(FIRST)
     shop(SECOND, made="2026-11-25T09:00:00+0100", rank=8, kind="dora", targets=("q_proj",))
     write(place / "adapters" / "other", arrays(layers=(1,)), config(), {"made": "2026-01-01T00:00:00+0000", "base": "x"})
@@ -46,44 +46,44 @@ def test_runs_and_folders_are_listed_the_newest_first_with_what_they_are(place: 
     assert one.sha256() == sha256_file(place / "runs" / SECOND / "adapter" / WEIGHTS)
 
 
-def test_a_folder_that_is_no_adapter_is_listed_with_its_problem_and_cannot_be_used(place: Path, shop) -> None:
+def test_invalid_folder_is_listed_with_problem_and_unusable(place: Path, shop) -> None:
     shop(FIRST)
     file = place / "runs" / FIRST / "adapter" / WEIGHTS
     file.write_bytes(b"\x80\x05 a pickle")
     (place / "adapters" / "empty").mkdir(parents=True)
     by_name = {item.name: item for item in library.all_adapters(place)}
-    assert "broken header" in by_name[FIRST].problem
-    assert "There is no adapter_config.json" in by_name["empty"].problem
+    assert "invalid header" in by_name[FIRST].problem
+    assert "There is no file adapter_config.json" in by_name["empty"].problem
     with pytest.raises(InputError, match="cannot be used"):
-        library.usable(place, FIRST)
+        library.find_usable(place, FIRST)
 
 
 @pytest.mark.parametrize(
     "told", ["{", "[]", '{"base": 5, "parent": [], "made": "soon", "evaluation": {"before": [{"metric": 1}]}}']
 )
-def test_a_lineage_that_cannot_be_read_is_no_lineage(place: Path, shop, told: str) -> None:
+def test_unreadable_lineage_is_ignored(place: Path, shop, told: str) -> None:
     folder = shop(FIRST)
     (folder / "mlxtune.json").write_text(told)
     (found,) = library.all_adapters(place)
     assert (found.name, found.base, found.score, found.problem) == (FIRST, "", None, "")
 
 
-def test_the_newest_evaluation_of_its_run_says_how_good_it_is(place: Path, shop) -> None:
+def test_newest_evaluation_of_run_gives_score(place: Path, shop) -> None:
     shop(FIRST)
     shop(SECOND)
-    evaluation = measured(place)
+    evaluation = write_evaluation(place)
     report = json.loads((evaluation / "report.json").read_text())
     report["facts"]["run"] = FIRST
     (evaluation / "report.json").write_text(json.dumps(report))
     score = library.find(place, FIRST).score
     assert score is not None
-    assert (score.word, score.rows, score.rival, score.folder) == ("cannot tell", 4, "base", evaluation)
+    assert (score.outcome, score.rows, score.rival, score.folder) == ("cannot tell", 4, "base", evaluation)
     before, after = score.rate()
     assert (before.hits, after.hits, after.total) == (1, 3, 4)
     assert library.find(place, SECOND).score is None
 
 
-def test_an_adapter_is_found_by_name_run_folder_and_a_part_of_its_name(place: Path, shop, monkeypatch) -> None:
+def test_adapter_is_found_by_name_run_folder_or_partial_name(place: Path, shop, monkeypatch) -> None:
     folder = shop(FIRST)
     shop(SECOND)
     monkeypatch.chdir(place)
@@ -94,43 +94,43 @@ def test_an_adapter_is_found_by_name_run_folder_and_a_part_of_its_name(place: Pa
         assert library.find(place, which).key == f"runs/{SECOND}/adapter"
     with pytest.raises(InputError, match="There is no adapter kind-vioce") as caught:
         library.find(place, "kind-vioce")
-    assert caught.value.mend == "Did you mean kind-voice?"
-    with pytest.raises(InputError, match="could be any of"):
+    assert caught.value.hint == "Did you mean kind-voice?"
+    with pytest.raises(InputError, match="is ambiguous"):
         library.find(place, "o")
     with pytest.raises(InputError, match="There are no adapters"):
         library.find(place / "runs", "last")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "base", "last", "x" * 65, "a b", "a\x1b[2J", "\u202egnp"])
-def test_a_name_that_leaves_the_folder_or_means_something_is_refused(place: Path, shop, name: str) -> None:
+def test_invalid_adapter_name_is_refused(place: Path, shop, name: str) -> None:
     shop(FIRST)
-    with pytest.raises(InputError, match="cannot be called") as caught:
+    with pytest.raises(InputError, match="is not a valid adapter name") as caught:
         library.rename(place, FIRST, name)
     assert "\x1b" not in caught.value.message
 
 
-def test_a_name_is_of_one_adapter(place: Path, shop) -> None:
+def test_adapter_names_are_unique(place: Path, shop) -> None:
     shop(FIRST)
     shop(SECOND)
     library.rename(place, FIRST, "one")
     for name in ("one", SECOND):
-        with pytest.raises(InputError, match="Another adapter"):
+        with pytest.raises(InputError, match="already exists"):
             library.rename(place, SECOND if name == "one" else "one", name)
     assert library.rename(place, "one", "one").name == "one"
 
 
-def test_tags_are_given_taken_and_kept_in_order(place: Path, shop) -> None:
+def test_tags_are_added_removed_and_sorted(place: Path, shop) -> None:
     shop(FIRST)
     library.tag(place, FIRST, ["best", "json"])
     assert library.tag(place, FIRST, ["json", "shipped"], ["best"]).tags == ("json", "shipped")
     assert library.find(place, FIRST).tags == ("json", "shipped")
     with pytest.raises(InputError, match="has no tag best"):
         library.tag(place, FIRST, drop=["best"])
-    with pytest.raises(InputError, match="is no tag"):
+    with pytest.raises(InputError, match="is not a valid tag"):
         library.tag(place, FIRST, ["two words"])
 
 
-def test_what_is_removed_comes_back_as_it_was(place: Path, shop) -> None:
+def test_removed_adapter_is_restored_unchanged(place: Path, shop) -> None:
     folder = shop(FIRST)
     library.rename(place, FIRST, "one")
     library.tag(place, "one", ["best"])
@@ -143,38 +143,38 @@ def test_what_is_removed_comes_back_as_it_was(place: Path, shop) -> None:
     assert (back.name, back.tags, back.key) == ("one", ("best",), f"runs/{FIRST}/adapter")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert library.removed(place) == []
-    with pytest.raises(InputError, match="No adapter was removed"):
+    with pytest.raises(InputError, match="No adapter has been removed"):
         library.restore(place)
 
 
-def test_the_last_removed_comes_back_first_and_others_by_name(place: Path, shop) -> None:
+def test_last_removed_is_restored_first_or_by_name(place: Path, shop) -> None:
     for run in (FIRST, SECOND):
         shop(run)
         library.remove(place, run)
     assert library.restore(place).name == SECOND
-    with pytest.raises(InputError, match="Nothing called x was removed"):
+    with pytest.raises(InputError, match="no removed adapter named x"):
         library.restore(place, "x")
     assert library.restore(place, FIRST).name == FIRST
 
 
-def test_what_stands_where_a_removed_one_stood_is_not_overwritten(place: Path, shop) -> None:
+def test_restore_does_not_overwrite(place: Path, shop) -> None:
     write(place / "adapters" / "one", arrays(), config())
     library.remove(place, "one")
     write(place / "adapters" / "one", arrays(seed=9), config())
     mine = sha256_file(place / "adapters" / "one" / WEIGHTS)
-    with pytest.raises(InputError, match="taken by another adapter"):
+    with pytest.raises(InputError, match="Another adapter now uses"):
         library.restore(place)
     assert sha256_file(place / "adapters" / "one" / WEIGHTS) == mine
 
 
-def test_a_run_at_work_keeps_its_adapter(place: Path, shop) -> None:
+def test_adapter_of_active_run_cannot_be_removed(place: Path, shop) -> None:
     folder = shop(FIRST)
-    with hold(folder.parent / "run.lock", busy=""), pytest.raises(InputError, match="is running"):
+    with file_lock(folder.parent / "run.lock", busy_message=""), pytest.raises(InputError, match="is still running"):
         library.remove(place, FIRST)
     assert folder.exists()
 
 
-def test_a_crash_between_the_journal_and_the_move_loses_nothing(place: Path, shop, monkeypatch) -> None:
+def test_crash_between_journal_and_move_loses_nothing(place: Path, shop, monkeypatch) -> None:
     folder = shop(FIRST)
     with monkeypatch.context() as patched:
         patched.setattr(library, "_move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -187,7 +187,7 @@ def test_a_crash_between_the_journal_and_the_move_loses_nothing(place: Path, sho
     assert library.restore(place).name == FIRST
 
 
-def test_a_forged_journal_moves_nothing_that_lies_elsewhere(place: Path, shop) -> None:
+def test_forged_journal_moves_nothing_outside_library(place: Path, shop) -> None:
     shop(FIRST)
     victim = place.parent / "victim"
     victim.mkdir()
@@ -204,7 +204,7 @@ def test_a_forged_journal_moves_nothing_that_lies_elsewhere(place: Path, shop) -
     library.tag(place, FIRST, ["still-works"])
 
 
-def test_children_are_those_that_went_on_from_it(place: Path, shop) -> None:
+def test_children_are_adapters_trained_from_parent(place: Path, shop) -> None:
     folder = shop(FIRST)
     shop(SECOND, parent={"folder": str(folder), "sha256": "3" * 64, "lineage": {"run": FIRST}})
     found = library.find(place, SECOND)
@@ -212,7 +212,7 @@ def test_children_are_those_that_went_on_from_it(place: Path, shop) -> None:
     assert [item.name for item in library.children(place, library.find(place, FIRST))] == [SECOND]
 
 
-def test_two_adapters_are_compared_by_what_they_are_and_by_their_evaluations(place: Path, shop) -> None:
+def test_two_adapters_are_compared_by_config_and_evaluation(place: Path, shop) -> None:
     shop(FIRST)
     shop(SECOND, rank=8)
     one, two = library.find(place, FIRST), library.find(place, SECOND)
@@ -222,18 +222,18 @@ def test_two_adapters_are_compared_by_what_they_are_and_by_their_evaluations(pla
     assert (by_name["rank"].first, by_name["rank"].second) == ("4, scale 2", "8, scale 2")
     assert not by_name["weights"].same
     assert found.contrast is None
-    assert found.why == f"{FIRST} was not evaluated here."
+    assert found.reason == f"{FIRST} has not been evaluated in this workspace."
     assert {fact.name: fact for fact in compare(place, one, one).facts}["weights"].first == "the same"
 
 
-def test_the_rows_of_a_run_have_one_hash_in_whatever_order_and_place(place: Path) -> None:
+def test_data_hash_ignores_row_order_and_location(place: Path) -> None:
     record = {"source": "/a", "train": [{"id": "x", "line": 1}, {"id": "y", "line": 2}], "valid": ["v"], "test": ["t"]}
     other = {"source": "/b", "train": [{"id": "y", "line": 7}, {"id": "x", "line": 9}], "valid": ["v"], "test": ["t"]}
     assert data_hash(record) == data_hash(other)
     assert data_hash(record) != data_hash({**record, "train": record["train"][:1]})
 
 
-def test_reading_loads_neither_mlx_nor_numpy(place: Path, shop) -> None:
+def test_library_imports_neither_mlx_nor_numpy(place: Path, shop) -> None:
     shop(FIRST)
     code = (
         "import sys; from pathlib import Path; from mlxtune.adapters import library\n"

@@ -1,4 +1,4 @@
-"""An answers file: what it may hold, and what is said about one that holds something else."""
+"""Validation of advice answer files."""
 
 from __future__ import annotations
 
@@ -9,70 +9,70 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mlxtune.advice.answers import FILE, check, keep, last, read, schema
+from mlxtune.advice.interview import FILE, load_last, parse_answers, read_answers, save_answers, schema
 from mlxtune.advice.rules import rules
 from mlxtune.core.errors import InputError
 
 GIVEN: dict[str, Any] = {"change": ["style", "format"], "requirements": "rarely", "calls": 20000, "tried": [], "metric": "contract"}
 
 
-def test_what_is_left_out_has_its_default() -> None:
-    values = check(GIVEN).values
+def test_missing_answers_get_defaults() -> None:
+    values = parse_answers(GIVEN).values
     assert values["change"] == frozenset({"format", "style"})
     assert (values["target"], values["access"], values["explain"]) == (95, "everyone", "no")
 
 
-def test_answers_come_back_as_they_were_kept(tmp_path: Path) -> None:
-    answers = check(GIVEN | {"target": 90.5})
-    assert last(tmp_path) is None
-    keep(tmp_path, answers)
-    assert last(tmp_path) == answers
+def test_answers_round_trip_through_disk(tmp_path: Path) -> None:
+    answers = parse_answers(GIVEN | {"target": 90.5})
+    assert load_last(tmp_path) is None
+    save_answers(tmp_path, answers)
+    assert load_last(tmp_path) == answers
     assert json.loads((tmp_path / FILE).read_text())["change"] == ["format", "style"]
 
 
-def test_answers_to_other_questions_are_not_taken_for_the_last_ones(tmp_path: Path) -> None:
+def test_outdated_saved_answers_are_ignored(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"purpose": "gold"}')
-    assert last(tmp_path) is None
+    assert load_last(tmp_path) is None
 
 
 @pytest.mark.parametrize(
     ("change", "message", "mend"),
     [
-        ({"metrics": "contract"}, "no question metrics", "Did you mean metric"),
-        ({"zzz": 1}, "no question zzz", "change, requirements"),
+        ({"metrics": "contract"}, "no question named metrics", "Did you mean metric"),
+        ({"zzz": 1}, "no question named zzz", "change, requirements"),
         ({"metric": None}, "metric is not answered", "contract"),
         ({"metric": "contrct"}, "metric cannot be contrct", "Did you mean contract"),
-        ({"metric": ["contract"]}, "metric cannot be", "One of"),
-        ({"change": "format"}, "change cannot be format", "A list of"),
-        ({"change": ["format", "zzzz"]}, "change cannot be zzzz", "A list of"),
+        ({"metric": ["contract"]}, "metric cannot be", "Use one of"),
+        ({"change": "format"}, "change cannot be format", "Use a list of"),
+        ({"change": ["format", "zzzz"]}, "change cannot be zzzz", "Use a list of"),
         ({"calls": -1}, "calls cannot be -1", "from 0"),
-        ({"calls": "many"}, "calls cannot be many", "A number"),
-        ({"calls": True}, "calls cannot be True", "A number"),
-        ({"calls": float("nan")}, "calls cannot be nan", "A number"),
+        ({"calls": "many"}, "calls cannot be many", "Use a number"),
+        ({"calls": True}, "calls cannot be True", "Use a number"),
+        ({"calls": float("nan")}, "calls cannot be nan", "Use a number"),
         ({"target": 101}, "target cannot be 101", "from 1 to 100"),
         ({"requirements": "rar\x1b[31mely"}, "requirements cannot be", "rarely"),
     ],
 )
-def test_a_wrong_answer_is_refused_by_its_key(change: dict[str, Any], message: str, mend: str) -> None:
+def test_invalid_answer_is_refused_with_its_key(change: dict[str, Any], message: str, mend: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        check(GIVEN | change, "a.json")
+        parse_answers(GIVEN | change, "a.json")
     assert error.value.message.startswith("a.json: ")
-    assert mend in error.value.mend
-    assert "\x1b" not in error.value.message + error.value.mend
+    assert mend in error.value.hint
+    assert "\x1b" not in error.value.message + error.value.hint
 
 
 @pytest.mark.parametrize("text", ["[]", "{", ""])
-def test_a_file_that_holds_no_answers_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
+def test_file_without_answers_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=r"a\.json"):
-        read(tmp_path / "a.json")
+        read_answers(tmp_path / "a.json")
 
 
-def test_the_schema_says_yes_and_no_as_the_check_does() -> None:
+def test_schema_agrees_with_validator() -> None:
     Draft202012Validator.check_schema(schema())
     says = Draft202012Validator(schema())
     for given in (GIVEN, GIVEN | {"target": 50}, GIVEN | {"change": []}):
-        check(given)
+        parse_answers(given)
         assert says.is_valid(given)
     for wrong in (
         {"metrics": 1},
@@ -85,14 +85,14 @@ def test_the_schema_says_yes_and_no_as_the_check_does() -> None:
     ):
         assert not says.is_valid(GIVEN | wrong)
         with pytest.raises(InputError):
-            check(GIVEN | wrong)
+            parse_answers(GIVEN | wrong)
     without = {key: value for key, value in GIVEN.items() if key != "metric"}
     assert not says.is_valid(without)
     with pytest.raises(InputError):
-        check(without)
+        parse_answers(without)
 
 
-def test_the_schema_describes_every_question_and_every_option() -> None:
+def test_schema_describes_every_question_and_option() -> None:
     properties = schema()["properties"]
     assert list(properties) == [question.key for question in rules().questions]
     for question in rules().questions:

@@ -1,4 +1,4 @@
-"""The rules that come with mlxtune, and what a file of rules may say."""
+"""The bundled advice rules and validation of rule files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from mlxtune.advice.conditions import parse
-from mlxtune.advice.rules import VERDICTS, read, rules
+from mlxtune.advice.rules import VERDICTS, parse_condition, read_rules, rules
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation.contract import LABELS
+from mlxtune.evaluation.scorers.registry import LABELS
 
 TEXT = files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8")
 
 
-def test_nine_questions_stand_between_retrieval_and_training_and_each_is_sourced() -> None:
-    rows = rules().rows
+def test_nine_tradeoffs_compare_retrieval_and_training() -> None:
+    rows = rules().tradeoffs
     assert [row.rule.key for row in rows] == [
         "knowledge", "freshness", "citations", "behaviour", "examples", "latency", "cost", "access", "explanation",
     ]  # fmt: skip
@@ -27,9 +26,9 @@ def test_nine_questions_stand_between_retrieval_and_training_and_each_is_sourced
         assert row.tuned
 
 
-def test_what_is_said_for_or_against_training_names_its_source_and_what_would_change_it() -> None:
+def test_every_rule_names_source_and_what_would_change_it() -> None:
     by = rules()
-    for rule in (*by.right, *by.wrong, *by.gates, *(row.rule for row in by.rows)):
+    for rule in (*by.right, *by.wrong, *by.gates, *(row.rule for row in by.tradeoffs)):
         assert rule.source.startswith(("https://", "http://")) or "arXiv:" in rule.source, rule.key
     for rule in (*by.right, *by.wrong, *by.gates, *by.cautions):
         assert rule.changes, rule.key
@@ -39,7 +38,7 @@ def test_what_is_said_for_or_against_training_names_its_source_and_what_would_ch
     assert all(rule.verdict in ("prompt first", "not yet") and rule.next for rule in by.gates)
 
 
-def test_every_verdict_has_a_next_step_and_the_last_method_always_holds() -> None:
+def test_every_verdict_has_next_step_and_fallback_method() -> None:
     by = rules()
     assert {rule.verdict for rule in by.steps} == set(VERDICTS)
     for word in VERDICTS:
@@ -47,7 +46,7 @@ def test_every_verdict_has_a_next_step_and_the_last_method_always_holds() -> Non
     assert by.methods[-1].holds({})
 
 
-def test_keys_are_told_apart() -> None:
+def test_rule_keys_are_unique() -> None:
     by = rules()
     for section in (by.questions, by.right, by.wrong, by.gates, by.cautions, by.methods, by.contradictions):
         keys = [entry.key for entry in section]  # type: ignore[attr-defined]
@@ -55,7 +54,7 @@ def test_keys_are_told_apart() -> None:
     assert {question.key for question in by.questions} == {key for key, fact in by.facts.items() if fact.origin == "answer"}
 
 
-def test_the_metrics_of_the_interview_are_those_of_a_contract() -> None:
+def test_interview_metrics_are_contract_metrics() -> None:
     metric = next(question for question in rules().questions if question.key == "metric")
     assert set(metric.options) - {"none", "elsewhere"} <= set(LABELS)
 
@@ -63,26 +62,26 @@ def test_the_metrics_of_the_interview_are_those_of_a_contract() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('when = ["change has facts"]', 'when = ["chnge has facts"]', "no fact called chnge"),
+        ('when = ["change has facts"]', 'when = ["chnge has facts"]', "no fact named chnge"),
         ('when = ["change has facts"]', 'when = ["change has fcts"]', "change cannot be fcts"),
-        ('when = ["change has facts"]', 'when = ["change holds facts"]', "is no condition"),
-        ('when = ["change has facts"]', 'when = ["change known facts"]', "is no condition"),
+        ('when = ["change has facts"]', 'when = ["change holds facts"]', "is not a valid condition"),
+        ('when = ["change has facts"]', 'when = ["change known facts"]', "is not a valid condition"),
         ('when = ["groups from 200"]', 'when = ["groups from many"]', "neither a number nor a fact"),
-        ('verdict = "not yet"', 'verdict = "not now"', "no verdict “not now”"),
-        ('points = "rag"', 'points = "prompt"', "no verdict “prompt”"),
+        ('verdict = "not yet"', 'verdict = "not now"', "no verdict named “not now”"),
+        ('points = "rag"', 'points = "prompt"', "no verdict named “prompt”"),
         ("requirements is weekly|daily", "requirements is weekly|hourly", "requirements cannot be hourly"),
     ],
 )
-def test_what_does_not_exist_is_refused_by_name(old: str, new: str, message: str) -> None:
+def test_unknown_name_is_refused(old: str, new: str, message: str) -> None:
     assert old in TEXT
     with pytest.raises(InputError, match=message):
-        read(TEXT.replace(old, new))
+        read_rules(TEXT.replace(old, new))
 
 
-def test_a_wrong_rule_is_found_by_its_place() -> None:
-    with pytest.raises(InputError, match=r"^gate few-calls: there is no fact called call") as error:
-        read(TEXT.replace('when = ["change only cost|latency", "calls below 10000"]', 'when = ["call below 10000"]'))
-    assert "calls" in error.value.mend
+def test_invalid_rule_is_located() -> None:
+    with pytest.raises(InputError, match=r"^gate few-calls: there is no fact named call") as error:
+        read_rules(TEXT.replace('when = ["change only cost|latency", "calls below 10000"]', 'when = ["call below 10000"]'))
+    assert "calls" in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -116,6 +115,6 @@ def test_a_wrong_rule_is_found_by_its_place() -> None:
         ("best unknown", 0.0, False),
     ],
 )
-def test_a_condition(condition: str, value: Any, holds: bool) -> None:
+def test_condition_evaluates(condition: str, value: Any, holds: bool) -> None:
     fact = condition.partition(" ")[0]
-    assert parse(condition, rules().facts, "here").holds({"target": 95, fact: value}) is holds
+    assert parse_condition(condition, rules().facts, "here").holds({"target": 95, fact: value}) is holds

@@ -1,4 +1,4 @@
-"""Run the command line in this process, as ``main`` runs it, and see what a shell would see."""
+"""Run the command line in this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mlxtune.cli.main import main
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class Result:
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -23,8 +23,8 @@ class Ended:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that commands are started in."""
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of commands."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -32,18 +32,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Call ``mlxtune`` with these arguments."""
+def cli(cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Call ``mlxtune`` with arguments and standard input."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*arguments: str, stdin: str = "") -> Ended:
+    def call(*arguments: str, stdin: str = "") -> Result:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         monkeypatch.setattr(sys, "argv", ["mlxtune", *arguments])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main()
         captured = capsys.readouterr()
-        code = ended.value.code
-        return Ended(code if isinstance(code, int) else 0, captured.out, captured.err)
+        code = exit_info.value.code
+        return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return call

@@ -1,6 +1,6 @@
-"""Documents as a reader follows them: ``console`` blocks, whose lines with a ``$`` are commands and what stands below is their output.
+"""Read the commands of a document: in ``console`` blocks, lines with ``$`` are commands, followed by their output.
 
-A ``python`` block is a command too.
+A ``python`` block is a command, too.
 
     ```console
     $ mlxtune data check data.jsonl        # a comment
@@ -10,8 +10,8 @@ A ``python`` block is a command too.
     1
     ```
 
-A line that is only ``…`` stands for any number of lines. A command may go on behind a backslash, and may bring a file with it
-(``<<'EOF'``). It must end with 0, unless ``echo $?`` behind it says otherwise.
+A line ``…`` stands for any number of lines. A command may continue after a backslash, and may contain a here-document
+(``<<'EOF'``). Its exit code must be 0 unless a following ``echo $?`` shows another.
 """
 
 from __future__ import annotations
@@ -22,92 +22,92 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-LEFT_OUT = "…"
+ELLIPSIS = "…"
 
 
 @dataclass
 class Command:
-    """A command of a document: its line, what is typed, what the document says comes of it; or a program."""
+    """A command or program of a document: its line, its text, and the output and exit code that the document shows."""
 
     line: int
-    typed: str
+    text: str
     language: str = "console"
     shown: list[str] = field(default_factory=list)
     code: int = 0
 
     @property
     def sections(self) -> list[str]:
-        """The titles of the sections that are shown."""
+        """Titles of the sections in the shown output."""
         return sections(self.shown)
 
 
 def blocks(document: Path) -> Iterator[tuple[int, str, str]]:
-    """The fenced blocks: the line that each begins at, its language, its text."""
+    """Yield each fenced block: its first line, language and text."""
     text = document.read_text(encoding="utf-8")
-    for found in FENCE.finditer(text):
-        yield text.count("\n", 0, found.start()) + 2, found[2], found[3]
+    for match in FENCE.finditer(text):
+        yield text.count("\n", 0, match.start()) + 2, match[2], match[3]
 
 
 def prose(document: Path) -> str:
-    """What stands around the blocks."""
+    """Return the text outside of blocks."""
     return FENCE.sub("", document.read_text(encoding="utf-8"))
 
 
 def commands(document: Path) -> list[Command]:
-    """All commands of a document, in order."""
-    found: list[Command] = []
+    """Return all commands of a document, in order."""
+    result: list[Command] = []
     for start, language, text in blocks(document):
         if language == "console":
-            found += _block(start, text.splitlines())
+            result += _block(start, text.splitlines())
         elif language == "python":
-            found.append(Command(start, text, language))
-    return found
+            result.append(Command(start, text, language))
+    return result
 
 
 def _block(start: int, lines: list[str]) -> list[Command]:
-    found: list[Command] = []
-    at = 0
-    while at < len(lines):
-        line, number = lines[at], start + at
-        at += 1
+    result: list[Command] = []
+    index = 0
+    while index < len(lines):
+        line, number = lines[index], start + index
+        index += 1
         if not line.startswith("$ "):
-            assert found, f"line {number}: a console block begins with a command"
-            found[-1].shown.append(line)
+            assert result, f"line {number}: a console block begins with a command"
+            result[-1].shown.append(line)
             continue
-        typed = line[2:]
-        while typed.endswith("\\"):
-            typed = typed[:-1] + lines[at].removeprefix("> ").strip()
-            at += 1
-        if here := re.search(r"<<'(\w+)'", typed):
-            end = lines.index(here[1], at)
-            typed = "\n".join([typed, *lines[at : end + 1]])
-            at = end + 1
-        if typed == "echo $?":
-            found[-1].code = int(lines[at])
-            at += 1
+        command = line[2:]
+        while command.endswith("\\"):
+            command = command[:-1] + lines[index].removeprefix("> ").strip()
+            index += 1
+        if heredoc := re.search(r"<<'(\w+)'", command):
+            end = lines.index(heredoc[1], index)
+            command = "\n".join([command, *lines[index : end + 1]])
+            index = end + 1
+        if command == "echo $?":
+            result[-1].code = int(lines[index])
+            index += 1
         else:
-            found.append(Command(number, typed))
-    return found
+            result.append(Command(number, command))
+    return result
 
 
 def sections(lines: list[str]) -> list[str]:
-    """The titles on rules, as the command line draws them."""
-    return [found[1] for line in lines if (found := re.match(r"(\S.*?) ─{2,}", line))]
+    """Return the section titles in command output."""
+    return [result[1] for line in lines if (result := re.match(r"(\S.*?) ─{2,}", line))]
 
 
-def said(output: str) -> list[str]:
-    """The lines that stay on a terminal: progress goes, and what ends a line unseen."""
+def visible_lines(output: str) -> list[str]:
+    """Return the lines of ``output`` without progress lines and trailing whitespace."""
     lines = [line.rstrip() for line in output.splitlines() if not line.startswith("· ")]
-    return _trimmed(lines)
+    return _strip_blank_lines(lines)
 
 
-def agrees(shown: list[str], lines: list[str]) -> bool:
-    """Whether ``lines`` are what the document shows."""
-    parts = [r"(?:.*\n)*?" if line.strip() == LEFT_OUT else re.escape(line.rstrip()) + r"\n" for line in _trimmed(shown)]
+def matches(shown: list[str], lines: list[str]) -> bool:
+    """Return whether ``lines`` match the output that a document shows."""
+    parts = [r"(?:.*\n)*?" if line.strip() == ELLIPSIS else re.escape(line.rstrip()) + r"\n" for line in _strip_blank_lines(shown)]
     return re.fullmatch("".join(parts), "".join(line + "\n" for line in lines)) is not None
 
 
-def _trimmed(lines: list[str]) -> list[str]:
-    """Without empty lines at either end."""
+def _strip_blank_lines(lines: list[str]) -> list[str]:
+    """Return ``lines`` without empty lines at either end."""
     text = [bool(line.strip()) for line in lines]
     return lines[text.index(True) : len(text) - text[::-1].index(True)] if any(text) else []

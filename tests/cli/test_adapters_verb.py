@@ -1,4 +1,4 @@
-"""``mlxtune adapters``: what a shell sees of the library, in words and as JSON, and of what goes wrong."""
+"""``mlxtune adapters``: text output, JSON output and errors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from adapters.conftest import arrays, config, write
-from measured import measured
+from evaluation_files import write_evaluation
 from tiny_model import make_tiny
 
-from mlxtune.adapters import export, fidelity, library
-from mlxtune.adapters.fidelity import Distance, Fidelity
-from mlxtune.adapters.importing import import_adapter
+from mlxtune.adapters import library
+from mlxtune.adapters.export import fidelity
+from mlxtune.adapters.export import start as export_start
+from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
+from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve
@@ -23,9 +25,9 @@ RUN = "20261124-1412-shop"
 
 
 @pytest.fixture
-def shop(place: Path, tiny: Path) -> Path:
-    """A workspace with one adapter of a run."""
-    folder = place / "runs" / RUN
+def shop(cwd: Path, tiny: Path) -> Path:
+    """Create a workspace with one run adapter."""
+    folder = cwd / "runs" / RUN
     source = resolve(str(tiny))
     told = {
         "made": "2026-11-24T14:12:00+0000",
@@ -36,25 +38,25 @@ def shop(place: Path, tiny: Path) -> Path:
     }
     write(folder / "adapter", arrays(), config(), told)
     (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
-    return place
+    return cwd
 
 
-def scored(place: Path) -> None:
-    evaluation = measured(place)
+def scored(cwd: Path) -> None:
+    evaluation = write_evaluation(cwd)
     report = json.loads((evaluation / "report.json").read_text())
     report["facts"]["run"] = RUN
     (evaluation / "report.json").write_text(json.dumps(report))
 
 
 @pytest.mark.parametrize("command", [("adapters",), ("adapters", "list")])
-def test_empty_workspace_says_how_to_make_one(cli, command):
+def test_empty_workspace_explains_how_to_create_adapter(cli, command):
     ended = cli(*command)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("No adapters here yet.   mlxtune train RECIPE")
+    assert ended.out.startswith("There are no adapters yet. Train one:  mlxtune train RECIPE")
     assert json.loads(cli(*command, "--json").out) == []
 
 
-def test_list_has_a_line_for_each_with_its_verdict(cli, shop):
+def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
     scored(shop)
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-01-01T00:00:00+0000"})
     (shop / "adapters" / "broken").mkdir()
@@ -62,13 +64,13 @@ def test_list_has_a_line_for_each_with_its_verdict(cli, shop):
     assert lines[0].split() == ["adapter", "base", "kind", "size", "verdict", "contract", "tags"]
     by_name = {line.split()[1]: line for line in lines[1:]}
     assert "cannot tell" in by_name[RUN]
-    assert "25 → 75 %" in by_name[RUN]
+    assert "25 → 75%" in by_name[RUN]
     assert "lora 8" in by_name["other"]
-    assert "not measured" in by_name["other"]
+    assert "not evaluated" in by_name["other"]
     assert "✗ broken" in by_name["broken"].replace("  ", " ")
 
 
-def test_one_that_is_better_and_not_to_be_promoted_is_a_warning(cli, shop):
+def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
     rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
     said = {
         "word": "better",
@@ -84,11 +86,11 @@ def test_one_that_is_better_and_not_to_be_promoted_is_a_warning(cli, shop):
     listed, told = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())
     assert "better, but" in listed
-    assert "other is better, but off-task answers dropped from 20 to 15 of 34." in " ".join(listed.split())
-    assert "! It is not to be promoted: off-task answers dropped from 20 to 15 of 34." in told
+    assert "other is better but not recommended: off-task answers dropped from 20 to 15 of 34." in " ".join(listed.split())
+    assert "! Not recommended: off-task answers dropped from 20 to 15 of 34." in told
 
 
-def test_list_as_json_has_every_field(cli, shop):
+def test_json_list_has_every_field(cli, shop):
     scored(shop)
     (found,) = json.loads(cli("adapters", "list", "--json").out)
     assert found["name"] == found["run"] == RUN
@@ -97,7 +99,7 @@ def test_list_as_json_has_every_field(cli, shop):
     assert found["score"]["folder"].startswith(str(shop / "evals"))
 
 
-def test_show_says_what_it_is_and_how_it_did(cli, shop):
+def test_show_prints_details_and_evaluation(cli, shop):
     scored(shop)
     out = cli("adapters", "show").out
     for words in (
@@ -107,20 +109,20 @@ def test_show_says_what_it_is_and_how_it_did(cli, shop):
         "q_proj, v_proj",
         "Cannot tell.",
         "whole contract",
-        "25.0 %",
-        "75.0 %",
+        "25.0%",
+        "75.0%",
         "4 held-out rows",
     ):
         assert words in out
 
 
-def test_show_of_one_that_cannot_be_read_says_why(cli, shop):
+def test_show_explains_unreadable_adapter(cli, shop):
     (shop / "runs" / RUN / "adapter" / "adapters.safetensors").write_bytes(b"\x80\x05")
     ended = cli("adapters", "show")
-    assert (ended.code, "broken header" in ended.out) == (0, True)
+    assert (ended.code, "invalid header" in ended.out) == (0, True)
 
 
-def test_names_tags_and_the_way_back(cli, shop):
+def test_rename_tag_remove_and_undo(cli, shop):
     assert cli("adapters", "rename", "last", "polite").code == 0
     assert "polite: best" in cli("adapters", "tag", "polite", "best").err
     assert json.loads(cli("adapters", "show", "polite", "--json").out)["tags"] == ["best"]
@@ -128,29 +130,29 @@ def test_names_tags_and_the_way_back(cli, shop):
     assert "mlxtune adapters restore polite" in ended.err
     assert json.loads(cli("adapters", "--json").out) == []
     assert cli("adapters", "restore", "--list").out.startswith("polite")
-    assert "polite is back in" in cli("adapters", "restore").err
+    assert "Restored polite to" in cli("adapters", "restore").err
     assert json.loads(cli("adapters", "--json").out)[0]["tags"] == ["best"]
 
 
-def test_compare_names_what_differs(cli, shop):
+def test_compare_lists_differences(cli, shop):
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {})
     ended = cli("adapters", "compare", RUN, "other")
     assert ended.code == 0
     assert "4, scale 2" in ended.out
     assert "8, scale 2" in ended.out
-    assert f"{RUN} was not evaluated here" in ended.out
+    assert f"{RUN} has not been evaluated in this workspace" in ended.out
     assert json.loads(cli("adapters", "compare", RUN, "other", "--json").out)["contrast"] is None
 
 
-def test_import_takes_a_folder_in(cli, shop, tiny):
+def test_import_copies_folder_into_library(cli, shop, tiny):
     theirs = write(shop / "theirs", arrays(), config(), {})
     ended = cli("adapters", "import", str(theirs), "--base", str(tiny), "--name", "mine")
     assert ended.code == 0, ended.err
-    assert "mine is here: lora, rank 4" in ended.err
+    assert "Imported mine: lora, rank 4" in ended.err
     assert library.find(shop, "mine").key == "adapters/mine"
 
 
-def test_an_adapter_alone_is_written_with_its_card(cli, shop):
+def test_adapter_export_includes_card(cli, shop):
     ended = cli("adapters", "export", "--as", "adapter", "--to", "out")
     assert ended.code == 0, ended.err
     assert sorted(file.name for file in (shop / "out").iterdir()) == [
@@ -159,14 +161,14 @@ def test_an_adapter_alone_is_written_with_its_card(cli, shop):
         "adapters.safetensors",
         "mlxtune.json",
     ]
-    assert "is there already" in cli("adapters", "export", "--as", "adapter", "--to", "out").err
+    assert "already exists" in cli("adapters", "export", "--as", "adapter", "--to", "out").err
 
 
-FAR, NEAR = Distance(5.0, 1.0, 0.5, 0.4, 10), Distance(0.1, 0.01, 0.001, 1.0, 10)
+FAR, NEAR = LogitDistance(5.0, 1.0, 0.5, 0.4, 10), LogitDistance(0.1, 0.01, 0.001, 1.0, 10)
 
 
-def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: Distance) -> None:
-    """Let an export end with this loss, without a worker."""
+def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -> None:
+    """Make an export finish with this loss without a worker."""
 
     def start(workspace, entry, form, **how):
         folder = shop / "exports" / "20261124-1500-shop"
@@ -177,23 +179,23 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: Distance) -> Non
         writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
         try:
             if not how["force"]:
-                fidelity.require(found)
+                fidelity.require_faithful(found)
             writer.emit("run.finished", summary={"folder": str(folder / "model"), "bytes": 2**30})
         except GateError as error:
-            writer.emit("run.failed", error=error.message, mend=error.mend, code=1)
+            writer.emit("run.failed", error=error.message, mend=error.hint, code=1)
         return Run(folder)
 
-    monkeypatch.setattr(export, "start", start)
+    monkeypatch.setattr(export_start, "start", start)
 
 
-def test_a_faithful_fuse_says_where_it_is_and_what_it_lost(cli, shop, monkeypatch):
+def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
     exported(shop, monkeypatch, NEAR)
     ended = cli("adapters", "fuse")
     assert ended.code == 0, ended.err
     for words in (
         "Faithful: it lost",
         "19 of 20 greedy answers",
-        "what the adapter changed",
+        "adapter's change",
         "0.50000",
         "whole contract",
         "1.0 GB",
@@ -201,12 +203,12 @@ def test_a_faithful_fuse_says_where_it_is_and_what_it_lost(cli, shop, monkeypatc
         assert words in ended.out
 
 
-def test_a_fuse_that_lost_the_adapter_exits_1_with_the_figure_and_the_alternative(cli, shop, monkeypatch):
+def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
     exported(shop, monkeypatch, FAR)
     ended = cli("adapters", "fuse", "--requantize")
     assert ended.code == 1
     assert "It lost more than the adapter changed" in ended.err
-    assert "leave --requantize out" in ended.err
+    assert "without --requantize" in ended.err
     found = json.loads(cli("adapters", "fuse", "--requantize", "--json").out)
     assert (found["faithful"], found["refused"], found["folder"]) == (False, True, None)
     forced = json.loads(cli("adapters", "fuse", "--requantize", "--force", "--json").out)
@@ -216,21 +218,21 @@ def test_a_fuse_that_lost_the_adapter_exits_1_with_the_figure_and_the_alternativ
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("adapters show nothing", "There is no adapter nothing. | See them with: mlxtune adapters"),
-        ("adapters rename last ../x", "An adapter cannot be called '../x'"),
-        ("adapters rename last base", "An adapter cannot be called 'base'"),
+        ("adapters show nothing", "There is no adapter nothing. | List them with: mlxtune adapters"),
+        ("adapters rename last ../x", "'../x' is not a valid adapter name"),
+        ("adapters rename last base", "'base' is not a valid adapter name"),
         ("adapters tag last --drop x", "has no tag x"),
-        ("adapters import none", "There is no folder none"),
-        ("adapters import runs", "holds no adapter: there is no adapters.safetensors"),
-        ("adapters restore", "No adapter was removed"),
-        ("adapters export --as hg", "There is no form hg. | Did you mean hf?"),
-        ("adapters fuse --to runs", "is there already, so nothing is written over it"),
-        ("adapters push last nowhere", "'nowhere' is no repository of the hub. | It is an owner and a name"),
-        ("adapters pull a/b/c", "'a/b/c' is no repository of the hub"),
+        ("adapters import none", "The folder none does not exist"),
+        ("adapters import runs", "contains no adapter: it has no adapters.safetensors"),
+        ("adapters restore", "No adapter has been removed"),
+        ("adapters export --as hg", "Unknown export format hg. | Did you mean hf?"),
+        ("adapters fuse --to runs", "already exists"),
+        ("adapters push last nowhere", "'nowhere' is not a valid Hub repository ID. | Use the form OWNER/NAME"),
+        ("adapters pull a/b/c", "'a/b/c' is not a valid Hub repository ID"),
         ("adapters compare last", "Missing argument"),
     ],
 )
-def test_bad_input_is_one_message_and_code_2(cli, shop, command, words):
+def test_bad_input_prints_one_message_and_exits_2(cli, shop, command, words):
     ended = cli(*command.split())
     assert ended.code == 2, (ended.out, ended.err)
     for part in words.split(" | "):
@@ -239,11 +241,11 @@ def test_bad_input_is_one_message_and_code_2(cli, shop, command, words):
     assert ended.out == ""
 
 
-def test_an_adapter_from_elsewhere_is_measured_with_a_recipe(cli, shop, tiny, workspace, monkeypatch):
-    """The worker is asked for the adapter's folder and no run; other weights than its own are refused first."""
+def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, monkeypatch):
+    """The worker gets the adapter folder and no run; different base weights are refused before it starts."""
     asked = []
 
-    def start(place, kind, recipe, request):
+    def start(cwd, kind, recipe, request):
         asked.append((kind, request))
         raise InputError("enough")
 
@@ -254,5 +256,5 @@ def test_an_adapter_from_elsewhere_is_measured_with_a_recipe(cli, shop, tiny, wo
     assert asked == [("eval", {"adapter": str(found.folder)})]
     other = make_tiny(shop / "other", bits=4)
     ended = cli("eval", recipe, "--adapter", "mine", "--set", f"model.base={other}")
-    assert (ended.code, "mine belongs to other weights" in ended.err, len(asked)) == (2, True, 1)
+    assert (ended.code, "mine was trained from" in ended.err, len(asked)) == (2, True, 1)
     assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err

@@ -1,4 +1,4 @@
-"""``mlxtune advise`` as a shell sees it."""
+"""``mlxtune advise`` on the command line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from evaluation_files import BAD, GOOD, write_evaluation
 from jsonschema import Draft202012Validator
-from measured import BAD, GOOD, measured
 
 from mlxtune.advice.rules import rules
 from mlxtune.cli import advise as verb
@@ -23,23 +23,23 @@ ANSWERS: dict[str, Any] = {
 
 
 @pytest.fixture
-def answers(place) -> str:
-    (place / "answers.json").write_text(json.dumps(ANSWERS))
+def answers(cwd) -> str:
+    (cwd / "answers.json").write_text(json.dumps(ANSWERS))
     return "answers.json"
 
 
-def test_answers_alone_give_a_verdict_with_reasons_and_what_to_do(cli, answers) -> None:
+def test_answers_alone_give_verdict_reasons_and_next_steps(cli, answers) -> None:
     ended = cli("advise", "--answers", answers)
     assert ended.code == 0
-    assert "Fine-tune it, with SFT." in ended.out
+    assert "Fine-tune it with SFT." in ended.out
     assert "you said what must change: format" in ended.out
-    assert "no recipe was named" in ended.out
-    for row in rules().rows:
+    assert "No recipe was specified" in ended.out
+    for row in rules().tradeoffs:
         assert row.ask in ended.out
     assert "Next  Write a recipe for your data" in ended.out
 
 
-def test_json_is_one_document_with_advice_answers_and_evidence(cli, answers) -> None:
+def test_json_output_has_advice_answers_and_evidence(cli, answers) -> None:
     found = json.loads(cli("advise", "--answers", answers, "--json").out)
     assert found["advice"]["verdict"] == "fine-tune"
     assert found["answers"] == ANSWERS | {"target": 95, "access": "everyone", "explain": "no"}
@@ -47,50 +47,50 @@ def test_json_is_one_document_with_advice_answers_and_evidence(cli, answers) -> 
     assert len(found["advice"]["table"]) == 9
 
 
-def test_a_prompt_that_will_do_is_told_with_what_it_reached(cli, place, answers) -> None:
-    folder = measured(place, base=[BAD] * 25, **{"base+prompt": [GOOD] * 24 + [BAD]})
+def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers) -> None:
+    folder = write_evaluation(cwd, base=[BAD] * 25, **{"base+prompt": [GOOD] * 24 + [BAD]})
     found = json.loads(cli("advise", "shop.toml", "--answers", answers, "--json").out)
     assert found["advice"]["verdict"] == "prompt first"
-    assert found["advice"]["sentence"] == "Your prompt alone reaches 96 %: do not fine-tune for this."
+    assert found["advice"]["sentence"] == "Your prompt alone already reaches 96%, so fine-tuning is not needed."
     ended = cli("advise", "shop.toml", "--answers", answers)
-    assert "Your prompt alone reaches 96 %: do not fine-tune for this." in ended.out
-    assert f"base+prompt: 96 % of 25 rows (80 to 99), by {folder.name}" in ended.out
+    assert "Your prompt alone already reaches 96%, so fine-tuning is not needed." in ended.out
+    assert f"base+prompt: 96% of 25 rows (80–99), by {folder.name}" in ended.out
 
 
-def test_what_was_measured_on_other_terms_is_named_and_not_counted(cli, place, answers) -> None:
-    folder = measured(place)
-    (place / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
+def test_incomparable_evaluation_is_named_but_not_counted(cli, cwd, answers) -> None:
+    folder = write_evaluation(cwd)
+    (cwd / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
     ended = cli("advise", "shop.toml", "--answers", answers)
-    assert f"{folder.name} asked for something else: the contract changed since." in ended.out
+    assert f"Ignored {folder.name}: the contract has changed since then." in ended.out
     assert "tuned:" not in ended.out
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"metrics": "contract"}, "answers.json: there is no question metrics. Did you mean metric?"),
-        ({"calls": "many"}, "answers.json: calls cannot be many. A number from 0."),
+        ({"metrics": "contract"}, "answers.json: there is no question named metrics. Did you mean metric?"),
+        ({"calls": "many"}, "answers.json: calls cannot be many. Use a number from 0."),
     ],
 )
-def test_a_wrong_answers_file_is_bad_input_and_names_the_key(cli, place, wrong, says) -> None:
-    (place / "answers.json").write_text(json.dumps(ANSWERS | wrong))
+def test_invalid_answers_file_is_input_error_naming_key(cli, cwd, wrong, says) -> None:
+    (cwd / "answers.json").write_text(json.dumps(ANSWERS | wrong))
     ended = cli("advise", "--answers", "answers.json")
     assert (ended.code, ended.out) == (2, "")
     assert says in " ".join(ended.err.split())
 
 
-def test_without_a_terminal_and_answers_there_is_nothing_to_go_by(cli) -> None:
+def test_no_terminal_and_no_answers_is_an_error(cli) -> None:
     ended = cli("advise")
     assert (ended.code, ended.out) == (2, "")
     assert "--answers FILE.json" in ended.err
 
 
-def test_answers_given_last_time_are_taken_where_nobody_can_be_asked(cli, place) -> None:
-    (place / "advice.json").write_text(json.dumps(ANSWERS))
+def test_last_answers_are_reused_without_terminal(cli, cwd) -> None:
+    (cwd / "advice.json").write_text(json.dumps(ANSWERS))
     assert "Fine-tune it" in cli("advise").out
 
 
-def test_questions_are_shown_and_as_json_they_are_the_schema_of_an_answers_file(cli) -> None:
+def test_questions_are_printed_or_exported_as_json_schema(cli) -> None:
     text = cli("advise", "--questions").out
     for question in rules().questions:
         assert question.ask in text
@@ -99,62 +99,63 @@ def test_questions_are_shown_and_as_json_they_are_the_schema_of_an_answers_file(
     assert Draft202012Validator(schema).is_valid(ANSWERS)
 
 
-def test_measuring_needs_a_recipe_and_something_to_measure_by(cli, place, answers, workspace) -> None:
-    assert "--measure needs a recipe" in cli("advise", "--answers", answers, "--measure").err
+def test_measuring_requires_recipe_and_metric(cli, cwd, answers, workspace) -> None:
+    assert "--measure requires a recipe" in cli("advise", "--answers", answers, "--measure").err
     recipe = str(workspace / "recipes" / "tiny.toml")
     ended = cli("advise", recipe, "--answers", answers, "--measure", "--set", "evaluation.forbid=[]")
     assert ended.code == 2
-    assert "There is nothing to measure by" in ended.err
-    assert not (place / "evals").exists()
+    assert "The recipe has no metric" in ended.err
+    assert not (cwd / "evals").exists()
 
 
-TYPED = "format, voice\n1,2\nrarely\n20,000\nprompt\n2\n\n\n\n"  # the first line is no answer; the last three take what is offered
+TYPED = "format, voice\n1,2\nrarely\n20,000\nprompt\n2\n\n\n\n"  # the first line is invalid; the last three accept the defaults
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody sits at it."""
+    """Simulate an interactive terminal."""
     monkeypatch.setattr(verb, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
     monkeypatch.setattr(verb.err, "_force_terminal", True)
 
 
 @pytest.mark.usefixtures("terminal")
-def test_an_interview_asks_again_after_no_answer_and_keeps_what_was_said(cli, place) -> None:
+def test_interview_repeats_invalid_questions_and_saves_answers(cli, cwd) -> None:
     ended = cli("advise", stdin=TYPED)
     assert ended.code == 0
     assert "change cannot be voice" in ended.err
     for question in rules().questions:
         assert question.ask in ended.err
         assert question.ask not in ended.out
-    kept = json.loads((place / "advice.json").read_text())
+    kept = json.loads((cwd / "advice.json").read_text())
     assert kept["change"] == ["format", "style"]
     assert (kept["calls"], kept["metric"], kept["target"]) == (20000, "contract", 95)
     again = cli("advise", stdin="\n" * 8)
-    assert json.loads((place / "advice.json").read_text()) == kept
+    assert json.loads((cwd / "advice.json").read_text()) == kept
     assert again.out == ended.out
 
 
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("typed", "measures"), [("y", True), ("n", False)])
-def test_after_an_interview_it_offers_to_measure_what_nobody_measured(cli, workspace, monkeypatch, typed, measures) -> None:
+def test_interview_offers_to_measure_missing_arms(cli, workspace, monkeypatch, typed, measures) -> None:
     called = []
-    monkeypatch.setattr(verb, "sample", lambda recipe, quiet: called.append(recipe.name))
+    monkeypatch.setattr(
+        verb, "measure", lambda recipe, run, quiet: (called.append(recipe.name.removesuffix("-advice")), (0, None))[1]
+    )
     recipe = str(workspace / "recipes" / "tiny.toml")
     ended = cli("advise", recipe, stdin=f"{TYPED}{typed}\n")
     assert (called == ["tiny"]) is measures
-    assert "Nothing was measured yet" in ended.err
-    assert "Nothing was measured here" in ended.out
-    assert "Nothing was measured yet" not in cli("advise", recipe, "--set", "evaluation.forbid=[]", stdin=TYPED).err
+    assert "Nothing has been evaluated yet" in ended.err
+    assert "Nothing has been evaluated yet. Whether" in ended.out
+    assert "Nothing has been evaluated yet" not in cli("advise", recipe, "--set", "evaluation.forbid=[]", stdin=TYPED).err
 
 
 @pytest.mark.usefixtures("terminal")
-def test_what_was_measured_is_not_offered_again(cli, place) -> None:
-    measured(place)
-    assert "Nothing was measured yet" not in cli("advise", "shop.toml", stdin=TYPED).err
+def test_measured_arms_are_not_offered_again(cli, cwd) -> None:
+    write_evaluation(cwd)
+    assert "Nothing has been evaluated yet" not in cli("advise", "shop.toml", stdin=TYPED).err
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_thirty_rows_of_each_free_arm_are_measured_and_change_the_verdict(cli, answers, workspace, monkeypatch) -> None:
+def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, monkeypatch) -> None:
     monkeypatch.chdir(workspace)
     (workspace / "answers.json").write_text(json.dumps(ANSWERS | {"target": 100}))
     found = json.loads(
@@ -165,5 +166,5 @@ def test_thirty_rows_of_each_free_arm_are_measured_and_change_the_verdict(cli, a
     assert set(arms) == {"base", "base+prompt", "base+kshot"}
     held_out = found["evidence"]["held_out"]
     assert {arm["total"] for arm in arms.values()} == {min(30, held_out)}
-    assert not any("never measured" in text for text in found["advice"]["contradictions"])
+    assert not any("never evaluated" in text for text in found["advice"]["contradictions"])
     assert len(found["advice"]["measured"]) == 3

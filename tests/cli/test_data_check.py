@@ -1,4 +1,4 @@
-"""``mlxtune data check`` and ``data stats`` as a shell sees them."""
+"""The ``mlxtune data check`` and ``mlxtune data stats`` commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from mlxtune.data.checks.document import SCHEMA
+from mlxtune.data.checks.report import SCHEMA
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 DIRTY = SAMPLES / "support-dirty.jsonl"
@@ -19,124 +19,154 @@ def recipe(workspace: Path) -> Path:
     return workspace / "recipes" / "tiny.toml"
 
 
-def lines(found: dict) -> dict[str, list[int]]:
-    made: dict[str, list[int]] = {}
-    for one in found["findings"]:
-        if one["rows"]:
-            made.setdefault(one["check"], []).append(one["rows"][0]["line"])
-    return made
+def finding_lines(report: dict) -> dict[str, list[int]]:
+    by_check: dict[str, list[int]] = {}
+    for finding in report["findings"]:
+        if finding["rows"]:
+            by_check.setdefault(finding["check"], []).append(finding["rows"][0]["line"])
+    return by_check
 
 
 @pytest.mark.parametrize("name", ["support-dirty.jsonl", "support.jsonl", "support-pairs.jsonl"])
-def test_json_is_what_the_schema_says(cli, name) -> None:
-    found = json.loads(cli("data", "check", str(SAMPLES / name), "--json").out)
+def test_json_matches_the_schema(cli, name) -> None:
+    report = json.loads(cli("data", "check", str(SAMPLES / name), "--json").out)
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.Draft202012Validator(schema).validate(found)
-    assert found["read"] == found["kept"] + found["refused"] == sum(file["read"] for file in found["files"])
-    assert sum(found["formats"].values()) == found["kept"]
-    ids = [one["id"] for one in found["findings"] if one["rows"]]
+    jsonschema.Draft202012Validator(schema).validate(report)
+    assert report["read"] == report["kept"] + report["refused"] == sum(file["read"] for file in report["files"])
+    assert sum(report["formats"].values()) == report["kept"]
+    ids = [finding["id"] for finding in report["findings"] if finding["rows"]]
     assert len(ids) == len(set(ids))
 
 
-def test_the_dirty_sample_is_found_out_and_exits_one(cli) -> None:
-    ended = cli("data", "check", str(DIRTY), "--json")
-    found = json.loads(ended.out)
-    assert ended.code == 1
-    assert (found["read"], found["kept"], found["refused"], found["word"]) == (23, 16, 7, "blocked")
-    assert lines(found) == {
+def test_the_dirty_sample_exits_1(cli) -> None:
+    result = cli("data", "check", str(DIRTY), "--json")
+    report = json.loads(result.out)
+    assert result.code == 1
+    assert (report["read"], report["kept"], report["refused"], report["word"]) == (23, 16, 7, "blocked")
+    assert finding_lines(report) == {
         "bad-row": [18, 21, 22, 23], "no-answer": [15], "role-order": [17], "empty-target": [16], "secret": [14], "mojibake": [13],
         "control": [19], "email": [10], "card": [10], "duplicate": [4], "conflict": [5, 8], "placeholder": [11], "loop": [12],
     }  # fmt: skip
-    assert set(found["not_checked"]) == {"contract", "tokens", "split"}
+    assert set(report["not_checked"]) == {"contract", "tokens", "split"}
 
 
-def test_a_clean_file_exits_zero(cli) -> None:
-    ended = cli("data", "check", str(SAMPLES / "support.jsonl"))
-    assert ended.code == 0
-    assert "Clean. Nothing is wrong with these 492 rows." in ended.out
-    assert "contract not checked: there is no recipe" in ended.out
+def test_a_clean_file_exits_0(cli) -> None:
+    result = cli("data", "check", str(SAMPLES / "support.jsonl"))
+    assert result.code == 0
+    assert "Clean: no problems in 492 rows." in result.out
+    assert "contract was not checked: no recipe" in result.out
 
 
-def test_the_table_fits_eighty_columns_and_says_what_the_json_says(cli, monkeypatch) -> None:
-    found = json.loads(cli("data", "check", str(DIRTY), "--json").out)
+def test_the_table_fits_80_columns_and_matches_the_json(cli, monkeypatch) -> None:
+    report = json.loads(cli("data", "check", str(DIRTY), "--json").out)
     monkeypatch.setenv("COLUMNS", "80")
     shown = cli("data", "check", str(DIRTY)).out
-    assert found["sentence"] in shown
+    assert report["sentence"] in shown
     assert max(map(len, shown.splitlines())) <= 80
-    for one in found["findings"]:
-        assert one["title"] in shown or one["severity"] == "note"
-    assert "and 1 more: --all" in shown
+    for finding in report["findings"]:
+        assert finding["title"] in shown or finding["severity"] == "note"
+    assert "and 1 more; use --all" in shown
     assert "and 1 more" not in cli("data", "check", str(DIRTY), "--all").out
     assert "\u202e" not in shown
 
 
-def test_a_recipe_brings_its_contract_tokens_and_split(cli, recipe) -> None:
+def test_a_recipe_adds_contract_tokens_and_split(cli, recipe) -> None:
     file = recipe.parent.parent / "chat.jsonl"
     rows = file.read_text().splitlines()
-    long, broken = json.loads(rows[1]), json.loads(rows[2])
-    long["messages"][0]["content"] = "Why? " * 60
-    broken["messages"][1]["content"] = "Northpeak has it."
-    cut = json.loads(rows[3])
-    cut["messages"][1]["content"] = "Because it was so. " * 20
-    file.write_text("".join(line + "\n" for line in [rows[0], *map(json.dumps, (long, broken, cut)), *rows[4:]]))
-    ended = cli("data", "check", str(recipe), "--json")
-    found = json.loads(ended.out)
-    assert ended.code == 1
-    assert found["not_checked"] == {}
-    assert found["facts"]["lengths"]["unit"] == "tokens"
-    picked = lines(found)
-    assert (picked["prompt-fills-window"], picked["contract-forbidden"]) == ([2], [3])
-    assert 4 in picked["truncated"]
+    long_row, broken_row = json.loads(rows[1]), json.loads(rows[2])
+    long_row["messages"][0]["content"] = "Why? " * 60
+    broken_row["messages"][1]["content"] = "Northpeak has it."
+    long_answer = json.loads(rows[3])
+    long_answer["messages"][1]["content"] = "Because it was so. " * 20
+    file.write_text("".join(line + "\n" for line in [rows[0], *map(json.dumps, (long_row, broken_row, long_answer)), *rows[4:]]))
+    result = cli("data", "check", str(recipe), "--json")
+    report = json.loads(result.out)
+    assert result.code == 1
+    assert report["not_checked"] == {}
+    assert report["facts"]["lengths"]["unit"] == "tokens"
+    lines = finding_lines(report)
+    assert (lines["prompt-fills-window"], lines["contract-forbidden"]) == ([2], [3])
+    assert 4 in lines["truncated"]
 
 
-def test_bad_rows_stop_neither_tokens_nor_contract_but_the_split(cli, recipe) -> None:
+def test_bad_rows_prevent_only_the_split_check(cli, recipe) -> None:
     file = recipe.parent.parent / "chat.jsonl"
     file.write_text("{\n" + file.read_text())
-    found = json.loads(cli("data", "check", str(recipe), "--json").out)
-    assert set(found["not_checked"]) == {"split"}
-    assert found["refused"] == 1
-    assert found["facts"]["lengths"]["unit"] == "tokens"
+    report = json.loads(cli("data", "check", str(recipe), "--json").out)
+    assert set(report["not_checked"]) == {"split"}
+    assert report["refused"] == 1
+    assert report["facts"]["lengths"]["unit"] == "tokens"
 
 
-def test_a_model_that_is_not_there_leaves_the_tokens_out(cli, recipe) -> None:
+def test_a_missing_model_skips_the_token_checks(cli, recipe) -> None:
     recipe.write_text(recipe.read_text().replace("../tiny", "../nowhere"))
-    found = json.loads(cli("data", "check", str(recipe), "--json").out)
-    assert "tokens" in found["not_checked"]
+    report = json.loads(cli("data", "check", str(recipe), "--json").out)
+    assert "tokens" in report["not_checked"]
 
 
-def test_fix_writes_a_new_file_and_what_it_did(cli, place) -> None:
-    (place / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
-    ended = cli("data", "check", "dirty.jsonl", "--fix", "--json")
-    fixed = json.loads(ended.out)["fixed"]
-    assert ended.code == 0  # what blocked is gone
+def test_fix_writes_a_new_file_and_its_changes(cli, cwd) -> None:
+    (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
+    result = cli("data", "check", "dirty.jsonl", "--fix", "--json")
+    fixed = json.loads(result.out)["fixed"]
+    assert result.code == 0  # blocking problems are fixed
     assert (fixed["out"], fixed["rows"]) == ("dirty.fixed.jsonl", 15)
-    assert (place / "dirty.jsonl").read_bytes() == DIRTY.read_bytes()
-    assert len(fixed["changes"]) == len((place / "dirty.fixed.fixes.jsonl").read_text().splitlines()) == 12
+    assert (cwd / "dirty.jsonl").read_bytes() == DIRTY.read_bytes()
+    assert len(fixed["changes"]) == len((cwd / "dirty.fixed.fixes.jsonl").read_text().splitlines()) == 12
     assert cli("data", "check", "dirty.fixed.jsonl").code == 0
-    again = cli("data", "check", "dirty.jsonl", "--fix")
-    assert (again.code, "is there already" in again.err) == (2, True)
+    second = cli("data", "check", "dirty.jsonl", "--fix")
+    assert (second.code, "already exists" in second.err) == (2, True)
 
 
-def test_fix_takes_also_what_it_is_told(cli, place) -> None:
-    (place / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
+def test_also_adds_fixes(cli, cwd) -> None:
+    (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
     fixed = json.loads(cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--out", "out.jsonl", "--json").out)["fixed"]
     assert (fixed["out"], fixed["rows"]) == ("out.jsonl", 14)
     for wrong in (["--also", "loop"], ["--fix", "--also", "nonsense"], ["--out", "x.jsonl"]):
         assert cli("data", "check", "dirty.jsonl", *wrong).code == 2
 
 
-def test_stats_say_how_much_how_long_and_how_even(cli) -> None:
+def test_stats_show_counts_lengths_and_tags(cli) -> None:
     source = str(SAMPLES / "support.jsonl")
-    found = json.loads(cli("data", "stats", source, "--json").out)
-    assert found["facts"]["groups"] == 492
-    assert found["facts"]["tags"]["category"]["safety"] == 129
+    report = json.loads(cli("data", "stats", source, "--json").out)
+    assert report["facts"]["groups"] == 492
+    assert report["facts"]["tags"]["category"]["safety"] == 129
     shown = cli("data", "stats", source).out
-    for said in ("Minimum viable: 492 different prompts in 492 rows.", "Lengths", "safety", "129", "Next"):
-        assert said in shown
+    for text in ("Minimum viable: 492 distinct prompts in 492 rows.", "Lengths", "safety", "129", "Next"):
+        assert text in shown
 
 
-def test_what_is_not_there_is_bad_input(cli) -> None:
+def test_a_missing_file_is_bad_input(cli) -> None:
     for verb in ("check", "stats"):
-        ended = cli("data", verb, "nowhere.jsonl")
-        assert (ended.code, ended.out) == (2, "")
+        result = cli("data", verb, "nowhere.jsonl")
+        assert (result.code, result.out) == (2, "")
+
+
+def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
+    text = recipe.read_text()
+    rules = (
+        'length = { max = 20, unit = "words" }\n[[evaluation.disclaimers]]\ntext = "Please ask a guide first"\nmatch = "fuzzy"\n'
+    )
+    recipe.write_text(text.replace("max_tokens = 8\n", f"max_tokens = 8\n{rules}"))
+    file = recipe.parent.parent / "chat.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["messages"][-1]["content"] = "Because it was so. Please ask a guide first."
+    rows[1]["messages"][-1]["content"] = "So. " * 21 + "Please ask a guide first."
+    rows[2]["messages"][-1]["content"] = "Because it was so."
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = json.loads(cli("data", "check", str(recipe), "--json").out)
+    lines = finding_lines(report)
+    assert (lines.get("contract-length"), lines.get("contract-disclaimer-fuzzy")) == ([2], [3])
+    titles = {finding["check"]: finding["title"] for finding in report["findings"]}
+    assert titles["contract-length"] == "answers that fail “right length”"
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(report)
+    listed = json.loads(cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").out)["listed"]
+    assert [row["line"] for row in listed] == [2]
+    content = listed[0]["content"]
+    content["messages"][-1]["content"] = "Why. " * 21 + "Please ask a guide first."  # an edit that is still too long
+    assert cli("data", "review", str(recipe), "2", "--edit", "-", stdin=json.dumps(content)).code == 0
+    listed = json.loads(cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").out)["listed"]
+    assert [(row["line"], row["edited"]) for row in listed] == [(2, True)]
+    fixed = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)["fixed"]
+    assert [change["line"] for change in fixed["changes"] if "contract-length" in change["checks"]] == [2]

@@ -1,4 +1,4 @@
-"""What starts fast must stay so: a fresh interpreter, and a look at what it loaded."""
+"""The command line and the app start without importing heavy modules."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import sys
 sys.argv = ["mlxtune", *sys.argv[2:]]
 try:
     {action}
-except SystemExit as ended:
-    assert not ended.code, ended.code
+except SystemExit as exit_info:
+    assert not exit_info.code, exit_info.code
 print("loaded:", *(name for name in {heavy} if name in sys.modules), file=sys.stderr)
 """
 
 
 def _loaded(action: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CODE.format(action=action, heavy=heavy), "-", "--help"],
         capture_output=True,
         text=True,
         cwd=ROOT,
         check=True,
     )
-    return done.stderr.split("loaded:")[1].split()
+    return result.stderr.split("loaded:")[1].split()
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def test_help_is_light():
     assert _loaded("from mlxtune.cli.main import main; main()") == []
 
 
-def test_app_does_not_load_what_computes():
+def test_the_app_does_not_import_mlx():
     assert _loaded("import mlxtune.tui.app", ("mlx", "mlx_lm", "transformers", "torch")) == []
 
 
-def test_package_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "mlxtune", "--version"], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip()
-    assert done.stderr == ""
+def test_the_package_runs_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "mlxtune", "--version"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip()
+    assert result.stderr == ""

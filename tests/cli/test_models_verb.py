@@ -1,4 +1,4 @@
-"""``mlxtune models`` as a shell sees it: the catalogue, the hub's search, and a download."""
+"""``mlxtune models``: the catalog, the Hub search, and a download."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from huggingface_hub import constants
 
 from mlxtune.cli import models
 from mlxtune.models import catalog
-from mlxtune.planning.machine import mac
+from mlxtune.planning.machine import mac_with
 
 
 @pytest.fixture(autouse=True)
-def thirty_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "machine", lambda: mac(32))
+def machine_with_32_gb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "this_machine", lambda: mac_with(32))
 
 
-def test_every_base_is_listed_with_its_licence_and_whether_it_trains_here(cli, monkeypatch) -> None:
-    monkeypatch.setattr(models, "here", lambda id: id == "smollm2-135m")
-    ended = cli("models")
-    assert ended.code == 0
-    for base in catalog.bases():
-        line = next(line for line in ended.out.splitlines() if base.id in line)
-        assert base.licence in line
-        assert line.count("✓") == (2 if base.id == "smollm2-135m" else 1)  # it is here; it fits
-    assert "not commercial" in next(line for line in ended.out.splitlines() if "Qwen2.5-3B" in line)
+def test_every_model_is_listed_with_its_license_and_whether_it_trains(cli, monkeypatch) -> None:
+    monkeypatch.setattr(models, "is_local", lambda id: id == "smollm2-135m")
+    result = cli("models")
+    assert result.code == 0
+    for base in catalog.models():
+        line = next(line for line in result.out.splitlines() if base.id in line)
+        assert base.license in line
+        assert line.count("✓") == (2 if base.id == "smollm2-135m" else 1)  # downloaded, and fits
+    assert "not commercial" in next(line for line in result.out.splitlines() if "Qwen2.5-3B" in line)
     known = json.loads(cli("models", "--json").out)["known"]
-    assert {one["fit"]["word"] for one in known} == {"go"}
-    monkeypatch.setattr(models, "machine", lambda: replace(mac(8), limit=2**24))
-    assert {one["fit"]["word"] for one in json.loads(cli("models", "--json").out)["known"]} == {"refuse"}
+    assert {model["fit"]["word"] for model in known} == {"go"}
+    monkeypatch.setattr(models, "this_machine", lambda: replace(mac_with(8), limit=2**24))
+    assert {model["fit"]["word"] for model in json.loads(cli("models", "--json").out)["known"]} == {"refuse"}
 
 
-def test_a_search_looks_in_the_catalogue_and_on_the_hub(cli, hub_server: Hub) -> None:
+def test_a_search_covers_the_catalog_and_the_hub(cli, hub_server: Hub) -> None:
     hub_server.files["evil/\x1b[2Jtiny"] = {}
-    ended = cli("models", "--search", "tiny")
-    assert ended.code == 0
-    assert ID in ended.out
-    assert "apache-2.0" in ended.out
-    assert "\x1b" not in ended.out
-    assert "Known bases" not in ended.out
-    assert [one["id"] for one in json.loads(cli("models", "--search", "gemma", "--json").out)["known"]] == [
-        base.id for base in catalog.bases() if "gemma" in base.id
+    result = cli("models", "--search", "tiny")
+    assert result.code == 0
+    assert ID in result.out
+    assert "apache-2.0" in result.out
+    assert "\x1b" not in result.out
+    assert "Known models" not in result.out
+    assert [model["id"] for model in json.loads(cli("models", "--search", "gemma", "--json").out)["known"]] == [
+        base.id for base in catalog.models() if "gemma" in base.id
     ]
 
 
-def test_a_base_is_fetched_checked_and_found_again(cli, hub_server: Hub) -> None:
-    ended = cli("models", "pull", ID)
-    assert ended.code == 0
-    assert ID in ended.out
-    assert "downloading" in ended.err
-    told = json.loads(cli("models", "pull", ID, "--json").out)
-    assert Path(told["folder"], "model.safetensors").is_file()
+def test_a_model_is_downloaded_once(cli, hub_server: Hub) -> None:
+    result = cli("models", "pull", ID)
+    assert result.code == 0
+    assert ID in result.out
+    assert "downloading" in result.err
+    document = json.loads(cli("models", "pull", ID, "--json").out)
+    assert Path(document["folder"], "model.safetensors").is_file()
 
 
-def test_what_cannot_be_fetched_is_bad_input(cli, hub_server: Hub) -> None:
-    ended = cli("models", "pull", "nobody/nothing")
-    assert (ended.code, ended.out) == (2, "")
-    assert "The hub has no model nobody/nothing" in ended.err
+def test_an_unknown_model_is_bad_input(cli, hub_server: Hub) -> None:
+    result = cli("models", "pull", "nobody/nothing")
+    assert (result.code, result.out) == (2, "")
+    assert "The Hub has no model nobody/nothing" in result.err
     assert "Did you mean smollm2-135m?" in cli("models", "pull", "smollm2").err
 
 
 @pytest.mark.parametrize("command", [("--search", "qwen"), ("pull", "a/b")])
-def test_without_a_network_the_machine_is_to_blame_and_what_works_is_said(cli, hub_server: Hub, monkeypatch, command) -> None:
+def test_without_a_network_it_is_a_machine_error_with_a_hint(cli, hub_server: Hub, monkeypatch, command) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    ended = cli("models", *command)
-    assert ended.code == 4
-    assert "no network, or no such host." in ended.err
-    assert "Offline, the bases work that mlxtune models marks as here." in ended.err
+    result = cli("models", *command)
+    assert result.code == 4
+    assert "no network, or unknown host." in result.err
+    assert "Offline, use a model that `mlxtune models` marks as downloaded." in result.err

@@ -1,4 +1,4 @@
-"""``mlxtune plan`` as a shell sees it."""
+"""The ``mlxtune plan`` command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from mlxtune.cli import plan as verb
 from mlxtune.core.text import size
 from mlxtune.models import catalog
-from mlxtune.planning.machine import mac, machine
+from mlxtune.planning.machine import mac_with, this_machine
 
 
 @pytest.fixture
@@ -22,29 +22,29 @@ def recipe(workspace: Path) -> str:
 
 @pytest.fixture
 def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has no room for anything."""
-    monkeypatch.setattr(verb, "machine", lambda: replace(machine(), limit=2**20))
+    """A machine on which nothing fits."""
+    monkeypatch.setattr(verb, "this_machine", lambda: replace(this_machine(), limit=2**20))
 
 
 def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None:
-    ended = cli("plan", recipe, "--json")
-    found = json.loads(ended.out)
-    assert (ended.code, found["word"]) == (0, "go")
+    result = cli("plan", recipe, "--json")
+    document = json.loads(result.out)
+    assert (result.code, document["word"]) == (0, "go")
     parts = ("weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen")
-    assert sum(found["estimate"][part] for part in parts) == found["step"]
-    assert found["peak"] == max(found["step"], found["estimate"]["loading"])
-    assert found["memory"] == found["peak"] + found["estimate"]["buffers"]
-    assert found["cost"] == {"seconds": None, "source": "", "watts": 0.0}
+    assert sum(document["estimate"][part] for part in parts) == document["step"]
+    assert document["peak"] == max(document["step"], document["estimate"]["loading"])
+    assert document["memory"] == document["peak"] + document["estimate"]["buffers"]
+    assert document["cost"] == {"seconds": None, "source": "", "watts": 0.0}
 
 
-def test_the_table_says_what_the_json_says(cli, recipe) -> None:
-    found = json.loads(cli("plan", recipe, "--json").out)
-    ended = cli("plan", recipe)
-    assert found["sentence"] in ended.out
-    assert f"{found['steps']:,} in 2 epochs" in ended.out
-    assert "unknown until --probe" in ended.out
+def test_the_table_matches_the_json(cli, recipe) -> None:
+    document = json.loads(cli("plan", recipe, "--json").out)
+    result = cli("plan", recipe)
+    assert document["sentence"] in result.out
+    assert f"{document['steps']:,} in 2 epochs" in result.out
+    assert "unknown until --probe" in result.out
     for name in ("weights", "adapter", "optimizer", "gradients", "activations", "head"):
-        assert f"  {name} " in ended.out
+        assert f"  {name} " in result.out
 
 
 def test_overrides_change_the_plan(cli, recipe) -> None:
@@ -54,30 +54,30 @@ def test_overrides_change_the_plan(cli, recipe) -> None:
 
 
 @pytest.mark.usefixtures("cramped")
-def test_what_does_not_fit_exits_one_and_says_what_to_change(cli, recipe) -> None:
-    ended = cli("plan", recipe)
-    assert ended.code == 1
-    assert "What to change" in ended.out
-    assert "--set training.batch_size=1 --set training.accumulate=4" in ended.out
-    assert "This does not fit: " in ended.err
-    found = json.loads(cli("plan", recipe, "--json").out)
-    assert found["word"] == "refuse"
-    assert found["changes"]
+def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe) -> None:
+    result = cli("plan", recipe)
+    assert result.code == 1
+    assert "Suggested changes" in result.out
+    assert "--set training.batch_size=1 --set training.accumulate=4" in result.out
+    assert "This does not fit: " in result.err
+    document = json.loads(cli("plan", recipe, "--json").out)
+    assert document["word"] == "refuse"
+    assert document["changes"]
 
 
 def test_a_recipe_that_cannot_train_is_bad_input(cli, recipe) -> None:
-    ended = cli("plan", recipe, "--set", "data.max_tokens=8")
-    assert (ended.code, ended.out) == (2, "")
-    assert "the prompt fills the window" in ended.err
+    result = cli("plan", recipe, "--set", "data.max_tokens=8")
+    assert (result.code, result.out) == (2, "")
+    assert "the prompt fills the window" in result.err
 
 
 @pytest.mark.real
 @pytest.mark.usefixtures("real")
-def test_a_base_of_the_catalogue_is_planned_before_it_is_downloaded(cli, recipe, monkeypatch) -> None:
-    monkeypatch.setattr(verb, "machine", lambda: mac(32))
+def test_a_catalog_model_is_planned_without_a_download(cli, recipe, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "this_machine", lambda: mac_with(32))
     base = catalog.find("mlx-community/Llama-3.2-3B-Instruct-4bit")
-    ended = cli("plan", recipe, "--set", f"model.base={base.id}")
-    assert ended.code == 0
-    assert re.search(rf"weights +{size(base.size)} ", ended.out)
-    assert f"{base.id} is not here yet" in ended.out
-    assert f"mlxtune models pull {base.id}" in ended.out
+    result = cli("plan", recipe, "--set", f"model.base={base.id}")
+    assert result.code == 0
+    assert re.search(rf"weights +{size(base.nbytes)} ", result.out)
+    assert f"{base.id} is not downloaded" in result.out
+    assert f"mlxtune models pull {base.id}" in result.out

@@ -9,22 +9,22 @@ import pytest
 
 from mlxtune.recipe import dump, parse
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.locks import hold
+from mlxtune.runs.locks import file_lock
 
 START = {"kind": "train", "name": "shop", "base": "m", "pid": os.getpid(), "host": "h", "steps": 10}
 
 
-def _strict(text: str) -> Any:
-    """The value of a JSON document that holds no NaN."""
+def _strict_json(text: str) -> Any:
+    """Parse JSON and refuse NaN."""
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not valid JSON")
 
     return json.loads(text, parse_constant=refuse)
 
 
-def _run(place: Path, name: str, *, loss: float | None = 1.5, end: tuple[str, dict] | None = None) -> Path:
-    folder = place / "runs" / name
+def _run(cwd: Path, name: str, *, loss: float | None = 1.5, end: tuple[str, dict] | None = None, parent: str = "runs") -> Path:
+    folder = cwd / parent / name
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text(dump(parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')))
     writer = EventWriter(folder)
@@ -44,109 +44,135 @@ FAILED = ("run.failed", {"error": "No luck.", "mend": "Try again.", "code": 2})
 
 
 @pytest.mark.parametrize("command", [("runs",), ("runs", "list")])
-def test_empty_workspace_says_how_to_start(cli, command):
-    ended = cli(*command)
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("No runs here yet.   mlxtune train RECIPE")
+def test_an_empty_workspace_shows_how_to_start(cli, command):
+    result = cli(*command)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("There are no runs yet.   Start one with: mlxtune train RECIPE")
 
 
 @pytest.mark.parametrize("command", [("runs", "--json"), ("runs", "list", "--json")])
-def test_empty_workspace_is_an_empty_list(cli, command):
+def test_an_empty_workspace_is_an_empty_list(cli, command):
     assert json.loads(cli(*command).out) == []
 
 
-def test_list_has_a_line_for_each_run(cli, place):
-    _run(place, "20261120-0900-shop", end=FAILED)
-    _run(place, "20261121-0900-shop")
-    _run(place, "20261122-0900-shop", end=FINISHED)
+def test_list_has_one_line_per_run(cli, cwd):
+    _run(cwd, "20261120-0900-shop", end=FAILED)
+    _run(cwd, "20261121-0900-shop")
+    _run(cwd, "20261122-0900-shop", end=FINISHED)
     lines = cli("runs").out.splitlines()
-    assert lines[0].split() == ["run", "status", "step", "validation"]
-    assert [line.split()[:3] for line in lines[1:]] == [
-        ["✓", "20261122-0900-shop", "finished"],
-        ["✗", "20261121-0900-shop", "crashed"],
-        ["✗", "20261120-0900-shop", "failed"],
+    assert lines[0].split() == ["run", "kind", "status", "step", "validation"]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["✓", "20261122-0900-shop", "train", "finished"],
+        ["✗", "20261121-0900-shop", "train", "crashed"],
+        ["✗", "20261120-0900-shop", "train", "failed"],
     ]
-    assert lines[1].split()[3:] == ["1,204/10", "1.500", "now"]
+    assert lines[1].split()[4:] == ["1,204/10", "1.500", "now"]
 
 
-def test_list_as_json(cli, place):
-    folder = _run(place, "20261122-0900-shop", end=FINISHED)
-    (found,) = _strict(cli("runs", "list", "--json").out)
-    assert found["run"] == "20261122-0900-shop"
-    assert (found["status"], found["base"], found["step"], found["steps"], found["validation"]) == ("finished", "m", 1204, 10, 1.5)
-    assert found["folder"] == str(folder)
+def test_runs_of_every_kind_are_listed_and_can_be_filtered(cli, cwd):
+    """Evaluations and exports are runs, too."""
+    _run(cwd, "20261120-0900-shop", end=FINISHED)
+    evaluation = _run(cwd, "20261121-0900-shop", parent="evals")
+    writer = EventWriter(evaluation)
+    writer.emit("arm.progress", arm="tuned", done=3, total=70)
+    writer.emit("run.finished", summary={})
+    writer.close()
+    _run(cwd, "20261122-0900-shop", end=FAILED, parent="exports")
+    assert [line.split()[1:4] for line in cli("runs").out.splitlines()[1:]] == [
+        ["20261122-0900-shop", "export", "failed"],
+        ["20261121-0900-shop", "eval", "finished"],
+        ["20261120-0900-shop", "train", "finished"],
+    ]
+    (item,) = _strict_json(cli("runs", "--kind", "eval", "--json").out)
+    assert (item["run"], item["kind"], item["step"], item["steps"]) == (evaluation.name, "eval", 3, 70)
+    assert "evaluation" in cli("runs", "show", "20261121").out
+    assert _strict_json(cli("runs", "show", "--json").out)["kind"] == "train", "last is the newest training run"
+    refused = cli("runs", "--kind", "evals")
+    assert (refused.code, "Did you mean eval?" in refused.err) == (2, True)
+    assert cli("runs", "list", "--kind", "export").out.count("\n") == 2
+    assert cli("runs", "attach", "20261121").code == 0
+    assert cli("runs", "remove", "20261121", "--yes").code == 0
+    assert not evaluation.exists()
+
+
+def test_list_as_json(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
+    (item,) = _strict_json(cli("runs", "list", "--json").out)
+    assert item["run"] == "20261122-0900-shop"
+    assert (item["status"], item["base"], item["step"], item["steps"], item["validation"]) == ("finished", "m", 1204, 10, 1.5)
+    assert item["folder"] == str(folder)
 
 
 @pytest.mark.parametrize("command", [("runs", "list", "--json"), ("runs", "show", "--json")])
-def test_loss_that_is_no_number_is_null_in_json(cli, place, command):
-    _run(place, "20261122-0900-shop", loss=None, end=FAILED)
-    found = _strict(cli(*command).out)
-    assert (found[0] if isinstance(found, list) else found)["validation"] is None
+def test_a_nan_loss_is_null_in_json(cli, cwd, command):
+    _run(cwd, "20261122-0900-shop", loss=None, end=FAILED)
+    document = _strict_json(cli(*command).out)
+    assert (document[0] if isinstance(document, list) else document)["validation"] is None
 
 
-def test_show_says_all_about_the_last_run(cli, place):
-    _run(place, "20261122-0900-shop", end=FAILED)
-    ended = cli("runs", "show")
-    assert ended.code == 0
+def test_show_describes_the_last_run(cli, cwd):
+    _run(cwd, "20261122-0900-shop", end=FAILED)
+    result = cli("runs", "show")
+    assert result.code == 0
     for words in ("20261122-0900-shop", "failed", "1,204 of 10", "1.500 at 1,204", "peak 2.3 GB", "No luck. Try again."):
-        assert words in ended.out
+        assert words in result.out
 
 
-def test_show_of_a_crashed_run_ends_with_its_log_and_the_way_on(cli, place):
-    folder = _run(place, "20261122-0900-shop")
+def test_show_of_a_crashed_run_has_its_log_and_the_resume_command(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop")
     (folder / "worker.log").write_text("Killed by something\n")
     out = cli("runs", "show", "shop").out
     assert "Killed by something" in out
     assert "mlxtune runs resume 20261122-0900-shop" in out
 
 
-def test_running_run_is_listed_as_running(cli, place):
-    folder = _run(place, "20261122-0900-shop")
-    with hold(folder / "run.lock", busy=""):
-        assert _strict(cli("runs", "--json").out)[0]["status"] == "running"
+def test_a_running_run_is_listed_as_running(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop")
+    with file_lock(folder / "run.lock", busy_message=""):
+        assert _strict_json(cli("runs", "--json").out)[0]["status"] == "running"
 
 
 @pytest.mark.parametrize(("end", "code"), [(FINISHED, 0), (FAILED, 2), (("run.stopped", {"step": 5}), 3)])
-def test_attach_tells_the_story_and_exits_as_the_run_ended(cli, place, end, code):
-    _run(place, "20261122-0900-shop", end=end)
-    ended = cli("runs", "attach")
-    assert (ended.code, ended.out) == (code, "")
-    assert "shop started on m" in ended.err
-    assert "validation at 1,204: 1.500" in ended.err
+def test_attach_prints_events_and_exits_with_the_runs_code(cli, cwd, end, code):
+    _run(cwd, "20261122-0900-shop", end=end)
+    result = cli("runs", "attach")
+    assert (result.code, result.out) == (code, "")
+    assert "shop started on m" in result.err
+    assert "validation at 1,204: 1.500" in result.err
 
 
-def test_attach_json_is_one_event_a_line(cli, place):
-    _run(place, "20261122-0900-shop", end=FINISHED)
-    ended = cli("runs", "attach", "--json")
-    assert [_strict(line)["type"] for line in ended.out.splitlines()][-1] == "run.finished"
+def test_attach_json_is_one_event_per_line(cli, cwd):
+    _run(cwd, "20261122-0900-shop", end=FINISHED)
+    result = cli("runs", "attach", "--json")
+    assert [_strict_json(line)["type"] for line in result.out.splitlines()][-1] == "run.finished"
 
 
-def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, place):
-    _run(place, "20261122-0900-shop")
-    ended = cli("runs", "attach")
-    assert ended.code == 4
-    assert "ended at step 1,204 without saying why" in ended.err
-    assert "Checkpoint 1204 is whole: mlxtune runs resume" in ended.err
-    assert "Traceback" not in ended.err
+def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
+    _run(cwd, "20261122-0900-shop")
+    result = cli("runs", "attach")
+    assert result.code == 4
+    assert "20261122-0900-shop crashed at step 1,204." in result.err
+    assert "Checkpoint 1204 is complete. To resume from it, run: mlxtune runs resume" in result.err
+    assert "Traceback" not in result.err
 
 
-def test_stop_of_an_ended_run_is_bad_input(cli, place):
-    _run(place, "20261122-0900-shop", end=FINISHED)
-    ended = cli("runs", "stop")
-    assert ended.code == 2
-    assert "is not running: it is finished" in ended.err
+def test_stopping_an_ended_run_is_bad_input(cli, cwd):
+    _run(cwd, "20261122-0900-shop", end=FINISHED)
+    result = cli("runs", "stop")
+    assert result.code == 2
+    assert "is not running. Its status is finished" in result.err
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("\n", 1), ("", 130)])
-def test_remove_asks_and_keeps_the_run_without_a_yes(cli, place, answer, code):
-    folder = _run(place, "20261122-0900-shop", end=FINISHED)
-    ended = cli("runs", "remove", "last", stdin=answer)
-    assert ended.code == code
-    assert "Delete 20261122-0900-shop" in ended.err
+def test_remove_without_confirmation_keeps_the_run(cli, cwd, answer, code):
+    folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
+    result = cli("runs", "remove", "last", stdin=answer)
+    assert result.code == code
+    assert "Delete 20261122-0900-shop" in result.err
     assert folder.is_dir()
 
 
-def test_remove_with_yes_deletes(cli, place):
-    folder = _run(place, "20261122-0900-shop", end=FINISHED)
+def test_remove_with_yes_deletes(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
     assert cli("runs", "remove", "shop", "--yes").code == 0
     assert not folder.exists()

@@ -2,33 +2,33 @@ from __future__ import annotations
 
 import json
 
-from mlxtune.evaluation import selftest
-from mlxtune.evaluation.scorers import HOLDS
+from mlxtune.evaluation.scorers import PASS
+from mlxtune.evaluation.selftest import checks
 
 
-def test_scorers_are_right_and_it_says_what_was_left_out(cli):
-    ended = cli("selftest")
-    assert ended.code == 0, ended.err
-    assert ended.out.count("✓") == 5
-    assert "--suites DIR" in ended.out
+def test_all_checks_pass_and_skipped_suites_are_mentioned(cli):
+    result = cli("selftest")
+    assert result.code == 0, result.err
+    assert result.out.count("✓") == 5
+    assert "--suites DIR" in result.out
 
 
-def test_one_document_in_json(cli):
-    found = json.loads(cli("selftest", "--json").out)
-    assert found["holds"] is True
-    assert all(check["holds"] and check["right"] == check["total"] for check in found["checks"])
+def test_json_is_one_document(cli):
+    document = json.loads(cli("selftest", "--json").out)
+    assert document["holds"] is True
+    assert all(check["holds"] and check["right"] == check["total"] for check in document["checks"])
 
 
-def test_wrong_scorer_ends_with_one_and_names_the_cases(cli, monkeypatch):
-    monkeypatch.setattr(selftest, "json_fenced", lambda answer: HOLDS)
-    ended = cli("selftest")
-    assert ended.code == 1
-    assert "✗ JSON: built-in cases: " in ended.out
-    assert "The scorers are wrong on" in ended.err
+def test_a_wrong_scorer_exits_1_and_lists_the_cases(cli, monkeypatch):
+    monkeypatch.setattr(checks, "score_fenced", lambda answer: PASS)
+    result = cli("selftest")
+    assert result.code == 1
+    assert "✗ JSON: built-in cases: " in result.out
+    assert "The scorers fail" in result.err
     assert json.loads(cli("selftest", "--json").out)["holds"] is False
 
 
-def test_folder_without_a_suite_is_bad_input(cli, place):
-    ended = cli("selftest", "--suites", str(place))
-    assert ended.code == 2
-    assert "jsontestsuite" in ended.err
+def test_a_folder_without_a_suite_is_bad_input(cli, cwd):
+    result = cli("selftest", "--suites", str(cwd))
+    assert result.code == 2
+    assert "jsontestsuite" in result.err

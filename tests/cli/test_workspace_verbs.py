@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,134 +9,142 @@ from pathlib import Path
 import pytest
 
 import mlxtune
-from mlxtune.cli import start, workspace
+from mlxtune.cli import workspace
+from mlxtune.cli.main import VERBS
+from mlxtune.cli.output import command_name
 from mlxtune.recipe import load
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_version_is_one_line(cli):
-    ended = cli("--version")
-    assert (ended.code, ended.out, ended.err) == (0, mlxtune.__version__ + "\n", "")
+    result = cli("--version")
+    assert (result.code, result.out, result.err) == (0, mlxtune.__version__ + "\n", "")
 
 
-def test_init_makes_a_workspace_and_says_what_to_do_next(cli, place):
-    ended = cli("init", "shop")
-    assert (ended.code, ended.err) == (0, "")
-    assert "5 recipes for the bundled model" in ended.out
-    assert "7 larger bases" in ended.out
-    assert "cd shop && mlxtune train recipes/support-json.toml" in ended.out
-    assert load(place / "shop" / "recipes" / "support-json.toml").source.is_file()
+def test_init_creates_a_workspace_and_shows_the_next_command(cli, cwd):
+    result = cli("init", "shop")
+    assert (result.code, result.err) == (0, "")
+    assert "5 recipes for the bundled model" in result.out
+    assert "7 larger base models" in result.out
+    assert "cd shop && mlxtune train recipes/support-json.toml" in result.out
+    assert load(cwd / "shop" / "recipes" / "support-json.toml").source.is_file()
 
 
-def test_init_twice_overwrites_nothing(cli, place):
+def test_init_never_overwrites(cli, cwd):
     cli("init", "shop")
-    recipe = place / "shop" / "recipes" / "support-json.toml"
+    recipe = cwd / "shop" / "recipes" / "support-json.toml"
     recipe.write_text("mine")
-    ended = cli("init", "shop")
-    assert ended.code == 2
-    assert "is there already, so nothing was written" in ended.err
+    result = cli("init", "shop")
+    assert result.code == 2
+    assert "already exists, so nothing was written" in result.err
     assert recipe.read_text() == "mine"
 
 
-def test_init_makes_no_workspace_inside_a_workspace(cli, place, monkeypatch):
+def test_init_refuses_a_workspace_inside_a_workspace(cli, cwd, monkeypatch):
     cli("init", "shop")
-    monkeypatch.chdir(place / "shop" / "data")
-    ended = cli("init", "shop")
-    assert ended.code == 2
-    assert f"would be a workspace inside the workspace {place / 'shop'}." in ended.err
-    assert not (place / "shop" / "data" / "shop").exists()
-    assert cli("init", str(place / "other")).code == 0
+    monkeypatch.chdir(cwd / "shop" / "data")
+    result = cli("init", "shop")
+    assert result.code == 2
+    assert f"is inside the workspace {cwd / 'shop'}." in result.err
+    assert not (cwd / "shop" / "data" / "shop").exists()
+    assert cli("init", str(cwd / "other")).code == 0
 
 
-def test_init_in_a_clone_makes_a_workspace_as_the_readme_says(cli, place, monkeypatch):
-    monkeypatch.setattr(workspace.samples, "root", lambda: place)
+def test_init_works_in_a_clone(cli, cwd, monkeypatch):
+    monkeypatch.setattr(workspace.samples, "samples_root", lambda: cwd)
     for name in ("recipes", "data/samples"):
-        (place / name).mkdir(parents=True)
-    (place / "recipes" / "support-json.toml").write_text("")
+        (cwd / name).mkdir(parents=True)
+    (cwd / "recipes" / "support-json.toml").write_text("")
     assert cli("init", "shop").code == 0
 
 
-def test_doctor_json_is_one_document_and_its_code_says_whether_to_mend():
-    done = subprocess.run([sys.executable, "-m", "mlxtune", "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
-    found = json.loads(done.stdout)
-    assert found["mlxtune"] == mlxtune.__version__
-    assert {"system", "chip", "memory", "disk", "backend", "mlx", "mlx-lm", "python", "mend"} <= set(found)
-    assert done.returncode == (1 if found["mend"] else 0)
-    assert done.stderr == ""
+def test_doctor_json_exits_1_if_there_are_problems():
+    result = subprocess.run([sys.executable, "-m", "mlxtune", "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
+    report = json.loads(result.stdout)
+    assert report["mlxtune"] == mlxtune.__version__
+    assert {"system", "chip", "memory", "disk", "backend", "mlx", "mlx-lm", "python", "problems"} <= set(report)
+    assert result.returncode == (1 if report["problems"] else 0)
+    assert result.stderr == ""
 
 
-def test_the_next_command_is_one_that_this_terminal_finds(monkeypatch, tmp_path):
+def test_command_name_is_runnable_in_this_terminal(monkeypatch, tmp_path):
     own, other = tmp_path / "my venv/bin", tmp_path / "other"
     for folder in (own, other):
         folder.mkdir(parents=True)
         (folder / "mlxtune").write_text("")
         (folder / "mlxtune").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(own / "python"))
-    said = {}
+    names = {}
     for path in (own, other, tmp_path):
         monkeypatch.setenv("PATH", str(path))
-        said[path] = start.typed()
-    assert said == {own: "mlxtune", other: f"'{own}/mlxtune'", tmp_path: f"'{own}/mlxtune'"}
+        names[path] = command_name()
+    assert names == {own: "mlxtune", other: f"'{own}/mlxtune'", tmp_path: f"'{own}/mlxtune'"}
     (tmp_path / "link").mkdir()
     (tmp_path / "link/mlxtune").symlink_to(own / "mlxtune")
     monkeypatch.setenv("PATH", str(tmp_path / "link"))
-    assert start.typed() == "mlxtune"
+    assert command_name() == "mlxtune"
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert start.typed() == f"{tmp_path}/python -m mlxtune"
+    assert command_name() == f"{tmp_path}/python -m mlxtune"
 
 
 @pytest.fixture
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with nothing to mend, whatever the test's own process has loaded."""
+    """A machine without problems."""
     monkeypatch.setattr(workspace.blas, "preload", lambda: "OpenBLAS 9")
     monkeypatch.setattr(workspace.machines, "disk_free", lambda _: 10**11)
 
 
 @pytest.mark.usefixtures("healthy")
-def test_doctor_in_words_says_what_its_json_says(cli):
-    found = json.loads(cli("doctor", "--json").out)
-    ended = cli("doctor")
-    assert (ended.code, ended.err, found["mend"]) == (0, "", [])
-    assert "Nothing to mend." in ended.out
-    for key, value in found.items():
-        if key not in ("mend", "memory"):
-            assert str(value) in ended.out
+def test_doctor_text_matches_its_json(cli):
+    report = json.loads(cli("doctor", "--json").out)
+    result = cli("doctor")
+    assert (result.code, result.err, report["problems"]) == (0, "", [])
+    assert "No problems found." in result.out
+    for key, value in report.items():
+        if key not in ("problems", "memory"):
+            assert str(value) in result.out
 
 
 @pytest.mark.usefixtures("healthy")
-def test_doctor_names_what_to_mend_and_exits_one(cli, monkeypatch):
+def test_doctor_reports_problems_and_exits_1(cli, monkeypatch):
     monkeypatch.setattr(workspace.machines, "disk_free", lambda _: 10**9)
-    ended = cli("doctor")
-    assert ended.code == 1
-    assert "Little disk space" in ended.err
-    assert len(json.loads(cli("doctor", "--json").out)["mend"]) == 1
+    result = cli("doctor")
+    assert result.code == 1
+    assert "is low, and models need" in result.err
+    assert len(json.loads(cli("doctor", "--json").out)["problems"]) == 1
 
 
 @pytest.mark.parametrize(
     "verb", [(), ("plan",), ("train",), ("eval",), ("score",), ("runs",), ("runs", "show"), ("init",), ("doctor",), ("demo",)]
 )
 def test_every_verb_has_help(cli, verb):
-    ended = cli(*verb, "--help")
-    assert ended.code == 0
-    assert "Usage" in ended.out
+    result = cli(*verb, "--help")
+    assert result.code == 0
+    assert "Usage" in result.out
+
+
+def test_help_lists_every_command_by_name_and_no_type_of_a_flag(cli):
+    shown = cli("--help").out
+    assert re.findall(r"^│ (\w+)", shown.split("Commands")[1], re.MULTILINE) == [name for name in VERBS if " " not in name]
+    assert "bool" not in shown + cli("data", "check", "--help").out
 
 
 @pytest.mark.parametrize(("group", "code"), [("data", 2), ("runs", 0), ("adapters", 0), ("models", 0)])
-def test_a_group_of_verbs_alone_helps_or_lists_and_complains_of_nothing(cli, group, code):
-    ended = cli(group)
-    assert (ended.code, ended.err) == (code, "")
-    assert ended.out
+def test_a_group_without_a_verb_prints_help_or_a_list(cli, group, code):
+    result = cli(group)
+    assert (result.code, result.err) == (code, "")
+    assert result.out
 
 
-def test_fault_of_ours_is_said_without_a_traceback_unless_asked_for(cli, monkeypatch):
+def test_an_internal_error_has_a_traceback_only_in_debug_mode(cli, monkeypatch):
     def fail() -> None:
         raise RuntimeError("oops")
 
     monkeypatch.setattr(workspace.machines, "memory", fail)
-    ended = cli("doctor")
-    assert ended.code == 4
-    assert "A fault of ours: RuntimeError: oops" in ended.err
-    assert "Traceback" not in ended.err
+    result = cli("doctor")
+    assert result.code == 4
+    assert "Internal error: RuntimeError: oops" in result.err
+    assert "Traceback" not in result.err
     monkeypatch.setenv("MLXTUNE_DEBUG", "1")
     assert "Traceback" in cli("doctor").err

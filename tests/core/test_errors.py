@@ -13,15 +13,15 @@ from mlxtune.core import errors
         (errors.MlxtuneError("x"), 4),
     ],
 )  # fmt: skip
-def test_each_error_knows_its_exit_code(error, code):
+def test_exit_codes(error, code):
     assert error.exit_code == code
     assert isinstance(error, errors.MlxtuneError)
 
 
-def test_message_and_mend_are_kept_apart():
-    error = errors.DataError("bad row", mend="fix it")
-    assert (str(error), error.message, error.mend) == ("bad row", "bad row", "fix it")
+def test_message_and_hint_are_separate():
+    error = errors.DataError("bad row", hint="fix it")
+    assert (str(error), error.message, error.hint) == ("bad row", "bad row", "fix it")
 
 
-def test_an_interruption_says_its_step():
+def test_an_interruption_has_its_step_in_the_message():
     assert errors.Interrupted(1204).message == "Stopped at step 1,204."

@@ -10,7 +10,7 @@ from mlxtune.core import files
 from mlxtune.core.errors import InputError, MachineError
 
 
-def test_written_file_holds_the_bytes_and_leaves_nothing_beside_it(tmp_path):
+def test_a_write_leaves_no_temporary_files(tmp_path):
     path = tmp_path / "new" / "deep" / "file.bin"
     files.write_bytes(path, b"\x00one")
     files.write_bytes(path, b"two")
@@ -20,9 +20,9 @@ def test_written_file_holds_the_bytes_and_leaves_nothing_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "may not be written"), (errno.EACCES, "may not be")]
+    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "cannot be")]
 )
-def test_failed_write_keeps_the_old_file_and_says_which_one(tmp_path, monkeypatch, number, words):
+def test_a_failed_write_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, number, words):
     path = tmp_path / "state.json"
     files.write_bytes(path, b"old")
 
@@ -34,7 +34,7 @@ def test_failed_write_keeps_the_old_file_and_says_which_one(tmp_path, monkeypatc
         files.write_bytes(path, b"new")
     monkeypatch.undo()
     assert "state.json" in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["state.json"]
 
@@ -44,7 +44,7 @@ def test_other_os_errors_pass_through():
         raise InterruptedError
 
 
-def test_json_survives_the_way_to_disk_and_back(tmp_path):
+def test_json_round_trips(tmp_path):
     value = {"ü": ["\ud800", 1.5, None, True, {"a": []}], "n": 2**70}
     files.write_json(tmp_path / "v.json", {**value, "ü": value["ü"][1:]})
     assert files.read_json(tmp_path / "v.json") == {**value, "ü": value["ü"][1:]}
@@ -52,7 +52,7 @@ def test_json_survives_the_way_to_disk_and_back(tmp_path):
     assert (tmp_path / "surrogate.txt").read_bytes() == b"a\xed\xa0\x80"
 
 
-def test_missing_and_broken_json_are_input_errors_that_name_the_file(tmp_path):
+def test_missing_and_broken_json_are_input_errors(tmp_path):
     with pytest.raises(InputError, match=r"none\.json does not exist"):
         files.read_json(tmp_path / "none.json")
     (tmp_path / "bad.json").write_bytes(b"{'a'")

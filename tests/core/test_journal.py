@@ -24,35 +24,35 @@ def _write(path: Path, records: list[dict[str, object]]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(records=RECORDS, data=st.data())
-def test_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records, data):
+def test_a_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records, data):
     path = tmp_path_factory.mktemp("journal") / "events.jsonl"
     _write(path, records)
-    whole = path.read_bytes()
-    cut = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:cut])
-    kept = records[: whole[:cut].count(b"\n")]
-    assert journal.read(path) == kept
+    data_bytes = path.read_bytes()
+    cut = data.draw(st.integers(0, len(data_bytes)))
+    path.write_bytes(data_bytes[:cut])
+    complete = records[: data_bytes[:cut].count(b"\n")]
+    assert journal.read(path) == complete
     _write(path, [{"after": "the crash"}])
-    assert journal.read(path) == [*kept, {"after": "the crash"}]
+    assert journal.read(path) == [*complete, {"after": "the crash"}]
 
 
 @settings(max_examples=60, deadline=None)
 @given(records=RECORDS, data=st.data())
-def test_reader_that_saw_the_torn_line_gets_every_later_record_once(tmp_path_factory, records, data):
+def test_a_reader_of_a_torn_line_gets_every_later_record_once(tmp_path_factory, records, data):
     path = tmp_path_factory.mktemp("journal") / "events.jsonl"
     _write(path, records)
-    whole = path.read_bytes()
-    cut = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:cut])
+    data_bytes = path.read_bytes()
+    cut = data.draw(st.integers(0, len(data_bytes)))
+    path.write_bytes(data_bytes[:cut])
     tail = Tail(path)
-    seen = tail.read()
+    received = tail.read()
     if data.draw(st.booleans()):
-        Journal(path).close()  # the resumed worker cut the torn line, and the reader looked before it wrote on
-        seen += tail.read()
-    more = [{"n": number, "pad": "x" * 40} for number in range(3)]
-    _write(path, more)
-    seen += tail.read()
-    assert seen == [*records[: whole[:cut].count(b"\n")], *more]
+        Journal(path).close()  # the resumed worker removes the torn line, and the reader reads before the next write
+        received += tail.read()
+    new_records = [{"n": number, "pad": "x" * 40} for number in range(3)]
+    _write(path, new_records)
+    received += tail.read()
+    assert received == [*records[: data_bytes[:cut].count(b"\n")], *new_records]
 
 
 def test_tail_returns_each_record_once(tmp_path):
@@ -72,7 +72,7 @@ def test_missing_journal_is_empty(tmp_path):
     assert journal.read(tmp_path / "none") == []
 
 
-def test_line_break_in_a_value_stays_in_one_line(tmp_path):
+def test_a_line_break_in_a_value_is_escaped(tmp_path):
     path = tmp_path / "j"
     _write(path, [{"text": "one\ntwo\u2028three\ud800"}])
     assert path.read_bytes().count(b"\n") == 1
@@ -80,13 +80,13 @@ def test_line_break_in_a_value_stays_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("line", [b"not json", b"[1, 2]", b"\xff\xfe", b"", b"7"])
-def test_line_that_is_no_record_is_skipped(tmp_path, line):
+def test_an_invalid_line_is_skipped(tmp_path, line):
     path = tmp_path / "j"
     path.write_bytes(b'{"a":1}\n' + line + b'\n{"a":2}\n')
     assert journal.read(path) == [{"a": 1}, {"a": 2}]
 
 
-def test_file_that_was_replaced_by_a_shorter_one_is_read_from_its_start(tmp_path):
+def test_a_shorter_replacement_is_read_from_its_start(tmp_path):
     path = tmp_path / "j"
     _write(path, [{"long": "x" * 100}])
     tail = Tail(path)
@@ -95,7 +95,7 @@ def test_file_that_was_replaced_by_a_shorter_one_is_read_from_its_start(tmp_path
     assert tail.read() == [{"a": 1}]
 
 
-def test_write_in_pieces_still_makes_one_record(tmp_path, monkeypatch):
+def test_partial_writes_make_one_record(tmp_path, monkeypatch):
     write = os.write
     writer = Journal(tmp_path / "j")
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:3]))
@@ -105,7 +105,7 @@ def test_write_in_pieces_still_makes_one_record(tmp_path, monkeypatch):
     assert journal.read(tmp_path / "j") == [{"a": "0123456789"}]
 
 
-def test_record_after_a_full_disk_is_not_glued_to_the_half_written_one(tmp_path, monkeypatch):
+def test_a_record_after_a_full_disk_starts_a_new_line(tmp_path, monkeypatch):
     write, calls = os.write, []
 
     def full(handle: int, data: bytes) -> int:

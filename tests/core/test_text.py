@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.core.text import duration, nearest, one_line, plural, restored, safe_text
+from mlxtune.core.text import duration, nearest, one_line, plural, restore_unsafe, safe_text
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=40))
-def test_nothing_that_a_terminal_obeys_or_cannot_print_gets_through(text):
+def test_safe_text_removes_control_characters(text):
     shown = safe_text(text)
     shown.encode("utf-8")
     for char in shown:
@@ -18,29 +18,29 @@ def test_nothing_that_a_terminal_obeys_or_cannot_print_gets_through(text):
         assert unicodedata.bidirectional(char) not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
-def test_escape_sequences_become_visible():
+def test_escape_sequences_are_made_visible():
     assert safe_text("\x1b[31mred\x07\r") == "␛[31mred␇␍"
     assert safe_text("a\r\nb\tc") == "a\nb\tc"
 
 
-def test_markup_and_honest_signs_stay_as_they_are():
+def test_markup_and_printable_characters_are_unchanged():
     text = "[bold]x[/bold] {y} 日本 👩‍🚀 é"
     assert safe_text(text) == text
 
 
 @given(st.text(max_size=60), st.integers(1, 30))
-def test_limit_is_kept_and_a_cut_is_marked(text, limit):
+def test_a_truncated_text_ends_with_an_ellipsis(text, limit):
     shown = safe_text(text, limit=limit)
     assert len(shown) <= limit
     assert shown == safe_text(text) or shown.endswith("…")
 
 
-def test_one_line_has_one_line():
+def test_one_line():
     assert one_line("  a\n\n b\t\u2028c\r\n") == "a b c"
     assert one_line("abcdef", 4) == "abc…"
 
 
-def test_nearest_finds_typos_and_nothing_far():
+def test_nearest_finds_typos_only():
     assert nearest("learning_rat", ["rank", "learning_rate"]) == "learning_rate"
     assert nearest("zzz", ["rank", "alpha"]) is None
 
@@ -71,14 +71,14 @@ def test_duration(seconds, words):
 
 
 @given(st.text(), st.text(), st.integers(0, 40), st.integers(0, 40))
-def test_what_was_not_touched_is_restored(original, typed, start, length):
+def test_unedited_text_is_restored(original, inserted, start, length):
     shown = safe_text(original)
     start = min(start, len(shown))
-    assert restored(original, shown) == original
-    edited = shown[:start] + typed + shown[start + length :]
-    assert safe_text(restored(original, edited)) == safe_text(edited)
+    assert restore_unsafe(original, shown) == original
+    edited = shown[:start] + inserted + shown[start + length :]
+    assert safe_text(restore_unsafe(original, edited)) == safe_text(edited)
 
 
-def test_hidden_signs_come_back_around_an_edit():
+def test_hidden_characters_around_an_edit_are_restored():
     original = "a\x1b[31mb\r\nc\u202ed"
-    assert restored(original, "a␛[31mB\nc�d!") == "a\x1b[31mB\r\nc\u202ed!"
+    assert restore_unsafe(original, "a␛[31mB\nc�d!") == "a\x1b[31mB\r\nc\u202ed!"

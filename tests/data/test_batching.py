@@ -1,4 +1,4 @@
-"""Padding and rows used, on real sets with the bundled model's tokens: what is computed is at most a tenth more than what is there."""
+"""On real data, batches use every row and add at most 10% padding."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from mlxtune.data import batching, samples
-from mlxtune.data.rows import Conversation, Message, Place, Row, Text
+from mlxtune.data.rows import Conversation, Location, Message, Row, Text
 from mlxtune.data.source import read_file
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
-from mlxtune.training import batches
+from mlxtune.training import sft
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -24,30 +24,30 @@ def rows_of(name: str) -> list[Row]:
         return list(read_file(Path(samples.__file__).resolve().parents[2] / "data" / "samples" / "support.jsonl"))
     file = SHARED / {"wikisql": "wikisql/train.jsonl", "gsm8k": "peers/gsm8k_test.jsonl"}[name]
     if not file.is_file():
-        pytest.skip(f"{file} is not here")
+        pytest.skip(f"{file} is missing")
     records = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
     if name == "wikisql":
-        return [Text(Place(file, at), {}, record["text"]) for at, record in enumerate(records)]
+        return [Text(Location(file, index), {}, record["text"]) for index, record in enumerate(records)]
     return [
-        Conversation(Place(file, at), {}, (Message("user", record["question"]), Message("assistant", record["answer"])))
-        for at, record in enumerate(records)
+        Conversation(Location(file, index), {}, (Message("user", record["question"]), Message("assistant", record["answer"])))
+        for index, record in enumerate(records)
     ]
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["wikisql", "samples", "gsm8k"])
 @pytest.mark.parametrize("bounds", [(0, 2048), (4, 2048)], ids=["tokens", "rows"])
-def test_real_sets_are_used_whole_with_little_padding(real: LoadedModel, name: str, bounds: tuple[int, int]) -> None:
+def test_batches_use_every_row_with_little_padding(real: LoadedModel, name: str, bounds: tuple[int, int]) -> None:
     size, tokens = bounds
     encode = ChatTemplate(real.tokenizer).encode
     rows = [encode(row, 1024) for row in rows_of(name)]
-    prefix = batches.shared_prefix(rows)
+    prefix = sft.shared_prefix(rows)
     lengths = [len(row.tokens) - 1 - prefix for row in rows]
-    arrange = partial(batching.group, lengths, batch_tokens=tokens, batch_size=size, prefix=prefix)
-    made = batching.epoch(len(rows), arrange, seed=7, number=0)
-    assert sorted(at for batch in made for at in batch) == list(range(len(rows)))
-    computed = sum(len(batch) * batching.padded(max(lengths[at] for at in batch)) for batch in made)
+    arrange = partial(batching.group_by_length, lengths, batch_tokens=tokens, batch_size=size, prefix=prefix)
+    batches = batching.epoch_batches(len(rows), arrange, seed=7, number=0)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
+    computed = sum(len(batch) * batching.padded_length(max(lengths[index] for index in batch)) for batch in batches)
     assert computed / sum(lengths) <= 1.10
-    widths = [max(lengths[at] for at in batch) for batch in made]
+    widths = [max(lengths[index] for index in batch) for batch in batches]
     rising = sum(a < b for a, b in pairwise(widths)) / (len(widths) - 1)
-    assert 0.3 < rising < 0.7  # the order is no order of length
+    assert 0.3 < rising < 0.7  # batches are not sorted by length

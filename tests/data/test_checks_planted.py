@@ -4,78 +4,81 @@ import json
 from pathlib import Path
 
 import pytest
-from planted import SAMPLES, WINDOW, Planted, make, scorer
+from planted import SAMPLES, SCORER, WINDOW, PlantedFile, make_planted
 
-from mlxtune.data.checks import CHECKS, Report, check
+from mlxtune.data.checks.registry import CHECKS
+from mlxtune.data.checks.report import CheckReport
+from mlxtune.data.checks.run import check
 
 
-def report(made: Planted, path: Path) -> Report:
-    return check(made.write(path), scorer=scorer, share=made.share, tokens=made.lengths(), max_tokens=WINDOW)
+def run_check(planted: PlantedFile, path: Path) -> CheckReport:
+    return check(planted.write(path), scorer=SCORER, split_of=planted.split_of, tokens=planted.token_counts(), max_tokens=WINDOW)
 
 
 @pytest.fixture(scope="module")
-def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planted, Report]:
-    made = make(dirty=True)
-    return made, report(made, tmp_path_factory.mktemp("planted") / "dirty.jsonl")
+def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedFile, CheckReport]:
+    planted = make_planted(dirty=True)
+    return planted, run_check(planted, tmp_path_factory.mktemp("planted") / "dirty.jsonl")
 
 
-def lines(found: Report, id: str) -> list[int]:
-    return [found.places[one.rows[0]][0].line for one in found.findings if one.check == id and one.rows]
+def reported_lines(report: CheckReport, check_id: str) -> list[int]:
+    return [report.locations[finding.rows[0]][0].line for finding in report.findings if finding.check == check_id and finding.rows]
 
 
-@pytest.mark.parametrize("id", make(dirty=True).lines)
-def test_every_planted_fault_is_found_in_its_row_and_in_no_other(id: str, dirty: tuple[Planted, Report]) -> None:
-    made, found = dirty
-    assert lines(found, id) == [made.lines[id]]
+@pytest.mark.parametrize("check_id", make_planted(dirty=True).lines)
+def test_each_check_reports_only_its_planted_row(check_id: str, dirty: tuple[PlantedFile, CheckReport]) -> None:
+    planted, report = dirty
+    assert reported_lines(report, check_id) == [planted.lines[check_id]]
 
 
-def test_every_check_of_rows_is_planted() -> None:
-    about_all = {"tier", "coverage", "diversity", "length-bias"}
-    assert set(CHECKS) - about_all == set(make(dirty=True).lines)
+def test_every_row_check_has_a_planted_fault() -> None:
+    whole_file_checks = {"tier", "coverage", "diversity", "length-bias"}
+    planted = {id for id in make_planted(dirty=True).lines if not id.startswith("contract-")}
+    assert set(CHECKS) - whole_file_checks == planted
 
 
-def test_nothing_is_found_in_the_clean_twin(tmp_path: Path) -> None:
-    found = report(make(dirty=False), tmp_path / "clean.jsonl")
-    assert [(one.check, one.why) for one in found.findings if one.severity != "note"] == []
-    assert found.word == "clean"
+def test_the_clean_file_has_no_findings(tmp_path: Path) -> None:
+    report = run_check(make_planted(dirty=False), tmp_path / "clean.jsonl")
+    assert [(finding.check, finding.reason) for finding in report.findings if finding.severity != "note"] == []
+    assert report.label == "clean"
 
 
-def test_a_row_has_only_the_fault_that_was_planted(dirty: tuple[Planted, Report]) -> None:
-    made, found = dirty
-    planted = {line: id for id, line in made.lines.items()}
+def test_a_planted_row_has_no_other_findings(dirty: tuple[PlantedFile, CheckReport]) -> None:
+    planted, report = dirty
+    checks_by_line = {line: id for id, line in planted.lines.items()}
     others = {
-        (planted.get(found.places[one.rows[0]][0].line), one.check)
-        for one in found.findings
-        if one.rows and planted.get(found.places[one.rows[0]][0].line) != one.check
+        (checks_by_line.get(report.locations[finding.rows[0]][0].line), finding.check)
+        for finding in report.findings
+        if finding.rows and checks_by_line.get(report.locations[finding.rows[0]][0].line) != finding.check
     }
     assert others <= {
         ("contract-schema", "length-outlier"),
     }
 
 
-def test_read_is_kept_and_refused(dirty: tuple[Planted, Report]) -> None:
-    made, found = dirty
-    assert found.read == len(made.records) == found.kept + found.refused
-    assert found.refused == 5  # same-pair is a row still: the answers differ by their case
-    assert sum(found.formats.values()) == found.kept
+def test_read_rows_are_kept_or_refused(dirty: tuple[PlantedFile, CheckReport]) -> None:
+    planted, report = dirty
+    assert report.read == len(planted.records) == report.kept + report.refused
+    assert report.refused == 5  # the same-pair row is kept: its answers differ in case
+    assert sum(report.formats.values()) == report.kept
 
 
-def test_the_evidence_is_where_it_says(dirty: tuple[Planted, Report]) -> None:
-    made, found = dirty
-    for id, said in (("email", "ada.holm@example.com"), ("phone", "+44 20 7946 0958"), ("iban", "GB82 WEST 1234 5698 7654 32")):
-        (span,) = next(one.spans for one in found.findings if one.check == id)
-        text = made.records[made.lines[id] - 1]["messages"][1]["content"]
-        assert (span.part, text[span.start : span.end]) == ("turn 2", said)
+def test_spans_point_to_the_evidence(dirty: tuple[PlantedFile, CheckReport]) -> None:
+    planted, report = dirty
+    for id, evidence in (("email", "ada.holm@example.com"), ("phone", "+44 20 7946 0958"), ("iban", "GB82 WEST 1234 5698 7654 32")):
+        (span,) = next(finding.spans for finding in report.findings if finding.check == id)
+        text = planted.records[planted.lines[id] - 1]["messages"][1]["content"]
+        assert (span.part, text[span.start : span.end]) == ("turn 2", evidence)
 
 
-def test_a_secret_is_never_shown_again(dirty: tuple[Planted, Report]) -> None:
-    _, found = dirty
-    (span,) = next(one.spans for one in found.findings if one.check == "secret")
+def test_secrets_are_masked(dirty: tuple[PlantedFile, CheckReport]) -> None:
+    _, report = dirty
+    (span,) = next(finding.spans for finding in report.findings if finding.check == "secret")
     assert "ghp_…" in span.text
     assert "a1B2" not in span.text
 
 
-def test_chosen_answers_that_are_longer_throughout_are_a_bias(tmp_path: Path) -> None:
+def test_consistently_longer_chosen_answers_are_a_length_bias(tmp_path: Path) -> None:
     pairs = [
         {
             "prompt": f"What is {number} in {word}?",
@@ -86,12 +89,12 @@ def test_chosen_answers_that_are_longer_throughout_are_a_bias(tmp_path: Path) ->
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    assert [one.check for one in check(path).findings if one.check == "length-bias"] == ["length-bias"]
+    assert [finding.check for finding in check(path).findings if finding.check == "length-bias"] == ["length-bias"]
     path.write_text("".join(json.dumps({**pair, "rejected": pair["chosen"] + " or not" * 4}) + "\n" for pair in pairs))
-    (only,) = [one for one in check(path).findings if one.check == "length-bias"]
-    assert "shorter" in only.why
+    (finding,) = [finding for finding in check(path).findings if finding.check == "length-bias"]
+    assert "shorter" in finding.reason
 
 
-def test_the_samples_are_clean() -> None:
-    assert check(SAMPLES / "support.jsonl").word == "clean"
-    assert check(SAMPLES / "support-pairs.jsonl").word == "clean"
+def test_the_bundled_samples_are_clean() -> None:
+    assert check(SAMPLES / "support.jsonl").label == "clean"
+    assert check(SAMPLES / "support-pairs.jsonl").label == "clean"

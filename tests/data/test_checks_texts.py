@@ -1,20 +1,20 @@
-"""Single checks against what they must find and what they must leave alone."""
+"""Text checks report what they must and nothing else."""
 
 from __future__ import annotations
 
 import pytest
 
-from mlxtune.data.checks.characters import controls, mojibake
+from mlxtune.data.checks.characters import invisible, mojibake
 from mlxtune.data.checks.personal import cards, emails, ibans, luhn, mod97, phones
-from mlxtune.data.checks.secrets import entropy, masked, secrets
+from mlxtune.data.checks.secrets import entropy, mask, secrets
 from mlxtune.data.checks.wording import boilerplate, loops, placeholders, refusals
 
 
-def found(check, text: str) -> list[str]:
+def matched_text(check, text: str) -> list[str]:
     return [text[hit.start : hit.end] for hit in check(text)]
 
 
-# in pieces, so that no scanner takes them for real ones
+# split so that secret scanners ignore them
 SECRETS = [
     "AKIA" + "IOSFODNN7EXAMPLE",
     "ghp_" + "a1B2c3D4" * 4 + "e5F6",
@@ -33,8 +33,8 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_keys_of_known_services_are_secrets(secret: str) -> None:
-    assert found(secrets, f"Here it is: {secret}. Use it") == [secret]
+def test_keys_of_known_services(secret: str) -> None:
+    assert matched_text(secrets, f"Here it is: {secret}. Use it") == [secret]
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_keys_of_known_services_are_secrets(secret: str) -> None:
         ("postgres://admin:" + "s3cretPw9@db.local/x", "admin:s3cretPw9"),
     ],
 )
-def test_random_values_beside_the_name_of_a_secret_are_secrets(text: str, secret: str) -> None:
-    assert found(secrets, text) == [secret]
+def test_random_values_next_to_a_secret_name(text: str, secret: str) -> None:
+    assert matched_text(secrets, text) == [secret]
 
 
-def test_a_private_key_is_one_secret_from_begin_to_end() -> None:
+def test_a_private_key_is_one_match() -> None:
     key = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow+/abc\n" * 5 + "-----END RSA PRIVATE KEY-----"
-    assert found(secrets, f"see\n{key}\nthere") == [key]
+    assert matched_text(secrets, f"see\n{key}\nthere") == [key]
 
 
 @pytest.mark.parametrize(
@@ -69,25 +69,25 @@ def test_a_private_key_is_one_secret_from_begin_to_end() -> None:
         "token = tokenizer.encode(text1)[0]",
     ],
 )
-def test_words_about_secrets_are_none(text: str) -> None:
-    assert found(secrets, text) == []
+def test_text_about_secrets_does_not_match(text: str) -> None:
+    assert matched_text(secrets, text) == []
 
 
-def test_entropy_is_that_of_shannon() -> None:
+def test_entropy_and_mask() -> None:
     assert entropy("aaaa") == 0.0
     assert entropy("abcd") == 2.0
-    assert masked("sk-1234567") == "sk-1…(10 characters)"
+    assert mask("sk-1234567") == "sk-1…(10 characters)"
 
 
 def test_emails() -> None:
-    assert found(emails, "to a.b+c@mail.example.co.uk, or @home, a@b, x@y.z1") == ["a.b+c@mail.example.co.uk"]
+    assert matched_text(emails, "to a.b+c@mail.example.co.uk, or @home, a@b, x@y.z1") == ["a.b+c@mail.example.co.uk"]
 
 
 @pytest.mark.parametrize(
     "number", ["+44 20 7946 0958", "+4915112345678", "(555) 010-9999", "555-010-9999", "020 7946 0958", "030/12345678"]
 )
 def test_phone_numbers(number: str) -> None:
-    assert found(phones, f"Call {number}, or write.") == [number]
+    assert matched_text(phones, f"Call {number}, or write.") == [number]
 
 
 @pytest.mark.parametrize(
@@ -103,54 +103,54 @@ def test_phone_numbers(number: str) -> None:
         "7 + 1234567890",
     ],
 )
-def test_other_numbers_are_no_phone_numbers(text: str) -> None:
-    assert found(phones, f"It is {text} today") == []
+def test_other_numbers_are_not_phone_numbers(text: str) -> None:
+    assert matched_text(phones, f"It is {text} today") == []
 
 
-def test_cards_need_an_issuer_and_a_right_check_digit() -> None:
+def test_cards_need_an_issuer_and_a_valid_check_digit() -> None:
     good = ["4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "6011111111111117"]
-    assert found(cards, ", ".join(good)) == good
-    assert found(cards, "4111 1111 1111 1112 and 1234 5678 9012 3452 and 355909190063-746") == []
+    assert matched_text(cards, ", ".join(good)) == good
+    assert matched_text(cards, "4111 1111 1111 1112 and 1234 5678 9012 3452 and 355909190063-746") == []
 
 
-def test_the_luhn_digit_tells_every_single_wrong_one() -> None:
-    digits = [int(sign) for sign in "4111111111111111"]
+def test_luhn_detects_every_single_digit_error() -> None:
+    digits = [int(character) for character in "4111111111111111"]
     assert luhn(digits)
-    for at in range(len(digits)):
+    for index in range(len(digits)):
         for wrong in range(1, 10):
-            assert not luhn([*digits[:at], (digits[at] + wrong) % 10, *digits[at + 1 :]])
+            assert not luhn([*digits[:index], (digits[index] + wrong) % 10, *digits[index + 1 :]])
 
 
-def test_ibans_by_length_and_checksum() -> None:
-    assert found(ibans, "DE89 3704 0044 0532 0130 00 IST MEINE, GB82WEST12345698765432.") == [
+def test_ibans_need_a_valid_length_and_checksum() -> None:
+    assert matched_text(ibans, "DE89 3704 0044 0532 0130 00 IST MEINE, GB82WEST12345698765432.") == [
         "DE89 3704 0044 0532 0130 00",
         "GB82WEST12345698765432",
     ]
-    assert found(ibans, "DE89 3704 0044 0532 0130 01 and XX82WEST12345698765432") == []
+    assert matched_text(ibans, "DE89 3704 0044 0532 0130 01 and XX82WEST12345698765432") == []
     assert mod97("NO9386011117947")
 
 
 @pytest.mark.parametrize(
-    ("garbled", "meant"),
+    ("garbled", "expected"),
     [("cafÃ©", "é"), ("itâ€™s", "’"), ("â€œyesâ€\x9d", "“"), ("20Â€", None), ("Ã¼ber", "ü"), ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "Привет")],
 )
-def test_mojibake_and_what_was_meant(garbled: str, meant: str | None) -> None:
-    hits = [hit.put for hit in mojibake(garbled)]
-    assert (hits[0] if hits else None) == meant
+def test_mojibake_has_a_replacement(garbled: str, expected: str | None) -> None:
+    hits = [hit.replacement for hit in mojibake(garbled)]
+    assert (hits[0] if hits else None) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["café", "naïve Ångström", "ÀÉÎ", "«CAFÉ»", "São Paulo", "über", "Привет", "日本語", "5 Â", "Ελλάδα"]
 )
-def test_accents_are_no_mojibake(text: str) -> None:
-    assert found(mojibake, text) == []
+def test_accents_are_not_mojibake(text: str) -> None:
+    assert matched_text(mojibake, text) == []
 
 
-def test_unseen_signs() -> None:
-    assert found(controls, "a\u202eb\u200bc\x1b[31m\ufeff") == ["\u202e", "\u200b", "\x1b", "\ufeff"]
-    assert found(controls, "tabs\tand\nlines\r\n, \u200d in 👩\u200d🔧, no\u00a0break, می\u200cخواهم") == []
+def test_invisible_characters() -> None:
+    assert matched_text(invisible, "a\u202eb\u200bc\x1b[31m\ufeff") == ["\u202e", "\u200b", "\x1b", "\ufeff"]
+    assert matched_text(invisible, "tabs\tand\nlines\r\n, \u200d in 👩\u200d🔧, no\u00a0break, می\u200cخواهم") == []
     flag = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
-    assert found(controls, f"{flag} is Scotland") == []
+    assert matched_text(invisible, f"{flag} is Scotland") == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_unseen_signs() -> None:
     ],
 )
 def test_refusals(text: str) -> None:
-    assert found(refusals, text)
+    assert matched_text(refusals, text)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_refusals(text: str) -> None:
         "Ask our staff for assistance.",
     ],
 )
-def test_regrets_are_no_refusals(text: str) -> None:
-    assert found(refusals, text) == []
+def test_apologies_are_not_refusals(text: str) -> None:
+    assert matched_text(refusals, text) == []
 
 
 def test_boilerplate() -> None:
-    assert found(boilerplate, "Certainly! Here is the list. I hope this helps! Feel free to ask.")
-    assert found(boilerplate, "We hope you enjoy the tent. Of course it is waterproof.") == []
+    assert matched_text(boilerplate, "Certainly! Here is the list. I hope this helps! Feel free to ask.")
+    assert matched_text(boilerplate, "We hope you enjoy the tent. Of course it is waterproof.") == []
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_boilerplate() -> None:
     ["Dear {{ first_name }},", "Dear [Your Name],", "[insert date]", "<your address here>", "Lorem ipsum dolor", "TODO: write it"],
 )
 def test_placeholders(text: str) -> None:
-    assert found(placeholders, text)
+    assert matched_text(placeholders, text)
 
 
 @pytest.mark.parametrize(
@@ -206,20 +206,20 @@ def test_placeholders(text: str) -> None:
         "{'a': {'b': 1}}",
     ],
 )
-def test_code_and_markup_are_no_placeholders(text: str) -> None:
-    assert found(placeholders, text) == []
+def test_code_and_markup_are_not_placeholders(text: str) -> None:
+    assert matched_text(placeholders, text) == []
 
 
 def test_loops() -> None:
-    assert found(loops, "Well: we ask the courier, we ask the courier, we ask the courier, we ask the courier.") == [
+    assert matched_text(loops, "Well: we ask the courier, we ask the courier, we ask the courier, we ask the courier.") == [
         "we ask the courier, we ask the courier, we ask the courier, we ask the courier"
     ]
-    assert found(loops, "no " * 10)
-    assert found(loops, "請稍等" * 5)
+    assert matched_text(loops, "no " * 10)
+    assert matched_text(loops, "請稍等" * 5)
     for text in (
         "ha ha ha",
         "0, 0, 0, 0, 0, 0, 0, 0",
         "| --- | --- | --- | --- |",
         "2 babies / (2 babies + 2 babies) = 2 babies / 4 babies",
     ):
-        assert found(loops, text) == []
+        assert matched_text(loops, text) == []

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.formats import FORMATS, KEYS, columns, detect, parse
-from mlxtune.data.rows import Conversation, Message, Place, Preference, RowError, Text, Unpaired
+from mlxtune.data.readers.formats import FORMATS, KEYS, detect, parse, parse_mapping
+from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, Text, Unpaired
 from mlxtune.recipe.load import dump
 from mlxtune.recipe.load import parse as parse_recipe
 from mlxtune.recipe.schema import DataSection
 
-PLACE = Place(Path("x.jsonl"), 4)
+LOCATION = Location(Path("x.jsonl"), 4)
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM, OTHER = {"role": "system", "content": "s"}, {"role": "assistant", "content": "b"}
 Q, A = Message("user", "q"), Message("assistant", "a")
@@ -34,40 +34,42 @@ def call(arguments: Any, **more: Any) -> dict[str, Any]:
 # chat
 
 
-def test_chat_keeps_turns_tools_and_meta():
+def test_chat_keeps_turns_tools_and_metadata():
     tool = {"type": "function", "function": {"name": "f"}}
-    row = parse({"messages": [SYSTEM, USER, ANSWER], "tools": [tool], "meta": {"k": 1}, "source": "z"}, PLACE)
-    assert row == Conversation(PLACE, {"source": "z", "k": 1}, (Message("system", "s"), Q, A), (tool,))
+    row = parse({"messages": [SYSTEM, USER, ANSWER], "tools": [tool], "meta": {"k": 1}, "source": "z"}, LOCATION)
+    assert row == Conversation(LOCATION, {"source": "z", "k": 1}, (Message("system", "s"), Q, A), (tool,))
 
 
-def test_content_in_parts_is_joined():
+def test_content_parts_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    row = parse({"messages": [{"role": "user", "content": parts}, ANSWER]}, PLACE)
+    row = parse({"messages": [{"role": "user", "content": parts}, ANSWER]}, LOCATION)
     assert isinstance(row, Conversation)
     assert row.messages[0].content == "ab"
 
 
-def test_arguments_of_a_call_are_an_object_whether_they_came_as_one_or_as_a_string():
+def test_tool_call_arguments_may_be_an_object_or_a_string():
     result = {"role": "tool", "content": "5", "name": "f", "tool_call_id": "1"}
-    one, two = (parse({"messages": [USER, call(given), result, ANSWER]}, PLACE) for given in ('{"x": [1, "é"]}', {"x": [1, "é"]}))
-    assert isinstance(one, Conversation)
-    assert one.messages[1] == Message(
+    first, second = (
+        parse({"messages": [USER, call(arguments), result, ANSWER]}, LOCATION) for arguments in ('{"x": [1, "é"]}', {"x": [1, "é"]})
+    )
+    assert isinstance(first, Conversation)
+    assert first.messages[1] == Message(
         "assistant", "", {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"x": [1, "é"]}}}]}
     )
-    assert one.messages[2].extra == {"name": "f", "tool_call_id": "1"}
-    assert one.hash == two.hash
+    assert first.messages[2].extra == {"name": "f", "tool_call_id": "1"}
+    assert first.hash == second.hash
 
 
-def test_call_of_the_older_kind_becomes_a_tool_call():
+def test_a_function_call_becomes_a_tool_call():
     turns = [USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}]
-    row = parse({"messages": [*turns, {"role": "function", "name": "f", "content": "5"}, ANSWER]}, PLACE)
+    row = parse({"messages": [*turns, {"role": "function", "name": "f", "content": "5"}, ANSWER]}, LOCATION)
     assert isinstance(row, Conversation)
     assert row.messages[1].extra == {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
     assert row.messages[2] == Message("tool", "5", {"name": "f"})
 
 
-def test_thoughts_beside_an_answer_are_kept_for_the_template():
-    row = parse({"messages": [USER, {**ANSWER, "reasoning_content": "hm", "refusal": None}]}, PLACE)
+def test_reasoning_content_is_kept_for_the_template():
+    row = parse({"messages": [USER, {**ANSWER, "reasoning_content": "hm", "refusal": None}]}, LOCATION)
     assert isinstance(row, Conversation)
     assert row.messages[1].as_dict() == {**ANSWER, "reasoning_content": "hm"}
 
@@ -77,34 +79,34 @@ def test_thoughts_beside_an_answer_are_kept_for_the_template():
 
 @pytest.mark.parametrize("prompt", ["q", [USER]])
 @pytest.mark.parametrize("completion", ["a", [ANSWER]])
-def test_completion_becomes_a_conversation(prompt, completion):
-    assert parse({"prompt": prompt, "completion": completion}, PLACE) == Conversation(PLACE, {}, (Q, A))
+def test_a_completion_becomes_a_conversation(prompt, completion):
+    assert parse({"prompt": prompt, "completion": completion}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
 
 
-def test_text_is_kept_whole():
-    assert parse({"text": " a\nb ", "id": 3}, PLACE) == Text(PLACE, {"id": 3}, " a\nb ")
+def test_text_is_kept_unchanged():
+    assert parse({"text": " a\nb ", "id": 3}, LOCATION) == Text(LOCATION, {"id": 3}, " a\nb ")
 
 
-def test_alpaca_joins_instruction_and_input_behind_system_and_history():
+def test_alpaca_instruction_and_input_are_joined():
     record = {"instruction": "Add.", "input": "1 2", "output": "3", "system": "s", "history": [["q", "a"]], "id": 1}
-    row = parse(record, PLACE)
+    row = parse(record, LOCATION)
     assert row == Conversation(
-        PLACE, {"id": 1}, (Message("system", "s"), Q, A, Message("user", "Add.\n1 2"), Message("assistant", "3"))
+        LOCATION, {"id": 1}, (Message("system", "s"), Q, A, Message("user", "Add.\n1 2"), Message("assistant", "3"))
     )
-    plain = parse({"instruction": "q", "input": "", "output": "a", "system": ""}, PLACE)
-    assert plain == Conversation(PLACE, {}, (Q, A))
-    assert plain.hash == parse({"prompt": "q", "completion": "a"}, PLACE).hash
+    plain = parse({"instruction": "q", "input": "", "output": "a", "system": ""}, LOCATION)
+    assert plain == Conversation(LOCATION, {}, (Q, A))
+    assert plain.hash == parse({"prompt": "q", "completion": "a"}, LOCATION).hash
 
 
 # sharegpt
 
 
 def test_sharegpt_names_become_roles():
-    said = [("system", "s"), ("human", "q"), ("gpt", "a"), ("user", "r"), ("chatgpt", "b"), ("human", "t"), ("bing", "c"), ("human", "u"), ("bard", "d")]  # fmt: skip
-    row = parse({"conversations": [{"from": name, "value": text} for name, text in said]}, PLACE)
+    turns = [("system", "s"), ("human", "q"), ("gpt", "a"), ("user", "r"), ("chatgpt", "b"), ("human", "t"), ("bing", "c"), ("human", "u"), ("bard", "d")]  # fmt: skip
+    row = parse({"conversations": [{"from": name, "value": text} for name, text in turns]}, LOCATION)
     assert isinstance(row, Conversation)
     assert [turn.role for turn in row.messages] == ["system", *["user", "assistant"] * 4]
-    assert [turn.content for turn in row.messages] == [text for _, text in said]
+    assert [turn.content for turn in row.messages] == [text for _, text in turns]
 
 
 @pytest.mark.parametrize("name", ["observation", "tool", "function"])
@@ -116,10 +118,10 @@ def test_sharegpt_calls_and_observations_become_tool_turns(name):
         {"from": name, "value": "[5]"},
         {"from": "gpt", "value": "a"},
     ]
-    row = parse({"conversations": turns, "tools": json.dumps(tools), "system": "s"}, PLACE)
-    made = [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
-    turned = (Message("system", "s"), Q, Message("assistant", "", {"tool_calls": made}), Message("tool", "[5]"), A)
-    assert row == Conversation(PLACE, {}, turned, ({"type": "function", "function": tools[0]},))
+    row = parse({"conversations": turns, "tools": json.dumps(tools), "system": "s"}, LOCATION)
+    tool_calls = [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
+    messages = (Message("system", "s"), Q, Message("assistant", "", {"tool_calls": tool_calls}), Message("tool", "[5]"), A)
+    assert row == Conversation(LOCATION, {}, messages, ({"type": "function", "function": tools[0]},))
 
 
 # preference
@@ -127,27 +129,27 @@ def test_sharegpt_calls_and_observations_become_tool_turns(name):
 
 @pytest.mark.parametrize("wrap", [lambda answer: answer, lambda answer: [{"role": "assistant", "content": answer}], lambda answer: {"from": "gpt", "value": answer}])  # fmt: skip
 @pytest.mark.parametrize("prompt", [{"prompt": "q"}, {"prompt": [USER]}, {"conversations": [{"from": "human", "value": "q"}]}, {"instruction": "q", "input": ""}])  # fmt: skip
-def test_preference_takes_text_or_turns(prompt, wrap):
-    row = parse({**prompt, "chosen": wrap("good"), "rejected": wrap("bad")}, PLACE)
-    assert row == Preference(PLACE, {}, (Q,), "good", "bad")
+def test_preference_answers_may_be_text_or_turns(prompt, wrap):
+    row = parse({**prompt, "chosen": wrap("good"), "rejected": wrap("bad")}, LOCATION)
+    assert row == Preference(LOCATION, {}, (Q,), "good", "bad")
 
 
 @pytest.mark.parametrize("prompt", [{}, {"prompt": "q"}, {"prompt": [USER]}, {"prompt": [SYSTEM, USER]}])
 def test_shared_turns_are_the_prompt(prompt):
-    row = parse({**prompt, "chosen": [SYSTEM, USER, ANSWER], "rejected": [SYSTEM, USER, OTHER]}, PLACE)
-    assert row == Preference(PLACE, {}, (Message("system", "s"), Q), "a", "b")
+    row = parse({**prompt, "chosen": [SYSTEM, USER, ANSWER], "rejected": [SYSTEM, USER, OTHER]}, LOCATION)
+    assert row == Preference(LOCATION, {}, (Message("system", "s"), Q), "a", "b")
 
 
-def test_shared_beginning_of_two_texts_is_the_prompt_and_ends_with_a_word():
-    sky = {"chosen": "The sky is blue.", "rejected": "The sky is green."}  # TRL's own example
-    assert parse(sky, PLACE) == Preference(PLACE, {}, (Message("user", "The sky is"),), " blue.", " green.")
-    near = parse({"chosen": "The sky is blue.", "rejected": "The sky is black."}, PLACE)
-    assert near == Preference(PLACE, {}, (Message("user", "The sky is"),), " blue.", " black.")
+def test_a_shared_text_prefix_is_the_prompt_and_ends_at_a_word():
+    example = {"chosen": "The sky is blue.", "rejected": "The sky is green."}  # TRL's own example
+    assert parse(example, LOCATION) == Preference(LOCATION, {}, (Message("user", "The sky is"),), " blue.", " green.")
+    similar = parse({"chosen": "The sky is blue.", "rejected": "The sky is black."}, LOCATION)
+    assert similar == Preference(LOCATION, {}, (Message("user", "The sky is"),), " blue.", " black.")
 
 
-def test_tools_of_a_pair_are_part_of_it():
+def test_the_hash_of_a_pair_depends_on_its_tools():
     pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
-    assert parse({**pair, "tools": [{"name": "f"}]}, PLACE).hash != parse(pair, PLACE).hash
+    assert parse({**pair, "tools": [{"name": "f"}]}, LOCATION).hash != parse(pair, LOCATION).hash
 
 
 def test_openai_preference_is_a_pair():
@@ -156,43 +158,43 @@ def test_openai_preference_is_a_pair():
         "preferred_output": [ANSWER],
         "non_preferred_output": [OTHER],
     }
-    assert parse(record, PLACE) == Preference(PLACE, {"parallel_tool_calls": True}, (Message("system", "s"), Q), "a", "b")
+    assert parse(record, LOCATION) == Preference(LOCATION, {"parallel_tool_calls": True}, (Message("system", "s"), Q), "a", "b")
 
 
 @pytest.mark.parametrize("label", [True, "true", "True"])
 @pytest.mark.parametrize("wrap", [str, lambda text: [{"role": "assistant", "content": text}]])
-def test_labelled_completion_is_unpaired(wrap, label):
-    row = parse({"prompt": "q", "completion": wrap("a"), "label": label}, PLACE)
-    assert row == Unpaired(PLACE, {}, (Q,), "a", True)
-    assert parse({"prompt": "q", "completion": "a", "label": False}, PLACE).hash != row.hash
-    assert parse({"prompt": "q", "completion": "a", "label": 0}, PLACE, "unpaired") == Unpaired(PLACE, {}, (Q,), "a", False)
+def test_a_labeled_completion_is_unpaired(wrap, label):
+    row = parse({"prompt": "q", "completion": wrap("a"), "label": label}, LOCATION)
+    assert row == Unpaired(LOCATION, {}, (Q,), "a", True)
+    assert parse({"prompt": "q", "completion": "a", "label": False}, LOCATION).hash != row.hash
+    assert parse({"prompt": "q", "completion": "a", "label": 0}, LOCATION, "unpaired") == Unpaired(LOCATION, {}, (Q,), "a", False)
 
 
 def test_other_labels_are_metadata():
-    assert parse({"prompt": "q", "completion": "a", "label": "spam"}, PLACE) == Conversation(PLACE, {"label": "spam"}, (Q, A))
+    assert parse({"prompt": "q", "completion": "a", "label": "spam"}, LOCATION) == Conversation(LOCATION, {"label": "spam"}, (Q, A))
 
 
 # transcripts
 
 
-def test_transcripts_of_a_pair_part_in_their_last_turn():
-    begin = "\n\nHuman: q\n\nAssistant: a\n\nHuman: and\nthen?\n\nAssistant:"
-    row = parse({"chosen": f"{begin} yes", "rejected": f"{begin} no"}, PLACE)
-    assert row == Preference(PLACE, {}, (Q, A, Message("user", "and\nthen?")), "yes", "no")
-    assert row == parse({"prompt": begin, "chosen": " yes", "rejected": " no"}, PLACE)
-    assert row == parse({"prompt": begin, "chosen": f"{begin} yes", "rejected": f"{begin} no"}, PLACE)
+def test_transcripts_of_a_pair_differ_in_their_last_turn():
+    prefix = "\n\nHuman: q\n\nAssistant: a\n\nHuman: and\nthen?\n\nAssistant:"
+    row = parse({"chosen": f"{prefix} yes", "rejected": f"{prefix} no"}, LOCATION)
+    assert row == Preference(LOCATION, {}, (Q, A, Message("user", "and\nthen?")), "yes", "no")
+    assert row == parse({"prompt": prefix, "chosen": " yes", "rejected": " no"}, LOCATION)
+    assert row == parse({"prompt": prefix, "chosen": f"{prefix} yes", "rejected": f"{prefix} no"}, LOCATION)
 
 
-def test_transcripts_alone_are_conversations():
-    whole = "Human: q\n\nAssistant: a"
-    assert parse({"text": whole}, PLACE) == Conversation(PLACE, {}, (Q, A))
-    assert parse({"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a"}, PLACE) == Conversation(PLACE, {}, (Q, A))
-    labelled = {"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a", "label": False}
-    assert parse(labelled, PLACE) == Unpaired(PLACE, {}, (Q,), "a", False)
-    assert parse({"text": whole}, PLACE, "text") == Text(PLACE, {}, whole)
+def test_a_transcript_is_a_conversation():
+    transcript = "Human: q\n\nAssistant: a"
+    assert parse({"text": transcript}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
+    assert parse({"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a"}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
+    labeled = {"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a", "label": False}
+    assert parse(labeled, LOCATION) == Unpaired(LOCATION, {}, (Q,), "a", False)
+    assert parse({"text": transcript}, LOCATION, "text") == Text(LOCATION, {}, transcript)
 
 
-# which format
+# format detection
 
 
 EXAMPLES = {
@@ -209,52 +211,59 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_each_format_is_detected_and_remembered(format):
+def test_each_format_is_detected_and_recorded(format):
     assert detect(EXAMPLES[format]) == format
-    row = parse(EXAMPLES[format], PLACE)
+    row = parse(EXAMPLES[format], LOCATION)
     assert row.format == format
-    assert row == parse(EXAMPLES[format], PLACE, format)
+    assert row == parse(EXAMPLES[format], LOCATION, format)
     assert "format" not in json.dumps(row.content)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_format_that_was_asked_for_is_not_guessed(format):
+def test_an_explicit_format_is_not_detected(format):
     with pytest.raises(DataError, match="line 4"):
-        parse({"nothing": 1}, PLACE, format)
-    assert parse({"text": "t", "messages": [USER, ANSWER]}, PLACE, "text") == Text(PLACE, {"messages": [USER, ANSWER]}, "t")
+        parse({"nothing": 1}, LOCATION, format)
+    assert parse({"text": "t", "messages": [USER, ANSWER]}, LOCATION, "text") == Text(LOCATION, {"messages": [USER, ANSWER]}, "t")
 
 
-def test_one_conversation_has_one_hash_whatever_it_came_as():
+def test_the_hash_does_not_depend_on_the_format():
     same = ("chat", "completion", "alpaca", "sharegpt", "transcript")
-    assert len({parse(EXAMPLES[format], PLACE).hash for format in same}) == 1
-    assert parse(EXAMPLES["preference"], PLACE).hash == parse(EXAMPLES["openai-preference"], PLACE).hash
+    assert len({parse(EXAMPLES[format], LOCATION).hash for format in same}) == 1
+    assert parse(EXAMPLES["preference"], LOCATION).hash == parse(EXAMPLES["openai-preference"], LOCATION).hash
 
 
-def test_columns_by_other_names_are_mapped():
+def test_columns_are_mapped():
     record = {"question": "q", "answer": "a", "n": 1}
-    assert parse(record, PLACE, mapping=columns("prompt=question, completion=answer")) == Conversation(PLACE, {"n": 1}, (Q, A))
-    swapped = parse({"prompt": "a", "completion": "q"}, PLACE, mapping={"prompt": "completion", "completion": "prompt"})
-    assert swapped == Conversation(PLACE, {}, (Q, A))
-    with pytest.raises(RowError, match="it has no answer, which the map names"):
-        parse({"question": "q"}, PLACE, mapping=columns("prompt=question,completion=answer"))
+    assert parse(record, LOCATION, mapping=parse_mapping("prompt=question, completion=answer")) == Conversation(
+        LOCATION, {"n": 1}, (Q, A)
+    )
+    swapped = parse({"prompt": "a", "completion": "q"}, LOCATION, mapping={"prompt": "completion", "completion": "prompt"})
+    assert swapped == Conversation(LOCATION, {}, (Q, A))
+    with pytest.raises(RowError, match="the row has no column answer, which the map names"):
+        parse({"question": "q"}, LOCATION, mapping=parse_mapping("prompt=question,completion=answer"))
 
 
-def test_recipe_may_name_every_format_and_map_columns():
+def test_a_recipe_accepts_every_format_and_a_mapping():
     assert set(get_args(get_type_hints(DataSection)["format"])) == {"auto", *FORMATS}
     text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d.csv"\nmap = { prompt = "question", completion = "answer" }\n'
     recipe = parse_recipe(text)
-    assert recipe.data.map == columns("prompt=question,completion=answer")
+    assert recipe.data.map == parse_mapping("prompt=question,completion=answer")
     assert parse_recipe(dump(recipe)).data == dataclasses.replace(recipe.data, source=str(recipe.source))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("prompt", "not of the form"), ("=x", "not of the form"), ("promt=x", "names promt"), ("prompt=x,completion=x", "of its own")],
+    [
+        ("prompt", "does not have the form"),
+        ("=x", "does not have the form"),
+        ("promt=x", "unknown key promt"),
+        ("prompt=x,completion=x", "one separate column"),
+    ],
 )
-def test_map_that_means_nothing_is_refused(text, words):
+def test_an_invalid_mapping_is_refused(text, words):
     with pytest.raises(DataError, match=words) as caught:
-        columns(text)
-    assert caught.value.mend
+        parse_mapping(text)
+    assert caught.value.hint
 
 
 # refusals
@@ -266,8 +275,8 @@ def test_map_that_means_nothing_is_refused(text, words):
         ([1], "must be a JSON object, not list"),
         ({"a": 1, "b": 2}, "no known format has these keys: a, b"),
         ({}, "no keys"),
-        ({"messages": []}, "list of turns that is not empty"),
-        ({"messages": "hi"}, "list of turns that is not empty"),
+        ({"messages": []}, "non-empty list of turns"),
+        ({"messages": "hi"}, "non-empty list of turns"),
         ({"messages": ["hi"]}, "turn 1 must be an object"),
         ({"messages": [USER]}, "no assistant turn at the end"),
         ({"messages": [ANSWER]}, "no user turn"),
@@ -275,81 +284,81 @@ def test_map_that_means_nothing_is_refused(text, words):
         ({"messages": [USER, USER, ANSWER]}, "two user turns in a row"),
         ({"messages": [USER, ANSWER, ANSWER]}, "two assistant turns in a row"),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, "assistant turn is empty"),
-        ({"messages": [{"role": "human", "content": "q"}, ANSWER]}, "turn 1 has the role human"),
-        ({"messages": [{"role": ["user"], "content": "q"}, ANSWER]}, "turn 1 has the role"),
+        ({"messages": [{"role": "human", "content": "q"}, ANSWER]}, 'turn 1 has the unknown role "human"'),
+        ({"messages": [{"role": ["user"], "content": "q"}, ANSWER]}, "turn 1 has the unknown role"),
         ({"messages": [{"role": "user", "content": 5}, ANSWER]}, "content of turn 1 must be text"),
         ({"messages": [{"role": "user", "content": []}, ANSWER]}, "content of turn 1 must be text"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "content of turn 1 must be text"),
         ({"messages": [{"role": "user", "content": ["x", {"type": "image"}]}, ANSWER]}, "content of turn 1 must be text"),
         ({"messages": [{"role": "user"}, ANSWER]}, "content of turn 1 must be text"),
         ({"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}, "turn 2 has the weight 0"),
-        ({"messages": [USER, call("{")]}, "arguments of f in turn 2 are not valid JSON"),
+        ({"messages": [USER, call("{")]}, "invalid JSON in the arguments of f in turn 2"),
         ({"messages": [USER, call("5")]}, "must be an object"),
         ({"messages": [USER, call([1])]}, "must be an object"),
-        ({"messages": [USER, call("[" * 100_000)]}, "are not valid JSON: it is nested deeper"),
+        ({"messages": [USER, call("[" * 100_000)]}, "in turn 2: it is nested deeper"),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"function": {"arguments": {}}}]}]}, "calls a tool without a name"),
         ({"messages": [USER, {**ANSWER, "tool_calls": "f"}]}, "calls a tool without a name"),
         ({"messages": [USER, ANSWER], "tools": 5}, "tools must be a list of objects"),
-        ({"messages": [USER, ANSWER], "tools": "abc"}, "tools are not valid JSON"),
+        ({"messages": [USER, ANSWER], "tools": "abc"}, "invalid JSON in the tools"),
         ({"messages": [USER, ANSWER], "tools": [1]}, "tools must be a list of objects"),
-        ({"messages": [SYSTEM, USER, ANSWER], "system": "t"}, "system says something else"),
-        ({"messages": [USER, ANSWER], "system": 5}, "system must be text"),
-        ({"prompt": "q", "completion": ""}, "completion must be text that is not empty"),
-        ({"prompt": 3, "completion": "a"}, "prompt must be text that is not empty"),
-        ({"text": "  "}, "text must be text that is not empty"),
-        ({"text": None}, "text must be text that is not empty"),
+        ({"messages": [SYSTEM, USER, ANSWER], "system": "t"}, "system differs from the system turn"),
+        ({"messages": [USER, ANSWER], "system": 5}, "system must be a string"),
+        ({"prompt": "q", "completion": ""}, "completion must be a non-empty string"),
+        ({"prompt": 3, "completion": "a"}, "prompt must be a non-empty string"),
+        ({"text": "  "}, "text must be a non-empty string"),
+        ({"text": None}, "text must be a non-empty string"),
         ({"text": "Human: q\n\nAssistant: a\n\nHuman: r"}, "no assistant turn at the end"),
-        ({"instruction": "q", "output": ["a", "b"]}, "output must be text"),
-        ({"instruction": "q", "input": 5, "output": "a"}, "input must be text"),
+        ({"instruction": "q", "output": ["a", "b"]}, "output must be a non-empty string"),
+        ({"instruction": "q", "input": 5, "output": "a"}, "input must be a string"),
         ({"instruction": "q", "output": "a", "history": [["q"]]}, "history must be a list of"),
-        ({"conversations": [{"from": "alien", "value": "q"}]}, "turn 1 is from alien"),
-        ({"conversations": [{"from": ["human"], "value": "q"}]}, "turn 1 is from"),
-        ({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "f()"}]}, "call of turn 2 are not valid"),
-        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
-        ({"prompt": "q", "chosen": "", "rejected": "a"}, "chosen must be text that is not empty"),
-        ({"prompt": "q", "chosen": "a", "rejected": [ANSWER, ANSWER]}, "chosen has one assistant turn and rejected 2 turns"),
-        ({"prompt": "q", "chosen": [USER], "rejected": [ANSWER]}, "the last turn of chosen is the user's"),
+        ({"conversations": [{"from": "alien", "value": "q"}]}, 'turn 1 has the unknown sender "alien"'),
+        ({"conversations": [{"from": ["human"], "value": "q"}]}, "turn 1 has the unknown sender"),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "f()"}]}, "invalid JSON in the call in turn 2"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are identical"),
+        ({"prompt": "q", "chosen": "", "rejected": "a"}, "chosen must be a non-empty string"),
+        ({"prompt": "q", "chosen": "a", "rejected": [ANSWER, ANSWER]}, "chosen has one assistant turn and rejected has 2 turns"),
+        ({"prompt": "q", "chosen": [USER], "rejected": [ANSWER]}, "chosen ends with the user's turn"),
         ({"prompt": "q", "chosen": [call({})], "rejected": [ANSWER]}, "chosen calls a tool"),
-        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "part after 1 shared turn,"),
-        ({"chosen": [ANSWER], "rejected": [OTHER]}, "share no turn"),
-        ({"prompt": "other", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, "prompt is not what chosen and rejected begin with"),
-        ({"prompt": [ANSWER], "chosen": "a", "rejected": "b"}, "the last turn of the prompt is the assistant's"),
-        ({"chosen": "a", "rejected": "b"}, "share no beginning"),
+        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "after 1 shared turn, chosen has"),
+        ({"chosen": [ANSWER], "rejected": [OTHER]}, "do not share a turn"),
+        ({"prompt": "other", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, "prompt differs from the turns"),
+        ({"prompt": [ANSWER], "chosen": "a", "rejected": "b"}, "the prompt ends with the assistant's"),
+        ({"chosen": "a", "rejected": "b"}, "do not begin with the same words"),
         ({"question": "q", "chosen": "It is a", "rejected": "It is b"}, "there is no prompt"),
-        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "prompt must be text that is not empty"),
+        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "prompt must be a non-empty string"),
         ({"input": [USER], "preferred_output": [ANSWER], "non_preferred_output": [OTHER]}, "input must be an object"),
         ({"input": {"messages": [USER]}, "preferred_output": [ANSWER, OTHER], "non_preferred_output": [OTHER]}, "not 2 turns"),
-        ({"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}, "are the same"),
-        ({"prompt": [SYSTEM], "completion": "a", "label": True}, "the last turn of the prompt is the system's"),
+        ({"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}, "are identical"),
+        ({"prompt": [SYSTEM], "completion": "a", "label": True}, "the prompt ends with the system's"),
         ({"text": "a\0b"}, "NUL"),
-        ({"text": "a", "note": "\ud83d"}, "half of a surrogate pair"),
-        ({"text": "a", "note": float("inf")}, "JSON has no place for"),
+        ({"text": "a", "note": "\ud83d"}, "lone surrogate"),
+        ({"text": "a", "note": float("inf")}, "JSON does not allow"),
     ],
 )  # fmt: skip
-def test_bad_row_is_refused_with_its_place_the_reason_and_a_way_out(record, words):
+def test_a_bad_row_is_refused_with_location_reason_and_hint(record, words):
     with pytest.raises(RowError) as caught:
-        parse(record, PLACE)
-    assert str(caught.value) == f"x.jsonl, line 4: {caught.value.why}"
-    assert words in caught.value.why
-    assert caught.value.place == PLACE
-    assert caught.value.mend
+        parse(record, LOCATION)
+    assert str(caught.value) == f"x.jsonl, line 4: {caught.value.reason}"
+    assert words in caught.value.reason
+    assert caught.value.location == LOCATION
+    assert caught.value.hint
 
 
-def test_escaped_backslash_before_u0000_is_no_nul():
-    assert isinstance(parse({"text": "\\u0000"}, PLACE), Text)
+def test_an_escaped_backslash_before_u0000_is_not_nul():
+    assert isinstance(parse({"text": "\\u0000"}, LOCATION), Text)
 
 
-def test_question_and_answer_by_other_names_are_told_how_to_be_mapped():
+def test_question_and_answer_columns_get_a_mapping_hint():
     with pytest.raises(RowError) as caught:
-        parse({"question": "q", "answer": "a"}, PLACE)
-    assert "--map prompt=question,completion=answer" in caught.value.mend
+        parse({"question": "q", "answer": "a"}, LOCATION)
+    assert "--map prompt=question,completion=answer" in caught.value.hint
 
 
-@pytest.mark.parametrize("where", ["user", "assistant"])
-def test_half_a_surrogate_pair_is_refused_since_no_tokenizer_takes_it(where):
-    turns = [{**turn, "content": "\ud83d"} if turn["role"] == where else turn for turn in (USER, ANSWER)]
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_lone_surrogate_is_refused(role):
+    turns = [{**turn, "content": "\ud83d"} if turn["role"] == role else turn for turn in (USER, ANSWER)]
     with pytest.raises(DataError, match="line 4"):
-        parse({"messages": turns}, PLACE)
+        parse({"messages": turns}, LOCATION)
 
 
 WORDS = ["role", "content", "type", "text", "tool_calls", "name", "from", "value", "function", "arguments", "messages"]
@@ -368,11 +377,11 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([*KEYS, "other"]), JSON, max_size=5) | JSON, st.sampled_from(["auto", *FORMATS]))
 def test_any_json_is_a_row_or_a_data_error(record: Any, format: str):
     try:
-        row = parse(record, PLACE, format)
+        row = parse(record, LOCATION, format)
     except RowError as error:
-        told = error
+        raised = error
     else:
-        told = None
+        raised = None
         assert len(row.hash) == 64
-        assert row.question is not None
-    assert told is None or ("line 4" in str(told) and told.mend)
+        assert row.prompt_content is not None
+    assert raised is None or ("line 4" in str(raised) and raised.hint)

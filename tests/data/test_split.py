@@ -13,299 +13,310 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError
-from mlxtune.data import split as splits
-from mlxtune.data.rows import Conversation, Message, Place, Row
-from mlxtune.data.similar import jaccard
+from mlxtune.data import split as split_module
+from mlxtune.data.duplicates import jaccard
+from mlxtune.data.rows import Conversation, Location, Message, Row
 from mlxtune.data.source import Source
-from mlxtune.data.split import Split, group, record, split
+from mlxtune.data.split import Splits, group_name, record_splits, split
 from mlxtune.recipe import DataSection
 
 DATA = DataSection("d", holdout=0.2, validation=0.1)
 
 
 def _row(question: str, answer: str = "a", **meta: object) -> Conversation:
-    return Conversation(Place(Path("d.jsonl"), 1), dict(meta), (Message("user", question), Message("assistant", answer)))
+    return Conversation(Location(Path("d.jsonl"), 1), dict(meta), (Message("user", question), Message("assistant", answer)))
 
 
 def _source(rows: list[Row], **parts: list[Row]) -> Source:
     return Source(Path("d"), {"all": tuple(rows)} if not parts else {name: tuple(items) for name, items in parts.items()})
 
 
-def _where(shares: Split) -> dict[str, str]:
-    return {row.hash: name for name in ("train", "valid", "test") for row in getattr(shares, name)}
+def _assignments(splits: Splits) -> dict[str, str]:
+    return {row.hash: name for name in ("train", "valid", "test") for row in getattr(splits, name)}
 
 
-def _about(number: int) -> str:
-    """A question that is like no other."""
-    return hashlib.sha256(str(number).encode()).hexdigest()[:30]
+def _unique_text(index: int) -> str:
+    """Return a question unlike any other."""
+    return hashlib.sha256(str(index).encode()).hexdigest()[:30]
 
 
-BASE = [_row(_about(number)) for number in range(60)]
+BASE = [_row(_unique_text(number)) for number in range(60)]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=10), max_size=15, unique=True), st.randoms(use_true_random=False))
 def test_adding_or_shuffling_rows_never_moves_old_ones(texts, random):
-    before = _where(split(_source(list(BASE)), DATA))
+    before = _assignments(split(_source(list(BASE)), DATA))
     rows = [*BASE, *(_row("new " + text) for text in texts)]
     random.shuffle(rows)
-    after = _where(split(_source(rows), DATA))
+    after = _assignments(split(_source(rows), DATA))
     assert {key: after[key] for key in before} == before
     assert len(after) == len({row.hash for row in rows})
 
 
 def test_removing_rows_never_moves_the_rest():
-    before = _where(split(_source(list(BASE)), DATA))
-    after = _where(split(_source(list(BASE[10:])), DATA))
+    before = _assignments(split(_source(list(BASE)), DATA))
+    after = _assignments(split(_source(list(BASE[10:])), DATA))
     assert after == {row.hash: before[row.hash] for row in BASE[10:]}
 
 
-def test_shares_are_about_what_was_asked_for():
-    shares = split(_source([_row(_about(number)) for number in range(4000)]), DATA)
-    assert abs(len(shares.test) - 800) < 130  # five standard deviations
-    assert abs(len(shares.valid) - 400) < 95
-    assert len(shares.train) + len(shares.valid) + len(shares.test) == 4000
+def test_split_sizes_match_the_settings():
+    splits = split(_source([_row(_unique_text(number)) for number in range(4000)]), DATA)
+    assert abs(len(splits.test) - 800) < 130  # five standard deviations
+    assert abs(len(splits.valid) - 400) < 95
+    assert len(splits.train) + len(splits.valid) + len(splits.test) == 4000
 
 
-def test_held_out_rows_do_not_depend_on_the_validation_share():
+def test_the_test_split_does_not_depend_on_the_validation_fraction():
     one = split(_source(list(BASE)), DATA)
     two = split(_source(list(BASE)), dataclasses.replace(DATA, validation=0.4))
     assert one.test == two.test
 
 
-def test_another_seed_is_another_split():
-    assert _where(split(_source(list(BASE)), DATA)) != _where(split(_source(list(BASE)), dataclasses.replace(DATA, seed=8)))
+def test_another_seed_gives_another_split():
+    assert _assignments(split(_source(list(BASE)), DATA)) != _assignments(
+        split(_source(list(BASE)), dataclasses.replace(DATA, seed=8))
+    )
 
 
-def test_rows_with_one_question_stay_together_whatever_case_space_and_answer():
+def test_rows_with_one_prompt_stay_together():
     rows = [
         _row(text, str(number))
         for number in range(50)
-        for text in (f"Where {_about(number)}?", f"  where\n{_about(number).upper()}? ")
+        for text in (f"Where {_unique_text(number)}?", f"  where\n{_unique_text(number).upper()}? ")
     ]
-    where = _where(split(_source(rows), DATA))
+    assigned = _assignments(split(_source(rows), DATA))
     for one, two in zip(rows[::2], rows[1::2], strict=True):
-        assert where[one.hash] == where[two.hash]
+        assert assigned[one.hash] == assigned[two.hash]
 
 
 def test_group_by_keeps_a_value_of_the_metadata_together():
-    rows = [_row(_about(number), customer=number // 5) for number in range(200)]
-    shares = split(_source(rows), dataclasses.replace(DATA, group_by="customer"))
-    sides = [{row.meta["customer"] for row in share} for share in (shares.train, shares.valid, shares.test)]
+    rows = [_row(_unique_text(number), customer=number // 5) for number in range(200)]
+    splits = split(_source(rows), dataclasses.replace(DATA, group_by="customer"))
+    sides = [{row.meta["customer"] for row in rows} for rows in (splits.train, splits.valid, splits.test)]
     assert sides[0] | sides[1] | sides[2] == set(range(40))
     assert sum(map(len, sides)) == 40
 
 
-def test_rows_without_the_group_key_go_by_their_question():
-    assert group(_row("q"), "customer") == group(_row(" Q "), "") != group(_row("q", customer=1), "customer")
+def test_rows_without_the_group_key_are_grouped_by_prompt():
+    assert group_name(_row("q"), "customer") == group_name(_row(" Q "), "") != group_name(_row("q", customer=1), "customer")
 
 
-def test_parts_that_files_decide_are_kept():
-    train, test = [_row(f"t{number}") for number in range(40)], [_row("held")]
-    shares = split(_source([], train=train, test=test), DATA)
-    assert shares.test == tuple(test)
-    assert {row.hash for row in (*shares.train, *shares.valid)} == {row.hash for row in train}
-    assert shares.valid
+def test_splits_defined_by_files_are_kept():
+    train, test = [_row(f"t{number}") for number in range(40)], [_row("test row")]
+    splits = split(_source([], train=train, test=test), DATA)
+    assert splits.test == tuple(test)
+    assert {row.hash for row in (*splits.train, *splits.valid)} == {row.hash for row in train}
+    assert splits.valid
 
 
-def test_held_out_question_in_a_train_file_is_refused_and_named():
+def test_a_test_prompt_in_a_train_file_is_refused():
     train = [*(_row(f"t{number}") for number in range(40)), _row("HELD  out?")]
-    with pytest.raises(DataError, match=r"1 row about to train stands in the held-out share too: d\.jsonl, line 1"):
+    with pytest.raises(DataError, match=r"1 training row is also in the test split: d\.jsonl, line 1"):
         split(_source([], train=train, valid=[_row("v")], test=[_row("held out?", "other")]), DATA)
 
 
-def test_sealed_rows_are_refused_later_too():
-    shares = split(_source(list(BASE)), DATA)
-    shares.refuse_sealed(shares.train)
-    with pytest.raises(DataError, match="2 rows about to train stand"):
-        shares.refuse_sealed([*shares.train, *shares.test[:2]])
+def test_sealed_rows_are_refused_later():
+    splits = split(_source(list(BASE)), DATA)
+    splits.refuse_sealed(splits.train)
+    with pytest.raises(DataError, match="2 training rows are"):
+        splits.refuse_sealed([*splits.train, *splits.test[:2]])
 
 
-def test_too_few_rows_name_the_empty_share():
-    with pytest.raises(DataError, match=r"too few: the (train|valid|test) share is empty"):
+def test_an_empty_split_is_refused():
+    with pytest.raises(DataError, match=r"The (train|valid|test) split is empty"):
         split(_source([_row("only")]), DATA)
 
 
-def test_share_that_was_not_asked_for_may_be_empty():
-    shares = split(_source([_row("only")]), DataSection("d", holdout=0.0, validation=0.0))
-    assert (len(shares.train), shares.valid, shares.test) == (1, (), ())
+def test_a_split_with_fraction_zero_may_be_empty():
+    splits = split(_source([_row("only")]), DataSection("d", holdout=0.0, validation=0.0))
+    assert (len(splits.train), splits.valid, splits.test) == (1, (), ())
 
 
-def test_rows_are_hashed_a_few_times_each_and_not_once_per_pair(monkeypatch):
+def test_rows_are_not_hashed_once_per_pair(monkeypatch):
     calls = []
-    real = splits.question
-    monkeypatch.setattr(splits, "question", lambda row: calls.append(1) or real(row))
-    split(_source([_row(_about(number)) for number in range(300)]), DATA)
+    real = split_module.prompt_hash
+    monkeypatch.setattr(split_module, "prompt_hash", lambda row: calls.append(1) or real(row))
+    split(_source([_row(_unique_text(number)) for number in range(300)]), DATA)
     assert len(calls) <= 3 * 300
 
 
 LONG = "Please tell me where my parcel with the two blue tents and the stove is by now, it left the shop days ago"
 
 
-def test_near_twins_stay_together():
-    rows = [_row(f"{_about(number)} {LONG[number % 40 :]}{end}") for number in range(80) for end in ("", ".")]
-    assert all(jaccard(str(one.question), str(two.question)) >= 0.8 for one, two in zip(rows[::2], rows[1::2], strict=True))
-    where = _where(split(_source(rows), DATA))
+def test_near_duplicates_stay_together():
+    rows = [_row(f"{_unique_text(number)} {LONG[number % 40 :]}{end}") for number in range(80) for end in ("", ".")]
+    assert all(
+        jaccard(str(one.prompt_content), str(two.prompt_content)) >= 0.8 for one, two in zip(rows[::2], rows[1::2], strict=True)
+    )
+    assigned = _assignments(split(_source(rows), DATA))
     for one, two in zip(rows[::2], rows[1::2], strict=True):
-        assert where[one.hash] == where[two.hash]
+        assert assigned[one.hash] == assigned[two.hash]
 
 
-def test_rows_made_from_one_template_are_no_twins_unless_they_are_nearly_the_same():
-    rows = [_row(f"{LONG}. {LONG[::-1]}. My order is {_about(number)[:6]}") for number in range(60)]
-    assert jaccard(str(rows[0].question), str(rows[1].question)) > 0.8
-    shares = split(_source([*rows, _row(f"{LONG}. {LONG[::-1]}. My order is {_about(7)[:6]}!")]), DATA)
-    assert len(shares.train) > 30
-    where = _where(shares)
-    assert where[rows[7].hash] == where[_row(f"{LONG}. {LONG[::-1]}. My order is {_about(7)[:6]}!").hash]
+def test_rows_of_one_template_are_not_near_duplicates():
+    rows = [_row(f"{LONG}. {LONG[::-1]}. My order is {_unique_text(number)[:6]}") for number in range(60)]
+    assert jaccard(str(rows[0].prompt_content), str(rows[1].prompt_content)) > 0.8
+    splits = split(_source([*rows, _row(f"{LONG}. {LONG[::-1]}. My order is {_unique_text(7)[:6]}!")]), DATA)
+    assert len(splits.train) > 30
+    assigned = _assignments(splits)
+    assert assigned[rows[7].hash] == assigned[_row(f"{LONG}. {LONG[::-1]}. My order is {_unique_text(7)[:6]}!").hash]
 
 
-def test_a_big_group_is_not_held_out():
-    rows = [_row(_about(number), customer="big") for number in range(80)] + [_row(_about(number)) for number in range(80, 180)]
+def test_a_large_group_stays_in_train():
+    rows = [_row(_unique_text(number), customer="big") for number in range(80)] + [
+        _row(_unique_text(number)) for number in range(80, 180)
+    ]
     for seed in range(12):
-        shares = split(_source(rows), dataclasses.replace(DATA, group_by="customer", seed=seed))
-        assert {row.hash for row in rows[:80]} <= {row.hash for row in shares.train}
+        splits = split(_source(rows), dataclasses.replace(DATA, group_by="customer", seed=seed))
+        assert {row.hash for row in rows[:80]} <= {row.hash for row in splits.train}
 
 
 @pytest.mark.parametrize("number", [40, 400])
-def test_tags_have_the_shares_that_were_asked_for(number):
-    rows = [_row(_about(at), tags=["rare" if at % 10 == 0 else "often", "x"]) for at in range(number)]
-    shares = split(_source(rows), DATA)
-    for tag, of in (("rare", number // 10), ("often", number * 9 // 10)):
-        held = [Counter(row.meta["tags"][0] for row in share)[tag] for share in (shares.train, shares.valid, shares.test)]
-        assert sum(held) == of
-        assert abs(held[2] - 0.2 * of) <= 1
-        assert abs(held[1] - 0.1 * of) <= 1
+def test_splits_are_stratified_by_tag(number):
+    rows = [_row(_unique_text(index), tags=["rare" if index % 10 == 0 else "often", "x"]) for index in range(number)]
+    splits = split(_source(rows), DATA)
+    for tag, total in (("rare", number // 10), ("often", number * 9 // 10)):
+        counts = [Counter(row.meta["tags"][0] for row in share)[tag] for share in (splits.train, splits.valid, splits.test)]
+        assert sum(counts) == total
+        assert abs(counts[2] - 0.2 * total) <= 1
+        assert abs(counts[1] - 0.1 * total) <= 1
 
 
-def test_many_small_tags_add_up():
-    shares = split(_source([_row(_about(at), tag=at // 2) for at in range(200)]), DATA)
-    assert (len(shares.test), len(shares.valid)) == (40, 20)
+def test_small_tags_add_up_to_the_fractions():
+    splits = split(_source([_row(_unique_text(index), tag=index // 2) for index in range(200)]), DATA)
+    assert (len(splits.test), len(splits.valid)) == (40, 20)
 
 
-def _kept(path: Path, rows: list[Row], data: DataSection = DATA, *, seal: bool = False) -> Split:
-    """Split ``rows`` and write it down."""
+def _split_and_record(path: Path, rows: list[Row], data: DataSection = DATA, *, seal: bool = False) -> Splits:
+    """Split ``rows`` and record the split."""
     source = Source(path, {"all": tuple(rows)})
-    shares = split(source, data)
-    record(source, data, shares, seal=seal)
-    return shares
+    splits = split(source, data)
+    record_splits(source, data, splits, seal=seal)
+    return splits
 
 
-TWINS = st.integers(0, 7).flatmap(
-    lambda which: st.sampled_from([f"{_about(which)}{LONG}", f"{_about(which)}{LONG}!", f"{_about(which)}  {LONG.upper()}?"])
+NEAR_DUPLICATES = st.integers(0, 7).flatmap(
+    lambda which: st.sampled_from(
+        [f"{_unique_text(which)}{LONG}", f"{_unique_text(which)}{LONG}!", f"{_unique_text(which)}  {LONG.upper()}?"]
+    )
 )
-TEXTS = st.lists(TWINS | st.text(max_size=8), min_size=1, max_size=12)
+TEXTS = st.lists(NEAR_DUPLICATES | st.text(max_size=8), min_size=1, max_size=12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(TEXTS, TEXTS, st.sampled_from(["", "x", "y"]), st.randoms(use_true_random=False))
-def test_recorded_rows_never_move_and_no_twins_are_parted(first, then, tag, random):
+def test_recorded_rows_never_move_and_near_duplicates_stay_together(first, then, tag, random):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "d.jsonl"
-        rows = [*BASE, *(_row(text, str(at), tag=tag) for at, text in enumerate(first))]
-        before = _where(_kept(path, rows))
-        more = [*rows, *(_row(text, f"new {at}", tag=random.choice("xyz")) for at, text in enumerate(then))]
+        rows = [*BASE, *(_row(text, str(index), tag=tag) for index, text in enumerate(first))]
+        before = _assignments(_split_and_record(path, rows))
+        more = [*rows, *(_row(text, f"new {index}", tag=random.choice("xyz")) for index, text in enumerate(then))]
         random.shuffle(more)
-        shares = _kept(path, more, seal=True)
-        after = _where(shares)
+        splits = _split_and_record(path, more, seal=True)
+        after = _assignments(splits)
         assert {key: after[key] for key in before} == before
-        assert len(after) + len(shares.set_aside) == len({row.hash for row in more})
-        placed = [(row, where) for where in ("train", "valid", "test") for row in getattr(shares, where)]
+        assert len(after) + len(splits.set_aside) == len({row.hash for row in more})
+        placed = [(row, assigned) for assigned in ("train", "valid", "test") for row in getattr(splits, assigned)]
         for one, here in placed:
             for two, there in placed:
-                asked = [row.question[0]["content"] for row in (one, two)]
-                assert here == there or jaccard(*asked) < 0.8
+                prompts = [row.prompt_content[0]["content"] for row in (one, two)]
+                assert here == there or jaccard(*prompts) < 0.8
         again = split(Source(path, {"all": tuple(more)}), dataclasses.replace(DATA, seed=99))
-        assert {row.hash for row in shares.test} <= {row.hash for row in again.test}
+        assert {row.hash for row in splits.test} <= {row.hash for row in again.test}
 
 
-def test_a_new_row_between_two_shares_is_set_aside_and_moves_nothing(tmp_path):
-    core = "".join(map(_about, range(100, 104)))
-    heads = [_row(_about(number)[:16] + core) for number in range(20)]
-    tails = [_row(core + _about(number)[:16]) for number in range(20)]
-    where = _where(split(_source([*BASE, *heads, *tails]), DATA))
-    path, twins = (
+def test_a_new_row_between_two_splits_is_set_aside(tmp_path):
+    core = "".join(map(_unique_text, range(100, 104)))
+    heads = [_row(_unique_text(number)[:16] + core) for number in range(20)]
+    tails = [_row(core + _unique_text(number)[:16]) for number in range(20)]
+    assigned = _assignments(split(_source([*BASE, *heads, *tails]), DATA))
+    path, linked = (
         tmp_path / "d.jsonl",
-        [next(row for row in heads if where[row.hash] == "train"), next(row for row in tails if where[row.hash] == "test")],
+        [next(row for row in heads if assigned[row.hash] == "train"), next(row for row in tails if assigned[row.hash] == "test")],
     )
-    bridge, rows = _row(core), [*BASE, *twins]
-    texts = [row.question[0]["content"] for row in (*twins, bridge)]
+    bridge, rows = _row(core), [*BASE, *linked]
+    texts = [row.prompt_content[0]["content"] for row in (*linked, bridge)]
     assert jaccard(texts[0], texts[1]) < 0.8 <= min(jaccard(texts[0], texts[2]), jaccard(texts[1], texts[2]))
-    before = _where(_kept(path, rows))
-    shares = _kept(path, [bridge, *rows])
-    assert shares.set_aside == (bridge,)
-    assert _where(shares) == before
-    near = _row(texts[1] + "!")  # a new twin of the held-out one alone
-    assert near in _kept(path, [near, *rows]).test
+    before = _assignments(_split_and_record(path, rows))
+    splits = _split_and_record(path, [bridge, *rows])
+    assert splits.set_aside == (bridge,)
+    assert _assignments(splits) == before
+    near = _row(texts[1] + "!")  # a near-duplicate of the test row alone
+    assert near in _split_and_record(path, [near, *rows]).test
 
 
-def test_what_was_held_out_and_looked_at_is_held_out_for_ever(tmp_path):
+def test_sealed_rows_stay_in_test_forever(tmp_path):
     path = tmp_path / "d.jsonl"
-    held = _kept(path, BASE, seal=True).test
+    sealed = _split_and_record(path, BASE, seal=True).test
     other = dataclasses.replace(DATA, seed=8, holdout=0.1, group_by="customer")
-    shares = split(Source(path, {"all": tuple(BASE)}), other)
-    assert {row.hash for row in held} <= {row.hash for row in shares.test}
-    asked_again = [_row(held[0].question[0]["content"].upper(), "another answer"), *BASE[:30]]
-    assert asked_again[0] in split(Source(path, {"all": tuple(asked_again)}), other).test
-    with pytest.raises(DataError, match="1 row about to train stands in the held-out share"):
-        split(Source(path, {"train": (held[0], *BASE[:1]), "test": (_row("other"),)}), dataclasses.replace(DATA, validation=0.0))
+    splits = split(Source(path, {"all": tuple(BASE)}), other)
+    assert {row.hash for row in sealed} <= {row.hash for row in splits.test}
+    same_prompt = [_row(sealed[0].prompt_content[0]["content"].upper(), "another answer"), *BASE[:30]]
+    assert same_prompt[0] in split(Source(path, {"all": tuple(same_prompt)}), other).test
+    with pytest.raises(DataError, match="1 training row is also in the test split"):
+        split(Source(path, {"train": (sealed[0], *BASE[:1]), "test": (_row("other"),)}), dataclasses.replace(DATA, validation=0.0))
 
 
-def test_another_asking_is_another_split_and_takes_nothing_from_the_first(tmp_path):
+def test_other_settings_give_another_split_and_keep_the_first(tmp_path):
     path = tmp_path / "d.jsonl"
-    first = _kept(path, BASE)
-    second = _kept(path, BASE, dataclasses.replace(DATA, seed=8))
-    assert _where(first) != _where(second)
+    first = _split_and_record(path, BASE)
+    second = _split_and_record(path, BASE, dataclasses.replace(DATA, seed=8))
+    assert _assignments(first) != _assignments(second)
     assert split(Source(path, {"all": tuple(BASE)}), DATA) == first
 
 
-def test_an_edited_row_stays_where_it_was(tmp_path):
+def test_an_edited_row_stays_in_its_split(tmp_path):
     path = tmp_path / "d.jsonl"
-    before = _where(_kept(path, BASE, seal=True))
-    edited = [_row(_about(number + 500)) for number in range(60)]
+    before = _assignments(_split_and_record(path, BASE, seal=True))
+    edited = [_row(_unique_text(number + 500)) for number in range(60)]
     source = Source(path, {"all": tuple(edited)}, 0, {new.hash: old.hash for new, old in zip(edited, BASE, strict=True)})
-    assert _where(split(source, DATA)) == {new.hash: before[old.hash] for new, old in zip(edited, BASE, strict=True)}
+    assert _assignments(split(source, DATA)) == {new.hash: before[old.hash] for new, old in zip(edited, BASE, strict=True)}
 
 
-def test_twins_are_not_looked_for_where_every_row_has_its_place(tmp_path, monkeypatch):
+def test_near_duplicates_are_not_computed_for_recorded_rows(tmp_path, monkeypatch):
     path = tmp_path / "d.jsonl"
-    first = _kept(path, BASE)
-    monkeypatch.setattr(splits, "together", lambda *_: pytest.fail("looked for"))
+    first = _split_and_record(path, BASE)
+    monkeypatch.setattr(split_module, "group_labels", lambda *_: pytest.fail("computed near-duplicates"))
     assert split(Source(path, {"all": tuple(BASE)}), DATA) == first
 
 
-def test_a_seal_is_not_lost_to_whoever_writes_beside_it(tmp_path):
+def test_a_seal_survives_concurrent_writes(tmp_path):
     path = tmp_path / "d.jsonl"
     source = Source(path, {"all": tuple(BASE)})
-    shares = split(source, DATA)
+    splits = split(source, DATA)
     with ThreadPoolExecutor(4) as pool:  # four runs and an evaluation
-        jobs = [pool.submit(record, source, dataclasses.replace(DATA, seed=seed), shares, seal=seed == 9) for seed in range(7, 12)]
+        jobs = [
+            pool.submit(record_splits, source, dataclasses.replace(DATA, seed=seed), splits, seal=seed == 9)
+            for seed in range(7, 12)
+        ]
         assert [job.result() for job in jobs] == [None] * 5
     written = json.loads((tmp_path / "d.split.json").read_text())
-    assert {made["asked"]["seed"] for made in written["splits"]} == {7, 8, 9, 10, 11}
-    assert {row.hash for row in shares.test} <= set(written["sealed"])
+    assert {record["asked"]["seed"] for record in written["splits"]} == {7, 8, 9, 10, 11}
+    assert {row.hash for row in splits.test} <= set(written["sealed"])
 
 
-def test_a_row_that_was_edited_to_ask_what_a_held_out_row_asks_is_held_out_too(tmp_path):
+def test_a_row_edited_to_a_test_prompt_moves_to_test(tmp_path):
     path = tmp_path / "d.jsonl"
-    before = _kept(path, BASE)
-    new = _row(before.test[0].question[0]["content"], "another answer")
+    before = _split_and_record(path, BASE)
+    new = _row(before.test[0].prompt_content[0]["content"], "another answer")
     rows = [row for row in BASE if row != before.train[0]]
     after = split(Source(path, {"all": (*rows, new)}, 0, {new.hash: before.train[0].hash}), DATA)
     assert new in after.test
 
 
-def test_the_record_is_written_once_and_read_strictly(tmp_path):
+def test_the_split_file_is_written_once_and_validated(tmp_path):
     path, file = tmp_path / "d.jsonl", tmp_path / "d.split.json"
-    _kept(path, BASE)
+    _split_and_record(path, BASE)
     first = file.stat().st_ino
-    _kept(path, BASE)
+    _split_and_record(path, BASE)
     assert file.stat().st_ino == first
     written = json.loads(file.read_text())
     assert written["sealed"] == []
     assert written["splits"][0]["asked"] == {"seed": 7, "holdout": 0.2, "validation": 0.1, "group_by": ""}
     for text, words in (
-        ("{", "not what mlxtune wrote"),
-        ('{"v": 1}', "not what mlxtune wrote"),
+        ("{", "is not an mlxtune split file"),
+        ('{"v": 1}', "is not an mlxtune split file"),
         ('{"v": 2, "splits": [], "sealed": []}', "another version"),
     ):
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""Against statsmodels, an independent computation, and simulation."""
+"""Compare agreement statistics with statsmodels, an independent computation, and simulation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from mlxtune.evaluation.agreement import Calibration, corrected, kappa
+from mlxtune.evaluation.statistics.agreement import ConfusionCounts, corrected_rate, kappa
 
 CLOSE = {"rel": 0, "abs": 1e-9}
 
@@ -34,16 +34,16 @@ def test_kappa_agrees_with_statsmodels(words):
         assert ours.high == pytest.approx(min(1.0, theirs.kappa_upp), **CLOSE)
 
 
-def test_kappa_of_equals_is_one_and_of_one_word_is_not_known():
+def test_kappa_is_one_for_agreement_and_undefined_for_single_category():
     perfect = kappa([("a", "a"), ("b", "b")] * 9)
     assert perfect is not None
     assert (perfect.low, perfect.value, perfect.high) == pytest.approx((1, 1, 1), **CLOSE)
     assert kappa([("a", "a")] * 9) is None
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="at least one pair"):
         kappa([])
 
 
-def test_kappa_covers_its_value_in_a_simulation():
+def test_kappa_interval_covers_in_simulation():
     shares = numpy.array([[0.35, 0.10], [0.05, 0.50]])
     truth = cohens_kappa(shares * 1000).kappa
     covered = 0
@@ -54,44 +54,44 @@ def test_kappa_covers_its_value_in_a_simulation():
     assert 0.92 <= covered / 600 <= 0.98
 
 
-def test_a_flawless_reader_leaves_the_rate_as_it_is():
-    found = corrected(30, 100, Calibration(500_000_000, 500_000_000, 500_000_000, 500_000_000))
+def test_perfect_judge_leaves_rate_unchanged():
+    found = corrected_rate(30, 100, ConfusionCounts(500_000_000, 500_000_000, 500_000_000, 500_000_000))
     assert found is not None
     assert found.value == pytest.approx(0.3, **CLOSE)
     middle = stats.norm.isf(0.025) ** 2
-    rate = (30 + middle / 2) / (100 + middle)  # Agresti and Coull's interval
+    rate = (30 + middle / 2) / (100 + middle)  # Agresti–Coull interval
     half = stats.norm.isf(0.025) * math.sqrt(rate * (1 - rate) / (100 + middle))
     assert (found.low, found.high) == pytest.approx((rate - half, rate + half), abs=1e-6)
     assert (found.low, found.high) == pytest.approx(proportion_confint(30, 100, method="agresti_coull"), abs=1e-6)
 
 
-def test_rogan_gladen_inverts_what_errors_do_to_a_rate():
+def test_rogan_gladen_inverts_misclassification():
     for true, se, sp in itertools.product([0.1, 0.35, 0.8], [0.7, 0.9], [0.6, 0.95]):
         seen = true * se + (1 - true) * (1 - sp)
-        found = corrected(round(seen * 10**6), 10**6, Calibration(round(1000 * se), 1000, round(1000 * sp), 1000))
+        found = corrected_rate(round(seen * 10**6), 10**6, ConfusionCounts(round(1000 * se), 1000, round(1000 * sp), 1000))
         assert found is not None
         assert found.value == pytest.approx(true, abs=1e-5)
         assert found.low < true < found.high
 
 
-def test_corrected_interval_covers_the_truth_in_a_simulation():
+def test_corrected_interval_covers_in_simulation():
     draws = numpy.random.default_rng(5)
     for true, se, sp in [(0.3, 0.8, 0.85), (0.6, 0.9, 0.7), (0.1, 0.85, 0.95)]:
         covered = 0
         for _ in range(1000):
-            known = Calibration(int(draws.binomial(25, se)), 25, int(draws.binomial(25, sp)), 25)
-            found = corrected(int(draws.binomial(120, true * se + (1 - true) * (1 - sp))), 120, known)
+            known = ConfusionCounts(int(draws.binomial(25, se)), 25, int(draws.binomial(25, sp)), 25)
+            found = corrected_rate(int(draws.binomial(120, true * se + (1 - true) * (1 - sp))), 120, known)
             covered += found is not None and found.low <= true <= found.high
         assert covered / 1000 >= 0.93
 
 
 @pytest.mark.parametrize(
-    "known", [Calibration(0, 0, 5, 5), Calibration(5, 5, 0, 0), Calibration(3, 6, 3, 6), Calibration(1, 5, 1, 5)]
+    "known", [ConfusionCounts(0, 0, 5, 5), ConfusionCounts(5, 5, 0, 0), ConfusionCounts(3, 6, 3, 6), ConfusionCounts(1, 5, 1, 5)]
 )
-def test_a_reader_no_better_than_chance_corrects_nothing(known):
-    assert corrected(3, 10, known) is None
+def test_chance_level_judge_gives_no_correction(known):
+    assert corrected_rate(3, 10, known) is None
 
 
-def test_what_is_no_rate_is_refused():
-    with pytest.raises(ValueError, match="is no rate"):
-        corrected(4, 3, Calibration(5, 5, 5, 5))
+def test_invalid_rates_are_refused():
+    with pytest.raises(ValueError, match="hits must be between"):
+        corrected_rate(4, 3, ConfusionCounts(5, 5, 5, 5))

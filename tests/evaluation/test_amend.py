@@ -1,4 +1,4 @@
-"""The mend of an answer that lacks a disclaimer: where it goes, that nothing else changes, and when there is none."""
+"""Adding a missing disclaimer to an answer: where it is inserted, what stays unchanged, and when it is impossible."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ import json
 
 import pytest
 
-from mlxtune.evaluation.amend import with_disclaimers
+from mlxtune.evaluation.fix_disclaimers import add_missing_disclaimers
 from mlxtune.recipe import Disclaimer, Phrase
 
 SAFETY = Disclaimer("This is general guidance.", when={"category": "safety"})
 ALWAYS = Disclaimer("No legal advice.")
 
 
-def test_it_ends_the_longest_string_and_leaves_the_rest_as_it_was_written() -> None:
+def test_disclaimer_extends_longest_string_and_keeps_formatting() -> None:
     answer = '{ "category":"safety",\n  "reply": "Only with a flue: \\u00fcber."  }'
-    assert with_disclaimers(answer, [SAFETY]) == answer.replace('\\u00fcber."', '\\u00fcber. This is general guidance."')
+    assert add_missing_disclaimers(answer, [SAFETY]) == answer.replace('\\u00fcber."', '\\u00fcber. This is general guidance."')
 
 
-def test_an_answer_in_prose_gets_a_paragraph() -> None:
-    assert with_disclaimers("Ask a lawyer. ", [ALWAYS]) == "Ask a lawyer.\n\nNo legal advice."
+def test_prose_answer_gets_new_paragraph() -> None:
+    assert add_missing_disclaimers("Ask a lawyer. ", [ALWAYS]) == "Ask a lawyer.\n\nNo legal advice."
 
 
 @pytest.mark.parametrize("at", ["/note", "last paragraph"])
-def test_it_goes_where_the_rule_looks_for_it(at: str) -> None:
+def test_disclaimer_is_added_where_rule_expects_it(at: str) -> None:
     answer = json.dumps({"reply": "A long reply that says much.", "note": "Short."})
-    mended = with_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
+    mended = add_missing_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
     if at == "/note":
         assert mended is not None
         assert json.loads(mended) == {"reply": "A long reply that says much.", "note": "Short. No legal advice."}
-    else:  # the last text of the answer is another field than the longest: it would still be in the wrong place
+    else:  # the last string is not the longest one, so the disclaimer would still be in the wrong place
         assert mended is None
 
 
-def test_every_rule_that_lacks_is_met_at_once() -> None:
-    mended = with_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [SAFETY, ALWAYS])
+def test_all_missing_disclaimers_are_added_at_once() -> None:
+    mended = add_missing_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [SAFETY, ALWAYS])
     assert mended is not None
     assert json.loads(mended)["reply"] == "Only with a flue. This is general guidance. No legal advice."
 
 
-def test_another_way_to_say_it_is_taken_where_the_first_is_a_pattern() -> None:
+def test_plain_phrase_is_used_when_first_is_regex() -> None:
     rule = Disclaimer(any_of=[Phrase("no (legal )?advice", "regex"), Phrase("No legal advice.")])
-    assert with_disclaimers("Ask a lawyer.", [rule]) == "Ask a lawyer.\n\nNo legal advice."
+    assert add_missing_disclaimers("Ask a lawyer.", [rule]) == "Ask a lawyer.\n\nNo legal advice."
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "Ask a lawyer. No legal advice.",  # nothing lacks
-        '{"note": "Short."}',  # the field that the rule names is not there
-        '{"category": "other", "reply": "This is general guidance."}',  # one is out of place
+        "Ask a lawyer. No legal advice.",  # nothing is missing
+        '{"note": "Short."}',  # the field named by the rule is missing
+        '{"category": "other", "reply": "This is general guidance."}',  # one disclaimer is unwanted
         "",
     ],
 )
-def test_where_adding_mends_nothing_there_is_no_mend(answer: str) -> None:
+def test_unfixable_answer_returns_none(answer: str) -> None:
     rules = [SAFETY] if "category" in answer else [Disclaimer("No legal advice.", at="/reply" if "note" in answer else "anywhere")]
-    assert with_disclaimers(answer, rules) is None
+    assert add_missing_disclaimers(answer, rules) is None

@@ -1,4 +1,4 @@
-"""Who answers, and how each is asked."""
+"""Evaluation arms and their prompts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import InputError, RecipeError
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Text
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
 from mlxtune.evaluation import arms as module
-from mlxtune.evaluation.arms import Arm, arms
+from mlxtune.evaluation.arms import Arm, build_arms
 from mlxtune.recipe import Recipe, dump, parse
 
-PLACE = Place(Path("d.jsonl"), 1)
+PLACE = Location(Path("d.jsonl"), 1)
 TRAIN = [
     Conversation(PLACE, {}, (Message("system", "Be brief."), Message("user", f"q{at}"), Message("assistant", f"a{at}")))
     for at in range(8)
@@ -28,50 +28,50 @@ def _turns(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in messages]
 
 
-def test_the_base_is_asked_what_the_row_asks() -> None:
-    (base,) = arms(_recipe(""), None, TRAIN)
+def test_base_gets_row_prompt() -> None:
+    (base,) = build_arms(_recipe(""), None, TRAIN)
     assert base == Arm("base")
-    assert base.ask(ROW) == ROW.prompt
+    assert base.prompt_for(ROW) == ROW.prompt
 
 
-def test_arms_stand_with_the_base_first_and_what_was_tuned_last(tmp_path: Path) -> None:
+def test_base_comes_first_and_tuned_last(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"type": "object"}')
     recipe = _recipe(
         'arms = ["tuned", "base+grammar", "base+kshot", "base+prompt", "base"]\nschema = "s.json"\nprompt = "Do it."',
         tmp_path,
         '[adapter]\nparent = "before"',
     )
-    found = arms(recipe, Path("adapter"), TRAIN)
+    found = build_arms(recipe, Path("adapter"), TRAIN)
     assert [arm.name for arm in found] == ["base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"]
     assert [arm.adapter for arm in found] == [None] * 4 + [tmp_path / "before", Path("adapter")]
     assert found[3].schema == {"type": "object"}
-    assert [arm.name for arm in arms(recipe, None, TRAIN)] == [arm.name for arm in found[:4]]
+    assert [arm.name for arm in build_arms(recipe, None, TRAIN)] == [arm.name for arm in found[:4]]
 
 
 @pytest.mark.parametrize("written", ["Answer well.", "file"])
-def test_the_best_prompt_stands_in_place_of_the_system_turn(tmp_path: Path, written: str) -> None:
+def test_best_prompt_replaces_system_message(tmp_path: Path, written: str) -> None:
     (tmp_path / "best.md").write_text("Answer well.\n")
     recipe = _recipe(f'arms = ["base", "base+prompt"]\nprompt = "{"best.md" if written == "file" else written}"', tmp_path)
     again = parse(dump(recipe), folder=Path("/elsewhere"))
     for one in (recipe, again):
-        arm = arms(one, None, TRAIN)[1]
-        assert _turns(arm.ask(ROW)) == [("system", "Answer well."), ("user", "Where?")]
+        arm = build_arms(one, None, TRAIN)[1]
+        assert _turns(arm.prompt_for(ROW)) == [("system", "Answer well."), ("user", "Where?")]
     bare = Preference(PLACE, {}, (Message("user", "Where?"),), "here", "there")
-    assert _turns(arm.ask(bare)) == [("system", "Answer well."), ("user", "Where?")]
+    assert _turns(arm.prompt_for(bare)) == [("system", "Answer well."), ("user", "Where?")]
 
 
-def test_a_prompt_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
+def test_missing_or_empty_prompt_file_is_refused(tmp_path: Path) -> None:
     recipe = _recipe('arms = ["base", "base+prompt"]\nprompt = "best.txt"', tmp_path)
-    with pytest.raises(InputError, match=r"best\.txt cannot be read"):
-        arms(recipe, None, TRAIN)
+    with pytest.raises(InputError, match=r"Cannot read .*best\.txt"):
+        build_arms(recipe, None, TRAIN)
     (tmp_path / "best.txt").write_text(" \n")
     with pytest.raises(InputError, match="is empty"):
-        arms(recipe, None, TRAIN)
+        build_arms(recipe, None, TRAIN)
 
 
-def test_shots_are_training_rows_between_the_system_turn_and_the_question() -> None:
-    arm = arms(_recipe('arms = ["base", "base+kshot"]\nshots = 2'), None, TRAIN)[1]
-    turns = _turns(arm.ask(ROW))
+def test_shots_are_training_rows_before_the_prompt() -> None:
+    arm = build_arms(_recipe('arms = ["base", "base+kshot"]\nshots = 2'), None, TRAIN)[1]
+    turns = _turns(arm.prompt_for(ROW))
     assert turns[0] == ("system", "Be kind.")
     assert turns[-1] == ("user", "Where?")
     assert [role for role, _ in turns] == ["system", "user", "assistant", "user", "assistant", "user"]
@@ -80,28 +80,28 @@ def test_shots_are_training_rows_between_the_system_turn_and_the_question() -> N
     assert len(set(shown)) == 2
 
 
-def test_shots_depend_on_the_seed_and_not_on_the_order_of_rows() -> None:
-    chosen = module.shots(TRAIN, 3, 7)
-    assert module.shots(TRAIN[::-1], 3, 7) == chosen
-    assert any(module.shots(TRAIN, 3, seed) != chosen for seed in range(8))
+def test_shots_depend_on_seed_not_row_order() -> None:
+    chosen = module.sample_shots(TRAIN, 3, 7)
+    assert module.sample_shots(TRAIN[::-1], 3, 7) == chosen
+    assert any(module.sample_shots(TRAIN, 3, seed) != chosen for seed in range(8))
 
 
-def test_too_few_training_rows_for_the_shots_are_refused() -> None:
-    with pytest.raises(InputError, match=r"wants 3 examples, and there are 2 training rows"):
-        module.shots([*TRAIN[:2], Text(PLACE, {}, "words")], 3, 7)
+def test_too_few_training_rows_for_shots_are_refused() -> None:
+    with pytest.raises(InputError, match=r"needs 3 examples, but there are only 2 training rows"):
+        module.sample_shots([*TRAIN[:2], Text(PLACE, {}, "words")], 3, 7)
 
 
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
-        ('arms = ["base", "base+prompt"]', r"base\+prompt needs evaluation\.prompt"),
-        ('arms = ["base", "base+grammar"]', r"base\+grammar needs evaluation\.schema"),
-        ('arms = ["base", "base"]', "without any arm twice"),
-        ('arms = ["tuned"]', "the base model is measured first"),
+        ('arms = ["base", "base+prompt"]', r"base\+prompt requires evaluation\.prompt"),
+        ('arms = ["base", "base+grammar"]', r"base\+grammar requires evaluation\.schema"),
+        ('arms = ["base", "base"]', "a list without duplicates"),
+        ('arms = ["tuned"]', 'a list that includes "base"'),
         ("shots = 0", "at least 1"),
         ('arms = ["base", "base+promt"]', "arms"),
     ],
 )
-def test_arms_that_cannot_be_are_refused_by_the_recipe(evaluation: str, message: str) -> None:
+def test_invalid_arms_are_refused_by_recipe(evaluation: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         _recipe(evaluation)

@@ -13,18 +13,19 @@ import pytest
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.agreement import kappa
-from mlxtune.evaluation.answered import Pair
-from mlxtune.evaluation.ballot import QUESTIONS, exported
-from mlxtune.evaluation.blind import Session
-from mlxtune.evaluation.ledger import ledger, seen
-from mlxtune.evaluation.statistics import holm, sign_test, wilson
+from mlxtune.evaluation.blind.blind_session import BlindSession
+from mlxtune.evaluation.blind.votes import QUESTIONS, preference_rows
+from mlxtune.evaluation.holdout.ledger import history, ledger_path
+from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.evaluation.statistics.agreement import kappa
+from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.significance import holm, sign_test
 
 PROMPT = (Message("system", "Be kind."), Message("user", "Where is it?"))
 
 
-def _pairs(count: int) -> list[Pair]:
-    return [Pair(f"r{at}", PROMPT, "ref", f"g{at}", f"base says {at}", f"tuned says {at} at length") for at in range(count)]
+def _pairs(count: int) -> list[AnswerPair]:
+    return [AnswerPair(f"r{at}", PROMPT, "ref", f"g{at}", f"base says {at}", f"tuned says {at} at length") for at in range(count)]
 
 
 @pytest.fixture(autouse=True)
@@ -39,23 +40,23 @@ def evaluation(tmp_path):
     return folder
 
 
-def _vote_all(session: Session, prefer) -> None:
-    """Vote to the end; ``prefer`` takes the showing and says the arm wanted, or tie."""
-    while (now := session.now()) is not None:
+def _vote_all(session: BlindSession, prefer) -> None:
+    """Vote on every pair; ``prefer`` maps the shown pair to the preferred arm or a tie."""
+    while (now := session.current) is not None:
         want = prefer(now)
         first_left = now.a.startswith("base")
         session.vote("tie" if want == "tie" else "a" if (want == "first") == first_left else "b")
 
 
-def test_sides_are_even_and_hidden_until_the_last_vote(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(40), 30, seed=4) as session:
+def test_sides_are_balanced_and_hidden_until_last_vote(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(40), 30, seed=4) as session:
         left = []
-        while (now := session.now()) is not None:
+        while (now := session.current) is not None:
             if now.question == "format":
                 left.append(now.a.startswith("base"))
-            with pytest.raises(InputError, match="sealed"):
+            with pytest.raises(InputError, match="sides"):
                 session.reveal()
-            with pytest.raises(InputError, match="sealed"):
+            with pytest.raises(InputError, match="sides"):
                 session.choices()
             session.vote("a")
         header = (session.folder / "session.json").read_text()
@@ -65,13 +66,13 @@ def test_sides_are_even_and_hidden_until_the_last_vote(evaluation):
     assert json.loads(header)["n"] == 30
 
 
-def test_same_seed_gives_the_same_session_and_another_does_not(evaluation, tmp_path):
+def test_session_is_reproducible_by_seed(evaluation, tmp_path):
     def shown(name: str, seed: int | None):
         folder = tmp_path / name / "evals" / "e"
         folder.mkdir(parents=True)
-        with Session(folder, "base", "tuned", _pairs(60), 20, seed=seed) as session:
+        with BlindSession(folder, "base", "tuned", _pairs(60), 20, seed=seed) as session:
             found = []
-            while (now := session.now()) is not None:
+            while (now := session.current) is not None:
                 found.append(now)
                 session.vote("tie")
         return found
@@ -81,13 +82,13 @@ def test_same_seed_gives_the_same_session_and_another_does_not(evaluation, tmp_p
     assert shown("five", None) != shown("six", None)
 
 
-def test_repeats_come_later_with_sides_swapped_and_do_not_count(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(24), 24, seed=9) as session:
+def test_repeats_come_later_swapped_and_do_not_count(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(24), 24, seed=9) as session:
         places: dict[str, list[tuple[int, bool]]] = {}
-        while (now := session.now()) is not None:
+        while (now := session.current) is not None:
             if now.question == "format":
                 number = (now.a if now.a.startswith("base") else now.b).split()[2]
-                places.setdefault(number, []).append((now.at, now.a.startswith("base")))
+                places.setdefault(number, []).append((now.index, now.a.startswith("base")))
             session.vote("tie")
         result = session.reveal()
     twice = [found for found in places.values() if len(found) == 2]
@@ -98,9 +99,9 @@ def test_repeats_come_later_with_sides_swapped_and_do_not_count(evaluation):
     assert [tally.ties for tally in result.tallies] == [24, 24, 24]
 
 
-def test_result_is_the_sign_test_with_its_interval(evaluation):
+def test_result_is_sign_test_with_interval(evaluation):
     random = Random(2)
-    with Session(evaluation, "base", "tuned", _pairs(40), seed=3) as session:
+    with BlindSession(evaluation, "base", "tuned", _pairs(40), seed=3) as session:
         wants: dict[tuple[str, str], str] = {}
 
         def prefer(now):
@@ -119,7 +120,7 @@ def test_result_is_the_sign_test_with_its_interval(evaluation):
     by = {tally.question: tally for tally in result.tallies}
     assert [by["format"].adjusted, by["voice"].adjusted] == holm([by["format"].p, by["voice"].p])
     assert by["send"].adjusted == by["send"].p
-    assert by["send"].word == "better"
+    assert by["send"].outcome == "better"
     assert result.verdict.startswith(f"Better. tuned won {by['send'].wins} of {by['send'].wins + by['send'].losses} decided votes")
     assert (result.agreed, result.repeated) == (15, 15)
     assert result.consistency is not None
@@ -128,47 +129,47 @@ def test_result_is_the_sign_test_with_its_interval(evaluation):
     assert result.longer == sum(tally.wins for tally in result.tallies)
 
 
-def test_a_reader_who_always_takes_the_left_is_shown_as_one(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(32), seed=3) as session:
-        while session.now() is not None:
+def test_position_bias_is_reported(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(32), seed=3) as session:
+        while session.current is not None:
             session.vote("a")
         result = session.reveal()
-    assert result.left == result.decided == session.due
+    assert result.left == result.decided == session.votes_needed
     assert result.agreed == 0
-    assert all(tally.word == "cannot tell" for tally in result.tallies)
+    assert all(tally.outcome == "cannot tell" for tally in result.tallies)
     assert all(tally.wins == tally.losses == 16 for tally in result.tallies)
 
 
-def test_all_ties_cannot_tell(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(8), seed=3) as session:
+def test_all_ties_give_cannot_tell(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(8), seed=3) as session:
         _vote_all(session, lambda _: "tie")
         result = session.reveal()
-    assert result.verdict.startswith("Cannot tell. Every vote was a tie")
+    assert result.verdict.startswith("Cannot tell. All 8 votes were ties")
     assert (result.tallies[0].low, result.tallies[0].share, result.tallies[0].high) == (0.0, 0.5, 1.0)
 
 
-def test_undo_takes_back_one_vote_across_pairs_and_the_journal_keeps_both(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
+def test_undo_reverts_one_vote_and_journal_keeps_both(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         assert not session.undo()
         for vote in ("a", "b", "tie", "a"):
             session.vote(vote)
-        before = session.now()
+        before = session.current
         assert session.undo()
         assert session.undo()
-        now = session.now()
-        assert (now.at, now.question, before.at) == (0, "send", 1)
+        now = session.current
+        assert (now.index, now.question, before.index) == (0, "send", 1)
         journal = session.folder / "votes.jsonl"
     assert len(journal.read_text().splitlines()) == 6
-    with Session(evaluation, "base", "tuned", _pairs(6)) as session:
+    with BlindSession(evaluation, "base", "tuned", _pairs(6)) as session:
         assert session.votes == 2
-        assert session.now() == now
+        assert session.current == now
 
 
-def test_nothing_can_be_voted_or_undone_once_opened(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
+def test_revealed_session_allows_no_vote_or_undo(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         _vote_all(session, lambda _: "second")
         first = session.reveal()
-    with Session(evaluation, "base", "tuned", _pairs(6)) as session:
+    with BlindSession(evaluation, "base", "tuned", _pairs(6)) as session:
         assert session.opened
         assert not session.undo()
         with pytest.raises(ValueError, match="nothing to vote"):
@@ -176,95 +177,95 @@ def test_nothing_can_be_voted_or_undone_once_opened(evaluation):
         assert session.reveal() == first
 
 
-def test_n_is_fixed_before_the_first_vote(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(20), 8, seed=3):
+def test_sample_size_is_fixed_before_first_vote(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(20), 8, seed=3):
         pass
-    with pytest.raises(InputError, match="fixed at 8 pairs"):
-        Session(evaluation, "base", "tuned", _pairs(20), 12)
-    with Session(evaluation, "base", "tuned", _pairs(20), 8) as session:
+    with pytest.raises(InputError, match="created with 8 pairs"):
+        BlindSession(evaluation, "base", "tuned", _pairs(20), 12)
+    with BlindSession(evaluation, "base", "tuned", _pairs(20), 8) as session:
         assert session.n == 8
 
 
-def test_a_changed_key_breaks_the_seal(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
+def test_modified_key_breaks_seal(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         key = session.folder / "key.json"
     sides = json.loads(key.read_text())
     sides["first_is_a"][0] = not sides["first_is_a"][0]
     key.write_text(json.dumps(sides))
-    with pytest.raises(InputError, match="is broken: its key was changed"):
-        Session(evaluation, "base", "tuned", _pairs(6))
+    with pytest.raises(InputError, match="was changed, so its votes"):
+        BlindSession(evaluation, "base", "tuned", _pairs(6))
 
 
-def test_changed_answers_end_a_session(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(6), seed=3):
+def test_changed_answers_invalidate_session(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3):
         pass
     changed = _pairs(6)
-    changed[0] = Pair("r0", PROMPT, "ref", "g0", "other", "words")
-    with pytest.raises(InputError, match="changed since"):
-        Session(evaluation, "base", "tuned", changed)
+    changed[0] = AnswerPair("r0", PROMPT, "ref", "g0", "other", "words")
+    with pytest.raises(InputError, match="changed after this session"):
+        BlindSession(evaluation, "base", "tuned", changed)
 
 
-def test_equal_answers_are_no_choice(evaluation):
-    same = [Pair(f"s{at}", PROMPT, "ref", f"g{at}", "one", "one") for at in range(5)]
-    with pytest.raises(InputError, match="same answers"):
-        Session(evaluation, "base", "tuned", same)
-    with pytest.raises(InputError, match="differ on 3 rows"):
-        Session(evaluation, "base", "tuned", [*same, *_pairs(3)], 4)
-    with Session(evaluation, "base", "tuned", [*same, *_pairs(3)]) as session:
+def test_identical_answers_are_not_shown(evaluation):
+    same = [AnswerPair(f"s{at}", PROMPT, "ref", f"g{at}", "one", "one") for at in range(5)]
+    with pytest.raises(InputError, match="identical answers"):
+        BlindSession(evaluation, "base", "tuned", same)
+    with pytest.raises(InputError, match="differ on only 3 rows"):
+        BlindSession(evaluation, "base", "tuned", [*same, *_pairs(3)], 4)
+    with BlindSession(evaluation, "base", "tuned", [*same, *_pairs(3)]) as session:
         assert session.n == 3
 
 
-def test_one_pair_is_a_session_too(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(1), seed=3) as session:
+def test_session_with_one_pair_works(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(1), seed=3) as session:
         _vote_all(session, lambda _: "first")
         result = session.reveal()
     assert (result.pairs, result.repeated, result.consistency) == (1, 0, None)
-    assert result.tallies[0].word == "cannot tell"
+    assert result.tallies[0].outcome == "cannot tell"
 
 
-def test_two_processes_cannot_vote_in_one_session(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(6), seed=3), pytest.raises(MachineError, match="Another process"):
-        Session(evaluation, "base", "tuned", _pairs(6))
+def test_second_process_cannot_vote_in_same_session(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3), pytest.raises(MachineError, match="another process"):
+        BlindSession(evaluation, "base", "tuned", _pairs(6))
 
 
 @pytest.mark.parametrize("arm", ["../../../etc", "a/b", "..", "x" * 300])
-def test_no_arms_name_leaves_the_evaluations_folder(evaluation, arm):
-    with Session(evaluation, arm, "tuned", _pairs(3), seed=3) as session:
+def test_arm_name_cannot_escape_evaluations_folder(evaluation, arm):
+    with BlindSession(evaluation, arm, "tuned", _pairs(3), seed=3) as session:
         assert session.folder.parent == evaluation / "blind"
 
 
 def test_decided_votes_become_preference_pairs(evaluation):
     pairs = _pairs(12)
-    pairs[0] = Pair("r0", PROMPT, "ref", "g0", "base says 0", " ")
-    with Session(evaluation, "base", "tuned", pairs, 12, seed=3) as session:
-        wants = itertools.cycle(["first", "second", "tie"])  # the questions of each pair: format, voice, send
+    pairs[0] = AnswerPair("r0", PROMPT, "ref", "g0", "base says 0", " ")
+    with BlindSession(evaluation, "base", "tuned", pairs, 12, seed=3) as session:
+        wants = itertools.cycle(["first", "second", "tie"])  # questions per pair: format, voice, send
         _vote_all(session, lambda now: next(wants))
         session.reveal()
         choices = session.choices()
-    assert exported(choices, "send") == []
-    rows = exported(choices, "format")
-    assert len(rows) == 11  # an empty answer teaches nothing
+    assert preference_rows(choices, "send") == []
+    rows = preference_rows(choices, "format")
+    assert len(rows) == 11  # an empty answer is useless for training
     assert all(set(row) == {"prompt", "chosen", "rejected"} for row in rows)
     assert all(row["chosen"].startswith("base") and row["rejected"].startswith("tuned") for row in rows)
-    assert all(row["chosen"].startswith("tuned") for row in exported(choices, "voice"))
+    assert all(row["chosen"].startswith("tuned") for row in preference_rows(choices, "voice"))
     assert rows[0]["prompt"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Where is it?"}]
 
 
-def test_opening_the_seal_is_one_look(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
+def test_reveal_counts_as_one_evaluation(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         _vote_all(session, lambda _: "second")
-        assert seen(ledger(evaluation), ["r0"]).looks == 0
+        assert history(ledger_path(evaluation), ["r0"]).evaluations == 0
         session.reveal()
         session.reveal()
-    assert seen(ledger(evaluation), [f"r{at}" for at in range(6)]).looks == 1
+    assert history(ledger_path(evaluation), [f"r{at}" for at in range(6)]).evaluations == 1
 
 
 CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_blind_session import Session, _pairs
-with Session(Path({folder!r}), "base", "tuned", _pairs(12), 10, seed=5) as session:
+from test_blind_session import BlindSession, _pairs
+with BlindSession(Path({folder!r}), "base", "tuned", _pairs(12), 10, seed=5) as session:
     for vote in ("a", "b", "tie") * 4:
         session.vote(vote)
         print(session.votes, flush=True)
@@ -272,31 +273,31 @@ with Session(Path({folder!r}), "base", "tuned", _pairs(12), 10, seed=5) as sessi
 """
 
 
-def test_a_killed_session_goes_on_at_the_next_vote(evaluation):
+def test_killed_session_resumes_at_next_vote(evaluation):
     code = CHILD.format(tests=os.path.dirname(__file__), folder=str(evaluation))
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while child.stdout.readline().strip() != "12":
+    while (line := child.stdout.readline()) and line.strip() != "12":
         pass
     child.send_signal(signal.SIGKILL)
     child.communicate()
     journal = next((evaluation / "blind").glob("*/votes.jsonl"))
     with journal.open("a") as file:
-        file.write('{"t": 1, "vote": "a"')  # and a torn line
-    with Session(evaluation, "base", "tuned", _pairs(12)) as session:
+        file.write('{"t": 1, "vote": "a"')  # followed by a torn line
+    with BlindSession(evaluation, "base", "tuned", _pairs(12)) as session:
         assert session.votes == 12
         assert session.n == 10
         session.vote("b")
     assert len(journal.read_text().splitlines()) == 13
 
 
-def test_consistency_is_kappa_over_the_repeats(evaluation):
-    with Session(evaluation, "base", "tuned", _pairs(24), seed=9) as session:
+def test_consistency_is_kappa_over_repeats(evaluation):
+    with BlindSession(evaluation, "base", "tuned", _pairs(24), seed=9) as session:
         counter = itertools.count()
         _vote_all(session, lambda _: ["first", "second", "second", "tie"][next(counter) % 4])
         result = session.reveal()
         repeats = []
         order = json.loads((session.folder / "session.json").read_text())["order"]
-        told = [["first", "second", "second", "tie"][at % 4] for at in range(session.due)]
+        told = [["first", "second", "second", "tie"][at % 4] for at in range(session.votes_needed)]
         for at, id in enumerate(order):
             if (before := order.index(id)) != at:
                 repeats += [(told[3 * before + q], told[3 * at + q]) for q in range(len(QUESTIONS))]

@@ -1,4 +1,4 @@
-"""Against statsmodels' clustered errors, all sign flips one by one, and what the same figures are without groups."""
+"""Compare cluster statistics with statsmodels' clustered errors, full enumeration of sign flips, and the ungrouped results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy
 import pytest
 import statsmodels.api as sm
 
-from mlxtune.evaluation.clusters import flips, net, worth
-from mlxtune.evaluation.statistics import Paired, mcnemar, newcombe, wilson
+from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
+from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, wilson
+from mlxtune.evaluation.statistics.significance import mcnemar
 from mlxtune.evaluation.verdict import compare
 
 
 @pytest.mark.parametrize(("seed", "clusters", "most"), [(1, 6, 3), (2, 30, 2), (3, 25, 6), (4, 12, 9)])
-def test_worth_follows_statsmodels_clustered_errors(seed, clusters, most):
+def test_effective_n_matches_statsmodels_clustered_errors(seed, clusters, most):
     random = Random(seed)
     groups = [group for group in range(clusters) for _ in range(random.randint(1, most))]
     lean = [random.random() for _ in range(clusters)]
@@ -25,20 +26,20 @@ def test_worth_follows_statsmodels_clustered_errors(seed, clusters, most):
     alone = sm.OLS(values, ones).fit().bse[0] ** 2
     most_there_is = sum(groups.count(group) ** 2 for group in range(clusters)) / len(values)
     expected = len(values) / min(most_there_is, max(1.0, clustered / alone))
-    assert worth(values, groups) == pytest.approx(expected, rel=1e-9)
+    assert effective_n(values, groups) == pytest.approx(expected, rel=1e-9)
 
 
-def test_rows_of_their_own_are_worth_their_number_and_copies_that_of_their_groups():
+def test_duplicate_rows_do_not_increase_effective_n():
     values = [0.0, 1.0, 1.0, 0.0, 1.0]
-    assert worth(values, range(5)) == 5
-    assert worth(values * 3, [*range(5)] * 3) == pytest.approx(5)
-    assert worth([1.0] * 6, [0, 0, 1, 1, 2, 2]) == 3  # nothing varies: the worst is taken
-    assert worth([1.0, 0.0, 1.0], [0, 0, 0]) == 1
-    with pytest.raises(ValueError, match="not of 2 groups"):
-        worth(values, [1, 2])
+    assert effective_n(values, range(5)) == 5
+    assert effective_n(values * 3, [*range(5)] * 3) == pytest.approx(5)
+    assert effective_n([1.0] * 6, [0, 0, 1, 1, 2, 2]) == 3  # without variation the worst case is assumed
+    assert effective_n([1.0, 0.0, 1.0], [0, 0, 0]) == 1
+    with pytest.raises(ValueError, match="but 2 groups"):
+        effective_n(values, [1, 2])
 
 
-def test_flips_is_the_share_of_all_signs_that_come_as_far():
+def test_permutation_p_matches_enumeration():
     random = Random(5)
     for _ in range(30):
         nets = [random.randint(-3, 3) for _ in range(random.randint(0, 9))]
@@ -47,49 +48,51 @@ def test_flips_is_the_share_of_all_signs_that_come_as_far():
             for signs in itertools.product((1, -1), repeat=len(nets))
         ]
         expected = sum(abs(value) >= abs(sum(nets)) for value in sums) / len(sums)
-        assert flips(nets) == pytest.approx(expected, abs=1e-12)
+        assert permutation_p(nets) == pytest.approx(expected, abs=1e-12)
 
 
-def test_flips_of_single_rows_is_mcnemars_exact_test():
+def test_permutation_p_of_single_rows_equals_mcnemar():
     for broken, fixed in itertools.product([0, 1, 2, 5, 13, 40], repeat=2):
-        assert flips([-1] * broken + [1] * fixed + [0] * 7) == pytest.approx(mcnemar(broken, fixed), abs=1e-12)
-    assert flips([1] * 3000) < 1e-300
+        assert permutation_p([-1] * broken + [1] * fixed + [0] * 7) == pytest.approx(mcnemar(broken, fixed), abs=1e-12)
+    assert permutation_p([1] * 3000) < 1e-300
 
 
-def test_rows_of_a_group_come_together():
-    assert net([1, -1, 1, 0, 1], ["a", "b", "a", "b", "c"]) == [2, -1, 1]
+def test_group_sums_add_rows_by_group():
+    assert group_sums([1, -1, 1, 0, 1], ["a", "b", "a", "b", "c"]) == [2, -1, 1]
 
 
 PASSED = [(False, True)] * 8 + [(True, True)] * 20 + [(False, False)] * 10
 
 
-def test_without_groups_a_comparison_is_mcnemars_and_newcombes():
+def test_ungrouped_comparison_equals_mcnemar_and_newcombe():
     found = compare("contract", "base", "tuned", PASSED, range(len(PASSED)))
-    paired = Paired(20, 0, 8, 10)
+    paired = PairedCounts(20, 0, 8, 10)
     assert (found.low, found.change, found.high) == newcombe(paired)
     assert found.p == pytest.approx(mcnemar(0, 8))
     assert found == compare("contract", "base", "tuned", PASSED)
 
 
-def test_copies_of_a_row_make_no_verdict():
-    assert compare("contract", "base", "tuned", PASSED).word == "better"
-    copied = compare("contract", "base", "tuned", PASSED, [0] * 8 + list(range(1, 31)))  # the eight fixed rows are one, eight times
-    assert copied.paired == Paired(20, 0, 8, 10)
-    assert (copied.word, copied.p) == ("cannot tell", 1.0)
+def test_duplicate_rows_do_not_change_verdict():
+    assert compare("contract", "base", "tuned", PASSED).outcome == "better"
+    copied = compare(
+        "contract", "base", "tuned", PASSED, [0] * 8 + list(range(1, 31))
+    )  # the eight fixed rows are copies of one row
+    assert copied.paired == PairedCounts(20, 0, 8, 10)
+    assert (copied.outcome, copied.p) == ("cannot tell", 1.0)
     assert copied.low < 0 < copied.high
 
 
-def test_intervals_of_copies_are_those_of_the_rows_themselves():
+def test_intervals_ignore_duplicate_rows():
     once = compare("contract", "base", "tuned", PASSED)
     thrice = compare("contract", "base", "tuned", PASSED * 3, [*range(len(PASSED))] * 3)
     assert (thrice.low, thrice.change, thrice.high) == pytest.approx((once.low, once.change, once.high))
     assert thrice.p == pytest.approx(once.p)
-    assert wilson(3 * 7, 3 * 20, rows=20) == pytest.approx(wilson(7, 20))
-    assert newcombe(Paired(60, 3, 24, 30), rows=39) == pytest.approx(newcombe(Paired(20, 1, 8, 10)))
+    assert wilson(3 * 7, 3 * 20, effective_n=20) == pytest.approx(wilson(7, 20))
+    assert newcombe(PairedCounts(60, 3, 24, 30), effective_n=39) == pytest.approx(newcombe(PairedCounts(20, 1, 8, 10)))
 
 
-def test_clustered_intervals_cover_in_a_simulation():
-    """Groups of up to four rows of which three quarters share one fate: by rows the interval is too narrow, by worth it is not."""
+def test_clustered_intervals_cover_in_simulation():
+    """With correlated rows in groups of up to four, row-based intervals are too narrow; intervals with effective n are not."""
     random = Random(8)
     covered, plainly, draws = 0, 0, 1000
     for _ in range(draws):
@@ -99,8 +102,8 @@ def test_clustered_intervals_cover_in_a_simulation():
             for _ in range(random.randint(1, 4)):
                 values.append(fate if random.random() < 0.75 else random.random() < 0.7)
                 groups.append(group)
-        rows = worth([float(value) for value in values], groups)
-        for count, limits in enumerate((wilson(sum(values), len(values), rows=rows), wilson(sum(values), len(values)))):
+        rows = effective_n([float(value) for value in values], groups)
+        for count, limits in enumerate((wilson(sum(values), len(values), effective_n=rows), wilson(sum(values), len(values)))):
             if limits[0] <= 0.7 <= limits[1]:
                 covered, plainly = (covered + 1, plainly) if count == 0 else (covered, plainly + 1)
     assert 0.92 <= covered / draws <= 0.98

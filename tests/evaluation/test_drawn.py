@@ -1,41 +1,41 @@
-"""A sample of the held-out rows: the same ones each time, whatever their order."""
+"""Sampling held-out rows deterministically, independent of their order."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-from mlxtune.data.rows import Conversation, Message, Place
-from mlxtune.evaluation.preference import METRIC as PREFERENCE
+from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.worker import drawn, unmarked
+from mlxtune.evaluation.scorers.preference import PREFERENCE as PREFERENCE
+from mlxtune.evaluation.worker import drop_preferences, sample_rows
 
 ROWS = [
-    Conversation(Place(Path("d.jsonl"), at + 1), {}, (Message("user", f"Question {at}?"), Message("assistant", "ok")))
+    Conversation(Location(Path("d.jsonl"), at + 1), {}, (Message("user", f"Question {at}?"), Message("assistant", "ok")))
     for at in range(40)
 ]
 
 
-def test_a_sample_keeps_the_order_of_its_rows() -> None:
-    found = drawn(ROWS, 12)
+def test_sample_keeps_row_order() -> None:
+    found = sample_rows(ROWS, 12)
     assert len(found) == 12
-    assert [row.place.line for row in found] == sorted(row.place.line for row in found)
+    assert [row.location.line for row in found] == sorted(row.location.line for row in found)
 
 
-def test_which_rows_are_drawn_depends_on_nothing_but_what_they_say() -> None:
+def test_sample_depends_only_on_row_content() -> None:
     mixed = random.Random(5).sample(ROWS, len(ROWS))
-    assert {row.hash for row in drawn(mixed, 12)} == {row.hash for row in drawn(ROWS, 12)}
+    assert {row.hash for row in sample_rows(mixed, 12)} == {row.hash for row in sample_rows(ROWS, 12)}
 
 
-def test_a_larger_sample_holds_the_smaller_one() -> None:
-    assert {row.hash for row in drawn(ROWS, 12)} < {row.hash for row in drawn(ROWS, 20)}
+def test_larger_sample_contains_smaller_one() -> None:
+    assert {row.hash for row in sample_rows(ROWS, 12)} < {row.hash for row in sample_rows(ROWS, 20)}
 
 
-def test_nought_and_more_than_there_are_mean_all() -> None:
-    assert drawn(ROWS, 0) == drawn(ROWS, 41) == ROWS
+def test_zero_or_too_large_size_means_all_rows() -> None:
+    assert sample_rows(ROWS, 0) == sample_rows(ROWS, 41) == ROWS
 
 
-def test_preferences_are_taken_out_of_the_scores_of_every_arm() -> None:
+def test_drop_preferences_applies_to_every_arm() -> None:
     scored = [[{"contract": Score(True), PREFERENCE: Score(False)}], [{"contract": Score(False)}]]
-    unmarked(scored)
+    drop_preferences(scored)
     assert scored == [[{"contract": Score(True)}], [{"contract": Score(False)}]]

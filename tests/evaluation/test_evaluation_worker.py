@@ -1,4 +1,4 @@
-"""The evaluation worker, in this process and on the tiny model: every arm in one run, the cache, refusals, and a report that holds."""
+"""The evaluation worker on the tiny model in this process: all arms in one run, the cache, rejected input, and a verifiable report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from mlxtune.core.errors import InputError, Interrupted
 from mlxtune.core.files import write_json
-from mlxtune.data import membership
+from mlxtune.data import split as splits
 from mlxtune.data.source import read_source
-from mlxtune.data.split import record, split
+from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
 from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
@@ -27,7 +27,7 @@ from mlxtune.runs.worker import Worker
 ARMS = 'evaluation.arms=["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]'
 SCHEMA = {
     "type": "object", "required": ["category"], "properties": {"category": {"enum": ["a", "b"]}}, "additionalProperties": False,
-    "x-guidance": {"whitespace_flexible": False},  # a random model would say spaces until the limit
+    "x-guidance": {"whitespace_flexible": False},  # a random model would generate spaces up to the limit
 }  # fmt: skip
 
 Evaluate = Callable[..., Path]
@@ -40,18 +40,18 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def trained(workspace: Path) -> Run:
-    """A run as training leaves it, with an adapter that changes answers."""
+    """Create a finished training run whose adapter changes answers."""
     recipe = load(workspace / "recipes" / "tiny.toml")
     run = registry.create(workspace, "train", "tiny")
     (run.folder / "recipe.toml").write_text(dump(recipe))
     read = read_source(recipe.source)
     shares = split(read, recipe.data)
-    record(read, recipe.data, shares)
+    record_splits(read, recipe.data, shares)
     rows = {part: [row.id for row in getattr(shares, part)] for part in ("train", "valid", "test")}
     write_json(run.folder / "data.json", {**rows, "train": [{"id": id} for id in rows["train"]]})
     loaded = load_model(resolve(str(workspace / "tiny")))
     config = lora.add(loaded.model, AdapterSection(rank=2, alpha=64), 1)
-    lora.save(run.adapter, {name: array + 0.5 for name, array in lora.weights(loaded.model).items()}, config)
+    lora.save(run.adapter, {name: array + 0.5 for name, array in lora.adapter_arrays(loaded.model).items()}, config)
     return run
 
 
@@ -62,16 +62,14 @@ def evaluate(workspace: Path) -> Evaluate:
         folder = registry.create(workspace, "eval", made.name).folder
         (folder / "recipe.toml").write_text(dump(made))
         request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
-        write_json(folder / launch.RECORD, {"request": request})
+        write_json(folder / launch.LAUNCH_FILE, {"request": request})
         worker.evaluate(Worker(folder))
         return folder
 
     return call
 
 
-def test_all_arms_are_measured_in_one_run_and_answered_from_the_cache_in_the_next(
-    workspace: Path, trained: Run, evaluate: Evaluate
-) -> None:
+def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     (workspace / "best.md").write_text("Answer in JSON.")
     own = trained.folder / "recipe.toml"
@@ -83,15 +81,15 @@ def test_all_arms_are_measured_in_one_run_and_answered_from_the_cache_in_the_nex
     )
     first = evaluate(own, *how, run=trained)
     made = report.load(first)
-    assert [arm.arm for arm in made.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
+    assert [arm.name for arm in made.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
     assert not any(arm.cached for arm in made.arms)
     assert made.arms[3].rate("schema").hits == made.facts["rows"]
     assert "A grammar alone" in made.verdict
     assert made.headline
     assert made.headline.first == "base+grammar"
-    assert made.facts["untouched"].startswith("None of them")
+    assert made.facts["untouched"].startswith("No overlap")
     assert all(arm.perplexity for arm in made.arms)
-    assert {arm: total for arm, _, total in Run(first).state().arms} == {arm.arm: made.facts["rows"] for arm in made.arms}
+    assert {arm: total for arm, _, total in Run(first).state().arms} == {arm.name: made.facts["rows"] for arm in made.arms}
     told = [event for event in events.read_all(first) if event["type"] == "arm.finished" and event.get("of") == "off-task prompt"]
     assert [event["arm"] for event in told] == ["base", "tuned"]
     assert verify(first) == []
@@ -99,7 +97,7 @@ def test_all_arms_are_measured_in_one_run_and_answered_from_the_cache_in_the_nex
     again = evaluate(own, *how, run=trained)
     second = report.load(again)
     assert all(arm.cached for arm in second.arms)
-    assert "base from the cache" in (again / "report.md").read_text()
+    assert "base cached" in (again / "report.md").read_text()
     assert [arm.rates for arm in second.arms] == [arm.rates for arm in made.arms]
     assert second.facts["looks"] == made.facts["looks"] + 1
 
@@ -109,30 +107,28 @@ def test_all_arms_are_measured_in_one_run_and_answered_from_the_cache_in_the_nex
     assert any("outputs.jsonl" in difference for difference in verify(again))
 
 
-def test_the_goal_may_not_move_after_the_base_has_shot(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     recipe, schema = workspace / "recipes" / "tiny.toml", f"evaluation.schema={workspace / 'schema.json'}"
     evaluate(recipe, schema)
     (workspace / "schema.json").write_text(json.dumps({**SCHEMA, "required": []}))
-    with pytest.raises(InputError, match="the schema changed, so nothing can be said against it"):
+    with pytest.raises(InputError, match="The schema changed since the base was evaluated"):
         evaluate(trained.folder / "recipe.toml", schema, run=trained)
     anew = report.load(evaluate(recipe, schema))
-    assert "the schema changed" in anew.facts["moved"]
+    assert "The schema changed" in anew.facts["moved"]
     tuned = evaluate(trained.folder / "recipe.toml", schema, run=trained)
-    assert "the schema changed" in (tuned / "report.md").read_text()  # it stays on the record
+    assert "The schema changed" in (tuned / "report.md").read_text()  # the change stays in the report
 
 
-def test_rows_that_trained_are_no_hold_out_and_are_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
         evaluate(trained.folder / "recipe.toml", "data.seed=8", run=trained)
-    assert not membership.load(workspace / "chat.jsonl").sealed
+    assert not splits.load_membership(workspace / "chat.jsonl").sealed
     evaluate(trained.folder / "recipe.toml", run=trained)
-    assert membership.load(workspace / "chat.jsonl").sealed
+    assert splits.load_membership(workspace / "chat.jsonl").sealed
 
 
-def test_a_request_to_stop_is_heard_while_an_arm_answers(
-    workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_request_interrupts_generation(workspace: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "stopping", True)
     with pytest.raises(Interrupted):
         evaluate(workspace / "recipes" / "tiny.toml")

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from mlxtune.evaluation.scorers import Answer, Score
-from mlxtune.evaluation.scorers.forbidden import not_forbidden
+from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers.forbidden import score_forbidden
 
 
 def judge(output: str, phrases: list[str]) -> Score:
-    return not_forbidden(Answer(output), phrases)
+    return score_forbidden(ModelAnswer(output), phrases)
 
 
 @pytest.mark.parametrize(
@@ -18,25 +18,25 @@ def judge(output: str, phrases: list[str]) -> Score:
      "North\u200bpeak", "North\u00adpeak", "```json\n" + json.dumps({"reply": "a\nNorthpeak"}) + "\n```", '{"reply": "a\\nNorth\\u0070eak and',
      "<think>Northpeak is better</think>Hi", json.dumps({"reply": "a\tNorthpeak"}), '{"reply": "North\\u0070eak"}', json.dumps({"Northpeak": 1})],
 )  # fmt: skip
-def test_phrase_is_found_however_it_is_written(output):
+def test_phrase_matches_despite_formatting(output):
     score = judge(output, ["Northpeak"])
-    assert (score.holds, score.kind) == (False, "forbidden")
+    assert (score.passed, score.kind) == (False, "forbidden")
     assert "Northpeak" in score.why
 
 
 @pytest.mark.parametrize("output", ["", "Northpeaks", "unNorthpeak", "north peak", "{}"])
-def test_other_words_are_no_offence(output):
-    assert judge(output, ["Northpeak"]).holds
+def test_other_words_do_not_match(output):
+    assert judge(output, ["Northpeak"]).passed
 
 
-def test_phrases_are_plain_text_and_may_hold_signs_and_space():
-    assert not judge("we are #1  in town!", ["#1 in town!"]).holds
-    assert judge("axb", ["a.b"]).holds
+def test_phrases_are_literal_text():
+    assert not judge("we are #1  in town!", ["#1 in town!"]).passed
+    assert judge("axb", ["a.b"]).passed
 
 
-def test_nothing_forbidden_holds_always():
-    assert judge("anything", []).holds
+def test_empty_list_always_passes():
+    assert judge("anything", []).passed
 
 
-def test_any_of_several_phrases_counts():
+def test_any_of_several_phrases_matches():
     assert "Beta" in judge("the beta shop", ["Alpha", "Beta"]).why

@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.evaluation.scorers import Answer, Score
-from mlxtune.evaluation.scorers.json_extracted import json_extracted
-from mlxtune.evaluation.scorers.json_fenced import json_fenced
-from mlxtune.evaluation.scorers.json_find import at_pointer, find, strings
-from mlxtune.evaluation.scorers.json_ijson import ijson_valid
-from mlxtune.evaluation.scorers.json_text import DEPTH, Refused, fault, parse
-from mlxtune.evaluation.scorers.json_valid import json_valid
+from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers.json_extracted import score_extracted
+from mlxtune.evaluation.scorers.json_fenced import score_fenced
+from mlxtune.evaluation.scorers.json_ijson import score_ijson
+from mlxtune.evaluation.scorers.json_parser import DEPTH, InvalidJSON, find_syntax_error, parse_json
+from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.json_valid import score_json
 
 SUITE = Path(__file__).parents[3] / "shared" / "data" / "jsontestsuite"
 needs_suite = pytest.mark.skipif(not SUITE.is_dir(), reason="the JSON parsing suite is not at ../shared/data/jsontestsuite")
 
 
 def raw(output: str, ended: str = "stop") -> Score:
-    return json_valid(Answer(output, ended))
+    return score_json(ModelAnswer(output, ended))
 
 
 def _suite(kind: str) -> list[Path]:
@@ -30,48 +30,48 @@ def _suite(kind: str) -> list[Path]:
 
 def _holds(file: Path) -> bool:
     try:
-        return raw(file.read_bytes().decode("utf-8")).holds
+        return raw(file.read_bytes().decode("utf-8")).passed
     except UnicodeDecodeError:
-        return False  # an output is text: bytes that are none never get this far
+        return False  # outputs are text: invalid bytes never reach the scorer
 
 
 @needs_suite
-def test_suite_is_whole():
+def test_suite_is_complete():
     assert (len(_suite("y")), len(_suite("n"))) == (95, 188)
 
 
 @needs_suite
 @pytest.mark.parametrize("file", _suite("y"), ids=lambda file: file.stem)
-def test_accepts_what_the_suite_accepts(file):
+def test_accepts_suite_y_cases(file):
     assert _holds(file)
 
 
 @needs_suite
 @pytest.mark.parametrize("file", _suite("n"), ids=lambda file: file.stem)
-def test_refuses_what_the_suite_refuses(file):
+def test_rejects_suite_n_cases(file):
     assert not _holds(file)
 
 
 @needs_suite
 @pytest.mark.parametrize("file", _suite("i"), ids=lambda file: file.stem)
-def test_decides_on_what_the_suite_leaves_open(file):
+def test_decides_implementation_defined_cases(file):
     assert _holds(file) in (True, False)
 
 
 @needs_suite
-def test_bytes_that_were_let_through_as_surrogates_raise_nothing():
+def test_surrogate_escaped_bytes_do_not_raise():
     for kind in "yni":
         for file in _suite(kind):
             score = raw(file.read_bytes().decode("utf-8", "surrogateescape"))
-            assert score.holds or score.kind
+            assert score.passed or score.kind
 
 
 @needs_suite
-def test_suite_has_a_class_for_every_refusal_and_the_first_fault_agrees_with_the_parser():
+def test_first_syntax_error_agrees_with_parser_on_suite():
     for file in (*_suite("y"), *_suite("n"), *_suite("i")):
         text = file.read_bytes().decode("utf-8", "replace")
         if len(text) < 5000:
-            assert (fault(text) is None) == raw(text).holds
+            assert (find_syntax_error(text) is None) == raw(text).passed
 
 
 @pytest.mark.parametrize(
@@ -148,47 +148,47 @@ def test_suite_has_a_class_for_every_refusal_and_the_first_fault_agrees_with_the
         ("[@]", "stop", "syntax"),
     ],
 )
-def test_failure_has_its_class_and_a_reason(output, ended, kind):
+def test_failure_has_kind_and_reason(output, ended, kind):
     score = raw(output, ended)
-    assert not score.holds
+    assert not score.passed
     assert score.kind == kind
     assert score.why
 
 
-def test_reason_says_where():
+def test_reason_gives_position():
     assert "line 2, column 3" in raw("[1,\n  ,2]").why
 
 
-def test_valid_json_holds_even_when_the_limit_was_reached():
-    assert raw('{"a": 1}', "length").holds
+def test_complete_json_is_valid_at_token_limit():
+    assert raw('{"a": 1}', "length").passed
 
 
-def test_depth_is_limited_and_brackets_in_strings_do_not_count():
-    assert raw("[" * DEPTH + "]" * DEPTH).holds
-    assert not raw("[" * (DEPTH + 1) + "]" * (DEPTH + 1)).holds
-    assert raw(json.dumps("[" * 5000)).holds
-    assert raw(json.dumps(['"' + "{" * 5000, "\\"])).holds
-    assert raw(json.dumps([[]] * 2000)).holds
+def test_depth_is_limited_ignoring_brackets_in_strings():
+    assert raw("[" * DEPTH + "]" * DEPTH).passed
+    assert not raw("[" * (DEPTH + 1) + "]" * (DEPTH + 1)).passed
+    assert raw(json.dumps("[" * 5000)).passed
+    assert raw(json.dumps(['"' + "{" * 5000, "\\"])).passed
+    assert raw(json.dumps([[]] * 2000)).passed
 
 
 @pytest.mark.parametrize(
     "output",
     ["[" * 200_000, '{"a":' * 100_000, "]" * 100_000 + "[" * 100_000, "1" * 100_000, "-" + "9" * 5000, '"' + "\\" * 99_999],
 )
-def test_hostile_output_is_scored_and_raises_nothing(output):
+def test_hostile_output_is_scored_without_raising(output):
     raw(output)
 
 
 def test_unclosed_escapes_take_linear_time():
     start = time.process_time()
     raw('"' + '\\"' * 100_000)
-    assert time.process_time() - start < 2  # a search that goes back takes minutes
+    assert time.process_time() - start < 2  # a backtracking search would take minutes
 
 
-def test_huge_numbers_are_numbers():
-    assert parse("9" * 5000) == float("inf")
-    assert parse("-" + "9" * 5000) == float("-inf")
-    assert parse("123456789012345678901234567890") == 123456789012345678901234567890
+def test_huge_numbers_are_accepted():
+    assert parse_json("9" * 5000) == float("inf")
+    assert parse_json("-" + "9" * 5000) == float("-inf")
+    assert parse_json("123456789012345678901234567890") == 123456789012345678901234567890
 
 
 VALUES = st.recursive(
@@ -199,29 +199,29 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from([None, 2]), st.booleans())
-def test_whatever_a_writer_wrote_is_read_back(value, indent, ascii_only):
-    assert parse(json.dumps(value, indent=indent, ensure_ascii=ascii_only)) == value
+def test_any_dumped_value_round_trips(value, indent, ascii_only):
+    assert parse_json(json.dumps(value, indent=indent, ensure_ascii=ascii_only)) == value
 
 
 @given(st.text(alphabet='{}[]",:\\ntrue0-1.eE \n\t\u2028\ud800', max_size=40), st.sampled_from(["stop", "length"]))
-def test_any_text_gets_a_score(text, ended):
-    for scorer in (json_valid, ijson_valid, json_fenced, json_extracted):
-        score = scorer(Answer(text, ended))
-        assert score.holds or (score.kind and score.why)
+def test_any_text_gets_score(text, ended):
+    for scorer in (score_json, score_ijson, score_fenced, score_extracted):
+        score = scorer(ModelAnswer(text, ended))
+        assert score.passed or (score.kind and score.why)
 
 
 @given(st.text(alphabet='{}[]",:\\/ntruefalsd0-1.eE+ \n\t\x00\x7f', max_size=30))
-def test_first_fault_and_parser_agree(text):
+def test_syntax_error_and_parser_agree(text):
     try:
         json.loads(text, parse_constant=lambda name: json.loads(""))
     except ValueError:
-        assert fault(text) is not None
+        assert find_syntax_error(text) is not None
     else:
-        assert fault(text) is None
+        assert find_syntax_error(text) is None
 
 
 @given(VALUES)
-def test_a_text_cut_anywhere_is_cut_off_or_valid(value):
+def test_truncated_text_is_truncated_or_valid(value):
     text = json.dumps([value])
     for length in range(1, len(text)):
         assert raw(text[:length], "length").kind == "cut off"
@@ -251,9 +251,9 @@ def test_a_text_cut_anywhere_is_cut_off_or_valid(value):
         ("", "empty"),
     ],
 )
-def test_ijson_also_asks_for_unique_names_characters_and_finite_doubles(output, kind):
-    score = ijson_valid(Answer(output))
-    assert (score.holds, score.kind) == (not kind, kind)
+def test_ijson_requires_unique_names_valid_characters_and_finite_doubles(output, kind):
+    score = score_ijson(ModelAnswer(output))
+    assert (score.passed, score.kind) == (not kind, kind)
 
 
 @pytest.mark.parametrize(
@@ -278,11 +278,11 @@ def test_ijson_also_asks_for_unique_names_characters_and_finite_doubles(output, 
         ("```\n{'a': 1}\n```", "single quotes"),
     ],
 )
-def test_fenced_is_one_fence_and_nothing_else_and_never_raw(output, kind):
-    score = json_fenced(Answer(output))
+def test_fenced_requires_exactly_one_fence(output, kind):
+    score = score_fenced(ModelAnswer(output))
     assert score.kind == kind
-    assert score.holds == (not kind)
-    assert not (score.holds and raw(output).holds)
+    assert score.passed == (not kind)
+    assert not (score.passed and raw(output).passed)
 
 
 @pytest.mark.parametrize(
@@ -299,40 +299,40 @@ def test_fenced_is_one_fence_and_nothing_else_and_never_raw(output, kind):
         ('{"a": 1,} {"b": 2}', {"b": 2}),
     ],
 )
-def test_extracted_is_the_first_balanced_value_that_is_json(output, value):
-    found = find(output)
+def test_extracted_is_first_balanced_json_value(output, value):
+    found = find_json(output)
     assert found
     assert found[0] == value
-    assert json_extracted(Answer(output)).holds
+    assert score_extracted(ModelAnswer(output)).passed
 
 
 @pytest.mark.parametrize(
     "output", ["", "none", "{", '{"a": {"b": 1}, "c": "cut', "{'a': {'b': 1}}", '{"a": {"b": 1},, "c": 2}', "[1, [2]", "[x]", "]["]
 )
-def test_a_piece_of_a_broken_value_is_not_the_value(output):
-    assert not json_extracted(Answer(output)).holds
+def test_fragment_of_broken_value_is_not_extracted(output):
+    assert not score_extracted(ModelAnswer(output)).passed
 
 
 @given(VALUES.filter(lambda value: isinstance(value, dict | list)), st.text(alphabet="ab .\n'", max_size=10), st.booleans())
-def test_rates_contain_each_other(value, prose, fence):
+def test_stricter_rates_imply_looser_ones(value, prose, fence):
     text = json.dumps(value)
     output = f"{prose}```\n{text}\n```" if fence else prose + text
-    answer = Answer(output)
-    held = [scorer(answer).holds for scorer in (ijson_valid, json_valid, json_extracted)]
+    answer = ModelAnswer(output)
+    held = [scorer(answer).passed for scorer in (score_ijson, score_json, score_extracted)]
     assert held == sorted(held)
     assert held[2]
-    assert json_fenced(answer).holds == (fence and not prose.strip())
+    assert score_fenced(answer).passed == (fence and not prose.strip())
     assert held[1] == (not fence and not prose.strip())
 
 
 def test_pointers_and_strings():
     value = {"a": [{"b/c": "x"}, "y"], "~": "z"}
-    assert at_pointer(value, "/a/0/b~1c") == "x"
-    assert at_pointer(value, "/~0") == "z"
-    assert at_pointer(value, "") == value
+    assert resolve_pointer(value, "/a/0/b~1c") == "x"
+    assert resolve_pointer(value, "/~0") == "z"
+    assert resolve_pointer(value, "") == value
     for absent in ("/b", "/a/2", "/a/x", "/a/1/0", "/a/-1", "/a/٣"):
-        assert at_pointer(value, absent) is None
-    assert strings(value) == ["x", "y", "z"]
+        assert resolve_pointer(value, absent) is None
+    assert string_values(value) == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize(
@@ -340,12 +340,12 @@ def test_pointers_and_strings():
     ["[" * 200_000, "{" * 50_000, '{"a":' * 50_000, "```\n" * 20_000, "[x" * 20_000, '["' * 20_000, "<think>" * 20_000],
     ids=range(7),
 )
-def test_hostile_output_has_every_verdict(output):
-    for scorer in (json_valid, ijson_valid, json_fenced, json_extracted):
-        assert not scorer(Answer(output)).holds
+def test_hostile_output_gets_every_score(output):
+    for scorer in (score_json, score_ijson, score_fenced, score_extracted):
+        assert not scorer(ModelAnswer(output)).passed
 
 
-def test_refusals_have_a_class():
-    with pytest.raises(Refused) as refused:
-        parse("[1,]")
+def test_rejections_have_kind():
+    with pytest.raises(InvalidJSON) as refused:
+        parse_json("[1,]")
     assert refused.value.kind == "trailing comma"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mlxtune.evaluation.scorers import Answer
-from mlxtune.evaluation.scorers.length import within_length
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers.length import score_length
 from mlxtune.recipe import Length
 
 
@@ -31,7 +31,7 @@ from mlxtune.recipe import Length
         (json.dumps({"parts": ["a", {"b/c": "abcd"}]}), Length(max=3, at="/parts/1/b~1c"), "too long"),
     ],
 )
-def test_lengths(output, limit, kind):
-    score = within_length(Answer(output), limit)
-    assert (score.holds, score.kind) == (not kind, kind)
+def test_length_scores(output, limit, kind):
+    score = score_length(ModelAnswer(output), limit)
+    assert (score.passed, score.kind) == (not kind, kind)
     assert bool(score.why) == bool(kind)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.evaluation.scorers import Answer, Score
-from mlxtune.evaluation.scorers.reference import leaves, same_answer, same_fields
+from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers.reference import leaves, score_exact, score_fields
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.text("ab/~", max_size=2),
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 def fields(output: object, reference: object, paths: tuple[str, ...] = ()) -> Score:
-    return same_fields(Answer(json.dumps(output), reference=json.dumps(reference)), paths)
+    return score_fields(ModelAnswer(json.dumps(output), reference=json.dumps(reference)), paths)
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def fields(output: object, reference: object, paths: tuple[str, ...] = ()) -> Sc
         ("<think>Hm.</think>yes", "yes", True),
         (" yes\n", "yes", True),
         ("Yes", "yes", False),
-        ("1e400", "1e401", True),  # both more than a double holds
+        ("1e400", "1e401", True),  # both exceed the precision of a double
     ],
 )
-def test_exact_compares_values_where_both_are_json_and_texts_otherwise(output, reference, same):
-    assert same_answer(Answer(output, reference=reference)).holds == same
+def test_exact_compares_json_values_or_text(output, reference, same):
+    assert score_exact(ModelAnswer(output, reference=reference)).passed == same
 
 
 @pytest.mark.parametrize(
@@ -62,32 +62,32 @@ def test_exact_compares_values_where_both_are_json_and_texts_otherwise(output, r
 def test_field_f1(output, reference, value):
     score = fields(output, reference)
     assert score.value == pytest.approx(value)
-    assert score.holds == (value == 1)
+    assert score.passed == (value == 1)
     assert bool(score.kind) == (value != 1)
 
 
 def test_only_named_fields_count():
     output, reference = {"a": 1, "reply": "x", "c": {"d": 1}}, {"a": 1, "reply": "y", "c": {"d": 1}}
     assert fields(output, reference).value == pytest.approx(2 / 3)
-    assert fields(output, reference, ("/a", "/c")).holds
+    assert fields(output, reference, ("/a", "/c")).passed
     assert fields(output, reference, ("/a", "/reply")).kind == "/reply"
-    assert fields(output, reference, ("/absent",)).holds
+    assert fields(output, reference, ("/absent",)).passed
 
 
-def test_class_is_the_first_field_that_differs():
+def test_kind_is_first_differing_field():
     score = fields({"b": 1, "a": 2}, {"b": 2, "a": 3})
     assert score.kind == "/a"
     assert "/b" in score.why
 
 
-def test_value_may_stand_in_prose_and_an_output_without_one_has_no_field():
-    assert same_fields(Answer('Sure! {"a": 1}', reference='{"a": 1}')).holds
-    assert same_fields(Answer("Sure!", reference='{"a": 1}')).value == 0
-    assert same_fields(Answer("[" * 9999, reference='{"a": 1}')).value == 0
+def test_value_may_be_in_prose_and_missing_value_has_no_fields():
+    assert score_fields(ModelAnswer('Sure! {"a": 1}', reference='{"a": 1}')).passed
+    assert score_fields(ModelAnswer("Sure!", reference='{"a": 1}')).value == 0
+    assert score_fields(ModelAnswer("[" * 9999, reference='{"a": 1}')).value == 0
 
 
 def _f1(one: object, two: object) -> float:
-    """By another way: sets of paths with JSON texts."""
+    """Compute F1 independently from sets of paths with JSON texts."""
 
     def flat(value: object, path: tuple[object, ...] = ()) -> set[tuple[object, ...]]:
         if isinstance(value, dict) and value:
@@ -104,7 +104,7 @@ def _f1(one: object, two: object) -> float:
 @given(
     st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=3), st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=3)
 )
-def test_f1_agrees_with_precision_and_recall_computed_apart(one, two):
+def test_f1_matches_independent_precision_and_recall(one, two):
     assert fields(one, two).value == pytest.approx(_f1(one, two))
 
 

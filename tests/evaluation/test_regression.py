@@ -1,4 +1,4 @@
-"""Off-task prompts: which answers count, and when an adapter may not be promoted."""
+"""Off-task prompts: which answers count, and when a regression blocks promotion."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import pytest
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import samples
-from mlxtune.data.rows import Place
-from mlxtune.evaluation import regression
-from mlxtune.evaluation.regression import Probe
+from mlxtune.data.rows import Location
+from mlxtune.evaluation.off_task import prompts
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.recipe import parse
 
-PLACE = Place(Path("r.jsonl"), 1)
+PLACE = Location(Path("r.jsonl"), 1)
 
 
-def _probe(*accept: str, id: str = "x") -> Probe:
-    return Probe(id, "Which?", accept, PLACE)
+def _probe(*accept: str, id: str = "x") -> OffTaskPrompt:
+    return OffTaskPrompt(id, "Which?", accept, PLACE)
 
 
 @pytest.mark.parametrize(
@@ -34,58 +36,59 @@ def _probe(*accept: str, id: str = "x") -> Probe:
         (["mice"], "", False),
     ],
 )
-def test_an_answer_counts_when_it_says_an_accepted_word_as_a_word(accept: list[str], output: str, holds: bool) -> None:
-    assert _probe(*accept).holds(output) is holds
+def test_answer_counts_when_accepted_word_appears_as_whole_word(accept: list[str], output: str, holds: bool) -> None:
+    assert _probe(*accept).passes(output) is holds
 
 
-def test_what_changed_is_named_on_both_sides() -> None:
-    found = regression.compare(
+def test_gained_and_lost_prompts_are_named() -> None:
+    found = compare_off_task(
         [_probe("a", id="one"), _probe("b", id="two"), _probe("c", id="three")], ["a", "b", "x"], ["a", "x", "c"]
     )
     assert (found.total, found.base, found.tuned, found.broken, found.fixed) == (3, 2, 2, ("two",), ("three",))
-    assert not found.blocks
-    assert regression.of({"regression": {**asdict(found), "broken": ["two"], "fixed": ["three"]}}) == found
-    assert regression.of({}) is None
+    assert not found.blocks_promotion
+    facts = {"regression": {**asdict(found), "broken": ["two"], "fixed": ["three"]}}
+    assert EvaluationReport(facts, (), (), "").off_task == found
+    assert EvaluationReport({}, (), (), "").off_task is None
 
 
 @pytest.mark.parametrize(("lost", "gained", "blocks"), [(0, 0, False), (3, 0, False), (4, 0, True), (6, 3, False), (8, 3, True)])
-def test_a_drop_of_more_than_a_tenth_of_the_prompts_blocks(lost: int, gained: int, blocks: bool) -> None:
+def test_drop_of_over_ten_percent_blocks_promotion(lost: int, gained: int, blocks: bool) -> None:
     probes = [_probe("yes", id=str(at)) for at in range(30)]
     base = ["yes"] * 20 + ["no"] * 10
     tuned = ["no"] * lost + ["yes"] * (20 - lost) + ["yes"] * gained + ["no"] * (10 - gained)
-    found = regression.compare(probes, base, tuned)
-    assert found.blocks is blocks
-    assert found.sentence.startswith("General behaviour dropped" if blocks else "General behaviour held")
-    assert f"{20 - lost + gained} of 30" in found.sentence
+    found = compare_off_task(probes, base, tuned)
+    assert found.blocks_promotion is blocks
+    assert found.summary.startswith("Failed the off-task check" if blocks else "Passed the off-task check")
+    assert f"{20 - lost + gained} of 30" in found.summary
 
 
-def test_the_shipped_prompts_can_be_read_and_have_ids_of_their_own() -> None:
-    found = regression.read(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"'))
+def test_bundled_prompts_load_with_unique_ids() -> None:
+    found = prompts.load_prompts(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"'))
     assert 20 <= len(found) <= 40
-    assert (samples.root() / regression.SHIPPED).is_file()
-    assert all(probe.holds(probe.accept[0]) and not probe.holds(probe.prompt) for probe in found if probe.id != "bark")
+    assert (samples.samples_root() / prompts.SHIPPED).is_file()
+    assert all(probe.passes(probe.accept[0]) and not probe.passes(probe.prompt) for probe in found if probe.id != "bark")
 
 
-def test_a_recipe_may_have_its_own_prompts_or_none(tmp_path: Path) -> None:
+def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:
     text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\nregression = '
-    assert regression.read(parse(f'{text}""')) == ()
+    assert prompts.load_prompts(parse(f'{text}""')) == ()
     (tmp_path / "own.jsonl").write_text('{"id": "a", "prompt": "Say b.", "accept": ["b"]}\n')
-    (own,) = regression.read(parse(f'{text}"own.jsonl"', folder=tmp_path))
+    (own,) = prompts.load_prompts(parse(f'{text}"own.jsonl"', folder=tmp_path))
     assert (own.id, own.row.prompt[0].content, own.row.reference) == ("a", "Say b.", None)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"id": "a", "prompt": "b", "accept": ["c"]}\nno', "line 2: not valid JSON"),
-        ('{"id": "a", "prompt": "b", "accept": []}', "line 1: not of the form"),
-        ('{"id": "a", "prompt": "b", "accept": [" "]}', "line 1: not of the form"),
-        ('{"id": "a", "accept": ["b"]}', "line 1: not of the form"),
-        ('{"id": "a", "prompt": "b", "accept": ["c"]}\n' * 2, "two prompts have one id"),
-        ("", "holds no prompts"),
+        ('{"id": "a", "prompt": "b", "accept": ["c"]}\nno', "line 2: invalid JSON"),
+        ('{"id": "a", "prompt": "b", "accept": []}', "line 1: expected"),
+        ('{"id": "a", "prompt": "b", "accept": [" "]}', "line 1: expected"),
+        ('{"id": "a", "accept": ["b"]}', "line 1: expected"),
+        ('{"id": "a", "prompt": "b", "accept": ["c"]}\n' * 2, "two prompts have the same ID"),
+        ("", "has no prompts"),
     ],
 )
-def test_a_file_of_another_form_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_prompt_file_is_refused_with_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
-        regression.probes(tmp_path / "r.jsonl")
+        prompts.read_prompts(tmp_path / "r.jsonl")

@@ -6,58 +6,58 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.report import Measured
-from mlxtune.evaluation.scorers import HOLDS, Score
-from mlxtune.evaluation.statistics import wilson
+from mlxtune.evaluation.report import ArmScores
+from mlxtune.evaluation.scorers import PASS, Score
+from mlxtune.evaluation.statistics.intervals import wilson
 
 
 def _scored(*outcomes: bool | str) -> list[dict[str, Score]]:
-    scores = [HOLDS if item is True else Score(False, item or "bad", "why") for item in outcomes]
-    return [{"json": HOLDS, "contract": score} for score in scores]
+    scores = [PASS if item is True else Score(False, item or "bad", "why") for item in outcomes]
+    return [{"json": PASS, "contract": score} for score in scores]
 
 
-def _report(base: list[bool], tuned: list[bool]) -> reports.Report:
+def _report(base: list[bool], tuned: list[bool]) -> reports.EvaluationReport:
     return reports.build(
-        {"rows": len(base)}, [Measured("base", True, 1.0, _scored(*base)), Measured("tuned", False, 2.5, _scored(*tuned))]
+        {"rows": len(base)}, [ArmScores("base", True, 1.0, _scored(*base)), ArmScores("tuned", False, 2.5, _scored(*tuned))]
     )
 
 
-def test_rates_count_hits_and_class_the_failures_most_common_first():
-    json_rate, contract = reports.rates(_scored(True, "prose", "fence", "prose", True))
+def test_rates_count_passes_and_rank_failure_kinds():
+    json_rate, contract = reports.metric_rates(_scored(True, "prose", "fence", "prose", True))
     assert (json_rate.hits, json_rate.total, json_rate.share, json_rate.failures) == (5, 5, 1.0, {})
     assert (contract.hits, contract.share) == (2, 0.4)
     assert list(contract.failures.items()) == [("prose", 2), ("fence", 1)]
     assert (contract.low, contract.high) == wilson(2, 5)
 
 
-def test_no_outputs_have_no_rates():
+def test_empty_outputs_have_no_rates():
     with pytest.raises(ValueError, match="no"):
-        reports.rates([])
+        reports.metric_rates([])
 
 
-def test_every_metric_of_every_other_arm_is_compared_with_the_first():
-    report = reports.build({}, [Measured(name, False, 0.0, _scored(True, False)) for name in ("base", "one", "two")])
+def test_every_metric_of_every_arm_is_compared_with_first():
+    report = reports.build({}, [ArmScores(name, False, 0.0, _scored(True, False)) for name in ("base", "one", "two")])
     assert [(item.first, item.second, item.metric) for item in report.comparisons] == [
         ("base", "one", "json"), ("base", "one", "contract"), ("base", "two", "json"), ("base", "two", "contract"),
     ]  # fmt: skip
 
 
-def test_rows_are_paired_by_place():
+def test_rows_are_paired_by_position():
     report = _report([True, True, False, False], [True, False, True, False])
     assert report.headline
     paired = report.headline.paired
     assert (paired.both, paired.broken, paired.fixed, paired.neither) == (1, 1, 1, 1)
 
 
-def test_verdict_is_about_the_whole_contract():
+def test_verdict_uses_whole_contract():
     report = _report([False] * 40, [True] * 40)
     assert report.headline
-    assert (report.headline.metric, report.headline.word) == ("contract", "better")
+    assert (report.headline.metric, report.headline.outcome) == ("contract", "better")
     assert report.verdict.startswith("Better. Whole contract rose by 100 points")
 
 
-def test_base_alone_has_no_comparison():
-    report = reports.build({}, [Measured("base", False, 0.0, _scored(True))])
+def test_base_only_report_has_no_comparison():
+    report = reports.build({}, [ArmScores("base", False, 0.0, _scored(True))])
     assert report.comparisons == ()
     assert report.headline is None
     assert "base is measured" in report.verdict
@@ -68,7 +68,7 @@ def test_arms_with_different_rows_are_refused():
         _report([True], [True, False])
 
 
-def test_report_survives_the_way_to_disk(tmp_path):
+def test_report_round_trips_through_disk(tmp_path):
     report = _report([False, True, False], [True, True, False])
     reports.save(report, tmp_path)
     assert reports.load(tmp_path) == report
@@ -77,9 +77,9 @@ def test_report_survives_the_way_to_disk(tmp_path):
     assert report.facts["made"] == kept["facts"]["made"]
 
 
-def test_arm_finds_its_rate_by_name():
+def test_arm_rate_is_found_by_name():
     arm = _report([True], [False]).arms[1]
-    assert (arm.arm, arm.cached, arm.seconds, arm.rate("contract").hits) == ("tuned", False, 2.5, 0)
+    assert (arm.name, arm.cached, arm.seconds, arm.rate("contract").hits) == ("tuned", False, 2.5, 0)
     with pytest.raises(KeyError):
         arm.rate("nothing")
 
@@ -96,12 +96,12 @@ def test_arm_finds_its_rate_by_name():
         '{"arms": ["x"], "comparisons": [], "facts": {}, "verdict": ""}',
     ],
 )
-def test_file_that_is_no_report_is_an_input_error(tmp_path, text):
+def test_malformed_report_is_input_error(tmp_path, text):
     (tmp_path / reports.FILE).write_text(text)
     with pytest.raises(InputError, match=r"report\.json"):
         reports.load(tmp_path)
 
 
-def test_missing_report_is_an_input_error(tmp_path):
+def test_missing_report_is_input_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         reports.load(tmp_path)

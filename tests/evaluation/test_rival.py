@@ -1,20 +1,20 @@
-"""What was tuned wins only against the strongest arm that needs no training."""
+"""The tuned arm must beat the strongest arm that needs no training."""
 
 from __future__ import annotations
 
 import pytest
 
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.report import Measured, Report
-from mlxtune.evaluation.scorers import HOLDS, Score
+from mlxtune.evaluation.report import ArmScores, EvaluationReport
+from mlxtune.evaluation.scorers import PASS, Score
 
 
-def _measured(name: str, hits: int, of: int = 40, **more: float) -> Measured:
-    scored = [{"schema": HOLDS, "contract": HOLDS if at < hits else Score(False, "bad", "why")} for at in range(of)]
-    return Measured(name, False, 1.0, scored, **more)
+def _measured(name: str, hits: int, of: int = 40, **more: float) -> ArmScores:
+    scored = [{"schema": PASS, "contract": PASS if at < hits else Score(False, "bad", "why")} for at in range(of)]
+    return ArmScores(name, False, 1.0, scored, **more)
 
 
-def _report(**hits: int) -> Report:
+def _report(**hits: int) -> EvaluationReport:
     return reports.build({"rows": 40}, [_measured(name.replace("_", "+"), count) for name, count in hits.items()])
 
 
@@ -29,13 +29,13 @@ def _report(**hits: int) -> Report:
         ({"base": 5, "base_prompt": 5, "tuned": 30}, "base+prompt", "better"),
     ],
 )
-def test_the_verdict_is_about_the_strongest_arm(hits: dict[str, int], rival: str, word: str) -> None:
+def test_verdict_compares_with_strongest_arm(hits: dict[str, int], rival: str, word: str) -> None:
     headline = _report(**hits).headline
     assert headline
-    assert (headline.first, headline.second, headline.word) == (rival, "tuned", word)
+    assert (headline.first, headline.second, headline.outcome) == (rival, "tuned", word)
 
 
-def test_what_was_not_tuned_has_no_verdict() -> None:
+def test_report_without_tuned_arm_has_no_verdict() -> None:
     report = _report(base=2, base_prompt=40)
     assert report.headline is None
     assert report.verdict.startswith("The base is measured.")
@@ -46,12 +46,12 @@ def test_what_was_not_tuned_has_no_verdict() -> None:
     ("hits", "told"),
     [(40, "A grammar alone meets the whole contract every time."), (9, "A grammar alone fits the schema every time.")],
 )
-def test_a_grammar_that_reaches_everything_is_told(hits: int, told: str) -> None:
+def test_sufficient_grammar_is_reported(hits: int, told: str) -> None:
     assert told in _report(base=0, base_grammar=hits, tuned=30).verdict
     assert told in _report(base=0, base_grammar=hits).verdict
 
 
-def test_perplexity_is_the_exponential_of_the_mean_over_tokens() -> None:
+def test_perplexity_is_exponential_of_token_mean() -> None:
     report = reports.build({}, [_measured("base", 1, nats=30.0, tokens=20), _measured("tuned", 2)])
     assert report.arms[0].perplexity == pytest.approx(4.4816890703)
     assert report.arms[1].perplexity is None

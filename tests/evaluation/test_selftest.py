@@ -6,30 +6,30 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation import planted, selftest
-from mlxtune.evaluation.judge import report
-from mlxtune.evaluation.judge.sentinels import SENTINELS
-from mlxtune.evaluation.scorers import HOLDS
+from mlxtune.evaluation.judge import judge_report
+from mlxtune.evaluation.judge.batch import SENTINELS
+from mlxtune.evaluation.scorers import PASS
+from mlxtune.evaluation.selftest import checks, selftest_cases
 
 SUITES = Path(__file__).parents[3] / "shared" / "data"
 needs_suites = pytest.mark.skipif(
-    not (SUITES / selftest.SCHEMA_SUITE).is_dir(), reason="the conformance suites are not at ../shared/data"
+    not (SUITES / checks.SCHEMA_SUITE).is_dir(), reason="the conformance suites are not at ../shared/data"
 )
 
 
-def test_built_in_cases_hold():
-    found = list(selftest.checks())
-    assert [check.name.split(":")[0] for check in found] == ["JSON", "schema", "disclaimers", "planted rates", "judge"]
+def test_built_in_cases_pass():
+    found = list(checks.run_checks())
+    assert [check.name.split(":")[0] for check in found] == ["JSON", "schema", "disclaimers", "known rates", "judge"]
     for check in found:
-        assert check.holds, check.wrong
+        assert check.passed, check.wrong
         assert check.right == check.total > 0
 
 
 @needs_suites
-def test_conformance_suites_hold_whole():
-    found = {check.name: check for check in selftest.checks(SUITES)}
+def test_conformance_suites_pass_completely():
+    found = {check.name: check for check in checks.run_checks(SUITES)}
     for check in found.values():
-        assert check.holds, check.wrong
+        assert check.passed, check.wrong
     totals = {name: check.total for name, check in found.items() if "suite" in name}
     assert totals == {
         "JSON suite: y_ accepted": 95,
@@ -39,52 +39,54 @@ def test_conformance_suites_hold_whole():
         "schema suite: optional": 162,
         "schema suite: formats": 764,
     }
-    assert found["schema suite: mandatory"].note.startswith("19 apart: formats are asserted")
+    assert found["schema suite: mandatory"].note.startswith("19 excluded: formats are validated")
 
 
-def test_a_scorer_that_says_yes_to_everything_is_found_out(monkeypatch):
-    monkeypatch.setattr(selftest, "json_valid", lambda answer: HOLDS)
-    monkeypatch.setattr(selftest, "right_disclaimer", lambda answer, rules, fuzzy: HOLDS)
-    wrong = {check.name: len(check.wrong) for check in selftest.checks() if check.wrong}
-    refused = [kind for _, kind, *_ in planted.JSON if kind]
-    assert wrong["JSON: built-in cases"] == len(refused) + len(planted.CUT_OFF)
-    assert wrong["disclaimers: built-in cases"] == sum(bool(kind) for _, *kinds in planted.DISCLAIMERS for kind in kinds)
+def test_scorer_that_always_passes_is_detected(monkeypatch):
+    monkeypatch.setattr(checks, "score_json", lambda answer: PASS)
+    monkeypatch.setattr(checks, "score_disclaimers", lambda answer, rules, fuzzy: PASS)
+    wrong = {check.name: len(check.wrong) for check in checks.run_checks() if check.wrong}
+    refused = [kind for _, kind, *_ in selftest_cases.JSON if kind]
+    assert wrong["JSON: built-in cases"] == len(refused) + len(selftest_cases.CUT_OFF)
+    assert wrong["disclaimers: built-in cases"] == sum(bool(kind) for _, *kinds in selftest_cases.DISCLAIMERS for kind in kinds)
 
 
-def test_a_scorer_that_raises_is_wrong_and_stops_nothing(monkeypatch):
+def test_raising_scorer_is_reported_without_stopping(monkeypatch):
     def broken(answer):
         raise RuntimeError("oh")
 
-    monkeypatch.setattr(selftest, "json_fenced", broken)
-    found = list(selftest.checks())
+    monkeypatch.setattr(checks, "score_fenced", broken)
+    found = list(checks.run_checks())
     assert len(found) == 5
     assert all("RuntimeError: oh" in case for case in found[0].wrong)
 
 
-def test_planted_rates_that_are_off_are_named(monkeypatch):
-    contract, answers, expected = planted.planted()
-    monkeypatch.setattr(planted, "planted", lambda: (contract, answers, expected | {"json": 100}))
-    assert [check.wrong for check in selftest.checks() if check.name == "planted rates"] == [("json: 76, not 100",)]
+def test_wrong_planted_rates_are_named(monkeypatch):
+    contract, answers, expected = selftest_cases.known_rates()
+    monkeypatch.setattr(selftest_cases, "known_rates", lambda: (contract, answers, expected | {"json": 100}))
+    assert [check.wrong for check in checks.run_checks() if check.name == "known rates"] == [("json: 76, not 100",)]
 
 
-def test_suites_in_part_or_broken(tmp_path):
+def test_incomplete_or_broken_suites_are_handled(tmp_path):
     with pytest.raises(InputError, match="has neither"):
-        list(selftest.checks(tmp_path))
-    suite = tmp_path / selftest.JSON_SUITE
+        list(checks.run_checks(tmp_path))
+    suite = tmp_path / checks.JSON_SUITE
     suite.mkdir()
     (suite / "y_wrong.json").write_text("{'a': 1}")
     (suite / "n_wrong.json").write_text("{}")
     (suite / "i_any.json").write_bytes(b"\xff")
-    found = {check.name: check for check in selftest.checks(tmp_path)}
+    found = {check.name: check for check in checks.run_checks(tmp_path)}
     assert found["JSON suite: y_ accepted"].wrong == ("y_wrong.json",)
     assert found["JSON suite: n_ refused"].wrong == ("n_wrong.json",)
-    assert found["JSON suite: i_ decided"].holds
+    assert found["JSON suite: i_ decided"].passed
     (suite / "i_any.json").unlink()
-    assert not {check.name: check for check in selftest.checks(tmp_path)}["JSON suite: i_ decided"].holds  # nothing is no proof
+    assert not {check.name: check for check in checks.run_checks(tmp_path)}[
+        "JSON suite: i_ decided"
+    ].passed  # an empty suite proves nothing
 
 
-def test_schema_suite_reads_its_remotes_from_its_folder(tmp_path):
-    suite = tmp_path / selftest.SCHEMA_SUITE
+def test_schema_suite_reads_remotes_from_its_folder(tmp_path):
+    suite = tmp_path / checks.SCHEMA_SUITE
     tests = suite / "tests" / "draft2020-12"
     for folder in ("optional/format", "."):
         (tests / folder).mkdir(parents=True, exist_ok=True)
@@ -97,12 +99,12 @@ def test_schema_suite_reads_its_remotes_from_its_folder(tmp_path):
     }
     for name in ("ref.json", "optional/more.json", "optional/format/date.json"):
         (tests / name).write_text(json.dumps([group]))
-    found = {check.name: check for check in selftest.checks(tmp_path)}
+    found = {check.name: check for check in checks.run_checks(tmp_path)}
     assert found["schema suite: mandatory"].wrong == ("ref: remote: text",)
     assert (found["schema suite: formats"].right, found["schema suite: formats"].total) == (1, 2)
 
 
-def test_a_judge_that_is_fooled_and_not_called_broken_is_wrong(monkeypatch):
-    monkeypatch.setattr(report, "_passed", lambda call, verdict: False)
-    found = {check.name: check for check in selftest.checks()}["judge: sentinels"]
+def test_fooled_judge_not_marked_unreliable_fails_selftest(monkeypatch):
+    monkeypatch.setattr(judge_report, "_passed", lambda call, verdict: False)
+    found = {check.name: check for check in checks.run_checks()}["judge: sentinels"]
     assert len(found.wrong) == 4 * len(SENTINELS)

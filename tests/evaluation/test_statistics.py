@@ -1,4 +1,4 @@
-"""Against scipy, statsmodels and the figures printed in the papers."""
+"""Compare statistics with scipy, statsmodels and published values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from mlxtune.evaluation.statistics import Paired, holm, mcnemar, newcombe, sign_test, wilson
+from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, wilson
+from mlxtune.evaluation.statistics.significance import holm, mcnemar, sign_test
 
 CLOSE = {"rel": 0, "abs": 1e-9}
 
@@ -31,13 +32,13 @@ def test_wilson_at_other_levels(level):
         assert wilson(hits, 12, z) == pytest.approx(proportion_confint(hits, 12, alpha=1 - level, method="wilson"), **CLOSE)
 
 
-def test_wilson_ends_are_exactly_zero_and_one():
+def test_wilson_endpoints_are_exactly_zero_and_one():
     for total in range(1, 400):
         assert wilson(0, total)[0] == 0.0
         assert wilson(total, total)[1] == 1.0
 
 
-def test_wilson_holds_the_rate_and_mirrors_failures():
+def test_wilson_contains_rate_and_mirrors_failures():
     for total in range(1, 40):
         for hits in range(total + 1):
             low, high = wilson(hits, total)
@@ -46,8 +47,8 @@ def test_wilson_holds_the_rate_and_mirrors_failures():
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 0), (-1, 5), (6, 5), (1, 0), (0, -3)])
-def test_wilson_refuses_what_is_no_rate(hits, total):
-    with pytest.raises(ValueError, match="is no rate"):
+def test_wilson_refuses_invalid_counts(hits, total):
+    with pytest.raises(ValueError, match="hits must be between"):
         wilson(hits, total)
 
 
@@ -80,15 +81,15 @@ def test_mcnemar_does_not_overflow_on_many_rows():
         ((1, 1, 7, 12), -0.507, -0.286, -0.026),
     ],
 )
-def test_newcombe_gives_the_printed_figures(table, low, change, high):
+def test_newcombe_matches_published_figures(table, low, change, high):
     both, first, second, neither = table
-    got = newcombe(Paired(both, broken=second, fixed=first, neither=neither))  # the papers' difference is first − second
+    got = newcombe(PairedCounts(both, broken=second, fixed=first, neither=neither))  # the papers report first − second
     digits = 4 if low > 0 else 3
     assert [round(value, digits) for value in got] == [low, change, high]
 
 
 def _independent_newcombe(a: int, b: int, c: int, d: int) -> tuple[float, float]:
-    """Method 10 by way of statsmodels' Wilson limits, for the rate of the first arm less that of the second."""
+    """Compute Newcombe's method 10 from statsmodels' Wilson limits, for first arm minus second arm."""
     n = a + b + c + d
     (l1, u1), (l2, u2) = (proportion_confint(hits, n, method="wilson") for hits in (a + b, a + c))
     p1, p2 = (a + b) / n, (a + c) / n
@@ -101,19 +102,19 @@ def _independent_newcombe(a: int, b: int, c: int, d: int) -> tuple[float, float]
     return p1 - p2 - down, p1 - p2 + up
 
 
-def test_newcombe_agrees_with_an_independent_computation():
+def test_newcombe_agrees_with_independent_computation():
     for a, b, c, d in itertools.product([0, 1, 4, 11, 50], repeat=4):
         if a + b + c + d:
-            low, change, high = newcombe(Paired(a, broken=c, fixed=b, neither=d))
+            low, change, high = newcombe(PairedCounts(a, broken=c, fixed=b, neither=d))
             assert (low, high) == pytest.approx(_independent_newcombe(a, b, c, d), **CLOSE)
             assert change == pytest.approx((b - c) / (a + b + c + d), **CLOSE)
 
 
-def test_newcombe_mirrors_when_the_arms_change_places():
+def test_newcombe_mirrors_when_arms_swap():
     for a, b, c, d in itertools.product([0, 2, 9, 30], repeat=4):
         if a + b + c + d:
-            low, change, high = newcombe(Paired(a, b, c, d))
-            other = newcombe(Paired(a, c, b, d))
+            low, change, high = newcombe(PairedCounts(a, b, c, d))
+            other = newcombe(PairedCounts(a, c, b, d))
             assert (-other[2], -other[1], -other[0]) == pytest.approx((low, change, high), **CLOSE)
             assert -1 <= low <= change <= high <= 1
 
@@ -121,22 +122,22 @@ def test_newcombe_mirrors_when_the_arms_change_places():
 @pytest.mark.parametrize(
     "table", [(9, 0, 0, 0), (0, 0, 0, 9), (0, 9, 0, 0), (0, 0, 9, 0), (5, 0, 0, 4), (0, 5, 4, 0), (1, 0, 0, 0)]
 )
-def test_degenerate_tables_have_an_interval_of_some_width(table):
-    low, change, high = newcombe(Paired(*table))
+def test_degenerate_tables_have_nonzero_width(table):
+    low, change, high = newcombe(PairedCounts(*table))
     assert -1 <= low <= change <= high <= 1
     assert high - low > 0.05
     assert change == pytest.approx((table[2] - table[1]) / sum(table), **CLOSE)
 
 
 def test_all_fixed_excludes_zero_and_all_agreed_includes_it():
-    assert newcombe(Paired(0, 0, 30, 0))[0] > 0
-    low, change, high = newcombe(Paired(30, 0, 0, 0))
+    assert newcombe(PairedCounts(0, 0, 30, 0))[0] > 0
+    low, change, high = newcombe(PairedCounts(30, 0, 0, 0))
     assert low < change == 0 < high
 
 
-def test_no_rows_have_no_interval():
-    with pytest.raises(ValueError, match="is no rate"):
-        newcombe(Paired(0, 0, 0, 0))
+def test_zero_rows_are_refused():
+    with pytest.raises(ValueError, match="hits must be between"):
+        newcombe(PairedCounts(0, 0, 0, 0))
 
 
 def test_sign_test_agrees_with_scipy():
@@ -155,7 +156,7 @@ def test_holm_agrees_with_statsmodels(size):
     assert holm([]) == []
 
 
-def test_wilson_covers_the_rate_about_as_often_as_it_says():
+def test_wilson_coverage_is_near_nominal():
     for total, rate in itertools.product([20, 80, 300], [0.05, 0.2, 0.5, 0.9]):
         covered = sum(
             stats.binom.pmf(hits, total, rate)
@@ -166,18 +167,18 @@ def test_wilson_covers_the_rate_about_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("shares", [(0.4, 0.05, 0.25, 0.3), (0.7, 0.1, 0.1, 0.1), (0.1, 0.02, 0.6, 0.28), (0.25, 0.25, 0.25, 0.25)])
-def test_newcombe_covers_the_change_in_a_simulation(shares):
+def test_newcombe_covers_change_in_simulation(shares):
     draws = numpy.random.default_rng(11).multinomial(60, shares, size=2000)
     change = shares[2] - shares[1]
     tables, counts = numpy.unique(draws, axis=0, return_counts=True)
     covered = 0
     for table, count in zip(tables.tolist(), counts.tolist(), strict=True):
-        low, _, high = newcombe(Paired(*table))
+        low, _, high = newcombe(PairedCounts(*table))
         covered += count * (low <= change <= high)
     assert 0.93 <= covered / 2000 <= 0.99
 
 
-def test_mcnemar_errs_less_often_than_one_time_in_twenty():
+def test_mcnemar_type_one_error_is_below_five_percent():
     for total, share in itertools.product([6, 20, 60], [0.1, 0.4, 0.9]):
         wrong = sum(
             stats.binom.pmf(m, total, share) * stats.binom.pmf(fixed, m, 0.5)
@@ -188,9 +189,9 @@ def test_mcnemar_errs_less_often_than_one_time_in_twenty():
         assert wrong < 0.05
 
 
-def test_significant_changes_have_an_interval_on_one_side():
+def test_significant_change_interval_excludes_zero():
     for broken, fixed in itertools.product(range(12), range(0, 40, 3)):
         for both, neither in itertools.product([0, 7, 30], repeat=2):
             if mcnemar(broken, fixed) < 0.05:
-                low, _, high = newcombe(Paired(both, broken, fixed, neither))
+                low, _, high = newcombe(PairedCounts(both, broken, fixed, neither))
                 assert low > 0 or high < 0

@@ -7,7 +7,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.source import read_source
-from mlxtune.evaluation.untouched import check
+from mlxtune.evaluation.holdout.contamination import check
 from mlxtune.recipe import dump, parse
 
 
@@ -33,16 +33,16 @@ def source(tmp_path: Path) -> Path:
     return _source(tmp_path, "shop.jsonl", [f"Question {word}?" for word in "abcdefghij"])
 
 
-def test_rows_that_no_run_of_the_line_saw_are_said_to_be_so(tmp_path: Path, source: Path) -> None:
+def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source: Path) -> None:
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
     told = check(tmp_path, adapter, read_source(source).rows[6:])
-    assert told == "None of them, and nothing that asks the same, is among the 6 rows that trained or validated it."
+    assert told == "No overlap with the 6 rows that the adapter was trained or validated on, including identical prompts."
     assert check(tmp_path, None, read_source(source).rows) == ""
 
 
 @pytest.mark.parametrize("row", [0, 3, 4])
-def test_a_row_that_trained_or_validated_the_adapter_or_its_parent_is_refused(tmp_path: Path, source: Path, row: int) -> None:
+def test_rows_used_by_adapter_or_its_parent_are_refused(tmp_path: Path, source: Path, row: int) -> None:
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
     with pytest.raises(InputError, match=rf"on 1 of the 2 rows .* shop\.jsonl, line {row + 1}\.") as caught:
@@ -50,27 +50,30 @@ def test_a_row_that_trained_or_validated_the_adapter_or_its_parent_is_refused(tm
     assert caught.value.message.startswith("two" if row == 4 else "one")
 
 
-def test_another_row_that_asks_the_same_is_refused_until_its_source_is_gone(tmp_path: Path, source: Path) -> None:
+def test_duplicate_prompt_is_refused_while_source_exists(tmp_path: Path, source: Path) -> None:
     adapter = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     other = _source(tmp_path, "other.jsonl", ["QUESTION  b?", "Something else?"])
     with pytest.raises(InputError, match=r"on 1 of the 2 rows .* other\.jsonl, line 1\."):
         check(tmp_path, adapter, read_source(other).rows)
     rows = read_source(source).rows[:1]
     source.unlink()
-    assert "None of them" in check(tmp_path, adapter, read_source(other).rows)
+    assert "No overlap" in check(tmp_path, adapter, read_source(other).rows)
     with pytest.raises(InputError):
         check(tmp_path, adapter, rows)
 
 
-def test_an_adapter_from_elsewhere_is_said_to_be_unknown_unless_its_run_is_here(tmp_path: Path, source: Path) -> None:
+def test_adapter_without_local_run_is_reported_as_unknown(tmp_path: Path, source: Path) -> None:
     _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     copied = tmp_path / "adapters" / "mine"
     copied.mkdir(parents=True)
     rows = read_source(source).rows
-    assert check(tmp_path, copied, rows[5:]) == "Whether mine was trained on them is not known: not all of its training rows are."
+    assert (
+        check(tmp_path, copied, rows[5:])
+        == "It is unknown whether mine was trained on them: some of its training records are missing."
+    )
     (copied / "mlxtune.json").write_text('{"run": "one"}')
-    assert check(tmp_path, copied, rows[5:]).startswith("None of them")
+    assert check(tmp_path, copied, rows[5:]).startswith("No overlap")
     with pytest.raises(InputError):
         check(tmp_path, copied, rows[:1])
     (copied / "mlxtune.json").write_text('{"run": "gone"}')
-    assert "is not known" in check(tmp_path, copied, rows[5:])
+    assert "is unknown" in check(tmp_path, copied, rows[5:])

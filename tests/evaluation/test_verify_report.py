@@ -6,12 +6,13 @@ import os
 import shutil
 
 import pytest
-from measured import BAD, GOOD, measured
+from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
-from mlxtune.evaluation import report, resample, statistics, verdict
+from mlxtune.evaluation import report, verdict
 from mlxtune.evaluation.evidence import FILES
+from mlxtune.evaluation.statistics import bootstrap, intervals
 from mlxtune.evaluation.verify import schema, verify
 
 
@@ -31,21 +32,21 @@ def _change(folder, name, old, new, *, hash_too=False):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_a_report_holds_wherever_it_is_and_whatever_became_of_its_source(tmp_path, pairs):
-    folder = measured(tmp_path, pairs=pairs)
+def test_moved_report_verifies_without_its_source(tmp_path, pairs):
+    folder = write_evaluation(tmp_path, pairs=pairs)
     shutil.move(folder, tmp_path / "elsewhere")
     for file in ("shop.jsonl", "schema.json", "shop.toml"):
         (tmp_path / file).unlink()
     assert verify(tmp_path / "elsewhere") == []
 
 
-def test_half_surrogates_and_separators_in_outputs_hold(tmp_path):
+def test_lone_surrogates_and_line_separators_verify(tmp_path):
     odd = ['{"reply": "\ud800"}', "\u2028\u2029\r\n\x00", "\U0001f600", "“”"]
-    assert verify(measured(tmp_path, base=[BAD] * 4, tuned=odd)) == []
+    assert verify(write_evaluation(tmp_path, base=[BAD] * 4, tuned=odd)) == []
 
 
-def test_every_byte_of_every_file_counts(tmp_path):
-    folder = measured(tmp_path, pairs=True)
+def test_every_byte_of_every_file_is_verified(tmp_path):
+    folder = write_evaluation(tmp_path, pairs=True)
     names = [name for name in (*FILES, *report.PAGES) if (folder / name).is_file()]
     assert len(names) == 8
     for name in names:
@@ -56,12 +57,12 @@ def test_every_byte_of_every_file_counts(tmp_path):
     assert verify(folder) == []
 
 
-def test_an_edited_output_changes_rates_even_where_its_hash_was_edited_too(tmp_path):
-    folder = measured(tmp_path)
+def test_edited_output_is_detected_even_with_updated_hash(tmp_path):
+    folder = write_evaluation(tmp_path)
     _change(folder, "outputs.jsonl", '"output": "It is near"', json.dumps({"output": GOOD})[1:-1], hash_too=True)
     found = verify(folder)
-    assert any("outputs.jsonl, base" in difference and "told only" in difference for difference in found)
-    assert "report.json, arms base, rates contract, hits is told as 1, and recomputed as 2." in found
+    assert any("outputs.jsonl, base" in difference and "only stored" in difference for difference in found)
+    assert "report.json, arms base, rates contract, hits is stored as 1 but recomputed as 2." in found
 
 
 @pytest.mark.parametrize(
@@ -77,30 +78,30 @@ def test_an_edited_output_changes_rates_even_where_its_hash_was_edited_too(tmp_p
         ('"prose": 3', '"prosy": 3', "failures"),
     ],
 )
-def test_an_edited_report_is_seen(tmp_path, old, new, where):
-    folder = measured(tmp_path)
+def test_edited_report_is_detected(tmp_path, old, new, where):
+    folder = write_evaluation(tmp_path)
     _change(folder, "report.json", old, new)
     assert any(where in difference for difference in verify(folder))
 
 
-def test_an_edited_preference_is_seen(tmp_path):
-    folder = measured(tmp_path, pairs=True)
+def test_edited_preference_is_detected(tmp_path):
+    folder = write_evaluation(tmp_path, pairs=True)
     _change(folder, "preferences.jsonl", '"chosen": -1.0', '"chosen": -9.0', hash_too=True)
     found = verify(folder)
     assert any("rates preference, hits" in difference for difference in found)
     assert any("margin, value" in difference for difference in found)
 
 
-def test_an_answer_that_is_gone_and_an_order_that_changed_are_seen(tmp_path):
-    folder = measured(tmp_path)
+def test_missing_answer_and_changed_order_are_detected(tmp_path):
+    folder = write_evaluation(tmp_path)
     lines = (folder / "outputs.jsonl").read_text().splitlines(keepends=True)
     for changed in (lines[1:], [lines[1], lines[0], *lines[2:]]):
         (folder / "outputs.jsonl").write_text("".join(changed))
-        assert any("the answers of base are not to the rows" in difference for difference in verify(folder))
+        assert any("the answers of base do not match the rows" in difference for difference in verify(folder))
 
 
-def test_a_last_place_of_a_float_is_no_difference(tmp_path):
-    folder = measured(tmp_path)
+def test_float_rounding_is_not_a_difference(tmp_path):
+    folder = write_evaluation(tmp_path)
     told = json.loads((folder / "report.json").read_text())
     told["arms"][0]["rates"][0]["low"] *= 1 + 1e-15
     (folder / "report.json").write_text(json.dumps(told))
@@ -110,28 +111,28 @@ def test_a_last_place_of_a_float_is_no_difference(tmp_path):
     assert len(verify(folder)) == 1
 
 
-def test_a_file_that_was_put_there_or_taken_away_is_seen(tmp_path):
-    folder = measured(tmp_path)
+def test_added_or_removed_file_is_detected(tmp_path):
+    folder = write_evaluation(tmp_path)
     (folder / "preferences.jsonl").write_text("")
     (folder / "report.md").unlink()
-    assert verify(folder)[:2] == ["preferences.jsonl was not there when the report was made.", "report.md is gone."]
+    assert verify(folder)[:2] == ["preferences.jsonl did not exist when the report was made.", "report.md is missing."]
 
 
-def test_a_report_without_evidence_is_an_input_error(tmp_path):
-    folder = measured(tmp_path)
+def test_report_without_evidence_is_input_error(tmp_path):
+    folder = write_evaluation(tmp_path)
     told = json.loads((folder / "report.json").read_text())
     del told["files"]
     (folder / "report.json").write_text(json.dumps(told))
-    with pytest.raises(InputError, match="names no files"):
+    with pytest.raises(InputError, match="lists no files"):
         verify(folder)
 
 
-def test_schema_knows_every_field_and_no_other():
+def test_schema_lists_exactly_the_report_fields():
     kinds = {
-        "arm": report.Arm, "rate": report.Rate, "mean": resample.Mean, "paired": statistics.Paired,
+        "arm": report.ArmResult, "rate": report.Rate, "mean": bootstrap.BootstrapMean, "paired": intervals.PairedCounts,
         "comparison": verdict.Comparison, "score_comparison": verdict.ScoreComparison,
     }  # fmt: skip
     for name, kind in kinds.items():
-        fields = {field.name for field in dataclasses.fields(kind)}
+        fields = {field.metadata.get("key", field.name) for field in dataclasses.fields(kind)}
         assert set(schema()["$defs"][name]["properties"]) == fields == set(schema()["$defs"][name]["required"]), name
-    assert set(schema()["properties"]) == {field.name for field in dataclasses.fields(report.Report)} | {"v", "files"}
+    assert set(schema()["properties"]) == {field.name for field in dataclasses.fields(report.EvaluationReport)} | {"v", "files"}

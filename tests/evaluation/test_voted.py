@@ -7,13 +7,13 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.answered import Pair
-from mlxtune.evaluation.ballot import QUESTIONS
-from mlxtune.evaluation.blind import Session
-from mlxtune.evaluation.ledger import ledger, seen
-from mlxtune.evaluation.voted import Standing, export, standing, uneven
+from mlxtune.evaluation.blind.blind_session import BlindSession
+from mlxtune.evaluation.blind.blind_status import BlindStatus, blind_status, count_differing, export_votes
+from mlxtune.evaluation.blind.votes import QUESTIONS
+from mlxtune.evaluation.holdout.ledger import history, ledger_path
+from mlxtune.evaluation.paired_answers import AnswerPair
 
-PAIRS = [Pair(f"r{at}", (Message("user", "Where?"),), "ref", f"g{at}", f"base {at}", f"tuned {at}") for at in range(12)]
+PAIRS = [AnswerPair(f"r{at}", (Message("user", "Where?"),), "ref", f"g{at}", f"base {at}", f"tuned {at}") for at in range(12)]
 
 
 @pytest.fixture(autouse=True)
@@ -28,63 +28,63 @@ def evaluation(tmp_path):
     return folder
 
 
-def test_a_session_stands_where_its_journal_says_without_its_lock(evaluation):
-    assert standing(evaluation, "base", "tuned") is None
-    with Session(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
-        due = session.due
-        assert standing(evaluation, "base", "tuned") == Standing(6, 0, due, False)
+def test_status_is_read_from_journal_without_lock(evaluation):
+    assert blind_status(evaluation, "base", "tuned") is None
+    with BlindSession(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
+        due = session.votes_needed
+        assert blind_status(evaluation, "base", "tuned") == BlindStatus(6, 0, due, False)
         session.undo()
         for vote in ("a", "b", "tie"):
             session.vote(vote)
         session.undo()
-        assert standing(evaluation, "base", "tuned") == Standing(6, session.votes, due, False)
-        while session.now() is not None:
+        assert blind_status(evaluation, "base", "tuned") == BlindStatus(6, session.votes, due, False)
+        while session.current is not None:
             session.vote("a")
         session.reveal()
-    assert standing(evaluation, "base", "tuned") == Standing(6, due, due, True)
+    assert blind_status(evaluation, "base", "tuned") == BlindStatus(6, due, due, True)
 
 
-def test_a_broken_header_is_an_input_error(evaluation):
-    with Session(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
+def test_malformed_header_is_input_error(evaluation):
+    with BlindSession(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
         header = session.folder / "session.json"
     header.write_text("{}")
     with pytest.raises(InputError, match="not a blind session"):
-        standing(evaluation, "base", "tuned")
+        blind_status(evaluation, "base", "tuned")
 
 
-def test_the_votes_on_what_is_shown_are_known(evaluation):
-    with Session(evaluation, "base", "tuned", PAIRS, 3, seed=1) as session:
-        assert session.given == ()
+def test_pending_votes_belong_to_shown_pair(evaluation):
+    with BlindSession(evaluation, "base", "tuned", PAIRS, 3, seed=1) as session:
+        assert session.pending_votes == ()
         session.vote("a")
         session.vote("tie")
-        assert session.given == ("a", "tie")
+        assert session.pending_votes == ("a", "tie")
         session.vote("b")
-        assert session.given == ()
-    with Session(evaluation, "base", "tuned", PAIRS) as session:
+        assert session.pending_votes == ()
+    with BlindSession(evaluation, "base", "tuned", PAIRS) as session:
         session.vote("b")
-        assert session.given == ("b",)
+        assert session.pending_votes == ("b",)
 
 
-def test_rows_with_one_answer_cannot_be_shown():
-    assert uneven([*PAIRS, Pair("s", (), "", "g", "same", "same")]) == len(PAIRS)
+def test_identical_answers_are_not_counted():
+    assert count_differing([*PAIRS, AnswerPair("s", (), "", "g", "same", "same")]) == len(PAIRS)
 
 
-def test_votes_leave_as_pairs_and_the_ledger_keeps_note(evaluation, tmp_path):
-    with Session(evaluation, "base", "tuned", PAIRS, 4, seed=1) as session:
-        with pytest.raises(InputError, match="sealed until the last vote"):
-            export(session, tmp_path / "pairs.jsonl")
-        while (now := session.now()) is not None:
-            tie = now.question != "send" or now.at == 0
+def test_votes_export_as_pairs_and_are_recorded_in_ledger(evaluation, tmp_path):
+    with BlindSession(evaluation, "base", "tuned", PAIRS, 4, seed=1) as session:
+        with pytest.raises(InputError, match="hidden until the last vote"):
+            export_votes(session, tmp_path / "pairs.jsonl")
+        while (now := session.current) is not None:
+            tie = now.question != "send" or now.index == 0
             session.vote("tie" if tie else "a" if now.a.startswith("tuned") else "b")
         session.reveal()
         ties = sum(choice == "tie" for _, asked, choice in session.choices() if asked == "send")
-        count = export(session, tmp_path / "pairs.jsonl")
+        count = export_votes(session, tmp_path / "pairs.jsonl")
         assert count == 4 - ties
-        with pytest.raises(InputError, match="makes a pair"):
-            export(session, tmp_path / "none.jsonl", "format")
+        with pytest.raises(InputError, match="yields a preference pair"):
+            export_votes(session, tmp_path / "none.jsonl", "format")
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert len(rows) == count
     assert all(row["chosen"].startswith("tuned") and row["rejected"].startswith("base") for row in rows)
     assert not (tmp_path / "none.jsonl").exists()
-    assert seen(ledger(evaluation), [pair.id for pair in PAIRS]).exported == count
+    assert history(ledger_path(evaluation), [pair.id for pair in PAIRS]).exported == count
     assert set(QUESTIONS) == {"format", "voice", "send"}

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import Answer
-from mlxtune.evaluation.scorers.schema_valid import Schema
-from mlxtune.evaluation.where import locate, span
-from mlxtune.recipe import Disclaimer
+from mlxtune.evaluation.highlight import failure_span, locate_value
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
+from mlxtune.recipe import Disclaimer, EvaluationSection
 
-SCHEMA = Schema(
+SCHEMA = SchemaValidator(
     {
         "type": "object",
         "required": ["priority"],
@@ -23,11 +23,13 @@ SCHEMA = Schema(
         },
     }
 )
-CONTRACT = Contract(SCHEMA, [Disclaimer("General guidance only.")], ["North Peak"], reference=("fields",))
+CONTRACT = Contract(
+    EvaluationSection(disclaimers=[Disclaimer("General guidance only.")], forbid=["North Peak"], reference=["fields"]), SCHEMA
+)
 
 
 def _marked(metric: str, output: str, *, ended: str = "stop", reference: str | None = None) -> str | None:
-    found = span(metric, Answer(output, ended, reference), CONTRACT)
+    found = failure_span(metric, ModelAnswer(output, ended, reference), CONTRACT)
     return None if found is None else output[slice(*found)]
 
 
@@ -52,16 +54,16 @@ def _marked(metric: str, output: str, *, ended: str = "stop", reference: str | N
         ("   ", None),
     ],
 )
-def test_the_part_that_fails_the_schema_is_marked(output, marked):
+def test_part_that_fails_schema_is_highlighted(output, marked):
     assert _marked("schema", output) == marked
 
 
-def test_an_output_that_was_cut_off_is_marked_at_its_end():
+def test_truncated_output_is_highlighted_at_end():
     assert _marked("json", '{"priority": "lo', ended="length") == "o"
     assert _marked("json", '{"priority": "low", "items": [1, ', ended="length") == ","
 
 
-def test_phrases_are_marked_whatever_their_case_and_spaces():
+def test_phrases_are_highlighted_ignoring_case_and_spaces():
     assert _marked("forbidden", "Try NORTH\n peak!") == "NORTH\n peak"
     assert _marked("forbidden", "Try north\\npeak!") == "north\\npeak"
     assert _marked("disclaimer", "It is not true that this is general guidance only.") == "general guidance only."
@@ -69,15 +71,15 @@ def test_phrases_are_marked_whatever_their_case_and_spaces():
     assert _marked("disclaimer", "General guidance only.") is None
 
 
-def test_the_first_field_that_the_reference_has_otherwise_is_marked():
+def test_first_field_differing_from_reference_is_highlighted():
     reference = json.dumps({"a/b": 1, "c": {"d": [1, 2]}})
     assert _marked("fields", 'So: {"a/b": 1, "c": {"d": [1, 3]}}', reference=reference) == "3"
     assert _marked("fields", '{"a/b": 1}', reference=reference) is None
 
 
-def test_of_the_contract_the_first_metric_that_fails_is_marked():
+def test_first_failing_contract_metric_is_highlighted():
     assert _marked("contract", '{"priority": "North Peak"}') == '"North Peak"'
-    assert _marked("contract", '{"priority": "low"}') is None  # a disclaimer is missing, which stands nowhere
+    assert _marked("contract", '{"priority": "low"}') is None  # a missing disclaimer has no location
     assert _marked("exact", "other") is None
 
 
@@ -89,25 +91,25 @@ values = st.recursive(
 
 
 @given(values, st.sampled_from([None, 1, "\t"]), st.booleans())
-def test_every_part_of_a_json_text_is_found(value, indent, ascii_only):
+def test_every_json_value_has_a_span(value, indent, ascii_only):
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     waiting = [((), value)]
     while waiting:
         steps, part = waiting.pop()
-        place = locate(text, steps)
+        place = locate_value(text, steps)
         assert place is not None
         assert json.loads(text[slice(*place)]) == part
         if isinstance(part, dict | list):
             waiting += [((*steps, name), item) for name, item in (part.items() if isinstance(part, dict) else enumerate(part))]
 
 
-def test_a_place_that_is_not_there_is_none():
-    assert locate('{"a": 1}', ["b"]) is None
-    assert locate("[1]", [3]) is None
-    assert locate('{"a": ', ["a"]) is None
+def test_missing_pointer_has_no_span():
+    assert locate_value('{"a": 1}', ["b"]) is None
+    assert locate_value("[1]", [3]) is None
+    assert locate_value('{"a": ', ["a"]) is None
 
 
 @given(st.text(), st.sampled_from(["json", "schema", "forbidden", "disclaimer", "fields", "contract"]))
-def test_no_output_makes_the_mark_raise(output, metric):
-    found = span(metric, Answer(output, reference='{"a": 1}'), CONTRACT)
+def test_highlighting_never_raises(output, metric):
+    found = failure_span(metric, ModelAnswer(output, reference='{"a": 1}'), CONTRACT)
     assert found is None or 0 <= found[0] < found[1] <= len(output)

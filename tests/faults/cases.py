@@ -1,4 +1,4 @@
-"""One fault each: a forked child trains until it happens, another one resumes, and nothing may tell the end from that of a quiet run."""
+"""Single-fault cases: a forked child trains until the fault, another resumes, and the result must equal an undisturbed run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ import small
 from operations import SAME, WRITING, How, Operations, leftovers
 
 from mlxtune.core.hashing import sha256_file
-from mlxtune.runs import events, registry
+from mlxtune.runs import events
 from mlxtune.runs.registry import Run
-from mlxtune.runs.worker import live
-from mlxtune.training import assemble, checkpoint, worker
+from mlxtune.runs.status import STARTING_FOR
+from mlxtune.runs.worker import run_worker
+from mlxtune.training import checkpoint, setup, worker
 
 
 @dataclass
 class Report:
-    """What was tried, and what was wrong with it."""
+    """Counts of the cases that ran, and the failures found."""
 
     operations: int = 0
     killed: int = 0
@@ -35,7 +36,7 @@ class Report:
 
 
 def run_all(folder: Path, share: int, shares: int) -> Report:
-    """A run that nothing happens to, then every ``shares``-th case, from number ``share`` on."""
+    """Run once undisturbed, then every ``shares``-th case starting at ``share``."""
     start, report = time.perf_counter(), Report()
     quiet = _fresh(folder / "quiet")
     assert os.waitstatus_to_exitcode(_train(quiet, note=folder / "names.json")) == 0, Run(quiet).log_tail(20)
@@ -64,19 +65,19 @@ def run_all(folder: Path, share: int, shares: int) -> Report:
 
 
 def _killed(run: Path, at: int, how: How) -> None:
-    """The run dies at operation ``at``: told as crashed, with all that it had said was saved."""
+    """Kill the run at operation ``at``; it must be reported as crashed with all reported progress saved."""
     status = _train(run, at, how)
     assert os.WIFSIGNALED(status), f"ended with {status} and was not killed"
     assert os.WTERMSIG(status) == signal.SIGKILL, status
     state = Run(run).state()
-    told = Run(run).status(state, now=time.time() + registry.STARTING_FOR + 1)
+    told = Run(run).status(state, now=time.time() + STARTING_FOR + 1)
     assert told == "crashed", told
     _nothing_lost(run)
-    assert not checkpoint.damaged(run), checkpoint.damaged(run)
+    assert not checkpoint.damaged_folders(run), checkpoint.damaged_folders(run)
 
 
 def _full(run: Path, at: int, how: How) -> None:
-    """From operation ``at`` on the disk takes nothing: the run ends with code 4, in words."""
+    """Fill the disk from operation ``at`` on; the run must exit with code 4 and a clear message."""
     code = os.waitstatus_to_exitcode(_train(run, at, how))
     log = "\n".join(Run(run).log_tail(40))
     assert code == 4, f"exit code {code}: {log}"
@@ -109,7 +110,7 @@ def _resumed(run: Path, expected: dict[str, Any]) -> None:
 
 
 def _end(run: Path) -> dict[str, Any]:
-    """What a run left behind, but for times: the sha256 of its files, and what its events fold to."""
+    """Return the final state of a run without times: the sha256 of its files and its folded events."""
     state, found = Run(run).state(), checkpoint.newest(run)
     assert found is not None
     results = [run / "certificate.json", run / "data.json", run / "adapter" / "adapters.safetensors"]
@@ -132,7 +133,7 @@ def _fresh(parent: Path) -> Path:
 
 
 def _train(run: Path, at: int = 0, how: How = "kill", note: Path | None = None) -> int:
-    """Be the worker of ``run`` in a child; its status as ``os.waitpid`` tells it. ``note`` takes the names of its operations."""
+    """Run the worker of ``run`` in a forked child and return its ``os.waitpid`` status; write its operation names to ``note``."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
@@ -142,10 +143,10 @@ def _train(run: Path, at: int = 0, how: How = "kill", note: Path | None = None) 
         log = os.open(run / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        assemble.assemble = small.assemble
+        setup.prepare = small.assemble
         operations = Operations(at, how)
         operations.install()
-        code = live(run, worker.lead)
+        code = run_worker(run, worker.lead)
         if note:
             note.write_text(json.dumps(operations.names))
         sys.stderr.flush()

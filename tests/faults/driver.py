@@ -1,6 +1,6 @@
-"""Breaks runs at their file operations and lets them go on: ``python driver.py FOLDER SHARE SHARES`` prints a report as JSON.
+"""Interrupt runs at their file operations and resume them: ``python driver.py FOLDER SHARE SHARES`` prints a JSON report.
 
-A process of its own, because it forks: it loads everything once and computes nothing, for MLX's threads would not survive a fork.
+This is a separate process because it forks. It loads everything once and computes nothing, since MLX threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 
 
 def main() -> None:
     blas.preload()
-    blas.threads(1)  # its threads would not survive either
+    blas.set_threads(1)  # its threads do not survive a fork either
     import cases
 
     folder, share, shares = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -1,4 +1,4 @@
-"""Every file operation of this process by its number, and what goes wrong at one of them."""
+"""Number every file operation of this process and inject a fault at one of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-How = Literal["kill", "half", "full"]  # killed before it, killed half-way through it, no space from then on
+How = Literal["kill", "half", "full"]  # killed before the operation, killed halfway through it, disk full from then on
 
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-WRITING = ("write", "pwrite", "file.write")  # what can be half-done
-FILLING = (*WRITING, "open", "mkdir", "fsync")  # what a full disk refuses
-SAME = ("fsync",)  # to be killed before it is to be killed before what follows
+WRITING = ("write", "pwrite", "file.write")  # operations that can be interrupted halfway
+FILLING = (*WRITING, "open", "mkdir", "fsync")  # operations that fail on a full disk
+SAME = ("fsync",)  # being killed before these equals being killed before the next operation
 
 
 class Operations:
-    """Patches ``os`` and ``open`` so that whatever changes a file is counted from 1; ``how`` says what happens at number ``at``."""
+    """Patch ``os`` and ``open`` to count every file-changing operation from 1 and inject fault ``how`` at number ``at``."""
 
     def __init__(self, at: int = 0, how: How = "kill") -> None:
         self.at, self.how = at, how
@@ -29,7 +29,7 @@ class Operations:
     def install(self) -> None:
         for name in ("write", "pwrite"):
             setattr(os, name, self._writing(name, getattr(os, name)))
-        os.fsync = self._counted("fsync", lambda handle: None)  # a kill does not empty the page cache: waiting would prove nothing
+        os.fsync = self._counted("fsync", lambda handle: None)  # a kill keeps the page cache, so a real fsync would prove nothing
         for name in ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate"):
             setattr(os, name, self._counted(name, getattr(os, name)))
         plain, counted = os.open, self._counted("open", os.open)
@@ -37,7 +37,7 @@ class Operations:
         builtins.open = io.open = self._opening(io.open)
 
     def meet(self, name: str, half: Callable[[], object] = lambda: None) -> None:
-        """Count an operation that is about to happen."""
+        """Count the next operation."""
         self.names.append(name)
         number = len(self.names)
         if self.how in ("kill", "half") and number == self.at:
@@ -73,7 +73,7 @@ class Operations:
 
 
 class _File:
-    """A file whose writes are counted."""
+    """File whose writes are counted."""
 
     def __init__(self, file: Any, operations: Operations) -> None:
         self.file, self.operations = file, operations
@@ -94,5 +94,5 @@ class _File:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What stands in ``folder`` half-written."""
+    """Return the partially written files in ``folder``."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))

@@ -1,4 +1,4 @@
-"""A whole training run in a tenth of a second: the real worker, loop and checkpoints around a random model and made-up rows."""
+"""A complete training run in 0.1 seconds: the real worker, loop and checkpoints with a random model and synthetic rows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
 
 from mlxtune.core.files import write_json, write_text
-from mlxtune.data.rows import Place
-from mlxtune.data.split import Split
+from mlxtune.data.rows import Location
+from mlxtune.data.split import Splits
 from mlxtune.models import lora
-from mlxtune.models.head import split
+from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import Encoded
 from mlxtune.recipe import Recipe, dump, parse
 from mlxtune.runs import launch
-from mlxtune.training.assemble import Assembled, Listener
-from mlxtune.training.frozen import FrozenCache
-from mlxtune.training.loop import Loop
-from mlxtune.training.sft import Supervised
-from mlxtune.training.stack import Stack
+from mlxtune.training.frozen_cache import FrozenCache
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.loop import TrainingLoop
+from mlxtune.training.setup import SetupListener, TrainingSetup
+from mlxtune.training.sft import SFTObjective
 
 STEPS = 4
 RECIPE = f"""
@@ -51,22 +51,22 @@ samples = 0
 
 
 def prepare(folder: Path) -> None:
-    """What the launcher leaves before a worker starts."""
+    """Create the files that the launcher writes before it starts a worker."""
     write_text(folder / "recipe.toml", dump(parse(RECIPE)))
-    write_json(folder / launch.RECORD, {"v": 1, "kind": "train", "request": {}})
+    write_json(folder / launch.LAUNCH_FILE, {"v": 1, "kind": "train", "request": {}})
 
 
 def rows() -> list[Encoded]:
-    """Fourteen rows of three patterns, so that there is something to learn."""
+    """Return fourteen rows with three learnable patterns."""
     made = []
     for at in range(14):
         tokens = (np.arange(10 + at % 5) * (1 + at % 3) % 60).astype(np.int32)
-        made.append(Encoded(f"row{at}", Place(Path("rows.jsonl"), at + 1), tokens, np.arange(len(tokens)) >= 4, len(tokens)))
+        made.append(Encoded(f"row{at}", Location(Path("rows.jsonl"), at + 1), tokens, np.arange(len(tokens)) >= 4, len(tokens)))
     return made
 
 
-def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
-    """Stands in for the real one; the frozen layers' cache overflows to disk."""
+def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+    """Replace the real ``assemble``; the cache of frozen-layer outputs spills to disk."""
     mx.random.seed(1)
     config: dict[str, Any] = {
         "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 2,
@@ -75,12 +75,12 @@ def assemble(recipe: Recipe, folder: Path, worker: Listener) -> Assembled:
     model = Model(ModelArgs.from_dict(config))
     mx.eval(model.parameters())
     loaded = LoadedModel(ModelFolder("small", folder, config, "made up"), model, None, "float32", "made up", 0.0)
-    worker.emit("model.loaded", base="small", path=loaded.path, parameters=loaded.parameters, seconds=0.0, limit=2**30)
+    worker.emit("model.loaded", base="small", path=loaded.description, parameters=loaded.parameters, seconds=0.0, limit=2**30)
     adapter = lora.add(model, recipe.adapter, recipe.training.seed)
-    parts = split(model)
-    stack, encoded = Stack(model, parts), rows()
+    parts = split_head(model)
+    stack, encoded = LayerStack(model, parts), rows()
     assert not parts.warning
-    assert stack.can_enter()
-    loop = Loop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], Supervised())
+    assert stack.can_skip_frozen()
+    loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder)
-    return Assembled(loop, loaded, None, Split((), (), ()), {})
+    return TrainingSetup(loop, loaded, None, Splits((), (), ()), {})

@@ -1,4 +1,4 @@
-"""Kill -9, and a full disk, at every file operation of a run: whatever happens when, the run resumes and ends in the same bytes."""
+"""SIGKILL or a full disk at any file operation of a run: the run resumes and ends bit-identical."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).with_name("driver.py")
+STRIDE = 1 if os.environ.get("MLXTUNE_ALL_FAULTS") else 3  # `make test` tries every third fault, .ci/run all of them
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """All cases, a share of them on each core."""
+    """Run all cases, split across the cores."""
     shares = min(4, os.cpu_count() or 1)
     folder = tmp_path_factory.mktemp("faults")
     drivers = [
         subprocess.Popen(
-            [sys.executable, DRIVER, folder / str(share), str(share), str(shares)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, DRIVER, folder / str(share), str(share), str(shares * STRIDE)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for share in range(shares)
     ]
@@ -30,13 +35,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(out) for out, _ in told]
 
 
-def test_a_run_killed_at_any_file_operation_resumes_bit_for_bit(reports: list[dict[str, Any]]) -> None:
+def test_killed_run_resumes_bit_identically(reports: list[dict[str, Any]]) -> None:
     points, seconds = sum(report["killed"] for report in reports), max(report["seconds"] for report in reports)
     print(f"{points} kill points in {seconds:.0f} s")
-    assert points >= 200
+    assert points >= 200 // STRIDE
     assert not [wrong for report in reports for wrong in report["wrong"] if not wrong.startswith("full")]
 
 
-def test_a_disk_that_fills_up_at_any_write_is_told_and_the_run_resumes_bit_for_bit(reports: list[dict[str, Any]]) -> None:
-    assert sum(report["full"] for report in reports) >= 30
+def test_disk_full_is_reported_and_run_resumes_bit_identically(reports: list[dict[str, Any]]) -> None:
+    assert sum(report["full"] for report in reports) >= 30 // STRIDE
     assert not [wrong for report in reports for wrong in report["wrong"] if wrong.startswith("full")]

@@ -1,4 +1,4 @@
-"""The event log under torn lines, unreadable lines and a clock that jumps."""
+"""The event log with torn lines, unreadable lines and clock jumps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from mlxtune.core.errors import MachineError
 from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.locks import hold
-from mlxtune.runs.registry import QUIET_AFTER, Run
+from mlxtune.runs.locks import file_lock
+from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState, fold
+from mlxtune.runs.status import QUIET_AFTER
 
 START = {"kind": "train", "name": "shop", "base": "m", "pid": 42, "host": "h"}
 READY = {"train": 8, "valid": 1, "test": 1, "tokens": 9, "trained": 5, "truncated": 0, "steps": 100, "epochs": 2}
@@ -23,7 +24,7 @@ STEP = {"loss": 1.0, "rate": 1e-4, "norm": 1.0, "tokens": 9, "computed": 16, "sp
 HOUR, DAY = 3600.0, 86400.0
 
 
-def test_a_line_torn_at_any_byte_is_dropped_and_written_over(tmp_path: Path) -> None:
+def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path)
     writer.emit("run.started", **START)
     writer.emit("step", step=1, **STEP)
@@ -34,7 +35,7 @@ def test_a_line_torn_at_any_byte_is_dropped_and_written_over(tmp_path: Path) -> 
     start = whole.rstrip(b"\n").rfind(b"\n") + 1
     for cut in range(start, len(whole)):
         file.write_bytes(whole[:cut])
-        tail = events.tail(tmp_path)
+        tail = events.EventReader(tmp_path)
         assert [event["type"] for event in tail.read()] == ["run.started", "step"]
         resumed = EventWriter(tmp_path)
         resumed.emit("run.resumed", **START, step=1)
@@ -45,7 +46,7 @@ def test_a_line_torn_at_any_byte_is_dropped_and_written_over(tmp_path: Path) -> 
         assert fold(found).step == 1
 
 
-def test_a_line_that_cannot_be_read_does_not_give_its_number_away(tmp_path: Path) -> None:
+def test_unreadable_line_keeps_its_sequence_number(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path)
     for text in "abc":
         writer.emit("warning", text=text)
@@ -58,7 +59,7 @@ def test_a_line_that_cannot_be_read_does_not_give_its_number_away(tmp_path: Path
 
 
 @pytest.mark.parametrize("operation", ["open", "write", "fsync"])
-def test_a_log_on_a_full_disk_is_a_machine_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+def test_full_disk_is_machine_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -68,7 +69,7 @@ def test_a_log_on_a_full_disk_is_a_machine_error(tmp_path: Path, monkeypatch: py
 
 
 def story(jump: float, after: int, steps: int = 40, extra: tuple[dict[str, Any], ...] = ()) -> list[dict[str, Any]]:
-    """A step every two seconds, by a clock that jumps after step ``after``."""
+    """Return events with one step every two seconds with a clock that jumps after step ``after``."""
     told = [{"t": 1e9, "type": "run.started", **START}, {"t": 1e9, "type": "data.ready", **READY}]
     for step in range(1, steps + 1):
         if step == after + 1:
@@ -78,48 +79,48 @@ def story(jump: float, after: int, steps: int = 40, extra: tuple[dict[str, Any],
 
 
 def left(state: RunState) -> float:
-    assert state.left is not None
-    return state.left
+    assert state.remaining_seconds is not None
+    return state.remaining_seconds
 
 
 @pytest.mark.parametrize("jump", [-HOUR, -DAY, -1.0, HOUR, DAY])
 @pytest.mark.parametrize("after", [3, 20, 38])
-def test_a_clock_that_jumps_leaves_time_and_speed_as_they_were(jump: float, after: int) -> None:
+def test_clock_jump_keeps_elapsed_time_and_speed(jump: float, after: int) -> None:
     state = fold(story(jump, after))
     assert left(state) == pytest.approx(2.0 * 60, rel=0.02)
     assert state.speed == 100.0
 
 
 @pytest.mark.parametrize("away", [30.0, HOUR, 3 * DAY])
-def test_the_time_between_a_stop_and_a_resume_is_no_pace(away: float) -> None:
+def test_gap_between_stop_and_resume_is_not_counted(away: float) -> None:
     resumed = {"t": 1e9 + 40 + away, "type": "run.resumed", **START, "step": 20}
     assert left(fold(story(away, 20, extra=(resumed,)))) == pytest.approx(2.0 * 60)
     early = fold([*story(away, 20, steps=20), resumed, story(away, 20, steps=21)[-1]])
-    assert early.left is None
+    assert early.remaining_seconds is None
 
 
-def test_slow_steps_are_a_pace() -> None:
+def test_slow_steps_count_toward_speed() -> None:
     slow = [event | {"t": 1e9 + (event["t"] - 1e9) * 450} for event in story(0, 0, steps=6)]
     assert left(fold(slow)) == pytest.approx(900 * 94)
 
 
-def test_a_long_validation_counts() -> None:
-    """Of six gaps one is 60 s longer."""
+def test_long_validation_counts() -> None:
+    """One of six gaps is 60 s longer."""
     assert left(fold(story(60.0, 3, steps=7))) == pytest.approx((6 * 2 + 60) / 6 * 93)
 
 
 @pytest.mark.parametrize("jump", [-HOUR, DAY])
-def test_a_clock_that_jumps_makes_no_living_run_quiet_or_crashed(tmp_path: Path, jump: float) -> None:
+def test_clock_jump_does_not_mark_live_run_quiet_or_crashed(tmp_path: Path, jump: float) -> None:
     run = Run(tmp_path)
     state = fold(story(jump, 20))
     now = 1e9 + 2 * 40 + jump + 1
-    with hold(run.lock, busy=""):
+    with file_lock(run.lock, busy_message=""):
         assert run.status(state, now=now) == "running"
-        assert run.status(state, now=now - DAY) == "running"  # the clock jumps back, and nothing was said since
+        assert run.status(state, now=now - DAY) == "running"  # the clock jumps back, and there are no later events
         assert run.status(state, now=now + QUIET_AFTER) == "quiet"
     assert run.status(state, now=now) == "crashed"
 
 
-def test_steps_of_the_folded_story_are_in_order() -> None:
+def test_folded_steps_are_in_order() -> None:
     state = fold(story(-HOUR, 20))
     assert all(late.step == early.step + 1 for early, late in itertools.pairwise(state.steps))

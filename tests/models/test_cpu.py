@@ -1,4 +1,4 @@
-"""The CPU's own attention and SwiGLU against MLX's: values and gradients, every kind of mask."""
+"""CPU attention and SwiGLU compared with MLX's: values and gradients, with every kind of mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlxtune.models import cpu
+from mlxtune.models.cpu import exp
 
 MASKS = {
     "none": None,
@@ -34,63 +34,63 @@ def test_attention_equals_mlx(kind: str) -> None:
         return mx.softmax(scores, axis=-1) @ v
 
     def own(*qkv: mx.array) -> mx.array:
-        return cpu.attention(*qkv, scale=0.3, mask=MASKS[kind])
+        return exp.attention(*qkv, scale=0.3, mask=MASKS[kind])
 
-    expected, found = mx.vjp(plain, arrays, [slope]), mx.vjp(own, arrays, [slope])
-    for ours, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
-        assert mx.allclose(ours, theirs, rtol=5e-5, atol=5e-5)  # MLX's exponential is right to 4e-6
-    theirs = cpu._MLX_ATTENTION(*arrays, scale=0.3, mask=MASKS[kind])
-    assert mx.allclose(found[0][0], theirs, rtol=5e-5, atol=5e-5)
+    expected, actual = mx.vjp(plain, arrays, [slope]), mx.vjp(own, arrays, [slope])
+    for result, reference in zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True):
+        assert mx.allclose(result, reference, rtol=5e-5, atol=5e-5)  # MLX's exponential is accurate to 4e-6
+    reference = exp._MLX_ATTENTION(*arrays, scale=0.3, mask=MASKS[kind])
+    assert mx.allclose(actual[0][0], reference, rtol=5e-5, atol=5e-5)
 
 
-def test_swiglu_equals_mlx_far_out_too() -> None:
+def test_swiglu_equals_mlx_also_for_large_values() -> None:
     gate, x = (
         mx.concatenate([mx.random.normal((50,)) * 5, mx.array([-200.0, -100.0, -90.0, 90.0, 200.0, 0.0])]),
         mx.full((56,), 1.5),
     )
     slope = mx.random.normal((56,))
     expected = mx.vjp(lambda g, x: nn.silu(g) * x, [gate, x], [slope])
-    found = mx.vjp(cpu.swiglu, [gate, x], [slope])
-    for ours, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
-        assert mx.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    actual = mx.vjp(exp.swiglu, [gate, x], [slope])
+    for own, reference in zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True):
+        assert mx.allclose(own, reference, rtol=1e-5, atol=1e-7)
 
 
-def test_the_exponential_keeps_its_relative_accuracy_down_to_the_smallest() -> None:
+def test_the_exponential_is_accurate_down_to_the_smallest_values() -> None:
     x = -np.exp(np.linspace(-10, 4.45, 5000)).astype(np.float32)
-    assert np.allclose(np.array(cpu.exp_of_negative(mx.array(-x))), np.exp(x.astype(np.float64)), rtol=2e-7, atol=0)
-    assert cpu.exp_of_negative(mx.array([mx.inf, 200.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
+    assert np.allclose(np.array(exp.exp_of_negative(mx.array(-x))), np.exp(x.astype(np.float64)), rtol=2e-7, atol=0)
+    assert exp.exp_of_negative(mx.array([mx.inf, 200.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
 
 
 def test_half_precision_goes_to_mlx() -> None:
     q = mx.random.normal((1, 2, 4, 8)).astype(mx.float16)
-    assert mx.array_equal(cpu.attention(q, q, q, scale=1.0, mask="causal"), cpu._MLX_ATTENTION(q, q, q, scale=1.0, mask="causal"))
-    assert mx.array_equal(cpu.swiglu(q, q), cpu._MLX_SWIGLU(q, q))
+    assert mx.array_equal(exp.attention(q, q, q, scale=1.0, mask="causal"), exp._MLX_ATTENTION(q, q, q, scale=1.0, mask="causal"))
+    assert mx.array_equal(exp.swiglu(q, q), exp._MLX_SWIGLU(q, q))
 
 
-def test_long_rows_are_computed_in_blocks_that_see_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_rows_in_blocks_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = mx.random.split(mx.random.key(1), 3)
     arrays = [
         mx.random.normal(shape, key=key) for shape, key in zip([(2, 4, 11, 8), (2, 2, 14, 8), (2, 2, 14, 8)], keys, strict=True)
     ]
 
-    def found() -> list[mx.array]:
-        outputs, slopes = mx.vjp(lambda *qkv: cpu.attention(*qkv, scale=0.3, mask="causal"), arrays, [mx.ones((2, 4, 11, 8))])
+    def compute() -> list[mx.array]:
+        outputs, slopes = mx.vjp(lambda *qkv: exp.attention(*qkv, scale=0.3, mask="causal"), arrays, [mx.ones((2, 4, 11, 8))])
         return [*outputs, *slopes]
 
-    whole = found()
-    monkeypatch.setattr(cpu, "BLOCK", 4)
-    for ours, theirs in zip(found(), whole, strict=True):
-        assert mx.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    whole = compute()
+    monkeypatch.setattr(exp, "QUERY_BLOCK", 4)
+    for own, reference in zip(compute(), whole, strict=True):
+        assert mx.allclose(own, reference, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_many_rows_that_say_a_token_each_equal_mlx(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, positions = cpu.FEW, 23
+def test_decoding_many_rows_equals_mlx(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, positions = exp.MIN_DECODE_ROWS, 23
     queries, keys, values = (
         mx.random.normal((rows, heads, length, 8)) for heads, length in ((6, 1), (2, positions), (2, positions))
     )
     mask = (mx.arange(positions) >= mx.arange(rows)[:, None])[:, None, None] if padded else None
     expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.3, mask=mask)
-    monkeypatch.setattr(cpu, "_MLX_ATTENTION", lambda *_, **__: pytest.fail("went to MLX"))
-    found = cpu.attention(queries, keys, values, scale=0.3, mask=mask)
-    assert mx.allclose(found, expected, rtol=1e-4, atol=1e-6).item()
+    monkeypatch.setattr(exp, "_MLX_ATTENTION", lambda *_, **__: pytest.fail("went to MLX"))
+    actual = exp.attention(queries, keys, values, scale=0.3, mask=mask)
+    assert mx.allclose(actual, expected, rtol=1e-4, atol=1e-6).item()

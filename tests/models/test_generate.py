@@ -1,4 +1,4 @@
-"""Batched greedy outputs against mlx-lm's own, one prompt at a time."""
+"""Batched greedy outputs compared with mlx-lm's outputs for one prompt at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model, load_tokenizer
 
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.models import prefix
+from mlxtune.models import prefix_cache
 from mlxtune.models.generate import generate
 from mlxtune.models.grammar import Grammar
-from mlxtune.models.likelihood import nats
+from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
 
 
@@ -26,16 +26,16 @@ def alone(model, tokenizer, prompt: list[int], max_tokens: int) -> str:
     return tokenizer.decode([token for token in tokens if token not in tokenizer.eos_token_ids])
 
 
-def test_prompts_of_any_length_with_and_without_a_shared_prefix_give_the_same_tokens(tiny: Path) -> None:
+def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     tails = [[70, 71, 72], [73], [74, 75, 76, 77, 78, 79, 80], [81, 82]]
     for prompts in (tails, [[90, 91, 92, 93, 94, *tail] for tail in tails]):
-        found = generate(model, tokenizer, prompts, max_tokens=20, stops=frozenset(tokenizer.eos_token_ids), batch_size=3)
-        assert [text for text, _ in found] == [alone(model, tokenizer, prompt, 20) for prompt in prompts]
-        assert {ended for _, ended in found} <= {"stop", "length"}
+        results = generate(model, tokenizer, prompts, max_tokens=20, stops=frozenset(tokenizer.eos_token_ids), batch_size=3)
+        assert [text for text, _ in results] == [alone(model, tokenizer, prompt, 20) for prompt in prompts]
+        assert {ended for _, ended in results} <= {"stop", "length"}
 
 
-def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(tiny: Path) -> None:
+def test_a_stop_token_ends_an_answer_and_is_not_part_of_it(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     ((whole, _),) = generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset(), batch_size=1)
     first = generate(model, tokenizer, [[70, 71]], max_tokens=1, stops=frozenset(), batch_size=1)
@@ -45,72 +45,72 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_progress_is_told_all_along_and_counts_every_prompt(tiny: Path, monkeypatch, plain: bool) -> None:
+def test_progress_is_reported_and_counts_every_prompt(tiny: Path, monkeypatch, plain: bool) -> None:
     model, tokenizer = load_stock(str(tiny))
     if not plain:
-        monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
-    seen: list[tuple[int, int]] = []
-    how = {"max_tokens": 3, "stops": frozenset(), "batch_size": 2, "progress": lambda *at: seen.append(at)}
-    generate(model, tokenizer, [[70], [71, 72], [73]], **how)
-    assert seen == sorted(seen)
-    assert len(seen) >= 3
-    assert (seen[0], seen[-1]) == ((0, 3), (3, 3))
+        monkeypatch.setattr(prefix_cache, "KVCache", type("Other", (), {}))
+    updates: list[tuple[int, int]] = []
+    options = {"max_tokens": 3, "stops": frozenset(), "batch_size": 2, "progress": lambda *counts: updates.append(counts)}
+    generate(model, tokenizer, [[70], [71, 72], [73]], **options)
+    assert updates == sorted(updates)
+    assert len(updates) >= 3
+    assert (updates[0], updates[-1]) == ((0, 3), (3, 3))
 
 
-def test_a_model_whose_cache_is_not_plain_goes_through_mlx_lm(tiny: Path, monkeypatch) -> None:
+def test_a_model_with_another_cache_uses_mlx_lm(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     expected = [alone(model, tokenizer, prompt, 5) for prompt in ([70, 71], [72])]
-    monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
-    found = generate(model, tokenizer, [[70, 71], [72]], max_tokens=5, stops=frozenset(), batch_size=2)
-    assert [text for text, _ in found] == expected
+    monkeypatch.setattr(prefix_cache, "KVCache", type("Other", (), {}))
+    results = generate(model, tokenizer, [[70, 71], [72]], max_tokens=5, stops=frozenset(), batch_size=2)
+    assert [text for text, _ in results] == expected
 
 
-def test_a_model_that_computes_no_numbers_fails_instead_of_answering(tiny: Path) -> None:
+def test_nans_raise_an_error(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     model.model.norm.weight = model.model.norm.weight * float("nan")
-    with pytest.raises(MlxtuneError, match="no numbers"):
+    with pytest.raises(MlxtuneError, match="produced NaNs"):
         generate(model, tokenizer, [[70, 71]], max_tokens=2, stops=frozenset(), batch_size=1)
 
 
-def test_batches_hold_every_tail_once_and_no_more_positions_than_allowed(tiny: Path, monkeypatch) -> None:
+def test_batches_cover_every_tail_within_the_limits(tiny: Path, monkeypatch) -> None:
     model, _ = load_stock(str(tiny))
-    shared = prefix.Shared(model)([[70, 71, 72], [70, 71, 73]])
+    shared = prefix_cache.PrefixCache(model)([[70, 71, 72], [70, 71, 73]])
     assert shared
     assert shared.tokens == (70, 71)
-    monkeypatch.setattr(prefix, "POSITIONS", 40)
-    batches = list(shared.batches([5, 1, 9, 3, 50], 3, more=4))
-    assert sorted(at for batch in batches for at in batch) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(prefix_cache, "MAX_POSITIONS", 40)
+    batches = list(shared.batches([5, 1, 9, 3, 50], 3, extra=4))
+    assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
     assert batches == [[1, 3, 0], [2], [4]]
-    monkeypatch.setattr(prefix, "POSITIONS", 1000)
-    assert list(shared.batches([5, 1, 9, 3, 50], 9, computed=12)) == [[1, 3], [0], [2], [4]]  # 3 and 3, but not 5, 5 and 5
+    monkeypatch.setattr(prefix_cache, "MAX_POSITIONS", 1000)
+    assert list(shared.batches([5, 1, 9, 3, 50], 9, max_computed=12)) == [[1, 3], [0], [2], [4]]  # 3 and 3, but not 5, 5 and 5
 
 
-def test_prompts_read_in_pieces_and_in_parts_are_answered_as_alone(tiny: Path, monkeypatch) -> None:
+def test_prefill_in_steps_and_parts_does_not_change_answers(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     prompts = [[90, 91, *range(60, 60 + length)] for length in (1, 2, 9, 3, 30, 30, 4)]
     expected = [alone(model, tokenizer, prompt, 8) for prompt in prompts]
-    for name in ("TOGETHER", "PART"):
-        monkeypatch.setattr(prefix, name, 7)
+    for name in ("STEP", "CPU_PART"):
+        monkeypatch.setattr(prefix_cache, name, 7)
     for batch_size in (2, 7):
-        found = generate(model, tokenizer, prompts, max_tokens=8, stops=frozenset(tokenizer.eos_token_ids), batch_size=batch_size)
-        assert [text for text, _ in found] == expected
+        results = generate(model, tokenizer, prompts, max_tokens=8, stops=frozenset(tokenizer.eos_token_ids), batch_size=batch_size)
+        assert [text for text, _ in results] == expected
 
 
-def test_a_prefix_goes_on_from_the_one_before_it(tiny: Path, monkeypatch) -> None:
+def test_a_prefix_reuses_the_previous_one(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     read: list[int] = []
-    reading = prefix.read
+    reading = prefix_cache.forward_in_steps
 
-    def watched(parts, tokens, caches, *step):
+    def recording(parts, tokens, caches, *step):
         read.extend([tokens.shape[1]] * (tokens.shape[0] == 1))  # a prefix, not two tails
         return reading(parts, tokens, caches, *step)
 
-    monkeypatch.setattr(prefix, "read", watched)
-    shared = prefix.Shared(model)
+    monkeypatch.setattr(prefix_cache, "forward_in_steps", recording)
+    shared = prefix_cache.PrefixCache(model)
     for begin in ([*range(60, 72)], [*range(60, 75)], [60, 61, 90], [], [60, 61], [60, 61]):
         prompts = [[*begin, 95], [*begin, 96]]
-        found = generate(model, tokenizer, prompts, max_tokens=6, stops=frozenset(), batch_size=2, prefix=shared(prompts))
-        assert [text for text, _ in found] == [alone(model, tokenizer, prompt, 6) for prompt in prompts]
+        results = generate(model, tokenizer, prompts, max_tokens=6, stops=frozenset(), batch_size=2, prefix=shared(prompts))
+        assert [text for text, _ in results] == [alone(model, tokenizer, prompt, 6) for prompt in prompts]
     assert read == [12, 3, 1, 2]
 
 
@@ -122,38 +122,38 @@ SCHEMA = {
 }
 
 
-def test_under_a_grammar_even_a_random_model_fits_the_schema(tiny: Path) -> None:
+def test_a_random_model_with_a_grammar_matches_the_schema(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     schema = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}
     prompts = [[70, 71, 72], [73], [74, 75]]
-    how = {"max_tokens": 80, "stops": frozenset(tokenizer.eos_token_ids), "batch_size": 3}
-    found = generate(model, tokenizer, prompts, grammar=Grammar(tokenizer, schema), **how)
-    assert [ended for _, ended in found] == ["stop"] * 3
-    assert [set(json.loads(text)) for text, _ in found] == [{"kind", "sure"}] * 3
-    assert json.loads(found[0][0])["kind"] in ("order", "other")
-    free = generate(model, tokenizer, prompts, **how)
-    assert free != found
+    options = {"max_tokens": 80, "stops": frozenset(tokenizer.eos_token_ids), "batch_size": 3}
+    results = generate(model, tokenizer, prompts, grammar=Grammar(tokenizer, schema), **options)
+    assert [ended for _, ended in results] == ["stop"] * 3
+    assert [set(json.loads(text)) for text, _ in results] == [{"kind", "sure"}] * 3
+    assert json.loads(results[0][0])["kind"] in ("order", "other")
+    unconstrained = generate(model, tokenizer, prompts, **options)
+    assert unconstrained != results
 
 
-def test_a_schema_that_no_grammar_can_express_is_refused(tiny: Path) -> None:
+def test_a_schema_without_a_grammar_is_refused(tiny: Path) -> None:
     _, tokenizer = load_stock(str(tiny))
-    with pytest.raises(InputError, match="cannot be made a grammar"):
+    with pytest.raises(InputError, match="cannot be converted to a grammar"):
         Grammar(tokenizer, {"type": "object", "not": {"type": "string"}, "unevaluatedProperties": False})
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_likelihoods_of_answers_are_those_of_a_whole_forward_pass(tiny: Path, monkeypatch, plain: bool) -> None:
+def test_likelihoods_equal_a_full_forward_pass(tiny: Path, monkeypatch, plain: bool) -> None:
     model, _ = load_stock(str(tiny))
-    asked = [([70, 71, 72], [80, 81]), ([70, 71, 73, 74], [90]), ([70, 71], [95, 96, 97, 98])]
-    asked += [([70, 71, 72], [80, 82, 83, 84]), ([70, 71, 72], [80, 82]), ([70, 71], [99]), ([70, 71, 73, 74], [90])]
+    pairs = [([70, 71, 72], [80, 81]), ([70, 71, 73, 74], [90]), ([70, 71], [95, 96, 97, 98])]
+    pairs += [([70, 71, 72], [80, 82, 83, 84]), ([70, 71, 72], [80, 82]), ([70, 71], [99]), ([70, 71, 73, 74], [90])]
     if not plain:
-        monkeypatch.setattr(prefix, "KVCache", type("Other", (), {}))
-    asked += [([70, 71, 72], [80, 85, token]) for token in range(60, 65)]
-    found = nats(model, asked, batch_size=2)
-    for (prompt, answer), value in zip(asked, found, strict=True):
+        monkeypatch.setattr(prefix_cache, "KVCache", type("Other", (), {}))
+    pairs += [([70, 71, 72], [80, 85, token]) for token in range(60, 65)]
+    results = negative_log_likelihoods(model, pairs, batch_size=2)
+    for (prompt, answer), value in zip(pairs, results, strict=True):
         logits = np.array(model(mx.array([[*prompt, *answer]]))[0], np.float64)
         logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        expected = -sum(logps[len(prompt) - 1 + at, token] for at, token in enumerate(answer))
+        expected = -sum(logps[len(prompt) - 1 + index, token] for index, token in enumerate(answer))
         assert value == pytest.approx(expected, rel=1e-4)
 
 
@@ -170,13 +170,13 @@ def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> Non
 
 @pytest.mark.parametrize("name", ["gemma2", "mistral3", "qwen3", "cohere"])
 @pytest.mark.parametrize("prompts", [[[5, 6, 7], [5, 6, 7, 8, 9]], [[5, 6, 7], [6, 6, 7, 8, 9]]], ids=["shared", "apart"])
-def test_other_architectures_answer_together_what_they_answer_alone(tmp_path: Path, name: str, prompts: list[list[int]]) -> None:
+def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, name: str, prompts: list[list[int]]) -> None:
     folder = architectures.make(tmp_path / name, name)
     model, tokenizer = load_model(folder)[0], load_tokenizer(folder)
-    how = {"max_tokens": 6, "stops": frozenset(), "batch_size": 2}
-    together = generate(model, tokenizer, prompts, **how)
+    options = {"max_tokens": 6, "stops": frozenset(), "batch_size": 2}
+    together = generate(model, tokenizer, prompts, **options)
     for prompt, (text, _) in zip(prompts, together, strict=True):
-        said = list(prompt)
+        tokens = list(prompt)
         for _ in range(6):
-            said.append(int(mx.argmax(model(mx.array([said]))[0, -1]).item()))
-        assert text == tokenizer.decode(said[len(prompt) :])
+            tokens.append(int(mx.argmax(model(mx.array([tokens]))[0, -1]).item()))
+        assert text == tokenizer.decode(tokens[len(prompt) :])

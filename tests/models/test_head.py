@@ -1,4 +1,4 @@
-"""The heads against the plain computation: values and gradients, dense and quantised, tied and untied, bent, and in training."""
+"""Heads compared with the reference implementation: values and gradients; dense, quantized, tied, scaled, capped and trainable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.utils import load_model
 
 from mlxtune.models import lora
-from mlxtune.models.head import exp_of_negative, forward_only, in_chunks, one_pass, plain_logp, split
+from mlxtune.models.head import chunked_logp, exp_of_negative, fused_logp, fused_logp_no_grad, plain_logp, split_head
 from mlxtune.recipe import AdapterSection
 
 SHAPES = {"plain": (1.0, 0.0), "scaled": (0.25, 0.0), "capped": (1.0, 2.0), "both": (3.0, 1.5)}
@@ -27,8 +27,8 @@ SHAPES = {"plain": (1.0, 0.0), "scaled": (0.25, 0.0), "capped": (1.0, 2.0), "bot
 def head(request: pytest.FixtureRequest) -> nn.Module:
     mx.random.seed(0)
     kind, _, bits = request.param.partition("-")
-    made = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=kind == "biased")
-    return made.to_quantized(32, int(bits[0])) if bits else made
+    module = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=kind == "biased")
+    return module.to_quantized(32, int(bits[0])) if bits else module
 
 
 def logits_of(head: nn.Module, scale: float, cap: float) -> Callable[[mx.array], mx.array]:
@@ -37,46 +37,46 @@ def logits_of(head: nn.Module, scale: float, cap: float) -> Callable[[mx.array],
 
 
 def weighted(logp: Any, hidden: mx.array) -> tuple[mx.array, mx.array]:
-    """A sum of log-probabilities, each with a weight of its own, and its gradient."""
+    """Return a weighted sum of log-probabilities and its gradient."""
     mx.random.seed(1)
     targets, weights = mx.random.randint(0, 320, hidden.shape[:1]), mx.random.normal(hidden.shape[:1])
     return mx.value_and_grad(lambda hidden: (logp(hidden, targets) * weights).sum())(hidden)
 
 
 @pytest.mark.parametrize(("scale", "cap"), SHAPES.values(), ids=SHAPES)
-def test_every_way_gives_the_plain_log_probabilities_and_gradients(head: nn.Module, scale: float, cap: float) -> None:
+def test_every_method_equals_the_plain_computation(head: nn.Module, scale: float, cap: float) -> None:
     hidden = mx.random.normal((37, 64))
     logits = logits_of(head, scale, cap)
-    expected, slope = weighted(lambda hidden, targets: plain_logp(logits(hidden), targets), hidden)
+    expected, expected_gradient = weighted(lambda hidden, targets: plain_logp(logits(hidden), targets), hidden)
     head.freeze()
-    bend = {"scale": scale, "cap": cap}
-    for logp in (one_pass(head, 8, **bend), forward_only(head, 8, **bend), in_chunks(logits, [head], chunk=8)):
-        found, own = weighted(logp, hidden)
-        assert mx.allclose(found, expected, rtol=1e-5, atol=1e-5)
-        assert mx.allclose(own, slope, rtol=1e-4, atol=1e-5)
+    options = {"scale": scale, "cap": cap}
+    for logp in (fused_logp(head, 8, **options), fused_logp_no_grad(head, 8, **options), chunked_logp(logits, [head], chunk=8)):
+        result, gradient = weighted(logp, hidden)
+        assert mx.allclose(result, expected, rtol=1e-5, atol=1e-5)
+        assert mx.allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
-def test_half_precision_is_as_near_as_its_rounding(dtype: mx.Dtype) -> None:
+def test_half_precision_is_accurate_to_its_rounding(dtype: mx.Dtype) -> None:
     mx.random.seed(0)
     head, hidden = nn.Linear(64, 320, bias=False), mx.random.normal((37, 64))
-    exact, slope = weighted(one_pass(head), hidden)
+    exact, expected_gradient = weighted(fused_logp(head), hidden)
     head.set_dtype(dtype)
-    found, own = weighted(one_pass(head, scale=1.0), hidden.astype(dtype))
+    result, gradient = weighted(fused_logp(head, scale=1.0), hidden.astype(dtype))
     eps = mx.finfo(dtype).eps
-    assert own.dtype == dtype
-    assert mx.allclose(found, exact, rtol=eps, atol=eps * 4)
-    assert mx.abs(own - slope).max() <= 4 * eps * mx.abs(slope).max()
+    assert gradient.dtype == dtype
+    assert mx.allclose(result, exact, rtol=eps, atol=eps * 4)
+    assert mx.abs(gradient - expected_gradient).max() <= 4 * eps * mx.abs(expected_gradient).max()
 
 
-def test_exponentials_are_right_to_rounding_and_overflow_to_nothing() -> None:
+def test_exponentials_are_accurate_and_overflow_to_zero() -> None:
     x = np.concatenate([np.linspace(0, 87, 2001), [1e3, 1e30]]).astype(np.float32)
-    found = np.array(exp_of_negative(mx.array(x))).astype(np.float64)
-    np.testing.assert_allclose(found, np.exp(-x.astype(np.float64)), rtol=3e-7, atol=1e-38)
+    result = np.array(exp_of_negative(mx.array(x))).astype(np.float64)
+    np.testing.assert_allclose(result, np.exp(-x.astype(np.float64)), rtol=3e-7, atol=1e-38)
 
 
 @pytest.mark.parametrize("kind", ["linear", "linear-4bit", "embedding", "linear-compiled"])
-def test_a_head_that_trains_gets_its_own_gradient(kind: str) -> None:
+def test_a_trainable_head_gets_a_gradient(kind: str) -> None:
     mx.random.seed(0)
     base = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=False)
     base = base.to_quantized(32, 4) if kind.endswith("4bit") else base
@@ -86,7 +86,7 @@ def test_a_head_that_trains_gets_its_own_gradient(kind: str) -> None:
     head.eval()
     logits = logits_of(head, 1.0, 3.0)
     hidden, targets, weights = mx.random.normal((37, 64)), mx.random.randint(0, 320, (37,)), mx.random.normal((37,))
-    chunked = in_chunks(logits, [head], chunk=8)
+    chunked = chunked_logp(logits, [head], chunk=8)
 
     def gradients(logp: Any) -> Any:
         def loss(arrays: Any, hidden: mx.array) -> mx.array:
@@ -101,27 +101,27 @@ def test_a_head_that_trains_gets_its_own_gradient(kind: str) -> None:
     run = partial(gradients, chunked)
     if kind.endswith("compiled"):
         run = mx.compile(run, inputs=[head.state], outputs=[head.state])
-    found = dict(tree_flatten(run()))
-    assert any("lora_a" in name for name in found)
+    result = dict(tree_flatten(run()))
+    assert any("lora_a" in name for name in result)
     for name, array in expected:
-        assert mx.allclose(found[name], array, rtol=1e-4, atol=1e-5), name
+        assert mx.allclose(result[name], array, rtol=1e-4, atol=1e-5), name
     after = dict(tree_flatten(head.parameters()))
     assert head.dropout.training
     assert all(mx.array_equal(after[name], array) for name, array in before)
 
 
-def test_a_usual_model_is_split_and_agrees_with_itself(tiny: Path) -> None:
+def test_a_typical_model_is_split(tiny: Path) -> None:
     model, _ = load_model(tiny)
     model.freeze()
-    parts = split(model)
+    parts = split_head(model)
     assert not parts.warning
-    assert "one_pass" in parts.logp.__qualname__
+    assert "fused_logp" in parts.logp.__qualname__
     tokens = mx.array([[5, 6, 7, 8]])
     assert mx.allclose(parts.logits(parts.backbone(tokens)), model(tokens), rtol=1e-5, atol=1e-5)
 
 
 class Odd(nn.Module):
-    """A Llama whose head does ``more`` with its logits, as no setting of it says."""
+    """A Llama whose head applies ``more`` to its logits, which its settings do not mention."""
 
     def __init__(self, inner: nn.Module, more: Callable[[mx.array], mx.array]) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Odd(nn.Module):
 
 
 class Closed(nn.Module):
-    """A Llama whose head is inside of what would be its backbone."""
+    """A Llama whose head is inside its backbone."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -154,38 +154,38 @@ ODD = {
 @pytest.mark.parametrize(
     ("more", "dtype"), [("cap", mx.float32), ("scale", mx.float32), ("shift", mx.float32), ("cap", mx.bfloat16)], ids=str
 )
-def test_an_unknown_head_is_found_out_and_computed_in_chunks_with_a_warning(tiny: Path, more: str, dtype: mx.Dtype) -> None:
+def test_an_unusual_head_runs_in_chunks_with_a_warning(tiny: Path, more: str, dtype: mx.Dtype) -> None:
     inner, _ = load_model(tiny)
     inner.set_dtype(dtype)
     model = Odd(inner, ODD[more])
-    parts = split(model)
+    parts = split_head(model)
     assert "in chunks" in parts.warning
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets), rtol=1e-5)
 
 
-def test_a_model_that_does_not_come_apart_is_computed_in_full_with_a_warning(tiny: Path) -> None:
+def test_a_model_that_cannot_be_split_runs_whole_with_a_warning(tiny: Path) -> None:
     model = Closed(load_model(tiny)[0])
-    parts = split(model)
-    assert "in full" in parts.warning
+    parts = split_head(model)
+    assert "All logits are computed at once" in parts.warning
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.array_equal(parts.logits(parts.backbone(tokens)), model(tokens))
     assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets))
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_adapters_outside_the_layers_train_as_by_the_plain_computation(tmp_path: Path, target: str) -> None:
+def test_adapters_outside_the_layers_get_the_plain_gradients(tmp_path: Path, target: str) -> None:
     model, _ = load_model(make(tmp_path, "smollm2" if target == "embed_tokens" else "llama"))
     lora.add(model, AdapterSection(rank=4, layers=1, targets=["q_proj", target]), seed=1)
-    arrays = [(name, mx.random.normal(array.shape) * 0.1) for name, array in lora.weights(model).items()]
+    arrays = [(name, mx.random.normal(array.shape) * 0.1) for name, array in lora.adapter_arrays(model).items()]
     model.load_weights(arrays, strict=False)
-    parts = split(model)
+    parts = split_head(model)
     assert not parts.warning
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     ways = (lambda: plain_logp(model(tokens)[0], targets), lambda: parts.logp(parts.backbone(tokens)[0], targets))
-    (_, plain), (_, own) = (nn.value_and_grad(model, lambda way=way: way().sum())() for way in ways)
-    expected, found = dict(tree_flatten(plain)), dict(tree_flatten(own))
-    assert expected.keys() == found.keys() == dict(arrays).keys()
-    assert any(target in name for name in found)
+    (_, plain), (_, gradient) = (nn.value_and_grad(model, lambda way=way: way().sum())() for way in ways)
+    expected, result = dict(tree_flatten(plain)), dict(tree_flatten(gradient))
+    assert expected.keys() == result.keys() == dict(arrays).keys()
+    assert any(target in name for name in result)
     for name, array in expected.items():
-        assert mx.abs(found[name] - array).max() <= 1e-4 * mx.abs(array).max(), name
+        assert mx.abs(result[name] - array).max() <= 1e-4 * mx.abs(array).max(), name

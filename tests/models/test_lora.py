@@ -1,4 +1,4 @@
-"""Adapters: where they go, what they are called, and that stock mlx-lm opens them."""
+"""Adapters: targets, names, and compatibility with mlx-lm."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection
 
 
-def shaken(model) -> dict[str, mx.array]:
-    """Random values in place of the zeros in B, so that the adapter says something."""
-    arrays = {name: mx.random.normal(array.shape) * 0.2 for name, array in lora.weights(model).items()}
+def randomize(model) -> dict[str, mx.array]:
+    """Replace the zeros in B with random values, so that the adapter has an effect."""
+    arrays = {name: mx.random.normal(array.shape) * 0.2 for name, array in lora.adapter_arrays(model).items()}
     model.load_weights(list(arrays.items()), strict=False)
     return arrays
 
 
-def test_a_fresh_adapter_changes_nothing(tiny: Path) -> None:
+def test_a_new_adapter_changes_nothing(tiny: Path) -> None:
     model, _ = load_model(tiny)
     tokens = mx.array([[5, 6, 7]])
     before = model(tokens)
@@ -44,50 +44,50 @@ def test_a_fresh_adapter_changes_nothing(tiny: Path) -> None:
         (AdapterSection(targets=["q_proj", "v_proj"]), 2 * 2 * 2, "self_attn.v_proj.lora_a"),
     ],
 )
-def test_targets_and_layers_are_as_in_the_recipe(tiny: Path, section: AdapterSection, count: int, leaf: str) -> None:
+def test_targets_and_layers_follow_the_recipe(tiny: Path, section: AdapterSection, count: int, leaf: str) -> None:
     model, _ = load_model(tiny)
     lora.add(model, section, seed=1)
-    names = lora.weights(model)
+    names = lora.adapter_arrays(model)
     assert len(names) == count
     assert f"model.layers.1.{leaf}" in names
 
 
-def test_an_unknown_target_is_refused_with_the_nearest(tiny: Path) -> None:
+def test_an_unknown_target_is_refused_with_a_suggestion(tiny: Path) -> None:
     model, _ = load_model(tiny)
-    with pytest.raises(RecipeError, match="no layer of this model is called q_prj") as caught:
+    with pytest.raises(RecipeError, match="this model has no layer named q_prj") as caught:
         lora.add(model, AdapterSection(targets=["q_prj"]), seed=1)
-    assert "q_proj" in caught.value.mend
+    assert "q_proj" in caught.value.hint
 
 
-def test_stock_mlx_lm_opens_the_adapter_and_says_the_same(tiny: Path, tmp_path: Path) -> None:
+def test_mlx_lm_opens_the_adapter_and_gives_the_same_answer(tiny: Path, tmp_path: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     config = lora.add(model, AdapterSection(rank=4, alpha=12), seed=1)
-    lora.save(tmp_path / "adapter", shaken(model), config)
+    lora.save(tmp_path / "adapter", randomize(model), config)
     own = generate(model, tokenizer, [[70, 71, 72]], max_tokens=24, stops=frozenset(), batch_size=1)[0][0]
     stock, _ = load_stock(str(tiny), adapter_path=str(tmp_path / "adapter"))
-    told = tokenizer.decode([part.token for part in stream_generate(stock, tokenizer, [70, 71, 72], max_tokens=24)])
-    assert own.startswith(told.split("<|im_end|>")[0])
+    stock_answer = tokenizer.decode([part.token for part in stream_generate(stock, tokenizer, [70, 71, 72], max_tokens=24)])
+    assert own.startswith(stock_answer.split("<|im_end|>")[0])
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["lora_parameters"]["scale"] == 3.0
 
 
-def test_a_saved_adapter_loads_here_exactly(tiny: Path, tmp_path: Path) -> None:
+def test_a_saved_adapter_loads_exactly(tiny: Path, tmp_path: Path) -> None:
     model, _ = load_model(tiny)
     config = lora.add(model, AdapterSection(rank=4), seed=1)
-    lora.save(tmp_path, shaken(model), config)
+    lora.save(tmp_path, randomize(model), config)
     other, _ = load_model(tiny)
     lora.load(other, tmp_path)
     tokens = mx.array([[5, 6, 7]])
     assert mx.array_equal(model(tokens), other(tokens))
 
 
-def test_a_torn_adapter_is_refused_before_it_is_opened(tiny: Path, tmp_path: Path) -> None:
+def test_a_truncated_adapter_is_refused_before_it_is_opened(tiny: Path, tmp_path: Path) -> None:
     model, _ = load_model(tiny)
-    lora.save(tmp_path, shaken(model) if lora.add(model, AdapterSection(rank=4), seed=1) else {}, {})
-    file = tmp_path / lora.WEIGHTS
+    lora.save(tmp_path, randomize(model) if lora.add(model, AdapterSection(rank=4), seed=1) else {}, {})
+    file = tmp_path / lora.WEIGHTS_FILE
     for data in (file.read_bytes()[:-10], b"", b"\x80\x05pickle", (2**40).to_bytes(8, "little") + b"{}"):
         file.write_bytes(data)
-        for open_ in (lora.put, lora.load):
-            with pytest.raises(ModelError, match="has a broken header"):
+        for open_ in (lora.load_weights, lora.load):
+            with pytest.raises(ModelError, match="has an invalid header"):
                 open_(model, tmp_path)
 
 
@@ -108,7 +108,7 @@ OUTSIDE = ["q_proj", "embed_tokens"]
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.kind} on {value.targets}",
 )
-def test_every_kind_and_target_starts_at_the_base_and_comes_back_through_stock_mlx_lm(
+def test_every_kind_and_target_starts_at_the_base_and_round_trips_through_mlx_lm(
     tmp_path: Path, name: str, section: AdapterSection
 ) -> None:
     folder = make(tmp_path / "model", name)
@@ -118,25 +118,25 @@ def test_every_kind_and_target_starts_at_the_base_and_comes_back_through_stock_m
     config = lora.add(model, section, seed=1)
     model.eval()
     assert mx.allclose(model(tokens), before, rtol=1e-5, atol=1e-5)
-    names = lora.weights(model)
+    names = lora.adapter_arrays(model)
     leaves = {"lora_a", "lora_b", "m"} if section.kind == "dora" else {"lora_a", "lora_b"}
-    assert {at.rsplit(".", 1)[-1] for at in names} == leaves
+    assert {name.rsplit(".", 1)[-1] for name in names} == leaves
     for target in section.targets if isinstance(section.targets, list) else ():
-        assert any(f"{target}.lora_a" in at for at in names), target
-    assert not any(".layers.0." in at for at in names) or section.layers == "all"
-    lora.save(tmp_path / "adapter", shaken(model), config)
+        assert any(f"{target}.lora_a" in name for name in names), target
+    assert not any(".layers.0." in name for name in names) or section.layers == "all"
+    lora.save(tmp_path / "adapter", randomize(model), config)
     stock = load_adapters(load_model(folder)[0], str(tmp_path / "adapter"))
     stock.eval()
     assert mx.array_equal(stock(tokens), model(tokens))
     assert not mx.allclose(stock(tokens), before, rtol=1e-2, atol=1e-2)
-    assert json.loads((tmp_path / "adapter" / lora.CONFIG).read_text())["fine_tune_type"] == section.kind
+    assert json.loads((tmp_path / "adapter" / lora.CONFIG_FILE).read_text())["fine_tune_type"] == section.kind
 
 
-def test_an_embedding_trained_on_dequantised_weights_fits_the_quantised_base(tmp_path: Path) -> None:
+def test_an_embedding_trained_on_dequantized_weights_fits_the_quantized_base(tmp_path: Path) -> None:
     source = resolve(str(make(tmp_path / "model", "smollm2")))
     model = load(source, "float32").model
     config = lora.add(model, AdapterSection(rank=4, targets=OUTSIDE), seed=1)
-    lora.save(tmp_path / "adapter", shaken(model), config)
+    lora.save(tmp_path / "adapter", randomize(model), config)
     model.eval()
     native = load(source, "native").model
     lora.load(native, tmp_path / "adapter")
@@ -144,27 +144,27 @@ def test_an_embedding_trained_on_dequantised_weights_fits_the_quantised_base(tmp
     assert mx.allclose(native(tokens), model(tokens), rtol=1e-3, atol=1e-3)
 
 
-def test_all_linear_leaves_out_experts_and_routers_which_can_be_named(tmp_path: Path) -> None:
+def test_all_linear_excludes_experts_and_routers_unless_named(tmp_path: Path) -> None:
     model, _ = load_model(make(tmp_path, "qwen3_moe"))
     lora.add(model, AdapterSection(rank=4), seed=1)
-    assert {name.split(".")[4] for name in lora.weights(model)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {name.split(".")[4] for name in lora.adapter_arrays(model)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
     model, _ = load_model(tmp_path)
     lora.add(model, AdapterSection(rank=4, targets=["gate"]), seed=1)
-    assert {name.split(".")[4] for name in lora.weights(model)} == {"gate"}
+    assert {name.split(".")[4] for name in lora.adapter_arrays(model)} == {"gate"}
 
 
 @pytest.mark.parametrize(
-    ("name", "section", "message", "mend"),
+    ("name", "section", "message", "hint"),
     [
-        ("smollm2", AdapterSection(targets=["lm_head"]), "called lm_head", "use embed_tokens"),
-        ("llama", AdapterSection(targets=["lm_haed"]), "called lm_haed", "lm_head"),
+        ("smollm2", AdapterSection(targets=["lm_head"]), "named lm_head", "Use embed_tokens"),
+        ("llama", AdapterSection(targets=["lm_haed"]), "named lm_haed", "lm_head"),
         ("llama", AdapterSection(kind="dora", targets=["embed_tokens"]), "embed_tokens cannot have a DoRA", 'kind = "lora"'),
         ("qwen3_moe", AdapterSection(kind="dora", targets=["down_proj"]), "down_proj cannot have a DoRA", 'kind = "lora"'),
     ],
-    ids=["tied head", "misspelt", "dora embedding", "dora experts"],
+    ids=["tied head", "misspelled", "dora embedding", "dora experts"],
 )
-def test_what_cannot_be_adapted_is_refused(tmp_path: Path, name: str, section: AdapterSection, message: str, mend: str) -> None:
+def test_unsupported_targets_are_refused(tmp_path: Path, name: str, section: AdapterSection, message: str, hint: str) -> None:
     model, _ = load_model(make(tmp_path, name))
     with pytest.raises(RecipeError, match=message) as caught:
         lora.add(model, section, seed=1)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint

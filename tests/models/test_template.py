@@ -1,4 +1,4 @@
-"""Which tokens train: written out by hand for three chat templates, and refused where it cannot be proved."""
+"""Which tokens are trained: hand-written expected values for three chat templates, and rejected templates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlx_lm.utils import load_tokenizer
 from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError
-from mlxtune.data.rows import Conversation, Message, Place, Preference, Text
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
 from mlxtune.models.template import ChatTemplate, common_prefix
 
 LLAMA3 = (
@@ -21,7 +21,7 @@ GEMMA = (
     "<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n{{ message.content }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
-REWRITES = (  # keeps thoughts only in the last turn, as some reasoning models do
+REWRITES = (  # keeps thinking only in the last turn, as some reasoning models do
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -37,7 +37,7 @@ TURNS = [
     ("assistant", "Sure."),
 ]
 
-# The rendered conversation in pieces; True marks what must train.
+# The rendered conversation in pieces; True marks trained pieces.
 EXPECTED = {
     "chatml": (CHATML, "<|im_end|>", (), [
         ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), ("Yes?<|im_end|>", True),
@@ -66,11 +66,11 @@ def template(folder: Path, text: str, stop: str, specials: tuple[str, ...] = ())
 
 
 def conversation(*turns: tuple[str, str]) -> Conversation:
-    return Conversation(Place(Path("rows.jsonl"), 7), {}, tuple(Message(role, text) for role, text in turns))
+    return Conversation(Location(Path("rows.jsonl"), 7), {}, tuple(Message(role, text) for role, text in turns))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_every_assistant_turn_trains_with_its_stop_and_nothing_else(tmp_path: Path, name: str) -> None:
+def test_only_assistant_turns_train_with_their_stop_token(tmp_path: Path, name: str) -> None:
     text, stop, specials, pieces = EXPECTED[name]
     chat = template(tmp_path, text, stop, specials)
     tokens, trained = [], []
@@ -95,26 +95,26 @@ def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
         chat.encode(conversation(*TURNS[:2]), 1000)
 
 
-def test_a_template_without_a_system_turn_has_it_before_the_first_question(tmp_path: Path) -> None:
+def test_a_system_turn_is_merged_for_templates_without_one(tmp_path: Path) -> None:
     chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
-    told = chat.encode(conversation(("system", "Be kind."), *TURNS), 1000)
+    merged = chat.encode(conversation(("system", "Be kind."), *TURNS), 1000)
     same = chat.encode(conversation(("user", "Be kind.\n\nHi"), *TURNS[1:]), 1000)
-    assert told.tokens.tolist() == same.tokens.tolist()
-    assert told.trained.tolist() == same.trained.tolist()
-    asked = chat.prompt([Message("system", "Be kind."), Message("user", "Hi")])
-    assert told.tokens.tolist()[: len(asked)] == asked
+    assert merged.tokens.tolist() == same.tokens.tolist()
+    assert merged.trained.tolist() == same.trained.tolist()
+    prompt = chat.prompt([Message("system", "Be kind."), Message("user", "Hi")])
+    assert merged.tokens.tolist()[: len(prompt)] == prompt
 
 
 @pytest.mark.parametrize(
     "turns", [[("system", "Be kind.")], [("system", "Be kind."), ("assistant", "Yes?")], [("system", "A"), ("system", "B")]]
 )
-def test_a_template_that_refuses_a_role_says_so(tmp_path: Path, turns: list[tuple[str, str]]) -> None:
+def test_a_template_that_refuses_a_role_raises_its_message(tmp_path: Path, turns: list[tuple[str, str]]) -> None:
     chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
     with pytest.raises(TemplateError, match="no system role"):
         chat.prompt([Message(role, text) for role, text in turns])
 
 
-def test_a_prompt_that_fills_the_window_is_refused_and_a_longer_answer_is_cut(tmp_path: Path) -> None:
+def test_a_prompt_that_fills_the_window_is_refused_and_a_long_answer_is_truncated(tmp_path: Path) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
     row = conversation(("user", "x" * 50), ("assistant", "y" * 50))
     with pytest.raises(DataError, match="the prompt fills the window of 40 tokens"):
@@ -126,7 +126,7 @@ def test_a_prompt_that_fills_the_window_is_refused_and_a_longer_answer_is_cut(tm
 
 def test_text_trains_from_its_second_token_to_its_stop(tmp_path: Path) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
-    encoded = chat.encode(Text(Place(Path("a"), 1), {}, "abc"), 100)
+    encoded = chat.encode(Text(Location(Path("a"), 1), {}, "abc"), 100)
     assert encoded.trained.tolist() == [False, True, True, True]
     assert encoded.tokens[-1] == chat.tokenizer.eos_token_id
 
@@ -139,15 +139,15 @@ def test_common_prefix_of_rows() -> None:
 
 def preference(prompt: str | list[tuple[str, str]], chosen: str, rejected: str) -> Preference:
     turns = [("user", prompt)] if isinstance(prompt, str) else prompt
-    return Preference(Place(Path("pairs.jsonl"), 3), {}, tuple(Message(role, text) for role, text in turns), chosen, rejected)
+    return Preference(Location(Path("pairs.jsonl"), 3), {}, tuple(Message(role, text) for role, text in turns), chosen, rejected)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_pair_is_its_prompt_as_it_is_asked_and_two_answers_with_their_stop(tmp_path: Path, name: str) -> None:
+def test_a_pair_is_its_prompt_and_two_answers_with_stop_tokens(tmp_path: Path, name: str) -> None:
     text, stop, specials, _ = EXPECTED[name]
     chat = template(tmp_path, text, stop, specials)
     row = preference(TURNS[:3], "60 m.", "Ask someone.")
-    pair = chat.pair(row, 1000)
+    pair = chat.encode_pair(row, 1000)
 
     def tokens(words: str) -> list[int]:
         return chat.tokenizer.encode(words, add_special_tokens=False)
@@ -158,62 +158,62 @@ def test_a_pair_is_its_prompt_as_it_is_asked_and_two_answers_with_their_stop(tmp
     assert not pair.truncated
     assert pair.tokens.tolist() == [*chat.prompt(row.prompt), *tokens(f"60 m.{stop}Ask someone.{stop}")]
     assert pair.tokens[pair.trained].tolist() == tokens(f"60 m.{stop}Ask someone.{stop}")
-    assert (pair.id, pair.place.line, pair.full) == (row.id, 3, len(pair.tokens))
+    assert (pair.id, pair.location.line, pair.full_length) == (row.id, 3, len(pair.tokens))
 
 
-def test_earlier_turns_of_a_pair_may_be_rewritten_since_they_do_not_train(tmp_path: Path) -> None:
+def test_earlier_turns_of_a_pair_may_be_rewritten(tmp_path: Path) -> None:
     chat = template(tmp_path, REWRITES, "<|im_end|>")
     row = preference(TURNS[:3], "60 m.", "No.")
-    pair = chat.pair(row, 1000)
+    pair = chat.encode_pair(row, 1000)
     assert pair.prompt.tolist() == chat.prompt(row.prompt)
     assert chat.tokenizer.decode(pair.chosen.tolist()) == "<think></think>60 m.<|im_end|>"
 
 
-def test_a_pair_whose_prompt_is_not_how_its_answers_begin_is_refused(tmp_path: Path) -> None:
+def test_a_pair_whose_prompt_is_not_a_prefix_is_refused(tmp_path: Path) -> None:
     chat = template(
         tmp_path,
         REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", ""),
         "<|im_end|>",
     )
     with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: turn 2 renders differently"):
-        chat.pair(preference("Hi", "Yes?", "No."), 1000)
+        chat.encode_pair(preference("Hi", "Yes?", "No."), 1000)
 
 
-def test_only_completions_are_cut_each_to_the_window_behind_the_whole_prompt(tmp_path: Path) -> None:
+def test_only_completions_are_truncated(tmp_path: Path) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
     row = preference("x" * 50, "y" * 9, "z" * 90)
     prompt = chat.prompt(row.prompt)
-    whole = chat.pair(row, 1000)
-    pair = chat.pair(row, len(prompt) + 20)
+    untruncated = chat.encode_pair(row, 1000)
+    pair = chat.encode_pair(row, len(prompt) + 20)
     assert pair.prompt.tolist() == prompt
-    assert pair.chosen.tolist() == whole.chosen.tolist()
-    assert pair.rejected.tolist() == whole.rejected.tolist()[:20]
-    assert (pair.uncut, pair.full, pair.truncated) == ((10, 91), len(whole.tokens), True)
-    shortest = chat.pair(row, len(prompt) + 1)
+    assert pair.chosen.tolist() == untruncated.chosen.tolist()
+    assert pair.rejected.tolist() == untruncated.rejected.tolist()[:20]
+    assert (pair.full_lengths, pair.full_length, pair.truncated) == ((10, 91), len(untruncated.tokens), True)
+    shortest = chat.encode_pair(row, len(prompt) + 1)
     assert (len(shortest.chosen), len(shortest.rejected)) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "rejected", "window", "said"),
+    ("chosen", "rejected", "window", "words"),
     [
         ("Yes.", " \n", 1000, "rejected is empty"),
         ("", "No.", 1000, "chosen is empty"),
-        ("Yes.", "Yes.", 1000, "say the same"),
-        ("Yes,  it is.\n\nTwo.", " Yes, it is. \nTwo.\n", 1000, "say the same"),
-        ("caf\u00e9", "cafe\u0301", 1000, "say the same"),
-        ("y" * 40 + "a", "y" * 40 + "b", 69, "the same up to the window of 69 tokens"),
+        ("Yes.", "Yes.", 1000, "are identical"),
+        ("Yes,  it is.\n\nTwo.", " Yes, it is. \nTwo.\n", 1000, "are identical"),
+        ("caf\u00e9", "cafe\u0301", 1000, "are identical"),
+        ("y" * 40 + "a", "y" * 40 + "b", 69, "identical within the window of 69 tokens"),
         ("Yes.", "No.", 20, "the prompt of 29 tokens fills the window of 20"),
     ],
 )  # fmt: skip
-def test_a_pair_with_nothing_to_prefer_is_refused_by_its_place(
-    tmp_path: Path, chosen: str, rejected: str, window: int, said: str
+def test_a_pair_without_a_difference_is_refused_with_its_location(
+    tmp_path: Path, chosen: str, rejected: str, window: int, words: str
 ) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
-    with pytest.raises(DataError, match=rf"^pairs\.jsonl, line 3: .*{said}"):
-        chat.pair(preference("Is it wet?", chosen, rejected), window)
+    with pytest.raises(DataError, match=rf"^pairs\.jsonl, line 3: .*{words}"):
+        chat.encode_pair(preference("Is it wet?", chosen, rejected), window)
 
 
-def test_line_breaks_and_case_are_a_difference(tmp_path: Path) -> None:
+def test_line_breaks_and_case_count_as_differences(tmp_path: Path) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
-    assert not chat.pair(preference("List", "- a\n- b", "- a - b"), 1000).truncated
-    assert not chat.pair(preference("Shout", "YES", "yes"), 1000).truncated
+    assert not chat.encode_pair(preference("List", "- a\n- b", "- a - b"), 1000).truncated
+    assert not chat.encode_pair(preference("Shout", "YES", "yes"), 1000).truncated

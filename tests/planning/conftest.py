@@ -1,4 +1,4 @@
-"""A machine of a known size, and models whose headers are written by hand: nothing here loads a weight."""
+"""A machine of known size, and models with hand-written headers. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import Machine
-from mlxtune.planning.shapes import Shapes
-from mlxtune.planning.workload import Length, Lengths
+from mlxtune.planning.shapes import ModelShapes
+from mlxtune.planning.workload import DatasetLengths, RowLength
 from mlxtune.recipe import Recipe, parse
 
 Header = dict[str, tuple[str, list[int]]]
@@ -21,7 +21,7 @@ _SIZES = {"F32": 4, "BF16": 2, "F16": 2, "U32": 4}
 
 
 def write_model(folder: Path, header: Header, config: dict[str, Any]) -> Path:
-    """A model folder whose safetensors file has a header and the right length, and zeros for weights."""
+    """Write a model folder whose safetensors file has a header and zeros for weights."""
     folder.mkdir(parents=True, exist_ok=True)
     entries, end = {}, 0
     for name, (kind, shape) in header.items():
@@ -46,7 +46,7 @@ def llama(
     layers: int = 4, width: int = 256, inner: int = 512, heads: int = 4, kv: int = 2, vocabulary: int = 1000, kind: str = "F32",
     bits: int = 0, group: int = 64,
 ) -> tuple[Header, dict[str, Any]]:  # fmt: skip
-    """Header and configuration of a Llama with tied embeddings; ``bits`` packs its matrices as mlx-lm does."""
+    """Return the header and configuration of a Llama with tied embeddings; ``bits`` packs its matrices as mlx-lm does."""
     key = width // heads * kv
     matrices = {
         "self_attn.q_proj": (width, width), "self_attn.k_proj": (key, width), "self_attn.v_proj": (key, width),
@@ -79,19 +79,19 @@ def llama(
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., Shapes]:
-    """The shapes of a Llama with these dimensions."""
+def read(tmp_path: Path) -> Callable[..., ModelShapes]:
+    """Return a function that returns the shapes of a Llama with the given dimensions."""
 
-    def made(**dimensions: Any) -> Shapes:
+    def read_llama(**dimensions: Any) -> ModelShapes:
         header, config = llama(**dimensions)
-        return shapes.read(write_model(tmp_path / "model", header, config), config)
+        return shapes.read_shapes(write_model(tmp_path / "model", header, config), config)
 
-    return made
+    return read_llama
 
 
 @pytest.fixture
 def machine() -> Machine:
-    """A CPU of two cores with 16 GiB to give."""
+    """A CPU with two cores and a limit of 16 GiB."""
     return Machine("Linux", "a chip", 2, "cpu", 16 * 2**30)
 
 
@@ -104,7 +104,7 @@ def recipe(*overrides: str) -> Recipe:
     return parse('name = "r"\n[model]\nbase = "m"\n[data]\nsource = "s.jsonl"\n', overrides=overrides)
 
 
-def lengths(*full: int, prefix: int = 0, plain: bool = True) -> Lengths:
-    """Rows that train on their last quarter."""
-    rows = tuple(Length(count, count // 4, count - count // 4) for count in full)
-    return Lengths(rows, rows[:2], prefix, plain)
+def lengths(*full: int, prefix: int = 0, plain: bool = True) -> DatasetLengths:
+    """Return rows whose last quarter is trained."""
+    rows = tuple(RowLength(count, count // 4, count - count // 4) for count in full)
+    return DatasetLengths(rows, rows[:2], prefix, plain)

@@ -1,4 +1,4 @@
-"""What was measured is found again for the same base on the same machine, and for nothing else."""
+"""Calibrations apply only to the same base on the same machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from mlxtune.core.files import home
 from mlxtune.planning import calibration
-from mlxtune.planning.calibration import Calibration
+from mlxtune.planning.calibration import StepCalibration
 from mlxtune.recipe import dump
 
 from .conftest import recipe
 
-FOUND = Calibration(1.2, 0.002, 0.0005, "probe")
+CALIBRATION = StepCalibration(1.2, 0.002, 0.0005, "probe")
 STEP = {"checkpointed": False}
 
 
@@ -25,52 +25,52 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
 
 
-def test_a_probe_serves_other_batches_ranks_and_optimizers(machine) -> None:
-    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
+def test_a_probe_applies_to_other_batches_ranks_and_optimizers(machine) -> None:
+    calibration.store(recipe(), "f", machine, CALIBRATION, **STEP)
     other = recipe("training.batch_size=3", "training.cache_frozen=false", "adapter.rank=64", 'training.optimizer="lion"')
-    assert calibration.find(other, "f", machine, **STEP) == FOUND
+    assert calibration.find(other, "f", machine, **STEP) == CALIBRATION
 
 
-def test_another_kind_of_step_borrows_the_memory_and_not_the_time(machine) -> None:
-    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
-    near = calibration.find(recipe("adapter.layers=2"), "f", machine, **STEP)
-    assert near is not None
-    assert (near.scale, near.exact) == (FOUND.scale, False)
+def test_another_kind_of_step_uses_the_memory_figure_only(machine) -> None:
+    calibration.store(recipe(), "f", machine, CALIBRATION, **STEP)
+    other = calibration.find(recipe("adapter.layers=2"), "f", machine, **STEP)
+    assert other is not None
+    assert (other.scale, other.exact) == (CALIBRATION.scale, False)
 
 
-@pytest.mark.parametrize("what", ["base", "chip", "quantize", "checkpointed"])
-def test_another_base_machine_or_way_to_compute_has_no_calibration(machine, what) -> None:
-    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
-    asked = {
+@pytest.mark.parametrize("change", ["base", "chip", "quantize", "checkpointed"])
+def test_another_base_machine_or_compute_path_has_no_calibration(machine, change) -> None:
+    calibration.store(recipe(), "f", machine, CALIBRATION, **STEP)
+    cases = {
         "base": (recipe(), "g", machine, STEP),
         "chip": (recipe(), "f", replace(machine, chip="another"), STEP),
         "quantize": (recipe("model.quantize=4"), "f", machine, STEP),
         "checkpointed": (recipe(), "f", machine, STEP | {"checkpointed": True}),
     }
-    given, fingerprint, where, step = asked[what]
+    given, fingerprint, where, step = cases[change]
     assert calibration.find(given, fingerprint, where, **step) is None
 
 
-def test_a_torn_file_is_measured_again(machine) -> None:
+def test_a_truncated_file_is_measured_again(machine) -> None:
     home().mkdir(parents=True)
     (home() / calibration.FILE).write_text('{"v": 1, "ent')
     assert calibration.find(recipe(), "f", machine, **STEP) is None
-    calibration.keep(recipe(), "f", machine, FOUND, **STEP)
-    assert calibration.find(recipe(), "f", machine, **STEP) == FOUND
+    calibration.store(recipe(), "f", machine, CALIBRATION, **STEP)
+    assert calibration.find(recipe(), "f", machine, **STEP) == CALIBRATION
 
 
-def test_a_recorded_run_tells_its_pace_after_its_first_step(tmp_path: Path) -> None:
+def test_a_past_run_gives_its_speed_without_the_first_step(tmp_path: Path) -> None:
     given = recipe()
     run = tmp_path / "runs" / "20260101-0000-r"
     run.mkdir(parents=True)
     (run / "recipe.toml").write_text(dump(given))
     (run / "launch.json").write_text(json.dumps({"host": socket.gethostname()}))
     steps = [{"computed": 100, "tokens": 50, "speed": speed} for speed in (1.0, 25.0, 10.0)]
-    lines = [{"v": 1, "seq": at, "t": 0.0, "type": "step", **step} for at, step in enumerate(steps)]
+    lines = [{"v": 1, "seq": seq, "t": 0.0, "type": "step", **step} for seq, step in enumerate(steps)]
     (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = calibration.recorded(tmp_path, given)
-    assert found is not None
-    assert (found.seconds, found.source) == (pytest.approx((2.0 + 5.0) / 200), run.name)
-    assert calibration.recorded(tmp_path, recipe("adapter.layers=2")) is None
+    past = calibration.from_past_run(tmp_path, given)
+    assert past is not None
+    assert (past.seconds, past.source) == (pytest.approx((2.0 + 5.0) / 200), run.name)
+    assert calibration.from_past_run(tmp_path, recipe("adapter.layers=2")) is None
     (run / "launch.json").write_text(json.dumps({"host": "another"}))
-    assert calibration.recorded(tmp_path, given) is None
+    assert calibration.from_past_run(tmp_path, given) is None

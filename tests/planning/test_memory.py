@@ -1,4 +1,4 @@
-"""The memory estimate: what is counted, against sums done by hand, and how it moves with the recipe."""
+"""The memory estimate compared with hand-computed sums, and how it depends on the recipe."""
 
 from __future__ import annotations
 
@@ -8,51 +8,54 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from tiny_model import make_tiny
 
-from mlxtune.models import cpu, head, lanes, lora
+from mlxtune.models import head, lora
+from mlxtune.models.cpu import exp, streams
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, shapes
-from mlxtune.planning.workload import Batch, Workload
-from mlxtune.training import assemble, frozen, optimizer
+from mlxtune.planning.workload import BatchShape, Workload
+from mlxtune.training import frozen_cache, optimizer, setup
 
 from .conftest import recipe
 
 
-def work(*batches: Batch, kept: int = 0) -> Workload:
-    return Workload(2, 2, 0, 0, 0, 0, kept, 0, batches)
+def work(*batches: BatchShape, frozen: int = 0) -> Workload:
+    return Workload(2, 2, 0, 0, 0, 0, frozen, 0, batches)
 
 
-def cost(shape, machine, *overrides: str, batch: Batch = Batch(8, 256, 0, 600), cached=False, checkpointed=False, kept=0):
+def cost(
+    shape, machine, *overrides: str, batch: BatchShape = BatchShape(8, 256, 0, 600), cached=False, checkpointed=False, frozen=0
+):
     return memory.estimate(
-        shape, recipe(*overrides), work(batch, kept=kept), machine, cached=cached, checkpointed=checkpointed
+        shape, recipe(*overrides), work(batch, frozen=frozen), machine, cached=cached, checkpointed=checkpointed
     )  # fmt: skip
 
 
-def test_a_layer_of_a_llama_keeps_what_its_gradients_ask_for(read) -> None:
+def test_activations_of_a_llama_layer(read) -> None:
     width, inner, heads, key = 256, 512, 4, 128
-    found = read(layers=1)
+    shape = read(layers=1)
     section = recipe("adapter.rank=8").adapter
-    made = activations.layer(found, found.layers[0], found.adapted(section), section, activations.CPU)
-    norms, entering = 2 * width, 2 * width + width + inner  # q, k and v share what enters them, gate and up too
+    layer = activations.layer_activations(shape, shape.layers[0], shape.adapter_targets(section), section, activations.CPU)
+    norms, entering = 2 * width, 2 * width + width + inner  # q, k and v share an input, as do gate and up
     attention = 2 * width + 2 * key
     gate = activations.CPU.gated * inner
-    assert made.position == 4 * (norms + entering + attention + gate + 7 * 8)
-    assert made.score == 4 * heads
-    batch = Batch(3, 10, 5, 1)
-    assert made.kept(batch) == made.position * 35 + made.score * (3 * 10 * 15 + 5 * 5) + 2 * 4 * key * 3 * 5
+    assert layer.position == 4 * (norms + entering + attention + gate + 7 * 8)
+    assert layer.score == 4 * heads
+    batch = BatchShape(3, 10, 5, 1)
+    assert layer.nbytes(batch) == layer.position * 35 + layer.score * (3 * 10 * 15 + 5 * 5) + 2 * 4 * key * 3 * 5
 
 
-def test_blocks_of_queries_keep_scores_with_the_keys_they_may_see() -> None:
+def test_attention_scores_in_query_blocks() -> None:
     assert activations.NATIVE.scores(300, 40) == 300 * 340
     assert activations.CPU.scores(100, 40) == 100 * 140
     assert activations.CPU.scores(300, 40) == 128 * (40 + 128) + 128 * (40 + 256) + 44 * (40 + 300)
 
 
-def test_adapters_on_attention_alone_keep_less_and_dora_keeps_more(read, machine) -> None:
-    found = read()
-    lora_all = cost(found, machine)
-    assert cost(found, machine, 'adapter.targets="attention"').activations < lora_all.activations
-    assert cost(found, machine, 'adapter.kind="dora"').activations > lora_all.activations
-    assert cost(found, machine, "adapter.dropout=0.1").activations > lora_all.activations
+def test_attention_adapters_save_less_and_dora_saves_more(read, machine) -> None:
+    shape = read()
+    lora_all = cost(shape, machine)
+    assert cost(shape, machine, 'adapter.targets="attention"').activations < lora_all.activations
+    assert cost(shape, machine, 'adapter.kind="dora"').activations > lora_all.activations
+    assert cost(shape, machine, "adapter.dropout=0.1").activations > lora_all.activations
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -62,63 +65,70 @@ def test_adapter_and_optimizer_are_what_mlx_allocates(tmp_path, machine, name, k
     given = recipe(f'training.optimizer="{name}"', f'adapter.kind="{kind}"', "adapter.rank=4")
     model, _ = load_model(source.folder)
     lora.add(model, given.adapter, 1)
-    made: optim.Optimizer = optimizer.make(given.training, given.adapter)
-    made.init(model.trainable_parameters())
-    found = memory.estimate(
-        shapes.read(source.folder, source.config), given, work(Batch(1, 8, 0, 1)), machine, cached=False, checkpointed=False
+    trained_optimizer: optim.Optimizer = optimizer.make(given.training, given.adapter)
+    trained_optimizer.init(model.trainable_parameters())
+    estimate = memory.estimate(
+        shapes.read_shapes(source.folder, source.config),
+        given,
+        work(BatchShape(1, 8, 0, 1)),
+        machine,
+        cached=False,
+        checkpointed=False,
     )
-    assert found.adapter == sum(array.nbytes for array in lora.weights(model).values())
-    assert found.optimizer == pytest.approx(sum(array.nbytes for _, array in tree_flatten(made.state)), abs=64)
+    assert estimate.adapter == sum(array.nbytes for array in lora.adapter_arrays(model).values())
+    assert estimate.optimizer == pytest.approx(sum(array.nbytes for _, array in tree_flatten(trained_optimizer.state)), abs=64)
 
 
-def test_every_adapted_layer_keeps_its_own_and_frozen_ones_keep_nothing(read, machine) -> None:
-    found, section, batch = read(layers=8), recipe().adapter, Batch(8, 256, 0, 600)
-    own = activations.layer(found, found.layers[7], found.adapted(section)[-7:], section, activations.CPU).kept(batch)
-    all_layers, half = (cost(found, machine, f"adapter.layers={count}", batch=batch) for count in (8, 4))
+def test_only_adapted_layers_save_activations(read, machine) -> None:
+    shape, section, batch = read(layers=8), recipe().adapter, BatchShape(8, 256, 0, 600)
+    own = activations.layer_activations(
+        shape, shape.layers[7], shape.adapter_targets(section)[-7:], section, activations.CPU
+    ).nbytes(batch)
+    all_layers, half = (cost(shape, machine, f"adapter.layers={count}", batch=batch) for count in (8, 4))
     assert all_layers.moment == half.moment == "backward"
     assert all_layers.activations - half.activations == 4 * own
 
 
-def test_checkpointing_keeps_the_inputs_of_layers(read, machine) -> None:
-    found = read(layers=8)
-    plain, kept = cost(found, machine), cost(found, machine, checkpointed=True)
-    assert kept.peak < plain.peak / 2
-    assert (plain.rest, kept.rest) == (plain.rest, plain.rest)
+def test_checkpointing_saves_the_inputs_of_layers(read, machine) -> None:
+    shape = read(layers=8)
+    plain, checkpointed = cost(shape, machine), cost(shape, machine, checkpointed=True)
+    assert checkpointed.peak < plain.peak / 2
+    assert (plain.rest, checkpointed.rest) == (plain.rest, plain.rest)
 
 
-def test_the_worst_batch_is_the_one_that_needs_most(read, machine) -> None:
-    small, large = Batch(8, 64, 0, 100), Batch(2, 512, 0, 100)
-    found = memory.estimate(read(), recipe(), work(small, large), machine, cached=False, checkpointed=False)
-    assert found.batch == large
+def test_the_estimate_is_of_the_largest_batch(read, machine) -> None:
+    small, large = BatchShape(8, 64, 0, 100), BatchShape(2, 512, 0, 100)
+    estimate = memory.estimate(read(), recipe(), work(small, large), machine, cached=False, checkpointed=False)
+    assert estimate.batch == large
 
 
 def test_the_cache_of_frozen_layers_is_bounded(read, machine) -> None:
-    found = read(layers=8)
-    few = cost(found, machine, "adapter.layers=2", cached=True, kept=1000)
+    shape = read(layers=8)
+    few = cost(shape, machine, "adapter.layers=2", cached=True, frozen=1000)
     assert few.frozen == 1000 * 256 * 4
-    assert cost(found, machine, "adapter.layers=2", cached=True, kept=10**9).frozen == machine.limit // memory.CACHED
+    assert cost(shape, machine, "adapter.layers=2", cached=True, frozen=10**9).frozen == machine.limit // memory.CACHED
 
 
-def test_a_gpu_computes_as_saved_and_gives_its_buffers_back(read, machine, metal) -> None:
-    found = read(bits=4, kind="BF16")
-    on_cpu, on_gpu = cost(found, machine), cost(found, metal)
-    assert on_gpu.weights == sum(one.saved for one in found.weights) < on_cpu.weights / 6
+def test_a_gpu_computes_on_saved_weights_and_keeps_no_buffers(read, machine, metal) -> None:
+    shape = read(bits=4, kind="BF16")
+    on_cpu, on_gpu = cost(shape, machine), cost(shape, metal)
+    assert on_gpu.weights == sum(weight.nbytes for weight in shape.weights) < on_cpu.weights / 6
     assert (on_gpu.buffers, on_cpu.buffers) == (0, memory.BUFFERS)
 
 
-def test_quantising_on_load_shrinks_the_weights_of_a_gpu_only(read, machine, metal) -> None:
-    found = read(kind="BF16")
-    assert cost(found, metal, "model.quantize=4").weights < cost(found, metal).weights / 3
-    assert cost(found, machine, "model.quantize=4").weights == cost(found, machine).weights
+def test_quantization_on_load_shrinks_weights_on_a_gpu_only(read, machine, metal) -> None:
+    shape = read(kind="BF16")
+    assert cost(shape, metal, "model.quantize=4").weights < cost(shape, metal).weights / 3
+    assert cost(shape, machine, "model.quantize=4").weights == cost(shape, machine).weights
 
 
-def test_auto_checkpoints_exactly_where_the_plain_step_leaves_no_margin(read, machine) -> None:
-    found, batch = read(layers=8), work(Batch(8, 256, 0, 600))
-    plain = memory.estimate(found, recipe(), batch, machine, cached=False, checkpointed=False)
+def test_auto_checkpoints_exactly_where_the_margin_is_missing(read, machine) -> None:
+    shape, batch = read(layers=8), work(BatchShape(8, 256, 0, 600))
+    plain = memory.estimate(shape, recipe(), batch, machine, cached=False, checkpointed=False)
     need = plain.step + plain.buffers
     for limit, wanted in ((need / (1 - memory.MARGIN) + 1024, False), (need / (1 - memory.MARGIN) - 1024, True)):
         small = type(machine)("Linux", "a chip", 2, "cpu", int(limit))
-        assert memory.wants_checkpoint(found, recipe(), batch, small, cached=False) is wanted
+        assert memory.needs_checkpointing(shape, recipe(), batch, small, cached=False) is wanted
 
 
 @pytest.mark.parametrize(
@@ -131,15 +141,15 @@ def test_auto_checkpoints_exactly_where_the_plain_step_leaves_no_margin(read, ma
         ("true", 2, False, False),
     ],
 )
-def test_frozen_layers_are_cached_where_an_epoch_comes_back_to_them(read, wish, epochs, plain, expected) -> None:
+def test_frozen_layers_are_cached_if_epochs_reuse_them(read, wish, epochs, plain, expected) -> None:
     given = recipe("adapter.layers=2", f"training.cache_frozen={wish}")
     run = Workload(2, epochs, 0, 0, 0, 0, 0, 0, ())
-    assert memory.caches(read(), given, run, plain=plain) is expected
+    assert memory.uses_frozen_cache(read(), given, run, plain=plain) is expected
 
 
-def test_numbers_taken_from_the_engine_are_the_engines() -> None:
+def test_constants_match_those_of_training() -> None:
     assert memory.CHUNK == head.CHUNK
-    assert memory.GROUP == frozen.GROUP_TOKENS
-    assert memory.CACHED == assemble.CACHED
-    assert memory.LANES == lanes.MOST
-    assert activations.CPU.block == cpu.BLOCK
+    assert memory.GROUP == frozen_cache.GROUP_TOKENS
+    assert memory.CACHED == setup.CACHE_MEMORY_DIVISOR
+    assert memory.MAX_STREAMS == streams.MAX_STREAMS
+    assert activations.CPU.block == exp.QUERY_BLOCK

@@ -11,46 +11,46 @@ from hypothesis import strategies as st
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.text import safe_text
 from mlxtune.recipe import Recipe, parse
-from mlxtune.recipe.edit import literal
-from mlxtune.recipe.keys import KEYS, Key, keys, shown
+from mlxtune.recipe.edit import toml_literal
+from mlxtune.recipe.keys import KEYS, RecipeKey, format_value, keys
 
-LEAST = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
+MINIMAL = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 BY_PATH = {key.path: key for key in KEYS}
 
 
-def _refused(overrides: list[str]) -> str:
+def _error(overrides: list[str]) -> str:
     try:
-        parse(LEAST, overrides=overrides)
+        parse(MINIMAL, overrides=overrides)
     except RecipeError as error:
         return error.message
     return ""
 
 
-def made(*overrides: str) -> Recipe:
-    return parse(LEAST, overrides=overrides)
+def parse_minimal(*overrides: str) -> Recipe:
+    return parse(MINIMAL, overrides=overrides)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
-def test_every_key_exists_has_a_default_a_meaning_and_typed_values(key: Key) -> None:
-    recipe = made()
-    value = key.of(recipe)
-    assert key.about
+def test_every_key_has_a_description_a_default_and_parseable_values(key: RecipeKey) -> None:
+    recipe = parse_minimal()
+    value = key.value_in(recipe)
+    assert key.about.description
     assert key.default is dataclasses.MISSING or key.default == value
-    assert key.typed(shown(value)) == value, "what is shown can be typed"
+    assert key.parse(format_value(value)) == value, "formatted values can be parsed"
     for choice in key.choices:
-        assert key.typed(shown(choice)) == choice
+        assert key.parse(format_value(choice)) == choice
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key.ladder or key.choices], ids=lambda key: key.path)
-def test_every_step_from_a_default_is_a_value_that_a_recipe_takes(key: Key) -> None:
-    method = f'method.kind="{(*key.kinds, "sft")[0]}"'
-    for by in (1, -1):
-        value = key.of(made(method))
+@pytest.mark.parametrize("key", [key for key in KEYS if key.about.stepping or key.choices], ids=lambda key: key.path)
+def test_every_next_value_is_valid(key: RecipeKey) -> None:
+    method = f'method.kind="{(*key.about.methods, "sft")[0]}"'
+    for direction in (1, -1):
+        value = key.value_in(parse_minimal(method))
         for _ in range(8):
-            value = key.next(value, by)
-            told = _refused([method, f"{key.path}={literal(value)}"])
-            if told:
-                assert re.search(rf"{key.path} must be|leave nothing to train on|needs epochs or steps|needs pairs", told)
+            value = key.next_value(value, direction)
+            error = _error([method, f"{key.path}={toml_literal(value)}"])
+            if error:
+                assert re.search(rf"{key.path} must be|leave no rows for training|are both 0|requires method.kind", error)
                 break
 
 
@@ -82,42 +82,42 @@ def test_every_step_from_a_default_is_a_value_that_a_recipe_takes(key: Key) -> N
 )
 def test_the_next_value(path: str, value: Any, up: Any, down: Any) -> None:
     key = BY_PATH[path]
-    assert key.next(value, 1) == pytest.approx(up) if isinstance(up, float) else key.next(value, 1) == up
-    assert key.next(value, -1) == pytest.approx(down) if isinstance(down, float) else key.next(value, -1) == down
+    assert key.next_value(value, 1) == pytest.approx(up) if isinstance(up, float) else key.next_value(value, 1) == up
+    assert key.next_value(value, -1) == pytest.approx(down) if isinstance(down, float) else key.next_value(value, -1) == down
 
 
-def test_typed_words_become_lists_where_lists_may_stand() -> None:
-    assert BY_PATH["adapter.targets"].typed("q_proj, v_proj") == ["q_proj", "v_proj"]
-    assert BY_PATH["adapter.targets"].typed("attention") == "attention"
-    assert BY_PATH["method.weights"].typed("1, 0.2") == [1, 0.2]
-    assert BY_PATH["evaluation.forbid"].typed('["one, two", "3"]') == ["one, two", "3"]
-    assert BY_PATH["evaluation.forbid"].typed("2024") == ["2024"]
-    assert BY_PATH["evaluation.forbid"].typed("") == []
-    assert BY_PATH["adapter.layers"].typed("4") == 4
-    assert BY_PATH["adapter.layers"].typed("all") == "all"
-    assert BY_PATH["evaluation.prompt"].typed("12") == "12"
-    assert BY_PATH["training.learning_rate"].typed("3e-4") == 3e-4
-    assert BY_PATH["training.learning_rate"].typed("fast") == "fast", "the recipe's own types refuse it"
+def test_typed_text_becomes_a_list_for_list_keys() -> None:
+    assert BY_PATH["adapter.targets"].parse("q_proj, v_proj") == ["q_proj", "v_proj"]
+    assert BY_PATH["adapter.targets"].parse("attention") == "attention"
+    assert BY_PATH["method.weights"].parse("1, 0.2") == [1, 0.2]
+    assert BY_PATH["evaluation.forbid"].parse('["one, two", "3"]') == ["one, two", "3"]
+    assert BY_PATH["evaluation.forbid"].parse("2024") == ["2024"]
+    assert BY_PATH["evaluation.forbid"].parse("") == []
+    assert BY_PATH["adapter.layers"].parse("4") == 4
+    assert BY_PATH["adapter.layers"].parse("all") == "all"
+    assert BY_PATH["evaluation.prompt"].parse("12") == "12"
+    assert BY_PATH["training.learning_rate"].parse("3e-4") == 3e-4
+    assert BY_PATH["training.learning_rate"].parse("fast") == "fast", "the recipe's types refuse it"
 
 
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=3),
 )
-def test_any_text_is_shown_safely_and_comes_back_as_it_was(text: str, words: list[str]) -> None:
+def test_any_text_round_trips_safely(text: str, words: list[str]) -> None:
     for key, value in ((BY_PATH["evaluation.prompt"], text), (BY_PATH["evaluation.forbid"], words)):
-        told = shown(value)
-        assert key.typed(told) == value
-        assert safe_text(told) == told
-        assert "\n" not in told
+        formatted = format_value(value)
+        assert key.parse(formatted) == value
+        assert safe_text(formatted) == formatted
+        assert "\n" not in formatted
 
 
-def test_keys_of_other_methods_are_left_out_and_idle_ones_say_why() -> None:
-    assert "method.beta" not in [key.path for key in keys(made())]
-    assert "method.beta" in [key.path for key in keys(made('method.kind="kto"'))]
-    assert "method.loss" not in [key.path for key in keys(made('method.kind="kto"'))]
-    assert "method.loss" in [key.path for key in keys(made('method.kind="dpo"'))]
-    assert BY_PATH["training.epochs"].idle(made("training.steps=60")) == "steps = 60 decides"
-    assert BY_PATH["training.epochs"].idle(made()) == ""
-    assert BY_PATH["adapter.rank"].idle(made('adapter.parent="x"')) == "the parent decides"
-    assert BY_PATH["adapter.dropout"].idle(made('adapter.parent="x"')) == ""
+def test_keys_of_other_methods_are_left_out_and_unused_ones_have_a_reason() -> None:
+    assert "method.beta" not in [key.path for key in keys(parse_minimal())]
+    assert "method.beta" in [key.path for key in keys(parse_minimal('method.kind="kto"'))]
+    assert "method.loss" not in [key.path for key in keys(parse_minimal('method.kind="kto"'))]
+    assert "method.loss" in [key.path for key in keys(parse_minimal('method.kind="dpo"'))]
+    assert BY_PATH["training.epochs"].unused_reason(parse_minimal("training.steps=60")) == "steps = 60 takes precedence"
+    assert BY_PATH["training.epochs"].unused_reason(parse_minimal()) == ""
+    assert BY_PATH["adapter.rank"].unused_reason(parse_minimal('adapter.parent="x"')) == "set by the parent"
+    assert BY_PATH["adapter.dropout"].unused_reason(parse_minimal('adapter.parent="x"')) == ""

@@ -11,7 +11,7 @@ from mlxtune.core.errors import RecipeError
 from mlxtune.recipe import Disclaimer, EvaluationSection, dump, load, parse
 
 ROOT = Path(__file__).parents[2]
-LEAST = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
+MINIMAL = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 
 
 def _refused(text: str, **more) -> RecipeError:
@@ -20,8 +20,8 @@ def _refused(text: str, **more) -> RecipeError:
     return caught.value
 
 
-def test_shortest_recipe_has_the_documented_defaults():
-    recipe = parse(LEAST)
+def test_a_minimal_recipe_has_the_documented_defaults():
+    recipe = parse(MINIMAL)
     assert (recipe.data.holdout, recipe.data.validation, recipe.data.seed, recipe.data.format) == (0.15, 0.10, 7, "auto")
     assert (recipe.adapter.rank, recipe.adapter.alpha, recipe.adapter.layers, recipe.adapter.targets) == (
         16,
@@ -31,45 +31,45 @@ def test_shortest_recipe_has_the_documented_defaults():
     )
     assert (recipe.training.epochs, recipe.training.learning_rate, recipe.training.schedule) == (2, 2e-4, "cosine")
     assert recipe.evaluation.arms == ["base", "tuned"]
-    assert recipe.schema is None
+    assert recipe.schema_file is None
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path):
     (tmp_path / "recipes").mkdir()
     file = tmp_path / "recipes" / "r.toml"
-    file.write_text(LEAST.replace("d.jsonl", "../data/d.jsonl") + '[evaluation]\nschema = "s.json"\n')
+    file.write_text(MINIMAL.replace("d.jsonl", "../data/d.jsonl") + '[evaluation]\nschema = "s.json"\n')
     recipe = load(file)
     assert recipe.source == tmp_path.resolve() / "data" / "d.jsonl"
-    assert recipe.schema == tmp_path.resolve() / "recipes" / "s.json"
+    assert recipe.schema_file == tmp_path.resolve() / "recipes" / "s.json"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
-def test_shipped_recipe_loads_and_its_files_are_there(file):
+def test_a_shipped_recipe_loads_and_its_files_exist(file):
     recipe = load(file)
     assert recipe.source.exists()
-    assert recipe.schema is None or recipe.schema.is_file()
+    assert recipe.schema_file is None or recipe.schema_file.is_file()
     assert recipe.name == file.stem
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda file: file.stem)
-def test_dump_of_a_shipped_recipe_means_the_same_from_anywhere(file, tmp_path):
+def test_a_dumped_recipe_is_independent_of_its_folder(file, tmp_path):
     recipe = load(file)
     (tmp_path / "recipe.toml").write_text(dump(recipe))
-    again = load(tmp_path / "recipe.toml")
-    assert (again.source, again.schema, again.prompt_file) == (recipe.source, recipe.schema, recipe.prompt_file)
-    paths = {"data": dataclasses.replace(again.data, source=recipe.data.source)}
-    paths["evaluation"] = dataclasses.replace(again.evaluation, schema=recipe.evaluation.schema, prompt=recipe.evaluation.prompt)
-    assert dataclasses.replace(again, **paths) == recipe
+    loaded = load(tmp_path / "recipe.toml")
+    assert (loaded.source, loaded.schema_file, loaded.prompt_file) == (recipe.source, recipe.schema_file, recipe.prompt_file)
+    paths = {"data": dataclasses.replace(loaded.data, source=recipe.data.source)}
+    paths["evaluation"] = dataclasses.replace(loaded.evaluation, schema=recipe.evaluation.schema, prompt=recipe.evaluation.prompt)
+    assert dataclasses.replace(loaded, **paths) == recipe
 
 
-def test_dump_keeps_a_base_that_is_a_folder_beside_the_recipe(tmp_path):
+def test_dump_resolves_a_local_base(tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "model").mkdir()
-    (tmp_path / "recipes" / "r.toml").write_text(LEAST.replace('"m"', '"../model"'))
+    (tmp_path / "recipes" / "r.toml").write_text(MINIMAL.replace('"m"', '"../model"'))
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "recipe.toml").write_text(dump(load(tmp_path / "recipes" / "r.toml")))
-    kept = load(tmp_path / "runs" / "x" / "recipe.toml")
-    assert kept.path(kept.model.base) == (tmp_path / "model").resolve()
+    loaded = load(tmp_path / "runs" / "x" / "recipe.toml")
+    assert loaded.path(loaded.model.base) == (tmp_path / "model").resolve()
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,17 +78,27 @@ def test_dump_keeps_a_base_that_is_a_folder_beside_the_recipe(tmp_path):
     when=st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), st.text("a\"\\\n'é") | st.booleans() | st.integers(-9, 9), max_size=2),
 )  # fmt: skip
 def test_dump_and_parse_are_inverse_for_any_text(texts, when):
-    recipe = parse(LEAST)
+    recipe = parse(MINIMAL)
     evaluation = EvaluationSection(disclaimers=[Disclaimer(text, when) for text in texts], forbid=texts)
     full = dataclasses.replace(recipe, evaluation=evaluation, data=dataclasses.replace(recipe.data, source=str(recipe.source)))
     assert parse(dump(full)) == full
 
 
-def test_disclaimer_may_be_a_sentence_or_a_table():
+def test_a_disclaimer_may_be_a_sentence_or_a_table():
     rules = parse(
-        LEAST + '[evaluation]\ndisclaimers = ["Always.", { text = "Sometimes.", when = { category = "a" } }]\n'
+        MINIMAL + '[evaluation]\ndisclaimers = ["Always.", { text = "Sometimes.", when = { category = "a" } }]\n'
     ).evaluation.disclaimers
     assert rules == [Disclaimer("Always."), Disclaimer("Sometimes.", {"category": "a"})]
+
+
+def test_the_earlier_spelling_of_normalized_is_accepted():
+    texts = [
+        MINIMAL + f'[evaluation]\ndisclaimers = [{{ text = "a", match = "{match}" }}]\n' for match in ("normalised", "normalized")
+    ]
+    old, new = (parse(text) for text in texts)
+    assert old == new
+    assert new.evaluation.disclaimers[0].match == "normalized"
+    assert "normalised" not in dump(old)
 
 
 @pytest.mark.parametrize(
@@ -104,17 +114,17 @@ def test_disclaimer_may_be_a_sentence_or_a_table():
         (" data.seed = 9", "data.seed", 9),
     ],
 )
-def test_override_is_read_as_toml_or_as_a_bare_word(override, path, value):
-    found = parse(LEAST, overrides=[override])
+def test_an_override_is_toml_or_a_bare_word(override, path, value):
+    result = parse(MINIMAL, overrides=[override])
     for name in path.split("."):
-        found = getattr(found, name)
-    assert found == value
-    assert type(found) is type(value)
+        result = getattr(result, name)
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", "name.deep=1"])
-def test_override_that_is_none_is_refused(override):
-    assert "--set" in _refused(LEAST, overrides=[override]).message
+def test_an_invalid_override_is_refused(override):
+    assert "--set" in _refused(MINIMAL, overrides=[override]).message
 
 
 @pytest.mark.parametrize(
@@ -122,41 +132,44 @@ def test_override_that_is_none_is_refused(override):
     [
         (
             ["training.learning_rate=fast"],
-            '--set training.learning_rate=fast: training.learning_rate must be a number, not "fast".',
+            '--set training.learning_rate=fast: training.learning_rate must be a number, but is "fast".',
         ),
-        (["training.learning_rate=7"], "--set training.learning_rate=7: training.learning_rate must be between 0 and 1, not 7.0."),
+        (
+            ["training.learning_rate=7"],
+            "--set training.learning_rate=7: training.learning_rate must be between 0 and 1, but is 7.0.",
+        ),
         (["training.lerning_rate=7"], "--set training.lerning_rate=7: unknown key lerning_rate in [training]."),
-        (["training={epochs = 0}"], "--set training={epochs = 0}: training needs epochs or steps."),
-        (["adapter.rank=0", "adapter.rank=x"], '--set adapter.rank=x: adapter.rank must be a whole number, not "x".'),
-        (["data.validation=0.9"], "--set data.validation=0.9: holdout and validation together leave nothing to train on."),
+        (["training={epochs = 0}"], "--set training={epochs = 0}: training.epochs and training.steps are both 0."),
+        (["adapter.rank=0", "adapter.rank=x"], '--set adapter.rank=x: adapter.rank must be an integer, but is "x".'),
+        (["data.validation=0.9"], "--set data.validation=0.9: data.holdout and data.validation leave no rows for training."),
     ],
 )
-def test_what_an_override_brings_is_not_blamed_on_a_line(overrides, message):
-    assert _refused(LEAST + "[training]\nlearning_rate = 1e-4\n", overrides=overrides).message == message
+def test_an_error_in_an_override_names_the_override(overrides, message):
+    assert _refused(MINIMAL + "[training]\nlearning_rate = 1e-4\n", overrides=overrides).message == message
 
 
-def test_what_the_file_brings_is_blamed_on_its_line_beside_an_override():
-    error = _refused(LEAST + "[training]\nwarmup = 3.0\n", overrides=["training.epochs=1"])
+def test_an_error_in_the_file_names_its_line():
+    error = _refused(MINIMAL + "[training]\nwarmup = 3.0\n", overrides=["training.epochs=1"])
     assert error.message.startswith("r.toml, line 7: training.warmup must be")
 
 
-def test_unknown_key_is_named_with_its_line_and_the_nearest_key():
-    error = _refused(LEAST + "[training]\nepochs = 1\nlerning_rate = 1e-4\n")
+def test_an_unknown_key_gets_its_line_and_a_suggestion():
+    error = _refused(MINIMAL + "[training]\nepochs = 1\nlerning_rate = 1e-4\n")
     assert error.message == "r.toml, line 8: unknown key lerning_rate in [training]."
-    assert error.mend == "Did you mean learning_rate?"
+    assert error.hint == "Did you mean learning_rate?"
 
 
-def test_unknown_key_without_a_near_one_lists_what_there_is():
-    error = _refused(LEAST + "[zzzzzz]\n")
+def test_an_unknown_key_without_a_near_match_lists_the_keys():
+    error = _refused(MINIMAL + "[zzzzzz]\n")
     assert "unknown key zzzzzz" in error.message
     assert "line 6" in error.message
-    assert "training" in error.mend
+    assert "training" in error.hint
 
 
-def test_unknown_key_in_a_disclaimer_is_refused():
-    error = _refused(LEAST + '[[evaluation.disclaimers]]\ntext = "x"\nwhem = {}\n')
+def test_an_unknown_key_in_a_disclaimer_is_refused():
+    error = _refused(MINIMAL + '[[evaluation.disclaimers]]\ntext = "x"\nwhem = {}\n')
     assert "line 8" in error.message
-    assert error.mend == "Did you mean when?"
+    assert error.hint == "Did you mean when?"
 
 
 @pytest.mark.parametrize(
@@ -165,36 +178,36 @@ def test_unknown_key_in_a_disclaimer_is_refused():
         ("", "the key name is missing"),
         ('name = "n"\n[data]\nsource = "d"\n', "the section [model] is missing"),
         ('name = "n"\n[model]\n[data]\nsource = "d"\n', "the key model.base is missing"),
-        ('name = "n"\nmodel = "m"\n[data]\nsource = "d"\n', "model must be a section with keys"),
+        ('name = "n"\nmodel = "m"\n[data]\nsource = "d"\n', "model must be a section, but is"),
     ],
 )
-def test_what_is_missing_is_said(text, words):
+def test_missing_keys_are_reported(text, words):
     assert words in _refused(text).message
 
 
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ("[adapter]\nrank = 1.5", 'adapter.rank must be a whole number, not 1.5'),
-        ("[adapter]\nrank = true", "adapter.rank must be a whole number, not true"),
-        ("[adapter]\nlayers = true", 'adapter.layers must be a whole number or "all"'),
+        ("[adapter]\nrank = 1.5", 'adapter.rank must be an integer, but is 1.5'),
+        ("[adapter]\nrank = true", "adapter.rank must be an integer, but is true"),
+        ("[adapter]\nlayers = true", 'adapter.layers must be an integer or "all"'),
         ("[adapter]\ntargets = [1]", "adapter.targets must be"),
         ('[adapter]\nalpha = "2"', "adapter.alpha must be a number"),
         ("[adapter]\nrslora = 1", "adapter.rslora must be true or false"),
         ('[training]\nschedule = "cosin"', '"constant" or "linear" or "cosine"'),
         ('[method]\nloss = ["sigmoit"]', "method.loss must be"),
-        ("[evaluation]\nforbid = \"x\"", "evaluation.forbid must be a list, each text"),
+        ("[evaluation]\nforbid = \"x\"", "evaluation.forbid must be a list of strings"),
         ("[evaluation]\ndisclaimers = [3]", "evaluation.disclaimers must be a sentence or { text, when }"),
     ],
 )  # fmt: skip
-def test_wrong_type_says_what_was_expected_and_where(section, words):
-    error = _refused(LEAST + section)
+def test_a_wrong_type_is_reported_with_its_line(section, words):
+    error = _refused(MINIMAL + section)
     assert words in error.message
     assert error.message.startswith("r.toml, line 7: ")
 
 
-def test_near_miss_of_a_choice_is_suggested():
-    assert _refused(LEAST + '[training]\nschedule = "cosin"').mend == "Did you mean cosine?"
+def test_a_misspelled_choice_gets_a_suggestion():
+    assert _refused(MINIMAL + '[training]\nschedule = "cosin"').hint == "Did you mean cosine?"
 
 
 @pytest.mark.parametrize(
@@ -210,29 +223,29 @@ def test_near_miss_of_a_choice_is_suggested():
         "[method]\nlabel_smoothing = 0.5",
     ],
 )  # fmt: skip
-def test_impossible_value_is_refused_at_its_line(section):
-    assert _refused(LEAST + section).message.startswith("r.toml, line 7: ")
+def test_an_impossible_value_is_refused_with_its_line(section):
+    assert _refused(MINIMAL + section).message.startswith("r.toml, line 7: ")
 
 
 @pytest.mark.parametrize("phrase", ["", "  "])
-def test_empty_forbidden_phrase_is_refused_since_every_output_has_it(phrase):
-    assert "forbid" in _refused(LEAST + f'[evaluation]\nforbid = ["Northpeak", "{phrase}"]\n').message
+def test_an_empty_forbidden_phrase_is_refused(phrase):
+    assert "forbid" in _refused(MINIMAL + f'[evaluation]\nforbid = ["Northpeak", "{phrase}"]\n').message
 
 
 @pytest.mark.parametrize(
     "line",
     ["holdout = 1", "holdout = -0.1", "validation = 1.0", "holdout = nan", "max_tokens = 0", "holdout = 0.5\nvalidation = 0.5"],
 )
-def test_impossible_shares_are_refused(line):
-    assert "r.toml, line 6: " in _refused(LEAST + line).message
+def test_impossible_data_settings_are_refused(line):
+    assert "r.toml, line 6: " in _refused(MINIMAL + line).message
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 65, "a/b"])
-def test_name_that_makes_no_folder_is_refused(name):
-    assert "name must be" in _refused(LEAST.replace('"n"', f'"{name}"')).message
+def test_a_name_that_is_not_a_folder_name_is_refused(name):
+    assert "name must be" in _refused(MINIMAL.replace('"n"', f'"{name}"')).message
 
 
-def test_unreadable_files_are_said_plainly(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     for path, words in [(tmp_path / "no.toml", "There is no recipe"), (tmp_path, "is a folder")]:
         with pytest.raises(RecipeError, match=words):
             load(path)
@@ -244,6 +257,6 @@ def test_unreadable_files_are_said_plainly(tmp_path):
         load(tmp_path / "broken.toml")
 
 
-def test_hostile_value_in_a_message_is_harmless():
-    error = _refused(LEAST + '[adapter]\nrank = "\\u001b[31mred"\n')
+def test_error_messages_have_no_escape_sequences():
+    error = _refused(MINIMAL + '[adapter]\nrank = "\\u001b[31mred"\n')
     assert "\x1b" not in error.message

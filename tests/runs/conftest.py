@@ -1,15 +1,16 @@
-"""A folder that looks like a run, and a worker that trains nothing."""
+"""Run folders, and a worker that does not train."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlxtune.recipe import Recipe, dump, parse
-from mlxtune.runs import launch
+from mlxtune.runs import registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
 
@@ -19,27 +20,27 @@ WORKER = """\
 import os, signal, sys
 from pathlib import Path
 from mlxtune.core.errors import DataError, Interrupted
-from mlxtune.runs.worker import live
+from mlxtune.runs.worker import run_worker
 
 def work(worker):
-    how = worker.request.get("how", "finish")
-    if how == "silent":
-        print("nothing to say", flush=True)
+    behavior = worker.request.get("behavior", "finish")
+    if behavior == "silent":
+        print("no events", flush=True)
         os._exit(7)
-    worker.begin("train", **worker.request.get("begin", {}))
-    if how == "bad data":
-        raise DataError("line 3 is bad.", mend="Mend it.")
-    if how == "fault":
+    worker.report_start("train", **worker.request.get("begin", {}))
+    if behavior == "bad data":
+        raise DataError("line 3 is bad.", hint="Fix it.")
+    if behavior == "fault":
         raise RuntimeError("oops")
-    if how == "memory":
+    if behavior == "memory":
         raise MemoryError
-    if how == "wait":
+    if behavior == "wait":
         while not worker.stopping:
             signal.pause()
         raise Interrupted(5)
     return {"steps": 3}
 
-sys.exit(live(Path(sys.argv[1]), work))
+sys.exit(run_worker(Path(sys.argv[1]), work))
 """
 
 
@@ -50,7 +51,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def make_run(tmp_path: Path, recipe: Recipe) -> Callable[..., Run]:
-    """Make a run folder in ``tmp_path`` with these events, each ``(type, fields)``."""
+    """Create a run folder in ``tmp_path`` with events ``(type, fields)``."""
 
     def make(name: str = "20261124-1412-shop", *events: tuple[str, dict], kind: str = "runs") -> Run:
         folder = tmp_path / kind / name
@@ -68,10 +69,10 @@ def make_run(tmp_path: Path, recipe: Recipe) -> Callable[..., Run]:
 
 @pytest.fixture
 def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launch a worker that does what the request's ``how`` says, under the real life of a worker."""
+    """Launch workers that do what the request's ``behavior`` says, in the real worker process."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "fake_worker.py").write_text(WORKER)
     paths = [str(tmp_path / "modules"), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setitem(launch.MODULES, "train", "fake_worker")
+    monkeypatch.setitem(registry.RUN_KINDS, "train", replace(registry.RUN_KINDS["train"], module="fake_worker"))

@@ -7,7 +7,7 @@ from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
 
 
-def test_each_event_has_version_number_time_and_type(tmp_path):
+def test_events_have_version_number_time_and_type(tmp_path):
     writer = EventWriter(tmp_path)
     before = time.time()
     writer.emit("warning", text="one")
@@ -18,7 +18,7 @@ def test_each_event_has_version_number_time_and_type(tmp_path):
     assert abs(first["t"] - before) < 5
 
 
-def test_numbers_go_on_after_a_torn_line(tmp_path):
+def test_numbering_continues_after_a_torn_line(tmp_path):
     writer = EventWriter(tmp_path)
     writer.emit("heartbeat")
     writer.emit("heartbeat")
@@ -29,23 +29,23 @@ def test_numbers_go_on_after_a_torn_line(tmp_path):
     assert [event["seq"] for event in events.read_all(tmp_path)] == [0, 1]
 
 
-def test_threads_do_not_mix_their_lines(tmp_path):
+def test_concurrent_threads_do_not_mix_lines(tmp_path):
     writer = EventWriter(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: writer.emit("warning", text=str(number) * 200), range(200)))
-    found = events.read_all(tmp_path)
-    assert [event["seq"] for event in found] == list(range(200))
-    assert {event["text"] for event in found} == {str(number) * 200 for number in range(200)}
+    received = events.read_all(tmp_path)
+    assert [event["seq"] for event in received] == list(range(200))
+    assert {event["text"] for event in received} == {str(number) * 200 for number in range(200)}
 
 
-def test_a_tail_sees_what_another_process_appends(tmp_path):
-    tail = events.tail(tmp_path)
+def test_a_reader_sees_appended_events(tmp_path):
+    tail = events.EventReader(tmp_path)
     assert tail.read() == []
     EventWriter(tmp_path).emit("heartbeat")
     assert [event["type"] for event in tail.read()] == ["heartbeat"]
 
 
-def test_last_words_are_flushed_to_disk(tmp_path, monkeypatch):
+def test_terminal_events_are_flushed_to_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("os.fsync", lambda handle: synced.append(handle))
     writer = EventWriter(tmp_path)

@@ -1,4 +1,4 @@
-"""What a recipe means by its parent, and what it takes over from it."""
+"""A recipe's parent: how it is found, and the settings it gives to the child."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.recipe import dump, load, parse
-from mlxtune.runs import parents, registry
+from mlxtune.runs import registry
 
 CHILD = 'name = "child"\n[model]\nbase = "x"\n[data]\nsource = "y"\n[adapter]\nparent = "{}"\nrank = 3\nlayers = 2\n'
 CONFIG = {
@@ -24,25 +24,25 @@ def adapter(folder: Path, config: dict = CONFIG) -> Path:
     return folder
 
 
-def resolved(workspace: Path, named: str):
-    return parents.resolve(workspace, parse(CHILD.format(named), folder=workspace)).adapter
+def resolve(workspace: Path, parent: str):
+    return registry.resolve_parent(workspace, parse(CHILD.format(parent), folder=workspace)).adapter
 
 
-def test_a_recipe_without_a_parent_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_recipe_without_a_parent_is_unchanged(tmp_path: Path) -> None:
     recipe = parse(CHILD.format(""))
-    assert parents.resolve(tmp_path, recipe) is recipe
+    assert registry.resolve_parent(tmp_path, recipe) is recipe
 
 
-@pytest.mark.parametrize("named", ["made", "made/adapter"])
-def test_a_folder_or_the_run_around_it_is_a_parent(tmp_path: Path, named: str) -> None:
-    adapter(tmp_path / "made" / "adapter")
-    found = resolved(tmp_path, named)
-    assert (found.kind, found.rank, found.scale, found.layers) == ("dora", 12, 2.5, 7)
-    assert found.targets == ["self_attn.q_proj", "mlp.up_proj"]
-    assert found.parent == str(tmp_path / "made" / "adapter")
+@pytest.mark.parametrize("parent", ["run", "run/adapter"])
+def test_a_parent_may_be_an_adapter_folder_or_a_run(tmp_path: Path, parent: str) -> None:
+    adapter(tmp_path / "run" / "adapter")
+    adapter_section = resolve(tmp_path, parent)
+    assert (adapter_section.kind, adapter_section.rank, adapter_section.scale, adapter_section.layers) == ("dora", 12, 2.5, 7)
+    assert adapter_section.targets == ["self_attn.q_proj", "mlp.up_proj"]
+    assert adapter_section.parent == str(tmp_path / "run" / "adapter")
 
 
-def test_a_recipes_name_means_its_newest_run_that_has_an_adapter(tmp_path: Path) -> None:
+def test_a_recipe_name_means_its_newest_run_with_an_adapter(tmp_path: Path) -> None:
     recipe = parse(CHILD.format("").replace("child", "parent"))
     runs = []
     for _ in range(3):
@@ -51,13 +51,13 @@ def test_a_recipes_name_means_its_newest_run_that_has_an_adapter(tmp_path: Path)
         runs.append(run)
     for run in runs[:2]:
         adapter(run.adapter)
-    assert resolved(tmp_path, "parent").parent == str(runs[1].adapter)
-    assert resolved(tmp_path, runs[0].id).parent == str(runs[0].adapter)
+    assert resolve(tmp_path, "parent").parent == str(runs[1].adapter)
+    assert resolve(tmp_path, runs[0].id).parent == str(runs[0].adapter)
 
 
-def test_a_resolved_recipe_survives_the_way_to_disk(tmp_path: Path) -> None:
+def test_a_resolved_recipe_round_trips(tmp_path: Path) -> None:
     adapter(tmp_path / "adapter")
-    recipe = parents.resolve(tmp_path, parse(CHILD.format("adapter"), folder=tmp_path))
+    recipe = registry.resolve_parent(tmp_path, parse(CHILD.format("adapter"), folder=tmp_path))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.toml").write_text(dump(recipe))
     assert load(tmp_path / "run" / "recipe.toml").adapter == recipe.adapter
@@ -73,12 +73,12 @@ def test_a_resolved_recipe_survives_the_way_to_disk(tmp_path: Path) -> None:
         CONFIG | {"lora_parameters": {"rank": 0, "scale": 1.0}},
     ],
 )
-def test_what_is_no_adapter_is_refused(tmp_path: Path, config) -> None:
+def test_an_invalid_parent_is_refused(tmp_path: Path, config) -> None:
     adapter(tmp_path / "adapter", config)
     with pytest.raises(RecipeError, match=r"adapter\.parent"):
-        resolved(tmp_path, "adapter")
+        resolve(tmp_path, "adapter")
 
 
-def test_a_parent_that_is_not_there_says_what_it_could_be(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no adapter nobody, no run"):
-        resolved(tmp_path, "nobody")
+def test_a_missing_parent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nobody is not an adapter folder, a run"):
+        resolve(tmp_path, "nobody")

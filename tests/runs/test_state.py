@@ -31,7 +31,7 @@ def _step(number: int, t: float | None = None, loss: float | None = 1.0, speed: 
     )
 
 
-STORY = [
+EVENTS = [
     _event("run.started", 100.0, **START),
     _event("model.loaded", 101.0, base="m", path="p", parameters=1, seconds=1.0, limit=7),
     _event("data.ready", 102.0, train=8, valid=1, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2),
@@ -44,26 +44,33 @@ STORY = [
 ]
 
 
-def test_new_run_is_empty():
+def test_no_events_give_an_empty_state():
     state = fold([])
     assert state == RunState()
-    assert (state.phase, state.step, state.speed, state.left, state.best, state.ended) == ("new", 0, 0.0, None, None, False)
+    assert (state.phase, state.step, state.speed, state.remaining_seconds, state.best_validation, state.ended) == (
+        "new",
+        0,
+        0.0,
+        None,
+        None,
+        False,
+    )
 
 
-def test_story_becomes_a_snapshot():
-    state = fold(STORY)
+def test_events_become_a_state():
+    state = fold(EVENTS)
     assert (state.phase, state.kind, state.name, state.base, state.pid) == ("running", "train", "shop", "m", 42)
     assert (state.total, state.epochs, state.limit, state.memory, state.peak) == (10, 2, 7, 15, 99)
     assert (state.step, state.checkpoints, state.warnings) == (5, (5,), ("w",))
     assert [(item.step, item.loss) for item in state.validations] == [(0, 3.0), (5, 2.0)]
-    assert state.best
-    assert state.best.step == 5
+    assert state.best_validation
+    assert state.best_validation.step == 5
     assert state.samples[0].output == "a"
     assert (state.started, state.updated) == (100.0, 116.0)
 
 
-def test_time_left_is_the_pace_times_the_steps_left():
-    assert fold(STORY).left == pytest.approx(2.0 * 5)
+def test_remaining_seconds_are_seconds_per_step_times_remaining_steps():
+    assert fold(EVENTS).remaining_seconds == pytest.approx(2.0 * 5)
 
 
 def test_speed_is_the_mean_of_the_last_ten_steps():
@@ -71,26 +78,26 @@ def test_speed_is_the_mean_of_the_last_ten_steps():
     assert state.speed == pytest.approx(15.5)
 
 
-@given(st.lists(st.integers(0, len(STORY)), max_size=4))
-def test_fold_in_pieces_is_the_fold_of_the_whole(cuts):
-    places = [0, *sorted(cuts), len(STORY)]
+@given(st.lists(st.integers(0, len(EVENTS)), max_size=4))
+def test_fold_is_incremental(cuts):
+    positions = [0, *sorted(cuts), len(EVENTS)]
     state = RunState()
-    for one, two in itertools.pairwise(places):
-        state = fold(STORY[one:two], state)
-    assert state == fold(STORY)
+    for start, end in itertools.pairwise(positions):
+        state = fold(EVENTS[start:end], state)
+    assert state == fold(EVENTS)
 
 
-def test_fold_changes_nothing_that_was_given():
-    before = fold(STORY)
-    copy = fold(STORY)
+def test_fold_does_not_change_its_input():
+    before = fold(EVENTS)
+    copy = fold(EVENTS)
     fold([_step(6), _event("warning", text="x")], before)
     assert before == copy
 
 
-def test_steps_after_a_restored_checkpoint_supersede_those_before_the_crash():
+def test_resumed_steps_replace_those_after_the_checkpoint():
     late = [_step(6, loss=9.0), _step(7, loss=9.0), _event("validation", step=7, loss=9.0, tokens=1)]
     late += [_event("sample", step=7, row="r", prompt="q", output="lost", verdict="v"), _event("checkpoint", step=7, seconds=0.1)]
-    state = fold([*STORY, *late, _event("run.resumed", 200.0, **START | {"pid": 43}, step=5), _step(6, 201.0, loss=0.5)])
+    state = fold([*EVENTS, *late, _event("run.resumed", 200.0, **START | {"pid": 43}, step=5), _step(6, 201.0, loss=0.5)])
     assert [item.step for item in state.steps] == [1, 2, 3, 4, 5, 6]
     assert state.steps[-1].loss == 0.5
     assert [item.step for item in state.validations] == [0, 5]
@@ -99,18 +106,18 @@ def test_steps_after_a_restored_checkpoint_supersede_those_before_the_crash():
     assert (state.pid, state.started) == (43, 100.0)
 
 
-def test_a_run_that_starts_again_from_nothing_forgets_the_first_try():
+def test_a_restarted_run_has_only_its_new_steps():
     again = [
         _event("run.started", 300.0, **START),
         _event("validation", 301.0, step=0, loss=3.0, tokens=5),
         _step(1, 302.0),
         _step(2, 304.0),
     ]
-    state = fold([*STORY[:6], *again])
+    state = fold([*EVENTS[:6], *again])
     assert [item.step for item in state.steps] == [1, 2]
     assert [item.step for item in state.validations] == [0]
     assert state.started == 300.0
-    assert state.left is None or state.left >= 0
+    assert state.remaining_seconds is None or state.remaining_seconds >= 0
 
 
 @pytest.mark.parametrize(
@@ -121,40 +128,49 @@ def test_a_run_that_starts_again_from_nothing_forgets_the_first_try():
         (_event("run.failed", error="e", mend="m", code=2), "failed"),
     ],
 )
-def test_last_word_ends_a_run_and_a_resume_wipes_it(event, phase):
-    ended = fold([*STORY, event])
+def test_a_terminal_event_ends_a_run_and_a_resume_clears_it(event, phase):
+    ended = fold([*EVENTS, event])
     assert (ended.phase, ended.ended) == (phase, True)
-    again = fold([_event("run.resumed", **START, step=5)], ended)
-    assert (again.phase, again.ended, again.error, again.mend, again.code, again.summary) == ("running", False, "", "", 0, ())
+    resumed = fold([_event("run.resumed", **START, step=5)], ended)
+    assert (resumed.phase, resumed.ended, resumed.error, resumed.hint, resumed.code, resumed.summary) == (
+        "running",
+        False,
+        "",
+        "",
+        0,
+        (),
+    )
 
 
-def test_failure_keeps_its_words_and_code():
-    state = fold([*STORY, _event("run.failed", error="e", mend="m", code=2)])
-    assert (state.error, state.mend, state.code) == ("e", "m", 2)
+def test_a_failure_has_error_hint_and_code():
+    state = fold([*EVENTS, _event("run.failed", error="e", mend="m", code=2)])
+    assert (state.error, state.hint, state.code) == ("e", "m", 2)
 
 
-def test_loss_that_is_no_number_is_written_as_null_and_read_as_nan():
+def test_a_null_loss_is_read_as_nan():
     state = fold([_step(1, loss=None), _event("validation", step=1, loss=None, tokens=1)])
     assert math.isnan(state.steps[0].loss)
     assert math.isnan(state.validations[0].loss)
 
 
-def test_best_is_no_validation_that_is_not_a_number():
-    state = fold([_event("validation", step=at, loss=loss, tokens=1) for at, loss in [(1, None), (2, 2.0), (3, 1.5), (4, None)]])
-    assert state.best
-    assert state.best.step == 3
+def test_the_best_validation_is_not_nan():
+    state = fold(
+        [_event("validation", step=step, loss=loss, tokens=1) for step, loss in [(1, None), (2, 2.0), (3, 1.5), (4, None)]]
+    )
+    assert state.best_validation
+    assert state.best_validation.step == 3
 
 
-def test_arms_of_an_evaluation_move_on():
+def test_arms_of_an_evaluation():
     state = fold([
         _event("arm.started", arm="base", rows=70), _event("arm.progress", arm="base", done=64, total=70),
         _event("arm.finished", arm="base", rows=70, cached=False, seconds=1.0), _event("arm.started", arm="tuned", rows=70),
     ])  # fmt: skip
     assert state.arms == (("base", 70, 70), ("tuned", 0, 70))
-    assert state.answering == ("tuned", "held-out row", 0, 70)
+    assert state.current_arm == ("tuned", "held-out row", 0, 70)
 
 
-def test_what_an_arm_answers_beside_the_held_out_rows_does_not_count_as_them():
+def test_other_prompts_of_an_arm_do_not_count_as_held_out_rows():
     state = fold([
         _event("arm.started", arm="base", rows=70), _event("arm.finished", arm="base", rows=70, cached=False, seconds=1.0),
         _event("arm.progress", arm="base", done=9, total=70, of="reference"),
@@ -162,11 +178,11 @@ def test_what_an_arm_answers_beside_the_held_out_rows_does_not_count_as_them():
         _event("arm.progress", arm="base", done=3, total=34, of="off-task prompt"),
     ])  # fmt: skip
     assert state.arms == (("base", 70, 70),)
-    assert state.answering == ("base", "off-task prompt", 3, 34)
-    assert fold([_event("run.started", pid=1, kind="eval", name="n", base="b")], state).answering is None
+    assert state.current_arm == ("base", "off-task prompt", 3, 34)
+    assert fold([_event("run.started", pid=1, kind="eval", name="n", base="b")], state).current_arm is None
 
 
-def test_event_of_a_newer_worker_only_moves_the_clock():
-    state = fold([*STORY, _event("novelty", 500.0, anything=[1])])
+def test_an_unknown_event_only_updates_the_time():
+    state = fold([*EVENTS, _event("novelty", 500.0, anything=[1])])
     assert state.updated == 500.0
     assert (state.phase, state.step) == ("running", 5)

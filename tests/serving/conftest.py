@@ -17,16 +17,16 @@ def tiny_loaded(tiny: Path) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def tiny_adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Five adapters of the tiny model, each of another rank, target set or kind."""
+    """Five adapters for the tiny model with different ranks, targets or kinds."""
     folder = tmp_path_factory.mktemp("adapters")
     return {name: write_adapter(tiny, folder / name, section, seed) for seed, (name, section) in enumerate(SECTIONS.items())}
 
 
 @pytest.fixture
 def make_engine(tiny_loaded: LoadedModel, tiny_adapters: dict[str, Path]):
-    """An engine on the tiny model that knows its adapters by name."""
+    """Return a function that creates an engine on the tiny model with its adapters."""
 
-    def make(**how) -> Engine:
-        return Engine(tiny_loaded, lambda name: tiny_adapters[name], lambda event: None, **how)
+    def make(**options) -> Engine:
+        return Engine(tiny_loaded, lambda name: tiny_adapters[name], lambda event: None, **options)
 
     return make

@@ -1,4 +1,4 @@
-"""What the tests of serving share: adapters of random weights, and an engine that answers and ends."""
+"""Helpers for the serving tests: adapters with random weights, and an engine that answers requests and stops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection
 from mlxtune.serving.engine import Engine
-from mlxtune.serving.protocol import Accepted, Ask, Done, Event, Failed, Piece, Sampling
+from mlxtune.serving.protocol import Accepted, Done, Event, Failed, GenerateRequest, Piece, Sampling
 
 SECTIONS = {
     "all": AdapterSection(rank=4, alpha=8),
@@ -26,20 +26,20 @@ SECTIONS = {
 
 
 def write_adapter(base: Path | str, folder: Path, section: AdapterSection, seed: int, strength: float = 0.2) -> Path:
-    """An adapter of random weights for ``base``, which is loaded for this alone."""
+    """Write an adapter with random weights for ``base``."""
     model = load(resolve(str(base))).model
     config = lora.add(model, section, seed)
     mx.random.seed(seed)
     arrays = {
         name: array * 1.1 if name.endswith(".m") else mx.random.normal(array.shape) * strength
-        for name, array in lora.weights(model).items()
+        for name, array in lora.adapter_arrays(model).items()
     }
     lora.save(folder, arrays, config | {"model": str(base)})
     return folder
 
 
-class Heard:
-    """Events by question; ``after`` is called when one of them ended, with how many have."""
+class EventLog:
+    """Events by request; ``after`` is called with the number of finished requests when one finishes."""
 
     def __init__(self, after: Callable[[int], Any] = lambda count: None) -> None:
         self.events: dict[str, list[Event]] = {}
@@ -56,22 +56,24 @@ class Heard:
         return self.events[id][-1]
 
     def accepted(self, id: str) -> Accepted:
-        (found,) = (event for event in self.events[id] if isinstance(event, Accepted))
-        return found
+        (accepted,) = (event for event in self.events[id] if isinstance(event, Accepted))
+        return accepted
 
     def text(self, id: str) -> str:
         return "".join(event.text for event in self.events[id] if isinstance(event, Piece))
 
 
-def ask(id: str, text: str, adapter: str = "", tools: Sequence[Any] = (), schema: Any = None, **sampling: Any) -> Ask:
-    return Ask(id, (Message("user", text),), adapter, Sampling(**{"max_tokens": 24, **sampling}), tuple(tools), schema)
+def make_request(
+    id: str, text: str, adapter: str = "", tools: Sequence[Any] = (), schema: Any = None, **sampling: Any
+) -> GenerateRequest:
+    return GenerateRequest(id, (Message("user", text),), adapter, Sampling(**{"max_tokens": 24, **sampling}), tuple(tools), schema)
 
 
-def answered(engine: Engine, asks: Sequence[Ask]) -> Heard:
-    """What ``engine`` tells of ``asks``, which are all there when it begins. It is closed then."""
-    heard = Heard(lambda ended: engine.close() if ended == len(asks) else None)
-    engine._tell = heard
-    for one in asks:
-        engine.submit(one)
+def run_requests(engine: Engine, requests: Sequence[GenerateRequest]) -> EventLog:
+    """Submit ``requests``, run ``engine`` until all are finished, and return the events."""
+    log = EventLog(lambda ended: engine.close() if ended == len(requests) else None)
+    engine._on_event = log
+    for request in requests:
+        engine.submit(request)
     engine.run()
-    return heard
+    return log

@@ -1,4 +1,4 @@
-"""The server: OpenAI's own client against it, bad requests, clients that hang up, a full queue."""
+"""The server: OpenAI's client, bad requests, clients that disconnect, a full queue."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from typing import Any
 import openai
 import pytest
 
+from mlxtune.core.errors import InputError
 from mlxtune.serving import server as servers
 from mlxtune.serving.client import Client
 from mlxtune.serving.server import Server, listen, run
+
+pytestmark = pytest.mark.slow
 
 SLOTS, QUEUE = 8, 40
 NAMES = ("tiny", "all", "wide", "dora")
@@ -29,18 +32,18 @@ ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Hello?"}], "ma
 
 @pytest.fixture(scope="module")
 def served(tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server on a free port of loopback, with three adapters, in this process; what computes is in its own."""
-    place = tmp_path_factory.mktemp("place")
-    (place / "adapters").mkdir()
-    (place / "tiny").symlink_to(tiny)
+    """A server on a free loopback port with three adapters, in this process; the model is in its own process."""
+    workspace = tmp_path_factory.mktemp("place")
+    (workspace / "adapters").mkdir()
+    (workspace / "tiny").symlink_to(tiny)
     for name in NAMES[1:]:
-        shutil.copytree(tiny_adapters[name], place / "adapters" / name)
-    with Client("tiny", place, beside=True, exact=True, slots=SLOTS, queue=QUEUE) as client, listen("127.0.0.1", 0) as door:
-        server = Server(client, place, slots=SLOTS, queue=QUEUE)
+        shutil.copytree(tiny_adapters[name], workspace / "adapters" / name)
+    with Client("tiny", workspace, beside=True, exact=True, slots=SLOTS, queue=QUEUE) as client, listen("127.0.0.1", 0) as socket_:
+        server = Server(client, workspace, slots=SLOTS, queue=QUEUE)
         started: list[Any] = []
-        thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), door, started.append))
+        thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket_, started.append))
         thread.start()
-        port = door.getsockname()[1]
+        port = socket_.getsockname()[1]
         yield SimpleNamespace(server=server, client=client, port=port, url=f"http://127.0.0.1:{port}/v1")
         started[0].should_exit = True
         thread.join(20)
@@ -55,7 +58,7 @@ def ai(served) -> Iterator[openai.OpenAI]:
 def post(
     served, body: Any, *, raw: bytes | None = None, path: str = "/v1/chat/completions", **headers: str
 ) -> tuple[int, Any, Any]:
-    """Status, JSON and headers of what is answered."""
+    """Return the status, JSON and headers of the response."""
     line = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
     data = json.dumps(body).encode() if raw is None else raw
     line.request("POST", path, data, {"Content-Type": "application/json", **headers})
@@ -66,15 +69,15 @@ def post(
 
 
 def alive(served) -> None:
-    """It answers still, and nothing is left open."""
+    """Check that the server answers and no request is open."""
     assert post(served, ASK)[0] == 200
-    give_up = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while served.server._open or served.client.busy:
-        assert time.monotonic() < give_up, (served.server._open, served.client.busy)
+        assert time.monotonic() < deadline, (served.server._open, served.client.busy)
         time.sleep(0.01)
 
 
-def test_models_are_the_base_and_every_adapter(ai: openai.OpenAI) -> None:
+def test_models_lists_the_base_and_every_adapter(ai: openai.OpenAI) -> None:
     base, *adapters = [model.id for model in ai.models.list()]
     assert (base, set(adapters)) == ("tiny", {"all", "dora", "wide"})
     assert ai.models.retrieve("wide").id == "wide"
@@ -82,31 +85,33 @@ def test_models_are_the_base_and_every_adapter(ai: openai.OpenAI) -> None:
         ai.models.retrieve("nobody")
 
 
-def test_an_answer_streams_what_it_says_whole(ai: openai.OpenAI) -> None:
-    whole = ai.chat.completions.create(**ASK)
-    assert whole.choices[0].finish_reason == "length"
-    assert whole.usage.completion_tokens == 8
-    assert whole.usage.prompt_tokens + 8 == whole.usage.total_tokens
-    assert whole.timing["total_s"] > 0
+def test_a_stream_joins_to_the_whole_answer(ai: openai.OpenAI) -> None:
+    full_answer = ai.chat.completions.create(**ASK)
+    assert full_answer.choices[0].finish_reason == "length"
+    assert full_answer.usage.completion_tokens == 8
+    assert full_answer.usage.prompt_tokens + 8 == full_answer.usage.total_tokens
+    assert full_answer.timing["total_s"] > 0
     chunks = list(ai.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole.choices[0].message.content
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == full_answer.choices[0].message.content
+    )
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "length"
-    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    assert chunks[-1].usage.total_tokens == full_answer.usage.total_tokens
     assert {chunk.id for chunk in chunks} == {chunks[0].id}
     assert not any(chunk.usage for chunk in ai.chat.completions.create(**ASK, stream=True))
 
 
-def test_thirty_two_at_once_over_three_adapters_are_each_as_if_alone(ai: openai.OpenAI, served) -> None:
+def test_32_concurrent_requests_over_three_adapters_equal_single_ones(ai: openai.OpenAI, served) -> None:
     def answer(number: int) -> str:
-        asked = {
+        body = {
             "model": NAMES[number % 4], "max_tokens": 16, "temperature": 0,
             "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Question {number}: {'x' * (number % 9)}?"}],
         }  # fmt: skip
         if number % 2:
-            parts = ai.chat.completions.create(**asked, stream=True)
+            parts = ai.chat.completions.create(**body, stream=True)
             return "".join(chunk.choices[0].delta.content or "" for chunk in parts)
-        return ai.chat.completions.create(**asked).choices[0].message.content or ""
+        return ai.chat.completions.create(**body).choices[0].message.content or ""
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         together = list(pool.map(answer, range(32)))
@@ -114,45 +119,49 @@ def test_thirty_two_at_once_over_three_adapters_are_each_as_if_alone(ai: openai.
     alive(served)
 
 
-def test_seed_stop_and_turns_are_honoured(ai: openai.OpenAI) -> None:
-    drawn = {**ASK, "temperature": 1.0, "top_p": 0.95, "max_tokens": 24}
-    texts = [ai.chat.completions.create(**drawn, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
+def test_seed_stop_and_turns_are_honored(ai: openai.OpenAI) -> None:
+    options = {**ASK, "temperature": 1.0, "top_p": 0.95, "max_tokens": 24}
+    texts = [ai.chat.completions.create(**options, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    unseeded = ai.chat.completions.create(**drawn)
-    assert ai.chat.completions.create(**drawn, seed=unseeded.seed).choices[0].message == unseeded.choices[0].message
-    whole = ai.chat.completions.create(**{**ASK, "max_tokens": 24}).choices[0].message.content
-    cut = ai.chat.completions.create(**{**ASK, "max_tokens": 24}, stop=[whole[5:8], "never"])
-    assert cut.choices[0].message.content == whole[: whole.index(whole[5:8])]
-    assert cut.choices[0].finish_reason == "stop"
+    unseeded = ai.chat.completions.create(**options)
+    assert ai.chat.completions.create(**options, seed=unseeded.seed).choices[0].message == unseeded.choices[0].message
+    full_answer = ai.chat.completions.create(**{**ASK, "max_tokens": 24}).choices[0].message.content
+    stopped = ai.chat.completions.create(**{**ASK, "max_tokens": 24}, stop=[full_answer[5:8], "never"])
+    assert stopped.choices[0].message.content == full_answer[: full_answer.index(full_answer[5:8])]
+    assert stopped.choices[0].finish_reason == "stop"
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo?"}]
     assert ai.chat.completions.create(**{**ASK, "messages": [{"role": "user", "content": parts}]}).choices[0].message.content == (
         ai.chat.completions.create(**ASK).choices[0].message.content
     )
 
 
-def test_a_json_schema_is_honoured(ai: openai.OpenAI) -> None:
+def test_a_json_schema_is_honored(ai: openai.OpenAI) -> None:
     schema = {
         "type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"], "additionalProperties": False,
         "x-guidance": {"whitespace_flexible": False},
     }  # fmt: skip
-    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-    found = ai.chat.completions.create(**{**ASK, "max_tokens": 60}, response_format=wanted)
-    assert isinstance(json.loads(found.choices[0].message.content)["sure"], bool)
+    response_format = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    status_code = ai.chat.completions.create(**{**ASK, "max_tokens": 60}, response_format=response_format)
+    assert isinstance(json.loads(status_code.choices[0].message.content)["sure"], bool)
     bad = {
         "type": "json_schema",
         "json_schema": {"name": "a", "schema": {"not": {"type": "string"}, "unevaluatedProperties": False}},
     }
-    with pytest.raises(openai.BadRequestError, match="cannot be made a grammar"):
+    with pytest.raises(openai.BadRequestError, match="cannot be converted to a grammar"):
         ai.chat.completions.create(**ASK, response_format=bad)
 
 
-def test_without_llguidance_a_schema_is_refused_and_not_ignored(served) -> None:
-    """What the process that computes says then becomes a 400."""
-    from mlxtune.serving.completions import Refused
+def test_without_llguidance_a_schema_is_refused(served) -> None:
+    """The model process's error becomes a 400."""
+    from mlxtune.serving.completions import ApiError
     from mlxtune.serving.protocol import Failed
 
-    said = Failed("1", "input", "Answers are held to a JSON Schema by llguidance.", "pip install 'mlxtune[grammar]'", 2)
-    refused = Refused.of(said, 1)
+    event = Failed(
+        "1",
+        "input",
+        InputError("Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'"),
+    )
+    refused = ApiError.from_event(event, 1)
     assert refused.status == 400
     assert "pip install 'mlxtune[grammar]'" in refused.message
 
@@ -161,51 +170,51 @@ def test_without_llguidance_a_schema_is_refused_and_not_ignored(served) -> None:
     ("change", "status", "message"),
     [
         ({"model": "tyni"}, 404, "Did you mean tiny?"),
-        ({"model": 5}, 400, "model is not a string"),
+        ({"model": 5}, 400, "model must be a string"),
         ({"model": None}, 400, "model is missing"),
-        ({"messages": []}, 400, "messages is empty"),
-        ({"messages": "Hello"}, 400, "messages is not a list"),
-        ({"messages": [{"role": "root", "content": "x"}]}, 400, r"messages\[0\] has no role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "content is not text"),
-        ({"messages": [{"role": "user"}]}, 400, "content is not text"),
+        ({"messages": []}, 400, "messages must not be empty"),
+        ({"messages": "Hello"}, 400, "messages must be a list"),
+        ({"messages": [{"role": "root", "content": "x"}]}, 400, r"messages\[0\].role must be one of"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "content must be text"),
+        ({"messages": [{"role": "user"}]}, 400, "content must be text"),
         ({"messages": [{"role": "user", "content": "x", "audio": {"id": 1}}]}, 400, "audio is not supported"),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "half a character"),
-        ({"messages": [{"role": "user", "content": "word " * 5000}]}, 400, "sees 2,048 in all"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]}, 400, "not calls with JSON"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "an incomplete character"),
+        ({"messages": [{"role": "user", "content": "word " * 5000}]}, 400, "context is 2,048 tokens"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]}, 400, "must be function calls with JSON"),
         ({"temprature": 1}, 400, "did you mean temperature?"),
-        ({"\u001b[31m": 1}, 400, "no parameter"),
-        ({"temperature": 9}, 400, "temperature is 9"),
-        ({"temperature": "hot"}, 400, "temperature is not a number"),
-        ({"top_p": 0}, 400, "top_p is 0"),
-        ({"max_tokens": 0}, 400, "max_tokens is 0"),
-        ({"max_tokens": True}, 400, "max_tokens is not a whole number"),
-        ({"max_completion_tokens": 3}, 400, "give one"),
-        ({"seed": 2**80}, 400, "at most 64 bits"),
+        ({"\u001b[31m": 1}, 400, "no parameter named"),
+        ({"temperature": 9}, 400, "temperature must be from 0 to 5, but is 9"),
+        ({"temperature": "hot"}, 400, "temperature must be a number"),
+        ({"top_p": 0}, 400, "top_p must be above 0 and at most 1, but is 0"),
+        ({"max_tokens": 0}, 400, "max_tokens must be at least 1, but is 0"),
+        ({"max_tokens": True}, 400, "max_tokens must be an integer"),
+        ({"max_completion_tokens": 3}, 400, "use only one"),
+        ({"seed": 2**80}, 400, "seed must be a 64-bit integer"),
         ({"stop": [""]}, 400, "stop string is empty"),
-        ({"stop": 5}, 400, "stop is not a string"),
+        ({"stop": 5}, 400, "stop must be a string"),
         ({"n": 2}, 400, "n is not supported"),
         ({"logprobs": True}, 400, "logprobs is not supported"),
         ({"logit_bias": {"5": 100}}, 400, "logit_bias is not supported"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty is not supported"),
-        ({"tools": [{"type": "web_search"}]}, 400, "A tool is not"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "no place for tools"),
-        ({"tool_choice": "required"}, 400, "tool_choice can be"),
-        ({"response_format": {"type": "xml"}}, 400, "response_format.type can be"),
-        ({"response_format": {"type": "json_schema"}}, 400, "not a JSON Schema"),
+        ({"tools": [{"type": "web_search"}]}, 400, "A tool must have the form"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "does not support tools"),
+        ({"tool_choice": "required"}, 400, "tool_choice must be"),
+        ({"response_format": {"type": "xml"}}, 400, "response_format.type must be"),
+        ({"response_format": {"type": "json_schema"}}, 400, "must be a valid JSON Schema"),
         ({"stream_options": {"include_obfuscation": True}}, 400, "include_obfuscation is not supported"),
-        ({"stream": "yes"}, 400, "stream is not true or false"),
+        ({"stream": "yes"}, 400, "stream must be true or false"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_refused_by_name(served, change: dict[str, Any], status: int, message: str) -> None:
-    found, reply, _ = post(served, {**ASK, **change})
-    assert found == status
+def test_unsupported_parameters_are_refused_by_name(served, change: dict[str, Any], status: int, message: str) -> None:
+    status_code, reply, _ = post(served, {**ASK, **change})
+    assert status_code == status
     assert re.search(message, reply["error"]["message"]), reply
     assert reply["error"]["type"] == "invalid_request_error"
-    found, streamed, _ = post(served, {**ASK, **change, **({} if "stream" in change else {"stream": True})})
-    assert (found, streamed) == (status, reply)
+    status_code, streamed, _ = post(served, {**ASK, **change, **({} if "stream" in change else {"stream": True})})
+    assert (status_code, streamed) == (status, reply)
 
 
-def test_neutral_values_and_labels_are_no_reason_to_refuse(served) -> None:
+def test_default_values_and_metadata_are_accepted(served) -> None:
     neutral = {
         "n": 1,
         "presence_penalty": 0,
@@ -219,29 +228,29 @@ def test_neutral_values_and_labels_are_no_reason_to_refuse(served) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"model": NaN}', b"[]", b'"x"', b"\x00" * 1000])
-def test_garbage_is_bad_input(served, raw: bytes) -> None:
+def test_malformed_requests_are_bad_input(served, raw: bytes) -> None:
     status, reply, _ = post(served, None, raw=raw)
     assert status == 400
     assert reply["error"]["message"]
     alive(served)
 
 
-def test_a_body_of_ten_megabytes_is_too_large(served) -> None:
+def test_a_body_of_10_mb_is_too_large(served) -> None:
     status, reply, _ = post(served, {**ASK, "messages": [{"role": "user", "content": "x" * 10_000_000}]})
     assert status == 413
     assert "4 MB" in reply["error"]["message"]
     alive(served)
 
 
-def test_a_body_that_never_comes_times_out(served, monkeypatch) -> None:
-    monkeypatch.setattr(servers, "PATIENCE", 0.1)
+def test_a_body_that_never_arrives_times_out(served, monkeypatch) -> None:
+    monkeypatch.setattr(servers, "BODY_TIMEOUT", 0.1)
     with socket.create_connection(("127.0.0.1", served.port)) as line:
         line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
         assert b" 408 " in line.recv(4096)
     alive(served)
 
 
-def test_other_paths_and_methods_are_said_in_the_same_form(served) -> None:
+def test_other_paths_and_methods_get_the_same_error_format(served) -> None:
     assert post(served, ASK, path="/v1/completions")[0] == 404
     status, reply, headers = post(served, ASK, path="/v1/models")
     assert (status, set(headers["Allow"].split(", "))) == (405, {"GET", "HEAD"})
@@ -249,9 +258,9 @@ def test_other_paths_and_methods_are_said_in_the_same_form(served) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_hangs_up_frees_its_place(served, stream: bool) -> None:
-    heard = []
-    served.server.told = lambda model, ended: heard.append(ended)
+def test_a_client_that_disconnects_frees_its_slot(served, stream: bool) -> None:
+    finished = []
+    served.server.on_finish = lambda model, ended: finished.append(ended)
     body = json.dumps({**ASK, "max_tokens": 1900, "stream": stream}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for _ in range(SLOTS + 2):
@@ -261,15 +270,15 @@ def test_a_client_that_hangs_up_frees_its_place(served, stream: bool) -> None:
                 line.recv(100)
     start = time.monotonic()
     alive(served)
-    assert len(heard) == 1  # of all those answers none was written to its end
+    assert len(finished) == 1  # no other answer was completed
     assert time.monotonic() - start < 60
-    served.server.told = lambda model, ended: None
+    served.server.on_finish = lambda model, ended: None
 
 
-def test_a_full_queue_says_when_to_come_again(served) -> None:
-    asked = {**ASK, "max_tokens": 120}
+def test_a_full_queue_sets_retry_after(served) -> None:
+    body = {**ASK, "max_tokens": 120}
     with concurrent.futures.ThreadPoolExecutor(90) as pool:
-        replies = list(pool.map(lambda _: post(served, asked), range(90)))
+        replies = list(pool.map(lambda _: post(served, body), range(90)))
     statuses = [status for status, _, _ in replies]
     assert set(statuses) == {200, 429}
     assert statuses.count(200) >= SLOTS + QUEUE
@@ -289,18 +298,18 @@ def test_a_full_queue_says_when_to_come_again(served) -> None:
         ({"Origin": "null"}, 403), ({"Origin": "http://10.0.0.1"}, 403),
     ],
 )  # fmt: skip
-def test_a_web_page_of_elsewhere_gets_nothing(served, headers: dict[str, str], status: int) -> None:
+def test_foreign_web_pages_are_refused(served, headers: dict[str, str], status: int) -> None:
     assert post(served, {**ASK, "max_tokens": 1}, **headers)[0] == status
 
 
-def test_a_token_is_asked_for_where_there_is_one(served) -> None:
-    with listen("127.0.0.1", 0) as door:
+def test_a_token_is_required_if_set(served) -> None:
+    with listen("127.0.0.1", 0) as socket_:
         started: list[Any] = []
-        thread = threading.Thread(target=run, args=(served.server.app("127.0.0.1", "secret"), door, started.append))
+        thread = threading.Thread(target=run, args=(served.server.app("127.0.0.1", "secret"), socket_, started.append))
         thread.start()
-        place = SimpleNamespace(port=door.getsockname()[1])
+        address = SimpleNamespace(port=socket_.getsockname()[1])
         statuses = [
-            post(place, {**ASK, "max_tokens": 1}, **({"Authorization": key} if key else {}))[0]
+            post(address, {**ASK, "max_tokens": 1}, **({"Authorization": key} if key else {}))[0]
             for key in ("", "Bearer no", "Bearer secret")
         ]
         assert statuses == [401, 401, 200]
@@ -308,16 +317,16 @@ def test_a_token_is_asked_for_where_there_is_one(served) -> None:
         thread.join(20)
 
 
-def test_a_port_that_is_taken_is_bad_input(served) -> None:
+def test_a_port_in_use_is_bad_input(served) -> None:
     from mlxtune.core.errors import InputError
 
-    with pytest.raises(InputError, match="cannot be listened on"):
+    with pytest.raises(InputError, match="Cannot listen on"):
         listen("127.0.0.1", served.port)
 
 
-def test_five_hundred_requests_leave_nothing_behind(served) -> None:
+def test_500_requests_leak_nothing(served) -> None:
     def memory() -> int:
-        text = Path(f"/proc/{served.client._process.pid}/status").read_text()
+        text = Path(f"/proc/{served.client._child.process.pid}/status").read_text()
         return int(text.split("VmRSS:")[1].split()[0]) * 1024
 
     if not Path("/proc").is_dir():

@@ -1,4 +1,4 @@
-"""What tests of the loop share: one on the tiny model, a listener, and ways to stop and resume it."""
+"""Helpers for training loop tests: a loop on the tiny model, a listener, and stop/resume checks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tiny_model import write_chat
 from mlxtune.core.errors import Interrupted
 from mlxtune.data.source import read_file
 from mlxtune.models import lora
-from mlxtune.models.head import split
-from mlxtune.models.lanes import Lanes
+from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.head import split_head
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import checkpoint
-from mlxtune.training.frozen import FrozenCache
-from mlxtune.training.loop import Loop
-from mlxtune.training.sft import Supervised
-from mlxtune.training.stack import Stack
+from mlxtune.training.frozen_cache import FrozenCache
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.loop import TrainingLoop
+from mlxtune.training.sft import SFTObjective
 
 SECTION = TrainingSection(epochs=3, batch_size=4, accumulate=2, learning_rate=5e-3, validate_every=5, save_every=3, keep=2)
 
 
 class Listener:
-    """Keeps events; asks to stop after ``stop_at`` steps."""
+    """Record events and request a stop after ``stop_at`` steps."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.events: list[dict] = []
@@ -47,7 +47,7 @@ class Listener:
 
 @dataclasses.dataclass(frozen=True)
 class Ways:
-    """How a loop computes."""
+    """Compute options of a loop."""
 
     dropout: float = 0.1
     layers: int | Literal["all"] = "all"
@@ -59,8 +59,8 @@ class Ways:
     half: bool = False  # bf16
 
 
-def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, ways: Ways = Ways(), rows: int = 26) -> Loop:
-    """A loop over ``rows`` chats of which the last four validate."""
+def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, ways: Ways = Ways(), rows: int = 26) -> TrainingLoop:
+    """Return a loop over ``rows`` chats, the last four used for validation."""
     folder.mkdir(exist_ok=True)
     model, _ = load_model(model_folder)
     if ways.half:
@@ -70,28 +70,28 @@ def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, w
     targets = list(ways.targets) or "all-linear"
     adapter = AdapterSection(rank=4, alpha=8, dropout=ways.dropout, layers=ways.layers, targets=targets, lora_plus=ways.lora_plus)
     config = lora.add(model, adapter, seed=section.seed)
-    stack = Stack(model, split(model), Lanes(ways.lanes))
-    loop = Loop(
-        folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], Supervised(0, ways.lanes), compiled=ways.compiled
+    stack = LayerStack(model, split_head(model), StreamPool(ways.lanes))
+    loop = TrainingLoop(
+        folder, stack, section, adapter, config, encoded[:-4], encoded[-4:], SFTObjective(0, ways.lanes), compiled=ways.compiled
     )
     if ways.cached:
-        assert stack.can_enter()
+        assert stack.can_skip_frozen()
         loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=20_000, folder=folder)
     return loop
 
 
-def weights(loop: Loop) -> dict[str, mx.array]:
-    return lora.weights(loop.stack.model)
+def weights(loop: TrainingLoop) -> dict[str, mx.array]:
+    return lora.adapter_arrays(loop.stack.model)
 
 
 def assert_same(one: dict[str, mx.array], other: dict[str, mx.array]) -> None:
-    """Bit for bit."""
+    """Assert that all arrays are bit-identical."""
     assert one.keys() == other.keys()
     assert all(mx.array_equal(one[name], other[name]) for name in one)
 
 
-def stopped(loop: Loop, at: int) -> checkpoint.Checkpoint:
-    """Run ``loop`` for ``at`` steps; the checkpoint that it leaves."""
+def stopped(loop: TrainingLoop, at: int) -> checkpoint.Checkpoint:
+    """Run ``loop`` for ``at`` steps and return its checkpoint."""
     with pytest.raises(Interrupted) as stop:
         loop.run(Listener(stop_at=at))
     found = checkpoint.newest(loop.folder)
@@ -100,15 +100,15 @@ def stopped(loop: Loop, at: int) -> checkpoint.Checkpoint:
     return found
 
 
-def state_bytes(loop: Loop) -> dict[str, bytes]:
-    """The files of the last checkpoint."""
+def state_bytes(loop: TrainingLoop) -> dict[str, bytes]:
+    """Return the bytes of the files in the last checkpoint."""
     found = checkpoint.newest(loop.folder)
     assert found is not None
     return {path.name: path.read_bytes() for path in found.folder.iterdir()}
 
 
 def assert_resumes(model_folder: Path, folder: Path, section: TrainingSection, ways: Ways, at: int) -> list[Any]:
-    """A run that is stopped after ``at`` steps and goes on ends in the very bytes of one that is not; returns the step events."""
+    """Assert that a run stopped after ``at`` steps and resumed ends bit-identical to an uninterrupted one; return its step events."""
     whole, listener = make(model_folder, folder / "whole", section, ways), Listener()
     whole.run(listener)
     found = stopped(make(model_folder, folder / "parts", section, ways), at)

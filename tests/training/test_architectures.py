@@ -1,4 +1,4 @@
-"""Every architecture family people train on a Mac, as a tiny 4-bit model: the way we train it against the plain computation."""
+"""Every supported architecture as a tiny 4-bit model: our training computation against the plain one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
 
-from mlxtune.data.rows import Place
+from mlxtune.data.rows import Location
 from mlxtune.models import lora
-from mlxtune.models.head import split
+from mlxtune.models.head import split_head
 from mlxtune.models.load import Compute, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import Encoded
 from mlxtune.recipe import AdapterSection
-from mlxtune.training import batches, checkpoint, sft
-from mlxtune.training.stack import Stack
+from mlxtune.training import checkpoint, sft
+from mlxtune.training.layer_stack import LayerStack
+
+pytestmark = pytest.mark.slow
 
 PREFIX = 2 * WINDOW  # longer than any sliding window here
 ROWS = [
-    Encoded(str(at), Place(Path("rows"), at), np.array(tokens, np.int32), np.arange(len(tokens)) >= PREFIX + 2, len(tokens))
+    Encoded(str(at), Location(Path("rows"), at), np.array(tokens, np.int32), np.arange(len(tokens)) >= PREFIX + 2, len(tokens))
     for at, tokens in enumerate(
         [[(7 * place) % 300 for place in range(PREFIX)] + [at, *range(60 + at, 60 + at + 5 + 2 * at)] for at in range(3)]
     )
@@ -38,7 +40,7 @@ ROWS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def uncompiled() -> Iterator[None]:
-    """mlx-lm compiles its activations, which takes seconds an architecture and changes nothing that is tested here."""
+    """Disable compilation: mlx-lm compiles activations, which takes seconds per architecture and does not affect these tests."""
     mx.disable_compile()
     yield
     mx.enable_compile()
@@ -46,23 +48,23 @@ def uncompiled() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder of an architecture's model, written once."""
+    """Return the folder of an architecture's model, written once."""
     return cache(lambda name: make(tmp_path_factory.mktemp("architectures") / name, name))
 
 
 def adapted(folder: Path, compute: Compute, **section: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """The model with an adapter that says something, and the adapter's configuration."""
+    """Return the model with a nonzero adapter and the adapter's configuration."""
     model = load(resolve(str(folder)), compute).model
     config = lora.add(model, AdapterSection(rank=4, alpha=8, **section), seed=3)
     mx.random.seed(4)
-    arrays = [(name, array + mx.random.normal(array.shape) * 0.05) for name, array in lora.weights(model).items()]
+    arrays = [(name, array + mx.random.normal(array.shape) * 0.05) for name, array in lora.adapter_arrays(model).items()]
     model.load_weights(arrays, strict=False)
     model.train()
     return model, config
 
 
 def plain(model: nn.Module) -> tuple[float, dict[str, mx.array]]:
-    """Cross-entropy summed over the trained tokens of ``ROWS``, by mlx-lm's model and MLX's own loss, and its gradients."""
+    """Return the cross-entropy summed over the trained tokens of ``ROWS`` and its gradients, using mlx-lm's model and MLX's loss."""
     width = max(len(row.tokens) for row in ROWS)
     tokens, mask = np.zeros((len(ROWS), width), np.int32), np.zeros((len(ROWS), width), np.float32)
     for at, row in enumerate(ROWS):
@@ -73,17 +75,17 @@ def plain(model: nn.Module) -> tuple[float, dict[str, mx.array]]:
     return value.item(), dict(tree_flatten(gradients))
 
 
-def own(stack: Stack, prefix: int) -> tuple[float, dict[str, mx.array], Any]:
-    """The same through the loop's pieces, behind ``prefix`` tokens computed once; and the gradients as a tree."""
-    arrays = batches.collate(ROWS, range(len(ROWS)), prefix).arrays | {"entering": []}
+def own(stack: LayerStack, prefix: int) -> tuple[float, dict[str, mx.array], Any]:
+    """Return the same from the training loop's parts with a shared prefix of ``prefix`` tokens, and the gradients as a tree."""
+    arrays = sft.collate(ROWS, range(len(ROWS)), prefix).arrays()
     value, gradients = nn.value_and_grad(stack.model, lambda: sft.loss_sum(stack, arrays))()
     return value.item(), dict(tree_flatten(gradients)), gradients
 
 
-def assert_plain(stack: Stack) -> tuple[float, Any]:
-    """Our loss and gradients are the plain ones, with and without a shared prefix; both are returned."""
+def assert_plain(stack: LayerStack) -> tuple[float, Any]:
+    """Assert that our loss and gradients match the plain ones with and without a shared prefix; return both."""
     expected, slopes = plain(stack.model)
-    for prefix in (0, PREFIX) if stack.can_share() else (0,):
+    for prefix in (0, PREFIX) if stack.can_share_prefix() else (0,):
         loss, found, gradients = own(stack, prefix)
         assert loss == pytest.approx(expected, rel=1e-4)
         assert found.keys() == slopes.keys()
@@ -95,13 +97,13 @@ def assert_plain(stack: Stack) -> tuple[float, Any]:
 
 @pytest.mark.parametrize("compute", ["float32", "native"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_loss_and_gradients_are_the_plain_ones_and_a_step_lowers_the_loss(folder: Any, name: str, compute: Compute) -> None:
+def test_gradients_match_plain_computation_and_step_lowers_loss(folder: Any, name: str, compute: Compute) -> None:
     model, _ = adapted(folder(name), compute)
-    parts = split(model)
+    parts = split_head(model)
     assert not parts.warning
-    assert "one_pass" in parts.logp.__qualname__
-    stack = Stack(model, parts)
-    assert stack.can_share() == ARCHITECTURES[name].shares
+    assert "fused_logp" in parts.logp.__qualname__
+    stack = LayerStack(model, parts)
+    assert stack.can_share_prefix() == ARCHITECTURES[name].shares_prefix
     expected, gradients = assert_plain(stack)
     optim.SGD(1e-3).update(model, gradients)
     assert own(stack, 0)[0] < expected
@@ -116,27 +118,27 @@ def test_loss_and_gradients_are_the_plain_ones_and_a_step_lowers_the_loss(folder
         ("gemma2", "lora", "embed_tokens"),
     ],
 )
-def test_a_head_that_trains_gets_the_plain_gradients(folder: Any, name: str, kind: str, target: str) -> None:
+def test_trained_head_gets_plain_gradients(folder: Any, name: str, kind: str, target: str) -> None:
     model, _ = adapted(folder(name), "native", kind=kind, targets=["q_proj", target])
-    parts = split(model)
+    parts = split_head(model)
     assert not parts.warning
-    assert_plain(Stack(model, parts))
+    assert_plain(LayerStack(model, parts))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_checkpoints_and_adapters_come_back_as_they_were(folder: Any, name: str, tmp_path: Path) -> None:
+def test_checkpoints_and_adapters_round_trip(folder: Any, name: str, tmp_path: Path) -> None:
     model, config = adapted(folder(name), "native")
     optimizer = optim.AdamW(1e-2)
     optimizer.update(model, model.trainable_parameters())
     checkpoint.save(tmp_path, model, optimizer, config, {"step": 1, "best": {"step": 1}}, 1)
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    kept, state = lora.weights(model), dict(tree_flatten(optimizer.state))
+    kept, state = lora.adapter_arrays(model), dict(tree_flatten(optimizer.state))
 
     other, _ = adapted(folder(name), "native")
     fresh = optim.AdamW(1e-2)
     checkpoint.restore(found, other, fresh)
-    for one, two in ((kept, lora.weights(other)), (state, dict(tree_flatten(fresh.state)))):
+    for one, two in ((kept, lora.adapter_arrays(other)), (state, dict(tree_flatten(fresh.state)))):
         assert one.keys() == two.keys()
         assert all(mx.array_equal(array, two[at]) for at, array in one.items())
 

@@ -1,4 +1,4 @@
-"""Every row once an epoch, in an order that depends on the seed, with little padding and no padded target."""
+"""Batches cover every row once per epoch in seeded order, with little padding and no padded targets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from mlxtune.data import batching
-from mlxtune.data.rows import Place
+from mlxtune.data.rows import Location
 from mlxtune.models.template import Encoded
-from mlxtune.training import batches
+from mlxtune.training import sft
 
 
 def row(at: int, length: int, first: int = 2) -> Encoded:
     tokens = np.arange(1, length + 1, dtype=np.int32) + at
-    return Encoded(f"row{at}", Place(Path("f"), at), tokens, np.arange(length) >= first, length)
+    return Encoded(f"row{at}", Location(Path("f"), at), tokens, np.arange(length) >= first, length)
 
 
 @pytest.fixture
@@ -32,45 +32,56 @@ def lengths(rows: list[Encoded]) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [0, 7])
-def test_an_epoch_visits_every_row_exactly_once(rows: list[Encoded], size: int) -> None:
-    made = batching.epoch(len(rows), partial(batching.group, lengths(rows), batch_tokens=1024, batch_size=size), seed=1, number=0)
+def test_epoch_visits_every_row_once(rows: list[Encoded], size: int) -> None:
+    made = batching.epoch_batches(
+        len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=size), seed=1, number=0
+    )
     assert sorted(at for batch in made for at in batch) == list(range(len(rows)))
     assert all(len(batch) <= 7 for batch in made) or not size
 
 
-def test_epochs_differ_and_seeds_repeat(rows: list[Encoded]) -> None:
+def test_epochs_differ_and_seeds_reproduce(rows: list[Encoded]) -> None:
     settings = {"batch_tokens": 1024, "batch_size": 0}
     first, second = (
-        batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=number) for number in (0, 1)
+        batching.epoch_batches(len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=1, number=number)
+        for number in (0, 1)
     )
     assert first != second
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
-    assert first == batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=1, number=0)
-    assert first != batching.epoch(len(rows), partial(batching.group, lengths(rows), **settings), seed=2, number=0)
+    assert first == batching.epoch_batches(
+        len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=1, number=0
+    )
+    assert first != batching.epoch_batches(
+        len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=2, number=0
+    )
 
 
-def test_the_order_of_an_epoch_is_no_order_of_length(rows: list[Encoded]) -> None:
-    made = batching.epoch(len(rows), partial(batching.group, lengths(rows), batch_tokens=1024, batch_size=4), seed=1, number=0)
+def test_epoch_order_is_independent_of_length(rows: list[Encoded]) -> None:
+    made = batching.epoch_batches(
+        len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=4), seed=1, number=0
+    )
     means = [sum(len(rows[at].tokens) for at in batch) / len(batch) for batch in made]
     rising = sum(a < b for a, b in pairwise(means)) / (len(means) - 1)
     assert 0.35 < rising < 0.65
 
 
-def test_a_batch_stays_in_its_budget_and_pads_little(rows: list[Encoded]) -> None:
-    made = batching.epoch(len(rows), partial(batching.group, lengths(rows), batch_tokens=1024, batch_size=0), seed=1, number=0)
-    computed = [batches.collate(rows, batch, 0).computed for batch in made]
+def test_batch_fits_budget_with_little_padding(rows: list[Encoded]) -> None:
+    made = batching.epoch_batches(
+        len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=0), seed=1, number=0
+    )
+    computed = [sft.collate(rows, batch, 0).computed_positions for batch in made]
     assert max(computed) <= 1024
     assert sum(computed) / sum(lengths(rows)) < 1.1
 
 
-def test_lengths_are_rounded_to_few(rows: list[Encoded]) -> None:
-    assert [batching.padded(length) for length in (0, 1, 8, 9, 256, 257, 512, 513)] == [8, 8, 8, 16, 256, 272, 512, 544]
-    assert len({batching.padded(length) for length in range(1, 8193)}) < 120
+def test_lengths_are_rounded_to_few_sizes(rows: list[Encoded]) -> None:
+    assert [batching.padded_length(length) for length in (0, 1, 8, 9, 256, 257, 512, 513)] == [8, 8, 8, 16, 256, 272, 512, 544]
+    assert len({batching.padded_length(length) for length in range(1, 8193)}) < 120
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 9])
-def test_targets_are_the_trained_tokens_and_never_padding(rows: list[Encoded], lanes: int) -> None:
-    batch = batches.collate(rows, range(5), 0, lanes)
+def test_targets_are_trained_tokens_without_padding(rows: list[Encoded], lanes: int) -> None:
+    batch = sft.collate(rows, range(5), 0, lanes)
     assert len(batch.parts) == min(lanes, 5)
     assert sorted(at for part in batch.parts for at in part.rows) == list(range(5))
     for part in batch.parts:
@@ -78,29 +89,29 @@ def test_targets_are_the_trained_tokens_and_never_padding(rows: list[Encoded], l
         expected = [token for at in part.rows for token in rows[at].tokens[rows[at].trained].tolist()]
         flat, targets = np.array(part.inputs).reshape(-1), np.array(part.targets)[real]
         assert targets.tolist() == expected
-        assert (flat[np.array(part.positions)[real]] == targets - 1).all()  # these rows count up by one
-    assert batch.trained == sum(int(row.trained.sum()) for row in rows[:5])
+        assert (flat[np.array(part.positions)[real]] == targets - 1).all()  # the tokens of these rows count up by one
+    assert sum(tokens for _, tokens in batch.counts.values()) == sum(int(row.trained.sum()) for row in rows[:5])
     assert batch.counts == {at: (len(rows[at].tokens), int(rows[at].trained.sum())) for at in range(5)}
 
 
-def test_a_shared_prefix_leaves_every_target_to_its_row() -> None:
+def test_shared_prefix_keeps_every_target() -> None:
     shared = list(range(100, 130))
     rows = [
         Encoded(
             str(at),
-            Place(Path("f"), at),
+            Location(Path("f"), at),
             np.array([*shared, 7, *tail], np.int32),
             np.array([False] * 31 + [True] * len(tail)),
             31 + len(tail),
         )
         for at, tail in enumerate([[1, 2, 3], [4, 5], [6]])
     ]
-    prefix = batches.shared_prefix(rows)
+    prefix = sft.shared_prefix(rows)
     assert prefix == 30
-    batch = batches.collate(rows, range(3), prefix)
+    batch = sft.collate(rows, range(3), prefix)
     (part,) = batch.parts
     assert batch.prefix is not None
     assert np.array(batch.prefix).tolist() == shared
     assert np.array(part.targets)[np.array(part.weights) > 0].tolist() == [1, 2, 3, 4, 5, 6]
     assert np.array(part.inputs)[:, 0].tolist() == [7, 7, 7]
-    assert batches.shared_prefix(rows[:1]) == 0
+    assert sft.shared_prefix(rows[:1]) == 0

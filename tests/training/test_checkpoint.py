@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, the damaged are passed over, and the right ones are kept."""
+"""Checkpoints are atomic, damaged ones are skipped, and the right ones are kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def newest(run: Path) -> int:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_anywhere_is_found_and_the_checkpoint_passed_over(tmp_path: Path, name: str) -> None:
+def test_flipped_bit_is_detected_and_checkpoint_skipped(tmp_path: Path, name: str) -> None:
     save(tmp_path, 1)
     folder = save(tmp_path, 2)
     assert {path.name for path in folder.iterdir()} == set(FILES)
@@ -49,39 +49,39 @@ def test_a_flipped_bit_anywhere_is_found_and_the_checkpoint_passed_over(tmp_path
     for at in range(0, len(whole), 1 if name == "manifest.json" else 7):
         damage(folder, name, at, bit=at % 8)
         assert newest(tmp_path) == 1, at
-        assert checkpoint.damaged(tmp_path) == [folder]
-        assert checkpoint.at(tmp_path, 2) is None
+        assert checkpoint.damaged_folders(tmp_path) == [folder]
+        assert checkpoint.find(tmp_path, 2) is None
         (folder / name).write_bytes(whole)
     assert newest(tmp_path) == 2
-    assert checkpoint.damaged(tmp_path) == []
+    assert checkpoint.damaged_folders(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("cut", [0, 1])
-def test_a_file_that_is_torn_or_gone_is_found(tmp_path: Path, name: str, cut: int) -> None:
+def test_truncated_or_missing_file_is_detected(tmp_path: Path, name: str, cut: int) -> None:
     save(tmp_path, 1)
     folder = save(tmp_path, 2)
     if cut:
         (folder / name).write_bytes((folder / name).read_bytes()[:-cut])
     else:
         (folder / name).unlink()
-    assert newest(tmp_path) == (2 if cut and name == "manifest.json" else 1)  # its last byte is a line's end
+    assert newest(tmp_path) == (2 if cut and name == "manifest.json" else 1)  # its last byte is a newline
 
 
-def test_a_run_without_a_whole_checkpoint_has_none(tmp_path: Path) -> None:
+def test_newest_is_none_without_valid_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) is None
     damage(save(tmp_path, 1))
     assert checkpoint.newest(tmp_path) is None
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 7):
         save(tmp_path, step, keep=2, best=min(step, 3))
     assert steps(tmp_path) == [3, 5, 6]
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
-    """The run went on from step 3 and did not come by step 5 again."""
+def test_damaged_checkpoint_does_not_displace_valid_one(tmp_path: Path) -> None:
+    """The run resumed from step 3 and has not reached step 5 again."""
     save(tmp_path, 3)
     damage(save(tmp_path, 5))
     save(tmp_path, 4, keep=1)
@@ -89,8 +89,8 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Pat
     assert newest(tmp_path) == 4
 
 
-def test_a_checkpoint_is_taken_away_in_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while it deletes, a run must not be told that a checkpoint is damaged."""
+def test_checkpoint_is_deleted_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run killed during deletion must not report a damaged checkpoint."""
     first = save(tmp_path, 1, keep=1)
     seen: list[Path] = []
     real = shutil.rmtree
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_taken_away_in_one_move(tmp_path: Path, monkeypatch: pyt
         if Path(folder).parent.name == "checkpoints" and Path(folder).exists():
             seen.append(Path(folder))
             (Path(folder) / "state.json").unlink()
-            assert checkpoint.damaged(tmp_path) == []
+            assert checkpoint.damaged_folders(tmp_path) == []
         real(folder, **options)
 
     monkeypatch.setattr(shutil, "rmtree", killed)
@@ -108,34 +108,34 @@ def test_a_checkpoint_is_taken_away_in_one_move(tmp_path: Path, monkeypatch: pyt
     assert steps(tmp_path) == [2]
 
 
-def test_a_folder_that_a_crash_left_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path: Path) -> None:
+def test_partial_checkpoint_is_ignored_and_removed_by_next_save(tmp_path: Path) -> None:
     half = tmp_path / "checkpoints" / ".0000002"
     half.mkdir(parents=True)
     (half / "optimizer.safetensors").write_bytes(b"half")
     assert checkpoint.newest(tmp_path) is None
-    assert checkpoint.damaged(tmp_path) == []
+    assert checkpoint.damaged_folders(tmp_path) == []
     save(tmp_path, 2)
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["0000002"]
     assert newest(tmp_path) == 2
 
 
-def test_a_step_that_is_saved_again_replaces_its_damaged_checkpoint(tmp_path: Path) -> None:
+def test_saving_step_again_replaces_damaged_checkpoint(tmp_path: Path) -> None:
     damage(save(tmp_path, 2))
     save(tmp_path, 2)
     assert newest(tmp_path) == 2
 
 
-def test_the_manifest_names_every_other_file(tmp_path: Path) -> None:
+def test_manifest_lists_every_other_file(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     assert sorted(json.loads((folder / "manifest.json").read_text())) == [name for name in FILES if name != "manifest.json"]
 
 
-def test_another_adapter_than_the_recipe_s_is_refused(tmp_path: Path) -> None:
+def test_adapter_that_differs_from_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     found = checkpoint.newest(tmp_path)
     assert found is not None
     other = nn.Linear(4, 2)
     before = mx.array(other.weight)
-    with pytest.raises(ModelError, match="was made with another adapter"):
+    with pytest.raises(ModelError, match="do not match the recipe"):
         checkpoint.restore(found, other)
     assert mx.array_equal(other.weight, before)

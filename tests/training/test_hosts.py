@@ -1,4 +1,4 @@
-"""Hosts: shares, sums over real processes, and how each kind of loss ends; hostfiles against what mlx.launch makes of them."""
+"""Hosts: sharding, sums over real processes, every kind of peer failure, and hostfiles compared with mlx.launch."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_json, write_text
 from mlxtune.recipe import dump, load
-from mlxtune.training import peers
-from mlxtune.training.hosts import Hosts
-from mlxtune.training.peers import Seat
+from mlxtune.training.distributed import launcher
+from mlxtune.training.distributed.hosts import HostGroup
+from mlxtune.training.distributed.launcher import RankConfig
 
-# Both sides of a meeting: `lead FOLDER SIZE CASE` starts the others, which run the same file with --peer.
+# Leader and peers: `lead FOLDER SIZE CASE` starts the peers, which run the same file with --peer.
 SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path
 import mlx.core as mx
 import numpy as np
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.training import hosts as module
-from mlxtune.training.peers import Crew, follow
+from mlxtune.training.distributed import hosts as module
+from mlxtune.training.distributed.launcher import Launcher, run_peer
 
 folder, size, case = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-module.LOST, module.STALLED = 0.5, 1.5
+module.LOST_TIMEOUT, module.STALL_TIMEOUT = 0.5, 1.5
 
 
-def work(crew):
-    if case == "early" and not crew.leads:
+def work(launcher):
+    if case == "early" and not launcher.is_leader:
         print("the model is not here")
         sys.exit(7)
-    hosts = module.join(crew)
+    hosts = module.init_group(launcher)
     tree = {"a": mx.full((3, 2), hosts.rank + 0.1), "b": [mx.array([hosts.rank, 7], mx.uint64)], "c": mx.array(0.5, mx.bfloat16)}
     found = {"rank": hosts.rank, "size": hosts.size}
     if case == "sums":
-        summed, numbers = hosts.total(tree, 2.5, hosts.rank)
-        spread = hosts.spread(tree)
-        noise, _ = hosts.total(mx.random.normal((100_000,), key=mx.random.key(hosts.rank)))
-        found |= {"numbers": numbers, "alone": hosts.total({}, hosts.rank)[1], "noise": np.array(noise).tobytes().hex()[:4000]}
+        summed, numbers = hosts.all_reduce(tree, 2.5, hosts.rank)
+        spread = hosts.broadcast(tree)
+        noise, _ = hosts.all_reduce(mx.random.normal((100_000,), key=mx.random.key(hosts.rank)))
+        found |= {"numbers": numbers, "alone": hosts.all_reduce({}, hosts.rank)[1], "noise": np.array(noise).tobytes().hex()[:4000]}
         for name, made in (("summed", summed), ("spread", spread)):
             kinds = [str(array.dtype) for array in (made["a"], made["b"][0], made["c"])]
             found[name] = [made["a"].tolist(), made["b"][0].tolist(), made["c"].item(), kinds]
-        hosts.agree("data", "the same")
+        hosts.require_equal("data", "the same")
     elif case == "agree":
-        hosts.agree("data", f"version {hosts.rank}")
+        hosts.require_equal("data", f"version {hosts.rank}")
     elif case == "stall":
         hosts.rescue = lambda reason: (folder / "rescued").write_text(reason)
-        if not hosts.leads:
+        if not hosts.is_leader:
             (folder / "hanging").write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
-        hosts.total({}, 1)
-    elif case == "deaf":  # as JACCL: the sum goes on for ever
+        hosts.all_reduce({}, 1)
+    elif case == "deaf":  # like JACCL: the sum never returns
         hosts.rescue = lambda reason: (folder / "rescued").write_text(reason)
-        if not hosts.leads:
+        if not hosts.is_leader:
             sys.exit(9)
         mx.distributed.all_sum = lambda *_, **__: time.sleep(60)
-        module.STALLED = 60
-        hosts.total({}, 1)
+        module.STALL_TIMEOUT = 60
+        hosts.all_reduce({}, 1)
     elif case == "late":
-        hosts.total({}, 1)
-        if not hosts.leads:
+        hosts.all_reduce({}, 1)
+        if not hosts.is_leader:
             sys.exit(9)
-        hosts.total({}, 1)
+        hosts.all_reduce({}, 1)
     (folder / f"{hosts.rank}.json").write_text(json.dumps(found))
-    hosts.total({})  # whoever leads ends the others, so it waits
+    hosts.all_reduce({})  # the leader terminates its peers on exit, so wait for all of them
 
 
 if sys.argv[4:] == ["--peer"]:
-    sys.exit(follow(folder, work))
+    sys.exit(run_peer(folder, work))
 try:
-    with Crew(folder, {"hosts": size}, lambda: False, [sys.executable, __file__, *sys.argv[1:4], "--peer"]) as crew:
-        work(crew)
+    with Launcher(folder, {"hosts": size}, lambda: False, [sys.executable, __file__, *sys.argv[1:4], "--peer"]) as launcher:
+        work(launcher)
 except MlxtuneError as error:
     print(f"{type(error).__name__}: {error.message}")
     sys.exit(error.exit_code)
@@ -88,7 +88,7 @@ except MlxtuneError as error:
 
 @pytest.fixture
 def meet(tmp_path: Path, workspace: Path):
-    """Runs SCRIPT with as many processes; returns its exit code, its output and the folder."""
+    """Run SCRIPT with ``size`` processes and return its exit code, output and folder."""
     folder = tmp_path / "run"
     folder.mkdir()
     write_text(folder / "recipe.toml", dump(load(workspace / "recipes" / "tiny.toml", ())))
@@ -104,26 +104,26 @@ def meet(tmp_path: Path, workspace: Path):
     return run
 
 
-def test_a_single_host_does_everything_itself() -> None:
-    hosts = Hosts()
+def test_single_host_handles_all_rows() -> None:
+    hosts = HostGroup()
     tree = {"a": mx.ones((2,))}
-    assert hosts.leads
-    assert hosts.share([1, 2, 3]) == [1, 2, 3]
-    assert hosts.total(tree, 2, True) == (tree, [2.0, 1.0])
-    assert hosts.spread(tree) is tree
-    hosts.agree("data", "anything")
+    assert hosts.is_leader
+    assert hosts.shard([1, 2, 3]) == [1, 2, 3]
+    assert hosts.all_reduce(tree, 2, True) == (tree, [2.0, 1.0])
+    assert hosts.broadcast(tree) is tree
+    hosts.require_equal("data", "anything")
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("count", [0, 1, 4, 11])
-def test_each_row_has_one_host(size: int, count: int) -> None:
-    shares = [Hosts(Seat(rank, size)).share(range(count)) for rank in range(size)]
+def test_each_row_belongs_to_one_host(size: int, count: int) -> None:
+    shares = [HostGroup(RankConfig(rank, size)).shard(range(count)) for rank in range(size)]
     assert sorted(row for share in shares for row in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_sums_are_right_and_the_same_bits_everywhere(meet, size: int) -> None:
+def test_sums_are_correct_and_identical_on_all_hosts(meet, size: int) -> None:
     code, output, folder = meet(size, "sums")
     assert code == 0, output
     first, *others = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
@@ -138,43 +138,43 @@ def test_sums_are_right_and_the_same_bits_everywhere(meet, size: int) -> None:
         assert other | {"rank": 0} == first
 
 
-def test_hosts_that_do_not_have_the_same_are_named(meet) -> None:
+def test_mismatched_hosts_are_named(meet) -> None:
     code, output, _ = meet(3, "agree")
     assert code == 2
-    assert "InputError: Host 1, 2 does not have the same data as host 0." in output
+    assert "InputError: The data on host 1, 2 differs from the data on host 0." in output
 
 
-def test_a_peer_that_ends_before_the_meeting_is_quoted(meet) -> None:
+def test_peer_that_exits_before_connecting_is_quoted(meet) -> None:
     code, output, folder = meet(2, "early")
     assert code == 4
     assert "PeerLost: Host 1 (127.0.0.1) ended with code 7: the model is not here" in output
     assert (folder / "worker-1.log").read_text() == "the model is not here\n"
 
 
-def test_a_peer_that_ends_during_a_sum_is_named(meet) -> None:
+def test_peer_that_exits_during_sum_is_named(meet) -> None:
     code, output, _ = meet(2, "late")
     assert code == 4
     assert "PeerLost: Host 1 (127.0.0.1) ended with code 9" in output
 
 
-def test_a_peer_that_hangs_does_not_hang_the_leader(meet) -> None:
+def test_hanging_peer_does_not_hang_leader(meet) -> None:
     code, output, folder = meet(2, "stall")
     os.kill(int((folder / "hanging").read_text()), signal.SIGKILL)
     assert code == 3, output
-    assert "No word from the other hosts for" in (folder / "rescued").read_text()
+    assert "The other hosts did not respond for" in (folder / "rescued").read_text()
 
 
-def test_a_lost_peer_ends_a_sum_that_does_not_notice(meet) -> None:
+def test_lost_peer_interrupts_blocked_sum(meet) -> None:
     code, output, folder = meet(2, "deaf")
     assert code == 3, output
-    assert (folder / "rescued").read_text() == "Host 1 (127.0.0.1) ended with code 9"
+    assert (folder / "rescued").read_text() == "Host 1 (127.0.0.1) ended with code 9."
 
 
-def test_one_host_needs_no_request() -> None:
-    assert peers.request(1, None) == {}
-    assert peers.request(2, None) == {"hosts": 2}
-    with pytest.raises(InputError, match="0 hosts cannot train"):
-        peers.request(0, None)
+def test_single_host_needs_no_launch_request() -> None:
+    assert launcher.launch_request(1, None) == {}
+    assert launcher.launch_request(2, None) == {"hosts": 2}
+    with pytest.raises(InputError, match="--hosts must be at least 2, but is 0"):
+        launcher.launch_request(0, None)
 
 
 PAIR = [{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"]}]
@@ -184,23 +184,23 @@ PAIR = [{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"
     ("content", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "names 0 hosts"),
-        (json.dumps(PAIR[:1]), "names 1 host;"),
-        (json.dumps([1, 2]), "is no hostfile"),
-        (json.dumps([{"ips": []}, {"ips": []}]), "is no hostfile"),
-        (json.dumps({"hosts": PAIR, "backend": "mpi"}), "asks for the backend mpi"),
+        ("[]", "lists 0 hosts"),
+        (json.dumps(PAIR[:1]), "lists 1 host"),
+        (json.dumps([1, 2]), "is not a hostfile"),
+        (json.dumps([{"ips": []}, {"ips": []}]), "is not a hostfile"),
+        (json.dumps({"hosts": PAIR, "backend": "mpi"}), "unknown backend mpi"),
         (json.dumps([PAIR[0], {"ssh": "mac2"}]), r"host 1 \(mac2\) has no address in ips"),
-        (json.dumps({"hosts": PAIR, "backend": "jaccl"}), "needs 2 entries in rdma"),
+        (json.dumps({"hosts": PAIR, "backend": "jaccl"}), "must have 2 entries in rdma"),
     ],
 )
-def test_a_hostfile_that_cannot_work_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_hostfile_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "hosts.json").write_text(content)
     with pytest.raises(InputError, match=message):
-        peers.request(1, tmp_path / "hosts.json")
+        launcher.launch_request(1, tmp_path / "hosts.json")
 
 
 @pytest.mark.parametrize("backend", ["ring", "jaccl", "jaccl-ring"])
-def test_seats_are_those_of_mlx_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_rank_configs_match_mlx_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     from mlx._distributed_utils import launch
     from mlx._distributed_utils.common import Hostfile
 
@@ -217,11 +217,17 @@ def test_seats_are_those_of_mlx_launch(tmp_path: Path, monkeypatch: pytest.Monke
     )  # fmt: skip
     theirs = Hostfile.from_file(file)
     args = argparse.Namespace(
-        backend=backend, starting_port=peers.PORT, connections_per_ip=1, env=list(theirs.envs), verbose=False, cwd=None, python=None
+        backend=backend,
+        starting_port=launcher.PORT,
+        connections_per_ip=1,
+        env=list(theirs.envs),
+        verbose=False,
+        cwd=None,
+        python=None,
     )
     (launch.launch_ring if backend == "ring" else launch.launch_jaccl)(argparse.ArgumentParser(), theirs.hosts, args, ["train"])
-    asked = peers.request(1, file)
-    seats = peers.seats(peers.hosts_of(asked), asked["backend"], asked["envs"])
+    asked = launcher.launch_request(1, file)
+    seats = launcher.rank_configs(launcher.parse_hosts(asked), asked["backend"], asked["envs"])
     assert len(seats) == len(launched) == 3
     for seat, (rank, env, files) in zip(seats, launched, strict=True):
         assert seat.env == dict(pair.split("=", 1) for pair in env) | {"MLX_RANK": str(rank)}
@@ -229,14 +235,14 @@ def test_seats_are_those_of_mlx_launch(tmp_path: Path, monkeypatch: pytest.Monke
         assert (seat.rank, seat.size) == (rank, 3)
 
 
-def test_processes_of_one_machine_get_free_ports_and_their_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    seats = peers.seats(peers.hosts_of({"hosts": 3}))
+def test_local_processes_get_free_ports_and_split_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    seats = launcher.rank_configs(launcher.parse_hosts({"hosts": 3}))
     addresses = [address for host in seats[0].files["MLX_HOSTFILE"] for address in host]
     assert len(set(addresses)) == 3
     assert all(address.startswith("127.0.0.1:") for address in addresses)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for request, cores in (({}, None), ({"hosts": 2}, "4"), ({"hosts": PAIR}, None)):
         monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-        peers.share_cores(request)
+        launcher.limit_blas_threads(request)
         assert os.environ.get("OPENBLAS_NUM_THREADS") == cores
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)

@@ -1,4 +1,4 @@
-"""KTO on the machinery of pairs against the plain computation: whole sequences one by one, the paper's formula in numpy."""
+"""KTO on the pair pipeline against the plain computation: single full sequences and the paper's formula in numpy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from test_pairs import plain_logp, random_pairs
 from test_sft import assert_equal, shaken
 
 from mlxtune.core.errors import DataError, TooLongError
-from mlxtune.data.rows import Message, Place, Preference, Unpaired
-from mlxtune.models import cpu
-from mlxtune.models.head import split
-from mlxtune.models.lanes import Lanes
+from mlxtune.data.rows import Location, Message, Preference, Unpaired
+from mlxtune.models.cpu import exp
+from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.head import split_head
 from mlxtune.models.template import ChatTemplate, EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
-from mlxtune.training.kto import Labelled
-from mlxtune.training.stack import Stack
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.step import Stepper
 
 BY = MethodSection(kind="kto", beta=0.3, desirable=1.2, undesirable=0.7)
@@ -35,14 +35,14 @@ def labelled(seed: int = 4) -> list[EncodedPair]:
 
 
 def plain(model: nn.Module, rows: list[EncodedPair]) -> tuple[float, dict[str, mx.array]]:
-    """The mean loss over rows: equation 7 with TRL's estimate of the reference point, written out."""
-    far = [plain_logp(model, pair.prompt, pair.rejected).item() - pair.reference[1] for pair in rows]
+    """Return the mean loss over rows from equation 7 with TRL's estimate of the reference point."""
+    far = [plain_logp(model, pair.prompt, pair.rejected).item() - pair.reference_logps[1] for pair in rows]
     point = max(0.0, sum(far) / len(far))
 
     def loss(model: nn.Module) -> mx.array:
         values = []
         for pair in rows:
-            ratio = plain_logp(model, pair.prompt, pair.chosen) - pair.reference[0]
+            ratio = plain_logp(model, pair.prompt, pair.chosen) - pair.reference_logps[0]
             sign, weight = (1, BY.desirable) if pair.label else (-1, BY.undesirable)
             values.append(weight * (1 - 1 / (1 + mx.exp(-sign * BY.beta * (ratio - point)))))
         return mx.stack(values).mean()
@@ -56,21 +56,21 @@ def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], Any]:
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
     near = []
-    for pair in labelled():  # a reference near the policy, so that no sigmoid is flat
+    for pair in labelled():  # keep the reference near the policy so that no sigmoid saturates
         both = [plain_logp(model, pair.prompt, answer).item() for answer in (pair.chosen, pair.rejected)]
-        near.append(replace(pair, reference=(both[0] + 0.7, both[1] - 0.4)))
-    cpu.release()
+        near.append(replace(pair, reference_logps=(both[0] + 0.7, both[1] - 0.4)))
+    exp.uninstall()
     return model, near, plain(model, near)
 
 
 @pytest.mark.parametrize(("lanes", "shared", "prefix"), [(1, True, 0), (2, True, 0), (2, True, 20), (1, False, 0)])
-def test_loss_and_gradients_are_the_plain_ones(small: Any, lanes: int, shared: bool, prefix: int) -> None:
+def test_loss_and_gradients_match_plain_computation(small: Any, lanes: int, shared: bool, prefix: int) -> None:
     model, rows, expected = small
-    cpu.adopt()
-    objective, stack = Labelled(BY, shared, prefix, lanes), Stack(model, split(model), Lanes(lanes))
+    exp.install()
+    objective, stack = KTOObjective(BY, shared, prefix, lanes), LayerStack(model, split_head(model), StreamPool(lanes))
     stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=False)
     (batch,) = objective.collate(rows, [range(len(rows))], range(len(rows)))
-    (loss, sums), gradients = stepper.add(batch.arrays | {"entering": []})
+    (loss, sums), gradients = stepper.add(batch.arrays())
     mx.eval(loss, sums, gradients)
     weight = objective.weight(batch.counts)
     assert weight == len(rows)
@@ -84,15 +84,15 @@ def test_loss_and_gradients_are_the_plain_ones(small: Any, lanes: int, shared: b
     assert found["kl"] == pytest.approx(0.4, rel=1e-3)
 
 
-def test_only_a_rows_own_completion_counts_as_trained() -> None:
+def test_only_own_completion_counts_as_trained() -> None:
     rows = labelled()
-    (batch,) = Labelled(BY, True).collate(rows, [range(3)], range(3))
+    (batch,) = KTOObjective(BY, True).collate(rows, [range(3)], range(3))
     assert batch.counts == {at: (len(rows[at].tokens), len(rows[at].chosen)) for at in range(3)}
     assert all(int(row.trained.sum()) == len(row.chosen) for row in rows)
 
 
-def test_a_batch_of_one_label_has_no_margin() -> None:
-    objective = Labelled(BY, True)
+def test_single_label_batch_has_no_margin() -> None:
+    objective = KTOObjective(BY, True)
     found = objective.means([2.0, 0.0, 1.0, 0.0, -8.0, 0.0, 0.2], 2)
     assert (found["rewards/chosen"], found["rewards/rejected"], found["rewards/margins"]) == (
         0.5,
@@ -102,18 +102,18 @@ def test_a_batch_of_one_label_has_no_margin() -> None:
     assert math.isclose(found["kl"], 0.1)
 
 
-def test_rows_are_encoded_with_the_completion_of_another(tiny: Path) -> None:
+def test_rows_are_encoded_with_mismatched_completion(tiny: Path) -> None:
     template = ChatTemplate(load_tokenizer(tiny))
     first, second = (
-        Unpaired(Place(Path("rows"), at), {}, (Message("user", f"Question {at}?"),), f"Answer {at}.", at == 1) for at in (1, 2)
+        Unpaired(Location(Path("rows"), at), {}, (Message("user", f"Question {at}?"),), f"Answer {at}.", at == 1) for at in (1, 2)
     )
-    found = template.unpaired(first, second, 200)
-    alone = template.unpaired(second, first, 200)
+    found = template.encode_unpaired(first, second, 200)
+    alone = template.encode_unpaired(second, first, 200)
     assert found.label
     assert not alone.label
     assert found.chosen.tolist() == alone.rejected.tolist()
     assert found.rejected.tolist() == alone.chosen.tolist()
     with pytest.raises(TooLongError, match="fills the window"):
-        template.unpaired(first, second, 10)
-    with pytest.raises(DataError, match="only an unpaired row"):
-        template.unpaired(Preference(Place(Path("rows"), 3), {}, first.prompt, "a", "b"), second, 200)
+        template.encode_unpaired(first, second, 10)
+    with pytest.raises(DataError, match="KTO trains on unpaired rows only"):
+        template.encode_unpaired(Preference(Location(Path("rows"), 3), {}, first.prompt, "a", "b"), second, 200)

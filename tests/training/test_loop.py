@@ -1,4 +1,4 @@
-"""The loop: every row once an epoch, the same objective whatever the batches, resuming bit for bit, and how it ends."""
+"""The training loop: epochs, batch-independent objective, bit-identical resume, and every way to end."""
 
 from __future__ import annotations
 
@@ -14,45 +14,43 @@ from loops import SECTION, Listener, Ways, assert_resumes, assert_same, make, st
 from tiny_model import make_tiny
 
 from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError
-from mlxtune.training import checkpoint, guard, loop, optimizer, watch
-from mlxtune.training.guard import MemoryGuard
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from mlxtune.training import checkpoint, early_stopping, loop, memory_guard, optimizer
+from mlxtune.training.memory_guard import MemoryGuard
 
 
-def test_loss_falls_and_every_step_is_told(tiny: Path, tmp_path: Path) -> None:
+def test_loss_falls_and_every_step_is_reported(tiny: Path, tmp_path: Path) -> None:
     listener = Listener()
     run = make(tiny, tmp_path)
     summary = run.run(listener)
-    assert run.total == 3 * math.ceil(math.ceil(22 / 4) / 2) == summary["steps"]
-    assert [event["step"] for event in listener.of("step")] == list(range(1, run.total + 1))
+    assert run.total_steps == 3 * math.ceil(math.ceil(22 / 4) / 2) == summary["steps"]
+    assert [event["step"] for event in listener.of("step")] == list(range(1, run.total_steps + 1))
     losses = [event["loss"] for event in listener.of("validation")]
     assert losses[-1] < losses[0]
     assert sum(event["tokens"] for event in listener.of("step")) == 3 * sum(int(row.trained.sum()) for row in run.train)
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (4, 4), (5, 3), (22, 2), (100, 1)])
-def test_an_epoch_is_every_row_once_and_its_remainder_is_a_step_too(tiny: Path, tmp_path: Path, size: int, accumulate: int) -> None:
+def test_epoch_visits_every_row_once_with_final_partial_step(tiny: Path, tmp_path: Path, size: int, accumulate: int) -> None:
     run = make(tiny, tmp_path, replace(SECTION, batch_size=size, accumulate=accumulate, epochs=2))
-    planned = [next_step for next_step, _ in zip(run.steps(), range(run.total), strict=False)]
-    assert run.total == 2 * math.ceil(math.ceil(22 / size) / accumulate)
+    planned = [next_step for next_step, _ in zip(run.step_plans(), range(run.total_steps), strict=False)]
+    assert run.total_steps == 2 * math.ceil(math.ceil(22 / size) / accumulate)
     assert run.epochs == 2
     for number in range(2):
         rows = [at for step in planned if step.epoch == number for group in step.groups for at in group]
         assert sorted(rows) == list(range(22))
 
 
-def test_a_number_of_steps_ends_within_an_epoch(tiny: Path, tmp_path: Path) -> None:
+def test_step_limit_ends_within_epoch(tiny: Path, tmp_path: Path) -> None:
     run = make(tiny, tmp_path, replace(SECTION, steps=4))
-    assert (run.total, run.epochs) == (4, 2)
+    assert (run.total_steps, run.epochs) == (4, 2)
     assert run.run(Listener())["steps"] == 4
 
 
 @pytest.mark.parametrize(("size", "accumulate", "lanes"), [(2, 2, 1), (1, 4, 1), (3, 2, 1), (4, 1, 2), (2, 2, 2)])
-def test_the_shape_of_batches_does_not_change_the_step(
+def test_batch_shape_does_not_change_step(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, accumulate: int, lanes: int
 ) -> None:
-    """Rows of unequal length: a mean of means would weigh their tokens unequally."""
+    """Rows have unequal lengths: a mean of means would weight their tokens unequally."""
     monkeypatch.setattr(optimizer, "make", lambda *_: optim.SGD(0.0))
 
     def step(name: str, size: int, accumulate: int, lanes: int) -> tuple[dict[str, mx.array], dict]:
@@ -70,18 +68,18 @@ def test_the_shape_of_batches_does_not_change_the_step(
         assert mx.abs(other[name] - array).max().item() < 1e-6, name
 
 
-def test_resuming_ends_in_the_weights_of_an_uninterrupted_run(tiny: Path, tmp_path: Path) -> None:
+def test_resumed_run_ends_with_identical_weights(tiny: Path, tmp_path: Path) -> None:
     assert_resumes(tiny, tmp_path, SECTION, Ways(), at=4)
 
 
 @pytest.mark.parametrize("ways", [Ways(layers=1, cached=True), Ways(lanes=2), Ways(layers=1, cached=True, lanes=2)], ids=str)
-def test_speed_ups_resume_bit_for_bit_in_the_second_epoch(tiny: Path, tmp_path: Path, ways: Ways) -> None:
-    """The cache is filled in another order then, and the streams start in another."""
+def test_optimizations_resume_bit_identically_in_second_epoch(tiny: Path, tmp_path: Path, ways: Ways) -> None:
+    """In the second epoch the cache fills and the streams start in a different order."""
     assert_resumes(tiny, tmp_path, replace(SECTION, epochs=2), ways, at=4)
 
 
-def test_the_compiled_path_trains_like_the_plain_one_and_resumes(tmp_path: Path) -> None:
-    """What a GPU runs: both halves of a step compiled, here in bf16, with 4-bit weights as they are."""
+def test_compiled_path_matches_plain_path_and_resumes(tmp_path: Path) -> None:
+    """This is the GPU path: both halves of a step are compiled, here in bf16 with 4-bit weights."""
     model = make_tiny(tmp_path / "model", bits=4)
     section = replace(SECTION, steps=4, batch_size=8, accumulate=1, save_every=2, validate_every=4)
     ways = Ways(half=True, layers=1, targets=("q_proj",))
@@ -93,11 +91,11 @@ def test_the_compiled_path_trains_like_the_plain_one_and_resumes(tmp_path: Path)
     assert losses == pytest.approx([step["loss"] for step in plain.of("step")], rel=1e-2)
     assert losses[-1] < losses[0]
     again = make(model, tmp_path / "compiled", section, replace(ways, compiled=True), rows=8)
-    again.run(Listener(), checkpoint.at(tmp_path / "compiled", 2))
+    again.run(Listener(), checkpoint.find(tmp_path / "compiled", 2))
     assert_same(weights(whole), weights(again))
 
 
-def test_the_certificate_adds_up_to_the_data_and_goes_on_over_a_resume(tiny: Path, tmp_path: Path) -> None:
+def test_coverage_matches_data_and_survives_resume(tiny: Path, tmp_path: Path) -> None:
     whole = make(tiny, tmp_path / "whole", replace(SECTION, epochs=2))
     whole.run(Listener())
     told = json.loads((tmp_path / "whole" / "certificate.json").read_text())
@@ -110,27 +108,27 @@ def test_the_certificate_adds_up_to_the_data_and_goes_on_over_a_resume(tiny: Pat
     assert json.loads((tmp_path / "parts" / "certificate.json").read_text()) == told
 
 
-def test_other_rows_than_those_of_the_checkpoint_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_changed_rows_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
     found = stopped(make(tiny, tmp_path), 2)
-    with pytest.raises(DataError, match="not those that the checkpoint of step 2 was trained on") as refused:
+    with pytest.raises(DataError, match="The data differs from the data used for the checkpoint at step 2") as refused:
         make(tiny, tmp_path, rows=27).run(Listener(), found)
     assert refused.value.exit_code == 2
-    assert "Restore the data" in refused.value.mend
+    assert "Restore the original data" in refused.value.hint
 
 
-def test_other_batches_than_those_of_the_checkpoint_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_changed_batches_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
     found = stopped(make(tiny, tmp_path), 2)
-    with pytest.raises(DataError, match="other batches than those that the checkpoint of step 2"):
+    with pytest.raises(DataError, match="would build different batches than the run used until its checkpoint at step 2"):
         make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), found)
 
 
 @pytest.mark.parametrize("at", [5, 9])
-def test_a_stop_in_a_validation_makes_up_for_it_even_after_the_last_step(tiny: Path, tmp_path: Path, at: int) -> None:
+def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Path, at: int) -> None:
     section = replace(SECTION, epochs=2 if at < 9 else 3)
     told, again = Listener(), Listener()
     whole = make(tiny, tmp_path / "whole", section)
     whole.run(told)
-    assert at == 5 or whole.total == at
+    assert at == 5 or whole.total_steps == at
     found = stopped(make(tiny, tmp_path / "parts", section), at)
     assert found.state["unchecked"]
     second = make(tiny, tmp_path / "parts", section)
@@ -139,27 +137,27 @@ def test_a_stop_in_a_validation_makes_up_for_it_even_after_the_last_step(tiny: P
     assert_same(weights(whole), weights(second))
 
 
-def test_a_resumed_run_knows_what_held_before_the_first_step(tiny: Path, tmp_path: Path) -> None:
+def test_baseline_passes_survive_resume(tiny: Path, tmp_path: Path) -> None:
     first = make(tiny, tmp_path)
-    first.sample = lambda step: first.held.extend([True, False]) or ""
+    first.sample = lambda step: first.baseline_passes.extend([True, False]) or ""
     found = stopped(first, 4)
     second = make(tiny, tmp_path)
     second.run(Listener(), found)
-    assert second.held == [True, False]
+    assert second.baseline_passes == [True, False]
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """Validation losses by step; what is not in it is 9."""
+    """Return a dict of validation losses by step; missing steps have loss 9."""
     losses: dict[int, float] = {}
-    monkeypatch.setattr(loop._Run, "_validate", lambda self, step: losses.get(step, 9.0))
+    monkeypatch.setattr(loop._TrainingRun, "_validate", lambda self, step: losses.get(step, 9.0))
     return losses
 
 
 EACH = replace(SECTION, steps=8, validate_every=1, save_every=100)
 
 
-def test_the_best_checkpoint_is_kept_and_becomes_the_adapter(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_best_checkpoint_becomes_adapter(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
     script |= {1: 5.0, 2: 4.0, 3: 3.0, 6: 3.5}
     run = make(tiny, tmp_path, replace(EACH, save_every=1))
     summary = run.run(Listener())
@@ -169,27 +167,23 @@ def test_the_best_checkpoint_is_kept_and_becomes_the_adapter(tiny: Path, tmp_pat
     assert_same(weights(run), best)
 
 
-def test_an_improvement_is_saved_at_once(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_improvement_is_saved_at_once(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
     script |= {2: 4.0, 5: 3.0}
     listener = Listener()
     make(tiny, tmp_path, EACH).run(listener)
     assert [event["step"] for event in listener.of("checkpoint")] == [1, 2, 5, 8]
 
 
-def test_a_run_ends_when_validations_stop_improving(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+def test_run_stops_when_validation_stops_improving(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
     script |= {1: 5.0, 2: 4.0}
     listener = Listener()
     summary = make(tiny, tmp_path, replace(EACH, early_stop=3)).run(listener)
     assert (summary["steps"], summary["adapter_step"], summary["validation"]) == (5, 2, 4.0)
-    assert [event["text"] for event in listener.of("warning")] == [
-        "Stopped early: 3 validations were no better than that of step 2."
-    ]
+    assert [event["text"] for event in listener.of("warning")] == ["Stopped early: no lower loss in 3 validations since step 2."]
 
 
-def test_a_run_that_had_ended_early_does_not_train_on_when_it_is_resumed(
-    tiny: Path, tmp_path: Path, script: dict[int, float]
-) -> None:
-    """Killed between its last checkpoint and its last word."""
+def test_early_stopped_run_does_not_continue_on_resume(tiny: Path, tmp_path: Path, script: dict[int, float]) -> None:
+    """The run was killed between its last checkpoint and its final event."""
     script |= {2: 4.0}
     section = replace(EACH, early_stop=3)
     whole = make(tiny, tmp_path, section)
@@ -200,7 +194,7 @@ def test_a_run_that_had_ended_early_does_not_train_on_when_it_is_resumed(
     assert_same(weights(whole), weights(again))
 
 
-def test_a_damaged_best_checkpoint_leaves_the_last_weights_and_a_warning(
+def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(
     tiny: Path, tmp_path: Path, script: dict[int, float]
 ) -> None:
     script |= {2: 4.0}
@@ -213,51 +207,51 @@ def test_a_damaged_best_checkpoint_leaves_the_last_weights_and_a_warning(
     run.sample = damage
     summary = run.run(listener)
     assert summary["adapter_step"] == 8
-    assert "The best checkpoint, step 2, is damaged" in listener.of("warning")[0]["text"]
+    assert "The best checkpoint (step 2) is damaged" in listener.of("warning")[0]["text"]
     assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / "0000008" / "adapters.safetensors")))
 
 
-def test_a_loss_that_is_no_number_stops_with_the_rows_named(tiny: Path, tmp_path: Path) -> None:
+def test_non_finite_loss_stops_and_names_rows(tiny: Path, tmp_path: Path) -> None:
     run = make(tiny, tmp_path)
     name, array = next(iter(weights(run).items()))
     run.stack.model.load_weights([(name, array * math.nan)], strict=False)
     listener = Listener()
-    with pytest.raises(MlxtuneError, match=r"The loss of step 1 is not a number\. Its rows: .* There is no checkpoint before it"):
+    with pytest.raises(
+        MlxtuneError, match=r"The loss at step 1 is NaN or infinite\. Rows in this step: .* There is no earlier checkpoint"
+    ):
         run.run(listener)
     assert listener.of("step")[-1]["loss"] is None
     assert not listener.of("checkpoint")
 
 
-def test_a_loss_that_runs_away_stops_with_the_rows_and_the_last_good_checkpoint(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Uphill, until the loss is a third above that of the first steps."""
+def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient ascent until the loss is a third above that of the first steps."""
     downhill = optimizer.set_rate
-    monkeypatch.setattr(watch, "RUNAWAY", 4 / 3)
+    monkeypatch.setattr(early_stopping, "DIVERGED", 4 / 3)
     monkeypatch.setattr(optimizer, "set_rate", lambda made, rate, adapter: downhill(made, -rate, adapter))
     section = replace(SECTION, steps=60, accumulate=1, save_every=8, validate_every=100, learning_rate=0.02, schedule="constant")
     run = make(tiny, tmp_path, section)
-    with pytest.raises(MlxtuneError, match=r"runs away: [\d.]+ over the last 8 steps") as told:
+    with pytest.raises(MlxtuneError, match=r"diverges: its median over the last 8 steps is [\d.]+") as told:
         run.run(Listener())
     assert any(row.id in told.value.message for row in run.train)
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    assert f"The last good checkpoint is that of step {found.step}." in told.value.message
+    assert f"The last good checkpoint is at step {found.step}." in told.value.message
 
 
-def test_memory_running_out_stops_at_a_checkpoint_with_advice(tiny: Path, tmp_path: Path) -> None:
+def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) -> None:
     run = make(tiny, tmp_path)
     run.guard = MemoryGuard(limit=1)
     with pytest.raises(Interrupted) as stop:
         run.run(Listener())
     assert (stop.value.step, stop.value.exit_code) == (1, 3)
-    assert guard.ADVICE in stop.value.reason
+    assert memory_guard.ADVICE in stop.value.reason
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.step == 1
 
 
-def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tiny, tmp_path)
     real, calls = checkpoint.write_bytes, 0
 

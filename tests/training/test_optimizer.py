@@ -1,4 +1,4 @@
-"""Every optimizer of a recipe, alone and for LoRA+."""
+"""Every recipe optimizer, alone and with LoRA+."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from loops import SECTION, Ways, assert_resumes
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import optimizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAMES = ("adamw", "adafactor", "muon", "lion")
 FAST = {"adamw": 1e-2, "adafactor": 1e-2, "muon": 2e-2, "lion": 2e-3}
 
 
 @pytest.mark.parametrize("ratio", [1.0, 4.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_it_lowers_the_loss_and_resumes_bit_for_bit(tiny: Path, tmp_path: Path, name: str, ratio: float) -> None:
+def test_lowers_loss_and_resumes_bit_identically(tiny: Path, tmp_path: Path, name: str, ratio: float) -> None:
     section = replace(
         SECTION, optimizer=name, learning_rate=FAST[name], weight_decay=0.01, steps=5, batch_size=32, accumulate=1, validate_every=9
     )
@@ -28,7 +26,7 @@ def test_it_lowers_the_loss_and_resumes_bit_for_bit(tiny: Path, tmp_path: Path, 
     assert steps[-1]["loss"] < 0.97 * steps[0]["loss"]
 
 
-def test_lora_plus_moves_b_so_many_times_as_far_as_a() -> None:
+def test_lora_plus_scales_learning_rate_of_b() -> None:
     """AdamW's first step is the learning rate in the direction of the gradient's sign."""
     section, adapter = TrainingSection(), AdapterSection(lora_plus=16.0)
     made = optimizer.make(section, adapter)
@@ -42,7 +40,7 @@ def test_lora_plus_moves_b_so_many_times_as_far_as_a() -> None:
     assert mx.allclose(moved["lora_b"], mx.array(-16e-3), rtol=1e-4)
 
 
-def test_weight_decay_pulls_towards_zero_without_a_gradient() -> None:
+def test_weight_decay_shrinks_weights_without_gradient() -> None:
     section, adapter = TrainingSection(weight_decay=0.1), AdapterSection()
     made = optimizer.make(section, adapter)
     weights = {"lora_a": mx.ones((2, 2))}

@@ -1,4 +1,4 @@
-"""Shared prompts, lanes, checkpoints and caches against the plain computation: whole sequences one by one, full logits, no padding."""
+"""Shared prompts, streams, checkpointing and caches against the plain computation: single full sequences, full logits, no padding."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from test_sft import assert_equal, shaken
 
-from mlxtune.data.batching import group_pairs, pair_widths
-from mlxtune.data.rows import Place
-from mlxtune.models import cpu
-from mlxtune.models.head import split
-from mlxtune.models.lanes import Lanes
+from mlxtune.data.batching import group_pairs, pair_batch_widths
+from mlxtune.data.rows import Location
+from mlxtune.models.cpu import exp
+from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
-from mlxtune.training import pairs
-from mlxtune.training.pairs import PairCache
-from mlxtune.training.stack import Stack
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.preference import batches as pair_batches
+from mlxtune.training.preference import dpo, losses
+from mlxtune.training.preference.forward import PairCache, can_share_prompts, logps
 from mlxtune.training.step import Stepper
 
 BOTH = MethodSection(loss=["sigmoid", "sft"], weights=[1.0, 0.3], beta=0.3, label_smoothing=0.1)
@@ -38,14 +39,14 @@ ALL = [BOTH, *(MethodSection(loss=[name], beta=0.3, label_smoothing=0.1) for nam
 
 
 def cost(some: Any, shared: bool) -> int:
-    return len(some) * sum(pair_widths(pairs.sides(some), shared=shared))
+    return len(some) * sum(pair_batch_widths(pair_batches.sides(some), shared=shared))
 
 
 def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: int = 45, prefix: int = 0) -> list[EncodedPair]:
-    """Pairs of all lengths: a prompt of one token, a completion of one token, prompts longer than completions and the reverse.
+    """Return pairs of varied lengths, including one-token prompts and one-token completions.
 
-    All prompts have the same ``prefix`` before that. Of every second pair both completions begin alike, as far as the shorter one goes
-    or not so far.
+    All prompts start with the same ``prefix`` tokens. In every second pair both completions share some or all of the shorter
+    completion's tokens.
     """
     dice = random.Random(seed)
     beginning = np.array([dice.randrange(vocabulary) for _ in range(prefix)], np.int32)
@@ -62,12 +63,12 @@ def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: i
             rejected[:both] = chosen[:both]
         reference = (-5.0 * len(chosen) - dice.random(), -5.5 * len(rejected) - dice.random())
         prompt = np.concatenate([beginning, prompt])
-        made.append(EncodedPair(str(at), Place(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
+        made.append(EncodedPair(str(at), Location(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
     return made
 
 
 def plain_logp(model: nn.Module, prompt: Any, answer: Any) -> mx.array:
-    """Log-probability of ``answer`` behind ``prompt`` by MLX's own cross-entropy on the whole sequence."""
+    """Return the log-probability of ``answer`` after ``prompt`` using MLX's cross-entropy on the full sequence."""
     whole = mx.array(np.concatenate([prompt, answer]))
     each = nn.losses.cross_entropy(model(whole[None, :-1])[0].astype(mx.float32), whole[1:])
     return -each[len(prompt) - 1 :].sum()
@@ -76,16 +77,18 @@ def plain_logp(model: nn.Module, prompt: Any, answer: Any) -> mx.array:
 def plain_loss_and_gradients(
     model: nn.Module, rows: list[EncodedPair], by: MethodSection = BOTH
 ) -> tuple[float, dict[str, mx.array]]:
-    """The mean loss over pairs, one sequence at a time; the formula of the loss is tested elsewhere."""
+    """Return the mean loss over pairs and its gradients, one sequence at a time; loss formulas have their own tests."""
     mean = sum(len(pair.chosen) for pair in rows) / len(rows)
 
     def loss(model: nn.Module) -> mx.array:
         values = []
         for pair in rows:
             found = [plain_logp(model, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
-            known = [*pair.reference, len(pair.chosen), len(pair.rejected)]
-            scores = pairs.Scores(*(value[None] for value in found), *(mx.array([float(value)]) for value in known), mx.array(mean))
-            values.append(pairs.preference.loss(scores, by)[0])
+            known = [*pair.reference_logps, len(pair.chosen), len(pair.rejected)]
+            scores = losses.PairScores(
+                *(value[None] for value in found), *(mx.array([float(value)]) for value in known), mx.array(mean)
+            )
+            values.append(losses.loss(scores, by)[0])
         return mx.stack(values).mean()
 
     value, gradients = nn.value_and_grad(model, loss)(model)
@@ -94,7 +97,7 @@ def plain_loss_and_gradients(
 
 @dataclass(frozen=True)
 class Ways:
-    """Which speed-ups are on."""
+    """Enabled optimizations."""
 
     shared: bool = True
     prefix: int = 0
@@ -117,18 +120,18 @@ TOGETHER = [
 def own_loss_and_gradients(
     model: nn.Module, rows: list[EncodedPair], ways: Ways, folder: Path, by: MethodSection = BOTH
 ) -> tuple[float, dict[str, mx.array]]:
-    """The same through the loop's pieces, in three batches of one step, divided by the pairs of both."""
-    stack = Stack(model, split(model), Lanes(ways.lanes), checkpointed=ways.checkpointed)
-    assert pairs.can_share(stack)
-    assert stack.can_enter() or not ways.frozen
+    """Return the same from the training loop's parts in three batches of one step, divided by the number of pairs."""
+    stack = LayerStack(model, split_head(model), StreamPool(ways.lanes), checkpointed=ways.checkpointed)
+    assert can_share_prompts(stack)
+    assert stack.can_skip_frozen() or not ways.frozen
     cache = PairCache(stack, rows, ways.prefix, budget=20_000, folder=folder) if ways.frozen else None
-    stepper = Stepper(stack, optim.SGD(0.0), partial(pairs.loss_sum, by=by), clip=0.0, compiled=ways.compiled)
+    stepper = Stepper(stack, optim.SGD(0.0), partial(dpo.loss_sum, method=by), clip=0.0, compiled=ways.compiled)
     sums: Any = None
     model.train()
     groups = [range(3), [3], range(4, len(rows))]
-    batches = pairs.collate(rows, groups, shared=ways.shared, prefix=ways.prefix, lanes=ways.lanes)
+    batches = pair_batches.collate(rows, groups, share_prompts=ways.shared, prefix=ways.prefix, streams=ways.lanes)
     for batch in batches:
-        sums = stepper.add(batch.arrays | {"entering": cache.entering(batch) if cache else []}, sums)
+        sums = stepper.add(batch.arrays(cache), sums)
     mx.eval(sums)
     if cache:
         cache.close()
@@ -139,28 +142,28 @@ def own_loss_and_gradients(
 
 @pytest.fixture(scope="module")
 def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
-    """The tiny model with an adapter on its upper layer, pairs, and their plain loss and gradients by MLX's own functions."""
+    """Return the tiny model with an adapter on its upper layer, pairs, and their plain loss and gradients."""
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
     rows = random_pairs(1)
-    cpu.release()
+    exp.uninstall()
     return model, rows, plain_loss_and_gradients(model, rows)
 
 
 @pytest.fixture(scope="module")
 def alike(tiny: Path) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:
-    """The same for pairs of which all prompts begin with the same 20 tokens."""
+    """Return the same for pairs whose prompts all start with the same 20 tokens."""
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
     rows = random_pairs(1, prefix=20)
-    cpu.release()
+    exp.uninstall()
     return model, rows, plain_loss_and_gradients(model, rows)
 
 
 @pytest.mark.parametrize("ways", [*EACH, *TOGETHER], ids=str)
-def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Ways, tmp_path: Path) -> None:
+def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: Ways, tmp_path: Path) -> None:
     model, rows, plain = small
-    cpu.adopt()
+    exp.install()
     assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
 
 
@@ -176,27 +179,27 @@ def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Way
     ids=str,
 )
 @pytest.mark.parametrize("grouped", [4096, 1], ids=["cached together", "cached apart"])
-def test_what_all_prompts_begin_with_is_computed_once_and_nothing_changes(
+def test_shared_prefix_is_computed_once_with_same_result(
     alike: Any, ways: Ways, grouped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, rows, plain = alike
-    monkeypatch.setattr(pairs, "GROUP_TOKENS", grouped)
-    assert pairs.shared_prefix(rows) == 20
-    cpu.adopt()
+    monkeypatch.setattr(pair_batches, "GROUP_TOKENS", grouped)
+    assert pair_batches.shared_prefix(rows) == 20
+    exp.install()
     assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain, 1e-5)
 
 
-def test_a_beginning_is_shared_where_it_is_worth_a_pass_and_leaves_each_prompt_its_last_token() -> None:
-    assert pairs.shared_prefix(random_pairs(1, prefix=15)) == 0
-    assert pairs.shared_prefix(random_pairs(1, 1, prefix=15)[:1]) == 0
+def test_prefix_is_shared_only_when_worthwhile() -> None:
+    assert pair_batches.shared_prefix(random_pairs(1, prefix=15)) == 0
+    assert pair_batches.shared_prefix(random_pairs(1, 1, prefix=15)[:1]) == 0
     same = [replace(pair, prompt=np.arange(18, dtype=np.int32)) for pair in random_pairs(1)]
-    assert pairs.shared_prefix(same) == 17
+    assert pair_batches.shared_prefix(same) == 17
 
 
 @pytest.mark.parametrize("by", ALL, ids=lambda by: by.loss[0])
-def test_every_loss_gives_the_plain_gradients(small: Any, by: MethodSection, tmp_path: Path) -> None:
+def test_every_loss_matches_plain_gradients(small: Any, by: MethodSection, tmp_path: Path) -> None:
     model, rows, _ = small
-    cpu.adopt()
+    exp.install()
     assert_equal(own_loss_and_gradients(model, rows, Ways(lanes=2), tmp_path, by), plain_loss_and_gradients(model, rows, by), 1e-5)
 
 
@@ -205,52 +208,52 @@ def test_shared_prompts_are_exact_over_random_lengths(tiny: Path, seed: int, tmp
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8, kind="dora" if seed % 2 else "lora"))
     rows = random_pairs(seed, longest=120)
-    cpu.adopt()
+    exp.install()
     ways = Ways(checkpointed=seed % 3 == 0, lanes=1 + seed % 2)
     assert_equal(own_loss_and_gradients(model, rows, ways, tmp_path), plain_loss_and_gradients(model, rows), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "smollm3", "gemma2", "gemma3_text", "qwen3_moe", "phi3", "cohere", "granite", "qwen3_5"])
-def test_an_architecture_shares_prompts_where_that_is_exact_and_runs_whole_sequences_elsewhere(name: str, tmp_path: Path) -> None:
-    mx.disable_compile()  # mlx-lm compiles its activations, which takes seconds an architecture
+def test_architecture_shares_prompts_only_when_exact(name: str, tmp_path: Path) -> None:
+    mx.disable_compile()  # mlx-lm compiles activations, which takes seconds per architecture
     model = load(resolve(str(make(tmp_path, name))), "float32").model
     shaken(model, AdapterSection(rank=4, alpha=8))
-    stack = Stack(model, split(model))
-    shared = pairs.can_share(stack)
-    assert shared == (ARCHITECTURES[name].shares and name != "gemma2")  # whose attention takes one mask for all rows
+    stack = LayerStack(model, split_head(model))
+    shared = can_share_prompts(stack)
+    assert shared == (ARCHITECTURES[name].shares_prefix and name != "gemma2")  # its attention takes one mask for all rows
     rows = random_pairs(11, longest=40)
     model.eval()
-    (batch,) = pairs.collate(rows, [range(len(rows))], shared=shared)
-    (found,) = pairs.logps(stack, batch.arrays | {"entering": []})
+    (batch,) = pair_batches.collate(rows, [range(len(rows))], share_prompts=shared)
+    (found,) = logps(stack, batch.arrays())
     expected = [plain_logp(model, pair.prompt, pair.chosen) for pair in rows]
     expected += [plain_logp(model, pair.prompt, pair.rejected) for pair in rows]
     mx.enable_compile()
     assert found.tolist() == pytest.approx([value.item() for value in expected], rel=1e-4)
 
 
-def test_sliding_windows_are_not_trusted_to_share_though_they_agree_on_a_short_trial(tmp_path: Path) -> None:
+def test_sliding_window_models_never_share_prompts(tmp_path: Path) -> None:
     model = load(resolve(str(make(tmp_path, "gemma3_text"))), "float32").model
-    assert not pairs.can_share(Stack(model, split(model)))
+    assert not can_share_prompts(LayerStack(model, split_head(model)))
 
 
-def test_the_probe_leaves_the_model_in_its_mode(small: Any) -> None:
+def test_probe_restores_model_mode(small: Any) -> None:
     model = small[0]
     for mode in (True, False):
         model.train(mode)
-        assert pairs.can_share(Stack(model, split(model)))
+        assert can_share_prompts(LayerStack(model, split_head(model)))
         assert model.training is mode
 
 
-def test_metrics_are_sums_over_pairs_of_what_a_plain_computation_gives(small: Any) -> None:
+def test_metrics_are_pair_sums_of_plain_computation(small: Any) -> None:
     model, rows, _ = small
-    stack = Stack(model, split(model), Lanes(2))
+    stack = LayerStack(model, split_head(model), StreamPool(2))
     model.eval()
-    (batch,) = pairs.collate(rows, [range(len(rows))], shared=True, lanes=2)
-    _, sums = pairs.loss_sum(stack, batch.arrays | {"entering": []}, BOTH)
-    found = dict(zip(pairs.preference.metrics(BOTH), sums.tolist(), strict=True))
+    (batch,) = pair_batches.collate(rows, [range(len(rows))], share_prompts=True, streams=2)
+    _, sums = dpo.loss_sum(stack, batch.arrays(), BOTH)
+    found = dict(zip(losses.metric_names(BOTH), sums.tolist(), strict=True))
     chosen = np.array([plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows])
     rejected = np.array([plain_logp(model, pair.prompt, pair.rejected).item() for pair in rows])
-    before = np.array([pair.reference for pair in rows])
+    before = np.array([pair.reference_logps for pair in rows])
     gained = 0.3 * (chosen - before[:, 0]), 0.3 * (rejected - before[:, 1])
     expected = {
         "rewards/chosen": gained[0].sum(), "rewards/rejected": gained[1].sum(), "rewards/margins": (gained[0] - gained[1]).sum(),
@@ -263,54 +266,53 @@ def test_metrics_are_sums_over_pairs_of_what_a_plain_computation_gives(small: An
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_batch_counts_what_it_computes_and_what_trains(shared: bool) -> None:
+def test_batch_counts_computed_and_trained_tokens(shared: bool) -> None:
     rows = random_pairs(5)
     for pair in rows:
-        (batch,) = pairs.collate([pair], [[0]], shared=shared)
-        assert batch.computed == cost([pair], shared)
+        (batch,) = pair_batches.collate([pair], [[0]], share_prompts=shared)
+        assert batch.computed_positions == cost([pair], shared)
         real = len(pair.chosen) + len(pair.rejected)
-        real += len(pair.prompt) - 1 - pair.common if shared else 2 * (len(pair.prompt) - 1)
-        assert real <= batch.computed <= real + 24
+        real += len(pair.prompt) - 1 - pair.common_length if shared else 2 * (len(pair.prompt) - 1)
+        assert real <= batch.computed_positions <= real + 24
         assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
-        assert batch.trained == len(pair.chosen) + len(pair.rejected)
-    batches = pairs.collate(rows, [[2, 0], [5]], shared=shared, lanes=2)
+    batches = pair_batches.collate(rows, [[2, 0], [5]], share_prompts=shared, streams=2)
     assert [len(batch.counts) for batch in batches] == [2, 1]
     assert [part.rows for part in batches[0].parts] == [(2,), (0,)]
     means = {batch.mean_length for batch in batches}
     assert means == {sum(len(rows[at].chosen) for at in (2, 0, 5)) / 3}
-    (share,) = pairs.collate(rows, [[5]], shared=shared, step=[2, 0, 5])
+    (share,) = pair_batches.collate(rows, [[5]], share_prompts=shared, step=[2, 0, 5])
     assert {share.mean_length} == means
 
 
 @pytest.mark.real
-def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(real: LoadedModel, tmp_path: Path) -> None:
-    loaded = load(real.source)  # its own copy: adapters would stay on the shared one
+def test_matches_plain_computation_on_bundled_model(real: LoadedModel, tmp_path: Path) -> None:
+    loaded = load(real.source)  # a private copy: adapters would remain on the shared model
     rows = random_pairs(9, 5, vocabulary=40_000)
     shaken(loaded.model, AdapterSection(rank=8, layers=8))
-    cpu.release()
+    exp.uninstall()
     plain = plain_loss_and_gradients(loaded.model, rows)
-    cpu.adopt()
+    exp.install()
     for ways in (Ways(), Ways(lanes=2, checkpointed=True, frozen=True)):
         assert_equal(own_loss_and_gradients(loaded.model, rows, ways, tmp_path), plain, 1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_every_pair_is_in_one_group_and_no_group_computes_more_than_its_bound(shared: bool) -> None:
+def test_groups_cover_every_pair_within_bound(shared: bool) -> None:
     rows = random_pairs(6, 60, longest=200)
-    groups = group_pairs(pairs.sides(rows), range(60), shared=shared, batch_tokens=900, batch_size=0)
+    groups = group_pairs(pair_batches.sides(rows), range(60), shared=shared, batch_tokens=900, batch_size=0)
     assert sorted(at for some in groups for at in some) == list(range(60))
     for some, following in itertools.pairwise([*groups, []]):
-        (batch,) = pairs.collate(rows, [some], shared=shared)
-        assert batch.computed == cost([rows[at] for at in some], shared)
-        assert batch.computed <= 900 or len(some) == 1
+        (batch,) = pair_batches.collate(rows, [some], share_prompts=shared)
+        assert batch.computed_positions == cost([rows[at] for at in some], shared)
+        assert batch.computed_positions <= 900 or len(some) == 1
         assert not following or cost([rows[at] for at in (*some, following[0])], shared) > 900
-    fixed = group_pairs(pairs.sides(rows), range(60), shared=shared, batch_tokens=1, batch_size=8)
+    fixed = group_pairs(pair_batches.sides(rows), range(60), shared=shared, batch_tokens=1, batch_size=8)
     assert [len(some) for some in fixed] == [8] * 7 + [4]
 
 
-def test_groups_put_pairs_of_like_shape_together() -> None:
+def test_groups_contain_pairs_of_similar_shape() -> None:
     rows = random_pairs(8, 200, longest=400)
-    groups = group_pairs(pairs.sides(rows), range(200), shared=True, batch_tokens=0, batch_size=8)
+    groups = group_pairs(pair_batches.sides(rows), range(200), shared=True, batch_tokens=0, batch_size=8)
     drawn = [range(start, start + 8) for start in range(0, 200, 8)]
     sorted_cost, drawn_cost = (sum(cost([rows[at] for at in some], True) for some in ways) for ways in (groups, drawn))
     assert sorted_cost < 1.25 * sum(cost([pair], True) for pair in rows)

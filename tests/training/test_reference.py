@@ -1,4 +1,4 @@
-"""Reference log-probabilities: right, computed once, and the same bits after a kill."""
+"""Reference log-probabilities: correct, computed once, and bit-identical after a kill."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from test_sft import shaken
 
 from mlxtune.core import journal
 from mlxtune.core.errors import Interrupted, MlxtuneError
-from mlxtune.models import cpu, lora
-from mlxtune.models.head import split
-from mlxtune.models.lanes import Lanes
+from mlxtune.models import lora
+from mlxtune.models.cpu import exp
+from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.head import split_head
 from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
-from mlxtune.training import preference, reference
-from mlxtune.training.pairs import PairCache, collate, loss_sum
-from mlxtune.training.stack import Stack
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.preference import losses, reference
+from mlxtune.training.preference.batches import collate
+from mlxtune.training.preference.dpo import loss_sum
+from mlxtune.training.preference.forward import PairCache
 from mlxtune.training.step import Stepper
 
 LORA = AdapterSection(rank=4, alpha=8, dropout=0.2)
@@ -39,14 +42,14 @@ EMBEDDED = AdapterSection(rank=4, alpha=8, targets=["q_proj", "embed_tokens"])
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test its own cache, and groups small enough that there are several."""
+    """Give each test its own cache and small groups, so that there are several."""
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("mlxtune.training.pairs.GROUP_TOKENS", 150)
+    monkeypatch.setattr("mlxtune.training.preference.batches.GROUP_TOKENS", 150)
     return tmp_path / "home"
 
 
 def unknown(seed: int = 1, count: int = 9, prefix: int = 0) -> list[EncodedPair]:
-    return [replace(pair, reference=None) for pair in random_pairs(seed, count, prefix=prefix)]
+    return [replace(pair, reference_logps=None) for pair in random_pairs(seed, count, prefix=prefix)]
 
 
 def plain(model: nn.Module, pairs: list[EncodedPair]) -> list[list[float]]:
@@ -54,86 +57,86 @@ def plain(model: nn.Module, pairs: list[EncodedPair]) -> list[list[float]]:
 
 
 def values(pairs: list[EncodedPair]) -> list[list[float]]:
-    return [list(pair.reference) for pair in pairs]
+    return [list(pair.reference_logps) for pair in pairs]
 
 
-def stacked(tiny: Path, section: AdapterSection = LORA, *, moved: bool = False, **more: Any) -> Stack:
+def stacked(tiny: Path, section: AdapterSection = LORA, *, moved: bool = False, **more: Any) -> LayerStack:
     model, _ = load_model(tiny)
-    cpu.adopt()  # as a run does; other tests leave it either way
+    exp.install()  # as in a real run; other tests may leave it changed
     (shaken(model, section) if moved else lora.add(model, section, seed=3))
-    return Stack(model, split(model), Lanes(more.pop("lanes", 1)), **more)
+    return LayerStack(model, split_head(model), StreamPool(more.pop("lanes", 1)), **more)
 
 
 @pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
-def test_before_training_the_reference_is_the_base(tiny: Path, section: AdapterSection) -> None:
+def test_initial_reference_equals_base(tiny: Path, section: AdapterSection) -> None:
     base, _ = load_model(tiny)
     stack = stacked(tiny, section, lanes=2, checkpointed=True)
     stack.model.train()
-    found = reference.refer(stack, unknown(), "tiny", shared=True)
+    found = reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)
     np.testing.assert_allclose(values(found), plain(base, unknown()), rtol=1e-5)
     assert stack.checkpointed
     assert stack.model.training
 
 
 @pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
-def test_a_parent_adapter_is_the_reference_or_is_taken_off(tiny: Path, section: AdapterSection) -> None:
+def test_parent_adapter_is_reference_or_is_disabled(tiny: Path, section: AdapterSection) -> None:
     base, _ = load_model(tiny)
     stack = stacked(tiny, section, moved=True, checkpointed=True)
     stack.model.eval()
     parent = plain(stack.model, unknown())
-    stack.model.train()  # the reference drops nothing all the same
-    before = {name: array.tolist() for name, array in lora.weights(stack.model).items()}
+    stack.model.train()  # the reference must still use no dropout
+    before = {name: array.tolist() for name, array in lora.adapter_arrays(stack.model).items()}
     assert np.abs(np.array(parent) - np.array(plain(base, unknown()))).max() > 0.05
-    np.testing.assert_allclose(values(reference.refer(stack, unknown(), "tiny", shared=True)), parent, rtol=1e-5)
-    with reference.bare(stack.model):
+    np.testing.assert_allclose(values(reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)), parent, rtol=1e-5)
+    with reference.adapters_disabled(stack.model):
         np.testing.assert_allclose(
-            values(reference.refer(stack, unknown(), "tiny", shared=True)), plain(base, unknown()), rtol=1e-5
+            values(reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)), plain(base, unknown()), rtol=1e-5
         )
-    assert {name: array.tolist() for name, array in lora.weights(stack.model).items()} == before
+    assert {name: array.tolist() for name, array in lora.adapter_arrays(stack.model).items()} == before
     stack.model.eval()
     assert plain(stack.model, unknown()) == parent
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_reference_of_prompts_that_begin_alike_is_the_plain_one(tiny: Path, shared: bool) -> None:
+def test_shared_prefix_reference_matches_plain(tiny: Path, shared: bool) -> None:
     base, _ = load_model(tiny)
     rows = unknown(prefix=20)
-    found = reference.refer(stacked(tiny, lanes=2), rows, "tiny", shared=shared)
+    found = reference.reference_logps(stacked(tiny, lanes=2), rows, "tiny", share_prompts=shared)
     np.testing.assert_allclose(values(found), plain(base, rows), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_reference_is_computed_once_whatever_the_rank(tiny: Path, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = reference.refer(stacked(tiny), unknown(), "tiny", shared=shared)
+def test_reference_is_reused_across_ranks(tiny: Path, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=shared)
     monkeypatch.setattr(reference, "logps", lambda *_: pytest.fail("computed again"))
     wider = stacked(tiny, AdapterSection(rank=8, alpha=2, layers=1))
-    again = reference.refer(wider, unknown()[::-1], "tiny", shared=shared)
+    again = reference.reference_logps(wider, unknown()[::-1], "tiny", share_prompts=shared)
     assert values(again) == values(first)[::-1]
-    assert all(pair.reference is None for pair in unknown())
+    assert all(pair.reference_logps is None for pair in unknown())
 
 
-def test_another_base_another_parent_or_other_tokens_are_computed_anew(tiny: Path, own_home: Path) -> None:
-    reference.refer(stacked(tiny), unknown(), "tiny", shared=True)
+def test_changed_base_parent_or_tokens_recompute_reference(tiny: Path, own_home: Path) -> None:
+    reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
 
     def files() -> int:
         return len(list((own_home / "references").glob("*.jsonl")))
 
     assert files() == 1
-    reference.refer(stacked(tiny), unknown(), "tiny, 4 bits", shared=True)
-    reference.refer(stacked(tiny, moved=True), unknown(), "tiny", shared=True)
-    reference.refer(stacked(tiny, DORA), unknown(), "tiny", shared=True)
+    reference.reference_logps(stacked(tiny), unknown(), "tiny, 4 bits", share_prompts=True)
+    reference.reference_logps(stacked(tiny, moved=True), unknown(), "tiny", share_prompts=True)
+    reference.reference_logps(stacked(tiny, DORA), unknown(), "tiny", share_prompts=True)
     assert files() == 4
     cut = [replace(pair, chosen=pair.chosen[:-1]) if len(pair.chosen) > 1 else pair for pair in unknown()]
     base, _ = load_model(tiny)
-    np.testing.assert_allclose(values(reference.refer(stacked(tiny), cut, "tiny", shared=True)), plain(base, cut), rtol=1e-5)
+    np.testing.assert_allclose(
+        values(reference.reference_logps(stacked(tiny), cut, "tiny", share_prompts=True)), plain(base, cut), rtol=1e-5
+    )
     assert files() == 4
 
 
-def test_a_pass_that_was_interrupted_goes_on_and_has_the_same_bits(
-    tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_pass_resumes_bit_identically(tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
-    whole = reference.refer(stacked(tiny), unknown(), "tiny", shared=True)
+    whole = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home))
     told: list[tuple[int, int]] = []
 
@@ -143,13 +146,15 @@ def test_a_pass_that_was_interrupted_goes_on_and_has_the_same_bits(
             raise Interrupted(0)
 
     with pytest.raises(Interrupted):
-        reference.refer(stacked(tiny), unknown(), "tiny", shared=True, progress=progress)
-    file = reference.path("tiny", stacked(tiny).model)
+        reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True, progress=progress)
+    file = reference.cache_file("tiny", stacked(tiny).model)
     assert len(journal.read(file)) == 2
     with file.open("a") as torn:
         torn.write('{"logps":{"half')
     told[:] = [(0, 0)] * 3
-    assert values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True, progress=progress)) == values(whole)
+    assert values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True, progress=progress)) == values(
+        whole
+    )
     assert told[-1] == (9, 9)
 
 
@@ -157,67 +162,67 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {training!r}]
-from mlxtune.models import blas
+from mlxtune.models.cpu import blas
 blas.preload()
-import mlxtune.training.pairs
+import mlxtune.training.preference.batches
 import test_reference as t
-mlxtune.training.pairs.GROUP_TOKENS = 150
-t.reference.refer(t.stacked(Path({tiny!r})), t.unknown(), "tiny", shared=True,
+mlxtune.training.preference.batches.GROUP_TOKENS = 150
+t.reference.reference_logps(t.stacked(Path({tiny!r})), t.unknown(), "tiny", share_prompts=True,
                   progress=lambda done, total: done > 3 and os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
-def test_a_killed_pass_loses_one_group_at_most(tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_pass_loses_at_most_one_group(tiny: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(__file__).parent
     code = KILLED.format(tests=str(here.parent), training=str(here), tiny=str(tiny))
     ended = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    kept = [key for record in journal.read(reference.path("tiny", stacked(tiny).model)) for key in record["logps"]]
+    kept = [key for record in journal.read(reference.cache_file("tiny", stacked(tiny).model)) for key in record["logps"]]
     assert len(kept) > 3
-    resumed = values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True))
+    resumed = values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True))
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
-    assert values(reference.refer(stacked(tiny), unknown(), "tiny", shared=True)) == resumed
+    assert values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)) == resumed
 
 
 @pytest.mark.parametrize("prefix", [0, 20])
-def test_the_frozen_layers_are_run_once_for_reference_and_training(
+def test_frozen_layers_run_once_for_reference_and_training(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: int
 ) -> None:
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8, layers=1), lanes=2)
     pairs = unknown(prefix=prefix)
     cache = PairCache(stack, pairs, prefix, budget=10_000, folder=tmp_path)
-    found = reference.refer(stack, pairs, "tiny", shared=True, cache=cache)
+    found = reference.reference_logps(stack, pairs, "tiny", share_prompts=True, cache=cache)
     base, _ = load_model(tiny)
     np.testing.assert_allclose(values(found), plain(base, pairs), rtol=1e-5)
     monkeypatch.setattr(cache, "_compute", lambda _: pytest.fail("computed again"))
-    (batch,) = collate(found, [range(len(found))], shared=True, prefix=prefix, lanes=2)
-    *beginning, first, second = cache.entering(batch)
+    (batch,) = collate(found, [range(len(found))], share_prompts=True, prefix=prefix, streams=2)
+    *beginning, first, second = cache.outputs(batch)
     assert (len(first), len(second)) == (3, 3)
     assert [array.shape[1] for array in beginning] == [prefix] * bool(prefix)
     cache.close()
 
 
-def test_a_pair_without_a_number_is_named(tiny: Path) -> None:
+def test_pair_with_non_finite_reference_is_named(tiny: Path) -> None:
     stack = stacked(tiny)
     stack.model.model.norm.weight = stack.model.model.norm.weight * mx.nan
-    with pytest.raises(MlxtuneError, match="rows, line 0: the reference model gives this pair no number"):
-        reference.refer(stack, unknown(), "tiny", shared=True)
+    with pytest.raises(MlxtuneError, match="rows, line 0: the reference model's log-probability of this pair is NaN or infinite"):
+        reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo"])
-def test_training_on_pairs_turns_preferences_and_starts_from_none(tiny: Path, loss: str) -> None:
-    """Before the first step policy and reference are one: every reward is 0. After some, every pair is preferred as it should be."""
+def test_training_on_pairs_starts_at_zero_and_learns_preferences(tiny: Path, loss: str) -> None:
+    """Before the first step policy and reference are equal, so every reward is 0. After training every pair is ranked correctly."""
     by = MethodSection(loss=[loss], beta=0.5, label_smoothing=0.1)
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8))
-    pairs = reference.refer(stack, unknown(3, 5), "tiny", shared=True)
-    (batch,) = collate(pairs, [range(5)], shared=True)
-    arrays = batch.arrays | {"entering": []}
-    stepper = Stepper(stack, optim.Adam(1e-2), partial(loss_sum, by=by), clip=1.0, compiled=False)
+    pairs = reference.reference_logps(stack, unknown(3, 5), "tiny", share_prompts=True)
+    (batch,) = collate(pairs, [range(5)], share_prompts=True)
+    arrays = batch.arrays()
+    stepper = Stepper(stack, optim.Adam(1e-2), partial(loss_sum, method=by), clip=1.0, compiled=False)
     rewards = []
     for _ in range(25):
         (_, sums), gradients = stepper.add(arrays)
         mx.eval(sums, stepper.apply(gradients, len(batch.counts)), stepper.results)
-        rewards.append(dict(zip(preference.metrics(by), sums.tolist(), strict=True)))
+        rewards.append(dict(zip(losses.metric_names(by), sums.tolist(), strict=True)))
     if not by.reference_free:
         assert rewards[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
         assert rewards[0]["drift/chosen"] == pytest.approx(0, abs=1e-3)

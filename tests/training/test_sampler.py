@@ -1,4 +1,4 @@
-"""A watch on the format: what held before the first step and does not now is said."""
+"""Sampling during training: a warning when answers lose contract passes they had before the first step."""
 
 from __future__ import annotations
 
@@ -6,46 +6,53 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxtune.data.rows import Message, Place, Preference, Text
+from mlxtune.data.rows import Location, Message, Preference, Text
 from mlxtune.evaluation.contract import Contract
-from mlxtune.training import samples
-from mlxtune.training.samples import Sampler
+from mlxtune.recipe import EvaluationSection
+from mlxtune.training import sampler as samples
+from mlxtune.training.sampler import Sampler
 
-ROWS = [Preference(Place("pairs", at), {}, (Message("user", f"Question {at}"),), "good", "bad") for at in range(8)]
+ROWS = [Preference(Location("pairs", at), {}, (Message("user", f"Question {at}"),), "good", "bad") for at in range(8)]
 
 
 def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Contract | None = None) -> tuple[Sampler, list[dict]]:
-    """One whose model gives each list of answers in turn."""
+    """Return a sampler whose model returns each list of answers in turn, and its events."""
     turns = iter(answers)
     monkeypatch.setattr(samples, "generate", lambda *_, **__: [(text, "stop") for text in next(turns)])
     model = SimpleNamespace(eval=lambda: None, train=lambda: None)
-    template = SimpleNamespace(prompt=lambda messages, tools: [1], stops=frozenset())
+    template = SimpleNamespace(prompt=lambda messages, tools: [1], stop_tokens=frozenset())
     events: list[dict] = []
     loaded = SimpleNamespace(model=model, tokenizer=None)
     return Sampler(loaded, template, ROWS, 8, 9, lambda type, **fields: events.append(fields), [], contract), events
 
 
-def test_answers_that_lose_the_contract_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = "fine", "as Northpeak does"
     sample, events = sampler(
-        monkeypatch, [good] * 7 + [bad], [good] * 6 + [bad] * 2, [good] * 3 + [bad] * 5, contract=Contract(forbid=["Northpeak"])
+        monkeypatch,
+        [good] * 7 + [bad],
+        [good] * 6 + [bad] * 2,
+        [good] * 3 + [bad] * 5,
+        contract=Contract(EvaluationSection(forbid=["Northpeak"])),
     )
     assert sample(0) == ""
-    assert sample(10) == ""  # one in eight is no accident's size yet
+    assert sample(10) == ""  # one lost pass in eight is below the warning threshold
     told = sample(20)
-    assert "7 of 8 validation answers held the contract before the first step, 3 do now" in told
-    assert [event["verdict"] for event in events[:8]] == ["holds the contract"] * 7 + ["forbidden"]
+    assert "7 of 8 sample answers passed the contract before the first step, but only 3 do now" in told
+    assert [event["verdict"] for event in events[:8]] == ["passes the contract"] * 7 + ["forbidden"]
 
 
-def test_what_is_fixed_makes_up_for_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gains_offset_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = "fine", "as Northpeak does"
-    sample, _ = sampler(monkeypatch, [good] * 4 + [bad] * 4, [bad] * 4 + [good] * 4, contract=Contract(forbid=["Northpeak"]))
+    sample, _ = sampler(
+        monkeypatch, [good] * 4 + [bad] * 4, [bad] * 4 + [good] * 4, contract=Contract(EvaluationSection(forbid=["Northpeak"]))
+    )
     assert (sample(0), sample(5)) == ("", "")
 
 
-def test_without_a_contract_nothing_is_judged_and_rows_that_ask_nothing_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_prompt_are_skipped_and_no_contract_means_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     sample, events = sampler(monkeypatch, ["one"] * 8, ["two"] * 8)
     assert (sample(0), sample(5)) == ("", "")
     assert {event["verdict"] for event in events} == {"ended by itself"}
-    sample.rows = [Text(Place("text", 1), {}, "nothing to ask")]
+    sample.rows = [Text(Location("text", 1), {}, "nothing to ask")]
     assert sample(6) == ""

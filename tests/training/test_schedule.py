@@ -1,4 +1,4 @@
-"""Learning rates, against values worked out by hand."""
+"""Learning rates against hand-computed values."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import math
 import pytest
 
 from mlxtune.recipe import TrainingSection
-from mlxtune.training import schedule
+from mlxtune.training.optimizer import learning_rate
 
-# ten steps, of which the first two warm up: 1/3 and 2/3 of the rate
+# ten steps; the first two are warmup with 1/3 and 2/3 of the rate
 BY_HAND = {
     "constant": [1, 1, 1, 1, 1, 1, 1, 1],
     "linear": [1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8],
     "cosine": [1, 0.96194, 0.85355, 0.69134, 0.5, 0.30866, 0.14645, 0.03806],
-    "wsd": [1, 1, 1, 1, 1, 3 / 4, 2 / 4, 1 / 4],  # the last four of ten fall
+    "wsd": [1, 1, 1, 1, 1, 3 / 4, 2 / 4, 1 / 4],  # the last four of ten decay
 }
 
 
 @pytest.mark.parametrize(("kind", "after"), BY_HAND.items())
-def test_rates_rise_over_the_warm_up_and_then_follow_their_shape(kind: str, after: list[float]) -> None:
+def test_rate_warms_up_then_follows_shape(kind: str, after: list[float]) -> None:
     section = TrainingSection(learning_rate=3e-4, warmup=0.2, decay=0.4, schedule=kind)
     expected = [3e-4 * share for share in (1 / 3, 2 / 3, *after)]
-    assert [schedule.rate(section, step, 10) for step in range(10)] == pytest.approx(expected, rel=1e-4)
+    assert [learning_rate(section, step, 10) for step in range(10)] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
 @pytest.mark.parametrize("total", [1, 2, 3, 1000])
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 1.0])
-def test_no_rate_is_above_the_recipe_s_or_below_zero(kind: str, total: int, warmup: float) -> None:
+def test_rate_stays_between_zero_and_recipe_maximum(kind: str, total: int, warmup: float) -> None:
     section = TrainingSection(learning_rate=1.0, warmup=warmup, schedule=kind)
-    rates = [schedule.rate(section, step, total) for step in range(total)]
+    rates = [learning_rate(section, step, total) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
-    assert max(rates) == 1 or warmup == 1 or total == 1  # a single step is all warm-up
+    assert max(rates) == 1 or warmup == 1 or total == 1  # a single step is all warmup
     assert all(math.isfinite(rate) for rate in rates)
 
 
-def test_a_warm_up_of_nothing_starts_at_the_full_rate() -> None:
-    assert schedule.rate(TrainingSection(learning_rate=1.0, warmup=0.0), 0, 100) == 1.0
+def test_zero_warmup_starts_at_full_rate() -> None:
+    assert learning_rate(TrainingSection(learning_rate=1.0, warmup=0.0), 0, 100) == 1.0

@@ -1,4 +1,4 @@
-"""The loop's loss and gradients against a plain computation: mlx-lm's model call and nn.losses.cross_entropy over the mask."""
+"""SFT loss and gradients against a plain computation: mlx-lm's model call and nn.losses.cross_entropy over the mask."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
-from mlxtune.data.rows import Conversation, Message, Place
-from mlxtune.models import cpu, lora
-from mlxtune.models.head import split
-from mlxtune.models.lanes import Lanes
+from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.models import lora
+from mlxtune.models.cpu import exp
+from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate, Encoded
 from mlxtune.recipe import AdapterSection
-from mlxtune.training import batches, sft
-from mlxtune.training.frozen import FrozenCache
-from mlxtune.training.stack import Stack
+from mlxtune.training import sft
+from mlxtune.training.frozen_cache import FrozenCache
+from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.step import Stepper
 
 
 def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[float, dict[str, mx.array]]:
-    """Mean cross-entropy over trained tokens, rows padded on the right, full logits: nothing of ours but the mask."""
+    """Return the mean cross-entropy over trained tokens and its gradients: right-padded rows, full logits, only the mask is ours."""
     width = max(len(row.tokens) for row in rows)
     tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), np.float32)
     for at, row in enumerate(rows):
@@ -46,7 +47,7 @@ def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[flo
 
 @dataclass(frozen=True)
 class Ways:
-    """Which speed-ups are on."""
+    """Enabled optimizations."""
 
     prefix: bool = False
     lanes: int = 1
@@ -65,22 +66,22 @@ TOGETHER = [
 
 
 def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) -> tuple[float, dict[str, mx.array]]:
-    """The same through the loop's pieces, in two batches, divided by the trained tokens of both."""
-    parts = split(model)
+    """Return the same from the training loop's parts in two batches, divided by the trained tokens of both."""
+    parts = split_head(model)
     assert not parts.warning
-    stack = Stack(model, parts, Lanes(ways.lanes), checkpointed=ways.checkpointed)
-    prefix = batches.shared_prefix(rows) if ways.prefix else 0
+    stack = LayerStack(model, parts, StreamPool(ways.lanes), checkpointed=ways.checkpointed)
+    prefix = sft.shared_prefix(rows) if ways.prefix else 0
     assert prefix >= 16 or not ways.prefix
-    assert stack.can_share()
-    assert stack.can_enter() or not ways.frozen
-    stepper = Stepper(stack, optim.SGD(0.0), sft.Supervised(), clip=0.0, compiled=ways.compiled)
+    assert stack.can_share_prefix()
+    assert stack.can_skip_frozen() or not ways.frozen
+    stepper = Stepper(stack, optim.SGD(0.0), sft.SFTObjective(), clip=0.0, compiled=ways.compiled)
     frozen = FrozenCache(stack, rows, prefix, budget=20_000, folder=Path(tempfile.gettempdir())) if ways.frozen else None
     half, sums, trained = len(rows) // 2, None, 0
     model.train()
     for some in (range(half), range(half, len(rows))):
-        batch = batches.collate(rows, some, prefix, ways.lanes)
-        sums = stepper.add(batch.arrays | {"entering": frozen.entering(batch) if frozen else []}, sums)
-        trained += batch.trained
+        batch = sft.collate(rows, some, prefix, ways.lanes)
+        sums = stepper.add(batch.arrays(frozen), sums)
+        trained += sum(tokens for _, tokens in batch.counts.values())
     assert sums is not None
     mx.eval(sums)
     return sums[0][0].item() / trained, {name: array / trained for name, array in tree_flatten(sums[1])}
@@ -95,10 +96,10 @@ def assert_equal(own: tuple[float, dict[str, mx.array]], plain: tuple[float, dic
 
 
 def shaken(model: nn.Module, section: AdapterSection) -> None:
-    """An adapter with B away from zero, so that every gradient is alive."""
+    """Add an adapter with nonzero B, so that every gradient is nonzero."""
     lora.add(model, section, seed=3)
     mx.random.seed(4)
-    arrays = [(name, array + mx.random.normal(array.shape) * 0.02) for name, array in lora.weights(model).items()]
+    arrays = [(name, array + mx.random.normal(array.shape) * 0.02) for name, array in lora.adapter_arrays(model).items()]
     model.load_weights(arrays, strict=False)
 
 
@@ -112,7 +113,7 @@ def conversations(tokenizer, system: str) -> list[Encoded]:
         if at % 2:
             turns += [("user", "Go on."), ("assistant", "That is all.")]
         made.append(
-            template.encode(Conversation(Place(Path("rows"), at), {}, tuple(Message(role, text) for role, text in turns)), 500)
+            template.encode(Conversation(Location(Path("rows"), at), {}, tuple(Message(role, text) for role, text in turns)), 500)
         )
     return made
 
@@ -122,37 +123,37 @@ SYSTEM = "You answer in one short sentence and never say more than you know abou
 
 @pytest.fixture(scope="module")
 def small(tiny: Path) -> tuple[nn.Module, list[Encoded], tuple[float, dict[str, mx.array]]]:
-    """The tiny model with an adapter on its upper layer, rows, and their plain loss and gradients by MLX's own functions."""
+    """Return the tiny model with an adapter on its upper layer, rows, and their plain loss and gradients."""
     model, _ = load_model(tiny)
     rows = conversations(load_tokenizer(tiny), SYSTEM)
     shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
-    cpu.release()
+    exp.uninstall()
     return model, rows, plain_loss_and_gradients(model, rows)
 
 
 @pytest.mark.parametrize("ways", [Ways(), *EACH, *TOGETHER], ids=str)
-def test_every_speed_up_gives_the_plain_loss_and_gradients(small: Any, ways: Ways) -> None:
+def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: Ways) -> None:
     model, rows, plain = small
-    cpu.adopt()
+    exp.install()
     assert_equal(own_loss_and_gradients(model, rows, ways), plain, 1e-5)
 
 
-def test_dropout_is_the_same_when_a_layer_is_computed_again(tiny: Path) -> None:
-    """Checkpointed layers draw once and repeat it: the gradient is that of the loss that was told, by finite differences."""
+def test_dropout_repeats_under_gradient_checkpointing(tiny: Path) -> None:
+    """Checkpointed layers repeat their dropout mask: the gradient matches finite differences of the reported loss."""
     model, _ = load_model(tiny)
     rows = conversations(load_tokenizer(tiny), SYSTEM)
     shaken(model, AdapterSection(rank=4, alpha=8, dropout=0.3))
-    stack = Stack(model, split(model), checkpointed=True)
-    batch = batches.collate(rows, range(4), 0)
+    stack = LayerStack(model, split_head(model), checkpointed=True)
+    batch = sft.collate(rows, range(4), 0)
     model.train()
 
     def at(seed: int) -> Any:
         mx.random.seed(seed)
-        return nn.value_and_grad(model, lambda: sft.loss_sum(stack, batch.arrays | {"entering": []}))()
+        return nn.value_and_grad(model, lambda: sft.loss_sum(stack, batch.arrays()))()
 
     loss, gradients = at(3)
     assert at(4)[0].item() != loss.item()
-    before = lora.weights(model)
+    before = lora.adapter_arrays(model)
     flat = dict(tree_flatten(gradients))
     size = mx.sqrt(sum(array.square().sum() for array in flat.values()))
     around = []
@@ -163,14 +164,14 @@ def test_dropout_is_the_same_when_a_layer_is_computed_again(tiny: Path) -> None:
 
 
 @pytest.mark.real
-def test_loss_and_gradients_equal_the_plain_computation_on_the_bundled_model(real: LoadedModel) -> None:
+def test_matches_plain_computation_on_bundled_model(real: LoadedModel) -> None:
     from mlxtune.models.load import load
 
-    loaded = load(real.source)  # its own copy: adapters would stay on the shared one
+    loaded = load(real.source)  # a private copy: adapters would remain on the shared model
     rows = conversations(loaded.tokenizer, SYSTEM)
     shaken(loaded.model, AdapterSection(rank=8, layers=8))
-    cpu.release()
+    exp.uninstall()
     plain = plain_loss_and_gradients(loaded.model, rows)
-    cpu.adopt()
+    exp.install()
     for ways in (Ways(), Ways(prefix=True, lanes=2, frozen=True), Ways(prefix=True, lanes=2, checkpointed=True, frozen=True)):
         assert_equal(own_loss_and_gradients(loaded.model, rows, ways), plain, 1e-5)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
 from mlxtune.planning.machine import Memory
-from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.widgets.frame import LETTERS
 
-from .stage import GB, Shop
+from .driver import WIDE, RoomDriver, drive, wait_for_messages
+from .stage import GB, NOW, Shop
 
 
 @pytest.fixture(autouse=True)
@@ -22,19 +21,13 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr("mlxtune.tui.snapshot.memory", lambda: Memory(round(11.8 * GB), 32 * GB))
+    monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
+    monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
+    monkeypatch.setattr("mlxtune.tui.snapshot.memory", lambda: Memory(32 * GB, 32 * GB - round(11.8 * GB)))
     time.tzset()
     yield
     monkeypatch.undo()
     time.tzset()
-
-
-@pytest.fixture(autouse=True)
-def _every_tab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures show all ten tabs, so that a room that comes changes its own alone."""
-    if request.module.__name__.rpartition(".")[2].startswith("test_pictures"):
-        monkeypatch.setattr(MlxtuneApp, "rooms", tuple(LETTERS))
-        monkeypatch.setattr(MlxtuneApp, "modes", tuple(name.lower() for name in LETTERS))
 
 
 @pytest.fixture
@@ -54,3 +47,16 @@ def loaded(shop: Shop) -> Shop:
     shop.run("20261122-1010-support-json", steps=960, age=2 * 86400, end=("run.finished", {"summary": {}}))
     shop.run("20261124-1412-support-json", steps=640, alive=True, samples=True)
     return shop
+
+
+OpenRoom = Callable[..., AbstractAsyncContextManager[RoomDriver]]
+
+
+@pytest.fixture
+def open_room(shop: Shop) -> OpenRoom:
+    """Run the app on the workspace in one room: ``async with open_room("data", size=NARROW, now=NOW + 60) as room``."""
+
+    def opened(mode: str, size: tuple[int, int] = WIDE, now: float = NOW) -> AbstractAsyncContextManager[RoomDriver]:
+        return drive(shop.app(now), mode, size)
+
+    return opened

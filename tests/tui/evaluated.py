@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxtune.data.rows import Place
+from mlxtune.data.rows import Location
 from mlxtune.data.source import read_source
-from mlxtune.evaluation import evidence, ledger, nearest, regression, report
+from mlxtune.evaluation import evidence, nearest_rows, report
+from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.preference import Preferred
-from mlxtune.evaluation.publish import publish
-from mlxtune.evaluation.regression import Probe
-from mlxtune.evaluation.terms import contract_hash
+from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.render.publish import publish
+from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.recipe import dump, load
 
 from .stage import Shop
@@ -87,48 +89,48 @@ def evaluation(
     read = read_source(recipe.source)
     held, train = read.rows[:rows], read.rows[rows : rows + 60]
     told = {
-        arm: {row.id: Preferred(-1.0 - at / 50, -1.5 + (at % 4) / (1 + 2 * number)) for at, row in enumerate(held)}
+        arm: {row.id: PairLogprobs(-1.0 - at / 50, -1.5 + (at % 4) / (1 + 2 * number)) for at, row in enumerate(held)}
         for number, arm in enumerate(arms)
         if pairs
     }
-    evidence.keep(folder, recipe, held, told, read.rows)  # type: ignore[arg-type]
-    contract, asked = Contract.of(recipe), evidence.questions(folder)
+    evidence.save_evidence(folder, recipe, held, told, read.rows)  # type: ignore[arg-type]
+    contract, asked = Contract.from_recipe(recipe), evidence.load_rows(folder)
     said = {arm: [answer(at, row.reference or "") for at, row in enumerate(asked)] for arm, answer in arms.items()}
     scored = {arm: [contract.score(row.answer(text, "stop")) for row, text in zip(asked, texts, strict=True)] for arm, texts in said.items()}  # fmt: skip
     records = [
         {
-            "id": row.id, "line": row.place.line, "arm": arm, "output": text, "ended": "stop", "nats": 20.0, "tokens": 30,
-            "failed": {metric: [score.kind, score.why] for metric, score in scores.items() if metric in contract.asked and not score.holds},
+            "id": row.id, "line": row.location.line, "arm": arm, "output": text, "ended": "stop", "nats": 20.0, "tokens": 30,
+            "failed": {metric: [score.kind, score.why] for metric, score in scores.items() if metric in contract.required and not score.passed},
         }
         for arm in arms
         for row, text, scores in zip(held, said[arm], scored[arm], strict=True)
     ]  # fmt: skip
-    (folder / "outputs.jsonl").write_text(evidence.lines(records))
+    (folder / "outputs.jsonl").write_text(evidence.to_jsonl(records))
     last = list(arms)[-1]
     metric = "preference" if pairs else "contract"
     for arm, by_id in told.items():
         for row, scores in zip(held, scored[arm], strict=True):
             scores["preference"] = by_id[row.id].score
-    failed = [row for row, scores in zip(held, scored[last], strict=True) if not scores[metric].holds]
-    nearest.keep(folder, failed, train, read)
+    failed = [row for row, scores in zip(held, scored[last], strict=True) if not scores[metric].passed]
+    nearest_rows.save_nearest(folder, failed, train, read)
     ids = [row.id for row in held]
-    book = ledger.ledger(folder)
+    book = ledger.ledger_path(folder)
     for _ in range(looks):
         ledger.record(book, "eval", id, ids)
     facts: dict[str, Any] = {
         "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": "runs/x/adapter" if last == "tuned" else "",
-        "rows": rows, "headline": metric, "row_ids": ids, "looks": looks, "ledger": ledger.sentence(ledger.seen(book, ids)),
+        "rows": rows, "headline": metric, "row_ids": ids, "looks": looks, "ledger": ledger.describe(ledger.history(book, ids)),
         "source": "data/support.jsonl", "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 112}, "compute": "4-bit weights, computed in float32 on the CPU",
     }  # fmt: skip
     if off_task:
-        probes = [Probe(f"q{at}", f"What comes after {at}?", (str(at + 1),), Place(folder, at + 1)) for at in range(10)]
+        probes = [OffTaskPrompt(f"q{at}", f"What comes after {at}?", (str(at + 1),), Location(folder, at + 1)) for at in range(10)]
         right = [f"It is {at + 1}." for at in range(10)]
         wrong = [text if at >= off_task else "I do not know." for at, text in enumerate(right)]
-        evidence.keep_off_task(folder, probes, {"base": right, "tuned": wrong})
-        facts["regression"] = vars(regression.compare(probes, right, wrong))
+        evidence.save_off_task(folder, probes, {"base": right, "tuned": wrong})
+        facts["regression"] = vars(compare_off_task(probes, right, wrong))
     measured = [
-        report.Measured(arm, at == 0, 95.0 + at, scores, [told[arm][row.id].margin for row in held] if pairs else [], 800.0 + 50 * at, 1200)
+        report.ArmScores(arm, at == 0, 95.0 + at, scores, [told[arm][row.id].margin for row in held] if pairs else [], 800.0 + 50 * at, 1200)
         for at, (arm, scores) in enumerate(scored.items())
     ]  # fmt: skip
     made = report.build(facts, measured, [row.group for row in asked])

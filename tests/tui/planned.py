@@ -9,7 +9,7 @@ import pytest
 from planning.conftest import llama, write_model
 
 from mlxtune.planning.machine import Machine
-from mlxtune.planning.workload import Length, Lengths
+from mlxtune.planning.workload import DatasetLengths, RowLength
 from mlxtune.recipe import Recipe
 
 from .stage import Shop
@@ -51,15 +51,15 @@ def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, t
         for at in range(60)
     ]
     (shop.folder / "data" / "support.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr("mlxtune.planning.machine.machine", lambda: Machine("Linux", "a chip", 2, "cpu", round(limit * 2**30)))
+    monkeypatch.setattr("mlxtune.planning.machine.this_machine", lambda: Machine("Linux", "a chip", 2, "cpu", round(limit * 2**30)))
     measured: list[Recipe] = []
 
-    def lengths(recipe: Recipe) -> Lengths:
+    def lengths(recipe: Recipe) -> DatasetLengths:
         measured.append(recipe)
-        found = tuple(Length(LONGEST - 5 * at, 60, LONGEST - 5 * at - 60) for at in range(45))
-        return Lengths(found, found[:6], 20, True)
+        found = tuple(RowLength(LONGEST - 5 * at, 60, LONGEST - 5 * at - 60) for at in range(45))
+        return DatasetLengths(found, found[:6], 20, True)
 
-    monkeypatch.setattr("mlxtune.planning.ask.lengths", lengths)
+    monkeypatch.setattr("mlxtune.planning.measurements.row_lengths", lengths)
     return measured
 
 

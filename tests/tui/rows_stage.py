@@ -1,4 +1,4 @@
-"""Rows for the Data and Review rooms, and a check of them that needs no process and no model."""
+"""Rows for the Data and Review rooms, and stand-ins for the processes that check and tokenize them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import DataError, MlxtuneError
-from mlxtune.data.browse import Browse
-from mlxtune.data.checks import Tokens, check
-from mlxtune.data.checks.checked import Checked
-from mlxtune.data.filters import said
-from mlxtune.data.records import Records
-from mlxtune.data.rows import Row
-from mlxtune.evaluation.examine import scorer
-from mlxtune.planning.masks import Mask, Turn
+from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.checks.check_input import TokenCount
+from mlxtune.data.checks.report import CheckResult
+from mlxtune.data.checks.run import check
+from mlxtune.data.review import journal_path
+from mlxtune.data.rows import Row, row_text
+from mlxtune.evaluation.check_process import CheckRequest, contract_scorer
+from mlxtune.planning.masks import TrainingMask, TurnTokens
 from mlxtune.recipe import load
-from mlxtune.tui.part_view import parts_of
+from mlxtune.tui.rooms.review.service import parts_of
+from mlxtune.tui.source_session import SourceSession
 
+from .driver import RoomDriver
 from .stage import Shop
 
 SYSTEM = "You answer customers of Larkfell. Reply with one JSON object."
@@ -45,8 +47,8 @@ def answer(category: str, reply: str) -> str:
     return json.dumps({"category": category, "reply": reply})
 
 
-def chat(question: str, said: str, **meta: Any) -> dict[str, Any]:
-    turns = [("system", SYSTEM), ("user", question), ("assistant", said)]
+def chat(question: str, reply: str, **meta: Any) -> dict[str, Any]:
+    turns = [("system", SYSTEM), ("user", question), ("assistant", reply)]
     return {"messages": [{"role": role, "content": text} for role, text in turns], "meta": meta}
 
 
@@ -72,42 +74,47 @@ GOOD = ROWS[:10]
 
 
 class Checks:
-    """What stands in for the process that checks: the same functions, in a thread; ``gate`` holds them back."""
+    """A stand-in for the check process: it runs the same functions in a thread, once ``gate`` is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[CheckRequest] = []
         self.stopped = 0
         self.error: MlxtuneError | None = None
-        self.shares: Callable[[Any], str] | None = lambda row: "test" if len(said(row)) % 5 == 0 else "train"
 
-    def __call__(self, request: dict[str, Any]) -> Checks:
-        self.asked.append(request)
+    def __call__(self, request: CheckRequest) -> Checks:
+        self.requests.append(request)
         return self
 
-    def follow(self, progress: Callable[[str, float], None]) -> Checked | None:
-        request = self.asked[-1]
+    def follow(self, progress: Callable[[str, float], None]) -> CheckResult | None:
+        request = self.requests[-1]
         progress("counting tokens", 0.0)
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
         recipe = load(Path(request["recipe"])) if "recipe" in request else None
         path = recipe.source if recipe else Path(request["source"])
-        with Records(path, "auto", {}) as records:
-            every = [records.record(at) for at in range(len(records))]
-        counted = [None if isinstance(row, DataError) else Tokens(len(said(row)) // 3, 5) for row in every] if recipe else None
-        found = check(path, scorer=scorer(recipe, {}), share=self.shares, tokens=counted, max_tokens=64 if recipe else 0)
+        tokens = None
+        if recipe:
+            with SourceRecords(path, "auto", {}) as records:
+                rows = [records.record(index) for index in range(len(records))]
+            tokens = [None if isinstance(row, DataError) else TokenCount(len(row_text(row)) // 3, 5) for row in rows]
+        report = check(path, scorer=contract_scorer(recipe, {}), split_of=_split, tokens=tokens, max_tokens=64 if recipe else 0)
         progress(f"checking {path.name}", 1.0)
-        return Checked.of(found)
+        return CheckResult.from_report(report)
 
     def stop(self) -> None:
         self.stopped += 1
         self.gate.set()
 
 
+def _split(row: Row) -> str:
+    return "test" if len(row_text(row)) % 5 == 0 else "train"
+
+
 class Tokenizer:
-    """What stands in for the process that knows the tokenizer: a token is a word with the space before it."""
+    """A stand-in for the mask process, in which a token is a word with the space before it."""
 
     gate = threading.Event()
     error: MlxtuneError | None = None
@@ -115,16 +122,16 @@ class Tokenizer:
     def __init__(self, recipe: Any) -> None:
         pass
 
-    def ask(self, row: Row) -> Mask:
+    def mask(self, row: Row) -> TrainingMask:
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
         turns = []
         for part in parts_of(row):
-            cuts = tuple(match.end() for match in re.finditer(r"\s*\S+", part.text))
+            ends = tuple(match.end() for match in re.finditer(r"\s*\S+", part.text))
             stop = "<|im_end|>" if part.trains else ""
-            turns.append(Turn(len(cuts) + 1, len(cuts) + 1 if part.trains else 0, cuts, stop))
-        return Mask(tuple(turns), sum(turn.tokens for turn in turns), sum(turn.trained for turn in turns))
+            turns.append(TurnTokens(len(ends) + 1, len(ends) + 1 if part.trains else 0, ends, stop))
+        return TrainingMask(tuple(turns), sum(turn.tokens for turn in turns), sum(turn.trained for turn in turns))
 
     def close(self) -> None:
         self.gate.set()
@@ -132,8 +139,8 @@ class Tokenizer:
 
 @pytest.fixture
 def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Tokenizer]]:
-    """Every tokenizer in the app is one of these."""
-    monkeypatch.setattr("mlxtune.planning.masks.Masks", Tokenizer)
+    """Replace the mask process."""
+    monkeypatch.setattr("mlxtune.planning.masks.MaskProcess", Tokenizer)
     Tokenizer.gate.set()
     yield Tokenizer
     Tokenizer.error = None
@@ -141,14 +148,14 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Tokenizer]]:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> Checks:
-    """Every check in the app is one of these."""
-    made = Checks()
-    monkeypatch.setattr("mlxtune.evaluation.examine.Examination", made)
-    return made
+    """Replace the check process."""
+    process = Checks()
+    monkeypatch.setattr("mlxtune.evaluation.check_process.CheckProcess", process)
+    return process
 
 
 def fill(shop: Shop, rows: list[Any] = ROWS, name: str = "support-json", contract: str = CONTRACT) -> Path:
-    """A recipe of ``shop`` and its rows; returns the file with the rows."""
+    """Write a recipe and its rows; return the file with the rows."""
     source = shop.folder / "data" / f"{name}.jsonl"
     recipe = (
         f'name = "{name}"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "../data/{name}.jsonl"\nmax_tokens = 64\n{contract}'
@@ -163,11 +170,28 @@ def write(path: Path, rows: list[Any]) -> None:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), errors="surrogatepass")
 
 
-def ready(app: Any) -> bool:
-    """Whether the source on screen is open, read to its end and checked."""
-    work = app.screen.bench.work
-    return work is not None and work.browse is not None and work.checking.done and work.browse.known == len(work.browse)
+def ready(room: RoomDriver) -> bool:
+    """Whether the source is open, read to its end and checked."""
+    session = room.app.sessions.session
+    return (
+        session is not None
+        and session.browser is not None
+        and session.check.finished
+        and session.browser.scanned == len(session.browser)
+    )
 
 
-def browse_of(app: Any) -> Browse:
-    return app.screen.bench.work.source
+def session_of(room: RoomDriver) -> SourceSession:
+    session = room.app.sessions.session
+    assert session is not None
+    return session
+
+
+def statuses(room: RoomDriver) -> dict[int, str]:
+    """The status of every row that was decided on."""
+    return {index: decision.status for index, decision in session_of(room).source.decisions.items()}
+
+
+def journal(source: Path) -> list[dict[str, Any]]:
+    """The events in the review journal of ``source``."""
+    return [json.loads(line) for line in journal_path(source).read_text().splitlines()]

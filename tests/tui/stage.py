@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.locks import hold
-from mlxtune.tui.app import MlxtuneApp, Observed
+from mlxtune.runs.locks import file_lock
+from mlxtune.tui.app import MlxtuneApp, SnapshotTaken
 from mlxtune.tui.snapshot import Snapshot, Watcher
 
 NOW = 1_795_530_000.0  # a Tuesday afternoon
@@ -85,7 +85,7 @@ class Shop:
 
     def hold(self, folder: Path) -> None:
         """Hold a run's lock, as a living worker does."""
-        self._stack.enter_context(hold(folder / "run.lock", busy="busy"))
+        self._stack.enter_context(file_lock(folder / "run.lock", busy_message="busy"))
 
     def snapshot(self, now: float = NOW) -> Snapshot:
         return Watcher(self.folder, lambda: now).read()
@@ -172,7 +172,7 @@ def footer(app: MlxtuneApp) -> str:
     return shown(app).splitlines()[-1].split("F1")[0].split("^p")[0].strip()
 
 
-async def until(pilot: Any, true: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(pilot: Any, true: Callable[[], bool], seconds: float = 30.0) -> None:
     """Let the app work until something is true."""
     give_up = time.monotonic() + seconds
     while not true():
@@ -182,5 +182,5 @@ async def until(pilot: Any, true: Callable[[], bool], seconds: float = 5.0) -> N
 
 async def observe(pilot: Any, snapshot: Snapshot) -> None:
     """Hand the app a snapshot, as its watcher does."""
-    pilot.app.post_message(Observed(snapshot))
+    pilot.app.post_message(SnapshotTaken(snapshot))
     await pilot.pause()

@@ -1,9 +1,10 @@
-"""The Adapters room: the library with its keys, over adapters of one tiny layer."""
+"""The Adapters room, with adapters of one tiny layer."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,41 +12,37 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlxtune.adapters import library
+from mlxtune.tui.rooms.adapters.service import AdapterView
 
+from .conftest import OpenRoom
+from .driver import NARROW, RoomDriver
 from .evaluated import base, evaluation, tuned
-from .stage import Shop, footer, shown, until
+from .stage import Shop, until
 
-SIZES = [(80, 24), (140, 45)]
+RUN = "20261124-1412-support-json"
 
 
-def adapter(folder: Path, rank: int = 8, parent: Path | None = None) -> Path:
-    """An adapter folder in mlx-lm's layout, of one matrix."""
+def adapter(folder: Path, rank: int = 8, parent: Path | None = None, made: str = "2026-11-22T09:00:00+0000") -> Path:
+    """Write an adapter folder in mlx-lm's layout, with one matrix."""
     folder.mkdir(parents=True)
     name = "model.layers.0.self_attn.q_proj"
     save_file(
         {f"{name}.lora_a": np.zeros((16, rank), np.float32), f"{name}.lora_b": np.zeros((rank, 16), np.float32)},
         folder / "adapters.safetensors",
     )
-    config = {
-        "fine_tune_type": "lora",
-        "num_layers": 1,
-        "lora_parameters": {"rank": rank, "scale": 8.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]},
-    }
+    parameters = {"rank": rank, "scale": 8.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    told: dict[str, Any] = {
-        "base": "smollm2-135m",
-        "base_fingerprint": "f" * 64,
-        "method": "sft",
-        "made": "2026-11-22T09:00:00+0000",
-    }
+    facts: dict[str, Any] = {"base": "smollm2-135m", "base_fingerprint": "f" * 64, "method": "sft", "made": made}
     if parent:
-        told["parent"] = {"folder": str(parent), "sha256": "0" * 64, "lineage": {"run": "tone"}}
-    (folder / "mlxtune.json").write_text(json.dumps(told))
+        facts["parent"] = {"folder": str(parent), "sha256": "0" * 64, "lineage": {"run": "tone"}}
+    (folder / "mlxtune.json").write_text(json.dumps(facts))
     return folder
 
 
 @pytest.fixture
 def stocked(shop: Shop) -> Shop:
+    """A workspace with an adapter, one trained from it, and a broken one."""
     shop.recipe()
     first = adapter(shop.folder / "adapters" / "tone")
     adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
@@ -54,170 +51,196 @@ def stocked(shop: Shop) -> Shop:
     return shop
 
 
-async def go(pilot: Any) -> None:
-    await pilot.press("A")
-    await until(pilot, lambda: "tone" in shown(pilot.app))
+def names(room: RoomDriver) -> list[str]:
+    return [view.name for view in room.screen._adapters]
 
 
-async def onto(pilot: Any, name: str) -> None:
-    """Put the cursor on an adapter."""
-    room = pilot.app.screen
-    at = next(at for at, one in enumerate(room._shelf.adapters) if one.name == name)
-    room.query_one("#adapters-list").go(at)
-    await pilot.pause()
+def current(room: RoomDriver) -> AdapterView:
+    """The adapter under the cursor."""
+    view: AdapterView = room.screen._adapter
+    return view
 
 
-async def test_the_library_is_listed_with_what_is_known_of_each(stocked: Shop) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await onto(pilot, "voice")
-        await until(pilot, lambda: "Lineage" in shown(app))
-        text = shown(app)
-        assert "✗ broken" in text
-        assert "LoRA 4" in text
-        assert "not measured" in text
+async def move_to(room: RoomDriver, name: str) -> None:
+    """Move the cursor to an adapter."""
+    await room.until(lambda: name in names(room) and bool(room.text("#adapters-list").strip()))
+    room.screen.query_one("#adapters-list").go(names(room).index(name))
+    await room.pilot.pause()
 
 
-async def test_one_that_is_better_and_not_to_be_promoted_is_a_warning(shop: Shop) -> None:
-    adapter(shop.folder / "runs" / "20261124-1412-support-json" / "adapter")
-    evaluation(shop, arms={"base": base, "tuned": tuned}, run="20261124-1412-support-json", off_task=4)
-    app = shop.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await pilot.press("A")
-        await until(pilot, lambda: "better, but" in shown(app))
-        text = shown(app)
-        assert "! 202611" in text
-        assert "off-task answers dropped" in text
-        assert "✓ Better" not in text
+async def changed(room: RoomDriver) -> None:
+    """Wait for a change of the library to end."""
+    await room.until(lambda: not room.app.busy)
 
 
-async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop) -> None:
+async def test_the_list_and_the_details(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters", size=(140, 45)) as room:
+        await move_to(room, "voice")
+        broken, first, second = sorted(row.strip() for row in room.text("#adapters-list").splitlines()[1:])
+        assert room.text("#adapters-list").count("not evaluated") == 2
+        assert any(row.startswith("✗ broken") for row in (broken, first, second))
+        assert "LoRA 4" in room.text("#adapters-list")
+        assert room.head("#adapters-all").endswith("Adapters 3 on smollm2-135m")
+        detail = room.text("#adapters-detail")
+        assert "○ Not evaluated yet." in detail
+        assert [row.strip() for row in detail.split("Lineage")[1].splitlines()[1:3]] == ["● tone", "└ ● voice"]
+        await move_to(room, "broken")
+        assert "✗ This adapter cannot be used." in room.text("#adapters-detail")
+        assert room.actions == ["remove", "import"]
+
+
+async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open_room: OpenRoom) -> None:
+    adapter(shop.folder / "runs" / RUN / "adapter")
+    evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN, off_task=4)
+    async with open_room("adapters", size=(140, 45)) as room:
+        await move_to(room, RUN)
+        assert "! 202611" in room.text("#adapters-list")
+        assert "held back" in room.text("#adapters-list")
+        detail = " ".join(room.text("#adapters-detail").split())
+        assert "! Better." in detail
+        assert "Not recommended: off-task answers dropped" in detail
+        assert "✓ Better" not in detail
+
+
+async def test_a_long_name_leaves_a_gap_before_the_kind(shop: Shop, open_room: OpenRoom) -> None:
     adapter(shop.folder / "adapters" / "20261125-1610-support-json-with-a-long-name")
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.press("A")
-        await until(pilot, lambda: "… LoRA 8" in shown(app))
+    async with open_room("adapters") as room:
+        await room.until(lambda: "… LoRA 8" in room.text("#adapters-list"))
 
 
-async def test_a_name_and_tags_are_asked_for_and_written(stocked: Shop) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await onto(pilot, "tone")
-        await pilot.press("r")
-        await until(pilot, lambda: "What is it called?" in shown(app))
-        await pilot.press("end", *"-soft", "enter")
-        await until(pilot, lambda: "tone-soft" in {one.name for one in library.all_adapters(stocked.folder)})
-        await until(pilot, lambda: "tone-soft" in {one.name for one in app.screen._shelf.adapters} and not app.busy)
-        await onto(pilot, "tone-soft")
-        await pilot.press("t")
-        await until(pilot, lambda: "Which tags has it?" in shown(app))
-        await pilot.press(*"best", "enter")
-        await until(pilot, lambda: library.find(stocked.folder, "tone-soft").tags == ("best",))
-        await until(pilot, lambda: "tone-soft has the tags best." in shown(app) and not app.busy)
-        await until(pilot, lambda: app.screen._one.tags == ("best",))
-        await pilot.press("t")
-        await until(pilot, lambda: "Which tags has it?" in shown(app))
-        await pilot.press("end", "ctrl+u", *"-best", "enter")
-        await until(pilot, lambda: "tone-soft has no tags." in shown(app))
-        assert library.find(stocked.folder, "tone-soft").tags == ()
+async def test_rename(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("r")
+        await room.answer("tone-soft")
+        await room.until_notice("✓ tone is now named tone-soft.")
+        await room.until(lambda: "tone-soft" in names(room))
+        assert "tone-soft" in {entry.name for entry in library.all_adapters(stocked.folder)}
+        await move_to(room, "voice")
+        await room.press("r")
+        await room.answer("no such/name")
+        await room.until(lambda: room.notice.startswith("✗"))
 
 
-async def test_what_is_removed_comes_back_with_u(stocked: Shop) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await onto(pilot, "tone")
-        await pilot.press("x")
-        await until(pilot, lambda: "tone is taken away. 1 adapter went on from it." in shown(app))
+async def test_tags_are_replaced_and_removed(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("t")
+        await room.answer("best json")
+        await room.until_notice("✓ tone is tagged best, json.")
+        await room.until(lambda: current(room).tags == ("best", "json"))
+        await changed(room)
+        await room.press("t")
+        await room.answer("-")
+        await room.until_notice("✓ tone has no tags.")
+        assert library.find(stocked.folder, "tone").tags == ()
+
+
+async def test_a_removed_adapter_is_restored_with_u(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("x")
+        await room.until_notice("✓ Removed tone. 1 adapter was trained from it.")
+        assert room.undo_key == "u"
         assert not (stocked.folder / "adapters" / "tone").exists()
-        await until(pilot, lambda: bool(app.screen._shelf.removed) and not app.busy)
-        await pilot.press("u")
-        await until(pilot, lambda: (stocked.folder / "adapters" / "tone").exists())
+        await room.until(lambda: "tone" not in names(room) and not room.app.busy)
+        await room.press("u")
+        await room.until_notice("✓ Restored tone.")
+        assert (stocked.folder / "adapters" / "tone").exists()
 
 
-async def test_two_are_held_against_each_other(stocked: Shop) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await onto(pilot, "voice")
-        await pilot.press("c")
-        await until(pilot, lambda: "Hold voice against which?" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "Two adapters" in shown(app))
-        assert "Not held against each other" in shown(app)
+async def test_two_adapters_are_compared(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "voice")
+        await room.press("c")
+        await room.choose("adapters/tone")
+        await room.until(lambda: room.mode == "" and "Not compared:" in room.text("#rows"))
+        assert "~ rank" in room.text("#rows")
 
 
-async def test_an_export_asks_first_and_its_first_choice_writes_nothing(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[str] = []
-    monkeypatch.setattr("mlxtune.tui.shelf.export", lambda _workspace, key, form: started.append(f"{key} {form}") or "exports/x")
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await onto(pilot, "tone")
-        await pilot.press("f", "enter")
-        assert not started
-        await pilot.press("f")
-        await until(pilot, lambda: "Work tone into its base?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: started == ["adapters/tone fused"])
+async def test_an_export_asks_first_and_starts_the_worker(
+    stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, str]] = []
+
+    def start(workspace: Path, entry: Any, form: str) -> Any:
+        started.append((entry.key, form))
+        return SimpleNamespace(folder=workspace / "exports" / "x")
+
+    monkeypatch.setattr("mlxtune.adapters.export.start.start", start)
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("f")
+        await room.choose("")
+        assert not started, "the first option writes nothing"
+        await room.press("f")
+        await room.choose("fused")
+        await room.until_notice("● Exporting tone to exports/x.")
+        assert started == [("adapters/tone", "fused")]
 
 
-async def test_one_that_may_not_come_in_is_refused_with_the_reason(stocked: Shop, tmp_path: Path) -> None:
+async def test_an_unsafe_import_is_refused(stocked: Shop, tmp_path: Path, open_room: OpenRoom) -> None:
     bad = adapter(tmp_path / "pickled")
     (bad / "adapters.safetensors").unlink()
     (bad / "adapter_model.bin").write_bytes(b"\x80\x04")
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await pilot.press("i")
-        await until(pilot, lambda: "Which adapter?" in shown(app))
-        await pilot.press(*str(bad), "enter")
-        await until(pilot, lambda: app.answer is not None and app.answer.mark == "✗")
+    async with open_room("adapters") as room:
+        await room.until(lambda: bool(names(room)))
+        await room.press("i")
+        await room.answer(str(bad))
+        await room.until(lambda: room.notice.startswith("✗"))
         assert not (stocked.folder / "adapters" / "pickled").exists()
 
 
-async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_comes(stocked: Shop) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await go(pilot)
-        await onto(pilot, "tone")
-        told = adapter(stocked.folder / "adapters" / "newest") / "mlxtune.json"
-        told.write_text(json.dumps(json.loads(told.read_text()) | {"made": "2026-11-23T09:00:00+0000"}))
-        app.screen._read()
-        await until(pilot, lambda: "newest" in shown(app))
-        assert app.screen._shelf.adapters[0].name == "newest"
-        assert app.screen._one.name == "tone"
+async def test_an_imported_adapter_is_listed(
+    stocked: Shop, tmp_path: Path, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(workspace: Path, folder: Path) -> None:
+        adapter(workspace / "adapters" / folder.name)
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("mlxtune.tui.rooms.adapters.screen.import_adapter", copy)
+    async with open_room("adapters") as room:
+        await room.until(lambda: bool(names(room)))
+        await room.press("i")
+        await room.answer(str(tmp_path / "elsewhere"))
+        await room.until_notice("✓ Imported elsewhere.")
+        await room.until(lambda: "elsewhere" in names(room))
 
 
-async def test_a_talks_to_it(stocked: Shop) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await go(pilot)
-        await onto(pilot, "tone")
-        assert "a chat" in footer(app)
-        await pilot.press("d")
-        await until(pilot, lambda: "What it is" in shown(app))
-        await pilot.press("escape", "a")
-        await until(pilot, lambda: app.current_mode == "chat")
-        assert app.adapter == "adapters/tone"
+async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        adapter(stocked.folder / "adapters" / "newest", made="2026-11-23T09:00:00+0000")
+        room.screen._read()
+        await room.until(lambda: names(room)[0] == "newest")
+        assert current(room).name == "tone"
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "140x45"])
-def test_adapters_empty(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters", size=NARROW) as room:
+        await move_to(room, "tone")
+        assert room.actions[:2] == ["chat", "details"]
+        await room.press("d")
+        await room.until(lambda: room.mode == "" and "Details" in room.text("#rows"))
+        await room.press("escape", "a")
+        await room.until(lambda: room.mode == "chat")
+        assert room.app.adapter == "adapters/tone"
+
+
+async def test_without_adapters_the_room_offers_training_and_import(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    async with open_room("adapters") as room:
+        await room.until(lambda: "No adapters yet." in room.text("#adapters-invite-picture"))
+        assert "T train one   i import one" in room.text("#adapters-invite-picture")
+        assert room.actions == ["import"]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
+def test_picture(stocked: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     async def before(pilot: Any) -> None:
         await pilot.press("A")
-        await until(pilot, lambda: "No adapters yet." in shown(pilot.app))
-
-    shop.recipe()
-    assert snap_compare(shop.app(), terminal_size=size, run_before=before)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "140x45"])
-def test_adapters_listed(stocked: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
-    async def before(pilot: Any) -> None:
-        await go(pilot)
-        await onto(pilot, "voice")
+        room = RoomDriver(pilot.app, pilot)
+        await until(pilot, lambda: room.mode == "adapters")
+        await move_to(room, "voice")
 
     assert snap_compare(stocked.app(), terminal_size=size, run_before=before)

@@ -1,4 +1,4 @@
-"""The app around the rooms: what it must not import, palette, help, themes, sizes, mouse, and being left."""
+"""The app around the rooms: its imports, palette, help, themes, sizes and screenshots."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.widgets import OptionList
 
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.screens.room import Room
 from mlxtune.tui.theme import THEMES
 
-from .stage import Shop, shown, until
+from .conftest import OpenRoom
+from .driver import NARROW, RoomDriver, drive
+from .stage import Shop, shown
 
 
 def test_the_app_never_imports_mlx() -> None:
@@ -21,75 +23,67 @@ def test_the_app_never_imports_mlx() -> None:
     assert done.stdout.strip() == "[]"
 
 
-async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop) -> None:
-    app = loaded.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        titles = [command.title for command in app.get_system_commands(app.screen)]
-        assert "Go to Train (T)" in titles
-        assert not any(title.startswith(("New", "Stop", "Resume")) for title in titles)
-        await pilot.press("T")
-        titles = [command.title for command in app.get_system_commands(app.screen)]
-        assert "Stop (s)" in titles
-        assert not any(title.startswith(("New", "Resume", "Go to Train")) for title in titles)
-        await pilot.press("ctrl+p")
-        await until(pilot, lambda: "Stop (s)" in shown(app))
-        await pilot.press(*"zoom", "enter")
-        await until(pilot, lambda: isinstance(app.screen, Room) and "z whole" in shown(app))
+def commands(room: RoomDriver) -> list[str]:
+    """The titles of the palette's commands."""
+    return [command.title for command in room.app.get_system_commands(room.screen)]
 
 
-async def test_every_theme_can_be_chosen_and_redraws_the_chart(loaded: Shop) -> None:
-    app = loaded.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.press("T")
+async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("home") as room:
+        assert "Open Train (T)" in commands(room)
+        assert not any(title.startswith(("New", "Stop", "Resume")) for title in commands(room))
+        await room.press("T")
+        assert "Stop (s)" in commands(room)
+        assert not any(title.startswith(("New", "Resume", "Open Train")) for title in commands(room))
+        await room.press("ctrl+p")
+        await room.until(lambda: room.screen.query_one(OptionList).option_count > 0)
+        await room.press(*"zoom", "enter")
+        await room.until(lambda: room.mode == "train" and "whole" in room.actions)
+
+
+async def test_every_theme_redraws_the_chart(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("train") as room:
         for theme in THEMES:
-            app.action_theme(theme.name)
-            await pilot.pause()
-            assert "640 of 960" in shown(app)
-            assert f"Theme: {theme.name}" not in [command.title for command in app.get_system_commands(app.screen)]
+            room.app.action_theme(theme.name)
+            await room.pilot.pause()
+            assert "640 of 960" in room.text("#stats")
+            assert f"Theme: {theme.name}" not in commands(room)
 
 
-async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop) -> None:
-    app = loaded.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.press("T", "f1")
-        await until(pilot, lambda: "show the last fifth" in shown(app))
-        assert "go on from the newest checkpoint" not in shown(app), "there is nothing to resume"
-        await pilot.press("T")
-        assert "show the last fifth" in shown(app), "keys of the room do not work under a page"
-        await pilot.press("f1")
-        await until(pilot, lambda: "640 of 960" in shown(app))
+async def test_help_names_the_keys_of_the_room_and_closes(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("train") as room:
+        await room.press("f1")
+        await room.until(lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
+        assert "resume from the newest checkpoint" not in room.text("#rows"), "there is nothing to resume"
+        await room.press("T")
+        assert room.mode == "", "keys of the room do not work below a page"
+        await room.press("f1")
+        assert room.mode == "train"
 
 
-async def test_a_screenshot_lands_in_the_workspace(loaded: Shop) -> None:
-    app = loaded.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        app.action_picture()
-        await pilot.pause()
+async def test_a_screenshot_is_saved_in_the_workspace(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("home", size=NARROW) as room:
+        room.app.action_picture()
+        await room.until_notice("✓ Saved ")
         assert len(list(loaded.folder.glob("*.svg"))) == 1
-        await until(pilot, lambda: "✓ Saved " in shown(app))
 
 
-async def test_no_color_leaves_every_sign(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_color_keeps_every_glyph(loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    app = loaded.app()
-    async with app.run_test(size=(120, 36)):
-        assert app.no_color
-        for sign in "●✓✗■○▌":
-            assert sign in shown(app)
+    async with open_room("home") as room:
+        assert room.app.no_color
+        assert set("●✓✗■○▌") <= set(shown(room.app))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
-async def test_any_size_is_borne_in_every_room_and_page(loaded: Shop, size: tuple[int, int]) -> None:
-    app = loaded.app()
-    async with app.run_test(size=size) as pilot:
-        await pilot.press("down", "down", "T", "z", "f1", "escape", "l", "pagedown", "home", "escape", "s", "escape", "H")
-        await pilot.resize_terminal(size[0] + 1, size[1] + 1)
-        await pilot.press("T")
-        await pilot.pause()
-        assert app.is_running
+async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+    async with open_room("home", size=size) as room:
+        await room.press("down", "down", "T", "z", "f1", "escape", "l", "pagedown", "home", "escape", "s", "escape", "H")
+        await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
+        await room.press("T")
+        assert room.app.is_running
 
 
-async def test_a_first_look_at_a_missing_workspace_is_an_empty_one(tmp_path: Path) -> None:
-    app = MlxtuneApp(tmp_path / "nowhere")
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "Start with the sample workspace." in shown(app))
+async def test_a_missing_workspace_is_an_empty_one(tmp_path: Path) -> None:
+    async with drive(MlxtuneApp(tmp_path / "nowhere"), "home", NARROW) as room:
+        await room.until(lambda: "Start with the sample workspace." in room.text("#next-picture"))

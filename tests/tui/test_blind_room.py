@@ -1,367 +1,371 @@
-"""Blind: every key, what stays sealed until the last vote, and what a session comes to."""
+"""Blind: every key, what stays hidden until the last vote, and the result of a session."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 
 from mlxtune.core.errors import MachineError
-from mlxtune.evaluation.answered import pairs
-from mlxtune.evaluation.ballot import QUESTIONS
-from mlxtune.evaluation.blind import Session
-from mlxtune.evaluation.statistics import sign_test, wilson
-from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.screens.blind import Blind
-from mlxtune.tui.screens.page import Page
+from mlxtune.evaluation.blind.blind_session import BlindSession
+from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
+from mlxtune.evaluation.paired_answers import load_pairs
+from mlxtune.evaluation.render.wording import p_value
+from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.significance import sign_test
 
+from .conftest import OpenRoom
+from .driver import NARROW, RoomDriver
 from .evaluated import base, evaluation
-from .stage import Shop, footer, shown, until
+from .stage import Shop, until
 from .test_naughty import NAUGHTY
+
+ID = "20261124-1500-support-json"
+CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 
 
 @pytest.fixture(autouse=True)
-def no_bounce(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxtune.tui.screens.blind._BOUNCE", 0.0)
+def no_debounce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 0.0)
 
 
-async def at_blind(app: MlxtuneApp, pilot: Any, text: str = "base or tuned?") -> None:
-    await pilot.press("B")
-    await until(pilot, lambda: text in shown(app))
-
-
-async def begin(app: MlxtuneApp, pilot: Any, pairs: int = 1) -> None:
-    """Begin with the ``pairs``-th of the numbers that are offered."""
-    await at_blind(app, pilot)
-    await pilot.press("enter")
-    await until(pilot, lambda: "How many pairs?" in shown(app))
-    await pilot.press(*["down"] * pairs, "enter")
-    await until(pilot, lambda: "Which one?" in shown(app))
-
-
-def room(app: MlxtuneApp) -> Blind:
-    assert isinstance(app.screen, Blind)
-    return app.screen
-
-
-def session_of(app: MlxtuneApp) -> Session:
-    found = room(app)._session
+def session(room: RoomDriver) -> BlindSession:
+    found: BlindSession | None = room.screen._session
     assert found is not None
     return found
 
 
-async def vote_all(app: MlxtuneApp, pilot: Any, prefer: str = "tuned") -> None:
-    """Vote for what is longer, which is what was tuned."""
-    session = session_of(app)
-    while (now := session.now()) is not None:
-        longer = "a" if len(now.a) > len(now.b) else "d"
-        await pilot.press("s" if prefer == "same" else longer)
+def intro(room: RoomDriver) -> str:
+    return " ".join(room.text("#bl-invite").split())
 
 
-async def test_a_session_asks_how_many_pairs_and_shows_two_sealed_sides(shop: Shop) -> None:
+async def arms_loaded(room: RoomDriver) -> None:
+    await room.until(lambda: room.screen._arms is not None)
+    await room.pilot.pause()
+
+
+async def begin(room: RoomDriver, pairs: int = 10) -> None:
+    """Begin a session of ``pairs`` pairs."""
+    await arms_loaded(room)
+    await room.press("enter")
+    await room.choose(str(pairs))
+    await room.until(lambda: room.screen._session is not None)
+    await room.pilot.pause()
+
+
+async def resume(room: RoomDriver) -> None:
+    await arms_loaded(room)
+    await room.press("enter")
+    await room.until(lambda: room.screen._session is not None)
+    await room.pilot.pause()
+
+
+def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindSession:
+    """A session on disk in which all but the last ``left`` votes are cast, mostly for the longer answer."""
+    folder = evaluation(shop)
+    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), n, seed=11) as found:
+        wants = itertools.cycle(["long", "long", "long", "tie", "long", "short", "long"])
+        while found.votes < found.votes_needed - left and (pair := found.current) is not None:
+            want, longer = next(wants), "a" if len(pair.a) > len(pair.b) else "b"
+            shorter = "a" if longer == "b" else "b"
+            found.vote("tie" if want == "tie" else longer if want == "long" else shorter)  # type: ignore[arg-type]
+        if opened:
+            found.reveal()
+    return found
+
+
+async def test_a_session_asks_how_many_pairs_and_shows_two_sealed_answers(shop: Shop, open_room: OpenRoom) -> None:
+    folder = evaluation(shop)
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        assert "base or tuned?" in intro(room)
+        assert f"From evaluation {ID}." in intro(room)
+        await room.press("enter")
+        await room.until(lambda: room.mode == "")
+        assert "fixed before the first vote" in room.screen_text
+        await room.press("escape")
+        assert not (folder / "blind").exists(), "nothing is fixed yet"
+        await begin(room)
+        assert room.text("#bl-progress").split("━")[0].split("─")[0].strip() == "Pair 1 of 12"
+        assert room.text("#bl-progress").strip().endswith("result after pair 12")
+        for question in QUESTIONS.values():
+            assert question in room.text("#bl-asks")
+        seals = [room.screen.query_one(f"#bl-{side}") for side in "ab"]
+        assert [str(seal.border_title).strip() for seal in seals] == ["A", "B"]
+        await room.until(lambda: all("sealed" in str(seal.border_subtitle) for seal in seals))
+        assert room.actions == ["A", "same", "B", "prompt"]
+        assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
+
+
+async def test_nothing_on_screen_tells_the_arms_apart(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_blind(app, pilot)
-        assert "From the evaluation 20261124-1500-support-json." in shown(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: "How many pairs?" in shown(app))
-        assert "shows a preference of" in shown(app)
-        assert "fixed before the first vote" in shown(app)
-        await pilot.press("escape")
-        assert not (shop.folder / "evals" / "20261124-1500-support-json" / "blind").exists(), "nothing is fixed yet"
-        await begin(app, pilot)
-        text = shown(app)
-        for part in ("Pair 1 of 12", "result opens after pair 12", " A ", " B ", "0 of 3 answered", *QUESTIONS.values()):
-            assert part in text, part
-        await until(pilot, lambda: shown(app).count("sealed") == 2)
-        assert footer(app).startswith("a A   s same   d B   p question   q quit")
-        header = json.loads((session_of(app).folder / "session.json").read_text())
-        assert header["n"] == 10
-
-
-async def test_nothing_on_screen_says_whose_an_answer_is(shop: Shop) -> None:
-    evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await begin(app, pilot)
+    async with open_room("blind", size=(140, 45)) as room:
+        await begin(room)
         for _ in range(12):
-            body = shown(app).split("Pair")[1]
+            body = room.screen_text.split("Pair")[1]
             assert "tuned" not in body
             assert "base" not in body
-            await pilot.press("a", "s", "d")
+            await room.press("a", "s", "d")
 
 
-async def test_keys_vote_one_question_after_the_other_and_u_takes_back(shop: Shop) -> None:
+async def test_keys_vote_on_one_question_after_another_and_u_undoes(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
-        session = session_of(app)
-        assert "undo" not in footer(app)
-        await pilot.press("a", "s")
-        assert session.given == ("a", "tie")
-        assert "2 of 3 answered" in shown(app)
-        rows = shown(app).splitlines()
-        assert "● A" in next(row for row in rows if "follows the format" in row)
-        assert "● same" in next(row for row in rows if "right voice" in row)
-        await pilot.press("u")
-        assert session.given == ("a",)
-        await pilot.press("t", "b")
-        assert session.given == ()
-        assert "Pair 2 of 12" in shown(app)
-        await pilot.press("u")
-        assert "Pair 1 of 12" in shown(app)
-        assert [json.loads(line).get("vote", "undo") for line in (session.folder / "votes.jsonl").read_text().splitlines()] == [
-            "a", "tie", "undo", "tie", "b", "undo",
-        ]  # fmt: skip
+    async with open_room("blind") as room:
+        await begin(room)
+        assert "undo" not in room.actions
+        await room.press("a", "s")
+        assert session(room).pending_votes == ("a", "tie")
+        assert "2 of 3 answered" in room.head("#bl-questions")
+        first, second, _ = room.text("#bl-asks").splitlines()
+        assert "● A" in first
+        assert "● same" in second
+        await room.press("u")
+        assert session(room).pending_votes == ("a",)
+        await room.press("t", "b")
+        assert session(room).pending_votes == ()
+        assert "Pair 2 of 12" in room.text("#bl-progress")
+        await room.press("u")
+        assert "Pair 1 of 12" in room.text("#bl-progress")
+        journal = (session(room).folder / "votes.jsonl").read_text().splitlines()
+        assert [json.loads(line).get("vote", "undo") for line in journal] == ["a", "tie", "undo", "tie", "b", "undo"]
 
 
-async def test_two_keys_at_once_are_one_vote(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxtune.tui.screens.blind._BOUNCE", 60.0)
+async def test_a_bouncing_key_is_one_vote(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 60.0)
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
-        await pilot.press("a", "a", "a")
-        assert session_of(app).votes == 1
+    async with open_room("blind") as room:
+        await begin(room)
+        await room.press("a", "a", "a")
+        assert session(room).votes == 1
 
 
-async def test_a_session_is_resumed_where_it_was(shop: Shop) -> None:
+async def test_a_session_resumes_where_it_was(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
-        await pilot.press("a", "s", "d", "a")
-        before = session_of(app).now()
-        await pilot.press("H")
-        await pilot.press("B")
-        assert "Pair 2 of 12" in shown(app), "going away and back changes nothing"
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_blind(app, pilot, "4 of 36 votes are in")
-        assert "enter go on" in footer(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: "Pair 2 of 12" in shown(app))
-        assert session_of(app).now() == before
-        assert session_of(app).given == ("a",)
+    async with open_room("blind") as room:
+        await begin(room)
+        await room.press("a", "s", "d", "a")
+        before = session(room).current
+        await room.press("H", "B")
+        assert session(room).current == before, "leaving and coming back changes nothing"
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        assert "4 of 36 votes cast" in intro(room)
+        assert room.actions[0] == "continue"
+        await resume(room)
+        assert session(room).current == before
+        assert session(room).pending_votes == ("a",)
 
 
-async def test_the_result_opens_only_after_the_last_vote_and_only_when_asked(shop: Shop) -> None:
-    evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await begin(app, pilot)
-        await pilot.press("enter")
-        assert "Which one?" in shown(app), "enter opens nothing before the end"
-        await vote_all(app, pilot)
-        assert "That was the last vote." in shown(app)
-        assert "Verdict" not in shown(app)
-        await pilot.press("u")
-        assert "Which one?" in shown(app)
-        await vote_all(app, pilot)
-        await pilot.press("enter")
-        await until(pilot, lambda: "Verdict" in shown(app))
-        result = room(app)._result
-        assert result is not None
-        text = shown(app)
-        send = result.tallies[-1]
+async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop, open_room: OpenRoom) -> None:
+    voted(shop, 1)
+    async with open_room("blind", size=(140, 45)) as room:
+        await resume(room)
+        await room.press("enter")
+        assert room.screen._state == "vote", "enter reveals nothing before the end"
+        await room.press("a")
+        assert "That was the last vote." in room.text("#bl-sealed")
+        assert room.actions[:2] == ["reveal", "undo"]
+        await room.press("u")
+        assert room.screen._state == "vote"
+        await room.press("a", "enter")
+        await room.until(lambda: room.screen._result is not None)
+        result = room.screen._result
+        send = next(tally for tally in result.tallies if tally.question == HEADLINE_QUESTION)
         low, high = (round(100 * value) for value in wilson(send.wins, send.wins + send.losses))
-        assert f"tuned won {send.wins} of {send.wins + send.losses} decided votes over base" in text
-        assert f"{low}–{high}" in text
-        p = sign_test(send.wins, send.losses)
-        assert ("p < 0.001" if p < 0.001 else f"p = {p:.3f}") in text
-        for part in (
-            "planted repeats",
-            "6 of 6 votes the same again",
-            "shown as A",
-            "the longer answer",
-            "median length",
-            "●",
-            "10 pairs, read blind",
-        ):
-            assert part in text, part
-        await pilot.press("u", "a")
-        assert session_of(app).votes == session_of(app).due, "nothing changes once it is open"
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_blind(app, pilot, "see the result")
-        await pilot.press("enter")
-        await until(pilot, lambda: "Verdict" in shown(app))
+        row = next(row for row in room.text("#bl-votes").splitlines() if QUESTIONS[HEADLINE_QUESTION] in row)
+        assert f"({low} to {high})" in row
+        assert p_value(sign_test(send.wins, send.losses)) in row
+        assert f"tuned won {send.wins} of {send.wins + send.losses} decided votes over base" in room.text("#bl-verdict")
+        facts = [line.strip().split("  ")[0] for line in room.text("#bl-facts").splitlines()]
+        assert facts == ["repeated pairs", "shown first", "longer answer", "median length"]
+        assert "20 pairs, read blind" in room.head("#bl-told")
+        await room.press("u", "a")
+        assert session(room).votes == session(room).votes_needed, "nothing changes after the arms are revealed"
 
 
-async def test_ties_alone_cannot_tell_and_export_nothing(shop: Shop) -> None:
+async def test_a_revealed_session_opens_with_its_result(shop: Shop, open_room: OpenRoom) -> None:
+    voted(shop, 0, opened=True)
+    async with open_room("blind", size=NARROW) as room:
+        await arms_loaded(room)
+        assert "enter see the result" in intro(room)
+        await room.press("enter")
+        await room.until(lambda: bool(room.text("#bl-verdict")))
+
+
+async def test_ties_alone_cannot_tell_and_export_nothing(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
-        await vote_all(app, pilot, "same")
-        await pilot.press("enter")
-        await until(pilot, lambda: "Cannot tell. Every vote was a tie" in shown(app))
-        await pilot.press("e")
-        await until(pilot, lambda: "Whose votes become pairs?" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "makes a pair: all are ties" in shown(app))
+    async with open_room("blind") as room:
+        await begin(room)
+        while session(room).current is not None:
+            await room.press("s")
+        await room.press("enter")
+        await room.until(lambda: "Cannot tell." in room.text("#bl-verdict"))
+        await room.press("e")
+        await room.choose(HEADLINE_QUESTION)
+        await room.until(lambda: room.notice.startswith("✗") and "yields a preference pair" in room.notice)
         assert not list((shop.folder / "data").glob("*send*"))
 
 
-async def test_votes_become_pairs_that_the_ledger_knows_of_and_nothing_is_overwritten(shop: Shop) -> None:
-    folder = evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
-        await vote_all(app, pilot)
-        await pilot.press("enter")
-        await until(pilot, lambda: "Verdict" in shown(app))
+async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_overwritten(shop: Shop, open_room: OpenRoom) -> None:
+    folder = voted(shop, 0, n=10, opened=True).evaluation
+    async with open_room("blind") as room:
+        await resume(room)
         for name in ("send", "send-2"):
-            await pilot.press("e")
-            await until(pilot, lambda: "Whose votes become pairs?" in shown(app))
-            assert "cannot be tested on them" in shown(app).replace("\n", " ") or "held-out rows" in shown(app)
-            await pilot.press("enter")
-            await until(pilot, lambda name=name: f"data/20261124-1500-support-json-{name}.jsonl" in shown(app))  # type: ignore[misc]
-    rows = [json.loads(line) for line in (shop.folder / "data" / "20261124-1500-support-json-send.jsonl").read_text().splitlines()]
-    assert len(rows) == 10
-    assert all(set(row) == {"prompt", "chosen", "rejected"} and len(row["chosen"]) > len(row["rejected"]) for row in rows)
+            await room.press("e")
+            await room.choose(HEADLINE_QUESTION)
+            await room.until(lambda name=name: f"data/{ID}-{name}.jsonl" in room.notice)  # type: ignore[misc]
+            assert "held-out rows" in room.notice
+    rows = [json.loads(line) for line in (shop.folder / "data" / f"{ID}-send.jsonl").read_text().splitlines()]
+    assert rows
+    assert all(set(row) == {"prompt", "chosen", "rejected"} for row in rows)
     kinds = [json.loads(line)["kind"] for line in (folder.parent / "ledger.jsonl").read_text().splitlines()]
     assert kinds == ["eval", "blind", "export", "export"]
 
 
-async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop) -> None:
+async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, "20261120-1500-support-json", arms={"base": base, "tuned": lambda at, _: f"Hello {at}"}, age=4 * 86400)
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_blind(app, pilot)
-        await pilot.press("m")
-        await until(pilot, lambda: "Which two arms?" in shown(app))
-        await pilot.press("down", "down", "enter")
-        await until(pilot, lambda: "base+kshot or tuned?" in shown(app))
-        await pilot.press("o")
-        await until(pilot, lambda: "Which evaluation?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: "From the evaluation 20261120-1500-support-json." in shown(app))
-        assert "arms" not in footer(app)
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        await room.press("m")
+        await room.choose("2")
+        await room.until(lambda: "base+kshot or tuned?" in intro(room))
+        await room.press("o")
+        await room.choose("1")
+        await room.until(lambda: "From evaluation 20261120-1500-support-json." in intro(room))
+        assert "arms" not in room.actions
 
 
-async def test_answers_that_are_longer_than_their_side_scroll_and_p_shows_the_question(shop: Shop) -> None:
+async def test_long_answers_scroll_and_p_shows_the_prompt(shop: Shop, open_room: OpenRoom) -> None:
     long = " ".join(f"word{at}" for at in range(200))
     evaluation(shop, arms={"base": lambda at, _: f"short {at}", "tuned": lambda at, _: f"{at} {long}"})
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await begin(app, pilot)
-        assert "more" in shown(app)
-        assert "word199" not in shown(app)
-        for _ in range(30):
-            await pilot.press("space")
-        assert "word199" in shown(app)
-        await pilot.press(*["pageup"] * 30, "down", "up")
-        assert "word0" in shown(app)
-        await pilot.press("p")
-        await until(pilot, lambda: isinstance(app.screen, Page))
-        assert "You are the support desk of Larkfell" in shown(app)
+    async with open_room("blind", size=NARROW) as room:
+        await begin(room)
+
+        def answers() -> str:
+            return room.text("#bl-a") + room.text("#bl-b")
+
+        await room.until(lambda: any("more" in str(room.screen.query_one(f"#bl-{side}").border_subtitle) for side in "ab"))
+        assert "word199" not in answers()
+        await room.press(*["space"] * 30)
+        assert "word199" in answers()
+        await room.press(*["pageup"] * 30, "down", "up")
+        assert "word0" in answers()
+        await room.press("p")
+        await room.until(lambda: room.mode == "" and "You are the support desk of Larkfell" in room.text("#rows"))
 
 
-async def test_a_session_in_another_window_is_a_sentence(shop: Shop) -> None:
+async def test_a_session_open_elsewhere_is_reported(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
-    with Session(folder, "base", "tuned", pairs(folder, "base", "tuned"), 10):
-        app = shop.app()
-        async with app.run_test(size=(120, 36)) as pilot:
-            await at_blind(app, pilot, "0 of 36 votes are in")
-            await pilot.press("enter")
-            await until(pilot, lambda: "✗ Another process is in this blind session." in shown(app))
-            assert "base or tuned?" in shown(app)
+    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10):
+        async with open_room("blind") as room:
+            await arms_loaded(room)
+            await room.press("enter")
+            await room.until_notice("✗ This blind session is open in another process.")
+            assert "base or tuned?" in intro(room)
 
 
-async def test_a_broken_seal_is_a_sentence(shop: Shop) -> None:
-    folder = evaluation(shop)
-    with Session(folder, "base", "tuned", pairs(folder, "base", "tuned"), 10) as session:
-        key = session.folder / "key.json"
+async def test_a_changed_key_is_reported(shop: Shop, open_room: OpenRoom) -> None:
+    key = voted(shop, 36, n=10).folder / "key.json"
     key.write_text(key.read_text().replace("true", "false", 1))
-    app = shop.app()
-    async with app.run_test(size=(140, 36)) as pilot:
-        await at_blind(app, pilot, "0 of 36 votes are in")
-        await pilot.press("enter")
-        await until(pilot, lambda: "its key was changed." in shown(app))
-        assert "Remove the folder and vote anew." in shown(app)
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        await room.press("enter")
+        await room.until(lambda: room.notice.startswith("✗") and "key" in room.notice)
 
 
-async def test_a_full_disk_takes_no_vote(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_vote_that_cannot_be_written_does_not_count(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise MachineError("The disk is full, so votes.jsonl was not saved.")
 
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
+    async with open_room("blind") as room:
+        await begin(room)
         monkeypatch.setattr("mlxtune.core.journal.Journal.append", full)
-        await pilot.press("a")
-        await until(pilot, lambda: "✗ The disk is full" in shown(app))
-        assert session_of(app).votes == 0
+        await room.press("a")
+        await room.until_notice("✗ The disk is full")
+        assert session(room).votes == 0
 
 
-async def test_arms_that_say_the_same_are_no_choice(shop: Shop) -> None:
+async def test_identical_answers_cannot_be_compared(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, arms={"base": base, "tuned": base})
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_blind(app, pilot)
-        await pilot.press("enter")
-        await until(pilot, lambda: "base and tuned give the same answers" in shown(app))
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        await room.press("enter")
+        await room.until_notice("· base and tuned give identical answers")
 
 
 @pytest.mark.parametrize(
-    ("arms", "told"), [(None, "Nothing has been evaluated yet."), ({"base": base}, "The newest evaluation has one arm.")]
+    ("arms", "text"), [(None, "No evaluations yet."), ({"base": base}, "The newest evaluation has only one arm.")]
 )
-async def test_without_two_arms_the_room_says_what_it_is_for(shop: Shop, arms: Any, told: str) -> None:
+async def test_without_two_arms_the_room_explains_itself(shop: Shop, open_room: OpenRoom, arms: Any, text: str) -> None:
     if arms:
         evaluation(shop, arms=arms)
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_blind(app, pilot, told)
-        await pilot.press("enter", "a", "s", "d", "u", "p", "m", "o", "e", "space")
-        await pilot.pause()
-        assert isinstance(app.screen, Blind)
+    async with open_room("blind", size=NARROW) as room:
+        await room.until(lambda: text in intro(room))
+        await room.press("enter", "a", "s", "d", "u", "p", "m", "o", "e", "space")
+        assert room.mode == "blind"
 
 
-async def test_pairs_can_be_read_blind_too(shop: Shop) -> None:
+async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom) -> None:
+    (evaluation(shop) / "report.json").write_text("{}")
+    async with open_room("blind") as room:
+        await room.until(lambda: "is not a report" in intro(room))
+        assert room.actions == []
+
+
+async def test_preference_pairs_can_be_read_blind(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await begin(app, pilot)
-        assert "Pair 1 of 12" in shown(app)
+    async with open_room("blind") as room:
+        await begin(room)
+        assert "Pair 1 of 12" in room.text("#bl-progress")
 
 
-async def test_hostile_answers_are_text(shop: Shop) -> None:
-    said = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {said}"})
-    app = shop.app()
-    for size in ((120, 36), (80, 24)):
-        async with app.run_test(size=size) as pilot:
-            await begin(app, pilot) if size == (120, 36) else await at_blind(app, pilot, "go on")
-            await pilot.press("enter")
-            await pilot.pause()
-            for keys in ((), ("space",), ("a",), ("p",), ("escape",)):
-                await pilot.press(*keys)
-                await pilot.pause()
-                assert not set(shown(app)) & set("\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"), keys
-        app = shop.app()
+@pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
+async def test_hostile_answers_are_shown_as_text(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+    text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {text}"})
+    async with open_room("blind", size=size) as room:
+        await begin(room)
+        for key in ("", "space", "a", "p", "escape"):
+            await room.press(*filter(None, [key]))
+            await room.pilot.pause()
+            assert not set(room.screen_text) & set(CONTROLS), key
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
-async def test_any_size_is_borne(shop: Shop, size: tuple[int, int]) -> None:
-    folder = evaluation(shop)
-    with Session(folder, "base", "tuned", pairs(folder, "base", "tuned"), 2) as session:
-        while session.votes < session.due - 2:
-            session.vote("a")
-    app = shop.app()
-    async with app.run_test(size=size) as pilot:
+async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+    voted(shop, 2, n=2)
+    async with open_room("blind", size=size) as room:
+        await resume(room)
+        await room.press("space", "down", "a", "s")
+        await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
+        await room.press("enter")
+        await room.until(lambda: room.screen._result is not None)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
+def test_picture(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    async def before(pilot: Any) -> None:
         await pilot.press("B")
-        await until(pilot, lambda: room(app)._contest is not None)
-        await pilot.press("enter")
-        await until(pilot, lambda: room(app)._session is not None)
-        await pilot.press("space", "down", "a", "s")
-        await pilot.resize_terminal(size[0] + 1, size[1] + 1)
-        await pilot.press("enter")
-        await until(pilot, lambda: room(app)._result is not None)
-        await pilot.pause()
-        assert app.is_running
+        room = RoomDriver(pilot.app, pilot)
+        await until(pilot, lambda: room.mode == "blind")
+        await resume(room)
+
+    voted(shop, 37)
+    assert snap_compare(shop.app(), terminal_size=size, run_before=before)
+
+
+def test_picture_of_the_result(shop: Shop, snap_compare: Any) -> None:
+    async def before(pilot: Any) -> None:
+        await pilot.press("B")
+        room = RoomDriver(pilot.app, pilot)
+        await until(pilot, lambda: room.mode == "blind")
+        await resume(room)
+
+    voted(shop, 0, opened=True)
+    assert snap_compare(shop.app(), terminal_size=(140, 45), run_before=before)

@@ -1,4 +1,4 @@
-"""The Chat room against a process that is acted: what is asked, what is shown as it comes, and what can be done with it."""
+"""Chat against a fake client: what is sent, what is drawn while it streams, and every action."""
 
 from __future__ import annotations
 
@@ -10,301 +10,316 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
-from mlxtune.tui.screens.chat import Chat
-from mlxtune.tui.talks import Answerer, Talk
+from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 
+from .conftest import OpenRoom
+from .driver import RoomDriver
 from .evaluated import base, evaluation, tuned
-from .stage import Shop, footer, observe, shown, until
-from .test_adapters_room import adapter, onto, stocked
+from .stage import Shop, until
+from .test_adapters_room import adapter, move_to, stocked
 
 __all__ = ["stocked"]
 
 READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0)
+BEST = "20261124-1412-support-json"
 
 
-class Acted:
-    """Stands for the client: answers are told by the test."""
+class FakeClient:
+    """Stands in for the client of the model's process. Tests send the events."""
 
-    made: list[Acted]
+    instances: list[FakeClient]
 
-    def __init__(self, base: str, workspace: Any, *, beside: bool, exact: bool, slots: int, tell: Callable[[Event], None]) -> None:
-        self.base, self.beside, self.tell, self.closed = base, beside, tell, False
-        self.asked: list[tuple[str, str, Callable[[Event], None]]] = []
-        self.cancelled: list[str] = []
-        Acted.made.append(self)
+    def __init__(self, base: str, workspace: Any, *, beside: bool, on_event: Callable[[Event], None], **_: Any) -> None:
+        self.base, self.beside, self.send, self.closed = base, beside, on_event, False
+        self.questions: list[tuple[str, str, Callable[[Event], None]]] = []
+        self.cancelled: list[int] = []
+        FakeClient.instances.append(self)
 
-    def ask(self, messages: Any, *, adapter: str = "", sampling: Any = None, tell: Callable[[Event], None]) -> Any:
-        id = str(len(self.asked))
-        self.asked.append((messages[-1].content, adapter, tell))
+    def ask(self, messages: Any, *, adapter: str = "", sampling: Any = None, on_event: Callable[[Event], None]) -> Any:
+        index = len(self.questions)
+        self.questions.append((messages[-1].content, adapter, on_event))
 
         class Answer:
             @staticmethod
             def cancel() -> None:
-                self.cancelled.append(id)
+                self.cancelled.append(index)
 
         return Answer
 
-    def say(self, at: int, text: str, ended: str = "stop") -> None:
-        """Let the answer with that number come to its end."""
-        hear = self.asked[at][2]
-        hear(Piece(str(at), text))
-        hear(Done(str(at), ended, 40, 12, 7, 0, 0.0, 0.1, 0.5))  # type: ignore[arg-type]
+    def finish(self, index: int, text: str, ended: str = "stop") -> None:
+        """Stream ``text`` as the whole answer to a question."""
+        send = self.questions[index][2]
+        send(Piece(str(index), text))
+        send(Done(str(index), ended, 40, 12, 7, 0, 0.0, 0.1, 0.5))  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.closed = True
 
 
 @pytest.fixture
-def acted(monkeypatch: pytest.MonkeyPatch) -> list[Acted]:
-    Acted.made = []
-    monkeypatch.setattr("mlxtune.serving.client.Client", Acted)
-    monkeypatch.setattr("mlxtune.models.resolve.here", lambda *_, **__: True)
-    monkeypatch.setattr("mlxtune.tui.talks.answerers", lambda *_: [Answerer("support-json-2", "LoRA 8")])
-    return Acted.made
+def clients(monkeypatch: pytest.MonkeyPatch) -> list[FakeClient]:
+    FakeClient.instances = []
+    service = "mlxtune.tui.rooms.chat.service"
+    monkeypatch.setattr(f"{service}.Client", FakeClient)
+    monkeypatch.setattr(f"{service}.is_local", lambda *_, **__: True)
+    monkeypatch.setattr(f"{service}.compatible_adapters", lambda *_: [AdapterOption("", "support-json-2", "LoRA 8")])
+    return FakeClient.instances
 
 
-async def load(pilot: Any, acted: list[Acted]) -> Acted:
-    """Go to the room and have the model loaded."""
-    await pilot.press("C")
-    await until(pilot, lambda: "Nobody is here to talk to yet." in shown(pilot.app))
-    await pilot.press("enter")
-    await until(pilot, lambda: bool(acted))
-    acted[0].tell(READY)
-    await until(pilot, lambda: pilot.app.screen.query_one("#chat-field").has_focus)
-    return acted[0]
+def chat(room: RoomDriver) -> ChatService:
+    service: ChatService = room.screen.chat
+    return service
 
 
-async def ask(pilot: Any, client: Acted, text: str, *answers: str) -> None:
-    """Ask, and let the answers come."""
-    before = len(client.asked)
-    await pilot.press(*text, "enter")
-    await until(pilot, lambda: len(client.asked) == before + len(answers))
-    for at, answer in enumerate(answers):
-        client.say(before + at, answer)
-    await until(pilot, lambda: not pilot.app.screen.talk.writing and answers[-1][:20] in shown(pilot.app))
+def intro(room: RoomDriver) -> str:
+    return room.text("#chat-invite-picture")
 
 
-async def test_a_question_is_asked_and_its_answer_shown(shop: Shop, acted: list[Acted]) -> None:
+def transcript(room: RoomDriver) -> str:
+    return room.text("#chat-said")
+
+
+async def load(room: RoomDriver, clients: list[FakeClient]) -> FakeClient:
+    """Load the model and wait for the field to take the focus."""
+    await room.until(lambda: "No model loaded." in intro(room))
+    await room.press("enter")
+    await room.until(lambda: bool(clients))
+    clients[0].send(READY)
+    await room.until(lambda: room.focus == "chat-field")
+    return clients[0]
+
+
+async def ask(room: RoomDriver, client: FakeClient, text: str, *answers: str) -> None:
+    """Ask a question and stream its answers."""
+    first = len(client.questions)
+    await room.type(text)
+    await room.press("enter")
+    await room.until(lambda: len(client.questions) == first + len(answers))
+    for index, answer in enumerate(answers, first):
+        client.finish(index, answer)
+    await room.until(lambda: not chat(room).streaming and answers[-1][:20] in transcript(room))
+
+
+async def test_a_question_is_answered_and_the_process_ends_with_the_app(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        client = await load(pilot, acted)
-        await ask(pilot, client, "Where is it?", "On its way.")
-        text = shown(app)
-        assert "○ user" in text
-        assert "● base" in text
-        assert "40 read, 12 of them known, 7 written, 15 tokens/s" in text
-    assert client.closed, "its memory is free when the app is left"
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        await ask(room, client, "Where is it?", "On its way.")
+        rows = [row.strip() for row in transcript(room).splitlines() if row.strip()]
+        assert rows == [
+            "○ user", "Where is it?", "● base", "On its way.", "40 prompt tokens (12 cached), 7 generated, 15 tokens/s",
+        ]  # fmt: skip
+    assert client.closed
 
 
-async def test_escape_leaves_the_field_and_letters_act(shop: Shop, acted: list[Acted]) -> None:
+async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        client = await load(pilot, acted)
-        await ask(pilot, client, "Where is it?", "On its way.")
-        await pilot.press("escape", "s")
-        await until(pilot, lambda: "Who answers from here on?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: app.screen.talk.adapter == "support-json-2")
-        await pilot.press("b")
-        await until(pilot, lambda: "beside the base" in shown(app))
-        await pilot.press("i")
-        await ask(pilot, client, "And now?", "The base says this.", "The adapter says that.")
-        assert [adapter for _, adapter, _ in client.asked] == ["", "", "support-json-2"]
-        assert "● base" in shown(app)
-        assert "● support-json-2" in shown(app)
-        assert app.screen.talk.last == "The adapter says that.", "the adapter's answer goes on"
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        await ask(room, client, "Where is it?", "On its way.")
+        await room.press("escape", "s")
+        await room.choose("1")
+        await room.until(lambda: chat(room).adapter == "support-json-2")
+        await room.press("b")
+        assert "side by side with the base" in room.head("#chat-talk")
+        await room.press("i")
+        await ask(room, client, "And now?", "The base says this.", "The adapter says that.")
+        assert [name for _, name, _ in client.questions] == ["", "", "support-json-2"]
+        heads = next(row for row in transcript(room).splitlines() if "● base" in row and "support-json-2" in row)
+        assert heads.index("● base") < heads.index("● support-json-2")
+        assert chat(room).last_answer == "The adapter says that.", "the adapter's answer continues the conversation"
 
 
-async def test_a_mended_answer_is_kept_as_a_row_and_a_pair(shop: Shop, acted: list[Acted]) -> None:
+async def test_an_unchanged_answer_is_saved_as_a_row_and_an_edited_one_as_a_pair(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        client = await load(pilot, acted)
-        await ask(pilot, client, "Where is it?", "On its way")
-        await pilot.press("escape", "w")
-        await until(pilot, lambda: "Keep this answer?" in shown(app))
-        await pilot.press("end", *" now", "enter")
-        await until(pilot, lambda: (shop.folder / "data" / "chat-pairs.jsonl").exists())
-        pair = json.loads((shop.folder / "data" / "chat-pairs.jsonl").read_text())
+    rows, pairs = (shop.folder / "data" / name for name in ("chat.jsonl", "chat-pairs.jsonl"))
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        await ask(room, client, "Where is it?", "On its way")
+        await room.press("escape", "w")
+        await room.answer("On its way")
+        await room.until_notice("✓ Added a row to data/chat.jsonl.")
+        assert not pairs.exists()
+        await room.press("w")
+        await room.answer("On its way now")
+        await room.until(pairs.exists)
+        pair = json.loads(pairs.read_text())
         assert (pair["chosen"], pair["rejected"]) == ("On its way now", "On its way")
+        assert len(rows.read_text().splitlines()) == 2
 
 
-async def test_undo_brings_the_question_back_and_n_begins_again(shop: Shop, acted: list[Acted]) -> None:
+async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        client = await load(pilot, acted)
-        await ask(pilot, client, "Where is it?", "On its way.")
-        await pilot.press("escape", "u")
-        await until(pilot, lambda: not app.screen.talk.exchanges)
-        assert app.screen.query_one("#chat-field").value == "Where is it?"
-        await pilot.press("y")
-        await until(pilot, lambda: "The system prompt" in shown(app))
-        await pilot.press(*"Be brief.", "enter")
-        await until(pilot, lambda: "◇ system" in shown(app))
-        await pilot.press("i", "enter")
-        await until(pilot, lambda: len(client.asked) == 2)
-        await pilot.press("escape")
-        await until(pilot, lambda: "x stop" in footer(app))
-        await pilot.press("x")
-        await until(pilot, lambda: client.cancelled == ["1"])
-        client.say(1, "It", "cancelled")
-        await until(pilot, lambda: ", stopped" in shown(app))
-        await pilot.press("n")
-        await until(pilot, lambda: "Ask something." in shown(app))
-        await pilot.press("e")
-        await until(pilot, lambda: client.closed)
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        await ask(room, client, "Where is it?", "On its way.")
+        await room.press("escape", "u")
+        await room.until(lambda: not chat(room).exchanges)
+        assert room.screen.query_one("#chat-field").value == "Where is it?"
+        await room.press("y")
+        await room.answer("Be brief.")
+        await room.until(lambda: "◇ system" in transcript(room))
+        await room.press("i", "enter")
+        await room.until(lambda: len(client.questions) == 2)
+        await room.press("escape")
+        await room.until(lambda: room.actions[0] == "stop")
+        await room.press("x")
+        await room.until(lambda: client.cancelled == [1])
+        client.finish(1, "It", "cancelled")
+        await room.until(lambda: "tokens/s, stopped" in transcript(room))
+        await room.press("n")
+        await room.until(lambda: "Ask a question." in transcript(room))
+        await room.press("e")
+        await room.until(lambda: client.closed)
 
 
-async def test_a_process_that_ends_is_told_and_can_be_started_again(shop: Shop, acted: list[Acted]) -> None:
+async def test_a_process_that_crashes_is_reported_and_can_be_restarted(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        client = await load(pilot, acted)
-        client.tell(Failed("", "gone", "The model's process ended: killed.", "Start it again.", MachineError.exit_code))
-        await until(pilot, lambda: "✗ The model's process ended: killed." in shown(app))
-        assert "enter load" in footer(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: len(acted) == 2)
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        client.send(Failed("", "gone", MachineError("The model's process ended: killed.", hint="Start it again.")))
+        await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
+        assert "Start it again." in intro(room)
+        assert room.actions[0] == "load"
+        await room.press("enter")
+        await room.until(lambda: len(clients) == 2)
 
 
-async def test_beside_a_run_it_asks_first(loaded: Shop, acted: list[Acted]) -> None:
-    app = loaded.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.press("C")
-        await until(pilot, lambda: "has the accelerator" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "Wait until it has ended" in shown(app))
-        await pilot.press("enter")
-        assert not acted, "the first choice is the safe one"
-        await pilot.press("enter", "down", "enter")
-        await until(pilot, lambda: bool(acted))
-        assert acted[0].beside
+async def test_loading_during_a_run_asks_first(loaded: Shop, clients: list[FakeClient], open_room: OpenRoom) -> None:
+    async with open_room("chat") as room:
+        await room.until(lambda: "is using the accelerator" in intro(room))
+        await room.press("enter")
+        await room.choose("")
+        assert not clients, "the first option is the safe one"
+        await room.press("enter")
+        await room.choose("beside")
+        await room.until(lambda: bool(clients))
+        assert clients[0].beside
 
 
-async def test_the_adapter_that_is_proved_best_is_what_enter_loads_and_o_the_base_alone(shop: Shop, acted: list[Acted]) -> None:
+async def test_enter_loads_the_best_adapter_and_o_the_base_alone(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     shop.recipe()
     adapter(shop.folder / "adapters" / "tone")
-    told = adapter(shop.folder / "runs" / "20261124-1412-support-json" / "adapter") / "mlxtune.json"
-    told.write_text(json.dumps(json.loads(told.read_text()) | {"system": "Answer in JSON."}))
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.press("C")
-        await until(pilot, lambda: "is the newest of smollm2-135m." in shown(app))
-        evaluation(shop, arms={"base": base, "tuned": tuned}, run="20261124-1412-support-json")
-        await observe(pilot, shop.snapshot())
-        await until(pilot, lambda: "enter load 20261124-1412-support-json" in shown(app))
-        assert "20261124-1412-support-json is the best adapter so far." in shown(app)
-        assert "o load smollm2-135m alone" in shown(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: bool(acted))
-        acted[0].tell(READY)
-        await until(pilot, lambda: app.screen.talk.adapter == "20261124-1412-support-json")
-        assert app.screen.talk.system == "Answer in JSON.", "it is asked as its rows are"
-        await until(pilot, lambda: app.screen.query_one("#chat-field").has_focus)
-        await pilot.press("escape", "e")
-        await until(pilot, lambda: app.screen.talk.state == "away" and not app.busy)
-        await pilot.press("o")
-        await until(pilot, lambda: len(acted) == 2)
-        assert app.screen.talk.adapter == ""
+    facts = adapter(shop.folder / "runs" / BEST / "adapter") / "mlxtune.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"system": "Answer in JSON."}))
+    async with open_room("chat") as room:
+        await room.until(lambda: "is the newest adapter for smollm2-135m." in intro(room))
+        evaluation(shop, arms={"base": base, "tuned": tuned}, run=BEST)
+        await room.observe(shop.snapshot())
+        await room.until(lambda: f"{BEST} is the best adapter so far." in intro(room))
+        assert f"enter load {BEST}" in intro(room)
+        assert "o load smollm2-135m alone" in intro(room)
+        await room.press("enter")
+        await room.until(lambda: bool(clients))
+        clients[0].send(READY)
+        await room.until(lambda: chat(room).adapter == BEST and room.focus == "chat-field")
+        assert chat(room).session.system == "Answer in JSON.", "the prompt of its training rows"
+        await room.press("escape", "e")
+        await room.until(lambda: chat(room).state == "idle" and not room.app.busy)
+        await room.press("o")
+        await room.until(lambda: len(clients) == 2)
+        assert chat(room).adapter == ""
 
 
-async def use(pilot: Any, name: str) -> None:
-    """Press ``a`` on an adapter in Adapters."""
-    await pilot.press("A")
-    await until(pilot, lambda: name in shown(pilot.app))
-    await onto(pilot, name)
-    await pilot.press("a")
+async def use(room: RoomDriver, name: str) -> None:
+    """Select an adapter for Chat in the Adapters room."""
+    await room.press("A")
+    await room.until(lambda: name in room.text("#adapters-list"))
+    await move_to(room, name)
+    await room.press("a")
 
 
-async def test_an_adapter_that_was_chosen_beside_a_run_is_asked_about_once(loaded: Shop, acted: list[Acted]) -> None:
-    adapter(loaded.folder / "adapters" / "tone")
-    app = loaded.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await use(pilot, "tone")
-        await until(pilot, lambda: "Wait until it has ended" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "enter load tone" in shown(app))
-        await pilot.pause(0.1)
-        assert isinstance(app.screen, Chat), "to wait is an answer"
-        assert not acted
-
-
-async def test_an_adapter_is_loaded_when_it_is_chosen_and_not_again_when_the_room_comes_back(
-    stocked: Shop, acted: list[Acted]
+async def test_an_adapter_chosen_during_a_run_is_asked_about_once(
+    loaded: Shop, clients: list[FakeClient], open_room: OpenRoom
 ) -> None:
-    app = stocked.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await use(pilot, "tone")
-        await until(pilot, lambda: len(acted) == 1)
-        acted[0].tell(READY)
-        await until(pilot, lambda: app.screen.query_one("#chat-field").has_focus)
-        assert app.screen._offer.name == "tone", "what is loaded and what is offered are asked for side by side"
-        await pilot.press("escape")
-        await use(pilot, "tone")
-        await pilot.pause(0.1)
-        assert len(acted) == 1, "it is here already"
-        await pilot.press("e")
-        await until(pilot, lambda: app.screen.talk.state == "away" and not app.busy)
-        await pilot.press("f1", "escape")
-        await pilot.pause(0.1)
-        assert len(acted) == 1, "it was ended"
-        await use(pilot, "tone")
-        await until(pilot, lambda: len(acted) == 2)
+    adapter(loaded.folder / "adapters" / "tone")
+    async with open_room("adapters") as room:
+        await use(room, "tone")
+        await room.choose("")
+        await room.until(lambda: "enter load tone" in intro(room))
+        await room.pilot.pause(0.1)
+        assert room.mode == "chat", "waiting is an answer"
+        assert not clients
 
 
-async def test_a_system_prompt_is_shown_as_text_and_stays_what_it_was(shop: Shop, acted: list[Acted]) -> None:
+async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_ended(
+    stocked: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
+    async with open_room("adapters") as room:
+        await use(room, "tone")
+        await room.until(lambda: len(clients) == 1)
+        clients[0].send(READY)
+        await room.until(lambda: room.focus == "chat-field")
+        assert room.screen._default.name == "tone"
+        await room.press("escape")
+        await use(room, "tone")
+        await room.pilot.pause(0.1)
+        assert len(clients) == 1, "already loaded"
+        await room.press("e")
+        await room.until(lambda: chat(room).state == "idle" and not room.app.busy)
+        await room.press("f1", "escape")
+        await room.pilot.pause(0.1)
+        assert len(clients) == 1, "it was ended on purpose"
+        await use(room, "tone")
+        await room.until(lambda: len(clients) == 2)
+
+
+async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
+    shop: Shop, clients: list[FakeClient], open_room: OpenRoom
+) -> None:
     system = "Be\x1b]0;owned\x07 brief.\n\tAlways."
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        client = await load(pilot, acted)
-        app.screen.talk.instruct(system)
-        await ask(pilot, client, "Where is it?", "The parcel left today.\tNow.")
-        assert not set(shown(app)) & set("\x1b\x07\t")
-        assert "    Always." in shown(app)
-        await pilot.press("escape", "y")
-        await until(pilot, lambda: "␊␉Always." in shown(app))
-        assert not set(shown(app)) & set("\x1b\x07\t")
-        await pilot.press("end", *" Always!", "enter")
-        await until(pilot, lambda: isinstance(app.screen, Chat))
-        assert app.screen.talk.system == f"{system} Always!"
+    async with open_room("chat") as room:
+        client = await load(room, clients)
+        chat(room).session.set_system(system)
+        await ask(room, client, "Where is it?", "The parcel left today.\tNow.")
+        assert not set(room.screen_text) & set("\x1b\x07\t")
+        assert "    Always." in transcript(room)
+        await room.press("escape", "y")
+        await room.until(lambda: "␊␉Always." in room.screen_text)
+        assert not set(room.screen_text) & set("\x1b\x07\t")
+        await room.press("end")
+        await room.type(" Always!")
+        await room.press("enter")
+        await room.until(lambda: room.mode == "chat")
+        assert chat(room).session.system == f"{system} Always!"
 
 
-def test_what_an_answer_says_cannot_reach_the_terminal_raw(shop: Shop, acted: list[Acted]) -> None:
-    from mlxtune.tui.talks import Subject
-
-    talk = Talk(shop.folder, lambda: None)
-    talk.start(Subject("smollm2-135m"))
-    talk.ask("?")
-    acted[0].say(0, "\x1b[31mred\x07")
-    assert "\x1b" not in talk.exchanges[0].sides[0].text
-    assert "\x07" not in talk.exchanges[0].sides[0].text
+def test_control_characters_of_an_answer_are_removed(shop: Shop, clients: list[FakeClient]) -> None:
+    service = ChatService(shop.folder, lambda: None)
+    service.start("smollm2-135m")
+    service.ask("?")
+    clients[0].finish(0, "\x1b[31mred\x07")
+    assert not set(service.exchanges[0].replies[0].text) & set("\x1b\x07")
 
 
 @pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-@pytest.mark.parametrize("state", ["empty", "talking", "failed"])
-def test_how_it_looks(shop: Shop, acted: list[Acted], snap_compare: Any, size: tuple[int, int], state: str) -> None:
+def test_picture(shop: Shop, clients: list[FakeClient], snap_compare: Any, size: tuple[int, int]) -> None:
     shop.recipe()
 
     async def before(pilot: Any) -> None:
-        if state == "empty":
-            await pilot.press("C")
-            await until(pilot, lambda: "Nobody is here" in shown(pilot.app))
-            return
-        client = await load(pilot, acted)
-        pilot.app.screen.query_one("#chat-field").cursor_blink = False
-        if state == "failed":
-            client.tell(Failed("", "gone", "The model's process ended: killed.", "Start it again.", MachineError.exit_code))
-            await until(pilot, lambda: "✗ The model's process" in shown(pilot.app))
-            return
-        pilot.app.screen.talk.use(Answerer("support-json-2"))
-        pilot.app.screen._both = True
+        await pilot.press("C")
+        room = RoomDriver(pilot.app, pilot)
+        await until(pilot, lambda: room.mode == "chat")
+        client = await load(room, clients)
+        room.screen.query_one("#chat-field").cursor_blink = False
+        chat(room).use(AdapterOption("", "support-json-2"))
+        room.screen._with_base = True
         answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
-        await ask(pilot, client, "Where is my parcel?", "Your parcel is on its way to you, I think.", answer)
-        await pilot.press("escape")
-        await pilot.pause()
+        await ask(room, client, "Where is my parcel?", "Your parcel is on its way to you, I think.", answer)
+        await room.press("escape")
+        await room.until(lambda: "side by side" in room.head("#chat-talk"))
 
     assert snap_compare(shop.app(), terminal_size=size, run_before=before)

@@ -1,4 +1,4 @@
-"""Evaluate: every key, every state, and from any number to the rows behind it."""
+"""Evaluate: every key, every state, and the rows behind every number."""
 
 from __future__ import annotations
 
@@ -11,291 +11,309 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import MachineError
+from mlxtune.data.source import read_file
 from mlxtune.runs.registry import Run
-from mlxtune.tui import evaluations
-from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.screens.evaluate import Evaluate
-from mlxtune.tui.screens.page import Page
-from mlxtune.tui.widgets.pane import ListPane
-from mlxtune.tui.widgets.square import Square
+from mlxtune.tui.rooms.evaluate import service
+from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 
+from .conftest import OpenRoom
+from .driver import NARROW, RoomDriver, drive
 from .evaluated import base, evaluating, evaluation
-from .stage import NOW, Shop, footer, observe, shown, until
+from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
 
-
-async def at_evaluate(app: MlxtuneApp, pilot: Any, text: str = "Tuned fails") -> None:
-    await pilot.press("E")
-    await until(pilot, lambda: text in shown(app))
-
-
-async def focus(app: MlxtuneApp, pilot: Any, id: str) -> None:
-    app.screen.query_one(f"#{id}").focus()
-    await pilot.pause()
+ID, OLDER = "20261124-1500-support-json", "20261120-1500-support-json"
+LARGE = (140, 45)
+CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 
 
-async def test_a_report_is_a_verdict_arms_a_square_and_rows(shop: Shop) -> None:
+async def rows_found(room: RoomDriver, title: str = "", count: int | None = None) -> None:
+    """Wait for the rows behind a number."""
+
+    def found() -> bool:
+        rows = room.screen._rows
+        return rows is not None and (not title or rows.title == title) and (count is None or len(rows.rows) == count)
+
+    await room.until(found)
+    await room.pilot.pause()
+
+
+async def focus(room: RoomDriver, id: str) -> None:
+    room.screen.query_one(f"#{id}").focus()
+    await room.pilot.pause()
+
+
+async def page(room: RoomDriver) -> str:
+    """Return the whole text of the page that opens, its words joined by single spaces."""
+    await room.until(lambda: room.mode == "" and bool(room.text("#rows").strip()))
+    rows = room.screen._rows(room.screen.query_one("#rows").size.width)
+    return " ".join(" ".join(row.plain.split()) for row in rows)
+
+
+def error(room: RoomDriver) -> str:
+    return " ".join(room.text("#ev-error").split())
+
+
+async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await at_evaluate(app, pilot)
-        text = shown(app)
-        parts = (
-            "· Cannot tell. Whole contract changed by|Over base: +57|First look at these rows.|40 held-out rows, none trained on"
-        )
-        parts += "|whole contract, %|95 % Wilson intervals|82.5  68–91|60.0  45–74|base+kshot against tuned|5 broken|fixed 14|p = "
-        parts += "|1 of 7|Line 8|it ends inside a string|Nearest training rows|% alike"
-        for part in parts.split("|"):
-            assert part in text, part
-        assert "●" in next(row for row in text.splitlines() if "tuned" in row and "82.5" in row)
-        assert footer(app).startswith("enter row   m metric   f failures   v versus   w review   n new")
+    async with open_room("evaluate", size=LARGE) as room:
+        await rows_found(room, "Tuned fails", 7)
+        assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract changed by")
+        assert "Compared with base: +57" in room.text("#ev-summary")
+        assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
+        base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
+        assert "whole contract, %" in room.text("#ev-table")
+        assert "60.0  45–74" in kshot_row
+        assert "82.5  68–91" in tuned_row
+        assert all("●" in row for row in (base_row, kshot_row, tuned_row))
+        assert room.head("#ev-square") == "Base+kshot vs. tuned whole contract" or "base+kshot vs. tuned" in room.head("#ev-square")
+        for part in ("5 broken", "fixed 14", "p = "):
+            assert part in room.text("#ev-cells"), part
+        assert room.head("#ev-rows") == "▌ Tuned fails 1 of 7"
+        assert room.head("#ev-row").startswith("Line 8")
+        assert "the text ends inside a string" in room.text("#ev-detail")
+        assert "Nearest training rows" in room.text("#ev-detail")
+        assert "% similar" in room.text("#ev-detail")
+        assert room.actions == ["row", "metric", "failures", "versus", "review", "new", "html"]
 
 
-async def test_while_the_adapter_is_measured_the_base_s_report_says_so(shop: Shop) -> None:
+async def test_while_the_adapter_is_evaluated_the_baseline_says_so(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, arms={"base": base})
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot, "Train, then evaluate")
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Base fails")
+        before = room.text("#ev-summary")
         evaluating(shop)
-        await observe(pilot, shop.snapshot())
-        await until(pilot, lambda: "Now tuned is being measured; the verdict follows." in shown(app))
-        assert "Train, then evaluate" not in shown(app)
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "Now evaluating tuned; the verdict follows." in room.text("#ev-summary"))
+        assert before not in room.text("#ev-summary")
 
 
-async def test_the_failing_part_is_marked_beside_the_reference(shop: Shop) -> None:
+async def test_the_failing_part_is_marked_next_to_the_reference(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("down", "down", "down", "down", "down")
-        await until(pilot, lambda: "Line 5" in shown(app))
-        rows = shown(app).splitlines()
-        at = next(index for index, row in enumerate(rows) if '"hgih",' in row and '"low",' in row)
-        assert "^^^^^^" in rows[at + 1]
-        assert rows[at + 1].index("^") == rows[at].index('"hgih"')
-        assert '"hgih" is not one of "low", "normal" or "high"' in shown(app)
-        await pilot.press("v")
-        assert "Dear customer" in shown(app) or "```json" in shown(app) or '"low"' in shown(app)
-        assert " base" in rows[at - 2] or " base" in shown(app)
-        await pilot.press("v", "v")
-        assert "reference" in shown(app)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await room.press(*["down"] * 5)
+        await room.until(lambda: room.head("#ev-row").startswith("Line 5"))
+        rows = room.text("#ev-detail").splitlines()
+        index = next(index for index, row in enumerate(rows) if '"hgih",' in row and '"low",' in row)
+        assert rows[index + 1].index("^") == rows[index].index('"hgih"')
+        assert "^^^^^^" in rows[index + 1]
+        assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
 
 
-async def test_enter_goes_from_every_number_to_the_rows_behind_it(shop: Shop) -> None:
+async def test_v_compares_with_every_other_arm_and_the_reference(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await focus(app, pilot, "ev-table")
-        assert "enter rows" in footer(app)
-        await pilot.press("up", "up", "enter")
-        await until(pilot, lambda: "Base fails" in shown(app) and "1 of 30" in shown(app))
-        assert isinstance(app.focused, ListPane)
-        assert app.focused.id == "ev-list"
-        await focus(app, pilot, "ev-cells")
-        for keys, title, count in (
-            ((), "Broken", "1 of 5"),
-            (("down",), "Both fail", "1 of 2"),
-            (("left",), "Fixed", "1 of 14"),
-            (("up",), "Both hold", "1 of 19"),
-        ):
-            await focus(app, pilot, "ev-cells")
-            await pilot.press(*keys, "enter")
-            await until(pilot, lambda title=title, count=count: title in shown(app) and count in shown(app))  # type: ignore[misc]
-        assert "✓ 1 " in shown(app)
-        await focus(app, pilot, "ev-told")
-        assert "enter report" in footer(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Page))
-        text = shown(app)
-        await pilot.press("end")
-        text += shown(app)
-        for part in ("whole contract", "no forbidden phrase", "How they answered", "perplexity of the references", "decoding"):
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        heads = []
+        for _ in range(4):
+            head = next(row for row in room.text("#ev-detail").splitlines() if row.strip().startswith("tuned"))
+            heads.append(head.split()[1])
+            await room.press("v")
+        assert heads == ["reference", "base", "base+kshot", "reference"]
+
+
+async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await focus(room, "ev-table")
+        assert room.actions[0] == "rows"
+        await room.press("up", "up", "enter")
+        await rows_found(room, "Base fails", 30)
+        await room.until(lambda: room.focus == "ev-list")
+        for key, title, count in (("", "Broken", 5), ("down", "Both fail", 2), ("left", "Fixed", 14), ("up", "Both pass", 19)):
+            await focus(room, "ev-cells")
+            await room.press(*filter(None, [key]), "enter")
+            await rows_found(room, title, count)
+        assert "✓ 1 " in room.text("#ev-list")
+
+
+async def test_a_click_on_a_cell_lists_its_rows(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        rows = room.screen.query_one(PairedTable).render().plain.splitlines()
+        y = next(index for index, row in enumerate(rows) if "fixed 14" in row)
+        await room.pilot.click("#ev-cells", offset=(rows[y].index("fixed 14"), y))
+        await rows_found(room, "Fixed", 14)
+
+
+async def test_enter_on_the_verdict_opens_the_whole_report(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await focus(room, "ev-summary")
+        assert room.actions[0] == "report"
+        await room.press("enter")
+        text = await page(room)
+        for part in ("Cannot tell.", "whole contract", "no forbidden phrase", "perplexity", "decoding", "fixed", "neither"):
             assert part in text, part
 
 
-async def test_f_shows_one_class_of_failures_and_all_again(shop: Shop) -> None:
+async def test_f_keeps_one_kind_of_failure_and_shows_all_again(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("f")
-        await until(pilot, lambda: "Which failures of tuned?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: "Tuned fails: " in shown(app) and "1 of 1" in shown(app))
-        await pilot.press("f", "enter")
-        await until(pilot, lambda: "1 of 7" in shown(app))
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Tuned fails", 7)
+        await room.press("f")
+        await room.choose("1")
+        await room.until(lambda: room.screen._rows.title.startswith("Tuned fails: "))
+        assert len(room.screen._rows.rows) < 7
+        await room.press("f")
+        await room.choose("0")
+        await rows_found(room, "Tuned fails", 7)
 
 
-async def test_m_goes_through_the_metrics_and_the_square_follows(shop: Shop) -> None:
+async def test_m_cycles_the_metrics_and_rows_and_table_follow(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("m")
-        await until(pilot, lambda: "valid JSON, 1 of 3" in shown(app))
-        assert "valid JSON, %" in shown(app)
-        assert "whole contract, %" in shown(app), "the whole contract stays beside it"
-        screen = app.screen
-        assert isinstance(screen, Evaluate)
-        assert screen._opened is not None
-        for _ in screen._opened.metrics[1:]:
-            await pilot.press("m")
-        await until(pilot, lambda: "1 of 7" in shown(app))
+    async with open_room("evaluate") as room:
+        await rows_found(room, count=7)
+        await room.press("m")
+        await rows_found(room, count=3)
+        assert room.head("#ev-rows").endswith("valid JSON, 1 of 3")
+        header = room.text("#ev-table").splitlines()[0]
+        assert "valid JSON, %" in header
+        assert "whole contract, %" in header, "the whole contract stays next to it"
+        assert room.head("#ev-square").endswith("valid JSON")
+        for _ in room.screen._report.metrics[1:]:
+            await room.press("m")
+        await rows_found(room, count=7)
 
 
-async def test_enter_on_a_row_shows_all_of_it(shop: Shop) -> None:
+async def test_enter_on_a_row_shows_all_of_it(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_evaluate(app, pilot)
-        assert "Nearest training rows" not in shown(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Page))
-        text = ""
-        for _ in range(8):
-            text += shown(app)
-            await pilot.press("pagedown")
+    async with open_room("evaluate", size=NARROW) as room:
+        await rows_found(room)
+        assert room.text("#ev-detail") == "", "no room for it at 80 columns"
+        await room.press("enter")
+        text = await page(room)
         for part in (
-            "Line 8",
             "◇ system",
             "○ user",
             "tuned",
             "base",
             "reference",
-            "it ends inside a string",
+            "the text ends inside a string",
             "Nearest training rows",
             "not reviewed",
         ):
             assert part in text, part
-        await pilot.press("escape")
-        await until(pilot, lambda: isinstance(app.screen, Evaluate))
+        await room.press("escape")
+        await room.until(lambda: room.mode == "evaluate")
 
 
-async def test_failing_rows_scroll_and_do_not_fall_off(shop: Shop) -> None:
+async def test_the_list_scrolls_to_its_last_row(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"no JSON {at}"})
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_evaluate(app, pilot, "1 of 40")
-        await pilot.press("end")
-        assert "40 of 40" in shown(app)
-        assert "✗ 40" in shown(app)
-        await pilot.press("pageup", "home")
-        assert "1 of 40" in shown(app)
+    async with open_room("evaluate", size=NARROW) as room:
+        await rows_found(room, count=40)
+        await room.press("end")
+        assert room.head("#ev-rows").endswith("40 of 40")
+        assert "✗ 40" in room.text("#ev-list")
+        await room.press("pageup", "home")
+        assert room.head("#ev-rows").endswith("1 of 40")
 
 
-async def test_w_goes_to_review_with_the_row(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    went: list[str] = []
+async def test_w_opens_a_similar_training_row_in_review(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation(shop)
-    app = shop.app()
-    monkeypatch.setattr(app, "action_room", went.append)
-    monkeypatch.setattr(type(app), "rooms", property(lambda _: ("Home", "Review", "Plan", "Train", "Evaluate")))
-    async with app.run_test(size=(120, 36)) as pilot:
-        await app.switch_mode("evaluate")
-        await until(pilot, lambda: "1 of 7" in shown(app))
-        await pilot.press("w")
-        await until(pilot, lambda: "Which training row?" in shown(app))
-        assert "% alike" in shown(app)
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: went == ["review"])
-        assert app.wanted_row is not None
-        assert len(app.wanted_row) == 12
-        source = (shop.folder / "data" / "support.jsonl").read_text().splitlines()
-        from mlxtune.data.source import read_file
-
+    opened: list[str] = []
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        monkeypatch.setattr(room.app, "action_room", opened.append)
+        await room.press("w")
+        await room.until(lambda: room.mode == "")
+        id = room.screen._options[1].value
+        await room.choose(id)
+        assert opened == ["review"]
+        assert room.app.row_to_open == id
         ids = [row.id for row in read_file(shop.folder / "data" / "support.jsonl")]
-        assert 40 <= ids.index(app.wanted_row) < len(source), "a training row"
+        assert ids.index(id) >= 40, "a training row"
 
 
-async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop) -> None:
+async def test_a_baseline_alone_has_no_comparison(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, arms={"base": base})
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot, "Base fails")
-        assert "◐ The base is measured." in shown(app)
-        assert "against" not in shown(app).split("Arms")[1].split("Base fails")[0]
-        await pilot.press("v")
-        assert "reference" in shown(app)
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Base fails")
+        assert room.text("#ev-summary").strip().startswith("◐")
+        assert not room.screen.query_one("#ev-square").display
+        await room.press("v")
+        assert "reference" in room.text("#ev-detail")
 
 
-async def test_preference_training_shows_its_margins(shop: Shop) -> None:
+async def test_preference_training_shows_its_margins(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True)
-    app = shop.app()
-    async with app.run_test(size=(140, 45)) as pilot:
-        await at_evaluate(app, pilot)
-        text = shown(app)
-        assert "right preference, %" in text
-        assert "Margin of the chosen answers, in nats a token: base −1.39" in text
-        assert "tuned over base+kshot: +0.2" in text
-        assert "the rejected answer is likelier" in text
+    async with open_room("evaluate", size=LARGE) as room:
+        await rows_found(room)
+        assert "right preference, %" in room.text("#ev-table")
+        summary = " ".join(room.text("#ev-summary").split())
+        assert "Margin of chosen over rejected answers, in nats per token: base −1.39" in summary
+        assert "tuned over base+kshot: +0.2" in summary
+        assert "the rejected answer is" in " ".join(room.text("#ev-detail").split())
 
 
-async def test_r_shows_the_off_task_prompts_that_broke_first(shop: Shop) -> None:
+async def test_r_shows_the_off_task_prompts_broken_ones_first(shop: Shop, open_room: OpenRoom) -> None:
     evaluation(shop, off_task=2, looks=4)
-    app = shop.app()
-    async with app.run_test(size=(120, 45)) as pilot:
-        await at_evaluate(app, pilot)
-        assert "✗ General behaviour dropped: 8 of 10 off-task prompts answered right, 10 by the base." in shown(app)
-        assert "Seen 4 times; expect optimism." in shown(app)
-        await pilot.press("r")
-        await until(pilot, lambda: isinstance(app.screen, Page))
-        rows = [row.strip() for row in shown(app).splitlines() if row.strip()]
-        assert any(row.startswith("✗ broken  q0") for row in rows)
-        assert "What comes after 0?" in shown(app)
-        assert "I do not know." in shown(app)
+    async with open_room("evaluate", size=(120, 45)) as room:
+        await rows_found(room)
+        summary = " ".join(room.text("#ev-summary").split())
+        assert "✗" in summary
+        assert "8 of 10" in summary
+        await room.press("r")
+        text = await page(room)
+        assert "✗ broken q0" in text
+        assert text.index("✗ broken q1") < text.index("✓ q2")
+        assert "What comes after 0?" in text
+        assert "I do not know." in text
 
 
-async def test_o_chooses_a_report_and_c_holds_two_against_each_other(shop: Shop) -> None:
-    evaluation(shop, "20261120-1500-support-json", arms={"base": base, "tuned": base}, age=4 * 86400)
-    evaluation(shop, "20261124-1500-support-json")
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("c")
-        await until(pilot, lambda: "Hold it against which?" in shown(app))
-        assert "support-json, 4 d" in shown(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Page))
-        assert "✓ Better. Whole contract rose by" in shown(app)
-        assert "tuned of 20261124-1500-support-json against tuned of 20261120-1500-support-json" in shown(app)
-        await pilot.press("escape", "o")
-        await until(pilot, lambda: "Which report?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: "Verdict on support-json" in shown(app) and "1 of 30" in shown(app))
-        await pilot.press("m")
-        screen = app.screen
-        assert isinstance(screen, Evaluate)
-        kept = json.loads(json.dumps(dict(screen.remember())))
-        assert kept == {"evaluation": "20261120-1500-support-json", "metric": "json"}
-
-
-async def test_reports_on_other_terms_are_not_compared(shop: Shop) -> None:
-    evaluation(shop, "20261120-1500-support-json", rows=30, age=4 * 86400)
+async def test_c_compares_two_reports(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("c")
-        await until(pilot, lambda: "Hold it against which?" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "cannot be compared: the held-out rows" in shown(app))
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await room.press("c")
+        await room.choose("0")
+        text = await page(room)
+        assert text.startswith("✓ Better. Whole contract rose by")
+        assert f"tuned of {ID} compared with tuned of {OLDER}, on the same 40 held-out rows." in text
+        assert "By metric" in text
 
 
-async def test_e_tells_where_the_page_is(shop: Shop) -> None:
+async def test_o_selects_another_report_which_is_remembered(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
+    evaluation(shop)
+    async with open_room("evaluate") as room:
+        await rows_found(room, count=7)
+        await room.press("o")
+        await room.choose("1")
+        await rows_found(room, count=30)
+        assert room.head("#ev-verdict").startswith("Verdict on support-json")
+        await room.press("m")
+        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "metric": "json"}
+
+
+async def test_reports_on_other_rows_are_not_compared(shop: Shop, open_room: OpenRoom) -> None:
+    evaluation(shop, OLDER, rows=30, age=4 * 86400)
+    evaluation(shop)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await room.press("c")
+        await room.choose("0")
+        await room.until(lambda: room.notice.startswith("✗") and "compared" in room.notice)
+
+
+async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("e")
-        await until(pilot, lambda: "evals/20261124-1500-support-json/report.html" in shown(app))
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await room.press("e")
+        await room.until(lambda: f"evals/{ID}/report.html" in room.notice)
     (folder / "report.html").unlink()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        assert "page" not in footer(app)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        assert "html" not in room.actions
 
 
-async def test_n_asks_what_and_which_arms_and_starts(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
 
     def start(workspace: Path, kind: str, recipe: Any, request: dict[str, str]) -> Run:
@@ -307,214 +325,189 @@ async def test_n_asks_what_and_which_arms_and_starts(shop: Shop, monkeypatch: py
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
     (run / "adapter").mkdir()
     (run / "adapter" / "adapters.safetensors").touch()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("n")
-        await until(pilot, lambda: "Evaluate what?" in shown(app))
-        assert "its adapter, 5 min ago" in shown(app)
-        assert "its base alone" in shown(app)
-        await pilot.press("enter")
-        await until(pilot, lambda: "Which arms?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: len(started) == 1)
-        assert started == [
-            ("eval", ["base", "base+kshot", "tuned"], {"run": "20261124-1412-support-json", "adapter": str(run / "adapter")})
-        ]
-        await pilot.press("n")
-        await until(pilot, lambda: "Evaluate what?" in shown(app))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: "Which arms?" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: len(started) == 2)
-        assert started[1] == ("eval", ["base", "tuned"], {})
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        for subject, arms in (("0", "1"), ("1", "0")):
+            await room.press("n")
+            await room.choose(subject)
+            await room.choose(arms)
+            await room.until(lambda arms=arms: len(started) == 2 - int(arms) and not room.app.busy)  # type: ignore[misc]
+    assert started == [
+        ("eval", ["base", "base+kshot", "tuned"], {"run": "20261124-1412-support-json", "adapter": str(run / "adapter")}),
+        ("eval", ["base", "tuned"], {}),
+    ]
 
 
-async def test_a_start_that_fails_is_a_sentence(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_that_fails_is_reported(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: Any) -> Run:
-        raise MachineError("The worker of x ended before it said a word: killed", mend="Its log: worker.log")
+        raise MachineError("The worker of x ended at once: killed", hint="Its log: worker.log")
 
     monkeypatch.setattr("mlxtune.runs.launch.start", start)
     evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        await pilot.press("n")
-        await until(pilot, lambda: "Evaluate what?" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "Which arms?" in shown(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "✗ The worker of x ended before it said a word" in shown(app))
-        assert "Tuned fails" in shown(app)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        await room.press("n")
+        await room.choose("0")
+        await room.choose("0")
+        await room.until_notice("✗ The worker of x ended at once")
+        assert room.screen._rows.title == "Tuned fails"
 
 
-async def test_an_evaluation_at_work_shows_arms_and_rows_and_can_be_stopped(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     evaluation(shop)
     evaluating(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        text = shown(app)
-        assert "Evaluating support-json" in text
-        assert "14 of 40 rows" in text
-        assert "40 of 40 rows" in text
-        assert "new" not in footer(app)
-        await pilot.press("s")
-        await until(pilot, lambda: "Stop the evaluation of support-json?" in shown(app))
-        await pilot.press("enter")
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        assert "Evaluating support-json" in room.head("#ev-now")
+        finished, running = room.text("#ev-progress").splitlines()
+        assert finished.strip().startswith("✓ base")
+        assert finished.endswith("40 of 40 rows")
+        assert running.strip().startswith("● tuned")
+        assert running.endswith("14 of 40 rows")
+        assert "new" not in room.actions
+        await room.press("s")
+        await room.choose("")
         assert stopped == []
-        await pilot.press("s", "down", "enter")
-        await until(pilot, lambda: stopped == ["20261124-1600-support-json"])
+        await room.press("s")
+        await room.choose("stop")
+        await room.until(lambda: stopped == ["20261124-1600-support-json"])
 
 
-async def test_a_first_evaluation_at_work_is_all_there_is(shop: Shop) -> None:
+async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
     evaluating(shop)
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_evaluate(app, pilot, "14 of 40 rows")
-        assert "Nothing has been evaluated yet." not in shown(app)
-        assert footer(app) == "s stop   q quit"
-    app = shop.app(NOW + 60)
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_evaluate(app, pilot, "Nothing was heard for")
+    async with open_room("evaluate", size=NARROW) as room:
+        await room.until(lambda: "14 of 40 rows" in room.text("#ev-progress"))
+        assert room.text("#ev-invite") == ""
+        assert room.actions == ["stop"]
+    async with drive(shop.app(NOW + 60), "evaluate") as room:
+        await room.until(lambda: "! No output for" in room.text("#ev-progress"))
 
 
 @pytest.mark.parametrize(
-    ("end", "told", "more"),
+    ("end", "text", "hint"),
     [
-        (
-            ("run.failed", {"error": "The schema changed.", "mend": "Set it back.", "code": 2}),
-            "✗ The schema changed.",
-            "Set it back.",
-        ),
-        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Start another when you like."),
-        (None, "✗ The evaluation ended without saying why.", "Its process printed last: Killed"),
+        (("run.failed", {"error": "The schema changed.", "mend": "Set it back.", "code": 2}), "✗ The schema changed.", "Set it back."),
+        (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Press n to start another."),
+        (None, "✗ The evaluation crashed.", "Last output: Killed"),
     ],
-)
-async def test_an_evaluation_that_came_to_nothing_says_why_over_the_last_report(shop: Shop, end: Any, told: str, more: str) -> None:
+)  # fmt: skip
+async def test_a_failed_evaluation_is_explained_above_the_last_report(
+    shop: Shop, open_room: OpenRoom, end: Any, text: str, hint: str
+) -> None:
     evaluation(shop)
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=end, printed="Killed\n")
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        assert told in shown(app)
-        assert more in shown(app)
+    async with open_room("evaluate") as room:
+        await rows_found(room, "Tuned fails")
+        assert error(room) == f"{text} {hint}"
 
 
-async def test_nothing_evaluated_yet_offers_it_with_one_key(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request: started.append(kind))
     shop.recipe()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot, "Nothing has been evaluated yet.")
-        assert "Base, tuned answer the same held-out rows." in shown(app)
-        assert "enter evaluate support-json" in shown(app)
-        for text in ("Evaluate what?", "Which arms?"):
-            await pilot.press("enter")
-            await until(pilot, lambda text=text: text in shown(app))  # type: ignore[misc]
-        await pilot.press("enter")
-        await until(pilot, lambda: started == ["eval"])
+    async with open_room("evaluate") as room:
+        intro = room.text("#ev-invite")
+        assert "No evaluations yet." in intro
+        assert "Every arm (base, tuned) answers the same held-out rows." in intro
+        assert "enter evaluate support-json" in intro
+        await room.press("enter")
+        await room.choose("0")
+        await room.choose("0")
+        await room.until(lambda: started == ["eval"])
 
 
-async def test_an_empty_workspace_says_where_to_begin(shop: Shop) -> None:
-    app = shop.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await at_evaluate(app, pilot, "go home: a sample workspace is one key away")
-        await pilot.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
-        await pilot.pause()
-        assert isinstance(app.screen, Evaluate)
+async def test_an_empty_workspace_offers_home(shop: Shop, open_room: OpenRoom) -> None:
+    async with open_room("evaluate", size=NARROW) as room:
+        assert "H create a sample workspace" in room.text("#ev-invite")
+        await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
+        await room.pilot.pause()
+        assert room.mode == "evaluate"
 
 
-async def test_a_report_that_cannot_be_read_is_a_sentence(shop: Shop) -> None:
+async def test_an_unreadable_report_is_reported(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
     (folder / "report.json").write_text('{"arms": 3}')
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot, "is not a report of this version")
-        assert "Evaluate again, or choose another report." in shown(app)
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "is not a report that this version can read" in error(room))
+        assert "Evaluate again" in error(room)
 
 
-async def test_a_report_without_its_evidence_still_has_its_numbers(shop: Shop) -> None:
+async def test_a_report_without_its_evidence_still_shows_its_numbers(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
     (folder / "questions.jsonl").unlink()
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot, "82.5  68–91")
-        await until(pilot, lambda: "questions.jsonl: its numbers cannot be computed again." in shown(app))
-        await pilot.press("m", "enter", "f", "v", "w")
-        await pilot.pause()
-        assert app.is_running
+    async with open_room("evaluate") as room:
+        await room.until(lambda: "82.5  68–91" in room.text("#ev-table"))
+        assert "questions.jsonl" in error(room)
+        await room.press("m", "enter", "f", "v", "w")
+        assert room.screen._rows is None
 
 
-async def test_a_folder_that_vanishes_leaves_the_room_standing(shop: Shop) -> None:
+async def test_an_evaluation_whose_folder_vanishes_is_not_shown(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
+    async with open_room("evaluate") as room:
+        await rows_found(room)
         shutil.rmtree(folder)
-        await pilot.press("m", "enter", "escape")
-        await observe(pilot, shop.snapshot())
-        await until(pilot, lambda: "Nothing has been evaluated yet." in shown(app))
+        await room.press("m", "enter", "escape")
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "No evaluations yet." in room.text("#ev-invite"))
 
 
-async def test_a_report_that_opens_while_rows_are_asked_for_is_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_report_that_loads_while_rows_are_searched_is_shown(
+    shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluation(shop)
-    gate, real = threading.Event(), evaluations.open_evaluation
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        monkeypatch.setattr(evaluations, "open_evaluation", lambda folder: (gate.wait(5), real(folder))[1])
+    gate, load_report = threading.Event(), service.load_report
+    async with open_room("evaluate") as room:
+        await rows_found(room)
+        monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(5), load_report(folder))[1])
         newer = evaluation(shop, "20261124-1600-support-json", age=60)
-        app.screen._opened = None  # type: ignore[attr-defined]
-        await observe(pilot, shop.snapshot())
-        app.screen._opened = real(newer.parent / "20261124-1500-support-json")  # type: ignore[attr-defined]
-        await pilot.press("m")
+        room.screen._report = None
+        await room.observe(shop.snapshot())
+        room.screen._report = load_report(newer.parent / ID)
+        await room.press("m")
         gate.set()
-        await until(pilot, lambda: app.screen._opened.folder == newer)  # type: ignore[attr-defined]
+        await room.until(lambda: room.screen._report.folder == newer)
 
 
-async def test_a_click_on_a_cell_shows_its_rows(shop: Shop) -> None:
-    evaluation(shop)
-    app = shop.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await at_evaluate(app, pilot)
-        square = app.screen.query_one(Square)
-        rows = shown(app).splitlines()
-        y = next(at for at, row in enumerate(rows) if "fixed 14" in row)
-        await pilot.click("#ev-cells", offset=(rows[y].index("fixed 14") - square.region.x, y - square.region.y))
-        await until(pilot, lambda: "1 of 14" in shown(app))
-
-
-async def test_hostile_outputs_are_text(shop: Shop) -> None:
-    evaluation(
-        shop,
-        arms={"base": base, "tuned": lambda at, _: f"{at} {NAUGHTY}".encode("utf-16", "surrogatepass").decode("utf-16", "replace")},
-    )
-    app = shop.app()
-    for size in ((120, 36), (80, 24)):
-        async with app.run_test(size=size) as pilot:
-            await at_evaluate(app, pilot)
-            for keys in ((), ("down",), ("v",), ("enter",), ("pagedown",), ("escape",), ("f",), ("escape",)):
-                await pilot.press(*keys)
-                await pilot.pause()
-                assert not set(shown(app)) & set("\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"), keys
-        app = shop.app()
+@pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
+async def test_hostile_outputs_are_shown_as_text(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
+    text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"{at} {text}"})
+    async with open_room("evaluate", size=size) as room:
+        await rows_found(room)
+        for key in ("", "down", "v", "enter", "pagedown", "escape", "f", "escape"):
+            await room.press(*filter(None, [key]))
+            await room.pilot.pause()
+            assert not set(room.screen_text) & set(CONTROLS), key
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
-async def test_any_size_is_borne(shop: Shop, size: tuple[int, int]) -> None:
+async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
     evaluation(shop, off_task=2)
     evaluating(shop)
-    app = shop.app()
-    async with app.run_test(size=size) as pilot:
-        await pilot.press("E")
-        await until(pilot, lambda: app.screen._seen is not None)  # type: ignore[attr-defined]
+    async with open_room("evaluate", size=size) as room:
+        await rows_found(room)
         for keys in (("enter", "escape"), ("m", "v", "f", "escape"), ("tab", "tab", "enter"), ("r", "escape"), ("end",)):
-            await pilot.press(*keys)
-        await pilot.resize_terminal(size[0] + 1, size[1] + 1)
+            await room.press(*keys)
+        await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
+        await room.pilot.pause()
+        assert room.app.is_running
+
+
+@pytest.mark.parametrize("size", [(80, 24), LARGE], ids=["80x24", "140x45"])
+def test_picture(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    async def before(pilot: Any) -> None:
+        await pilot.press("E")
+        room = RoomDriver(pilot.app, pilot)
+        await until(pilot, lambda: room.mode == "evaluate")
+        await rows_found(room)
+        await room.press(*["down"] * 5)
         await pilot.pause()
-        assert app.is_running
+
+    evaluation(shop, off_task=2, looks=4)
+    assert snap_compare(shop.app(), terminal_size=size, run_before=before)

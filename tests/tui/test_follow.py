@@ -26,7 +26,7 @@ def test_following_in_pieces_is_the_same_as_reading_at_once(shop: Shop) -> None:
     assert follower.state == fold(events.read_all(folder))
     assert follower.rows == (1069, 80, 181)
     assert sum(line.text.startswith("step ") for line in follower.log) == 120
-    assert [line.text.split()[1] for line in follower.digest if line.text.startswith("step ")] == ["50", "100", "120"]
+    assert [line.text.split()[1] for line in follower.short_log if line.text.startswith("step ")] == ["50", "100", "120"]
 
 
 def test_nothing_new_leaves_the_very_same_state(shop: Shop) -> None:

@@ -1,4 +1,4 @@
-"""Every key that the footer, F1 and the palette name does something, in a room that holds something to do it to."""
+"""Every key that the footer, the help page and the palette show does something, in a room where that is possible."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import ModelError
-from mlxtune.evaluation.answered import pairs
-from mlxtune.evaluation.blind import Session
+from mlxtune.evaluation.blind.blind_session import BlindSession
+from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.recipe import Recipe
 from mlxtune.tui import keys
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.plans import Outcome, Plans
-from mlxtune.tui.screens.room import Room
-from mlxtune.tui.talks import Answerer
-from mlxtune.tui.widgets.frame import LETTERS
+from mlxtune.tui.base import Room
+from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.rooms.chat.service import AdapterOption
+from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
 
+from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, plannable, took
 from .rows_stage import Checks, checks, fill, pair, ready, tokens
 from .stage import Shop, shown, until
 from .test_adapters_room import adapter
-from .test_advice_room import ANSWERS, KNOWN
-from .test_chat_room import Acted, acted, ask, load
+from .test_advice_room import ANSWERS, EVIDENCE
+from .test_chat_room import FakeClient, ask, clients, load
 
-__all__ = ["acted", "checks", "tokens"]
+pytestmark = pytest.mark.slow
+
+__all__ = ["checks", "clients", "tokens"]
 
 SMALL, LARGE = (80, 24), (140, 45)
 Prepare = Callable[[Shop, pytest.MonkeyPatch], object]
@@ -43,7 +46,7 @@ Prepare = Callable[[Shop, pytest.MonkeyPatch], object]
 
 @dataclass
 class Stage:
-    """A room that holds something; ``sees`` tells when, ``then`` goes on from there. ``before`` is pressed ahead of each key."""
+    """A room with content: ``sees`` is on screen when it is there, ``then`` continues. ``before`` is pressed before each key."""
 
     mode: str
     prepare: Prepare = lambda shop, _: shop.recipe()
@@ -72,12 +75,12 @@ def two_recipes(shop: Shop, patch: pytest.MonkeyPatch) -> None:
 def away(shop: Shop, patch: pytest.MonkeyPatch) -> None:
     """A base that would have to be fetched."""
 
-    def refused(plans: Plans, recipe: Recipe, progress: object) -> Outcome:
+    def refused(service: PlanService, recipe: Recipe, progress: object) -> PlanResult:
         raise ModelError("There is no such base.")
 
     plannable(shop, patch, text=RECIPE.replace("../model", "some/base-4bit"))
-    patch.setattr("mlxtune.models.resolve.here", lambda *_, **__: False)
-    patch.setattr(Plans, "fetch", refused)
+    patch.setattr("mlxtune.models.resolve.is_local", lambda *_, **__: False)
+    patch.setattr(PlanService, "fetch", refused)
 
 
 def evaluated(shop: Shop, _: pytest.MonkeyPatch) -> None:
@@ -93,8 +96,8 @@ def at_work(shop: Shop, _: pytest.MonkeyPatch) -> None:
 
 def voting(shop: Shop, _: pytest.MonkeyPatch, opened: bool = False) -> None:
     folder = evaluation(shop)
-    with Session(folder, "base", "tuned", pairs(folder, "base", "tuned"), 20, seed=11) as session:
-        while opened and session.now() is not None:
+    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 20, seed=11) as session:
+        while opened and session.current is not None:
             session.vote("a")
         session.vote("a") if not opened else session.reveal()
 
@@ -119,7 +122,7 @@ def filled(shop: Shop, _: pytest.MonkeyPatch) -> None:
 
 
 async def checked(pilot: Any) -> None:
-    await until(pilot, lambda: ready(pilot.app))
+    await until(pilot, lambda: ready(RoomDriver(pilot.app, pilot)))
 
 
 async def on_a_set_key(pilot: Any) -> None:
@@ -134,14 +137,15 @@ async def contest(pilot: Any) -> None:
 
 
 async def talking(pilot: Any) -> None:
-    client = await load(pilot, Acted.made)
-    await ask(pilot, client, "Where is it?", "On its way.")
-    pilot.app.screen.talk.use(Answerer("support-json-2"))
-    await ask(pilot, client, "And now?", "It is here.")
+    room = RoomDriver(pilot.app, pilot)
+    client = await load(room, FakeClient.instances)
+    await ask(room, client, "Where is it?", "On its way.")
+    room.screen.chat.use(AdapterOption("", "support-json-2"))
+    await ask(room, client, "And now?", "It is here.")
 
 
 async def writing(pilot: Any) -> None:
-    await load(pilot, Acted.made)
+    await load(RoomDriver(pilot.app, pilot), FakeClient.instances)
     await pilot.press(*"Where is it?", "enter")
 
 
@@ -158,7 +162,7 @@ STAGES = (
     Stage("review", filled, then=checked, before=("end", "left", "left", "left")),  # a row without its disclaimer
     Stage("plan", two_recipes, sees="does not fit"),
     Stage("plan", two_recipes, sees="does not fit", then=on_a_set_key, before=("minus",)),
-    Stage("plan", away, sees="fetch it"),
+    Stage("plan", away, sees="download it"),
     Stage("plan", two_recipes, sees="does not fit", before=("enter",)),
     Stage("train", training, sees="Samples"),
     Stage("train", training, size=SMALL, sees="120"),
@@ -169,11 +173,11 @@ STAGES = (
     Stage("evaluate", evaluated, sees="1 of 7"),
     Stage("evaluate", at_work, sees="Evaluating"),
     Stage("blind", evaluated, sees="base or tuned?"),
-    Stage("blind", voting, sees="go on", then=contest),
+    Stage("blind", voting, sees="continue", then=contest),
     Stage("blind", lambda shop, _: voting(shop, _, opened=True), sees="see the result", then=contest),
     Stage("adapters", adapters, sees="voice"),
     Stage("adapters", adapters, size=SMALL, sees="voice"),
-    Stage("chat", sees="Nobody is here"),
+    Stage("chat", sees="No model loaded."),
     Stage("chat", adapters, sees="load smollm2-135m alone"),
     Stage("chat", then=talking),
     Stage("chat", then=writing),
@@ -182,7 +186,7 @@ STAGES = (
 
 
 class Ran:
-    """The actions that ran since it was cleared, and the parts of the app whose keys they are."""
+    """The actions that ran since the last :meth:`clear`, with the nodes that bind their keys."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._found: list[tuple[DOMNode | None, str]] = []
@@ -209,26 +213,32 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, acted: list[Acted]) -> None:
-    """No worker is started or stopped, and what would be measured is known."""
-    for name in ("runs.launch.start", "runs.launch.resume", "runs.registry.stop", "tui.advices.sample"):
+def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: list[FakeClient]) -> None:
+    """Start and stop no worker, and measure nothing."""
+    for name in (
+        "training.start.start",
+        "training.start.resume",
+        "runs.launch.start",
+        "runs.registry.stop",
+        "tui.rooms.advice.service.start_sample",
+    ):
         monkeypatch.setattr(f"mlxtune.{name}", lambda *_, **__: None)
-    monkeypatch.setattr("mlxtune.tui.advices.gather", lambda *_: KNOWN)
-    monkeypatch.setattr("mlxtune.planning.ask.steps", took())
-    monkeypatch.setattr("mlxtune.tui.screens.blind._BOUNCE", 0.0)
+    monkeypatch.setattr("mlxtune.tui.rooms.advice.service.gather_evidence", lambda *_: EVIDENCE)
+    monkeypatch.setattr("mlxtune.planning.measurements.step_cost", took())
+    monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 0.0)
     monkeypatch.setattr(MlxtuneApp, "exit", lambda self: None)
 
 
 async def arrive(pilot: Any, stage: Stage) -> None:
-    """Go to the room by its letter, and wait until it holds what it should."""
-    await pilot.press(next(letter for name, letter in LETTERS.items() if name.lower() == stage.mode))
+    """Open the room by its key, and wait for its content."""
+    await pilot.press(ROOMS[stage.mode].key)
     await until(pilot, lambda: stage.sees in shown(pilot.app))
     if stage.then:
         await stage.then(pilot)
 
 
 async def go(pilot: Any, stage: Stage) -> None:
-    """Come to the room anew: nothing lies over it, and no text is written."""
+    """Return to the room: close dialogs, and leave text fields."""
     app = pilot.app
     for _ in range(8):
         if not isinstance(app.screen, Room) or isinstance(app.focused, Input | TextArea):
@@ -254,13 +264,13 @@ async def press(pilot: Any, stage: Stage, pane: Widget | None, key: str) -> None
 
 
 async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.Kind, Binding]]) -> None:
-    """Press every key that is heard in a stage, and take what did something out of ``silent``."""
+    """Press every key that is bound in a stage, and remove those that did something from ``silent``."""
     app = pilot.app
     await go(pilot, stage)
     panes = [None, *app.screen.focus_chain]
-    await press(pilot, stage, None, "f12")  # nobody's
-    heard = {kind for node in (app, app.screen, app.focused, *panes) if node for kind in type(node).__mro__}
-    for kind, binding in [(kind, binding) for kind, binding in silent if kind in heard]:
+    await press(pilot, stage, None, "f12")  # is not bound
+    bound = {kind for node in (app, app.screen, app.focused, *panes) if node for kind in type(node).__mro__}
+    for kind, binding in [(kind, binding) for kind, binding in silent if kind in bound]:
         for pane in panes:
             ran.clear()
             await press(pilot, stage, pane, binding.key)
@@ -269,12 +279,33 @@ async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.
                 break
 
 
-async def test_every_key_does_something_where_there_is_something_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran
-) -> None:
-    silent = [(kind, binding) for kind in keys.owners() for binding in keys.own(kind)]
-    for number, stage in enumerate(STAGES):
-        Acted.made.clear()
+SHARED = {  # the rooms in which keys of shared widgets are pressed
+    "mlxtune.tui.app": "data",
+    "mlxtune.tui.jump": "train",
+    "mlxtune.tui.widgets.dialog": "data",
+    "mlxtune.tui.widgets.field": "plan",
+    "mlxtune.tui.widgets.list": "data",
+    "mlxtune.tui.widgets.page": "train",
+    "mlxtune.tui.widgets.row_reader": "review",
+    "mlxtune.tui.widgets.scroll": "chat",
+}
+BY_ID = {"edit.leave": "review", "choice.close": "train", "app.undo": "plan", "app.dismiss": "plan"}
+
+
+def room_of(kind: keys.Kind, binding: Binding) -> str:
+    """The room in which a binding must do something."""
+    if binding.id in BY_ID:
+        return BY_ID[binding.id]
+    package, _, rest = kind.__module__.partition(".rooms.")
+    return rest.partition(".")[0] if rest else SHARED[package]
+
+
+@pytest.mark.parametrize("mode", list(ROOMS))
+async def test_every_key_does_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran, mode: str) -> None:
+    bindings = [(kind, binding) for kind in keys.binding_classes() for binding in keys.own_bindings(kind)]
+    silent = [(kind, binding) for kind, binding in bindings if room_of(kind, binding) == mode]
+    for number, stage in enumerate(stage for stage in STAGES if stage.mode == mode):
+        FakeClient.instances.clear()
         with monkeypatch.context() as patch, ExitStack() as stack:
             shop = Shop(tmp_path / f"shop-{number}", patch, stack)
             stage.prepare(shop, patch)

@@ -1,4 +1,4 @@
-"""Text of other people: it may not move the cursor, set a title, inject markup, turn lines around or break the grid."""
+"""Hostile text in data and names: it must not move the cursor, set a title, inject markup, reorder lines or break the grid."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from mlxtune.evaluation.report import Measured, build, save
+from mlxtune.evaluation.report import ArmScores, build, save
 from mlxtune.evaluation.scorers import Score
-from mlxtune.tui.app import ROOMS
-from mlxtune.tui.widgets.frame import LETTERS
+from mlxtune.tui.rooms import ROOMS
 
-from .stage import Shop, shown, until
+from .driver import NARROW, drive
+from .stage import Shop
 from .terminal import Terminal, plain, terminal
+
+pytestmark = pytest.mark.slow
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\r"
 BIDI = "\u202egnirts\u2066\u200f\u200b"
@@ -27,7 +29,7 @@ NAUGHTY = f"{ESCAPES}{BIDI}{MARKUP}{WIDE}\t\0\ud800"
 
 
 def rows() -> Iterator[str]:
-    """Rows of a source in which every string is hostile, beside some that are none."""
+    """Rows in which every string is hostile, and two invalid rows."""
     for at in range(12):
         said = json.dumps({"category": NAUGHTY, "answer": NAUGHTY * 3})
         turns = [("system", NAUGHTY), ("user", f"{at} {NAUGHTY}"), ("assistant", said if at % 2 else "word" * 400)]
@@ -38,7 +40,7 @@ def rows() -> Iterator[str]:
 
 
 def naughty_shop(shop: Shop) -> Shop:
-    """A workspace in which everything that comes from others is hostile: recipes, rows, a run, an evaluation and its answers."""
+    """A workspace in which all foreign text is hostile: recipes, rows, a run, an evaluation and its answers."""
     recipe = 'name = "ok"\n[model]\nbase = "\\u001b]0;x\\u0007[red]\\u202e日本"\n[data]\nsource = "../data/[b]\\u202e.jsonl"\n'
     shop.recipe("[b]日本\u202e", recipe)
     shop.recipe("x\x1b[2J", "[[[\x1b")
@@ -58,11 +60,11 @@ def naughty_shop(shop: Shop) -> Shop:
     measured = shop.run(f"20261124-1500-[b]{BIDI}", kind="eval", end=("run.finished", {"summary": {}}))
     facts = {"name": NAUGHTY, "base": NAUGHTY, "rows": 3, "run": folder.name, "ids": [NAUGHTY, "b", "c"]}
     scored = [[{"json": Score(at < hits, NAUGHTY), "contract": Score(at < hits, NAUGHTY)} for at in range(3)] for hits in (1, 3)]
-    save(build(facts, [Measured(NAUGHTY, False, 1.0, scored[0]), Measured("tuned", False, 1.0, scored[1])]), measured)
+    save(build(facts, [ArmScores(NAUGHTY, False, 1.0, scored[0]), ArmScores("tuned", False, 1.0, scored[1])]), measured)
     return shop
 
 
-PAGES = [
+COMMON_KEYS = [
     ("f1", "escape"),
     ("ctrl+p", "escape"),
     ("semicolon", "escape"),
@@ -72,7 +74,7 @@ PAGES = [
     ("enter",),
     ("escape",),
 ]
-OF_ROOMS = {
+ROOM_KEYS = {
     "home": [("n",), ("escape",)],
     "train": [("g",), ("escape",), ("l",), ("escape",), ("m",), ("c",), ("left",), ("escape",)],
 }
@@ -80,53 +82,51 @@ OF_ROOMS = {
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
 @pytest.mark.parametrize("room", list(ROOMS))
-async def test_every_room_shows_it_as_text(shop: Shop, room: str, size: tuple[int, int]) -> None:
-    app = naughty_shop(shop).app()
-    async with app.run_test(size=size) as pilot:
-        for keys in ((LETTERS[ROOMS[room].ROOM],), *PAGES, (LETTERS[ROOMS[room].ROOM],), *OF_ROOMS.get(room, [])):
-            await pilot.press(*keys)
-            await pilot.pause(0.05)
-            text = shown(app)
+async def test_every_room_shows_hostile_text_as_plain_text(shop: Shop, room: str, size: tuple[int, int]) -> None:
+    async with drive(naughty_shop(shop).app(), room, size) as driver:
+        for keys in ((), *COMMON_KEYS, (ROOMS[room].key,), *ROOM_KEYS.get(room, [])):
+            await driver.press(*keys)
+            await driver.pilot.pause(0.02)
+            text = driver.screen_text
             assert not set(text) & set(UNSAFE), keys
             assert all(cell_len(row) == size[0] for row in text.splitlines()), keys
-        assert app.return_code is None
+        assert driver.app.return_code is None
 
 
-def go(screen: Terminal, letter: str, shows: str) -> None:
-    """Press ``letter`` until the room is there: rows that arrive between two keys move the focus, into a field perhaps."""
+def open_in_terminal(screen: Terminal, mode: str) -> None:
+    """Press the room's letter until it is there: rows that arrive between two keys may move the focus into a text field."""
     start = len(screen.written)
     for _ in range(5):
-        screen.press(letter)
+        screen.press(ROOMS[mode].key)
         with suppress(AssertionError):
-            screen.until(shows, start, seconds=5.0)
+            screen.until(f"▎{ROOMS[mode].name}", start, seconds=5.0)
             return
         screen.press("\x1b[Z")
-    screen.until(shows, start, seconds=0.1)
+    screen.until(f"▎{ROOMS[mode].name}", start, seconds=0.1)
 
 
-def test_no_control_byte_of_the_data_reaches_the_terminal(shop: Shop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", list(ROOMS))
+def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: str) -> None:
     naughty_shop(shop)
     with terminal(shop.folder, tmp_path / "home", columns=80, rows=24) as screen:
-        screen.until("Journey")
-        for mode, room in ROOMS.items():
-            if mode != "home":
-                go(screen, LETTERS[room.ROOM], f"▎{room.ROOM}")
-            screen.press("\t")
-            screen.press("\x1bOP", shows="Everywhere")
-            screen.press("\x1bOP", shows="^p more")  # the room's footer: its header is written again whenever memory changes
-            screen.press("\x1b[Z")  # out of the field, if that was the next part: letters are text there
-        screen.press("T")
-        screen.press("g", shows="[bold red]x[/]")
+        screen.until("^p more")
+        if mode != "home":
+            open_in_terminal(screen, mode)
+        screen.press("\t")
+        screen.press("\x1bOP", shows="Everywhere")
+        screen.press("\x1bOP", shows="^p more")  # wait for the footer: the header is also rewritten when memory use changes
+        if mode == "train":
+            screen.press("g", shows="[bold red]x[/]")
         screen.press("\x11")
         assert screen.end() == 0
         assert screen.restored
-        left = plain(screen.written).decode("utf-8").replace("\r\n", "\n")
-        assert not set(left) & (set(UNSAFE) | {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))})
-        assert "owned" in left
+        rest = plain(screen.written).decode("utf-8").replace("\r\n", "\n")
+        assert not set(rest) & (set(UNSAFE) | {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))})
+        if mode in ("data", "review", "train"):
+            assert "owned" in rest, "the hostile text was shown"
 
 
-async def test_markup_in_a_sample_is_shown_as_it_is(shop: Shop) -> None:
-    app = naughty_shop(shop).app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.press("T", "g")
-        await until(pilot, lambda: "[bold red]x[/] [@click=app.quit]go[/]" in shown(app))
+async def test_markup_in_a_sample_is_shown_literally(shop: Shop) -> None:
+    async with drive(naughty_shop(shop).app(), "train", NARROW) as room:
+        await room.press("g")
+        await room.until(lambda: "[bold red]x[/] [@click=app.quit]go[/]" in room.screen_text)

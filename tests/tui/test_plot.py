@@ -7,23 +7,23 @@ from itertools import pairwise
 
 import pytest
 
-from mlxtune.runs.state import Validation
-from mlxtune.tui.measures import MEASURES, values
-from mlxtune.tui.plot import Curve, chart, scale, smoothed, tick_step
+from mlxtune.runs.state import RunState, Validation
+from mlxtune.tui.render.charts import Curve, draw_chart, scale, smooth, tick_step
+from mlxtune.tui.rooms.train.chart import METRICS, build_curve
 
 NAN = float("nan")
 
 
 def test_smoothing_is_a_centred_mean_without_lag() -> None:
     line = [(float(x), 2.0 - x) for x in range(100)]
-    for (x, y), (_, raw) in list(zip(smoothed(line), line, strict=True))[4:-4]:
+    for (x, y), (_, raw) in list(zip(smooth(line), line, strict=True))[4:-4]:
         assert y == pytest.approx(raw), x
 
 
 def test_smoothing_is_one_sided_at_the_edges_and_skips_what_is_no_number() -> None:
     points = [(1.0, 1.0), (2.0, NAN), (3.0, 3.0), (4.0, 8.0)]
-    assert smoothed(points) == [(1.0, 4.0), (3.0, 4.0), (4.0, 4.0)]
-    assert smoothed([]) == []
+    assert smooth(points) == [(1.0, 4.0), (3.0, 4.0), (4.0, 4.0)]
+    assert smooth([]) == []
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_one_spike_does_not_flatten_the_curve() -> None:
     raw = [(float(x), 1.0 + math.sin(x) / 10) for x in range(400)]
     raw[200] = (200.0, 1e6)
     calm = [(x, y if y < 100 else 1.0) for x, y in raw]
-    assert scale(Curve(raw, smoothed(calm), [], 400), False, 80, 20).y[1] < 2
+    assert scale(Curve(raw, smooth(calm), [], 400), False, 80, 20).y[1] < 2
 
 
 def test_the_axis_spans_the_whole_run_and_zoom_its_last_fifth() -> None:
@@ -48,7 +48,7 @@ def test_the_axis_spans_the_whole_run_and_zoom_its_last_fifth() -> None:
 
 def test_the_empty_right_part_is_the_time_left() -> None:
     raw = [(float(x), 1.0 + (x % 5) / 10) for x in range(1, 481)]
-    rows = chart(Curve(raw, smoothed(raw), [], 960), 88, 12).plain.splitlines()
+    rows = draw_chart(Curve(raw, smooth(raw), [], 960), 88, 12).plain.splitlines()
     dots = [at for row in rows for at, cell in enumerate(row) if 0x2800 < ord(cell) < 0x2900]
     assert min(dots) == 8
     assert max(dots) - 8 == pytest.approx(40, abs=1), "half of 80 columns"
@@ -56,7 +56,7 @@ def test_the_empty_right_part_is_the_time_left() -> None:
 
 def test_first_and_last_step_are_labelled_and_a_lost_loss_is_marked_once() -> None:
     raw = [(float(x), NAN if x in (100, 101) else 1.0 / x) for x in range(1, 201)]
-    rows = chart(Curve(raw, smoothed(raw), [(50.0, 0.5), (60.0, NAN)], 200), 70, 14).plain.splitlines()
+    rows = draw_chart(Curve(raw, smooth(raw), [(50.0, 0.5), (60.0, NAN)], 200), 70, 14).plain.splitlines()
     assert rows[-1].split()[0] == "0"
     assert rows[-1].split()[-1] == "200"
     assert rows[-2].count("✗") == 1
@@ -65,7 +65,7 @@ def test_first_and_last_step_are_labelled_and_a_lost_loss_is_marked_once() -> No
 
 def test_validations_keep_three_cells_apart_and_the_newest_is_kept() -> None:
     marks = [(float(x), 1.0) for x in range(1, 101)]
-    row = next(row for row in chart(Curve(marks, marks, marks, 100), 68, 12).plain.splitlines() if "◆" in row)
+    row = next(row for row in draw_chart(Curve(marks, marks, marks, 100), 68, 12).plain.splitlines() if "◆" in row)
     places = [at for at, cell in enumerate(row) if cell == "◆"]
     assert places[-1] == 67
     assert {b - a for a, b in pairwise(places)} == {3}
@@ -76,12 +76,12 @@ def test_validations_keep_three_cells_apart_and_the_newest_is_kept() -> None:
 def test_any_size_and_any_curve_can_be_drawn(width: int, height: int) -> None:
     for raw in ([], [(1.0, NAN)], [(1.0, 2.0)], [(1.0, 0.0), (2.0, 0.0)], [(1.0, -5.0), (2.0, 1e9)]):
         for zoom in (False, True):
-            for row in chart(Curve(raw, smoothed(raw), raw, 0), width, height, zoom).plain.splitlines():
+            for row in draw_chart(Curve(raw, smooth(raw), raw, 0), width, height, zoom).plain.splitlines():
                 assert len(row) <= max(width, 0)
 
 
-def test_what_a_step_did_not_measure_is_no_lost_value() -> None:
+def test_a_value_that_was_not_measured_is_left_out() -> None:
     metrics = [(("rewards/margins", 0.5),), (("rewards/margins", math.nan),)]
-    steps = [Validation(step, 1.0, found) for step, found in enumerate(metrics)]
-    margins = next(measure for measure in MEASURES if measure.metric == "rewards/margins")
-    assert values(steps, margins, margins.metric) == [(0.0, 0.5)]
+    state = RunState(validations=tuple(Validation(step, 1.0, values) for step, values in enumerate(metrics)))
+    margins = next(metric for metric in METRICS if metric.name == "rewards/margins")
+    assert build_curve(state, margins).validations == [(0.0, 0.5)]

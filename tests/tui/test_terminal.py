@@ -1,4 +1,4 @@
-"""The real app on a real terminal: it is left as it was found, whatever ends the app; faults are a sentence."""
+"""The app on a terminal, which it restores however it ends."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.core import session
+from mlxtune.core import app_state
 from mlxtune.data import samples
 from mlxtune.tui.rooms import ROOMS
 
 from .terminal import plain, terminal
 
+pytestmark = pytest.mark.slow
+
 BROKEN = """
 import sys
-from mlxtune.tui.screens.home import Home
+from mlxtune.tui.rooms.home.screen import HomeRoom
 def broken(self, snapshot):
     raise ValueError("seven [b]is\\x1b[2J odd")
-Home.draw = broken
+HomeRoom.draw = broken
 sys.argv = ["mlxtune"]
-from mlxtune.cli.main import main
+from mlxtune.cli.start import main
 main()
 """
 
@@ -48,23 +50,23 @@ def test_a_closed_terminal_ends_the_app(tmp_path: Path) -> None:
         screen.process.wait(20)
 
 
-def test_a_fault_of_ours_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
+def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN) as screen:
         assert screen.end() == 4
         told = plain(screen.written).decode()
-        assert "✗ A fault of ours: ValueError: seven [b]is␛[2J odd" in told
+        assert "✗ Internal error: ValueError: seven [b]is␛[2J odd" in told
         assert "Traceback" not in told
         assert screen.restored
 
 
 @pytest.mark.parametrize("mode", list(ROOMS))
-def test_the_app_opens_in_the_room_where_it_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """On a terminal, because there, and not under test, a room is made before it is on the stack of screens."""
+def test_the_app_opens_in_the_last_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """On a terminal a room is created before it is on the screen stack; in a test it is not."""
     samples.create(tmp_path / "work")
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    session.remember(tmp_path / "work", {"room": mode, "rooms": {"data": {"filter": "avalanche", "order": "", "row": 3}}})
+    app_state.save(tmp_path / "work", {"room": mode, "rooms": {"data": {"filter": "avalanche", "order": "", "row": 3}}})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
-        screen.until(f"▎ {ROOMS[mode].ROOM}")
+        screen.until(f"▎ {ROOMS[mode].name}")
         screen.press("\x11")
         assert screen.end() == 0

@@ -1,4 +1,4 @@
-"""Real runs on two hosts, both on this machine: the losses of one host, one log, and an end with a checkpoint whatever is lost."""
+"""Real runs on two local hosts: single-host losses, one event log, and a final checkpoint after any failure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pytest
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
-from mlxtune.runs.locks import is_held
+from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
+
+pytestmark = pytest.mark.slow
 
 LONG = ("training.steps=100000", "training.save_every=100000", "training.validate_every=100000")
 
@@ -33,7 +35,7 @@ def wait_for(run: Run, condition, seconds: float = 90) -> None:
 
 
 def peer_of(run: Run) -> int:
-    """The process id that the second host printed when it began."""
+    """Return the process id that the second host printed at startup."""
     found = re.findall(r"process (\d+)", (run.folder / "worker-1.log").read_text())
     return int(found[-1])
 
@@ -48,13 +50,13 @@ def alive(pid: int) -> bool:
 
 def wait_until_gone(run: Run, peer: int, seconds: float = 15) -> None:
     give_up = time.monotonic() + seconds
-    while is_held(run.lock) or alive(peer):
-        assert time.monotonic() < give_up, (is_held(run.lock), peer)
+    while is_locked(run.lock) or alive(peer):
+        assert time.monotonic() < give_up, (is_locked(run.lock), peer)
         time.sleep(0.05)
 
 
 def resume(run: Run) -> None:
-    """Start it again once its last worker is gone, and wait until the log says so."""
+    """Resume the run after its last worker exited and wait until the log confirms it."""
     wait_until_gone(run, peer_of(run))
     launch.resume(run)
     give_up = time.monotonic() + 60
@@ -64,7 +66,7 @@ def resume(run: Run) -> None:
 
 
 @pytest.mark.parametrize("rows", [4, 1])
-def test_two_hosts_have_the_losses_of_one(workspace: Path, rows: int) -> None:
+def test_two_hosts_match_single_host_losses(workspace: Path, rows: int) -> None:
     overrides = (f"training.batch_size={rows}", "training.accumulate=2", "training.steps=8", "training.schedule=constant")
     runs = []
     for hosts in (1, 2):
@@ -80,7 +82,7 @@ def test_two_hosts_have_the_losses_of_one(workspace: Path, rows: int) -> None:
     assert [event["tokens"] for event in said[0]] == [event["tokens"] for event in said[1]]
 
 
-def test_there_is_one_log_and_the_other_host_writes_its_own(workspace: Path) -> None:
+def test_only_leader_writes_event_log(workspace: Path) -> None:
     run = start(workspace)
     wait_for(run, lambda state: state.ended)
     told = events.read_all(run.folder)
@@ -90,7 +92,7 @@ def test_there_is_one_log_and_the_other_host_writes_its_own(workspace: Path) -> 
     wait_until_gone(run, peer_of(run))
 
 
-def test_a_stop_ends_all_hosts_at_one_step_and_a_resume_brings_them_back(workspace: Path) -> None:
+def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: state.step >= 3)
     registry.stop(run)
@@ -100,14 +102,14 @@ def test_a_stop_ends_all_hosts_at_one_step_and_a_resume_brings_them_back(workspa
     assert not stopped.error
     resume(run)
     wait_for(run, lambda state: state.step >= stopped.step + 3)
-    os.kill(peer_of(run), signal.SIGTERM)  # a wish that the other host hears counts as much
+    os.kill(peer_of(run), signal.SIGTERM)  # a stop request received by the other host counts as well
     wait_for(run, lambda state: state.phase == "stopped")
     state = run.state()
     assert [step.step for step in state.steps] == list(range(1, state.step + 1))
     assert state.checkpoints[-1] == state.step
 
 
-def test_a_killed_peer_stops_the_run_with_a_checkpoint(workspace: Path) -> None:
+def test_killed_peer_stops_run_with_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: state.step >= 3)
     os.kill(peer_of(run), signal.SIGKILL)
@@ -121,7 +123,7 @@ def test_a_killed_peer_stops_the_run_with_a_checkpoint(workspace: Path) -> None:
     wait_for(run, lambda state: state.phase == "stopped")
 
 
-def test_a_peer_does_not_outlive_its_leader(workspace: Path) -> None:
+def test_peer_does_not_outlive_leader(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: state.step >= 3)
     os.kill(run.state().pid, signal.SIGKILL)
@@ -129,7 +131,7 @@ def test_a_peer_does_not_outlive_its_leader(workspace: Path) -> None:
     assert run.status() == "crashed"
 
 
-def test_a_stopped_run_is_the_one_that_was_never_stopped(workspace: Path) -> None:
+def test_stopped_run_matches_uninterrupted_run(workspace: Path) -> None:
     overrides = ("training.steps=60", "training.save_every=100", "training.validate_every=100")
     whole = start(workspace, *overrides)
     wait_for(whole, lambda state: state.ended)
@@ -145,7 +147,7 @@ def test_a_stopped_run_is_the_one_that_was_never_stopped(workspace: Path) -> Non
     assert weights[0] == weights[1]
 
 
-def test_a_host_that_cannot_work_is_named_before_the_first_step(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_host_is_named_before_first_step(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     away = workspace / "bin"
     away.mkdir()
     (away / "ssh").write_text("#!/bin/sh\necho 'no route to elsewhere'\nexit 255\n")
@@ -159,10 +161,10 @@ def test_a_host_that_cannot_work_is_named_before_the_first_step(workspace: Path,
     assert "Host 1 (elsewhere) ended with code 255: no route to elsewhere" in run.state().error
 
 
-def test_a_host_behind_ssh_trains_along(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_over_ssh_joins_training(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     away = workspace / "bin"
     away.mkdir()
-    # What ssh does, without the network: the last argument goes to a shell, and the pipes are handed through.
+    # Simulates ssh without a network: runs the last argument in a shell and passes the pipes through.
     (away / "ssh").write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
     (away / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{away}:{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""Real worker processes on the tiny model: they outlive their parent, stop with a checkpoint, and a kill is told as a crash."""
+"""Real training workers on the tiny model: detached from their parent, stopped with a checkpoint, and killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,27 @@ from mlxtune.data.split import split
 from mlxtune.evaluation import report
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
+from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
+
+pytestmark = pytest.mark.slow
 
 
 def wait_for(run: Run, condition, seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition(state := run.state()):
-        assert time.monotonic() < give_up, (state, run.log_tail(20))
+        assert time.monotonic() < deadline, (state, run.log_tail(20))
         assert not state.ended, (state, run.log_tail(20))
         time.sleep(0.02)
+
+
+@pytest.fixture
+def workspace(workspace: Path) -> Iterator[Path]:
+    """The shared workspace. Runs that a failed test leaves behind are stopped, so that they do not block the next test."""
+    yield workspace
+    for run in registry.list_runs(workspace):
+        if is_locked(run.lock):
+            os.kill(run.state().pid, signal.SIGKILL)
 
 
 def start(workspace: Path, *overrides: str) -> Run:
@@ -36,7 +49,8 @@ def start(workspace: Path, *overrides: str) -> Run:
 LONG = ("training.steps=100000", "training.save_every=50", "training.validate_every=100000")
 
 
-def test_a_run_trains_evaluates_and_keeps_its_promises(workspace: Path) -> None:
+def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")  # run one stream per core, as users do
     run = start(workspace)
     wait_for(run, lambda state: state.ended)
     state = run.state()
@@ -47,24 +61,24 @@ def test_a_run_trains_evaluates_and_keeps_its_promises(workspace: Path) -> None:
     assert [event["seq"] for event in events.read_all(run.folder)] == list(range(len(kinds)))
 
     recipe = run.recipe()
-    shares = split(read_source(recipe.source), recipe.data)
+    splits = split(read_source(recipe.source), recipe.data)
     record = json.loads((run.folder / "data.json").read_text())
-    assert {row["id"] for row in record["train"]} == {row.id for row in shares.train}
+    assert {row["id"] for row in record["train"]} == {row.id for row in splits.train}
     assert not {row["id"] for row in record["train"]} & set(record["test"])
     assert (run.adapter / "adapters.safetensors").is_file()
 
     evaluation = launch.start(workspace, "eval", recipe, {"run": run.id, "adapter": str(run.adapter)})
     wait_for(evaluation, lambda state: state.ended)
     assert evaluation.status() == "finished", (evaluation.state().error, evaluation.log_tail(20))
-    found = report.load(evaluation.folder)
-    assert [arm.arm for arm in found.arms] == ["base", "tuned"]
-    assert found.facts["rows"] == len(shares.test)
+    result = report.load(evaluation.folder)
+    assert [arm.name for arm in result.arms] == ["base", "tuned"]
+    assert result.facts["rows"] == len(splits.test)
     second = launch.start(workspace, "eval", recipe)
     wait_for(second, lambda state: state.ended)
     assert report.load(second.folder).arms[0].cached
 
 
-def test_a_stopped_run_has_a_checkpoint_and_resumes_from_it(workspace: Path) -> None:
+def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: state.step >= 3)
     registry.stop(run)
@@ -74,7 +88,7 @@ def test_a_stopped_run_has_a_checkpoint_and_resumes_from_it(workspace: Path) -> 
     assert stopped.checkpoints[-1] == stopped.step
     launch.resume(run)
     wait_for(run, lambda state: state.step >= stopped.step + 3)
-    with pytest.raises(InputError, match="is running already"):
+    with pytest.raises(InputError, match="is already running"):
         launch.resume(run)
     registry.stop(run)
     wait_for(run, lambda state: state.phase == "stopped")
@@ -82,13 +96,13 @@ def test_a_stopped_run_has_a_checkpoint_and_resumes_from_it(workspace: Path) -> 
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_killed_run_is_told_as_a_crash_and_resumes_from_its_checkpoint(workspace: Path) -> None:
+def test_killed_run_is_crashed_and_resumes_from_its_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: len(state.checkpoints) >= 1)
     os.kill(run.state().pid, signal.SIGKILL)
-    give_up = time.monotonic() + 10
+    deadline = time.monotonic() + 10
     while run.status() != "crashed":
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     saved = run.state().checkpoints[-1]
     launch.resume(run)
@@ -97,7 +111,7 @@ def test_a_killed_run_is_told_as_a_crash_and_resumes_from_its_checkpoint(workspa
     wait_for(run, lambda state: state.ended)
 
 
-def test_a_run_outlives_the_process_group_that_started_it(workspace: Path) -> None:
+def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mlxtune.recipe import load; from mlxtune.runs import launch; import time\n"
         f"print(launch.start(Path({str(workspace)!r}), 'train', load(Path({str(workspace / 'recipes/tiny.toml')!r}), {list(LONG)!r})).folder, flush=True)\n"
@@ -106,7 +120,7 @@ def test_a_run_outlives_the_process_group_that_started_it(workspace: Path) -> No
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert parent.stdout is not None
     run = Run(Path(parent.stdout.readline().strip()))
-    os.killpg(parent.pid, signal.SIGHUP)  # what a closing terminal does
+    os.killpg(parent.pid, signal.SIGHUP)  # as when a terminal closes
     os.killpg(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
@@ -122,11 +136,11 @@ def test_a_run_outlives_the_process_group_that_started_it(workspace: Path) -> No
     [
         ("data.source=nowhere.jsonl", "There is no data at"),
         ("data.max_tokens=20", "the prompt fills the window of 20 tokens"),
-        ("model.base=./nothing", "There is no model called"),
-        ('adapter.targets=["q_prj"]', "no layer of this model is called q_prj"),
+        ("model.base=./nothing", "There is no model named"),
+        ('adapter.targets=["q_prj"]', "this model has no layer named q_prj"),
     ],
 )
-def test_bad_input_ends_the_run_with_one_message_and_code_2(workspace: Path, override: str, message: str) -> None:
+def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path, override: str, message: str) -> None:
     run = start(workspace, override)
     wait_for(run, lambda state: state.ended)
     state = run.state()
@@ -136,11 +150,11 @@ def test_bad_input_ends_the_run_with_one_message_and_code_2(workspace: Path, ove
     assert "Traceback" not in run.log.read_text()
 
 
-def test_a_second_run_is_told_that_the_accelerator_is_taken(workspace: Path) -> None:
+def test_second_run_is_refused_while_the_accelerator_is_in_use(workspace: Path) -> None:
     first = start(workspace, *LONG)
     wait_for(first, lambda state: state.step >= 1)
     with pytest.raises(MachineError, match=f"The accelerator is in use by the run {first.id} in {workspace}"):
         start(workspace)
-    assert [run.id for run in registry.all_runs(workspace)] == [first.id]
+    assert [run.id for run in registry.list_runs(workspace)] == [first.id]
     registry.stop(first)
     wait_for(first, lambda state: state.ended)

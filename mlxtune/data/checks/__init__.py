@@ -1,42 +1,10 @@
-"""Checks: what is wrong with the rows of a source, what it means, and what would mend it.
+"""Data checks: problems in the rows of a source, and how to fix them.
 
-One small file a family. A check is a function that a decorator of :mod:`finding` enters into a table, so that it runs and is shown:
+Each family of checks is one module with a :class:`~mlxtune.data.checks.base.CheckFamily`; ``registry.FAMILIES`` lists them. To add a
+check, write a function in a family:
 
-    @text_check("shouting", "warn", "answers that shout", answers=True)
+    @family.text_check(Check("shouting", "warn", "answers with repeated exclamation marks"), answers_only=True)
     def shouting(text: str) -> Iterator[Hit]:
         for match in re.finditer(r"!{3,}", text):
-            yield Hit(*match.span(), "The answer shouts.", put="!")
+            yield Hit(*match.span(), "The answer has three or more exclamation marks in a row.", replacement="!")
 """
-
-from mlxtune.data.checks import characters, contract, lengths, notes, pairs, personal, refused, secrets, tokens, twins, wording
-from mlxtune.data.checks.contract import Scorer
-from mlxtune.data.checks.finding import CHECKS, SEVERITIES, Check, Finding, Fix, Severity, Span
-from mlxtune.data.checks.run import Report, check
-from mlxtune.data.checks.tokens import Tokens
-from mlxtune.data.records import Records
-
-__all__ = [
-    "CHECKS",
-    "SEVERITIES",
-    "Check",
-    "Finding",
-    "Fix",
-    "Records",
-    "Report",
-    "Scorer",
-    "Severity",
-    "Span",
-    "Tokens",
-    "characters",
-    "check",
-    "contract",
-    "lengths",
-    "notes",
-    "pairs",
-    "personal",
-    "refused",
-    "secrets",
-    "tokens",
-    "twins",
-    "wording",
-]  # fmt: skip

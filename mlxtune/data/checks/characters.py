@@ -1,4 +1,4 @@
-"""Characters that do not belong: text decoded wrongly, signs that no one sees, words in two alphabets."""
+"""Character checks: mojibake, invisible characters, and mixed scripts."""
 
 from __future__ import annotations
 
@@ -6,81 +6,86 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from mlxtune.data.checks.finding import DROP, Fix, Hit, Span, row_check, text_check
-from mlxtune.data.checks.look import Look
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Fix, Hit, Span
+from mlxtune.data.checks.check_input import CheckInput
 
-# UTF-8 that was read as Windows-1252: a lead byte's sign, then as many of continuation bytes as it asks for.
-_AFTER = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
-_MOJIBAKE = re.compile(f"(?:[\xc2-\xdf]{_AFTER}|[\xe0-\xef]{_AFTER}{{2}}|[\xf0-\xf4]{_AFTER}{{3}})+|\ufffd+")
-# What such text was meant to be: Western letters and signs, Greek, Cyrillic, punctuation, signs of money, arrows, CJK, emoji.
-_MEANT = re.compile(
+family = CheckFamily()
+
+# ftfy repairs the planted cases as well, but it also changes a genuine "Ã " to "à", is five times slower, and reports no offsets,
+# which the evidence and the fix need.
+# Matches UTF-8 decoded as Windows-1252: a lead byte's character, then as many continuation bytes as it announces.
+_CONTINUATION = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+_MOJIBAKE = re.compile(f"(?:[\xc2-\xdf]{_CONTINUATION}|[\xe0-\xef]{_CONTINUATION}{{2}}|[\xf0-\xf4]{_CONTINUATION}{{3}})+|\ufffd+")
+# Plausible originals: Western letters and signs, Greek, Cyrillic, punctuation, currency, arrows, CJK, emoji.
+_PLAUSIBLE = re.compile(
     "[\xa0-\u017f\u0370-\u052f\u2010-\u2044\u20ac\u2122\u2190-\u21ff\u2500-\u27bf\u3000-\u30ff\u4e00-\u9fff\U0001f000-\U0001faff]+"
 )
 
-_CONTROL = re.compile(
+_INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]+"
     "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]+"
 )
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HAN", "KANA", "HANGUL", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "ARMENIAN", "GEORGIAN")
-_BEGINS = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA"} | {name: name for name in _SCRIPTS}
-_EAST = {"HAN", "KANA", "HANGUL"}  # Japanese and Korean use more than one of them
-_LANGUAGES = re.compile(  # whoever names one may be answered in it
+_SCRIPT_OF_NAME = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA"} | {name: name for name in _SCRIPTS}
+_EAST_ASIAN = {"HAN", "KANA", "HANGUL"}  # Japanese and Korean use several of them
+_LANGUAGE = re.compile(  # a prompt that names a language may be answered in it
     r"(?i)\b(?:translat\w*|russian|ukrainian|bulgarian|serbian|chinese|mandarin|japanese|korean|arabic|persian|hebrew|hindi|thai|armenian|georgian"
     r"|cyrillic|kanji|hiragana|languages?|alphabet|unicode)\b"
 )
-_LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # that pass for Latin letters
+_LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # these look like Latin letters
 
 
-@text_check("mojibake", "warn", "rows decoded wrongly", Fix("put", "put right", safe=True))
+@family.text_check(Check("mojibake", "warn", "rows with mojibake", Fix("put", "repair", safe=True)))
 def mojibake(text: str) -> Iterator[Hit]:
     if text.isascii():
         return
     for match in _MOJIBAKE.finditer(text):
         if match[0][0] == "\ufffd":
             yield Hit(*match.span(), "A character was lost when the text was decoded.")
-        elif (meant := _meant(match[0])) is not None:
-            yield Hit(*match.span(), "UTF-8 was read as Windows-1252, and the garbled signs would be learned.", meant)
+        elif (original := _decode_again(match[0])) is not None:
+            yield Hit(*match.span(), "UTF-8 was decoded as Windows-1252, so the model would learn garbled characters.", original)
 
 
-def _meant(text: str) -> str | None:
+def _decode_again(text: str) -> str | None:
+    """Return the text that was garbled into ``text``, or ``None`` if that is not plausible."""
     data = bytearray()
-    for sign in text:
+    for char in text:
         try:
-            data += sign.encode("cp1252")
+            data += char.encode("cp1252")
         except UnicodeEncodeError:
-            if ord(sign) > 0xFF:
+            if ord(char) > 0xFF:
                 return None
-            data.append(ord(sign))
+            data.append(ord(char))
     try:
-        meant = data.decode()
+        original = data.decode()
     except UnicodeDecodeError:
         return None
-    return meant if _MEANT.fullmatch(meant) else None
+    return original if _PLAUSIBLE.fullmatch(original) else None
 
 
-@text_check("control", "warn", "rows with signs that are not seen", Fix("put", "take out", safe=True))
-def controls(text: str) -> Iterator[Hit]:
+@family.text_check(Check("control", "warn", "rows with invisible characters", Fix("put", "remove", safe=True), short="invisible"))
+def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return
     garbled = [(hit.start, hit.end) for hit in mojibake(text)]
-    for match in _CONTROL.finditer(text):
+    for match in _INVISIBLE.finditer(text):
         if any(start <= match.start() < end for start, end in garbled):
-            continue  # part of a sign that was decoded wrongly
-        names = ", ".join(f"U+{ord(sign):04X}" for sign in dict.fromkeys(match[0]))
-        yield Hit(*match.span(), f"It holds {names}, which nobody sees and the model would learn.", "")
+            continue
+        names = ", ".join(f"U+{ord(char):04X}" for char in dict.fromkeys(match[0]))
+        yield Hit(*match.span(), f"The model would learn invisible characters ({names}).", "")
 
 
-@row_check("mixed-script", "warn", "rows that mix alphabets", DROP)
-def mixed(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    """A word with lookalikes of another alphabet, or an answer that falls into an alphabet that nobody used before."""
-    asked: set[str] = set()
-    told: list[str] = []
-    for part in look.parts:
+@family.row_check(Check("mixed-script", "warn", "rows that mix scripts", DROP, short="scripts"))
+def mixed_script(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    """Find a word with lookalike letters, a text in three scripts, or an answer in a script that is new in the conversation."""
+    known_scripts: set[str] = set()
+    earlier_texts: list[str] = []
+    for part in row_input.parts:
         if part.text.isascii():
-            asked.add("LATIN")
-            told.append(part.text)
+            known_scripts.add("LATIN")
+            earlier_texts.append(part.text)
             continue
         words: dict[str, list[re.Match[str]]] = {}
         for match in _LETTERS.finditer(part.text):
@@ -88,39 +93,40 @@ def mixed(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
             for script in scripts:
                 words.setdefault(script, []).append(match)
             if len(scripts & {"LATIN", "CYRILLIC", "GREEK"}) > 1 and len(match[0]) > 2 and set(match[0]) & _LOOKALIKES:
-                yield f"“{match[0]}” mixes alphabets that look alike.", (Span(part.name, *match.span(), match[0]),)
+                yield f"“{match[0]}” mixes scripts that look alike.", (Span(part.name, *match.span(), match[0]),)
                 return
-        letters = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
-        families = {"HAN" if script in _EAST else script for script, matches in letters.items() if matches} - {"GREEK"}
-        strays = [
-            script for script in letters if part.trains and script not in asked and letters[script] and not _kin(script, asked)
-        ]
+        longer = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
+        families = {"HAN" if script in _EAST_ASIAN else script for script, matches in longer.items() if matches} - {"GREEK"}
         if len(families) > 2:
-            script, why = max(families, key=lambda one: words.get(one, letters[one])[0].start()), "It mixes three alphabets."
-            yield why, (_shown(part.name, words[script][0]),)
+            last = max(families, key=lambda script: words.get(script, longer[script])[0].start())
+            yield "The text mixes three scripts.", (_span(part.name, words[last][0]),)
             return
-        for script in strays if asked and not _LANGUAGES.search(" ".join(told)) else ():
-            share = sum(len(match[0]) for match in words[script]) / sum(
-                len(match[0]) for found in words.values() for match in found
-            )
-            if share < 0.5:
-                why = f"The answer falls into {script.capitalize()} letters, which the prompt has not."
-                yield why, (_shown(part.name, letters[script][0]),)
+        new_scripts = [
+            script
+            for script in longer
+            if part.trains and script not in known_scripts and longer[script] and not _is_expected(script, known_scripts)
+        ]
+        letter_count = sum(len(match[0]) for matches in words.values() for match in matches)
+        for script in new_scripts if known_scripts and not _LANGUAGE.search(" ".join(earlier_texts)) else ():
+            if sum(len(match[0]) for match in words[script]) / letter_count < 0.5:
+                reason = f"The answer switches to the {script.capitalize()} script, which the prompt does not use."
+                yield reason, (_span(part.name, longer[script][0]),)
                 return
-        told.append(part.text)
-        asked |= set(words)
+        earlier_texts.append(part.text)
+        known_scripts |= set(words)
 
 
-def _shown(part: str, match: re.Match[str]) -> Span:
+def _span(part: str, match: re.Match[str]) -> Span:
     return Span(part, *match.span(), match[0])
 
 
-def _kin(script: str, asked: set[str]) -> bool:
-    """Whether one writing system uses ``script`` beside one of ``asked``; Latin is everywhere, and Greek a language of signs, too."""
-    return script in ("GREEK", "LATIN") or (script in _EAST and bool(asked & _EAST))
+def _is_expected(script: str, known: set[str]) -> bool:
+    """Return whether ``script`` is common with ``known`` scripts: Latin and Greek (as symbols) always, East Asian ones together."""
+    return script in ("GREEK", "LATIN") or (script in _EAST_ASIAN and bool(known & _EAST_ASIAN))
 
 
 def _scripts(word: str) -> set[str]:
     if word.isascii():
         return {"LATIN"}
-    return {_BEGINS[name] for sign in word if (name := unicodedata.name(sign, "").partition(" ")[0]) in _BEGINS}
+    names = (unicodedata.name(char, "").partition(" ")[0] for char in word)
+    return {_SCRIPT_OF_NAME[name] for name in names if name in _SCRIPT_OF_NAME}

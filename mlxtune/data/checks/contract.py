@@ -1,43 +1,57 @@
-"""Answers that break the recipe's own contract. The scorer is handed in: it stands above this room."""
+"""Find answers that break the recipe's contract. Scorers are in a higher-level package, so the caller passes them in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from mlxtune.data.checks.finding import DROP, Check, Finding, Span, enter
-from mlxtune.data.checks.look import Look
+from mlxtune.data.checks.base import DROP, Check, Finding, Span
+from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 
-Scorer = Callable[[str], dict[str, str]]  # an answer to the metrics that it fails, each with a sentence; empty when it holds
-
-_CHECKS: dict[str, Check] = {
-    "json": enter("contract-json", "block", "answers that are not JSON", DROP, "✗"),
-    "schema": enter("contract-schema", "block", "answers that break the schema", DROP, "✗"),
-    "disclaimer": enter("contract-disclaimer", "block", "answers without the right disclaimer", DROP, "✗"),
-    "forbidden": enter("contract-forbidden", "block", "answers with a forbidden phrase", DROP, "✗"),
-}
-CONTRACT = frozenset(check.id for check in _CHECKS.values())
+PREFIX = "contract-"
+_labels: dict[str, str] = {}  # metric labels by check ID
 
 
-def broken(look: Look, scorer: Scorer) -> Iterator[Finding]:
-    """A finding for each metric that the row's answer fails. What is not JSON is not held against the schema, too."""
-    part, answer = answered(look.row)
+@dataclass(frozen=True)
+class ContractScorer:
+    """Scores answers against a contract. ``failures`` returns each required metric that an answer fails, with the reason.
+
+    ``labels`` maps every required metric to its label.
+    """
+
+    labels: Mapping[str, str]
+    failures: Callable[[str], Mapping[str, str]]
+
+
+def check_id(metric: str) -> str:
+    """Return the check ID for a metric, such as ``contract-length``."""
+    return PREFIX + metric.replace("_", "-")
+
+
+def use_labels(labels: Mapping[str, str]) -> None:
+    """Use the scorers' labels in the titles of these metrics' checks."""
+    _labels.update((check_id(metric), label) for metric, label in labels.items())
+
+
+def metric_check(id: str) -> Check:
+    """Return the check for a ``contract-…`` ID."""
+    metric = id.removeprefix(PREFIX)
+    return Check(id, "block", f"answers that fail “{_labels.get(id, metric)}”", DROP, "✗", metric.partition("-")[0])
+
+
+def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator[Finding]:
+    """Yield a finding for each required metric that the row's answer fails."""
+    part, answer = scored_answer(row_input.row)
     if not part:
         return
-    failed = scorer(answer)
-    for metric, check in _CHECKS.items():
-        if metric in failed and not (metric == "schema" and "json" in failed):
-            yield Finding(
-                check.id,
-                check.severity,
-                (look.at,),
-                f"The answer breaks the contract: {failed[metric]}.",
-                (Span(part, 0, len(answer), answer[:60]),),
-            )
+    for metric, reason in scorer.failures(answer).items():
+        span = Span(part, 0, len(answer), answer[:60])
+        yield Finding(check_id(metric), "block", (row_input.index,), f"The answer breaks the contract: {reason}.", (span,))
 
 
-def answered(row: Row) -> tuple[str, str]:
-    """The part and the text that a contract is about: the last answer, or the one to be preferred."""
+def scored_answer(row: Row) -> tuple[str, str]:
+    """Return the part and text that a contract scores: the last, chosen, or desirable answer."""
     if isinstance(row, Conversation) and not row.messages[-1].extra.get("tool_calls"):
         return f"turn {len(row.messages)}", row.reference
     if isinstance(row, Preference):

@@ -1,4 +1,4 @@
-"""Mend what can be mended without asking: a new file, and a record of every row that changed."""
+"""Apply fixes: write a fixed copy of a source, and a record of every change."""
 
 from __future__ import annotations
 
@@ -10,107 +10,114 @@ from typing import Any
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
-from mlxtune.data.checks.finding import CHECKS, Finding, Span
-from mlxtune.data.checks.look import rewritten
-from mlxtune.data.export import lines, own
-from mlxtune.data.records import Records
-from mlxtune.data.rows import Place, Row
+from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.checks.base import Finding, Span
+from mlxtune.data.checks.check_input import rewrite_texts
+from mlxtune.data.checks.registry import CHECKS, get_check, is_check
+from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.rows import Location, Row
 
 
 @dataclass(frozen=True)
-class Change:
-    """What became of one record: the ids of the checks that asked for it. A row that was left out has no ``after``."""
+class RowChange:
+    """A change to one record: the checks that caused it, and the row's ID before and after (empty if the row was left out)."""
 
-    place: Place
+    location: Location
     checks: tuple[str, ...]
     before: str
     after: str
 
+    def to_json(self) -> dict[str, Any]:
+        location = self.location
+        return {
+            "file": location.file.name, "line": location.line, "checks": list(self.checks), "before": self.before,
+            "after": self.after or None,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Fixed:
-    """The new file, how many rows it has, and every change on the way to it."""
+class FixResult:
+    """The new file, its number of rows, and every change."""
 
     out: Path
     rows: int
-    changes: tuple[Change, ...]
+    changes: tuple[RowChange, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"out": str(self.out), "rows": self.rows, "changes": [change.to_json() for change in self.changes]}
 
 
-def wanted(findings: Sequence[Finding], also: Collection[str] = ()) -> dict[int, list[Finding]]:
-    """The findings that fixing mends, by record: those with a safe fix, and those of the checks in ``also``.
+def fixed_copy_path(source: Path) -> Path:
+    """Return the default path of the fixed copy of a source."""
+    return source.with_name(f"{source.name}.fixed" if source.is_dir() else f"{source.stem}.fixed.jsonl")
 
-    Raises ``InputError`` for a check that is none, or that only a person can mend.
+
+def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dict[int, list[Finding]]:
+    """Return the findings to fix, keyed by record: those with a safe fix and those from the checks in ``also``.
+
+    Raises ``InputError`` for an unknown check or one without an automatic fix.
     """
-    for name in also:
-        if name not in CHECKS or CHECKS[name].fix.how == "hand":
-            able = ", ".join(check.id for check in CHECKS.values() if check.fix.how != "hand" and not check.fix.safe)
-            raise InputError(f"There is no fix for {name}.", mend=f"There is one for {able}.")
-    chosen: defaultdict[int, list[Finding]] = defaultdict(list)
+    for id in also:
+        if not is_check(id) or get_check(id).fix.kind == "hand":
+            fixable = ", ".join(check.id for check in CHECKS.values() if check.fix.kind != "hand" and not check.fix.safe)
+            raise InputError(f"There is no automatic fix for {id}.", hint=f"Choose from {fixable}, or contract-METRIC.")
+    selected: defaultdict[int, list[Finding]] = defaultdict(list)
     for finding in findings:
-        if finding.rows and (CHECKS[finding.check].fix.safe or finding.check in also) and finding.severity != "note":
-            chosen[finding.rows[0]].append(finding)
-    return dict(chosen)
+        if finding.rows and (finding.check in also or get_check(finding.check).fix.safe) and finding.severity != "note":
+            selected[finding.rows[0]].append(finding)
+    return dict(selected)
 
 
-def fix(records: Records, findings: Sequence[Finding], out: Path, also: Collection[str] = ()) -> Fixed:
-    """Write all rows of ``records`` to ``out`` in mlxtune's own format, mended as :func:`wanted` says, and beside them what changed.
+def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, also: Collection[str] = ()) -> FixResult:
+    """Write all rows of ``records`` in mlxtune's own format, with the fixes from :func:`select_fixes`, and log the changes.
 
-    ``out`` is a new ``.jsonl`` file, or a new folder where the source is one. Raises ``InputError`` when it is there already.
+    ``out`` is a new ``.jsonl`` file, or a new folder if the source is a folder. Raises ``InputError`` if it exists.
     """
-    folder = records.stores[0][0] != "all"
-    if out.exists():
-        raise InputError(f"{out} is there already, so nothing was written.", mend="Choose another name: --out")
-    if not folder and out.suffix != ".jsonl":
-        raise InputError(f"{out.name} must end with .jsonl.", mend=f"Take {out.with_suffix('.jsonl').name}.")
-    chosen = wanted(findings, also)
-    changes: list[Change] = []
-    at = total = 0
-    for part, store in records.stores:
-        kept = list(_mended(records, range(at, at + len(store)), chosen, changes))
-        write_bytes(out / f"{part}.jsonl" if folder else out, lines(map(own, kept)))
-        at, total = at + len(store), total + len(kept)
-    write_bytes(out / "fixes.jsonl" if folder else out.with_suffix(".fixes.jsonl"), lines(map(told, changes)))
-    return Fixed(out, total, tuple(changes))
+    is_folder = records.files[0][0] != "all"
+    check_new_jsonl(out, is_folder=is_folder)
+    selected = select_fixes(findings, also)
+    changes: list[RowChange] = []
+    index = total = 0
+    for part, file in records.files:
+        rows = list(_fixed_rows(records, range(index, index + len(file)), selected, changes))
+        write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, rows)))
+        index, total = index + len(file), total + len(rows)
+    log = out / "fixes.jsonl" if is_folder else out.with_suffix(".fixes.jsonl")
+    write_bytes(log, jsonl_bytes(change.to_json() for change in changes))
+    return FixResult(out, total, tuple(changes))
 
 
-def told(change: Change) -> dict[str, Any]:
-    """``change`` as a JSON value; ``after`` is null for a row that was left out."""
-    place = change.place
-    return {
-        "file": place.file.name, "line": place.line, "checks": list(change.checks), "before": change.before,
-        "after": change.after or None,
-    }  # fmt: skip
-
-
-def _mended(records: Records, which: range, chosen: dict[int, list[Finding]], changes: list[Change]) -> Iterator[Row]:
-    for at in which:
-        record, asked = records.record(at), chosen.get(at, [])
+def _fixed_rows(
+    records: SourceRecords, indices: range, selected: dict[int, list[Finding]], changes: list[RowChange]
+) -> Iterator[Row]:
+    for index in indices:
+        record, findings = records.record(index), selected.get(index, [])
         before = "" if isinstance(record, DataError) else record.id
-        row = None if isinstance(record, DataError) else mended(record, asked)
-        if asked and (row is None or row.id != before):
-            checks = tuple(dict.fromkeys(finding.check for finding in asked))
-            changes.append(Change(records.place(at), checks, before, row.id if row else ""))
+        row = None if isinstance(record, DataError) else apply_fixes(record, findings)
+        if findings and (row is None or row.id != before):
+            checks = tuple(dict.fromkeys(finding.check for finding in findings))
+            changes.append(RowChange(records.location(index), checks, before, row.id if row else ""))
         if row is not None:
             yield row
 
 
-def mended(row: Row, findings: Sequence[Finding]) -> Row | None:
-    """``row`` with every span replaced that ``findings`` have something for; ``None`` when one says to leave it out."""
-    if any(CHECKS[finding.check].fix.how == "drop" for finding in findings):
+def apply_fixes(row: Row, findings: Sequence[Finding]) -> Row | None:
+    """Return ``row`` with the replacements from ``findings``, or ``None`` if one of them drops the row."""
+    if any(get_check(finding.check).fix.kind == "drop" for finding in findings):
         return None
     spans: defaultdict[str, list[Span]] = defaultdict(list)
     for finding in findings:
-        for one in finding.spans:
-            if one.put is not None:
-                spans[one.part].append(one)
-    return rewritten(row, lambda part, text: replaced(text, spans.get(part, []))) if spans else row
+        for span in finding.spans:
+            if span.replacement is not None:
+                spans[span.part].append(span)
+    return rewrite_texts(row, lambda part, text: replace_spans(text, spans.get(part, []))) if spans else row
 
 
-def replaced(text: str, spans: Sequence[Span]) -> str:
-    """``text`` with what each span puts; of spans that overlap, the first counts."""
-    made, at = [], 0
-    for one in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if one.start >= at:
-            made += [text[at : one.start], one.put or ""]
-            at = one.end
-    return "".join([*made, text[at:]])
+def replace_spans(text: str, spans: Sequence[Span]) -> str:
+    """Return ``text`` with each span replaced. If spans overlap, the first one wins."""
+    pieces, end = [], 0
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if span.start >= end:
+            pieces += [text[end : span.start], span.replacement or ""]
+            end = span.end
+    return "".join([*pieces, text[end:]])

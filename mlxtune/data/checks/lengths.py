@@ -1,4 +1,4 @@
-"""Rows that are far longer or shorter than the others."""
+"""Find rows that do not fit in the token window, and rows much longer or shorter than the others."""
 
 from __future__ import annotations
 
@@ -8,34 +8,61 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mlxtune.core.text import plural
-from mlxtune.data.checks.finding import DROP, Finding, enter, whole_check
-from mlxtune.data.checks.survey import Survey
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Finding, Span
+from mlxtune.data.checks.check_input import CheckInput
+from mlxtune.data.checks.corpus import Corpus
 
-OUTLIER = enter("length-outlier", "warn", "rows of unusual length", DROP)
-_ROWS = 12  # fewer have no usual length
-_FENCES = 3.0  # interquartile ranges beyond the quartiles, of the logarithm: Tukey's far out
-_TIMES = 4.0  # and as many times the median, or a part of it
+_MIN_ROWS = 12  # with fewer rows, no length is usual
+_FENCES = 3.0  # Tukey's outer fences, in interquartile ranges of the log length
+_RATIO = 4.0  # and at least this many times longer or shorter than the median
+
+Reasons = Iterator[tuple[str, tuple[Span, ...]]]
+family = CheckFamily()
 
 
-@whole_check
-def outliers(survey: Survey) -> Iterator[Finding]:
-    """Answers, and else prompts, outside of the far fences of all lengths' logarithms."""
+@family.row_check(Check("prompt-fills-window", "block", "rows with no tokens to train on", DROP, "✗", short="no room"))
+def prompt_fills_window(row: CheckInput) -> Reasons:
+    tokens = row.tokens
+    if tokens and not tokens.error and tokens.prompt >= row.max_tokens:
+        yield f"The prompt has {tokens.prompt:,} tokens, but the window has {row.max_tokens:,}, so nothing is left to train on.", ()
+
+
+@family.row_check(Check("truncated", "warn", "rows that would be truncated", DROP, short="too long"))
+def truncated(row: CheckInput) -> Reasons:
+    tokens = row.tokens
+    if tokens and not tokens.error and tokens.prompt < row.max_tokens < tokens.total:
+        cut = tokens.total - row.max_tokens
+        yield f"The row has {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
+
+
+@family.row_check(Check("template", "block", "rows that the template rejects", DROP, "✗"))
+def template(row: CheckInput) -> Reasons:
+    if row.tokens and row.tokens.error:
+        yield row.tokens.error, ()
+
+
+_OUTLIER = family.register(Check("length-outlier", "warn", "rows with an unusual length", DROP, short="length"))
+
+
+@family.corpus_check
+def outliers(corpus: Corpus) -> Iterator[Finding]:
+    """Find answers, or else prompts, whose log length is outside the outer fences."""
     flagged: set[int] = set()
-    for name, lengths in (("answer", survey.answers), ("prompt", [len(question) for question in survey.questions])):
-        if len(lengths) < _ROWS:
+    for name, lengths in (("answer", corpus.answers), ("prompt", [len(prompt) for prompt in corpus.prompts])):
+        if len(lengths) < _MIN_ROWS:
             return
-        low, middle, high = bounds(lengths)
+        low, median, high = length_bounds(lengths)
         for rank, length in enumerate(lengths):
             if (length < low or length > high) and rank not in flagged:
                 flagged.add(rank)
-                why = f"The {name} has {plural(length, 'character')}, where the median is {middle:,.0f}."
-                yield Finding(OUTLIER.id, OUTLIER.severity, (survey.at[rank],), why)
+                reason = f"The {name} has {plural(length, 'character')}; the median is {median:,.0f}."
+                yield Finding(_OUTLIER.id, _OUTLIER.severity, (corpus.indices[rank],), reason)
 
 
-def bounds(lengths: Sequence[int]) -> tuple[float, float, float]:
-    """The lowest length that is not unusual, the median, and the highest."""
+def length_bounds(lengths: Sequence[int]) -> tuple[float, float, float]:
+    """Return the shortest usual length, the median, and the longest usual length."""
     logs = np.log(np.maximum(np.asarray(lengths, np.float64), 1))
-    first, middle, third = np.percentile(logs, (25, 50, 75))
+    first, median, third = np.percentile(logs, (25, 50, 75))
     reach = _FENCES * (third - first)
-    low, high = min(first - reach, middle - math.log(_TIMES)), max(third + reach, middle + math.log(_TIMES))
-    return math.exp(low), math.exp(middle), math.exp(high)
+    low, high = min(first - reach, median - math.log(_RATIO)), max(third + reach, median + math.log(_RATIO))
+    return math.exp(low), math.exp(median), math.exp(high)

@@ -1,4 +1,4 @@
-"""Preference pairs: answers that differ in nothing that matters, and a preference for mere length."""
+"""Check preference pairs for answers without a meaningful difference, and for length bias."""
 
 from __future__ import annotations
 
@@ -8,50 +8,53 @@ import unicodedata
 from collections.abc import Iterator
 
 from mlxtune.core.text import plural
-from mlxtune.data.checks.finding import CHECKS, UNUSABLE, Finding, Span, enter, row_check, whole_check
-from mlxtune.data.checks.look import Look
-from mlxtune.data.checks.survey import Survey
+from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Finding, Span
+from mlxtune.data.checks.check_input import CheckInput
+from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.rows import Preference
 
-_PAIRS = 20  # fewer say nothing about length
-_SHARE = 0.7  # of pairs whose chosen answer is the longer one
-_RATIO = 1.2  # of the lengths of chosen and rejected, at the median
+_MIN_PAIRS = 20  # fewer pairs are no evidence of length bias
+_SHARE = 0.7  # minimum share of pairs whose chosen answer is longer (or shorter)
+_RATIO = 1.2  # minimum median ratio of the two lengths
+
+family = CheckFamily()
 
 
-@row_check("same-pair", "block", "pairs whose answers are the same", UNUSABLE, "✗")
-def same(look: Look) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    row = look.row
-    if isinstance(row, Preference) and normalised(row.chosen) == normalised(row.rejected):
-        why = "Chosen and rejected say the same but for case, spacing and how they end: there is nothing to prefer."
-        yield why, (Span("chosen", 0, len(row.chosen), row.chosen[:60]), Span("rejected", 0, len(row.rejected), row.rejected[:60]))
+@family.row_check(Check("same-pair", "block", "pairs with identical answers", DROP_UNUSABLE, "✗", short="same pair"))
+def same_pair(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    row = row_input.row
+    if isinstance(row, Preference) and normalize_answer(row.chosen) == normalize_answer(row.rejected):
+        reason = "Chosen and rejected differ only in case, spacing or final punctuation, so there is no preference to learn."
+        spans = (Span("chosen", 0, len(row.chosen), row.chosen[:60]), Span("rejected", 0, len(row.rejected), row.rejected[:60]))
+        yield reason, spans
 
 
-def normalised(text: str) -> str:
-    """NFKC, case folded, spacing and the punctuation at both ends apart: two answers with one of these say the same.
+def normalize_answer(text: str) -> str:
+    """Return ``text`` in NFKC form, case-folded, without extra spacing or punctuation at either end.
 
-    Signs inside stay: in code and figures they are what differs.
+    Punctuation inside the text is kept, because it matters in code and numbers.
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?…\"'“”‘’*`") or text
 
 
-LENGTH = enter("length-bias", "warn", "a preference for length")
+_LENGTH = family.register(Check("length-bias", "warn", "pairs that reward length"))
 
 
-@whole_check
-def length(survey: Survey) -> Iterator[Finding]:
-    """Chosen answers that are longer in most pairs: a policy learns length first (Singhal et al. 2023, arXiv:2310.03716)."""
-    pairs = [(chosen, rejected) for chosen, rejected in survey.pairs if chosen != rejected]
-    if len(pairs) < _PAIRS:
+@family.corpus_check
+def length_bias(corpus: Corpus) -> Iterator[Finding]:
+    """Find chosen answers that are longer in most pairs: a policy learns length first (Singhal et al. 2023, arXiv:2310.03716)."""
+    pairs = [(chosen, rejected) for chosen, rejected in corpus.pairs if chosen != rejected]
+    if len(pairs) < _MIN_PAIRS:
         return
     for name, ratios in (
         ("longer", [chosen / max(1, rejected) for chosen, rejected in pairs]),
         ("shorter", [rejected / max(1, chosen) for chosen, rejected in pairs]),
     ):
-        share, middle = sum(ratio > 1 for ratio in ratios) / len(ratios), statistics.median(ratios)
-        sure = share - 1.96 * math.sqrt(0.25 / len(ratios)) > 0.5
-        if share >= _SHARE and middle >= _RATIO and sure:
-            why = (
-                f"The chosen answer is {name} in {100 * share:.0f} % of {plural(len(ratios), 'pair')}, {middle:.1f} times at the median: "
-                f"the model may learn to be {'long' if name == 'longer' else 'short'}, and nothing else."
+        share, median = sum(ratio > 1 for ratio in ratios) / len(ratios), statistics.median(ratios)
+        significant = share - 1.96 * math.sqrt(0.25 / len(ratios)) > 0.5
+        if share >= _SHARE and median >= _RATIO and significant:
+            reason = (
+                f"The chosen answer is {name} in {share:.0%} of {plural(len(ratios), 'pair')} (median ratio {median:.1f}): "
+                f"the model may only learn to write {name} answers."
             )
-            yield Finding(LENGTH.id, CHECKS[LENGTH.id].severity, (), why)
+            yield Finding(_LENGTH.id, _LENGTH.severity, (), reason)

@@ -1,7 +1,7 @@
-"""Keys and tokens: shapes that only a secret has, and names of secrets beside a value that nobody would choose.
+"""Find secrets: API keys and tokens by their format, and random values next to a word such as ``password``.
 
-The shapes are those that gitleaks and detect-secrets know for the services that people meet most. A value beside a name counts only
-if it is as random as a key, by its entropy in bits a character (Shannon), and has digits.
+The formats for common services follow gitleaks and detect-secrets. A value next to such a word counts only if it has digits and as
+many bits of Shannon entropy per character as a generated key.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from mlxtune.data.checks.finding import Fix, Hit, text_check
+from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 
-_SHAPES = re.compile(
+family = CheckFamily()
+
+_FORMATS = re.compile(
     r"""
       (?P<private_key>-----BEGIN[ A-Z0-9]{0,24}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----(?:[\s\S]{0,8000}?-----END[ A-Z0-9]{0,24}-----)?)
     | (?<![\w-])(?:
@@ -53,58 +55,60 @@ _NAMED = re.compile(
     (?P<value>[A-Za-z0-9+/_.~=!@\#$%^&*-]{10,200})
     """
 )
-_BEGINS = (  # one of these is in every shape: to look for them costs a hundredth of looking for the shapes
+_PREFIXES = (  # every format contains one of these; searching for them is 100 times faster than matching the formats
     "-----BEGIN", "AKIA", "ASIA", "ABIA", "ACCA", "A3T", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glrt-", "glptt-", "glft-", "glimt-", "glagent-", "gloas-", "glsoat-", "glcbt-", "sk-", "sk_", "rk_",
     "pk_", "whsec_", "hf_", "api_org_", "AIza", "GOCSPX-", "ya29.", "xox", "xapp-", "/webhooks/", "hooks.slack", "SG.", "npm_", "pypi-",
     "SK", ":AA", "_v1_", "shp", "EAAA", "sq0", "dapi", "hvs.", "hvb.", "AGE-SECRET", "Q~", "eyJ", "://",
 )  # fmt: skip
-_HINTS = ("key", "secret", "token", "passw", "pwd", "credential", "bearer")
-_BITS = 3.5  # of entropy a character: gitleaks asks a generic key for as much
-_EXAMPLE = re.compile(r"(?i)your|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
+_WORDS = ("key", "secret", "token", "passw", "pwd", "credential", "bearer")
+_MIN_ENTROPY = 3.5  # bits per character; gitleaks' threshold for a generic key
+_PLACEHOLDER = re.compile(r"(?i)your|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
 
 
 def entropy(text: str) -> float:
-    """Bits a character, by how often each stands in ``text``."""
+    """Return the Shannon entropy of the characters in ``text``, in bits per character."""
     return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
 
 
-def masked(secret: str) -> str:
-    """``secret`` as it can be shown: its first four characters, and how many there are."""
+def mask(secret: str) -> str:
+    """Return the first four characters of ``secret`` and its length."""
     return f"{secret[:4]}…({len(secret)} characters)"
 
 
-@text_check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True), "✗")
+@family.text_check(Check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True), "✗"))
 def secrets(text: str) -> Iterator[Hit]:
-    taken = 0
-    for match in _SHAPES.finditer(text) if any(begin in text for begin in _BEGINS) else ():
+    end_of_last = 0
+    for match in _FORMATS.finditer(text) if any(prefix in text for prefix in _PREFIXES) else ():
         name = (match.lastgroup or "").replace("_", " ")
-        if name == "API key" and not any(sign.isdigit() for sign in match[0]):
-            continue  # sk-something-with-hyphens is a word
+        if name == "API key" and not any(char.isdigit() for char in match[0]):
+            continue  # hyphenated words after sk-
         start, end = match.span(match.lastgroup or 0)
         yield _hit(start, end, name, text)
-        taken = end
+        end_of_last = end
     lower = text.lower()
-    if not any(hint in lower for hint in _HINTS):
+    if not any(word in lower for word in _WORDS):
         return
     for match in _NAMED.finditer(text):
         start, end = match.span("value")
         value = text[start:end].rstrip(".!")
-        if start >= taken and _random(value):
-            yield _hit(start, start + len(value), "secret beside its name", text)
+        if start >= end_of_last and _random(value):
+            yield _hit(start, start + len(value), "secret", text)
 
 
 def _random(value: str) -> bool:
-    """Whether ``value`` looks drawn rather than written: digits, letters, and no word of an example."""
-    if _EXAMPLE.search(value) or not any(sign.isdigit() for sign in value) or not any(sign.isalpha() for sign in value):
+    """Return whether ``value`` looks generated: it has digits, letters and high entropy, and is not an example."""
+    if _PLACEHOLDER.search(value) or not any(char.isdigit() for char in value) or not any(char.isalpha() for char in value):
         return False
     if "example" in value.lower() and len(value) < 32:
         return False
-    return len(value) >= 10 and entropy(value) >= min(_BITS, 0.85 * math.log2(len(value)))
+    return len(value) >= 10 and entropy(value) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
 
 
 def _hit(start: int, end: int, name: str, text: str) -> Hit:
-    return Hit(start, end, f"What looks like {_an(name)} would be learned and said again.", "[SECRET]", masked(text[start:end]))
+    return Hit(
+        start, end, f"The model may learn and repeat what looks like {_with_article(name)}.", "[SECRET]", mask(text[start:end])
+    )
 
 
-def _an(name: str) -> str:
+def _with_article(name: str) -> str:
     return f"an {name}" if name[0] in "AaEeIiOo" else f"a {name}"

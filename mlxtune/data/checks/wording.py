@@ -1,4 +1,4 @@
-"""What answers say that nobody meant to teach: refusals, boilerplate, loops, and placeholders that were never filled."""
+"""Find wording that the model should not learn: refusals, chatbot boilerplate, loops, and unfilled placeholders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import operator
 import re
 from collections.abc import Iterator
 
-from mlxtune.data.checks.finding import DROP, HAND, Hit, text_check
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Hit
+
+family = CheckFamily()
 
 _REFUSAL = re.compile(
     r"""(?xi)
@@ -43,107 +45,85 @@ _PLACEHOLDER = re.compile(
     | \b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
     """
 )
-# Words of which one is in whatever the patterns find: most answers have none, and are done with.
-_REFUSES = (
-    "sorry",
-    "afraid",
-    "assist",
-    "help",
-    "comply",
-    "fulfil",
-    "unable",
-    " ai",
-    "language model",
-    "intelligence",
-    "cutoff",
-    "cut-off",
-    "cut off",
-    "only goes",
-)
-_CHATS = (
-    "hope",
-    "feel free",
-    "hesitate",
-    "let me know",
-    "anything else",
-    "sure",
-    "certainly",
-    "of course",
-    "absolutely",
-    "great question",
-)
+# Every match contains one of these words. Most answers contain none, which is cheap to check.
+_REFUSAL_WORDS = (
+    "sorry", "afraid", "assist", "help", "comply", "fulfil", "unable", " ai", "language model", "intelligence", "cutoff", "cut-off", "cut off", "only goes",
+)  # fmt: skip
+_BOILERPLATE_WORDS = (
+    "hope", "feel free", "hesitate", "let me know", "anything else", "sure", "certainly", "of course", "absolutely", "great question",
+)  # fmt: skip
 _FORMAT = re.compile(r"\bf['\"]|\.format\(")
 _CODE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+")
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
 
-_PERIOD = 16  # words of the longest loop that is looked for
-_TIMES = 4  # as often in a row is no style
-_ALONE = 5  # the same for one word, which songs repeat
-_SENTENCES = 3  # the same for a whole sentence
-_LETTERS = 12  # of what comes again, at least, in all
+_MAX_PERIOD = 16  # words in the longest loop
+_MIN_REPEATS = 4  # in a row
+_MIN_WORD_REPEATS = 5  # for a single word, because songs repeat words
+_MIN_SENTENCE_REPEATS = 3
+_MIN_LETTERS = 12  # in all repeats combined
 
 
-@text_check("refusal", "warn", "answers that refuse", DROP, answers=True)
+@family.text_check(Check("refusal", "warn", "answers that refuse", DROP), answers_only=True)
 def refusals(text: str) -> Iterator[Hit]:
     lower = text.lower()
-    if any(word in lower for word in _REFUSES) and (match := _REFUSAL.search(text)):
-        yield Hit(*match.span(), "The answer refuses, or speaks of itself as a model: the tuned model would, too.")
+    if any(word in lower for word in _REFUSAL_WORDS) and (match := _REFUSAL.search(text)):
+        yield Hit(*match.span(), "The answer refuses, or presents itself as an AI model. The tuned model would do the same.")
 
 
-@text_check("boilerplate", "warn", "answers with a chatbot's boilerplate", HAND, answers=True)
+@family.text_check(Check("boilerplate", "warn", "answers with chatbot boilerplate", short="chatbot"), answers_only=True)
 def boilerplate(text: str) -> Iterator[Hit]:
     lower = text.lower()
-    for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _CHATS) else ():
-        yield Hit(*match.span(), "The answer has a phrase of a general chatbot.")
+    for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
+        yield Hit(*match.span(), "The answer contains a stock chatbot phrase.")
 
 
-@text_check("placeholder", "warn", "rows with a placeholder left in", DROP)
+@family.text_check(Check("placeholder", "warn", "rows with an unfilled placeholder", DROP, short="unfilled"))
 def placeholders(text: str) -> Iterator[Hit]:
-    if not any(sign in text for sign in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
+    if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
     plain = _CODE.sub(lambda match: " " * len(match[0]), text)
     formatted = _FORMAT.search(text)
     for match in _PLACEHOLDER.finditer(plain):
         if formatted and match[0][0] == "{" and match[0][1] != "{":
-            continue  # code that fills it
-        yield Hit(*match.span(), f"“{match[0]}” was never filled in.")
+            continue  # code that formats a string
+        yield Hit(*match.span(), f"“{match[0]}” was not filled in.")
 
 
-@text_check("loop", "warn", "answers that go in a loop", DROP, answers=True)
+@family.text_check(Check("loop", "warn", "answers that repeat themselves", DROP), answers_only=True)
 def loops(text: str) -> Iterator[Hit]:
-    """A run of up to 16 words that comes four times or more, one after the other, and has letters; or a sentence three times."""
+    """Find up to 16 words that repeat at least four times in a row, or a sentence that repeats at least three times."""
     sentences = [match for match in _SENTENCE.finditer(text) if match[0].strip()]
     for _, run_on in itertools.groupby(sentences, key=lambda match: match[0].strip().casefold()):
         again = list(run_on)
-        if len(again) >= _SENTENCES and len(again[0][0].split()) > 3:
-            yield Hit(again[0].start(), again[-1].end(), f"The same sentence comes {len(again)} times in a row.")
+        if len(again) >= _MIN_SENTENCE_REPEATS and len(again[0][0].split()) > 3:
+            yield Hit(again[0].start(), again[-1].end(), f"The same sentence repeats {len(again)} times in a row.")
             return
     words = _WORD.findall(text.lower())
     if len(set(words)) > 0.9 * len(words):
         return
     spans: list[tuple[int, int]] = []
-    for period in range(1, min(_PERIOD, len(words) // _TIMES) + 1):
+    for period in range(1, min(_MAX_PERIOD, len(words) // _MIN_REPEATS) + 1):
         same = list(map(operator.eq, words, words[period:]))
-        if sum(same) < period * (_TIMES - 1):
+        if sum(same) < period * (_MIN_REPEATS - 1):
             continue
         run = 0
-        for at, equal in enumerate([*same, False]):
+        for index, equal in enumerate([*same, False]):
             if equal:
                 run += 1
                 continue
-            first, long = at - run, run
+            first, length = index - run, run
             run = 0
-            if long < period * (_TIMES - 1):
+            if length < period * (_MIN_REPEATS - 1):
                 continue
             spans = spans or [match.span() for match in _WORD.finditer(text)]
             if len(spans) != len(words):
-                return  # letters that become two when they are small
-            units = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(long // period)]
-            alike = [said.casefold() == units[0].casefold() for said in units]
+                return  # lowercasing can turn one letter into two
+            units = [text[spans[first + k * period][0] : spans[first + (k + 1) * period][0]] for k in range(length // period)]
+            alike = [unit.casefold() == units[0].casefold() for unit in units]
             times = 1 + (alike.index(False) if False in alike else len(alike))
-            letters = sum(sign.isalpha() for word in words[first : first + period] for sign in word)
-            if times >= (_TIMES if period > 1 else _ALONE) and letters * times >= _LETTERS:
-                said = "word comes" if period == 1 else f"{period} words come"
-                yield Hit(spans[first][0], spans[first + times * period - 1][1], f"The same {said} {times} times in a row.")
+            letters = sum(char.isalpha() for word in words[first : first + period] for char in word)
+            if times >= (_MIN_REPEATS if period > 1 else _MIN_WORD_REPEATS) and letters * times >= _MIN_LETTERS:
+                phrase = "word repeats" if period == 1 else f"{period} words repeat"
+                yield Hit(spans[first][0], spans[first + times * period - 1][1], f"The same {phrase} {times} times in a row.")
                 return

@@ -1,15 +1,15 @@
-"""A model as judge: narrow questions, evidence that is checked, sentinels that show a judge who can be talked into anything."""
+"""A language model as judge: narrow questions, checked evidence, and sentinels that expose an unreliable judge."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Asker = Callable[[list[dict[str, str]]], str]
-"""What asks a judge: chat messages in, the reply's text out. An endpoint is one, a local model another.
+AskJudge = Callable[[list[dict[str, str]]], str]
+"""A function that sends chat messages to a judge and returns the text of its reply.
 
-Raises :class:`Lost` when no reply came of a question that may have been worked on.
+It raises :class:`ReplyLost` if no reply arrived to a question that may have been processed.
 """
 
 
-class Lost(Exception):
-    """A question was sent and no reply came. It may be on the bill, so it is not asked again."""
+class ReplyLost(Exception):
+    """A question was sent, but no reply arrived. It may have been billed, so it is not asked again."""

@@ -1,4 +1,4 @@
-"""What a judge is asked: one narrow question a call, in a form that an answer cannot break out of."""
+"""The questions for a judge, one narrow question per call, delimited so that an answer cannot inject instructions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
 
-STEPS = 5  # of a scale; 4 and up is a pass
+STEPS = 5  # steps in a scale; 4 and 5 pass
 
 
 @dataclass(frozen=True)
-class Question:
-    """A yes/no question (yes is good), or with ``anchors``, one text for each step, a scale from 1 (worst) to 5."""
+class RubricQuestion:
+    """A yes/no question (yes is good), or, with one ``anchors`` text per step, a scale from 1 (worst) to 5."""
 
     name: str
     ask: str
@@ -28,23 +28,23 @@ class Question:
 
 @dataclass(frozen=True)
 class Rubric:
-    """The questions on each answer, and the one on two answers side by side."""
+    """The questions about each answer, and the question about two answers side by side."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[RubricQuestion, ...]
     pairwise: str = "Which answer would you rather send to this customer, as it is?"
 
     @property
     def hash(self) -> str:
-        """Hex sha256 of what is asked."""
+        """The hex SHA-256 of the questions."""
         return sha256_json([[question.name, question.ask, question.anchors] for question in self.questions] + [self.pairwise])
 
 
 DEFAULT = Rubric(
     (
-        Question("format", "Does the answer have exactly the form that the system message asks for, with no text around it?"),
-        Question("addressed", "Does the answer deal with the very thing that the last user message asks about?"),
-        Question("send", "Could the answer be sent to this customer as it is, without changing a word?"),
-        Question(
+        RubricQuestion("format", "Does the answer have exactly the form that the system message asks for, with no text around it?"),
+        RubricQuestion("addressed", "Does the answer deal with the very thing that the last user message asks about?"),
+        RubricQuestion("send", "Could the answer be sent to this customer as it is, without changing a word?"),
+        RubricQuestion(
             "voice",
             "How does the answer sound to the customer who reads it?",
             (
@@ -60,10 +60,10 @@ DEFAULT = Rubric(
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A reply that was read: ``value`` is 0 or 1, or 1 to 5; for a pair 1 or 2, 0 a tie. ``problem`` says why it does not count.
+class Grade:
+    """A parsed reply. ``value`` is 0 or 1, or 1 to 5; for a pair, 1 or 2, or 0 for a tie. ``problem`` says why it does not count.
 
-    ``value`` is kept beside a problem: a judge who passes a sentinel without evidence has passed it.
+    ``value`` is set even if there is a problem, because a sentinel that was approved without evidence was still approved.
     """
 
     value: int | None
@@ -71,47 +71,51 @@ class Verdict:
     problem: Literal["", "unreadable", "unsupported", "lost"] = ""
 
 
-def read(path: Path) -> Rubric:
-    """The rubric of a TOML file: ``pairwise`` and ``[[question]]`` tables with ``name``, ``ask`` and maybe five ``anchors``.
+def load_rubric(path: Path) -> Rubric:
+    """Load a rubric from TOML: ``pairwise`` and ``[[question]]`` tables with ``name``, ``ask`` and optionally five ``anchors``.
 
-    Raises ``InputError`` for a file that is none.
+    Raises ``InputError``.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a rubric: {error}.") from error
+        raise InputError(f"Cannot read the rubric {path}: {error}.") from error
     unknown = sorted(set(data) - {"pairwise", "question"})
     if unknown:
-        raise InputError(f"{path}: unknown key {one_line(unknown[0], 40)}.", mend="A rubric has pairwise and [[question]] tables.")
+        raise InputError(
+            f"{path}: unknown key {one_line(unknown[0], 40)}.", hint="A rubric has a pairwise question and [[question]] tables."
+        )
     tables = data.get("question")
     if not isinstance(tables, list) or not tables:
-        raise InputError(f"{path} asks no question.", mend="Add a table: [[question]] with name and ask.")
+        raise InputError(f"{path} has no questions.", hint="Add a [[question]] table with a name and ask.")
     questions = tuple(_question(table, number, path) for number, table in enumerate(tables, 1))
     if len({question.name for question in questions}) < len(questions):
-        raise InputError(f"{path}: two questions have one name.")
+        raise InputError(f"{path}: two questions have the same name.")
     pairwise = data.get("pairwise", DEFAULT.pairwise)
     if not isinstance(pairwise, str) or not pairwise.strip():
-        raise InputError(f"{path}: pairwise must be a question.")
+        raise InputError(f"{path}: pairwise must be a nonempty string.")
     return Rubric(questions, pairwise)
 
 
-def _question(table: Any, number: int, path: Path) -> Question:
-    where = f"{path}, question {number}"
-    known = table if isinstance(table, dict) else {}
-    texts = [known.get(key) for key in ("name", "ask")]
+def _question(table: Any, number: int, path: Path) -> RubricQuestion:
+    location = f"{path}, question {number}"
+    values = table if isinstance(table, dict) else {}
+    texts = [values.get(key) for key in ("name", "ask")]
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise InputError(f"{where}: needs name and ask, both text.")
-    if unknown := sorted(set(known) - {"name", "ask", "anchors"}):
-        raise InputError(f"{where}: unknown key {one_line(unknown[0], 40)}.", mend="A question has name, ask and maybe anchors.")
-    anchors = known.get("anchors", [])
+        raise InputError(f"{location}: name and ask must be nonempty strings.")
+    if unknown := sorted(set(values) - {"name", "ask", "anchors"}):
+        raise InputError(
+            f"{location}: unknown key {one_line(unknown[0], 40)}.", hint="A question has a name, ask and optionally anchors."
+        )
+    anchors = values.get("anchors", [])
     steps: list[Any] = anchors if isinstance(anchors, list) else [anchors]
     if steps and not (len(steps) == STEPS and all(isinstance(step, str) and step.strip() for step in steps)):
-        raise InputError(f"{where}: anchors must be {STEPS} texts, for 1 to {STEPS}.")
-    return Question(known["name"], known["ask"], tuple(steps))
+        raise InputError(f"{location}: anchors must be {STEPS} strings, one for each score from 1 to {STEPS}.")
+    return RubricQuestion(values["name"], values["ask"], tuple(steps))
 
 
-def grading(question: Question, prompt: Sequence[Message], answer: str, mark: str) -> list[dict[str, str]]:
-    """The chat messages that ask ``question`` of ``answer``. ``mark`` is a word that no answer can know."""
+def grading_messages(question: RubricQuestion, prompt: Sequence[Message], answer: str, mark: str) -> list[dict[str, str]]:
+    """Return the chat messages that ask ``question`` about ``answer``. ``mark`` is a delimiter that occurs in no answer."""
     if question.anchors:
         steps = "\n".join(f"{step} = {anchor}" for step, anchor in enumerate(question.anchors, 1))
         asked, reply = f"{question.ask}\n{steps}", f'"score": a whole number from 1 to {STEPS}'
@@ -120,8 +124,8 @@ def grading(question: Question, prompt: Sequence[Message], answer: str, mark: st
     return _messages(prompt, {"answer": answer}, mark, asked, f'{{"evidence": "…", {reply}}}', "the answer")
 
 
-def choosing(ask: str, prompt: Sequence[Message], one: str, two: str, mark: str) -> list[dict[str, str]]:
-    """The chat messages that ask which of two answers is better."""
+def pairwise_messages(ask: str, prompt: Sequence[Message], one: str, two: str, mark: str) -> list[dict[str, str]]:
+    """Return the chat messages that ask which of two answers is better."""
     reply = '{"evidence": "…", "better": "1", "2" or "tie"}'
     return _messages(prompt, {"answer 1": one, "answer 2": two}, mark, ask, reply, "the better answer")
 
@@ -147,48 +151,47 @@ def _messages(
     ]
 
 
-def verdict(question: Question, reply: str, answer: str) -> Verdict:
-    """``reply`` to :func:`grading`, read strictly; a yes, or a score above 1, needs evidence that stands in ``answer``."""
-    found = _object(reply)
+def parse_grade(question: RubricQuestion, reply: str, answer: str) -> Grade:
+    """Parse a reply to :func:`grading_messages`. A yes, or a score above 1, needs evidence quoted from ``answer``."""
+    fields = _object(reply)
     value: int | None = None
     if question.anchors:
-        score = found.get("score")
+        score = fields.get("score")
         value = int(score) if isinstance(score, int | str) and str(score) in [str(step) for step in range(1, STEPS + 1)] else None
     else:
-        word = found.get("verdict")
-        value = {"yes": 1, "no": 0}.get(word.strip().casefold()) if isinstance(word, str) else None
+        answer_word = fields.get("verdict")
+        value = {"yes": 1, "no": 0}.get(answer_word.strip().casefold()) if isinstance(answer_word, str) else None
     needed = value is not None and value > (1 if question.anchors else 0)
-    return _checked(value, found.get("evidence"), [answer], needed)
+    return _checked(value, fields.get("evidence"), [answer], needed)
 
 
-def preference(reply: str, one: str, two: str) -> Verdict:
-    """``reply`` to :func:`choosing`: 1, 2 or 0 (tie); a preference needs evidence that stands in the answer preferred."""
-    found = _object(reply).get("better")
-    value = {"1": 1, "2": 2, "tie": 0}.get(str(found).strip().casefold())
-    return _checked(
-        value, _object(reply).get("evidence"), [one] if value == 1 else [two] if value == 2 else [one, two], bool(value)
-    )
+def parse_preference(reply: str, one: str, two: str) -> Grade:
+    """Parse a reply to :func:`pairwise_messages`: 1, 2 or 0 (tie). A preference needs evidence quoted from the preferred answer."""
+    fields = _object(reply)
+    value = {"1": 1, "2": 2, "tie": 0}.get(str(fields.get("better")).strip().casefold())
+    quoted = [one] if value == 1 else [two] if value == 2 else [one, two]
+    return _checked(value, fields.get("evidence"), quoted, bool(value))
 
 
-def passes(question: Question | None, value: int | None) -> bool:
-    """Whether ``value`` is good: a yes, 4 or 5. ``None`` for the question stands for a pair, whose first answer is meant."""
+def passes(question: RubricQuestion | None, value: int | None) -> bool:
+    """Return whether ``value`` passes: yes, 4 or 5. If ``question`` is ``None``, it is a pair, and 1 (the first answer) passes."""
     if value is None:
         return False
     return value == 1 if question is None or not question.anchors else value >= STEPS - 1
 
 
-def _checked(value: int | None, evidence: Any, answers: Sequence[str], needed: bool) -> Verdict:
+def _checked(value: int | None, evidence: Any, answers: Sequence[str], needed: bool) -> Grade:
     if value is None:
-        return Verdict(None, problem="unreadable")
+        return Grade(None, problem="unreadable")
     quote = evidence if isinstance(evidence, str) else ""
     if not quote.strip():
-        return Verdict(value, problem="unsupported" if needed else "")
-    stands = any(_folded(quote) in _folded(text) for answer in answers for text in (answer, _plain(answer)))
-    return Verdict(value, quote, "" if stands else "unsupported")
+        return Grade(value, problem="unsupported" if needed else "")
+    is_quoted = any(_folded(quote) in _folded(text) for answer in answers for text in (answer, _plain(answer)))
+    return Grade(value, quote, "" if is_quoted else "unsupported")
 
 
 def _object(reply: str) -> dict[str, Any]:
-    reply = reply.rpartition("</think>")[2]  # what a local model thought first is no part of its reply
+    reply = reply.rpartition("</think>")[2]  # reasoning is not part of the reply
     start, end = reply.find("{"), reply.rfind("}")
     try:
         value = json.loads(reply[start : end + 1]) if start >= 0 else None
@@ -198,12 +201,12 @@ def _object(reply: str) -> dict[str, Any]:
 
 
 def _plain(answer: str) -> str:
-    """A JSON answer with its escapes resolved, as a judge quotes it."""
+    """Return a JSON answer with its escapes resolved, as a judge quotes it."""
     return answer.replace('\\"', '"').replace("\\n", " ")
 
 
 def _folded(text: str) -> str:
-    """Case, white space and the shapes of quotes apart."""
+    """Fold case, whitespace and typographic quotes."""
     return " ".join(text.translate(_QUOTES).casefold().split())
 
 

@@ -1,16 +1,21 @@
-"""Scorers: one small file each, with one function from an :class:`Answer` to a :class:`Score`.
+"""Scorers: functions from a :class:`ModelAnswer` to a :class:`Score`, one metric per file.
 
-A new one is such a file, and a line in ``contract.py`` that gives it a name and says whether the contract asks for it.
+To add one, write a file that declares a :class:`Scorer` and list it in ``registry.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.contract import Contract
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is scored: the text, why it ended (``stop``, ``length``), the answer that the data gives, and what was asked."""
+class ModelAnswer:
+    """The text to score, why it ended (``stop`` or ``length``), the reference answer, and the text of the prompt."""
 
     output: str
     ended: str = "stop"
@@ -20,15 +25,35 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """Whether an output holds, and if not, a short class of failure and a sentence about this one.
+    """Whether an output passes; if not, the class of failure in a few words and a sentence about this failure.
 
-    ``value``, from 0 to 1, is how much of it holds, for scorers that know.
+    ``value``, from 0 to 1, is a partial score, for scorers that compute one.
     """
 
-    holds: bool
+    passed: bool
     kind: str = ""
     why: str = ""
     value: float | None = None
 
 
-HOLDS = Score(True)
+PASS = Score(True)
+CONTRACT = "contract"  # the metric that passes if every required metric passes
+ScoreFunction = Callable[[ModelAnswer], Score]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The declaration of a metric.
+
+    ``build`` returns the scoring function for a contract, or ``None`` if the contract does not configure the metric.
+    ``required`` metrics make up the contract; the others are only reported. ``is_form`` marks metrics that describe the shape of
+    outputs and are never compared between arms. A contract with a ``replaces_json`` metric requires JSON only if it has a schema.
+    """
+
+    name: str
+    label: str
+    build: Callable[[Contract], ScoreFunction | None]
+    required: bool | Callable[[Contract], bool] = True
+    needs_reference: bool = False
+    is_form: bool = False
+    replaces_json: bool = False

@@ -1,88 +1,113 @@
-"""Is the right disclaimer there, and no wrong one? Strictly by its words, and apart from that nearly."""
+"""Right disclaimer: the output has every disclaimer that the reference calls for, and no others. Matching can be fuzzy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import HOLDS, Answer, Score
-from mlxtune.evaluation.scorers.json_find import at_pointer, find, strings
-from mlxtune.evaluation.scorers.phrases import TooSlow, ends_inside, places
-from mlxtune.evaluation.scorers.said import doubt
-from mlxtune.evaluation.scorers.words import answered, spoken
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.negation import discount_reason
+from mlxtune.evaluation.scorers.output_text import strip_thinking, visible_texts
+from mlxtune.evaluation.scorers.phrase_match import PatternTimeout, find_phrase, truncated_inside
 from mlxtune.recipe import Disclaimer
 
+if TYPE_CHECKING:
+    from mlxtune.evaluation.contract import Contract
 
-def right_disclaimer(answer: Answer, rules: Sequence[Disclaimer], fuzzy: bool = False) -> Score:
-    """Whether every disclaimer that the reference's fields call for is in the output, where it belongs, and none of the others.
 
-    Only what the output says counts: not a negated one, a quotation, a part, or a thought. ``fuzzy`` lets fuzzy phrases
-    match nearly; else they match by their words. Without a reference, only rules without ``when`` and ``unless`` are judged.
+def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: bool = False) -> Score:
+    """Score whether the output contains every disclaimer that the reference's fields call for, in its place, and no others.
+
+    Disclaimers that are negated, quoted, incomplete or only in the reasoning do not count. With ``fuzzy``, fuzzy phrases match
+    approximately; otherwise, by their words. Without a reference, only rules without ``when`` and ``unless`` are checked.
     """
-    reference = find(answer.reference) if answer.reference is not None else None
+    reference = find_json(answer.reference) if answer.reference is not None else None
     try:
         for rule in rules:
             if (rule.when or rule.unless) and not reference:
                 continue
-            needed = not reference or _called_for(rule, reference[0])
-            score = _needed(answer, rule, fuzzy) if needed else _unneeded(answer, rule, fuzzy)
-            if not score.holds:
+            required = not reference or _called_for(rule, reference[0])
+            score = _required(answer, rule, fuzzy) if required else _unwanted(answer, rule, fuzzy)
+            if not score.passed:
                 return score
-    except TooSlow as pattern:
-        return Score(False, "pattern too slow", f"{one_line(str(pattern), 60)} did not end in time")
-    return HOLDS
+    except PatternTimeout as pattern:
+        return Score(False, "pattern too slow", f"the pattern {one_line(str(pattern), 60)} timed out")
+    return PASS
 
 
 def _called_for(rule: Disclaimer, reference: Any) -> bool:
-    def agree(fields: dict[str, Any]) -> bool:
+    def matches(fields: dict[str, Any]) -> bool:
         return isinstance(reference, dict) and all(name in reference and reference[name] == fields[name] for name in fields)
 
-    return (not rule.when or agree(rule.when)) and not (rule.unless and agree(rule.unless))
+    return (not rule.when or matches(rule.when)) and not (rule.unless and matches(rule.unless))
 
 
-def _needed(answer: Answer, rule: Disclaimer, fuzzy: bool) -> Score:
-    said, why = _heard(_texts(answer, rule.at), answer, rule, fuzzy)
-    if said:
-        return HOLDS
-    if rule.at != "anywhere" and not why and _heard(spoken(answered(answer.output)), answer, rule, fuzzy)[0]:
+def _required(answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> Score:
+    present, why = _stated(_texts(answer, rule.at), answer, rule, fuzzy)
+    if present:
+        return PASS
+    if rule.at != "anywhere" and not why and _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)[0]:
         return Score(False, "wrong place", f"“{rule.name}” is not in {rule.at}")
     if not why:
-        texts = spoken(answered(answer.output))
-        if texts and any(ends_inside(texts[-1], phrase) for phrase in rule.phrases if phrase.match != "regex"):
+        texts = visible_texts(strip_thinking(answer.output))
+        if texts and any(truncated_inside(texts[-1], phrase) for phrase in rule.phrases if phrase.match != "regex"):
             why = "cut off"
-        elif _heard([answer.output], answer, rule, fuzzy)[0]:
+        elif _stated([answer.output], answer, rule, fuzzy)[0]:
             why = "only thought"
     return Score(False, why or "missing", f"“{rule.name}” is {why or 'missing'}")
 
 
-def _unneeded(answer: Answer, rule: Disclaimer, fuzzy: bool) -> Score:
-    said, _ = _heard(spoken(answered(answer.output)), answer, rule, fuzzy)
-    return Score(False, "out of place", f"“{rule.name}” does not belong here") if said else HOLDS
+def _unwanted(answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> Score:
+    present, _ = _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)
+    return Score(False, "out of place", f"“{rule.name}” does not belong here") if present else PASS
 
 
-def _heard(texts: list[str], answer: Answer, rule: Disclaimer, fuzzy: bool) -> tuple[bool, str]:
-    """Whether one of the rule's phrases is said in ``texts``, and if not, why the places where one stands do not count."""
+def _stated(texts: list[str], answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> tuple[bool, str]:
+    """Return whether ``texts`` state one of the rule's phrases, and if not, why its occurrences are discounted."""
     why = ""
     for text in texts:
         for phrase in rule.phrases:
-            for before, found, after in places(text, phrase, fuzzy):
-                reason = doubt(before, found, after, answer.prompt)
+            for before, match, after in find_phrase(text, phrase, fuzzy):
+                reason = discount_reason(before, match, after, answer.prompt)
                 if not reason:
                     return True, ""
                 why = why or reason
     return False, why
 
 
-def _texts(answer: Answer, at: str) -> list[str]:
-    """The texts of the output in which a disclaimer may stand."""
-    output = answered(answer.output)
+def _texts(answer: ModelAnswer, at: str) -> list[str]:
+    """Return the texts of the output in which a disclaimer counts, given the rule's ``at``."""
+    output = strip_thinking(answer.output)
     if at.startswith("/"):
-        found = find(output)
-        return strings(at_pointer(found[0], at)) if found else []
-    texts = spoken(output)
+        match = find_json(output)
+        return string_values(resolve_pointer(match[0], at)) if match else []
+    texts = visible_texts(output)
     return texts if at == "anywhere" else [_last_paragraph(texts[-1])] if texts else []
 
 
 def _last_paragraph(text: str) -> str:
     return "\n".join(text.rstrip().splitlines()).rsplit("\n\n", 1)[-1]
+
+
+def _has_fuzzy_phrase(contract: Contract) -> bool:
+    return any(phrase.match == "fuzzy" for rule in contract.section.disclaimers for phrase in rule.phrases)
+
+
+STRICT = Scorer(
+    "disclaimer",
+    "right disclaimer",
+    lambda contract: partial(score_disclaimers, rules=contract.section.disclaimers) if contract.section.disclaimers else None,
+    required=lambda contract: not _has_fuzzy_phrase(contract),
+    replaces_json=True,
+)
+FUZZY = Scorer(
+    "disclaimer_fuzzy",
+    "disclaimer, fuzzy",
+    lambda contract: (
+        partial(score_disclaimers, rules=contract.section.disclaimers, fuzzy=True) if _has_fuzzy_phrase(contract) else None
+    ),
+    replaces_json=True,
+)

@@ -1,26 +1,35 @@
-"""Does the output keep clear of phrases that must never be said, such as a competitor's name?"""
+"""No forbidden phrase: the output avoids phrases such as a competitor's name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
-from mlxtune.evaluation.scorers import HOLDS, Answer, Score
-from mlxtune.evaluation.scorers.json_find import find, strings
-from mlxtune.evaluation.scorers.words import normalised
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.json_search import find_json, string_values
+from mlxtune.evaluation.scorers.output_text import normalize
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf])")
 
 
-def not_forbidden(answer: Answer, phrases: Sequence[str]) -> Score:
-    """Whether none of ``phrases`` stands in the output as whole words, case and spacing apart, thoughts and names included.
+def score_forbidden(answer: ModelAnswer, phrases: Sequence[str]) -> Score:
+    """Score whether none of ``phrases`` occurs as whole words, ignoring case and spacing. Reasoning and JSON names count too.
 
-    Escapes are resolved too, also in JSON that was cut off: ``\\n`` before a name or ``\\u0041`` in it hides nothing.
+    Escapes are resolved, even in truncated JSON, so that ``\\n`` before a name or ``\\u0041`` in it hides nothing.
     """
-    found = find(answer.output)
+    match = find_json(answer.output)
     unescaped = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " ", answer.output)
-    heard = normalised("\n".join([answer.output, unescaped, *(strings(found[0]) if found else ())]))
+    searched = normalize("\n".join([answer.output, unescaped, *(string_values(match[0]) if match else ())]))
     for phrase in phrases:
-        if re.search(rf"(?<!\w){re.escape(normalised(phrase))}(?!\w)", heard):
-            return Score(False, "forbidden", f"it says “{phrase}”")
-    return HOLDS
+        if re.search(rf"(?<!\w){re.escape(normalize(phrase))}(?!\w)", searched):
+            return Score(False, "forbidden", f"it contains “{phrase}”")
+    return PASS
+
+
+SCORER = Scorer(
+    "forbidden",
+    "no forbidden phrase",
+    lambda contract: partial(score_forbidden, phrases=contract.section.forbid) if contract.section.forbid else None,
+    replaces_json=True,
+)

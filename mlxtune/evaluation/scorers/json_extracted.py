@@ -1,11 +1,20 @@
-"""Would a program that searches the output for JSON find some?"""
+"""Extractable JSON: a program that searches the output for JSON would find some."""
 
 from __future__ import annotations
 
-from mlxtune.evaluation.scorers import HOLDS, Answer, Score
-from mlxtune.evaluation.scorers.json_find import find
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.json_search import find_json
 
 
-def json_extracted(answer: Answer) -> Score:
-    """Whether the first balanced value in the output is JSON, whatever stands around it: the most that repair could reach."""
-    return HOLDS if find(answer.output) else Score(False, "no JSON in it", "no balanced object or array in it is JSON")
+def score_extracted(answer: ModelAnswer) -> Score:
+    """Score whether the first balanced value in the output is JSON, whatever surrounds it. No repair could achieve more."""
+    return PASS if find_json(answer.output) else Score(False, "no JSON in it", "no balanced object or array is JSON")
+
+
+SCORER = Scorer(
+    "extracted",
+    "JSON found in it",
+    lambda contract: score_extracted if contract.wants_json else None,
+    required=False,
+    is_form=True,
+)

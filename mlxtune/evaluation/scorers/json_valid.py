@@ -1,41 +1,44 @@
-"""Is the whole output one JSON text (RFC 8259)? Fences, prose around it, NaN and trailing commas are all no."""
+"""Valid JSON: the whole output is one JSON text (RFC 8259). Fences, surrounding prose, NaN and trailing commas fail."""
 
 from __future__ import annotations
 
 import re
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import HOLDS, Answer, Score
-from mlxtune.evaluation.scorers.json_text import Refused, parse
-from mlxtune.evaluation.scorers.words import THINKS
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
+from mlxtune.evaluation.scorers.output_text import THINKING
 
 _FENCE = re.compile(r"^\s*(?:```|~~~)", re.MULTILINE)
 
 
-def json_valid(answer: Answer) -> Score:
-    """Whether the output is raw-valid JSON; otherwise the class of what is wrong.
+def score_json(answer: ModelAnswer) -> Score:
+    """Score whether the output is raw JSON.
 
-    What was put around the JSON comes before what is wrong inside it, and the token limit before what it left open.
+    The class of failure reports text around the JSON before faults inside it, and the token limit before unclosed brackets.
     """
     try:
-        parse(answer.output)
-    except Refused as refused:
-        return Score(False, *_class(answer, refused))
-    return HOLDS
+        parse_json(answer.output)
+    except InvalidJSON as error:
+        return Score(False, *_failure(answer, error))
+    return PASS
 
 
-def _class(answer: Answer, refused: Refused) -> tuple[str, str]:
+def _failure(answer: ModelAnswer, error: InvalidJSON) -> tuple[str, str]:
     text = answer.output.strip()
-    if refused.kind in ("too deep", "not UTF-8", "byte order mark"):
-        return refused.kind, str(refused)
+    if error.kind in ("too deep", "not UTF-8", "byte order mark"):
+        return error.kind, str(error)
     if not text:
-        return "empty", "there is no output"
-    if THINKS.match(text):
-        return "thinking", "it thinks aloud before it answers"
+        return "empty", "the output is empty"
+    if THINKING.match(text):
+        return "thinking", "the output starts with reasoning"
     if _FENCE.search(text):
-        return "fence", "it stands in a code fence"
-    if refused.at_end and answer.ended == "length":
-        return "cut off", f"the token limit cut it off: {refused}"
-    if refused.kind in ("bad word", "bad number", "syntax", "text after it") and text[0] not in '{["':
-        return "prose", f"it begins with text: {one_line(text, 40)}"
-    return refused.kind, str(refused)
+        return "fence", "the JSON is inside a code fence"
+    if error.at_end and answer.ended == "length":
+        return "cut off", f"cut off by the token limit: {error}"
+    if error.kind in ("bad word", "bad number", "syntax", "text after it") and text[0] not in '{["':
+        return "prose", f"the output starts with text: {one_line(text, 40)}"
+    return error.kind, str(error)
+
+
+SCORER = Scorer("json", "valid JSON", lambda contract: score_json if contract.wants_json else None)

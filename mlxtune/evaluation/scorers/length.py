@@ -1,25 +1,35 @@
-"""Is the output, or one of its JSON fields, no shorter and no longer than it may be?"""
+"""Right length: the output, or one of its JSON fields, is within the limits."""
 
 from __future__ import annotations
 
-from mlxtune.evaluation.scorers import HOLDS, Answer, Score
-from mlxtune.evaluation.scorers.json_find import at_pointer, find
-from mlxtune.evaluation.scorers.words import answered
+from functools import partial
+
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer
+from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.recipe import Length
 
 
-def within_length(answer: Answer, limit: Length) -> Score:
-    """Whether the characters or words, thoughts not counted, lie between the limits; a field that is no text is a failure."""
-    text = answered(answer.output).strip()
+def score_length(answer: ModelAnswer, limit: Length) -> Score:
+    """Score whether the length in characters or words, excluding reasoning, is within ``limit``. Non-string fields fail."""
+    text = strip_thinking(answer.output).strip()
     if limit.at:
-        found = find(text)
-        part = at_pointer(found[0], limit.at) if found else None
+        match = find_json(text)
+        part = resolve_pointer(match[0], limit.at) if match else None
         if not isinstance(part, str):
-            return Score(False, "no text", f"{limit.at} is no text")
+            return Score(False, "no text", f"{limit.at} is not a string")
         text = part
     count = len(text.split()) if limit.unit == "words" else len(text)
     if count < limit.min:
         return Score(False, "too short", f"{count:,} {limit.unit}, at least {limit.min:,}")
     if limit.max and count > limit.max:
         return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}")
-    return HOLDS
+    return PASS
+
+
+SCORER = Scorer(
+    "length",
+    "right length",
+    lambda contract: partial(score_length, limit=contract.section.length) if contract.section.length != Length() else None,
+    replaces_json=True,
+)

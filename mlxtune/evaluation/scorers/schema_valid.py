@@ -1,4 +1,4 @@
-"""Does the output's JSON value satisfy a JSON Schema (draft 2020-12 unless it names another, formats on)?"""
+"""Schema conformance: the output satisfies a JSON Schema (draft 2020-12 unless it specifies another; formats are checked)."""
 
 from __future__ import annotations
 
@@ -11,66 +11,69 @@ import jsonschema_rs
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import HOLDS, Answer, Score
-from mlxtune.evaluation.scorers.json_text import Refused, parse
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 
-# Patterns run on fancy-regex: linear time for all that a finite automaton can match, and for look-around and back-references
-# this many steps back, then a verdict: tenths of a second on an output of ten thousand characters.
+# Patterns run on fancy-regex. Regular patterns take linear time; look-around and backreferences are limited to this many
+# backtracking steps, which take a few tenths of a second on an output of 10,000 characters.
 _BACKTRACKS = 100_000
 
 
-class Schema:
-    """A compiled schema."""
+class SchemaValidator:
+    """A compiled JSON Schema."""
 
     def __init__(self, schema: Any, documents: Mapping[str, Any] | None = None) -> None:
-        """``documents`` are the other schemas that it may refer to, by address: nothing is ever fetched or opened.
+        """Compile ``schema``. ``documents`` maps addresses to schemas that it may refer to; nothing is ever fetched or opened.
 
-        Raises ``InputError`` when ``schema`` is not a valid schema or refers to what is not there.
+        Raises ``InputError`` for an invalid schema or an unknown reference.
         """
 
-        def known(address: str) -> Any:
+        def retrieve(address: str) -> Any:
             if address in (documents or {}):
                 return documents[address]  # type: ignore[index]
-            raise ValueError(f"{address} was not fetched: a schema must be whole in itself")
+            raise ValueError(f"{address} is not fetched: a schema must be self-contained")
 
         try:
             self._validator = jsonschema_rs.validator_for(
                 schema,
-                retriever=known,
+                retriever=retrieve,
                 validate_formats=True,
                 pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS),
             )
         except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-            raise InputError(f"The schema cannot be used: {one_line(str(error), 200)}") from error
+            raise InputError(f"The schema is invalid: {one_line(str(error), 200)}") from error
 
     @classmethod
-    def read(cls, path: Path) -> Schema:
-        """The schema in ``path``. Raises ``InputError``."""
+    def read(cls, path: Path) -> SchemaValidator:
+        """Load the schema in ``path``. Raises ``InputError``."""
         return cls(read_json(path))
 
-    def score(self, answer: Answer) -> Score:
-        """Whether the output, raw, is JSON that satisfies the schema; otherwise the first failing path and keyword.
+    def score(self, answer: ModelAnswer) -> Score:
+        """Score whether the raw output is JSON that satisfies the schema. A failure reports the first failing path and keyword.
 
-        The class counts every place in an array as one: ``/items/*/price type``.
+        The class of failure does not distinguish positions in an array: ``/items/*/price type``.
         """
         try:
-            value = parse(answer.output)
-        except Refused:
+            value = parse_json(answer.output)
+        except InvalidJSON:
             return Score(False, "not JSON", "the output is not JSON")
-        return self.judge(value)
+        return self.score_value(value)
 
-    def first(self, value: Any) -> jsonschema_rs.ValidationError | None:
-        """The first thing by which a JSON value fails, if it does. Raises ``ValueError`` for one that no validator can hold."""
+    def first_error(self, value: Any) -> jsonschema_rs.ValidationError | None:
+        """Return a JSON value's first validation error. Raises ``ValueError`` for a value that the validator cannot represent."""
         return next(self._validator.iter_errors(value), None)
 
-    def judge(self, value: Any) -> Score:
-        """Like :meth:`score`, for a JSON value."""
+    def score_value(self, value: Any) -> Score:
+        """Score a JSON value like :meth:`score`."""
         try:
-            error = self.first(value)
-        except ValueError as failure:  # a value no validator can hold, such as a lone surrogate
+            error = self.first_error(value)
+        except ValueError as failure:  # such as a lone surrogate
             return Score(False, "not checkable", one_line(str(failure), 120))
         if error is None:
-            return HOLDS
+            return PASS
         exact = "/" + "/".join(map(str, error.instance_path))
         path = "/" + "/".join("*" if isinstance(step, int) else step for step in error.instance_path)
         return Score(False, one_line(f"{path} {error.kind.name}", 80), one_line(f"{exact}: {error.message}", 160))
+
+
+SCORER = Scorer("schema", "fits the schema", lambda contract: contract.schema.score if contract.schema else None)

@@ -1,1 +1,1 @@
-"""The parts that rooms are made of."""
+"""The widgets used in rooms."""

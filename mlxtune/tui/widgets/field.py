@@ -1,4 +1,4 @@
-"""A text field that opens over a cell of a picture, and closes on escape or when the focus goes elsewhere."""
+"""Text fields that the escape key closes: a single-line field over a panel, and a multi-line editor."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.message import Message
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 
 class Field(Input):
-    """One line to edit in place. It is hidden until :meth:`open`; ``Input.Submitted`` says that enter was pressed.
+    """A single-line field to edit in place, hidden until :meth:`open`. Enter posts ``Input.Submitted``.
 
-    Its parent needs ``layers: base field``, so that nothing makes room for it.
+    The parent needs ``layers: base field``, so that the field covers its content instead of moving it.
     """
 
     DEFAULT_CSS = """
     Field, Field:focus { display: none; layer: field; height: 1; border: none; padding: 0; background: $panel; color: $foreground; }
     Field.-open, Field.-open:focus { display: block; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave it as it was", id="field.leave")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "cancel", id="field.leave")]
 
     @dataclass
-    class Left(Message):
-        """It was closed without a word."""
+    class Cancelled(Message):
+        """The field was closed without a new value."""
 
         field: Field
 
@@ -41,9 +41,9 @@ class Field(Input):
     def is_open(self) -> bool:
         return self.has_class("-open")
 
-    def open(self, text: str, at: Offset, width: int) -> None:
-        """Show ``text`` to be edited, ``width`` cells from ``at`` on, as seen from the parent."""
-        self.styles.offset = at
+    def open(self, text: str, position: Offset, width: int) -> None:
+        """Edit ``text`` in ``width`` cells, starting at ``position`` relative to the parent."""
+        self.styles.offset = position
         self.styles.width = max(width, 1)
         self.value = text
         self.add_class("-open")
@@ -51,13 +51,30 @@ class Field(Input):
         self.action_select_all()
 
     def close(self) -> None:
-        """Hide it."""
+        """Hide the field."""
         self.remove_class("-open")
 
     def action_leave(self) -> None:
         self.close()
-        self.post_message(self.Left(self))
+        self.post_message(self.Cancelled(self))
 
     def on_blur(self, _event: events.Blur) -> None:
         if self.is_open:
             self.action_leave()
+
+
+class Editor(TextArea):
+    """A multi-line editor. Its text must be safe to show."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "cancel", id="edit.leave", priority=True),  # TextArea binds escape itself
+    ]
+
+    class Escaped(Message):
+        """Escape was pressed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(soft_wrap=True, compact=True, tab_behavior="indent", highlight_cursor_line=False, **kwargs)
+
+    def action_leave(self) -> None:
+        self.post_message(self.Escaped())

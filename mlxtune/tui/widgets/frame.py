@@ -1,4 +1,7 @@
-"""The frame of every room: the header with its tabs, the answer line, and the footer with its verbs."""
+"""The frame of every room: the header with the tabs, the notice line, the footer and the toast.
+
+Textual's Header and Tabs have no memory bar and no underlined keys, and its Footer cuts off an action that does not fit.
+"""
 
 from __future__ import annotations
 
@@ -9,222 +12,219 @@ from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.tui.draw import Part, bar, clickable, fold, gigabytes, key, line, lines, memory_style, spread, wrap
-from mlxtune.tui.names import base_name
+from mlxtune.tui.paths import base_name
+from mlxtune.tui.render.bars import bar, memory_style
+from mlxtune.tui.render.text import Part, clickable, fold, gigabytes, justify, key, line, lines, wrap
+from mlxtune.tui.rooms import ROOMS, RoomEntry
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.status import headline
-from mlxtune.tui.widgets.draw import Draw
+from mlxtune.tui.widgets.panel import Panel
 
-# The rooms in the order of the journey, each with the capital that goes there. The app shows those it has.
-LETTERS = {
-    "Home": "H",
-    "Data": "D",
-    "Review": "R",
-    "Plan": "P",
-    "Train": "T",
-    "Evaluate": "E",
-    "Blind": "B",
-    "Adapters": "A",
-    "Chat": "C",
-    "adVice": "V",
-}
-WIDE = 100  # columns from which there is room for words
-ROOMY = 140  # columns from which there is room for all of them
-MOST = 6  # verbs in the footer
+WIDE = 100  # minimum columns to show words
+ROOMY = 140  # minimum columns to show the run's name, too
+MAX_ACTIONS = 6  # in the footer
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A key of a room: what it is called, and the action it runs on the screen."""
+class FooterAction:
+    """A room's action with its key, as shown in the footer, the palette and the help page."""
 
     key: str
-    word: str
+    label: str
     action: str
     help: str = ""
 
     @property
     def click(self) -> str:
-        """The action as a click names it, from outside the screen."""
+        """The action with its namespace, which a click outside the screen needs."""
         return self.action if "." in self.action else f"screen.{self.action}"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of the last thing that was asked for, and the verb that takes it back, if one does."""
+class Notice:
+    """The outcome of the user's last action, and the action that undoes it, if there is one."""
 
-    mark: str
+    glyph: str
     token: str
     text: str
-    mend: str = ""
-    undo: Verb | None = None
+    hint: str = ""
+    undo: FooterAction | None = None
 
     @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do or to undo: a toast says it."""
-        return self.mark == "✓" and not self.mend and self.undo is None
+    def is_toast(self) -> bool:
+        """Whether there is nothing left to do or to undo, so that a toast is enough."""
+        return self.glyph == "✓" and not self.hint and self.undo is None
 
 
-def sorry(error: MlxtuneError) -> Answer:
-    """What went wrong, and how to mend it."""
-    return Answer("✗", "$error", one_line(error.message), one_line(error.mend))
+def error_notice(error: MlxtuneError) -> Notice:
+    """Return an error's message and hint as a notice."""
+    return Notice("✗", "$error", one_line(error.message), one_line(error.hint))
 
 
-class Top(Draw):
-    """Two rows: who, memory and the run at work; and the tabs."""
+class RoomHeader(Panel):
+    """The two rows at the top: the workspace, memory and the run, above the tabs."""
 
-    def set(self, snapshot: Snapshot | None, room: str, rooms: Sequence[str], stopping: frozenset[str]) -> None:
-        self.show(lambda width, _height: lines(_who(snapshot, width, stopping), tabs(room, rooms, width)))
-
-
-class Foot(Draw):
-    """One row: the verbs that are possible now, and the two keys that always are."""
-
-    def set(self, verbs: Sequence[Verb]) -> None:
-        self.show(lambda width, _height: _foot(verbs, width))
+    def set(self, snapshot: Snapshot | None, mode: str, stopping: frozenset[str]) -> None:
+        self.update(lambda width, _height: lines(_header(snapshot, width, stopping), tabs(mode, width)))
 
 
-class AnswerLine(Draw):
-    """Shown above the footer while there is something to answer."""
+class RoomFooter(Panel):
+    """The row at the bottom: the available actions, and the two keys that always work."""
 
-    def set(self, answer: Answer | None) -> None:
-        self.display = answer is not None
-        if answer is not None:
-            self.show(lambda width, _height: _answer(answer, width))
+    def set(self, actions: Sequence[FooterAction]) -> None:
+        self.update(lambda width, _height: _footer(actions, width))
 
 
-class Toast(Draw):
-    """What is done, over the room's last rows at the right, until the desk takes it away."""
+class NoticeLine(Panel):
+    """The notice above the footer, if there is one."""
 
-    def set(self, answer: Answer | None) -> None:
-        self.display = answer is not None
-        if answer is None:
+    def set(self, notice: Notice | None) -> None:
+        self.display = notice is not None
+        if notice is not None:
+            self.update(lambda width, _height: _notice(notice, width))
+
+
+class ToastPanel(Panel):
+    """A notice over the room's bottom right corner."""
+
+    def set(self, notice: Notice | None) -> None:
+        self.display = notice is not None
+        if notice is None:
             return
-        space = self.screen.size
-        rows = wrap(answer.text, min(60, space.width - 8))
-        mark = (f"  {answer.mark} ", f"bold {answer.token}")
-        shown = lines(*(line(mark if not at else "    ", row, "  ") for at, row in enumerate(rows)))
-        width = max(row.cell_length for row in shown.split("\n", allow_blank=True))
+        screen = self.screen.size
+        rows = wrap(notice.text, min(60, screen.width - 8))
+        glyph = (f"  {notice.glyph} ", f"bold {notice.token}")
+        content = lines(*(line("    " if index else glyph, row, "  ") for index, row in enumerate(rows)))
+        width = max(row.cell_length for row in content.split("\n", allow_blank=True))
         self.styles.width, self.styles.height = width, len(rows)
-        self.styles.offset = (max(space.width - width - 2, 0), max(space.height - len(rows) - 2, 0))
-        self.show(lambda _width, _height: shown)
+        self.styles.offset = (max(screen.width - width - 2, 0), max(screen.height - len(rows) - 2, 0))
+        self.update(lambda _width, _height: content)
 
 
-def tabs(current: str, rooms: Sequence[str], width: int) -> Content:
-    """The rooms, each with its letter underlined. A click goes there. Where there is no room for names, there is for letters."""
-    strip = _strip(current, rooms, width)
-    shown = (clickable(_tab(name, current, gap, short), f"app.room('{name.lower()}')") for name, gap, short in strip)
-    return line(*shown).truncate(max(width, 0))
+@dataclass(frozen=True)
+class _Tab:
+    """A tab with ``gap`` empty cells on both sides. A ``short`` one shows only its key."""
+
+    entry: RoomEntry
+    gap: int = 0
+    short: bool = False
 
 
-def tab_places(current: str, rooms: Sequence[str], width: int) -> dict[str, int]:
-    """The column of each visible tab's letter."""
+def tabs(current: str, width: int) -> Content:
+    """Return the tab strip, with each room's key underlined and the room ``current`` highlighted. A click opens a room.
+
+    If the names do not fit, the other rooms show only their keys.
+    """
+    return line(*(_draw_tab(tab, tab.entry.mode == current) for tab in _visible_tabs(current, width))).truncate(max(width, 0))
+
+
+def tab_places(current: str, width: int) -> dict[str, int]:
+    """Return the column of the key of each visible tab, by mode."""
     places: dict[str, int] = {}
-    at = 0
-    for name, gap, short in _strip(current, rooms, width):
-        letter = at + 1 + gap + (0 if short else name.index(LETTERS[name]))
-        if letter < width:
-            places[name] = letter
-        at += _tab(name, current, gap, short).cell_length
+    left = 0
+    for tab in _visible_tabs(current, width):
+        column = left + 1 + tab.gap + (0 if tab.short else tab.entry.key_index)
+        if column < width:
+            places[tab.entry.mode] = column
+        left += _draw_tab(tab, tab.entry.mode == current).cell_length
     return places
 
 
-def _strip(current: str, rooms: Sequence[str], width: int) -> list[tuple[str, int, bool]]:
-    """The tabs to show: name, cells of air on both sides, and whether only its letter is shown. The current one is among them."""
-    names = sum(map(len, rooms)) + 2 * len(rooms)
+def _visible_tabs(current: str, width: int) -> list[_Tab]:
+    """Return the tabs that fit, which always include the current one."""
+    entries = tuple(ROOMS.values())
+    names = sum(len(entry.name) + 2 for entry in entries)
     if names <= width:
-        gap = 1 if width >= WIDE and names + 2 * len(rooms) <= width else 0
-        return [(name, gap, False) for name in rooms]
-    first, at = 0, rooms.index(current)
-    while first < at and 3 * (at - first) + len(current) + 2 > width:
+        gap = 1 if width >= WIDE and names + 2 * len(entries) <= width else 0
+        return [_Tab(entry, gap) for entry in entries]
+    first, index = 0, list(ROOMS).index(current)
+    while first < index and 3 * (index - first) + len(current) + 2 > width:
         first += 1
-    return [(name, 0, name != current) for name in rooms[first:]]
+    return [_Tab(entry, short=entry.mode != current) for entry in entries[first:]]
 
 
-def _tab(name: str, current: str, gap: int, short: bool) -> Content:
-    here, at = name == current, name.index(LETTERS[name])
-    word = "bold $foreground on $background" if here else "$muted"
-    ground = " on $background" if here else ""
-    return line(
-        ("▎" if here else " ", f"$primary{ground}"),
-        (" " * gap, ground.strip()),
-        ("" if short else name[:at], word),
-        (name[at], f"bold $primary{ground or ' underline'}"),
-        ("" if short else name[at + 1 :], word),
-        (" " * gap + " ", ground.strip()),
-    )
+def _draw_tab(tab: _Tab, here: bool) -> Content:
+    entry, index = tab.entry, tab.entry.key_index
+    background = " on $background" if here else ""
+    style = "bold $foreground on $background" if here else "$muted"
+    gap = (" " * tab.gap, background.strip())
+    tail = (" " * tab.gap + " ", background.strip())
+    bar_and_gap = line(("▎" if here else " ", f"$primary{background}"), gap)
+    key_style = f"bold $primary{background or ' underline'}"
+    if tab.short:
+        content = line(bar_and_gap, (entry.key, key_style), tail)
+    else:
+        before, letter, after = entry.name[:index], entry.name[index], entry.name[index + 1 :]
+        content = line(bar_and_gap, (before, style), (letter, key_style), (after, style), tail)
+    return clickable(content, f"app.room('{entry.mode}')")
 
 
-def _who(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Content:
-    """The workspace, its model, memory in use, and the run that is at work or was last."""
-    who: list[Part] = [("  mlxtune", "bold $primary")]
+def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Content:
+    """Return the header: the workspace, its model, memory in use, and the current or most recent run."""
+    left: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
     if snapshot is not None:
         view = snapshot.live or max((*snapshot.runs[:1], *snapshot.evals[:1]), key=lambda view: view.updated, default=None)
         name = one_line(snapshot.workspace.resolve().name, 40)
-        who += [f"  {name}"] if name else []
+        left += [f"  {name}"] if name else []
         recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)
         base = base_name(view.state.base if view and view.state.base else recipe.model.base if recipe else "")
         if base and width >= 60:
-            who.append((f"   {base}", "$muted"))
+            left.append((f"   {base}", "$muted"))
         if snapshot.memory and width >= 40:
             used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)
             right.append(used if view else line(used.rstrip(), " "))
         if view:
-            right.append(_state(view, snapshot.now, view.id in stopping, width))
-    return spread(width, line(*who), line("  ", *right))
+            right.append(_run_status(view, snapshot.now, view.id in stopping, width))
+    return justify(width, line(*left), line("  ", *right))
 
 
 def _memory(used: int, total: int, wide: bool) -> Content:
-    style, sign = memory_style(used / total)
-    mark = (sign, f"bold {style}")
+    style, glyph = memory_style(used / total)
+    warning, figure = (glyph, f"bold {style}"), (gigabytes(used), "bold")
     if not wide:
-        return line(mark, (gigabytes(used), "bold"), (f"/{total / 2**30:.0f} GB   ", "$muted"))
-    return line(
-        ("memory ", "$muted"),
-        bar(used / total, 10, style),
-        " ",
-        mark,
-        (gigabytes(used), "bold"),
-        (f" of {total / 2**30:.0f} GB    ", "$muted"),
-    )
+        return line(warning, figure, (f"/{total / 2**30:.0f} GB   ", "$muted"))
+    gauge = bar(used / total, 10, style)
+    return line(("memory ", "$muted"), gauge, " ", warning, figure, (f" of {total / 2**30:.0f} GB    ", "$muted"))
 
 
-def _state(view: RunView, time: float, stopping: bool, width: int) -> Content:
+def _run_status(view: RunView, time: float, stopping: bool, width: int) -> Content:
     now = headline(view, time, stopping)
-    usual = now.sign.word in ("training", "finished")
-    parts: list[Part] = [(f"{now.sign.mark} ", f"bold {now.sign.token}")]
+    usual = now.label in ("training", "finished")
+    parts: list[Part] = [(f"{now.glyph} ", f"bold {now.style}")]
     if width >= ROOMY:
         parts.append(f"{view.name}  ")
     if width >= WIDE or not usual or not now.step:
-        parts.append((f"{now.sign.word} ", "$muted"))
+        parts.append((f"{now.label} ", "$muted"))
     if now.step:
         parts.append((now.step, "bold"))
     if now.total:
         parts.append((f"/{now.total}", "$muted"))
-    if now.tail and width >= 60:
-        parts.append((f"  {now.tail} " if now.step else f" {now.tail} ", "$muted"))
+    if now.time and width >= 60:
+        parts.append((f"  {now.time} " if now.step else f" {now.time} ", "$muted"))
     return line(*parts)
 
 
-def _foot(verbs: Sequence[Verb], width: int) -> Content:
-    """As many verbs as there is room for, six at most: the others are in the palette."""
-    pinned = [("F1", "help", "app.help"), ("^p", "more", "app.command_palette")][0 if width >= WIDE else 1 :]
-    right = line(*(part for at in pinned for part in (key(*at, "$muted"), "   "))).rstrip() if width >= 30 else Content("")
-    shown = Content("  ")
-    for at, verb in enumerate(verbs[:MOST]):
-        more = line("   " if at else "", key(verb.key, verb.word, verb.click, "$muted"))
-        if at and shown.cell_length + more.cell_length + right.cell_length + 3 > width:
+def _footer(actions: Sequence[FooterAction], width: int) -> Content:
+    """Return the footer: as many actions as fit, at most six. The others are in the palette."""
+    more = key("^p", "more", "app.command_palette", "$muted")
+    pinned = line(key("F1", "help", "app.help", "$muted"), "   ", more) if width >= WIDE else more
+    right = pinned if width >= 30 else Content("")
+    left = Content("  ")
+    for index, action in enumerate(actions[:MAX_ACTIONS]):
+        item = line("   " if index else "", key(action.key, action.label, action.click, "$muted"))
+        if index and left.cell_length + item.cell_length + right.cell_length + 3 > width:
             break
-        shown = line(shown, more)
-    return spread(width, shown, line(right, " "))
+        left = line(left, item)
+    return justify(width, left, line(right, " "))
 
 
-def _answer(answer: Answer, width: int) -> Content:
-    body = f"{answer.text} {answer.mend}".strip()
-    told = line((f"  {answer.mark} ", f"bold {answer.token}"), fold(body, width - 2, indent="    ", style="")[4:])
-    if answer.undo is None:
-        return told
-    undo = key(answer.undo.key, answer.undo.word, answer.undo.click, "$muted")
-    last = told.plain.rpartition("\n")[2]
+def _notice(notice: Notice, width: int) -> Content:
+    body = fold(f"{notice.text} {notice.hint}".strip(), width - 2, indent="    ", style="")
+    content = line((f"  {notice.glyph} ", f"bold {notice.token}"), body[4:])
+    if notice.undo is None:
+        return content
+    undo = key(notice.undo.key, notice.undo.label, notice.undo.click, "$muted")
+    last = content.plain.rpartition("\n")[2]
     fits = Content(last).cell_length + undo.cell_length + 3 <= width
-    return line(told, "  ", undo) if fits else lines(told, line("    ", undo))
+    return line(content, "  ", undo) if fits else lines(content, line("    ", undo))

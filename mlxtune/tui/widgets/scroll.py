@@ -1,4 +1,4 @@
-"""A pane of rows that can be longer than it is: it stays at its end while it is there, and page keys go through it."""
+"""A panel that scrolls rows."""
 
 from __future__ import annotations
 
@@ -9,60 +9,64 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from mlxtune.tui.draw import Part, line, lines
-from mlxtune.tui.widgets.pane import Pane
+from mlxtune.tui.render.text import lines
+from mlxtune.tui.widgets.panel import FocusPanel
 
-Rows = Sequence[tuple[Part, ...]]
+Rows = Sequence[Content]
 
 
-class Scroll(Pane):
-    """Shows ``rows(width)``; only what is in view is assembled."""
+class ScrollPanel(FocusPanel):
+    """Shows ``rows(width)`` and follows the end while it is visible.
+
+    Textual's VerticalScroll lays out all rows on every update; this panel joins only the visible ones, however long the log is.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "by(-1)", "up", id="scroll.up"),
         Binding("down,j", "by(1)", "down", id="scroll.down"),
-        Binding("pageup,ctrl+u", "leap(-1)", "a page up", id="scroll.page-up"),
-        Binding("pagedown,ctrl+d", "leap(1)", "a page down", id="scroll.page-down"),
+        Binding("pageup,ctrl+u", "leap(-1)", "page up", id="scroll.page-up"),
+        Binding("pagedown,ctrl+d", "leap(1)", "page down", id="scroll.page-down"),
     ]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, at_end: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._source: Callable[[int], Rows] = lambda _width: ()
-        self._count, self._first, self._at_end = 0, 0, True
+        self._rows: Callable[[int], Rows] = lambda _width: ()
+        self._count, self._first, self._at_end = 0, 0, at_end
 
     def set(self, rows: Callable[[int], Rows]) -> None:
         """Show ``rows(width)``."""
-        self._source = rows
-        self.show(self._draw)
-
-    def end(self) -> None:
-        """Go to the end, and stay there."""
-        self._at_end = True
-        self.show(self._draw)
+        self._rows = rows
+        self.update(self._draw)
 
     def _draw(self, width: int, height: int) -> Content:
-        rows = self._source(width)
+        rows = self._rows(width)
+        if height <= 0:
+            return Content("")
         self._count = len(rows)
-        last = max(len(rows) - max(height, 0), 0)
+        last = max(len(rows) - height, 0)
         self._first = last if self._at_end else min(self._first, last)
-        return lines(*(line(*row).truncate(max(width, 0)) for row in rows[self._first : self._first + max(height, 1)]))
+        return lines(*(row.truncate(max(width, 0)) for row in rows[self._first : self._first + height]))
 
-    def _move(self, by: int) -> None:
+    def _go(self, first: int) -> None:
         last = max(self._count - self.size.height, 0)
-        self._first = max(0, min(self._first + by, last))
+        self._first = max(0, min(first, last))
         self._at_end = self._first == last
-        self.show(self._draw)
+        self.update(self._draw)
 
     def action_by(self, rows: int) -> None:
-        self._move(rows)
+        self._go(self._first + rows)
 
     def action_leap(self, pages: int) -> None:
-        self._move(pages * max(self.size.height - 1, 1))
+        self._go(self._first + pages * max(self.size.height - 1, 1))
+
+    def action_edge(self, end: bool) -> None:
+        """Go to the first row, or to the end to follow it."""
+        self._go(self._count if end else 0)
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         event.stop()
-        self._move(3)
+        self.action_by(3)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
-        self._move(-3)
+        self.action_by(-3)

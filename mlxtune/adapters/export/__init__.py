@@ -1,0 +1,1 @@
+"""Export an adapter: fuse it into its base, write it in one of several formats, and compare it with the adapter."""

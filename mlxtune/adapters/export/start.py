@@ -1,0 +1,83 @@
+"""Start an export. A worker fuses an adapter into its base, and keeps the result only if it passes a check.
+
+fused        a dequantized model folder for MLX
+quantized    the same, with adapted weights requantized as before: smaller, but lossy
+hf           a folder of safetensors for transformers and similar libraries
+gguf         one file for llama.cpp and similar programs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mlxtune.adapters.entry import AdapterEntry, score_to_lineage
+from mlxtune.core.errors import InputError, ModelError
+from mlxtune.data import samples
+from mlxtune.evaluation.off_task import prompts
+from mlxtune.models.resolve import ModelFolder
+from mlxtune.recipe import DataSection, ModelSection, Recipe, load
+from mlxtune.runs import launch
+from mlxtune.runs.registry import Run
+
+ExportForm = Literal["fused", "quantized", "hf", "gguf"]
+FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
+MODEL = "model"  # the default export folder, inside the run folder
+# Architectures whose weights have the same names and layout in mlx-lm and in transformers.
+HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3")
+CONVERT = "Export with --as hf, then convert the folder with llama.cpp's convert_hf_to_gguf.py."
+GGUF = ("llama", "mistral")  # architectures that mlx-lm can write, except mixtures of experts
+
+
+def start(
+    workspace: Path,
+    entry: AdapterEntry,
+    form: ExportForm,
+    *,
+    target: Path | None = None,
+    recipe: Recipe | None = None,
+    force: bool = False,
+    prepare: Callable[[Recipe], None] = lambda recipe: None,
+) -> Run:
+    """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
+
+    Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
+    off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``prepare`` is called with the recipe
+    before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used or ``target`` exists.
+    """
+    if entry.problem:
+        raise InputError(f"{entry.name} cannot be exported: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
+    if target is not None and target.exists():
+        raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
+    own = entry.folder.parent / "recipe.toml"
+    if recipe is None and entry.key.startswith("runs/") and own.is_file():
+        recipe = load(own)
+    request: dict[str, Any] = {
+        "adapter": str(entry.folder), "form": form, "force": force, "target": str(target.resolve()) if target else "",
+        "rows": "held-out" if recipe else "probes", "evaluation": score_to_lineage(entry.score) if entry.score else None,
+    }  # fmt: skip
+    if recipe is None:
+        recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
+    if entry.key.startswith("adapters/"):
+        recipe = replace(recipe, name=entry.name)
+    prepare(recipe)
+    return launch.start(workspace, "export", recipe, request)
+
+
+def require_exportable(form: ExportForm, source: ModelFolder, quantize: int = 0) -> None:
+    """Raise ``ModelError`` if the base ``source``, quantized to ``quantize`` bits on load, cannot be exported as ``form``."""
+    kind = str(source.config.get("model_type", ""))
+    if form == "quantized" and not (quantize or source.config.get("quantization")):
+        raise ModelError(f"--requantize needs a quantized base, but {source.name} is not quantized.", hint="Remove --requantize.")
+    if form == "hf" and kind not in HF:
+        raise ModelError(
+            f"mlx-lm stores the weights of {kind or 'this architecture'} in a different layout than transformers.",
+            hint=f"Fuse it for MLX instead: mlxtune adapters fuse. Supported by --as hf: {', '.join(HF)}.",
+        )
+    if form == "gguf" and kind not in GGUF:
+        raise ModelError(
+            f"mlx-lm can write GGUF for {' and '.join(GGUF)}, but this base is {kind or 'of an unknown architecture'}.",
+            hint=CONVERT,
+        )

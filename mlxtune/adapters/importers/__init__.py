@@ -1,0 +1,1 @@
+"""Check and import adapters in mlx-lm or PEFT format."""

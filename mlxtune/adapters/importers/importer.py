@@ -1,0 +1,141 @@
+"""Import an adapter in mlx-lm or PEFT format. It is checked before it is opened, and copied completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlxtune import __version__
+from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage
+from mlxtune.adapters.importers import peft
+from mlxtune.adapters.importers.checks import check_finite, check_fits, check_folder
+from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
+from mlxtune.adapters.library import FOLDER, check_name, find, lock_library, require_free_name
+from mlxtune.core.errors import ModelError
+from mlxtune.core.files import disk_errors, sync_folder, write_json
+from mlxtune.core.hashing import sha256_file
+from mlxtune.core.safetensors import read_header
+from mlxtune.core.text import one_line
+from mlxtune.models.bundled import Progress
+from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
+
+_KEPT = ("method", "run", "recipe_hash", "data_hash", "steps", "validation")  # keys copied from the author's lineage
+
+
+def import_adapter(
+    workspace: Path,
+    folder: Path,
+    name: str = "",
+    base: str = "",
+    *,
+    origin: str = "",
+    other_weights: bool = False,
+    progress: Progress = lambda what, share: None,
+) -> AdapterEntry:
+    """Copy the adapter in ``folder`` to ``adapters/NAME``, in mlx-lm's layout.
+
+    ``base`` is its base; the default is the base that the adapter names, if it is on this machine. ``other_weights`` accepts an
+    adapter trained from different weights of the same shapes (such as another quantization), and drops its scores. ``origin`` is
+    its source, by default ``folder``. Raise ``ModelError`` if the adapter is rejected, and ``InputError`` if the name is invalid or
+    taken.
+    """
+    name = check_name(name or folder.resolve().name)
+    config = _checked_config(folder)
+    lineage = read_lineage(folder)
+    source = find_base(folder, base, progress)
+    base_differs = bool(lineage.get("base_fingerprint")) and lineage["base_fingerprint"] != source.fingerprint
+    if base_differs and not other_weights:
+        raise ModelError(
+            f"The adapter was trained from different weights than {one_line(source.name, 80)}.",
+            hint="Use its own base, or use --other-weights to import it without its scores.",
+        )
+    require_free_name(workspace, name)
+    parent = workspace / FOLDER
+    with disk_errors(f"the adapter {name}"):
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=".import-"))
+        try:
+            progress("checking weights", 0.0)
+            _copy_weights(folder, config, source, scratch)
+            os.chmod(scratch, 0o755)
+            own = _lineage(lineage, source, origin or str(folder.resolve()), base_differs, scratch / WEIGHTS)
+            write_json(scratch / LINEAGE, own)
+            with lock_library(workspace):
+                require_free_name(workspace, name)
+                os.rename(scratch, parent / name)
+            sync_folder(parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return find(workspace, f"{FOLDER}/{name}")
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the adapter in ``folder``. Raise ``ModelError`` if its files are rejected."""
+    weights = peft.FILE if (folder / peft.FILE).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
+    check_folder(folder, weights)
+    config = read_config(folder / CONFIG)
+    if peft.is_peft(config) != (weights == peft.FILE):
+        maker = "PEFT" if peft.is_peft(config) else "mlx-lm"
+        raise ModelError(f"{folder}: {CONFIG} is in {maker} format, but {weights} is not.")
+    return config
+
+
+def find_base(folder: Path, base: str, progress: Progress = lambda what, share: None) -> ModelFolder:
+    """Return ``base`` or, if it is empty, the base named by the adapter in ``folder``, without downloading it.
+
+    Raise ``ModelError`` if the adapter does not name a base, or if its base is not on this machine.
+    """
+    if base:
+        return resolve(base, progress=progress)
+    lineage, config = read_lineage(folder), read_config(folder / CONFIG)
+    name = lineage.get("base") or config.get("base_model_name_or_path") or config.get("model")
+    if not name or not isinstance(name, str):
+        raise ModelError("The adapter does not name its base.", hint="Specify it: --base MODEL")
+    try:
+        return resolve(name, fetch=False)
+    except ModelError as error:
+        raise ModelError(
+            f"The adapter's base, {one_line(name, 120)}, is not on this machine.", hint="Specify the model to use: --base MODEL"
+        ) from error
+
+
+def _copy_weights(folder: Path, config: Mapping[str, Any], source: ModelFolder, target: Path) -> None:
+    """Copy weights and configuration into ``target`` in mlx-lm's layout, and check the copies, which nothing else can change."""
+    weights = peft.FILE if peft.is_peft(config) else WEIGHTS
+    read_header(folder / weights)
+    shutil.copyfile(folder / weights, target / weights, follow_symlinks=False)
+    if weights == peft.FILE:
+        config = peft.convert(target, config, source)
+        (target / peft.FILE).unlink()
+    write_json(target / CONFIG, dict(config))
+    layout = read_layout(target)
+    check_fits(layout, source)
+    check_finite(target / WEIGHTS)
+    write_json(target / CONFIG, layout.config | {"model": str(source.folder)})
+
+
+def _lineage(lineage: Mapping[str, Any], source: ModelFolder, origin: str, base_differs: bool, weights: Path) -> dict[str, Any]:
+    """Return the imported adapter's lineage: the author's lineage, completed with local facts."""
+    made, parent = lineage.get("made"), lineage.get("parent")
+    kept = {key: lineage[key] for key in _KEPT if isinstance(lineage.get(key), str | int | float)}
+    if not base_differs and score_from_lineage(lineage):
+        kept["evaluation"] = lineage["evaluation"]
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return {
+        "v": 1,
+        "mlxtune": __version__,
+        "made": made if isinstance(made, str) else now,
+        "imported": now,
+        "origin": origin,
+        "base": str(source.folder) if Path(source.name).expanduser().is_dir() else source.name,
+        "base_fingerprint": source.fingerprint,
+        "weights": sha256_file(weights),
+        **kept,
+        "parent": parent if isinstance(parent, dict) else None,
+    }

@@ -1,0 +1,71 @@
+"""``bench``: benchmark this machine for the planner and for bug reports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import out, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section
+from mlxtune.core.text import size as size_text
+from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchmark
+
+_SECONDS = 1.0  # per measurement
+
+
+def bench(
+    size: Annotated[
+        Literal["small", "medium"], typer.Option("--size", help="Size of the randomly initialized test model.")
+    ] = "small",
+    quick: Annotated[bool, typer.Option("--quick", help="Use tiny sizes. Takes seconds, but the results are rough.")] = False,
+    json: Json = False,
+) -> None:
+    """Benchmark this machine: matrix multiplication, attention, generation, a training step, and the disk. Takes about 30 s.
+
+    The output ends with a block to paste into a bug report. Nothing is sent anywhere.
+    """
+    with progress_bar("benchmarking") as update:
+        report = run_benchmark("tiny" if quick else size, 0.02 if quick else _SECONDS, Path.cwd(), update)
+    if json:
+        show_json({"v": 1, **asdict(report)})
+        return
+    print_heading(out, "Machine")
+    print_facts(_machine_facts(report))
+    print_section("Measurements", "tiny sizes, rough results" if quick else "median of repeated runs")
+    print_columns(
+        [[(item.name, "muted"), (_number(item), "bold"), item.unit, (item.detail, "faint")] for item in report.measurements],
+        right=(1,),
+    )
+    print_section("For a bug report", "copy from here")
+    for line in bug_report(report):
+        show(line)
+
+
+def bug_report(report: BenchmarkReport) -> list[str]:
+    """Return the report as lines of a Markdown code block."""
+    rows = [
+        *_machine_facts(report),
+        *((item.name, f"{_number(item)} {item.unit}  ({item.detail})") for item in report.measurements),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return ["```", *(f"{name.ljust(width)}  {value}" for name, value in rows), "```"]
+
+
+def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:
+    memory = report.memory
+    return [
+        ("system", report.system),
+        ("chip", f"{report.chip}, {report.cores} cores"),
+        ("backend", report.backend),
+        ("memory", f"{size_text(memory.total)}, {size_text(memory.free)} free, {size_text(memory.swapped)} swapped out"),
+        ("limit", f"{size_text(report.limit)} for a run"),
+        *((name, version or "not installed") for name, version in report.versions.items()),
+    ]
+
+
+def _number(item: Measurement) -> str:
+    return f"{item.value:,.0f}" if item.value >= 100 else f"{item.value:.3g}"

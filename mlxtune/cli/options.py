@@ -1,0 +1,14 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (a .toml file).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, for example --set training.epochs=3.", metavar="KEY=VALUE")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output on stdout.")]

@@ -1,0 +1,106 @@
+"""Output of the command line: results on stdout, everything else on stderr, in the app's wording and colors."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from rich.theme import Theme
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import safe_text
+
+_TOKENS = {
+    "primary": "#a3a8f5",
+    "second": "#b98f3a",
+    "success": "#4f9e68",
+    "warning": "#d0812f",
+    "error": "#d85560",
+    "muted": "#8a8f9d",
+    "faint": "#7b8090",
+    "line": "#6b7080",
+}
+_THEME = Theme(_TOKENS, inherit=False)
+
+out = Console(theme=_THEME, highlight=False, markup=False, emoji=False, soft_wrap=True)
+err = Console(theme=_THEME, highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+
+Cell = str | tuple[str, str]
+ProgressUpdate = Callable[[str, float], None]
+
+
+def styled(*parts: Cell) -> Text:
+    """Return text from plain strings and ``(text, style)`` pairs; markup in them is not interpreted."""
+    return Text.assemble(*((safe_text(part), "") if isinstance(part, str) else (safe_text(part[0]), part[1]) for part in parts))
+
+
+def info(*parts: Cell) -> None:
+    """Print a message on stderr."""
+    err.print(styled(*parts))
+
+
+def show(*parts: Cell) -> None:
+    """Print a line of the result on stdout."""
+    out.print(styled(*parts))
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    print(re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text))
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, with null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_error(error: MlxtuneError) -> None:
+    """Print an error and its hint on stderr."""
+    info(("✗ ", "bold error"), error.message)
+    if error.hint:
+        info(("  ", ""), (error.hint, "muted"))
+
+
+def command_name() -> str:
+    """Return the command that runs this ``mlxtune``: its name, or its path if the name does not resolve to it."""
+    own = Path(sys.executable).with_name("mlxtune")
+    on_path = shutil.which("mlxtune")
+    if on_path and Path(on_path).resolve() == own.resolve():
+        return "mlxtune"
+    return shlex.quote(str(own)) if own.is_file() else f"{shlex.quote(sys.executable)} -m mlxtune"
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[ProgressUpdate]:
+    """Show a progress bar on stderr and yield ``update(description, fraction)``. Print lines if stderr is not a terminal."""
+    if not err.is_terminal:
+        printed = ""
+
+        def print_change(description: str, fraction: float) -> None:
+            nonlocal printed
+            if description != printed:
+                printed = description
+                info(("· ", "faint"), description)
+
+        yield print_change
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(40, "line", "primary", "primary"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(title, total=1.0)
+        yield lambda description, fraction: progress.update(task, description=description, completed=fraction)

@@ -1,0 +1,33 @@
+"""The app's state in a workspace when it was last closed, stored in a small file in mlxtune's home folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import home, read_json, write_json
+from mlxtune.core.hashing import sha256_json
+
+_VERSION = 1
+
+
+def load(workspace: Path) -> dict[str, Any]:
+    """Return the saved state of ``workspace``. Empty if there is none, it is invalid, or its version differs."""
+    try:
+        record = read_json(_file(workspace))
+    except InputError:
+        return {}
+    if isinstance(record, dict) and record.get("v") == _VERSION and isinstance(state := record.get("left"), dict):
+        return state
+    return {}
+
+
+def save(workspace: Path, state: Mapping[str, Any]) -> None:
+    """Save ``state``, a JSON object. Raise ``MachineError`` if it cannot be written."""
+    write_json(_file(workspace), {"v": _VERSION, "workspace": str(workspace.resolve()), "left": dict(state)})
+
+
+def _file(workspace: Path) -> Path:
+    return home() / "sessions" / f"{sha256_json(str(workspace.resolve()))[:16]}.json"

@@ -1,0 +1,331 @@
+"""Child processes that answer requests over their standard input and output.
+
+The parent:
+
+    with ChildProcess("mlxtune.training.probe", name="The planning process") as child:
+        answer = child.call("lengths", {"recipe": text})
+
+The child:
+
+    if __name__ == "__main__":
+        sys.exit(serve({"lengths": lambda request: lengths(**request.params)}))
+
+Both sides write one JSON object per line. A request is ``{"id", "method", "params"}``. Its replies are ``{"id", "kind", "value"}``:
+any number of kind ``progress``, then one of kind ``result`` or ``error`` (see :func:`mlxtune.core.errors.error_to_json`). A request
+without an ID gets no reply. The child exits when its standard input is closed, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mlxtune.core.errors import MachineError, MlxtuneError, error_from_json, error_to_json
+from mlxtune.core.files import disk_errors
+from mlxtune.core.text import one_line
+
+CLOSE_TIMEOUT = 10.0  # seconds that a child may take to exit before it is killed
+
+ReplyKind = Literal["progress", "result", "error"]
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs ``module`` with this Python; files in the working directory cannot shadow modules (``-P``)."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment for :func:`python_command`. It can import this package from any working directory."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
+    root = str(Path(__file__).parents[2])
+    if root not in sys.path[1:]:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    return environment
+
+
+# Parent side
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply to a request. ``value`` is JSON, or an ``MlxtuneError`` if ``kind`` is ``error``."""
+
+    kind: ReplyKind
+    value: Any
+
+
+Listener = Callable[[Reply], None]
+
+
+class Call:
+    """A request in flight."""
+
+    def __init__(self) -> None:
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+
+    def result(self, on_progress: Callable[[Any], None] = lambda value: None) -> Any:
+        """Wait for the result. Raise the child's error, or ``MachineError`` if the process died."""
+        while (reply := self._replies.get()).kind == "progress":
+            on_progress(reply.value)
+        if reply.kind == "error":
+            raise reply.value
+        return reply.value
+
+
+class ChildProcess:
+    """A child process and the requests sent to it. All methods may be called from any thread.
+
+    If the process dies, a ``MachineError`` is raised whose message starts with ``name`` and whose hint is ``hint``. The child's
+    standard error goes to the file ``log``, or to a temporary file. ``on_exit`` is called if the process ends before :meth:`close`.
+    ``command`` replaces the command that runs ``module`` locally, for example with one that runs it over SSH.
+    """
+
+    def __init__(
+        self, module: str, *arguments: str, name: str, hint: str = "Try again.", log: Path | None = None, cwd: Path | None = None,
+        on_exit: Callable[[MachineError], None] | None = None, command: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self._name, self._hint, self._on_exit = name, hint, on_exit
+        with disk_errors(log.name if log else "a temporary file"):
+            self._stderr = log.open("a+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+            self._log_start = self._stderr.seek(0, os.SEEK_END)
+        self.process = subprocess.Popen(
+            command or python_command(module, *arguments), env=python_environment(), cwd=cwd, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+        )  # fmt: skip
+        self._ids = itertools.count(1)
+        self._lock, self._write_lock = threading.Lock(), threading.Lock()
+        self._listeners: dict[int, Listener] = {}
+        self.exit_error: MachineError | None = None
+        self._closing = False
+        self._reader = threading.Thread(target=self._read, name=module, daemon=True)
+        self._reader.start()
+
+    @property
+    def alive(self) -> bool:
+        return self.exit_error is None and self.process.poll() is None
+
+    @property
+    def pending(self) -> int:
+        """Number of requests without a final reply."""
+        return len(self._listeners)
+
+    def request(self, method: str, params: Mapping[str, Any] | None = None, listener: Listener | None = None) -> Call:
+        """Send a request and return immediately. The reader thread calls ``listener`` with each reply; it must return quickly."""
+        call, id = Call(), next(self._ids)
+        listener = listener or call._replies.put
+        with self._lock:
+            exit_error = self.exit_error
+            if exit_error is None:
+                self._listeners[id] = listener
+        if exit_error:
+            listener(Reply("error", exit_error))
+        else:
+            self._write({"id": id, "method": method, "params": params or {}})
+        return call
+
+    def call(
+        self, method: str, params: Mapping[str, Any] | None = None, on_progress: Callable[[Any], None] = lambda value: None
+    ) -> Any:  # fmt: skip
+        """Send a request and wait for its result. Raise the same errors as :meth:`Call.result`."""
+        return self.request(method, params).result(on_progress)
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Send a request that gets no reply."""
+        self._write({"method": method, "params": params})
+
+    def terminate(self) -> None:
+        """Stop the process and its children immediately. Pending requests fail with ``MachineError``."""
+        self._closing = True
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        self.close()
+
+    def close(self) -> None:
+        """End the process by closing its standard input. Kill it if it does not exit within ``CLOSE_TIMEOUT``."""
+        self._closing = True
+        assert self.process.stdin
+        if self._write_lock.acquire(timeout=CLOSE_TIMEOUT):
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+            self._write_lock.release()
+        try:
+            self.process.wait(CLOSE_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self._reader.join()
+        self._stderr.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.terminate()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        assert self.process.stdin
+        with self._write_lock, contextlib.suppress(OSError, ValueError):  # if the process ended, the reader reports it
+            self.process.stdin.write(json.dumps(record).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as lines:
+            for line in lines:
+                self._dispatch(line)
+        self.process.wait()
+        error = MachineError(f"{self._name} {self._exit_reason()}.", hint=self._hint)
+        with self._lock:
+            self.exit_error = error
+            pending, self._listeners = self._listeners, {}
+        for listener in pending.values():
+            listener(Reply("error", error))
+        if self._on_exit and not self._closing:
+            self._on_exit(error)
+
+    def _dispatch(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+            id, kind, value = record["id"], record["kind"], record["value"]
+            reply = Reply(kind, error_from_json(value) if kind == "error" else value)
+        except (ValueError, KeyError, TypeError):  # not a reply, but output from a wrapper such as ssh
+            os.write(self._stderr.fileno(), line)
+            return
+        with self._lock:
+            listener = self._listeners.get(id) if kind == "progress" else self._listeners.pop(id, None)
+        if listener:
+            listener(reply)
+
+    def _exit_reason(self) -> str:
+        if self._closing:
+            return "was closed"
+        self._stderr.seek(self._log_start)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        last_line = f": {one_line(lines[-1], 200).rstrip('.')}" if lines else ""
+        code = self.process.returncode
+        return (f"was killed by signal {-code}" if code < 0 else f"ended with code {code}") + last_line
+
+
+# Child side
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that is answered with :meth:`result` or :meth:`error` after any number of :meth:`progress` messages."""
+
+    id: int | None
+    method: str
+    params: dict[str, Any]
+    _channel: Channel
+
+    def progress(self, value: Any) -> None:
+        self._channel.reply(self.id, "progress", value)
+
+    def result(self, value: Any) -> None:
+        self._channel.reply(self.id, "result", value)
+
+    def error(self, error: MlxtuneError) -> None:
+        self._channel.reply(self.id, "error", error_to_json(error))
+
+
+class Channel:
+    """The child's end of the pipe. Standard output is reserved for replies; anything else printed goes to standard error.
+
+    ``on_close`` is called in the reader thread once the parent has closed the pipe.
+    """
+
+    def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
+        self._output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._on_close = on_close
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+
+    def receive(self) -> Request | None:
+        """Wait for the next request. Return ``None`` once the parent has closed the pipe."""
+        return self._requests.get()
+
+    def receive_batch(self, limit: int, patience: float) -> list[Request]:
+        """Wait for a request, then up to ``patience`` s for each further one, ``limit`` in all. Empty once the pipe is closed."""
+        batch = [first] if (first := self.receive()) else []
+        while batch and len(batch) < limit:
+            try:
+                request = self._requests.get(timeout=patience)
+            except queue.Empty:
+                break
+            if request is None:
+                self._requests.put(None)
+                break
+            batch.append(request)
+        return batch
+
+    def reply(self, id: int | None, kind: ReplyKind, value: Any) -> None:
+        """Send one reply. Raise ``BrokenPipeError`` if the parent is gone."""
+        if id is not None:
+            with self._lock:
+                self._output.write(json.dumps({"id": id, "kind": kind, "value": value}) + "\n")
+                self._output.flush()
+
+    def _read(self) -> None:
+        for line in _lines(0):
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # not a request
+                record = json.loads(line)
+                self._requests.put(Request(record.get("id"), record["method"], record["params"], self))
+        self._requests.put(None)
+        self._on_close()
+
+
+def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:
+    """Answer requests one at a time until the parent closes the pipe, and return the exit code.
+
+    A handler returns the result or raises an ``MlxtuneError``; any other exception ends the process. If the parent closes the pipe
+    while a handler is running, ``SystemExit`` interrupts the handler.
+    """
+    busy = threading.Event()
+
+    def interrupt() -> None:
+        if busy.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def exit_now(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # do not interrupt the cleanup
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, exit_now)
+    channel = Channel(on_close=interrupt)
+    try:
+        while request := channel.receive():
+            busy.set()
+            try:
+                request.result(handlers[request.method](request))
+            except MlxtuneError as error:
+                request.error(error)
+            busy.clear()
+    except BrokenPipeError:  # the parent is gone
+        pass
+    return 0
+
+
+def _lines(handle: int) -> Iterator[bytes]:
+    """Yield a file descriptor's lines, unbuffered: a buffered reader's lock, held by a daemon thread, would abort the exit."""
+    rest = b""
+    while data := os.read(handle, 1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines

@@ -1,0 +1,166 @@
+"""Detect how a file is divided into records, and find them in a cached index or by scanning the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mlxtune.core.errors import DataError, MachineError
+from mlxtune.core.files import home, write_bytes
+from mlxtune.core.hashing import sha256_json
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.access.mmap_file import MmapFile
+from mlxtune.data.access.spans import RecordSpans, array_spans, csv_spans, line_spans
+from mlxtune.data.readers.row_format import InvalidRecord
+from mlxtune.data.readers.turns import loads
+
+ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
+TABLES = (".parquet", ".arrow", ".feather", ".avro", ".xlsx", ".xls", ".ods", ".sqlite", ".db")
+MIN_INDEXED = 1 << 20  # bytes; a smaller file is scanned faster than its index is loaded
+_HEAD = 1 << 20  # bytes in which the first record must begin
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """How a file is divided into records. ``header`` and ``delimiter`` are for CSV; ``bracket`` is an array's offset."""
+
+    kind: Literal["lines", "array", "csv"]
+    notes: tuple[str, ...] = ()
+    bracket: int = 0
+    header: tuple[str, ...] = ()
+    delimiter: str = ""
+
+    def spans(self, data: MmapFile) -> RecordSpans:
+        """Return the spans of the records. Raises ``DataError`` if the file as a whole is invalid."""
+        if self.kind == "lines":
+            return line_spans(data)
+        if self.kind == "csv":
+            return csv_spans(data, self.delimiter).select(slice(1, None))
+        return array_spans(data, self.bracket)
+
+    def value(self, raw: bytes) -> Any:
+        """Parse one record: a JSON value, or a dictionary of CSV fields. Raises ``InvalidRecord``."""
+        if b"\0" in raw:
+            raise InvalidRecord("the row has NUL bytes, so it is not text.", "Save the file again as UTF-8, or remove the row.")
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start + 1:,} (0x{raw[error.start]:02x}) is not valid UTF-8."
+            raise InvalidRecord(reason, "Save the file as UTF-8, or correct that character.") from error
+        return self._fields(text) if self.kind == "csv" else self._json(text)
+
+    def _json(self, text: str) -> Any:
+        try:
+            return loads(text)
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
+        except ValueError as error:
+            reason = one_line(str(error), 80)
+        if self.kind == "lines":
+            hint = "Each line must be one JSON object."
+        elif text.strip():
+            hint = "Correct this element. The others are not affected."
+        else:
+            reason, hint = "an element is missing", "Remove the extra comma, or close the array with ] if the file was cut off."
+        raise InvalidRecord(f"not valid JSON: {reason}.", hint)
+
+    def _fields(self, text: str) -> dict[str, str]:
+        try:
+            (fields,) = csv.reader([text], delimiter=self.delimiter, strict=True)
+        except (csv.Error, ValueError) as error:
+            raise InvalidRecord(
+                f"not valid CSV: {error}.", "Quote each field that contains a quote, and double that quote."
+            ) from error
+        if len(fields) != len(self.header):
+            raise InvalidRecord(
+                f"the row has {plural(len(fields), 'field')}, but the header has {len(self.header)}.",
+                f"Quote each field that contains a {self.delimiter if self.delimiter.strip() else 'tab'}.",
+            )
+        return dict(zip(self.header, fields, strict=True))
+
+
+def detect_layout(data: MmapFile) -> FileLayout:
+    """Return a file's layout, based on its name and first bytes. Raises ``DataError`` if its type is not supported."""
+    path = data.path
+    suffix = path.suffix.lower()
+    if suffix in ARCHIVES:
+        raise DataError(f"{path} is compressed, which is not supported.", hint="Decompress it first.")
+    if suffix in TABLES:
+        raise DataError(f"{path} is a {suffix[1:]} file, which is not supported.", hint="Export it as JSONL or CSV.")
+    if suffix in (".csv", ".tsv"):
+        return _csv_layout(data)
+    return _json_layout(data) if suffix == ".json" else FileLayout("lines")
+
+
+def _json_layout(data: MmapFile) -> FileLayout:
+    head = data.read(data.begin, data.begin + _HEAD)
+    text = head.lstrip()
+    if text.startswith(b"["):
+        return FileLayout("array", bracket=data.begin + len(head) - len(text))
+    if not text:
+        return FileLayout("lines")
+    first_line, _, _ = text.partition(b"\n")
+    try:
+        is_lines = text.startswith(b"{") and isinstance(loads(first_line.decode()), dict)
+    except ValueError:
+        is_lines = False
+    if not is_lines:
+        raise DataError(
+            f"{data.path} must contain an array of rows.", hint="Wrap the rows in [ … ], or write one per line in a .jsonl file."
+        )
+    return FileLayout("lines", ("Read the .json file as one row per line.",))
+
+
+def _csv_layout(data: MmapFile) -> FileLayout:
+    head = data.read(data.begin, data.begin + _HEAD).lstrip(b"\r\n").decode("latin-1")  # one character per byte
+    lines = (line + "\n" for line in head.split("\n"))
+    delimiter = max(",;\t", key=head.partition("\n")[0].count)
+    try:
+        header = tuple(name.encode("latin-1").decode().strip() for name in next(csv.reader(lines, delimiter=delimiter)))
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"The header of {data.path} cannot be read: {one_line(str(error), 80)}.", hint="Save the file as UTF-8."
+        ) from error
+    for name in header:
+        if header.count(name) > 1:
+            raise DataError(f"{data.path} has two columns named {one_line(name, 30) or '“” (empty)'}.", hint="Rename one of them.")
+    delimiter_name = {";": "semicolons", "\t": "tabs"}.get(delimiter)
+    notes = (f"Read columns separated by {delimiter_name}.",) if delimiter_name and data.path.suffix.lower() == ".csv" else ()
+    return FileLayout("csv", notes, header=header, delimiter=delimiter)
+
+
+def find_records(data: MmapFile, layout: FileLayout) -> RecordSpans:
+    """Return the spans of ``data``, from the index if that is valid. Raises ``DataError`` like :meth:`FileLayout.spans`."""
+    if data.is_copy or data.size < MIN_INDEXED:
+        return layout.spans(data)
+    path_key = sha256_json(str(data.path.resolve()))[:16]
+    content_key = sha256_json([_VERSION, layout.kind, layout.delimiter, data.key()])[:16]
+    file = home() / "index" / f"{path_key}-{content_key}.npy"
+    if (cached := _load(file, data.size)) is not None:
+        return cached
+    spans = layout.spans(data)
+    with suppress(MachineError, OSError):  # the index is optional
+        buffer = io.BytesIO()
+        np.save(buffer, np.stack([spans.starts, spans.ends, spans.lines]))
+        write_bytes(file, buffer.getbuffer().tobytes())
+        for old in file.parent.glob(f"{path_key}-*.npy"):
+            if old != file:
+                old.unlink(missing_ok=True)
+    return spans
+
+
+def _load(file: Path, size: int) -> RecordSpans | None:
+    try:
+        table = np.load(file, allow_pickle=False)
+        spans = RecordSpans(*(np.asarray(column, np.int64) for column in table))
+    except (OSError, ValueError, TypeError, EOFError):
+        return None
+    return spans if table.ndim == 2 and spans.fit(size) else None

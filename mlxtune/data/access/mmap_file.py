@@ -1,0 +1,115 @@
+"""The bytes of a source file, memory-mapped and presented as UTF-8. The file is never modified."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.files import disk_errors
+
+BLOCK = 4 << 20  # bytes per step of a scan
+_PROBE = 4096
+
+
+class MmapFile:
+    """A file's bytes, starting at ``begin`` (after any byte order mark). ``notes`` says what was converted.
+
+    UTF-16 is read through a temporary UTF-8 copy, which is removed on close. Raises ``DataError`` if the file cannot be read or is
+    UTF-32, and ``MachineError`` if there is no disk space for the copy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise DataError(
+                f"{path} is {'a folder' if path.is_dir() else 'not a file'}.", hint="Specify a file, or save the rows to one."
+            )
+        try:
+            self._file: IO[bytes] = path.open("rb")
+        except FileNotFoundError as error:
+            raise DataError(f"There is no data at {path}.", hint="Check data.source; it is relative to the recipe.") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from error
+        self._state = self._stat()
+        head = os.pread(self._file.fileno(), 64, 0)
+        self.begin = 0
+        self.notes: tuple[str, ...] = ()
+        self.is_copy = False
+        if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+            self._file.close()
+            raise DataError(f"{path} is encoded in UTF-32, which is not supported.", hint="Save it as UTF-8.")
+        if head.startswith(codecs.BOM_UTF8):
+            self.begin, self.notes = 3, ("Skipped a byte order mark.",)
+        elif encoding := _utf16_encoding(head):
+            self._convert(encoding)
+            self.notes = ("Converted from UTF-16.",)
+        self.size = self._state[0]
+        try:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        except OSError as error:
+            raise DataError(f"{path} cannot be memory-mapped: {error.strerror}.", hint="Copy it to a local disk.") from error
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from ``start`` to ``end``. Raises ``DataError`` if the file has changed since it was opened."""
+        if self._stat() != self._state:  # reading a map past the end of a truncated file would kill the process
+            raise DataError(f"{self.path} changed while it was being read.", hint="Try again when no program writes to it.")
+        return self._map[start:end] if self._map is not None else b""
+
+    def blocks(self, begin: int) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(offset, bytes)`` from ``begin`` to the end in blocks."""
+        for start in range(begin, self.size, BLOCK):
+            yield start, self.read(start, start + BLOCK)
+            self.release(start, start + BLOCK)
+
+    def release(self, start: int, end: int) -> None:
+        """Drop the pages that lie entirely between ``start`` and ``end``, so that a scan does not fill memory with the file."""
+        start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, min(end, self.size)
+        if self._map is not None and end > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def key(self) -> dict[str, int | str]:
+        """Return a fingerprint of the content: size, modification time, and a hash of 16 blocks spread over the file."""
+        digest = hashlib.sha256()
+        for part in range(16):
+            start = max(0, self.size - _PROBE) * part // 15
+            digest.update(self.read(start, start + _PROBE))
+        return {"size": self._state[0], "mtime_ns": self._state[1], "probe": digest.hexdigest()}
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        self._file.close()
+
+    def _stat(self) -> tuple[int, int]:
+        stat = os.fstat(self._file.fileno())
+        return stat.st_size, stat.st_mtime_ns
+
+    def _convert(self, encoding: str) -> None:
+        """Switch to a UTF-8 copy. Lone surrogates and an odd last byte become invalid UTF-8, so that only their rows fail."""
+        decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+        with disk_errors(f"a UTF-8 copy of {self.path.name}"):
+            copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+            self._file.seek(0)
+            while block := self._file.read(BLOCK):
+                copy.write(decoder.decode(block).removeprefix("\ufeff").encode("utf-8", "surrogatepass"))
+            rest, _ = decoder.getstate()
+            copy.write(b"\xff" * bool(rest))
+            copy.flush()
+        self._file.close()
+        self._file, self.is_copy = copy, True
+        self._state = self._stat()
+
+
+def _utf16_encoding(head: bytes) -> str | None:
+    """Detect UTF-16 by a byte order mark, or by the zero bytes in the first two characters, which are ASCII in JSON and CSV."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    return {b"x0x0": "utf-16-le", b"0x0x": "utf-16-be"}.get(bytes(ord("x" if byte else "0") for byte in head[:4]))

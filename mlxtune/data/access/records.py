@@ -1,0 +1,161 @@
+"""Access a source's records by number. They are read on demand from its files, which are never modified."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import size
+from mlxtune.data.access.index import FileLayout, detect_layout, find_records
+from mlxtune.data.access.mmap_file import MmapFile
+from mlxtune.data.access.spans import LIMIT, RecordSpans
+from mlxtune.data.readers.formats import NO_MAPPING, check_format, check_mapping, parse
+from mlxtune.data.readers.row_format import InvalidRecord
+from mlxtune.data.rows import Location, Row, RowError
+from mlxtune.data.source_files import source_files
+
+RELEASE_BYTES = 16 << 20  # bytes iterated over before their pages are dropped
+_RELEASE_READS = 1000  # random reads before all pages are dropped: each may touch a different page
+
+
+class RecordFile:
+    """The records in one file, including invalid ones. ``notes`` says how the file was read. Must be closed."""
+
+    def __init__(self, data: MmapFile, layout: FileLayout, spans: RecordSpans, format: str, mapping: Mapping[str, str]) -> None:
+        self.path = data.path
+        self.notes: tuple[str, ...] = (*data.notes, *layout.notes)
+        self._data = data
+        self._layout = layout
+        self._spans = spans
+        self._format = format
+        self._mapping = dict(mapping)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def location(self, index: int) -> Location:
+        """Return the location of record ``index``, counted from 0."""
+        return Location(self.path, int(self._spans.lines[index]), index + 1 if self._layout.kind == "array" else None)
+
+    def row(self, index: int) -> Row:
+        """Read a record as a row. Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened."""
+        location, start, end = self.location(index), int(self._spans.starts[index]), int(self._spans.ends[index])
+        if end - start > LIMIT:
+            reason = f"the row is {size(end - start)} long, but the limit is {size(LIMIT)}."
+            raise RowError(location, reason, hint="Split the row, or look for a missing quote or line break.")
+        raw = self._data.read(start, end)
+        try:
+            value = self._layout.value(raw)
+        except InvalidRecord as error:
+            raise RowError(location, error.reason, hint=error.hint) from None
+        return parse(value, location, self._format, self._mapping)
+
+    def record(self, index: int) -> Row | DataError:
+        """Read a record as a row, or return the error."""
+        try:
+            return self.row(index)
+        except DataError as error:
+            return error
+
+    def __iter__(self) -> Iterator[Row | DataError]:
+        """Yield all records in order, keeping at most ``RELEASE_BYTES`` of the file in memory."""
+        released = 0
+        for index in range(len(self)):
+            yield self.record(index)
+            if (end := int(self._spans.ends[index])) - released > RELEASE_BYTES:
+                self._data.release(released, end)
+                released = end
+
+    def release(self) -> None:
+        """Drop the file's pages from memory; they are read again on demand."""
+        self._data.release(0, self._data.size)
+
+    def close(self) -> None:
+        self._data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_records(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> RecordFile:
+    """Open a file: an array (``.json``), a table with a header (``.csv``, ``.tsv``), or else one JSON value per line.
+
+    ``mapping`` maps our keys to the file's column names. Raises ``DataError`` if the file as a whole cannot be read.
+    """
+    check_format(format)
+    check_mapping(mapping)
+    data = MmapFile(path)
+    try:
+        layout = detect_layout(data)
+        return RecordFile(data, layout, find_records(data, layout), format, mapping)
+    except BaseException:
+        data.close()
+        raise
+
+
+class SourceRecords:
+    """The records in all files of a source, numbered in order. Must be closed."""
+
+    def __init__(self, path: Path, format: str, mapping: Mapping[str, str]) -> None:
+        """Raises ``DataError`` if a file as a whole cannot be read."""
+        self._open_files = ExitStack()
+        self.files: list[tuple[str, RecordFile]] = []
+        with ExitStack() as undo:
+            undo.push(self._open_files)
+            for part, file in source_files(path).items():
+                self.files.append((part, self._open_files.enter_context(open_records(file, format, mapping))))
+            undo.pop_all()
+        self._reads = 0
+        self._starts = [0]
+        for _, records in self.files:
+            self._starts.append(self._starts[-1] + len(records))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _find(self, index: int) -> tuple[RecordFile, int]:
+        self._reads += 1
+        if not self._reads % _RELEASE_READS:
+            self.release()
+        number = bisect_right(self._starts, index) - 1
+        return self.files[number][1], index - self._starts[number]
+
+    def part(self, index: int) -> tuple[str, range]:
+        """Return the part of the source that a record is in, and the range of records in the same file."""
+        number = bisect_right(self._starts, index) - 1
+        return self.files[number][0], range(self._starts[number], self._starts[number + 1])
+
+    def record(self, index: int) -> Row | DataError:
+        """Read a record as a row, or return the error."""
+        file, number = self._find(index)
+        return file.record(number)
+
+    def row(self, index: int) -> Row:
+        """Read a record as a row. Raises ``RowError`` if it is invalid."""
+        file, number = self._find(index)
+        return file.row(number)
+
+    def location(self, index: int) -> Location:
+        file, number = self._find(index)
+        return file.location(number)
+
+    def release(self) -> None:
+        """Drop the pages of all files from memory."""
+        for _, records in self.files:
+            records.release()
+
+    def close(self) -> None:
+        self._open_files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,415 @@
+"""Browse a source's rows by number, with their decisions and findings. Only the rows that are displayed are read.
+
+The review numbers copies of a row in file order, so a row's key depends on the rows before it. :meth:`SourceBrowser.scan` reads
+all rows once; a row that it has not reached yet can be displayed but not decided on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mlxtune.core.errors import DataError
+from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.access.spans import IntArray
+from mlxtune.data.checks.base import SEVERITIES, Finding
+from mlxtune.data.checks.contract import ContractScorer
+from mlxtune.data.checks.registry import depends_on_row_only, report_order
+from mlxtune.data.checks.report import CheckResult, verdict
+from mlxtune.data.checks.run import recheck
+from mlxtune.data.filters import Filter
+from mlxtune.data.readers.formats import NO_MAPPING
+from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision
+from mlxtune.data.rows import Location, Row, RowError, row_tags, row_text
+
+ORDERS = ("row", "findings", "longest", "shortest")
+_WORK_SECONDS, _PAUSE_SECONDS = 0.002, 0.0005
+_MAX_SINGLE_CHANGES = 200  # in the largest step whose affected rows are looked up one by one
+_MAX_TAGS = 1000  # distinct tags
+
+Stop = Callable[[], bool]
+
+
+class SourceBrowser:
+    """``scanned`` is the number of rows that :meth:`scan` has reached. ``scorer`` scores edited answers. Must be closed.
+
+    Raises ``DataError`` if a source file as a whole cannot be read.
+    """
+
+    def __init__(self, path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:
+        self.path = path
+        self.records = SourceRecords(path, format, mapping)
+        self.scanned = 0
+        self.bad_count = 0
+        self.check_result: CheckResult | None = None
+        self.scorer: ContractScorer | None = None
+        self.state = ReviewState()
+        self._hashes = HashIndex(len(self.records))
+        self._lengths = np.zeros(len(self.records), np.int32)
+        self._is_row = bytearray(len(self.records))
+        self._tags: Counter[str] = Counter()
+        self._decisions: dict[int, Decision] = {}
+        self._verdict: tuple[object, ReviewVerdict] | None = None
+        self._rechecked: dict[str, tuple[Finding, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    # Rows
+
+    def record(self, index: int) -> Row | DataError:
+        """Return a row as it is in the source, or the error if the record is invalid."""
+        return self.records.record(index)
+
+    def location(self, index: int) -> Location:
+        return self.records.location(index)
+
+    def lazy_row(self, index: int) -> LazyRow:
+        """Return a row for a filter. It is read only if needed."""
+        return LazyRow(self, index)
+
+    @property
+    def rows(self) -> list[int]:
+        """The record numbers of the scanned rows."""
+        return [int(index) for index in np.flatnonzero(np.frombuffer(self._is_row, np.uint8))]
+
+    def is_row(self, index: int) -> bool:
+        """Return whether a record is known to be a row."""
+        return bool(self._is_row[index])
+
+    def may_decide(self, index: int) -> bool:
+        """Return whether a record is a row, or may be one because :meth:`scan` has not reached it."""
+        return index >= self.scanned or bool(self._is_row[index])
+
+    def decision(self, index: int) -> Decision:
+        """Return the decision about a row, or an empty one."""
+        return self._decisions.get(index) or _NO_DECISION
+
+    def keyed_row(self, index: int) -> KeyedRow:
+        """Return a row with its key. Raises ``DataError`` if it is invalid or has not been scanned yet."""
+        row = self.records.row(index)
+        if index >= self.scanned:
+            raise DataError(
+                f"Row {index + 1:,} has not been read yet ({self.scanned:,} of {len(self):,}).", hint="Try again in a moment."
+            )
+        return self.key(index), row
+
+    def scan(self, stop: Stop = lambda: False) -> Iterator[int]:
+        """Read the remaining rows, yielding :attr:`scanned` every few milliseconds, until ``stop`` returns true.
+
+        Raises ``DataError`` if a file has changed since it was opened.
+        """
+        throttle = _Throttle()
+        for index in range(self.scanned, len(self)):
+            record = self.records.record(index)
+            if isinstance(record, DataError):
+                if not isinstance(record, RowError):
+                    raise record
+                self.bad_count += 1
+                self.scanned = index + 1
+            else:
+                self._hashes.put(index, record.hash)
+                self._lengths[index] = len(row_text(record))
+                self._is_row[index] = 1
+                if len(self._tags) < _MAX_TAGS:
+                    self._tags.update(row_tags(record))
+                self.scanned = index + 1  # before the state is read: a newer state then sees this row
+                if record.hash in self.state.affected_hashes:
+                    self._update_decision(index)
+            if throttle.pause():
+                if stop():
+                    return
+                yield self.scanned
+        self._hashes.sort(self.scanned)
+        self.records.release()
+        yield self.scanned
+
+    # Decisions
+
+    def apply_review(self, state: ReviewState, step: ReviewStep | None = None) -> None:
+        """Use ``state`` from now on. ``step`` is the only change, if known."""
+        self.state = state
+        if step is None or len(step.changes) > _MAX_SINGLE_CHANGES:
+            self._decisions = {}
+            candidates = self._hashes.among(state.affected_hashes, self.scanned)
+        else:
+            hashes = {hash for change in step.changes for one in change if one for hash in (one.row, one.after)}
+            parts = [self._hashes.rows(hash.partition("#")[0], self.scanned) for hash in hashes]
+            candidates = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+        for index in candidates.tolist():
+            self._update_decision(index)
+
+    @property
+    def decisions(self) -> Mapping[int, Decision]:
+        """A copy of all decisions by row, because other threads add decisions."""
+        return dict(self._decisions)
+
+    @property
+    def decided_count(self) -> int:
+        """The number of rows that are no longer undecided."""
+        return sum(not decision.is_undecided for decision in self.decisions.values())
+
+    @property
+    def tags(self) -> Counter[str]:
+        """The number of scanned rows that have each tag in the source."""
+        return Counter(self._tags)
+
+    def last_step(self, index: int) -> ReviewStep | None:
+        """Return the most recent decision step about a row."""
+        decision = self._decisions.get(index)
+        if decision is None:
+            return None
+        steps = reversed(self.state.steps)
+        return next((step for step in steps if any(after.row == decision.row for _, after in step.changes)), None)
+
+    def rows_with_keys(self, keys: Iterable[str]) -> list[int]:
+        """Return the scanned rows that have one of the review ``keys``."""
+        wanted = set(keys)
+        candidates = {int(index) for key in wanted for index in self._hashes.rows(key.partition("#")[0], self.scanned)}
+        return sorted(index for index in candidates if self.key(index) in wanted)
+
+    def rows_with_hash_prefix(self, digits: str) -> list[int]:
+        """Return the scanned rows whose content hash begins with ``digits``; only the first 16 digits count."""
+        return self._hashes.with_prefix(digits, self.scanned)
+
+    def _update_decision(self, index: int) -> None:
+        decision = self.state.decision(self.key(index))
+        if decision.is_empty:
+            self._decisions.pop(index, None)
+        else:
+            self._decisions[index] = decision
+
+    def key(self, index: int) -> str:
+        """Return a scanned row's key in the review."""
+        hash = self._hashes.hash(index)
+        _, file = self.records.part(index)
+        number = 1 + int((self._hashes.rows(hash, index) >= file.start).sum())
+        return hash if number == 1 else f"{hash}#{number}"
+
+    # Findings
+
+    def findings(self, index: int) -> tuple[Finding, ...]:
+        """Return the findings about a row. After an edit, the single-row checks run again on its current content."""
+        if self.check_result is None:
+            return ()
+        findings = self.check_result.by_row.get(index, ())
+        decision = self._decisions.get(index)
+        if decision is None or decision.record is None:
+            return findings
+        if decision.after not in self._rechecked:
+            row = self.lazy_row(index).current_or_error
+            self._rechecked[decision.after] = () if isinstance(row, DataError) else recheck(index, row, self.scorer)
+        return (*self._rechecked[decision.after], *(one for one in findings if not depends_on_row_only(one.check)))
+
+    @property
+    def verdict(self) -> ReviewVerdict | None:
+        """The verdict of the checks after the review, or ``None`` if they have not run."""
+        if self.check_result is None:
+            return None
+        version = (id(self.check_result), self.state.next_seq, len(self._decisions))
+        if self._verdict is None or self._verdict[0] != version:
+            self._verdict = (version, self._compute_verdict(self.check_result))
+        return self._verdict[1]
+
+    def _compute_verdict(self, result: CheckResult) -> ReviewVerdict:
+        decisions = self.decisions
+        left_out = {index for index, decision in decisions.items() if decision.status in EXCLUDED}
+        edited = {index for index, decision in decisions.items() if decision.record is not None} - left_out
+        findings = [one for one in result.findings if not one.rows or one.rows[0] not in decisions]
+        findings += [one for index in sorted(decisions.keys() - left_out) for one in self.findings(index)]
+        findings.sort(key=report_order)
+        rows: dict[str, list[int]] = {}
+        for one in findings:
+            if one.rows and one.severity != "note":
+                rows.setdefault(one.check, []).append(one.rows[0])
+        label, sentence = verdict(findings, len(self) - len(left_out))
+        return ReviewVerdict(label, sentence, tuple(findings), rows, len(left_out), len(edited))
+
+    def tokens(self, index: int) -> int:
+        """Return a row's length in tokens, or -1 if it is unknown or the row was edited."""
+        if self.check_result is None or index >= len(self.check_result.tokens):
+            return -1
+        decision = self._decisions.get(index)
+        return -1 if decision is not None and decision.record is not None else int(self.check_result.tokens[index])
+
+    def length(self, index: int) -> int:
+        """Return a row's length in the source, in characters, or 0 if it is unknown."""
+        return int(self._lengths[index])
+
+    @property
+    def lengths(self) -> IntArray:
+        """The lengths of the known rows, ``(rows,)``: in tokens if these were counted, else in characters."""
+        if self.check_result is not None and len(self.check_result.tokens):
+            return self.check_result.tokens[self.check_result.tokens >= 0]
+        scanned = self.scanned  # another thread may increase it
+        return self._lengths[:scanned][np.frombuffer(self._is_row, np.uint8)[:scanned] > 0].astype(np.int64)
+
+    # Selections
+
+    def matching(self, matches: Filter, stop: Stop = lambda: False) -> Iterator[tuple[int, list[int]]]:
+        """Yield ``(rows tested, new matches)`` every few milliseconds. It waits for :meth:`scan` if necessary."""
+        throttle, index = _Throttle(), 0
+        batch: list[int] = []
+        while index < len(self) and not stop():
+            if index >= self.scanned:
+                yield index, batch
+                batch = []
+                time.sleep(0.02)
+                continue
+            if self._is_row[index]:
+                try:
+                    if matches(self.lazy_row(index)):
+                        batch.append(index)
+                except DataError:  # the file has changed, or the journal has an invalid record
+                    pass
+            index += 1
+            if throttle.pause():
+                yield index, batch
+                batch = []
+        yield index, batch
+
+    def sorted(self, rows: Sequence[int], order: str) -> Sequence[int]:
+        """Return ``rows`` in one of :data:`ORDERS`. The sort is stable."""
+        if order == "row" or not len(rows):
+            return rows
+        numbers = np.asarray(rows, np.int64)
+        keys: IntArray = np.zeros(len(self), np.int64)
+        if order == "findings":
+            keys += len(SEVERITIES)
+            for index, findings in self.check_result.by_row.items() if self.check_result else ():
+                keys[index] = SEVERITIES.index(findings[0].severity)
+        else:
+            lengths = self.check_result.tokens if self.check_result else self._lengths
+            keys += lengths if len(lengths) == len(self) else self._lengths
+            keys *= -1 if order == "longest" else 1
+        result: list[int] = numbers[np.argsort(keys[numbers], kind="stable")].tolist()
+        return result
+
+    def close(self) -> None:
+        self.records.close()
+
+
+@dataclass(frozen=True)
+class ReviewVerdict:
+    """The verdict of the checks after a review. ``rows`` maps each check, most severe first, to the rows with a finding."""
+
+    label: str
+    sentence: str
+    findings: tuple[Finding, ...]
+    rows: Mapping[str, Sequence[int]]
+    left_out: int
+    edited: int
+
+    @property
+    def flagged(self) -> int:
+        """The number of rows with a finding."""
+        return len({index for rows in self.rows.values() for index in rows})
+
+
+class LazyRow:
+    """A row that is read when it is first needed. Its properties raise ``DataError`` if it is not a row."""
+
+    def __init__(self, browser: SourceBrowser, index: int) -> None:
+        self._browser, self.index = browser, index
+
+    @cached_property
+    def row(self) -> Row:
+        return self._browser.records.row(self.index)
+
+    @cached_property
+    def current(self) -> Row:
+        """The row after its review."""
+        return apply_decision(self.row, self.decision)
+
+    @property
+    def current_or_error(self) -> Row | DataError:
+        try:
+            return self.current
+        except DataError as error:
+            return error
+
+    @property
+    def decision(self) -> Decision:
+        return self._browser.decision(self.index)
+
+    @property
+    def findings(self) -> Collection[str]:
+        return {finding.check for finding in self._browser.findings(self.index)}
+
+    @property
+    def tokens(self) -> int:
+        return self._browser.tokens(self.index)
+
+
+_UNSORTED_ROWS = 4096  # searching this many rows is faster than sorting them
+
+
+class HashIndex:
+    """Row numbers by content hash. One thread fills it in order; any thread may query the first ``end`` rows."""
+
+    def __init__(self, count: int) -> None:
+        self._words = np.zeros((count, 4), np.uint64)  # zeros for an invalid record
+        self._sorted = (np.zeros(0, np.int64), np.zeros(0, np.uint64))  # the first rows sorted by their first word, and those words
+
+    def put(self, index: int, hash: str) -> None:
+        """Add row ``index``, which must be higher than all before it."""
+        self._words[index] = np.frombuffer(bytes.fromhex(hash), ">u8")
+        sorted_rows = len(self._sorted[0])
+        if index + 1 - sorted_rows > max(_UNSORTED_ROWS, sorted_rows // 4):
+            self.sort(index + 1)
+
+    def sort(self, end: int) -> None:
+        """Sort the first ``end`` rows, so that a query does not have to search them one by one."""
+        order = np.argsort(self._words[:end, 0], kind="stable")
+        self._sorted = (order, self._words[order, 0])
+
+    def hash(self, index: int) -> str:
+        """Return the hash of a row."""
+        hash: str = self._words[index].astype(">u8").tobytes().hex()
+        return hash
+
+    def rows(self, hash: str, end: int) -> IntArray:
+        """Return the rows among the first ``end`` that have ``hash``, in order."""
+        words = np.frombuffer(bytes.fromhex(hash), ">u8").astype(np.uint64)
+        order, first_words = self._sorted
+        low, high = np.searchsorted(first_words, words[0], "left"), np.searchsorted(first_words, words[0], "right")
+        unsorted = len(order) + np.flatnonzero(self._words[len(order) : end, 0] == words[0])
+        candidates = np.concatenate([order[low:high], unsorted])
+        rows: IntArray = candidates[(candidates < end) & (self._words[candidates] == words).all(axis=1)]
+        return rows
+
+    def among(self, hashes: Iterable[str], end: int) -> IntArray:
+        """Return the rows among the first ``end`` that may have one of ``hashes``."""
+        wanted = np.array([int(hash[:16], 16) for hash in hashes], np.uint64)
+        rows: IntArray = np.flatnonzero(np.isin(self._words[:end, 0], wanted))
+        return rows
+
+    def with_prefix(self, digits: str, end: int) -> list[int]:
+        """Return the rows among the first ``end`` whose hash begins with ``digits``; only the first 16 digits count."""
+        low, high = (np.uint64(int(digits[:16].ljust(16, fill), 16)) for fill in "0f")
+        first_words = self._words[:end, 0]
+        return [int(index) for index in np.flatnonzero((first_words >= low) & (first_words <= high))]
+
+
+class _Throttle:
+    """Makes a background thread pause every few milliseconds, so that the UI thread never waits long."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + _WORK_SECONDS
+
+    def pause(self) -> bool:
+        """Pause if it is time to, and return whether it did."""
+        if time.perf_counter() < self._until:
+            return False
+        time.sleep(_PAUSE_SECONDS)
+        self._until = time.perf_counter() + _WORK_SECONDS
+        return True
+
+
+_NO_DECISION = Decision("", "")

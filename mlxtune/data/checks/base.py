@@ -1,0 +1,143 @@
+"""Checks and the findings they report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mlxtune.core.text import one_line
+from mlxtune.data.checks.check_input import CheckInput, TextPart
+from mlxtune.data.checks.corpus import Corpus
+
+Severity = Literal["block", "warn", "note"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+FixKind = Literal["drop", "put", "hand"]  # leave the row out; replace a span; edit by hand
+
+_EXCERPT = 60  # characters of evidence
+_MAX_SPANS = 20  # per finding
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """How to fix a finding. A ``safe`` fix removes only what is not worth training on, so ``--fix`` applies it without asking."""
+
+    kind: FixKind
+    label: str
+    safe: bool = False
+
+
+DROP = Fix("drop", "leave out")
+DROP_UNUSABLE = Fix("drop", "leave out", safe=True)
+BY_HAND = Fix("hand", "edit")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One kind of finding. ``title`` is a plural noun phrase for lists; ``short`` replaces a long ID in a table cell."""
+
+    id: str
+    severity: Severity
+    title: str
+    fix: Fix = BY_HAND
+    glyph: str = "!"
+    short: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name in a table cell, at most 12 characters long."""
+        return self.short or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A match in a text. ``replacement`` is written by the fix; ``shown`` replaces a secret where the evidence is displayed."""
+
+    start: int
+    end: int
+    reason: str
+    replacement: str | None = None
+    shown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Evidence for a finding: a part of a row, character offsets in its text, and an excerpt."""
+
+    part: str
+    start: int
+    end: int
+    text: str
+    replacement: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem in one row or in the source. ``rows`` has record numbers: first the row to fix, then the rows that explain it."""
+
+    check: str
+    severity: Severity
+    rows: tuple[int, ...]
+    reason: str
+    spans: tuple[Span, ...] = ()
+
+
+TextCheck = Callable[[str], Iterable[Hit]]
+RowCheck = Callable[[CheckInput], Iterable[tuple[str, tuple[Span, ...]]]]
+CorpusCheck = Callable[[Corpus], Iterable[Finding]]
+
+
+class CheckFamily:
+    """The checks that one module declares."""
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self.text_checks: list[tuple[Check, TextCheck, bool]] = []
+        self.row_checks: list[tuple[Check, RowCheck]] = []
+        self.corpus_checks: list[CorpusCheck] = []
+
+    def register(self, check: Check) -> Check:
+        """Declare a check."""
+        self.checks.append(check)
+        return check
+
+    def text_check(self, check: Check, *, answers_only: bool = False) -> Callable[[TextCheck], TextCheck]:
+        """Declare a check for each text in a row or, with ``answers_only``, for each text that is trained on."""
+        self.register(check)
+
+        def add(function: TextCheck) -> TextCheck:
+            self.text_checks.append((check, function, answers_only))
+            return function
+
+        return add
+
+    def row_check(self, check: Check) -> Callable[[RowCheck], RowCheck]:
+        """Declare a check for a whole row. The function yields a reason with its evidence, at most once."""
+        self.register(check)
+
+        def add(function: RowCheck) -> RowCheck:
+            self.row_checks.append((check, function))
+            return function
+
+        return add
+
+    def corpus_check(self, function: CorpusCheck) -> CorpusCheck:
+        """Add a function that runs once, after all rows are read, and yields findings for registered checks."""
+        self.corpus_checks.append(function)
+        return function
+
+
+def text_finding(check: Check, index: int, hits: Iterable[tuple[TextPart, Hit]]) -> Iterator[Finding]:
+    """Yield one finding that covers all ``hits`` in a row, if there are any."""
+    matches = list(hits)
+    if matches:
+        spans = tuple(_span(part, hit) for part, hit in matches[:_MAX_SPANS])
+        yield Finding(check.id, check.severity, (index,), matches[0][1].reason, spans)
+
+
+def _span(part: TextPart, hit: Hit) -> Span:
+    text = hit.shown if hit.shown is not None else part.text[hit.start : hit.end]
+    room = max(0, _EXCERPT - len(text)) // 2
+    before, after = part.text[max(0, hit.start - room) : hit.start], part.text[hit.end : hit.end + room]
+    excerpt = one_line(f"{before}{text}{after}", _EXCERPT + 20)
+    return Span(part.name, hit.start, hit.end, excerpt, hit.replacement if part.exact else None)

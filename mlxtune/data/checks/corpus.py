@@ -1,0 +1,103 @@
+"""Facts about every row, collected in one pass over a source and kept small so that they take less memory than the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from mlxtune.data.checks.check_input import CheckInput, system_prompt
+from mlxtune.data.duplicates import Pair, components, fold, near_duplicate_links
+from mlxtune.data.rows import Preference, Row, prompt_text
+
+MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
+_HASH_BYTES = 16  # of a row's hash; enough to identify the row
+
+
+@dataclass
+class Corpus:
+    """The input for checks over all rows. Lists are indexed by rank among the valid rows; ``indices`` has the record numbers.
+
+    ``splits`` has each row's split; ``read`` loads a row again by its record number.
+    """
+
+    read: Callable[[int], Row]
+    indices: array[int] = field(default_factory=lambda: array("i"))
+    prompts: list[str] = field(default_factory=list)
+    systems: array[int] = field(default_factory=lambda: array("q"))  # hashes of system prompts
+    splits: list[str] = field(default_factory=list)
+    hashes: bytearray = field(default_factory=bytearray)  # 16 bytes of content hash per row
+    lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
+    answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # characters in chosen and rejected
+    tags: dict[str, Counter[str] | None] = field(default_factory=dict)
+
+    @cached_property
+    def copies(self) -> dict[int, int]:
+        """Map the rank of each row that repeats an earlier row's content to the first such rank."""
+        first: dict[bytes, int] = {}
+        copies = {}
+        for rank in range(len(self.indices)):
+            if (before := first.setdefault(bytes(self.hashes[rank * _HASH_BYTES : (rank + 1) * _HASH_BYTES]), rank)) != rank:
+                copies[rank] = before
+        return copies
+
+    @cached_property
+    def openings(self) -> Counter[str]:
+        """The number of prompts that begin with the same three words."""
+        return Counter(" ".join(prompt[:80].split()[:3]) for prompt in self.prompts)
+
+    @cached_property
+    def links(self) -> list[Pair]:
+        """Near-duplicate pairs of prompts, by rank. They are just enough to connect each group."""
+        return near_duplicate_links(self.prompts)
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """For each rank, the lowest rank in its group of near-duplicates."""
+        return components(len(self.prompts), self.links)
+
+    def add(self, row_input: CheckInput, split: str) -> None:
+        """Record the facts about a row."""
+        row, target = row_input.row, row_input.target
+        self.indices.append(row_input.index)
+        self.prompts.append(fold(prompt_text(row)))
+        self.systems.append(int.from_bytes(hashlib.blake2b(system_prompt(row).encode(), digest_size=7).digest()))
+        self.splits.append(split)
+        self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])
+        self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
+        self.answers.append(len(target))
+        if isinstance(row, Preference):
+            self.pairs.append((len(row.chosen), len(row.rejected)))
+        for key, value in row.meta.items():
+            self._count_tag(key, value)
+        for key, value in _json_fields(target).items():
+            self._count_tag(f"answer.{key}", value)
+
+    def _count_tag(self, key: str, value: Any) -> None:
+        counts = self.tags.setdefault(key, Counter())
+        if counts is None or value is None:
+            return
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, str | int | bool) or (isinstance(item, str) and len(item) > 60):
+                self.tags[key] = None
+                return
+            counts[str(item)] += 1
+        if len(counts) > MAX_VALUES:
+            self.tags[key] = None
+
+
+def _json_fields(answer: str) -> dict[str, Any]:
+    """Return the fields of an answer that is a JSON object."""
+    if not answer.startswith("{"):
+        return {}
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

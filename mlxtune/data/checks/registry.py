@@ -1,0 +1,57 @@
+"""The registry of checks. To add a family, list it in ``FAMILIES``."""
+
+from __future__ import annotations
+
+from mlxtune.data.checks import (
+    characters,
+    contract,
+    lengths,
+    pairs,
+    personal,
+    repeated_rows,
+    secrets,
+    statistics,
+    unreadable,
+    wording,
+)
+from mlxtune.data.checks.base import SEVERITIES, Check, Finding
+
+FAMILIES = (  # in report order; contract metrics come after the first family
+    characters.family,
+    lengths.family,
+    statistics.family,
+    pairs.family,
+    personal.family,
+    unreadable.family,
+    secrets.family,
+    repeated_rows.family,
+    wording.family,
+)
+CHECKS = {check.id: check for family in FAMILIES for check in family.checks}
+TEXT_CHECKS = [item for family in FAMILIES for item in family.text_checks]
+ROW_CHECKS = [item for family in FAMILIES for item in family.row_checks]
+CORPUS_CHECKS = [function for family in FAMILIES for function in family.corpus_checks]
+
+_ORDER = {id: number for number, id in enumerate(CHECKS)}
+_CONTRACT_ORDER = _ORDER[FAMILIES[0].checks[-1].id]
+_SINGLE_ROW = {check.id for check, _, _ in TEXT_CHECKS} | {check.id for check, _ in ROW_CHECKS}
+
+
+def is_check(id: str) -> bool:
+    """Return whether there is a check with this ID. Every ``contract-…`` ID is one, because scorers define the metrics."""
+    return id in CHECKS or id.startswith(contract.PREFIX)
+
+
+def get_check(id: str) -> Check:
+    """Return the check with this ID. Raises ``KeyError`` if there is none."""
+    return contract.metric_check(id) if id.startswith(contract.PREFIX) else CHECKS[id]
+
+
+def depends_on_row_only(id: str) -> bool:
+    """Return whether a check's findings depend on a single row, so that editing the row invalidates them."""
+    return id in _SINGLE_ROW or id.startswith(contract.PREFIX)
+
+
+def report_order(finding: Finding) -> tuple[int, int, str, tuple[int, ...]]:
+    """Return the sort key for reports: by severity, then registry order, then row."""
+    return SEVERITIES.index(finding.severity), _ORDER.get(finding.check, _CONTRACT_ORDER), finding.check, finding.rows

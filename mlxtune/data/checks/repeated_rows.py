@@ -1,0 +1,136 @@
+"""Find rows that repeat others: duplicates, near-duplicates, one prompt with two answers, and leaks between splits."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
+
+from mlxtune.data.checks.base import BY_HAND, DROP, DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
+from mlxtune.data.checks.check_input import target_text
+from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.pairs import normalize_answer
+from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
+from mlxtune.data.rows import Preference, Row, Text, Unpaired
+
+family = CheckFamily()
+_LEAK = family.register(Check("leak", "block", "train rows that repeat held-out rows", DROP_UNUSABLE, "⇄"))
+_COPY = family.register(Check("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first", safe=True), "≈"))
+_NEAR = family.register(Check("near-duplicate", "warn", "near-duplicates", DROP, "≈", short="near-dup"))
+_CONFLICT = family.register(Check("conflict", "warn", "prompts with two different answers", BY_HAND, "≠"))
+
+_SMALL_GROUP = 8  # in a group of up to this many near-duplicates, every pair is compared, not only the links that connect the group
+_MAX_COMPARED = 2000  # rows in another split that one row is compared with
+_NUMBER = re.compile(r"\d+")
+
+
+@family.corpus_check
+def duplicates(corpus: Corpus) -> Iterator[Finding]:
+    """Find rows whose content, without metadata, occurs earlier in the same split. In another split it is a leak."""
+    for rank, first in corpus.copies.items():
+        if corpus.splits[rank] == corpus.splits[first]:
+            rows = (corpus.indices[rank], corpus.indices[first])
+            yield Finding(_COPY.id, _COPY.severity, rows, "This row repeats an earlier one.")
+
+
+@family.corpus_check
+def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
+    """Find rows with near-duplicate prompts whose answers are also near-duplicates, or contradict each other."""
+    for pairs in _near_duplicate_pairs(corpus):
+        seen: set[tuple[str, int]] = set()
+        read = lru_cache(maxsize=256)(lambda rank: corpus.read(corpus.indices[rank]))
+        for i, j, similarity in pairs:
+            if corpus.copies.get(j, j) == corpus.copies.get(i, i) or corpus.splits[i] != corpus.splits[j]:
+                continue
+            check = _relation(read(i), read(j), corpus, i, j)
+            if check and (check.id, j) not in seen:
+                seen.add((check.id, j))
+                reason = "Another row answers this prompt differently. One of them is wrong, or both teach the model to guess."
+                if check is _NEAR:
+                    reason = f"This row nearly repeats another one (prompt similarity {similarity:.2f})."
+                yield Finding(check.id, check.severity, (corpus.indices[j], corpus.indices[i]), reason)
+
+
+@family.corpus_check
+def leaks(corpus: Corpus) -> Iterator[Finding]:
+    """Find train rows whose prompt, or a near-duplicate of it, is held out for testing or validation."""
+    if len(set(corpus.splits)) < 2:
+        return
+    for members in _groups(corpus):
+        by_split: defaultdict[str, list[int]] = defaultdict(list)
+        for rank in members:
+            by_split[corpus.splits[rank]].append(rank)
+        for rank in by_split.get("train", []):
+            for split, severity in (("test", _LEAK.severity), ("valid", "warn")):
+                held_out = [other for other in by_split.get(split, [])[:_MAX_COMPARED] if _is_near(corpus, rank, other)]
+                if held_out:
+                    rows = (corpus.indices[rank], *(corpus.indices[other] for other in held_out[:20]))
+                    name = "test" if split == "test" else "validation"
+                    reason = f"The {name} split has the same or nearly the same prompt, so its results would measure memorization."
+                    yield Finding(_LEAK.id, severity, rows, reason)
+                    break
+
+
+def _is_near(corpus: Corpus, one: int, two: int) -> bool:
+    first, second = corpus.prompts[one], corpus.prompts[two]
+    return first == second or jaccard(first, second) >= THRESHOLD
+
+
+def _groups(corpus: Corpus) -> Iterator[list[int]]:
+    """Yield the ranks in each group of two or more near-duplicates."""
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for rank, label in enumerate(corpus.labels):
+        members[label].append(rank)
+    return (ranks for ranks in members.values() if len(ranks) > 1)
+
+
+def _near_duplicate_pairs(corpus: Corpus) -> Iterator[list[Pair]]:
+    """Yield the pairs in each group: all pairs in a small group, or a spanning tree in a large one."""
+    linked: defaultdict[int, list[int]] = defaultdict(list)
+    for i, j, _ in corpus.links:
+        linked[i].append(j)
+        linked[j].append(i)
+    for ranks in _groups(corpus):
+        pairs = list(_spanning_tree(ranks[0], linked) if len(ranks) > _SMALL_GROUP else combinations(ranks, 2))
+        scored = [(i, j, jaccard(corpus.prompts[i], corpus.prompts[j])) for i, j in pairs]
+        yield [pair for pair in scored if pair[2] >= THRESHOLD]
+
+
+def _spanning_tree(root: int, linked: dict[int, list[int]]) -> Iterator[tuple[int, int]]:
+    """Yield the edges of a spanning tree: each member other than ``root``, after the member that connects it."""
+    seen, queue = {root}, deque([root])
+    while queue:
+        member = queue.popleft()
+        for other in sorted(linked[member]):
+            if other not in seen:
+                seen.add(other)
+                queue.append(other)
+                yield member, other
+
+
+def _relation(one: Row, two: Row, corpus: Corpus, i: int, j: int) -> Check | None:
+    """Return the check that two rows with near-duplicate prompts fail, if any."""
+    if type(one) is not type(two):
+        return None
+    same = _is_same_answer(target_text(one), target_text(two))
+    if isinstance(one, Text):
+        return _NEAR
+    if isinstance(one, Preference) and isinstance(two, Preference):
+        (chosen, rejected), (other_chosen, other_rejected) = (
+            (normalize_answer(row.chosen), normalize_answer(row.rejected)) for row in (one, two)
+        )
+        if chosen == other_rejected or rejected == other_chosen:
+            return _CONFLICT
+        return _NEAR if same else None
+    if isinstance(one, Unpaired) and isinstance(two, Unpaired):
+        return None if not same else _NEAR if one.label == two.label else _CONFLICT
+    if same:
+        return _NEAR
+    numbers = [_NUMBER.findall(corpus.prompts[rank]) for rank in (i, j)]
+    return _CONFLICT if corpus.systems[i] == corpus.systems[j] and numbers[0] == numbers[1] else None
+
+
+def _is_same_answer(one: str, two: str) -> bool:
+    return one == two or normalize_answer(one) == normalize_answer(two) or jaccard(one, two) >= THRESHOLD

@@ -1,0 +1,98 @@
+"""Statistics of a source: how many distinct prompts it has, how balanced they are, and how varied."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.checks.base import Check, CheckFamily, Finding
+from mlxtune.data.checks.corpus import Corpus
+
+MIN_PROMPTS = 200
+GOOD_PROMPTS = 1000
+RARE_ROWS = 10  # a tag on fewer rows is too rare to learn or measure
+_TIERS = ((MIN_PROMPTS, "too few"), (GOOD_PROMPTS, "minimum viable"), (5000, "good"), (math.inf, "strong"))
+_RARE_SHARE = 0.05  # share of the rows that have the key
+_COMMON_OPENING = 0.3  # share of prompts that begin with the same three words
+
+family = CheckFamily()
+_TIER = family.register(Check("tier", "note", "amount of data", glyph="·"))
+_COVERAGE = family.register(Check("coverage", "note", "rare values", glyph="·"))
+_DIVERSITY = family.register(Check("diversity", "note", "variety of prompts", glyph="·"))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """``groups`` counts distinct prompts (near-duplicates once). ``openings`` is the effective number of three-word openings."""
+
+    rows: int
+    groups: int
+    tier: str
+    openings: float
+    tags: dict[str, dict[str, int]]
+
+
+def statistics(corpus: Corpus) -> Statistics:
+    """Compute the statistics of a source."""
+    groups = len(set(corpus.labels))
+    return Statistics(len(corpus.indices), groups, tier(groups), effective_number(corpus.openings), _tag_counts(corpus))
+
+
+def tier(groups: int) -> str:
+    """Return the rating for a number of distinct prompts."""
+    return next(name for limit, name in _TIERS if groups < limit)
+
+
+def effective_number(counts: Counter[str]) -> float:
+    """Return the number of equally frequent kinds with the same entropy: 2 to the power of the entropy in bits (Hill 1973)."""
+    total = counts.total()
+    return 2 ** -sum(count / total * math.log2(count / total) for count in counts.values()) if total else 0.0
+
+
+def _tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
+    """Return the keys that have few, repeated values, each with the number of rows per value, most frequent first."""
+    tags: dict[str, dict[str, int]] = {}
+    for key, counts in corpus.tags.items():
+        if counts and len(counts) > 1 and counts.total() >= len(corpus.indices) / 2 and counts.total() >= 2 * len(counts):
+            values = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+            if values not in tags.values():  # skip an answer field that repeats a tag
+                tags[key] = values
+    return tags
+
+
+@family.corpus_check
+def amount(corpus: Corpus) -> Iterator[Finding]:
+    if corpus.indices:
+        groups = len(set(corpus.labels))
+        rating = tier(groups).capitalize()
+        reason = f"{rating}: {plural(groups, 'distinct prompt')} in {plural(len(corpus.indices), 'row')}."
+        yield Finding(_TIER.id, _TIER.severity, (), reason)
+
+
+@family.corpus_check
+def coverage(corpus: Corpus) -> Iterator[Finding]:
+    for key, counts in _tag_counts(corpus).items():
+        total = sum(counts.values())
+        rare = [(value, n) for value, n in counts.items() if n < RARE_ROWS or n < _RARE_SHARE * total]
+        if rare:
+            (value, n), *others = reversed(rare[-5:])
+            more = "".join(f", {n:,} “{one_line(value, 30)}”" for value, n in others)
+            more += f", plus {plural(len(rare) - 5, 'more value')}" if len(rare) > 5 else ""
+            share = f"{n:,} of {plural(total, 'row')} {'is' if n == 1 else 'are'} “{one_line(value, 30)}”"
+            reason = f"{one_line(key, 30)}: only {share}{more}."
+            yield Finding(_COVERAGE.id, _COVERAGE.severity, (), reason)
+
+
+@family.corpus_check
+def diversity(corpus: Corpus) -> Iterator[Finding]:
+    if not corpus.indices:
+        return
+    opening, count = corpus.openings.most_common(1)[0]
+    share = count / len(corpus.indices)
+    common = f" {share:.0%} begin with “{one_line(opening, 40)} …”." if share >= _COMMON_OPENING and len(corpus.indices) > 1 else ""
+    openings = plural(round(effective_number(corpus.openings)), "distinct three-word opening")
+    reason = f"Prompts begin with about {openings}.{common}"
+    yield Finding(_DIVERSITY.id, _DIVERSITY.severity, (), reason)

@@ -1,0 +1,148 @@
+"""Import rows from a file, a folder or a Hugging Face dataset, and write them in mlxtune's own format."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mlxtune.core.errors import DataError, MachineError
+from mlxtune.core.files import read_json, write_bytes
+from mlxtune.core.text import one_line
+from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
+from mlxtune.data.rows import Row
+from mlxtune.data.source import describe_errors, read_records
+from mlxtune.data.source_files import source_files
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SUFFIXES = (".jsonl", ".json", ".csv")
+_HUB_TIMEOUT = 20.0  # seconds, for the list of files
+_NOT_DATA = re.compile(r"(^|/)(\.|dataset_infos?\.json$|state\.json$|package\.json$|config\.json$)")
+
+
+class BadRowsError(DataError):
+    """``count`` rows cannot be used, and skipping them was not requested."""
+
+    def __init__(self, message: str, count: int, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.count = count
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """The number of rows written, their source formats, and the errors of invalid rows that were left out."""
+
+    out: Path
+    rows: int
+    formats: dict[str, int]
+    bad: tuple[DataError, ...]
+    notes: tuple[str, ...]
+
+
+def locate(name: str, file: str = "") -> Path:
+    """Return the path ``name``, or download ``file`` from the dataset ``name``. Raises ``DataError`` if there is neither."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not is_hub_id(name):
+        raise DataError(
+            f"There is no data at {one_line(name, 200)}.", hint="Use a file, a folder, or a dataset such as owner/name."
+        )
+    return download(name, file)
+
+
+def import_rows(
+    path: Path, out: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING, *, skip_bad: bool = False
+) -> ImportResult:
+    """Write the rows of ``path`` in order to ``out``, a new ``.jsonl`` file. No review is applied.
+
+    Raises ``DataError`` if there are no rows, ``BadRowsError`` for invalid rows unless ``skip_bad``, ``InputError`` if ``out`` exists.
+    """
+    check_new_jsonl(out)
+    rows: list[Row] = []
+    errors: list[DataError] = []
+    notes: list[str] = []
+    for file in source_files(path).values():
+        file_rows, file_errors, file_notes = read_records(file, _exported_format(file, format), mapping)
+        rows, errors, notes = rows + file_rows, errors + file_errors, notes + list(file_notes)
+    if errors and not skip_bad:
+        message = describe_errors(errors, len(errors) + len(rows))
+        raise BadRowsError(message, len(errors), hint=f"{errors[0].hint} Or use --skip-bad to leave them out.")
+    if not rows:
+        raise DataError(f"{path} has no valid rows.")
+    records_out = [native_record(row) for row in rows]
+    if ambiguous := sum(detect(record) != CONTENT_FORMATS[type(row)] for record, row in zip(records_out, rows, strict=True)):
+        notes.append(f'Texts that look like transcripts: {ambiguous:,}. Read {out.name} with the format "text".')
+    write_bytes(out, jsonl_bytes(records_out))
+    return ImportResult(out, len(rows), dict(Counter(row.format for row in rows).most_common()), tuple(errors), tuple(notes))
+
+
+def _exported_format(file: Path, format: str) -> str:
+    """Return ``format``, or ``text`` if an export's manifest says so: a text that looks like a transcript must remain a text."""
+    manifest = file.parent / MANIFEST
+    if format == "auto" and manifest.is_file():
+        value = read_json(manifest)
+        if isinstance(value, dict) and file.name in value.get("files", {}) and value.get("format") == "text":
+            return "text"
+    return format
+
+
+# Hugging Face datasets
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether ``name`` looks like owner/name on the Hub rather than a file in a folder."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and not name.lower().endswith(_SUFFIXES)
+
+
+def download(hub_id: str, file: str = "") -> Path:
+    """Download a file from a dataset to the Hub cache: ``file``, or else the only data file or the only one for training.
+
+    Raises ``DataError`` if the dataset or file does not exist or the choice is ambiguous, ``MachineError`` if the Hub is unreachable.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        if not file:
+            siblings = HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT).siblings or ()
+            file = choose_file(hub_id, [item.rfilename for item in siblings])
+        return Path(hf_hub_download(hub_id, file, repo_type="dataset"))
+    except DataError:
+        raise
+    except RepositoryNotFoundError as error:
+        raise DataError(
+            f"There is no public dataset {hub_id} on the Hub.", hint="Check the ID. For a gated dataset, run: hf auth login"
+        ) from error
+    except Exception as error:  # network error types depend on the huggingface-hub version
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise DataError(
+                f"The dataset {hub_id} has no file {one_line(file, 80)}.", hint="Omit --file to list its files."
+            ) from error
+        raise MachineError(
+            f"{hub_id} is not cached, and the Hub cannot be reached.", hint="Connect to the internet, or import a file."
+        ) from error
+
+
+def choose_file(hub_id: str, names: list[str]) -> str:
+    """Return the data file to read from a dataset. Raises ``DataError`` with the candidates if the choice is ambiguous."""
+    data_files = [name for name in sorted(names) if name.lower().endswith(_SUFFIXES) and not _NOT_DATA.search(name)]
+    if not data_files:
+        suffixes = sorted({PurePosixPath(name).suffix for name in names if PurePosixPath(name).suffix not in ("", ".md")})
+        raise DataError(
+            f"{hub_id} has no {', '.join(_SUFFIXES[:-1])}, or {_SUFFIXES[-1]} file"
+            + (f", only {', '.join(suffixes[:5])}." if suffixes else "."),
+            hint="Convert its rows to JSON Lines first.",
+        )
+    train_files = [name for name in data_files if "train" in PurePosixPath(name).name.lower()]
+    for choice in (data_files, train_files):
+        if len(choice) == 1:
+            return choice[0]
+    candidates = train_files or data_files
+    shown = ", ".join(one_line(name, 60) for name in candidates[:6])
+    raise DataError(
+        f"{hub_id} has several files: {shown}{' …' if len(candidates) > 6 else ''}.", hint="Choose one with --file NAME."
+    )

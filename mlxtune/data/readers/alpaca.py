@@ -1,0 +1,41 @@
+"""Alpaca format: ``instruction``, ``input``, ``output``, ``history``. A newline joins instruction and input, as in LLaMA-Factory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, text_field, with_system
+from mlxtune.data.readers.turns import check_answered
+from mlxtune.data.rows import Conversation, Location, Message
+
+_KEYS = ("instruction", "input", "output", "history", "system")
+
+
+def read_instruction(record: Record) -> str:
+    """Return the instruction, followed by the input if there is one."""
+    extra_input = record.get("input")
+    if extra_input is not None and not isinstance(extra_input, str):
+        raise InvalidRecord("input must be a string.", "Write it as a string, or leave it empty.")
+    instruction = text_field(record, "instruction")
+    return f"{instruction}\n{extra_input}" if extra_input and extra_input.strip() else instruction
+
+
+def _history(value: Any) -> list[Message]:
+    pairs = value or []
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
+    ):
+        raise InvalidRecord("history must be a list of [question, answer] pairs.", "Correct it, or remove it.")
+    return [Message(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+
+
+def _read(record: Record, location: Location) -> Conversation:
+    messages = [
+        *_history(record.get("history")),
+        Message("user", read_instruction(record)),
+        Message("assistant", text_field(record, "output")),
+    ]
+    return Conversation(location, metadata(record, *_KEYS), check_answered(with_system(messages, record)))
+
+
+ALPACA = RowFormat("alpaca", _KEYS, lambda record: "instruction" in record and "output" in record, _read)

@@ -1,0 +1,50 @@
+"""TRL's prompt-completion formats: ``prompt`` and ``completion``, or unpaired preferences for KTO if there is a ``label``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, with_system
+from mlxtune.data.readers.turns import check_answered, check_prompt, read_tools, single_answer, turns_or_text
+from mlxtune.data.rows import Conversation, Location, Unpaired
+
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read(record: Record, location: Location) -> Conversation:
+    turns = (*turns_or_text(record, "prompt", "user"), *turns_or_text(record, "completion", "assistant"))
+    messages = with_system(turns, record)
+    tools = read_tools(record.get("tools"))
+    return Conversation(location, metadata(record, "prompt", "completion", "tools", "system"), check_answered(messages), tools)
+
+
+def read_unpaired(record: Record, location: Location) -> Unpaired:
+    label = _label(record.get("label"))
+    if label is None:
+        raise InvalidRecord("label must be true or false.", "Set it to true if the completion is desirable, otherwise to false.")
+    completion = single_answer(record, "completion")
+    prompt = check_prompt(with_system(turns_or_text(record, "prompt", "user"), record))
+    return Unpaired(location, metadata(record, "prompt", "completion", "label", "system"), prompt, completion, label)
+
+
+def has_preference_label(record: Record) -> bool:
+    """Return whether ``label`` is true or false, or one of these words. A number may be the user's own class label."""
+    label = record.get("label")
+    return isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
+
+
+def _label(value: Any) -> bool | None:
+    return _LABELS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+
+
+def _matches(record: Record) -> bool:
+    return "prompt" in record and "completion" in record
+
+
+COMPLETION = RowFormat("completion", ("prompt", "completion", "tools", "system"), _matches, read)
+UNPAIRED = RowFormat(
+    "unpaired",
+    ("prompt", "completion", "label", "system"),
+    lambda record: _matches(record) and has_preference_label(record),
+    read_unpaired,
+)

@@ -1,0 +1,133 @@
+"""The registry of row formats: detect the format of a record and read it.
+
+| format | keys |
+|---|---|
+| openai-preference | ``input``, ``preferred_output``, ``non_preferred_output`` |
+| transcript | any of the texts below as ``Human: … Assistant: …`` |
+| preference | ``chosen``, ``rejected``, and a prompt or a shared beginning |
+| chat | ``messages``, ``tools`` |
+| sharegpt | ``conversations`` of ``from`` and ``value``, ``tools`` |
+| unpaired | ``prompt``, ``completion``, ``label`` |
+| completion | ``prompt``, ``completion``: text or turns |
+| alpaca | ``instruction``, ``input``, ``output``, ``history`` |
+| text | ``text`` |
+
+``system`` is the system prompt if the turns have none. All other keys are row metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import one_line, suggest
+from mlxtune.data.readers.alpaca import ALPACA
+from mlxtune.data.readers.chat import CHAT, SHAREGPT
+from mlxtune.data.readers.completion import COMPLETION, UNPAIRED
+from mlxtune.data.readers.preference import OPENAI_PREFERENCE, PREFERENCE
+from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Record, RowFormat
+from mlxtune.data.readers.text import TEXT
+from mlxtune.data.readers.transcript import TRANSCRIPT
+from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Text, Unpaired
+
+# In the order of detection: the first format that matches a record reads it.
+FORMATS: dict[str, RowFormat] = {
+    one.name: one
+    for one in (OPENAI_PREFERENCE, TRANSCRIPT, PREFERENCE, CHAT, SHAREGPT, UNPAIRED, COMPLETION, ALPACA, TEXT)
+}  # fmt: skip
+KEYS = tuple(dict.fromkeys(key for one in FORMATS.values() for key in (*one.keys, "meta")))  # keys that a mapping can name
+# The format of ``Row.content`` for each kind of row
+CONTENT_FORMATS: dict[type[Row], str] = {Conversation: "chat", Text: "text", Preference: "preference", Unpaired: "unpaired"}
+
+NO_MAPPING: Mapping[str, str] = MappingProxyType({})
+_ANSWER_COLUMNS = ("completion", "answer", "response", "output", "solution", "target", "assistant")
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """Parse a map from our keys to the source's columns: ``prompt=question,completion=answer``. Raises ``DataError``."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if any(not (key.strip() and column.strip()) for key, _, column in pairs):
+        example = "For example: prompt=question,completion=answer"
+        raise DataError(f"The map {one_line(text, 60)} does not have the form key=column.", hint=example)
+    mapping = {key.strip(): column.strip() for key, _, column in pairs}
+    check_mapping(mapping)
+    return mapping
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Raise ``DataError`` unless every key belongs to a format and every column is named only once."""
+    for key, column in mapping.items():
+        if key not in KEYS:
+            raise DataError(f"The map has the unknown key {one_line(key, 30)}.", hint=suggest(key, KEYS))
+        if not isinstance(column, str) or list(mapping.values()).count(column) > 1:
+            raise DataError(f"The map must name one separate column for {key}.", hint='For example: prompt = "question"')
+
+
+def check_format(name: str) -> None:
+    """Raise ``DataError`` unless ``name`` is ``auto`` or a format."""
+    if name != "auto" and name not in FORMATS:
+        raise DataError(f"Unknown format {one_line(name, 30)}.", hint=suggest(name, ("auto", *FORMATS)))
+
+
+def detect(record: Record) -> str | None:
+    """Return the name of the record's format, or ``None`` if it is unknown."""
+    return next((one.name for one in FORMATS.values() if one.matches(record)), None)
+
+
+def parse(record: Any, location: Location, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> Row:
+    """Convert ``record`` to a row; ``mapping`` maps our keys to the source's column names. Raises ``RowError``."""
+    try:
+        if not isinstance(record, dict):
+            raise InvalidRecord(f"a row must be a JSON object, not {type(record).__name__}.", 'Write it as {"messages": […]}.')
+        if mapping:
+            record = _apply_mapping(record, mapping)
+        name = detect(record) if format == "auto" else format
+        if name is None:
+            raise _unknown_format(record)
+        row = dataclasses.replace(FORMATS[name].read(record, location), format=name)
+        _check_encodable(row)
+    except InvalidRecord as error:
+        raise RowError(location, error.reason, hint=error.hint, kind=error.kind) from None
+    return row
+
+
+def _apply_mapping(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
+    for column in mapping.values():
+        if column not in record:
+            raise InvalidRecord(
+                f"the row has no column {one_line(column, 30)}, which the map names.", "Correct the map, or add it."
+            )
+    rest = {key: value for key, value in record.items() if key not in mapping.values()}
+    return {**rest, **{key: record[column] for key, column in mapping.items()}}
+
+
+def _unknown_format(record: Record) -> InvalidRecord:
+    keys = ", ".join(one_line(str(key), 20) for key in list(record)[:6]) or "no keys"
+    prompt = next((key for key in PROMPT_COLUMNS if key in record), None)
+    answer = next((key for key in _ANSWER_COLUMNS if key in record), None)
+    hint = 'Write a row as {"messages": …}, {"prompt": …, "completion": …} or {"text": …}.'
+    if prompt and answer:
+        hint = f"Map the columns: --map prompt={prompt},completion={answer}, or data.map in a recipe."
+    return InvalidRecord(f"no known format has these keys: {keys}.", hint)
+
+
+def _check_encodable(row: Row) -> None:
+    """Reject text that tokenizers or files cannot represent: lone surrogates and NUL."""
+    try:
+        text = _ENCODE([row.content, row.meta])
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRecord("the text has a lone surrogate, which is not a character.", "Save the row again as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord(
+            "the row has a number or nesting that JSON does not allow.", "Correct it, or remove the row."
+        ) from error
+    if "\\u0000" in text and _NUL.search(text):
+        raise InvalidRecord("the text has a NUL character.", "Remove it: many programs treat it as the end of the text.")

@@ -1,0 +1,77 @@
+"""The common parts of row formats, and helpers that read common fields from a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlxtune.data.rows import Location, Message, Row
+
+Record = Mapping[str, Any]
+
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "query", "problem", "input", "user")  # common names for a prompt column
+
+
+TARGET_KEYS = ("completion", "output", "text", "chosen", "rejected", "preferred_output", "non_preferred_output")
+
+
+class InvalidRecord(Exception):
+    """The reason why a record cannot be used, with a hint. ``kind`` is the ID of a check in ``checks/unreadable.py``.
+
+    The caller knows the location and raises a ``RowError``.
+    """
+
+    def __init__(self, reason: str, hint: str, kind: str = "bad-row") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """A JSON representation of a row.
+
+    ``keys`` are the keys that it reads, ``matches`` returns whether a record is in this format, and ``read`` converts a record or
+    raises ``InvalidRecord``.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    matches: Callable[[Record], bool]
+    read: Callable[[Record, Location], Row]
+
+
+def text_field(record: Record, key: str) -> str:
+    """Return the text under ``key``, which must not be blank."""
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRecord(f"{key} must be a non-empty string.", "Add it, or remove the row.", empty_kind(key))
+    return value
+
+
+def empty_kind(key: str) -> str:
+    """Return the kind of error for an empty ``key``."""
+    return "empty-target" if key in TARGET_KEYS else "bad-row"
+
+
+def metadata(record: Record, *read_keys: str) -> dict[str, Any]:
+    """Return the row's metadata: the object under ``meta``, and every key that the format does not read."""
+    meta = record.get("meta")
+    rest = {key: value for key, value in record.items() if key not in (*read_keys, "meta")}
+    return {**rest, **meta} if isinstance(meta, dict) else rest
+
+
+def with_system(messages: Sequence[Message], record: Record) -> tuple[Message, ...]:
+    """Prepend the record's ``system`` prompt, if it has one and ``messages`` have none."""
+    system = record.get("system")
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return tuple(messages)
+    if not isinstance(system, str):
+        raise InvalidRecord("system must be a string.", "Write it as a string, or remove it.")
+    if messages[0].role == "system":
+        if messages[0].content.strip() == system.strip():
+            return tuple(messages)
+        raise InvalidRecord("system differs from the system turn.", "Keep one of them.")
+    return (Message("system", system), *messages)

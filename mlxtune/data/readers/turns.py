@@ -1,0 +1,255 @@
+"""Read the turns of a conversation: roles or ShareGPT names, text or content parts, tool calls, and transcripts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.readers.row_format import InvalidRecord, Record, empty_kind
+from mlxtune.data.rows import Message
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SHAREGPT_ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("observation", "tool", "function", "function_response", "tool_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+    "system": "system",
+}
+MAX_DEPTH = 100  # nesting levels: far more than a tool schema needs, far fewer than Python's recursion limit
+EXTRA_KEYS = ("tool_call_id", "name", "reasoning_content")  # used by templates, besides role, content and tool_calls
+
+_TURN_HINT = 'Write a turn as {"role": "user", "content": "…"}.'
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+
+
+def loads(text: str) -> Any:
+    """Parse strict JSON (RFC 8259): no NaN, no number out of range, at most ``MAX_DEPTH`` levels. Raises ``ValueError``."""
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from error
+    # The bracket counts bound the depth and are cheap, so few values are walked.
+    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
+
+
+def _parse_float(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {one_line(text, 20)} is too large")
+    return number
+
+
+def _reject_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_reject_constant)
+
+
+def read_turns(value: Any, key: str) -> tuple[Message, ...]:
+    """Convert ``value``, the list of turns under ``key``, to messages."""
+    if not isinstance(value, list) or not value:
+        raise InvalidRecord(f"{key} must be a non-empty list of turns.", _TURN_HINT)
+    return tuple(_turn(turn, number) for number, turn in enumerate(value, 1))
+
+
+def turns_or_text(record: Record, key: str, role: str) -> tuple[Message, ...]:
+    """Return the turns under ``key``. A string becomes one turn with ``role``."""
+    value = record.get(key)
+    if isinstance(value, list):
+        return read_turns(value, key)
+    if isinstance(value, dict):
+        return read_turns([value], key)
+    if not isinstance(value, str) or not value.strip():
+        reason = f"{key} must be a non-empty string or a list of turns."
+        raise InvalidRecord(reason, "Add it, or remove the row.", empty_kind(key))
+    return (Message(role, value),)
+
+
+def _turn(turn: Any, number: int) -> Message:
+    if not isinstance(turn, dict):
+        raise InvalidRecord(f"turn {number} must be an object with role and content.", _TURN_HINT)
+    if "from" in turn and "role" not in turn:
+        return _sharegpt_turn(turn, number)
+    role, content = turn.get("role"), turn.get("content")
+    calls = turn.get("tool_calls")
+    if role == "function":  # the API's name for tool turns before it had tools
+        role = "tool"
+    if role == "assistant" and not calls and isinstance(turn.get("function_call"), dict):
+        calls = [turn["function_call"]]
+    if role not in ROLES:
+        raise InvalidRecord(f'turn {number} has the unknown role "{one_line(str(role), 30)}".', f"Valid roles: {', '.join(ROLES)}.")
+    if role == "assistant" and turn.get("weight", 1) not in (1, None):
+        weight = one_line(str(turn["weight"]), 10)
+        reason = f"turn {number} has the weight {weight}, but every assistant turn is trained on."
+        raise InvalidRecord(reason, "Remove the weight, or the row.")
+    if content is None and calls:
+        content = ""
+    extra = _extra(turn)
+    if calls:
+        extra = {"tool_calls": _tool_calls(calls, number), **extra}
+    return Message(role, _content_text(content, number), extra)
+
+
+def _sharegpt_turn(turn: Mapping[str, Any], number: int) -> Message:
+    name, value = turn["from"], turn.get("value")
+    role = SHAREGPT_ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        raise InvalidRecord(
+            f'turn {number} has the unknown sender "{one_line(str(name), 30)}".', f"Valid senders: {', '.join(SHAREGPT_ROLES)}."
+        )
+    if role == "call":
+        return Message("assistant", "", {"tool_calls": _tool_calls(_parse_json(value, f"call in turn {number}"), number)})
+    return Message(role, _content_text(value, number), _extra(turn))
+
+
+def _extra(turn: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: turn[key] for key in EXTRA_KEYS if turn.get(key) is not None} if len(turn) > 2 else {}
+
+
+def _content_text(content: Any, number: int) -> str:
+    if isinstance(content, list) and content:  # content parts
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in content]
+        if texts := [part for part in parts if isinstance(part, str)]:
+            content = "".join(texts) if len(texts) == len(parts) else None
+    if not isinstance(content, str):
+        raise InvalidRecord(
+            f"the content of turn {number} must be text.", "Only text is trained on. Replace it, or remove the row."
+        )
+    return content
+
+
+def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
+    """Return tool calls with their arguments as objects, as chat templates expect. The API sends them as a string."""
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+            hint = 'Write a call as {"function": {"name": "…", "arguments": {…}}}.'
+            raise InvalidRecord(f"turn {number} calls a tool without a name.", hint)
+        arguments = _parse_json(function.get("arguments", {}), f"arguments of {one_line(function['name'], 30)} in turn {number}")
+        if not isinstance(arguments, dict):
+            raise InvalidRecord(f"the arguments of a call in turn {number} must be an object.", 'Write them as {"name": value, …}.')
+        if function is call:
+            calls.append({"type": "function", "function": {**call, "arguments": arguments}})
+        else:
+            calls.append({**call, "function": {**function, "arguments": arguments}})
+    return calls
+
+
+def _parse_json(value: Any, name: str) -> Any:
+    """Return ``value``, parsed as JSON if it is a string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return loads(value)
+    except ValueError as error:
+        raise InvalidRecord(f"there is invalid JSON in the {name}: {one_line(str(error), 80)}.", "Correct the JSON.") from error
+
+
+def read_tools(value: Any) -> tuple[dict[str, Any], ...]:
+    """Return function descriptions from a list of objects, or from a JSON string that contains one."""
+    tools = _parse_json(value, "tools") if isinstance(value, str) and value.strip() else value
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise InvalidRecord("tools must be a list of objects.", "Each object describes one function with its name and parameters.")
+    return tuple(tools)
+
+
+def sharegpt_tools(value: Any) -> tuple[dict[str, Any], ...]:
+    """Return ShareGPT's bare function descriptions wrapped under ``function``, as the API and chat templates expect."""
+    return tuple(
+        {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in read_tools(value)
+    )
+
+
+def is_transcript(value: Any) -> bool:
+    """Return whether ``value`` is text of the form ``Human: … Assistant: …``."""
+    return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+
+
+def transcript_turns(text: str) -> list[dict[str, str]]:
+    """Split ``\\n\\nHuman: … \\n\\nAssistant: …`` (as in Anthropic's hh-rlhf) into turns; leading text is the system prompt."""
+    head, *parts = _SPEAKER.split("\n\n" + text.lstrip())
+    system = [{"role": "system", "content": head.strip()}] if head.strip() else []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return [*system, *({"role": roles[speaker], "content": content.strip()} for speaker, content in pairs)]
+
+
+def check_answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return ``messages`` if they are in a valid order and end with an assistant turn."""
+    if messages[-1].role != "assistant":
+        reason = "there is no assistant turn at the end, so there is nothing to train on."
+        raise InvalidRecord(reason, "Add the answer, or remove the row.", "no-answer")
+    _check_order(messages)
+    return messages
+
+
+def check_prompt(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return ``messages`` if they are in a valid order and end with a turn to answer."""
+    if messages[-1].role not in ("user", "tool"):
+        raise InvalidRecord(f"the prompt ends with the {messages[-1].role}'s turn.", "End it with the user's turn.", "role-order")
+    _check_order(messages)
+    return messages
+
+
+def _check_order(messages: Sequence[Message]) -> None:
+    """Reject two user or assistant turns in a row, empty assistant turns, and conversations without a user turn."""
+    for before, after in itertools.pairwise(messages):
+        if before.role == after.role and before.role in ("assistant", "user"):
+            raise InvalidRecord(
+                f"there are two {before.role} turns in a row.", "Join them, or add a turn between them.", "role-order"
+            )
+    if any(turn.role == "assistant" and not turn.content.strip() and "tool_calls" not in turn.extra for turn in messages):
+        raise InvalidRecord("an assistant turn is empty.", "Write the answer, or remove the row.", "empty-target")
+    if not any(message.role == "user" for message in messages):
+        raise InvalidRecord("there is no user turn.", "Add the user's message.", "role-order")
+
+
+def answer_text(message: Message, key: str) -> str:
+    """Return the text of an answer that is compared: a non-empty assistant turn without tool calls."""
+    if message.role != "assistant":
+        raise InvalidRecord(f"{key} ends with the {message.role}'s turn.", "End it with the assistant's turn.", "no-answer")
+    if "tool_calls" in message.extra:
+        raise InvalidRecord(f"{key} calls a tool, but it must be text.", "Write the answer, or remove the row.")
+    if not message.content.strip():
+        raise InvalidRecord(f"{key} must be a non-empty answer.", "Write the answer, or remove the row.", "empty-target")
+    return message.content
+
+
+def single_answer(record: Record, key: str) -> str:
+    """Return the text of the one assistant turn under ``key``."""
+    turns = turns_or_text(record, key, "assistant")
+    if len(turns) != 1:
+        raise InvalidRecord(f"{key} must be one assistant turn, not {describe_turns(turns)}.", "Keep only the answer.")
+    return answer_text(turns[0], key)
+
+
+def shared_prefix_length(one: Sequence[Message], other: Sequence[Message]) -> int:
+    """Return how many leading turns are equal, leaving at least one turn of each."""
+    limit = min(len(one), len(other)) - 1
+    return next((index for index in range(limit) if one[index] != other[index]), max(limit, 0))
+
+
+def describe_turns(messages: Sequence[Message]) -> str:
+    """Return ``one assistant turn`` or ``3 turns``, for messages."""
+    return f"one {messages[0].role} turn" if len(messages) == 1 else plural(len(messages), "turn")

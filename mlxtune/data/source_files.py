@@ -1,0 +1,31 @@
+"""A source's files, and the sidecar files in which mlxtune stores what it knows about the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxtune.core.errors import DataError
+
+PARTS = ("train", "valid", "test")
+
+
+def source_files(path: Path) -> dict[str, Path]:
+    """Return a source's files by part: ``all`` for a file, or the ``train``, ``valid`` and ``test`` files in a folder.
+
+    Raises ``DataError`` if a folder has no ``train.jsonl``.
+    """
+    if not path.is_dir():
+        return {"all": path}
+    files = {part: path / f"{part}.jsonl" for part in PARTS if (path / f"{part}.jsonl").is_file()}
+    if "train" not in files:
+        raise DataError(f"{path} has no train.jsonl.", hint="Add one, or specify a file.")
+    return files
+
+
+def sidecar_path(source: Path, suffix: str) -> Path:
+    """Return the path next to ``source`` with ``suffix``: ``support.jsonl`` and ``review.jsonl`` give ``support.review.jsonl``.
+
+    Files with the same stem share their sidecars. Sidecars identify rows by content, so they stay valid after ``data import``.
+    """
+    source = source.resolve()
+    return source.with_name(f"{source.name if source.is_dir() else source.stem}.{suffix}")

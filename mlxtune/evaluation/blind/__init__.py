@@ -1,0 +1,1 @@
+"""Blind A/B votes between two arms."""

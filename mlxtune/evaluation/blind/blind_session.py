@@ -1,0 +1,263 @@
+"""Blind A/B comparison: a reader compares two arms' answers without knowing which is which; the sides are revealed at the end.
+
+A session is a folder in the evaluation: ``session.json`` (fixed before the first vote, with the hash of the key), ``key.json``
+(which arm is on which side) and ``votes.jsonl`` (every vote and undo, append-only). Anyone can read the key file, but its hash
+proves that it was not changed after the first vote.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_json, write_json
+from mlxtune.core.hashing import sha256_json, unit_interval
+from mlxtune.core.journal import Journal, read
+from mlxtune.core.text import plural
+from mlxtune.data.rows import Message
+from mlxtune.evaluation.blind.votes import QUESTIONS, ArmChoice, BlindResult, RowVote, count_votes
+from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.runs.locks import file_lock
+
+Vote = Literal["a", "b", "tie"]
+
+DEFAULT = 40  # number of pairs, or all pairs if there are fewer
+REPEATED = 1 / 8  # share of pairs shown again with swapped sides, to measure the reader's consistency
+
+
+@dataclass(frozen=True)
+class PresentedPair:
+    """What the reader sees: the prompt, two anonymous answers, and the current question."""
+
+    index: int
+    total: int
+    prompt: tuple[Message, ...]
+    a: str
+    b: str
+    question: str
+
+
+class BlindSession:
+    """One reader's session, which can be resumed after any vote; a context manager that holds the session's lock."""
+
+    _order: list[str]  # row IDs in the order shown, including repeats
+    _first_is_a: list[bool]  # for each position in the order
+    _votes: list[Vote]
+    _opened: bool
+
+    def __init__(
+        self, evaluation: Path, first: str, second: str, pairs: Sequence[AnswerPair], n: int = 0, seed: int | None = None
+    ) -> None:
+        """Open the session of two arms, or create one with ``n`` pairs (0 means 40, or all if there are fewer).
+
+        ``pairs`` are all rows that both arms answered; rows with identical answers are not shown. Raises ``InputError`` if the
+        session was created with a different ``n``, its key or the answers changed, or no answers differ.
+        """
+        self.evaluation, self.first, self.second = evaluation, first, second
+        self.folder = session_folder(evaluation, first, second)
+        self._pairs = {pair.id: pair for pair in pairs}
+        self._lock = file_lock(
+            self.folder / "session.lock", busy_message="This blind session is open in another process.", timeout=0.3
+        )
+        self._lock.__enter__()
+        try:
+            if not (self.folder / "session.json").is_file():
+                self._create(n, secrets.randbits(53) if seed is None else seed)
+            self._load(n)
+            self._journal = Journal(self.folder / "votes.jsonl")
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._journal.close()
+        self._lock.__exit__(kind, error, trace)
+
+    @property
+    def n(self) -> int:
+        """The number of pairs in the result, excluding repeats."""
+        return len(set(self._order))
+
+    @property
+    def votes(self) -> int:
+        """The number of votes so far."""
+        return len(self._votes)
+
+    @property
+    def votes_needed(self) -> int:
+        """The number of votes in a finished session."""
+        return len(self._order) * len(QUESTIONS)
+
+    @property
+    def opened(self) -> bool:
+        """Whether the sides are revealed, which ends voting."""
+        return self._opened
+
+    @property
+    def pending_votes(self) -> tuple[Vote, ...]:
+        """The votes on the current pair, in the order of the questions."""
+        return tuple(self._votes[self.votes - self.votes % len(QUESTIONS) :])
+
+    @property
+    def current(self) -> PresentedPair | None:
+        """The pair and question to vote on, or ``None`` after the last vote."""
+        if self.votes >= self.votes_needed:
+            return None
+        index, question = divmod(self.votes, len(QUESTIONS))
+        pair = self._pairs[self._order[index]]
+        a, b = (pair.first, pair.second) if self._first_is_a[index] else (pair.second, pair.first)
+        return PresentedPair(index, len(self._order), pair.prompt, a, b, list(QUESTIONS)[question])
+
+    def vote(self, vote: Vote) -> None:
+        """Record a vote on the question in :attr:`current`."""
+        if self._opened or self.votes >= self.votes_needed:
+            raise ValueError("there is nothing to vote on")
+        index, question = divmod(self.votes, len(QUESTIONS))
+        self._write({"showing": index, "question": list(QUESTIONS)[question], "vote": vote})
+        self._votes.append(vote)
+
+    def undo(self) -> bool:
+        """Undo the last vote and return whether there was one. The journal keeps both entries."""
+        if self._opened or not self._votes:
+            return False
+        self._write({"undo": True})
+        self._votes.pop()
+        return True
+
+    def reveal(self) -> BlindResult:
+        """Permanently reveal the sides of a finished session and return the result. Raises ``InputError`` before the last vote."""
+        if self.votes < self.votes_needed:
+            raise InputError(
+                f"Only {self.votes} of {self.votes_needed} votes have been cast, so the sides stay hidden.",
+                hint=f"Continue: mlxtune blind {self.evaluation.name}",
+            )
+        if not self._opened:
+            self._write({"opened": True})
+            self._opened = True
+            ledger.record(ledger.ledger_path(self.evaluation), "blind", self.evaluation.name, self._order)
+        numbers = range(len(QUESTIONS))
+        firsts = self._first_showings()
+        repeats = [(firsts[id], index) for index, id in enumerate(self._order) if firsts[id] != index]
+        return count_votes(
+            self.first,
+            self.second,
+            self.choices(),
+            repeats=[(self._choice(one, number), self._choice(two, number)) for one, two in repeats for number in numbers],
+            left=sum(vote == "a" for vote in self._votes),
+            decided=sum(vote != "tie" for vote in self._votes),
+        )
+
+    def choices(self) -> list[RowVote]:
+        """Return every vote in a revealed session, excluding repeats. Raises ``InputError`` before it is revealed."""
+        if not self._opened:
+            raise InputError("The sides are hidden until the last vote.", hint=f"Continue: mlxtune blind {self.evaluation.name}")
+        return [
+            RowVote(self._pairs[id], question, self._choice(index, number))
+            for id, index in self._first_showings().items()
+            for number, question in enumerate(QUESTIONS)
+        ]
+
+    def _first_showings(self) -> dict[str, int]:
+        """Return the index at which each row was first shown, in the order shown."""
+        firsts: dict[str, int] = {}
+        for index, id in enumerate(self._order):
+            firsts.setdefault(id, index)
+        return firsts
+
+    def _create(self, n: int, seed: int) -> None:
+        differing = [id for id, pair in self._pairs.items() if pair.first != pair.second]
+        if not differing:
+            raise InputError(f"{self.first} and {self.second} gave identical answers to every row, so there is nothing to compare.")
+        if n > len(differing):
+            raise InputError(
+                f"Cannot show {plural(n, 'pair')}: the arms differ on only {plural(len(differing), 'row')}.",
+                hint=f"Use --n {len(differing)} or less.",
+            )
+        drawn = sorted(differing, key=lambda id: unit_interval(seed, "row", id))
+        # A group's second row is shown only after every group has had its turn.
+        times = Counter[str]()
+        turns = {id: times.update([self._pairs[id].group]) or times[self._pairs[id].group] for id in drawn}
+        shown = sorted(drawn, key=turns.__getitem__)[: n or DEFAULT]
+        swapped = sorted(shown, key=lambda id: unit_interval(seed, "side", id))[: len(shown) // 2]
+        # Repeats are taken from the first third and shown in the second half.
+        early, half = shown[: len(shown) // 3], len(shown) // 2
+        again = early[: max(2, round(len(shown) * REPEATED))]
+        late = [(id, False) for id in shown[half:]] + [(id, True) for id in again]
+        order = [(id, False) for id in shown[:half]] + sorted(late, key=lambda item: unit_interval(seed, "late", *map(str, item)))
+        key = {"seed": seed, "first_is_a": [(id not in swapped) != repeat for id, repeat in order]}
+        write_json(self.folder / "key.json", key)
+        write_json(
+            self.folder / "session.json",
+            {
+                "v": 1,
+                "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "arms": [self.first, self.second],
+                "n": len(shown),
+                "questions": list(QUESTIONS),
+                "order": [id for id, _ in order],
+                "answers": _fingerprint([self._pairs[id] for id in shown]),
+                "seal": sha256_json(key),
+            },
+        )
+
+    def _load(self, n: int) -> None:
+        header, key = read_json(self.folder / "session.json"), read_json(self.folder / "key.json")
+        match header, key:
+            case {"n": int(fixed), "order": list(order), "answers": str(answers), "seal": seal}, {"first_is_a": list(sides)}:
+                if seal != sha256_json(key) or len(order) != len(sides):
+                    raise InputError(
+                        f"The key in {self.folder} was changed, so its votes cannot be trusted.",
+                        hint="Delete the folder and vote again.",
+                    )
+            case _:
+                raise InputError(f"{self.folder} is not a blind session that this version can read.")
+        if n and n != fixed:
+            raise InputError(f"This session was created with {plural(fixed, 'pair')}, which cannot be changed.", hint="Omit --n.")
+        shown = [self._pairs[id] for id in dict.fromkeys(order) if id in self._pairs]
+        if len(shown) != fixed or _fingerprint(shown) != answers:
+            raise InputError(f"The answers in {self.evaluation.name} changed after this session was created.")
+        self._order, self._first_is_a = order, sides
+        self._votes = []
+        self._opened = False
+        for entry in read(self.folder / "votes.jsonl"):
+            match entry:
+                case {"vote": "a" | "b" | "tie" as vote}:
+                    self._votes.append(vote)
+                case {"undo": True} if self._votes:
+                    self._votes.pop()
+                case {"opened": True}:
+                    self._opened = True
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._journal.append({"t": time.time(), **entry})
+        self._journal.sync()
+
+    def _choice(self, index: int, question: int) -> ArmChoice:
+        vote = self._votes[index * len(QUESTIONS) + question]
+        return "tie" if vote == "tie" else "first" if (vote == "a") == self._first_is_a[index] else "second"
+
+
+def _fingerprint(pairs: Sequence[AnswerPair]) -> str:
+    return sha256_json(sorted([pair.id, pair.first, pair.second] for pair in pairs))
+
+
+def session_exists(evaluation: Path, first: str, second: str) -> bool:
+    """Return whether the two arms have a session."""
+    return (session_folder(evaluation, first, second) / "session.json").is_file()
+
+
+def session_folder(evaluation: Path, first: str, second: str) -> Path:
+    """Return a session's folder. Arm names come from a file, so unsafe characters are replaced."""
+    return evaluation / "blind" / re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}")[:100]

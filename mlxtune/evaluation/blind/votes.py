@@ -1,0 +1,171 @@
+"""Count blind votes between two arms per question, and measure the reader's consistency and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from mlxtune.core.text import plural
+from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.evaluation.statistics.agreement import Estimate, kappa
+from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
+from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.significance import holm
+from mlxtune.evaluation.verdict import Outcome, decide
+
+ArmChoice = Literal["first", "second", "tie"]
+
+QUESTIONS = {
+    "format": "Which follows the format better?",
+    "voice": "Which has the right voice?",
+    "send": "Which would you rather send to a customer?",
+}
+HEADLINE_QUESTION = "send"  # the question that the verdict is about, and whose votes become preference pairs
+
+
+class RowVote(NamedTuple):
+    """The arm chosen for one question on one row."""
+
+    pair: AnswerPair
+    question: str
+    choice: ArmChoice
+
+
+@dataclass(frozen=True)
+class VoteTally:
+    """One question's votes: the second arm's wins, losses and ties, its share of decided votes, the p-value, and the outcome.
+
+    ``p`` is from the sign test; ``adjusted`` is Holm-adjusted over the side questions. ``low`` and ``high`` are Wilson limits.
+    """
+
+    question: str
+    wins: int
+    losses: int
+    ties: int
+    low: float
+    share: float
+    high: float
+    p: float
+    adjusted: float
+    outcome: Outcome = field(metadata={"key": "word"})
+
+
+@dataclass(frozen=True)
+class BlindResult:
+    """The result of a finished session, with sides and lengths revealed.
+
+    ``agreed`` of ``repeated`` votes on repeated pairs matched the first vote; ``consistency`` is their κ. ``left`` of ``decided``
+    votes went to the answer shown first, and ``longer`` of ``uneven`` votes to the longer one. ``lengths`` are median characters.
+    """
+
+    first: str
+    second: str
+    pairs: int
+    tallies: tuple[VoteTally, ...]
+    agreed: int
+    repeated: int
+    consistency: Estimate | None
+    left: int
+    decided: int
+    longer: int
+    uneven: int
+    lengths: tuple[float, float]
+    verdict: str
+
+    @property
+    def headline(self) -> VoteTally:
+        """The tally of the headline question."""
+        return next(tally for tally in self.tallies if tally.question == HEADLINE_QUESTION)
+
+
+def count_votes(
+    first: str,
+    second: str,
+    votes: Sequence[RowVote],
+    *,
+    repeats: Sequence[tuple[ArmChoice, ArmChoice]],
+    left: int,
+    decided: int,
+) -> BlindResult:
+    """Count ``votes``. ``repeats`` holds both votes on each pair that was shown twice."""
+    tallies = _tallies(votes)
+    shown = list({vote.pair.id: vote.pair for vote in votes}.values())
+    uneven = [vote for vote in votes if vote.choice != "tie" and len(vote.pair.first) != len(vote.pair.second)]
+    headline = next(tally for tally in tallies if tally.question == HEADLINE_QUESTION)
+    return BlindResult(
+        first=first,
+        second=second,
+        pairs=len(shown),
+        tallies=tallies,
+        agreed=sum(one == two for one, two in repeats),
+        repeated=len(repeats),
+        consistency=kappa(repeats) if repeats else None,
+        left=left,
+        decided=decided,
+        longer=sum((len(vote.pair.first) > len(vote.pair.second)) == (vote.choice == "first") for vote in uneven),
+        uneven=len(uneven),
+        lengths=(median(len(pair.first) for pair in shown), median(len(pair.second) for pair in shown)),
+        verdict=tally_sentence(headline, first, second),
+    )
+
+
+def tally_sentence(tally: VoteTally, first: str, second: str) -> str:
+    """Return the verdict on one question as a sentence, with its interval in whole points."""
+    decided = tally.wins + tally.losses
+    if not decided:
+        return f"Cannot tell. All {tally.ties} votes were ties."
+    share, low, high = (round(100 * value) for value in (tally.share, tally.low, tally.high))
+    ties = f", {plural(tally.ties, 'tie')}" if tally.ties else ""
+    return (
+        f"{tally.outcome.capitalize()}. {second} won {tally.wins} of {decided} decided votes over {first}: {share}%, "
+        f"between {low} and {high}{ties}."
+    )
+
+
+def preference_rows(votes: Sequence[RowVote], question: str = HEADLINE_QUESTION) -> list[dict[str, Any]]:
+    """Return the decided votes on ``question`` as preference rows: ``{"prompt": messages, "chosen", "rejected"}``.
+
+    Pairs with an empty answer are omitted, because they cannot be trained on.
+    """
+    return [
+        {
+            "prompt": [message.as_dict() for message in pair.prompt],
+            "chosen": pair.first if choice == "first" else pair.second,
+            "rejected": pair.second if choice == "first" else pair.first,
+            **({"tools": list(pair.tools)} if pair.tools else {}),
+        }
+        for pair, asked, choice in votes
+        if asked == question and choice != "tie" and pair.first.strip() and pair.second.strip()
+    ]
+
+
+def tally_votes(
+    question: str, choices: Sequence[ArmChoice], groups: Sequence[Hashable], adjusted: float | None = None
+) -> VoteTally:
+    """Tally ``choices`` on one question. The outcome is based on ``adjusted``, or on the sign test's p-value if it is ``None``.
+
+    Votes on rows in the same group count as one piece of evidence.
+    """
+    decided = [(choice == "second", group) for choice, group in zip(choices, groups, strict=True) if choice != "tie"]
+    won, own_groups = [vote for vote, _ in decided], [group for _, group in decided]
+    wins, losses = choices.count("second"), choices.count("first")
+    low, high = wilson(wins, wins + losses, effective_n=effective_n(won, own_groups)) if decided else (0.0, 1.0)
+    share = wins / (wins + losses) if decided else 0.5
+    p = permutation_p(group_sums([1 if vote else -1 for vote in won], own_groups))
+    used = p if adjusted is None else adjusted
+    ties = len(choices) - wins - losses
+    return VoteTally(question, wins, losses, ties, low, share, high, p, used, decide(used, low - 0.5, high - 0.5))
+
+
+def _tallies(votes: Sequence[RowVote]) -> tuple[VoteTally, ...]:
+    def tally(question: str, adjusted: float | None = None) -> VoteTally:
+        own = [vote for vote in votes if vote.question == question]
+        return tally_votes(question, [vote.choice for vote in own], [vote.pair.group for vote in own], adjusted)
+
+    tallies = {question: tally(question) for question in QUESTIONS}
+    side = [question for question in QUESTIONS if question != HEADLINE_QUESTION]
+    for question, adjusted in zip(side, holm([tallies[question].p for question in side]), strict=True):
+        tallies[question] = tally(question, adjusted)
+    return tuple(tallies.values())

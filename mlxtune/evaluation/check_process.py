@@ -1,0 +1,162 @@
+"""Check a source against its recipe: the contract, token lengths and splits.
+
+:class:`CheckProcess` runs the check in a child process, so the app stays responsive and keeps running if memory runs out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from mlxtune.core.child_process import ChildProcess, Request, serve
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.data.source import read_source
+from mlxtune.data.split import SPLIT_NAMES, load_membership, split, with_recorded_settings
+from mlxtune.recipe import DataSection, Recipe, load
+
+if TYPE_CHECKING:  # checks load numpy
+    from mlxtune.data.checks.check_input import TokenCount
+    from mlxtune.data.checks.contract import ContractScorer
+    from mlxtune.data.checks.report import CheckReport, CheckResult
+    from mlxtune.data.rows import Row
+
+Progress = Callable[[str, float], None]
+
+
+class CheckRequest(TypedDict, total=False):
+    """A recipe file, or a source with its format and column map. No model is downloaded if ``fetch`` is false."""
+
+    recipe: str
+    source: str
+    format: str
+    map: dict[str, str]
+    fetch: bool
+
+
+def check_source(
+    path: Path, data: DataSection, recipe: Recipe | None, progress: Progress = lambda what, share: None, *, fetch: bool = True
+) -> CheckReport:
+    """Check the source at ``path``, read with the settings in ``data``, against ``recipe``. Raises ``InputError``.
+
+    The recipe's model is downloaded for its tokenizer unless ``fetch`` is false.
+    """
+    from mlxtune.data.checks.run import check
+
+    skipped: dict[str, str] = {}
+    name = one_line(path.name, 40)
+    scorer = contract_scorer(recipe, skipped)
+    tokens = _tokens(recipe, skipped, progress, fetch)
+    split_of = _split_lookup(recipe, path, data, skipped)
+    return check(
+        path, data.format, data.map, scorer=scorer, split_of=split_of, tokens=tokens, max_tokens=data.max_tokens, skipped=skipped,
+        progress=lambda done: progress(f"checking {name}", done),
+    )  # fmt: skip
+
+
+def contract_scorer(recipe: Recipe | None, skipped: dict[str, str]) -> ContractScorer | None:
+    """Return the contract's scorer, or ``None`` and a reason in ``skipped`` if there is no contract.
+
+    Raises ``InputError`` for an invalid contract.
+    """
+    from mlxtune.data.checks.contract import ContractScorer
+    from mlxtune.evaluation.contract import Contract
+    from mlxtune.evaluation.scorers import ModelAnswer
+    from mlxtune.evaluation.scorers.registry import metric_label
+
+    if recipe is None or not recipe.has_contract:
+        skipped["contract"] = "no recipe" if recipe is None else "the recipe has no contract"
+        return None
+    contract = Contract.from_recipe(recipe)
+
+    def failures(answer: str) -> dict[str, str]:
+        scores = contract.score(ModelAnswer(answer, reference=answer))
+        failed = {metric: scores[metric] for metric in contract.required_metrics if not scores[metric].passed}
+        if "json" in failed:  # an answer that is not JSON does not conform to the schema either
+            failed.pop("schema", None)
+        return {metric: score.why for metric, score in failed.items()}
+
+    return ContractScorer({metric: metric_label(metric) for metric in contract.required_metrics}, failures)
+
+
+def _tokens(recipe: Recipe | None, skipped: dict[str, str], progress: Progress, fetch: bool) -> list[TokenCount | None] | None:
+    """Return the token count of every record, or ``None`` and a reason in ``skipped`` if there is no tokenizer."""
+    if recipe is None:
+        skipped["tokens"] = "no recipe, so no tokenizer"
+        return None
+    from mlxtune.models.resolve import resolve
+    from mlxtune.planning import measurements
+
+    try:
+        resolve(recipe.model.base, relative_to=recipe.folder, progress=progress, fetch=fetch)
+        progress("counting tokens", 0.0)
+        return measurements.record_tokens(recipe)
+    except (InputError, MachineError) as error:
+        skipped["tokens"] = error.message
+        return None
+
+
+def _split_lookup(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, str]) -> Callable[[Row], str] | None:
+    """Return a function from a row to its split, or ``None`` if neither a recipe nor an earlier split defines one."""
+    if path.is_dir():
+        return None
+    if recipe is None and not load_membership(path).splits:
+        skipped["split"] = "no recipe, no earlier split and no train and test files"
+        return None
+    try:
+        splits = split(read_source(path, data.format, data.map), data)
+    except MlxtuneError as error:
+        skipped["split"] = f"the rows cannot be split: {one_line(error.message, 100)}"
+        return None
+    names = {row.hash: name for name in SPLIT_NAMES for row in getattr(splits, name)}
+    return lambda row: names.get(row.hash, "")
+
+
+class CheckProcess:
+    """A check that runs in a child process. One thread waits for it; any thread can stop it."""
+
+    def __init__(self, request: CheckRequest) -> None:
+        self._stopped = False
+        self._child = ChildProcess("mlxtune.evaluation.check_process", name="The check process", hint="Run the checks again.")
+        self._call = self._child.request("check", request)
+
+    def follow(self, progress: Progress) -> CheckResult | None:
+        """Return the result, or ``None`` if the check was stopped. Raises its errors, and ``MachineError`` if the process died."""
+        from mlxtune.data.checks.report import CheckResult
+
+        try:
+            result = CheckResult.from_json(self._call.result(lambda update: progress(*update)))
+        except MachineError:
+            if self._stopped:
+                return None
+            raise
+        self._child.close()
+        return result
+
+    def stop(self) -> None:
+        """Stop the check and any processes that it started."""
+        self._stopped = True
+        self._child.terminate()
+
+
+def _check(request: Request) -> dict[str, Any]:
+    from mlxtune.data.checks.report import CheckResult
+
+    params: CheckRequest = request.params  # type: ignore[assignment]
+    if "recipe" in params:
+        recipe = load(Path(params["recipe"]))
+        path, data = recipe.source, recipe.data
+    else:
+        recipe, path = None, Path(params["source"])
+        section = DataSection(params["source"], params.get("format", "auto"), params.get("map", {}))  # type: ignore[arg-type]
+        data = with_recorded_settings(path, section)
+    report = check_source(
+        path, data, recipe, lambda step, fraction: request.progress([step, fraction]), fetch=params.get("fetch", True)
+    )
+    return CheckResult.from_report(report).to_json()
+
+
+if __name__ == "__main__":
+    sys.exit(serve({"check": _check}))

@@ -1,0 +1,107 @@
+"""Decide whether two evaluations were made under the same conditions, so that their results can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.files import read_json
+from mlxtune.core.hashing import sha256_json
+from mlxtune.core.text import one_line
+from mlxtune.evaluation.report import FILE, ReportFacts
+from mlxtune.recipe import EvaluationSection, Recipe
+from mlxtune.runs import registry
+
+_FIRST_KEYS = {"disclaimers", "forbid", "length", "reference", "fields"}
+_OTHER_KEYS = {"schema", "arms", "prompt", "shots", "rows", "regression", "max_tokens", "batch_size"}  # not part of the contract
+
+
+def contract_hash(recipe: Recipe) -> str:
+    """Return the hex SHA-256 of the contract apart from its schema.
+
+    Keys that were added later are included only if they are set, so that the hashes of older evaluations stay valid.
+    """
+    section, defaults = asdict(recipe.evaluation), asdict(EvaluationSection())
+    for item in (item for rule in section["disclaimers"] for item in (rule, *rule["any_of"]) if item["match"] == "normalized"):
+        item["match"] = "normalised"  # its earlier name
+    keys = [key for key in section if key in _FIRST_KEYS or (key not in _OTHER_KEYS and section[key] != defaults[key])]
+    return sha256_json({key: section[key] for key in keys})
+
+
+def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
+    """Describe the differences between the conditions of two reports; empty if their results can be compared.
+
+    Templates are compared only if the base is the same. A fact that an older version did not store is not a difference.
+    """
+    changes = []
+    new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
+    if new or missing:
+        changes.append(f"the held-out rows ({len(new)} new, {len(missing)} removed)")
+    for key, name in (("schema", "the schema"), ("contract", "the rest of the contract")):
+        if _differs(before, now, key):
+            changes.append(name)
+    if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
+        changes.append("the chat template")
+    if _differs(before, now, "decoding"):
+        changes.append(f"the decoding ({_decoding(before)}, now {_decoding(now)})")
+    return changes
+
+
+def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
+    """Raise ``InputError`` if the base was last evaluated in this workspace under conditions other than those in ``facts``."""
+    for id, before in _earlier(evaluation, facts, recipe):
+        if changes := differences(before, facts):
+            raise InputError(
+                f"{_listed(changes)} changed since the base was evaluated ({id}), so the results cannot be compared.",
+                hint="Undo the change, or evaluate the base again: mlxtune eval RECIPE",
+            )
+        return
+
+
+def describe_changes(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> str:
+    """Return a sentence about how the conditions changed since an earlier evaluation of this base, or ``""``."""
+    for id, before in _earlier(evaluation, facts, recipe):
+        if changes := differences(before, facts):
+            return f"{_listed(changes)} changed since {id}."
+    return ""
+
+
+def require_comparable(first: str, before: ReportFacts, second: str, now: ReportFacts) -> None:
+    """Raise ``InputError`` if the evaluations named ``first`` and ``second`` were made under different conditions."""
+    if changes := differences(before, now):
+        raise InputError(
+            f"{first} and {second} cannot be compared: {', '.join(changes)} changed between them.",
+            hint="Evaluate both with the same rows, schema, template and decoding.",
+        )
+
+
+def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[str, ReportFacts]]:
+    """Yield the ID and facts of each finished evaluation with this recipe's name and base, newest first."""
+    for run in registry.list_runs(evaluation.parent.parent, "eval"):
+        before = _facts(run.folder) if run.folder != evaluation else None
+        if before and before["name"] == recipe.name and before.get("base_fingerprint") == facts["base_fingerprint"]:
+            yield run.id, before
+
+
+def _facts(folder: Path) -> ReportFacts | None:
+    """Return the facts of a finished evaluation, or ``None`` if it has no report."""
+    try:
+        facts: ReportFacts = read_json(folder / FILE)["facts"]
+        return facts if isinstance(facts["row_ids"], list) and isinstance(facts["name"], str) else None
+    except (MlxtuneError, KeyError, TypeError):
+        return None
+
+
+def _differs(before: ReportFacts, now: ReportFacts, key: str) -> bool:
+    return key in before and key in now and before.get(key) != now.get(key)
+
+
+def _decoding(facts: ReportFacts) -> str:
+    return one_line(", ".join(f"{key} {value}" for key, value in facts["decoding"].items()), 80)
+
+
+def _listed(items: list[str]) -> str:
+    text = items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return text[0].upper() + text[1:]

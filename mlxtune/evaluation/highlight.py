@@ -1,0 +1,154 @@
+"""Locate the part of an output that fails a metric, for highlighting.
+
+Highlights are a reading aid and never affect a verdict. Something missing, such as a disclaimer, has no location.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
+from mlxtune.evaluation.scorers.json_search import find_json
+from mlxtune.evaluation.scorers.output_text import THINKING, strip_thinking
+from mlxtune.evaluation.scorers.reference import leaves
+from mlxtune.recipe import Disclaimer
+
+Span = tuple[int, int]
+
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*", re.MULTILINE)
+_TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"?|\w+|\S')
+_SPACE = re.compile(r"[ \t\n\r]*")
+_VARIANTS = {"'": "['‘’‚‛′`´]", '"': '["“”„‟″«»]', "-": "[-‐‑‒–—―−]"}
+_decode = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+
+
+def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span | None:
+    """Return the span of ``answer`` that fails ``metric``, or ``None`` if the answer passes or the span cannot be located.
+
+    For ``contract``, the first failing required metric is used.
+    """
+    metrics = {item.name: item for item in contract.metrics}
+    if metric == CONTRACT:
+        metric = next((item.name for item in metrics.values() if item.required and not item.scorer(answer).passed), "")
+    span: Span | None = None
+    match metric:
+        case "json" | "schema":
+            span = _syntax(answer) or (_schema(answer.output, contract) if metric == "schema" else None)
+        case "forbidden":
+            span = next(filter(None, (_phrase(answer.output, text) for text in contract.section.forbid)), None)
+        case "disclaimer" | "disclaimer_fuzzy" if not metrics[metric].scorer(answer).passed:
+            span = _disclaimer(answer, contract.section.disclaimers)
+        case "fields":
+            span = _field(answer)
+    return span if span and 0 <= span[0] < span[1] else None
+
+
+def _syntax(answer: ModelAnswer) -> Span | None:
+    """Return the part that keeps an output from being JSON. As in the class of failure, surrounding text takes precedence."""
+    text = answer.output
+    try:
+        parse_json(text)
+        return None
+    except InvalidJSON as error:
+        fault = error
+    if THINKING.match(text) and text.endswith(strip_thinking(text)):
+        return 0, len(text) - len(strip_thinking(text))
+    if fence := _FENCE.search(text):
+        return fence.span()
+    if fault.kind == "text after it":
+        return fault.index, len(text.rstrip())
+    match = find_json(text)
+    if match and match[1].strip():
+        return 0, len(match[1].rstrip())
+    if not match and text.strip() and text.strip()[0] not in '{["':
+        first = text.strip().split("\n", 1)[0]
+        return text.index(first), text.index(first) + len(first)
+    token = _TOKEN.search(text, fault.index)
+    return token.span() if token else (len(text.rstrip()) - 1, len(text.rstrip()))
+
+
+def _schema(text: str, contract: Contract) -> Span | None:
+    """Return the value that violates the schema: its end if it lacks a member, or the name of an unexpected member."""
+    if contract.schema is None:
+        return None
+    try:
+        error = contract.schema.first_error(parse_json(text))
+    except (InvalidJSON, ValueError):
+        return None
+    if error is None:
+        return None
+    start, end = locate_value(text, list(error.instance_path)) or (0, 0)
+    if error.kind.name == "required":
+        return end - 1, end
+    extra = getattr(error.kind, "unexpected", None)
+    if isinstance(extra, list) and extra and (name := _name_span(text, start, str(extra[0]))):
+        return name
+    return start, end
+
+
+def _field(answer: ModelAnswer) -> Span | None:
+    """Return the first field that is not in the reference or has a different value there."""
+    actual, expected = find_json(answer.output), find_json(answer.reference or "")
+    if not actual or not expected:
+        return None
+    offset = len(actual[1])
+    for (path, value), _ in sorted((leaves(actual[0]) - leaves(expected[0])).items(), key=lambda item: item[0][0]):
+        steps = [step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:]]
+        if value is not None and (span := locate_value(answer.output[offset:], steps)):
+            return offset + span[0], offset + span[1]
+    return None
+
+
+def _disclaimer(answer: ModelAnswer, rules: Sequence[Disclaimer]) -> Span | None:
+    """Return a disclaimer that does not count or is out of place."""
+    phrases = (phrase for rule in rules for phrase in rule.phrases if phrase.match != "regex")
+    return next(filter(None, (_phrase(answer.output, phrase.text) for phrase in phrases)), None)
+
+
+def _phrase(text: str, phrase: str) -> Span | None:
+    """Find ``phrase`` in ``text``, ignoring case, spacing, and the style of quotes and dashes."""
+    pattern = r"(?:\s|\\n)+".join("".join(_VARIANTS.get(char, re.escape(char)) for char in word) for word in phrase.split())
+    match = re.search(pattern, text, re.IGNORECASE) if pattern else None
+    return match.span() if match else None
+
+
+def locate_value(text: str, steps: Sequence[str | int]) -> Span | None:
+    """Return the span of the value that ``steps`` (names and indices) lead to; the last one if a name is duplicated."""
+    try:
+        index = _skip_space(text, 0)
+        for step in steps:
+            index = [start for name, _, start in _members(text, index) if name == str(step)][-1]
+        return index, _decode(text, index)[1]
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _name_span(text: str, start: int, name: str) -> Span | None:
+    """Return the span of the member name ``name`` in the object at ``start``."""
+    return next((span for member, span, _ in _members(text, start) if member == name), None)
+
+
+def _members(text: str, index: int) -> list[tuple[str, Span, int]]:
+    """Return each member of the object or array at ``index``: its name (or index), the name's span, and the value's start."""
+    members: list[tuple[str, Span, int]] = []
+    kind, index = text[index], _skip_space(text, index + 1)
+    while text[index] not in "]}":
+        name, span = str(len(members)), (index, index)
+        if kind == "{":
+            name, end = _decode(text, index)
+            span, index = (index, end), _skip_space(text, _skip_space(text, end) + 1)
+        members.append((name, span, index))
+        _, index = _decode(text, index)
+        index = _skip_space(text, index)
+        index = _skip_space(text, index + 1) if text[index] == "," else index
+    return members
+
+
+def _skip_space(text: str, index: int) -> int:
+    match: Any = _SPACE.match(text, index)
+    return int(match.end())

@@ -1,0 +1,117 @@
+"""An append-only ledger of every use of held-out rows.
+
+Each evaluation that leads to a choice makes later results on the same rows slightly optimistic. The ledger counts them. Each line
+contains the hash of the line before it, so that edits are detected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxtune.core.journal import Journal, truncate_torn_line
+from mlxtune.core.text import plural
+from mlxtune.runs.locks import file_lock
+
+FILE = "ledger.jsonl"
+EXPECTED = 2  # evaluations in a clean experiment: the base and one adapter
+
+Kind = Literal["eval", "blind", "judge", "export"]
+
+
+@dataclass(frozen=True)
+class HoldoutHistory:
+    """The earlier use of some rows.
+
+    ``evaluations`` counts the evaluations on any of them, ``exported`` the rows exported for training, ``new`` and ``missing`` the
+    changes since the last evaluation that shared rows. ``edited_line`` is the first line with a wrong hash, or 0.
+    """
+
+    evaluations: int
+    exported: int
+    new: int
+    missing: int
+    edited_line: int
+
+
+def ledger_path(evaluation: Path) -> Path:
+    """Return the ledger of the workspace that the evaluation folder belongs to."""
+    return evaluation.parent / FILE
+
+
+def record(path: Path, kind: Kind, by: str, rows: Sequence[str]) -> None:
+    """Record that the evaluation ``by`` used ``rows``, given by ID. Raises ``MachineError`` if the disk is full."""
+    with file_lock(path.with_suffix(".lock"), busy_message="Another process is writing to the ledger of held-out rows."):
+        truncate_torn_line(path)
+        lines = _lines(path)
+        journal = Journal(path)
+        try:
+            journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), "kind": kind, "by": by, "rows": sorted(set(rows))})
+            journal.sync()
+        finally:
+            journal.close()
+
+
+def history(path: Path, rows: Sequence[str]) -> HoldoutHistory:
+    """Return the earlier use of ``rows`` according to the ledger at ``path``, which may not exist."""
+    current, lines = set(rows), _lines(path)
+    evaluations, exported, last, edited_line = 0, set[str](), None, 0
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if not edited_line and (entry is None or entry["prev"] != _hash(lines[: number - 1])):
+            edited_line = number
+        if entry is None or not (shared := current & set(entry["rows"])):
+            continue
+        if entry["kind"] == "export":
+            exported |= shared
+        else:
+            evaluations += 1
+            if entry["kind"] == "eval":  # blind sessions and judges use only some of the rows
+                last = set(entry["rows"])
+    new, missing = (len(current - last), len(last - current)) if last else (0, 0)
+    return HoldoutHistory(evaluations, len(exported), new, missing, edited_line)
+
+
+def describe(history: HoldoutHistory) -> str:
+    """Describe what the history means for a result on these rows: ``Evaluated 7 times, so expect optimistic results.``"""
+    count = history.evaluations
+    if count <= 1:
+        notes = ["Evaluated for the first time." if count else "Never evaluated."]
+    else:
+        notes = [f"Evaluated {count} times{', so expect optimistic results' if count > EXPECTED else ''}."]
+    if history.new or history.missing:
+        rows = f"{plural(history.new, 'row')} new, {history.missing} removed"
+        notes.append(f"The held-out rows changed since the last evaluation: {rows}.")
+    if history.exported:
+        notes.append(f"{plural(history.exported, 'row')} exported for training: do not test a model on rows it was trained on.")
+    if history.edited_line:
+        notes.append(f"The ledger was edited at line {history.edited_line}, so its count is unreliable.")
+    return " ".join(notes)
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return data[: data.rfind(b"\n") + 1].splitlines()
+
+
+def _hash(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(lines[-1]).hexdigest() if lines else ""
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    match value:
+        case {"prev": str(), "kind": str(), "rows": list(rows)} if all(isinstance(row, str) for row in rows):
+            return value
+    return None

@@ -1,0 +1,184 @@
+"""A judge session's report, and whether the judge is reliable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+from mlxtune.core.text import plural
+from mlxtune.evaluation.blind import votes
+from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
+from mlxtune.evaluation.judge.batch import FIRST, SECOND, SENTINELS, JudgeCall
+from mlxtune.evaluation.judge.calibration import JudgeCalibration, calibrate
+from mlxtune.evaluation.judge.judge_session import JudgeSession
+from mlxtune.evaluation.judge.rubric import Grade, passes
+from mlxtune.evaluation.verdict import Comparison, ScoreComparison, apply_holm, compare, compare_scores
+
+PAIR = "a pair"
+MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
+
+
+class JudgeFacts(TypedDict):
+    """The facts of a session: what was judged, by which judge, and at what cost."""
+
+    judge: str
+    host: str
+    consent: str
+    arms: list[str]
+    rows: int
+    rubric: str
+    questions: dict[str, str]
+    calls: int
+    spent: float
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    """``broken`` lists why the judge is unreliable; it is empty for a reliable one.
+
+    ``pairs`` counts wins and losses over both orders. In ``flips`` of ``both`` pairs the orders disagreed, which counts as a tie.
+    ``same`` of ``repeated`` calls gave the same grade again. ``problems`` counts unusable replies by kind for each arm.
+    """
+
+    facts: JudgeFacts
+    broken: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    scores: tuple[ScoreComparison, ...]
+    pairs: VoteTally
+    flips: int
+    both: int
+    same: int
+    repeated: int
+    problems: dict[str, dict[str, int]]
+    calibrated: JudgeCalibration | None
+    verdict: str
+
+
+Grades = dict[tuple[str, str, str, bool, int], Grade]  # row, subject, question ("" for a pair), swapped, repeat
+
+
+def build_judge_report(
+    session: JudgeSession, by_key: Mapping[str, Grade], reader: Mapping[str, ArmChoice], spent: float
+) -> JudgeReport:
+    """Build the report of a finished session; ``reader`` has the user's blind votes by row, if any."""
+    calls = session.calls
+    grades: Grades = {_key(call): by_key[call.key] for call in calls}
+    preferences, flips, both = _preferences(session, grades)
+    groups = {row.id: row.group for row in session.rows}
+    pairs = tally_votes("send", list(preferences.values()), [groups[id] for id in preferences])
+    broken = _broken(session, calls, grades)
+    repeats = [(grades[key], grades[(*key[:4], 0)]) for key in grades if key[4] == 1]
+    usable = [(one, two) for one, two in repeats if one.value is not None and two.value is not None]
+    comparisons, scores = _graded(session, grades)
+    verdict = votes.tally_sentence(pairs, session.first, session.second)
+    return JudgeReport(
+        facts={
+            "judge": session.judge,
+            "host": session.host,
+            "consent": session.consent,
+            "arms": [session.first, session.second],
+            "rows": len(session.rows),
+            "rubric": session.rubric.hash,
+            "questions": {question.name: question.ask for question in session.rubric.questions},
+            "calls": len(calls),
+            "spent": spent,
+        },
+        broken=broken,
+        comparisons=comparisons,
+        scores=scores,
+        pairs=pairs,
+        flips=flips,
+        both=both,
+        same=sum(one.value == two.value for one, two in usable),
+        repeated=len(usable),
+        problems=_problems(calls, grades),
+        calibrated=calibrate(preferences, reader),
+        verdict=f"Cannot tell. The judge is unreliable: {broken[0]}" if broken else verdict,
+    )
+
+
+def _key(call: JudgeCall) -> tuple[str, str, str, bool, int]:
+    return call.row, call.subject, call.question.name if call.question else "", call.swapped, call.repeat
+
+
+def _preferences(session: JudgeSession, grades: Grades) -> tuple[dict[str, ArmChoice], int, int]:
+    """Return the arm preferred in both orders (or a tie) for each row with different answers, and the counts of flips and pairs."""
+    choices: dict[str, ArmChoice] = {}
+    flips = both = 0
+    for row in session.rows:
+        if row.first == row.second:
+            continue
+        one, two = (grades[(row.id, "pair", "", swapped, 0)] for swapped in (False, True))
+        if one.problem or two.problem:
+            continue
+        both += 1
+        straight, swapped_choice = _arm(one, False), _arm(two, True)
+        flips += straight != swapped_choice
+        choices[row.id] = straight if straight == swapped_choice else "tie"
+    return choices, flips, both
+
+
+def _arm(grade: Grade, swapped: bool) -> ArmChoice:
+    return "tie" if grade.value == 0 else "first" if (grade.value == 1) != swapped else "second"
+
+
+def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ...], tuple[ScoreComparison, ...]]:
+    """Return each question's comparison, over the rows with usable replies for both arms."""
+    comparisons: list[Comparison] = []
+    scores: list[ScoreComparison] = []
+    for question in session.rubric.questions:
+        rows = []
+        for row in session.rows:
+            one, two = (grades[(row.id, arm, question.name, False, 0)] for arm in (FIRST, SECOND))
+            if not one.problem and not two.problem and one.value is not None and two.value is not None:
+                rows.append((row.group, one.value, two.value))
+        if not rows:
+            continue
+        groups = [group for group, _, _ in rows]
+        if question.anchors:
+            values = [(one, two) for _, one, two in rows]
+            scores.append(compare_scores(question.name, session.first, session.second, values, groups, session.seed))
+        else:
+            passed = [(bool(one), bool(two)) for _, one, two in rows]
+            comparisons.append(compare(question.name, session.first, session.second, passed, groups))
+    items: list[Comparison | ScoreComparison] = [*comparisons, *scores]
+    adjusted = apply_holm(items)
+    return (
+        tuple(item for item in adjusted if isinstance(item, Comparison)),
+        tuple(item for item in adjusted if isinstance(item, ScoreComparison)),
+    )
+
+
+def _broken(session: JudgeSession, calls: list[JudgeCall], grades: Grades) -> tuple[str, ...]:
+    """Return one sentence for each sentinel that the judge approved, and one for too many unusable replies."""
+    passed = {(call.subject, _name(call)) for call in calls if call.subject in SENTINELS and _passed(call, grades[_key(call)])}
+    order = [*(question.name for question in session.rubric.questions), PAIR]
+    reasons = []
+    for name in SENTINELS:
+        if passed_on := [item for item in order if (name, item) in passed]:
+            reasons.append(f"it passed the sentinel “{name}” on {', '.join(passed_on)}.")
+    unusable = sum(bool(grade.problem) for grade in grades.values())
+    if unusable > MAX_PROBLEMS * len(grades):
+        reasons.append(f"{unusable} of its {plural(len(grades), 'reply', 'replies')} are unusable.")
+    return tuple(reasons)
+
+
+def _name(call: JudgeCall) -> str:
+    return call.question.name if call.question else PAIR
+
+
+def _passed(call: JudgeCall, grade: Grade) -> bool:
+    """Return whether a sentinel passed, with or without evidence; in a pair, whether it was preferred to the reference."""
+    if call.question is None:
+        return grade.value == (2 if call.swapped else 1)
+    return passes(call.question, grade.value)
+
+
+def _problems(calls: list[JudgeCall], grades: Grades) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for call in calls:
+        if call.repeat == 0 and call.subject not in SENTINELS and (problem := grades[_key(call)].problem):
+            counts.setdefault(call.subject, Counter())[problem] += 1
+    return {subject: dict(by_subject.most_common()) for subject, by_subject in counts.items()}

@@ -1,0 +1,1 @@
+"""Off-task prompts that detect forgetting."""

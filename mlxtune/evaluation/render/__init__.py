@@ -1,0 +1,1 @@
+"""Renderers of reports: tables, Markdown and HTML."""

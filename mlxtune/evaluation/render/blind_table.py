@@ -1,0 +1,58 @@
+"""Tables of a blind session's result."""
+
+from __future__ import annotations
+
+from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult
+from mlxtune.evaluation.render.comparison_table import (
+    IntervalBar,
+    ReportTable,
+    TableCell,
+    TableColumn,
+    key_value_table,
+    outcome_cell,
+)
+from mlxtune.evaluation.render.wording import p_value
+
+
+def votes_table(result: BlindResult) -> ReportTable:
+    """Return a table of the votes on each question."""
+    rows = []
+    for tally in result.tallies:
+        decided = tally.wins + tally.losses
+        share = f"{100 * tally.share:.0f}% ({100 * tally.low:.0f} to {100 * tally.high:.0f})" if decided else "–"
+        rows.append(
+            (
+                TableCell(QUESTIONS[tally.question]),
+                TableCell(f"{tally.wins:,}", "primary"),
+                TableCell(f"{tally.losses:,}"),
+                TableCell(f"{tally.ties:,}", "muted"),
+                TableCell(bar=IntervalBar(tally.low, tally.share, tally.high) if decided else None),
+                TableCell(share),
+                TableCell(p_value(tally.adjusted), "muted"),
+                outcome_cell(tally.outcome),
+            )
+        )
+    counts = (TableColumn(label, right=True) for label in (result.second, result.first, "ties"))
+    columns = (
+        TableColumn(),
+        *counts,
+        TableColumn(f"{result.second} won"),
+        TableColumn("share", right=True),
+        TableColumn("p", right=True, priority=1),
+        TableColumn(priority=1),
+    )
+    return ReportTable("Votes", "sign test, Wilson interval of decided votes; side questions after Holm", columns, tuple(rows))
+
+
+def reader_table(result: BlindResult) -> ReportTable:
+    """Return a table of the reader's consistency and biases."""
+    items = [
+        ("shown first", f"won {result.left} of {result.decided} decided votes"),
+        ("median length", f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"),
+    ]
+    if result.uneven:
+        items.insert(1, ("longer answer", f"won {result.longer} of {result.uneven}"))
+    if result.repeated:
+        kappa = f", κ {result.consistency.value:.2f}" if result.consistency else ""
+        items.insert(0, ("repeated pairs", f"{result.agreed} of {result.repeated} votes the same{kappa}"))
+    return key_value_table("Reader", "consistency and biases", items)

@@ -1,0 +1,284 @@
+"""The tables of a report, built once and drawn by every renderer (terminal, app, Markdown, HTML).
+
+A cell has text and a style token: ``""``, ``bold``, ``muted``, ``primary`` (the tuned arm), ``success`` or ``error``. A cell with a
+``bar`` is drawn as a chart if the renderer supports charts, and omitted otherwise; the cells next to it show the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlxtune.core.text import duration, one_line, plural
+from mlxtune.evaluation.arms import BASE, TUNED
+from mlxtune.evaluation.compare import EvaluationComparison
+from mlxtune.evaluation.render.wording import (
+    change_text,
+    comparisons_by_pair,
+    fact_list,
+    method,
+    p_value,
+    percent,
+    verdict_arms,
+)
+from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
+from mlxtune.evaluation.scorers.registry import FORMS, metric_label
+from mlxtune.evaluation.verdict import Comparison, ScoreComparison
+
+OUTCOME_MARKS = {"better": ("✓", "success"), "worse": ("✗", "error")}
+"""The glyph and style token of each outcome; any other outcome has ``("·", "muted")``."""
+FAILURE_KINDS = 6  # maximum number of rows in the failures table
+
+
+@dataclass(frozen=True)
+class IntervalBar:
+    """An interval around a value, on an axis from ``minimum`` to ``maximum``."""
+
+    low: float
+    value: float
+    high: float
+    minimum: float = 0.0
+    maximum: float = 1.0
+
+
+@dataclass(frozen=True)
+class TableCell:
+    text: str = ""
+    style: str = ""
+    bar: IntervalBar | None = None
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column with ``priority`` 0 is always shown, 1 if at least 76 cells are available, and 2 only in HTML."""
+
+    label: str = ""
+    right: bool = False
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    title: str
+    note: str
+    columns: tuple[TableColumn, ...]
+    rows: tuple[tuple[TableCell, ...], ...]
+
+    def visible(self, priority: int, *, bars: bool = True) -> ReportTable:
+        """Return the table with the columns up to ``priority``, excluding charts unless ``bars`` is true."""
+        keep = [
+            index
+            for index, column in enumerate(self.columns)
+            if column.priority <= priority and (bars or not any(row[index].bar for row in self.rows))
+        ]
+        rows = tuple(tuple(row[index] for index in keep) for row in self.rows)
+        return ReportTable(self.title, self.note, tuple(self.columns[index] for index in keep), rows)
+
+
+def outcome_mark(outcome: str) -> TableCell:
+    """Return the glyph of an outcome in its color."""
+    return TableCell(*OUTCOME_MARKS.get(outcome, ("·", "muted")))
+
+
+def outcome_cell(outcome: str) -> TableCell:
+    """Return an outcome in its color."""
+    return TableCell(outcome, outcome_mark(outcome).style)
+
+
+def report_tables(report: EvaluationReport) -> list[ReportTable]:
+    """Return every table of a report, in reading order."""
+    tables = [
+        rates_table(report),
+        failures_table(report),
+        *comparison_tables(report),
+        margins_table(report),
+        answers_table(report),
+        off_task_table(report),
+    ]
+    return [table for table in tables if table]
+
+
+def rates_table(report: EvaluationReport) -> ReportTable:
+    """Return each metric's rate in each arm. The headline metric comes first; metrics of the answers' form come last."""
+    rows = []
+    headline = report.headline_metric
+    for rate in sorted(report.arms[0].rates, key=lambda rate: (rate.metric != headline, rate.metric in FORMS)):
+        for index, arm in enumerate(report.arms):
+            rows.append(
+                (TableCell(metric_label(rate.metric) if index == 0 else "", "bold"), _arm(arm), *_rate(arm.rate(rate.metric)))
+            )
+    columns = (TableColumn(), TableColumn(), TableColumn(), TableColumn(right=True), TableColumn(right=True), TableColumn())
+    return ReportTable("Rates", "share of rows that pass, 95% Wilson intervals", columns, tuple(rows))
+
+
+def rate_cells(rate: Rate) -> tuple[TableCell, TableCell, TableCell]:
+    """Return a rate's percentage, its interval, and how outputs fail."""
+    mean = [f"mean {rate.mean:.3f}"] if rate.mean is not None else []
+    failures = [f"{count} {one_line(kind, 40)}" for kind, count in list(rate.failures.items())[:3]]
+    return (
+        TableCell(percent(rate.share), "bold"),
+        TableCell(f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted"),
+        TableCell(", ".join(mean + failures), "muted"),
+    )
+
+
+def _rate(rate: Rate) -> tuple[TableCell, ...]:
+    return TableCell(bar=IntervalBar(rate.low, rate.share, rate.high)), *rate_cells(rate)
+
+
+def _arm(arm: ArmResult) -> TableCell:
+    return TableCell(one_line(arm.name, 40), "primary" if arm.name == TUNED else "muted")
+
+
+def comparison_tables(report: EvaluationReport) -> list[ReportTable]:
+    """Return one table per pair of arms; pairs that are compared on a single metric share one table."""
+    tables, single = [], []
+    for name, items in comparisons_by_pair(report):
+        if len(items) > 1:
+            tables.append(comparison_table(name, method(report), [(metric_label(item.metric), item) for item in items]))
+        else:
+            single.append((name, items[0]))
+    if single:
+        tables.append(comparison_table("Without training", metric_label(single[0][1].metric), single))
+    return tables
+
+
+def comparison_table(title: str, note: str, items: Sequence[tuple[str, Comparison]]) -> ReportTable:
+    """Return a table of paired comparisons, each with its name: 2×2 table, change with interval, p-value, and outcome."""
+    reach = max(max(abs(item.low), abs(item.high)) for _, item in items) or 1.0
+    rows = []
+    for name, item in items:
+        paired = item.paired
+        rows.append(
+            (
+                TableCell(name),
+                TableCell(f"{paired.fixed:,}", "success" if paired.fixed else "muted"),
+                TableCell(f"{paired.broken:,}", "error" if paired.broken else "muted"),
+                TableCell(f"{paired.both:,}", "muted"),
+                TableCell(f"{paired.neither:,}", "muted"),
+                TableCell(bar=IntervalBar(item.low, item.change, item.high, -reach, reach)),
+                TableCell(change_text(item.low, item.change, item.high)),
+                TableCell(p_value(item.p if item.adjusted is None else item.adjusted), "muted"),
+                outcome_cell(item.outcome),
+            )
+        )
+    columns = (
+        TableColumn(),
+        TableColumn("fixed", right=True),
+        TableColumn("broken", right=True),
+        TableColumn("both", right=True, priority=1),
+        TableColumn("neither", right=True, priority=1),
+        TableColumn(priority=2),
+        TableColumn("change, points", right=True),
+        TableColumn("p", right=True),
+        TableColumn(),
+    )
+    return ReportTable(title, note, columns, tuple(rows))
+
+
+def evaluation_comparison_table(result: EvaluationComparison) -> ReportTable:
+    """Return the table of two evaluations that were compared with each other."""
+    note = "same rows; Newcombe intervals; exact test over groups of rows, p after Holm"
+    items = [(metric_label(item.metric), item) for item in result.comparisons]
+    return comparison_table(f"{result.second} over {result.first}", note, items)
+
+
+def margins_table(report: EvaluationReport) -> ReportTable | None:
+    """Return the margins of preference pairs per arm and between arms, or ``None`` if the rows are not pairs."""
+    rows = [
+        (_arm(arm), TableCell(f"{mean.value:+.3f}"), TableCell(f"{mean.low:+.3f} to {mean.high:+.3f}", "muted"), TableCell())
+        for arm in report.arms
+        if (mean := arm.margin)
+    ]
+    if not rows:
+        return None
+    for item in report.margins:
+        counts = f"{item.rose} rose, {item.fell} fell, sign test p {p_value(item.p)}"
+        interval = TableCell(f"{item.low:+.3f} to {item.high:+.3f}", "muted")
+        rows.append(
+            (TableCell(f"{item.second} over {item.first}"), TableCell(f"{item.change:+.3f}"), interval, TableCell(counts, "muted"))
+        )
+    note = "log-likelihood of the chosen minus the rejected answer, nats per token; bootstrap intervals"
+    return ReportTable("Margins", note, (TableColumn(), TableColumn(right=True), TableColumn(), TableColumn()), tuple(rows))
+
+
+def answers_table(report: EvaluationReport) -> ReportTable:
+    """Return each arm's perplexity of the reference answers, and where its answers came from."""
+    rows = tuple(
+        (
+            _arm(arm),
+            TableCell(f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"),
+            TableCell("cached" if arm.cached else duration(arm.seconds), "muted"),
+        )
+        for arm in report.arms
+    )
+    columns = (TableColumn(), TableColumn("perplexity", right=True), TableColumn("answered in"))
+    return ReportTable("Answers", "perplexity of the reference answers; lower is better", columns, rows)
+
+
+def off_task_table(report: EvaluationReport) -> ReportTable | None:
+    """Return how many off-task prompts the base and the adapter answer correctly, or ``None`` if there were none."""
+    result = report.off_task
+    if result is None:
+        return None
+    rows = tuple(
+        (
+            TableCell(arm, "primary" if arm == TUNED else "muted"),
+            TableCell(bar=IntervalBar(0, count, count, 0, result.total)),
+            TableCell(f"{count:,}", "bold"),
+            TableCell(f"{word}: {one_line(', '.join(ids), 200)}" if ids else "", style),
+        )
+        for arm, count, word, ids, style in (
+            (BASE, result.base, "fixed", result.fixed, "success"),
+            (TUNED, result.tuned, "broken", result.broken, "error"),
+        )
+    )
+    note = f"{plural(result.total, 'prompt')} that training should not affect, answered correctly"
+    return ReportTable("Off-task prompts", note, (TableColumn(), TableColumn(), TableColumn(right=True), TableColumn()), rows)
+
+
+def failures_table(report: EvaluationReport) -> ReportTable | None:
+    """Return how outputs of the verdict's arms fail the headline metric, or ``None`` if none fails."""
+    arms = verdict_arms(report)
+    counts = [arm.rate(report.headline_metric).failures for arm in arms]
+    most = {kind: max(by_kind.get(kind, 0) for by_kind in counts) for by_kind in counts for kind in by_kind}
+    kinds = sorted(most, key=lambda kind: (-most[kind], kind))
+    if not kinds:
+        return None
+    rows = []
+    for kind in kinds[:FAILURE_KINDS]:
+        cells = [TableCell(one_line(kind, 60))]
+        for by_kind in counts:
+            count = by_kind.get(kind, 0)
+            cells += [TableCell(bar=IntervalBar(0, count, count, 0, most[kinds[0]])), TableCell(f"{count:,}")]
+        rows.append(tuple(cells))
+    columns = [TableColumn(), *(column for arm in arms for column in (TableColumn(priority=2), TableColumn(arm.name, right=True)))]
+    more = f"; {plural(len(kinds) - FAILURE_KINDS, 'more kind')} in report.json" if len(kinds) > FAILURE_KINDS else ""
+    return ReportTable("Failures", f"first failure per row{more}", tuple(columns), tuple(rows))
+
+
+def facts_table(report: EvaluationReport) -> ReportTable:
+    """Return what was compared, as names and values."""
+    return key_value_table("Facts", "", fact_list(report))
+
+
+def key_value_table(title: str, note: str, items: Sequence[tuple[str, str]]) -> ReportTable:
+    """Return a table of names and values without a header."""
+    rows = tuple((TableCell(name, "muted"), TableCell(value)) for name, value in items)
+    return ReportTable(title, note, (TableColumn(), TableColumn()), rows)
+
+
+def score_table(title: str, note: str, items: Sequence[ScoreComparison]) -> ReportTable:
+    """Return a table of compared scores: rows that rose, fell or stayed the same, change, p-value, and outcome."""
+    rows = tuple(
+        (
+            TableCell(item.metric),
+            *(TableCell(f"{count:,}") for count in (item.rose, item.fell, item.tied)),
+            TableCell(f"{item.change:+.2f} ({item.low:+.2f} to {item.high:+.2f})"),
+            TableCell(p_value(item.p if item.adjusted is None else item.adjusted), "muted"),
+            outcome_cell(item.outcome),
+        )
+        for item in items
+    )
+    columns = (TableColumn(), *(TableColumn(label, right=True) for label in ("rose", "fell", "same", "change", "p")), TableColumn())
+    return ReportTable(title, note, columns, rows)

@@ -1,0 +1,105 @@
+"""Render a report as one self-contained HTML page without scripts, fonts or requests, which its policy also forbids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, Template
+from markupsafe import Markup
+
+import mlxtune
+from mlxtune.core.text import safe_text
+from mlxtune.evaluation.drilldown import FailedRow
+from mlxtune.evaluation.render.comparison_table import (
+    OUTCOME_MARKS,
+    IntervalBar,
+    TableCell,
+    facts_table,
+    rates_table,
+    report_tables,
+)
+from mlxtune.evaluation.render.wording import (
+    contract_text,
+    holdout_summary,
+    in_words,
+    nearest_row_text,
+    other_answer,
+    report_date,
+    shown_note,
+    summary,
+)
+from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.scorers.registry import metric_label
+
+SHOWN = 6  # maximum number of failed rows to show
+_LENGTH = 900  # maximum characters per text
+_WIDTH = 1000  # width of a chart in its own coordinates
+
+
+def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
+    """Return the page. ``failures`` are all rows that fail in the last arm; the first :data:`SHOWN` are shown."""
+    facts, headline = report.facts, report.headline
+    rates, facts_rows = rates_table(report), facts_table(report)
+    start = f"{report.outcome.capitalize()}." if report.outcome else ""
+    prefixed = bool(start) and report.verdict.startswith(start)
+    made_with = (TableCell("made with", "muted"), TableCell(f"mlxtune {mlxtune.__version__}"))
+    return _template().render(
+        report=report,
+        style=Markup(files(__package__).joinpath("report.css").read_text("utf-8")),
+        name=facts.get("name") or "evaluation",
+        about=" · ".join(filter(None, [facts.get("name", ""), facts.get("base", ""), report_date(report)])),
+        outcome=start if prefixed else "",
+        outcome_style=OUTCOME_MARKS.get(report.outcome, ("", "muted"))[1],
+        verdict=report.verdict.removeprefix(start) if prefixed else report.verdict,
+        summary=summary(report),
+        holdout=holdout_summary(report),
+        off_task=report.off_task,
+        contract=contract_text(report),
+        rates=rates,
+        headline=headline,
+        headline_label=metric_label(headline.metric) if headline else "",
+        headline_text=in_words(report, headline) if headline else "",
+        tables=[table for table in report_tables(report) if table != rates],
+        arm=report.arms[-1].name,
+        arm_style="primary" if headline and report.arms[-1].name == headline.second else "",
+        rows=[(failure, *_cut_at_span(failure), other_answer(report, failure)) for failure in failures[:SHOWN]],
+        rows_note=shown_note(min(SHOWN, len(failures)), len(failures)),
+        facts=replace(facts_rows, rows=(*facts_rows.rows, made_with)),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, finalize=_visible, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"position": _position, "extent": _extent, "cut": _cut, "describe": nearest_row_text}
+    return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+
+
+def _visible(value: object) -> object:
+    """Make control and bidirectional characters visible in every text that the template prints."""
+    return safe_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _position(value: float, bar: IntervalBar) -> str:
+    span = (bar.maximum - bar.minimum) or 1.0
+    return f"{_WIDTH * max(0.0, min(1.0, (value - bar.minimum) / span)):.1f}"
+
+
+def _extent(bar: IntervalBar) -> str:
+    """Return the width of the interval's rectangle."""
+    return f"{max(2.0, float(_position(bar.high, bar)) - float(_position(bar.low, bar))):.1f}"
+
+
+def _cut_at_span(failure: FailedRow) -> tuple[str, str, str]:
+    """Return the answer before, inside and after its failing part, if that part is within the displayed text."""
+    text, (start, end) = failure.answer.output, failure.span or (0, 0)
+    if failure.span is None or start >= _LENGTH:
+        return _cut(text) or "(empty)", "", ""
+    return text[:start], _cut(text[start:end]), _cut(text[end:]) if end < _LENGTH else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"

@@ -1,0 +1,23 @@
+"""Write a report in all its forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxtune.core.files import write_text
+from mlxtune.evaluation import report
+from mlxtune.evaluation.drilldown import failed_rows
+from mlxtune.evaluation.render.html import render_html
+from mlxtune.evaluation.render.markdown import render_markdown
+from mlxtune.evaluation.report import PAGES, EvaluationReport
+
+
+def publish(result: EvaluationReport, folder: Path) -> None:
+    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
+
+    Raises ``InputError`` if the evidence is missing, and ``MachineError`` if the disk is full.
+    """
+    failures = failed_rows(folder, result)
+    for name, text in zip(PAGES, (render_markdown(result, failures), render_html(result, failures)), strict=True):
+        write_text(folder / name, text)
+    report.save(result, folder)

@@ -1,0 +1,173 @@
+"""Sentences and formatted values shared by all report renderers."""
+
+from __future__ import annotations
+
+import time
+
+from mlxtune.core.text import duration, plural
+from mlxtune.evaluation.drilldown import FailedRow
+from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.report import ArmResult, EvaluationReport
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.statistics.power import power_text
+from mlxtune.evaluation.verdict import Comparison, signed_points
+
+_QUESTION_LENGTH = 140  # maximum characters of a training row's question
+_REVIEWED = {
+    "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
+    "swap": "swapped by", "edit": "edited by", "tag": "tagged by", "note": "annotated by",
+}  # fmt: skip
+
+
+def verdict_arms(report: EvaluationReport) -> tuple[ArmResult, ...]:
+    """Return the two arms that the verdict compares, or only the last one if there is no tuned arm."""
+    item = report.headline
+    return tuple(arm for arm in report.arms if arm.name in (item.first, item.second)) if item else report.arms[-1:]
+
+
+def summary(report: EvaluationReport) -> str:
+    """Summarize the result for readers without a background in statistics."""
+    item = report.headline
+    if item is None:
+        counts = [f"{rate.hits:,} of {rate.total:,} ({arm.name})" for arm in report.arms for rate in [arm.rate(CONTRACT)]]
+        return f"Answers that meet the whole contract without training: {', '.join(counts)}."
+    paired = item.paired
+    return (
+        f"Of {plural(paired.total, 'row')}, {paired.first:,} passed “{metric_label(item.metric)}” before ({item.first}) and "
+        f"{paired.second:,} after ({item.second}): {paired.fixed:,} fixed, {paired.broken:,} broken."
+    )
+
+
+def in_words(report: EvaluationReport, item: Comparison) -> str:
+    """Describe a comparison's change, test and outcome."""
+    p, adjusted = p_value(item.p), p_value(item.p if item.adjusted is None else item.adjusted)
+    p = p if p == adjusted else f"{p}, {adjusted} after Holm"
+    test = "exact sign-flip test over groups" if report.grouped else "exact McNemar test"
+    return (
+        f"The rate changed by {change_text(item.low, item.change, item.high)} points. If training had no effect, a difference this "
+        f"large would occur with probability {p} ({test}): {item.outcome}."
+    )
+
+
+def holdout_summary(report: EvaluationReport) -> str:
+    """Describe how reliable the held-out rows are: contamination, dependence, earlier evaluations, and power."""
+    facts = report.facts
+    rows, groups = facts.get("rows", 0), facts.get("groups", facts.get("rows", 0))
+    dependent = f"Near-duplicates count as one: {plural(groups, 'group')} of rows." if groups < rows else ""
+    notes = [
+        f"{plural(rows, 'held-out row')}.",
+        facts.get("untouched", ""),
+        dependent,
+        facts.get("ledger", ""),
+        facts.get("moved", ""),
+    ]
+    power = power_text(groups)
+    notes += [f"{power[0].upper()}{power[1:]}."] if report.headline is None else []
+    return " ".join(filter(None, notes))
+
+
+def comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:
+    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then the tuned arm's other pairs.
+
+    Pairs without the tuned arm have only the headline metric; ``report.json`` has the rest.
+    """
+    metric, last = report.headline_metric, report.arms[-1].name
+    first = (report.headline.first, report.headline.second) if report.headline else ("", "")
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for item in sorted(report.comparisons, key=lambda item: item.metric != metric):
+        if item.second == last or item.metric == metric:
+            pairs.setdefault((item.first, item.second), []).append(item)
+    order = sorted(pairs, key=lambda pair: (pair != first, pair[1] != last))
+    return [(f"{pair[1]} over {pair[0]}", pairs[pair]) for pair in order]
+
+
+def method(report: EvaluationReport) -> str:
+    """Name the intervals and tests used in the comparisons."""
+    if report.grouped:
+        return "same rows; Newcombe intervals for the effective number of rows; exact sign-flip test over groups, p after Holm"
+    return "same rows; Newcombe intervals; exact McNemar test, p after Holm"
+
+
+def contract_text(report: EvaluationReport) -> str:
+    """List the required metrics in a sentence."""
+    names = [metric_label(name) for name in report.facts.get("asks", [])]
+    return f"The whole contract: {', '.join(names)}." if names else ""
+
+
+def report_date(report: EvaluationReport) -> str:
+    """Return the report's date: ``November 24, 2026``."""
+    try:
+        day = time.strptime(report.facts.get("made", "")[:10], "%Y-%m-%d")
+    except ValueError:
+        return ""
+    return f"{time.strftime('%B', day)} {day.tm_mday}, {day.tm_year}"
+
+
+def shown_note(shown: int, failed: int) -> str:
+    """Describe how many of the failed rows are shown, and where the others are."""
+    if shown == failed:
+        return f"all {failed} rows that fail in the last arm" if failed > 1 else "the only row that fails in the last arm"
+    return f"{shown} of {failed:,}, broken ones first; the others are in outputs.jsonl"
+
+
+def other_answer(report: EvaluationReport, failure: FailedRow) -> tuple[str, str] | None:
+    """Return the name and text of the answer to show next to a failed one: the one that passed before, or the reference."""
+    if failure.before and (failure.broken or failure.row.reference is None):
+        return verdict_arms(report)[0].name, failure.before.output
+    return ("reference", failure.row.reference) if failure.row.reference is not None else None
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def change_text(low: float, value: float, high: float) -> str:
+    """Return a change in whole points: ``+46 (+38 to +54)``."""
+    return f"{_points(value)} ({_points(low)} to {_points(high)})"
+
+
+def _points(share: float) -> str:
+    return signed_points(round(100 * share))
+
+
+def p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def nearest_row_text(row: NearestRow) -> str:
+    """Describe a training row similar to a failed row: similarity, location, reviews and question."""
+    reviews = [
+        f"{_REVIEWED.get(by.action, by.action)} {by.who} on {time.strftime('%Y-%m-%d', time.localtime(by.t))}" for by in row.reviews
+    ]
+    question = " ".join(row.question.split())
+    question = question if len(question) <= _QUESTION_LENGTH else f"{question[: _QUESTION_LENGTH - 1]}…"
+    reviewed = ", ".join(reviews) or "not reviewed"
+    return f"{100 * row.similarity:.0f}% similar: {row.file}, line {row.line:,}, {reviewed}. “{question}”"
+
+
+def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
+    """Return what was compared, as names and values."""
+    facts, decoding = report.facts, report.facts.get("decoding")
+    base = [facts.get("base", ""), _short_hash(facts.get("base_fingerprint", ""))]
+    perplexities = [f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]
+    off_task = report.off_task
+    items = [
+        ("base", " ".join(filter(None, base))),
+        ("run", facts.get("run", "")),
+        ("adapter", facts.get("adapter", "")),
+        ("source", facts.get("source", "")),
+        ("held-out rows", plural(facts.get("rows", 0), "row")),
+        ("evaluations", f"{facts['looks']:,} of these rows" if "looks" in facts else ""),
+        ("schema", _short_hash(facts.get("schema", ""))),
+        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens" if decoding else ""),
+        ("compute", facts.get("compute", "")),
+        ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
+        ("perplexity", f"{', '.join(perplexities)} (reference answers)" if perplexities else ""),
+        ("off-task", f"{off_task.base} of {off_task.total} correct (base), {off_task.tuned} (adapter)" if off_task else ""),
+    ]
+    return [(name, value) for name, value in items if value]
+
+
+def _short_hash(value: str) -> str:
+    return f"({value[:12]})" if value else ""

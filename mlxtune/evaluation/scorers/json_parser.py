@@ -1,0 +1,159 @@
+"""A strict JSON parser that classifies syntax errors.
+
+RFC 8259 leaves limits to the parser. Here, nesting is limited to 512 levels, and numbers too large for a double become infinity.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from mlxtune.core.text import one_line
+
+DEPTH = 512
+
+# A string runs to its end or to the end of the text, so the search never backtracks.
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*')
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.+-])")
+_CUT_VALUE = re.compile(r"(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-|-?[0-9]+\.|-?[0-9]+(?:\.[0-9]+)?[eE][+-]?)\Z")
+_CUT_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_WORD = re.compile(r"[-+]?[^\W\d]\w*")
+_LITERALS = ("true", "false", "null")
+_NON_NUMBERS = ("nan", "infinity", "inf")
+
+
+class InvalidJSON(ValueError):
+    """A text that is not JSON: the ``kind`` of fault, the ``index`` of the first wrong character, and whether it ended early."""
+
+    def __init__(self, kind: str, why: str, index: int = 0, *, at_end: bool = False) -> None:
+        super().__init__(why)
+        self.kind = kind
+        self.index = index
+        self.at_end = at_end
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a text that is entirely JSON. Raises ``InvalidJSON`` and nothing else."""
+    if half := _SURROGATE.search(text):
+        raise InvalidJSON("not UTF-8", f"lone surrogate at {_position(text, half.start())}", half.start())
+    if _deeper(text, DEPTH):
+        raise InvalidJSON("too deep", f"nested more than {DEPTH} levels deep")
+    try:
+        return json.loads(text, parse_constant=_reject_constant, parse_int=_integer)
+    except RecursionError:
+        raise InvalidJSON("too deep", "nested too deeply to parse") from None
+    except ValueError as error:
+        raise find_syntax_error(text) or InvalidJSON("syntax", str(error)) from None
+
+
+def _deeper(text: str, limit: int) -> bool:
+    """Return whether brackets outside strings are nested more than ``limit`` levels deep."""
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth = 0
+    for match in BRACKETS.finditer(text):
+        depth += 1 if match[0] in "[{" else -1 if match[0] in "]}" else 0
+        if depth > limit:
+            return True
+    return False
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 4000 else float("inf") * (-1 if digits.startswith("-") else 1)
+
+
+def find_syntax_error(text: str) -> InvalidJSON | None:
+    """Return the first fault in ``text``, or ``None`` if it is JSON, in a single pass without recursion."""
+    index, expected, open_ = 0, "value", ""
+    if text.startswith("\ufeff"):
+        return InvalidJSON("byte order mark", "the text starts with a byte order mark")
+    while True:
+        index = _SPACE.match(text, index).end()  # type: ignore[union-attr]
+        if index == len(text):
+            return (
+                None
+                if expected == "end"
+                else InvalidJSON(
+                    "unbalanced" if open_ else "empty", "the text ends before the value is complete", index, at_end=True
+                )
+            )
+        char = text[index]
+        if expected == "end":
+            return InvalidJSON(
+                "unbalanced" if char in "]}" else "text after it", f"text after the value at {_position(text, index)}", index
+            )
+        if char in "]}":
+            if not open_ or (char == "]") != (open_[-1] == "["):
+                return InvalidJSON("unbalanced", f"{char} has no opening bracket at {_position(text, index)}", index)
+            if expected in ("name", "value"):
+                kind = "trailing comma" if text[:index].rstrip(" \t\n\r")[-1] == "," else "missing value"
+                return InvalidJSON(kind, f"{char} where a value is expected at {_position(text, index)}", index)
+            if expected == "colon":
+                return InvalidJSON("missing colon", f"a name without a value at {_position(text, index)}", index)
+            open_, index = open_[:-1], index + 1
+            expected = "more" if open_ else "end"
+        elif expected == "more":
+            if char != ",":
+                return _unexpected(text, index, "missing comma" if char in '"[{' or char.isalnum() else "syntax")
+            expected, index = "name" if open_[-1] == "{" else "value", index + 1
+        elif expected == "colon":
+            if char != ":":
+                return _unexpected(text, index, "missing colon")
+            expected, index = "value", index + 1
+        elif char == '"':
+            index = _STRING.match(text, index).end()  # type: ignore[union-attr]
+            if index == len(text) or text[index] != '"':
+                return _string_fault(text, index)
+            index, expected = index + 1, "colon" if expected.startswith("name") else "more" if open_ else "end"
+        elif expected.startswith("name"):
+            return _unexpected(text, index, "unquoted name" if char.isalnum() or char in "_$" else "syntax")
+        elif char in "[{":
+            open_, index = open_ + char, index + 1
+            expected = "name or end" if char == "{" else "value or end"
+        else:
+            number, word = _NUMBER.match(text, index), _WORD.match(text, index)
+            if not number and not (word and word[0] in _LITERALS):
+                if open_ and _CUT_VALUE.match(text, index):
+                    return InvalidJSON("unbalanced", "the text ends inside a value", index, at_end=True)
+                kind = "bad number" if char in "+-." or char.isdigit() else "bad word" if word else "syntax"
+                return _unexpected(text, index, kind)
+            index, expected = (number or word).end(), "more" if open_ else "end"  # type: ignore[union-attr]
+
+
+def _unexpected(text: str, index: int, kind: str) -> InvalidJSON:
+    """Return the fault for an unexpected character, with a specific class if there is one, else ``kind``."""
+    rest, position = text[index : index + 20], _position(text, index)
+    word = _WORD.match(text, index)
+    if rest[0] in "'`":
+        kind = "single quotes"
+    elif rest[0] in "“”‘’„«":
+        kind = "curly quotes"
+    elif rest.startswith(("//", "/*", "#")):
+        kind = "comment"
+    elif word and word[0].lstrip("+-").lower() in _NON_NUMBERS:
+        kind = "NaN or Infinity"
+    elif rest[0] == ",":
+        kind = "extra comma"
+    elif rest[0] < " ":
+        kind = "control character"
+    return InvalidJSON(kind, f"{kind} at {position}: {one_line(rest, 20)}", index)
+
+
+def _string_fault(text: str, index: int) -> InvalidJSON:
+    if index == len(text) or _CUT_ESCAPE.match(text, index):
+        return InvalidJSON("unbalanced", "the text ends inside a string", index, at_end=True)
+    kind = "bad escape" if text[index] == "\\" else "control character"
+    return InvalidJSON(kind, f"{kind} at {_position(text, index)}: {one_line(text[index : index + 6])}", index)
+
+
+def _position(text: str, index: int) -> str:
+    line = text.count("\n", 0, index) + 1
+    return f"line {line}, column {index - text.rfind(chr(10), 0, index)}"

@@ -1,0 +1,39 @@
+"""All metrics, in report order."""
+
+from __future__ import annotations
+
+from mlxtune.core.text import one_line
+from mlxtune.evaluation.scorers import (
+    CONTRACT,
+    disclaimer,
+    forbidden,
+    json_extracted,
+    json_fenced,
+    json_ijson,
+    json_valid,
+    length,
+    reference,
+    schema_valid,
+)
+from mlxtune.evaluation.scorers.preference import PREFERENCE
+
+SCORERS = (
+    json_valid.SCORER,
+    json_ijson.SCORER,
+    json_fenced.SCORER,
+    json_extracted.SCORER,
+    schema_valid.SCORER,
+    disclaimer.STRICT,
+    disclaimer.FUZZY,
+    forbidden.SCORER,
+    length.SCORER,
+    reference.EXACT,
+    reference.FIELDS,
+)
+FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)
+LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {CONTRACT: "whole contract", PREFERENCE: "right preference"}
+
+
+def metric_label(metric: str) -> str:
+    """Return a metric's label in reports."""
+    return LABELS.get(metric) or one_line(metric, 30)

@@ -1,0 +1,1 @@
+"""Self-test of the scorers and of judge reports."""

@@ -1,0 +1,176 @@
+"""Check the scorers against cases with known results, and against public conformance suites if available.
+
+The suites are nst/JSONTestSuite (the ``test_parsing`` folder) and json-schema-org/JSON-Schema-Test-Suite (draft 2020-12).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from operator import eq
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import InputError
+from mlxtune.evaluation.report import metric_rates
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
+from mlxtune.evaluation.scorers.json_extracted import score_extracted
+from mlxtune.evaluation.scorers.json_fenced import score_fenced
+from mlxtune.evaluation.scorers.json_ijson import score_ijson
+from mlxtune.evaluation.scorers.json_valid import score_json
+from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
+from mlxtune.evaluation.selftest import judge_cases, selftest_cases
+from mlxtune.recipe import Disclaimer
+
+JSON_SUITE, SCHEMA_SUITE = "jsontestsuite", "jsonschema2020-12"
+
+# Mandatory tests in the schema suite that have a different result here, and the reason.
+EXCEPTIONS = {
+    "format.json": ("only an annotation by default", "formats are validated here: a reply that is not an e-mail address fails"),
+}
+
+Cases = Iterable[tuple[str, Callable[[], bool]]]
+
+
+@dataclass(frozen=True)
+class SelftestResult:
+    """A check: the number of cases with the expected result, the names of all other cases, and a note."""
+
+    name: str
+    right: int
+    total: int
+    wrong: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.wrong
+
+
+def run_checks(suites: Path | None = None) -> Iterator[SelftestResult]:
+    """Run every check, including the suites in the folder ``suites``. Raises ``InputError`` if it has no suites."""
+    yield _counted("JSON: built-in cases", _json_cases())
+    yield _counted("schema: built-in cases", _schema_cases())
+    yield _counted("disclaimers: built-in cases", _disclaimer_cases())
+    yield _counted("known rates", _known_rates(), "100 outputs with known rates")
+    yield _counted("judge: sentinels", judge_cases.cases(), "simulated judges")
+    available = [
+        item for item in ((JSON_SUITE, json_suite), (SCHEMA_SUITE, schema_suite)) if suites and (suites / item[0]).is_dir()
+    ]
+    for folder, check in available:
+        yield from check(Path(suites or "", folder))
+    if suites and not available:
+        raise InputError(f"{suites} has neither {JSON_SUITE} nor {SCHEMA_SUITE}.", hint="Specify the folder that contains them.")
+
+
+def json_suite(folder: Path) -> Iterator[SelftestResult]:
+    """Score each file of the parsing suite as an output: ``y_`` must pass, ``n_`` must fail, and ``i_`` must not raise."""
+    files = sorted(folder.glob("[yni]_*.json"))
+    for letter, name, expected in (("y", "accepted", True), ("n", "refused", False), ("i", "decided", None)):
+        cases = ((file.name, partial(_matches_suite, file, expected)) for file in files if file.name[0] == letter)
+        yield _counted(f"JSON suite: {letter}_ {name}", cases)
+
+
+def _matches_suite(file: Path, expected: bool | None) -> bool:
+    answer = ModelAnswer(file.read_bytes().decode("utf-8", "surrogateescape"))
+    raw, ijson, extracted = (scorer(answer).passed for scorer in (score_json, score_ijson, score_extracted))
+    return (expected is None or raw == expected) and ijson <= raw <= extracted and not score_fenced(answer).passed
+
+
+def schema_suite(folder: Path) -> Iterator[SelftestResult]:
+    """Run the schema suite: mandatory tests, optional tests and formats. Remote schemas are read from the suite's folder."""
+    remotes = folder / "remotes"
+    documents = {
+        f"http://localhost:1234/{file.relative_to(remotes).as_posix()}": json.loads(file.read_text("utf-8"))
+        for file in remotes.rglob("*.json")
+    }
+    tests = folder / "tests" / "draft2020-12"
+    for name, pattern in (("mandatory", "*.json"), ("optional", "optional/*.json"), ("formats", "optional/format/*.json")):
+        excluded: list[str] = []
+        cases = list(_schema_tests(sorted(tests.glob(pattern)), documents, excluded))
+        note = f"{len(excluded)} excluded: {EXCEPTIONS['format.json'][1]}" if excluded else ""
+        yield _counted(f"schema suite: {name}", cases, note)
+
+
+def _schema_tests(files: Iterable[Path], documents: dict[str, Any], excluded: list[str]) -> Cases:
+    def as_expected(schema: Any, value: Any, valid: bool) -> bool:
+        return SchemaValidator(schema, documents).score_value(value).passed == valid
+
+    for file in files:
+        text, _ = EXCEPTIONS.get(file.name, ("", ""))
+        for group in json.loads(file.read_text("utf-8")):
+            for test in group["tests"]:
+                name = f"{file.stem}: {group['description']}: {test['description']}"
+                if text and text in test["description"]:
+                    excluded.append(name)
+                else:
+                    yield name, partial(as_expected, group["schema"], test["data"], test["valid"])
+
+
+def _json_cases() -> Cases:
+    def matches(output: str, ended: str, kind: str, *forms: bool) -> bool:
+        answer = ModelAnswer(output, ended)
+        raw, *other = (scorer(answer) for scorer in (score_json, score_ijson, score_fenced, score_extracted))
+        return raw.passed == (not kind) and raw.kind == kind and (not forms or [score.passed for score in other] == list(forms))
+
+    for output, kind, *forms in selftest_cases.JSON:
+        yield repr(output[:60]), partial(matches, output, "stop", kind, *forms)
+    for output in selftest_cases.CUT_OFF:
+        yield f"cut off: {output!r}", partial(matches, output, "length", "cut off")
+
+
+def _schema_cases() -> Cases:
+    def refused(address: str) -> bool:
+        try:
+            SchemaValidator({"$ref": address})
+        except InputError:
+            return True
+        return False
+
+    def fails(schema: Any, value: Any, kind: str) -> bool:
+        return SchemaValidator(schema).score_value(value).kind == kind
+
+    for address in ("http://example.invalid/schema.json", "file:///etc/hosts", "other.json"):
+        yield f"not fetched: {address}", partial(refused, address)
+    for pattern in ("^(a+)+$", "(a|aa)+\\1$", "^(?:(?!x)a|aa)+$"):
+        yield f"hostile pattern: {pattern}", partial(fails, {"pattern": pattern}, "!" + "a" * 30_000 + "!", "/ pattern")
+    prices = {"properties": {"items": {"items": {"properties": {"price": {"type": "number"}}}}}}
+    yield "path and keyword", partial(fails, prices, {"items": [{"price": 1}, {"price": "2"}]}, "/items/*/price type")
+    yield "formats", partial(fails, {"format": "date"}, "2026-02-30", "/ format")
+    yield "true is not an integer", partial(fails, {"type": "integer"}, True, "/ type")
+
+
+def _disclaimer_cases() -> Cases:
+    rules = [Disclaimer(selftest_cases.SENTENCE, match="fuzzy")]
+
+    def judged(output: str, kind: str, fuzzy: bool) -> bool:
+        return score_disclaimers(ModelAnswer(output, prompt=selftest_cases.ASKED), rules, fuzzy).kind == kind
+
+    for output, strict, fuzzy in selftest_cases.DISCLAIMERS:
+        yield f"strict: {output[:60]!r}", partial(judged, output, strict, False)
+        yield f"fuzzy: {output[:60]!r}", partial(judged, output, fuzzy, True)
+
+
+def _known_rates() -> Cases:
+    contract, answers, expected = selftest_cases.known_rates()
+    hits = {rate.metric: rate.hits for rate in metric_rates([contract.score(answer) for answer in answers])}
+    for metric in expected | hits:
+        yield f"{metric}: {hits.get(metric)}, not {expected.get(metric)}", partial(eq, hits.get(metric), expected.get(metric))
+
+
+def _counted(name: str, cases: Cases, note: str = "") -> SelftestResult:
+    """Run the cases. A case that raises counts as wrong, since scorers must handle any output."""
+    wrong, total = [], 0
+    for case, right in cases:
+        total += 1
+        try:
+            problem = "" if right() else case
+        except Exception as error:
+            problem = f"{case}: {type(error).__name__}: {error}"
+        wrong += [problem] if problem else []
+    if not total:
+        wrong.append("no cases found")
+    return SelftestResult(name, total - len(wrong) if total else 0, total, tuple(wrong), note)

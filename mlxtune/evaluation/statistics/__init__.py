@@ -1,0 +1,1 @@
+"""Intervals, tests, power, bootstrap and agreement."""

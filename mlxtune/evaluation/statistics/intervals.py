@@ -1,0 +1,73 @@
+"""Closed-form intervals for rates and paired rates. Each function cites its source."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """The 2×2 table of two arms on the same rows: how many rows pass in both arms, in only one, and in neither."""
+
+    both: int
+    broken: int  # first passes, second fails
+    fixed: int  # first fails, second passes
+    neither: int
+
+    @property
+    def total(self) -> int:
+        return self.both + self.broken + self.fixed + self.neither
+
+    @property
+    def first(self) -> int:
+        """The number of rows that pass in the first arm."""
+        return self.both + self.broken
+
+    @property
+    def second(self) -> int:
+        """The number of rows that pass in the second arm."""
+        return self.both + self.fixed
+
+
+def wilson(hits: int, total: int, z: float = Z, effective_n: float = 0.0) -> tuple[float, float]:
+    """Return the score interval for a rate (Wilson 1927). Raises ``ValueError`` unless 0 <= hits <= total and total > 0.
+
+    ``effective_n``, if not 0, replaces ``total`` as the sample size (Korn and Graubard 1998, Survey Methodology 24:193).
+    """
+    if not 0 <= hits <= total or total == 0:
+        raise ValueError(f"hits must be between 0 and a positive total: got {hits} of {total}")
+    share, size = hits / total, effective_n or total
+    center = (share + z * z / (2 * size)) / (1 + z * z / size)
+    half = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    return (0.0 if hits == 0 else center - half), (1.0 if hits == total else center + half)
+
+
+def newcombe(paired: PairedCounts, z: float = Z, effective_n: float = 0.0) -> tuple[float, float, float]:
+    """Return the change in the rate from the first to the second arm with its interval: ``(low, change, high)``.
+
+    This is method 10 in Newcombe 1998, Statistics in Medicine 17:2635: it combines Wilson limits, with the phi coefficient
+    corrected for continuity. ``effective_n`` is used as in :func:`wilson`. Raises ``ValueError`` if there are no rows.
+    """
+    total = paired.total
+    low1, high1 = wilson(paired.first, total, z, effective_n)
+    low2, high2 = wilson(paired.second, total, z, effective_n)
+    p1, p2 = paired.first / total, paired.second / total
+    phi = _phi(paired, effective_n or total)
+    down = math.sqrt(max(0.0, (p2 - low2) ** 2 - 2 * phi * (p2 - low2) * (high1 - p1) + (high1 - p1) ** 2))
+    up = math.sqrt(max(0.0, (high2 - p2) ** 2 - 2 * phi * (high2 - p2) * (p1 - low1) + (p1 - low1) ** 2))
+    return p2 - p1 - down, p2 - p1, p2 - p1 + up
+
+
+def _phi(paired: PairedCounts, size: float) -> float:
+    a, b, c, d = paired.both, paired.broken, paired.fixed, paired.neither
+    product = (a + b) * (c + d) * (a + c) * (b + d)
+    if product == 0:
+        return 0.0
+    cross = float(a * d - b * c)
+    if cross > 0:
+        cross = max(cross - paired.total**2 / size / 2, 0.0)  # continuity correction of half a row
+    return cross / math.sqrt(product)

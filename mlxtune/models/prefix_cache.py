@@ -1,0 +1,191 @@
+"""Compute the common prefix of many prompts once, and continue from it in batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from mlxtune.models.cpu import streams
+from mlxtune.models.head import BackboneHead, split_head
+from mlxtune.models.template import common_prefix
+
+_GROUPED_MASK = ("gemma2",)  # its attention code puts query heads that share a key head on a separate axis
+MAX_POSITIONS = 32_768  # positions in the caches of a batch, where every row has a copy of the prefix
+STEP = 1024  # positions per forward pass
+CPU_PART = 256  # the same when parts run in parallel: results stay in a core's cache, and cores finish at similar times
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """The ``tokens`` that all prompts start with, and each layer's keys and values for them. ``head`` is the model."""
+
+    head: BackboneHead
+    tokens: tuple[int, ...]
+    caches: list[KVCache]
+    grouped_mask: bool
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batches(self, lengths: Sequence[int], max_rows: int, *, extra: int = 0, max_computed: int = 0) -> Iterator[list[int]]:
+        """Yield batches of indices into ``lengths``, the lengths of prompt tails; similar lengths share a batch.
+
+        A batch of more than one row holds at most :data:`MAX_POSITIONS` keys, including its copies of the prefix and ``extra``
+        per row, and computes at most ``max_computed`` positions, including padding (0: no limit).
+        """
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+            rows, length = len(batch) + 1, lengths[index]
+            full = rows > max_rows or rows * (len(self) + length + extra) > MAX_POSITIONS or 0 < max_computed < rows * length
+            if batch and full:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def prefill(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[BatchKVCache]]:
+        """Return hidden states ``(rows, width, hidden)`` of left-padded ``tails``, and a cache per layer to continue with.
+
+        A single row is computed in pieces of :data:`STEP` tokens, so that its whole attention matrix is never in memory.
+        """
+        width = max(map(len, tails))
+        padding = mx.array([width - len(tail) for tail in tails])
+        tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
+        caches = [BatchKVCache(cache, len(self), padding, self.grouped_mask) for cache in self.caches]
+        return forward_in_steps(self.head, tokens, caches, STEP if len(tails) == 1 else width), caches
+
+
+def part_size() -> int:
+    """Return the number of positions that a part of a batch should have."""
+    return CPU_PART if streams.default_size() > 1 else STEP
+
+
+class PrefixCache:
+    """Computes shared prefixes for a model with its current adapter, reusing the part that matches the previous prefix.
+
+    The arms of an evaluation start with the same system turn, so it is computed once.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._last: SharedPrefix | None = None
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> SharedPrefix | None:
+        """Return the common prefix of ``prompts``, leaving at least one token of each.
+
+        Returns ``None`` for architectures that cache more than plain keys and values (sliding windows, recurrent layers).
+        """
+        caches = make_prompt_cache(self._model)
+        if not all(type(cache) is KVCache for cache in caches):
+            return None
+        head = self._last.head if self._last else split_head(self._model)
+        tokens = tuple(prompts[0][: min(common_prefix(prompts), min(map(len, prompts)) - 1)])
+        known = common_prefix([tokens, self._last.tokens]) if self._last and tokens else 0
+        if self._last and known:
+            for new, old in zip(caches, self._last.caches, strict=True):
+                new.keys, new.values = (array[:, :, :known] for array in old.state[:2])
+                new.offset = known
+        if tokens[known:]:
+            mx.eval(forward_in_steps(head, mx.array([tokens[known:]]), caches))
+        grouped_mask = type(self._model).__module__.rsplit(".", 1)[-1] in _GROUPED_MASK
+        self._last = SharedPrefix(head, tokens, caches, grouped_mask)
+        return self._last
+
+
+def forward_in_steps(head: BackboneHead, tokens: mx.array, caches: Sequence[Any], step: int = STEP) -> mx.array:
+    """Return the hidden states of ``tokens`` ``(rows, width)``, computed ``step`` columns at a time."""
+    hidden = []
+    for start in range(0, tokens.shape[1], step):
+        hidden.append(head.backbone(tokens[:, start : start + step], caches))
+        if tokens.shape[1] > step:
+            mx.eval(hidden[-1])
+    return mx.concatenate(hidden, axis=1) if len(hidden) > 1 else hidden[0]
+
+
+class BatchKVCache:
+    """One layer's keys and values for a batch: a shared prefix, then each row's left-padded tail, then its generated tokens.
+
+    mlx-lm's batch cache would pad the prefix of every row, and cannot be split, joined or indexed.
+    """
+
+    def __init__(self, prefix: KVCache, prefix_length: int, padding: mx.array, grouped_mask: bool) -> None:
+        """``prefix`` holds ``prefix_length`` tokens. ``padding`` ``(rows,)`` is the left padding of each tail."""
+        self.prefix_length, self.padding, self.length, self.grouped_mask = prefix_length, padding, 0, grouped_mask
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        if prefix_length:
+            keys, values = (array[:, :, :prefix_length] for array in prefix.state[:2])
+            self.keys, self.values = (mx.repeat(array, padding.shape[0], axis=0) for array in (keys, values))
+
+    @property
+    def offset(self) -> mx.array:
+        """The position of each row's next token, ``(rows,)``."""
+        return self.prefix_length + self.length - self.padding
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        end = self.prefix_length + self.length
+        new = keys.shape[2]
+        if self.keys is None or self.values is None:
+            self.keys, self.values = (mx.zeros((*array.shape[:2], 0, array.shape[3])) for array in (keys, values))
+        if end + new > self.keys.shape[2]:  # grow in steps, with one copy for many tokens
+            self.keys, self.values = (
+                mx.concatenate([old[:, :, :end], mx.zeros((*like.shape[:2], max(new, 64), like.shape[3]), like.dtype)], axis=2)
+                for old, like in ((self.keys, keys), (self.values, values))
+            )
+        self.keys[:, :, end : end + new] = keys
+        self.values[:, :, end : end + new] = values
+        self.length += new
+        return self.keys[:, :, : end + new], self.values[:, :, : end + new]
+
+    def make_mask(self, length: int, **_: Any) -> mx.array:
+        """Return the causal mask without padding: bool ``(rows, 1, length, positions)``, with an extra axis if ``grouped_mask``."""
+        end = self.prefix_length + self.length
+        positions = mx.arange(end + length)
+        causal = positions[None] <= mx.arange(end, end + length)[:, None]
+        visible = (positions[None] < self.prefix_length) | (positions[None] >= self.prefix_length + self.padding[:, None])
+        mask = (causal[None] & visible[:, None])[:, None]
+        return mask[:, None] if self.grouped_mask else mask
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[BatchKVCache]) -> BatchKVCache:
+        """Join batches that continue the same prefix and have generated nothing yet."""
+        if len(parts) == 1:
+            return parts[0]
+        length = max(part.length for part in parts)
+        joined = copy.copy(parts[0])
+        joined.length = length
+        joined.padding = mx.concatenate([part.padding + (length - part.length) for part in parts])
+        joined.keys, joined.values = (
+            mx.concatenate([part._widened(array, length) for part, array in zip(parts, arrays, strict=True)])
+            for arrays in ([part.keys for part in parts], [part.values for part in parts])
+        )
+        return joined
+
+    def _widened(self, array: mx.array | None, length: int) -> mx.array:
+        """Return keys or values with the tail left-padded to ``length``."""
+        assert array is not None
+        end = self.prefix_length + self.length
+        if length == self.length:
+            return array[:, :, :end]
+        rows, heads, _, width = array.shape
+        gap = mx.zeros((rows, heads, length - self.length, width), array.dtype)
+        return mx.concatenate([array[:, :, : self.prefix_length], gap, array[:, :, self.prefix_length : end]], axis=2)
+
+    def select(self, rows: mx.array) -> BatchKVCache:
+        """Return a new batch with the given ``rows``, which may contain repeats."""
+        other = copy.copy(self)
+        other.filter(rows)
+        return other
+
+    def filter(self, rows: mx.array) -> None:
+        """Keep only ``rows``."""
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys, self.values, self.padding = self.keys[rows], self.values[rows], self.padding[rows]

@@ -1,0 +1,79 @@
+"""Measurements that need MLX or the tokenizer. A child process (``training.probe``) takes them, so planning never loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from mlxtune.core.child_process import ChildProcess
+from mlxtune.planning.workload import BatchShape, DatasetLengths, RowLength
+from mlxtune.recipe import Recipe, dump
+
+if TYPE_CHECKING:  # the checks import numpy
+    from mlxtune.data.checks.check_input import TokenCount
+
+
+@dataclass(frozen=True)
+class ProbeBatch:
+    """The shape of the batch for :func:`step_cost`: ``trained`` of ``tokens`` per row, and ``grouped`` rows in the frozen layers."""
+
+    rows: int
+    tokens: int
+    trained: int
+    prefix: int
+    grouped: int
+    checkpointed: bool
+    sides: tuple[int, ...]  # the widths of a pair; empty for rows
+
+
+class StepCost(TypedDict):
+    """Bytes at ``rest`` and at the peaks of ``loading`` and the steps; seconds for the second step and its ``frozen`` layers."""
+
+    rest: int
+    loading: int
+    peak: int
+    frozen: float
+    step: float
+
+
+def row_lengths(recipe: Recipe) -> DatasetLengths:
+    """Return the lengths of the recipe's rows in tokens, as the training worker encodes them.
+
+    Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
+    """
+    train, valid, prefix, full_attention = _measure("lengths", {"recipe": dump(recipe)})
+    return DatasetLengths(tuple(map(_row_length, train)), tuple(map(_row_length, valid)), prefix, full_attention)
+
+
+def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
+    """Return the length of every record of the recipe's source, in order; ``None`` for invalid rows.
+
+    Raises the errors of the model, and ``MachineError`` if the process dies.
+    """
+    from mlxtune.data.checks.check_input import TokenCount
+
+    return [count and TokenCount(*count) for count in _measure("tokens", {"recipe": dump(recipe)})]
+
+
+def step_cost(
+    recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool, compute: Literal["native", "float32"] | None = None
+) -> StepCost:
+    """Run two steps on ``batch`` and return their cost. Raises ``MachineError`` if the process dies.
+
+    ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
+    """
+    trained = min(-(-batch.trained // batch.rows), batch.width)
+    shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
+    cost: StepCost = _measure("steps", {"recipe": dump(recipe), "batch": asdict(shape), "compute": compute})
+    return cost
+
+
+def _row_length(fields: list[Any]) -> RowLength:
+    full, trained, prompt, sides = fields
+    return RowLength(full, trained, prompt, (sides[0], sides[1], sides[2]) if sides else None)
+
+
+def _measure(method: str, params: Mapping[str, Any]) -> Any:
+    with ChildProcess("mlxtune.training.probe", name="The planning process") as child:
+        return child.call(method, params)

@@ -1,0 +1,1 @@
+"""Import recipes from the configuration files of other trainers."""

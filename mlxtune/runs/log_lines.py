@@ -1,0 +1,87 @@
+"""Log lines that describe events in the terminal and in the app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlxtune.core.text import one_line, plural, size
+from mlxtune.runs.events import Event
+from mlxtune.runs.state import HELD_OUT_ROW
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A time, a glyph with its style, and a sentence."""
+
+    t: float
+    glyph: str
+    style: str
+    text: str
+
+
+def describe(event: Event) -> LogLine | None:
+    """Return the log line for ``event``, or ``None`` for heartbeats and progress."""
+    parts = _describe(event)
+    return LogLine(event["t"], *parts) if parts else None
+
+
+def _describe(event: Event) -> tuple[str, str, str] | None:
+    match event["type"]:
+        case "run.started":
+            return "●", "primary", f"{event['name']} started on {event['base']}"
+        case "run.resumed":
+            return "●", "primary", f"resumed from checkpoint {event['step']}"
+        case "model.loaded":
+            return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
+        case "reference":
+            if event["done"] < event["total"]:
+                return None
+            return "·", "faint", f"reference model scored {plural(event['total'], 'pair')}"
+        case "data.ready":
+            extra = f", {plural(event['truncated'], 'row')} truncated" if event["truncated"] else ""
+            extra += f", {plural(event['skipped'], 'row')} skipped" if event.get("skipped") else ""
+            extra += "; gradient checkpointing is on to save memory" if event.get("checkpointed") else ""
+            return "·", "faint", (
+                f"{event['train']:,} training, {event['valid']:,} validation, {event['test']:,} held-out rows; "
+                f"{event['trained']:,} of {event['tokens']:,} tokens are trained{extra}"
+            )  # fmt: skip
+        case "step":
+            loss = "NaN" if event["loss"] is None else f"{event['loss']:.2f}"
+            metrics = _metrics(event.get("metrics", {}))
+            return "·", "faint", f"step {event['step']:,}   loss {loss}{metrics}   {event['speed']:,.0f} tokens/s"
+        case "validation":
+            loss = "NaN" if event["loss"] is None else f"{event['loss']:.3f}"
+            return "◆", "second", f"validation at {event['step']:,}: {loss}{_metrics(event.get('metrics', {}))}"
+        case "checkpoint":
+            return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
+        case "arm.started":
+            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], event.get('of', HELD_OUT_ROW))}"
+        case "arm.finished":
+            source = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
+            return "✓", "success", f"{event['arm']}: {plural(event['rows'], event.get('of', 'answer'))} {source}"
+        case "export.written":
+            text = f"{event['form']} written: {size(event['bytes'])} in {event['seconds']:.0f} s; checking it"
+            return "·", "faint", text
+        case "fidelity":
+            return ("✓", "success", one_line(event["text"])) if event["faithful"] else ("✗", "error", one_line(event["text"]))
+        case "warning":
+            return "!", "warning", one_line(event["text"])
+        case "run.finished":
+            return "✓", "success", "finished"
+        case "run.stopped":
+            reason = one_line(event.get("reason", ""))
+            return "■", "warning" if reason else "muted", f"stopped at step {event['step']:,}{f': {reason}' if reason else ''}"
+        case "run.failed":
+            hint = event.get("hint", event.get("mend", ""))  # runs from old versions have mend
+            return "✗", "error", one_line(f"{event['error']} {hint}".strip())
+    return None
+
+
+def _metrics(metrics: Mapping[str, float | None]) -> str:
+    """Return the preference training metrics to show next to the loss."""
+    accuracy, margin, kl = (metrics.get(name) for name in ("rewards/accuracies", "rewards/margins", "kl"))
+    parts = [f"accuracy {accuracy:.0%}"] if accuracy is not None else []
+    parts += [f"margin {margin:+.3f}"] if margin is not None else []
+    parts += [f"KL {kl:.3f}"] if kl is not None else []
+    return "".join(f"   {part}" for part in parts)

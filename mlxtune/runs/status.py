@@ -1,0 +1,55 @@
+"""A run's status, based on its events, its lock, and its age, and how the CLI and the app show it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlxtune.runs.locks import is_locked
+from mlxtune.runs.state import RunState
+
+RunStatus = Literal["starting", "running", "quiet", "finished", "stopped", "failed", "crashed"]
+
+LOCK_FILE = "run.lock"
+QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
+STARTING_FOR = 30.0  # seconds that a new folder may have neither a lock nor events
+ALIVE: frozenset[RunStatus] = frozenset({"starting", "running", "quiet"})
+
+
+@dataclass(frozen=True)
+class StatusLabel:
+    """A status as a glyph, a style, and a word."""
+
+    glyph: str
+    style: str
+    text: str
+
+
+STATUS_LABELS: dict[RunStatus, StatusLabel] = {
+    "starting": StatusLabel("●", "primary", "starting"),
+    "running": StatusLabel("●", "primary", "running"),
+    "quiet": StatusLabel("!", "warning", "quiet"),
+    "finished": StatusLabel("✓", "success", "finished"),
+    "stopped": StatusLabel("■", "muted", "stopped"),
+    "failed": StatusLabel("✗", "error", "failed"),
+    "crashed": StatusLabel("✗", "error", "crashed"),
+}
+
+
+def run_status(folder: Path, state: RunState, now: float | None = None) -> RunStatus:
+    """Return the status of the run in ``folder``, whose events fold to ``state``.
+
+    ``crashed`` means that no process holds the lock and there is no terminal event. ``quiet`` means that a process holds the lock
+    but has not written any event for ``QUIET_AFTER`` seconds.
+    """
+    now = time.time() if now is None else now
+    if is_locked(folder / LOCK_FILE) and not state.ended:  # a worker that wrote its terminal event is about to release it
+        return "quiet" if state.updated and now - state.updated > QUIET_AFTER else "running" if state.pid else "starting"
+    match state.phase:
+        case "finished" | "stopped" | "failed":
+            return state.phase
+        case "new" if now - folder.stat().st_mtime < STARTING_FOR:
+            return "starting"
+    return "crashed"

@@ -1,0 +1,131 @@
+"""One base model in memory, and adapters that can be activated on it, one at a time.
+
+An adapter is a set of mlx-lm's LoRA or DoRA modules, each wrapping the base module that it changes. Activating it replaces the
+base's modules with these: a few hundred assignments that do not touch the base's arrays. The results are therefore bit-identical
+to a fresh load, whichever adapter was active before, and each adapter takes only its own memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from mlxtune.adapters.layout import read_config, read_layout
+from mlxtune.core.errors import ModelError
+from mlxtune.models.lora import ADAPTER_ARRAYS, CONFIG_FILE, WEIGHTS_FILE, check_fit
+
+_FileState = list[tuple[int, int]]  # modification time and size of each file
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAdapter:
+    """An adapter in memory: its ``modules``, keyed by the base modules that they replace, and the size of its arrays in bytes."""
+
+    folder: Path
+    modules: dict[str, nn.Module]
+    nbytes: int
+
+
+class AdapterPool:
+    """A loaded base model and the adapters loaded for it. Belongs to the thread that owns MLX."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._base: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if name}
+        self._loaded: dict[Path, tuple[_FileState, LoadedAdapter]] = {}
+        self.active: LoadedAdapter | None = None
+
+    def load(self, folder: Path) -> LoadedAdapter:
+        """Return the adapter in ``folder``, from memory unless its files changed. The active adapter stays active.
+
+        Raises ``ModelError`` for an invalid header, names or shapes that do not match this base, and values that are not finite.
+        """
+        state = _file_state(folder)
+        known = self._loaded.get(folder)
+        if known and known[0] == state:
+            return known[1]
+        before = self.active
+        self.activate(None)
+        try:
+            adapter = self._read(folder)
+        finally:
+            for name, module in self._base.items():
+                _set_module(self.model, name, module)
+            self.activate(before)
+        self._loaded[folder] = (state, adapter)
+        return adapter
+
+    def activate(self, adapter: LoadedAdapter | None) -> None:
+        """Activate ``adapter``, or the base alone for ``None``."""
+        if adapter is self.active:
+            return
+        for name in self.active.modules if self.active else ():
+            _set_module(self.model, name, self._base[name])
+        for name, module in adapter.modules.items() if adapter else ():
+            _set_module(self.model, name, module)
+        self.active = adapter
+
+    @property
+    def adapters(self) -> list[LoadedAdapter]:
+        """The adapters in memory."""
+        return [adapter for _, adapter in self._loaded.values()]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all adapters in memory."""
+        return sum(adapter.nbytes for adapter in self.adapters)
+
+    def _read(self, folder: Path) -> LoadedAdapter:
+        """Load an adapter, and leave its modules on the model."""
+        layout = read_layout(folder)
+        parameters = read_config(folder / CONFIG_FILE)["lora_parameters"]
+        try:
+            linear_to_lora_layers(self.model, layout.num_layers, parameters, use_dora=layout.kind == "dora")
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise ModelError(f"The adapter in {folder} does not match this model: {error}.") from error
+        modules = {name: module for name, module in self.model.named_modules() if self._base.get(name, module) is not module}
+        slots = {
+            f"{name}.{array}": (module, array) for name, module in modules.items() for array in ADAPTER_ARRAYS if array in module
+        }
+        arrays: Any = mx.load(str(folder / WEIGHTS_FILE))
+        check_fit(folder, {name: module[own] for name, (module, own) in slots.items()}, arrays)
+        if not modules:
+            raise ModelError(
+                f"The adapter in {folder} changes nothing in this model.", hint="It may have been trained from a different base."
+            )
+        for name, array in arrays.items():
+            module, own = slots[name]
+            module[own] = array
+        finite = mx.array([mx.isfinite(array).all() for array in arrays.values()])
+        for module in modules.values():
+            module.freeze()
+            module.eval()
+        mx.eval(finite, list(arrays.values()))
+        if not finite.all().item():
+            raise ModelError(f"The adapter in {folder} contains NaN or infinite values.", hint="Train it again, or use another.")
+        return LoadedAdapter(folder, modules, sum(array.nbytes for array in arrays.values()))
+
+
+def _file_state(folder: Path) -> _FileState:
+    """Return a value that changes when an adapter's files change. Raises ``ModelError`` if there is no adapter."""
+    try:
+        return [(stat.st_mtime_ns, stat.st_size) for stat in ((folder / name).stat() for name in (WEIGHTS_FILE, CONFIG_FILE))]
+    except OSError as error:
+        raise ModelError(f"There is no adapter at {folder}.", hint="Use an adapter folder in mlx-lm's layout.") from error
+
+
+def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the module ``name`` of ``model``."""
+    *path, leaf = name.split(".")
+    parent: Any = model
+    for part in path:
+        parent = parent[int(part)] if isinstance(parent, list) else parent[part]
+    if isinstance(parent, list):
+        parent[int(leaf)] = module
+    else:
+        parent[leaf] = module

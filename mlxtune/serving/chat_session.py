@@ -1,0 +1,103 @@
+"""A conversation: turns, a system prompt, and an adapter that may change. Does not import mlx, because the CLI and app use it.
+
+The engine caches the model's state of the conversation per adapter (``prompt_cache.py``), so only new turns are computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import disk_errors
+from mlxtune.data.rows import Message
+from mlxtune.serving.client import Client, EventListener, PendingAnswer
+from mlxtune.serving.protocol import GREEDY, Sampling
+
+
+@dataclass
+class ChatSession:
+    """A conversation whose ``turns`` alternate between user and assistant. ``system`` and ``adapter`` may be empty.
+
+    ``custom_system``: the user chose the system prompt (or none), so it stays when the adapter changes.
+    """
+
+    system: str = ""
+    adapter: str = ""
+    sampling: Sampling = GREEDY
+    turns: list[Message] = field(default_factory=list)
+    custom_system: bool = False
+
+    @property
+    def messages(self) -> list[Message]:
+        """The system prompt and all turns."""
+        return [*([Message("system", self.system)] if self.system else []), *self.turns]
+
+    def ask(self, client: Client, text: str, *, adapter: str | None = None, on_event: EventListener | None = None) -> PendingAnswer:
+        """Send ``text`` after the conversation so far, optionally to another ``adapter``. Does not change the conversation."""
+        name = self.adapter if adapter is None else adapter
+        return client.ask([*self.messages, Message("user", text)], adapter=name, sampling=self.sampling, on_event=on_event)
+
+    def add(self, text: str, answer: str) -> None:
+        """Append a question and its answer."""
+        self.turns += [Message("user", text), Message("assistant", answer)]
+
+    def use_adapter(self, adapter: str, system: str) -> None:
+        """Switch to ``adapter``, and to the ``system`` prompt of its training rows unless the user set one."""
+        self.adapter = adapter
+        if system and not self.custom_system:
+            self.system = system
+
+    def set_system(self, system: str) -> None:
+        """Set the user's ``system`` prompt; empty for none."""
+        self.system, self.custom_system = system, True
+
+    def undo(self) -> str:
+        """Remove the last question and its answer, and return the question, or an empty string if there is none."""
+        if not self.turns:
+            return ""
+        question, _ = self.turns[-2:]
+        del self.turns[-2:]
+        return question.content
+
+    def reset(self) -> None:
+        """Remove all turns. The system prompt and the adapter are kept."""
+        self.turns.clear()
+
+    def training_row(self) -> dict[str, Any]:
+        """Return the conversation as a training row in chat format. Raises ``InputError`` if it or an answer is empty."""
+        if not self.turns:
+            raise InputError("The conversation is empty, so there is no row to save.")
+        if not all(turn.content.strip() for turn in self.turns):
+            raise InputError("An answer is empty, so the row would teach nothing.", hint="Undo its question first.")
+        return {"messages": [message.as_dict() for message in self.messages]}
+
+    def save_row(self, file: Path) -> None:
+        """Append the conversation to ``file``. Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full."""
+        _append(file, self.training_row())
+
+    def save_correction(self, text: str, rows: Path, pairs: Path) -> None:
+        """Append the conversation with ``text`` as its last answer to ``rows``, and the preference pair to ``pairs``.
+
+        Raises ``InputError`` when the conversation is empty or ``text`` is identical to the answer.
+        """
+        row = self.training_row()
+        *prompt, answer = row["messages"]
+        if text.strip() == str(answer["content"]).strip():
+            raise InputError("The answer is unchanged, so there is no pair.", hint="Save it as a row.")
+        _append(rows, {"messages": [*prompt, {"role": "assistant", "content": text}]})
+        _append(pairs, {"prompt": prompt, "chosen": text, "rejected": answer["content"]})
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    try:
+        with disk_errors(str(file)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as rows:
+                rows.write(line)
+    except (OSError, UnicodeEncodeError) as error:
+        raise InputError(f"Cannot write to {file}: {error}.") from error

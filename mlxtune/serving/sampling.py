@@ -1,0 +1,76 @@
+"""Choose the next token from the logits, and measure its margin.
+
+Temperature 0 is greedy. Otherwise sampling uses the Gumbel-max trick: the token with the largest logit / temperature + noise is a
+sample from the softmax, and with noise that depends only on the seed and the position, the sample is reproducible. Only tokens in
+the nucleus are considered: the most likely ones, up to a mass of ``top_p`` (arXiv:1904.09751). mlx-lm's samplers use global
+RNG state, so their samples depend on the other requests in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.serving.protocol import Sampling
+
+_SEED_MULTIPLIER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, so that neighboring seeds have distant keys
+_NUCLEUS_TOLERANCE = 1e-3  # of the mass: how far rounding may move the edge of the nucleus
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token and its margin: how far logits must move for another token to win. 0 if unknown."""
+
+    token: int
+    margin: float
+
+
+def choose_tokens(
+    logits: mx.array, settings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
+) -> list[TokenChoice]:
+    """Choose the next token for each row of float32 ``logits`` ``(rows, vocabulary)``.
+
+    ``positions`` holds the number of tokens that each answer already has. Raises ``MlxtuneError`` for NaN logits.
+    """
+    if all(sampling.temperature == 0 for sampling in settings):
+        return _greedy(logits)
+    choices: list[TokenChoice] = []
+    for row, sampling in enumerate(settings):
+        own = logits[row : row + 1]
+        choices += _greedy(own) if sampling.temperature == 0 else [_sample(own, sampling, seeds[row], positions[row])]
+    return choices
+
+
+def _greedy(logits: mx.array) -> list[TokenChoice]:
+    """Return the best token of each row and its lead over the second."""
+    best = mx.argmax(logits, axis=-1, keepdims=True)
+    top = mx.take_along_axis(logits, best, axis=-1)
+    second = mx.where(mx.arange(logits.shape[-1]) == best, -mx.inf, logits).max(axis=-1, keepdims=True)
+    mx.eval(best, top, second)
+    tops, margins = np.array(top)[:, 0], np.array(top - second)[:, 0]
+    if not np.isfinite(tops).all():
+        raise MlxtuneError("The model produced NaNs. The adapter may be corrupt.", hint="Run: mlxtune adapters show NAME")
+    tokens: list[int] = np.array(best)[:, 0].tolist()
+    return [TokenChoice(token, float(margin)) for token, margin in zip(tokens, margins, strict=True)]
+
+
+def _sample(logits: mx.array, sampling: Sampling, seed: int, position: int) -> TokenChoice:
+    """Sample from one row of logits."""
+    key: Any = mx.random.key((seed * _SEED_MULTIPLIER + position) % 2**64)
+    noisy = logits / sampling.temperature + mx.random.gumbel(logits.shape, key=key)
+    if sampling.top_p == 1:
+        (choice,) = _greedy(noisy)
+        return TokenChoice(choice.token, choice.margin * sampling.temperature)
+    order = mx.argsort(-logits, axis=-1)
+    mass = mx.softmax(mx.take_along_axis(logits, order, axis=-1) / sampling.temperature, axis=-1, precise=True)
+    mass_before = mx.put_along_axis(mx.zeros_like(mass), order, mx.cumsum(mass, axis=-1) - mass, axis=-1)
+    (wide,) = _greedy(mx.where(mass_before < sampling.top_p + _NUCLEUS_TOLERANCE, noisy, -mx.inf))
+    (close,) = _greedy(mx.where(mass_before < sampling.top_p, noisy, -mx.inf))
+    reached: Any = mass_before[0, close.token].item()
+    certain = wide.token == close.token and reached < sampling.top_p - _NUCLEUS_TOLERANCE
+    return TokenChoice(close.token, wide.margin * sampling.temperature if certain else 0.0)

@@ -1,0 +1,106 @@
+"""Cache the frozen layers' outputs, which are the inputs of the first adapted layer, across epochs.
+
+Layers below the first adapter never change, and neither do their outputs. They are computed in fixed groups of rows, no matter
+which batch needs them and when, so a resumed run gets bit-identical results.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlxtune.core.files import disk_errors
+from mlxtune.data.batching import group_by_length
+from mlxtune.models.template import Encoded
+from mlxtune.training.layer_stack import LayerStack, RecordingCache
+from mlxtune.training.sft import SFTBatch, collate
+
+GROUP_TOKENS = 4096  # tokens computed together
+
+
+class FrozenCache:
+    """Hidden states per row, stored in memory up to ``budget`` bytes, then in a scratch file in ``folder``."""
+
+    def __init__(self, stack: LayerStack, rows: Sequence[Encoded], prefix: int, *, budget: int, folder: Path) -> None:
+        self.stack, self.rows, self.prefix, self.budget = stack, rows, prefix, budget
+        lengths = [len(row.tokens) - 1 - prefix for row in rows]
+        self.groups = group_by_length(lengths, range(len(rows)), batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix)
+        self._position = {index: (number, line) for number, rows in enumerate(self.groups) for line, index in enumerate(rows)}
+        self._blocks: dict[int, mx.array | tuple[int, tuple[int, ...], mx.Dtype]] = {}  # an array, or its scratch-file location
+        self._prefix_caches: list[RecordingCache] = []
+        self._prefix_output: mx.array | None = None
+        self._bytes = 0
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+
+    def outputs(self, batch: SFTBatch) -> list[mx.array]:
+        """Return ``(1, prefix, width)`` if there is a prefix, then ``(rows, tokens, width)`` for each part."""
+        self._compute_prefix(self.rows[0].tokens)
+        for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):
+            self._compute(number)
+        parts = [self._gather(part.rows, part.inputs.shape[1]) for part in batch.parts]
+        return [self._prefix_output, *parts] if self._prefix_output is not None else parts
+
+    def close(self) -> None:
+        """Delete the scratch file."""
+        if self._file:
+            self._file.close()
+
+    def _compute_prefix(self, tokens: Any) -> None:
+        """Compute the outputs for the prefix ``tokens``, once."""
+        if self.prefix and self._prefix_output is None:
+            self._prefix_caches, self._prefix_output = self.stack.run_prefix(
+                mx.array(tokens[: self.prefix]), until=self.stack.first_adapted
+            )
+            mx.eval(self._prefix_output, [(cache.keys, cache.values) for cache in self._prefix_caches])
+
+    def _compute(self, number: int) -> None:
+        streams = self.stack.streams
+        batch = collate(self.rows, self.groups[number], self.prefix, streams.size)
+        streams.share_cores(len(batch.parts))
+        outputs = []
+        for stream, part in enumerate(batch.parts):
+            with streams(stream):
+                outputs.append(self.stack.hidden_states(part.inputs, self._prefix_caches or None, until=self.stack.first_adapted))
+        width = max(array.shape[1] for array in outputs)
+        padded = [mx.pad(array, [(0, 0), (0, width - array.shape[1]), (0, 0)]) for array in outputs]
+        order = {index: line for line, index in enumerate(index for part in batch.parts for index in part.rows)}
+        hidden = mx.concatenate(padded)[mx.array([order[index] for index in self.groups[number]])]
+        mx.eval(hidden)
+        self._store(number, hidden)
+
+    def _store(self, number: int, hidden: mx.array) -> None:
+        """Keep a block in memory if it fits in the budget; otherwise, write it to the scratch file."""
+        self._bytes += hidden.nbytes
+        if self._bytes <= self.budget:
+            self._blocks[number] = hidden
+            return
+        with disk_errors("the cache of the frozen layers"):
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - unnamed, so it is deleted with the process
+            start = self._file.seek(0, 2)
+            self._file.write(np.array(hidden.view(mx.uint8)).tobytes())
+            self._file.flush()
+        self._blocks[number] = (start, hidden.shape, hidden.dtype)
+
+    def _gather(self, rows: Sequence[int], width: int) -> mx.array:
+        lines = []
+        for index in rows:
+            number, line = self._position[index]
+            block = self._blocks[number]
+            if isinstance(block, mx.array):
+                hidden = block[line]
+            else:
+                start, shape, dtype = block
+                size = shape[1] * shape[2] * dtype.size
+                assert self._file is not None
+                self._file.seek(start + line * size)
+                hidden = mx.array(np.frombuffer(self._file.read(size), np.uint8)).view(dtype).reshape(shape[1:])
+            lines.append(mx.pad(hidden[:width], [(0, max(0, width - hidden.shape[0])), (0, 0)]))
+        return mx.stack(lines)

@@ -1,0 +1,1 @@
+"""Preference training with DPO-style losses over pairs, and with KTO."""

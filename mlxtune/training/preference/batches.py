@@ -1,0 +1,222 @@
+"""Batches of preference pairs. Each prompt occurs once, followed by its chosen and rejected completions.
+
+A *stem* is a prompt plus the tokens that both of its completions begin with. The tokens that all prompts begin with are the batch's
+prefix. ``forward`` describes how they are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlxtune.data.batching import PairLengths, group_pairs, padded_length
+from mlxtune.models.template import EncodedPair, common_prefix
+from mlxtune.training.frozen_cache import GROUP_TOKENS
+from mlxtune.training.objective import BatchArrays, FrozenOutputs
+from mlxtune.training.sft import MIN_PREFIX
+
+
+class PairArrays(BatchArrays):
+    """The arrays of a :class:`PairBatch`, with one item per part; see :class:`PairPart`."""
+
+    stems: list[mx.array]
+    stem_lengths: list[mx.array]
+    stem_positions: list[mx.array]
+    positions: list[mx.array]
+    targets: list[mx.array]
+    target_index: list[mx.array]
+    mask: list[mx.array]
+    reference: list[mx.array]
+    mean_length: mx.array
+
+
+@dataclass(frozen=True)
+class PairPart:
+    """The pairs computed by one stream.
+
+    ``stems``, int32 ``(pairs, stem)``, is padded on the right and excludes the prefix and the stems' last tokens; it is ``None`` if
+    ``inputs`` include the prompts. ``stem_lengths``, int32 ``(pairs,)``, has the positions of the stems' last tokens. ``inputs``
+    has the chosen and rejected completions, int32 ``(pairs, tokens)`` each. ``targets``, int32 ``(targets,)``, is a flat list of
+    predicted tokens: first the ones predicted from ``stem_positions`` in the flattened stems, if completions share their first
+    tokens, then the ones predicted from ``positions`` in both flattened inputs, concatenated. ``target_index``, int32 ``(2 pairs,
+    completion)``, is the index in that list of each token of a completion; ``mask``, float32 of the same shape, marks real tokens.
+    ``reference``, float32 ``(2 pairs,)``, has the reference's log-probabilities of chosen, then rejected completions; 0 if unknown.
+    """
+
+    rows: tuple[int, ...]
+    stems: mx.array | None
+    stem_lengths: mx.array
+    inputs: tuple[mx.array, mx.array]
+    stem_positions: mx.array
+    positions: mx.array
+    targets: mx.array
+    target_index: mx.array
+    mask: mx.array
+    reference: mx.array
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """The pairs of one forward pass, split into one part per stream.
+
+    ``prefix``, int32 ``(prefix,)``, has the tokens that every prompt begins with, or is ``None``. ``counts`` maps a pair to its
+    token count and trained-token count. ``mean_length`` is the mean length of the step's chosen completions, in tokens.
+    """
+
+    prefix: mx.array | None
+    parts: tuple[PairPart, ...]
+    counts: dict[int, tuple[int, int]]
+    mean_length: float
+
+    def arrays(self, cache: FrozenOutputs | None = None) -> PairArrays:
+        """Return the arrays that the objective computes on."""
+        parts = self.parts
+        return {
+            "prefix": [] if self.prefix is None else [self.prefix],
+            "inputs": [list(part.inputs) for part in parts],
+            "stems": [part.stems for part in parts if part.stems is not None],
+            "stem_lengths": [part.stem_lengths for part in parts],
+            "stem_positions": [part.stem_positions for part in parts],
+            "positions": [part.positions for part in parts],
+            "targets": [part.targets for part in parts],
+            "target_index": [part.target_index for part in parts],
+            "mask": [part.mask for part in parts],
+            "reference": [part.reference for part in parts],
+            "mean_length": mx.array(self.mean_length),
+            "frozen_outputs": cache.outputs(self) if cache else [],
+        }
+
+    @property
+    def computed_positions(self) -> int:
+        """The number of computed positions, including padding and the prefix."""
+        blocks = [self.prefix, *(array for part in self.parts for array in (*part.inputs, part.stems))]
+        return sum(block.size for block in blocks if block is not None)
+
+
+def sides(pairs: Iterable[EncodedPair], prefix: int = 0) -> list[PairLengths]:
+    """Return the lengths of each pair's stem (without ``prefix``) and of the remainder of both completions."""
+    return [
+        (len(pair.prompt) + common - prefix, len(pair.chosen) - common, len(pair.rejected) - common)
+        for pair, common in ((pair, pair.common_length) for pair in pairs)
+    ]
+
+
+def shared_prefix(pairs: Sequence[EncodedPair]) -> int:
+    """Return the number of tokens that all prompts begin with, excluding their last tokens; 0 if it is less than ``MIN_PREFIX``."""
+    shared = min(common_prefix([pair.prompt.tolist() for pair in pairs]), *(len(pair.prompt) - 1 for pair in pairs))
+    return shared if shared >= MIN_PREFIX and len(pairs) > 1 else 0
+
+
+def inference_groups(pairs: Sequence[EncodedPair], prefix: int, *, share_prompts: bool) -> list[list[int]]:
+    """Group ``pairs`` into large batches for computing without gradients."""
+    return group_pairs(
+        sides(pairs, prefix), range(len(pairs)), shared=share_prompts, batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix
+    )
+
+
+def collate(
+    pairs: Sequence[EncodedPair],
+    groups: Iterable[Sequence[int]],
+    *,
+    share_prompts: bool,
+    prefix: int = 0,
+    streams: int = 1,
+    step: Sequence[int] = (),
+) -> list[PairBatch]:
+    """Return the batches of one optimizer step: one per group of indices of ``pairs``, split over ``streams``.
+
+    With ``share_prompts``, stems are computed once, and their common ``prefix`` once per batch. ``step`` holds all pairs of the
+    step when ``groups`` is one host's shard.
+    """
+    groups = list(groups)
+    step_pairs = step or [index for indices in groups for index in indices]
+    mean = sum(len(pairs[index].chosen) for index in step_pairs) / max(1, len(step_pairs))
+    batches = []
+    for indices in groups:
+        counts = {index: (len(pairs[index].tokens), int(pairs[index].trained.sum())) for index in indices}
+        common = prefix if share_prompts and len(indices) > 1 else 0
+        tokens = mx.array(pairs[indices[0]].prompt[:common]) if common else None
+        batches.append(PairBatch(tokens, make_parts(pairs, indices, share_prompts, common, streams), counts, mean))
+    return batches
+
+
+def make_parts(
+    pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, streams: int
+) -> tuple[PairPart, ...]:
+    """Split the pairs at ``indices`` into one part per stream."""
+    return tuple(_part(pairs, indices[stream::streams], share_prompts, prefix) for stream in range(min(streams, len(indices))))
+
+
+def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int) -> PairPart:
+    pairs = [all_pairs[index] for index in indices]
+    common = [pair.common_length if share_prompts else 0 for pair in pairs]
+    completions = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    stems = [np.concatenate([pair.prompt, pair.chosen[:start]]) for pair, start in zip(pairs, common, strict=True)]
+    before = [stem[-1:] if share_prompts else stem for stem in stems]
+    stem_block = _pad_rows([stem[prefix:-1] for stem in stems]) if share_prompts else np.zeros((0, 0), np.int32)
+    inputs = [
+        _pad_rows([np.concatenate([first, tokens[start:-1]]) for first, tokens, start in zip(before, side, common, strict=True)])
+        for side in completions
+    ]
+    lengths = np.array([len(tokens) for side in completions for tokens in side])
+    target_index = np.zeros((len(lengths), padded_length(int(lengths.max()))), np.int32)
+    mask = np.arange(target_index.shape[1]) < lengths[:, None]
+    in_stem, stem_targets = _TargetList(), []
+    for line, (pair, start) in enumerate(zip(pairs, common, strict=True)):
+        stem_targets.append(in_stem.add(pair.chosen[:start], line * stem_block.shape[1] + len(pair.prompt) - 1 - prefix))
+    in_stem.pad()
+    in_inputs, offset = _TargetList(len(in_stem.positions)), 0
+    for number, (side, block) in enumerate(zip(completions, inputs, strict=True)):
+        for line, (tokens, start) in enumerate(zip(side, common, strict=True)):
+            row = target_index[number * len(pairs) + line]
+            row[:start] = stem_targets[line]
+            row[start : len(tokens)] = in_inputs.add(tokens[start:], offset + line * block.shape[1] + len(before[line]) - 1)
+        offset += block.size
+    in_inputs.pad()
+    reference = np.array([pair.reference_logps or (0.0, 0.0) for pair in pairs], np.float32)
+    return PairPart(
+        tuple(indices),
+        mx.array(stem_block) if share_prompts else None,
+        mx.array(np.array([len(stem) - 1 for stem in stems], np.int32)),
+        (mx.array(inputs[0]), mx.array(inputs[1])),
+        mx.array(np.array(in_stem.positions, np.int32)),
+        mx.array(np.array(in_inputs.positions, np.int32)),
+        mx.array(np.array(in_stem.targets + in_inputs.targets, np.int32)),
+        mx.array(target_index),
+        mx.array(mask.astype(np.float32)),
+        mx.array(reference.T.flatten()),
+    )
+
+
+@dataclass
+class _TargetList:
+    """Predicted tokens and the positions that predict them. ``start`` is the index of the first one in the list of all targets."""
+
+    start: int = 0
+    positions: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+
+    def add(self, tokens: Any, first: int) -> range:
+        """Add ``tokens``, predicted from position ``first`` onward, and return their indices in the list of all targets."""
+        begin = self.start + len(self.positions)
+        self.positions += range(first, first + len(tokens))
+        self.targets += tokens.tolist()
+        return range(begin, begin + len(tokens))
+
+    def pad(self) -> None:
+        """Pad to one of a few fixed lengths, unless empty."""
+        padding = [0] * (padded_length(len(self.positions)) - len(self.positions) if self.positions else 0)
+        self.positions += padding
+        self.targets += padding
+
+
+def _pad_rows(rows: Sequence[Any]) -> Any:
+    """Return the token rows as one array, padded on the right."""
+    out = np.zeros((len(rows), padded_length(max(map(len, rows)))), np.int32)
+    for line, row in enumerate(rows):
+        out[line, : len(row)] = row
+    return out

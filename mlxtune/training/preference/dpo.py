@@ -1,0 +1,69 @@
+"""The preference-training objective: the losses in ``losses``, over pairs of completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+
+from mlxtune.data.batching import BatchRows, group_pairs
+from mlxtune.models.template import EncodedPair
+from mlxtune.recipe import MethodSection, TrainingSection
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.objective import Counts
+from mlxtune.training.preference import losses
+from mlxtune.training.preference.batches import PairArrays, PairBatch, collate, sides
+from mlxtune.training.preference.forward import logps
+from mlxtune.training.preference.losses import PairScores
+
+
+@dataclass(frozen=True)
+class PreferenceObjective:
+    """The losses configured in ``method``, over pairs.
+
+    With ``share_prompts``, a pair's prompt is computed once for both completions, and the prompts' common ``prefix`` once per
+    batch.
+    """
+
+    method: MethodSection
+    share_prompts: bool
+    prefix: int = 0
+    streams: int = 1
+
+    @property
+    def metric_count(self) -> int:
+        return len(losses.metric_names(self.method))
+
+    def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
+        return {name: total / weight for name, total in zip(losses.metric_names(self.method), sums, strict=True)}
+
+    def arrange(self, rows: Sequence[EncodedPair], section: TrainingSection) -> BatchRows:
+        return partial(
+            group_pairs, sides(rows, self.prefix), shared=self.share_prompts, batch_tokens=section.batch_tokens,
+            batch_size=section.batch_size, prefix=self.prefix,
+        )  # fmt: skip
+
+    def collate(self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[PairBatch]:
+        return collate(rows, groups, share_prompts=self.share_prompts, prefix=self.prefix, streams=self.streams, step=step)
+
+    def weight(self, counts: Counts) -> int:
+        return len(counts)
+
+    def __call__(self, stack: LayerStack, arrays: PairArrays) -> tuple[mx.array, mx.array]:
+        return loss_sum(stack, arrays, self.method)
+
+
+def loss_sum(stack: LayerStack, arrays: PairArrays, method: MethodSection) -> tuple[mx.array, mx.array]:
+    """Return the loss, a scalar, and the metrics ``(metrics,)`` for ``method``, summed over the pairs of a batch."""
+    totals, metrics = [], []
+    for stream, part_logps in enumerate(logps(stack, arrays)):
+        with stack.streams(stream):
+            chosen, rejected = mx.split(part_logps, 2)
+            ref_chosen, ref_rejected = mx.split(arrays["reference"][stream], 2)
+            lengths = mx.split(arrays["mask"][stream].sum(axis=1), 2)
+            scores = PairScores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
+            totals.append(losses.loss(scores, method).sum())
+            metrics.append(losses.metric_sums(scores, method))
+    return mx.stack(totals).sum(), mx.stack(metrics).sum(axis=0)

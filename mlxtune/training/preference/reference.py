@@ -1,0 +1,170 @@
+"""Log-probabilities under the reference model, computed once before training, without a second model in memory.
+
+The reference is the model at the start of training. No adapter needs to be disabled: B is zero in a new adapter, so the model
+equals the base; with a parent adapter, the model equals the parent as it was evaluated. ``adapters_disabled`` gives access to the
+base below a parent.
+
+Results are cached in ``references/`` in mlxtune's home, in one journal per reference model, keyed by a pair's truncated tokens.
+They can be reused for any beta, loss and rank, and an interrupted run resumes after its last complete group of pairs. Groups do not
+depend on what is cached, so an interrupted run gets bit-identical results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_unflatten
+
+from mlxtune.core import journal
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import disk_errors, home
+from mlxtune.core.hashing import sha256_json
+from mlxtune.models.template import EncodedPair
+from mlxtune.runs.locks import file_lock
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.preference.batches import PairBatch, collate, inference_groups, shared_prefix
+from mlxtune.training.preference.forward import PairCache, logps
+
+LOCK_TIMEOUT = 3600.0  # seconds to wait for another process that is computing the same reference
+
+
+def cache_file(base: str, model: nn.Module) -> Path:
+    """Return the file that caches log-probabilities under ``model``.
+
+    ``base`` identifies the model without adapters: its fingerprint, quantization and compute path.
+    """
+    return home() / "references" / f"{sha256_json([1, base, adapter_hash(model)])[:32]}.jsonl"
+
+
+def adapter_hash(model: nn.Module) -> str:
+    """Return the hex SHA-256 of the adapters on ``model``; ``""`` if they do not change any output."""
+    adapters = _adapters(model)
+    if not any("m" in module or mx.any(module.lora_b).item() for module in adapters.values()):
+        return ""
+    digest = hashlib.sha256()
+    for name, module in sorted(adapters.items()):
+        digest.update(f"{name}\0{module.scale}\0".encode())
+        for part in ("lora_a", "lora_b", "m"):
+            if part in module:
+                digest.update(np.array(module[part].view(mx.uint8)).tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def adapters_disabled(model: nn.Module) -> Iterator[None]:
+    """Replace all adapters of ``model`` with the modules that they wrap."""
+    adapters = _adapters(model)
+    wrapped = [(name, module["linear"] if "linear" in module else module["embedding"]) for name, module in adapters.items()]
+    try:
+        model.update_modules(tree_unflatten(wrapped))
+        yield
+    finally:
+        model.update_modules(tree_unflatten(list(adapters.items())))
+
+
+@contextmanager
+def without_gradients(stack: LayerStack) -> Iterator[None]:
+    """Disable dropout and gradient checkpointing."""
+    training, checkpointed = stack.model.training, stack.checkpointed
+    try:
+        stack.model.eval()
+        stack.checkpointed = False
+        yield
+    finally:
+        stack.model.train(training)
+        stack.checkpointed = checkpointed
+
+
+def reference_logps(
+    stack: LayerStack,
+    pairs: Sequence[EncodedPair],
+    base: str,
+    *,
+    share_prompts: bool,
+    cache: PairCache | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[EncodedPair]:
+    """Return ``pairs`` with their reference log-probabilities, read from the cache or computed with the model.
+
+    Call this before the first step and before a checkpoint is restored. ``base`` is as in :func:`cache_file`; ``cache`` stores the
+    frozen layers' outputs for ``pairs``, for reuse in the first epoch. ``progress`` is called before each group with the number of
+    finished pairs and the total, and may raise an exception to stop. Raise ``MlxtuneError`` for a pair whose log-probability is not
+    finite, and ``MachineError`` on a full disk.
+    """
+    file, keys = cache_file(base, stack.model), [_key(pair) for pair in pairs]
+    known = _read(file)
+    if not known.keys() >= set(keys):
+        with file_lock(
+            file.with_suffix(".lock"), busy_message="Another run is computing the same reference.", timeout=LOCK_TIMEOUT
+        ):
+            known = _read(file)
+            prefix = cache.prefix if cache else shared_prefix(pairs) if share_prompts else 0
+            writer = journal.Journal(file)
+            done = 0
+            try:
+                with without_gradients(stack):
+                    for group in inference_groups(pairs, prefix, share_prompts=share_prompts):
+                        progress(done, len(pairs))
+                        done += len(group)
+                        if all(keys[index] in known for index in group):
+                            continue
+                        (batch,) = collate(pairs, [group], share_prompts=share_prompts, prefix=prefix, streams=stack.streams.size)
+                        computed = _batch_logps(stack, pairs, batch, cache)
+                        new = {keys[index]: both for index, both in computed.items() if keys[index] not in known}
+                        writer.append({"logps": new})
+                        known |= new
+                with disk_errors(file.name):
+                    writer.sync()
+            finally:
+                writer.close()
+            progress(done, len(pairs))
+    return [replace(pair, reference_logps=known[key]) for pair, key in zip(pairs, keys, strict=True)]
+
+
+def _batch_logps(
+    stack: LayerStack, pairs: Sequence[EncodedPair], batch: PairBatch, cache: PairCache | None
+) -> dict[int, tuple[float, float]]:
+    """Return the chosen and rejected log-probabilities, in nats, of the ``pairs`` in ``batch``."""
+    arrays = batch.arrays(cache)
+    stack.streams.share_cores(len(batch.parts))
+    lazy = logps(stack, arrays)
+    mx.eval(lazy)
+    stack.streams.share_cores(1)
+    by_pair: dict[int, tuple[float, float]] = {}
+    for part, values in zip(batch.parts, lazy, strict=True):
+        numbers: Any = values.tolist()
+        by_pair |= {index: (numbers[line], numbers[line + len(part.rows)]) for line, index in enumerate(part.rows)}
+    for index, both in by_pair.items():
+        if not all(map(math.isfinite, both)):
+            raise MlxtuneError(
+                f"{pairs[index].location}: the reference model's log-probability of this pair is NaN or infinite.",
+                hint="Remove the row.",
+            )
+    return by_pair
+
+
+def _adapters(model: nn.Module) -> dict[str, Any]:
+    return {name: module for name, module in model.named_modules() if "lora_a" in module}
+
+
+def _key(pair: EncodedPair) -> str:
+    return sha256_json([pair.prompt.tolist(), pair.chosen.tolist(), pair.rejected.tolist()])
+
+
+def _read(file: Path) -> dict[str, tuple[float, float]]:
+    """Return the cached log-probabilities by key. The first record of each pair is used."""
+    known: dict[str, tuple[float, float]] = {}
+    for record in journal.read(file):
+        logps = record.get("logps")
+        for key, both in logps.items() if isinstance(logps, dict) else ():
+            known.setdefault(key, (float(both[0]), float(both[1])))
+    return known

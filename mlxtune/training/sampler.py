@@ -1,0 +1,67 @@
+"""Generate answers to a few validation rows during training, so that problems show up early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.models.generate import generate
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.template import ChatTemplate
+
+MAX_BROKEN = 0.25  # fraction of the samples that may start to fail the contract before the run warns
+
+
+@dataclass
+class Sampler:
+    """Generates answers to the first ``count`` of ``rows`` with the current model and emits ``sample`` events.
+
+    With a ``contract``, it records in ``baseline_passes`` which answers passed before the first step, and warns when too many of
+    them fail: a preference loss can keep falling while the model unlearns its format.
+    """
+
+    loaded: LoadedModel
+    template: ChatTemplate
+    rows: Sequence[Row]
+    count: int
+    max_tokens: int
+    emit: Callable[..., None]
+    baseline_passes: list[bool]
+    contract: Contract | None = None
+
+    def __call__(self, step: int) -> str:
+        """Generate samples at ``step`` and return a warning or ``""``."""
+        rows = [row for row in self.rows if isinstance(row, Conversation | Preference | Unpaired)][: self.count]
+        if not rows:
+            return ""
+        prompts = [self.template.prompt(row.prompt, row.tools) for row in rows]
+        self.loaded.model.eval()
+        answers = generate(
+            self.loaded.model, self.loaded.tokenizer, prompts, max_tokens=self.max_tokens, stops=self.template.stop_tokens,
+            batch_size=len(prompts),
+        )  # fmt: skip
+        self.loaded.model.train()
+        passes = []
+        for row, (output, ended) in zip(rows, answers, strict=True):
+            verdict = "ended by itself" if ended == "stop" else f"cut off at {self.max_tokens} tokens"
+            if self.contract:
+                prompt = "\n\n".join(message.content for message in row.prompt)
+                score = self.contract.score(ModelAnswer(output, ended, row.reference, prompt))["contract"]
+                passes.append(score.passed)
+                verdict = "passes the contract" if score.passed else score.kind
+            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=output, verdict=verdict)
+        if not self.baseline_passes:
+            self.baseline_passes.extend(passes)
+        return self._format_warning(passes)
+
+    def _format_warning(self, passes: Sequence[bool]) -> str:
+        net_broken = sum(before - now for before, now in zip(self.baseline_passes, passes, strict=True))
+        if net_broken < max(2, MAX_BROKEN * len(passes)):
+            return ""
+        return (
+            f"The model is unlearning its format: {sum(self.baseline_passes)} of {len(passes)} sample answers passed the contract "
+            f"before the first step, but only {sum(passes)} do now. Lower training.learning_rate."
+        )

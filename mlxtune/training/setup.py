@@ -1,0 +1,220 @@
+"""Build the rows, model, adapter and training loop for a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlxtune.adapters.layout import LINEAGE
+from mlxtune.core.errors import DataError, Interrupted, MachineError, ModelError, RecipeError
+from mlxtune.core.files import read_json
+from mlxtune.core.text import plural, size
+from mlxtune.data.source import read_source
+from mlxtune.data.split import Splits, record_splits, split
+from mlxtune.models import head, load, lora
+from mlxtune.models.cpu import streams
+from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.models.template import ChatTemplate
+from mlxtune.planning import shapes
+from mlxtune.planning.machine import disk_free, this_machine
+from mlxtune.planning.plan import Planner
+from mlxtune.planning.workload import DatasetLengths
+from mlxtune.recipe import Recipe
+from mlxtune.training import sft
+from mlxtune.training.encode import encode, row_lengths
+from mlxtune.training.frozen_cache import FrozenCache
+from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.loop import RunListener, TrainingLoop
+from mlxtune.training.memory_guard import MemoryGuard
+from mlxtune.training.preference import batches as pair_batches
+from mlxtune.training.preference.dpo import PreferenceObjective
+from mlxtune.training.preference.drift import ReferenceKL
+from mlxtune.training.preference.forward import PairCache, can_share_prompts
+from mlxtune.training.preference.kto import KTOObjective
+from mlxtune.training.preference.reference import adapters_disabled, reference_logps
+from mlxtune.training.sft import SFTObjective
+
+CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory; the rest goes to disk
+
+
+class SetupListener(RunListener, Protocol):
+    """A listener that also receives warnings."""
+
+    def warn(self, text: str) -> None: ...
+
+
+@dataclass
+class TrainingSetup:
+    """A training loop and its parts; ``skipped`` maps the ID of each row that is not trained on to the reason."""
+
+    loop: TrainingLoop
+    loaded: LoadedModel
+    template: ChatTemplate
+    splits: Splits
+    skipped: dict[str, str]
+
+
+def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+    """Read the data, load the model, encode the rows, and build the training loop for ``recipe``. ``folder`` is the run's folder.
+
+    Raise ``InputError`` or a subclass if the recipe, data or model cannot be used, and ``Interrupted`` if the worker is asked to
+    stop while the reference model scores the pairs.
+    """
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+    splits = split(source, recipe.data)
+    try:
+        record_splits(source, recipe.data, splits)
+    except MachineError as error:
+        worker.warn(f"{error.message} Rows added later may change the splits.")
+    loaded = load.load(resolve(recipe.model.base, relative_to=recipe.folder), quantize=recipe.model.quantize)
+    limit = load.memory_limit(this_machine().limit)
+    worker.emit(
+        "model.loaded", base=loaded.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
+        limit=limit,
+    )  # fmt: skip
+    template = ChatTemplate(loaded.tokenizer)
+    splits.refuse_sealed((*splits.train, *splits.valid))
+    train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
+    skipped = train.skipped | valid.skipped
+    rows = [*train.rows, *valid.rows]
+    _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
+    _warn_about(list(skipped), "skipped because no trained tokens are left", recipe, worker)
+    adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
+    if recipe.adapter.parent:
+        _load_parent(recipe.path(recipe.adapter.parent), loaded)
+    loaded.model.eval()  # the checks below compare two computations, which would differ with dropout
+    model_head = head.split_head(loaded.model)
+    if model_head.warning:
+        worker.warn(model_head.warning)
+    stack = LayerStack(loaded.model, model_head, StreamPool(streams.default_size()))
+    can_share = stack.can_share_prefix()
+    objective: SFTObjective | PreferenceObjective
+    if recipe.method.kind == "sft":
+        objective = SFTObjective(sft.shared_prefix(rows) if can_share else 0, stack.streams.size)
+    else:
+        can_share = can_share and can_share_prompts(stack)
+        kind = KTOObjective if recipe.method.kind == "kto" else PreferenceObjective
+        prefix = pair_batches.shared_prefix(rows) if can_share else 0
+        objective = kind(recipe.method, can_share, prefix, stack.streams.size)
+    lengths = DatasetLengths(row_lengths(train.rows), row_lengths(valid.rows), objective.prefix, can_share)
+    if _use_checkpointing(recipe, loaded.source, lengths, limit):
+        stack = LayerStack(loaded.model, model_head, stack.streams, checkpointed=True)
+    loop = TrainingLoop(
+        folder, stack, recipe.training, recipe.adapter, adapter_config, train.rows, valid.rows, objective,
+        compiled=loaded.compute == "native", guard=MemoryGuard(limit),
+    )  # fmt: skip
+    if _use_frozen_cache(recipe, loop, can_share=can_share):
+        cache_type: Any = PairCache if isinstance(objective, PreferenceObjective) else FrozenCache
+        loop.cache = partial(cache_type, stack, prefix=objective.prefix, budget=limit // CACHE_MEMORY_DIVISOR, folder=folder)
+    if isinstance(objective, PreferenceObjective):
+        base = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
+        with adapters_disabled(loaded.model) if recipe.method.reference == "base" else nullcontext():
+            skipped |= _score_reference(loop, recipe, objective, base, worker)
+    return TrainingSetup(loop, loaded, template, splits, skipped)
+
+
+def _load_parent(parent: Path, loaded: LoadedModel) -> None:
+    """Load the weights of the adapter in ``parent``. Raise ``ModelError`` if it was trained from a different base."""
+    file = parent / LINEAGE
+    base = read_json(file).get("base_fingerprint", "") if file.is_file() else ""
+    if base and base != loaded.source.fingerprint:
+        raise ModelError(
+            f"The adapter in {parent} was trained from a different base than {loaded.source.name}.",
+            hint="Set model.base to the adapter's own base.",
+        )
+    lora.load_weights(loaded.model, parent)
+
+
+def _warn_about(rows: Sequence[str], problem: str, recipe: Recipe, worker: SetupListener) -> None:
+    if rows:
+        listed = f"{', '.join(rows[:5])}{' …' if len(rows) > 5 else ''}"
+        worker.warn(f"{plural(len(rows), 'row')} {problem} at {recipe.data.max_tokens:,} tokens: {listed}")
+
+
+def _score_reference(
+    loop: TrainingLoop, recipe: Recipe, objective: PreferenceObjective, base: str, worker: SetupListener
+) -> dict[str, str]:
+    """Score every pair with the reference, which is the model in its current state. Training reuses the caches.
+
+    Return a map from the IDs of pairs that need no training to the reason. Raise ``DataError`` if no pair is left.
+    """
+
+    def progress(done: int, total: int) -> None:
+        if worker.stopping:
+            raise Interrupted(0)
+        worker.emit("reference", done=done, total=total)
+
+    train: Sequence[Any] = loop.train
+    valid: Sequence[Any] = loop.valid
+    needs_reference = recipe.method.needs_reference
+    caches: list[Any] = [loop.cache(rows) if rows and needs_reference else None for rows in (train, valid)]
+    share_prompts = objective.share_prompts
+    if valid:
+        loop.reference_kl = ReferenceKL(loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1])
+    if not needs_reference:
+        return {}
+    train, loop.valid = (
+        reference_logps(loop.stack, rows, base, share_prompts=share_prompts, cache=cache, progress=progress) if rows else rows
+        for rows, cache in zip((train, valid), caches, strict=True)
+    )
+    learned: dict[str, str] = {}
+    if recipe.method.pairs == "wrong":
+        learned = {
+            pair.id: "the reference already prefers its chosen answer"
+            for pair in train
+            if pair.reference_means[0] > pair.reference_means[1]
+        }
+        train = [pair for pair in train if pair.id not in learned]
+        if not train:
+            raise DataError("The model already prefers the chosen answer of every pair.", hint='Use pairs = "all" in [method].')
+        caches[0] = caches[0] and loop.cache(train)
+    loop.train = train
+    loop.cache = lambda rows: caches[0 if rows is loop.train else 1]
+    return learned
+
+
+def _use_checkpointing(recipe: Recipe, source: ModelFolder, lengths: DatasetLengths, limit: int) -> bool:
+    """Whether to use gradient checkpointing. If the recipe says "auto", the plan for ``limit`` bytes decides."""
+    if isinstance(recipe.training.grad_checkpoint, bool):
+        return recipe.training.grad_checkpoint
+    machine = replace(this_machine(), limit=limit)
+    planner = Planner(machine, shapes.read_shapes(source.folder, source.config), lengths, source.fingerprint)
+    return planner.decisions(recipe)[2]
+
+
+def _use_frozen_cache(recipe: Recipe, loop: TrainingLoop, *, can_share: bool) -> bool:
+    """Whether to cache the frozen layers' outputs: yes, if they are used more than once and there is enough disk space.
+
+    The reference model's pass counts as one use.
+    """
+    setting = recipe.training.cache_frozen
+    if setting is False:
+        return False
+    error = None
+    needed = 0
+    if not loop.stack.can_skip_frozen() or (isinstance(loop.objective, PreferenceObjective) and not can_share):
+        error = RecipeError(
+            "training.cache_frozen is set, but this model has no frozen layers that can run separately.",
+            hint="Lower adapter.layers, or remove cache_frozen.",
+        )
+    else:
+        state: Any = loop.stack.hidden_states(mx.array([[1, 2]]), until=loop.stack.first_adapted)
+        needed = sum(len(row.tokens) for row in (*loop.train, *loop.valid)) * int(state[0, 0].nbytes)
+        if needed > disk_free(loop.folder) // 2:
+            error = RecipeError(
+                f"training.cache_frozen needs {size(needed)} of disk space, but less than twice that is free.",
+                hint="Free up some disk space, or remove cache_frozen.",
+            )
+    if error:
+        if setting is True:
+            raise error
+        return False
+    return setting is True or recipe.method.needs_reference or loop.epochs > 1

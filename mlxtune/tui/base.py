@@ -1,0 +1,434 @@
+"""The base classes of the app and its rooms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from textual.app import App, ComposeResult
+from textual.containers import Vertical
+from textual.reactive import Reactive
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widget import Widget
+from textual.widgets import Input, TextArea
+
+from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.data import samples
+from mlxtune.recipe import load
+from mlxtune.runs import registry
+from mlxtune.tui import keys
+from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.render.text import age
+from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
+from mlxtune.tui.status import last_checkpoint, stop_effect
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.frame import FooterAction, Notice, NoticeLine, RoomFooter, RoomHeader, ToastPanel, error_notice
+
+if TYPE_CHECKING:
+    from mlxtune.tui.session_manager import SessionManager
+
+TOAST_SECONDS = 3.0
+QUIT = FooterAction("q", "quit", "app.quit", "quit; runs continue")
+
+T = TypeVar("T")
+
+
+class BaseApp(App[None]):
+    """The part of the app that rooms use: the snapshot, the selected run and recipe, jobs and notices."""
+
+    def __init__(self, workspace: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.workspace = workspace
+        self.snapshot: Snapshot | None = None
+        self.selected: str | None = None  # the ID of the displayed run; None means the newest
+        self.adapter: str | None = None  # the folder of the adapter used in Chat, relative to the workspace
+        self.stopping: frozenset[str] = frozenset()  # the IDs of runs that were asked to stop
+        self.notice: Notice | None = None
+        self.toast: Notice | None = None
+        self.busy = False
+        self.key_changes: keys.Keymap = {}  # keys by binding ID, for bindings that the user's settings change
+        self.adapter_to_load: str | None = None  # the key of an adapter that Chat should load next
+        self.row_to_open: str | None = None  # a row's hash, or its first twelve digits, that Review should open next
+        self._recipe: Path | None = None  # the recipe that the user chose
+        self._toast_timer: Timer | None = None
+        self._job_counts: Counter[str] = Counter()  # jobs started, by group
+
+    def redraw(self) -> None:
+        """Redraw the current room."""
+
+    def action_room(self, name: str) -> None:
+        """Open a room."""
+
+    def saved_state(self, mode: str) -> Mapping[str, Any]:
+        """Return the state that the room ``mode`` saved in the last session. It is not validated and may be empty."""
+        return {}
+
+    def shown_key(self, action: str, default: str) -> str:
+        """Return the key to show for an app action: the one in the user's settings, or the default."""
+        return keys.shown_keys(self.key_changes, {"app": type(self)}).get(action, default) if self.key_changes else default
+
+    @cached_property
+    def sessions(self) -> SessionManager:
+        """The source that Data and Review show."""
+        from mlxtune.tui.session_manager import SessionManager
+
+        return SessionManager(self)
+
+    # Jobs
+
+    def run_job(
+        self,
+        job: Callable[[], T],
+        on_result: Callable[[T], object] | None = None,
+        on_error: Callable[[MlxtuneError], object] | None = None,
+        *,
+        group: str = "job",
+        exclusive: bool = True,
+        busy: str | None = None,
+    ) -> bool:
+        """Run ``job`` in a thread, then pass its result to ``on_result`` in the app's thread.
+
+        Without ``on_result``, a :class:`Notice` returned by the job is shown. ``MlxtuneError`` and ``OSError`` are passed to
+        ``on_error``; without it, they are shown as a notice. The result of a job is dropped if a newer job in its ``group`` was
+        started, unless ``exclusive`` is false. With ``busy``, a sentence to show (may be empty), the app is busy until the job
+        ends and rejects other such jobs. Return whether the job was started.
+        """
+        if busy is not None:
+            if self.busy:
+                self.show_notice(Notice("!", "$warning", "Another task is still running.", "Try again when it has finished."))
+                return False
+            self.busy, group = True, "busy"
+            self.show_notice(Notice("●", "$primary", busy) if busy else None)
+        self._job_counts[group] += 1
+        number = self._job_counts[group]
+
+        def finish(callback: Callable[[Any], object], value: object) -> None:
+            if exclusive and self._job_counts[group] != number:
+                return
+            if busy is not None:
+                self.busy, self.notice = False, None
+            callback(value)
+            if busy is not None:
+                self.redraw()
+
+        def work() -> None:
+            try:
+                result = job()
+            except MlxtuneError as error:
+                self.call_later(finish, on_error or self.show_error, error)
+            except OSError as error:
+                self.call_later(finish, on_error or self.show_error, MachineError(one_line(str(error))))
+            else:
+                self.call_later(finish, on_result or self._show_result, result)
+
+        self.run_worker(work, thread=True, group=group)
+        return True
+
+    def _show_result(self, result: object) -> None:
+        if isinstance(result, Notice):
+            self.show_notice(result)
+
+    def show_error(self, error: MlxtuneError) -> None:
+        """Show an error as a notice."""
+        self.show_notice(error_notice(error))
+
+    def show_notice(self, notice: Notice | None) -> None:
+        """Show ``notice`` above the footer until the next one, or as a toast if nothing is left to do. ``None`` clears it."""
+        if notice is not None:
+            text, hint = (relative_paths(self.workspace, part) for part in (notice.text, notice.hint))
+            notice = replace(notice, text=text, hint=hint)
+        if notice is not None and notice.is_toast:
+            self._set_toast(notice)
+            notice = None
+        self.notice = notice
+        self.redraw()
+
+    def action_dismiss_notice(self) -> None:
+        if self.notice and not self.busy:
+            self.show_notice(None)
+
+    def _set_toast(self, toast: Notice | None) -> None:
+        if self._toast_timer:
+            self._toast_timer.stop()
+        self.toast = toast
+        self._toast_timer = self.set_timer(TOAST_SECONDS, self._hide_toast) if toast else None
+
+    def _hide_toast(self) -> None:
+        self._set_toast(None)
+        self.redraw()
+
+    # The recipe
+
+    @property
+    def recipe(self) -> RecipeView | None:
+        """The recipe that Data, Review, Plan and Evaluate show: the chosen one, the newest run's, or the first that can start."""
+        if self.snapshot is None:
+            return None
+        views, newest = self.snapshot.recipes, next(iter(self.snapshot.runs), None)
+        chosen = next((view for view in views if view.path == self._recipe), None)
+        of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
+        return chosen or of_newest or next(iter(self.snapshot.startable), None)
+
+    def select_recipe(self, name: str) -> None:
+        """Select the recipe named ``name``, if there is one."""
+        views = self.snapshot.recipes if self.snapshot else ()
+        self._recipe = next((view.path for view in views if view.recipe and view.recipe.name == name), self._recipe)
+
+    def choose_recipe(self, then: Callable[[], object] = lambda: None) -> None:
+        """Ask which recipe to show, and call ``then`` when one has been chosen."""
+
+        def choose(path: Path) -> None:
+            self._recipe = path
+            then()
+            self.redraw()
+
+        self._ask_for_recipe(self.snapshot.recipes if self.snapshot else (), choose)
+
+    def _ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+        options = [
+            ChoiceOption(str(index), view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}")
+            for index, view in enumerate(views)
+        ]
+        self.push_screen(ChoiceDialog("Which recipe?", "", options), lambda index: then(views[int(index)].path) if index else None)
+
+    # Evaluations
+
+    @property
+    def finished_evaluations(self) -> list[RunView]:
+        """The finished evaluations, newest first."""
+        return [view for view in self.snapshot.evals if view.status == "finished"] if self.snapshot else []
+
+    def preferred_evaluation(self, selected: str | None, views: Sequence[RunView]) -> RunView | None:
+        """Return the evaluation with the ID ``selected``, or else the current recipe's newest one, or else the newest one."""
+        recipe = self.recipe.recipe if self.recipe else None
+        chosen = next((view for view in views if view.id == selected), None)
+        of_recipe = next((view for view in views if recipe and view.name == recipe.name), None)
+        return chosen or of_recipe or next(iter(views), None)
+
+    def choose_evaluation(self, title: str, views: Sequence[RunView], then: Callable[[RunView], None]) -> None:
+        """Ask the user to choose one of ``views`` and call ``then`` with it."""
+        now = self.snapshot.now if self.snapshot else 0.0
+        options = [
+            ChoiceOption(
+                str(index),
+                f"{view.name}, {age(now - view.updated)}",
+                one_line(str(dict(view.state.summary).get("verdict", "")), 38),
+            )
+            for index, view in enumerate(views)
+        ]
+        self.push_screen(ChoiceDialog(title, "", options), lambda index: then(views[int(index)]) if index else None)
+
+    # Runs
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a new run can start: there is a recipe, and no other run holds the accelerator."""
+        return bool(self.snapshot and self.snapshot.recipes) and self.accelerator_free
+
+    @property
+    def accelerator_free(self) -> bool:
+        """Whether nothing is running or being started."""
+        return self.snapshot is not None and self.snapshot.live is None and not self.busy
+
+    def open_run(self, id: str) -> None:
+        """Show a run in the Train room."""
+        newest = self.snapshot.runs[0].id if self.snapshot and self.snapshot.runs else None
+        self.selected = None if id == newest else id
+        self.action_room("train")
+
+    def new_run(self) -> None:
+        """Start a run of the workspace's recipe, or ask which one if there are several."""
+        views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
+        if len(views) == 1:
+            self.start_run(views[0].path)
+        else:
+            self._ask_for_recipe(views, self.start_run)
+
+    def start_run(self, path: Path) -> None:
+        """Start a run of the recipe in ``path`` and show it."""
+        try:
+            recipe = load(path)
+        except MlxtuneError as error:
+            self.show_error(error)
+            return
+
+        def job() -> None:
+            from mlxtune.training import start  # its imports would slow down the app's start
+
+            start.start(self.workspace, recipe)
+
+        if self.run_job(job, busy=f"Starting {recipe.name}."):
+            self.selected = None
+            self.action_room("train")
+
+    def resume_run(self, view: RunView) -> None:
+        """Resume a run from its newest checkpoint."""
+        step = last_checkpoint(view)
+        where = f" from {step:,}" if step is not None else ""
+
+        def job() -> None:
+            from mlxtune.training import start
+
+            start.resume(view.run)
+
+        self.run_job(job, busy=f"Resuming {view.name}{where}.")
+
+    def confirm_stop(self, view: RunView) -> None:
+        """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
+        kill = view.id in self.stopping
+        step = last_checkpoint(view)
+        if kill:
+            lost = (
+                f"Steps after checkpoint {step:,} would be lost."
+                if step is not None
+                else "It has no checkpoint: all steps would be lost."
+            )
+            text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
+        else:
+            text, label = stop_effect(view), "Stop"
+        options = [
+            ChoiceOption("", "Keep training", "nothing changes"),
+            ChoiceOption("stop", label, "end the process" if kill else "save, then exit"),
+        ]
+        title = f"Stop {view.name} at step {view.state.step:,}?"
+        self.push_screen(ChoiceDialog(title, text, options), lambda choice: self._stop(view, kill) if choice else None)
+
+    def _stop(self, view: RunView, kill: bool) -> None:
+        """Send the signal. The worker saves and exits on the first one, and exits immediately on a second one."""
+        if view.id in self.stopping and not kill:
+            return  # another dialog has sent it
+        outcome = "is exiting now, without saving" if kill else "was asked to stop. It will finish its step, save, and exit"
+
+        def stopped(_: object) -> None:
+            self.stopping |= {view.id}
+            self.show_notice(Notice("■", "$muted", f"{view.name} {outcome}."))
+
+        self.run_job(lambda: registry.stop(view.run), stopped, busy="")
+
+    def create_samples(self) -> None:
+        """Create the sample recipe and its data in the workspace."""
+
+        def job() -> Notice:
+            recipe = samples.create(self.workspace).relative_to(self.workspace).as_posix()
+            return Notice("✓", "$success", f"Created {one_line(recipe)} and its rows in data/samples.")
+
+        self.run_job(job, busy="")
+
+
+class Room(Screen[None]):
+    """A screen of the app. :meth:`draw` shows the newest snapshot. Rooms read and write files only in jobs."""
+
+    ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
+    CONDITIONAL_ACTIONS: ClassVar[frozenset[str]] = frozenset()  # actions possible only while ``footer_actions`` lists them
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
+
+    app: BaseApp
+
+    @property
+    def mode(self) -> str:
+        """The room's key in the table of rooms, and the name of its folder."""
+        return type(self).__name__.removesuffix("Room").lower()
+
+    @property
+    def wide(self) -> bool:
+        return self.app.size.width >= 100
+
+    @property
+    def tall(self) -> bool:
+        return self.app.size.height >= 30
+
+    def compose(self) -> ComposeResult:
+        with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # the file may contain anything
+            self.restore_state(self.app.saved_state(self.mode))
+        yield RoomHeader(id="top")
+        with Vertical(id="room"):
+            yield from self.compose_body()
+        yield NoticeLine(id="answer")
+        yield RoomFooter(id="foot")
+        yield ToastPanel(id="toast")
+
+    def compose_body(self) -> ComposeResult:
+        """Yield the room's sections."""
+        yield from ()
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        """Return the actions that are possible now, most frequently used first. Quitting is always possible."""
+        return ()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Show the snapshot in the sections."""
+
+    def save_state(self) -> Mapping[str, Any]:
+        """Return what to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
+        return {}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`save_state` returned. Called before widgets exist; errors in ``state`` are ignored."""
+
+    def run_job(
+        self,
+        job: Callable[[], T],
+        on_result: Callable[[T], object] | None = None,
+        on_error: Callable[[MlxtuneError], object] | None = None,
+        *,
+        group: str = "job",
+    ) -> None:
+        """Run ``job`` in a thread, like :meth:`BaseApp.run_job`, in this room's own group. A removed room drops its results."""
+        self.app.run_job(
+            job,
+            (lambda result: self.is_attached and on_result(result)) if on_result else None,
+            (lambda error: self.is_attached and on_error(error)) if on_error else None,
+            group=f"{self.mode}.{group}",
+        )
+
+    @cached_property
+    def user_keys(self) -> dict[str, str]:
+        """The keys to show, by action, for bindings that the user's settings change."""
+        changes = self.app.key_changes
+        return keys.shown_keys(changes, {"screen": type(self), "app": type(self.app)}) if changes else {}
+
+    def with_user_keys(self, actions: Sequence[FooterAction]) -> list[FooterAction]:
+        """Return the actions with the keys from the user's settings."""
+        return [replace(action, key=self.user_keys.get(action.click, action.key)) for action in actions]
+
+    def redraw(self) -> None:
+        """Draw the newest snapshot and the frame."""
+        if not (self.is_mounted and self.is_attached):
+            return
+        app = self.app
+        if app.snapshot is not None:
+            self.draw(app.snapshot)
+        self.query_one(RoomHeader).set(app.snapshot, self.mode, app.stopping)
+        self.query_one(NoticeLine).set(app.notice)
+        self._draw_footer()
+        self.query_one(ToastPanel).set(app.toast)
+        self.refresh_bindings()
+
+    def _draw_footer(self) -> None:
+        quit_ = [] if isinstance(self.focused, Input | TextArea) else [QUIT]  # q is a letter there
+        self.query_one(RoomFooter).set(self.with_user_keys([*self.footer_actions(), *quit_]))
+
+    def on_mount(self) -> None:
+        self.redraw()
+
+    def on_screen_resume(self) -> None:
+        self.redraw()
+
+    def on_descendant_focus(self) -> None:
+        if self.is_mounted:
+            self._draw_footer()  # some actions depend on the focus
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.redraw)  # panels need their new sizes
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return whether the key of an action does anything now."""
+        return action not in self.CONDITIONAL_ACTIONS or action in {item.action for item in self.footer_actions()}

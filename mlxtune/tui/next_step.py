@@ -1,0 +1,335 @@
+"""The next step and the progress of the journey, computed by pure functions of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlxtune.advice.evidence import is_sample
+from mlxtune.core.text import duration, one_line, plural
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
+from mlxtune.tui.status import can_resume, last_checkpoint, stop_effect, time_left
+from mlxtune.tui.verdict import VerdictView
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A key, what it does, and its action."""
+
+    key: str
+    about: str
+    action: str
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do next and why, with the key that does it: its label in the footer, what it does, and its action.
+
+    ``shortcuts`` are alternatives.
+    """
+
+    sentence: str
+    why: str
+    key: str = ""
+    label: str = ""
+    about: str = ""
+    action: str = ""
+    glyph: str = ""
+    token: str = ""
+    shortcuts: tuple[Shortcut, ...] = ()
+
+
+@dataclass(frozen=True)
+class JourneyStage:
+    """A stage of the journey: its glyph and color token, name, details, result, and room."""
+
+    glyph: str
+    token: str
+    name: str
+    detail: str
+    result: str = ""
+    room: str = ""
+
+    @property
+    def waiting(self) -> bool:
+        return self.glyph == "○"
+
+
+def _open(room: str) -> str:
+    return f"app.room('{room}')"
+
+
+_WATCH = ("T", "watch", "watch the run", _open("train"))
+_OPEN_RUN = ("T", "open", "open the run", _open("train"))
+
+
+def next_step(snapshot: Snapshot) -> NextStep:
+    """Return the one thing to do now."""
+    live = snapshot.live
+    if live and live.state.kind == "eval":
+        watch = ("E", "watch", "watch it", _open("evaluate"))
+        return NextStep("Let the evaluation finish.", _evaluation_progress(live), *watch)
+    if live:
+        return _while_training(live, snapshot)
+    if snapshot.runs:
+        return _after_run(snapshot.runs[0], snapshot)
+    if snapshot.recipes:
+        return _before_first_run(snapshot)
+    folder = one_line(snapshot.workspace.name) or "this folder"
+    return NextStep(
+        "Start with the sample workspace.",
+        "A support desk for an outdoor shop: a recipe, its rows, and the contract that answers must meet. "
+        f"The files are created in recipes/ and data/ in {folder}.",
+        "enter",
+        "create it",
+        "create the sample workspace here",
+        "screen.samples",
+        shortcuts=(Shortcut("V", "check first whether fine-tuning is what you need", _open("advice")),),
+    )
+
+
+def _while_training(view: RunView, snapshot: Snapshot) -> NextStep:
+    if view.status == "starting":
+        return NextStep("The run is starting.", "Loading the model.", *_WATCH)
+    if view.status == "quiet":
+        sentence = f"The run has been quiet for {duration(snapshot.now - view.updated)}."
+        return NextStep(sentence, "Its process is alive but has not written any events.", *_OPEN_RUN, "!", "$warning")
+    items = [item for item in snapshot.recipes if item.last_check and _is_recipe_of(item, view)]
+    undecided = sum(max(0, item.last_check.rows - item.reviewed_rows) for item in items if item.last_check)
+    review = Shortcut("R", f"meanwhile, review {plural(undecided, 'row')}", _open("review"))
+    why = f"{_validation_trend(view)} {stop_effect(view)}".strip()
+    return NextStep("Let the run finish, then evaluate it.", why, *_WATCH, shortcuts=(review,) if undecided else ())
+
+
+def _is_recipe_of(item: RecipeView, view: RunView) -> bool:
+    return item.recipe is not None and item.recipe.name == view.name
+
+
+def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
+    """Return what follows from how the newest run ended."""
+    step, saved = f"{view.state.step:,}", last_checkpoint(view)
+    checkpoint = f"Checkpoint {saved:,} is intact." if saved is not None else "No checkpoint was saved."
+    resume = ("T", "open", "open it to resume", _open("train"))
+    open_run = resume if can_resume(view) else _OPEN_RUN
+    match view.status:
+        case "crashed":
+            return NextStep(f"The run crashed at step {step}.", checkpoint, *open_run, "✗", "$error")
+        case "failed":
+            return NextStep(view.state.error or "The run failed.", view.state.hint or checkpoint, *open_run, "✗", "$error")
+        case "stopped":
+            return NextStep(f"The run was stopped at step {step} of {view.state.total:,}.", checkpoint, *open_run)
+    verdict = snapshot.verdict
+    if verdict and verdict.outcome and verdict.run_id == view.id:
+        caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
+        why = f"{caveat}Change one setting in the recipe and train again."
+        new = ("n", "new", "start a new run", "screen.new")
+        return NextStep(verdict.sentence, why, *new, verdict.glyph, verdict.token, _after_verdict(verdict, snapshot.best))
+    evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))
+    failed = _failed_evaluation(snapshot.evals)
+    if failed and failed.updated > view.updated:
+        return NextStep(*_without_verdict(failed), *evaluate, "✗", "$error")
+    why = "The base model and the adapter will answer the same held-out rows."
+    return NextStep("Training is done. Check whether it helped.", why, *evaluate)
+
+
+def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:
+    """Return the newest evaluation if it failed."""
+    return next((view for view in evals[:1] if view.status in ("failed", "crashed")), None)
+
+
+def _without_verdict(view: RunView) -> tuple[str, str]:
+    reason = f"{view.state.error} {view.state.hint}".strip()
+    return "The evaluation ended without a verdict.", reason or f"Its process crashed. See evals/{view.title}/worker.log"
+
+
+def _base_measured(view: RunView) -> bool:
+    """Return whether the base has answered every row in an evaluation."""
+    return view.status == "finished" or any(arm == "base" and done >= rows for arm, done, rows in view.state.arms)
+
+
+def _after_verdict(verdict: VerdictView, best: VerdictView | None) -> tuple[Shortcut, ...]:
+    """Return the actions that a verdict suggests in addition to another run."""
+    rows = Shortcut("E", "see the rows behind it", _open("evaluate"))
+    if verdict.outcome == "better":
+        adapter = "the best adapter" if best and best.run_id != verdict.run_id else "it"  # Chat offers the best
+        return rows, Shortcut("C", f"chat with {adapter}", _open("chat"))
+    return (rows, Shortcut("B", "compare blind", _open("blind"))) if verdict.outcome == "cannot tell" else (rows,)
+
+
+def _before_first_run(snapshot: Snapshot) -> NextStep:
+    """Return the next step before the first run: check the rows, measure the base model, then train."""
+    valid = [view for view in snapshot.startable if view.recipe]
+    if not valid:
+        view = snapshot.startable[0]
+        why = f"{view.error} {view.hint}".strip()
+        return NextStep(f"recipes/{view.title} is invalid.", why, "n", "check", "read it again", "screen.new", "✗", "$error")
+    view = valid[0]
+    assert view.recipe is not None
+    train = Shortcut("n", "train now", "screen.new")
+    if view.source_exists and view.last_check is None:
+        why = f"The model would also learn any mistakes in {view.source}."
+        return NextStep("Check the rows first.", why, "D", "check", "check the rows", _open("data"), shortcuts=(train,))
+    if view.last_check and view.last_check.label == "blocked":
+        why = "The Data room lists them and shows how to fix them."
+        return NextStep(view.last_check.sentence, why, "D", "fix", "fix them", _open("data"), "✗", "$error")
+    evals = [view for view in snapshot.evals if not is_sample(view.name)]
+    if view.source_exists and not any(map(_base_measured, evals)):
+        if failed := _failed_evaluation(evals):
+            again = ("E", "evaluate", "measure the base again", _open("evaluate"))
+            return NextStep(*_without_verdict(failed), *again, "✗", "$error", shortcuts=(train,))
+        why = "Only then can a verdict say whether training helped."
+        measure = ("E", "measure", "measure it", _open("evaluate"))
+        return NextStep("Measure the base model first.", why, *measure, shortcuts=(train,))
+    plan = (Shortcut("P", "estimate its cost", _open("plan")),)
+    startable, total = len(snapshot.startable), len(snapshot.recipes)
+    if startable > 1:
+        why = f"{startable} of {total} recipes can start now." if startable < total else f"{plural(total, 'recipe')} in recipes/."
+        return NextStep("Start the first run.", why, "n", "new", "choose a recipe", "screen.new", shortcuts=plan)
+    why = f"{recipe_summary(view.recipe)}, on {view.source}."
+    return NextStep(f"Train {view.recipe.name}.", why, "n", "train", "start the run", "screen.new", shortcuts=plan)
+
+
+def _validation_trend(view: RunView) -> str:
+    if len(view.state.validations) < 2:
+        return ""
+    before, last = (item.loss for item in view.state.validations[-2:])
+    if not (before == before and last == last):
+        return "Validation loss is not a number."
+    trend = "is still falling" if last < before else "has stopped falling"
+    return f"Validation loss {trend} ({last:.2f}, was {before:.2f})."
+
+
+def _evaluation_progress(view: RunView) -> str:
+    if view.state.current_arm is None:
+        return "Loading the model."
+    arm, kind, done, total = view.state.current_arm
+    return f"{arm} has answered {done:,} of {plural(total, kind)}."
+
+
+def journey(snapshot: Snapshot) -> list[JourneyStage]:
+    """Return the stages of the journey and their state in the workspace."""
+    newest = snapshot.runs[0] if snapshot.runs else None
+    valid = [view for view in snapshot.startable if view.recipe]
+    view = next((view for view in valid if newest and _is_recipe_of(view, newest)), next(iter(valid), None))
+    return [
+        _data_stage(snapshot, view),
+        *([_review_stage(view.reviewed_rows, view.last_check.rows)] if view and view.last_check else []),
+        _plan_stage(newest),
+        _baseline_stage(snapshot),
+        _train_stage(snapshot, newest),
+        _evaluate_stage(snapshot),
+        _blind_stage(snapshot),
+        _adapter_stage(snapshot),
+    ]
+
+
+def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> JourneyStage:
+    rows = next((run.rows for run in snapshot.runs if run.rows and (view is None or _is_recipe_of(view, run))), None)
+    check = view.last_check if view else None
+    glyph, token, result = "✓", "$success", ""
+    if check:
+        glyph, token, result = {
+            "clean": ("✓", "$success", "clean"),
+            "look": ("✓", "$success", f"ready, {check.flagged:,} to look at"),
+            "blocked": ("✗", "$error", f"{check.flagged:,} to fix"),
+        }.get(check.label, (glyph, token, result))
+    if rows:
+        train, valid, test = rows
+        detail = f"{train:,} train, {valid:,} validation, {test:,} held out"
+        return JourneyStage(glyph, token, "Data", detail, result or plural(train + valid + test, "row"), "data")
+    if view is None:
+        return JourneyStage("○", "$faint", "Data", "no recipe yet", room="data")
+    if not view.source_exists:
+        return JourneyStage("✗", "$error", "Data", f"{view.source} does not exist", room="data")
+    if check:
+        return JourneyStage(glyph, token, "Data", f"{plural(check.rows, 'row')} in {view.source}", result, "data")
+    return JourneyStage("◐", "$primary", "Data", view.source, "not checked yet", "data")
+
+
+def _review_stage(reviewed: int, rows: int) -> JourneyStage:
+    """Return how many rows have a decision. Rows without one are also used for training."""
+    if not reviewed:
+        return JourneyStage("○", "$faint", "Review", "optional: undecided rows are used, too", room="review")
+    done = reviewed >= rows
+    detail = f"{reviewed:,} reviewed" if done else f"{reviewed:,} reviewed, {rows - reviewed:,} to go"
+    result = f"{100 * min(reviewed / max(rows, 1), 1):.0f}%"
+    return JourneyStage("✓" if done else "◐", "$success" if done else "$primary", "Review", detail, result, "review")
+
+
+def _plan_stage(newest: RunView | None) -> JourneyStage:
+    if newest is None or not newest.state.total:
+        return JourneyStage("○", "$faint", "Plan", "estimates whether a run fits", room="plan")
+    state = newest.state
+    detail = f"{state.total:,} steps" + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
+    if not state.peak or not state.limit:
+        return JourneyStage("◐", "$primary", "Plan", detail, room="plan")
+    fits = state.peak <= state.limit
+    peak = f"peak {state.peak / 2**30:.1f} of {state.limit / 2**30:.1f} GB"
+    return JourneyStage("✓" if fits else "!", "$success" if fits else "$warning", "Plan", detail, peak, "plan")
+
+
+def _baseline_stage(snapshot: Snapshot) -> JourneyStage:
+    started = [view for view in snapshot.evals if view.state.arms and not is_sample(view.name)]
+    view = next((view for view in started if _base_measured(view)), next(iter(started), None))
+    base = next((arm for arm in view.state.arms if arm[0] == "base"), None) if view else None
+    if view is None or base is None:
+        return JourneyStage("○", "$faint", "Baseline", "measured by the first evaluation", room="evaluate")
+    _, done, rows = base
+    if done < rows:
+        detail = f"{done:,} of {plural(rows, 'held-out row')} answered"
+        return JourneyStage("●" if view.alive else "◐", "$primary", "Baseline", detail, room="evaluate")
+    result = snapshot.verdict.baseline if snapshot.verdict else ""
+    return JourneyStage("✓", "$success", "Baseline", f"{plural(rows, 'held-out row')} answered", result, "evaluate")
+
+
+def _train_stage(snapshot: Snapshot, newest: RunView | None) -> JourneyStage:
+    if newest is None:
+        return JourneyStage("○", "$faint", "Train", "no runs yet", room="train")
+    sign, state = STATUS_LABELS[newest.status], newest.state
+    detail = f"step {state.step:,} of {state.total:,}" if state.total else newest.name
+    left = time_left(newest, snapshot.now)
+    result = sign.text
+    if newest.status == "finished":
+        result = f"validation {state.validations[-1].loss:.2f}" if state.validations else ""
+    elif left is not None and newest.status == "running":
+        result = f"{duration(left)} left"
+    return JourneyStage(sign.glyph, f"${sign.style}", "Train", detail, result, "train")
+
+
+def _evaluate_stage(snapshot: Snapshot) -> JourneyStage:
+    view, verdict = snapshot.evals[0] if snapshot.evals else None, snapshot.verdict
+    if view and view.alive:
+        return JourneyStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
+    if verdict and verdict.outcome:
+        return JourneyStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, verdict.outcome, "evaluate")
+    if view:
+        sign = STATUS_LABELS[view.status]
+        return JourneyStage(sign.glyph, f"${sign.style}", "Evaluate", view.state.error or view.name, sign.text, "evaluate")
+    return JourneyStage("○", "$faint", "Evaluate", "no evaluations yet", room="evaluate")
+
+
+def _blind_stage(snapshot: Snapshot) -> JourneyStage:
+    """Return the progress of the newest evaluation's blind session. It is optional and does not affect the verdict."""
+    if status := snapshot.blind_status:
+        done = status.votes >= status.votes_needed
+        detail = f"{status.votes:,} of {plural(status.votes_needed, 'vote')} on {plural(status.pairs, 'pair')}"
+        result = "revealed" if status.opened else "ready to reveal" if done else "sealed"
+        opened = ("✓", "$success") if status.opened else ("◐", "$primary")
+        return JourneyStage(*opened, "Blind", detail, result, "blind")
+    compared = snapshot.verdict is not None and bool(snapshot.verdict.outcome)
+    detail = "optional: compare two arms blind" if compared else "needs an evaluation"
+    return JourneyStage("○", "$faint", "Blind", detail, room="blind")
+
+
+def _adapter_stage(snapshot: Snapshot) -> JourneyStage:
+    """Return the adapter that is proven better than its base and has the highest contract rate."""
+    best = snapshot.best
+    if best and best.caveat:
+        return JourneyStage("!", "$warning", "Adapter", f"{best.name} is better, but {best.caveat}", room="adapters")
+    if best:
+        rate = f"{best.metrics[-1].tuned * 100:.1f}%"
+        return JourneyStage("✓", "$success", "Adapter", f"{best.name}, whole contract", rate, "adapters")
+    finished = sum(view.status == "finished" for view in snapshot.runs)
+    detail = f"{plural(finished, 'adapter')}, none proven better yet" if finished else "none yet"
+    return JourneyStage("○", "$faint", "Adapter", detail, room="adapters")

@@ -1,0 +1,1 @@
+"""Functions that draw text, bars and charts as styled content."""

@@ -1,0 +1,87 @@
+"""Lay out a model's output in a column: JSON by member, with the failing part underlined, colored and marked by carets."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from mlxtune.core.text import safe_text
+from mlxtune.tui.render.text import line
+
+Span = tuple[int, int]  # start and end, exclusive
+FAILURE_STYLE = "underline $span-ink on $span"
+HANGING_INDENT = 2  # of the continuation rows of a JSON member
+_CARET_STYLE = "bold $error"
+
+
+def output_rows(text: str, span: Span | None, width: int) -> list[Content]:
+    """Return ``text`` on rows of at most ``width`` cells, with ``span`` marked. Control characters are made visible."""
+    flat = text.replace("\r\n", " \n").replace("\t", " ")  # the length is unchanged, so that the span stays valid
+    rows: list[Content] = []
+    for start, end, indent in _wrap(flat, width):
+        first, last = (max(start, span[0]), min(end, span[1])) if span else (0, 0)
+        if first >= last:
+            rows.append(Content(" " * indent + safe_text(flat[start:end])))
+            continue
+        before, failure, after = (safe_text(part) for part in (flat[start:first], flat[first:last], flat[last:end]))
+        rows.append(line(" " * indent, before, (failure, FAILURE_STYLE), after))
+        rows.append(line(" " * (indent + cell_len(before)), ("^" * cell_len(failure), _CARET_STYLE)))
+    return rows
+
+
+def is_caret_row(row: Content) -> bool:
+    """Return whether a row of :func:`output_rows` marks the failing part of the row above it."""
+    text = row.plain.strip()
+    return bool(text) and not text.strip("^") and any(span.style == _CARET_STYLE for span in row.spans)
+
+
+def _wrap(text: str, width: int) -> list[tuple[int, int, int]]:
+    """Return the rows as start, end and indent. Long parts are broken between words where possible."""
+    width = max(width, 1)
+    rows: list[tuple[int, int, int]] = []
+    hanging = HANGING_INDENT if width > 4 * HANGING_INDENT and text.lstrip().startswith("{") else 0
+    for start, end in _parts(text):
+        indent = 0
+        while (fits := _fit(text, start, end, width - indent)) < end:
+            space = text.rfind(" ", start + 1, fits + 1)
+            at_space = space > start and bool(text[start:space].strip())
+            stop = space if at_space else max(fits, start + 1)
+            rows.append((start, stop, indent))
+            start, indent = stop + at_space, hanging
+        rows.append((start, end, indent))
+    return rows
+
+
+def _fit(text: str, start: int, end: int, width: int) -> int:
+    """Return the end of the longest part from ``start`` that fits ``width`` cells."""
+    cells = 0
+    for index in range(start, end):
+        cells += cell_len(safe_text(text[index]))
+        if cells > width:
+            return index
+    return end
+
+
+def _parts(text: str) -> list[Span]:
+    """Split at line breaks and, if the text begins with a JSON object, after its members. The object may be incomplete."""
+    parts: list[Span] = []
+    start, depth, quoted, escaped = 0, 0, False, False
+    is_object = text.lstrip().startswith("{")
+    for index, sign in enumerate(text):
+        if sign == "\n":
+            parts.append((start, index))
+            start = index + 1
+        if escaped:
+            escaped = False
+        elif sign == "\\":
+            escaped = quoted
+        elif sign == '"':
+            quoted = not quoted
+        elif not quoted and sign in "{[":
+            depth += 1
+        elif not quoted and sign in "}]":
+            depth -= 1
+        elif not quoted and sign == "," and depth == 1 and is_object and text[index + 1 : index + 2] != "\n":
+            parts.append((start, index + 1))
+            start = index + 1
+    return [*parts, (start, len(text))]

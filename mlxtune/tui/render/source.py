@@ -1,0 +1,65 @@
+"""Text shared by the Data and Review rooms: decision and finding glyphs, and the states of a source without rows to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.data.review import Decision, Status
+from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.render.text import error_rows, fold, key, line, lines, marked
+from mlxtune.tui.source_session import SourceSession
+
+SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
+_STATUS_GLYPHS: dict[Status, tuple[str, str]] = {
+    "pending": ("·", "$faint"),
+    "accepted": ("✓", "$success"),
+    "rejected": ("✗", "$error"),
+    "skipped": ("○", "$muted"),
+    "tied": ("=", "$muted"),
+    "bad": ("✗", "$error"),
+}
+
+
+def decision_glyph(decision: Decision) -> tuple[str, str]:
+    """Return the glyph of a decision and its style. An edited row without another decision shows the edit."""
+    edited = decision.record is not None and decision.status == "pending"
+    return ("~", "$primary") if edited else _STATUS_GLYPHS[decision.status]
+
+
+def check_glyph(check: str) -> str:
+    """Return the glyph of a data check."""
+    from mlxtune.data.checks.registry import get_check
+
+    return get_check(check).glyph
+
+
+def source_unavailable(session: SourceSession, workspace: Path, recipe_key: str, width: int) -> Content:
+    """Draw a message that the source is being opened, cannot be read, or is empty."""
+    if session.error is not None:
+        message = relative_paths(workspace, one_line(session.error.message))
+        rows = error_rows(MlxtuneError(message, hint=session.error.hint), width)
+        rows.append(fold("Your decisions are safe. They are saved next to the source.", width, "    "))
+    elif session.browser is None:
+        return fold(f"reading {session.ref.name}", width)
+    else:
+        rows = [
+            fold(f"{session.ref.name} has no rows.", width, style="bold"),
+            fold("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
+        ]
+    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key(recipe_key, "another recipe", "screen.recipe"))
+    return lines(*rows, "", keys)
+
+
+def no_source(error: str, recipe_key: str, width: int) -> Content:
+    """Describe the room while no source is selected, and the key that selects one. ``recipe_key`` is empty without recipes."""
+    rows = marked("✗", "$error", error, width) if error else [fold("No rows selected.", width, style="bold")]
+    about = "This room lists the rows of a recipe, checks them and records your decisions. The file itself is never changed."
+    other = (
+        (recipe_key, "choose a recipe", "screen.recipe") if recipe_key else ("H", "create a sample workspace", "app.room('home')")
+    )
+    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key(*other))
+    return lines(*rows, fold(about, width), "", keys)

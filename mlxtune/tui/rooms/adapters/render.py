@@ -1,0 +1,162 @@
+"""Draw the Adapters room: the list, the details of one adapter, and the comparison of two."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from mlxtune.adapters.compare import AdapterComparison
+from mlxtune.core.text import one_line, plural
+from mlxtune.tui.paths import base_name
+from mlxtune.tui.render.bars import bar
+from mlxtune.tui.render.text import Part, age, cell, fold, key, line, lines, marked, wrap
+from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView, RateChange
+from mlxtune.tui.verdict import verdict_style
+
+KIND, SIZE, OUTCOME, RATE, AGE = 9, 9, 15, 12, 7  # widths of the list's columns
+WIDE = 72  # cells from which the list has a column for the contract's rate
+
+
+def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> Content:
+    """Draw the room before there are any adapters."""
+    if library is None:
+        return Content("")
+    text = "Every finished run adds one: a few MB on top of an unchanged base. Compare, rename, fuse, export and remove them here."
+    first = key("T", "train one", "app.room('train')") if has_recipes else key("H", "create a sample workspace", "app.room('home')")
+    rows = [
+        fold("No adapters yet.", width, style="bold"),
+        fold(text, width),
+        Content(""),
+        line("  ", first, "   ", key("i", "import one", "screen.import")),
+    ]
+    if library.removed:
+        rows.append(line("  ", key("u", f"restore {library.removed[0]}", "screen.undo")))
+    return lines(*rows)
+
+
+def heading_note(library: LibraryView) -> str:
+    """Return how many adapters there are, and their base."""
+    bases = {base_name(adapter.base) for adapter in library.adapters if adapter.base}
+    suffix = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
+    return f"{len(library.adapters):,}{suffix}"
+
+
+def list_header(width: int) -> Content:
+    """Draw the column names."""
+    cells = [
+        cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
+        *([cell("contract", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
+    ]  # fmt: skip
+    return line("    ", *cells).stylize("$faint").truncate(max(width, 0))
+
+
+def list_row(adapter: AdapterView, active: bool, now: float, width: int) -> Content:
+    """Draw one row of the list, starting at column 2. ``active`` marks the adapter that Chat uses."""
+    width += 2
+    score, problem = adapter.score, adapter.problem
+    glyph, token = ("✗", "$error") if problem else verdict_style(score.outcome, score.caveat) if score else verdict_style("")
+    tags = ((f" {tag}", "$muted") for tag in adapter.tags)
+    name = cell(line((adapter.name, "bold"), *tags, (" ● in use", "$primary") if active else ""), _name_width(width) - 1)
+    start: list[Part] = [(glyph, f"bold {token}"), " ", name, " "]
+    if problem:
+        return line(*start, (problem, "$error"))
+    cells = [
+        cell(adapter.kind, KIND, "$muted"),
+        cell(adapter.size, SIZE, "$muted", right=True),
+        cell(f"  {_outcome(adapter)}", OUTCOME, "" if score else "$muted"),
+    ]
+    if width >= WIDE:
+        rate = _contract(adapter)
+        cells.append(cell(f"{rate.before * 100:.0f} → {rate.after * 100:.0f}%" if rate else "", RATE, right=True))
+    return line(*start, *cells, cell(age(max(now - adapter.created, 0)), AGE, "$faint", right=True))
+
+
+def _name_width(width: int) -> int:
+    return max(width - 6 - KIND - SIZE - OUTCOME - (RATE if width >= WIDE else 0) - AGE, 10)
+
+
+def _outcome(adapter: AdapterView) -> str:
+    if adapter.score is None:
+        return "not evaluated"
+    return "held back" if adapter.score.caveat else adapter.score.outcome
+
+
+def _contract(adapter: AdapterView) -> RateChange | None:
+    return adapter.score.rates[-1] if adapter.score and adapter.score.rates else None
+
+
+def brief(adapter: AdapterView) -> str:
+    """Return the adapter's kind, outcome and rate in a few words."""
+    rate = _contract(adapter)
+    return f"{adapter.kind}, {_outcome(adapter)}{f', {rate.after * 100:.0f}%' if rate else ''}"
+
+
+def detail(adapter: AdapterView, width: int) -> list[Content]:
+    """Draw an adapter's verdict, rates, lineage and facts."""
+    if adapter.problem:
+        return [*marked("✗", "$error", "This adapter cannot be used.", width, "bold"), *_muted(adapter.problem, width)]
+    score = adapter.score
+    if score is None:
+        evaluate = line("    ", key("E", "evaluate it", "app.room('evaluate')"))
+        rows = [*marked("○", "$muted", "Not evaluated yet.", width, "bold"), evaluate]
+    else:
+        rows = marked(*verdict_style(score.outcome, score.caveat), score.verdict, width, "bold")
+        if score.caveat:
+            rows += _muted(f"Not recommended: {score.caveat}.", width, "$warning")
+        if score.claimed:
+            rows += _muted("Claimed by its author; not verified on this machine.", width, "$warning")
+        rows.append(Content(""))
+        for rate in score.rates:
+            rows.append(line("  ", cell(rate.name, width - 2, "$muted")))
+            rows.append(_rate_row(score.baseline, rate.before, "", "$muted", width))
+            rows.append(_rate_row("tuned", rate.after, f"{rate.low * 100:.0f}–{rate.high * 100:.0f}", "$primary", width))
+    if adapter.parent or adapter.children:
+        rows += [Content(""), line(("  Lineage", "bold"))]
+        rows += [line("  ", (f"● {adapter.parent}", "$muted"))] if adapter.parent else []
+        rows.append(line("  ", ("└ ", "$line") if adapter.parent else "", ("● ", "$primary"), (adapter.name, "bold")))
+        indent = "    " if adapter.parent else "  "
+        rows += [line(indent, ("└ ", "$line"), (f"● {child}", "$muted")) for child in adapter.children]
+    rows += [Content(""), line(("  Details", "bold"))]
+    for name, value in adapter.facts:
+        first, *rest = wrap(value, width - 13)
+        rows += [line("  ", cell(name, 9, "$muted"), first), *(Content(f"{'':11}{text}") for text in rest)]
+    return rows
+
+
+def _rate_row(name: str, rate: float, limits: str, token: str, width: int) -> Content:
+    own = token == "$primary"
+    figure = (f"{f'{rate:.1%}':>7}", "bold" if own else "$muted")
+    label = cell(name, 12, "" if own else "$muted")
+    return line("  ", label, " ", bar(rate, width - 33, token), " ", figure, "  ", (limits, "$muted"))
+
+
+def comparison(compared: AdapterComparison, width: int) -> list[Content]:
+    """Draw how two adapters differ and, if both were evaluated on the same rows, which is better."""
+    half = max((width - 14) // 2, 6)
+    rows: list[Content] = []
+    for fact in compared.facts:
+        if fact.first or fact.second:
+            style = "$muted" if fact.same else "bold"
+            first, second = (one_line(value) or "–" for value in (fact.first, fact.second))
+            glyph, name = "  " if fact.same else "~ ", cell(fact.name, 10, "$muted")
+            rows.append(line(glyph, name, cell(first, half - 1, style), " ", cell(second, half, style)))
+    rows.append(Content(""))
+    if compared.contrast is None:
+        return [*rows, *_muted(f"Not compared: {one_line(compared.reason)}", width)]
+    rows += [line(("  " + row, "bold")) for row in wrap(one_line(compared.contrast.verdict), width - 4)]
+    rows.append(Content(""))
+    for item in compared.contrast.comparisons:
+        change = f"{100 * item.change:+.0f} points ({100 * item.low:+.0f} to {100 * item.high:+.0f})"
+        counts = f"{item.paired.fixed} fixed, {item.paired.broken} broken"
+        rows.append(line("  ", cell(one_line(item.metric), 24, "$muted"), cell(change, 28), (counts, "$muted")))
+    return rows
+
+
+def cut(rows: list[Content], height: int) -> Content:
+    """Return the rows that fit, and how many do not."""
+    if 0 < height < len(rows):
+        return lines(*rows[: height - 1], line((f"  … {plural(len(rows) - height + 1, 'more row')}", "$muted")))
+    return lines(*rows)
+
+
+def _muted(text: str, width: int, style: str = "$muted") -> list[Content]:
+    return [line((f"    {row}", style)) for row in wrap(text, width - 6)]

@@ -1,0 +1,260 @@
+"""Adapters: the library of this workspace, with each adapter's lineage and verdict, and the actions on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+
+from mlxtune.adapters import library
+from mlxtune.adapters.compare import AdapterComparison, compare
+from mlxtune.adapters.importers.importer import import_adapter
+from mlxtune.core.text import one_line, plural
+from mlxtune.tui.base import Room
+from mlxtune.tui.rooms.adapters import render, service
+from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+
+class AdaptersRoom(Room):
+    """A list of adapters next to the details of the one under the cursor."""
+
+    ABOUT = "the adapters in this workspace and their evaluations"
+    CSS_PATH = "style.tcss"
+    CONDITIONAL_ACTIONS = frozenset({"use", "compare", "rename", "tag", "export", "remove", "undo", "detail"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "use", "chat with it", id="adapters.use"),
+        Binding("c", "compare", "compare", id="adapters.compare"),
+        Binding("r", "rename", "rename", id="adapters.rename"),
+        Binding("t", "tag", "tags", id="adapters.tag"),
+        Binding("f", "export", "fuse or export", id="adapters.export"),
+        Binding("x", "remove", "remove", id="adapters.remove"),
+        Binding("u", "undo", "restore", id="adapters.undo"),
+        Binding("i", "import", "import", id="adapters.import"),
+        Binding("d", "detail", "details", id="adapters.detail"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._library: LibraryView | None = None
+        self._inputs: object = None  # the facts that the library was read for
+        self._cursor_key = ""  # the adapter to move the cursor to after a restart or a reload
+
+    def save_state(self) -> Mapping[str, Any]:
+        adapter = self._adapter
+        return {"key": adapter.key} if adapter else {}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._cursor_key = str(state.get("key", ""))
+
+    def compose_body(self) -> ComposeResult:
+        about = "The adapters of finished runs and imports, newest first. enter chats with the one under the cursor."
+        yield Section("Adapters", Panel(id="adapters-invite-picture"), lit=True, id="adapters-invite")
+        with Horizontal(id="adapters-columns"):
+            yield Section("Adapters", ListPanel(id="adapters-list", about=about), id="adapters-all")
+            yield Section("Adapter", Panel(id="adapters-detail"), classes="fill", id="adapters-side")
+
+    @property
+    def _adapters(self) -> tuple[AdapterView, ...]:
+        return self._library.adapters if self._library else ()
+
+    @property
+    def _adapter(self) -> AdapterView | None:
+        """The adapter under the cursor."""
+        cursor = self.query_one("#adapters-list", ListPanel).cursor
+        return self._adapters[cursor] if cursor < len(self._adapters) else None
+
+    @property
+    def _usable_adapter(self) -> AdapterView | None:
+        adapter = self._adapter
+        return adapter if adapter and not adapter.problem else None
+
+    def draw(self, snapshot: Snapshot) -> None:
+        inputs = [view.id for view in (*snapshot.runs, *snapshot.evals) if view.status == "finished"]
+        if inputs != self._inputs:
+            self._inputs = inputs
+            self._read()
+        found, adapters, active = self._library, self._adapters, self.app.adapter
+        self.set_class(not adapters, "-empty")
+        if found is None or not adapters:
+            panel = self.query_one("#adapters-invite-picture", Panel)
+            panel.update(lambda width, _height: render.empty_state(found, bool(snapshot.recipes), width))
+            return
+        cursor = next((index for index, adapter in enumerate(adapters) if adapter.key == self._cursor_key), None)
+        self._cursor_key = ""
+        self.query_one("#adapters-list", ListPanel).set(
+            len(adapters),
+            lambda index, width: render.list_row(adapters[index], adapters[index].key == active, snapshot.now, width),
+            header=render.list_header,
+            cursor=cursor,
+        )
+        self.query_one("#adapters-all", Section).head.set(note=render.heading_note(found))
+        self.query_one("#adapters-side").display = self.wide
+        if adapter := self._adapter:
+            self.query_one("#adapters-side", Section).head.set(title=adapter.name, note=adapter.kind)
+            self.query_one("#adapters-detail", Panel).update(
+                lambda width, height: render.cut(render.detail(adapter, width), height)
+            )
+
+    def _read(self) -> None:
+        workspace = self.app.workspace
+        self.run_job(lambda: service.read_library(workspace), self._show_library)
+
+    def _show_library(self, view: LibraryView) -> None:
+        self._cursor_key = adapter.key if (adapter := self._adapter) else self._cursor_key
+        self._library = view
+        self.redraw()
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        adapter, usable = self._adapter, self._usable_adapter
+        actions: list[FooterAction] = []
+        if usable:
+            actions.append(FooterAction("a", "chat", "use", "chat with it"))
+            if not self.wide:
+                actions.append(FooterAction("d", "details", "detail", "verdict, lineage and facts"))
+            if sum(not other.problem for other in self._adapters) > 1:
+                actions.append(FooterAction("c", "compare", "compare", "compare it with another adapter"))
+            if self.app.snapshot and self.app.snapshot.live is None and not self.app.busy:
+                actions.append(FooterAction("f", "fuse", "export", "fuse it into its base, or export it for other programs"))
+        if adapter:
+            actions.append(FooterAction("x", "remove", "remove", "remove it; u restores it"))
+        if self._library and self._library.removed:
+            actions.append(FooterAction("u", "undo", "undo", f"restore {self._library.removed[0]}"))
+        if usable:
+            actions += [
+                FooterAction("r", "rename", "rename", "rename it"),
+                FooterAction("t", "tag", "tag", "edit its tags"),
+            ]
+        return [*actions, FooterAction("i", "import", "import", "import an adapter from a folder")]
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+        self.redraw()
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        if self.wide:
+            self.action_use()
+        else:
+            self.action_detail()
+
+    def action_use(self) -> None:
+        """Select the adapter for Chat and open Chat."""
+        if adapter := self._usable_adapter:
+            self.app.adapter = self.app.adapter_to_load = adapter.key
+            self.redraw()
+            self.app.action_room("chat")
+
+    def action_detail(self) -> None:
+        if adapter := self._adapter:
+            self.app.push_screen(PageScreen(adapter.name, partial(render.detail, adapter)))
+
+    def action_compare(self) -> None:
+        adapter, workspace = self._usable_adapter, self.app.workspace
+        if adapter is None:
+            return
+        others = [other for other in self._adapters if not other.problem and other.key != adapter.key]
+
+        def job(key: str) -> AdapterComparison:
+            return compare(workspace, library.find_usable(workspace, key), library.find_usable(workspace, adapter.key))
+
+        def chosen(key: str | None) -> None:
+            if key:
+                self.run_job(partial(job, key), self._show_comparison)
+
+        options = [ChoiceOption(other.key, other.name, render.brief(other)) for other in others]
+        self.app.push_screen(ChoiceDialog(f"Compare {adapter.name} with which adapter?", "", options), chosen)
+
+    def _show_comparison(self, compared: AdapterComparison) -> None:
+        self.app.push_screen(PageScreen("Comparison", partial(render.comparison, compared)))
+
+    def action_rename(self) -> None:
+        if adapter := self._adapter:
+            about = "Use letters, digits, dots and dashes."
+            self._edit(adapter, f"Rename {adapter.name}", about, adapter.name, library.rename, "{} is now named {}.".format)
+
+    def action_tag(self) -> None:
+        def message(name: str, text: str) -> str:
+            tags = service.parse_tags(text)
+            return f"{name} is tagged {', '.join(tags)}." if tags else f"{name} has no tags."
+
+        if adapter := self._adapter:
+            about = "Separate tags with spaces. Tags you leave out are removed; a single dash removes all."
+            self._edit(adapter, f"Tags of {adapter.name}", about, " ".join(adapter.tags), service.set_tags, message)
+
+    def _edit(
+        self, adapter: AdapterView, title: str, about: str, value: str,
+        write: Callable[[Path, str, str], object], message: Callable[[str, str], str],
+    ) -> None:  # fmt: skip
+        """Ask for a line of text and write it to the library."""
+
+        def answered(text: str | None) -> None:
+            if text and text != value:
+                self._change(lambda: write(self.app.workspace, adapter.key, text), message(adapter.name, text))
+
+        self.app.push_screen(PromptDialog(title, about, value), answered)
+
+    def action_export(self) -> None:
+        adapter = self._usable_adapter
+        if adapter is None:
+            return
+
+        def chosen(form: str | None) -> None:
+            if form:
+                self.app.run_job(partial(self._export, adapter, form), busy=f"Starting the export of {adapter.name}.")
+
+        about = (
+            "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows. "
+            "It is kept only if the outputs match."
+        )
+        options = [ChoiceOption("", "Cancel", "nothing is written")]
+        options += [ChoiceOption(form, *texts) for form, texts in service.EXPORT_FORMS.items()]
+        self.app.push_screen(ChoiceDialog(f"Export {adapter.name}?", about, options), chosen)
+
+    def _export(self, adapter: AdapterView, form: str) -> Notice:
+        folder = one_line(service.start_export(self.app.workspace, adapter.key, form))
+        return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", "Run mlxtune runs to see its progress.")
+
+    def action_remove(self) -> None:
+        if adapter := self._adapter:
+            children = (
+                f" {plural(len(adapter.children), 'adapter was', 'adapters were')} trained from it." if adapter.children else ""
+            )
+            undo = FooterAction("u", "undo", "undo", "restore it")
+            self._change(lambda: library.remove(self.app.workspace, adapter.key), f"Removed {adapter.name}.{children}", undo)
+
+    def action_undo(self) -> None:
+        if self._library and self._library.removed:
+            self._change(lambda: library.restore(self.app.workspace), f"Restored {self._library.removed[0]}.")
+
+    def action_import(self) -> None:
+        def answered(text: str | None) -> None:
+            if text:
+                folder = Path(text).expanduser()
+                self._change(lambda: import_adapter(self.app.workspace, folder), f"Imported {one_line(folder.name)}.")
+
+        def error(text: str) -> str:
+            return "" if Path(text).expanduser().is_dir() else "This folder does not exist."
+
+        about = "Enter a folder in mlx-lm or PEFT layout. Its files are checked before they are opened, then copied."
+        self.app.push_screen(PromptDialog("Import an adapter", about, "", validate=error), answered)
+
+    def _change(self, write: Callable[[], object], message: str, undo: FooterAction | None = None) -> None:
+        """Change the library in a background thread, read it again, and show ``message``."""
+
+        def changed(_: object) -> None:
+            self._read()
+            self.app.show_notice(Notice("✓", "$success", message, undo=undo))
+
+        self.app.run_job(write, changed, busy="")

@@ -1,0 +1,136 @@
+"""The Adapters room's service: the adapter library with every string safe to show."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from mlxtune.adapters import library
+from mlxtune.adapters.compare import facts
+from mlxtune.adapters.entry import AdapterEntry, AdapterScore
+from mlxtune.adapters.export import start as exports
+from mlxtune.core.text import one_line, size
+from mlxtune.evaluation.scorers.registry import FORMS as OUTPUT_FORMS
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.tui.paths import relative_paths
+
+EXPORT_FORMS = {
+    "fused": ("Fuse", "an MLX model folder, not quantized"),
+    "quantized": ("Fuse and quantize", "as small as the base, slightly lossy"),
+    "hf": ("Export", "safetensors for transformers"),
+    "gguf": ("Export GGUF", "one file for llama.cpp"),
+}
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """The rate of one metric before and after training, from 0 to 1, with the interval after training."""
+
+    name: str
+    before: float
+    after: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ScoreView:
+    """An adapter's evaluation. ``claimed`` means that only its author reports it. The last rate is the whole contract."""
+
+    outcome: str
+    verdict: str
+    baseline: str
+    rates: tuple[RateChange, ...]
+    caveat: str
+    claimed: bool
+
+
+@dataclass(frozen=True)
+class AdapterView:
+    """An adapter in the library. ``score`` is ``None`` until it has been evaluated; ``problem`` says why it is unusable."""
+
+    key: str
+    name: str
+    base: str
+    kind: str
+    created: float
+    size: str
+    tags: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    parent: str
+    children: tuple[str, ...]
+    score: ScoreView | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class LibraryView:
+    """All adapters, newest first, and the names of the removed ones, most recently removed first."""
+
+    adapters: tuple[AdapterView, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def read_library(workspace: Path) -> LibraryView:
+    """Read the adapter library of ``workspace``."""
+    entries = library.all_adapters(workspace)
+    children: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.parent:
+            children.setdefault(os.path.realpath(entry.parent.folder), []).append(one_line(entry.name))
+    views = (_view(workspace, entry, tuple(children.get(os.path.realpath(entry.folder), ()))) for entry in entries)
+    return LibraryView(tuple(views), tuple(one_line(item.name) for item in library.removed(workspace)))
+
+
+def parse_tags(text: str) -> list[str]:
+    """Split ``text`` into tags; words that begin with a dash are dropped."""
+    return list(dict.fromkeys(word for word in text.split() if not word.startswith("-")))
+
+
+def set_tags(workspace: Path, key: str, text: str) -> None:
+    """Replace an adapter's tags with those in ``text``. Raise ``InputError``."""
+    tags = parse_tags(text)
+    library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
+
+
+def start_export(workspace: Path, key: str, form: str) -> str:
+    """Start the worker that exports an adapter; return the folder of its run. Raise ``InputError``."""
+    run = exports.start(workspace, library.find_usable(workspace, key), cast("exports.ExportForm", form))
+    return run.folder.relative_to(workspace).as_posix()
+
+
+def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> AdapterView:
+    known = {} if entry.problem else facts(entry)
+    return AdapterView(
+        key=entry.key,
+        name=one_line(entry.name),
+        base=one_line(entry.base),
+        kind=one_line(f"{known.get('kind', '')} {entry.rank or ''}".strip()),
+        created=entry.created,
+        size=size(entry.size) if entry.size else "",
+        tags=tuple(one_line(tag) for tag in entry.tags),
+        facts=tuple((name, one_line(value)) for name, value in known.items() if value and name not in ("parent", "tags")),
+        parent=one_line(entry.parent.run or entry.parent.folder) if entry.parent else "",
+        children=children,
+        score=_score(entry.score) if entry.score else None,
+        problem=relative_paths(workspace, one_line(entry.problem)),
+    )
+
+
+def _score(score: AdapterScore) -> ScoreView:
+    before = {rate.metric: rate for rate in score.before}
+    rates = tuple(
+        RateChange(metric_label(rate.metric), before[rate.metric].share, rate.share, rate.low, rate.high)
+        for rate in score.after
+        if rate.metric in before and rate.metric not in OUTPUT_FORMS
+    )
+    return ScoreView(
+        outcome=one_line(score.outcome),
+        verdict=one_line(score.verdict),
+        baseline=one_line(score.rival),
+        rates=rates,
+        caveat=one_line(score.caveat),
+        claimed=score.folder is None,
+    )

@@ -1,0 +1,181 @@
+"""Advice: whether to fine-tune at all. The interview is on the left, the advice and its reasons on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+
+from mlxtune.advice.evidence import AdviceEvidence
+from mlxtune.advice.verdict import Advice
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import plural
+from mlxtune.tui.base import Room
+from mlxtune.tui.rooms.advice import render, service
+from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
+from mlxtune.tui.snapshot import RecipeView, Snapshot
+from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.frame import FooterAction
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+
+class AdviceRoom(Room):
+    """An interview with the cursor on a question or an option. The advice is updated after every answer."""
+
+    ABOUT = "whether to fine-tune at all, based on your answers and measurements"
+    CSS_PATH = "style.tcss"
+    CONDITIONAL_ACTIONS = frozenset({"measure", "reasons", "other"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "choose", "choose", id="advice.choose"),
+        Binding("m", "measure", "measure", id="advice.measure"),
+        Binding("t", "table", "RAG or fine-tuning", id="advice.table"),
+        Binding("w", "reasons", "why", id="advice.reasons"),
+        Binding("o", "other", "other recipe", id="advice.other"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interview: Interview | None = None
+        self._partial: Mapping[str, Any] = {}  # answers of an interview that was not finished
+        self._evidence: AdviceEvidence | None = None
+        self._error: MlxtuneError | None = None
+        self._inputs: object = None  # the facts that the evidence was gathered for
+
+    def save_state(self) -> Mapping[str, Any]:
+        return {"given": dict(self._interview.answers)} if self._interview and self._interview.missing else {}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._partial = dict(state.get("given", {}))
+
+    def compose_body(self) -> ComposeResult:
+        about = (
+            "The questions and their options. enter or space selects or deselects an option. On a question, enter moves to its "
+            "first option or asks for the number."
+        )
+        with Horizontal(id="advice-columns"):
+            yield Section("Interview", ListPanel(id="advice-questions", eager=True, about=about), id="advice-interview")
+            with Vertical(id="advice-side"):
+                yield Section("Advice", Panel(id="advice-picture"), id="advice-verdict")
+                yield Section("Why", Panel(id="advice-reasons"), classes="fill", id="advice-why")
+
+    def draw(self, snapshot: Snapshot) -> None:
+        if self._interview is None:
+            self._interview = Interview.load(self.app.workspace, self._partial)
+        view = self.app.recipe
+        self._update_evidence(view, snapshot)
+        items, missing = self._interview.lines(), self._interview.missing
+        questions = self.query_one("#advice-questions", ListPanel)
+        questions.set(len(items), lambda index, width: render.interview_row(items[index], width))
+        note = f"{plural(len(missing), 'question')} left" if missing else "all answered"
+        self.query_one("#advice-interview", Section).head.set(note=note)
+        advice, evidence, error = self._advice, self._evidence, self._error
+        sample, busy = service.current_sample(snapshot.evals, view), snapshot.live is not None
+        self.query_one("#advice-verdict", Section).head.set(note=render.heading_note(evidence, self.wide))
+        self.query_one("#advice-picture", Panel).update(
+            lambda width, _height: render.summary(advice, evidence, missing, error, sample, busy, width)
+        )
+        self.query_one("#advice-why").display = advice is not None and self.wide
+        if advice:
+            self.query_one("#advice-reasons", Panel).update(lambda width, height: render.cut(render.reasons(advice, width), height))
+
+    @property
+    def _advice(self) -> Advice | None:
+        return self._interview.advice(self._evidence) if self._interview and self._evidence is not None else None
+
+    def _update_evidence(self, view: RecipeView | None, snapshot: Snapshot) -> None:
+        """Gather the evidence again if the recipe, its data file or the finished evaluations have changed."""
+        finished = tuple(run.id for run in snapshot.evals if run.status == "finished")
+        inputs = (view.path, view.recipe, view.source_exists, finished) if view else None
+        changed, self._inputs = inputs != self._inputs, inputs
+        if view is None or view.recipe is None:
+            self._evidence = AdviceEvidence()
+        elif changed:
+            recipe, path, workspace = view.recipe, view.path, self.app.workspace
+            self.run_job(
+                lambda: service.gather_evidence(workspace, recipe, path),
+                lambda evidence: self._show_evidence(evidence, None),
+                lambda error: self._show_evidence(AdviceEvidence(), error),
+            )
+
+    def _show_evidence(self, evidence: AdviceEvidence, error: MlxtuneError | None) -> None:
+        self._evidence, self._error = evidence, error
+        self.redraw()
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        actions = [FooterAction("enter", "choose", "choose", "select the option under the cursor")]
+        if self._advice is not None:
+            actions.append(FooterAction("w", "why", "reasons", "the full advice: reasons, contradictions, what would change it"))
+        actions.append(FooterAction("t", "table", "table", "RAG or fine-tuning: nine questions"))
+        snapshot, view = self.app.snapshot, self.app.recipe
+        if view and view.recipe and snapshot and snapshot.live is None and not self.app.busy:
+            help = "measure the base, your prompt and a few examples on 30 held-out rows"
+            actions.append(FooterAction("m", "measure", "measure", help))
+        if snapshot and len(snapshot.recipes) > 1:
+            actions.append(FooterAction("o", "other", "other", "show another recipe"))
+        return actions
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        self.action_choose()
+
+    def action_choose(self) -> None:
+        """Select the option under the cursor; on a question, ask for its number or move to its first option."""
+        if self._interview is None:
+            return
+        questions = self.query_one("#advice-questions", ListPanel)
+        item = self._interview.lines()[questions.cursor]
+        if item.option:
+            self._answer(self._interview.choose(item.question, item.option))
+        elif item.question.kind == "number":
+            self._ask_number(self._interview, item)
+        else:
+            questions.go(questions.cursor + 1)
+
+    def _ask_number(self, interview: Interview, item: InterviewLine) -> None:
+        question = item.question
+
+        def answered(text: str | None) -> None:
+            if text:
+                self._answer(interview.enter(question, text))
+
+        dialog = PromptDialog(question.ask, "", item.text, validate=lambda text: service.number_error(question, text))
+        self.app.push_screen(dialog, answered)
+
+    def _answer(self, interview: Interview) -> None:
+        self._interview = interview
+        if not interview.missing:
+            try:
+                interview.save(self.app.workspace)
+            except MlxtuneError as error:
+                self.app.show_error(error)
+            else:
+                self.app.action_dismiss_notice()
+        self.redraw()
+
+    def action_measure(self) -> None:
+        view, workspace = self.app.recipe, self.app.workspace
+        if view and view.recipe:
+            recipe = view.recipe
+            self.app.run_job(lambda: service.start_sample(workspace, recipe), busy="Starting the measurement.")
+
+    def action_reasons(self) -> None:
+        def rows(width: int) -> list[Content]:
+            return render.report(advice, self._evidence, width) if (advice := self._advice) else []
+
+        self.app.push_screen(PageScreen("Advice", rows))
+
+    def action_table(self) -> None:
+        self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: render.rag_table(self._advice, width)))
+
+    def action_other(self) -> None:
+        self.app.choose_recipe()

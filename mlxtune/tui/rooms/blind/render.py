@@ -1,0 +1,130 @@
+"""Draw the Blind room: progress, the prompt, two sealed answers, the questions, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from textual.content import Content
+
+from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
+from mlxtune.evaluation.blind.votes import QUESTIONS
+from mlxtune.evaluation.render.comparison_table import ReportTable
+from mlxtune.tui.render.bars import bar
+from mlxtune.tui.render.output_text import output_rows
+from mlxtune.tui.render.tables import table_rows
+from mlxtune.tui.render.text import cell, fold, key, line, lines, wrap
+from mlxtune.tui.rooms.blind.service import ArmPair
+
+QUESTION = 44  # cells of a question
+
+
+def empty_state(has_recipes: bool, one_arm: bool, width: int) -> Content:
+    """Draw the room before there are two arms to compare."""
+    evaluate = key("E", "evaluate an adapter first", "app.room('evaluate')")
+    return lines(
+        fold("The newest evaluation has only one arm." if one_arm else "No evaluations yet.", width, style="bold"),
+        fold("Here you read two arms' answers side by side, without knowing which is which, and choose the better one.", width),
+        fold("After the last pair, you see a sign test with an interval and how consistent you were.", width),
+        Content(""),
+        line("  ", evaluate if has_recipes else key("H", "create a sample workspace", "app.room('home')")),
+    )
+
+
+def invitation(arms: ArmPair, width: int) -> Content:
+    """Draw which two arms will be compared, and the session's progress."""
+    first, second, status = one_line(arms.first), one_line(arms.second), arms.status
+    about = (
+        f"From evaluation {one_line(arms.folder.name)}. There are three questions per pair. Sides are random and stay sealed until "
+        "the last vote."
+    )
+    rows = [
+        fold(f"{first} or {second}? Read both answers to each row without knowing which is which.", width, style="bold"),
+        fold(about, width),
+        Content(""),
+    ]
+    if status is None:
+        word, note = "begin", "you choose the number of pairs, which is then fixed"
+    elif status.opened:
+        word, note = "see the result", f"{plural(status.pairs, 'pair')} judged"
+    else:
+        word, note = "continue", f"{status.votes:,} of {plural(status.votes_needed, 'vote')} cast"
+    rows.append(line("  ", key("enter", word, "screen.enter"), (f"   {note}", "$muted")))
+    if status and not status.opened:
+        rows.append(line("         ", bar(status.votes / max(1, status.votes_needed), min(width - 12, 40))))
+    return lines(*rows)
+
+
+def progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:
+    """Draw the pair's number and a progress bar."""
+    left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
+    right = line((f"  result after pair {pair.total:,}", "$muted")) if width >= 70 else Content("")
+    filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
+    return line(left, filled, right).truncate(max(width, 0))
+
+
+def prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
+    """Draw the last user turn in at most ``max_rows`` rows."""
+    text = next((message.content for message in reversed(pair.prompt) if message.role == "user"), "")
+    shown = safe_text(text).strip().expandtabs(4) if max_rows > 2 else one_line(text)
+    rows = wrap(shown or "(empty)", width - 4)
+    if len(rows) <= max_rows:
+        return lines(*(f"  {row}" for row in rows))
+    more = line("… ", key("p", "more", "screen.prompt", "$muted")).stylize_before("$muted")
+    last = cell(rows[max_rows - 1], width - 4 - more.cell_length - 1)
+    return lines(*(f"  {row}" for row in rows[: max_rows - 1]), line("  ", last, " ", more))
+
+
+def prompt_page(pair: PresentedPair, width: int) -> list[Content]:
+    """Draw the whole prompt."""
+    rows: list[Content] = []
+    for message in pair.prompt:
+        rows.append(line((f"  {one_line(message.role)}", "bold $muted")))
+        rows += [Content(f"  {row}") for row in wrap(safe_text(message.content).expandtabs(4), width - 4)]
+        rows.append(Content(""))
+    return rows
+
+
+def answer(text: str, first: int, width: int, height: int) -> Content:
+    """Draw an answer, starting at its row ``first``."""
+    rows = answer_lines(text, width)
+    start = max(0, min(first, len(rows) - height))
+    return lines(*rows[start:][: height or None])
+
+
+def answer_lines(text: str, width: int) -> list[Content]:
+    """Return an answer's rows, which do not depend on the arm."""
+    return output_rows(text, None, width) if text.strip() else [Content.styled("(empty)", "$faint")]
+
+
+def questions(given: Sequence[Vote], width: int) -> Content:
+    """Draw the three questions with the votes cast so far."""
+    rows = []
+    for index, question in enumerate(QUESTIONS.values()):
+        current, vote = index == len(given), given[index] if index < len(given) else None
+        cells = [
+            (f"{'●' if vote == value else '○'} {word:<8}", "bold $primary" if vote == value else "$muted")
+            for value, word in (("a", "A"), ("tie", "same"), ("b", "B"))
+        ]
+        style = "bold" if current else "" if vote else "$muted"
+        text = cell(question, min(QUESTION, max(width - 36, 10)), style)
+        cursor = ("▌ " if current else "  ", "$primary")
+        rows.append(line(cursor, (f"{index + 1}  ", "$faint"), text, " ", *cells).truncate(max(width, 0)))
+    return lines(*rows)
+
+
+def sealed(session: BlindSession, width: int) -> Content:
+    """Draw the state after the last vote, before the arms are revealed."""
+    keys = line("  ", key("enter", "reveal the arms", "screen.enter"), "   ", key("u", "undo the last vote", "screen.undo"))
+    return lines(
+        fold("That was the last vote.", width, style="bold"),
+        fold(f"You judged {plural(session.n, 'pair')}. Once the arms are revealed, votes cannot be changed.", width),
+        Content(""),
+        keys,
+    )
+
+
+def result_table(table: ReportTable, width: int, _height: int) -> Content:
+    """Draw a result table without its title, which the section shows."""
+    return lines(*table_rows(replace(table, title="", note=""), width))

@@ -1,0 +1,342 @@
+"""Blind: two arms' answers side by side without names, three questions per pair, and the result after the last one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote
+from mlxtune.evaluation.blind.blind_status import export_votes
+from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
+from mlxtune.evaluation.render.blind_table import reader_table, votes_table
+from mlxtune.evaluation.statistics.power import detectable_preference
+from mlxtune.tui.base import Room
+from mlxtune.tui.paths import display_path, relative_paths
+from mlxtune.tui.render.text import error_rows, lines
+from mlxtune.tui.rooms.blind import render, service
+from mlxtune.tui.rooms.blind.service import ArmPair
+from mlxtune.tui.rooms.evaluate.render import verdict_rows
+from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+State = Literal["choice", "vote", "end", "result"]
+PAIR_COUNTS = (10, 20, 40, 80)
+DEFAULT_PAIRS = 40
+DEBOUNCE = 0.15  # seconds within which a second vote is ignored
+
+
+class BlindRoom(Room):
+    """Holds a session's lock while it is open. Every vote is written to disk immediately."""
+
+    ABOUT = "compare two arms' answers without knowing which is which"
+    CSS_PATH = "style.tcss"
+    CONDITIONAL_ACTIONS = frozenset({"undo", "prompt", "arms", "other", "export", "enter"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "enter", "begin or continue", id="blind.enter"),
+        Binding("a", "vote('a')", "A", id="blind.a"),
+        Binding("s,t", "vote('tie')", "same", id="blind.same"),
+        Binding("d,b", "vote('b')", "B", id="blind.b"),
+        Binding("u", "undo", "undo", id="blind.undo"),
+        Binding("p", "prompt", "the whole prompt", id="blind.prompt"),
+        Binding("m", "arms", "other arms", id="blind.arms"),
+        Binding("o", "other", "another evaluation", id="blind.other"),
+        Binding("e", "export", "export votes as preference pairs", id="blind.export"),
+        Binding("down,j", "scroll(1)", "down", id="blind.down"),
+        Binding("up,k", "scroll(-1)", "up", id="blind.up"),
+        Binding("pagedown,space", "scroll(8)", "a page down", id="blind.page-down"),
+        Binding("pageup", "scroll(-8)", "a page up", id="blind.page-up"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selected: str | None = None  # the ID of the selected evaluation
+        self._arms: ArmPair | None = None
+        self._loading: str | None = None  # the ID of the evaluation whose arms were read last
+        self._error: MlxtuneError | None = None
+        self._one_arm = False
+        self._session: BlindSession | None = None
+        self._result: BlindResult | None = None
+        self._scroll = 0
+        self._vote_time = 0.0
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Blind", Panel(id="bl-invite"), lit=True, id="bl-choice")
+        with Vertical(id="bl-vote"):
+            yield Panel(id="bl-progress")
+            yield Section("Prompt", Panel(id="bl-prompt"), id="bl-asked")
+            with Container(id="bl-pair"):
+                yield Panel(id="bl-a", classes="seal")
+                yield Panel(id="bl-b", classes="seal")
+            yield Section("Which one?", Panel(id="bl-asks"), lit=True, id="bl-questions")
+        yield Section("Sealed", Panel(id="bl-sealed"), lit=True, id="bl-end")
+        with Vertical(id="bl-result"):
+            yield Section("Verdict", Panel(id="bl-verdict"), lit=True, id="bl-told")
+            yield Section("Votes", Panel(id="bl-votes"), id="bl-counts")
+            yield Section("Reader", Panel(id="bl-facts"), id="bl-reader")
+
+    @property
+    def _finished(self) -> list[RunView]:
+        return self.app.finished_evaluations
+
+    def _wanted(self) -> RunView | None:
+        """Return the selected evaluation, or else the best one with several arms."""
+        several = [view for view in self._finished if len(view.state.arms) > 1]
+        chosen = next((view for view in self._finished if view.id == self._selected), None)
+        return chosen or self.app.preferred_evaluation(None, several) or next(iter(self._finished), None)
+
+    @property
+    def _state(self) -> State:
+        if self._session is None:
+            return "choice"
+        if self._result is not None:
+            return "result"
+        return "vote" if self._session.current else "end"
+
+    @property
+    def _pair(self) -> PresentedPair | None:
+        """The displayed pair."""
+        return self._session.current if self._session else None
+
+    def draw(self, snapshot: Snapshot) -> None:
+        if self._session is None:
+            view = self._wanted()
+            if view is None:
+                self._arms = None
+            elif self._arms is None or self._arms.folder != view.run.folder:
+                self._load_arms(view)
+        for state in ("choice", "vote", "end", "result"):
+            self.set_class(state == self._state, f"-{state}")
+        session, result, pair = self._session, self._result, self._pair
+        if session is None:
+            self._draw_choice(bool(snapshot.recipes))
+        elif result is not None:
+            self._draw_result(result)
+        elif pair is not None:
+            self._draw_pair(session, pair)
+        else:
+            self.query_one("#bl-sealed", Panel).update(lambda width, _height: render.sealed(session, width))
+
+    def _draw_choice(self, has_recipes: bool) -> None:
+        arms, error, panel, one_arm = self._arms, self._error, self.query_one("#bl-invite", Panel), self._one_arm
+        if error is not None:
+            panel.update(lambda width, _height: lines(*error_rows(error, width)))
+        elif arms is not None:
+            panel.update(lambda width, _height: render.invitation(arms, width))
+        else:
+            panel.update(lambda width, _height: render.empty_state(has_recipes, one_arm, width))
+
+    def _draw_pair(self, session: BlindSession, pair: PresentedPair) -> None:
+        given, first, max_rows = session.pending_votes, self._scroll, 5 if self.tall else 2
+        self.query_one("#bl-progress", Panel).update(lambda width, _height: render.progress(session, pair, width))
+        self.query_one("#bl-prompt", Panel).update(lambda width, _height: render.prompt(pair, width, max_rows))
+        for name, text in (("a", pair.a), ("b", pair.b)):
+            seal = self.query_one(f"#bl-{name}", Panel)
+            seal.update(partial(render.answer, text, first))
+            rows, height = len(render.answer_lines(text, seal.content_size.width)), seal.content_size.height
+            seal.border_title = f" {name.upper()} "
+            seal.border_subtitle = " ↓ more " if first + height < rows else " sealed "
+        self.query_one("#bl-asks", Panel).update(lambda width, _height: render.questions(given, width))
+        self.query_one("#bl-questions", Section).head.set(note=f"{len(given)} of {len(QUESTIONS)} answered")
+
+    def _draw_result(self, result: BlindResult) -> None:
+        outcome = next(tally.outcome for tally in result.tallies if tally.question == HEADLINE_QUESTION)
+        self.query_one("#bl-verdict", Panel).update(
+            lambda width, _height: lines(*verdict_rows(outcome, one_line(result.verdict), width))
+        )
+        self.query_one("#bl-votes", Panel).update(partial(render.result_table, votes_table(result)))
+        self.query_one("#bl-facts", Panel).update(partial(render.result_table, reader_table(result)))
+        self.query_one("#bl-told", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
+        self.query_one("#bl-counts", Section).head.set(note="sign test; side questions Holm-adjusted" if self.wide else "")
+
+    def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
+        if self._loading != view.id or arms is not None:
+            self._loading, self._error = view.id, None
+            self.run_job(partial(service.load_arms, view.run.folder, arms), self._show_arms, self._show_error)
+
+    def _show_arms(self, arms: ArmPair | None) -> None:
+        self._arms, self._one_arm = arms, arms is None
+        self.redraw()
+
+    def _show_error(self, error: MlxtuneError) -> None:
+        self._arms = None
+        hint = error.hint or "Evaluate again, or choose another report."
+        self._error = MlxtuneError(relative_paths(self.app.workspace, one_line(error.message)), hint=hint)
+        self.redraw()
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        end = [FooterAction("o", "other", "other", "another evaluation")] if len(self._finished) > 1 else []
+        undo = FooterAction("u", "undo", "undo", "undo the last vote")
+        several = self._arms is not None and len(self._arms.arms) > 2
+        arms = [FooterAction("m", "arms", "arms", "compare two other arms")] if several else []
+        match self._state:
+            case "vote":
+                return [
+                    FooterAction("a", "A", "vote('a')", "the left answer"),
+                    FooterAction("s", "same", "vote('tie')", "no difference that matters"),
+                    FooterAction("d", "B", "vote('b')", "the right answer"),
+                    *([undo] if self._session and self._session.votes else []),
+                    FooterAction("p", "prompt", "prompt", "the whole prompt"),
+                    *end,
+                ]
+            case "end":
+                return [FooterAction("enter", "reveal", "enter", "reveal the arms and the result"), undo, *end]
+            case "result":
+                return [FooterAction("e", "export", "export", "write the votes as preference pairs"), *arms, *end]
+        if self._arms is None:
+            return end
+        status = self._arms.status
+        word = "begin" if status is None else "result" if status.opened else "continue"
+        return [FooterAction("enter", word, "enter", "open the session"), *arms, *end]
+
+    def action_enter(self) -> None:
+        session, arms = self._session, self._arms
+        if session is not None:
+            if self._state == "end":
+                self.run_job(session.reveal, self._show_result)
+        elif arms is not None and arms.status is None:
+            self.run_job(partial(service.count_pairs, arms), partial(self._choose_pair_count, arms))
+        elif arms is not None:
+            self._open(arms, 0)
+
+    def _choose_pair_count(self, arms: ArmPair, available: int) -> None:
+        if not available:
+            text = f"{one_line(arms.first)} and {one_line(arms.second)} give identical answers, so there is nothing to compare."
+            self.app.show_notice(Notice("·", "$muted", text))
+            return
+        counts = sorted({*(n for n in PAIR_COUNTS if n <= available), available})
+        counts.sort(key=lambda n: n != min(DEFAULT_PAIRS, available))  # the default first
+        options = []
+        for n in counts:
+            least = detectable_preference(n)
+            power = f"detects a preference of {least:.0%} or more" if least else "too few to detect a preference"
+            options.append(ChoiceOption(str(n), plural(n, "pair"), power))
+        text = "The number is fixed before the first vote. Some pairs are shown twice to measure your consistency."
+        self.app.push_screen(ChoiceDialog("How many pairs?", text, options), lambda n: self._open(arms, int(n)) if n else None)
+
+    def _open(self, arms: ArmPair, n: int) -> None:
+        self.run_job(partial(service.open_session, arms, n), self._show_session)
+
+    def _show_session(self, opened: tuple[BlindSession, BlindResult | None]) -> None:
+        self._close_session()
+        self._session, self._result = opened
+        self._scroll = 0
+        self.redraw()
+        self.call_after_refresh(self.redraw)  # the subtitles need the sides' heights
+
+    def _show_result(self, result: BlindResult) -> None:
+        self._result = result
+        self.redraw()
+
+    def _close_session(self) -> None:
+        """Release the session's lock. Its votes are on disk."""
+        if self._session:
+            self._session.__exit__(None, None, None)
+        self._session = self._result = self._loading = None
+
+    def on_unmount(self) -> None:
+        self._close_session()
+
+    def action_vote(self, vote: Vote) -> None:
+        session, pair, now = self._session, self._pair, time.monotonic()
+        if session is None or pair is None or now - self._vote_time < DEBOUNCE:
+            return
+        self._vote_time = now
+        self._write(lambda: session.vote(vote), pair)
+
+    def action_undo(self) -> None:
+        if session := self._session:
+            self._write(session.undo, None)
+
+    def _write(self, change: Callable[[], object], pair: PresentedPair | None) -> None:
+        """Write a vote or an undo. Scroll to the top if a pair other than ``pair`` is shown."""
+        try:
+            change()
+        except MlxtuneError as error:
+            self.app.show_error(error)
+            return
+        after = self._pair
+        if pair is None or after is None or after.index != pair.index:
+            self._scroll = 0
+        self.app.show_notice(None)
+
+    def action_scroll(self, by: int) -> None:
+        pair = self._pair
+        if pair is None:
+            return
+        seals = [(self.query_one(f"#bl-{name}", Panel), text) for name, text in (("a", pair.a), ("b", pair.b))]
+        last = max(len(render.answer_lines(text, seal.content_size.width)) - seal.content_size.height for seal, text in seals)
+        self._scroll = max(0, min(self._scroll + by, last))
+        self.redraw()
+
+    def action_prompt(self) -> None:
+        if pair := self._pair:
+            self.app.push_screen(PageScreen("Prompt", partial(render.prompt_page, pair)))
+
+    def action_arms(self) -> None:
+        view, arms = self._wanted(), self._arms
+        if view is None or arms is None:
+            return
+        pairs = arms.alternatives
+
+        def chosen(index: str | None) -> None:
+            if index:
+                self._close_session()
+                self._arms = None
+                self._load_arms(view, pairs[int(index)])
+
+        options = [
+            ChoiceOption(str(index), f"{one_line(first)} or {one_line(second)}") for index, (first, second) in enumerate(pairs)
+        ]
+        self.app.push_screen(ChoiceDialog("Which two arms?", "", options), chosen)
+
+    def action_other(self) -> None:
+        def chosen(view: RunView) -> None:
+            self._close_session()
+            self._selected, self._arms = view.id, None
+            self.redraw()
+
+        self.app.choose_evaluation("Which evaluation?", self._finished, chosen)
+
+    def action_export(self) -> None:
+        session, result = self._session, self._result
+        if session is None or result is None:
+            return
+        tallies = sorted(result.tallies, key=lambda tally: tally.question != HEADLINE_QUESTION)
+        options = [
+            ChoiceOption(tally.question, QUESTIONS[tally.question], plural(tally.wins + tally.losses, "decided vote"))
+            for tally in tallies
+        ]
+        text = "These are held-out rows, so a model trained on them cannot be tested on them. The ledger records the export."
+        dialog = ChoiceDialog("Export the votes on which question?", text, options)
+        self.app.push_screen(dialog, lambda question: self._export(session, question) if question else None)
+
+    def _export(self, session: BlindSession, question: str) -> None:
+        workspace = self.app.workspace
+        path = _unused(workspace / "data" / f"{session.evaluation.name}-{question}.jsonl")
+
+        def job() -> Notice:
+            pairs = plural(export_votes(session, path, question), "preference pair")
+            hint = "These are held-out rows. Evaluate a model trained on them on other rows."
+            return Notice("✓", "$success", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
+
+        self.app.run_job(job, busy="")
+
+
+def _unused(path: Path) -> Path:
+    """Return ``path``, or the first numbered variant of it that does not exist."""
+    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(2))
+    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())

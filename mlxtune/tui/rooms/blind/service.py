@@ -1,0 +1,52 @@
+"""The Blind room's service: the two arms to compare, the session's progress, and the session itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.blind.blind_session import BlindSession
+from mlxtune.evaluation.blind.blind_status import BlindStatus, blind_status, count_differing
+from mlxtune.evaluation.blind.votes import BlindResult
+from mlxtune.evaluation.paired_answers import load_pairs
+
+
+@dataclass(frozen=True)
+class ArmPair:
+    """Two of an evaluation's ``arms``. ``status`` is their session's progress, or ``None`` before it begins."""
+
+    folder: Path
+    first: str
+    second: str
+    arms: tuple[str, ...]
+    status: BlindStatus | None
+
+    @property
+    def alternatives(self) -> list[tuple[str, str]]:
+        """Every pair of arms."""
+        return list(combinations(self.arms, 2))
+
+
+def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | None:
+    """Return two arms of an evaluation, by default the base and the last one, or ``None`` if it has only one.
+
+    Raise ``InputError`` if its report or session cannot be read.
+    """
+    names = tuple(arm.name for arm in reports.load(folder).arms)
+    if len(names) < 2:
+        return None
+    first, second = arms or (names[0], names[-1])
+    return ArmPair(folder, first, second, names, blind_status(folder, first, second))
+
+
+def count_pairs(arms: ArmPair) -> int:
+    """Return how many rows both arms answered differently. Raise ``InputError``."""
+    return count_differing(load_pairs(arms.folder, arms.first, arms.second))
+
+
+def open_session(arms: ArmPair, n: int) -> tuple[BlindSession, BlindResult | None]:
+    """Open the session, or begin one with ``n`` pairs. Return it with its result, if revealed. Raise what ``BlindSession`` does."""
+    session = BlindSession(arms.folder, arms.first, arms.second, load_pairs(arms.folder, arms.first, arms.second), n)
+    return session, session.reveal() if session.opened else None

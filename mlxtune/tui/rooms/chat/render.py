@@ -1,0 +1,98 @@
+"""Draw the Chat room: the empty state, and questions and replies by role."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, safe_text
+from mlxtune.tui.paths import base_name
+from mlxtune.tui.render.text import cell, error_rows, fold, key, line, lines, wrap
+from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
+from mlxtune.tui.snapshot import RunView
+
+MIN_SIDE_BY_SIDE_WIDTH = 60
+ENDINGS = {"length": ", cut off at the length limit", "cancelled": ", stopped"}
+
+
+def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | None, live: RunView | None, width: int) -> Content:
+    """Draw the room before a model is loaded. ``option`` is what enter loads, or ``None`` until it is known."""
+    if option is None:
+        return Content("")
+    rows = [*error_rows(error, width), Content("")] if error else []
+    rows += [
+        fold("No model loaded.", width, style="bold"),
+        fold("The model runs in its own process. Its memory is freed when you unload it or quit.", width),
+    ]
+    if live:
+        rows.append(fold(f"{live.name} is using the accelerator. Chatting now slows both down.", width, style="$warning"))
+    keys = [line("  ", key("enter", f"load {one_line(option.name) or base}", "screen.load"))]
+    if option.name:
+        rows.append(fold(f"{one_line(option.name)} is {option.about}.", width))
+        keys.append(line("  ", key("o", f"load {base} alone", "screen.load_base")))
+    return lines(*rows, Content(""), *(row.truncate(max(width, 0)) for row in keys))
+
+
+def heading_note(chat: ChatService, with_base: bool) -> Content:
+    """Return the note at the right end of the heading: the process's state, or the conversation's base and mode."""
+    match chat.state:
+        case "loading":
+            return line(("● ", "bold $primary"), "loading")
+        case "failed":
+            return line(("✗ ", "bold $error"), one_line(chat.error.message, 60) if chat.error else "failed")
+        case "ready" if chat.ready:
+            parts = [f"on {base_name(chat.ready.base)}" if chat.adapter else one_line(chat.ready.path, 40)]
+            parts += ["side by side with the base"] if with_base and chat.adapter else []
+            parts += ["with a system prompt"] if chat.session.system else []
+            return line(", ".join(parts))
+    return line(("■ ", "$muted"), "process ended")
+
+
+def transcript(chat: ChatService, width: int) -> list[Content]:
+    """Draw the whole conversation."""
+    rows: list[Content] = []
+    if chat.session.system:
+        rows += [*_turn("◇", "system", chat.session.system, "$muted", width, "$muted"), Content("")]
+    for exchange in chat.exchanges:
+        rows += [*_turn("○", "user", one_line(exchange.question, 4000), "$muted", width), Content("")]
+        side_by_side = len(exchange.replies) > 1 and width >= MIN_SIDE_BY_SIDE_WIDTH
+        rows += [*(_side_by_side(exchange, width) if side_by_side else _stacked(exchange, width)), Content("")]
+    if not chat.exchanges:
+        rows.append(line(("  Ask a question.", "$muted")))
+    return rows
+
+
+def _stacked(exchange: Exchange, width: int) -> list[Content]:
+    return [row for reply in exchange.replies for row in _reply(reply, width)]
+
+
+def _side_by_side(exchange: Exchange, width: int) -> list[Content]:
+    half = (width - 4) // 2
+    left, right = ([row[2:] for row in _reply(reply, half)] for reply in exchange.replies)
+    return [line("  ", cell(first or "", half), "  ", cell(second or "", half)) for first, second in zip_longest(left, right)]
+
+
+def _reply(reply: ChatReply, width: int) -> list[Content]:
+    """Draw a reply under its adapter's name, and how it ended."""
+    token = "$primary" if reply.adapter else "$muted"
+    return [*_turn("●", one_line(reply.adapter) or "base", reply.text, token, width), *_ending(reply, width)]
+
+
+def _turn(glyph: str, role: str, text: str, token: str, width: int, style: str = "") -> list[Content]:
+    rows = wrap(safe_text(text).expandtabs(4), width - 6) if text else []
+    return [line((f"  {glyph} ", f"bold {token}"), (role, token)), *(line((f"    {row}", style)) for row in rows)]
+
+
+def _ending(reply: ChatReply, width: int) -> list[Content]:
+    if reply.error:
+        rows = wrap(reply.error, width - 6)
+        return [line((f"    {'  ' if index else '✗ '}{row}", "bold $error")) for index, row in enumerate(rows)]
+    done = reply.done
+    if done is None:
+        return [line(("    ▏", "$primary"))]
+    cached = f" ({done.cached:,} cached)" if done.cached else ""
+    speed = f", {done.speed:,.0f} tokens/s" if done.speed else ""
+    text = f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{speed}{ENDINGS.get(done.ended, '')}"
+    return [line((f"    {text}", "$faint"))]

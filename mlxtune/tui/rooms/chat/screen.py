@@ -1,0 +1,286 @@
+"""Chat: talk to a base or an adapter, switch adapters mid-conversation, ask both at once, and save answers as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import Input
+
+from mlxtune.core.text import one_line
+from mlxtune.models.bundled import ALIAS
+from mlxtune.tui.base import Room
+from mlxtune.tui.paths import base_name
+from mlxtune.tui.rooms.chat import render, service
+from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.scroll import ScrollPanel
+from mlxtune.tui.widgets.section import Section
+
+REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
+
+
+class ChatRoom(Room):
+    """The conversation above an input field. Escape leaves the field, so that letter keys trigger actions."""
+
+    ABOUT = "talk to the base or an adapter, and save answers as training data"
+    CSS_PATH = "style.tcss"
+    CONDITIONAL_ACTIONS = frozenset(
+        {"load", "load_base", "write", "switch", "both", "cancel", "save", "undo", "system", "reset", "end"}
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "load", "load the model", id="chat.begin"),
+        Binding("o", "load_base", "load the base alone", id="chat.base"),
+        Binding("i", "write", "write", id="chat.write"),
+        Binding("s", "switch", "switch adapters", id="chat.swap"),
+        Binding("b", "both", "base and adapter side by side", id="chat.both"),
+        Binding("x", "cancel", "stop the answer", id="chat.halt"),
+        Binding("w", "save", "save as data", id="chat.keep"),
+        Binding("u", "undo", "remove the last question", id="chat.undo"),
+        Binding("y", "system", "system prompt", id="chat.system"),
+        Binding("n", "reset", "new conversation", id="chat.reset"),
+        Binding("e", "end", "unload the model", id="chat.end"),
+        Binding("escape", "leave", "leave the field", id="chat.leave", show=False),
+    ]
+
+    class Changed(Message):
+        """The conversation or the process's state changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chat: ChatService | None = None
+        self._with_base = False
+        self._redrawing = False
+        self._focus_when_ready = False
+        self._loaded_key: str | None = None  # the key passed to the last load, until the adapter is switched
+        self._default: AdapterOption | None = None  # the adapter that enter loads; None until it is known
+        self._default_inputs: object = None  # the facts that the default was computed from
+
+    def save_state(self) -> Mapping[str, Any]:
+        return {"both": self._with_base}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._with_base = bool(state.get("both"))
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Chat", Panel(id="chat-invite-picture"), lit=True, id="chat-invite")
+        yield Section(
+            "Chat",
+            ScrollPanel(id="chat-said", about="The conversation. page up and page down scroll through it."),
+            classes="fill",
+            id="chat-talk",
+        )
+        yield Input(placeholder="ask, then press enter", compact=True, id="chat-field")
+
+    @property
+    def chat(self) -> ChatService:
+        if self._chat is None:
+            self._chat = ChatService(self.app.workspace, lambda: self.post_message(self.Changed()))
+        return self._chat
+
+    def on_unmount(self) -> None:
+        if self._chat:
+            self._chat.close()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        chat = self.chat
+        unloaded = chat.state in ("idle", "failed")
+        if unloaded:
+            self._update_default(snapshot)
+        empty = unloaded and not chat.exchanges
+        self.set_class(empty, "-empty")
+        self.query_one("#chat-field").display = chat.state == "ready"
+        if empty:
+            error, live, default, base = chat.error, snapshot.live, self._default, base_name(self._base)
+            panel = self.query_one("#chat-invite-picture", Panel)
+            panel.update(lambda width, _height: render.empty_state(default, base, error, live, width))
+            return
+        title = one_line(chat.adapter) or (base_name(chat.ready.base) if chat.ready else "Chat")
+        self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self._with_base))
+        self.query_one("#chat-said", ScrollPanel).set(lambda width: render.transcript(chat, width))
+
+    @property
+    def _base(self) -> str:
+        """The base model of the selected recipe."""
+        view = self.app.recipe
+        return view.recipe.model.base if view and view.recipe else ALIAS
+
+    def _update_default(self, snapshot: Snapshot) -> None:
+        """Look up the offered adapter again if anything that it depends on has changed."""
+        workspace, base = self.app.workspace, self._base
+        selected, best_run = self.app.adapter or "", snapshot.best.run_id if snapshot.best else ""
+        inputs = (selected, best_run, base, tuple(view.id for view in snapshot.runs if view.status == "finished"))
+        if inputs != self._default_inputs:
+            self._default_inputs = inputs
+            job = partial(service.default_adapter, workspace, selected, best_run, base)
+            self.run_job(job, self._show_default, group="offer")
+
+    def _show_default(self, default: AdapterOption) -> None:
+        self._default = default
+        self.redraw()
+
+    def on_chat_room_changed(self) -> None:
+        if not self._redrawing:
+            self._redrawing = True
+            self.set_timer(REDRAW_DELAY, self._redraw)
+
+    def _redraw(self) -> None:
+        self._redrawing = False
+        self.redraw()
+        if self._focus_when_ready and self.chat.state == "ready" and self.is_current:
+            self._focus_when_ready = False
+            self.action_write()
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        wanted = self.app.adapter_to_load
+        if wanted and self.chat.state != "loading":
+            self.app.adapter_to_load = None  # one request; declining the dialog must not ask again
+            if self.chat.state != "ready" or wanted != self._loaded_key:
+                self._confirm_load(wanted)
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        chat = self.chat
+        unload = FooterAction("e", "unload", "end", "end the model's process and free its memory")
+        if chat.state in ("idle", "failed"):
+            if self._default is None:
+                return []
+            actions = [FooterAction("enter", "load", "load", "load the model in its own process")]
+            if self._default.key:
+                actions.append(FooterAction("o", "base", "load_base", "load the base alone"))
+            return actions
+        if chat.state == "loading":
+            return [unload]
+        actions = [FooterAction("x", "stop", "cancel", "stop the answer")] if chat.streaming else []
+        actions += [
+            FooterAction("i", "write", "write", "go to the input field; esc leaves it"),
+            FooterAction("s", "switch", "switch", "answer with another adapter, or with the base"),
+        ]
+        if chat.adapter:
+            word = "alone" if self._with_base else "both"
+            actions.append(FooterAction("b", word, "both", "also ask the base, side by side"))
+        if chat.last_answer and not chat.streaming:
+            actions += [
+                FooterAction("w", "save", "save", "save as a training row; an edited answer also makes a preference pair"),
+                FooterAction("u", "undo", "undo", "remove the last question and its answer"),
+            ]
+        actions.append(FooterAction("y", "system", "system", "edit the system prompt"))
+        if chat.exchanges and not chat.streaming:
+            actions.append(FooterAction("n", "new", "reset", "start a new conversation"))
+        return [*actions, unload]
+
+    def action_load(self) -> None:
+        self._confirm_load(self.app.adapter or (self._default.key if self._default else ""))
+
+    def action_load_base(self) -> None:
+        self._confirm_load("")
+
+    def _confirm_load(self, key: str) -> None:
+        """Load the adapter ``key``, or the base alone. If a run is using the accelerator, ask first."""
+        live = self.app.snapshot.live if self.app.snapshot else None
+        if live is None:
+            self._load(key, beside=False)
+            return
+        options = [
+            ChoiceOption("", "Wait until it ends", "nothing is loaded"),
+            ChoiceOption("beside", "Chat now", "both run slower and share the memory"),
+        ]
+        dialog = ChoiceDialog(f"{live.name} is using the accelerator.", "", options)
+        self.app.push_screen(dialog, lambda choice: self._load(key, beside=True) if choice else None)
+
+    def _load(self, key: str, *, beside: bool) -> None:
+        view, workspace, base = self.app.recipe, self.app.workspace, self._base
+        folder = view.recipe.folder if view and view.recipe else workspace
+        self._focus_when_ready = True
+
+        def job() -> None:
+            self.chat.start(*service.resolve(workspace, key, base, folder), beside=beside)
+
+        def loading(_: None) -> None:
+            self._loaded_key = key
+            self._redraw()
+
+        self.run_job(job, loading)
+
+    def action_write(self) -> None:
+        self.query_one("#chat-field", Input).focus()
+
+    def action_leave(self) -> None:
+        if self.query_one("#chat-field").has_focus:
+            self.query_one("#chat-said", ScrollPanel).focus()
+        else:
+            self.app.action_dismiss_notice()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        question = event.value.strip()
+        if question and self.chat.state == "ready" and not self.chat.streaming:
+            event.input.value = ""
+            self.query_one("#chat-said", ScrollPanel).action_edge(True)
+            self.chat.ask(question, with_base=self._with_base)
+
+    def action_cancel(self) -> None:
+        self.chat.cancel()
+
+    def action_switch(self) -> None:
+        if self.chat.ready is None:
+            return
+        workspace, fingerprint = self.app.workspace, self.chat.ready.fingerprint
+        self.run_job(lambda: service.compatible_adapters(workspace, fingerprint), self._choose_adapter)
+
+    def _choose_adapter(self, adapters: Sequence[AdapterOption]) -> None:
+        options = [BASE_ALONE, *adapters]
+
+        def chosen(index: str | None) -> None:
+            if index:
+                self._loaded_key = None
+                self.chat.use(options[int(index)])
+                self.redraw()
+
+        choices = [ChoiceOption("0", "none", "the base alone")]
+        choices += [ChoiceOption(str(index), one_line(one.name), one.about) for index, one in enumerate(adapters, 1)]
+        self.app.push_screen(ChoiceDialog("Answer with which adapter?", "", choices), chosen)
+
+    def action_both(self) -> None:
+        self._with_base = not self._with_base
+        self.redraw()
+
+    def action_save(self) -> None:
+        chat = self.chat
+
+        def answered(text: str | None) -> None:
+            if text:
+                self.app.run_job(lambda: Notice("✓", "$success", chat.save(text)), busy="")
+
+        about = "It becomes a training row. An edited answer also makes a preference pair: yours chosen, the original rejected."
+        self.app.push_screen(PromptDialog("Save this answer?", about, chat.last_answer, label="save"), answered)
+
+    def action_undo(self) -> None:
+        if question := self.chat.undo():
+            self.query_one("#chat-field", Input).value = question
+            self.redraw()
+
+    def action_system(self) -> None:
+        session = self.chat.session
+
+        def answered(text: str | None) -> None:
+            if text:
+                session.set_system("" if text == "-" else text)
+                self.redraw()
+
+        about = "It applies from the next question on. Enter a single dash to remove it."
+        self.app.push_screen(PromptDialog("System prompt", about, session.system), answered)
+
+    def action_reset(self) -> None:
+        self.chat.reset()
+        self.redraw()
+
+    def action_end(self) -> None:
+        self.app.run_job(lambda: self.chat.close(), busy="")

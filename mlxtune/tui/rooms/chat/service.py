@@ -1,0 +1,207 @@
+"""The Chat room's service: choose an adapter, run the model's process, and keep the conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from mlxtune.adapters import library
+from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.core.errors import MlxtuneError, ModelError
+from mlxtune.core.text import one_line, safe_text
+from mlxtune.models.resolve import is_local
+from mlxtune.serving import adapter_index
+from mlxtune.serving.chat_session import ChatSession
+from mlxtune.serving.client import Client, PendingAnswer
+from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
+from mlxtune.tui.paths import base_name
+
+State = Literal["idle", "loading", "ready", "failed"]
+ROWS, PAIRS = Path("data/chat.jsonl"), Path("data/chat-pairs.jsonl")  # files that saved conversations are appended to
+
+
+@dataclass(frozen=True)
+class AdapterOption:
+    """An adapter to chat with. An empty ``name`` means the base alone. ``system`` is the system prompt of its training rows."""
+
+    key: str = ""
+    name: str = ""
+    about: str = ""
+    system: str = ""
+
+
+BASE_ALONE = AdapterOption()
+
+
+@dataclass
+class ChatReply:
+    """One answer by ``adapter``, streamed into ``text``. ``done`` or ``error`` is set when it ends."""
+
+    adapter: str
+    text: str = ""
+    done: Done | None = None
+    error: str = ""
+    answer: PendingAnswer | None = None
+
+    @property
+    def streaming(self) -> bool:
+        return self.done is None and not self.error
+
+
+@dataclass
+class Exchange:
+    """A question and its replies: one, or base and adapter side by side. The last reply becomes part of the conversation."""
+
+    question: str
+    replies: list[ChatReply] = field(default_factory=list)
+
+    @property
+    def streaming(self) -> bool:
+        return any(reply.streaming for reply in self.replies)
+
+
+def default_adapter(workspace: Path, selected: str, best_run: str, base: str) -> AdapterOption:
+    """Return the adapter with the key ``selected``, the one from ``best_run``, or the newest usable one for ``base``."""
+    usable = [entry for entry in library.all_adapters(workspace) if not entry.problem]
+    best_key = f"runs/{best_run}/adapter" if best_run else ""
+    candidates = [
+        *(_option(entry, "the adapter you selected") for entry in usable if entry.key == selected),
+        *(_option(entry, "the best adapter so far") for entry in usable if entry.key == best_key),
+        *(_option(entry, f"the newest adapter for {base_name(base)}") for entry in usable if entry.base == base),
+    ]
+    return next(iter(candidates), BASE_ALONE)
+
+
+def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterOption]:
+    """Return the adapters that are compatible with the loaded base model."""
+    return [_option(entry, f"{entry.kind} {entry.rank}") for entry in adapter_index.compatible_adapters(workspace, fingerprint)]
+
+
+def _option(entry: AdapterEntry, about: str) -> AdapterOption:
+    return AdapterOption(entry.key, entry.name, one_line(about), entry.system)
+
+
+def resolve(workspace: Path, key: str, base: str, folder: Path) -> tuple[str, AdapterOption]:
+    """Return the base to load and the adapter with ``key``, or ``base`` alone. Relative paths start at ``folder``.
+
+    Raise ``InputError`` or ``ModelError`` if the adapter is unusable or the base is not on this machine.
+    """
+    entry = library.find_usable(workspace, key) if key else None
+    name = adapter_index.base_of(entry) if entry else base
+    if not is_local(name, relative_to=folder):
+        raise ModelError(f"{one_line(name, 80)} is not on this machine.", hint=f"Run: mlxtune models pull {one_line(name, 80)}")
+    path = folder / Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name, _option(entry, "") if entry else BASE_ALONE
+
+
+class ChatService:
+    """One model process and one conversation. ``on_change`` is called from any thread after every change."""
+
+    def __init__(self, workspace: Path, on_change: Callable[[], object]) -> None:
+        self.workspace = workspace
+        self.state: State = "idle"
+        self.error: MlxtuneError | None = None
+        self.ready: Ready | None = None
+        self.exchanges: list[Exchange] = []
+        self.session = ChatSession()
+        self._on_change = on_change
+        self._client: Client | None = None
+
+    @property
+    def adapter(self) -> str:
+        """The active adapter's name, or an empty string for the base."""
+        return self.session.adapter
+
+    @property
+    def streaming(self) -> bool:
+        return bool(self.exchanges) and self.exchanges[-1].streaming
+
+    @property
+    def last_answer(self) -> str:
+        """The last answer in the conversation, or an empty string."""
+        return self.session.turns[-1].content if self.session.turns else ""
+
+    def start(self, base: str, adapter: AdapterOption = BASE_ALONE, *, beside: bool = False) -> None:
+        """Load ``base`` in a child process. ``beside`` allows it while a training run uses the accelerator."""
+        self.close()
+        self.state, self.error, self.ready = "loading", None, None
+        self.use(adapter)
+        self._client = Client(base, self.workspace, beside=beside, exact=True, slots=2, on_event=self._on_process_event)
+
+    def close(self) -> None:
+        """End the process and free its memory. The conversation is kept."""
+        if self._client:
+            self._client.close()
+        self._client, self.state = None, "idle"
+
+    def ask(self, question: str, *, with_base: bool = False) -> None:
+        """Send a question to the active adapter and, if ``with_base``, to the base as well."""
+        if self._client is None or self.streaming:
+            return
+        adapters = ["", self.adapter] if with_base and self.adapter else [self.adapter]
+        exchange = Exchange(question, [ChatReply(name) for name in adapters])
+        self.exchanges.append(exchange)
+        for reply in exchange.replies:
+            listener = partial(self._on_reply_event, exchange, reply)
+            reply.answer = self.session.ask(self._client, question, adapter=reply.adapter, on_event=listener)
+        self._on_change()
+
+    def cancel(self) -> None:
+        """Stop the replies that are being generated."""
+        for reply in self.exchanges[-1].replies if self.exchanges else ():
+            if reply.streaming and reply.answer:
+                reply.answer.cancel()
+
+    def use(self, adapter: AdapterOption) -> None:
+        """Answer with another adapter, or with the base alone, from now on."""
+        self.session.use_adapter(adapter.name, adapter.system)
+
+    def undo(self) -> str:
+        """Remove the last exchange and return its question."""
+        if self.streaming or not self.exchanges:
+            return ""
+        exchange = self.exchanges.pop()
+        if exchange.replies[-1].done and exchange.replies[-1].text:
+            self.session.undo()
+        return exchange.question
+
+    def reset(self) -> None:
+        """Start a new conversation with the same adapter and system prompt."""
+        if not self.streaming:
+            self.exchanges.clear()
+            self.session.reset()
+
+    def save(self, text: str) -> str:
+        """Append the conversation, with ``text`` as its last answer, to the training rows; return a message with the file.
+
+        If ``text`` differs from the model's answer, the two are also appended as a preference pair. Raise ``InputError`` if
+        there is nothing to save and ``MachineError`` if the disk is full.
+        """
+        if text.strip() == self.last_answer.strip():
+            self.session.save_row(self.workspace / ROWS)
+            return f"Added a row to {ROWS}."
+        self.session.save_correction(text, self.workspace / ROWS, self.workspace / PAIRS)
+        return f"Added the edited answer to {ROWS} and a preference pair to {PAIRS}."
+
+    def _on_process_event(self, event: Event) -> None:
+        match event:
+            case Ready():
+                self.ready, self.state = event, "ready"
+            case Failed():
+                self.error, self.state = event.error, "failed"
+        self._on_change()
+
+    def _on_reply_event(self, exchange: Exchange, reply: ChatReply, event: Event) -> None:
+        match event:
+            case Piece():
+                reply.text += safe_text(event.text)
+            case Failed():
+                reply.error = one_line(f"{event.error.message} {event.error.hint}")
+            case Done():
+                if reply is exchange.replies[-1] and reply.text:
+                    self.session.add(exchange.question, reply.text)
+                reply.done = event
+        self._on_change()

@@ -1,0 +1,265 @@
+"""Text of the Data room: table rows, findings, the length histogram and the split bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from textual.content import Content
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.rows import Row, RowError, last_prompt, row_tags
+from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
+from mlxtune.tui.render.text import Part, cell, error_rows, fold, key, line, lines, marked
+from mlxtune.tui.source_session import SourceSession
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.access.spans import IntArray
+    from mlxtune.data.browser import ReviewVerdict, SourceBrowser
+    from mlxtune.data.checks.report import CheckResult
+
+_VERDICT_GLYPHS = {"blocked": ("✗", "$error"), "look": ("!", "$warning"), "clean": ("✓", "$success")}
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_PREVIEW = 200  # characters
+
+
+@dataclass(frozen=True)
+class RowColumns:
+    """Widths of the table's columns; a width of 0 hides one."""
+
+    row: int
+    length: int
+    split: int
+    tag: int
+    finding: int
+
+    @classmethod
+    def fit(cls, width: int, count: int) -> RowColumns:
+        """Return columns for ``count`` rows in ``width`` cells. The least important ones are hidden first."""
+        number = max(len(f"{count:,}"), 3) + 1
+        room = width - 3 - number
+        if room < 20:
+            return cls(number, 0, 0, 0, 0)
+        return cls(number, 8, 7 if room >= 60 else 0, 10 if room >= 50 else 0, 13 if room >= 30 else 0)
+
+
+def table_header(columns: RowColumns, width: int, unit: str) -> Content:
+    """Return the names of the columns."""
+    return line(
+        "     ",
+        cell("row", columns.row, right=True),
+        cell(unit, columns.length, right=True),
+        "  ",
+        cell("split", columns.split),
+        cell("tag", columns.tag),
+        cell("finding", columns.finding),
+        "text",
+    ).truncate(max(width, 0)).stylize("$faint")  # fmt: skip
+
+
+def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: int, unit: str) -> Content:
+    """Return one row of the table, starting with its decision glyph. An invalid row shows the reason."""
+    row, checked = browser.lazy_row(index).current_or_error, browser.check_result
+    first = next(iter(browser.findings(index)), None)
+    finding = f"{check_glyph(first.check)} {check_label(first.check)}" if first else ""
+    finding_style = SEVERITY_STYLE[first.severity] if first else ""
+    length, length_style, split, tag, preview_style = 0, "", "", "", ""
+    if isinstance(row, DataError):
+        glyph, style, preview_style = "✗", "$error", "$muted"
+        finding, finding_style = finding or f"✗ {check_label('bad-row')}", finding_style or SEVERITY_STYLE["block"]
+        preview = one_line(row.reason if isinstance(row, RowError) else row.message, _PREVIEW)
+    else:
+        glyph, style = decision_glyph(browser.decision(index))
+        tokens = browser.tokens(index)
+        length = tokens if unit == "tokens" else browser.length(index)
+        length_style = "bold $warning" if checked and 0 < checked.max_tokens < tokens else ""
+        split = (checked.split_of(index) or "") if checked else ""
+        tag = _tag(row, browser)
+        preview = one_line(last_prompt(row)[: 4 * _PREVIEW], _PREVIEW)
+    cells = line(
+        (f" {glyph} ", f"bold {style}"),
+        cell(f"{index + 1:,}", columns.row, "$muted", right=True),
+        cell(f"{length:,}" if length > 0 else "", columns.length, length_style, right=True),
+        "  ",
+        cell(split, columns.split, "$muted"),
+        cell(tag, columns.tag - 1, "$muted"),
+        " " if columns.tag else "",
+        cell(finding, columns.finding - 1, finding_style),
+        " " if columns.finding else "",
+    )
+    return line(cells, cell(preview, width - cells.cell_length, preview_style))
+
+
+def check_label(check: str) -> str:
+    """Return a check's short name."""
+    from mlxtune.data.checks.registry import get_check
+
+    return get_check(check).label
+
+
+def _tag(row: Row, browser: SourceBrowser) -> str:
+    """Return the row's tags, or its value for the metadata key that most rows in the source have."""
+    if own_tags := row_tags(row):
+        return one_line(" ".join(own_tags), 40)
+    keys = browser.check_result.statistics.tags if browser.check_result else ()
+    name = next((name for name in keys if not name.startswith("answer.")), None)
+    value = row.meta.get(name) if name else None
+    return "" if value is None else one_line(str(value), 40)
+
+
+def position_note(session: SourceSession, position: int) -> str:
+    """Return the cursor's position, how many rows are shown, and how many are undecided."""
+    browser, selection = session.source, session.selection
+    undecided = len(browser) - browser.bad_count - browser.decided_count
+    parts = [f"{min(position + 1, len(selection.rows)):,} of {len(selection.rows):,}"]
+    if selection.scanned is not None and selection.scanned < len(browser):
+        parts.append(f"{selection.scanned / len(browser):.0%} searched")
+    elif len(selection.rows) != len(browser):
+        parts.append(f"{len(browser):,} in total")
+    parts.append(f"{undecided:,} undecided" if browser.scanned == len(browser) else f"{browser.scanned / len(browser):.0%} read")
+    return ", ".join(parts)
+
+
+def table_message(session: SourceSession, width: int) -> Content:
+    """Draw an error in the filter, that it matches nothing, or why the checks failed."""
+    selection = session.selection
+    if selection.error:
+        return lines(*marked("✗", "$error", selection.error, width))
+    if len(selection.rows) and session.check.error is not None:
+        return lines(*error_rows(session.check.error, width))
+    if selection.scanned is not None:
+        return line(("  ○ searching", "$muted"))
+    return line(("  No rows match.  ", "$muted"), key("esc", "back to the list", "screen.leave"))
+
+
+def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool) -> Content:
+    """Return one kind of finding with its number of rows and its fix."""
+    from mlxtune.data.checks.registry import get_check
+
+    known = get_check(check)
+    if known.fix.kind == "hand":
+        fix = line(("by hand", "$faint"))
+    else:
+        fix = line(("f", "bold $primary"), (" fix", "$muted")) if under_cursor else line(("f", "$faint"), "    ")
+    return line(
+        (known.glyph, f"bold {SEVERITY_STYLE[known.severity]}"),
+        "  ",
+        cell(known.title if len(known.title) <= width - 17 else check_label(check), width - 17),
+        cell(f"{len(rows):,}", 6, "bold", right=True),
+        cell(fix, 8, right=True),
+    )
+
+
+def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, brief: bool) -> Content:
+    """Return the verdict on the source and, unless ``brief``, its size and the most helpful next step."""
+    from mlxtune.data.checks.report import advice
+
+    rows = marked(*_VERDICT_GLYPHS[verdict.label], verdict.sentence, width)
+    if brief:
+        return lines(*rows)
+    facts = checked.statistics
+    rows += [
+        fold(f"{facts.tier[:1].upper()}{facts.tier[1:]}: {plural(facts.groups, 'distinct prompt')}.", width, "    "),
+        fold(advice(facts, verdict.findings, "f"), width, "    "),
+    ]
+    if "contract" in checked.skipped:
+        rows.append(fold(f"○ Contract not checked: {checked.skipped['contract']}.", width, "    "))
+    return lines(*rows)
+
+
+def check_progress(step: str, fraction: float, width: int) -> Content:
+    """Return the progress of the checks."""
+    return fold(f"● {step or 'starting the checks'}{f' {fraction:.0%}' if fraction else ''}", width)
+
+
+@dataclass(frozen=True)
+class LengthHistogram:
+    """Row counts by length, in equal steps on a base-2 logarithmic scale from ``low`` to ``high``."""
+
+    counts: tuple[int, ...]
+    low: float
+    high: float
+    over_limit: int
+    median: int
+
+    @classmethod
+    def of(cls, lengths: IntArray, limit: int, width: int) -> LengthHistogram | None:
+        """Count ``lengths`` in ``width`` columns. Return ``None`` if there is nothing to count."""
+        import numpy as np
+
+        lengths = lengths[lengths > 0]
+        if not len(lengths) or width < 8:
+            return None
+        low = math.floor(math.log2(int(lengths.min())))
+        high = max(math.ceil(math.log2(int(lengths.max()) + 1)), math.ceil(math.log2(limit)) if limit else 0, low + 2)
+        columns = np.rint((np.log2(lengths) - low) / (high - low) * (width - 1)).astype(np.int64)
+        counts = np.bincount(columns, minlength=width)[:width]
+        over_limit = int((lengths > limit).sum()) if limit else 0
+        return cls(tuple(counts.tolist()), low, high, over_limit, int(np.median(lengths)))
+
+    def column(self, length: int) -> int:
+        """Return the column of a length."""
+        return round((math.log2(max(length, 1)) - self.low) / (self.high - self.low) * (len(self.counts) - 1))
+
+
+def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, width: int) -> Content:
+    """Draw the histogram with the limit as a dotted line and longer rows in the warning color.
+
+    Without a limit, lengths are in characters, and ``why`` gives the reason.
+    """
+    peak, wall = max(histogram.counts), histogram.column(limit) if limit else -1
+    rows: list[Content] = []
+    for level in range(height, 0, -1):
+        cells: list[Part] = ["  "]
+        for column, count in enumerate(histogram.counts):
+            eighths = round(count / peak * height * 8) - (level - 1) * 8
+            if count and level == 1:
+                eighths = max(eighths, 1)
+            block = _BLOCKS[max(0, min(8, eighths))]
+            over = limit and column > wall
+            cells.append(("┊", "$warning") if column == wall and block == " " else (block, "$warning" if over else "$primary"))
+        rows.append(line(*cells))
+    rows.append(line("  ", (_ticks(histogram, limit), "$faint")))
+    if not limit:
+        rows.append(fold(why, width))
+    elif histogram.over_limit:
+        rows += marked("!", "$warning", f"{plural(histogram.over_limit, 'row')} over the limit of {limit:,}", width, "$muted")
+    else:
+        rows.append(line((f"  none over the limit of {limit:,}", "$muted")))
+    return lines(*rows)
+
+
+def _ticks(histogram: LengthHistogram, limit: int) -> str:
+    """Return the labels under the columns: powers of two, and the limit."""
+    width = len(histogram.counts)
+    label = list(" " * (width + 4))
+
+    def put(column: int, text: str) -> None:
+        column = max(0, min(column, width - len(text)))
+        if not "".join(label[max(column - 1, 0) : column + len(text) + 1]).strip():
+            label[column : column + len(text)] = text
+
+    if limit:
+        put(histogram.column(limit) - len(f"{limit:,}") // 2, f"{limit:,}")
+    low, high = math.ceil(histogram.low), math.floor(histogram.high)
+    for power in range(low, high + 1, 1 if histogram.high - histogram.low < 5 else 2):
+        text = f"{2**power:,}"
+        put(histogram.column(2**power) - (len(text) // 2 if power > histogram.low else 0), text)
+    return "".join(label).rstrip()
+
+
+def split_bar(counts: Mapping[Any, int], why: str, width: int) -> Content:
+    """Draw the sizes of the splits as one bar with a legend or, without sizes, ``why`` there are none."""
+    total = sum(counts.values())
+    if not total:
+        return fold(why, width)
+    room = max(width - 2, 3)
+    valid, test = (math.ceil(room * counts[name] / total) for name in ("valid", "test"))
+    parts = (("train", "━", "$primary", room - valid - test), ("valid", "╍", "$second", valid), ("test", "─", "$muted", test))
+    legend = [line((glyph, style), f" {name} ", (f"{counts[name]:,}", "bold")) for name, glyph, style, _ in parts]
+    bar = line("  ", *((glyph * max(size, 0), style) for _, glyph, style, size in parts))
+    row = line("  ", legend[0], "   ", legend[1], "   ", legend[2])
+    return lines(bar, *([row] if row.cell_length <= width else [line("  ", entry) for entry in legend]))

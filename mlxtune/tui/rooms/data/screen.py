@@ -1,0 +1,419 @@
+"""The Data room: the rows of a source, the findings of its checks, its lengths and splits, and decisions on many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Input
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.review import Action
+from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
+from mlxtune.tui.rooms.data import render, service
+from mlxtune.tui.rooms.source_room import SourceRoom
+from mlxtune.tui.session_manager import decision_notice
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.frame import FooterAction, RoomFooter
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+_ORDERS = {"row": "", "findings": "worst first", "longest": "longest first", "shortest": "shortest first"}
+_CHART_HEIGHTS = (4, 5)  # of the histogram, on a short and on a tall screen
+
+
+class StatsColumn(Vertical):
+    """The right column. Its sections share its height, so they are redrawn when it is resized."""
+
+    def on_resize(self) -> None:
+        if isinstance(self.screen, DataRoom):
+            self.screen.redraw()
+
+
+class DataRoom(SourceRoom):
+    """Actions apply to the row or the finding under the cursor."""
+
+    ABOUT = "browse the rows, see what the checks found, and fix problems"
+    CSS_PATH = "style.tcss"
+    AUTO_FOCUS = "#list"
+    RECIPE_KEY = "c"
+    CONDITIONAL_ACTIONS = frozenset(
+        {"filter", "review", "fix", "accept", "reject", "tag", "redo", "sort", "bulk", "import_rows", "stats", "recipe", "check_again"}
+    )  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "filter", id="data.filter"),
+        Binding("f", "fix", "fix", id="data.fix"),
+        Binding("a", "accept", "accept", id="data.accept"),
+        Binding("x", "reject", "reject", id="data.reject"),
+        Binding("t", "tag", "tag", id="data.tag"),
+        Binding("u", "undo", "undo", id="data.undo"),
+        Binding("U,ctrl+r", "redo", "redo", id="data.redo"),
+        Binding("s", "sort", "sort", id="data.sort"),
+        Binding("b", "bulk", "decide on all displayed rows", id="data.all"),
+        Binding("i", "import_rows", "import", id="data.import"),
+        Binding("g", "stats", "stats", id="data.figures"),
+        Binding("c", "recipe", "recipe", id="data.recipe"),
+        Binding("n", "check_again", "check again", id="data.check"),
+        Binding("escape", "leave", "back", id="data.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._saved: Mapping[str, Any] = {}
+        self._show_stats = False  # instead of the rows, on a screen too narrow for both
+        self._drawn_session: SourceSession | None = None
+        self._drawn_rows: Sequence[int] = ()
+        self._histogram: tuple[object, render.LengthHistogram | None] = (None, None)  # with the key of its cache
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Data", Panel(id="no-source"), lit=True, id="data-empty")
+        yield Section("Data", Panel(id="unavailable"), lit=True, id="data-broken")
+        with Container(id="data-columns"):
+            with Vertical(id="rows-side"):
+                yield Section(
+                    "Rows",
+                    Horizontal(
+                        Panel(lambda _width, _height: line("  ", ("/", "bold $primary"))),
+                        Input(placeholder="status:pending  tag:x  finding:x  len>400  /regex/  text", compact=True, id="filter-text"),
+                        Panel(id="order"),
+                        id="filter",
+                    ),
+                    Panel(id="message"),
+                    ListPanel(id="list", about="The rows that match the filter. Enter opens the row in Review."),
+                    id="rows",
+                    classes="fill",
+                )  # fmt: skip
+            with StatsColumn(id="stats"):
+                yield Section(
+                    "Findings",
+                    ListPanel(id="found", about="What the checks found. Enter shows the rows with this finding; f fixes them."),
+                    Panel(id="summary"),
+                    id="findings",
+                )
+                yield Section("Lengths", Panel(id="histogram"), id="lengths")
+                yield Section("Split", Panel(id="split-bar"), id="split")
+
+    def save_state(self) -> Mapping[str, Any]:
+        session = self.sessions.session
+        if session is None:
+            return self._saved
+        return {"filter": session.selection.filter, "order": session.selection.order, "row": session.row_index}
+
+    def restore_state(self, left: Mapping[str, Any]) -> None:
+        self._saved = {"filter": str(left["filter"]), "order": str(left["order"]), "row": int(left["row"])}
+
+    # Drawing
+
+    def draw(self, snapshot: Snapshot) -> None:
+        session = self.sessions.session_for(self.app.recipe)
+        if session is not self._drawn_session:
+            self._show_session(session)
+        has_rows = session is not None and session.error is None and session.browser is not None and len(session.browser) > 0
+        self.set_class(session is None, "-bare")
+        self.set_class(session is not None and not has_rows, "-broken")
+        self.set_class(self._show_stats, "-stats")
+        if session is not None and has_rows:
+            self._draw_rows(session)
+            self._draw_findings(session)
+            self._draw_lengths(session)
+            self._draw_split(session)
+        else:
+            panel = self.query_one("#no-source" if session is None else "#unavailable", Panel)
+            panel.update(lambda width, _height: self.render_unavailable(session, width))
+
+    def _show_session(self, session: SourceSession | None) -> None:
+        self._drawn_session = session
+        if session is None:
+            return
+        if self._saved and not session.selection.filter:
+            saved, self._saved = self._saved, {}
+            session.move_to(saved["row"])
+            session.select(saved["filter"], saved["order"] if saved["order"] in _ORDERS else "row")
+        self._set_filter_text(session.selection.filter)
+
+    def _set_filter_text(self, text: str) -> None:
+        with (field := self.query_one("#filter-text", Input)).prevent(Input.Changed):
+            field.value = text
+
+    def _draw_rows(self, session: SourceSession) -> None:
+        browser, selection = session.source, session.selection
+        panel = self.query_one("#list", ListPanel)
+        rows, unit = selection.rows, "tokens" if browser.check_result and len(browser.check_result.tokens) else "chars"
+        self._drawn_rows = rows
+        on_row = panel.cursor < len(rows) and rows[panel.cursor] == session.row_index
+
+        def columns() -> render.RowColumns:  # for the panel's width at the time it is drawn
+            return render.RowColumns.fit(panel.size.width, len(browser))
+
+        panel.set(
+            len(rows),
+            lambda position, width: render.table_row(browser, int(rows[position]), columns(), width, unit),
+            cursor=panel.cursor if on_row else session.cursor_position(),
+            header=lambda width: render.table_header(columns(), width, unit),
+        )
+        if len(rows):
+            session.row_index = int(rows[panel.cursor])  # not move_to, because the filter may still find the previous row
+        self.query_one("#rows", Section).head.set(note=render.position_note(session, panel.cursor))
+        order = self.query_one("#order", Panel)
+        order.display = bool(_ORDERS[selection.order])
+        order.update(lambda width, _height: cell(_ORDERS[selection.order], width, "$muted", right=True))
+        message = self.query_one("#message", Panel)
+        check_failed = session.check.error is not None and not self.query_one("#stats").display
+        message.display = bool(selection.error) or not len(rows) or check_failed
+        message.update(lambda width, _height: render.table_message(session, width))
+
+    def _draw_findings(self, session: SourceSession) -> None:
+        check, verdict, checked = session.check, session.source.verdict, session.source.check_result
+        found = self.query_one("#found", ListPanel)
+        names = list(verdict.rows) if verdict else []
+        found.display = bool(names)
+
+        def summary(width: int) -> Content:
+            if verdict and checked:
+                return render.check_summary(verdict, checked, width, brief=not self.tall)
+            if check.error is not None:
+                return lines(*error_rows(check.error, width))
+            return render.check_progress(check.step, check.fraction, width)
+
+        if verdict:
+            found.styles.max_height = self._findings_height(summary)
+            found.set(
+                len(names),
+                lambda position, width: render.finding_row(
+                    names[position], verdict.rows[names[position]], width, position == found.cursor
+                ),
+            )
+        self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
+        note = plural(verdict.flagged, "row") if verdict and verdict.flagged else ""
+        self.query_one("#findings", Section).head.set(note=note)
+
+    def _findings_height(self, summary: Callable[[int], Content]) -> int:
+        """Return how many findings fit without pushing the sections below them off the screen."""
+        column = self.query_one("#stats").size
+        gaps, chart_height = (9 if self.tall else 5), _CHART_HEIGHTS[self.tall]
+        below = summary(column.width).plain.count("\n") + 1 + chart_height + 4
+        return max(column.height - gaps - below, 3)
+
+    def _draw_lengths(self, session: SourceSession) -> None:
+        browser = session.source
+        in_tokens = browser.check_result is not None and len(browser.check_result.tokens) > 0
+        limit = browser.check_result.max_tokens if browser.check_result and in_tokens else 0
+        reason = (
+            browser.check_result.skipped.get("tokens", "no tokens were counted").rstrip(".")
+            if browser.check_result
+            else "not counted yet"
+        )
+
+        def histogram(width: int) -> render.LengthHistogram | None:
+            cache_key = (
+                id(browser),
+                in_tokens,
+                width,
+                browser.scanned * 20 // max(len(browser), 1),
+            )  # recounted every 5% of the rows
+            if cache_key != self._histogram[0]:
+                self._histogram = (cache_key, render.LengthHistogram.of(browser.lengths, limit, width - 2))
+            return self._histogram[1]
+
+        def chart(width: int, _height: int) -> Content:
+            if (counts := histogram(width)) is None:
+                return fold("No rows have been read yet.", width)
+            return render.length_chart(counts, limit, f"In characters: {reason}.", _CHART_HEIGHTS[self.tall], width)
+
+        panel = self.query_one("#histogram", Panel)
+        counts = histogram(panel.size.width or 40)
+        note = f"median {counts.median:,}" if counts else ""
+        self.query_one("#lengths", Section).head.set(title="Token lengths" if in_tokens else "Lengths", note=note)
+        panel.update(chart)
+
+    def _draw_split(self, session: SourceSession) -> None:
+        checked = session.source.check_result
+        counts, why = checked.split_sizes if checked else {}, "○ Not available yet."
+        if checked:
+            reason = checked.skipped.get("split", "unknown").removeprefix("the rows cannot be split: ")
+            why = f"No split: {reason.partition(':')[0].rstrip('.')}."  # without the list of rows that follows
+        self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
+
+    # Actions
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        session = self.session
+        if session is None or not len(session.source):
+            return self.source_actions()
+        on_finding = self.focused is not None and self.focused.id == "found"
+        has_rows, state = bool(len(session.selection.rows)), session.source.state
+        on_row = has_rows and not on_finding
+        stats = FooterAction("g", "rows" if self._show_stats else "stats", "stats", "switch between the rows and their statistics")
+        actions = [
+            (True, FooterAction("/", "filter", "filter", "filter rows by status, tag, finding, length or text")),
+            (on_finding, FooterAction("enter", "rows", "focused.choose", "show the rows with this finding")),
+            (on_row, FooterAction("enter", "review", "review", "open this row in Review")),
+            (not self.wide, stats),
+            (bool(self._fixable_check()), FooterAction("f", "fix", "fix", "preview the fix for this finding, then apply it")),
+            (on_row, FooterAction("a", "accept", "accept", "accept this row")),
+            (on_row, FooterAction("x", "reject", "reject", "reject this row: it is never trained on")),
+            (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
+            (has_rows, FooterAction("b", "bulk", "bulk", "decide on all displayed rows")),
+            (on_row, FooterAction("t", "tag", "tag", "add or remove a tag")),
+            (True, FooterAction("s", "sort", "sort", "sort by row number, severity or length")),
+            (bool(state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
+            (
+                session.check.finished or session.check.error is not None,
+                FooterAction("n", "recheck", "check_again", "run the checks again"),
+            ),
+        ]
+        return [*(action for possible, action in actions if possible), *self.source_actions()]
+
+    def _fixable_check(self) -> str:
+        """Return the check that f fixes: the one under the cursor, the current row's most severe one, or an empty string."""
+        from mlxtune.data.checks.registry import get_check
+
+        session = self.session
+        if session is None or (verdict := session.source.verdict) is None:
+            return ""
+        cursor = self.query_one("#found", ListPanel).cursor
+        names = list(verdict.rows)[cursor : cursor + 1]
+        if self.focused is None or self.focused.id != "found":
+            own = [finding.check for finding in session.source.findings(session.row_index) if finding.severity != "note"]
+            names = own or names
+        return next((name for name in names if get_check(name).fix.kind != "hand" and name in verdict.rows), "")
+
+    def action_filter(self) -> None:
+        self._show_stats = False
+        self.redraw()
+        self.query_one("#filter-text").focus()
+
+    def action_leave(self) -> None:
+        if self.focused is not None and self.focused.id != "list":
+            self._show_stats = False
+            self.redraw()
+            self.query_one("#list").focus()
+        else:
+            self.app.action_dismiss_notice()
+
+    def action_stats(self) -> None:
+        self._show_stats = not self._show_stats and not self.wide
+        self.redraw()
+        self.call_after_refresh(self.query_one("#found" if self._show_stats else "#list").focus)
+
+    def action_sort(self) -> None:
+        if session := self.session:
+            names = list(_ORDERS)
+            session.select(session.selection.filter, names[(names.index(session.selection.order) + 1) % len(names)])
+            self.redraw()
+
+    def action_check_again(self) -> None:
+        if session := self.session:
+            session.check_again()
+            self.redraw()
+
+    def action_review(self) -> None:
+        self.app.action_room("review")
+
+    def action_accept(self) -> None:
+        self.decide("accept")
+
+    def action_reject(self) -> None:
+        self.decide("reject")
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+        session = self.session
+        if session is not None and event.panel.id == "list" and event.index < len(self._drawn_rows):
+            session.move_to(int(self._drawn_rows[event.index]))  # not from selection.rows: a thread may have replaced them
+            self.query_one("#rows", Section).head.set(note=render.position_note(session, event.index))
+        self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))  # nothing else depends on the cursor
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        session = self.session
+        if event.panel.id == "list":
+            self.action_review()
+        elif session is not None and (verdict := session.source.verdict) is not None:
+            self._filter_by(list(verdict.rows)[event.index])
+
+    def _filter_by(self, check: str) -> None:
+        self._set_filter_text(f"finding:{check}")
+        self._select(f"finding:{check}")
+        self.action_leave()
+
+    def _select(self, filter: str) -> None:
+        if session := self.session:
+            session.select(filter, session.selection.order)
+            self.redraw()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._select(event.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.query_one("#list").focus()
+
+    # Many rows at once
+
+    def action_bulk(self) -> None:
+        """Ask what to do with all displayed rows."""
+        if (session := self.session) is None:
+            return
+        rows = [int(index) for index in session.selection.rows if session.source.is_row(int(index))]
+        count = plural(len(rows), "row")
+        options = [ChoiceOption("", "Cancel", "change nothing")]
+        for action, changed in service.pending_changes(session.source, rows).items():
+            options.append(ChoiceOption(action, action.capitalize(), f"changes {plural(changed, 'row')}"))
+        options += [ChoiceOption("tag", "Tag", "add a tag"), ChoiceOption("untag", "Untag", "remove a tag")]
+
+        def chosen(action: Any) -> None:
+            if action in ("tag", "untag"):
+                field = "add" if action == "tag" else "remove"
+                dialog = PromptDialog(f"{action.capitalize()} {count}", "", label=action)
+                self.app.push_screen(dialog, lambda tag: self._decide_all(session, "tag", rows, **{field: [tag]}) if tag else None)
+            elif action:
+                self._decide_all(session, action, rows)
+
+        title = f"All {count} that match the filter" if session.selection.filter.strip() else f"All {count}"
+        self.app.push_screen(ChoiceDialog(title, service.preview(session.source, rows), options), chosen)
+
+    def _decide_all(self, session: SourceSession, action: Action, rows: Sequence[int], **more: Any) -> None:
+        """Record one decision on ``rows`` in a thread."""
+        message = f"Applying {action} to {plural(len(rows), 'row')}."
+        self.app.run_job(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy=message)
+
+    def action_fix(self) -> None:
+        """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
+        from mlxtune.data.checks.fixes import fixed_copy_path
+        from mlxtune.data.checks.registry import get_check
+
+        if (session := self.session) is None or not (name := self._fixable_check()):
+            return
+        browser, check = session.source, get_check(name)
+        assert browser.verdict is not None
+        rows = list(browser.verdict.rows[name])
+        valid = [index for index in rows if browser.is_row(index)]
+        options = [ChoiceOption("", "Cancel", "change nothing"), ChoiceOption("show", "Show them", "filter the list to these rows")]
+        if valid:
+            verb = "Leave out" if check.fix.kind == "drop" else check.fix.label.capitalize()
+            options.append(ChoiceOption("fix", f"{verb} ({plural(len(valid), 'row')})", "can be undone with u"))
+        if len(valid) < len(rows):
+            copy = fixed_copy_path(session.ref.path)
+            options.append(ChoiceOption("copy", f"Write {one_line(copy.name, 30)}", "a new file with every safe fix"))
+
+        def chosen(option: str | None) -> None:
+            if option == "show":
+                self._filter_by(name)
+            elif option == "copy":
+                self.app.run_job(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
+            elif option == "fix" and check.fix.kind == "drop":
+                self._decide_all(session, "reject", valid, reason=f"data check: {name}")
+            elif option == "fix":
+                self.app.run_job(lambda: service.apply_fix(session, name, valid), busy=f"Fixing {plural(len(valid), 'row')}.")
+
+        preview = service.fix_preview(browser, valid, name) if check.fix.kind == "put" else service.preview(browser, rows)
+        self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}", preview, options), chosen)

@@ -1,0 +1,79 @@
+"""The Data room's service: preview decisions on many rows, and fix findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.review import Action
+from mlxtune.data.rows import last_prompt
+from mlxtune.tui.session_manager import decision_notice
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.frame import Notice
+
+if TYPE_CHECKING:
+    from mlxtune.data.browser import SourceBrowser
+
+_PREVIEW_ROWS = 4
+_STATUS: Mapping[Action, str] = {"accept": "accepted", "reject": "rejected", "skip": "skipped"}
+
+
+def preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
+    """Return the first few of ``rows``, one per line."""
+    shown = []
+    for index in rows[:_PREVIEW_ROWS]:
+        row = browser.lazy_row(index).current_or_error
+        shown.append(f"{index + 1:,}  {one_line(row.message if isinstance(row, DataError) else last_prompt(row), 48)}")
+    if len(rows) > _PREVIEW_ROWS:
+        shown.append(f"and {len(rows) - _PREVIEW_ROWS:,} more")
+    return "\n".join(shown)
+
+
+def pending_changes(browser: SourceBrowser, rows: Sequence[int]) -> dict[Action, int]:
+    """Return how many of ``rows`` each decision would change, omitting decisions that would change none."""
+    counts = {action: sum(browser.decision(index).status != status for index in rows) for action, status in _STATUS.items()}
+    return {action: count for action, count in counts.items() if count}
+
+
+def fix_preview(browser: SourceBrowser, rows: Sequence[int], check: str) -> str:
+    """Return the replacements that fixing ``check`` makes in the first few ``rows``, or these rows if it makes none."""
+    changes = []
+    for index in rows[:_PREVIEW_ROWS]:
+        spans = [span for finding in browser.findings(index) if finding.check == check for span in finding.spans]
+        if span := next((span for span in spans if span.replacement is not None), None):
+            changes.append(f"{index + 1:,}  {one_line(span.text, 34)} → {one_line(span.replacement or 'nothing', 14)}")
+    return "\n".join(changes) or preview(browser, rows)
+
+
+def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
+    """Apply the fix for ``check`` to ``rows`` as one decision. The source is not changed."""
+    from mlxtune.data.checks.fixes import apply_fixes
+
+    browser = session.source
+    records: dict[str, Any] = {}
+    fixed_rows = []
+    for index in rows:
+        row = browser.lazy_row(index).current
+        fixed = apply_fixes(row, [finding for finding in browser.findings(index) if finding.check == check])
+        if fixed is not None and fixed.hash != row.hash:
+            fixed_rows.append(index)
+            records[browser.keyed_row(index)[0]] = fixed.content
+    step = session.decide("edit", fixed_rows, records=records, reason=f"data check: {check}")
+    left = len(rows) - len(fixed_rows)
+    hint = f"{plural(left, 'row')} must be edited by hand: press e in Review." if left else ""
+    return replace(decision_notice(step, fixed_rows), hint=hint)
+
+
+def write_fixed_copy(session: SourceSession) -> Notice:
+    """Write the rows, with every safe fix applied, to a new file."""
+    from mlxtune.data.checks.fixes import fixed_copy_path, write_fixed
+
+    browser = session.source
+    assert browser.check_result is not None
+    copy = write_fixed(browser.records, browser.check_result.findings, fixed_copy_path(session.ref.path))
+    left_out = sum(not change.after for change in copy.changes)
+    text = f"Wrote {one_line(copy.out.name, 40)}: {plural(copy.rows, 'row')}, {left_out:,} left out."
+    return Notice("✓", "$success", text, "Set data.source in a recipe to use it.")

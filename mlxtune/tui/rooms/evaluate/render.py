@@ -1,0 +1,354 @@
+"""Draw the Evaluate room: the verdict, the arms' rates, a row in detail, a running evaluation, and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from textual.content import Content
+
+from mlxtune.core.text import duration, one_line, plural, safe_text
+from mlxtune.evaluation.compare import EvaluationComparison
+from mlxtune.evaluation.drilldown import ScoredRow
+from mlxtune.evaluation.evidence import FailureLinks
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
+from mlxtune.evaluation.render.wording import change_text, nearest_row_text, p_value, summary
+from mlxtune.evaluation.report import ArmResult
+from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.tui.render.bars import axis, bar, interval
+from mlxtune.tui.render.output_text import Span, is_caret_row, output_rows
+from mlxtune.tui.render.tables import table_rows
+from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked, wrap
+from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
+from mlxtune.tui.snapshot import RunView
+from mlxtune.tui.verdict import VERDICT_STYLES
+
+NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
+TUNED = "tuned"
+_ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
+
+
+def verdict(loaded: LoadedReport, live: RunView | None, width: int, max_rows: int) -> Content:
+    """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first."""
+    report = loaded.report
+    outcome, text = report.outcome, one_line(report.verdict)
+    if live and not outcome:
+        arm = live.state.current_arm[0] if live.state.current_arm else live.name
+        text = f"The base has been evaluated. Now evaluating {one_line(arm)}; the verdict follows."
+    rows = verdict_rows(outcome, text, width)
+    for glyph, token, note in _verdict_notes(loaded):
+        more = marked(glyph, token, note, width, "$muted")
+        if len(rows) + len(more) <= max_rows or token == "$error":
+            rows += more
+    return lines(*rows)
+
+
+def verdict_rows(outcome: str, text: str, width: int) -> list[Content]:
+    """Draw a verdict after its glyph, with its first word in the outcome's color."""
+    glyph, token = VERDICT_STYLES.get(outcome, ("◐", "$primary"))
+    start = f"{outcome[:1].upper()}{outcome[1:]}."
+    first, *rest = marked(glyph, token, text, width)
+    return [first.stylize(f"bold {token}", 4, 4 + len(start)) if outcome and text.startswith(start) else first, *rest]
+
+
+def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
+    """Return the glyph, color and text of each note on the verdict, most important first."""
+    report = loaded.report
+    notes: list[tuple[str, str, str]] = []
+    if off_task := report.off_task:
+        notes.append((*_off_task_mark(off_task), off_task.summary))
+    base = report.arms[0].name
+    item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
+    if item:
+        notes.append((" ", "", f"Compared with {one_line(base)}: {change_text(item.low, item.change, item.high)} points."))
+    notes += [(" ", "", text) for text in _margins(loaded)]
+    if report.facts.get("ledger"):
+        notes.append((" ", "", one_line(str(report.facts["ledger"]))))
+    return notes
+
+
+def _off_task_mark(result: OffTaskResult) -> tuple[str, str]:
+    return ("✗", "$error") if result.blocks_promotion else ("✓", "$success")
+
+
+def _margins(loaded: LoadedReport) -> list[str]:
+    """Describe the log-probability margins of preference pairs, and how the last arm changed them."""
+    arms = [f"{one_line(arm.name)} {_signed(arm.margin.value, 2)}" for arm in loaded.report.arms if arm.margin]
+    if not arms:
+        return []
+    texts = [f"Margin of chosen over rejected answers, in nats per token: {', '.join(arms)}."]
+    for item in loaded.report.margins:
+        if item.first == loaded.baseline:
+            moved = f"{_signed(item.change, 3)} ({_signed(item.low, 3)} to {_signed(item.high, 3)})"
+            counts = f"{item.rose} rows rose, {item.fell} fell"
+            texts.append(f"{one_line(item.second)} over {one_line(item.first)}: {moved}, {counts}, {_p(item.p)}.")
+    return texts
+
+
+def _signed(value: float, decimals: int) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    text = p_value(value)
+    return f"p < {text.removeprefix('<').strip()}" if text.startswith("<") else f"p = {text}"
+
+
+def arms_header(metrics: Sequence[str], width: int) -> Content:
+    """Draw the names of the metrics above their axes."""
+    column = _axis_width(metrics, width - 2) + FIGURES + GAP
+    names = (cell(f"{metric_label(metric)}, %", column, "$muted") for metric in metrics)
+    return line("  ", cell("", NAME), *names).truncate(max(width, 0))
+
+
+def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
+    """Draw an arm's name and, for each metric, its interval on the axis and in figures."""
+    own = arm.name == TUNED
+    axis_width = _axis_width(metrics, width)
+    parts: list[Part] = [cell(one_line(arm.name), NAME, "bold $primary" if own else "")]
+    for metric in metrics:
+        rate = next((rate for rate in arm.rates if rate.metric == metric), None)
+        if rate is None:
+            parts.append(" " * (max(axis_width, 0) + FIGURES + GAP))
+            continue
+        figure = cell(f"{100 * rate.share:.1f}", 6, "bold" if own else "", right=True)
+        limits = (f"  {100 * rate.low:.0f}–{100 * rate.high:.0f}", "$muted")
+        parts.append(interval(rate.low, rate.share, rate.high, axis_width, "$primary" if own else "$muted"))
+        parts += [cell(line(figure, limits), FIGURES), " " * GAP]
+    return line(*parts).truncate(max(width, 0))
+
+
+def arms_axis(metrics: Sequence[str], width: int) -> Content:
+    """Draw the axes below the arms."""
+    axes = (part for _ in metrics for part in (axis(_axis_width(metrics, width - 2)), " " * (FIGURES + GAP)))
+    return line("  ", cell("", NAME), *axes).truncate(max(width, 0))
+
+
+def _axis_width(metrics: Sequence[str], width: int) -> int:
+    return (width - NAME - len(metrics) * (FIGURES + GAP)) // max(len(metrics), 1)
+
+
+def paired_note(item: Comparison, brief: bool) -> Content:
+    """Draw the p-value below the 2×2 table and, unless ``brief``, the change."""
+    moved = "" if brief else f"{change_text(item.low, item.change, item.high)} points  "
+    return line(moved, (_p(item.p if item.adjusted is None else item.adjusted), "$muted"))
+
+
+def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> Content:
+    """Draw a row of the list: pass or fail, line number, kind of failure, and the reason or the question."""
+    score, other = row.scores.get(filter.arm), row.scores.get(filter.baseline)
+    passes = score is not None and score.passed
+    failed = other if passes or score is None else score
+    failed = failed if failed and not failed.passed else None
+    kind, why = (one_line(failed.kind), one_line(failed.why)) if failed else ("", one_line(_question(row)))
+    glyph = ("✓ ", "bold $success") if passes else ("✗ ", "bold $error")
+    kind_width = min(max(width // 4, 8), 18) if with_kind else 0
+    kind_cell: list[Part] = [cell(f"was {kind}" if passes and kind else kind, kind_width, "$muted"), " "] if with_kind else []
+    why_cell = cell(why, width - 9 - kind_width)
+    return line(glyph, cell(f"{row.row.line:,}", 6, "$muted"), *kind_cell, why_cell).truncate(max(width, 0))
+
+
+def _question(row: ScoredRow) -> str:
+    """Return the last user turn."""
+    return next((message.content for message in reversed(row.row.prompt) if message.role == "user"), "")
+
+
+def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: str, width: int, height: int) -> Content:
+    """Draw an output next to the reference or another arm's output, with the failing part marked, the reason, and similar rows.
+
+    Long answers are truncated to fit, but never at the mark.
+    """
+    question = wrap(one_line(_question(row)) or "(no user turn)", width - 6)
+    max_rows = 2 if height > 16 else 1
+    if len(question) > max_rows:
+        question = [*question[: max_rows - 1], f"{question[max_rows - 1][: max(width - 7, 0)]}…"]
+    head = [line((f"  {'  ' if index else '○ '}{text}", "$muted")) for index, text in enumerate(question)]
+    tail = [*_score_rows(row.scores.get(filter.arm), width), *_similar_rows(row.links, width)]
+    half = (width - 6) // 2
+    left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in (filter.arm, versus))
+    sides = _aligned(left, right)
+    room = height - len(head) - len(tail) - 2
+    if height > 0 and room < len(sides):
+        sides = _window(sides, max(room, 4))
+    body = [line("  ", cell(first, half), "  ", cell(second, half)).rstrip() for first, second in sides]
+    return lines(*head, Content(""), *body, Content(""), *tail)
+
+
+def _arm_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width: int) -> list[Content]:
+    """Draw an arm's output, or the reference, under its name."""
+    if arm in row.answers:
+        span = loaded.drilldown.highlight(row, metric, arm) if loaded.drilldown else None
+        return _side_rows(arm, row.answers[arm].output, span, width)
+    return _side_rows(arm, row.row.reference, None, width)
+
+
+def _side_rows(name: str, text: str | None, span: Span | None, width: int) -> list[Content]:
+    head = Content.styled(one_line(name), "bold $primary" if name == TUNED else "bold $muted")
+    if not text:
+        return [head, Content.styled("–" if text is None else "(empty)", "$muted")]
+    return [head, *output_rows(text, span, width)]
+
+
+def _window(sides: list[tuple[Content, Content]], height: int) -> list[tuple[Content, Content]]:
+    """Return the names and the rows around the mark, ``height`` rows in total."""
+    names, *rows = sides
+    height -= 1
+    mark = next((index for index, pair in enumerate(rows) if any(map(is_caret_row, pair))), 0)
+    first = max(0, min(mark - height // 2, len(rows) - height))
+    shown = rows[first : first + height]
+    dots = (Content.styled("…", "$muted"), Content.styled("…", "$muted"))
+    if first:
+        shown[0] = dots
+    if first + height < len(rows):
+        shown[-1] = dots
+    return [names, *shown]
+
+
+def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, Content]]:
+    """Pair the rows of two columns; a row of carets is paired with an empty cell."""
+    left, right = left[::-1], right[::-1]
+    pairs: list[tuple[Content, Content]] = []
+    while left or right:
+        left_mark, right_mark = bool(left) and is_caret_row(left[-1]), bool(right) and is_caret_row(right[-1])
+        first = left.pop() if left and (left_mark or not right_mark) else Content("")
+        second = right.pop() if right and (right_mark or not left_mark) else Content("")
+        pairs.append((first, second))
+    return pairs
+
+
+def _score_rows(score: Score | None, width: int) -> list[Content]:
+    """Draw why an answer fails, or that it passes, and an empty row."""
+    if score is None:
+        return [Content("")]
+    if score.passed:
+        return [*marked("✓", "$success", "passes", width), Content("")]
+    return [*marked("✗", "$error", safe_text(score.why or score.kind), width, "bold"), Content("")]
+
+
+def _similar_rows(linked: FailureLinks | None, width: int) -> list[Content]:
+    if linked is None or not linked.nearest:
+        return []
+    rows = [line(("  Nearest training rows", "$muted"))]
+    for near in linked.nearest:
+        review = "" if near.reviews else ", not reviewed"
+        similarity = cell(f"{near.similarity:.0%} similar{review}", 28 if review else 13, "$muted")
+        head = line("  ", cell(f"{near.line:,}", 6, "bold"), similarity)
+        rows.append(line(head, cell(one_line(near.question), width - head.cell_length - 1)))
+    return rows
+
+
+def progress(view: RunView, now: float, width: int) -> Content:
+    """Draw a running evaluation: each arm with the rows it has answered."""
+    rows: list[Content] = []
+    for arm, done, total in view.state.arms:
+        glyph = ("✓ ", "bold $success") if done >= total else ("● ", "bold $primary")
+        token = "$primary" if arm == TUNED else "$muted"
+        figure = f" {done:,} of {plural(total, 'row')}"
+        name = cell(one_line(arm), NAME - 2, "bold $primary" if arm == TUNED else "")
+        filled = bar(done / max(1, total), width - NAME - 3 - len(figure), token)
+        rows.append(line("  ", glyph, name, filled, (figure, "$muted")))
+    if not rows:
+        rows = marked("●", "$primary", "Loading the model.", width)
+    if view.status == "quiet":
+        rows += marked("!", "$warning", f"No output for {duration(now - view.updated)}. The process is still running.", width)
+    return lines(*(row.truncate(max(width, 0)) for row in rows))
+
+
+def failure(view: RunView, width: int) -> Content:
+    """Draw why an evaluation ended without a report, and what to do."""
+    if view.status == "stopped":
+        return lines(*marked("■", "$muted", "The evaluation was stopped.", width, "bold"), "    Press n to start another.")
+    text = "The evaluation crashed." if view.status == "crashed" else view.state.error or "The evaluation failed."
+    log = f"Last output: {view.process_output[-1]}" if view.process_output else f"Log: evals/{view.title}/worker.log"
+    return lines(*marked("✗", "$error", text, width, "bold $error"), fold(view.state.hint or log, width, "    ", ""))
+
+
+def empty_state(name: str, arms: Sequence[str], rows: int, can_start: bool, width: int) -> Content:
+    """Draw the room before the first evaluation. ``name`` is the recipe's name; without one, Home is offered."""
+    names = f" ({', '.join(one_line(arm) for arm in arms)})" if arms else ""
+    held_out = f"the same {plural(rows, 'held-out row')}" if rows else "the same held-out rows"
+    shown = [
+        fold("No evaluations yet.", width, style="bold"),
+        fold(f"Every arm{names} answers {held_out}.", width),
+        fold('The verdict is "better", "worse" or "cannot tell", with a confidence interval.', width),
+        Content(""),
+    ]
+    if not name:
+        shown.append(line("  ", key("H", "create a sample workspace", "app.room('home')")))
+    elif can_start:
+        shown.append(line("  ", key("enter", f"evaluate {name}", "screen.evaluate")))
+    else:
+        shown.append(fold("Another task is running. Start the evaluation when it has ended.", width))
+    return lines(*shown)
+
+
+def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int) -> list[Content]:
+    """Draw a whole row: the conversation, every arm's answer with its score, the reference, and similar training rows."""
+    rows: list[Content] = []
+    for message in row.row.prompt:
+        rows.append(line((f"  {_ROLES.get(message.role, '·')} ", "$muted"), (one_line(message.role), "bold $muted")))
+        rows += [Content(f"    {text}") for text in wrap(safe_text(message.content).expandtabs(4), width - 6)]
+        rows.append(Content(""))
+    for arm in (filter.arm, *(other for other in row.answers if other != filter.arm)):
+        rows += [line("  ", output) for output in _arm_rows(loaded, row, filter.metric, arm, width - 4)]
+        rows += _score_rows(row.scores.get(arm), width)
+    if row.row.reference is not None:
+        rows += [line("  ", text) for text in _side_rows("reference", row.row.reference, None, width - 4)]
+        rows.append(Content(""))
+    if row.links and row.links.nearest:
+        rows.append(line(("  Nearest training rows", "bold $muted")))
+        rows += [Content(f"  {text}") for near in row.links.nearest for text in wrap(safe_text(nearest_row_text(near)), width - 4)]
+    return rows
+
+
+def report_page(loaded: LoadedReport, width: int) -> list[Content]:
+    """Draw the verdict and every table of the report."""
+    report = loaded.report
+    rows = [*_prose(one_line(report.verdict), width, "bold"), *_prose(one_line(summary(report)), width), Content("")]
+    for table in (*report_tables(report), facts_table(report)):
+        rows += [*table_rows(table, width), Content("")]
+    return rows[:-1]
+
+
+def off_task_page(
+    result: OffTaskResult, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]], width: int
+) -> list[Content]:
+    """Draw every off-task prompt with each arm's answer: broken ones first, then those both arms fail."""
+    rows = [*marked(*_off_task_mark(result), result.summary, width), Content("")]
+    if len(answers) < 2:
+        return rows
+    results = []
+    for prompt, *outputs in zip(prompts, *answers.values(), strict=False):
+        results.append((prompt.passes(outputs[-1]), not prompt.passes(outputs[0]), prompt, outputs))
+    for after, failed_before, prompt, outputs in sorted(results, key=lambda item: item[:2]):
+        label, token = ("", "$muted")
+        if after == failed_before:
+            label, token = ("fixed  ", "$success") if after else ("broken  ", "$error")
+        glyph = ("✓ ", "bold $success") if after else ("✗ ", "bold $error")
+        rows.append(line("  ", glyph, (label, f"bold {token}"), (one_line(prompt.id), "$muted")))
+        rows += [Content(f"    {text}") for text in wrap(safe_text(prompt.prompt), width - 6)]
+        for arm, output in zip(answers, outputs, strict=True):
+            name = cell(one_line(arm), 8, "bold $primary" if arm == TUNED else "$muted")
+            text_rows = output_rows(output, None, width - 16) or [Content("")]
+            rows += [line("    ", " " * 8 if index else name, "  ", text) for index, text in enumerate(text_rows[:4])]
+        accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(", ".join(prompt.accept)), "$muted"))
+        rows += [accepted.truncate(max(width, 0)), Content("")]
+    return rows
+
+
+def contrast_page(result: EvaluationComparison, width: int) -> list[Content]:
+    """Draw which of two reports is better, and on which metrics."""
+    rows = [
+        *marked(*VERDICT_STYLES.get(result.headline.outcome, ("·", "$muted")), one_line(result.verdict), width, "bold"),
+        Content(""),
+    ]
+    text = f"{one_line(result.second)} compared with {one_line(result.first)}, on the same {result.rows:,} held-out rows."
+    items = [(metric_label(item.metric), item) for item in result.comparisons]
+    return [*rows, *_prose(text, width), Content(""), *table_rows(comparison_table("By metric", "", items), width)]
+
+
+def _prose(text: str, width: int, style: str = "$muted") -> list[Content]:
+    return [line((f"  {row}", style)) for row in wrap(text, width - 4)]

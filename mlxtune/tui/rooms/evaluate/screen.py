@@ -1,0 +1,462 @@
+"""Evaluate: whether training helped, by how much, and the rows behind every number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
+from mlxtune.evaluation.drilldown import ScoredRow
+from mlxtune.evaluation.evidence import load_off_task
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.start import has_adapter
+from mlxtune.recipe import load
+from mlxtune.runs import registry
+from mlxtune.runs.registry import Run
+from mlxtune.tui.base import Room
+from mlxtune.tui.paths import display_path
+from mlxtune.tui.render.text import ago, error_rows, lines
+from mlxtune.tui.rooms.evaluate import render, service
+from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
+from mlxtune.tui.rooms.evaluate.service import FilteredRows, LoadedReport, RowFilter, arm_title
+from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import FocusPanel, Panel
+from mlxtune.tui.widgets.section import Section
+
+REFERENCE = "reference"
+MAX_RUNS = 8  # recent runs offered for evaluation
+
+
+class EvaluateRoom(Room):
+    """Shows the newest report or the selected one, below any running evaluation."""
+
+    ABOUT = "whether training helped: rates with intervals, and the rows behind them"
+    CSS_PATH = "style.tcss"
+    AUTO_FOCUS = "#ev-list"
+    CONDITIONAL_ACTIONS = frozenset(
+        {"metric", "kinds", "versus", "review", "compare", "other", "evaluate", "html", "off_task", "stop"}
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "enter", "open", id="evaluate.enter"),
+        Binding("m", "metric", "next metric", id="evaluate.metric"),
+        Binding("f", "kinds", "filter by kind of failure", id="evaluate.classes"),
+        Binding("v", "versus", "compare with another answer", id="evaluate.versus"),
+        Binding("w", "review", "review a training row", id="evaluate.review"),
+        Binding("n", "evaluate", "new evaluation", id="evaluate.new"),
+        Binding("c", "compare", "compare reports", id="evaluate.compare"),
+        Binding("o", "other", "another report", id="evaluate.older"),
+        Binding("e", "html", "HTML report", id="evaluate.page"),
+        Binding("r", "off_task", "off-task prompts", id="evaluate.off-task"),
+        Binding("s", "stop", "stop the evaluation", id="evaluate.stop"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selected: str | None = None  # the id of the selected report; None: the newest
+        self._report: LoadedReport | None = None
+        self._loading: Path | None = None
+        self._load_error: tuple[Path, MlxtuneError] | None = None
+        self._metric = ""
+        self._versus = REFERENCE  # the arm whose answer is shown next to the filter's arm
+        self._rows: FilteredRows | None = None
+
+    def save_state(self) -> Mapping[str, Any]:
+        return {"evaluation": self._selected or "", "metric": self._metric}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._selected, self._metric = str(state.get("evaluation", "")) or None, str(state.get("metric", ""))
+
+    def compose_body(self) -> ComposeResult:
+        yield Panel(id="ev-error")
+        yield Section("Verdict", Panel(id="ev-invite"), lit=True, id="ev-empty")
+        yield Section("Evaluating", Panel(id="ev-progress"), id="ev-now")
+        with Vertical(id="ev-report"):
+            about = "The comparison with the strongest arm that needs no training. enter shows the full report."
+            yield Section("Verdict", FocusPanel(id="ev-summary", about=about), id="ev-verdict")
+            about = (
+                "Each arm's pass rate on the held-out rows, with 95% Wilson intervals. enter lists the rows an arm fails; "
+                "m shows another metric."
+            )
+            yield Section("Arms", ListPanel(id="ev-table", about=about), Panel(id="ev-axis"), id="ev-arms")
+            with Container(id="ev-columns"):
+                with Vertical(id="ev-left"):
+                    about = "How both arms do on the same rows. enter lists the rows in a cell."
+                    yield Section("", PairedTable(id="ev-cells", about=about), id="ev-square")
+                    about = (
+                        "The rows behind a number. enter shows one in full; f filters by kind of failure; v compares with another "
+                        "answer; w opens a similar training row."
+                    )
+                    yield Section("", ListPanel(id="ev-list", about=about), id="ev-rows", classes="fill")
+                yield Section("", Panel(id="ev-detail"), id="ev-row")
+
+    @property
+    def _live(self) -> RunView | None:
+        """The running evaluation."""
+        live = self.app.snapshot.live if self.app.snapshot else None
+        return live if live and live.state.kind == "eval" else None
+
+    @property
+    def _finished(self) -> list[RunView]:
+        return self.app.finished_evaluations
+
+    @property
+    def _row(self) -> ScoredRow | None:
+        """The row under the cursor."""
+        cursor = self.query_one("#ev-list", ListPanel).cursor
+        return self._rows.rows[cursor] if self._rows and cursor < len(self._rows.rows) else None
+
+    @property
+    def _can_review(self) -> bool:
+        row = self._row
+        return row is not None and row.links is not None and bool(row.links.nearest)
+
+    def draw(self, snapshot: Snapshot) -> None:
+        wanted, live = self.app.preferred_evaluation(self._selected, self._finished), self._live
+        if wanted and wanted.run.folder != (self._report.folder if self._report else self._loading):
+            self._load_report(wanted.run.folder)
+        if wanted is None:
+            self._report = self._rows = None
+        self.set_class(live is not None, "-busy")
+        self.set_class(wanted is None and live is None, "-empty")
+        self.query_one("#ev-report").display = self._report is not None
+        if self._report is None and self.focused:
+            self.set_focus(None)  # otherwise a hidden widget would keep the focus
+        self._draw_state(snapshot, live, wanted)
+        if self._report:
+            self._draw_report(self._report)
+
+    def _draw_state(self, snapshot: Snapshot, live: RunView | None, wanted: RunView | None) -> None:
+        """Draw the running evaluation, the newest failure, or the empty state."""
+        newest = next(iter(snapshot.evals), None)
+        failed = newest if newest and newest.status in ("failed", "crashed", "stopped") and live is None else None
+        error = self._report.evidence_error if self._report else None
+        if self._load_error and wanted and self._load_error[0] == wanted.run.folder:
+            error = self._load_error[1]
+        self.set_class(failed is not None or error is not None, "-error")
+        panel = self.query_one("#ev-error", Panel)
+        if error:
+            shown = error if error.hint else MlxtuneError(error.message, hint="Evaluate again, or choose another report.")
+            panel.update(lambda width, _height: lines(*error_rows(shown, width)))
+        elif failed:
+            panel.update(lambda width, _height: render.failure(failed, width))
+        if live:
+            self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
+            self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, snapshot.now, width))
+        if wanted is None and live is None:
+            recipe = self.app.recipe.recipe if self.app.recipe else None
+            name, arms = (one_line(recipe.name), recipe.evaluation.arms) if recipe else ("", [])
+            rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
+            can_start = self.app.can_start
+            self.query_one("#ev-invite", Panel).update(
+                lambda width, _height: render.empty_state(name, arms, rows, can_start, width)
+            )
+
+    def _draw_report(self, loaded: LoadedReport) -> None:
+        report, live = loaded.report, self._live
+        max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
+        self.query_one("#ev-summary", FocusPanel).update(lambda width, _height: render.verdict(loaded, live, width, max_rows))
+        name = one_line(str(report.facts.get("name", "")))
+        self.query_one("#ev-verdict", Section).head.set(
+            title=f"Verdict on {name}" if self._selected else "Verdict",
+            note=f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on",
+        )
+        second = loaded.second_metric(self._metric) if self.wide else None
+        metrics = [self._metric, *([second] if second else [])]
+        table = self.query_one("#ev-table", ListPanel)
+        table.styles.height = len(report.arms) + 1
+        table.set(
+            len(report.arms),
+            lambda index, width: render.arm_row(report.arms[index], metrics, width),
+            header=lambda width: render.arms_header(metrics, width),
+        )
+        self.query_one("#ev-axis", Panel).update(lambda width, _height: render.arms_axis(metrics, width))
+        self.query_one("#ev-arms", Section).head.set(note="95% Wilson intervals")
+        self._draw_paired(loaded)
+        self._draw_rows(loaded)
+
+    def _draw_paired(self, loaded: LoadedReport) -> None:
+        item = loaded.comparison(self._metric)
+        section = self.query_one("#ev-square", Section)
+        section.display = item is not None
+        if item is None:
+            return
+        self.query_one("#ev-cells", PairedTable).set(item, flat=not self.tall)
+        section.head.set(title=f"{arm_title(item.first)} vs. {one_line(item.second)}", note=metric_label(self._metric))
+
+    def _draw_rows(self, loaded: LoadedReport) -> None:
+        found, row = self._rows, self._row
+        rows, head = self.query_one("#ev-list", ListPanel), self.query_one("#ev-rows", Section).head
+        self.query_one("#ev-row").display = row is not None and self.wide
+        if found is None:
+            head.set(title="Rows", note="")
+            rows.set(0, lambda _index, _width: Content(""))
+            return
+        filter, with_kind = found.filter, len(found.kinds) != 1 and not found.filter.kind
+        rows.set(len(found.rows), lambda index, width: render.row_line(found.rows[index], filter, with_kind, width))
+        position = f"{rows.cursor + 1:,} of {len(found.rows):,}" if found.rows else "none"
+        metric = "" if filter.metric == loaded.report.headline_metric else f"{metric_label(filter.metric)}, "
+        head.set(title=found.title, note=f"{metric}{position}")
+        if row:
+            versus = self._versus if self._versus in row.answers else REFERENCE
+            self.query_one("#ev-detail", Panel).update(partial(render.row_detail, loaded, row, filter, versus))
+            score = row.scores.get(filter.arm)
+            note = "" if score is None else "passes" if score.passed else one_line(score.kind)
+            self.query_one("#ev-row", Section).head.set(title=f"Line {row.row.line:,}", note=note)
+
+    def _load_report(self, folder: Path) -> None:
+        if self._loading != folder and not (self._load_error and self._load_error[0] == folder):
+            self._loading = folder
+            failed = partial(self._show_load_error, folder)
+            self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
+
+    def _show_load_error(self, folder: Path, error: MlxtuneError) -> None:
+        self._loading = self._report = self._rows = None
+        self._load_error = (folder, error)
+        self.redraw()
+
+    def _show_report(self, loaded: LoadedReport) -> None:
+        self._report, self._rows = loaded, None
+        self._loading = self._load_error = None
+        if self._metric not in loaded.metrics:
+            self._metric = loaded.report.headline_metric
+        self.query_one("#ev-table", ListPanel).cursor = len(loaded.report.arms) - 1
+        self._find_rows(RowFilter(loaded.report.headline_metric, loaded.report.arms[-1].name), focus=False)
+        self.redraw()
+        if self.focused is None:
+            self.query_one("#ev-list", ListPanel).focus()
+
+    def _find_rows(self, filter: RowFilter, *, focus: bool = True) -> None:
+        loaded = self._report
+        if loaded and loaded.drilldown:
+            self.run_job(lambda: service.find_rows(loaded, filter), partial(self._show_rows, loaded, focus), group="rows")
+
+    def _show_rows(self, loaded: LoadedReport, focus: bool, found: FilteredRows) -> None:
+        if loaded is not self._report:
+            return
+        self._rows = found
+        rows = self.query_one("#ev-list", ListPanel)
+        rows.cursor = 0
+        self.redraw()
+        if focus:
+            rows.focus()
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        stop = [FooterAction("s", "stop", "stop", "stop the evaluation, after a confirmation")] if self._live else []
+        other = FooterAction("o", "other", "other", "show another report")
+        loaded, found = self._report, self._rows
+        if loaded is None:
+            start = [FooterAction("enter", "evaluate", "enter", "evaluate a run or a base")] if self.app.can_start else []
+            return [*start, *stop, *([other] if self._finished else [])]
+        enter = {"ev-summary": "report", "ev-list": "row"}.get(self.focused.id or "" if self.focused else "", "rows")
+        actions = [FooterAction("enter", enter, "enter", "open the item under the cursor")]
+        if len(loaded.metrics) > 1:
+            actions.append(FooterAction("m", "metric", "metric", "show the next metric"))
+        if found and (len(found.kinds) > 1 or found.filter.kind):
+            actions.append(FooterAction("f", "failures", "kinds", "show only one kind of failure"))
+        if self._row:
+            actions.append(FooterAction("v", "versus", "versus", "compare with the reference or another arm's answer"))
+        if self._can_review:
+            actions.append(FooterAction("w", "review", "review", "open a similar training row in Review"))
+        actions += stop
+        if self.app.can_start:
+            actions.append(FooterAction("n", "new", "evaluate", "evaluate a run or a base"))
+        if len(self._finished) > 1:
+            actions += [FooterAction("c", "compare", "compare", "compare this report with another one"), other]
+        if loaded.html:
+            actions.append(FooterAction("e", "html", "html", "show where the HTML report is"))
+        if loaded.report.off_task:
+            actions.append(FooterAction("r", "off task", "off_task", "the off-task prompts and answers"))
+        return actions
+
+    def action_enter(self) -> None:
+        """Handle enter outside the lists."""
+        if self._report is None:
+            self.action_evaluate()
+        elif isinstance(self.focused, PairedTable):
+            self.focused.action_choose()
+        else:
+            self.app.push_screen(PageScreen("Report", partial(render.report_page, self._report)))
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+        self.redraw()
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        loaded, found, row = self._report, self._rows, self._row
+        if event.control.id == "ev-table" and loaded:
+            self._find_rows(RowFilter(self._metric, loaded.report.arms[event.index].name))
+        elif event.control.id == "ev-list" and loaded and found and row:
+            page = partial(render.row_page, loaded, row, found.filter)
+            self.app.push_screen(PageScreen(f"Line {row.row.line:,}", page))
+
+    def on_paired_table_cell_selected(self, event: PairedTable.CellSelected) -> None:
+        event.stop()
+        item = self._report.comparison(self._metric) if self._report else None
+        if item:
+            self._find_rows(RowFilter(self._metric, item.second, cell=event.cell, baseline=item.first))
+
+    def action_metric(self) -> None:
+        if self._report:
+            metrics = self._report.metrics
+            self._metric = metrics[(metrics.index(self._metric) + 1) % len(metrics)]
+            arm = self._rows.filter.arm if self._rows else self._report.report.arms[-1].name
+            self._find_rows(RowFilter(self._metric, arm), focus=False)
+            self.redraw()
+
+    def action_kinds(self) -> None:
+        found = self._rows
+        if found is None:
+            return
+        filter, kinds = found.filter, ["", *found.kinds]
+
+        def chosen(index: str | None) -> None:
+            if index:
+                self._find_rows(RowFilter(filter.metric, filter.arm, kinds[int(index)]))
+
+        options = [ChoiceOption("0", "all", f"{sum(found.kinds.values()):,}")]
+        options += [
+            ChoiceOption(str(index), one_line(kind, 40), f"{count:,}") for index, (kind, count) in enumerate(found.kinds.items(), 1)
+        ]
+        self.app.push_screen(ChoiceDialog(f"Which failures of {one_line(filter.arm)}?", "", options), chosen)
+
+    def action_versus(self) -> None:
+        """Show the next arm's answer, or the reference, next to the filter's arm."""
+        row, found = self._row, self._rows
+        if row and found:
+            arms = [REFERENCE, *(arm for arm in row.answers if arm != found.filter.arm)]
+            index = arms.index(self._versus) if self._versus in arms else 0
+            self._versus = arms[(index + 1) % len(arms)]
+            self.redraw()
+
+    def action_review(self) -> None:
+        """Open a training row that is similar to the one under the cursor."""
+        row = self._row
+        if row is None or row.links is None or not row.links.nearest:
+            return
+        near = row.links.nearest
+        if len(near) == 1:
+            self._open_review(near[0].id)
+            return
+        options = [
+            ChoiceOption(one.id, f"{one_line(one.file, 24)}, line {one.line:,}", f"{one.similarity:.0%} similar") for one in near
+        ]
+        dialog = ChoiceDialog("Which training row?", "", options)
+        self.app.push_screen(dialog, lambda id: self._open_review(id) if id else None)
+
+    def _open_review(self, id: str) -> None:
+        if self._report:
+            self.app.select_recipe(str(self._report.report.facts.get("name", "")))
+        self.app.row_to_open = id
+        self.app.action_room("review")
+
+    def action_html(self) -> None:
+        if self._report and self._report.html:
+            path = display_path(self._report.html, self.app.workspace, str(self._report.html))
+            self.app.show_notice(Notice("·", "$muted", f"The HTML report is at {path}."))
+
+    def action_other(self) -> None:
+        self.app.choose_evaluation("Which report?", self._finished, self._select)
+
+    def _select(self, view: RunView) -> None:
+        self._selected = view.id
+        self._report = self._rows = None
+        self.redraw()
+
+    def action_compare(self) -> None:
+        if self._report:
+            own = self._report.folder.name
+            others = [view for view in self._finished if view.id != own]
+            self.app.choose_evaluation("Compare with which report?", others, partial(self._compare, own))
+
+    def _compare(self, own: str, other: RunView) -> None:
+        workspace = self.app.workspace
+
+        def show(result: EvaluationComparison) -> None:
+            self.app.push_screen(PageScreen("Comparison", partial(render.contrast_page, result)))
+
+        self.run_job(lambda: compare_evaluations(find_side(workspace, other.id), find_side(workspace, own)), show)
+
+    def action_off_task(self) -> None:
+        loaded = self._report
+        result = loaded.report.off_task if loaded else None
+        if loaded is None or result is None:
+            return
+        folder = loaded.folder
+
+        def show(evidence: tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]) -> None:
+            self.app.push_screen(PageScreen("Off task", partial(render.off_task_page, result, *evidence)))
+
+        self.run_job(lambda: load_off_task(folder), show)
+
+    def action_evaluate(self) -> None:
+        """Ask for a run or a recipe, then for the arms; then start."""
+        snapshot = self.app.snapshot
+        if snapshot is None or not self.app.can_start:
+            return
+        runs = [view for view in snapshot.runs if has_adapter(view.run)][:MAX_RUNS]
+        subjects: list[tuple[Run | None, Path]] = [(view.run, view.run.folder / "recipe.toml") for view in runs]
+        texts = [(view.name, f"its adapter, {ago(snapshot.now - view.updated)}") for view in runs]
+        for recipe in snapshot.recipes:
+            if recipe.recipe:
+                subjects.append((None, recipe.path))
+                texts.append((recipe.title, "its base alone"))
+        options = [ChoiceOption(str(index), *text) for index, text in enumerate(texts)]
+        dialog = ChoiceDialog("Evaluate what?", "", options)
+        self.app.push_screen(dialog, lambda index: self._choose_arms(*subjects[int(index)]) if index else None)
+
+    def _choose_arms(self, run: Run | None, path: Path) -> None:
+        try:
+            options = service.arm_options(load(path))
+        except MlxtuneError as error:
+            self.app.show_error(error)
+            return
+
+        def start(index: str | None) -> None:
+            if index:
+                workspace, arms = self.app.workspace, options[int(index)][1]
+                self.app.run_job(lambda: service.start_evaluation(workspace, path, arms, run), busy="Starting the evaluation.")
+
+        if len(options) == 1:
+            start("0")
+            return
+        choices = [
+            ChoiceOption(str(index), label, f"{len(arms)} arms" if index else ", ".join(arms))
+            for index, (label, arms) in enumerate(options)
+        ]
+        text = "A tuned adapter should beat the arms that need no training. Every arm answers all held-out rows."
+        self.app.push_screen(ChoiceDialog("Which arms?", text, choices), start)
+
+    def action_stop(self) -> None:
+        view = self._live
+        if view is None:
+            return
+
+        def job() -> Notice:
+            registry.stop(view.run)
+            return Notice("■", "$muted", f"Stopping the evaluation of {view.name}.")
+
+        def chosen(choice: str | None) -> None:
+            if choice:
+                self.app.run_job(job, busy="")
+
+        options = [
+            ChoiceOption("", "Let it finish", "nothing changes"),
+            ChoiceOption("stop", "Stop", "finished arms are kept"),
+        ]
+        dialog = ChoiceDialog(f"Stop the evaluation of {view.name}?", "", options)
+        self.app.push_screen(dialog, chosen)

@@ -1,0 +1,140 @@
+"""The Evaluate room's service: load a report, find the rows behind a number, and start or compare evaluations."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
+from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.scorers.registry import FORMS
+from mlxtune.evaluation.start import start
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.recipe import Recipe, load
+from mlxtune.recipe.edit import toml_literal
+from mlxtune.runs.registry import Run
+
+CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fixed": "Fixed", "neither": "Both fail"}
+
+
+@dataclass(frozen=True)
+class LoadedReport:
+    """An evaluation's report. ``drilldown`` has the rows behind its numbers, or ``evidence_error`` says why not."""
+
+    folder: Path
+    report: EvaluationReport
+    drilldown: Drilldown | None
+    evidence_error: MlxtuneError | None
+    html: Path | None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics: the headline first, output forms last."""
+        names = [rate.metric for rate in self.report.arms[0].rates]
+        return tuple(sorted(names, key=lambda name: (name != self.report.headline_metric, name in FORMS)))
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the verdict compares with, or an empty string."""
+        return self.report.headline.first if self.report.headline else ""
+
+    def comparison(self, metric: str, first: str = "") -> Comparison | None:
+        """Return the tuned arm's comparison on ``metric`` with the arm ``first``, by default the verdict's baseline."""
+        headline = self.report.headline
+        if headline is None:
+            return None
+        key = (metric, first or headline.first, headline.second)
+        return next((item for item in self.report.comparisons if (item.metric, item.first, item.second) == key), None)
+
+    def second_metric(self, metric: str) -> str | None:
+        """Return the metric to show next to ``metric``: the contract, or else the one that the last arm changed most."""
+        others = [name for name in self.metrics if name != metric]
+        others = [name for name in others if self.comparison(name)] or others
+        if "contract" in others:
+            return "contract"
+        first, last = ({rate.metric: rate.share for rate in arm.rates} for arm in (self.report.arms[0], self.report.arms[-1]))
+        return max(others, key=lambda name: abs(last.get(name, 0.0) - first.get(name, 0.0)), default=None)
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Rows that ``arm`` fails on ``metric``, optionally of one kind; or a ``cell`` in the 2×2 table with ``baseline``."""
+
+    metric: str
+    arm: str
+    kind: str = ""
+    cell: CellName | None = None
+    baseline: str = ""
+
+
+@dataclass(frozen=True)
+class FilteredRows:
+    """The rows that match a filter. ``kinds`` counts the arm's failures by kind."""
+
+    filter: RowFilter
+    title: str
+    rows: tuple[ScoredRow, ...] = ()
+    kinds: dict[str, int] = field(default_factory=dict)
+
+
+def load_report(folder: Path) -> LoadedReport:
+    """Load the evaluation in ``folder``. Raise ``InputError`` if its report is missing or unreadable."""
+    report = reports.load(folder)
+    html = folder / "report.html"
+    drilldown, error = None, None
+    try:
+        drilldown = Drilldown(folder)
+    except MlxtuneError as reason:
+        error = reason
+    return LoadedReport(folder, report, drilldown, error, html if html.is_file() else None)
+
+
+def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
+    """Return the matching rows, broken ones first. Raise ``InputError`` if the evidence is missing."""
+    drilldown, arm = loaded.drilldown, filter.arm
+    if drilldown is None:
+        raise loaded.evidence_error or ValueError("The report was loaded without evidence or a reason.")
+    if filter.cell:
+        rows = drilldown.cell(filter.metric, filter.baseline, arm, filter.cell)
+        return FilteredRows(filter, CELL_TITLES[filter.cell], tuple(rows))
+    failures = drilldown.rows_for(filter.metric, arm, passed=False)
+    kinds = Counter(row.scores[arm].kind for row in failures)
+    rows = [row for row in failures if not filter.kind or row.scores[arm].kind == filter.kind]
+    baseline = loaded.baseline
+    rows.sort(key=lambda row: not (baseline in row.scores and baseline != arm and row.scores[baseline].passed))
+    title = f"{arm_title(arm)} fails" + (f": {one_line(filter.kind)}" if filter.kind else "")
+    return FilteredRows(filter, title, tuple(rows), dict(kinds.most_common()))
+
+
+def arm_title(arm: str) -> str:
+    """Return an arm's name as the first word of a title."""
+    name = one_line(arm)
+    return f"{name[:1].upper()}{name[1:]}" if name.isalpha() else name
+
+
+def arm_options(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
+    """Return sets of arms to evaluate, each with a label; the recipe's own set comes first."""
+    own = tuple(recipe.evaluation.arms)
+    extra = [("base+kshot", f"plus the base with {plural(recipe.evaluation.shots, 'example')} in its prompt")]
+    if recipe.evaluation.prompt:
+        extra.append(("base+prompt", "plus the base with your best prompt"))
+    if recipe.evaluation.schema and importlib.util.find_spec("llguidance"):
+        extra.append(("base+grammar", "plus the base constrained to the schema"))
+    extra = [(arm, label) for arm, label in extra if arm not in own]
+
+    def with_arms(*arms: str) -> tuple[str, ...]:
+        return (*(arm for arm in own if arm != "tuned"), *arms, *(arm for arm in own if arm == "tuned"))
+
+    options = [("as in the recipe", own), *((label, with_arms(arm)) for arm, label in extra)]
+    return [*options, ("all of these", with_arms(*(arm for arm, _ in extra)))] if len(extra) > 1 else options
+
+
+def start_evaluation(workspace: Path, path: Path, arms: Sequence[str], run: Run | None) -> None:
+    """Start evaluating ``arms`` of the recipe at ``path``, with the adapter of ``run``."""
+    start(workspace, load(path, [f"evaluation.arms={toml_literal(list(arms))}"]), run)

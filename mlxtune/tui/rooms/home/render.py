@@ -1,0 +1,98 @@
+"""The panels of the Home room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.tui.next_step import JourneyStage, NextStep
+from mlxtune.tui.render.bars import bar
+from mlxtune.tui.render.text import age, cell, clickable, fold, key, line, lines
+from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.status import brief_result
+from mlxtune.tui.verdict import MetricChange, VerdictView
+
+
+def next_step(step: NextStep, width: int, tall: bool) -> Content:
+    """Return the next step, why, and its keys."""
+    glyph = line((f"{step.glyph} ", f"bold {step.token}")) if step.glyph else Content("")
+    sentence = fold(step.sentence, width - glyph.cell_length, style=f"bold {step.token}")
+    rows = [line("  ", glyph, sentence[2:]), fold(step.why, width)]
+    if step.key:
+        rows += [Content("")] if tall else []
+        keys = [key(step.key, step.about, step.action), *(key(item.key, item.about, item.action) for item in step.shortcuts)]
+        row = line("  ", *(part for item in keys for part in (item, "      "))).rstrip()
+        rows += [row] if row.cell_length <= width else [line("  ", item) for item in keys]
+    return lines(*rows)
+
+
+def journey(stages: Sequence[JourneyStage], width: int, tall: bool) -> Content:
+    """Return one row per stage, joined by a line if there is room. A click opens the stage's room."""
+    rows: list[Content] = []
+    for index, stage in enumerate(stages):
+        name = cell(stage.name, 11, "$muted" if stage.waiting else "bold")
+        detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if stage.waiting else "$muted")
+        row = line("  ", (stage.glyph, f"bold {stage.token}"), "  ", name, detail, "  ", stage.result).truncate(max(width, 0))
+        rows.append(clickable(row, f"app.room('{stage.room}')") if stage.room in ROOMS else row)
+        if tall and index < len(stages) - 1:
+            rows.append(line("  ", ("│", "$line")))
+    return lines(*rows)
+
+
+def run_row(runs: Sequence[RunView], now: float, index: int, width: int) -> Content:
+    """Return a row of the list of runs: its status, its name, its result, and its age."""
+    view = runs[index]
+    sign = STATUS_LABELS[view.status]
+    return line(
+        (sign.glyph, f"bold ${sign.style}"),
+        " ",
+        cell(view.name, width - 20),
+        cell(brief_result(view), 11, "$muted", right=True),
+        cell(age(now - view.updated), 7, "$faint", right=True),
+    ).truncate(max(width, 0))
+
+
+def best_title(snapshot: Snapshot) -> str:
+    """Return the title of the section that shows the best adapter."""
+    best = snapshot.best
+    return "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
+
+
+def best_adapter(verdict: VerdictView, newest: VerdictView | None, width: int) -> Content:
+    """Return an adapter's rates next to its base's, and the newest verdict if it is about another one. Empty without adapters."""
+    if not verdict.metrics:
+        return Content("")  # Textual asks a hidden panel for its height, too
+    rows = [line("  ", cell(verdict.name, width - 2, "bold")), Content("")]
+    for metric in _key_metrics(verdict.metrics):
+        rows += [*_metric(metric, width), Content("")]
+    outcome = verdict.outcome.capitalize()
+    if verdict.caveat:
+        body = fold(f"{outcome}, but not recommended: {verdict.caveat}.", width - 2, "    ", "$warning")
+        rows.append(line(("  ! ", "bold $warning"), body[4:]))
+    else:
+        than = "on" if verdict.outcome == "cannot tell" else "than base on"
+        label = (f"  {verdict.glyph} {outcome}", f"bold {verdict.token}")
+        rows.append(line(label, (f" {than} {verdict.rows:,} rows", "$muted")))
+    if newest and newest.outcome and newest.run_id != verdict.run_id:
+        caveat = ", but not recommended" if newest.caveat else ""
+        glyph = (f"  {newest.glyph} ", f"bold {newest.token}")
+        rows.append(cell(line(glyph, (f"newest: {newest.name}, {newest.outcome}{caveat}", "$muted")), width))
+    return lines(*rows)
+
+
+def _key_metrics(metrics: Sequence[MetricChange]) -> list[MetricChange]:
+    """Return the part of the contract that changed most, and the whole contract."""
+    *parts, contract = metrics
+    return [*sorted(parts, key=lambda metric: -abs(metric.tuned - metric.base))[:1], contract]
+
+
+def _metric(metric: MetricChange, width: int) -> list[Content]:
+    space = width - 18
+    return [
+        line("  ", cell(metric.name, width - 2, "$muted")),
+        line("  base   ", bar(metric.base, space, "$muted"), cell(f"{metric.base * 100:.1f}%", 9, "$muted", right=True)),
+        line("  tuned  ", bar(metric.tuned, space), cell(f"{metric.tuned * 100:.1f}%", 9, "bold", right=True)),
+    ]

@@ -1,0 +1,125 @@
+"""Home: the next step, the journey, the best adapter, and the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+
+from mlxtune.tui.base import Room
+from mlxtune.tui.next_step import journey, next_step
+from mlxtune.tui.rooms.home import render
+from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.widgets.frame import FooterAction
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.panel import FocusPanel, Panel
+from mlxtune.tui.widgets.section import Section
+
+
+class NextPanel(FocusPanel):
+    """The next step. Enter performs it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.do", "do the next step", id="home.do"),
+        Binding("down,j", "app.focus_next", "go to the runs", id="home.down"),
+    ]
+
+
+class RunList(ListPanel):
+    """The list of runs. Moving up from the first one leads back to the next step."""
+
+    def action_move(self, by: int) -> None:
+        if by < 0 and self.cursor == 0:
+            self.screen.focus_previous()
+        else:
+            super().action_move(by)
+
+
+class HomeRoom(Room):
+    """Enter performs the next step or opens the run under the cursor, depending on the focus."""
+
+    CSS_PATH = "style.tcss"
+    ABOUT = "the workspace, and what to do next"
+    CONDITIONAL_ACTIONS = frozenset({"new"})
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("n", "new", "new run", id="home.new")]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run_id = ""  # of the run under the cursor
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Next", NextPanel(id="next-picture", about="The next step and the reason for it."), lit=True, id="next")
+        with Container(id="columns"):
+            with Vertical(classes="left"):
+                yield Section("Journey", Panel(id="journey-picture"), id="journey")
+            with Vertical(classes="right"):
+                yield Section("Last evaluated", Panel(id="best-picture"), id="best")
+                about = "All runs in this workspace, newest first. Enter opens one in the Train room."
+                yield Section("Runs", RunList(id="runs-picture", about=about), id="runs", classes="fill")
+
+    @property
+    def _runs(self) -> tuple[RunView, ...]:
+        return self.app.snapshot.runs if self.app.snapshot else ()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        step, stages, tall = next_step(snapshot), journey(snapshot), self.tall
+        self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
+        self.query_one("#journey-picture", Panel).update(lambda width, _height: render.journey(stages, width, tall))
+        verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
+        best = self.query_one("#best", Section)
+        best.set_class(verdict is None or not verdict.metrics, "-away")
+        if verdict:
+            best.head.set(title=render.best_title(snapshot))
+            panel = self.query_one("#best-picture", Panel)
+            panel.update(lambda width, _height: render.best_adapter(verdict, snapshot.verdict, width))
+        self.query_one("#runs").display = bool(runs)
+        self.query_one(".right").display = bool(runs) or verdict is not None
+        cursor = next((index for index, view in enumerate(runs) if view.id == self._run_id), 0)
+        self.query_one(RunList).set(len(runs), partial(render.run_row, runs, snapshot.now), cursor=cursor)
+        self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        if self.app.snapshot is None:
+            return []
+        actions = []
+        step = next_step(self.app.snapshot)
+        new = step.action == "screen.new"  # then enter does the same as n
+        if isinstance(self.focused, RunList):
+            actions.append(FooterAction("enter", "open", "do", "open the run under the cursor"))
+        elif step.action and not new:
+            actions.append(FooterAction("enter", step.label, "do", step.about))
+        if self.app.can_start:
+            actions.append(FooterAction("n", step.label if new else "new", "new", "start a new run"))
+        return actions
+
+    def save_state(self) -> Mapping[str, Any]:
+        return {"run": self._run_id}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._run_id = str(state["run"])
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        if event.index < len(self._runs):
+            self._run_id = self._runs[event.index].id
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        if event.index < len(self._runs):
+            self.app.open_run(self._runs[event.index].id)
+
+    async def action_do(self) -> None:
+        if isinstance(self.focused, RunList):
+            self.focused.action_choose()
+        elif self.app.snapshot:
+            action = next_step(self.app.snapshot).action
+            if action and (action != "screen.new" or self.app.can_start):
+                await self.run_action(action)
+
+    def action_samples(self) -> None:
+        self.app.create_samples()
+
+    def action_new(self) -> None:
+        self.app.new_run()

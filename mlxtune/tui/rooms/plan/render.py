@@ -1,0 +1,232 @@
+"""The panels of the Plan room."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, plural, safe_text, size
+from mlxtune.recipe import Recipe
+from mlxtune.recipe.keys import RecipeKey, format_value
+from mlxtune.tui.render.bars import bar
+from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, lines, wrap
+
+if TYPE_CHECKING:
+    from mlxtune.planning.changes import RecipeChange
+    from mlxtune.planning.cost import Bill
+    from mlxtune.planning.plan import Plan
+
+_SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
+VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
+_ROOMY = 104  # minimum cells in a row to show a description
+_PART_NAME = 16  # cells before the bar of a part of the memory
+_LABEL = 13  # cells before a value of the side panels
+
+
+def empty_room(width: int) -> Content:
+    """Return what the room shows before there is a recipe."""
+    about = "A recipe is a TOML file in recipes/ with everything that a run needs: the model, the rows and the training settings."
+    home = line("  ", key("H", "open Home to create a sample workspace", "app.room('home')"))
+    return lines(fold("No recipes yet.", width, style="bold"), fold(about, width), Content(""), home)
+
+
+# The verdict
+
+
+def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Content:
+    """Return whether the recipe fits, and its memory bar; ``last_memory`` is the memory of the last plan, in bytes."""
+    glyph, token = {"go": ("✓", "$success"), "warn": ("!", "$warning"), "refuse": ("✗", "$error")}[plan.outcome]
+    style = "bold" if plan.outcome == "go" else f"bold {token}"
+    sentence = fold(plan.sentence, width - 2, indent="    ", style=style)
+    first = line((f"  {glyph} ", f"bold {token}"), sentence[4:])
+    if "\n" not in sentence.plain and first.cell_length + len(note) + 3 <= width:
+        first = line(first, (f"   {note}", "$muted"))
+    return lines(first, _memory_bar(plan, last_memory, width))
+
+
+def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
+    style, glyph = {"go": ("$primary", ""), "warn": ("$warning", "! "), "refuse": ("$error", "✗ ")}[plan.outcome]
+    figure = line((glyph, f"bold {style}"), (gigabytes(plan.memory), "bold"), (f" of {gigabytes(plan.limit)} GB", "$muted"))
+    change = (plan.memory - last_memory) / 2**30 if last_memory is not None else 0.0
+    difference = f"  {'−' if change < 0 else '+'}{abs(change):.1f}" if abs(change) >= 0.05 else ""
+    label = "  memory  " if width >= 60 else "  "
+    gauge = bar(plan.memory / plan.limit, width - len(label) - figure.cell_length - len(difference) - 1, style)
+    return line((label, "$muted"), gauge, " ", figure, (difference, "$muted")).truncate(max(width, 0))
+
+
+def progress(label: str, share: float, width: int) -> Content:
+    """Return what is being computed before there is a plan."""
+    first = line(("  ● ", "bold $primary"), one_line(label))
+    return lines(first, line("    ", bar(share, width - 6)) if share else Content(""))
+
+
+def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
+    """Return why there is no plan, and what to do."""
+    message = fold(safe_text(error.message), width - 2, indent="    ", style="bold $error")
+    first = line(("  ✗ ", "bold $error"), message[4:])
+    hint = fold(one_line(error.hint), width, "    ", style="") if error.hint else Content("")
+    return lines(first, line(hint, "   " if error.hint else "    ", action) if action else hint)
+
+
+# The form
+
+
+def form_header(width: int) -> Content:
+    """Return the names of the form's columns."""
+    names = (Content.styled("key", "$faint"), Content.styled("  value", "$faint"))
+    return line("  ", *_form_cells("", *names, "default", "", width - 2)).truncate(max(width, 0))
+
+
+def form_row(item: RecipeKey, first: bool, recipe: Recipe, edited: bool, width: int) -> Content:
+    """Return a key's row: the section (if it is the ``first`` in view), the name, the value, the default and a description."""
+    idle = item.unused_reason(recipe)
+    style = "$faint" if idle else "" if is_default(item, recipe) else "bold"
+    value = line(("~ " if edited else "  ", "bold $primary"), (_display(item.value_in(recipe)), style))
+    return line(
+        *_form_cells(item.section if first else "", item.name, value, default_value(item), idle or item.about.description, width)
+    )
+
+
+def _form_cells(section: str, name: str | Content, value: Content, default: str, about: str, width: int) -> list[Part]:
+    space = width - _SECTION - _NAME - 1 - (_DEFAULT if width >= 60 else 0)
+    value_width = max(12, min(30, space // 2) if width >= _ROOMY else min(40, space))
+    cells: list[Part] = [cell(section, _SECTION, "$muted"), cell(name, _NAME), cell(value, value_width), " "]
+    if width >= 60:
+        cells.append(cell(default, _DEFAULT, "$faint"))
+    if width >= _ROOMY:
+        cells += [" ", cell(about, width - _SECTION - _NAME - value_width - _DEFAULT - 2, "$muted")]
+    return cells
+
+
+def _display(value: object) -> str:
+    return "–" if value in ("", []) else one_line(format_value(value))
+
+
+def is_default(item: RecipeKey, recipe: Recipe) -> bool:
+    return item.default is not dataclasses.MISSING and item.value_in(recipe) == item.default
+
+
+def default_value(item: RecipeKey) -> str:
+    """Return the key's default value, or an empty string if the key is required."""
+    return "" if item.default is dataclasses.MISSING else _display(item.default)
+
+
+def key_detail(item: RecipeKey, recipe: Recipe, width: int) -> Content:
+    """Return the meaning of the key under the cursor and its valid values, on two rows."""
+    idle = item.unused_reason(recipe)
+    about = f"{item.path}: {item.about.description}." + (f" Currently unused: {idle}." if idle else "")
+    choices = f"One of {', '.join(format_value(choice) for choice in item.choices)}." if item.choices else ""
+    default = "" if is_default(item, recipe) or not default_value(item) else f"Default: {default_value(item)}."
+    rows = [row for text in (about, f"{choices} {default}".strip()) for row in wrap(text, width - 2)]
+    return lines(*(line((f"  {row}", "$muted")).truncate(max(width, 0)) for row in [*rows, "", ""][:2]))
+
+
+# Beside the form
+
+
+def memory_rows(plan: Plan, width: int) -> list[Content]:
+    """Return the parts of the memory. Each bar begins where the one above ends; the largest part is bold."""
+    largest = max(count for _, count, _ in plan.memory_parts)
+    rows, start = [], 0.0
+    for name, count, _ in plan.memory_parts:
+        share = count / max(1, plan.memory)
+        segment = _bar_segment(start, share, width - _PART_NAME - 10, "$primary" if count == largest else "$muted")
+        figure = cell(size(count) if count else "–", 8, "bold" if count == largest else "", right=True)
+        label = cell(name, _PART_NAME - 2, "$muted" if count else "$faint")
+        rows.append(line("  ", label, figure, "  ", segment).truncate(max(width, 0)))
+        start += share
+    recomputed = " Layers are recomputed in the backward pass." if plan.estimate.checkpointed else ""
+    return [*rows, Content(""), *fold(f"Highest {plan.peak_moment}.{recomputed}", width).split("\n")]
+
+
+def _bar_segment(start: float, share: float, width: int, style: str) -> Content:
+    if width <= 0:
+        return Content("")
+    first, last = round(start * width), round((start + share) * width)
+    return line(" " * min(first, width - 1), ("━" * max(1, last - first) if share else "", style)).truncate(width)
+
+
+def run_rows(plan: Plan, bill: Bill, can_probe: bool, width: int) -> list[Content]:
+    """Return the run's figures as names and values."""
+    from mlxtune.evaluation.statistics.power import power_statement
+
+    share = 100 * plan.trained / max(1, plan.computed)
+    values: list[tuple[str, Part]] = [
+        ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
+        ("batch", f"at most {plan.largest_batch}"),
+        ("trained", line((f"{plan.trained:,}", "bold"), f" of {plan.computed:,} ({share:.0f}%)")),
+        ("rows", f"{plan.train:,} train, {plan.valid:,} validation, {plan.test:,} held out"),
+        ("longest", f"{plan.longest:,} tokens"),
+    ]
+    if plan.cut:
+        values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} longer than max_tokens")))
+    time: Part = ("unknown until a probe", "$muted")
+    if plan.cost.time_summary:
+        time = one_line(plan.cost.time_summary)
+    elif can_probe:
+        time = line(("unknown until  ", "$muted"), key("b", "probe", "screen.probe", "$muted"))
+    values.append(("time", time))
+    if bill.kilowatt_hours is not None:
+        values.append(("energy", _bill_lines(plan, bill)[0][1]))
+    if plan.test:
+        values.append(("evidence", power_statement(plan.test)))
+    return [row for name, value in values for row in _labeled(name, value, width)]
+
+
+def cost_rows(plan: Plan, bill: Bill, full: bool, width: int) -> list[Content]:
+    """Return the cost here and elsewhere. ``full`` adds the source of each figure."""
+    rows: list[Content] = []
+    for label, cost, note in _bill_lines(plan, bill):
+        if full:
+            rows += _labeled(label, cost or "unknown", width)
+            rows += [line((f"{' ' * _LABEL}{row}", "$muted")) for row in wrap(note, width - _LABEL - 1)]
+        elif cost:
+            short_note = note.partition(" for ")[0].partition(",")[0]
+            rows += _labeled(label, cost if label in ("here", "break-even") else f"{cost}, {short_note}", width)
+    return rows
+
+
+def _bill_lines(plan: Plan, bill: Bill) -> list[tuple[str, str, str]]:
+    from mlxtune.planning import cost
+
+    return [(label, one_line(figure), one_line(note)) for label, figure, note in cost.bill_lines(plan, bill)]
+
+
+def _labeled(name: str, value: Part, width: int) -> list[Content]:
+    label = line("  ", cell(name, _LABEL - 2, "$muted"))
+    if not isinstance(value, str):
+        return [line(label, value).truncate(max(width, 0))]
+    first, *rest = wrap(value, width - _LABEL)
+    return [line(label, first), *(Content(" " * _LABEL + row) for row in rest)]
+
+
+def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
+    """Return the changes that would make the recipe fit, mildest first. Each adds to those above it; the first shows its key."""
+    rows: list[Content] = []
+    for index, change in enumerate(changes):
+        text = ", ".join(setting.partition(".")[2].replace("=", " = ") for setting in change.settings) or change.cost
+        if index == 0 and change.settings:
+            lead = line(key("g", "", "screen.fit").rstrip(), " ")
+        else:
+            lead = line(("✓ ", "bold $success") if change.fits and change.settings else ("· ", "$muted"))
+        figure = f" {gigabytes(change.peak)}" if change.peak else ""
+        first, *rest = wrap(one_line(text), width - 5 - len(figure))
+        rows.append(line("  ", lead, cell(first, width - 4 - len(figure), "bold" if index == 0 else ""), (figure, "$muted")))
+        rows += [Content(f"    {row}") for row in rest]
+        if change.settings:
+            rows += [line((f"    {row}", "$muted")) for row in wrap(change.cost, width - 5)]
+    return rows
+
+
+def cost_page(plan: Plan, bill: Bill, can_probe: bool, width: int) -> list[Content]:
+    """Return the full content of the side panels."""
+    sections = [
+        ("To make it fit", change_rows(plan.changes, width)),
+        ("Memory", memory_rows(plan, width)),
+        ("Run", run_rows(plan, bill, can_probe, width)),
+        ("Cost", cost_rows(plan, bill, True, width)),
+    ]
+    return [row for title, rows in sections if rows for row in (line((f"  {title}", "bold")), *rows, Content(""))]

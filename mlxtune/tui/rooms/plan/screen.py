@@ -1,0 +1,422 @@
+"""Plan: a recipe as a form, with its memory, time and cost on this machine after every edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.geometry import Offset
+from textual.widgets import Input
+
+from mlxtune.core.errors import MlxtuneError, RecipeError
+from mlxtune.core.text import one_line, plural
+from mlxtune.recipe import Recipe
+from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
+from mlxtune.recipe.keys import RecipeKey, format_value, keys
+from mlxtune.recipe.load import parse_override
+from mlxtune.tui.base import Room
+from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.render.text import key, lines
+from mlxtune.tui.rooms.plan import render
+from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService
+from mlxtune.tui.snapshot import RecipeView, Snapshot
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.field import Field
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+if TYPE_CHECKING:
+    from mlxtune.planning.cost import Bill
+    from mlxtune.planning.plan import Plan
+
+_PROGRESS_DELAY = 0.15  # seconds before progress is shown
+_FIELD_WIDTH = 48
+_UNDO = FooterAction("u", "undo", "undo", "undo the last edit")
+
+
+@dataclass
+class RecipeForm:
+    """The recipe in the form: its file and content, the edits since it was opened, and its plan."""
+
+    path: Path
+    recipe: Recipe
+    edits: list[Edit] = field(default_factory=list)
+    edit_counts: dict[str, int] = field(default_factory=dict)  # edits by key
+    written: bytes | None = None  # the file's content after the last edit or undo
+    plan: Plan | None = None
+    bill: Bill | None = None
+    local: bool = True  # the base is on this machine; otherwise the plan uses the catalog's shapes
+    last_memory: int | None = None  # bytes that the plan before the last edit needed
+    error: MlxtuneError | None = None
+
+    @property
+    def is_own_version(self) -> bool:
+        """Whether the file still has the content that this form wrote."""
+        try:
+            return self.written is not None and self.path.read_bytes() == self.written
+        except OSError:
+            return False
+
+
+class PlanRoom(Room):
+    """A form with the recipe's keys. The plan is updated after every edit."""
+
+    CSS_PATH = "style.tcss"
+    ABOUT = "a recipe and its cost; edit it until it fits"
+    CONDITIONAL_ACTIONS = frozenset({"train", "probe", "fit", "undo", "default", "other", "memory", "fetch_base"})
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "train", "train", id="plan.train"),
+        Binding("b", "probe", "probe", id="plan.probe"),
+        Binding("g", "fit", "make it fit", id="plan.fit"),
+        Binding("f", "fetch_base", "download the base", id="plan.fetch"),
+        Binding("u", "undo", "undo", id="plan.undo"),
+        Binding("d,backspace,delete", "default", "default", id="plan.default"),
+        Binding("o", "other", "other recipe", id="plan.other"),
+        Binding("m", "memory", "memory and time", id="plan.memory"),
+        Binding("right,plus,equals_sign,l", "step(1)", "next value", id="plan.next"),
+        Binding("left,minus,h", "step(-1)", "previous value", id="plan.before"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._form: RecipeForm | None = None
+        self._shown_recipe: tuple[Path, Recipe | None, str] | None = None  # in the newest snapshot
+        self._service: PlanService | None = None
+        self._progress: tuple[str, float] | None = None  # of a slow computation
+        self._generation = 0  # counts computations; progress of an older one is dropped
+        self._edited_key: RecipeKey | None = None  # the key of the open field
+        self._restored_key = ""  # the key under the cursor in the last session
+
+    # Drawing
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Plan", Panel(id="plan-invite-picture"), lit=True, id="plan-invite")
+        yield Panel(id="plan-verdict")
+        about = (
+            "The recipe's keys. enter edits one, ← and → go through its values, - and + change a number, d restores the default. "
+            "Invalid values are not written."
+        )
+        with Horizontal(id="plan-columns"):
+            form = (ListPanel(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
+            yield Section("Recipe", *form, id="plan-form")
+            with Vertical(id="plan-side"):
+                yield Section("To make it fit", Panel(id="plan-changes"), id="plan-mend")
+                yield Section("Memory", Panel(id="plan-memory"), id="plan-parts")
+                yield Section("Run", Panel(id="plan-run"), id="plan-facts")
+                yield Section("Elsewhere", Panel(id="plan-costs"), id="plan-offers")
+
+    @property
+    def _list(self) -> ListPanel:
+        return self.query_one("#plan-keys", ListPanel)
+
+    @property
+    def _keys(self) -> tuple[RecipeKey, ...]:
+        return keys(self._form.recipe) if self._form else ()
+
+    @property
+    def _key(self) -> RecipeKey | None:
+        """The key under the cursor."""
+        return next(iter(self._keys[self._list.cursor :]), None)
+
+    def draw(self, snapshot: Snapshot) -> None:
+        view = self.app.recipe
+        self.set_class(view is None, "-empty")
+        self.set_class(view is not None and view.recipe is None, "-unread")
+        if view is None:
+            self.query_one("#plan-invite-picture", Panel).update(lambda width, _height: render.empty_room(width))
+            self._form = self._shown_recipe = None
+            return
+        shown = (view.path, view.recipe, view.error)
+        if shown != self._shown_recipe:
+            self._shown_recipe = shown
+            self._open(view)
+        if view.recipe is None:
+            message = relative_paths(self.app.workspace, view.error)
+            error = RecipeError(message, hint=f"{view.hint} Save the file to read it again.".strip())
+            self.query_one("#plan-verdict", Panel).update(lambda width, _height: render.error(error, None, width))
+        elif self._form:
+            self._draw_form(self._form)
+
+    def _open(self, view: RecipeView) -> None:
+        """Show the content of the file if it has changed."""
+        form = self._form
+        if view.recipe is None:
+            self._form = None
+        elif form is None or form.path != view.path:
+            self._form = RecipeForm(view.path, view.recipe)
+            self._replan()
+        elif form.recipe != view.recipe and not form.is_own_version:  # another program wrote it
+            self._form = RecipeForm(view.path, view.recipe, last_memory=form.plan.memory if form.plan else None)
+            self._replan()
+
+    def _draw_form(self, form: RecipeForm) -> None:
+        plan, bill, note, progress, items = form.plan, form.bill, self._note(form), self._progress, self._keys
+        verdict = self.query_one("#plan-verdict", Panel)
+        verdict.update(lambda width, _height: self._verdict(form, note, progress, width))
+        cursor = next((index for index, item in enumerate(items) if item.path == self._restored_key), None)
+        self._restored_key = ""
+        self._list.set(len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor)
+        edits = plural(len(form.edits), "edit") if form.edits else ""
+        file = ", ".join(filter(None, [f"recipes/{one_line(form.path.name)}", edits]))
+        self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
+        if item := self._key:
+            self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, width))
+        self.query_one("#plan-side").display = plan is not None and self.wide
+        self.query_one("#plan-mend").set_class(bool(plan and plan.changes), "-open")
+        if plan and bill:
+            self._fill("#plan-changes", partial(render.change_rows, plan.changes))
+            self._fill("#plan-memory", partial(render.memory_rows, plan))
+            self._fill("#plan-run", partial(render.run_rows, plan, bill, self._can_probe))
+            self._fill("#plan-costs", partial(render.cost_rows, plan, bill, False))
+
+    def _fill(self, id: str, rows: Callable[[int], list[Content]]) -> None:
+        self.query_one(id, Panel).update(lambda width, _height: lines(*rows(width)))
+
+    def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
+        item = items[index]
+        first = index == self._list.first or items[index - 1].section != item.section
+        return render.form_row(item, first, form.recipe, form.edit_counts.get(item.path, 0) > 0, width)
+
+    def _verdict(self, form: RecipeForm, note: str, progress: tuple[str, float] | None, width: int) -> Content:
+        if form.error:
+            fetch = key("f", "download it", "screen.fetch_base") if self._can_fetch else None
+            return render.error(form.error, fetch, width)
+        if form.plan:
+            return render.verdict(form.plan, form.last_memory, note, width)
+        return render.progress(*progress, width) if progress else lines("", "")
+
+    def _note(self, form: RecipeForm) -> str:
+        if self._progress:
+            return f"{self._progress[0]} …"
+        if not form.local:
+            return "base not downloaded: estimated from the catalog"
+        return "measured on this machine" if form.plan and form.plan.calibrated else "estimated, within 25%"
+
+    def save_state(self) -> Mapping[str, Any]:
+        return {"key": item.path} if (item := self._key) else {}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._restored_key = str(state.get("key", ""))
+
+    # Planning
+
+    def _replan(self, how: Literal["plan", "probe", "fetch"] = "plan") -> None:
+        """Plan the recipe again in a job. The last plan stays visible."""
+        form = self._form
+        if form is None:
+            return
+        self._service = self._service or PlanService(self.app.workspace)
+        self._generation += 1
+        generation, compute = self._generation, getattr(self._service, how)
+
+        def progress(label: str, share: float) -> None:
+            self.app.call_later(self._set_progress, generation, label, share)
+
+        def planned(result: PlanResult) -> None:
+            form.plan, form.bill, form.local, form.error = result.plan, result.bill, result.local, None
+            self._finish()
+
+        def failed(error: MlxtuneError) -> None:
+            form.plan, form.error = None, error
+            self._finish()
+
+        def show_delay() -> None:
+            if self._progress is None:
+                self._set_progress(generation, "planning", 0.0)
+
+        self.set_timer(_PROGRESS_DELAY, show_delay)
+        self.run_job(partial(compute, form.recipe, progress), planned, failed)
+
+    def _set_progress(self, generation: int, label: str, share: float) -> None:
+        if generation == self._generation:
+            self._progress = (label, share)
+            self.redraw()
+
+    def _finish(self) -> None:
+        self._generation += 1
+        self._progress = None
+        self.redraw()
+        self.refresh_bindings()
+
+    @property
+    def _can_probe(self) -> bool:
+        form = self._form
+        return form is not None and form.plan is not None and form.local and self._idle
+
+    @property
+    def _can_fetch(self) -> bool:
+        form = self._form
+        missing = form is not None and (isinstance(form.error, MissingBaseError) or (form.plan is not None and not form.local))
+        return missing and self._idle
+
+    @property
+    def _idle(self) -> bool:
+        return self.app.accelerator_free and self._progress is None
+
+    # Actions
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        form, item, snapshot = self._form, self._key, self.app.snapshot
+        several = snapshot is not None and len(snapshot.recipes) > 1
+        other = [FooterAction("o", "other", "other", "show another recipe")] if several else []
+        if form is None:
+            return other
+        plan = form.plan
+        possible = [
+            (True, FooterAction("enter", "edit", "edit", "edit the key under the cursor")),
+            (
+                bool(plan and plan.changes and plan.changes[0].settings),
+                FooterAction("g", "fit", "fit", "apply the next change toward a recipe that fits"),
+            ),
+            (
+                self.app.can_start and self._progress is None,
+                FooterAction("t", "train", "train", "start a run after confirmation"),
+            ),
+            (self._can_fetch, FooterAction("f", "fetch", "fetch_base", "download its base")),
+            (self._can_probe, FooterAction("b", "probe", "probe", "measure memory and time with two steps of the largest batch")),
+            (bool(form.edits), _UNDO),
+            (plan is not None, FooterAction("m", "costs", "memory", "memory, time and cost in full")),
+            (
+                item is not None and not render.is_default(item, form.recipe) and bool(render.default_value(item)),
+                FooterAction("d", "default", "default", "restore the key's default"),
+            ),
+        ]
+        return [*(action for condition, action in possible if condition), *other]
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+        self.redraw()
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        self.action_edit()
+
+    def action_edit(self) -> None:
+        """Open the field over the value under the cursor."""
+        if (item := self._key) and self._form:
+            self._edited_key = item
+            panel = self._list
+            position = Offset(2 + render.VALUE_COLUMN, panel.region.y - panel.parent.region.y + panel.cursor_y)  # type: ignore[union-attr]
+            width = min(panel.size.width - position.x, _FIELD_WIDTH)
+            self.query_one("#plan-field", Field).open(format_value(item.value_in(self._form.recipe)), position, width)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if (item := self._edited_key) and self._write({item.path: item.parse(event.value)}):
+            self._close_field()
+
+    def on_field_cancelled(self, event: Field.Cancelled) -> None:
+        event.stop()
+        self._close_field()
+
+    def _close_field(self) -> None:
+        self.query_one("#plan-field", Field).close()
+        self._list.focus()
+
+    def action_step(self, by: int) -> None:
+        if (item := self._key) and self._form:
+            value = item.value_in(self._form.recipe)
+            if (following := item.next_value(value, by)) != value:
+                self._write({item.path: following})
+
+    def action_default(self) -> None:
+        if item := self._key:
+            self._write({item.path: None})
+
+    def action_fit(self) -> None:
+        if self._form and self._form.plan and self._form.plan.changes:
+            self._write(dict(map(parse_override, self._form.plan.changes[0].settings)))
+
+    def _write(self, changes: dict[str, Any]) -> bool:
+        """Write ``changes`` to the recipe's file and plan again. Show an error and return ``False`` if they are invalid."""
+        form = self._form
+        if form is None:
+            return False
+        try:
+            edit = edit_recipe(form.path, changes)
+        except MlxtuneError as error:
+            self.app.show_error(error)
+            return False
+        if edit.before == edit.after:
+            return True
+        form.edits.append(edit)
+        for path in changes:
+            form.edit_counts[path] = form.edit_counts.get(path, 0) + 1
+        self._update_form(form, edit.recipe, edit.after)
+        text = " and ".join(_describe_value(path, edit.recipe) for path in changes)
+        self.app.show_notice(Notice("✓", "$success", f"{text}.", undo=_UNDO))
+        return True
+
+    def action_undo(self) -> None:
+        form = self._form
+        if form is None or not form.edits:
+            return
+        edit = form.edits.pop()
+        try:
+            recipe = undo_edit(edit)
+        except MlxtuneError as error:
+            form.edits.clear()
+            form.edit_counts.clear()
+            self.app.show_error(error)
+            return
+        for path in edit.changes:
+            form.edit_counts[path] -= 1
+        self._update_form(form, recipe, edit.before)
+        self.app.show_notice(Notice("✓", "$success", "Edit undone."))
+
+    def _update_form(self, form: RecipeForm, recipe: Recipe, written: bytes) -> None:
+        form.recipe, form.written = recipe, written
+        form.last_memory = form.plan.memory if form.plan else form.last_memory
+        self._replan()
+
+    def action_train(self) -> None:
+        form = self._form
+        if form is None:
+            return
+        plan = form.plan
+        text = "The recipe has no plan yet."
+        if form.error:
+            text = f"The recipe has no plan: {one_line(form.error.message)}"
+        elif plan:
+            time = f", {one_line(plan.cost.time_summary)}" if plan.cost.time_summary else ""
+            text = f"{plan.sentence} {plural(plan.steps, 'step')}{time}."
+        doubtful = form.error is not None or (plan is not None and plan.outcome == "refuse")
+        options = [
+            ChoiceOption("", "Not now", "start nothing"),
+            ChoiceOption("train", "Train anyway" if doubtful else "Train", "it may fail" if doubtful else "start the run"),
+        ]
+        dialog = ChoiceDialog(f"Train {one_line(form.recipe.name)}?", text, options)
+        self.app.push_screen(dialog, lambda choice: self.app.start_run(form.path) if choice else None)
+
+    def action_probe(self) -> None:
+        self._replan("probe")
+
+    def action_fetch_base(self) -> None:
+        if self._form:
+            self._form.error = None
+        self._replan("fetch")
+
+    def action_other(self) -> None:
+        self.app.choose_recipe()
+
+    def action_memory(self) -> None:
+        def rows(width: int) -> list[Content]:
+            form = self._form
+            return render.cost_page(form.plan, form.bill, self._can_probe, width) if form and form.plan and form.bill else []
+
+        self.app.push_screen(PageScreen("Memory, time and cost", rows))
+
+
+def _describe_value(path: str, recipe: Recipe) -> str:
+    section, _, name = path.partition(".")
+    return f"{name} is now {one_line(format_value(getattr(getattr(recipe, section), name))) or 'empty'}"

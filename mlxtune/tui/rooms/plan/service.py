@@ -1,0 +1,127 @@
+"""Plan a recipe while it is being edited. Slow inputs are recomputed only after an edit that changes them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line
+from mlxtune.recipe import Recipe
+from mlxtune.tui.follow import file_stamp
+
+if TYPE_CHECKING:  # planning loads arrays and catalogs, and the first screen must not wait for them
+    from mlxtune.data.split import Splits
+    from mlxtune.planning.cost import Bill
+    from mlxtune.planning.plan import Plan, Planner
+
+Progress = Callable[[str, float], None]
+
+
+class MissingBaseError(InputError):
+    """The base is not on this machine, and the catalog does not list its shapes."""
+
+
+@dataclass(frozen=True)
+class _PlanInputs:
+    """Inputs that do not depend on batches, rates and adapters. ``local``: whether the base is on this machine."""
+
+    key: object
+    planner: Planner
+    splits: Splits
+    local: bool
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan and its costs. Unless the base is ``local``, shapes come from the catalog and tokens from another tokenizer."""
+
+    plan: Plan
+    bill: Bill
+    local: bool
+
+
+class PlanService:
+    """Plans the recipes in one workspace, one at a time. Consecutive plans of the same rows measure them only once."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+        self._lock = threading.Lock()
+        self._inputs: _PlanInputs | None = None
+
+    def plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        """Plan ``recipe``. Raise :class:`MissingBaseError` if its base must be downloaded first, or any error of the worker."""
+        with self._lock:
+            return self._plan(recipe, progress)
+
+    def probe(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        """Run two steps with the largest batch in a child process, then plan. Raise ``MachineError`` if it dies."""
+        with self._lock:
+            loaded, inputs = self._prepare(recipe, progress)
+            progress("running two steps with the largest batch", 0.0)
+            inputs.planner.probe(loaded)
+            return self._plan(recipe, progress)
+
+    def fetch(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        """Download the base, then plan. Raise ``ModelError`` or ``MachineError`` if that fails."""
+        from mlxtune.models.resolve import resolve
+
+        with self._lock:
+            resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+            self._inputs = None
+            return self._plan(recipe, progress)
+
+    def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
+        from mlxtune.planning.cost import make_bill
+        from mlxtune.planning.machine import this_machine
+
+        loaded, inputs = self._prepare(recipe, progress)
+        plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
+        return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=this_machine().chip), inputs.local)
+
+    def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
+        from mlxtune.data import review
+        from mlxtune.data.source import read_source
+        from mlxtune.data.split import split
+        from mlxtune.models.resolve import is_local
+        from mlxtune.runs.registry import resolve_parent
+
+        loaded = resolve_parent(self._workspace, recipe)
+        files = sorted(loaded.source.glob("*.jsonl")) if loaded.source.is_dir() else [loaded.source]
+        stamps = [file_stamp(file) for file in (*files, review.journal_path(loaded.source))]
+        key = (loaded.model.base, loaded.data, loaded.method.kind, loaded.folder, stamps)
+        if self._inputs is None or self._inputs.key != key:
+            progress("measuring the rows", 0.0)
+            splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
+            local = is_local(loaded.model.base, relative_to=loaded.folder)
+            self._inputs = _PlanInputs(key, _local_planner(loaded) if local else _catalog_planner(loaded), splits, local)
+        return loaded, self._inputs
+
+
+def _local_planner(recipe: Recipe) -> Planner:
+    from mlxtune.models.resolve import resolve
+    from mlxtune.planning.machine import this_machine
+    from mlxtune.planning.plan import local_planner
+
+    base = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
+    return local_planner(recipe, base.folder, base.config, this_machine(), base.fingerprint)
+
+
+def _catalog_planner(recipe: Recipe) -> Planner:
+    """Return a planner for a base that is not downloaded, using the catalog's shapes."""
+    from mlxtune.models import bundled, catalog
+    from mlxtune.models.resolve import resolve
+    from mlxtune.planning.machine import this_machine
+    from mlxtune.planning.plan import remote_planner
+
+    base = recipe.model.base
+    entry = catalog.find(base)
+    if entry and bundled.is_ready():
+        return remote_planner(recipe, this_machine(), entry.shapes, full_attention=entry.full_attention, tokenizer=bundled.ALIAS)
+    on_hub = "/" in base and not base.startswith((".", "/", "~"))
+    if base != bundled.ALIAS and not on_hub:
+        resolve(base, relative_to=recipe.folder, fetch=False)  # raises if there is no such base
+    raise MissingBaseError(f"{one_line(base)} is not on this machine yet.")

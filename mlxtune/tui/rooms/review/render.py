@@ -1,0 +1,223 @@
+"""Text of the Review room: the row, and its progress, contract, findings, tags and origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import duration, one_line, safe_text
+from mlxtune.data.rows import RowError
+from mlxtune.planning.masks import TurnTokens
+from mlxtune.tui.render.bars import bar
+from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph
+from mlxtune.tui.render.text import cell, clickable, fold, justify, key, line, lines, marked
+from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart, Words, word_diff
+from mlxtune.tui.widgets.row_reader import Lines
+
+if TYPE_CHECKING:  # it loads numpy
+    from mlxtune.data.checks.base import Finding
+
+_MAX_CHARACTERS = 20_000  # of one part
+_TOKEN_WASH = ("$trained-alt", "$trained")
+
+# The row
+
+
+def invalid_row(error: DataError, width: int) -> list[Content]:
+    """Explain why a record is not a valid row."""
+    why = error.reason if isinstance(error, RowError) else error.message
+    keys = line("    ", key("D", "findings and fixes", "app.room('data')"), "   ", key("→", "next row", "screen.next"))
+    rows = [*marked("✗", "$error", f"Invalid row: {one_line(why)}", width), fold(one_line(error.hint), width, "    "), Content("")]
+    return lines(*rows, keys).split("\n", allow_blank=True)
+
+
+def conversation(
+    parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, window: int, width: int, cursor: int, air: bool
+) -> Lines:
+    """Return the parts from top to bottom. ``turns`` holds their tokens, if known; ``air`` adds an empty line between parts."""
+    rows: list[Content] = []
+    starts = []
+    for index, part in enumerate(parts):
+        turn = turns[index] if turns and index < len(turns) else None
+        starts.append(len(rows))
+        rows.append(_part_head(part, turn, width, index == cursor))
+        rows += _part_body(part, turn, window, width)
+        rows += [Content("")] if air and index < len(parts) - 1 else []
+    return rows, starts
+
+
+def above_editor(
+    parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, edited: RowPart, window: int, width: int, air: bool
+) -> Lines:
+    """Return the parts before ``edited``, which the editor shows below them. In a pair, the other answer comes before it."""
+    position = next((index for index, part in enumerate(parts) if part.name == edited.name), 0)
+    in_pair = edited.name in SIDES
+    before = [
+        index for index, part in enumerate(parts) if index < position or (in_pair and part.name in SIDES and index != position)
+    ]
+    known = [turns[index] for index in before] if turns and len(turns) == len(parts) else None
+    rows, _ = conversation([parts[index] for index in before], known, window, width, -1, air)
+    rows += [Content("")] if air and rows else []
+    return [*rows, _part_head(edited, None, width, True)], [len(rows)]
+
+
+def pair(parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, width: int, cursor: int, air: bool, swapped: bool) -> Lines:
+    """Return the prompt and, below it, both answers side by side with their differences underlined."""
+    *prompt, chosen, rejected = parts
+    rows, starts = conversation(prompt, turns, 0, width, cursor, air)
+    rows += [Content("")] if air else []
+    half = (width - 2) // 2
+    words = word_diff(chosen.text[:_MAX_CHARACTERS], rejected.text[:_MAX_CHARACTERS])
+    sides = []
+    for index, (part, own_words) in enumerate(zip((chosen, rejected), words, strict=True), len(prompt)):
+        turn = turns[index] if turns and index < len(turns) else None
+        key_name = "d" if (part is rejected) != swapped else "a"
+        sides.append([_side_head(part, turn, half, index == cursor, key_name), *_side_body(own_words, half)])
+    starts += [len(rows)] * 2
+    left, right = sides[::-1] if swapped else sides
+    blank = Content(" " * half)
+    for index in range(max(len(left), len(right))):
+        one, other = (side[index] if index < len(side) else blank for side in (left, right))
+        rows.append(line(cell(one, half), "  ", other).truncate(max(width, 0)))
+    return rows, starts
+
+
+def _part_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool) -> Content:
+    """Return the role, and whether the part is trained on."""
+    role = line(("▌ " if under_cursor else "  ", "$primary"), (f"{part.glyph} ", part.style), (part.role, f"bold {part.style}"))
+    return justify(width, role, line((_trained(part, turn), "$primary" if part.trains else "$faint")))
+
+
+def _trained(part: RowPart, turn: TurnTokens | None) -> str:
+    """Return ``trained, 62``, with the number of tokens if it is known."""
+    if not part.trains:
+        return f"not trained, {turn.tokens:,}" if turn else "not trained"
+    return f"trained, {turn.trained:,}" if turn else "trained"
+
+
+def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) -> list[Content]:
+    """Return the text. Trained text has a bar before it and a background that alternates by token."""
+    text = part.text[:_MAX_CHARACTERS]
+    rows: list[Content] = []
+    if not part.trains:
+        rows += [line("    ", row) for row in _wrapped(Content(safe_text(text).expandtabs(4)), width - 5)]
+    else:
+        end = turn.truncated_at if turn and turn.truncated_at is not None else len(text)
+        inside, outside = text[:end], text[end:]
+        pieces = turn.pieces(inside) if turn and turn.cuts else [inside]
+        washes = ((piece, f"$foreground on {_TOKEN_WASH[index % 2]}") for index, piece in enumerate(pieces) if piece)
+        washed = line(*((safe_text(piece).expandtabs(4), style) for piece, style in washes))
+        if turn and turn.stop and not outside:
+            washed = line(washed, (safe_text(turn.stop), f"$primary on {_TOKEN_WASH[len(pieces) % 2]}"))
+        rows += [line(("  ┃ ", "$primary"), row) for row in _wrapped(washed, width - 5)]
+        if outside:
+            rows += marked("!", "$warning", f"Limit of {window:,} tokens: the rest is not trained on.", width, "$warning")
+            rows += [line("    ", row) for row in _wrapped(line((safe_text(outside).expandtabs(4), "$faint")), width - 5)]
+    rows += [line(("    calls ", "$muted"), row) for call in part.calls for row in _wrapped(Content(call), width - 11)]
+    if len(part.text) > _MAX_CHARACTERS:
+        rows.append(line((f"    … {len(part.text) - _MAX_CHARACTERS:,} more characters", "$faint")))
+    return rows
+
+
+def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool, key_name: str) -> Content:
+    """Return an answer's name, the key that prefers it, and its tokens."""
+    name = line(
+        ("▌ " if under_cursor else "  ", "$primary"),
+        (f"{part.glyph} ", "$primary"),
+        (part.role, "bold $primary"),
+        "  ",
+        (key_name, "bold $primary"),
+        (" better", "$muted"),
+    )
+    return justify(width, name, line((_trained(part, turn), "$faint")))
+
+
+def _side_body(words: Words, width: int) -> list[Content]:
+    styled = ((text, "underline $foreground on $trained-alt" if differs else "") for text, differs in words)
+    answer = line(*((safe_text(text).expandtabs(4), style) for text, style in styled))
+    return [line(("  ┃ ", "$primary"), row) for row in _wrapped(answer, width - 5)]
+
+
+def _wrapped(text: Content, width: int) -> list[Content]:
+    """Wrap ``text``. Empty text becomes one empty line."""
+    return text.wrap(max(width, 1)) or [Content("")]
+
+
+# Around the row
+
+
+def progress(decided: int, total: int, seconds_per_row: float | None, position: str, width: int) -> Content:
+    """Return how many rows are decided, as a bar, and an estimate of the time left."""
+    left = line((f"  {decided:,}", "bold"), (f" of {total:,} decided  ", "$muted"))
+    rest = total - decided
+    estimate = f", about {duration(rest * seconds_per_row)}" if seconds_per_row and rest > 1 else ""
+    outlook = f"{rest:,} left{estimate}" if rest else "all decided"
+    right = line((f"  {position}   " if position else "  ", "$muted"), (outlook, "$muted" if rest else "$success"))
+    room = width - left.cell_length - right.cell_length
+    if room < 8:
+        right, room = line(("  " + outlook, "$muted")), width - left.cell_length - len(outlook) - 2
+    return line(left, bar(decided / total if total else 0.0, room), right).truncate(max(width, 0))
+
+
+def contract(checks: Sequence[ContractCheck], why: str, width: int, add_key: Content | None = None) -> Content:
+    """Return every metric in the contract with its result, or ``why`` there is none. ``add_key`` adds a missing disclaimer."""
+    if not checks:
+        return fold(why, width)
+    rows: list[Content] = []
+    for check in checks:
+        glyph = ("✓", "bold $success") if check.passes else ("✗", "bold $error")
+        rows.append(line("  ", glyph, "  ", cell(check.label, width - 5, "" if check.passes else "bold").rstrip()))
+        if not check.passes:
+            rows.append(fold(check.why, width, "     "))
+            if add_key and check.metric.startswith("disclaimer"):
+                rows.append(line("     ", add_key))
+    return lines(*rows)
+
+
+def contract_line(checks: Sequence[ContractCheck], width: int, add_key: Content | None = None) -> Content:
+    """Return the contract in one line, for a screen too narrow for the right column."""
+    if not checks:
+        return line("  ", key("c", "contract, tags and origin", "screen.details", "$muted"))
+    failed = [check for check in checks if not check.passes]
+    score = f"{len(checks) - len(failed)} of {len(checks)} pass"
+    more = line("   ", add_key or "", "   " if add_key else "", key("c", "contract", "screen.details", "$muted"))
+    if not failed:
+        return line(("  ✓ ", "bold $success"), "contract passes", (f"  {score}", "$muted"), more)
+    reason = f"{failed[0].label}: {failed[0].why}"
+    reason_cell = cell(reason, min(width - 6 - len(score) - more.cell_length, len(reason)), "bold")
+    return line(("  ✗ ", "bold $error"), reason_cell, (f"  {score}", "$muted"), more).truncate(max(width, 0))
+
+
+def findings(found: Sequence[Finding], width: int) -> Content:
+    """Return the row's findings, one sentence each."""
+    rows = []
+    for finding in found:
+        sentence = fold(finding.reason, width - 3, "     ", "")
+        rows.append(line("  ", (check_glyph(finding.check), f"bold {SEVERITY_STYLE[finding.severity]}"), "  ", sentence[5:]))
+    return lines(*rows)
+
+
+def tags(known: Sequence[str], own: Sequence[str], width: int) -> Content:
+    """Return the tags that digits toggle, in two columns. The row's own tags have a bar before them."""
+    cells = []
+    for number, tag in enumerate(known, 1):
+        has = tag in own
+        name = cell(one_line(tag, 30), (width - 2) // 2 - 5, "bold" if has else "$muted")
+        item = line(("▌" if has else " ", "$primary"), " ", (str(number), "bold $primary"), " ", name)
+        cells.append(clickable(item, f"screen.digit({number})"))
+    if not cells:
+        return line("  ", key("t", "add a tag", "screen.tag", "$muted"))
+    return lines(*(line(*cells[start : start + 2]).truncate(max(width, 0)) for start in range(0, len(cells), 2)))
+
+
+def facts(pairs: Sequence[tuple[str, str]], width: int) -> Content:
+    """Return labels and their texts in two columns."""
+    rows: list[Content] = []
+    for label, text in pairs:
+        first, *rest = fold(text, width - 9, "", "").plain.split("\n")
+        rows.append(line("  ", cell(label, 9, "$muted"), first))
+        rows += [Content(" " * 11 + more) for more in rest]
+    return lines(*rows)

@@ -1,0 +1,500 @@
+"""The Review room, in which the user decides one row at a time. It steps through the rows that the Data room's filter shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+
+from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.text import one_line, restore_unsafe, safe_text
+from mlxtune.data.review import Action
+from mlxtune.data.rows import Row, row_tags
+from mlxtune.planning.masks import TrainingMask
+from mlxtune.tui.render.source import decision_glyph
+from mlxtune.tui.render.text import key, line
+from mlxtune.tui.rooms.review import render, service
+from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, parts_of
+from mlxtune.tui.rooms.source_room import SourceRoom
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.field import Editor
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+from mlxtune.tui.widgets.panel import FocusPanel, Panel
+from mlxtune.tui.widgets.row_reader import Lines, RowReader
+from mlxtune.tui.widgets.section import Section
+
+_PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
+
+
+class ReviewRoom(SourceRoom):
+    """Every decision takes one key, shows a one-line notice, and moves on to the next undecided row."""
+
+    ABOUT = "decide on rows one by one"
+    CSS_PATH = "style.tcss"
+    AUTO_FOCUS = "#reader"
+    RECIPE_KEY = "r"
+    CONDITIONAL_ACTIONS = frozenset(
+        {"accept", "reject", "skip", "prefer_right", "disclaimer", "tie", "bad", "swap", "edit", "keep", "leave", "tag", "note",
+         "redo", "details", "recipe", "import_rows"}
+    )  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "accept", "accept; in a pair, prefer the left answer", id="review.accept"),
+        Binding("x", "reject", "reject", id="review.reject"),
+        Binding("space", "skip", "skip", id="review.later"),
+        Binding("d", "prefer_right", "prefer the right answer", id="review.other"),
+        Binding("d", "disclaimer", "add the missing disclaimer", id="review.disclaimer"),
+        Binding("equals_sign", "tie", "tie", id="review.tie"),
+        Binding("b", "bad", "both are bad", id="review.bad"),
+        Binding("s", "swap", "swap the sides", id="review.swap"),
+        Binding("e", "edit", "edit", id="review.edit"),
+        Binding("ctrl+s", "keep", "save the edit", id="review.keep"),
+        Binding("t", "tag", "tag", id="review.tag"),
+        *(Binding(str(digit), f"digit({digit})", f"tag {digit}", id=f"review.tag-{digit}") for digit in range(1, 10)),
+        Binding("n", "note", "note", id="review.note"),
+        Binding("u", "undo", "undo", id="review.undo"),
+        Binding("U,ctrl+r", "redo", "redo", id="review.redo"),
+        Binding("right,l", "next", "next row", id="review.next"),
+        Binding("left,h", "previous", "previous row", id="review.previous"),
+        Binding("home", "first", "first row", id="review.first"),
+        Binding("end", "last", "last row", id="review.last"),
+        Binding("c", "details", "contract", id="review.contract"),
+        Binding("i", "import_rows", "import", id="review.import"),
+        Binding("r", "recipe", "recipe", id="review.recipe"),
+        Binding("escape", "back", "back", id="review.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn_session: SourceSession | None = None
+        self._drawn_row = -1
+        self._position = 0  # of the current row among the selected ones
+        self._swapped = False  # whether the rejected answer is on the left
+        self._show_details = False  # instead of the row, on a screen too narrow for both
+        self._edited_part: RowPart | None = None
+        self._cursor_before_edit = 0
+        self._draft_key = ("", "")  # the hash of the row in the source, and the part's name
+        self._drafts: dict[tuple[str, str], str] = {}
+        self._decision_times: list[float] = []
+        self._masks: dict[str, TrainingMask | MlxtuneError] = {}
+        self._requested_mask = ""  # the hash of the row whose mask is being computed
+        self._contract_result: tuple[str, tuple[ContractCheck, ...], Row | None] = ("", (), None)  # with the row's hash
+        self._tags: list[str] = []
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Review", Panel(id="no-row"), lit=True, id="review-empty")
+        about_row = "The row, one part at a time. Text that is trained on has a bar next to it. e edits the part under the cursor."
+        with Vertical(id="review-body"):
+            yield Panel(id="progress")
+            with Container(id="review-columns"):
+                with Vertical(id="read-side"):
+                    yield Section(
+                        "Row",
+                        RowReader(id="reader", about=about_row),
+                        Container(Editor(id="editor"), id="editor-box"),
+                        id="read",
+                        classes="fill",
+                    )
+                with Vertical(id="details"):
+                    for id, title, about in (
+                        ("contract", "Contract", "What the recipe's contract requires of this answer, and whether it passes."),
+                        ("findings", "Findings", "What the checks found in this row."),
+                        ("tags", "Tags", "A digit adds or removes a tag; t asks for any other tag."),
+                        ("origin", "Origin", "Where the row comes from, and the decisions on it."),
+                    ):
+                        yield Section(title, FocusPanel(id=id, about=about), id=f"{id}-section")
+            yield Panel(id="contract-line")
+
+    @property
+    def session(self) -> SourceSession | None:
+        """The displayed session, once its source is open and has rows."""
+        session = super().session
+        return session if session is not None and len(session.source) and session.error is None else None
+
+    @property
+    def row(self) -> Row | None:
+        """The current row with its edits; ``None`` if the record is not a valid row."""
+        if (session := self.session) is None:
+            return None
+        row = session.source.lazy_row(session.row_index).current_or_error
+        return None if isinstance(row, DataError) else row
+
+    # Drawing
+
+    def draw(self, snapshot: Snapshot) -> None:
+        session = self.sessions.session_for(self.app.recipe)
+        ready = self.session
+        self.set_class(ready is None, "-bare")
+        self.set_class(self._show_details, "-details")
+        if session is not self._drawn_session:
+            self._drawn_session, self._drawn_row, self._masks, self._requested_mask, self._tags = session, -1, {}, "", []
+            self._interrupt_edit()
+        if ready is None:
+            self.query_one("#no-row", Panel).update(lambda width, _height: self.render_unavailable(session, width))
+            return
+        if self.app.row_to_open and (rows := ready.source.rows_with_hash_prefix(self.app.row_to_open)):
+            ready.move_to(rows[0])
+            self.app.row_to_open = None
+        self._find_position(ready)
+        row = self.row
+        self._draw_row(ready, row)
+        self._draw_details(ready, row)
+        decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
+        filtered = ready.selection.filter.strip()
+        position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} shown" if filtered else ""
+        pace = self._seconds_per_row()
+        self.query_one("#progress", Panel).update(lambda width, _height: render.progress(decided, total, pace, position, width))
+
+    def _find_position(self, session: SourceSession) -> None:
+        """Find the current row among the selected ones. A row that no longer matches the filter stays visible."""
+        rows = session.selection.rows
+        if not (self._position < len(rows) and rows[self._position] == session.row_index):
+            self._position = session.cursor_position()
+        if session.row_index != self._drawn_row:
+            self._drawn_row, self._swapped = session.row_index, False
+            self._interrupt_edit()
+            row = self.row
+            parts = parts_of(row) if row else ()
+            self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=service.first_part(parts))
+            self._request_mask(session)
+
+    def _draw_row(self, session: SourceSession, row: Row | None) -> None:
+        section, decision, edited = self.query_one("#read", Section), session.source.decision(session.row_index), self._edited_part
+        glyph, style = decision_glyph(decision)
+        status = decision.status if decision.status != "pending" else ("edited" if decision.record is not None else "")
+        note = line((f"{glyph} {status}   ", f"bold {style}") if status else "", (self._token_note(session, row), "$muted"))
+        title = f"Row {session.row_index + 1:,}{f', editing {edited.name}' if edited else ''}"
+        section.head.set(title=title, note=note)
+        section.set_class(edited is not None, "-editing")
+        count = 1 if edited else len(parts_of(row)) if row else 0
+        self.query_one(RowReader).set(count, self._row_lines(session, row), cursor=0 if edited else None)
+
+    def _token_note(self, session: SourceSession, row: Row | None) -> str:
+        """Return the row's label and its number of tokens, or why it is unknown."""
+        if row is None:
+            return "unreadable"
+        mask = self._masks.get(row.hash, self._masks.get(""))
+        if isinstance(mask, TrainingMask):
+            tokens = f"{mask.tokens:,} tokens, {mask.trained:,} trained"
+        elif mask is not None:
+            tokens = "token count unavailable"
+        else:
+            tokens = "counting tokens" if session.ref.recipe else ""
+        return ", ".join(filter(None, (service.label_of(row), tokens)))
+
+    def _row_lines(self, session: SourceSession, row: Row | None) -> Callable[[int, int], Lines]:
+        source = session.source
+        if row is None:
+            error = source.lazy_row(session.row_index).current_or_error
+            return lambda width, cursor: (render.invalid_row(error, width) if isinstance(error, DataError) else [], [])
+        parts, mask = parts_of(row), self._masks.get(row.hash)
+        turns = mask.turns if isinstance(mask, TrainingMask) else None
+        window, air, swapped = (source.check_result.max_tokens if source.check_result else 0), self.tall, self._swapped
+        if (edited := self._edited_part) is not None:
+            return lambda width, cursor: render.above_editor(parts, turns, edited, window, width, air)
+        if is_pair(row) and (self.size.width or 80) >= 70:
+            return lambda width, cursor: render.pair(parts, turns, width, cursor, air, swapped)
+        return lambda width, cursor: render.conversation(parts, turns, window, width, cursor, air)
+
+    def _draw_details(self, session: SourceSession, row: Row | None) -> None:
+        source, index = session.source, session.row_index
+        checks = self._check_contract(session, self._edited_row(row))
+        failures = sum(not check.passes for check in checks)
+        note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
+        self.query_one("#contract-section", Section).head.set(note=note)
+        has_contract = session.ref.recipe is not None and session.ref.recipe.has_contract
+        why = "The contract does not apply to this row." if has_contract else "The recipe has no contract."
+        add_key = key("d", "add disclaimer", "screen.disclaimer") if self._with_disclaimers else None
+        self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
+        self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
+        found = [finding for finding in source.findings(index) if not finding.check.startswith("contract-")]
+        found = [finding for finding in found if finding.severity != "note"]
+        self.query_one("#findings-section").display = bool(found)
+        self.query_one("#findings", Panel).update(lambda width, _height: render.findings(found, width))
+        known, own = self.known_tags(session), row_tags(row) if row else ()
+        self.query_one("#tags", Panel).update(lambda width, _height: render.tags(known, own, width))
+        facts = service.origin(source, index, row)
+        self.query_one("#origin", Panel).update(lambda width, _height: render.facts(facts, width))
+
+    def _check_contract(self, session: SourceSession, row: Row | None) -> tuple[ContractCheck, ...]:
+        if row is None or session.contract is None:
+            return ()
+        if self._contract_result[0] != row.hash:
+            self._contract_result = (
+                row.hash,
+                service.check_contract(session.contract, row),
+                service.add_disclaimers(session.contract, row),
+            )
+        return self._contract_result[1]
+
+    @property
+    def _with_disclaimers(self) -> Row | None:
+        """The current row with its missing disclaimers added, or ``None`` if its answer lacks none."""
+        row, (checked_hash, _, fixed) = self.row, self._contract_result
+        return fixed if self._edited_part is None and row is not None and row.hash == checked_hash else None
+
+    def known_tags(self, session: SourceSession) -> list[str]:
+        """Return the tags assigned to the digits, most frequent first. A tag keeps its digit while the session is open."""
+        counts = session.source.tags
+        for decision in session.source.decisions.values():
+            counts.update(decision.tags or ())
+        self._tags += [tag for tag, _ in counts.most_common(20) if tag not in self._tags]
+        return self._tags[:9]
+
+    def _request_mask(self, session: SourceSession) -> None:
+        """Compute the trained tokens of this row and the next one."""
+        if session.ref.recipe is None or isinstance(self._masks.get(""), MlxtuneError):
+            return
+        indices = [session.row_index, *(int(index) for index in session.selection.rows[self._position + 1 : self._position + 2])]
+        records = [session.source.lazy_row(index).current_or_error for index in indices]
+        rows = [row for row in records if not isinstance(row, DataError) and row.hash not in self._masks]
+        if not rows or rows[0].hash == self._requested_mask:
+            return
+        self._requested_mask = rows[0].hash
+
+        def done(masks: dict[str, TrainingMask | MlxtuneError]) -> None:
+            self._requested_mask = ""
+            self._masks |= masks
+            if self.is_current:
+                self.redraw()
+
+        self.run_job(lambda: session.token_masks(rows), done, group="mask")
+
+    def _seconds_per_row(self) -> float | None:
+        """Return the median time of recent decisions."""
+        gaps = sorted(gap for before, after in pairwise(self._decision_times) if (gap := after - before) < _PAUSE)
+        return gaps[len(gaps) // 2] if len(gaps) >= 3 else None
+
+    # Decisions
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        if self._edited_part is not None:
+            return [
+                FooterAction("^s", "save", "keep", "save the edit as a decision"),
+                FooterAction("esc", "cancel", "leave", "leave the row unchanged and keep a draft"),
+            ]
+        session = self.session
+        if session is None:
+            return self.source_actions()
+        valid, pair = self.row is not None, is_pair(self.row)
+        single = valid and not pair
+        reject = FooterAction("x", "reject", "reject", "reject this row: it is never trained on")
+        skip = FooterAction("space", "skip", "skip", "decide later")
+        edit = FooterAction("e", "edit", "edit", "edit the part under the cursor")
+        details = "row" if self._show_details else "contract"
+        several = len(session.selection.rows) > 1
+        actions = [
+            (pair, FooterAction("a", "left", "accept", "the left answer is better")),
+            (pair, FooterAction("d", "right", "prefer_right", "the right answer is better")),
+            (pair, FooterAction("=", "tie", "tie", "both are equally good: the pair is never trained on")),
+            (pair, FooterAction("b", "bad", "bad", "both are bad: the pair is never trained on")),
+            (single and self._with_disclaimers is not None, FooterAction("d", "disclaimer", "disclaimer", "add the missing disclaimer")),
+            (single, FooterAction("a", "accept", "accept", "accept this row")),
+            (single, reject),
+            (valid, skip),
+            (single, edit),
+            (bool(session.source.state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
+            (not self.wide, FooterAction("c", details, "details", "switch between the row and its contract, tags and origin")),
+            (valid, FooterAction("t", "tag", "tag", "add or remove a tag; digits do so for the listed tags")),
+            (pair, FooterAction("s", "swap", "swap", "swap the answers on the screen")),
+            (pair, reject),
+            (pair, edit),
+            (valid, FooterAction("n", "note", "note", "write a note about this row")),
+            (bool(session.source.state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
+            (several, FooterAction("→", "next", "next", "next row, decided or not")),
+            (several, FooterAction("←", "previous", "previous", "previous row")),
+        ]  # fmt: skip
+        return [*(action for possible, action in actions if possible), *self.source_actions()]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While a part is being edited, no other action is possible."""
+        if self._edited_part is not None and action in {"keep", "leave", "back"}:
+            return True
+        if action in {"first", "last", "next", "previous", "digit"}:
+            return self._edited_part is None and self.session is not None
+        return super().check_action(action, parameters)
+
+    def decide(self, action: Action, **more: Any) -> bool:
+        decided = super().decide(action, **more)
+        if decided:
+            self._decision_times = [*self._decision_times[-20:], time.monotonic()]
+        return decided
+
+    def _decide_and_advance(self, action: Action) -> None:
+        """Record a decision and go to the next undecided row, or else to a skipped row, or else stay."""
+        session = self.session
+        if session is None or not self.decide(action):
+            return
+        rows, source = session.selection.rows, session.source
+        order = [*range(self._position + 1, len(rows)), *range(self._position)]
+        for status in ("pending", "skipped"):
+            for position in order:
+                index = int(rows[position])
+                if source.decision(index).status == status and source.may_decide(index):
+                    session.move_to(index)
+                    self._position = position
+                    self.redraw()
+                    return
+
+    def action_accept(self) -> None:
+        self._decide_and_advance("swap" if is_pair(self.row) and self._swapped else "accept")
+
+    def action_prefer_right(self) -> None:
+        self._decide_and_advance("accept" if self._swapped else "swap")
+
+    def action_reject(self) -> None:
+        self._decide_and_advance("reject")
+
+    def action_skip(self) -> None:
+        self._decide_and_advance("skip")
+
+    def action_tie(self) -> None:
+        self._decide_and_advance("tie")
+
+    def action_bad(self) -> None:
+        self._decide_and_advance("bad")
+
+    def action_disclaimer(self) -> None:
+        """Add the missing disclaimer as an edit. The row stays visible and is not accepted yet."""
+        session, fixed = self.session, self._with_disclaimers
+        if session is not None and fixed is not None and self.decide("edit", record=fixed.content):
+            self._request_mask(session)
+            self.redraw()
+
+    def action_swap(self) -> None:
+        self._swapped = not self._swapped
+        self.redraw()
+
+    def action_digit(self, digit: int) -> None:
+        session = self.session
+        if session is not None and self.row is not None and digit <= len(known := self.known_tags(session)):
+            self.toggle_tag(known[digit - 1])
+
+    def action_note(self) -> None:
+        if (session := self.session) is None:
+            return
+        note = one_line(session.source.decision(session.row_index).note)
+        text = "The note is saved with your decisions and never used for training."
+        dialog = PromptDialog(f"Note on row {session.row_index + 1:,}", text, note, label="save")
+
+        def save(text: str | None) -> None:
+            if text:
+                self.decide("note", note=text)
+
+        self.app.push_screen(dialog, save)
+
+    # Moving
+
+    def action_next(self) -> None:
+        self._go_to(self._position + 1)
+
+    def action_previous(self) -> None:
+        self._go_to(self._position - 1)
+
+    def action_first(self) -> None:
+        self._go_to(0)
+
+    def action_last(self) -> None:
+        if session := self.session:
+            self._go_to(len(session.selection.rows) - 1)
+
+    def _go_to(self, position: int) -> None:
+        session = self.session
+        if session is None or not len(session.selection.rows):
+            return
+        self._position = max(0, min(position, len(session.selection.rows) - 1))
+        session.move_to(int(session.selection.rows[self._position]))
+        self.redraw()
+
+    def action_details(self) -> None:
+        self._show_details = not self._show_details and not self.wide
+        self.redraw()
+        self.call_after_refresh(self.query_one("#contract" if self._show_details else "#reader").focus)
+
+    def action_back(self) -> None:
+        if self._edited_part is not None:
+            self.action_leave()
+        elif self._show_details:
+            self.action_details()
+        elif self.app.notice is not None:
+            self.app.action_dismiss_notice()
+        else:
+            self.app.action_room("data")
+
+    # Editing
+
+    def action_edit(self) -> None:
+        session, row = self.session, self.row
+        if session is None or row is None:
+            return
+        self._show_details = False
+        parts = parts_of(row)
+        self._cursor_before_edit = max(0, min(self.query_one(RowReader).cursor, len(parts) - 1))
+        self._edited_part = parts[self._cursor_before_edit]
+        self._draft_key = (session.source.lazy_row(session.row_index).row.hash, self._edited_part.name)
+        editor = self.query_one(Editor)
+        editor.load_text(self._drafts.get(self._draft_key, safe_text(self._edited_part.text)))
+        editor.move_cursor(editor.document.end)
+        self.redraw()
+        self.call_after_refresh(editor.focus)  # it is hidden until then
+
+    def on_text_area_changed(self) -> None:
+        if self._edited_part is not None:
+            self.redraw()
+
+    def on_editor_escaped(self) -> None:
+        self.action_leave()
+
+    def _edited_row(self, row: Row | None) -> Row | None:
+        """Return ``row`` with the text in the editor."""
+        if row is None or self._edited_part is None:
+            return row
+        from mlxtune.data.checks.check_input import rewrite_texts
+
+        name, text = self._edited_part.name, restore_unsafe(self._edited_part.text, self.query_one(Editor).text)
+        return rewrite_texts(row, lambda part, current: text if part == name else current)
+
+    def action_keep(self) -> None:
+        session, edited_row = self.session, self._edited_row(self.row)
+        if session is None or edited_row is None or self._edited_part is None:
+            return
+        if self.decide("edit", record=edited_row.content):
+            self._drafts.pop(self._draft_key, None)
+            self._end_edit()
+            self._request_mask(session)
+            self.redraw()
+
+    def action_leave(self) -> None:
+        if self._save_draft():
+            resume = FooterAction("e", "continue", "edit")
+            self.app.show_notice(Notice("·", "$muted", "Row unchanged. Your draft is kept.", undo=resume))
+        self._end_edit()
+        self.redraw()
+
+    def _interrupt_edit(self) -> None:
+        """End an edit because another row is shown."""
+        if self._save_draft():
+            self.call_later(self.app.show_notice, Notice("·", "$muted", "Your draft is kept with its row."))
+        self._end_edit()
+
+    def _save_draft(self) -> bool:
+        """Keep the text in the editor as a draft. Return whether it differs from the row."""
+        if self._edited_part is None or (text := self.query_one(Editor).text) == safe_text(self._edited_part.text):
+            return False
+        self._drafts[self._draft_key] = text
+        return True
+
+    def _end_edit(self) -> None:
+        if self._edited_part is None:
+            return
+        self._edited_part = None
+        reader = self.query_one(RowReader)
+        if (session := self.session) is not None and (row := self.row) is not None:
+            reader.set(len(parts_of(row)), self._row_lines(session, row), cursor=self._cursor_before_edit)
+        reader.focus()

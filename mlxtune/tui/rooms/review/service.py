@@ -1,0 +1,173 @@
+"""The Review room's service: a row's parts, contract result and origin, and the differences between two answers."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mlxtune.core.text import one_line
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.browser import SourceBrowser
+    from mlxtune.evaluation.contract import Contract
+
+SIDES = ("chosen", "rejected")
+_ROLES = {  # glyph, and style of the name
+    "system": ("◇", "$muted"),
+    "developer": ("◇", "$muted"),
+    "user": ("○", "$foreground"),
+    "assistant": ("●", "$primary"),
+    "tool": ("▷", "$muted"),
+}
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+_MAX_DIFF_WORDS = 3000  # longer answers are not compared
+
+
+@dataclass(frozen=True)
+class RowPart:
+    """One turn, or one answer in a pair. ``name`` is the core's name for it; ``text`` is not yet safe to display."""
+
+    name: str
+    role: str
+    text: str
+    trains: bool
+    calls: tuple[str, ...] = ()
+
+    @property
+    def glyph(self) -> str:
+        return _ROLES.get(self.role, ("●", "$primary"))[0]
+
+    @property
+    def style(self) -> str:
+        return _ROLES.get(self.role, ("●", "$primary"))[1]
+
+
+def parts_of(row: Row) -> tuple[RowPart, ...]:
+    """Return the parts of ``row``; the two answers of a pair come last."""
+    from mlxtune.data.checks.check_input import text_parts
+
+    turns = row.messages if isinstance(row, Conversation) else ()
+    result = []
+    for index, part in enumerate(text_parts(row)):
+        calls = _tool_calls(turns[index].extra.get("tool_calls")) if turns else ()
+        trains = part.trains or part.name in ("completion", *SIDES)
+        result.append(RowPart(part.name, part.name if part.name in SIDES else part.role, part.text, trains, calls))
+    return tuple(result)
+
+
+def _tool_calls(value: object) -> tuple[str, ...]:
+    functions = [call.get("function", {}) for call in value] if isinstance(value, list) else []
+    return tuple(
+        one_line(f"{function.get('name', '')}({json.dumps(function.get('arguments', {}), ensure_ascii=False)})", 2000)
+        for function in functions
+    )
+
+
+def is_pair(row: Row | None) -> bool:
+    return isinstance(row, Preference)
+
+
+def label_of(row: Row) -> str:
+    """Return the label of an unpaired (KTO) row, or an empty string for other rows."""
+    return ("desirable" if row.label else "undesirable") if isinstance(row, Unpaired) else ""
+
+
+Words = tuple[tuple[str, bool], ...]  # pieces of a text, each with whether only this text has it
+
+
+@lru_cache(16)  # a pair is drawn many times
+def word_diff(left: str, right: str) -> tuple[Words, Words]:
+    """Split two texts into pieces that both share and pieces that only one has. A very long text is a single piece."""
+    left_words, right_words = _WORD.findall(left), _WORD.findall(right)
+    if max(len(left_words), len(right_words)) > _MAX_DIFF_WORDS:
+        return ((left, False),), ((right, False),)
+    sides: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
+    matcher = difflib.SequenceMatcher(None, left_words, right_words, autojunk=False)
+    for operation, left_start, left_end, right_start, right_end in matcher.get_opcodes():
+        texts = "".join(left_words[left_start:left_end]), "".join(right_words[right_start:right_end])
+        for side, text in zip(sides, texts, strict=True):
+            if text:
+                side.append((text, operation != "equal"))
+    return _smooth_spaces(sides[0]), _smooth_spaces(sides[1])
+
+
+def _smooth_spaces(words: list[tuple[str, bool]]) -> Words:
+    """Mark the space between two differing words as a difference, and all other spaces as shared."""
+    for index, (text, _) in enumerate(words):
+        if not text.strip():
+            neighbors = words[max(index - 1, 0) : index] + words[index + 1 : index + 2]
+            words[index] = (text, len(neighbors) == 2 and all(differs for _, differs in neighbors))
+    return tuple(words)
+
+
+@dataclass(frozen=True)
+class ContractCheck:
+    """One metric of the contract applied to an answer."""
+
+    metric: str
+    label: str
+    passes: bool
+    why: str
+
+
+def check_contract(contract: Contract, row: Row) -> tuple[ContractCheck, ...]:
+    """Apply the required metrics of ``contract`` to the row's answer. Empty if the row has no answer it applies to."""
+    from mlxtune.data.checks.contract import scored_answer
+    from mlxtune.evaluation.scorers import ModelAnswer
+    from mlxtune.evaluation.scorers.registry import metric_label
+
+    part, text = scored_answer(row)
+    scores = contract.score(ModelAnswer(text, reference=text)) if part else {}
+    names = [metric.name for metric in contract.metrics if metric.required and metric.name in scores]
+    return tuple(ContractCheck(name, metric_label(name), scores[name].passed, one_line(scores[name].why)) for name in names)
+
+
+def add_disclaimers(contract: Contract, row: Row) -> Row | None:
+    """Return ``row`` with its missing disclaimers added, or ``None`` if its answer lacks none."""
+    from mlxtune.data.checks.check_input import rewrite_texts
+    from mlxtune.data.checks.contract import scored_answer
+    from mlxtune.evaluation.fix_disclaimers import add_missing_disclaimers
+
+    part, text = scored_answer(row)
+    fixed = add_missing_disclaimers(text, contract.section.disclaimers) if part else None
+    return None if fixed is None else rewrite_texts(row, lambda name, current: fixed if name == part else current)
+
+
+def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[str, str]]:
+    """Return a row's source, similar rows and decisions as pairs of a label and a text."""
+    decision = browser.decision(index)
+    facts = [("source", one_line(str(browser.location(index)), 80))]
+    if browser.check_result and (split := browser.check_result.split_of(index)):
+        facts.append(("split", split))
+    if similar := [finding.rows[1] for finding in browser.findings(index) if len(finding.rows) > 1]:
+        facts.append(("similar", ", ".join(dict.fromkeys(f"row {other + 1:,}" for other in similar[:3]))))
+    if row is not None:
+        meta = [(name, value) for name, value in row.meta.items() if name not in ("tags", "tag")]
+        facts += [(one_line(str(name), 8), one_line(str(value), 60)) for name, value in meta[:3]]
+    facts.append(("edited", "yes" if decision.record is not None else "no"))
+    if decision.note:
+        facts.append(("note", one_line(decision.note, 200)))
+    if step := browser.last_step(index):
+        reason = f", {one_line(step.reason, 40)}" if step.reason else ""
+        facts.append((step.action, f"by {one_line(step.who, 20)}, {format_time(step.t)}{reason}"))
+    return facts
+
+
+def format_time(seconds: float) -> str:
+    """Return a moment as a time of day, with the date unless it is today."""
+    moment = time.localtime(seconds)
+    today = time.strftime("%Y-%m-%d", moment) == time.strftime("%Y-%m-%d")
+    return time.strftime("%H:%M" if today else "%b %d, %Y, %H:%M", moment)
+
+
+def first_part(parts: Sequence[RowPart]) -> int:
+    """Return the part to look at first: the answer that is trained on or, in a pair, the first answer."""
+    names = [part.name for part in parts]
+    return names.index(SIDES[0]) if SIDES[0] in names else max(len(parts) - 1, 0)

@@ -1,0 +1,155 @@
+"""The base class of the Data and Review rooms: the session, undo and redo, changing the recipe, and importing rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.review import Action
+from mlxtune.tui.base import Room
+from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.render.source import no_source, source_unavailable
+from mlxtune.tui.session_manager import SessionManager, decision_notice, undo_or_redo
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+
+_INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
+
+
+class SourceRoom(Room):
+    """A room that shows the rows of a source."""
+
+    RECIPE_KEY: ClassVar[str]
+
+    @property
+    def sessions(self) -> SessionManager:
+        return self.app.sessions
+
+    @property
+    def session(self) -> SourceSession | None:
+        """The displayed session, once its source is open."""
+        session = self.sessions.session
+        return session if session is not None and session.browser is not None else None
+
+    def on_unmount(self) -> None:
+        self.sessions.close()
+
+    def on_screen_suspend(self) -> None:
+        if self.app.current_mode not in ("data", "review"):
+            self.sessions.release_lock()
+
+    def render_unavailable(self, session: SourceSession | None, width: int) -> Content:
+        """Return the content of the room while there are no rows to show."""
+        if session is not None:
+            return source_unavailable(session, self.app.workspace, self.RECIPE_KEY, width)
+        snapshot, view = self.app.snapshot, self.app.recipe
+        error = relative_paths(self.app.workspace, view.error) if view else ""
+        return no_source(error, self.RECIPE_KEY if snapshot and snapshot.recipes else "", width)
+
+    def source_actions(self) -> list[FooterAction]:
+        """The footer actions that are always available."""
+        has_recipes = self.app.snapshot is not None and bool(self.app.snapshot.recipes)
+        recipe = FooterAction(self.RECIPE_KEY, "recipe", "recipe", "switch to another recipe")
+        return [
+            FooterAction("i", "import", "import_rows", "import rows in any format into this workspace"),
+            *([recipe] if has_recipes else []),
+        ]
+
+    def decide(self, action: Action, **more: Any) -> bool:
+        """Record a decision on the current row and show a notice. Return whether it was possible."""
+        session = self.session
+        if session is None or self.app.busy:
+            return False
+        index = session.row_index
+        try:
+            step = session.decide(action, [index], **more)
+        except MlxtuneError as error:
+            self.app.show_error(error)
+            return False
+        self.app.show_notice(decision_notice(step, [index]))
+        return True
+
+    def action_undo(self) -> None:
+        self._undo_or_redo("undo")
+
+    def action_redo(self) -> None:
+        self._undo_or_redo("redo")
+
+    def _undo_or_redo(self, action: str) -> None:
+        if (session := self.session) is None or self.app.busy:
+            return
+        state = session.source.state
+        newest = (state.steps if action == "undo" else state.undone_steps)[-1:]
+        if newest and len(newest[0].changes) > _INLINE_ROWS:
+            self.app.run_job(lambda: undo_or_redo(session, action), busy=f"{plural(len(newest[0].changes), 'row')}: {action}.")
+            return
+        try:
+            self.app.show_notice(undo_or_redo(session, action))
+        except MlxtuneError as error:
+            self.app.show_error(error)
+
+    def action_tag(self) -> None:
+        """Ask for a tag and add it to the current row, or remove it."""
+        if (session := self.session) is None:
+            return
+        known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))
+        text = f"{f'In use: {known}. ' if known else ''}Entering a tag that the row already has removes it."
+        self.app.push_screen(PromptDialog(f"Tag row {session.row_index + 1:,}", text, label="tag"), self.toggle_tag)
+
+    def known_tags(self, session: SourceSession) -> list[str]:
+        """Return the most frequent tags in the source."""
+        return [tag for tag, _ in session.source.tags.most_common(9)]
+
+    def toggle_tag(self, tag: str | None) -> None:
+        if tag and (session := self.session) is not None:
+            self.decide("tag", **session.tag_change(session.row_index, tag))
+
+    def action_recipe(self) -> None:
+        self.app.choose_recipe(lambda: self.sessions.open_file(None))
+
+    def action_import_rows(self) -> None:
+        text = (
+            "Enter a file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
+        )
+        self.app.push_screen(
+            PromptDialog("Import rows", text, label="import"), lambda name: self.import_rows(name) if name else None
+        )
+
+    def import_rows(self, name: str, skip_bad: bool = False) -> None:
+        """Import the rows of a file or dataset into the workspace and show them. If some are invalid, ask whether to skip them."""
+        from mlxtune.data.importer import BadRowsError, ImportResult, import_rows, locate
+
+        def job() -> ImportResult:
+            path = locate(name)
+            return import_rows(path, _unused_path(self.app.workspace / "data", path), skip_bad=skip_bad)
+
+        def imported(result: ImportResult) -> None:
+            self.sessions.open_file(result.out)
+            left = f", {plural(len(result.bad), 'invalid row')} skipped" if result.bad else ""
+            text = f"Imported {plural(result.rows, 'row')} to data/{one_line(result.out.name, 40)}{left}."
+            self.app.show_notice(Notice("✓", "$success", text, "Set data.source in a recipe to train on it."))
+
+        def failed(error: MlxtuneError) -> None:
+            if not isinstance(error, BadRowsError):
+                self.app.show_error(error)
+                return
+            self.app.show_notice(None)
+            options = [ChoiceOption("", "Cancel", "fix the file first"), ChoiceOption("skip", "Skip them", "import the rest")]
+            message = "\n".join(one_line(row, 110) for row in error.message.splitlines()[1:])
+            dialog = ChoiceDialog(f"{plural(error.count, 'row')} cannot be used", message, options)
+            self.app.push_screen(dialog, lambda answer: self.import_rows(name, skip_bad=True) if answer else None)
+
+        self.app.show_notice(Notice("●", "$primary", f"Importing {one_line(name, 60)}."))
+        self.run_job(job, imported, failed)
+
+
+def _unused_path(folder: Path, path: Path) -> Path:
+    """Return an unused path in ``folder`` for the rows of ``path``."""
+    stem = path.stem if path.is_file() else path.name
+    names = [f"{stem}.jsonl", *(f"{stem}-{number}.jsonl" for number in range(2, 1000))]
+    return next(folder / name for name in names if not (folder / name).exists())

@@ -1,0 +1,252 @@
+"""The panels of the Train room."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from mlxtune.core.text import duration, plural
+from mlxtune.runs.log_lines import LogLine
+from mlxtune.runs.state import RunState, Sample
+from mlxtune.tui.render.bars import bar, memory_style, spark
+from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, lines, wrap
+from mlxtune.tui.snapshot import RunView, Snapshot, recipe_summary
+from mlxtune.tui.status import can_resume, last_checkpoint, nan_step, time_left
+
+_SAMPLE_ROWS = 7  # of one answer next to the chart
+_LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
+
+
+def empty_room(snapshot: Snapshot, can_start: bool, width: int) -> Content:
+    """Return what the room shows before the first run."""
+    recipes = [view.recipe for view in snapshot.recipes if view.recipe]
+    about = "A run trains an adapter on the rows of a recipe. Its loss, its log and its checkpoints are saved in runs/."
+    rows = [fold("No runs yet.", width, style="bold"), fold(about, width), Content("")]
+    if not recipes:
+        rows.append(line("  ", key("H", "open Home to create a sample workspace", "app.room('home')")))
+    elif can_start:
+        several = len(snapshot.recipes) > 1
+        start = key("n", "choose a recipe" if several else f"train {recipes[0].name}", "screen.new")
+        summary = "" if several else f"   {recipe_summary(recipes[0])}"
+        rows.append(line("  ", start, (summary, "$muted")).truncate(max(width, 0)))
+    return lines(*rows)
+
+
+# Figures
+
+
+def figures(view: RunView, now: float, width: int) -> Content:
+    """Return two rows: the names of the figures, and the figures."""
+    state, wide = view.state, width >= 98
+    if not state.steps and state.reference_progress[0] < state.reference_progress[1]:
+        return _reference_progress(*state.reference_progress, width)
+    left = time_left(view, now)
+    step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
+    speed = line((f"{state.speed:,.0f}" if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
+    end = time.strftime("%H:%M", time.localtime(now + (left or 0)))
+    remaining = line((duration(left), "bold"), (f"   {end}", "$muted")) if left is not None else Content("–")
+    rate = line((_learning_rate(state), "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
+    space = max(width - 94, 8)
+    if wide:
+        memory = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
+        cells = [
+            ("step", step, 16),
+            ("tokens/s", speed, 18),
+            (memory, _memory(state, space, True), space + 22),
+            ("learning rate", rate, 20),
+        ]
+    else:
+        cells = [("step", step, 14), ("tokens/s", speed, 10), ("memory", _memory(state, 8, False), 24), ("rate", rate, 10)]
+    cells.append(("left", remaining, 17))
+    names = line("  ", *(cell(name, size, "$faint") for name, _, size in cells))
+    values = line("  ", *(cell(value, size) for _, value, size in cells))
+    return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
+
+
+def _reference_progress(done: int, pairs: int, width: int) -> Content:
+    gauge = bar(done / pairs, max(width - 30, 8))
+    progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {plural(pairs, 'pair')}", "$muted"))
+    return lines(line(("  the reference model scores every pair once", "$faint")), progress.truncate(max(width, 0)))
+
+
+def _speed_trend(state: RunState) -> str:
+    """Return a sparkline of the mean speeds of the last sixty steps."""
+    recent = [step.speed for step in state.steps[-60:]]
+    size = max(len(recent) // 6, 1)
+    means = [sum(recent[start : start + size]) / size for start in range(0, len(recent) - size + 1, size)]
+    return spark(means[-6:])
+
+
+def _learning_rate(state: RunState) -> str:
+    return f"{state.steps[-1].rate:.1e}".replace("e-0", "e-").replace("e+00", "") if state.steps else "–"
+
+
+def _rate_trend(state: RunState) -> str:
+    if len(state.steps) < 2 or state.steps[-1].rate == state.steps[-2].rate:
+        return ""
+    return "falling" if state.steps[-1].rate < state.steps[-2].rate else "rising"
+
+
+def _memory(state: RunState, space: int, wide: bool) -> Content:
+    if not state.memory:
+        return Content("–")
+    figure = (gigabytes(state.memory), "bold")
+    if not state.limit:
+        return line(figure, (" GB", "$muted"))
+    style, glyph = memory_style(state.memory / state.limit)
+    limit = (f"{' of ' if wide else '/'}{state.limit / 2**30:.0f} GB", "$muted")
+    return line(bar(state.memory / state.limit, space, style), " ", (glyph, f"bold {style}"), figure, limit)
+
+
+# The banner
+
+
+def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content | None:
+    """Return how a run ended, what is saved and what to do, to replace its figures. Return ``None`` while it runs normally.
+
+    ``free``: whether nothing else is running, so that this run can be resumed.
+    """
+    state, saved = view.state, last_checkpoint(view)
+    resume = key("r", f"resume from {saved:,}", "screen.resume") if free and can_resume(view) and saved is not None else None
+    match view.status:
+        case "quiet":
+            fact = f"No events for {duration(snapshot.now - view.updated)}."
+            return _banner("!", "$warning", fact, "Its process is alive.", _loss_if_stopped(view), None, width)
+        case "crashed":
+            fact = f"The run crashed at step {state.step:,}."
+            return _banner("✗", "$error", fact, "Its process no longer exists.", _loss_if_stopped(view), resume, width)
+        case "failed":
+            step = nan_step(view)
+            fact = state.error or (f"The loss is not a number at step {step:,}." if step is not None else "The run failed.")
+            return _banner("✗", "$error", fact, "", state.hint or _loss_if_stopped(view), resume, width)
+        case "stopped":
+            fact = f"Stopped at step {state.step:,} of {state.total:,}."
+            return _banner("■", "$muted", fact, "", _loss_if_stopped(view), resume, width)
+        case "finished":
+            return _banner("✓", "$success", *_finished(view), _verdict(view, snapshot), None, width)
+    return None
+
+
+def _loss_if_stopped(view: RunView) -> str:
+    """Describe which steps would have to run again."""
+    saved = last_checkpoint(view)
+    if saved is None:
+        return "No checkpoint was saved, so a new run would start from the beginning."
+    lost = view.state.step - saved
+    effect = f"{plural(lost, 'step')} would run again" if lost > 0 else "nothing is lost"
+    return f"Checkpoint {saved:,} is intact, so {effect}."
+
+
+def _finished(view: RunView) -> tuple[str, str]:
+    state = view.state
+    took = f" in {duration(state.updated - state.started)}" if state.started else ""
+    best, last = state.best_validation, state.validations[-1] if state.validations else None
+    if best is None or last is None:
+        return f"{state.step:,} steps{took}.", ""
+    rank = "the best so far" if best.step == last.step else f"the best was {best.loss:.2f} at {best.step:,}"
+    return f"{state.step:,} steps{took}.", f"Validation {last.loss:.2f}, {rank}."
+
+
+def _verdict(view: RunView, snapshot: Snapshot) -> str:
+    verdict = snapshot.verdict
+    if verdict and verdict.outcome and verdict.run_id == view.id:
+        return verdict.sentence
+    return "Evaluate shows whether it helped."
+
+
+def _banner(glyph: str, token: str, fact: str, detail: str, consequence: str, action: Content | None, width: int) -> Content:
+    """Return the fact on one row and its consequence with a key on another, or on as many rows as they need."""
+    style = "bold" if token in ("$muted", "$success") else f"bold {token}"
+    first = line((f"  {glyph} ", f"bold {token}"), (fact, style), (f"  {detail}" if detail else "", "$muted"))
+    if first.cell_length > width:
+        first = line((f"  {glyph} ", f"bold {token}"), fold(fact, width - 2, indent="    ", style=style)[4:])
+        first = lines(first, fold(detail, width, "    ")) if detail else first
+    second = line(f"    {consequence}   ", action or "")
+    if second.cell_length > width:
+        body = fold(consequence, width, "    ", style="")
+        second = lines(body, line("    ", action)) if action else body
+    return lines(first, second)
+
+
+# Samples
+
+
+def samples(samples: Sequence[Sample], width: int, height: int) -> Content:
+    """Return as many answers as fit, from the last step that has any."""
+    newest = [sample for sample in samples if sample.step == samples[-1].step]
+    rows = _sample_rows(newest, width, _SAMPLE_ROWS)
+    return lines(*(row.truncate(max(width, 0)) for row in (rows[:height] if height > 0 else rows)))
+
+
+def all_samples(samples: Sequence[Sample], width: int) -> list[Content]:
+    """Return every sample under its step, newest first."""
+    rows: list[Content] = []
+    for step in sorted({sample.step for sample in samples}, reverse=True):
+        rows += [line(("  step ", "$muted"), (f"{step:,}", "bold")), Content("")]
+        rows += [*_sample_rows([sample for sample in samples if sample.step == step], width), Content("")]
+    return rows[:-1]
+
+
+def _sample_rows(samples: Sequence[Sample], width: int, max_rows: int | None = None) -> list[Content]:
+    """Return each sample's prompt, answer and verdict, wrapped to at most ``max_rows`` rows each."""
+    rows: list[Content] = []
+    for sample in samples:
+        prompt, answer = wrap(sample.prompt, width - 4)[:max_rows], _wrap_answer(sample.output, width - 4)
+        rows += [line(("    " if index else "  ○ ", "$muted"), (row, "$muted")) for index, row in enumerate(prompt)]
+        cut = max_rows is not None and len(answer) > max_rows
+        rows += [line("    ", row) for row in (answer[: max_rows - 1] if cut and max_rows else answer)]
+        rows += [line(("    …", "$muted"))] if cut else []
+        rows += [line(_verdict_glyph(sample.verdict), sample.verdict)] if sample.verdict else []
+        rows.append(Content(""))
+    return rows[:-1]
+
+
+def _verdict_glyph(verdict: str) -> tuple[str, str]:
+    """Return the glyph for a worker's verdict: that the answer passes, how it ended without a contract, or what it violates."""
+    if verdict.startswith(("passes", "holds")):  # older runs say "holds"
+        return "  ✓ ", "bold $success"
+    if verdict.startswith("ended"):
+        return "  · ", "$muted"
+    return ("  ! ", "bold $warning") if verdict.startswith("cut") else ("  ✗ ", "bold $error")
+
+
+def _wrap_answer(output: str, width: int) -> list[str]:
+    """Wrap an answer. A JSON object has one member per row."""
+    try:
+        value = json.loads(output)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not value:
+        return wrap(output, width)
+    members = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items()]
+    ended = [*(f"{member}," for member in members[:-1]), f"{members[-1]}}}"]
+    rows = [row for member in ended for row in wrap(member, width - 1)]
+    return ["{" + rows[0], *(" " + row for row in rows[1:])]
+
+
+# The log
+
+
+def log(entries: Sequence[LogLine], width: int, height: int) -> Content:
+    """Return the last lines that fit, each truncated to ``width``."""
+    newest = entries[-max(height, 1) :]
+    rows = (line(*_log_lead(entry), cell(entry.text, width - _LOG_INDENT).rstrip()) for entry in newest)
+    return lines(*(row.truncate(max(width, 0)) for row in rows))
+
+
+def log_rows(entries: Sequence[LogLine], width: int) -> list[Content]:
+    """Return every line, wrapped."""
+    rows: list[Content] = []
+    for entry in entries:
+        first, *rest = wrap(entry.text, width - _LOG_INDENT)
+        rows.append(line(*_log_lead(entry), first))
+        rows += [Content(" " * _LOG_INDENT + more) for more in rest]
+    return rows
+
+
+def _log_lead(entry: LogLine) -> tuple[Part, ...]:
+    clock = time.strftime("%H:%M:%S", time.localtime(entry.t))
+    return (f"  {clock}  ", "$faint"), (entry.glyph, f"bold ${entry.style}"), "  "

@@ -1,0 +1,254 @@
+"""Train: a run's figures, its loss, its samples and its log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+
+from mlxtune.runs.log_lines import LogLine
+from mlxtune.runs.state import RunState
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.tui.base import Room
+from mlxtune.tui.render.text import ago
+from mlxtune.tui.rooms.train import render
+from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
+from mlxtune.tui.snapshot import RunView, Snapshot
+from mlxtune.tui.status import brief_result, can_resume
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.frame import FooterAction
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import FocusPanel, Panel
+from mlxtune.tui.widgets.section import Section
+
+_MAX_COMPARED = 20  # runs to choose from
+
+
+class SamplesPanel(FocusPanel):
+    """The newest answers to validation rows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.samples", "show all answers in full", id="samples.open")]
+
+
+class LogPanel(FocusPanel):
+    """The last lines of the log."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.log_page", "show every line", id="log.open")]
+
+
+class TrainRoom(Room):
+    """Shows the selected run or, by default, the newest one."""
+
+    CSS_PATH = "style.tcss"
+    ABOUT = "a run's progress and result"
+    CONDITIONAL_ACTIONS = frozenset(
+        {"stop", "resume", "new", "compare", "measure", "zoom", "samples", "log_page", "older", "newer"}
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "stop", "stop", id="train.stop"),
+        Binding("r", "resume", "resume", id="train.resume"),
+        Binding("n", "new", "new run", id="train.new"),
+        Binding("c", "compare", "compare", id="train.compare"),
+        Binding("m", "measure", "metric", id="train.measure"),
+        Binding("z", "zoom", "zoom", id="train.zoom"),
+        Binding("g", "samples", "samples", id="train.samples"),
+        Binding("l", "log_page", "log", id="train.log"),
+        Binding("left_square_bracket,down", "older", "older", id="train.older"),
+        Binding("right_square_bracket,up", "newer", "newer", id="train.newer"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._zoomed = False
+        self._metric_id = LOSS.id
+        self._compared_id: str | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Train", Panel(id="invite"), lit=True, id="empty")
+        yield Panel(id="stats")
+        with Horizontal(id="charts"):
+            yield Section("Loss", RunChart(id="loss"), lit=True, classes="fill", id="chart")
+            with Vertical(id="side"):
+                about = "The model's answers to validation rows, at the last validation."
+                yield Section("Samples", SamplesPanel(id="samples-picture", about=about), classes="fill", id="samples")
+        about = "The run's log. Consecutive steps are one line here."
+        yield Section("Log", LogPanel(id="log-picture", about=about), id="log")
+
+    @property
+    def view(self) -> RunView | None:
+        """The displayed run."""
+        snapshot = self.app.snapshot
+        return (snapshot.find_run(self.app.selected) or next(iter(snapshot.runs), None)) if snapshot else None
+
+    @property
+    def _compared(self) -> RunView | None:
+        """The run that the chart shows for comparison."""
+        snapshot, view = self.app.snapshot, self.view
+        other = snapshot.find_run(self._compared_id) if snapshot and self._compared_id else None
+        return other if other is not view else None
+
+    def draw(self, snapshot: Snapshot) -> None:
+        view = self.view
+        self.set_class(view is None, "-empty")
+        self.set_class(view is not None and not view.state.steps, "-bare")
+        if view is None:
+            can_start = self.app.can_start
+            self.query_one("#invite", Panel).update(lambda width, _height: render.empty_room(snapshot, can_start, width))
+            return
+        state, free = view.state, self.app.accelerator_free
+        self.query_one("#stats", Panel).update(
+            lambda width, _height: render.banner(view, snapshot, free, width) or render.figures(view, snapshot.now, width)
+        )
+        self.query_one(RunChart).set(state, self._metric(state), self._compared, self._zoomed)
+        self._draw_legend()
+        self.query_one("#side").display = bool(state.samples) and self.wide
+        if state.samples:
+            self.query_one(SamplesPanel).update(lambda width, height: render.samples(state.samples, width, height))
+            self.query_one("#samples", Section).head.set(note=f"step {state.samples[-1].step:,}")
+        log = (*view.short_log, *_process_lines(view)[-2:])
+        self.query_one(LogPanel).update(lambda width, height: render.log(log, width, height))
+
+    def _metric(self, state: RunState) -> ChartMetric:
+        return next((metric for metric in available_metrics(state) if metric.id == self._metric_id), LOSS)
+
+    def _draw_legend(self) -> None:
+        snapshot, view = self.app.snapshot, self.view
+        if snapshot and view:
+            chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
+            title = chart.metric.title
+            if snapshot.runs.index(view):
+                title += f" of {view.name}, {ago(snapshot.now - view.updated)}"
+            head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
+
+    def on_run_chart_cursor_moved(self) -> None:
+        self._draw_legend()
+
+    def save_state(self) -> Mapping[str, Any]:
+        return {"zoomed": self._zoomed, "measure": self._metric_id, "compare": self._compared_id}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        self._zoomed, self._metric_id = bool(state["zoomed"]), str(state["measure"])
+        self._compared_id = str(state["compare"]) if state["compare"] else None
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        snapshot, view = self.app.snapshot, self.view
+        new = [FooterAction("n", "new", "new", "start a new run")] if self.app.can_start else []
+        if snapshot is None or view is None:
+            return new
+        state, index = view.state, snapshot.runs.index(view)
+        can_stop = view.status == "quiet" or (view.status == "running" and view.id not in self.app.stopping)
+        samples = FooterAction("g", "samples", "samples", "all answers to validation rows, by step")
+        possible = [
+            (can_stop, FooterAction("s", "stop", "stop", "save a checkpoint and stop after confirmation; r resumes the run")),
+            (
+                can_resume(view) and self.app.accelerator_free,
+                FooterAction("r", "resume", "resume", "resume from the newest checkpoint"),
+            ),
+            *((True, action) for action in new),
+            (
+                len(available_metrics(state)) > 1 and bool(state.steps),
+                FooterAction("m", "metric", "measure", "show the loss, rewards, their margin, accuracy, or the KL divergence"),
+            ),
+            (
+                bool(self._comparable_runs()),
+                FooterAction(
+                    "c", "alone" if self._compared else "compare", "compare", "show another run for comparison, or hide it"
+                ),
+            ),
+            (
+                len(state.steps) >= 10,
+                FooterAction("z", "whole" if self._zoomed else "zoom", "zoom", "show the last fifth, or the whole run"),
+            ),
+            (bool(state.samples) and not self.wide, samples),
+            (bool(view.log or view.process_output), FooterAction("l", "log", "log_page", "every line of the log")),
+            (bool(state.samples) and self.wide, samples),
+            (index < len(snapshot.runs) - 1, FooterAction("[", "older", "older", "show the previous run")),
+            (index > 0, FooterAction("]", "newer", "newer", "show the next run")),
+        ]
+        return [action for condition, action in possible if condition]
+
+    def _comparable_runs(self) -> list[RunView]:
+        """Return the runs that this one can be compared with, newest first."""
+        snapshot, view = self.app.snapshot, self.view
+        if snapshot is None or view is None or not view.state.steps:
+            return []
+        return [other for other in snapshot.runs if other is not view and other.state.steps]
+
+    def action_compare(self) -> None:
+        """Draw another run for comparison, asking which if there are several, or hide it again."""
+        snapshot, others = self.app.snapshot, self._comparable_runs()
+        if self._compared or len(others) == 1 or snapshot is None:
+            self._compare_with(None if self._compared else others[0].id)
+            return
+        options = [
+            ChoiceOption(
+                other.id,
+                other.name,
+                f"{STATUS_LABELS[other.status].text}, {brief_result(other)}, {ago(snapshot.now - other.updated)}",
+            )
+            for other in others[:_MAX_COMPARED]
+        ]
+        self.app.push_screen(ChoiceDialog("Compare with which run?", "", options), lambda id: self._compare_with(id or None))
+
+    def _compare_with(self, id: str | None) -> None:
+        self._compared_id = id
+        self.redraw()
+
+    def action_measure(self) -> None:
+        """Draw the next metric."""
+        if view := self.view:
+            metrics = available_metrics(view.state)
+            self._metric_id = metrics[(metrics.index(self._metric(view.state)) + 1) % len(metrics)].id
+            self.redraw()
+
+    def action_stop(self) -> None:
+        if self.view:
+            self.app.confirm_stop(self.view)
+
+    def action_resume(self) -> None:
+        if self.view:
+            self.app.resume_run(self.view)
+
+    def action_new(self) -> None:
+        self.app.new_run()
+
+    def action_zoom(self) -> None:
+        self._zoomed = not self._zoomed
+        self.redraw()
+
+    def action_samples(self) -> None:
+        def rows(width: int) -> list[Content]:
+            return render.all_samples(view.state.samples, width) if (view := self.view) else []
+
+        self.app.push_screen(PageScreen("Samples", rows))
+
+    def action_log_page(self) -> None:
+        def rows(width: int) -> list[Content]:
+            return render.log_rows((*view.log, *_process_lines(view)), width) if (view := self.view) else []
+
+        self.app.push_screen(PageScreen("Log", rows, at_end=True))
+
+    def action_older(self) -> None:
+        self._select(1)
+
+    def action_newer(self) -> None:
+        self._select(-1)
+
+    def _select(self, by: int) -> None:
+        snapshot, view = self.app.snapshot, self.view
+        if snapshot and view:
+            index = max(0, min(snapshot.runs.index(view) + by, len(snapshot.runs) - 1))
+            self.app.selected = snapshot.runs[index].id if index else None  # None follows the newest run, including later ones
+            self.redraw()
+
+
+def _process_lines(view: RunView) -> list[LogLine]:
+    """Return the worker's last output as log lines and, if it crashed, the evidence of the crash."""
+    lines = [LogLine(view.updated, "✗", "error", f"worker.log: {text}") for text in view.process_output]
+    if view.status == "crashed":
+        lines.append(LogLine(view.updated, "!", "warning", "the process crashed: it wrote no final event and holds no lock"))
+    return lines

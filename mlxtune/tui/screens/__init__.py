@@ -1,1 +1,0 @@
-"""The rooms, and what opens over them."""

@@ -1,0 +1,111 @@
+"""Manage the source that the Data and Review rooms show. Both share one session: its filter, cursor and review lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtune.core.text import plural
+from mlxtune.data.review import ReviewStep
+from mlxtune.tui.snapshot import RecipeView
+from mlxtune.tui.source_session import SourceRef, SourceSession
+from mlxtune.tui.widgets.frame import FooterAction, Notice
+
+if TYPE_CHECKING:
+    from mlxtune.tui.base import BaseApp
+
+OUTCOMES = {  # by action: the participle, its glyph and its style
+    "accept": ("accepted", "✓", "$success"),
+    "reject": ("rejected", "✗", "$error"),
+    "skip": ("skipped", "○", "$muted"),
+    "tie": ("marked as a tie", "=", "$muted"),
+    "bad": ("marked bad on both sides", "✗", "$error"),
+    "swap": ("swapped and accepted", "✓", "$success"),
+    "edit": ("edited", "~", "$primary"),
+    "tag": ("tagged", "✓", "$success"),
+    "note": ("annotated", "✓", "$success"),
+}
+
+
+class SessionManager:
+    """Opens, shares and closes the session. There is one manager per app."""
+
+    def __init__(self, app: BaseApp) -> None:
+        self._app = app
+        self._file: SourceRef | None = None
+        self._stamps: object = None
+        self.session: SourceSession | None = None
+
+    def close(self) -> None:
+        """Close the session."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+    def release_lock(self) -> None:
+        """Let other windows record decisions."""
+        if self.session is not None:
+            self.session.release_lock()
+
+    def notify(self) -> None:
+        """Redraw the room if it shows the session. Safe to call from any thread."""
+        self._app.call_later(self._redraw)
+
+    def _redraw(self) -> None:
+        if self._app.current_mode in ("data", "review"):
+            self._app.redraw()
+
+    def open_file(self, path: Path | None) -> None:
+        """Show a file without a recipe or, if ``None``, the current recipe's source."""
+        self._file = SourceRef(path) if path else None
+
+    def session_for(self, view: RecipeView | None) -> SourceSession | None:
+        """Return the session for the opened file, or for the source of ``view``.
+
+        A source that changed on disk is reopened once two consecutive calls find it unchanged.
+        """
+        recipe = view.recipe if view else None
+        ref = self._file
+        if ref is None and view is not None and recipe is not None:
+            ref = SourceRef(recipe.source, recipe.data.format, tuple(recipe.data.map.items()), recipe, view.path)
+        current = self.session
+        if current is None or current.ref != ref:
+            if current is not None:
+                current.close()
+            same_rows = current if current and ref and current.ref.row_key == ref.row_key else None
+            self.session = SourceSession(self._app, ref, self.notify, previous=same_rows) if ref else None
+            return self.session
+        if (stamps := current.file_stamps()) != current.opened_stamps and stamps == self._stamps:
+            current.close()
+            self.session = SourceSession(self._app, current.ref, self.notify, previous=current)
+        else:
+            current.reload_decisions()
+        self._stamps = stamps
+        return self.session
+
+
+def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
+    """Return a notice that describes a decision on ``rows``."""
+    if step is None:
+        return Notice("·", "$muted", "Nothing changed.")
+    participle, glyph, style = OUTCOMES[step.action]
+    undo = FooterAction("u", "undo", "undo", "undo this decision")
+    return Notice(glyph, style, f"{_subject(step, rows)} {participle}.", undo=undo)
+
+
+def undo_or_redo(session: SourceSession, action: str) -> Notice:
+    """Undo or redo a decision, move the cursor to its row, and return a notice. Raise any review error."""
+    step = session.undo() if action == "undo" else session.redo()
+    if step is None:
+        return Notice("·", "$muted", f"Nothing to {action}.")
+    rows = session.source.rows_with_keys([step.changes[0][1].row]) if len(step.changes) == 1 else []
+    if len(rows) == 1:
+        session.move_to(rows[0])
+    if action == "redo":
+        return decision_notice(step, rows)
+    redo = FooterAction("U", "redo", "redo", "redo this decision")
+    return Notice("↶", "$muted", f"{_subject(step, rows)}: {step.action} undone.", undo=redo)
+
+
+def _subject(step: ReviewStep, rows: list[int]) -> str:
+    return f"Row {rows[0] + 1:,}" if len(rows) == 1 else plural(len(step.changes), "row")

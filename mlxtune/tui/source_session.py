@@ -1,0 +1,320 @@
+"""A source that is open in the Data and Review rooms. Threads read, check and filter it; decisions run in the event loop.
+
+A thread changes one attribute at a time and then calls ``notify``; the rooms draw the current values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.text import one_line
+from mlxtune.data import filters, review
+from mlxtune.data.review import Action, ReviewSession, ReviewStep
+from mlxtune.data.rows import Row, row_tags
+from mlxtune.data.source_files import PARTS
+from mlxtune.recipe import Recipe
+from mlxtune.tui.follow import file_stamp
+
+if TYPE_CHECKING:  # most of these load numpy, which the first screen does not need
+    from mlxtune.data.browser import SourceBrowser
+    from mlxtune.evaluation.check_process import CheckProcess, CheckRequest
+    from mlxtune.evaluation.contract import Contract
+    from mlxtune.planning.masks import MaskProcess, TrainingMask
+    from mlxtune.tui.base import BaseApp
+
+_NOTIFY_INTERVAL = 0.1  # seconds between two notifications from a thread
+
+
+@dataclass(frozen=True)
+class SourceRef:
+    """The displayed source: a recipe's source, or a file without a recipe."""
+
+    path: Path
+    format: str = "auto"
+    map: tuple[tuple[str, str], ...] = ()
+    recipe: Recipe | None = None
+    recipe_path: Path | None = None
+
+    @property
+    def row_key(self) -> tuple[object, ...]:
+        """The fields that determine the rows, regardless of the rest of the recipe."""
+        return self.path, self.format, self.map
+
+    @property
+    def name(self) -> str:
+        """The file's name, safe to show."""
+        return one_line(self.path.name, 60)
+
+    @property
+    def check_request(self) -> CheckRequest:
+        """The request for the process that runs the checks."""
+        if self.recipe_path is not None:
+            return {"recipe": str(self.recipe_path), "fetch": False}
+        return {"source": str(self.path), "format": self.format, "map": dict(self.map), "fetch": False}
+
+
+@dataclass
+class CheckProgress:
+    """The current step of the checks and the completed fraction, or why the checks failed."""
+
+    step: str = ""
+    fraction: float = 0.0
+    finished: bool = False
+    error: MlxtuneError | None = None
+
+
+@dataclass
+class RowSelection:
+    """The rows that match ``filter``, in ``order``. ``scanned`` is the number of rows tested, or ``None`` if all are."""
+
+    filter: str = ""
+    order: str = "row"
+    rows: Sequence[int] = ()
+    scanned: int | None = None
+    generation: int = 0  # incremented per request, so that the thread of an older one ends
+    error: str = ""
+
+
+class SourceSession:
+    """One version of a source. Another source, or a change on disk, starts a new session."""
+
+    def __init__(self, app: BaseApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None = None) -> None:
+        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``."""
+        self.ref = ref
+        self.browser: SourceBrowser | None = None
+        self.contract: Contract | None = None
+        self.error: MlxtuneError | None = None  # set if the source cannot be read
+        self.check = CheckProgress()
+        self.selection = RowSelection()
+        self.row_index = 0  # the row under the cursor
+        self._anchor = 0  # the row to return to if the filter being applied matches it
+        if previous is not None:
+            self.selection = replace(previous.selection, rows=(), scanned=None)
+            self.move_to(previous.row_index)
+        self.closed = False
+        self._app, self._notify, self._notified_at = app, notify, 0.0
+        self._check_process: CheckProcess | None = None
+        self._review: ReviewSession | None = None
+        self._masks: MaskProcess | None = None
+        self._journal_stamp = file_stamp(review.journal_path(ref.path))
+        self.opened_stamps = self.file_stamps()
+        self._run(self._open, self._set_error)
+        self._run(self._check, self._set_check_error)
+
+    def _run(self, job: Callable[[], None], on_error: Callable[[MlxtuneError], None] | None = None) -> None:
+        self._app.run_job(job, on_error=on_error, group="source", exclusive=False)
+
+    def _set_error(self, error: MlxtuneError) -> None:
+        self.error = error
+        self._notify()
+
+    def _set_check_error(self, error: MlxtuneError) -> None:
+        self.check.error = error
+        self._notify()
+
+    @property
+    def source(self) -> SourceBrowser:
+        """The opened source. Raise ``DataError`` if it is not open yet."""
+        if self.browser is None:
+            raise DataError(f"{self.ref.name} is not open yet.", hint="Try again in a moment.")
+        return self.browser
+
+    # In threads
+
+    def _notify_throttled(self) -> None:
+        if (now := time.monotonic()) - self._notified_at > _NOTIFY_INTERVAL:
+            self._notified_at = now
+            self._notify()
+
+    def _open(self) -> None:
+        from mlxtune.data.browser import SourceBrowser
+
+        browser = SourceBrowser(self.ref.path, self.ref.format, dict(self.ref.map))
+        browser.apply_review(review.load(self.ref.path))
+        self.browser = browser
+        self.selection.rows = range(len(browser))
+        self.row_index = min(self.row_index, max(len(browser) - 1, 0))
+        self._notify()
+        if self.selection.filter or self.selection.order != "row":
+            self.select(self.selection.filter, self.selection.order)
+        try:
+            for _ in browser.scan(lambda: self.closed):
+                self._notify_throttled()
+        except DataError:  # the file is being written; a new session opens once it stops changing
+            return
+        self._notify()
+
+    def _check(self) -> None:
+        from mlxtune.evaluation.check_process import CheckProcess, contract_scorer
+        from mlxtune.evaluation.contract import Contract
+
+        def progress(step: str, fraction: float) -> None:
+            self.check.step, self.check.fraction = step, fraction
+            self._notify()
+
+        recipe = self.ref.recipe
+        if recipe is not None and recipe.has_contract:
+            self.contract = Contract.from_recipe(recipe)
+        scorer = contract_scorer(recipe, {})
+        self._check_process = CheckProcess(self.ref.check_request)
+        if self.closed:
+            self._check_process.stop()
+        result = self._check_process.follow(progress)
+        while self.browser is None and self.error is None and not self.closed:
+            time.sleep(0.02)  # the checks finished before the source was open
+        if self.browser is not None and result is not None:
+            self.browser.scorer, self.browser.check_result = scorer, result
+            self.check.finished = True
+            if "finding:" in self.selection.filter or "tokens" in self.selection.filter or self.selection.order != "row":
+                self.select(self.selection.filter, self.selection.order)
+        self._notify()
+
+    def _scan(self, predicate: filters.Filter | None, order: str, generation: int) -> None:
+        browser = self.source
+
+        def stale() -> bool:
+            return self.closed or self.selection.generation != generation
+
+        rows: Sequence[int] = range(len(browser))
+        if predicate is not None:
+            matches: list[int] = []
+            for scanned, batch in browser.matching(predicate, stale):
+                matches += batch
+                if stale():
+                    return
+                self.selection.rows, self.selection.scanned = matches, scanned
+                self._notify_throttled()
+            rows = matches
+        rows = browser.sorted(rows, order)
+        if not stale():
+            if self._anchor in rows:
+                self.row_index = self._anchor
+            self.selection.rows, self.selection.scanned = rows, None
+            self._notify()
+
+    # For the rooms
+
+    def move_to(self, index: int) -> None:
+        """Move the cursor to a row."""
+        self.row_index = self._anchor = index
+
+    def select(self, filter: str, order: str) -> None:
+        """Show the rows that match ``filter``, in ``order``. An invalid filter only sets ``selection.error``."""
+        self.selection.filter, self.selection.order, self.selection.error = filter, order, ""
+        try:
+            predicate = filters.parse(filter) if filter.strip() else None
+        except InputError as error:
+            self.selection.error = one_line(f"{error.message} {error.hint}")
+            return
+        if self.browser is None:
+            return
+        if self.selection.scanned is None:
+            self._anchor = self.row_index
+        self.selection.generation += 1
+        self.selection.scanned = 0
+        generation = self.selection.generation
+        self._run(lambda: self._scan(predicate, order, generation))
+
+    def token_masks(self, rows: Iterable[Row]) -> dict[str, TrainingMask | MlxtuneError]:
+        """Return, keyed by row hash, the mask of trained tokens or the error. An error in the model itself has the key ``""``."""
+        from mlxtune.planning.masks import MaskProcess
+
+        masks: dict[str, TrainingMask | MlxtuneError] = {}
+        if self.ref.recipe is None or self.closed:
+            return masks
+        if self._masks is None:
+            self._masks = MaskProcess(self.ref.recipe)
+        for row in rows:
+            try:
+                masks[row.hash] = self._masks.mask(row)
+            except (ModelError, MachineError) as error:
+                return {**masks, row.hash: error, "": error}
+            except MlxtuneError as error:
+                masks[row.hash] = error
+        return masks
+
+    def check_again(self) -> None:
+        """Restart the checks."""
+        if self._check_process is not None:
+            self._check_process.stop()
+        self.check = CheckProgress()
+        self._run(self._check, self._set_check_error)
+
+    def cursor_position(self) -> int:
+        """Return the position of the current row among the selected rows, or 0 if it is not among them."""
+        rows = self.selection.rows
+        if isinstance(rows, range):
+            return min(self.row_index, max(len(rows) - 1, 0))
+        try:
+            return rows.index(self.row_index)
+        except ValueError:
+            return 0
+
+    def file_stamps(self) -> tuple[object, ...]:
+        """Return the stamps of the source's files, which change when the source does."""
+        path = self.ref.path
+        return tuple(file_stamp(path / f"{part}.jsonl") for part in PARTS) if path.is_dir() else (file_stamp(path),)
+
+    def reload_decisions(self) -> None:
+        """Load any new decisions from another window."""
+        current = file_stamp(review.journal_path(self.ref.path))
+        if current != self._journal_stamp and self._review is None and self.browser is not None:
+            self._journal_stamp = current
+            try:
+                self.browser.apply_review(review.load(self.ref.path))
+            except MlxtuneError as error:
+                self.error = error
+            self._notify()
+
+    def tag_change(self, index: int, tag: str) -> dict[str, list[str]]:
+        """Return the arguments of a ``tag`` decision that adds ``tag`` to a row, or removes it if the row has it."""
+        row = self.source.lazy_row(index).current_or_error
+        return {"remove": [tag]} if not isinstance(row, DataError) and tag in row_tags(row) else {"add": [tag]}
+
+    def decide(self, action: Action, rows: Iterable[int], **more: Any) -> ReviewStep | None:
+        """Record one decision on ``rows``. Raise any review error, and ``DataError`` for a row that is invalid or not read yet."""
+        keyed = [self.source.keyed_row(index) for index in rows]
+        return self._apply(self._open_review().decide(action, keyed, **more))
+
+    def undo(self) -> ReviewStep | None:
+        """Undo the most recent decision. Return ``None`` if there is none."""
+        return self._apply(self._open_review().undo()) if self.source.state.steps else None
+
+    def redo(self) -> ReviewStep | None:
+        """Redo the last undone decision. Return ``None`` if there is none."""
+        return self._apply(self._open_review().redo()) if self.source.state.undone_steps else None
+
+    def _open_review(self) -> ReviewSession:
+        """Return the open review, which holds the journal's lock from the first decision until :meth:`release_lock`."""
+        if self._review is None:
+            self._review = ReviewSession(self.ref.path)
+            if self._review.state != self.source.state:
+                self.source.apply_review(self._review.state)
+        return self._review
+
+    def _apply(self, step: ReviewStep | None) -> ReviewStep | None:
+        if step is not None and self._review is not None:
+            self.source.apply_review(self._review.state, step)
+        self._notify()
+        return step
+
+    def release_lock(self) -> None:
+        """Release the review lock, so that other windows can record decisions."""
+        if self._review is not None:
+            self._review.close()
+            self._review = None
+            self._journal_stamp = file_stamp(review.journal_path(self.ref.path))
+
+    def close(self) -> None:
+        """Stop all threads and close the files."""
+        self.closed = True
+        self.release_lock()
+        if self._check_process is not None:
+            self._check_process.stop()
+        if self._masks is not None:
+            self._masks.close()

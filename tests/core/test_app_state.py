@@ -1,0 +1,34 @@
+"""App state is saved and restored per workspace; a broken file is ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core import app_state
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+
+
+def test_each_workspace_has_its_own_state(tmp_path: Path) -> None:
+    assert app_state.load(tmp_path / "a") == {}
+    app_state.save(tmp_path / "a", {"room": "train"})
+    app_state.save(tmp_path / "b", {"room": "home"})
+    app_state.save(tmp_path / "a", {"room": "data", "rooms": {"data": {"cursor": 4}}})
+    assert app_state.load(tmp_path / "a") == {"room": "data", "rooms": {"data": {"cursor": 4}}}
+    assert app_state.load(tmp_path / "b") == {"room": "home"}
+    assert app_state.load(tmp_path / "x" / ".." / "a") == app_state.load(tmp_path / "a"), "the same folder"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"v": 1}', '{"v": 2, "left": {"room": "train"}}', '{"v": 1, "left": 3}', "\x00\xff"]
+)
+def test_a_broken_file_is_ignored(tmp_path: Path, text: str) -> None:
+    app_state.save(tmp_path, {"room": "train"})
+    (file,) = (tmp_path / "home" / "sessions").iterdir()
+    file.write_bytes(text.encode("latin-1"))
+    assert app_state.load(tmp_path) == {}

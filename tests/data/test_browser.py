@@ -1,0 +1,277 @@
+"""Browsing a source gives the same keys, decisions, filters, findings and orders as reading all of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxtune.core.errors import DataError
+from mlxtune.data import filters
+from mlxtune.data.access.records import open_records
+from mlxtune.data.browser import ORDERS, HashIndex, SourceBrowser
+from mlxtune.data.checks.check_input import TokenCount
+from mlxtune.data.checks.report import CheckResult
+from mlxtune.data.checks.run import check
+from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, with_keys
+from mlxtune.data.source_files import source_files
+
+
+def chat(question: str, answer: str, **meta: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], "meta": meta}
+
+
+ROWS: list[Any] = [
+    chat("Where is my parcel?", "On its way.", tags=["shipping"]),
+    chat("May I return the tent?", "Write to ada@example.com and send it back."),
+    "not a row",
+    chat("Where is my parcel?", "On its way.", note="a copy, but for its metadata"),
+    chat("Is the lamp warm?", "No. " * 200, tags=["product"]),
+    chat("Where is my parcel?", "On its way."),
+]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "shop.jsonl", ROWS)
+
+
+def scanned_browser(path: Path) -> SourceBrowser:
+    browser = SourceBrowser(path)
+    for _ in browser.scan():
+        pass
+    return browser
+
+
+def read_all(path: Path) -> dict[int, Any]:
+    """Return key and row by row number, read as the command line does."""
+    rows_by_number, start = {}, 0
+    for file in source_files(path).values():
+        with open_records(file) as record_file:
+            records = list(record_file)
+        numbers = [index for index, record in enumerate(records) if not isinstance(record, DataError)]
+        rows = with_keys(record for record in records if not isinstance(record, DataError))
+        rows_by_number |= {start + index: pair for index, pair in zip(numbers, rows, strict=True)}
+        start += len(records)
+    return rows_by_number
+
+
+def test_rows_have_review_keys(source: Path) -> None:
+    browser, expected = scanned_browser(source), read_all(source)
+    assert len(browser) == 6
+    assert browser.bad_count == 1
+    assert {index: browser.keyed_row(index) for index in expected} == expected
+    assert [key.partition("#")[2] for key, _ in expected.values()] == ["", "", "2", "", "3"]
+    with pytest.raises(DataError, match="must be a JSON object"):
+        browser.keyed_row(2)
+
+
+def test_copies_in_different_files_share_a_key(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    write(folder / "train.jsonl", ROWS)
+    write(folder / "test.jsonl", [ROWS[0]])
+    browser, expected = scanned_browser(folder), read_all(folder)
+    assert {index: browser.keyed_row(index) for index in expected} == expected
+    with ReviewSession(folder) as review:
+        step = review.decide("reject", [browser.keyed_row(6)])
+        browser.apply_review(review.state, step)
+    assert [browser.decision(index).status for index in (0, 3, 6)] == ["rejected", "pending", "rejected"]
+    assert step is not None
+    assert browser.rows_with_keys([after.row for _, after in step.changes]) == [0, 6]
+
+
+def test_an_unscanned_row_can_be_read_but_not_decided(source: Path) -> None:
+    browser = SourceBrowser(source)
+    assert browser.scanned == 0
+    assert browser.lazy_row(5).row.prompt_content[0]["content"] == "Where is my parcel?"
+    with pytest.raises(DataError, match="Row 6 has not been read yet"):
+        browser.keyed_row(5)
+    assert list(browser.scan())[-1] == 6
+    assert browser.keyed_row(5)[0].endswith("#3")
+
+
+def test_decisions_equal_the_journal(source: Path) -> None:
+    browser, expected = scanned_browser(source), read_all(source)
+
+    def assert_equals_state(state: ReviewState) -> None:
+        fresh = scanned_browser(source)
+        fresh.apply_review(state)
+        early = SourceBrowser(source)
+        early.apply_review(state)
+        assert list(early.scan())[-1] == 6
+        for index, (key, _) in expected.items():
+            decision = state.decision(key)
+            for other in (browser, fresh, early):
+                actual = other.decision(index)
+                assert (actual.status, actual.tags, actual.note, actual.record) == (
+                    decision.status,
+                    decision.tags,
+                    decision.note,
+                    decision.record,
+                ), index
+
+    with ReviewSession(source) as review:
+        decisions: list[tuple[Any, list[int], dict[str, Any]]] = [
+            ("accept", [0, 5], {}), ("tag", [3], {"add": ["late"]}), ("edit", [1], {"record": chat("Where is my parcel?", "On its way.")}),
+            ("reject", [1, 4], {}), ("edit", [4], {"record": chat("Is it warm?", "No.")}), ("note", [5], {"note": "look"}),
+        ]  # fmt: skip
+        for action, rows, more in decisions:
+            step = review.decide(action, [browser.keyed_row(index) for index in rows], **more)
+            assert step is not None
+            browser.apply_review(review.state, step)
+            assert_equals_state(review.state)
+        while step := review.undo():
+            browser.apply_review(review.state, step)
+            assert_equals_state(review.state)
+        assert not browser.decisions
+        while step := review.redo():
+            browser.apply_review(review.state, step)
+        assert_equals_state(review.state)
+
+
+def test_decisions_can_change_during_iteration(source: Path) -> None:
+    browser = scanned_browser(source)
+    with ReviewSession(source) as review:
+        step = review.decide("accept", [browser.keyed_row(0), browser.keyed_row(1)])
+        browser.apply_review(review.state, step)
+        iterator = iter(browser.decisions.items())
+        assert next(iterator)[0] == 0
+        step = review.decide("skip", [browser.keyed_row(4)])
+        browser.apply_review(review.state, step)
+    assert [index for index, _ in iterator] == [1]
+    assert (len(browser.decisions), browser.decided_count) == (3, 2)
+    tags = browser.tags
+    assert tags == {"shipping": 1, "product": 1}
+    tags["late"] += 1
+    assert "late" not in browser.tags
+
+
+def test_keys_are_found_in_sorted_and_unsorted_rows(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.data.browser._UNSORTED_ROWS", 2)
+    write(source, [*ROWS, *ROWS, *ROWS])
+    browser, expected = scanned_browser(source), read_all(source)
+    assert {index: browser.keyed_row(index) for index in expected} == expected
+    assert browser.rows_with_keys(key for key, _ in expected.values()) == list(expected)
+    hashes = HashIndex(18)
+    for index, (_, row) in expected.items():
+        hashes.put(index, row.hash)
+        assert [*hashes.rows(row.hash, index + 1)] == [
+            other for other in expected if other <= index and expected[other][1].hash == row.hash
+        ]
+
+
+def finding_rows(browser: SourceBrowser) -> dict[str, list[int]]:
+    verdict = browser.verdict
+    assert verdict is not None
+    return {check: list(rows) for check, rows in verdict.rows.items()}
+
+
+FILTERS = ["", "status:pending", "status:rejected", "parcel", "-parcel", "tag:late", "tag:shipping", "len>100", "/On its/ -status:accepted",
+           "finding:email", "status:edited"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FILTERS)
+def test_a_filter_equals_filtering_all_rows(source: Path, text: str) -> None:
+    browser, all_rows = scanned_browser(source), read_all(source)
+    browser.check_result = CheckResult.from_report(check(source))
+    with ReviewSession(source) as review:
+        review.decide("reject", [browser.keyed_row(3)])
+        review.decide("tag", [browser.keyed_row(5)], add=["late"])
+        review.decide("edit", [browser.keyed_row(4)], record=chat("Is it warm?", "No."))
+        browser.apply_review(review.state)
+    matches = filters.parse(text)
+    verdict = {index: frozenset(finding.check for finding in browser.check_result.by_row.get(index, ())) for index in all_rows}
+
+    def loaded(index: int) -> SimpleNamespace:
+        key, row = all_rows[index]
+        decision = browser.state.decision(key)
+        return SimpleNamespace(
+            row=row, current=apply_decision(row, decision), decision=decision, findings=verdict[index], tokens=-1
+        )
+
+    expected = [index for index in all_rows if matches(loaded(index))]
+    assert [index for _, some in browser.matching(matches) for index in some] == expected
+
+
+def test_a_filter_follows_the_scan(source: Path) -> None:
+    browser = SourceBrowser(source)
+    reading, matching = browser.scan(), browser.matching(filters.parse("parcel"))
+    assert next(matching) == (0, []), "the first row is not scanned yet"
+    assert list(reading)[-1] == 6
+    assert [index for _, some in matching for index in some] == [0, 3, 5]
+
+
+def test_edited_rows_are_checked_again_and_left_out_rows_do_not_count(source: Path) -> None:
+    browser = scanned_browser(source)
+    assert browser.findings(1) == ()
+    browser.check_result = CheckResult.from_report(check(source))
+    assert [finding.check for finding in browser.findings(1)] == ["email"]
+    assert finding_rows(browser)["email"] == [1]
+    assert finding_rows(browser)["duplicate"] == [3, 5]
+    with ReviewSession(source) as review:
+        step = review.decide("edit", [browser.keyed_row(1)], record=chat("May I return the tent?", "Call +49 30 901820."))
+        browser.apply_review(review.state, step)
+        assert [finding.check for finding in browser.findings(1)] == ["phone"]
+        step = review.decide("reject", [browser.keyed_row(3)])
+        browser.apply_review(review.state, step)
+    assert finding_rows(browser)["phone"] == [1]
+    assert "email" not in finding_rows(browser)
+    assert finding_rows(browser)["duplicate"] == [5]
+    assert [finding.check for finding in browser.findings(3)] == ["duplicate"], "it is still a copy"
+    verdict = browser.verdict
+    assert verdict is not None
+    assert (verdict.label, verdict.left_out, verdict.edited, verdict.flagged) == ("blocked", 1, 1, 4)
+    assert verdict.sentence.startswith("Not ready: 1 of 5 rows ")
+
+
+def test_rows_are_sorted_by_number_severity_and_length(source: Path) -> None:
+    browser = scanned_browser(source)
+    browser.check_result = CheckResult.from_report(check(source))
+    rows = [0, 1, 3, 4, 5]
+    by = {order: list(browser.sorted(rows, order)) for order in ORDERS}
+    assert by["row"] == rows
+    assert by["findings"] == [1, 3, 4, 5, 0]
+    assert by["longest"][0] == 4
+    assert by["shortest"] == [0, 3, 5, 1, 4]
+
+
+def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
+    browser = scanned_browser(source)
+    tokens = [TokenCount(10 + index, 3) if index != 2 else None for index in range(6)]
+    browser.check_result = CheckResult.from_report(check(source, tokens=tokens, max_tokens=12))
+    assert [browser.tokens(index) for index in range(6)] == [10, 11, -1, 13, 14, 15]
+    with ReviewSession(source) as review:
+        step = review.decide("edit", [browser.keyed_row(4)], record=chat("Is it warm?", "No."))
+        browser.apply_review(review.state, step)
+    assert browser.tokens(4) == -1
+    assert [finding.check for finding in browser.findings(4)] == [], "it may fit now"
+    assert browser.decision(0) == Decision("", "")
+
+
+def test_a_check_result_round_trips_through_json(source: Path) -> None:
+    result = CheckResult.from_report(check(source, split_of=lambda row: "test" if "the tent" in str(row.content) else "train"))
+    loaded = CheckResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert loaded.to_json() == result.to_json()
+    assert loaded.findings == result.findings
+    assert [loaded.split_of(index) for index in range(7)] == ["train", "test", None, "train", "train", "train", None]
+    assert loaded.split_sizes == {"train": 4, "valid": 0, "test": 1}
+
+
+def test_rows_are_found_by_hash_prefix(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"q{index}", "completion": "a"}) + "\n" for index in range(20)))
+    browser = SourceBrowser(path)
+    for _ in browser.scan():
+        pass
+    hash = browser.lazy_row(7).row.hash
+    assert browser.rows_with_hash_prefix(hash[:12]) == browser.rows_with_hash_prefix(hash) == [7]
+    assert browser.rows_with_hash_prefix("") == list(range(20))

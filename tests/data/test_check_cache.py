@@ -1,0 +1,52 @@
+"""A check's outcome is cached until the file changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlxtune.data import check_cache
+from mlxtune.data.check_cache import CheckOutcome
+from mlxtune.data.checks.run import check
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+
+
+def test_a_check_is_cached_until_the_file_changes(chat_file: Path) -> None:
+    assert check_cache.load(chat_file) is None
+    report = check(chat_file)
+    outcome = check_cache.load(chat_file)
+    assert outcome == CheckOutcome(report.label, report.sentence, report.kept, report.rows("block") or report.rows("warn"))
+    with chat_file.open("a") as file:
+        file.write("\n")
+    assert check_cache.load(chat_file) is None
+
+
+def test_a_touched_file_is_not_cached(chat_file: Path) -> None:
+    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    assert check_cache.load(chat_file)
+    os.utime(chat_file, (1, 1))
+    assert check_cache.load(chat_file) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 1, "files": [], "outcome": {}}', "\x00"])
+def test_a_broken_cache_file_is_ignored(chat_file: Path, tmp_path: Path, text: str) -> None:
+    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    (file,) = (tmp_path / "home" / "checks").iterdir()
+    file.write_text(text)
+    assert check_cache.load(chat_file) is None
+
+
+def test_missing_sources_and_unwritable_folders_are_ignored(
+    chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file"))
+    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    assert check_cache.load(chat_file) is None
+    assert check_cache.load(tmp_path / "nowhere.jsonl") is None

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.files import home
+from mlxtune.data.access import index, records, spans
+from mlxtune.data.access.index import FileLayout
+from mlxtune.data.access.records import RecordFile, open_records
+from mlxtune.data.readers.row_format import InvalidRecord
+from mlxtune.data.rows import Conversation, Location, Preference, RowError, Text
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+GOOD = '{"text": "é %d"}'
+
+
+def _needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not (DATA / name).exists(), reason=f"{name} is missing from ../shared/data")
+
+
+def _file(folder: Path, data: bytes | str, name: str = "d.jsonl") -> Path:
+    (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return folder / name
+
+
+def _texts(file: RecordFile) -> list[str]:
+    return [row.text if isinstance(row, Text) else str(row) for row in file]
+
+
+# records
+
+
+def test_records_are_read_by_index(tmp_path):
+    path = _file(tmp_path, "\n".join([GOOD % 0, "", "{", GOOD % 3]))
+    with open_records(path) as file:
+        assert len(file) == 3
+        assert file.row(2) == file.record(2) == Text(Location(path, 4), {}, "é 3", format="text")
+        assert [file.location(index).line for index in range(3)] == [1, 3, 4]
+        refused = file.record(1)
+        assert isinstance(refused, RowError)
+        assert refused.location == Location(path, 3)
+        with pytest.raises(RowError, match="line 3: not valid JSON"):
+            file.row(1)
+        assert [isinstance(record, DataError) for record in file] == [False, True, False]
+        assert file.notes == ()
+
+
+HOSTILE = {
+    "invalid UTF-8": (b'{"text": "\xff"}', "byte 11 (0xff) is not valid UTF-8"),
+    "latin-1": ('{"text": "naïve"}'.encode("latin-1"), "is not valid UTF-8"),
+    "overlong": (b'{"text": "\xc0\xaf"}', "is not valid UTF-8"),
+    "surrogate bytes": (b'{"text": "\xed\xa0\x80"}', "is not valid UTF-8"),
+    "half a pair": (b'{"text": "\\ud83d"}', "lone surrogate"),
+    "half a pair in a key": (b'{"text": "a", "\\udc00": 1}', "lone surrogate"),
+    "NUL bytes": (b'{"text": "a\0b"}', "NUL bytes"),
+    "only NUL": (b"\0" * 5000, "NUL bytes"),
+    "escaped NUL": (b'{"text": "a\\u0000b"}', "NUL character"),
+    "deep arrays": (b'{"text": ' + b"[" * 100_000, "nested deeper"),
+    "deep objects": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested deeper"),
+    "deep but whole": (b'{"text": "a", "m": ' + b"[" * 600 + b"]" * 600 + b"}", "nested deeper"),
+    "NaN": (b'{"text": "a", "n": NaN}', "NaN is not a JSON"),
+    "huge number": (b'{"text": "a", "n": 1e999}', "too large"),
+    "digits": (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
+    "torn": (b'{"text": "a', "not valid JSON: Invalid control character at character 12"),
+    "two values": (b'{"text": "a"} {"text": "b"}', "Extra data"),
+    "list": (b"[1]", "must be a JSON object, not list"),
+    "number": (b"5", "must be a JSON object, not int"),
+    "too long": (b'{"text": "' + b"a" * 40_000_000 + b'"}', "the limit is 32 MB"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_bad_record_does_not_affect_others(tmp_path, case):
+    bad, words = HOSTILE[case]
+    with open_records(_file(tmp_path, b"\r\n".join([(GOOD % 0).encode(), bad, b"", (GOOD % 2).encode()]))) as file:
+        first, refused, last = file
+        assert (first.text, last.text, last.location.line) == ("é 0", "é 2", 4)
+        assert isinstance(refused, RowError)
+        assert words in refused.reason
+        assert refused.location.line == 2
+        assert refused.hint
+
+
+@_needs("jsontestsuite")
+def test_lines_are_strict_json():
+    layout = FileLayout("lines")
+    for file in sorted((DATA / "jsontestsuite").glob("[yn]_*.json")):
+        try:
+            layout.value(file.read_bytes())
+            accepted = True
+        except InvalidRecord:
+            accepted = False
+        assert accepted == file.name.startswith("y_"), file.name
+
+
+# encodings
+
+
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("d.jsonl", '{"text": "é 😀"}\r\n{"text": "ऊ\u0a0a"}\r\n'),
+        ("d.json", '[{"text": "é 😀"},\n {"text": "ऊ\u0a0a"}]'),
+        ("d.csv", 'text,n\n"é 😀",1\n"ऊ\u0a0a",2\n'),
+    ],
+)
+def test_utf16_is_converted_with_a_note(tmp_path, name, text, encoding, mark):
+    path = _file(tmp_path, (("\ufeff" if mark else "") + text).encode(encoding), name)
+    before = path.read_bytes()
+    with open_records(path) as file:
+        assert _texts(file) == ["é 😀", "ऊ\u0a0a"]
+        assert file.notes == ("Converted from UTF-16.",)
+    assert path.read_bytes() == before
+
+
+def test_damaged_utf16_affects_only_its_row(tmp_path):
+    line = '{"text": "%s"}\n'
+    data = (line % "a" + line % "\ud83d" + line % "c" + "{").encode("utf-16-le", "surrogatepass") + b"x"
+    with open_records(_file(tmp_path, codecs.BOM_UTF16_LE + data)) as file:
+        first, half, third, torn = file
+        assert (first.text, third.text) == ("a", "c")
+        assert "not valid UTF-8" in half.reason
+        assert "not valid UTF-8" in torn.reason
+
+
+@pytest.mark.parametrize(("name", "text"), [("d.jsonl", GOOD % 1), ("d.json", f"[{GOOD % 1}]"), ("d.csv", "text\né 1\n")])
+def test_a_byte_order_mark_is_skipped_with_a_note(tmp_path, name, text):
+    with open_records(_file(tmp_path, codecs.BOM_UTF8 + text.encode(), name)) as file:
+        assert _texts(file) == ["é 1"]
+        assert file.notes == ("Skipped a byte order mark.",)
+
+
+# unsupported files
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_utf32_is_refused(tmp_path, encoding):
+    with pytest.raises(DataError, match="is encoded in UTF-32") as caught:
+        open_records(_file(tmp_path, f"\ufeff{GOOD % 1}".encode(encoding)))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("d.jsonl.gz", "is compressed"), ("d.parquet", "a parquet file"), ("d.XLSX", "a xlsx file")]
+)
+def test_compressed_and_binary_files_are_refused_with_a_hint(tmp_path, name, words):
+    with pytest.raises(DataError, match=words) as caught:
+        open_records(_file(tmp_path, b"PK", name))
+    assert caught.value.hint
+
+
+def test_invalid_paths_formats_and_mappings_are_refused(tmp_path):
+    with pytest.raises(DataError, match="is a folder"):
+        open_records(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is not a file"):
+        open_records(tmp_path / "pipe")
+    with pytest.raises(DataError, match="There is no data at"):
+        open_records(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="Unknown format sharegtp") as caught:
+        open_records(_file(tmp_path, ""), "sharegtp")
+    assert caught.value.hint == "Did you mean sharegpt?"
+    with pytest.raises(DataError, match="The map has the unknown key answer"):
+        open_records(_file(tmp_path, ""), mapping={"answer": "x"})
+
+
+# arrays
+
+
+def test_array_elements_have_line_and_number(tmp_path):
+    path = _file(tmp_path, '\n[\n  {"text": "]},\\""},\n\n  5, {"text": "c"}\n]\n', "d.json")
+    with open_records(path) as file:
+        assert [file.location(index) for index in range(3)] == [Location(path, 3, 1), Location(path, 5, 2), Location(path, 5, 3)]
+        assert _texts(file) == [']},"', "d.json, line 5, element 2: a row must be a JSON object, not int.", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        ('[{"text": "a"}, {"text": a}, {"text": "c"}]', ["a", "c"], ["not valid JSON"]),
+        ('[{"text": "a"}, , {"text": "c"}]', ["a", "c"], ["an element is missing"]),
+        ('[{"text": "a"},]', ["a"], ["an element is missing"]),
+        ('[{"text": "a"}, {"text": "b"', ["a"], ["not valid JSON"]),
+        ('[{"text": "a"}, {"text": "b"}', ["a", "b"], ["an element is missing"]),
+        ('[{"text": "a"},', ["a"], ["an element is missing"]),
+        ('[{"text": "a"}] {"text": "b"}', ["a"], ["not valid JSON"]),
+        ('[{"text": "a"}]]', ["a"], ["not valid JSON"]),
+        ('[{"text": "a"}, ' + "[" * 100_000 + "]" * 100_000 + ', {"text": "c"}]', ["a", "c"], ["nested deeper"]),
+        ("[]", [], []),
+        ("[ \n ]\n", [], []),
+    ],
+    ids=range(11),
+)
+def test_a_damaged_array_keeps_its_good_elements(tmp_path, text, good, bad):
+    with open_records(_file(tmp_path, text, "d.json")) as file:
+        records = list(file)
+    assert [row.text for row in records if isinstance(row, Text)] == good
+    reasons = [row for row in records if isinstance(row, RowError)]
+    assert len(reasons) == len(bad)
+    assert all(words in row.reason and row.hint for row, words in zip(reasons, bad, strict=True))
+
+
+def test_a_json_file_of_lines_is_read_with_a_note(tmp_path):
+    with open_records(_file(tmp_path, f"{GOOD % 1}\n{GOOD % 2}\n", "d.json")) as file:
+        assert _texts(file) == ["é 1", "é 2"]
+        assert file.notes == ("Read the .json file as one row per line.",)
+
+
+# tables
+
+
+def test_a_csv_is_read_by_its_header_and_a_mapping(tmp_path):
+    path = _file(tmp_path, 'question,answer,n\n"a ""b"", c","d\ne",1\n\nf,g,2\r\n', "d.csv")
+    with open_records(path, mapping={"prompt": "question", "completion": "answer"}) as file:
+        first, second = file
+        assert isinstance(first, Conversation)
+        assert [turn.content for turn in first.messages] == ['a "b", c', "d\ne"]
+        assert (first.location.line, first.meta) == (2, {"n": "1"})
+        assert (second.location.line, second.reference) == (5, "g")
+
+
+def test_broken_csv_records_do_not_affect_others(tmp_path):
+    path = _file(tmp_path, 'text,n\na,1\nb\n"c"d,3\n,\n5" e,5\n\xff,6\n"f,7\n'.encode("latin-1"), "d.csv")
+    with open_records(path) as file:
+        records = list(file)
+    assert [row.text for row in records if isinstance(row, Text)] == ["a", '5" e']
+    refused = {row.location.line: row.reason for row in records if isinstance(row, RowError)}
+    assert list(refused) == [3, 4, 5, 7, 8]
+    assert "the row has 1 field, but the header has 2" in refused[3]
+    assert "not valid CSV" in refused[4]
+    assert "text must be a non-empty string" in refused[5]
+    assert "is not valid UTF-8" in refused[7]
+    assert "not valid CSV: unexpected end of data" in refused[8]
+
+
+@pytest.mark.parametrize(("name", "delimiter", "notes"), [("d.csv", ";", 1), ("d.tsv", "\t", 0)])
+def test_other_delimiters_are_detected(tmp_path, name, delimiter, notes):
+    with open_records(_file(tmp_path, f"prompt{delimiter}completion\na, b{delimiter}c\n", name)) as file:
+        assert isinstance(file.row(0), Conversation)
+        assert len(file.notes) == notes
+
+
+def test_duplicate_column_names_are_refused(tmp_path):
+    with pytest.raises(DataError, match="two columns named text"):
+        open_records(_file(tmp_path, "text,text\na,b\n", "d.csv"))
+
+
+# the index
+
+
+@pytest.fixture
+def indexed(tmp_path, monkeypatch) -> Path:
+    """A file that is indexed although it is small."""
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(index, "MIN_INDEXED", 0)
+    return _file(tmp_path, "\n".join(GOOD % i for i in range(50)))
+
+
+@pytest.fixture
+def scans(monkeypatch) -> list[Path]:
+    """Paths of the files scanned so far."""
+    paths: list[Path] = []
+    real = FileLayout.spans
+    monkeypatch.setattr(FileLayout, "spans", lambda self, data: paths.append(data.path) or real(self, data))
+    return paths
+
+
+def test_an_index_is_reused(indexed, scans):
+    for _ in range(2):
+        with open_records(indexed) as file:
+            assert _texts(file)[::49] == ["é 0", "é 49"]
+    assert len(scans) == 1
+    assert len(list((home() / "index").iterdir())) == 1
+
+
+def _change_content_only(path: Path) -> None:
+    state = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"}\n{", b"} {", 1))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_size == state.st_size
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes() + b"\n" + (GOOD % 50).encode()), 51),
+        (lambda path: os.utime(path, ns=(1, 1)), 50),
+        (_change_content_only, 49),
+    ],
+    ids=["size", "time", "content"],
+)
+def test_a_stale_index_is_not_used(indexed, scans, change, rows):
+    open_records(indexed).close()
+    change(indexed)
+    with open_records(indexed) as file:
+        assert len(file) == rows
+    assert len(scans) == 2
+    assert len(list((home() / "index").iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"garbage"])
+def test_a_damaged_index_is_rebuilt(indexed, scans, damage):
+    open_records(indexed).close()
+    (index_file,) = (home() / "index").iterdir()
+    index_file.write_bytes(damage or index_file.read_bytes()[:-8])
+    with open_records(indexed) as file:
+        assert len(file) == 50
+    assert len(scans) == 2
+
+
+def test_an_unwritable_home_is_ignored(indexed):
+    (home().parent / "home").write_text("a file")
+    with open_records(indexed) as file:
+        assert len(file) == 50
+
+
+# changes to the file
+
+
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 5), lambda path: path.write_text("x" * 4000)])
+def test_a_file_changed_while_open_raises_an_error(tmp_path, change):
+    path = _file(tmp_path, "\n".join(GOOD % index for index in range(2000)))
+    with open_records(path) as file:
+        assert isinstance(file.record(1999), Text)
+        change(path)
+        record = file.record(1999)
+        assert isinstance(record, DataError)
+        assert "changed while it was being read" in str(record)
+        assert all(isinstance(row, DataError) for row in file)
+
+
+def test_pages_are_released_and_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RELEASE_BYTES", 4096)
+    with open_records(_file(tmp_path, "\n".join(GOOD % index for index in range(2000)))) as file:
+        assert _texts(file) == _texts(file) == [f"é {index}" for index in range(2000)]
+
+
+# real files
+
+
+@_needs("peers")
+def test_real_peer_files_are_read_completely():
+    with open_records(DATA / "peers" / "alpaca.json") as file:
+        rows = list(file)
+        expected = json.loads((DATA / "peers" / "alpaca.json").read_bytes())
+        assert [row.reference for row in rows] == [item["output"] for item in expected]
+        assert {row.format for row in rows} == {"alpaca"}
+    with open_records(DATA / "peers" / "dpo_sharegpt.json") as file:
+        rows = list(file)
+        expected = json.loads((DATA / "peers" / "dpo_sharegpt.json").read_bytes())
+        assert all(isinstance(row, Preference) for row in rows)
+        assert [row.rejected for row in rows] == [item["rejected"]["value"] for item in expected]
+        assert [len(row.prompt) for row in rows] == [len(item["conversations"]) for item in expected]
+    with open_records(DATA / "peers" / "gsm8k_test.jsonl", mapping={"prompt": "question", "completion": "answer"}) as file:
+        assert len(file) == 1319
+        assert all(isinstance(row, Conversation) for row in file)
+
+
+@_needs("wikisql")
+def test_real_text_rows_are_read_completely():
+    with open_records(DATA / "wikisql" / "train.jsonl") as file:
+        assert [row.text for row in file] == [json.loads(line)["text"] for line in (DATA / "wikisql" / "train.jsonl").open()]
+
+
+def test_the_limit_is_32_mb():
+    assert spans.LIMIT == 32 * 2**20

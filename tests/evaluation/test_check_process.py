@@ -1,0 +1,76 @@
+"""Checking a data source in a child process gives the same results and errors as checking it in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.errors import DataError, MachineError
+from mlxtune.data.checks.report import CheckResult
+from mlxtune.evaluation.check_process import CheckProcess, check_source
+from mlxtune.recipe import load
+
+SAMPLES = Path(__file__).parents[2] / "data" / "samples"
+
+
+def test_process_result_equals_function_result(workspace: Path) -> None:
+    path = workspace / "recipes" / "tiny.toml"
+    recipe = load(path)
+    heard: list[tuple[str, float]] = []
+    found = CheckProcess({"recipe": str(path)}).follow(lambda what, share: heard.append((what, share)))
+    assert found is not None
+    assert found.to_json() == CheckResult.from_report(check_source(recipe.source, recipe.data, recipe)).to_json()
+    assert len(found.tokens) == 40
+    assert (found.tokens > 0).all()
+    assert sum(found.split_sizes.values()) == 40
+    assert not found.skipped
+    assert heard[0] == ("counting tokens", 0.0)
+    assert heard[-1] == ("checking chat.jsonl", 1.0)
+
+
+def test_source_is_checked_without_contract_or_tokens(tmp_path: Path) -> None:
+    found = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
+    assert found is not None
+    assert found.statistics.tier == "too few"
+    assert set(found.skipped) == {"contract", "tokens", "split"}
+    assert {one.check for one in found.findings if one.rows == (13,)} == {"secret"}
+
+
+def test_source_error_is_raised_in_caller(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no data at") as caught:
+        CheckProcess({"source": str(tmp_path / "none.jsonl")}).follow(lambda what, share: None)
+    assert "Check data.source" in caught.value.hint
+
+
+def test_stopped_check_returns_nothing(workspace: Path) -> None:
+    check = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml")})
+    check.stop()
+    assert check.follow(lambda what, share: None) is None
+
+
+def test_crashed_process_gives_error_message(workspace: Path) -> None:
+    check = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml")})
+    os.kill(check._child.process.pid, signal.SIGKILL)
+    with pytest.raises(MachineError, match="The check process was killed"):
+        check.follow(lambda what, share: None)
+
+
+def test_model_is_not_downloaded_without_permission(workspace: Path) -> None:
+    path = workspace / "recipes" / "tiny.toml"
+    path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
+    found = CheckProcess({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
+    assert found is not None
+    assert found.skipped["tokens"] == "no-such/model-on-this-machine is not on this machine."
+
+
+def test_missing_model_skips_only_token_checks(workspace: Path) -> None:
+    recipe = load(workspace / "recipes" / "tiny.toml")
+    recipe = replace(recipe, model=replace(recipe.model, base=str(workspace / "gone")))
+    report = check_source(recipe.source, recipe.data, recipe)
+    assert "There is no model named" in report.skipped["tokens"]
+    assert report.tokens == ()
+    assert set(report.splits) == {"train", "valid", "test"}

@@ -1,0 +1,102 @@
+"""The pieces of a row and which of them are trained, compared with the expected values in test_template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+from test_template import EXPECTED, REWRITES, TURNS
+from tiny_model import CHATML, write_tokenizer
+
+from mlxtune.core.errors import TemplateError
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
+from mlxtune.models.mask_worker import mask
+from mlxtune.models.template import ChatTemplate
+from mlxtune.planning.masks import TrainingMask, TurnTokens
+
+LOCATION = Location(Path("d.jsonl"), 1)
+ENDLESS = 10_000
+
+
+def template(folder: Path, name: str = "chatml") -> ChatTemplate:
+    text, stop, specials, _ = EXPECTED.get(name, (REWRITES, "<|im_end|>", (), []))
+    write_tokenizer(folder, template=text, stop=stop, specials=specials)
+    return ChatTemplate(load_tokenizer(folder))
+
+
+def turns(result: TrainingMask) -> list[TurnTokens]:
+    return list(result.turns)
+
+
+def chat(*texts: tuple[str, str]) -> Conversation:
+    return Conversation(LOCATION, {}, tuple(Message(role, text) for role, text in texts))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_answer_and_its_stop_token_train(tmp_path: Path, name: str) -> None:
+    _, stop, _, pieces = EXPECTED[name]
+    chat_template = template(tmp_path, name)
+    result = mask(chat_template, chat(*TURNS), ENDLESS)
+    encoded = chat_template.encode(chat(*TURNS), ENDLESS)
+    assert result.tokens == len(encoded.tokens)
+    assert result.trained == int(encoded.trained.sum())
+    answers = iter(text for text, trains in pieces if trains)
+    for (role, content), turn in zip(TURNS, turns(result), strict=True):
+        if role == "assistant":
+            assert content + stop == next(answers)
+            assert (turn.trained, turn.stop, turn.pieces(content)) == (len(content) + 1, stop, list(content))
+        else:
+            assert (turn.trained, turn.stop) == (0, "")
+            assert turn.tokens > len(content)
+
+
+def test_pieces_are_whole_characters_and_join_to_the_text(tmp_path: Path) -> None:
+    text = " Ça va? 日本 👩‍👩‍👧 "
+    chat_template = template(tmp_path)
+    last = turns(mask(chat_template, chat(("user", "Hi"), ("assistant", text)), ENDLESS))[-1]
+    assert "".join(last.pieces(text)) == text
+    assert [piece for piece in last.pieces(text) if "日" in piece] == ["日"]
+    assert last.trained == len(text.encode()) + 1
+
+
+def test_tokens_beyond_the_window_do_not_train(tmp_path: Path) -> None:
+    chat_template = template(tmp_path)
+    row = chat(("user", "Hi"), ("assistant", "abcdef"))
+    first = chat_template.encode(row, ENDLESS).trained.argmax()
+    last = turns(mask(chat_template, row, int(first) + 4))[-1]
+    assert (last.trained, last.truncated_at) == (4, 4)
+    assert turns(mask(chat_template, row, ENDLESS))[-1].truncated_at is None
+
+
+@pytest.mark.parametrize(
+    ("row", "trained"),
+    [
+        (Preference(LOCATION, {}, (Message("user", "Hi"),), "good", "worse"), [0, 5, 6]),
+        (Unpaired(LOCATION, {}, (Message("system", "Be kind."), Message("user", "Hi")), "good", False), [0, 0, 5]),
+        (Text(LOCATION, {}, "Once"), [4]),
+    ],
+)
+def test_parts_of_pairs_answers_and_texts(tmp_path: Path, row: Row, trained: list[int]) -> None:
+    result = mask(template(tmp_path), row, ENDLESS)
+    assert [turn.trained for turn in turns(result)] == trained
+    assert result.trained == sum(trained)
+
+
+def test_a_tool_call_trains_as_rendered(tmp_path: Path) -> None:
+    call = Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {"n": 1}}}]})
+    calling = CHATML.replace("{{ message.content }}", "{{ message.content }}{% if message.tool_calls %}CALL{% endif %}")
+    write_tokenizer(tmp_path, template=calling, stop="<|im_end|>", specials=())
+    row = Conversation(LOCATION, {}, (Message("user", "Hi"), call, Message("tool", "3"), Message("assistant", "Three.")))
+    user, calls, tool, last = turns(mask(ChatTemplate(load_tokenizer(tmp_path)), row, ENDLESS))
+    assert (calls.trained, calls.stop) == (5, "CALL<|im_end|>")
+    assert (user.trained, tool.trained, last.trained) == (0, 0, len("Three.") + 1)
+
+
+def test_a_mask_that_cannot_be_verified_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match="cannot be verified"):
+        mask(template(tmp_path, "rewrites"), chat(*TURNS), ENDLESS)
+
+
+def test_the_tiny_model_uses_chatml() -> None:
+    assert EXPECTED["chatml"][0] == CHATML

@@ -1,0 +1,46 @@
+"""Token counts of every record, including bad ones, from the tokenizer process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.errors import ModelError
+from mlxtune.data.checks.check_input import TokenCount
+from mlxtune.planning import measurements
+from mlxtune.recipe import load
+
+
+def chatml(*turns: tuple[str, str]) -> int:
+    """Count the tokens in turns: start, role, line break, content, end, line break, with one per byte of text."""
+    return sum(1 + len(role) + 1 + len(text) + 1 + 1 for role, text in turns)
+
+
+def test_token_counts_match_the_template_and_skip_bad_rows(workspace: Path) -> None:
+    prompt_turns, answer = [("user", "Why?")], ("assistant", "Because it was so.")
+    rows = [
+        json.dumps({"messages": [{"role": role, "content": text} for role, text in [*prompt_turns, answer]]}),
+        "{",
+        json.dumps({"prompt": "Why?", "chosen": "Because it was so.", "rejected": "No."}),
+        json.dumps({"prompt": "Why?", "completion": "No.", "label": False}),
+        json.dumps({"text": "Just text"}),
+    ]
+    (workspace / "chat.jsonl").write_text("\n".join(rows) + "\n")
+    prompt = chatml(*prompt_turns) + 1 + len("assistant") + 1
+    total = chatml(*prompt_turns, answer)
+    assert measurements.record_tokens(load(workspace / "recipes" / "tiny.toml")) == [
+        TokenCount(total, prompt),
+        None,
+        TokenCount(total - 1, prompt),  # a pair's answer ends with its stop token, without the line break after it
+        TokenCount(chatml(*prompt_turns, ("assistant", "No.")), prompt),
+        TokenCount(len("Just text") + 1, 1),
+    ]
+
+
+def test_a_missing_model_raises_a_model_error(workspace: Path) -> None:
+    recipe = workspace / "recipes" / "tiny.toml"
+    recipe.write_text(recipe.read_text().replace("../tiny", str(workspace / "nowhere")))
+    with pytest.raises(ModelError):
+        measurements.record_tokens(load(recipe))

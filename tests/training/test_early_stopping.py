@@ -1,0 +1,60 @@
+"""Early stopping and divergence detection."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mlxtune.training.early_stopping import WINDOW, BestValidation, DivergenceDetector
+
+
+def feed(losses: list[float]) -> list[str]:
+    watch = DivergenceDetector()
+    return [watch.add(loss) for loss in losses]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_non_finite_loss_is_reported_at_once(loss: float) -> None:
+    assert feed([1.0, loss]) == ["", "is NaN or infinite"]
+
+
+def test_doubled_loss_over_window_is_divergence() -> None:
+    told = feed([2.0] * WINDOW + [4.2] * WINDOW)
+    assert told[:-1] == [""] * (2 * WINDOW - 1)
+    assert told[-1] == "diverges: its median over the last 8 steps is 4.20, up from 2.00 at the start"
+
+
+def test_single_spike_is_not_divergence() -> None:
+    assert not any(feed([2.0] * WINDOW + [1.5, 80.0] + [1.5] * 20 + [90.0, 90.0, 1.4]))
+
+
+def test_doubled_small_loss_is_not_divergence() -> None:
+    assert not any(feed([0.1] * WINDOW + [0.9] * 50))
+
+
+def test_bad_first_step_does_not_hide_divergence() -> None:
+    assert feed([50.0] + [2.0] * WINDOW + [9.0] * WINDOW)[-1].startswith("diverges")
+
+
+def test_best_is_first_lowest_loss() -> None:
+    best = BestValidation(patience=0)
+    assert [best.add(step, loss) for step, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.0], 1)] == [True, True, False, False, True]
+    assert (best.step, best.loss, best.since) == (5, 1.0, 0)
+
+
+def test_patience_counts_validations_without_improvement() -> None:
+    best = BestValidation(patience=2)
+    stale = []
+    for step, loss in enumerate([3.0, 4.0, 2.0, 2.0, 5.0], 1):
+        best.add(step, loss)
+        stale.append(best.should_stop)
+    assert stale == [False, False, False, False, True]
+    assert best.step == 3
+
+
+def test_zero_patience_never_stops() -> None:
+    best = BestValidation(patience=0)
+    for step in range(1, 50):
+        best.add(step, float(step))
+    assert not best.should_stop

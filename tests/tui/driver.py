@@ -1,0 +1,130 @@
+"""Drives a room of the app by its keys, and reads its state and single widgets instead of the screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from textual._context import active_app
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.base import Room
+from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+from .stage import observe, shown, until
+
+WIDE = (120, 36)
+NARROW = (80, 24)
+
+
+class RoomDriver:
+    """An app that runs headless, and the room that it shows."""
+
+    def __init__(self, app: MlxtuneApp, pilot: Any) -> None:
+        self.app, self.pilot = app, pilot
+
+    @property
+    def screen(self) -> Any:
+        """The room, or the dialog above it."""
+        return self.app.screen
+
+    @property
+    def mode(self) -> str:
+        """The room on show; empty while a dialog is above it."""
+        return self.app.screen.mode if isinstance(self.app.screen, Room) else ""
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def type(self, text: str) -> None:
+        await self.pilot.press(*("space" if sign == " " else sign for sign in text))
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        await until(self.pilot, condition, seconds)
+
+    async def until_notice(self, text: str) -> None:
+        """Wait for a notice that begins with ``text``."""
+        await self.until(lambda: self.notice.startswith(text))
+
+    async def observe(self, snapshot: Snapshot) -> None:
+        await observe(self.pilot, snapshot)
+
+    async def answer(self, text: str) -> None:
+        """Type ``text`` into the prompt that is about to open."""
+        await self.until(lambda: isinstance(self.screen, PromptDialog))
+        self.screen.query_one(Input).value = text
+        await self.press("enter")
+        await self.until(lambda: not isinstance(self.screen, PromptDialog))
+
+    async def choose(self, value: str) -> None:
+        """Choose an option of the dialog that is about to open; an empty value cancels."""
+        await self.until(lambda: isinstance(self.screen, ChoiceDialog))
+        dialog = self.screen
+        values = [option.value for option in dialog._options]
+        await self.press(*["down"] * values.index(value), "enter")
+        await self.until(lambda: self.screen is not dialog)
+
+    @property
+    def notice(self) -> str:
+        """What is said above the footer, or in the toast."""
+        notice = self.app.notice or self.app.toast
+        return f"{notice.glyph} {notice.text} {notice.hint}".strip() if notice else ""
+
+    @property
+    def undo_key(self) -> str:
+        """The key that the notice offers."""
+        return self.app.notice.undo.key if self.app.notice and self.app.notice.undo else ""
+
+    @property
+    def actions(self) -> list[str]:
+        """The words of the footer's actions, shown or not."""
+        return [action.label for action in self.screen.footer_actions()]
+
+    @property
+    def focus(self) -> str:
+        """The id of the widget that has the focus."""
+        focused = self.screen.focused
+        return (focused.id or "") if focused is not None else ""
+
+    def text(self, selector: str) -> str:
+        """The text of one panel; empty while it is hidden."""
+        panel = self.screen.query_one(selector, Panel)
+        return panel.render().plain if panel.is_on_screen or panel.size.height else ""
+
+    def head(self, selector: str) -> str:
+        """The title and the note of a section, with the bar while it has the focus."""
+        return " ".join(self.screen.query_one(selector, Section).head.render().plain.replace("─", " ").split())
+
+    @property
+    def screen_text(self) -> str:
+        """All of the screen. Ask for a state or one panel instead wherever that is possible."""
+        return shown(self.app)
+
+
+async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) -> None:
+    """Wait until every widget has handled its messages.
+
+    Textual's own wait for an idle process takes 40 ms per key or more, and up to two seconds while a thread computes.
+    """
+    pilot: Pilot[Any] = Pilot(active_app.get())
+    for _ in range(2):
+        await pilot._wait_for_screen()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def drive(app: MlxtuneApp, mode: str, size: tuple[int, int] = WIDE) -> AsyncIterator[RoomDriver]:
+    """Run ``app`` in the room ``mode``."""
+    async with app.run_test(size=size) as pilot:
+        await pilot.press(ROOMS[mode].key)
+        driver = RoomDriver(app, pilot)
+        await driver.until(lambda: driver.mode == mode)
+        yield driver

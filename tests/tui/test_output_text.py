@@ -1,0 +1,72 @@
+"""Outputs as rows: the failing part is marked at any width, and no text is interpreted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from mlxtune.tui.render.output_text import FAILURE_STYLE, is_caret_row, output_rows
+
+
+def plain_rows(text: str, span: tuple[int, int] | None = None, width: int = 60) -> list[str]:
+    return [row.plain for row in output_rows(text, span, width)]
+
+
+def marked(text: str, span: tuple[int, int], width: int) -> str:
+    """The text under the mark, rows joined."""
+    return "".join(
+        row.plain[part.start : part.end]
+        for row in output_rows(text, span, width)
+        for part in row.spans
+        if part.style == FAILURE_STYLE
+    )
+
+
+def test_json_has_one_member_per_row_and_carets_under_the_failing_part() -> None:
+    text = '{"category": "login", "priority": "hgih", "answer": "Open, the {app}"}'
+    at = text.index('"hgih"')
+    assert plain_rows(text, (at, at + 6)) == [
+        '{"category": "login",',
+        ' "priority": "hgih",',
+        "             ^^^^^^",
+        ' "answer": "Open, the {app}"}',
+    ]
+    assert [is_caret_row(row) for row in output_rows(text, (at, at + 6), 60)] == [False, False, True, False]
+
+
+def test_long_members_hang_and_prose_does_not() -> None:
+    assert plain_rows('{"answer": "one two three four five"}', None, 20) == ['{"answer": "one two', '  three four five"}']
+    assert plain_rows("one two three four five", None, 10) == ["one two", "three four", "five"]
+    assert plain_rows("a" * 25, None, 10) == ["a" * 10, "a" * 10, "a" * 5]
+
+
+def test_lines_of_the_text_stay_and_arrays_are_not_broken() -> None:
+    assert plain_rows('{"a": [1, 2, 3],\n "b": {"c": 1, "d": 2}}') == ['{"a": [1, 2, 3],', ' "b": {"c": 1, "d": 2}}']
+    assert plain_rows("Dear, you,\n\nyes") == ["Dear, you,", "", "yes"]
+
+
+def test_truncated_json_is_still_split_by_member() -> None:
+    assert plain_rows('{"a": "x", "b": "it en') == ['{"a": "x",', ' "b": "it en']
+
+
+def test_carets_in_an_output_are_not_marks() -> None:
+    assert not any(is_caret_row(row) for row in output_rows("^^^^\nx", None, 20))
+
+
+@pytest.mark.parametrize("width", [-3, 0, 1, 2])
+def test_no_width_is_too_small(width: int) -> None:
+    assert "".join(plain_rows('{"a": 1}', (1, 4), width)).count("^") == 3
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.integers(4, 40), st.integers(0, 80), st.integers(1, 20))
+def test_rows_fit_the_width_are_safe_and_mark_the_span(text: str, width: int, start: int, length: int) -> None:
+    span = (min(start, len(text)), min(start + length, len(text)))
+    rows = output_rows(text, span, width)
+    for row in rows:
+        assert cell_len(row.plain) <= max(width, 2)
+        assert not set(row.plain) & set("\x1b\x07\r\n\t\x9b\u202e")
+    highlighted = marked(text, span, width)
+    assert len(highlighted) <= span[1] - span[0]
+    assert highlighted or not text[span[0] : span[1]].strip()

@@ -1,0 +1,54 @@
+"""The app starts no run that the command line refuses, and leaves no run folder behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mlxtune.cli.main import app as cli
+
+from .conftest import OpenRoom
+from .stage import Shop
+
+RECIPE = """name = "refused"
+[model]
+base = "{base}"
+[data]
+source = "{source}"
+[adapter]
+parent = "{parent}"
+"""
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"source": "missing.jsonl"},
+        {"source": "empty.jsonl"},
+        {"source": "two.jsonl"},
+        {"parent": "no-such-run"},
+        {"base": "./no-such-model"},
+    ],
+    ids=["no data", "no rows", "an empty split", "no parent", "no base"],
+)
+async def test_the_app_refuses_what_the_command_line_refuses(
+    shop: Shop, open_room: OpenRoom, broken: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop.folder / "recipes").mkdir(parents=True)
+    row = '{{"messages": [{{"role": "user", "content": "Question {0}"}}, {{"role": "assistant", "content": "{0}"}}]}}\n'
+    (shop.folder / "empty.jsonl").write_text("")
+    (shop.folder / "two.jsonl").write_text("".join(row.format(number) for number in range(2)))
+    (shop.folder / "rows.jsonl").write_text("".join(row.format(number) for number in range(40)))
+    values = {"base": "smollm2-135m", "source": "rows.jsonl", "parent": "", **broken}
+    values["source"] = f"../{values['source']}"
+    recipe = shop.folder / "recipes" / "refused.toml"
+    recipe.write_text(RECIPE.format(**values))
+    monkeypatch.chdir(shop.folder)
+    refused = CliRunner().invoke(cli, ["train", str(recipe), "--detach"])
+    assert refused.exception is not None
+    async with open_room("home") as room:
+        await room.press("n")
+        await room.until_notice("✗")
+        assert not list(Path(shop.folder, "runs").glob("*"))
