@@ -1,4 +1,4 @@
-"""Measurements that need MLX or the tokenizer. A child process (``training.probe``) takes them, so planning never loads them."""
+"""Measurements that need MLX or the tokenizer. A child process (``mlxtune.training.probe``) takes them, so planning never loads them."""
 
 from __future__ import annotations
 

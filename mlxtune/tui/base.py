@@ -401,7 +401,7 @@ class Room(Screen[None]):
 
     def redraw(self) -> None:
         """Draw the newest snapshot and the frame."""
-        if not (self.is_mounted and self.is_attached):
+        if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
             return
         app = self.app
         if app.snapshot is not None:

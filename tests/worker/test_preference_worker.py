@@ -163,7 +163,7 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tupl
         ({"prompt": "Same?", "chosen": "Yes.", "rejected": " Yes. \n"}, "are identical"),
         ({"prompt": "Empty?", "chosen": "", "rejected": "No."}, "chosen"),
         ({"prompt": "Long? " * 60, "chosen": "Yes.", "rejected": "No."}, "fills the window of 200"),
-        ({"prompt": "Deep?", "chosen": "x" * 300, "rejected": "x" * 301}, "the same within the window"),
+        ({"prompt": "Deep?", "chosen": "x" * 300, "rejected": "x" * 301}, "identical within the window"),
     ],
 )
 def test_invalid_pairs_are_rejected_by_row(parent: tuple[Path, Run], row: dict, message: str) -> None:
