@@ -1,5 +1,5 @@
 # make demo: run the whole workflow on the bundled model    make test: run all tests    make check: lint, types, import contracts
-# make test-fast: the tests of the inner loop, in under a minute    make coverage: all tests with a coverage report
+# make test-fast: the tests of the inner loop    make coverage: all tests with a coverage report
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin

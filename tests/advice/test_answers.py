@@ -36,7 +36,7 @@ def test_outdated_saved_answers_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message", "mend"),
+    ("change", "message", "hint"),
     [
         ({"metrics": "contract"}, "no question named metrics", "Did you mean metric"),
         ({"zzz": 1}, "no question named zzz", "change, requirements"),
@@ -53,11 +53,11 @@ def test_outdated_saved_answers_are_ignored(tmp_path: Path) -> None:
         ({"requirements": "rar\x1b[31mely"}, "requirements cannot be", "rarely"),
     ],
 )
-def test_invalid_answer_is_refused_with_its_key(change: dict[str, Any], message: str, mend: str) -> None:
+def test_invalid_answer_is_refused_with_its_key(change: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         parse_answers(GIVEN | change, "a.json")
     assert error.value.message.startswith("a.json: ")
-    assert mend in error.value.hint
+    assert hint in error.value.hint
     assert "\x1b" not in error.value.message + error.value.hint
 
 

@@ -182,7 +182,7 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
                 fidelity.require_faithful(found)
             writer.emit("run.finished", summary={"folder": str(folder / "model"), "bytes": 2**30})
         except GateError as error:
-            writer.emit("run.failed", error=error.message, mend=error.hint, code=1)
+            writer.emit("run.failed", error=error.message, hint=error.hint, code=1)
         return Run(folder)
 
     monkeypatch.setattr(export_start, "start", start)

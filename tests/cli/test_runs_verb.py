@@ -40,7 +40,7 @@ def _run(cwd: Path, name: str, *, loss: float | None = 1.5, end: tuple[str, dict
 
 
 FINISHED = ("run.finished", {"summary": {"steps": 10}})
-FAILED = ("run.failed", {"error": "No luck.", "mend": "Try again.", "code": 2})
+FAILED = ("run.failed", {"error": "No luck.", "hint": "Try again.", "code": 2})
 
 
 @pytest.mark.parametrize("command", [("runs",), ("runs", "list")])

@@ -145,7 +145,7 @@ def test_key_is_absent_from_errors_tracebacks_logs_and_replies(stub, ask, step, 
     try:
         told = ask(MESSAGES)
     except (ReplyLost, MlxtuneError) as error:
-        told = "".join(traceback.format_exception(error)) + repr(error) + getattr(error, "mend", "")
+        told = "".join(traceback.format_exception(error)) + repr(error) + getattr(error, "hint", "")
     assert CANARY not in told
     assert CANARY not in caplog.text
     assert CANARY not in repr(ask)

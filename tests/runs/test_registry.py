@@ -14,7 +14,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.runs.status import QUIET_AFTER, STARTING_FOR
 
 STARTED = ("run.started", {"kind": "train", "name": "shop", "base": "m", "pid": os.getpid(), "host": "h", "steps": 10})
-FAILED = ("run.failed", {"error": "e", "mend": "", "code": 2})
+FAILED = ("run.failed", {"error": "e", "hint": "", "code": 2})
 
 
 def test_new_run_folders_never_collide(tmp_path):

@@ -42,7 +42,7 @@ def loaded(shop: Shop) -> Shop:
     """A workspace with a recipe, three runs that ended and one that trains."""
     shop.recipe()
     shop.run("20261119-1010-tone-soft", steps=180, total=400, age=5 * 86400, end=("run.stopped", {"step": 180}))
-    bad = {"error": "The loss is not a number at step 88.", "mend": "Lower the learning rate.", "code": 2}
+    bad = {"error": "The loss is not a number at step 88.", "hint": "Lower the learning rate.", "code": 2}
     shop.run("20261122-0900-support-json", steps=88, age=2 * 86400 + 5000, lost=88, end=("run.failed", bad))
     shop.run("20261122-1010-support-json", steps=960, age=2 * 86400, end=("run.finished", {"summary": {}}))
     shop.run("20261124-1412-support-json", steps=640, alive=True, samples=True)

@@ -149,7 +149,7 @@ async def test_m_measures_the_arms_without_training_on_thirty_rows(
         await room.observe(advised.snapshot())
         await room.until(lambda: "Measuring on 30 held-out rows." in room.text("#advice-picture"))
         assert "measure" not in room.actions
-        end = ("run.failed", {"error": "No memory.", "mend": "Free some.", "code": 3})
+        end = ("run.failed", {"error": "No memory.", "hint": "Free some.", "code": 3})
         advised.run("20261125-1501-a-advice", kind="eval", end=end)
         shutil.rmtree(running)
         await room.observe(advised.snapshot())

@@ -391,7 +391,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop: Shop, open_room:
 @pytest.mark.parametrize(
     ("end", "text", "hint"),
     [
-        (("run.failed", {"error": "The schema changed.", "mend": "Set it back.", "code": 2}), "✗ The schema changed.", "Set it back."),
+        (("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2}), "✗ The schema changed.", "Set it back."),
         (("run.stopped", {"step": 0}), "■ The evaluation was stopped.", "Press n to start another."),
         (None, "✗ The evaluation crashed.", "Last output: Killed"),
     ],

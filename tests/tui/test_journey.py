@@ -28,7 +28,7 @@ from .stage import until
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 SIZE = (140, 45)
 EDITS = {  # what makes the sample recipe quick, in the order of the form
     "model.base": "../tiny", "data.holdout": "0.05", "data.max_tokens": "2048", "training.batch_size": "2",

@@ -53,7 +53,7 @@ def naughty_shop(shop: Shop) -> Shop:
     events = [
         ("warning", {"text": NAUGHTY}),
         ("sample", sample),
-        ("run.failed", {"error": f"row {NAUGHTY}", "mend": NAUGHTY, "code": 2}),
+        ("run.failed", {"error": f"row {NAUGHTY}", "hint": NAUGHTY, "code": 2}),
     ]
     started = {"kind": "train", "name": NAUGHTY, "base": NAUGHTY, "pid": 1, "host": "mac", "step": 60}
     shop.tell(folder, [("run.resumed", started), *events])

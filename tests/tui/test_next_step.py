@@ -53,7 +53,7 @@ def evaluated(
     [
         (None, "The run crashed at step 60.", "app.room('train')"),
         (("run.stopped", {"step": 60}), "The run was stopped at step 60 of 960.", "app.room('train')"),
-        (("run.failed", {"error": "No rows.", "mend": "Add some.", "code": 2}), "No rows.", "app.room('train')"),
+        (("run.failed", {"error": "No rows.", "hint": "Add some.", "code": 2}), "No rows.", "app.room('train')"),
         (DONE, "Training is done. Check whether it helped.", "app.room('evaluate')"),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_verdict_on_an_older_run_is_not_the_newest_run_s(shop: Shop) -> None:
 def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
     shop.run(ID, steps=60, end=DONE, age=600)
     shop.run(
-        "20261124-1500-x", kind="eval", end=("run.failed", {"error": "No held-out rows.", "mend": "Raise data.holdout.", "code": 2})
+        "20261124-1500-x", kind="eval", end=("run.failed", {"error": "No held-out rows.", "hint": "Raise data.holdout.", "code": 2})
     )
     advice = next_step(shop.snapshot())
     assert advice.sentence == "The evaluation ended without a verdict."
@@ -222,7 +222,7 @@ def test_the_way_to_a_first_run(shop: Shop) -> None:
 def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
     shop.recipe()
     check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome("look", "Ready.", 480, 3))
-    failed = {"error": "Adapters need memory.", "mend": "Close other programs.", "code": 3}
+    failed = {"error": "Adapters need memory.", "hint": "Close other programs.", "code": 3}
     shop.run("20261124-1500-support-json", kind="eval", end=("run.failed", failed), age=900)
     advice = next_step(shop.snapshot())
     assert (advice.sentence, advice.why) == (

@@ -199,7 +199,7 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(
                 break
             await room.press("g")
         await room.until(lambda: "This fits" in verdict(room) or "This is tight" in verdict(room))
-        assert not room.screen.query_one("#plan-mend").has_class("-open")
+        assert not room.screen.query_one("#plan-fit").has_class("-open")
         while "undo" in room.actions:
             await room.press("u")
         assert file_of(shop).read_text() == RECIPE

@@ -175,7 +175,7 @@ async def test_a_refused_resume_is_a_notice(shop: Shop, open_room: OpenRoom, mon
 
 async def test_an_error_of_the_user_shows_its_hint_and_cannot_be_resumed(shop: Shop, open_room: OpenRoom) -> None:
     shop.recipe()
-    bad = {"error": "data/support.jsonl, line 3: no messages.", "mend": "Each row needs messages.", "code": 2}
+    bad = {"error": "data/support.jsonl, line 3: no messages.", "hint": "Each row needs messages.", "code": 2}
     shop.run("20261124-1412-x", steps=60, end=("run.failed", bad))
     async with open_room("train") as room:
         assert "✗ data/support.jsonl, line 3: no messages." in room.text("#stats")

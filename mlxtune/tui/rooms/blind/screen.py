@@ -84,7 +84,7 @@ class BlindRoom(Room):
             yield Section("Which one?", Panel(id="bl-asks"), lit=True, id="bl-questions")
         yield Section("Sealed", Panel(id="bl-sealed"), lit=True, id="bl-end")
         with Vertical(id="bl-result"):
-            yield Section("Verdict", Panel(id="bl-verdict"), lit=True, id="bl-told")
+            yield Section("Verdict", Panel(id="bl-verdict"), lit=True, id="bl-outcome")
             yield Section("Votes", Panel(id="bl-votes"), id="bl-counts")
             yield Section("Reader", Panel(id="bl-facts"), id="bl-reader")
 
@@ -159,7 +159,7 @@ class BlindRoom(Room):
         )
         self.query_one("#bl-votes", Panel).update(partial(render.result_table, votes_table(result)))
         self.query_one("#bl-facts", Panel).update(partial(render.result_table, reader_table(result)))
-        self.query_one("#bl-told", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
+        self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
         self.query_one("#bl-counts", Section).head.set(note="sign test; side questions Holm-adjusted" if self.wide else "")
 
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:

@@ -110,7 +110,7 @@ class PlanRoom(Room):
             form = (ListPanel(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
             yield Section("Recipe", *form, id="plan-form")
             with Vertical(id="plan-side"):
-                yield Section("To make it fit", Panel(id="plan-changes"), id="plan-mend")
+                yield Section("To make it fit", Panel(id="plan-changes"), id="plan-fit")
                 yield Section("Memory", Panel(id="plan-memory"), id="plan-parts")
                 yield Section("Run", Panel(id="plan-run"), id="plan-facts")
                 yield Section("Elsewhere", Panel(id="plan-costs"), id="plan-offers")
@@ -172,7 +172,7 @@ class PlanRoom(Room):
         if item := self._key:
             self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, width))
         self.query_one("#plan-side").display = plan is not None and self.wide
-        self.query_one("#plan-mend").set_class(bool(plan and plan.changes), "-open")
+        self.query_one("#plan-fit").set_class(bool(plan and plan.changes), "-open")
         if plan and bill:
             self._fill("#plan-changes", partial(render.change_rows, plan.changes))
             self._fill("#plan-memory", partial(render.memory_rows, plan))
