@@ -22,7 +22,7 @@ from mlxtune.evaluation.render.comparison_table import report_tables
 from mlxtune.evaluation.render.wording import holdout_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.start import require_adapter, start
-from mlxtune.models.resolve import resolve
+from mlxtune.models.resolve import resolve, same_base
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -102,6 +102,6 @@ def _adapter(which: str, recipe: Recipe, run: Run | None) -> Path:
     entry = library.find_usable(Path.cwd(), which)
     fetch(recipe)
     source = resolve(recipe.model.base, relative_to=recipe.folder)
-    if entry.base_hash not in ("", source.fingerprint):
+    if not same_base(entry.base_hash, source.fingerprint):
         raise InputError(f"{entry.name} was trained from {one_line(entry.base, 80)}, not from {one_line(source.name, 80)}.")
     return entry.folder

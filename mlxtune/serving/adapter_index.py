@@ -9,6 +9,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.layout import read_config
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.models import bundled
+from mlxtune.models.resolve import same_base
 from mlxtune.recipe.parent import CONFIG
 
 
@@ -17,13 +18,13 @@ def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterEntry]
 
     Includes adapters that do not record their base; loading them shows whether they match.
     """
-    return [entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base_hash in ("", fingerprint)]
+    return [entry for entry in library.all_adapters(workspace) if not entry.problem and same_base(entry.base_hash, fingerprint)]
 
 
 def find_adapter(workspace: Path, which: str, fingerprint: str) -> AdapterEntry:
     """Return the adapter ``which``, resolved by the library. Raises ``ModelError`` if it belongs to another base."""
     entry = library.find_usable(workspace, which)
-    if entry.base_hash not in ("", fingerprint):
+    if not same_base(entry.base_hash, fingerprint):
         raise ModelError(
             f"{entry.name} was trained from different weights: {entry.base}.", hint=f"Load that base: mlxtune chat {entry.name}"
         )

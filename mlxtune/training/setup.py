@@ -21,7 +21,7 @@ from mlxtune.models import head, load, lora
 from mlxtune.models.cpu import streams
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
@@ -125,7 +125,7 @@ def _load_parent(parent: Path, loaded: LoadedModel) -> None:
     """Load the weights of the adapter in ``parent``. Raise ``ModelError`` if it was trained from a different base."""
     file = parent / LINEAGE
     base = read_json(file).get("base_fingerprint", "") if file.is_file() else ""
-    if base and base != loaded.source.fingerprint:
+    if not same_base(base, loaded.source.fingerprint):
         raise ModelError(
             f"The adapter in {parent} was trained from a different base than {loaded.source.name}.",
             hint="Set model.base to the adapter's own base.",

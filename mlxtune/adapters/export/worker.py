@@ -35,7 +35,7 @@ from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.evaluation.worker import OFF_TASK, progress_reporter, sample_rows
 from mlxtune.models.cpu import blas
-from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs.state import HELD_OUT_ROW
@@ -71,8 +71,7 @@ def export(worker: Worker) -> ExportSummary:
     worker.report_start("export")
     adapter, form = Path(request["adapter"]), request["form"]
     source = resolve(recipe.model.base, relative_to=recipe.folder)
-    base_hash = read_lineage(adapter).get("base_fingerprint")
-    if base_hash and base_hash != source.fingerprint:
+    if not same_base(str(read_lineage(adapter).get("base_fingerprint") or ""), source.fingerprint):
         raise ModelError(
             f"The adapter in {adapter} was trained from a different base than {one_line(source.name, 80)}.",
             hint="Export it with the base that it was trained from.",

@@ -22,7 +22,7 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.core.safetensors import read_header
 from mlxtune.core.text import one_line
 from mlxtune.models.bundled import Progress
-from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 _KEPT = ("method", "run", "recipe_hash", "data_hash", "steps", "validation")  # keys copied from the author's lineage
@@ -49,7 +49,7 @@ def import_adapter(
     config = _checked_config(folder)
     lineage = read_lineage(folder)
     source = find_base(folder, base, progress)
-    base_differs = bool(lineage.get("base_fingerprint")) and lineage["base_fingerprint"] != source.fingerprint
+    base_differs = not same_base(str(lineage.get("base_fingerprint") or ""), source.fingerprint)
     if base_differs and not other_weights:
         raise ModelError(
             f"The adapter was trained from different weights than {one_line(source.name, 80)}.",
