@@ -26,7 +26,7 @@ from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.recipe import Recipe
 from mlxtune.runs.state import HELD_OUT_ROW
 
@@ -80,7 +80,7 @@ def prompt_rows(rows: Sequence[Row]) -> list[PromptRow]:
 
 def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:
     """Return the IDs of the preference pairs whose answers fit the training window. Raises ``DataError`` for an unusable pair."""
-    template, ids = ChatTemplate(loaded.tokenizer), []
+    template, ids = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer), []
     for row in rows:
         if isinstance(row, Preference):
             with suppress(TooLongError):
@@ -93,6 +93,7 @@ def generate_answers(
     loaded: LoadedModel,
     rows: Sequence[PromptRow],
     *,
+    settings: TemplateSettings,
     max_tokens: int,
     batch_size: int,
     cache: Path,
@@ -110,7 +111,7 @@ def generate_answers(
     ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
-    template = ChatTemplate(loaded.tokenizer)
+    template = load_template(loaded.source, settings, loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
     chosen: list[IndexedText] = [(index, row.reference) for index, row in enumerate(rows)]
     references, no_likelihood_reason = _answer_tokens(template, arm, rows, chosen)

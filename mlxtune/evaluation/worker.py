@@ -65,6 +65,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     from mlxtune.evaluation import nearest_rows, outputs
     from mlxtune.models import load, lora
     from mlxtune.models.prefix_cache import PrefixCache
+    from mlxtune.models.template import TemplateSettings
 
     recipe = worker.recipe
     worker.report_start("eval")
@@ -119,6 +120,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             outputs.generate_answers,
             arm,
             loaded,
+            settings=TemplateSettings.from_recipe(recipe),
             batch_size=recipe.evaluation.batch_size,
             cache=worker.folder.parent / "cache",
             tell=partial(progress_reporter, worker, arm.name),

@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_tokenizer
 
-from mlxtune.core.errors import DataError, TemplateError, TooLongError
+from mlxtune.core.errors import DataError, RecipeError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
+from mlxtune.models.resolve import ModelFolder
+from mlxtune.recipe import Recipe
+from mlxtune.recipe.schema import Thinking
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
 TokenMask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -95,11 +99,40 @@ class EncodedPair:
         return (len(self.chosen), len(self.rejected)) != self.full_lengths
 
 
-class ChatTemplate:
-    """Renders and encodes rows with the model's own chat template."""
+@dataclass(frozen=True)
+class TemplateSettings:
+    """How conversations are rendered, besides the model's own template.
 
-    def __init__(self, tokenizer: TokenizerWrapper) -> None:
-        self.tokenizer = tokenizer
+    ``date`` is the ISO date that templates print as today's, or empty for the current day. ``source`` is a Jinja template that
+    replaces the model's own, or empty.
+    """
+
+    thinking: Thinking = "off"
+    date: str = ""
+    source: str = ""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> TemplateSettings:
+        """Return the settings of ``recipe``. Raises ``RecipeError`` if its template file cannot be read."""
+        file = recipe.template_file
+        try:
+            source = file.read_text(encoding="utf-8") if file else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"Cannot read the chat template {file}: {error}", hint="Correct model.template.") from error
+        return cls(recipe.model.thinking, recipe.data.date, source)
+
+
+def load_template(source: ModelFolder, settings: TemplateSettings, tokenizer: TokenizerWrapper | None = None) -> ChatTemplate:
+    """Return the chat template of the model in ``source``, with ``tokenizer`` if it is already loaded."""
+    tokenizer = tokenizer or load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id"))
+    return ChatTemplate(tokenizer, settings)
+
+
+class ChatTemplate:
+    """Renders and encodes rows with the model's own chat template, or the one in ``settings``."""
+
+    def __init__(self, tokenizer: TokenizerWrapper, settings: TemplateSettings = TemplateSettings()) -> None:
+        self.tokenizer, self.settings = tokenizer, settings
         self.stop_tokens: frozenset[int] = frozenset(tokenizer.eos_token_ids) | frozenset(tokenizer.all_special_ids)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
@@ -239,7 +272,8 @@ class ChatTemplate:
         location: Location | None = None,
     ) -> str:
         """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
-        if not self.tokenizer.has_chat_template:
+        settings = self.settings
+        if not self.tokenizer.has_chat_template and not settings.source:
             raise TemplateError("The model has no chat template.", hint="Use its instruct version, or text rows.")
         first_error: Exception | None = None
         for turns in filter(None, (messages, _merge_system_turn(messages))):
@@ -248,7 +282,9 @@ class ChatTemplate:
                     [message.as_dict() for message in turns],
                     tools=list(tools) or None,
                     add_generation_prompt=generation_prompt,
+                    enable_thinking=settings.thinking != "off",
                     tokenize=False,
+                    **({"chat_template": settings.source} if settings.source else {}),
                 )
             except Exception as error:  # a template is a program and may raise anything
                 first_error = first_error or error

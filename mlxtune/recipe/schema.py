@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -47,12 +48,29 @@ _FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the
 _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JSON Pointer such as "/reply"')
 
 
+Thinking = Literal["off", "on", "keep"]
+_DATE = Rule(lambda day: not day or _is_date(day), 'empty or a date such as "2026-11-26"')
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
 class ModelSection:
-    """The base model. Its weights can be quantized to 4 or 8 bits on load."""
+    """The base model and its chat template. Its weights can be quantized to 4 or 8 bits on load.
+
+    ``thinking`` = "off" trains and asks for answers without reasoning, "on" with it, and "keep" also leaves the reasoning of earlier
+    turns in the prompt. It matters only for templates that have a thinking mode.
+    """
 
     base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
     quantize: Annotated[Literal[0, 4, 8], Key("bits for unquantized weights; 0 leaves them unquantized")] = 0
+    thinking: Annotated[Thinking, Key("reasoning before the answer; keep = also in earlier turns")] = "off"
+    template: Annotated[str, Key("Jinja file that replaces the model's chat template; empty = the model's own")] = ""
 
 
 RowFormatName = Literal[
@@ -66,7 +84,8 @@ class DataSection:
 
     ``map`` maps keys to the source's column names: ``{ prompt = "question", completion = "answer" }``. ``holdout`` and
     ``validation`` are fractions of all rows. In a folder, ``test.jsonl`` and ``valid.jsonl`` take their place. ``too_long`` applies
-    to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted.
+    to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted. ``date`` is the date that
+    templates print as today's; a run records it, so that it can be resumed and evaluated on another day.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
@@ -80,6 +99,7 @@ class DataSection:
         "refuse"
     )
     seed: Annotated[int, Key("random seed of the split", in_form=False)] = 7
+    date: Annotated[str, Key("date that templates print as today's; empty = the day the run starts", in_form=False), _DATE] = ""
 
 
 # To add a preference loss, write a function with its name in training/preference/losses.py and add the name here.
@@ -334,6 +354,11 @@ class Recipe:
         """Whether there is anything that answers must satisfy."""
         section = self.evaluation
         return bool(section.schema or section.disclaimers or section.forbid) or section.length != Length()
+
+    @property
+    def template_file(self) -> Path | None:
+        """The chat template that replaces the model's own, if there is one."""
+        return self.path(self.model.template) if self.model.template else None
 
     @property
     def schema_file(self) -> Path | None:

@@ -34,9 +34,9 @@ def lengths(recipe: Recipe) -> DatasetLengths:
 
     Raise ``InputError`` for everything that the worker would reject.
     """
-    from mlx_lm.utils import load_model, load_tokenizer
+    from mlx_lm.utils import load_model
 
-    from mlxtune.models.template import ChatTemplate
+    from mlxtune.models.template import TemplateSettings, load_template
     from mlxtune.training import sft
     from mlxtune.training.encode import encode, row_lengths
     from mlxtune.training.layer_stack import plain_attention
@@ -45,7 +45,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
-    template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
+    template = load_template(source, TemplateSettings.from_recipe(recipe))
     train, valid = (encode(template, rows, recipe).rows for rows in (shares.train, shares.valid))
     model, _ = load_model(source.folder, lazy=True)
     plain = plain_attention(model)
@@ -59,13 +59,11 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
 
     For a pair, the longer answer is counted. Raise ``InputError`` if the model or the whole file is invalid, but never for a row.
     """
-    from mlx_lm.utils import load_tokenizer
-
     from mlxtune.data.access.records import SourceRecords
-    from mlxtune.models.template import ChatTemplate
+    from mlxtune.models.template import TemplateSettings, load_template
 
     source = resolve(recipe.model.base)
-    template = ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
+    template = load_template(source, TemplateSettings.from_recipe(recipe))
     with SourceRecords(recipe.source, recipe.data.format, recipe.data.map) as records:
         return [_count(template, records.record(index)) for index in range(len(records))]
 

@@ -22,7 +22,7 @@ from mlxtune.models.cpu import streams
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.planning.plan import Planner
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
         "model.loaded", base=loaded.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=limit,
     )  # fmt: skip
-    template = ChatTemplate(loaded.tokenizer)
+    template = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
     splits.refuse_sealed((*splits.train, *splits.valid))
     train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
     skipped = train.skipped | valid.skipped

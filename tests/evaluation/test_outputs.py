@@ -19,7 +19,7 @@ from mlxtune.models import lora
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.template import ChatTemplate, TemplateSettings
 from mlxtune.recipe import AdapterSection, parse
 
 PLACE = Location(Path("d.jsonl"), 1)
@@ -33,7 +33,14 @@ def loaded(tiny: Path) -> LoadedModel:
 
 def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6) -> ArmAnswers:
     return generate_answers(
-        arm, loaded, rows, max_tokens=max_tokens, batch_size=2, cache=cache, tell=lambda of: lambda done, total: None
+        arm,
+        loaded,
+        rows,
+        settings=TemplateSettings(),
+        max_tokens=max_tokens,
+        batch_size=2,
+        cache=cache,
+        tell=lambda of: lambda done, total: None,
     )
 
 
@@ -72,7 +79,13 @@ def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path
         logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return float(np.mean([logps[at, token] for at, token in enumerate(tokens)]))
 
-    how = {"max_tokens": 6, "batch_size": 9, "cache": tmp_path, "tell": lambda of: lambda done, total: None}
+    how = {
+        "settings": TemplateSettings(),
+        "max_tokens": 6,
+        "batch_size": 9,
+        "cache": tmp_path,
+        "tell": lambda of: lambda done, total: None,
+    }
     compared = frozenset(row.id for row in rows[1:])
     for _ in range(2):  # generated first, then read from the cache
         first, *others = generate_answers(arm, loaded, rows, compared=compared, **how).outputs
@@ -95,6 +108,7 @@ def test_comparable_pairs_fit_window_and_differ(loaded: LoadedModel) -> None:
 def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     how = {
+        "settings": TemplateSettings(),
         "max_tokens": 2,
         "batch_size": 9,
         "cache": tmp_path,

@@ -162,17 +162,18 @@ class _Rows:
     ) -> tuple[tuple[Output, ...], list[tuple[list[int], list[int]]]]:
         """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one)."""
         from mlxtune.evaluation.outputs import generate_answers
-        from mlxtune.models.template import ChatTemplate
+        from mlxtune.models.template import TemplateSettings, load_template
 
+        settings = TemplateSettings.from_recipe(self.worker.recipe)
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         answers = generate_answers(
-            arm, loaded, self.rows, max_tokens=self.section.max_tokens if self.contract else prompts.MAX_TOKENS,
+            arm, loaded, self.rows, settings=settings, max_tokens=self.section.max_tokens if self.contract else prompts.MAX_TOKENS,
             batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
             cache=self.worker.folder.parent.parent / "evals" / "cache",
         )  # fmt: skip
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
-        template, tokenizer = ChatTemplate(loaded.tokenizer), loaded.tokenizer
+        template, tokenizer = load_template(loaded.source, settings, loaded.tokenizer), loaded.tokenizer
         tokens = []
         for row, output in zip(self.rows, answers.outputs, strict=True):
             answer: list[int] = tokenizer.encode(output.output, add_special_tokens=False)
