@@ -139,7 +139,7 @@ def generate_answers(
     if cached := _load_outputs(file, rows):
         tell(of)(len(rows), len(rows))
         return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
-    grammar = Grammar(loaded.tokenizer, arm.schema) if arm.schema is not None else None
+    grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
     prefix = (shared or PrefixCache(loaded.model))(prompts)
     texts = generate(
         loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size,

@@ -15,14 +15,14 @@ from mlxtune.core.text import one_line
 
 
 class Grammar:
-    """The grammar of a JSON Schema over a tokenizer's vocabulary, built by llguidance.
+    """The grammar of a JSON Schema over a tokenizer's vocabulary, built by llguidance. ``stops`` are the tokens that end an answer.
 
     Raises ``InputError`` if llguidance is not installed or does not support a keyword in the schema, and ``ModelError`` if it
     does not support the tokenizer.
     """
 
-    def __init__(self, tokenizer: TokenizerWrapper, schema: Any) -> None:
-        self._llguidance, self._vocabulary = _vocabulary(tokenizer)
+    def __init__(self, tokenizer: TokenizerWrapper, schema: Any, stops: frozenset[int]) -> None:
+        self._llguidance, self._vocabulary = _vocabulary(tokenizer, stops)
         matcher = self._llguidance.LLMatcher
         self._grammar = matcher.grammar_from_json_schema(json.dumps(schema))
         if reason := matcher.validate_grammar(self._grammar, self._vocabulary):
@@ -37,7 +37,7 @@ class Grammar:
 
 
 @lru_cache(maxsize=2)
-def _vocabulary(tokenizer: TokenizerWrapper) -> tuple[Any, Any]:
+def _vocabulary(tokenizer: TokenizerWrapper, stops: frozenset[int]) -> tuple[Any, Any]:
     """Return the llguidance module and its view of the tokenizer, which takes a second to build."""
     try:
         import llguidance
@@ -47,7 +47,7 @@ def _vocabulary(tokenizer: TokenizerWrapper) -> tuple[Any, Any]:
             "Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'"
         ) from error
     try:
-        return llguidance, llguidance.hf.from_tokenizer(tokenizer._tokenizer, eos_token=sorted(tokenizer.eos_token_ids))
+        return llguidance, llguidance.hf.from_tokenizer(tokenizer._tokenizer, eos_token=sorted(stops))
     except ValueError as error:
         raise ModelError(f"llguidance does not support this tokenizer: {error}", hint="Generate without a grammar.") from error
 

@@ -56,7 +56,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     compute = compute or default_compute()
     try:
         model, config = load_model(source.folder, lazy=True)
-        tokenizer = load_tokenizer(source.folder, eos_token_ids=config.get("eos_token_id"))
+        tokenizer = load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise ModelError(f"Cannot load {source.name}: {error}", hint="Check that mlx-lm supports its architecture.") from error
     bits = (config.get("quantization") or {}).get("bits")

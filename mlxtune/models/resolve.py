@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ class ModelFolder:
     folder: Path
     config: dict[str, Any]
     fingerprint: str
+
+    @cached_property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer, from ``config.json`` and ``generation_config.json``. The tokenizer may add its own."""
+        file = self.folder / "generation_config.json"
+        try:
+            generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except ValueError as error:
+            raise ModelError(f"{file} is not valid JSON: {error}.") from error
+        values = [part.get("eos_token_id") for part in (self.config, self.config.get("text_config") or {}, generation)]
+        ids = (one for value in values for one in (value if isinstance(value, list) else [value]))
+        return tuple(sorted({one for one in ids if isinstance(one, int)}))
 
 
 def resolve(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlxtune.core.errors import DataError, RecipeError, TemplateError, TooLongEr
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
 from mlxtune.models.resolve import ModelFolder
+from mlxtune.models.stops import end_token
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.schema import Thinking
 
@@ -124,16 +126,27 @@ class TemplateSettings:
 
 def load_template(source: ModelFolder, settings: TemplateSettings, tokenizer: TokenizerWrapper | None = None) -> ChatTemplate:
     """Return the chat template of the model in ``source``, with ``tokenizer`` if it is already loaded."""
-    tokenizer = tokenizer or load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id"))
-    return ChatTemplate(tokenizer, settings)
+    tokenizer = tokenizer or load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
+    return ChatTemplate(tokenizer, settings, source.name)
 
 
 class ChatTemplate:
-    """Renders and encodes rows with the model's own chat template, or the one in ``settings``."""
+    """Renders and encodes rows with the model's own chat template, or the one in ``settings``. ``name`` is the model's."""
 
-    def __init__(self, tokenizer: TokenizerWrapper, settings: TemplateSettings = TemplateSettings()) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
-        self.stop_tokens: frozenset[int] = frozenset(tokenizer.eos_token_ids) | frozenset(tokenizer.all_special_ids)
+    def __init__(
+        self, tokenizer: TokenizerWrapper, settings: TemplateSettings = TemplateSettings(), name: str = "the model"
+    ) -> None:
+        self.tokenizer, self.settings, self.name = tokenizer, settings, name
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer: the model's eos tokens, and the one with which the template ends an assistant turn."""
+        end = self._end_token
+        return frozenset(self.tokenizer.eos_token_ids) | (frozenset() if end is None else {end})
+
+    @cached_property
+    def _end_token(self) -> int | None:
+        return end_token(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Return the inference prompt: ``messages`` plus the generation prompt. Raises ``TemplateError``."""
@@ -232,7 +245,7 @@ class ChatTemplate:
             if message.role != "assistant":
                 continue
             tokens, start, end = self._answer_span(row.messages[: index + 1], row.tools, row.location)
-            if whole[: len(tokens)] != tokens:
+            if whole[:end] != tokens[:end]:
                 raise _rewritten_turn(row.location, index)
             trained[start:end] = True
         return np.array(whole, np.int32), trained
@@ -249,11 +262,12 @@ class ChatTemplate:
         tokens = self._tokens(messages, tools, generation_prompt=False, location=location)
         if tokens[: len(prompt)] != prompt:
             raise _rewritten_turn(location, turn - 1)
-        stop = next((i for i in range(len(tokens) - 1, len(prompt) - 1, -1) if tokens[i] in self.stop_tokens), None)
+        stop = next((i for i in range(len(prompt), len(tokens)) if tokens[i] in self.stop_tokens), None)
         if stop is None:
             raise TemplateError(
-                f"{location}: the template ends turn {turn} without a stop token, so the model would never learn to stop.",
-                hint="Use the instruct version of the model.",
+                f"{location}: the chat template of {self.name} ends turn {turn} without a stop token, so the model would not learn "
+                "to stop.",
+                hint="Copy the template to a file, write the stop token after assistant turns, and name it in model.template.",
             )
         answer = self.tokenizer.decode(tokens[len(prompt) : stop])
         if messages[-1].content.strip() not in answer:

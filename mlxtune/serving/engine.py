@@ -126,7 +126,7 @@ class Engine:
                 f"The prompt has {len(prompt):,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
             )
         schema, sampling = request.schema, request.sampling
-        grammar = Grammar(self.loaded.tokenizer, schema).start(1) if schema is not None else None
+        grammar = Grammar(self.loaded.tokenizer, schema, self._template.stop_tokens).start(1) if schema is not None else None
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
         active = ActiveRequest(request, prompt, min(room, sampling.max_tokens), seed, self._decode, grammar)
         with self._changed:

@@ -127,7 +127,7 @@ def test_a_random_model_with_a_grammar_matches_the_schema(tiny: Path) -> None:
     schema = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}
     prompts = [[70, 71, 72], [73], [74, 75]]
     options = {"max_tokens": 80, "stops": frozenset(tokenizer.eos_token_ids), "batch_size": 3}
-    results = generate(model, tokenizer, prompts, grammar=Grammar(tokenizer, schema), **options)
+    results = generate(model, tokenizer, prompts, grammar=Grammar(tokenizer, schema, options["stops"]), **options)
     assert [ended for _, ended in results] == ["stop"] * 3
     assert [set(json.loads(text)) for text, _ in results] == [{"kind", "sure"}] * 3
     assert json.loads(results[0][0])["kind"] in ("order", "other")
@@ -138,7 +138,11 @@ def test_a_random_model_with_a_grammar_matches_the_schema(tiny: Path) -> None:
 def test_a_schema_without_a_grammar_is_refused(tiny: Path) -> None:
     _, tokenizer = load_stock(str(tiny))
     with pytest.raises(InputError, match="cannot be converted to a grammar"):
-        Grammar(tokenizer, {"type": "object", "not": {"type": "string"}, "unevaluatedProperties": False})
+        Grammar(
+            tokenizer,
+            {"type": "object", "not": {"type": "string"}, "unevaluatedProperties": False},
+            frozenset(tokenizer.eos_token_ids),
+        )
 
 
 @pytest.mark.parametrize("plain", [True, False])
