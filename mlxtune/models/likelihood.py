@@ -11,9 +11,9 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxtune.models.cpu.streams import parallel_map
+from mlxtune.models.encoded import common_prefix
 from mlxtune.models.generate import Progress
 from mlxtune.models.prefix_cache import MAX_POSITIONS, BatchKVCache, PrefixCache, SharedPrefix, forward_in_steps, part_size
-from mlxtune.models.template import common_prefix
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import mlx.nn as nn
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlxtune.models.cpu import streams
+from mlxtune.models.encoded import common_prefix
 from mlxtune.models.head import BackboneHead, split_head
-from mlxtune.models.template import common_prefix
 
 _GROUPED_MASK = ("gemma2",)  # its attention code puts query heads that share a key head on a separate axis
 MAX_POSITIONS = 32_768  # positions in the caches of a batch, where every row has a copy of the prefix

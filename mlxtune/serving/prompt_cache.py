@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_lm.models.cache import KVCache
 
-from mlxtune.models.template import common_prefix
+from mlxtune.models.encoded import common_prefix
 
 MIN_TOKENS = 16  # shorter matches are not worth copying
 

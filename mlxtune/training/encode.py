@@ -9,7 +9,8 @@ from typing import Any
 from mlxtune.core.errors import DataError, TooLongError
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Row
-from mlxtune.models.template import ChatTemplate, Encoded, EncodedPair
+from mlxtune.models.encoded import Encoded, EncodedPair
+from mlxtune.models.template import ChatTemplate
 from mlxtune.planning.workload import RowLength
 from mlxtune.recipe import Recipe
 

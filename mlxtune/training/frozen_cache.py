@@ -16,7 +16,7 @@ import numpy as np
 
 from mlxtune.core.files import disk_errors
 from mlxtune.data.batching import group_by_length
-from mlxtune.models.template import Encoded
+from mlxtune.models.encoded import Encoded
 from mlxtune.training.layer_stack import LayerStack, RecordingCache
 from mlxtune.training.sft import SFTBatch, collate
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 import mlx.core as mx
 
 from mlxtune.data.batching import BatchRows
-from mlxtune.models.template import Encoded, EncodedPair
+from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.recipe import TrainingSection
 from mlxtune.training.layer_stack import LayerStack
 

@@ -24,7 +24,8 @@ from mlxtune.recipe import MethodSection, Recipe, parse
 
 if TYPE_CHECKING:
     from mlxtune.data.checks.check_input import TokenCount
-    from mlxtune.models.template import ChatTemplate, Encoded, EncodedPair
+    from mlxtune.models.encoded import Encoded, EncodedPair
+    from mlxtune.models.template import ChatTemplate
 
 _NO_LIMIT = 2**31 - 1  # tokens
 
@@ -157,7 +158,7 @@ def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
     """Return random rows of the batch's length that share a prefix, as many as one batch has; their last tokens are trained."""
     import numpy as np
 
-    from mlxtune.models.template import Encoded
+    from mlxtune.models.encoded import Encoded
 
     rng = np.random.default_rng(recipe.training.seed)
     rows = []
@@ -174,7 +175,7 @@ def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
     """Return random pairs of the batch's widths. If the sides include prompts, a prompt has the tokens that its answers leave."""
     import numpy as np
 
-    from mlxtune.models.template import EncodedPair
+    from mlxtune.models.encoded import EncodedPair
 
     rng = np.random.default_rng(recipe.training.seed)
     *prompts, chosen, rejected = batch.sides

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxtune.data import batching
 from mlxtune.data.batching import BatchRows, padded_length
-from mlxtune.models.template import Encoded, common_prefix
+from mlxtune.models.encoded import Encoded, common_prefix
 from mlxtune.recipe import TrainingSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.objective import BatchArrays, Counts, FrozenOutputs

@@ -13,10 +13,10 @@ from mlxtune.core.files import write_json, write_text
 from mlxtune.data.rows import Location
 from mlxtune.data.split import Splits
 from mlxtune.models import lora
+from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.models.template import Encoded
 from mlxtune.recipe import Recipe, dump, parse
 from mlxtune.runs import launch
 from mlxtune.training.frozen_cache import FrozenCache

@@ -10,7 +10,8 @@ from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
-from mlxtune.models.template import ChatTemplate, common_prefix
+from mlxtune.models.encoded import common_prefix
+from mlxtune.models.template import ChatTemplate
 
 LLAMA3 = (
     "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n{{ message.content | trim }}<|eot_id|>"

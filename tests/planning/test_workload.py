@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxtune.data.rows import Location
-from mlxtune.models.template import Encoded, EncodedPair
+from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.planning.workload import DatasetLengths, RowLength, smaller_batches, workload
 from mlxtune.recipe import MethodSection, TrainingSection
 from mlxtune.training.encode import row_lengths

@@ -19,10 +19,10 @@ from mlx_lm.utils import load_model
 
 from mlxtune.data.rows import Location
 from mlxtune.models import lora
+from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
 from mlxtune.models.load import Compute, load
 from mlxtune.models.resolve import resolve
-from mlxtune.models.template import Encoded
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import checkpoint, sft
 from mlxtune.training.layer_stack import LayerStack

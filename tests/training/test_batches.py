@@ -12,7 +12,7 @@ import pytest
 
 from mlxtune.data import batching
 from mlxtune.data.rows import Location
-from mlxtune.models.template import Encoded
+from mlxtune.models.encoded import Encoded
 from mlxtune.training import sft
 
 

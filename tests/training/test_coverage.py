@@ -11,7 +11,7 @@ import pytest
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.data.rows import Location
-from mlxtune.models.template import Encoded
+from mlxtune.models.encoded import Encoded
 from mlxtune.training.coverage import FILE, Coverage, rows_fingerprint
 from mlxtune.training.sft import collate
 

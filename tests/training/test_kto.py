@@ -20,8 +20,9 @@ from mlxtune.core.errors import DataError, TooLongError
 from mlxtune.data.rows import Location, Message, Preference, Unpaired
 from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import split_head
-from mlxtune.models.template import ChatTemplate, EncodedPair
+from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.preference.kto import KTOObjective

@@ -23,10 +23,10 @@ from mlxtune.data.batching import group_pairs, pair_batch_widths
 from mlxtune.data.rows import Location
 from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
-from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.preference import batches as pair_batches

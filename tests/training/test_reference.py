@@ -25,8 +25,8 @@ from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.models import lora
 from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import split_head
-from mlxtune.models.template import EncodedPair
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.preference import losses, reference

@@ -19,9 +19,10 @@ from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.models import lora
 from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.template import ChatTemplate, Encoded
+from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection
 from mlxtune.training import sft
 from mlxtune.training.frozen_cache import FrozenCache

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.data.batching import PairLengths, group_pairs, padded_length
-from mlxtune.models.template import EncodedPair, common_prefix
+from mlxtune.models.encoded import EncodedPair, common_prefix
 from mlxtune.training.frozen_cache import GROUP_TOKENS
 from mlxtune.training.objective import BatchArrays, FrozenOutputs
 from mlxtune.training.sft import MIN_PREFIX

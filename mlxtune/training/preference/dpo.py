@@ -9,7 +9,7 @@ from functools import partial
 import mlx.core as mx
 
 from mlxtune.data.batching import BatchRows, group_pairs
-from mlxtune.models.template import EncodedPair
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.recipe import MethodSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.objective import Counts

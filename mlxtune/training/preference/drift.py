@@ -10,8 +10,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlxtune.models.cpu.streams import parallel_map
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import CHUNK
-from mlxtune.models.template import EncodedPair
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.preference.batches import collate, inference_groups
 from mlxtune.training.preference.forward import PairCache, target_states

@@ -17,8 +17,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.data.rows import Location
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import magnitude
-from mlxtune.models.template import EncodedPair
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import ChainedCache, LayerStack, RecordingCache, TrainingPrefixCache, plain_attention
 from mlxtune.training.preference.batches import PairArrays, collate, inference_groups, make_parts

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlxtune.models.template import EncodedPair
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.objective import FrozenOutputs
 from mlxtune.training.preference.batches import PairArrays, PairBatch, collate

@@ -28,7 +28,7 @@ from mlxtune.core import journal
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_json
-from mlxtune.models.template import EncodedPair
+from mlxtune.models.encoded import EncodedPair
 from mlxtune.runs.locks import file_lock
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.preference.batches import PairBatch, collate, inference_groups, shared_prefix
