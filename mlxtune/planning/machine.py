@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
-import subprocess
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
+
+from mlxtune.planning import macos
+
+LOW_BATTERY = 0.2  # fraction of the charge
+_POWER_SUPPLIES = Path("/sys/class/power_supply")
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,36 @@ class Machine:
     limit: int
 
 
+ThermalPressure = Literal["nominal", "moderate", "heavy"]
+
+
+@dataclass(frozen=True)
+class PowerState:
+    """What slows this machine down or may end its work: the power source, the battery's charge from 0 to 1, and heat.
+
+    ``charge`` is ``None`` without a battery.
+    """
+
+    on_battery: bool = False
+    charge: float | None = None
+    low_power_mode: bool = False
+    thermal: ThermalPressure = "nominal"
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The reasons why a run would be slow or might not finish, as short texts."""
+        problems = ["Low Power Mode"] if self.low_power_mode else []
+        problems += [f"{self.thermal} thermal pressure"] if self.thermal != "nominal" else []
+        if self.charge is not None and self.charge < LOW_BATTERY:
+            problems.append(f"battery at {self.charge:.0%}")
+        return tuple(problems)
+
+
 def memory() -> Memory:
-    """Return the current memory usage. On a Mac, cached and free pages count as free, as in Activity Monitor."""
+    """Return the current memory usage. On a Mac, file cache and purgeable memory count as free, as in Activity Monitor."""
     if platform.system() == "Darwin":
-        total = int(_run("sysctl", "-n", "hw.memsize") or 0)
-        page, free = 4096, 0
-        for line in _run("vm_stat").splitlines():
-            if "page size of" in line:
-                page = int(line.split("page size of")[1].split()[0])
-            elif line.startswith(("Pages free", "Pages inactive", "Pages speculative", "Pages purgeable")):
-                free += int(line.split(":")[1].strip(" ."))
-        return Memory(total, min(total, free * page))
+        total = macos.sysctl_number("hw.memsize")
+        return Memory(total, min(total, macos.free_memory()))
     info = _meminfo()
     return Memory(info["MemTotal"], info["MemAvailable"])
 
@@ -56,16 +79,23 @@ def memory() -> Memory:
 def pressure() -> Memory:
     """Return the current memory usage, including memory pressure."""
     if platform.system() == "Darwin":
-        level = int(_run("sysctl", "-n", "kern.memorystatus_vm_pressure_level") or 1)  # 1 normal, 2 warn, 4 critical
-        return replace(memory(), swapped=_mac_swap(_run("sysctl", "-n", "vm.swapusage")), critical=level >= 4)
+        level = macos.sysctl_number("kern.memorystatus_vm_pressure_level")  # 1 normal, 2 warn, 4 critical
+        return replace(memory(), swapped=macos.swap_used(), critical=level >= 4)
     info = _meminfo()
     return replace(memory(), swapped=info.get("SwapTotal", 0) - info.get("SwapFree", 0))
 
 
-def _mac_swap(usage: str) -> int:
-    """Parse the used bytes from ``total = 2048.00M  used = 1024.00M  free = 1024.00M  (encrypted)``."""
-    match = re.search(r"used = ([\d.]+)([KMG])", usage)
-    return int(float(match[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[match[2]]) if match else 0
+def power() -> PowerState:
+    """Return the power source, the battery's charge and, on a Mac, Low Power Mode and thermal pressure."""
+    if platform.system() == "Darwin":
+        on_battery, charge = macos.battery() or (False, None)
+        levels: tuple[ThermalPressure, ...] = ("nominal", "moderate", "heavy")
+        return PowerState(on_battery, charge, macos.low_power_mode(), levels[min(macos.thermal_pressure(), 2)])
+    for folder in sorted(_POWER_SUPPLIES.glob("BAT*")):
+        facts = {name: (folder / name).read_text().strip() for name in ("status", "capacity") if (folder / name).is_file()}
+        if len(facts) == 2:
+            return PowerState(facts["status"] == "Discharging", int(facts["capacity"]) / 100)
+    return PowerState()
 
 
 def _meminfo() -> dict[str, int]:
@@ -84,8 +114,8 @@ def this_machine() -> Machine:
     total = memory().total
     cores = os.cpu_count() or 1
     if system == "Darwin":
-        chip = _run("sysctl", "-n", "machdep.cpu.brand_string").strip()
-        wired = int(_run("sysctl", "-n", "iogpu.wired_limit_mb") or 0)
+        chip = macos.sysctl_text("machdep.cpu.brand_string")
+        wired = macos.sysctl_number("iogpu.wired_limit_mb")
         limit = wired * 2**20 or default_gpu_limit(total)
         backend = "metal" if platform.machine() == "arm64" else "cpu"
         return Machine(f"macOS {platform.mac_ver()[0]}", chip, cores, backend, limit)
@@ -126,11 +156,3 @@ def _linux_chip() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
-
-
-def _run(*command: str) -> str:
-    """Return the output of ``command``, or an empty string if it is missing or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""

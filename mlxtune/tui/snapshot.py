@@ -32,7 +32,7 @@ from mlxtune.tui.verdict import VerdictView, read_verdict
 if TYPE_CHECKING:
     from mlxtune.evaluation.blind.blind_status import BlindStatus
 
-MEMORY_SECONDS = 2.0  # between two measurements; on a Mac, each starts two processes
+MEMORY_SECONDS = 2.0  # between two measurements
 SOURCE_SECONDS = 2.0  # between two reads of a source
 
 

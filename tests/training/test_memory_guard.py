@@ -1,8 +1,6 @@
-"""The memory guard with simulated memory readings, and parsing of real readings."""
+"""The memory guard with simulated memory readings."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -56,35 +54,3 @@ def test_system_memory_is_polled_at_intervals(now: list[Memory], monkeypatch: py
     watch = MemoryGuard(limit=24 * GB)
     now.append(Memory(32 * GB, 0, 0))
     assert watch.check() == ""
-
-
-@pytest.mark.parametrize(
-    ("told", "count"),
-    [
-        ("total = 2048.00M  used = 1024.50M  free = 1023.50M  (encrypted)", int(1024.5 * 2**20)),
-        ("vm.swapusage: total = 3.00G  used = 1.50G  free = 1.50G", 3 * GB // 2),
-        ("total = 0.00M  used = 0.00M  free = 0.00M  (encrypted)", 0),
-        ("", 0),
-    ],
-)
-def test_macos_swap_output_is_parsed(told: str, count: int) -> None:
-    assert machine._mac_swap(told) == count
-
-
-def test_pressure_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free: 100000.\nPages active: 9.\nPages inactive: 31072.\n"
-    answers = {
-        "hw.memsize": "34359738368\n",
-        "kern.memorystatus_vm_pressure_level": "4\n",
-        "vm.swapusage": "total = 4.00G  used = 2.00G  free = 2.00G\n",
-    }
-    monkeypatch.setattr("platform.system", lambda: "Darwin")
-    monkeypatch.setattr(machine, "_run", lambda *command: pages if command[0] == "vm_stat" else answers[command[-1]])
-    assert machine.pressure() == Memory(32 * GB, 131072 * 16384, 2 * GB, critical=True)
-
-
-def test_pressure_on_linux(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    figures = "MemTotal: 2097152 kB\nMemFree: 1 kB\nMemAvailable: 1048576 kB\nSwapTotal: 1048576 kB\nSwapFree: 524288 kB\n"
-    monkeypatch.setattr("platform.system", lambda: "Linux")
-    monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: figures)
-    assert machine.pressure() == Memory(2 * GB, GB, GB // 2)

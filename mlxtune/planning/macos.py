@@ -1,0 +1,219 @@
+"""Read macOS's kernel and power facts with ctypes: no process is started, and no text in the user's locale is parsed.
+
+Only ``machine`` calls these functions, and only on a Mac. Every function returns a neutral value if macOS does not know the fact.
+
+Sources: ``sysctlbyname(3)``, ``notify(3)``; xnu's ``mach/vm_statistics.h``, ``sys/sysctl.h`` and ``kern/host.c``; Apple's
+``IOKit/ps/IOPowerSources.h`` and ``IOPSKeys.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+LIBSYSTEM = "/usr/lib/libSystem.B.dylib"
+CORE_FOUNDATION = "/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation"
+IOKIT = "/System/Library/Frameworks/IOKit.framework/IOKit"
+
+_HOST_VM_INFO64 = 4
+_UTF8 = 0x08000100  # kCFStringEncodingUTF8
+_SINT32 = 3  # kCFNumberSInt32Type
+
+_Reference = ctypes.c_void_p
+
+
+class VMStatistics(ctypes.Structure):
+    """``struct vm_statistics64`` up to revision 1 (OS X 10.9). Later macOS versions append fields and still fill this part.
+
+    Counts are in pages. ``free_count`` includes ``speculative_count``; ``internal_page_count`` is anonymous memory, of which
+    ``purgeable_count`` may be discarded; ``external_page_count`` is file cache. All three include active and inactive pages.
+    """
+
+    _fields_ = [
+        ("free_count", ctypes.c_uint32),
+        ("active_count", ctypes.c_uint32),
+        ("inactive_count", ctypes.c_uint32),
+        ("wire_count", ctypes.c_uint32),
+        ("zero_fill_count", ctypes.c_uint64),
+        ("reactivations", ctypes.c_uint64),
+        ("pageins", ctypes.c_uint64),
+        ("pageouts", ctypes.c_uint64),
+        ("faults", ctypes.c_uint64),
+        ("cow_faults", ctypes.c_uint64),
+        ("lookups", ctypes.c_uint64),
+        ("hits", ctypes.c_uint64),
+        ("purges", ctypes.c_uint64),
+        ("purgeable_count", ctypes.c_uint32),
+        ("speculative_count", ctypes.c_uint32),
+        ("decompressions", ctypes.c_uint64),
+        ("compressions", ctypes.c_uint64),
+        ("swapins", ctypes.c_uint64),
+        ("swapouts", ctypes.c_uint64),
+        ("compressor_page_count", ctypes.c_uint32),
+        ("throttled_count", ctypes.c_uint32),
+        ("external_page_count", ctypes.c_uint32),
+        ("internal_page_count", ctypes.c_uint32),
+        ("total_uncompressed_pages_in_compressor", ctypes.c_uint64),
+    ]
+
+
+class SwapUsage(ctypes.Structure):
+    """``struct xsw_usage``, the value of ``vm.swapusage``, in bytes."""
+
+    _fields_ = [
+        ("total", ctypes.c_uint64),
+        ("available", ctypes.c_uint64),
+        ("used", ctypes.c_uint64),
+        ("pagesize", ctypes.c_uint32),
+        ("encrypted", ctypes.c_int32),
+    ]
+
+
+_VM_WORDS = ctypes.sizeof(VMStatistics) // ctypes.sizeof(ctypes.c_int32)  # HOST_VM_INFO64_REV1_COUNT
+
+
+def sysctl_number(name: str) -> int:
+    """Return an integer of the kernel's state, or 0."""
+    raw = _sysctl(name)
+    return int.from_bytes(raw, "little") if len(raw) in (4, 8) else 0
+
+
+def sysctl_text(name: str) -> str:
+    """Return a text of the kernel's state, or an empty string."""
+    return _sysctl(name).rstrip(b"\0").decode("utf-8", "replace")
+
+
+def swap_used() -> int:
+    """Return the bytes that are swapped out."""
+    raw = _sysctl("vm.swapusage")
+    return int(SwapUsage.from_buffer_copy(raw).used) if len(raw) >= ctypes.sizeof(SwapUsage) else 0
+
+
+def free_memory() -> int:
+    """Return the bytes that are free or hold only file cache and purgeable memory, which Activity Monitor does not count as used.
+
+    Inactive anonymous pages are not free: to reuse them, macOS has to compress them or swap them out.
+    """
+    statistics, words = VMStatistics(), ctypes.c_uint32(_VM_WORDS)
+    if _libsystem().host_statistics64(_host(), _HOST_VM_INFO64, ctypes.byref(statistics), ctypes.byref(words)):
+        return 0
+    unused = statistics.free_count - statistics.speculative_count  # speculative pages are file cache, and counted there
+    return int(unused + statistics.external_page_count + statistics.purgeable_count) * sysctl_number("hw.pagesize")
+
+
+def low_power_mode() -> bool:
+    """Whether Low Power Mode is on. ``NSProcessInfo.lowPowerModeEnabled`` reads the same state."""
+    return _notify_state("com.apple.system.lowpowermode") > 0
+
+
+def thermal_pressure() -> int:
+    """Return the thermal pressure: 0 nominal, 1 moderate, 2 heavy, 3 trapping, 4 sleeping (``OSThermalNotification.h``)."""
+    return _notify_state("com.apple.system.thermalpressurelevel")
+
+
+def battery() -> tuple[bool, float] | None:
+    """Return whether the Mac runs on its battery, and the battery's charge from 0 to 1. ``None`` without a battery."""
+    iokit, core = _iokit(), _core_foundation()
+    info = iokit.IOPSCopyPowerSourcesInfo()
+    sources = iokit.IOPSCopyPowerSourcesList(info) if info else None
+    try:
+        for index in range(core.CFArrayGetCount(sources) if sources else 0):
+            source = iokit.IOPSGetPowerSourceDescription(info, core.CFArrayGetValueAtIndex(sources, index))
+            if source and _text_value(source, b"Type") == "InternalBattery":
+                level, full = _number_value(source, b"Current Capacity"), _number_value(source, b"Max Capacity")
+                return _text_value(source, b"Power Source State") == "Battery Power", level / full if full else 1.0
+        return None
+    finally:
+        for reference in (sources, info):
+            if reference:
+                core.CFRelease(reference)
+
+
+def _sysctl(name: str) -> bytes:
+    """Return the raw value of a kernel variable, or no bytes if there is none."""
+    call, size = _libsystem().sysctlbyname, ctypes.c_size_t(0)
+    if call(name.encode(), None, ctypes.byref(size), None, 0):
+        return b""
+    value = ctypes.create_string_buffer(size.value)
+    return b"" if call(name.encode(), value, ctypes.byref(size), None, 0) else value.raw[: size.value]
+
+
+def _notify_state(name: str) -> int:
+    """Return the 64-bit state that belongs to a system notification, or 0."""
+    library, token, state = _libsystem(), ctypes.c_int(), ctypes.c_uint64()
+    if library.notify_register_check(name.encode(), ctypes.byref(token)):
+        return 0
+    failed = library.notify_get_state(token, ctypes.byref(state))
+    library.notify_cancel(token)
+    return 0 if failed else int(state.value)
+
+
+def _text_value(dictionary: int, key: bytes) -> str:
+    text, value = ctypes.create_string_buffer(256), _value(dictionary, key)
+    return text.value.decode() if value and _core_foundation().CFStringGetCString(value, text, len(text), _UTF8) else ""
+
+
+def _number_value(dictionary: int, key: bytes) -> int:
+    number, value = ctypes.c_int32(), _value(dictionary, key)
+    return number.value if value and _core_foundation().CFNumberGetValue(value, _SINT32, ctypes.byref(number)) else 0
+
+
+def _value(dictionary: int, key: bytes) -> int | None:
+    core = _core_foundation()
+    name = core.CFStringCreateWithCString(None, key, _UTF8)
+    try:
+        value: int | None = core.CFDictionaryGetValue(dictionary, name)
+        return value
+    finally:
+        core.CFRelease(name)
+
+
+# Without these declarations, ctypes would pass pointers as 32-bit integers.
+
+
+@cache
+def _libsystem() -> Any:
+    library = ctypes.CDLL(LIBSYSTEM)
+    pointer, size = ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t)
+    _declare(library.sysctlbyname, ctypes.c_int, ctypes.c_char_p, pointer, size, pointer, ctypes.c_size_t)
+    _declare(library.mach_host_self, ctypes.c_uint32)
+    _declare(library.host_statistics64, ctypes.c_int, ctypes.c_uint32, ctypes.c_int, pointer, ctypes.POINTER(ctypes.c_uint32))
+    _declare(library.notify_register_check, ctypes.c_uint32, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
+    _declare(library.notify_get_state, ctypes.c_uint32, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
+    _declare(library.notify_cancel, ctypes.c_uint32, ctypes.c_int)
+    return library
+
+
+@cache
+def _host() -> int:
+    """Return the host port. Each call of ``mach_host_self`` would add a reference that nothing releases."""
+    port: int = _libsystem().mach_host_self()
+    return port
+
+
+@cache
+def _core_foundation() -> Any:
+    library = ctypes.CDLL(CORE_FOUNDATION)
+    _declare(library.CFRelease, None, _Reference)
+    _declare(library.CFArrayGetCount, ctypes.c_long, _Reference)
+    _declare(library.CFArrayGetValueAtIndex, _Reference, _Reference, ctypes.c_long)
+    _declare(library.CFDictionaryGetValue, _Reference, _Reference, _Reference)
+    _declare(library.CFStringCreateWithCString, _Reference, _Reference, ctypes.c_char_p, ctypes.c_uint32)
+    _declare(library.CFStringGetCString, ctypes.c_ubyte, _Reference, ctypes.c_char_p, ctypes.c_long, ctypes.c_uint32)
+    _declare(library.CFNumberGetValue, ctypes.c_ubyte, _Reference, ctypes.c_long, ctypes.c_void_p)
+    return library
+
+
+@cache
+def _iokit() -> Any:
+    library = ctypes.CDLL(IOKIT)
+    _declare(library.IOPSCopyPowerSourcesInfo, _Reference)
+    _declare(library.IOPSCopyPowerSourcesList, _Reference, _Reference)
+    _declare(library.IOPSGetPowerSourceDescription, _Reference, _Reference, _Reference)
+    return library
+
+
+def _declare(function: Any, result: Any, *arguments: Callable[..., Any] | type) -> None:
+    function.restype, function.argtypes = result, arguments

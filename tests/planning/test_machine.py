@@ -1,0 +1,165 @@
+"""Memory, swap and power on macOS and Linux. A compiled stub stands in for Apple's libraries, so that ctypes calls are real."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxtune.planning import machine, macos
+from mlxtune.planning.machine import Memory, PowerState
+
+GB = 2**30
+PAGES = {  # any numbers: each page must be counted as free or not, exactly once
+    "free_count": 100_000,
+    "active_count": 700_000,
+    "inactive_count": 600_000,
+    "wire_count": 300_000,
+    "purgeable_count": 2_000,
+    "speculative_count": 30_000,
+    "compressor_page_count": 90_000,
+    "external_page_count": 250_000,
+    "internal_page_count": 1_080_000,
+}
+FREE_PAGES = 100_000 - 30_000 + 250_000 + 2_000
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The compiled stub."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler for the stub of Apple's libraries")
+    target = tmp_path_factory.mktemp("stub") / "libstub.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, Path(__file__).with_name("macos_stub.c")], check=True)
+    return ctypes.CDLL(str(target))
+
+
+@pytest.fixture
+def mac(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Mac with 32 GB, 16 KiB pages, and no battery. Starting a process fails."""
+    library.stub_reset()
+    library.stub_no_sources()
+    for name in ("LIBSYSTEM", "CORE_FOUNDATION", "IOKIT"):
+        monkeypatch.setattr(macos, name, library._name)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
+    _forget_libraries()
+    variable(library, "hw.memsize", struct.pack("<Q", 32 * GB))
+    variable(library, "hw.pagesize", struct.pack("<Q", 16384))
+    yield library
+    _forget_libraries()
+
+
+def _forget_libraries() -> None:
+    for function in (macos._libsystem, macos._core_foundation, macos._iokit, macos._host):
+        function.cache_clear()
+
+
+def variable(mac: Any, name: str, value: bytes) -> None:
+    mac.stub_variable(name.encode(), value, ctypes.c_size_t(len(value)))
+
+
+def vm(mac: Any, words: int, **pages: int) -> None:
+    """Make the kernel report ``pages`` in a ``vm_statistics64`` of ``words`` 32-bit words, whose later fields are not zero."""
+    raw = bytes(macos.VMStatistics(**pages)).ljust(4 * words, b"\xff")
+    mac.stub_vm(raw, words)
+
+
+def test_vm_statistics_layout_is_revision_1() -> None:
+    """The offsets in ``mach/vm_statistics.h``."""
+    assert ctypes.sizeof(macos.VMStatistics) == 38 * 4
+    offsets = {"speculative_count": 92, "swapins": 112, "compressor_page_count": 128, "external_page_count": 136}
+    assert {name: getattr(macos.VMStatistics, name).offset for name in offsets} == offsets
+    assert (ctypes.sizeof(macos.SwapUsage), macos.SwapUsage.used.offset) == (32, 16)
+
+
+@pytest.mark.parametrize("words", [38, 40, 62], ids=["macOS 11", "swapped_count added", "tagged memory added"])
+@pytest.mark.parametrize("page", [4096, 16384])
+def test_inactive_anonymous_pages_are_not_free(mac: Any, words: int, page: int) -> None:
+    variable(mac, "hw.pagesize", struct.pack("<Q", page))
+    vm(mac, words, **PAGES)
+    assert machine.memory() == Memory(32 * GB, FREE_PAGES * page)
+    vm(mac, words, **PAGES | {"inactive_count": 0, "active_count": 1_300_000})
+    assert machine.memory() == Memory(32 * GB, FREE_PAGES * page)
+    assert mac.stub_host_ports() == 1, "each call of mach_host_self leaks a port reference"
+
+
+def test_kernel_without_revision_1_reports_no_free_memory(mac: Any) -> None:
+    vm(mac, 24)
+    assert machine.memory().free == 0
+
+
+@pytest.mark.parametrize("name", ["C", "de_DE.UTF-8"])
+def test_swap_does_not_depend_on_the_locale(mac: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In a German locale, the command ``sysctl vm.swapusage`` prints ``used = 1024,50M``. The kernel's struct has no text."""
+    monkeypatch.setenv("LC_ALL", name)
+    vm(mac, 38, **PAGES)
+    variable(mac, "vm.swapusage", struct.pack("<QQQIi", 4 * GB, 3 * GB, 1024 * 2**20 + 2**19, 16384, 1))
+    variable(mac, "kern.memorystatus_vm_pressure_level", struct.pack("<i", 4))
+    assert machine.pressure() == Memory(32 * GB, FREE_PAGES * 16384, 1024 * 2**20 + 2**19, critical=True)
+
+
+@pytest.mark.parametrize(("level", "critical"), [(1, False), (2, False), (4, True)])
+def test_pressure_level(mac: Any, level: int, critical: bool) -> None:
+    variable(mac, "kern.memorystatus_vm_pressure_level", struct.pack("<i", level))
+    assert machine.pressure().critical is critical
+
+
+def test_facts_that_macos_does_not_know_are_neutral(mac: Any) -> None:
+    assert machine.pressure() == Memory(32 * GB, 0)
+    assert machine.power() == PowerState()
+
+
+def test_this_machine_on_a_mac(mac: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    variable(mac, "machdep.cpu.brand_string", b"Apple M4 Pro\0")
+    variable(mac, "iogpu.wired_limit_mb", struct.pack("<i", 0))
+    machine.this_machine.cache_clear()
+    here = machine.this_machine()
+    assert (here.chip, here.backend, here.limit) == ("Apple M4 Pro", "metal", 32 * GB * 2 // 3)
+    variable(mac, "iogpu.wired_limit_mb", struct.pack("<i", 26_000))
+    machine.this_machine.cache_clear()
+    assert machine.this_machine().limit == 26_000 * 2**20
+    machine.this_machine.cache_clear()
+
+
+def test_battery_low_power_mode_and_heat(mac: Any) -> None:
+    mac.stub_source(b"UPS", b"AC Power", 100, 100)
+    mac.stub_source(b"InternalBattery", b"Battery Power", 15, 100)
+    mac.stub_state(b"com.apple.system.lowpowermode", ctypes.c_uint64(1))
+    mac.stub_state(b"com.apple.system.thermalpressurelevel", ctypes.c_uint64(3))
+    state = machine.power()
+    assert state == PowerState(on_battery=True, charge=0.15, low_power_mode=True, thermal="heavy")
+    assert state.problems == ("Low Power Mode", "heavy thermal pressure", "battery at 15%")
+    assert mac.stub_references() == 0, "CoreFoundation objects leak"
+    assert mac.stub_tokens() == 0, "notification tokens leak"
+
+
+def test_charging_battery_is_no_problem(mac: Any) -> None:
+    mac.stub_source(b"InternalBattery", b"AC Power", 80, 100)
+    assert machine.power() == PowerState(on_battery=False, charge=0.8)
+    assert machine.power().problems == ()
+
+
+def test_pressure_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = "MemTotal: 2097152 kB\nMemFree: 1 kB\nMemAvailable: 1048576 kB\nSwapTotal: 1048576 kB\nSwapFree: 524288 kB\n"
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: figures)
+    assert machine.pressure() == Memory(2 * GB, GB, GB // 2)
+
+
+def test_battery_on_linux(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(machine, "_POWER_SUPPLIES", tmp_path)
+    assert machine.power() == PowerState()
+    (tmp_path / "BAT0").mkdir()
+    for name, value in (("status", "Discharging\n"), ("capacity", "12\n")):
+        (tmp_path / "BAT0" / name).write_text(value)
+    assert machine.power() == PowerState(on_battery=True, charge=0.12)
