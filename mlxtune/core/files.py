@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,7 +41,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
@@ -87,20 +89,47 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def sync_file(handle: int) -> None:
+    """Flush a file descriptor to the disk itself.
+
+    On macOS, ``fsync`` may leave the data in the disk's cache, and only ``F_FULLFSYNC`` survives a power failure (``fsync(2)``). File
+    systems that do not support it get ``fsync``.
+    """
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(handle, full_sync)
+            return
+        except OSError:
+            pass
+    os.fsync(handle)
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk, so that a rename is not lost in a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync_file(handle)
     finally:
         os.close(handle)
 
 
 def home() -> Path:
-    """Return the folder for converted models, the BLAS copy, settings, and the accelerator lock.
+    """Return the folder for converted models, the BLAS copy, settings, the machine's ID, and the accelerator lock.
 
     It is ``$MLXTUNE_HOME``, ``$XDG_CACHE_HOME/mlxtune``, or ``~/.cache/mlxtune``.
     """
     if custom := os.environ.get("MLXTUNE_HOME"):
         return Path(custom).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxtune"
+
+
+def machine_id() -> str:
+    """Return a random ID that this machine keeps. A Mac's host name changes with its network."""
+    path = home() / "machine-id"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        new = uuid.uuid4().hex
+        write_text(path, new + "\n")
+        return new

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.files import disk_errors
+from mlxtune.core.files import disk_errors, sync_file, sync_folder
 
 
 class Journal:
@@ -18,8 +18,11 @@ class Journal:
         """Open ``path`` for appending, and remove an incomplete last line. Raise ``MachineError`` if the disk is full."""
         self.path = path
         with disk_errors(path.name):
+            is_new = not path.exists()
             truncate_torn_line(path)
             self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            if is_new:
+                sync_folder(path.parent)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line. Raise ``MachineError`` if the disk is full."""
@@ -36,7 +39,7 @@ class Journal:
     def sync(self) -> None:
         """Flush to disk, for records that a power failure must not destroy. Raise ``MachineError`` if the disk is full."""
         with disk_errors(self.path.name):
-            os.fsync(self._handle)
+            sync_file(self._handle)
 
     def close(self) -> None:
         """Close the file. Appending afterwards raises ``OSError``."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 import mlxtune
 from mlxtune.core.child_process import ChildProcess
-from mlxtune.core.files import disk_errors
+from mlxtune.core.files import disk_errors, sync_file
 from mlxtune.planning.machine import Memory, installed_version, pressure, this_machine
 
 Size = Literal["tiny", "small", "medium"]
@@ -76,14 +76,14 @@ def _measure_disk(folder: Path, nbytes: int, syncs: int = 16) -> list[Measuremen
         for _ in range(nbytes // len(block)):
             file.write(block)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         rate = nbytes / (time.perf_counter() - start)
         times = []
         for _ in range(syncs):
             start = time.perf_counter()
             file.write(block[:200])
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
             times.append(time.perf_counter() - start)
     return [
         Measurement("disk write", rate / 1e6, "MB/s", f"{nbytes // 2**20} MiB, synced once"),

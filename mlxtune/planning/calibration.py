@@ -7,14 +7,13 @@ batch sizes. An entry applies to one machine, MLX version, base, and set of sett
 from __future__ import annotations
 
 import json
-import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import home, write_json
+from mlxtune.core.files import home, machine_id, write_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.planning.machine import Machine, installed_version, memory
 from mlxtune.recipe import Recipe
@@ -74,7 +73,7 @@ def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
     for run in registry.list_runs(workspace):
         try:
             launch = json.loads((run.folder / "launch.json").read_text(encoding="utf-8"))
-            comparable = launch.get("host") == socket.gethostname() and _settings(run.recipe()) == _settings(recipe)
+            comparable = launch.get("machine") == machine_id() and _settings(run.recipe()) == _settings(recipe)
         except (OSError, ValueError, MlxtuneError):
             continue
         if not comparable:

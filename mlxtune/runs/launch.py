@@ -15,7 +15,7 @@ from typing import Any
 from mlxtune import __version__
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.files import disk_errors, read_json, write_json, write_text
+from mlxtune.core.files import disk_errors, machine_id, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump
 from mlxtune.runs import events, registry
@@ -63,7 +63,10 @@ def read_request(folder: Path) -> dict[str, Any]:
 def _spawn(run: Run, kind: str, request: dict[str, Any]) -> Run:
     old_count = len(events.read_all(run.folder))
     command = python_command(RUN_KINDS[kind].module, str(run.folder))
-    record = {"v": 1, "kind": kind, "request": request, "command": command, "version": __version__, "host": socket.gethostname()}
+    record = {
+        "v": 1, "kind": kind, "request": request, "command": command, "version": __version__, "host": socket.gethostname(),
+        "machine": machine_id(),
+    }  # fmt: skip
     write_json(run.folder / LAUNCH_FILE, record)
     with disk_errors(str(run.log)), run.log.open("ab") as log:
         child = subprocess.Popen(

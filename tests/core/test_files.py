@@ -29,6 +29,7 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, n
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.delattr("fcntl.F_FULLFSYNC", raising=False)  # macOS has it
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(MachineError, match=words) as caught:
         files.write_bytes(path, b"new")
@@ -71,3 +72,29 @@ def test_home_follows_the_environment(monkeypatch, tmp_path):
     assert files.home() == tmp_path / "mlxtune"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert files.home() == Path.home() / ".cache" / "mlxtune"
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_full_sync_is_used_where_the_system_and_the_file_system_have_it(tmp_path, monkeypatch, supported):
+    calls = []
+
+    def control(handle: int, command: int) -> None:
+        calls.append(command)
+        if not supported:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(files.fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("fsync"))
+    files.write_bytes(tmp_path / "manifest.json", b"{}")
+    once = [51] if supported else [51, "fsync"]
+    assert calls == [*once, *once], "the file and its folder"
+
+
+def test_the_machine_id_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+    first = files.machine_id()
+    monkeypatch.setattr("socket.gethostname", lambda: "another-network")
+    assert files.machine_id() == first
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "other"))
+    assert files.machine_id() != first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import fcntl
 import io
 import os
 import signal
@@ -29,6 +30,8 @@ class Operations:
     def install(self) -> None:
         for name in ("write", "pwrite"):
             setattr(os, name, self._writing(name, getattr(os, name)))
+        if hasattr(fcntl, "F_FULLFSYNC"):  # on macOS, it would be used instead of fsync
+            del fcntl.F_FULLFSYNC
         os.fsync = self._counted("fsync", lambda handle: None)  # a kill keeps the page cache, so a real fsync would prove nothing
         for name in ("replace", "rename", "mkdir", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate"):
             setattr(os, name, self._counted(name, getattr(os, name)))

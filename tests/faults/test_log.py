@@ -63,6 +63,7 @@ def test_full_disk_is_machine_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.delattr("fcntl.F_FULLFSYNC", raising=False)  # macOS has it
     monkeypatch.setattr(os, operation, full)
     with pytest.raises(MachineError, match=r"The disk is full, so events\.jsonl was not saved"):
         EventWriter(tmp_path).emit("run.finished", summary={})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlxtune.core.files import home
+from mlxtune.core.files import home, machine_id
 from mlxtune.planning import calibration
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.recipe import dump
@@ -64,7 +63,7 @@ def test_a_past_run_gives_its_speed_without_the_first_step(tmp_path: Path) -> No
     run = tmp_path / "runs" / "20260101-0000-r"
     run.mkdir(parents=True)
     (run / "recipe.toml").write_text(dump(given))
-    (run / "launch.json").write_text(json.dumps({"host": socket.gethostname()}))
+    (run / "launch.json").write_text(json.dumps({"machine": machine_id()}))
     steps = [{"computed": 100, "tokens": 50, "speed": speed} for speed in (1.0, 25.0, 10.0)]
     lines = [{"v": 1, "seq": seq, "t": 0.0, "type": "step", **step} for seq, step in enumerate(steps)]
     (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -72,5 +71,5 @@ def test_a_past_run_gives_its_speed_without_the_first_step(tmp_path: Path) -> No
     assert past is not None
     assert (past.seconds, past.source) == (pytest.approx((2.0 + 5.0) / 200), run.name)
     assert calibration.from_past_run(tmp_path, recipe("adapter.layers=2")) is None
-    (run / "launch.json").write_text(json.dumps({"host": "another"}))
+    (run / "launch.json").write_text(json.dumps({"machine": "another"}))
     assert calibration.from_past_run(tmp_path, given) is None

@@ -47,8 +47,8 @@ def test_a_reader_sees_appended_events(tmp_path):
 
 def test_terminal_events_are_flushed_to_disk(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr("os.fsync", lambda handle: synced.append(handle))
     writer = EventWriter(tmp_path)
+    monkeypatch.setattr("mlxtune.core.journal.sync_file", synced.append)
     for type in ("heartbeat", "step", "run.started", "checkpoint", *sorted(events.TERMINAL)):
         writer.emit(type)
     assert len(synced) == 2 + len(events.TERMINAL)
