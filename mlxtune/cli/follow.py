@@ -8,6 +8,7 @@ from json import dumps
 
 from mlxtune.cli.output import Cell, info, print_error
 from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import duration, one_line
 from mlxtune.runs.events import Event, EventReader
 from mlxtune.runs.log_lines import describe
@@ -31,7 +32,7 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
                 line = describe(event)
                 if json:
                     print(dumps(event), flush=True)
-                elif line and (on_state is None or event["type"] == "warning"):
+                elif line and (on_state is None or event["type"] in ("warning", "run.restarting")):
                     clock = time.strftime("%H:%M:%S", time.localtime(line.t))
                     info((f"{clock}  ", "faint"), (line.glyph, f"bold {line.style}"), "  ", line.text, *_remaining(event, state))
             if on_state:
@@ -67,6 +68,8 @@ def _exit_code(state: RunState) -> int:
 def _crash_error(run: Run, state: RunState) -> MachineError:
     last_line = one_line(" ".join(run.log_tail(1)), 160)
     message = f"{run.id} crashed at step {state.step:,}." if run.kind == "train" else f"{run.id} crashed."
+    if failure := gpu_error(" ".join(run.log_tail(5))):
+        message += f" {failure.message}"
     hint = "Nothing had been saved yet."
     if state.checkpoints:
         hint = f"Checkpoint {state.checkpoints[-1]} is complete. To resume from it, run: mlxtune runs resume {run.id}"

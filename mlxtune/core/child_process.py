@@ -35,6 +35,7 @@ from typing import Any, Literal, Self
 
 from mlxtune.core.errors import MachineError, MlxtuneError, error_from_json, error_to_json
 from mlxtune.core.files import disk_errors
+from mlxtune.core.gpu_errors import gpu_error, watchdog_environment
 from mlxtune.core.text import one_line
 
 CLOSE_TIMEOUT = 10.0  # seconds that a child may take to exit before it is killed
@@ -49,7 +50,7 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 def python_environment() -> dict[str, str]:
     """Return the environment for :func:`python_command`. It can import this package from any working directory."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"} | watchdog_environment()
     root = str(Path(__file__).parents[2])
     if root not in sys.path[1:]:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
@@ -190,7 +191,8 @@ class ChildProcess:
             for line in lines:
                 self._dispatch(line)
         self.process.wait()
-        error = MachineError(f"{self._name} {self._exit_reason()}.", hint=self._hint)
+        reason = self._exit_reason()
+        error = gpu_error(reason) or MachineError(f"{self._name} {reason}.", hint=self._hint)
         with self._lock:
             self.exit_error = error
             pending, self._listeners = self._listeners, {}

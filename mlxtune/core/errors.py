@@ -10,6 +10,7 @@ MlxtuneError
 ├── GateError             a check failed                               exit 1
 ├── Interrupted           stopped; can be resumed                      exit 3
 └── MachineError          disk, memory, or a dead process              exit 4
+    └── GpuError          the GPU or its driver stopped the work
 
 ``message`` says what happened and where. ``hint`` says what to do about it.
 """
@@ -77,6 +78,10 @@ class MachineError(MlxtuneError):
     """A disk error, a memory error, or a dead process."""
 
     exit_code = 4
+
+
+class GpuError(MachineError):
+    """The GPU or its driver stopped the work."""
 
 
 class ErrorPayload(TypedDict):

@@ -1,8 +1,9 @@
 """The user's app settings: ``settings.toml`` in mlxtune's home folder. Invalid settings cause warnings, never errors.
 
-theme = "paper"          # ink (dark), paper (light), or ansi (the terminal's own colors)
+theme = "paper"             # ink (dark), paper (light), or ansi (the terminal's own colors)
+relax_gpu_watchdog = false  # let macOS stop long GPU work while the display is on
 
-[keys]                   # a binding's ID = one key, or several separated by commas; F1 in the app shows the IDs
+[keys]                      # a binding's ID = one key, or several separated by commas; F1 in the app shows the IDs
 "train.zoom" = "x"
 "app.jump" = "ctrl+g,f2"
 """
@@ -20,16 +21,20 @@ from mlxtune.core.files import home, write_text
 from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
-_KNOWN = ("theme", "keys")
+_KNOWN = ("theme", "relax_gpu_watchdog", "keys")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings. ``keys`` maps binding IDs to keys. ``errors`` has one sentence per invalid setting."""
+    """The settings. ``keys`` maps binding IDs to keys. ``errors`` has one sentence per invalid setting.
+
+    ``relax_gpu_watchdog`` is for workers on a Mac; see ``gpu_errors``.
+    """
 
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    relax_gpu_watchdog: bool = True
 
 
 def path() -> Path:
@@ -50,6 +55,10 @@ def load() -> Settings:
     if not isinstance(theme, str):
         warnings.append(f"{FILE}: theme must be a quoted name.")
         theme = ""
+    relax = document.get("relax_gpu_watchdog", True)
+    if not isinstance(relax, bool):
+        warnings.append(f"{FILE}: relax_gpu_watchdog must be true or false.")
+        relax = True
     if not isinstance(keys, dict):
         warnings.append(f"{FILE}: keys must be a table: [keys].")
         keys = {}
@@ -59,7 +68,7 @@ def load() -> Settings:
             bindings[id] = value
         else:
             warnings.append(f"{FILE}: keys.{one_line(id)} must be a quoted key.")
-    return Settings(theme, bindings, tuple(warnings))
+    return Settings(theme, bindings, tuple(warnings), relax)
 
 
 def save_theme(name: str) -> None:

@@ -16,7 +16,7 @@ from mlxtune.core.journal import Journal, Tail
 FILE = "events.jsonl"
 VERSION = 1
 TERMINAL = frozenset({"run.finished", "run.stopped", "run.failed"})
-_SYNCED = TERMINAL | {"checkpoint", "run.started", "run.resumed"}
+_SYNCED = TERMINAL | {"checkpoint", "run.started", "run.resumed", "run.restarting"}
 
 
 class BaseEvent(TypedDict):
@@ -177,6 +177,21 @@ class WarningRaised(BaseEvent):
     text: str
 
 
+class SleepPrevented(BaseEvent):
+    """The Mac stays awake as long as the worker runs. ``pid`` is the process that ensures it."""
+
+    type: Literal["sleep.prevented"]
+    pid: int
+
+
+class RunRestarting(BaseEvent):
+    """The worker starts again after a GPU error, from the newest checkpoint and with smaller GPU commands."""
+
+    type: Literal["run.restarting"]
+    error: str
+    hint: str
+
+
 class RunFinished(BaseEvent):
     """The worker finished its work."""
 
@@ -204,12 +219,13 @@ class RunFailed(BaseEvent):
 
 Event = (
     RunStarted | ModelLoaded | ReferenceProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
-    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | Heartbeat | WarningRaised | RunFinished | RunStopped | RunFailed
+    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | Heartbeat | WarningRaised | SleepPrevented | RunRestarting | RunFinished
+    | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
     "run.started", "run.resumed", "model.loaded", "reference", "data.ready", "step", "validation", "sample", "checkpoint",
-    "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "run.finished",
-    "run.stopped", "run.failed",
+    "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
+    "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip
 
 

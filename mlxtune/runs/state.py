@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mlxtune.runs.events import ArmEvent, ArmProgress, Event
 
 Metrics = tuple[tuple[str, float], ...]
-Phase = Literal["new", "running", "finished", "stopped", "failed"]
+Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 
 MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
 HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says otherwise
@@ -160,6 +160,9 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                     arms[event["arm"]] = progress
             case "warning":
                 warnings.append(event["text"])
+            case "run.restarting":
+                changes["phase"] = "restarting"
+                warnings.append(f"{event['error']} The run was resumed with smaller GPU commands.")
             case "run.finished":
                 changes |= {"phase": "finished", "summary": tuple(event.get("summary", {}).items())}
             case "run.stopped":

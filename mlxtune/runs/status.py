@@ -14,7 +14,7 @@ RunStatus = Literal["starting", "running", "quiet", "finished", "stopped", "fail
 
 LOCK_FILE = "run.lock"
 QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
-STARTING_FOR = 30.0  # seconds that a new folder may have neither a lock nor events
+STARTING_FOR = 30.0  # seconds that a new or restarting run may be without a lock
 ALIVE: frozenset[RunStatus] = frozenset({"starting", "running", "quiet"})
 
 
@@ -51,5 +51,7 @@ def run_status(folder: Path, state: RunState, now: float | None = None) -> RunSt
         case "finished" | "stopped" | "failed":
             return state.phase
         case "new" if now - folder.stat().st_mtime < STARTING_FOR:
+            return "starting"
+        case "restarting" if now - state.updated < STARTING_FOR:
             return "starting"
     return "crashed"

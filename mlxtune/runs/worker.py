@@ -14,16 +14,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.errors import Interrupted, MachineError, MlxtuneError
+from mlxtune.core import gpu_errors
+from mlxtune.core.errors import GpuError, Interrupted, MachineError, MlxtuneError
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import accelerator_lease, file_lock
 from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.runs.sleep import prevent_sleep
 
 HEARTBEAT = 5.0  # seconds
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RESTART = -1  # not an exit code
+_RESTARTED = "MLXTUNE_RESTARTED"  # set in the environment of a process that was started after a GPU error
 _OUT_OF_MEMORY = re.compile(  # in MLX's words
-    r"unable to allocate|out of memory|insufficient memory|maximum allowed buffer size", re.IGNORECASE
+    r"unable to allocate|out of memory|maximum allowed buffer size", re.IGNORECASE
 )
 # A partly written checkpoint or a file that is not renamed yet, but never the launch record, which the launcher may be writing.
 _TEMPORARY = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(launch.LAUNCH_FILE)}).+\.\w{{8}}")
@@ -39,6 +44,7 @@ class Worker:
         self._events = EventWriter(folder)
         self._stop = threading.Event()
         self.emit = self._events.emit
+        self.sleep_guard = 0  # the process that keeps a Mac awake
 
     @property
     def stopping(self) -> bool:
@@ -51,6 +57,8 @@ class Worker:
             "run.resumed" if "step" in fields else "run.started", kind=kind, name=self.recipe.name,
             base=self.recipe.model.base, pid=os.getpid(), host=socket.gethostname(), **fields,
         )  # fmt: skip
+        if self.sleep_guard:
+            self.emit("sleep.prevented", pid=self.sleep_guard)
 
     def warn(self, text: str) -> None:
         self.emit("warning", text=text)
@@ -73,19 +81,33 @@ def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int
     """Run ``work`` as the worker of ``folder`` and return the exit code.
 
     ``work`` returns the summary for ``run.finished``. It raises ``Interrupted`` after stopping at a checkpoint, or another
-    ``MlxtuneError`` if it fails. Any other exception is a bug, and its traceback is written to the log.
+    ``MlxtuneError`` if it fails. Any other exception is a bug, and its traceback is written to the log. After its first GPU error,
+    the process is replaced with a new one that runs ``work`` again.
     """
+    code = _run(folder, work)
+    if code == _RESTART:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # until the new process handles them
+        os.execve(sys.executable, sys.orig_argv, os.environ | gpu_errors.smaller_commands() | {_RESTARTED: "1"})
+    return code
+
+
+def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
+    """Run ``work`` and return the exit code, or ``_RESTART`` after a GPU error."""
     done = threading.Event()
     try:
         with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
             _remove_temporary_files(folder)
             worker = Worker(folder)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _STOP_SIGNALS:
                 signal.signal(number, worker._on_signal)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal does not stop the run
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
             threading.Thread(target=worker._beat, args=(done,), name="heartbeat", daemon=True).start()
             try:
-                with accelerator_lease(f"the {RUN_KINDS[Run(folder).kind].noun} {folder.name} in {folder.parent.parent}"):
+                holder = f"the {RUN_KINDS[Run(folder).kind].noun} {folder.name} in {folder.parent.parent}"
+                with accelerator_lease(holder), prevent_sleep() as worker.sleep_guard:
                     summary = work(worker)
                 worker.emit("run.finished", summary=dict(summary))
                 return 0
@@ -94,6 +116,9 @@ def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int
                 return stop.exit_code
             except Exception as error:
                 failure = _as_failure(error, folder)
+                if isinstance(failure, GpuError) and not worker.stopping and _RESTARTED not in os.environ:
+                    worker.emit("run.restarting", error=failure.message, hint=failure.hint)
+                    return _RESTART
                 worker.emit("run.failed", error=failure.message, hint=failure.hint, code=failure.exit_code)
                 return failure.exit_code
     except MlxtuneError as error:
@@ -113,12 +138,14 @@ def _remove_temporary_files(folder: Path) -> None:
 
 
 def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
-    """Convert ``error`` to a user-readable error. For a bug, also print the traceback."""
+    """Convert ``error`` to a user-readable error. For a bug or a GPU error, also print the traceback."""
     if isinstance(error, MlxtuneError):
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return MachineError("Out of memory.", hint="Reduce training.batch_tokens, or use a smaller model.")
     traceback.print_exc()
+    if isinstance(error, RuntimeError) and (failure := gpu_errors.gpu_error(str(error))):
+        return failure
     return MlxtuneError(
         f"Internal error: {type(error).__name__}: {error}",
         hint=f"This is a bug in mlxtune. The traceback is in {folder / 'worker.log'}",

@@ -62,7 +62,6 @@ EXTERNAL = {
     ".": "activates the environment",
     "pip": "installs the package",
     "python": "another program",
-    "caffeinate": "is a macOS program",
     "sudo": "changes a Mac",
 }
 SHELL = ("cat", "cp", "head", "ls", "mkdir", "wc")

@@ -31,6 +31,7 @@ def test_theme_and_keys_are_read_with_or_without_quotes(file: Path) -> None:
         ("theme = ", "settings.toml cannot be read:"),
         ("themes = 1", "unknown key themes. Did you mean theme?"),
         ("theme = 3", "theme must be a quoted name."),
+        ("relax_gpu_watchdog = 1", "relax_gpu_watchdog must be true or false."),
         ("keys = 3", "keys must be a table: [keys]."),
         ('[keys]\n"train.zoom" = 3', "keys.train.zoom must be a quoted key."),
         ('[keys]\n"train.zoom" = " "', "keys.train.zoom must be a quoted key."),

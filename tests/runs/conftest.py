@@ -20,6 +20,7 @@ WORKER = """\
 import os, signal, sys
 from pathlib import Path
 from mlxtune.core.errors import DataError, Interrupted
+from mlxtune.runs import launch, sleep
 from mlxtune.runs.worker import run_worker
 
 def work(worker):
@@ -34,12 +35,16 @@ def work(worker):
         raise RuntimeError("oops")
     if behavior == "memory":
         raise MemoryError
+    if behavior == "gpu error" and len(worker.request["messages"]) > (attempt := int(os.environ.get("MLXTUNE_RESTARTED", 0))):
+        raise RuntimeError(worker.request["messages"][attempt])
     if behavior == "wait":
         while not worker.stopping:
             signal.pause()
         raise Interrupted(5)
-    return {"steps": 3}
+    names = worker.request.get("names")
+    return {name: os.environ.get(name) for name in names} if names else {"steps": 3}
 
+sleep.CAFFEINATE = launch.read_request(Path(sys.argv[1])).get("caffeinate", sleep.CAFFEINATE)
 sys.exit(run_worker(Path(sys.argv[1]), work))
 """
 

@@ -1,0 +1,78 @@
+"""Recognize GPU errors by their text. MLX raises all of them as ``RuntimeError``, with Metal's description.
+
+The texts are those of MLX's ``metal/device.cpp`` and ``metal/allocator.cpp``, and of Metal as quoted in ml-explore/mlx#3267, #3317
+and #479. For example: ``[METAL] Command buffer execution failed: Impacting Interactivity
+(0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity).``
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from mlxtune.core import settings
+from mlxtune.core.errors import GpuError
+
+RELAXED_WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"  # read by Apple's GPU driver; users report that it helps (ml-explore/mlx#3267)
+SMALLER_COMMANDS = {"MLX_MAX_OPS_PER_BUFFER": 10, "MLX_MAX_MB_PER_BUFFER": 10}  # MLX's defaults are 20 to 50, depending on the chip
+
+_FEWER_TOKENS = "Reduce training.batch_tokens or training.batch_size, then resume."
+
+
+class _GpuErrorKind(NamedTuple):
+    """A kind of GPU error: its text, and what happened and what to do in plain words."""
+
+    pattern: re.Pattern[str]
+    message: str
+    hint: str
+
+
+_KINDS = (
+    _GpuErrorKind(
+        re.compile(r"Impacting ?Interactivity"),
+        "macOS stopped the GPU work because the display needed the GPU.",
+        f"Let the display sleep while the run continues. {_FEWER_TOKENS}",
+    ),
+    _GpuErrorKind(
+        re.compile(r"CallbackErrorTimeout|Caused GPU Timeout Error"),
+        "macOS stopped the GPU work because one command took too long.",
+        f"Let the display sleep while the run continues. {_FEWER_TOKENS}",
+    ),
+    _GpuErrorKind(
+        re.compile(r"CallbackErrorOutOfMemory|Command buffer execution failed: Insufficient Memory"),
+        "The GPU ran out of memory.",
+        f"Close other apps. {_FEWER_TOKENS}",
+    ),
+    _GpuErrorKind(
+        re.compile(r"Resource limit \(\d+\) exceeded"),
+        "MLX reached the GPU's limit on the number of buffers.",
+        _FEWER_TOKENS,
+    ),
+    _GpuErrorKind(
+        re.compile(r"Command buffer execution failed"),
+        "The GPU failed while it ran a command.",
+        "Resume the run. If it fails again, restart the Mac, and report the last line of worker.log.",
+    ),
+)
+
+
+def gpu_error(text: str) -> GpuError | None:
+    """Return the GPU error that ``text`` describes, or ``None``."""
+    kind = next((kind for kind in _KINDS if kind.pattern.search(text)), None)
+    if kind is None:
+        return None
+    is_watchdog = kind in _KINDS[:2]
+    relax = f" Remove relax_gpu_watchdog from {settings.path()}." if is_watchdog and not settings.load().relax_gpu_watchdog else ""
+    return GpuError(kind.message, hint=kind.hint + relax)
+
+
+def watchdog_environment() -> dict[str, str]:
+    """Return the variable that relaxes the GPU watchdog, unless the user's settings or environment decide otherwise."""
+    is_set = RELAXED_WATCHDOG in os.environ
+    return {} if is_set or not settings.load().relax_gpu_watchdog else {RELAXED_WATCHDOG: "1"}
+
+
+def smaller_commands() -> dict[str, str]:
+    """Return variables that make MLX submit smaller GPU commands. The results are the same."""
+    return {name: str(min(value, int(os.environ.get(name) or value))) for name, value in SMALLER_COMMANDS.items()}
