@@ -49,10 +49,11 @@ _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JS
 
 
 Thinking = Literal["off", "on", "keep"]
-_DATE = Rule(lambda day: not day or _is_date(day), 'empty or a date such as "2026-11-26"')
+_DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026-11-26"')
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """Return whether ``text`` is an ISO date."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:

@@ -19,7 +19,6 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.data.rows import shared_system_prompt
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models.cpu import blas
-from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe import Recipe, dump
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch
@@ -67,8 +66,7 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     if launcher.is_leader:
         config = loop.adapter_config | {"model": str(loaded.source.folder)}
         lora.save(worker.folder / "adapter", lora.adapter_arrays(loaded.model), config)
-        system = shared_system_prompt(setup.splits.train)
-        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker, loaded.source, summary, system))
+        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker, setup, summary))
     return summary
 
 
@@ -99,8 +97,11 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     )  # fmt: skip
 
 
-def make_lineage(worker: Worker | PeerWorker, source: ModelFolder, summary: TrainingSummary, system: str) -> dict[str, Any]:
-    """Return the adapter's origin (base, recipe, data, run) and system prompt, so that its folder is self-contained."""
+def make_lineage(worker: Worker | PeerWorker, setup: TrainingSetup, summary: TrainingSummary) -> dict[str, Any]:
+    """Return the adapter's origin (base, recipe, data, run), system prompt and template settings, so that its folder is self-contained."""
+    from mlxtune.models.thinking import prints_date
+
+    source, settings = setup.loaded.source, setup.template.settings
     return {
         "v": 1,
         "mlxtune": __version__,
@@ -113,7 +114,10 @@ def make_lineage(worker: Worker | PeerWorker, source: ModelFolder, summary: Trai
         "data_hash": data_hash(read_json(worker.folder / "data.json")),
         "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
         "parent": _parent_lineage(worker.recipe),
-        "system": system,
+        "system": shared_system_prompt(setup.splits.train),
+        "thinking": settings.thinking,
+        "date": settings.date if prints_date(setup.template.source) else "",
+        "template": settings.source,
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }
