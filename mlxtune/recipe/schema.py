@@ -217,6 +217,9 @@ class TrainingSection:
     samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
     keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
     seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones")] = 7
+    wait_for: Annotated[Literal["", "power"], Key("power pauses the run while this machine runs on its battery", in_form=False)] = (
+        ""
+    )
 
 
 Match = Literal["exact", "normalized", "regex", "fuzzy"]

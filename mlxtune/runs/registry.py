@@ -20,7 +20,7 @@ from mlxtune.recipe.schema import is_date
 from mlxtune.runs import events
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.state import RunState, fold
-from mlxtune.runs.status import LOCK_FILE, RunStatus, run_status
+from mlxtune.runs.status import ACTIVE, LOCK_FILE, RunStatus, run_status
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
 def stop(run: Run) -> None:
     """Ask the worker to finish its step, save, and exit. Raise ``InputError`` if the run is not running."""
     state = run.state()
-    if run.status(state) not in ("running", "quiet"):
+    if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running. Its status is {run.status(state)}.")
     try:
         os.kill(state.pid, signal.SIGTERM)

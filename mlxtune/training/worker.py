@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune import __version__
 from mlxtune.adapters.entry import data_hash
 from mlxtune.adapters.layout import LINEAGE
-from mlxtune.core.errors import DataError
+from mlxtune.core.errors import DataError, Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data.rows import shared_system_prompt
@@ -24,6 +24,7 @@ from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch
 from mlxtune.runs.worker import Worker, run_worker
 from mlxtune.training.distributed.launcher import Launcher, PeerWorker, limit_blas_threads, run_peer
+from mlxtune.training.power_wait import PowerWait
 
 if TYPE_CHECKING:
     from mlxtune.training.loop import TrainingSummary
@@ -50,9 +51,15 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     worker.report_start("train", **({"step": start} if resume else {}))
     for folder in checkpoint.damaged_folders(worker.folder):
         worker.warn(f"Skipped the checkpoint in {folder.name}: it is damaged.")
+    pause = PowerWait(recipe.training.wait_for, worker)
+    if launcher.is_leader:
+        pause()
+        if worker.stopping:
+            raise Interrupted(start)
     setup = prepare(recipe, worker.folder, worker)
     loop, loaded = setup.loop, setup.loaded
     if launcher.is_leader:
+        loop.pause = pause
         contract = Contract.from_recipe(recipe) if recipe.has_contract else None
         loop.sample = Sampler(
             loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens, worker.emit,
