@@ -41,16 +41,16 @@ def arrays(
 ) -> dict[str, np.ndarray]:
     """Return nonzero mlx-lm adapter tensors for the tiny model."""
     draw = np.random.default_rng(seed)
-    found = {}
+    tensors = {}
     for layer in layers:
         for target in targets:
             outputs, inputs = SIZES[target]
             stem = f"model.layers.{layer}.{WHERE[target]}.{target}"
-            found[f"{stem}.lora_a"] = draw.normal(0, 0.3, (inputs, rank)).astype(np.float32)
-            found[f"{stem}.lora_b"] = draw.normal(0, 0.3, (rank, outputs)).astype(np.float32)
+            tensors[f"{stem}.lora_a"] = draw.normal(0, 0.3, (inputs, rank)).astype(np.float32)
+            tensors[f"{stem}.lora_b"] = draw.normal(0, 0.3, (rank, outputs)).astype(np.float32)
             if kind == "dora":
-                found[f"{stem}.m"] = draw.uniform(0.5, 1.5, outputs).astype(np.float32)
-    return found
+                tensors[f"{stem}.m"] = draw.uniform(0.5, 1.5, outputs).astype(np.float32)
+    return tensors
 
 
 def config(rank: int = 4, *, kind: str = "lora", scale: float = 2.0, layers: int = 2, **more: Any) -> dict[str, Any]:
@@ -58,13 +58,20 @@ def config(rank: int = 4, *, kind: str = "lora", scale: float = 2.0, layers: int
     return {"fine_tune_type": kind, "num_layers": layers, "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0}, **more}
 
 
-def write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any], told: dict[str, Any] | None = None) -> Path:
-    """Write an adapter folder; ``told`` is its lineage."""
+def write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any], lineage: dict[str, Any] | None = None) -> Path:
+    """Write an adapter folder. ``lineage`` is its ``mlxtune.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapters.safetensors", metadata={"format": "mlx"})
     (folder / "adapter_config.json").write_text(json.dumps(settings))
-    if told is not None:
-        (folder / "mlxtune.json").write_text(json.dumps(told))
+    if lineage is not None:
+        (folder / "mlxtune.json").write_text(json.dumps(lineage))
+    return folder
+
+
+@pytest.fixture
+def empty_workspace(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
     return folder
 
 
@@ -72,15 +79,15 @@ def write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]
 def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
     """Add a run with an adapter to the workspace ``tmp_path / "work"`` and return the adapter folder."""
 
-    def make(run: str = "20261124-1412-shop", made: str = "2026-11-24T14:12:00+0000", **how: Any) -> Path:
+    def make(run: str = "20261124-1412-shop", created: str = "2026-11-24T14:12:00+0000", **how: Any) -> Path:
         folder = tmp_path / "work" / "runs" / run
         folder.mkdir(parents=True)
         (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
-        told = {
-            "v": 1, "made": made, "run": run, "base": source.name, "base_fingerprint": source.fingerprint, "method": "sft",
+        lineage = {
+            "v": 1, "made": created, "run": run, "base": source.name, "base_fingerprint": source.fingerprint, "method": "sft",
             "recipe_hash": "1" * 64, "data_hash": "2" * 64, "parent": how.pop("parent", None),
         }  # fmt: skip
         kind = how.get("kind", "lora")
-        return write(folder / "adapter", arrays(**how), config(how.get("rank", 4), kind=kind), told)
+        return write(folder / "adapter", arrays(**how), config(how.get("rank", 4), kind=kind), lineage)
 
     return make

@@ -40,18 +40,22 @@ def test_card_states_report_results_with_intervals(entry) -> None:
 
 
 def test_hub_parses_card_metadata(entry) -> None:
-    found = ModelCard(card.adapter_card(entry, card.published_base("smollm2-135m"))).data
-    assert (found.base_model, found.license, found.library_name) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", "mlx")
-    assert found.tags == ["mlx", "mlxtune", "lora"]
-    assert found.to_dict()["base_model_relation"] == "adapter"
+    metadata = ModelCard(card.adapter_card(entry, card.published_base("smollm2-135m"))).data
+    assert (metadata.base_model, metadata.license, metadata.library_name) == (
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
+        "mlx",
+    )
+    assert metadata.tags == ["mlx", "mlxtune", "lora"]
+    assert metadata.to_dict()["base_model_relation"] == "adapter"
 
 
 def test_bundled_base_has_local_alias_and_hub_id(tmp_path: Path, entry) -> None:
     (tmp_path / "out").mkdir()
     card.write_publishable(entry, card.published_base("smollm2-135m"), tmp_path / "out")
-    told, settings = (json.loads((tmp_path / "out" / name).read_text()) for name in ("mlxtune.json", "adapter_config.json"))
-    assert (told["base"], settings["model"]) == ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    assert told["evaluation"]["verdict"] == entry.score.verdict
+    lineage, settings = (json.loads((tmp_path / "out" / name).read_text()) for name in ("mlxtune.json", "adapter_config.json"))
+    assert (lineage["base"], settings["model"]) == ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert lineage["evaluation"]["verdict"] == entry.score.verdict
 
 
 def test_unknown_license_is_not_invented(tmp_path: Path, entry) -> None:

@@ -81,12 +81,12 @@ def test_fused_model_matches_adapter(tmp_path: Path, name: str, section: Adapter
     source = resolve(str(base))
     model, settings = fuse.fuse(source, adapter, requantize=False)
     safetensors.write(model, settings, source, tmp_path / "fused")
-    found, _ = load_stock(str(tmp_path / "fused"))
+    fused, _ = load_stock(str(tmp_path / "fused"))
     assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
     expected = applied(base, adapter)
-    np.testing.assert_allclose(np.array(found(TOKENS)), expected, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(np.array(fused(TOKENS)), expected, rtol=2e-3, atol=2e-3)
     assert np.abs(expected - np.array(load_model(base)[0](TOKENS))).max() > 0.05
-    names = {name for name, _ in tree_flatten(found.parameters())}
+    names = {name for name, _ in tree_flatten(fused.parameters())}
     assert not any("lora" in name or "scales" in name for name in names)
 
 
@@ -126,31 +126,31 @@ def test_base_quantized_on_load_is_fused_as_trained(tmp_path: Path) -> None:
         model, settings = fuse.fuse(source, adapter, requantize=requantize, quantize=4)
         safetensors.write(model, settings, source, folder)
         assert ("quantization" in json.loads((folder / "config.json").read_text())) == requantize
-        found = load_own(resolve(str(folder)), "float32").model
+        fused = load_own(resolve(str(folder)), "float32").model
         if not requantize:
-            np.testing.assert_allclose(np.array(found(TOKENS)), np.array(applied(TOKENS)), atol=2e-3, rtol=2e-3)
+            np.testing.assert_allclose(np.array(fused(TOKENS)), np.array(applied(TOKENS)), atol=2e-3, rtol=2e-3)
         for name, array in tree_flatten(load_own(source, "float32", quantize=4).model.parameters()):
             if not name.removesuffix(".weight").endswith(("q_proj", "down_proj")):
-                assert mx.array_equal(array, dict(tree_flatten(found.parameters()))[name]), (requantize, name)
+                assert mx.array_equal(array, dict(tree_flatten(fused.parameters()))[name]), (requantize, name)
 
 
 def test_distances_match_their_definitions() -> None:
     draw = np.random.default_rng(0)
     one, two = draw.normal(0, 2, (2, 7, 11)).astype(np.float32)
-    found = logits.distance([mx.array(one[:3]), mx.array(one[3:])], [mx.array(two[:3]), mx.array(two[3:])])
+    distance = logits.distance([mx.array(one[:3]), mx.array(one[3:])], [mx.array(two[:3]), mx.array(two[3:])])
     p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (one.astype(np.float64), two.astype(np.float64)))
-    assert found.max == pytest.approx(np.abs(one - two).max())
-    assert found.mean == pytest.approx(np.abs(one - two).mean(), rel=1e-5)
-    assert found.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5)
-    assert found.agree == pytest.approx((one.argmax(1) == two.argmax(1)).mean())
-    assert found.positions == 7
+    assert distance.max == pytest.approx(np.abs(one - two).max())
+    assert distance.mean == pytest.approx(np.abs(one - two).mean(), rel=1e-5)
+    assert distance.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5)
+    assert distance.agree == pytest.approx((one.argmax(1) == two.argmax(1)).mean())
+    assert distance.positions == 7
 
 
 def test_logits_are_taken_at_answer_positions(tiny: Path) -> None:
     model, _ = load_model(tiny)
-    asked = [([70, 71, 72], [80, 81, 82]), ([70, 71, 73, 74], [90]), ([70, 71], [60, 61])]
-    found = logits.logits(model, asked, batch_size=2)
-    for (prompt, answer), rows in zip(asked, found, strict=True):
+    pairs = [([70, 71, 72], [80, 81, 82]), ([70, 71, 73, 74], [90]), ([70, 71], [60, 61])]
+    answer_logits = logits.logits(model, pairs, batch_size=2)
+    for (prompt, answer), rows in zip(pairs, answer_logits, strict=True):
         whole = model(mx.array([[*prompt, *answer]]))[0]
         expected = whole[len(prompt) - 1 : -1]
         np.testing.assert_allclose(np.array(rows), np.array(expected), rtol=1e-3, atol=1e-4)
@@ -159,17 +159,17 @@ def test_logits_are_taken_at_answer_positions(tiny: Path) -> None:
 def test_long_answer_is_sampled_at_even_intervals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logits, "MAX_BYTES", 4 * 320 * 6)
     model, _ = load_model(tiny)
-    found = logits.logits(model, [([70, 71], list(range(60, 81))), ([70, 72], [60])], batch_size=2)
-    assert [rows.shape for rows in found] == [(3, 320), (1, 320)]
+    answer_logits = logits.logits(model, [([70, 71], list(range(60, 81))), ([70, 72], [60])], batch_size=2)
+    assert [rows.shape for rows in answer_logits] == [(3, 320), (1, 320)]
     whole = model(mx.array([[70, 71, *range(60, 81)]]))[0]
-    np.testing.assert_allclose(np.array(found[0]), np.array(whole[1:-1][mx.array([0, 10, 20])]), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.array(answer_logits[0]), np.array(whole[1:-1][mx.array([0, 10, 20])]), rtol=1e-3, atol=1e-4)
 
 
 NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.5, 0.4, 10)
 
 
 @pytest.mark.parametrize(
-    ("loss", "held", "why"),
+    ("loss", "outcomes", "why"),
     [
         (NEAR, [(True, True)] * 20, ""),
         (replace(FAR, mean=0.99), [(True, True)] * 20, ""),
@@ -186,28 +186,28 @@ NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.
         (NEAR, [(True, False)] * 2 + [(True, True)] * 18, ""),
     ],
 )
-def test_lossy_export_is_refused(loss: LogitDistance, held: list[tuple[bool, bool]], why: str) -> None:
-    found = Fidelity("quantized", FAR, loss, 20, 11, (compare("contract", "tuned", "exported", held),))
-    assert found.failure.startswith(why)
-    assert bool(found.failure) == bool(why)
+def test_lossy_export_is_refused(loss: LogitDistance, outcomes: list[tuple[bool, bool]], why: str) -> None:
+    result = Fidelity("quantized", FAR, loss, 20, 11, (compare("contract", "tuned", "exported", outcomes),))
+    assert result.failure.startswith(why)
+    assert bool(result.failure) == bool(why)
     if not why:
-        fidelity.require_faithful(found)
-        assert found.sentence.startswith("Faithful: it lost 1.0%" if loss is NEAR else "Lossy: it lost 99.0%")
+        fidelity.require_faithful(result)
+        assert result.sentence.startswith("Faithful: it lost 1.0%" if loss is NEAR else "Lossy: it lost 99.0%")
         return
     with pytest.raises(GateError) as caught:
-        fidelity.require_faithful(found)
+        fidelity.require_faithful(result)
     assert caught.value.exit_code == 1
     assert "without --requantize" in caught.value.hint
 
 
 def test_fidelity_round_trips_through_disk(tmp_path: Path) -> None:
-    found = Fidelity("fused", FAR, NEAR, 20, 11, (compare("contract", "tuned", "exported", [(True, False), (True, True)]),))
-    fidelity.save(found, tmp_path)
-    assert fidelity.load(tmp_path) == found
+    result = Fidelity("fused", FAR, NEAR, 20, 11, (compare("contract", "tuned", "exported", [(True, False), (True, True)]),))
+    fidelity.save(result, tmp_path)
+    assert fidelity.load(tmp_path) == result
 
 
 @pytest.fixture
-def place(workspace: Path) -> Path:
+def trained_workspace(workspace: Path) -> Path:
     """Create a workspace with a 4-bit tiny model and a run with an adapter."""
     four = make_tiny(workspace / "four", bits=4)
     text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
@@ -221,37 +221,37 @@ def place(workspace: Path) -> Path:
     return workspace
 
 
-def started(place: Path, form: str, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Worker:
+def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Worker:
     """Start an export worker in this process."""
-    kept: list[Any] = []
+    runs: list[Any] = []
 
     def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
         write_json(run.folder / launch.LAUNCH_FILE, {"v": 1, "kind": kind, "request": request})
-        kept.append(run)
+        runs.append(run)
         return run
 
     monkeypatch.setattr(launch, "_spawn", spawn)
-    start.start(place, library.find(place, how.pop("which", "last")), form, **how)
-    return Worker(kept[-1].folder)
+    start.start(trained_workspace, library.find(trained_workspace, how.pop("which", "last")), form, **how)
+    return Worker(runs[-1].folder)
 
 
 @pytest.mark.parametrize("form", ["fused", "hf"])
-def test_faithful_export_is_published_with_fidelity(place: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = started(place, form, monkeypatch)
+def test_faithful_export_is_published_with_fidelity(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = started(trained_workspace, form, monkeypatch)
     summary = exporting.export(worker)
     folder = Path(summary["folder"])
     assert folder == worker.folder / "model"
     assert summary["faithful"]
-    found = fidelity.load(folder)
-    assert found == fidelity.load(worker.folder)
-    assert found.lost_share < 0.01 < found.change.mean
-    assert found.loss.agree == 1.0
-    assert found.same == found.rows > 0
-    assert {rate.metric for rate in found.rates} == {"forbidden", "contract"}
-    told = json.loads((folder / "mlxtune.json").read_text())
-    assert (told["export"], told["adapter"]["rank"], told["adapter"]["run"]) == (form, 4, "20261124-1412-tiny")
+    result = fidelity.load(folder)
+    assert result == fidelity.load(worker.folder)
+    assert result.lost_share < 0.01 < result.change.mean
+    assert result.loss.agree == 1.0
+    assert result.same == result.rows > 0
+    assert {rate.metric for rate in result.rates} == {"forbidden", "contract"}
+    lineage = json.loads((folder / "mlxtune.json").read_text())
+    assert (lineage["export"], lineage["adapter"]["rank"], lineage["adapter"]["run"]) == (form, 4, "20261124-1412-tiny")
     stock, _ = load_stock(str(folder))
-    expected = applied(place / "four", place / "runs" / "20261124-1412-tiny" / "adapter")
+    expected = applied(trained_workspace / "four", trained_workspace / "runs" / "20261124-1412-tiny" / "adapter")
     np.testing.assert_allclose(np.array(stock(TOKENS)), expected, rtol=2e-3, atol=2e-3)
     kinds = [event["type"] for event in events.read_all(worker.folder)]
     assert [kind for kind in kinds if kind in ("run.started", "export.written", "fidelity")] == [
@@ -262,75 +262,75 @@ def test_faithful_export_is_published_with_fidelity(place: Path, form: str, monk
     assert not list(worker.folder.glob(".*partial"))
 
 
-def weak(place: Path) -> None:
+def weak(trained_workspace: Path) -> None:
     """Shrink the run's adapter until requantization error exceeds its effect."""
-    folder = place / "runs" / "20261124-1412-tiny" / "adapter"
+    folder = trained_workspace / "runs" / "20261124-1412-tiny" / "adapter"
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings["lora_parameters"]["scale"] *= 0.001
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
-def test_lossy_requantization_is_refused_and_leaves_no_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weak(place)
-    worker = started(place, "quantized", monkeypatch, target=place / "out")
+def test_lossy_requantization_is_refused_and_leaves_no_files(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weak(trained_workspace)
+    worker = started(trained_workspace, "quantized", monkeypatch, target=trained_workspace / "out")
     with pytest.raises(
         GateError, match=r"It lost more than the adapter changed: its logits differ from the adapter's by 0\.\d+"
     ) as caught:
         exporting.export(worker)
     assert "without --requantize" in caught.value.hint
-    found = fidelity.load(worker.folder)
-    assert found.lost_share > 1
-    assert not (place / "out").exists()
-    assert not list(place.glob(".out*"))
-    assert exporting.export(started(place, "fused", monkeypatch))["faithful"]
+    result = fidelity.load(worker.folder)
+    assert result.lost_share > 1
+    assert not (trained_workspace / "out").exists()
+    assert not list(trained_workspace.glob(".out*"))
+    assert exporting.export(started(trained_workspace, "fused", monkeypatch))["faithful"]
 
 
-def test_force_keeps_unfaithful_export_with_warning(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weak(place)
-    summary = exporting.export(started(place, "quantized", monkeypatch, target=place / "out", force=True))
+def test_force_keeps_unfaithful_export_with_warning(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weak(trained_workspace)
+    summary = exporting.export(started(trained_workspace, "quantized", monkeypatch, target=trained_workspace / "out", force=True))
     assert not summary["faithful"]
     assert summary["verdict"].startswith("Not faithful.")
-    assert fidelity.load(place / "out").failure
-    load_stock(str(place / "out"))
+    assert fidelity.load(trained_workspace / "out").failure
+    load_stock(str(trained_workspace / "out"))
 
 
-def test_adapter_without_recipe_is_compared_on_off_task_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlxtune.adapters.importers.importer import import_adapter
 
     monkeypatch.setattr(prompts, "MAX_TOKENS", 4)
-    import_adapter(place, place / "runs" / "20261124-1412-tiny" / "adapter", "mine")
-    worker = started(place, "fused", monkeypatch, which="mine")
+    import_adapter(trained_workspace, trained_workspace / "runs" / "20261124-1412-tiny" / "adapter", "mine")
+    worker = started(trained_workspace, "fused", monkeypatch, which="mine")
     assert worker.folder.name.endswith("-mine")
     exporting.export(worker)
-    found = fidelity.load(worker.folder)
-    assert (found.rows, found.rates) == (34, ())
+    result = fidelity.load(worker.folder)
+    assert (result.rows, result.rates) == (34, ())
 
 
-def test_different_base_weights_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_tiny(place / "four", bits=8)
+def test_different_base_weights_are_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny(trained_workspace / "four", bits=8)
     with pytest.raises(ModelError, match="was trained from a different base"):
-        exporting.export(started(place, "fused", monkeypatch))
+        exporting.export(started(trained_workspace, "fused", monkeypatch))
 
 
-def test_existing_target_is_refused_before_start(place: Path) -> None:
+def test_existing_target_is_refused_before_start(trained_workspace: Path) -> None:
     with pytest.raises(InputError, match="already exists"):
-        start.start(place, library.find(place, "last"), "fused", target=place / "four")
+        start.start(trained_workspace, library.find(trained_workspace, "last"), "fused", target=trained_workspace / "four")
 
 
-def test_insufficient_disk_space_is_reported_before_computing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_disk_space_is_reported_before_computing(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "disk_free", lambda path: 1000)
     with pytest.raises(MachineError, match=r"The export needs about .* is free"):
-        exporting.export(started(place, "fused", monkeypatch))
+        exporting.export(started(trained_workspace, "fused", monkeypatch))
 
 
-def test_disk_full_while_writing_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_while_writing_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
 
     monkeypatch.setattr(safetensors, "write", full)
     with pytest.raises(MachineError, match="could not be written: "):
-        exporting.export(started(place, "fused", monkeypatch, target=place / "out"))
-    assert not list(place.glob(".out*"))
+        exporting.export(started(trained_workspace, "fused", monkeypatch, target=trained_workspace / "out"))
+    assert not list(trained_workspace.glob(".out*"))
 
 
 @pytest.mark.parametrize(
@@ -363,36 +363,36 @@ def test_llama_model_unsupported_by_gguf_is_refused(tiny: Path, changes: dict[st
 
 def known_split(folder: Path) -> Path:
     """Give the tokenizer in ``folder`` SmolLM's pre-tokenizer and one merge."""
-    told = json.loads((folder / "tokenizer.json").read_text())
-    told["pre_tokenizer"] = {
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {
         "type": "Sequence",
         "pretokenizers": [
             {"type": "Digits", "individual_digits": True},
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         ],
     }
-    told["model"]["vocab"]["ok"] = 300
-    told["model"]["merges"] = [["o", "k"]]
-    (folder / "tokenizer.json").write_text(json.dumps(told))
+    tokenizer["model"]["vocab"]["ok"] = 300
+    tokenizer["model"]["merges"] = [["o", "k"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
 
-def test_gguf_weights_and_tokenizer_round_trip_and_are_measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known_split(place / "four")
-    worker = started(place, "gguf", monkeypatch, target=place / "out")
+def test_gguf_weights_and_tokenizer_round_trip_and_are_measured(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known_split(trained_workspace / "four")
+    worker = started(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
     summary = exporting.export(worker)
     assert summary["faithful"]
-    assert fidelity.load(place / "out").loss.agree == 1.0
-    loaded, told = mx.load(str(place / "out" / "model.gguf"), return_metadata=True)
-    assert told["tokenizer.ggml.model"] == "gpt2"
-    assert told["tokenizer.ggml.pre"] == "smollm"
-    assert told["tokenizer.ggml.merges"] == ["o k"]
-    assert len(told["tokenizer.ggml.tokens"]) == 320 == told["llama.vocab_size"].item()
-    assert told["tokenizer.ggml.tokens"][300] == "ok"
-    assert told["tokenizer.chat_template"].startswith("{% for message")
-    assert (told["llama.attention.head_count"].item(), told["llama.attention.head_count_kv"].item()) == (4, 2)
-    assert told["llama.rope.dimension_count"].item() == 16
-    query = applied_weight(place, "model.layers.0.self_attn.q_proj")
+    assert fidelity.load(trained_workspace / "out").loss.agree == 1.0
+    loaded, metadata = mx.load(str(trained_workspace / "out" / "model.gguf"), return_metadata=True)
+    assert metadata["tokenizer.ggml.model"] == "gpt2"
+    assert metadata["tokenizer.ggml.pre"] == "smollm"
+    assert metadata["tokenizer.ggml.merges"] == ["o k"]
+    assert len(metadata["tokenizer.ggml.tokens"]) == 320 == metadata["llama.vocab_size"].item()
+    assert metadata["tokenizer.ggml.tokens"][300] == "ok"
+    assert metadata["tokenizer.chat_template"].startswith("{% for message")
+    assert (metadata["llama.attention.head_count"].item(), metadata["llama.attention.head_count_kv"].item()) == (4, 2)
+    assert metadata["llama.rope.dimension_count"].item() == 16
+    query = applied_weight(trained_workspace, "model.layers.0.self_attn.q_proj")
     ours = np.array(loaded["blk.0.attn_q.weight"]).astype(np.float32)
     # llama.cpp interleaves the two rotation halves within each head
     np.testing.assert_allclose(ours.reshape(4, 8, 2, 64), query.reshape(4, 2, 8, 64).swapaxes(1, 2), rtol=2e-3, atol=2e-3)
@@ -400,14 +400,14 @@ def test_gguf_weights_and_tokenizer_round_trip_and_are_measured(place: Path, mon
     assert not (worker.folder / "again").exists()
 
 
-def applied_weight(place: Path, name: str) -> np.ndarray:
+def applied_weight(trained_workspace: Path, name: str) -> np.ndarray:
     """Return the base weight of a module with its LoRA update added, computed from the definition."""
     from mlx_lm.utils import dequantize_model
 
-    adapter = place / "runs" / "20261124-1412-tiny" / "adapter"
+    adapter = trained_workspace / "runs" / "20261124-1412-tiny" / "adapter"
     tensors = {key: np.array(array) for key, array in mx.load(str(adapter / "adapters.safetensors")).items()}
     scale = json.loads((adapter / "adapter_config.json").read_text())["lora_parameters"]["scale"]
-    base = dict(tree_flatten(dequantize_model(load_model(place / "four")[0]).parameters()))[f"{name}.weight"]
+    base = dict(tree_flatten(dequantize_model(load_model(trained_workspace / "four")[0]).parameters()))[f"{name}.weight"]
     return np.array(base.astype(mx.float32)) + scale * (tensors[f"{name}.lora_a"] @ tensors[f"{name}.lora_b"]).T
 
 
@@ -423,14 +423,14 @@ def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> 
         assert all(again[key].shape == weights[key].shape for key in weights), name
 
 
-def test_export_runs_as_worker(place: Path) -> None:
-    run = start.start(place, library.find(place, "last"), "fused", target=place / "out")
+def test_export_runs_as_worker(trained_workspace: Path) -> None:
+    run = start.start(trained_workspace, library.find(trained_workspace, "last"), "fused", target=trained_workspace / "out")
     give_up = time.monotonic() + 120
     while not run.state().ended:
         assert time.monotonic() < give_up, run.log_tail(20)
         time.sleep(0.05)
     assert run.status() == "finished", (run.state().error, run.log_tail(20))
-    assert run.folder.parent == place / "exports"
+    assert run.folder.parent == trained_workspace / "exports"
     assert [arm for arm, *_ in run.state().arms] == ["tuned", "exported"]
     assert dict(run.state().summary)["faithful"]
-    assert (place / "out" / "model.safetensors").is_file()
+    assert (trained_workspace / "out" / "model.safetensors").is_file()

@@ -37,47 +37,40 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve(CANARY) as found:
-        monkeypatch.setenv("HF_ENDPOINT", found.url)
-        yield found
+    with serve(CANARY) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def entry(place: Path, shop) -> AdapterEntry:
+def entry(empty_workspace: Path, shop) -> AdapterEntry:
     shop("20261124-1412-shop")
-    return library.find(place, "last")
+    return library.find(empty_workspace, "last")
 
 
-def test_adapter_round_trips_through_private_repository(place: Path, tiny: Path, stub: Hub, entry: AdapterEntry) -> None:
+def test_adapter_round_trips_through_private_repository(empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry) -> None:
     done = hub.push_adapter(entry, REPO)
     repo = stub.repos[REPO]
     assert (done.private, repo.private, done.url) == (True, True, f"{stub.url}/{REPO}")
     assert done.commit == repo.sha
     assert set(repo.files) == set(done.files) == {WEIGHTS, "README.md", CONFIG, "mlxtune.json"}
     assert repo.files[WEIGHTS] == entry.weights.read_bytes()
-    found = hub.pull(place, REPO, "back", str(tiny))
-    assert sha256_file(found.weights) == entry.sha256()
-    assert (found.name, found.origin) == ("back", f"{REPO} at {repo.sha[:12]}")
-    assert (found.base_hash, found.run, found.data_hash) == (entry.base_hash, entry.run, entry.data_hash)
-    assert [item.name for item in (place / "adapters").iterdir() if item.name.startswith(".pull")] == []
+    pulled = hub.pull(empty_workspace, REPO, "back", str(tiny))
+    assert sha256_file(pulled.weights) == entry.sha256()
+    assert (pulled.name, pulled.origin) == ("back", f"{REPO} at {repo.sha[:12]}")
+    assert (pulled.base_hash, pulled.run, pulled.data_hash) == (entry.base_hash, entry.run, entry.data_hash)
+    assert [item.name for item in (empty_workspace / "adapters").iterdir() if item.name.startswith(".pull")] == []
 
 
-def test_no_local_paths_are_uploaded(place: Path, tiny: Path, stub: Hub, shop) -> None:
+def test_no_local_paths_are_uploaded(empty_workspace: Path, tiny: Path, stub: Hub, shop) -> None:
     folder = shop(
         "20261124-1412-shop", parent={"folder": "/home/me/secret", "sha256": "3" * 64, "lineage": {"run": "r", "base": "/home/me"}}
     )
-    told = json.loads((folder / "mlxtune.json").read_text())
-    (folder / "mlxtune.json").write_text(json.dumps(told | {"origin": "/home/me/elsewhere", "note": "/home/me"}))
-    hub.push_adapter(library.find(place, "last"), REPO)
+    lineage = json.loads((folder / "mlxtune.json").read_text())
+    (folder / "mlxtune.json").write_text(json.dumps(lineage | {"origin": "/home/me/elsewhere", "note": "/home/me"}))
+    hub.push_adapter(library.find(empty_workspace, "last"), REPO)
     texts = [data.decode() for name, data in stub.repos[REPO].files.items() if name != WEIGHTS]
-    assert not any(word in text for text in texts for word in ("/home/me", str(place), str(tiny.parent)))
+    assert not any(word in text for text in texts for word in ("/home/me", str(empty_workspace), str(tiny.parent)))
     lineage = json.loads(stub.repos[REPO].files["mlxtune.json"])
     assert lineage["parent"] == {"sha256": "3" * 64, "run": "r"}
     assert lineage["base"] == tiny.name
@@ -101,13 +94,18 @@ def export(folder: Path) -> Path:
         (folder / f"model-0000{at}-of-00002.safetensors").write_bytes(save({"x": np.full((3, 5), at, np.float32)}))
     (folder / "config.json").write_text("{}")
     fidelity.save(Fidelity("hf", LogitDistance(5, 1, 0.5, 0.4, 10), LogitDistance(0.1, 0.01, 0.001, 1.0, 10), 20, 19, ()), folder)
-    told = {"v": 1, "export": "hf", "base": "smollm2-135m", "adapter": {"rank": 8, "scale": 4.0, "run": "r", "origin": "/home/me"}}
-    (folder / "mlxtune.json").write_text(json.dumps(told))
+    lineage = {
+        "v": 1,
+        "export": "hf",
+        "base": "smollm2-135m",
+        "adapter": {"rank": 8, "scale": 4.0, "run": "r", "origin": "/home/me"},
+    }
+    (folder / "mlxtune.json").write_text(json.dumps(lineage))
     return folder
 
 
-def test_interrupted_push_resumes(place: Path, stub: Hub) -> None:
-    folder = export(place / "model")
+def test_interrupted_push_resumes(empty_workspace: Path, stub: Hub) -> None:
+    folder = export(empty_workspace / "model")
     stub.refuse["PUT /lfs"] = [400]
     with pytest.raises(InputError, match="The Hub rejected"):
         hub.push_export(folder, REPO)
@@ -127,14 +125,14 @@ def test_interrupted_push_resumes(place: Path, stub: Hub) -> None:
     assert "/home/me" not in text + stub.repos[REPO].files["mlxtune.json"].decode()
 
 
-def test_interrupted_download_resumes(place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch) -> None:
+def test_interrupted_download_resumes(empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch) -> None:
     hub.push_adapter(entry, REPO)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
     stub.cut = [2000]
-    found = hub.pull(place, REPO, "back", str(tiny))
-    assert sha256_file(found.weights) == entry.sha256()
-    assert [told.split("-")[0] for told in stub.ranges] == ["bytes=2000"]
+    pulled = hub.pull(empty_workspace, REPO, "back", str(tiny))
+    assert sha256_file(pulled.weights) == entry.sha256()
+    assert [header.split("-")[0] for header in stub.ranges] == ["bytes=2000"]
 
 
 def test_public_repository_requires_public_flag(stub: Hub, entry: AdapterEntry) -> None:
@@ -154,15 +152,17 @@ def test_missing_login_sends_no_request(stub: Hub, entry: AdapterEntry, monkeypa
 
 
 @pytest.mark.parametrize("repo", ["", "name", "a/b/c", "../x", "a/..", "a/.b", "https://huggingface.co/a/b", "a b/c", "a/b\x1b[2J"])
-def test_invalid_repository_name_is_refused(place: Path, entry: AdapterEntry, repo: str) -> None:
-    for ask in (lambda: hub.push_adapter(entry, repo), lambda: hub.pull(place, repo)):
+def test_invalid_repository_name_is_refused(empty_workspace: Path, entry: AdapterEntry, repo: str) -> None:
+    for ask in (lambda: hub.push_adapter(entry, repo), lambda: hub.pull(empty_workspace, repo)):
         with pytest.raises(InputError, match="is not a valid Hub repository ID") as caught:
             ask()
         assert "\x1b" not in caught.value.message
 
 
 @pytest.mark.parametrize("url", ["http://hub.example", "ftp://127.0.0.1", "http://me:secret@127.0.0.1", "nonsense"])
-def test_token_is_not_sent_over_plain_http(place: Path, entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_not_sent_over_plain_http(
+    empty_workspace: Path, entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", url)
     with pytest.raises(InputError, match=r"sent unencrypted|must be an address") as caught:
         hub.push_adapter(entry, REPO)
@@ -182,40 +182,40 @@ def test_token_is_not_sent_over_plain_http(place: Path, entry: AdapterEntry, url
     ],
 )
 def test_hub_repository_without_adapter_is_refused_and_leaves_no_files(
-    place: Path, tiny: Path, stub: Hub, files: dict[str, bytes], error: type[MlxtuneError], why: str
+    empty_workspace: Path, tiny: Path, stub: Hub, files: dict[str, bytes], error: type[MlxtuneError], why: str
 ) -> None:
     stub.repos[REPO] = Repo(private=False, files=files)
     with pytest.raises(error, match=why):
-        hub.pull(place, REPO, base=str(tiny))
-    assert library.all_adapters(place) == []
-    assert not (place.parent / "adapters.safetensors").exists()
-    assert not list((place / "adapters").glob(".pull*")) if (place / "adapters").exists() else True
+        hub.pull(empty_workspace, REPO, base=str(tiny))
+    assert library.all_adapters(empty_workspace) == []
+    assert not (empty_workspace.parent / "adapters.safetensors").exists()
+    assert not list((empty_workspace / "adapters").glob(".pull*")) if (empty_workspace / "adapters").exists() else True
 
 
 def test_repository_too_large_for_disk_is_not_downloaded(
-    place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
+    empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, monkeypatch
 ) -> None:
     hub.push_adapter(entry, REPO)
     monkeypatch.setattr(hub, "disk_free", lambda path: 1000)
     with pytest.raises(MachineError, match="is free in"):
-        hub.pull(place, REPO, "back", str(tiny))
+        hub.pull(empty_workspace, REPO, "back", str(tiny))
     assert stub.count("/resolve/") == 0
 
 
-def test_missing_base_is_reported_before_download(place: Path, stub: Hub, entry: AdapterEntry) -> None:
+def test_missing_base_is_reported_before_download(empty_workspace: Path, stub: Hub, entry: AdapterEntry) -> None:
     hub.push_adapter(entry, REPO)
     with pytest.raises(ModelError, match="is not on this machine"):
-        hub.pull(place, REPO, "back")
+        hub.pull(empty_workspace, REPO, "back")
     assert stub.count(f"/{WEIGHTS}") == 0
 
 
-def test_peft_adapter_is_pulled_and_converted(place: Path, tiny: Path, stub: Hub) -> None:
+def test_peft_adapter_is_pulled_and_converted(empty_workspace: Path, tiny: Path, stub: Hub) -> None:
     from .test_importers import peft, peft_tensors
 
-    folder = peft(place / "theirs", peft_tensors())
+    folder = peft(empty_workspace / "theirs", peft_tensors())
     stub.repos[REPO] = Repo(private=False, files={file.name: file.read_bytes() for file in folder.iterdir()})
-    found = hub.pull(place, REPO, base=str(tiny))
-    assert (found.name, found.rank, found.scale) == ("support-json", 4, 1.5)
+    pulled = hub.pull(empty_workspace, REPO, base=str(tiny))
+    assert (pulled.name, pulled.rank, pulled.scale) == ("support-json", 4, 1.5)
 
 
 FAULTS: list[tuple[str, dict[str, list[int]], type[MlxtuneError]]] = [
@@ -235,17 +235,19 @@ def test_token_is_absent_from_messages_logs_and_tracebacks(
     stub.refuse = refuse
     with pytest.raises(kind) as caught:
         hub.push_adapter(entry, REPO)
-    told = "".join(traceback.format_exception(caught.value)) + caught.value.message + caught.value.hint
+    messages = "".join(traceback.format_exception(caught.value)) + caught.value.message + caught.value.hint
     captured = capfd.readouterr()
-    for text in (told, caplog.text, captured.out, captured.err):
+    for text in (messages, caplog.text, captured.out, captured.err):
         assert CANARY not in text
 
 
-def test_token_is_absent_from_files(tmp_path: Path, place: Path, tiny: Path, stub: Hub, entry: AdapterEntry, home: Path) -> None:
+def test_token_is_absent_from_files(
+    tmp_path: Path, empty_workspace: Path, tiny: Path, stub: Hub, entry: AdapterEntry, home: Path
+) -> None:
     hub.push_adapter(entry, REPO)
-    hub.pull(place, REPO, "back", str(tiny))
+    hub.pull(empty_workspace, REPO, "back", str(tiny))
     stub.refuse = {"/commit/main": [422]}
-    (place / "adapters" / "back" / WEIGHTS).write_bytes(entry.weights.read_bytes())
+    (empty_workspace / "adapters" / "back" / WEIGHTS).write_bytes(entry.weights.read_bytes())
     for folder in (tmp_path, home):
         for file in folder.rglob("*"):
             if file.is_file() and not file.is_symlink() and ".safetensors" not in file.name:
@@ -258,13 +260,13 @@ def test_token_is_redacted_from_hub_messages(monkeypatch: pytest.MonkeyPatch) ->
     assert hub.redact(f"no, Bearer {CANARY} and hf_other12345.") == "no, Bearer [token] and [token]."
 
 
-def test_unreachable_hub_is_reported(place: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_reported(empty_workspace: Path, entry: AdapterEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="cannot be reached") as caught:
-        hub.pull(place, REPO)
+        hub.pull(empty_workspace, REPO)
     assert "Run the command again" in caught.value.hint
 
 
-def test_missing_repository_is_input_error(place: Path, stub: Hub) -> None:
+def test_missing_repository_is_input_error(empty_workspace: Path, stub: Hub) -> None:
     with pytest.raises(InputError, match="someone/support-json does not exist on the Hub"):
-        hub.pull(place, REPO)
+        hub.pull(empty_workspace, REPO)

@@ -48,7 +48,7 @@ def logits(folder: Path, adapter: Path | None = None, weights: dict[str, np.ndar
 def merged(folder: Path, tensors: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:
     """Merge a PEFT adapter into the base weights by PEFT's definition: W + s B A, rescaled to the row magnitudes for DoRA."""
     base = {name: np.array(array) for name, array in mx.load(str(folder / "model.safetensors")).items()}
-    found = {}
+    weights = {}
     for name in [name for name in tensors if name.endswith("lora_A.weight")]:
         stem = name.removesuffix(".lora_A.weight")
         own = stem.removeprefix("base_model.model.") + ".weight"
@@ -56,30 +56,30 @@ def merged(folder: Path, tensors: dict[str, np.ndarray], scale: float) -> dict[s
         magnitude = tensors.get(f"{stem}.lora_magnitude_vector")
         if magnitude is not None:
             whole = magnitude[:, None] * whole / np.linalg.norm(whole, axis=1, keepdims=True)
-        found[own] = whole
-    return found
+        weights[own] = whole
+    return weights
 
 
 def peft_tensors(
     rank: int = 4, *, dora: bool = False, layers: tuple[int, ...] = (0, 1), targets: tuple[str, ...] = tuple(SIZES)
 ) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(3)
-    found = {}
+    tensors = {}
     for layer in layers:
         for target in targets:
             outputs, inputs = SIZES[target]
             stem = f"base_model.model.model.layers.{layer}.{WHERE[target]}.{target}"
-            found[f"{stem}.lora_A.weight"] = draw.normal(0, 0.3, (rank, inputs)).astype(np.float32)
-            found[f"{stem}.lora_B.weight"] = draw.normal(0, 0.3, (outputs, rank)).astype(np.float32)
+            tensors[f"{stem}.lora_A.weight"] = draw.normal(0, 0.3, (rank, inputs)).astype(np.float32)
+            tensors[f"{stem}.lora_B.weight"] = draw.normal(0, 0.3, (outputs, rank)).astype(np.float32)
             if dora:
-                found[f"{stem}.lora_magnitude_vector"] = draw.uniform(0.5, 1.5, outputs).astype(np.float32)
-    return found
+                tensors[f"{stem}.lora_magnitude_vector"] = draw.uniform(0.5, 1.5, outputs).astype(np.float32)
+    return tensors
 
 
 def peft(folder: Path, tensors: dict[str, np.ndarray], **settings: Any) -> Path:
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    told = {
+    defaults = {
         "peft_type": "LORA",
         "base_model_name_or_path": "someone/model",
         "r": 4,
@@ -87,14 +87,7 @@ def peft(folder: Path, tensors: dict[str, np.ndarray], **settings: Any) -> Path:
         "bias": "none",
         "modules_to_save": None,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(told | settings))
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    folder = tmp_path / "work"
-    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(defaults | settings))
     return folder
 
 
@@ -110,23 +103,23 @@ def place(tmp_path: Path) -> Path:
     ids=["LoRA", "rsLoRA", "DoRA", "last layer", "DoRA on the first layer alone"],
 )
 def test_peft_import_matches_peft_definition(
-    place: Path, tiny: Path, settings: dict[str, Any], scale: float, how: dict[str, Any]
+    empty_workspace: Path, tiny: Path, settings: dict[str, Any], scale: float, how: dict[str, Any]
 ) -> None:
     tensors = peft_tensors(**how)
-    folder = peft(place / "theirs", tensors, **settings)
-    found = import_adapter(place, folder, "mine", str(tiny))
-    assert (found.kind, found.rank, found.scale) == ("dora" if how.get("dora") else "lora", 4, scale)
+    folder = peft(empty_workspace / "theirs", tensors, **settings)
+    imported = import_adapter(empty_workspace, folder, "mine", str(tiny))
+    assert (imported.kind, imported.rank, imported.scale) == ("dora" if how.get("dora") else "lora", 4, scale)
     expected = logits(tiny, weights=merged(tiny, tensors, scale))
-    np.testing.assert_allclose(logits(tiny, found.folder), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits(tiny, imported.folder), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected - logits(tiny)).max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_peft_dtypes_and_values_are_preserved(place: Path, tiny: Path, dtype: Any) -> None:
+def test_peft_dtypes_and_values_are_preserved(empty_workspace: Path, tiny: Path, dtype: Any) -> None:
     tensors = {name: mx.array(array).astype(dtype) for name, array in peft_tensors(targets=("v_proj",)).items()}
-    folder = peft(place / "theirs", {})
+    folder = peft(empty_workspace / "theirs", {})
     mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors)
-    own = mx.load(str(import_adapter(place, folder, "mine", str(tiny)).weights))
+    own = mx.load(str(import_adapter(empty_workspace, folder, "mine", str(tiny)).weights))
     theirs = tensors["base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"]
     mine = own["model.layers.1.self_attn.v_proj.lora_a"]
     assert mine.dtype == dtype
@@ -147,11 +140,13 @@ def test_peft_dtypes_and_values_are_preserved(place: Path, tiny: Path, dtype: An
         ({"use_dora": True}, "lacks DoRA magnitudes for its"),
     ],
 )
-def test_unsupported_peft_feature_is_refused(place: Path, tiny: Path, settings: dict[str, Any], why: str) -> None:
+def test_unsupported_peft_feature_is_refused(empty_workspace: Path, tiny: Path, settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ModelError, match=why):
-        import_adapter(place, peft(place / "theirs", peft_tensors(), **settings), "mine", str(tiny))
-    assert library.all_adapters(place) == []
-    assert [item.name for item in (place / "adapters").glob("*") if not item.name.startswith((".library", "library"))] == []
+        import_adapter(empty_workspace, peft(empty_workspace / "theirs", peft_tensors(), **settings), "mine", str(tiny))
+    assert library.all_adapters(empty_workspace) == []
+    assert [
+        item.name for item in (empty_workspace / "adapters").glob("*") if not item.name.startswith((".library", "library"))
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -168,10 +163,10 @@ def test_unsupported_peft_feature_is_refused(place: Path, tiny: Path, settings: 
         ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", (4, 64), "two tensors map to"),
     ],
 )
-def test_unmatched_peft_tensor_is_refused(place: Path, tiny: Path, name: str, shape: tuple[int, ...], why: str) -> None:
+def test_unmatched_peft_tensor_is_refused(empty_workspace: Path, tiny: Path, name: str, shape: tuple[int, ...], why: str) -> None:
     tensors = peft_tensors() | {name: np.ones(shape, np.float32)}
     with pytest.raises(ModelError, match=why):
-        import_adapter(place, peft(place / "theirs", tensors), "mine", str(tiny))
+        import_adapter(empty_workspace, peft(empty_workspace / "theirs", tensors), "mine", str(tiny))
 
 
 def stock_trained(folder: Path, tiny: Path, kind: str) -> Path:
@@ -193,38 +188,38 @@ def stock_trained(folder: Path, tiny: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_stock_mlx_lm_adapter_imports_with_same_logits(place: Path, tiny: Path, kind: str) -> None:
-    trained = stock_trained(place / "stock", tiny, kind)
-    found = import_adapter(place, trained, "mine")
-    assert (found.kind, found.base) == (kind, str(tiny))
-    assert sha256_file(found.weights) == sha256_file(trained / WEIGHTS)
+def test_stock_mlx_lm_adapter_imports_with_same_logits(empty_workspace: Path, tiny: Path, kind: str) -> None:
+    trained = stock_trained(empty_workspace / "stock", tiny, kind)
+    imported = import_adapter(empty_workspace, trained, "mine")
+    assert (imported.kind, imported.base) == (kind, str(tiny))
+    assert sha256_file(imported.weights) == sha256_file(trained / WEIGHTS)
     stock, tokenizer = load_stock(str(tiny), adapter_path=str(trained))
-    told = [part.token for part in stream_generate(stock, tokenizer, TOKENS[0], max_tokens=24)]
+    stock_tokens = [part.token for part in stream_generate(stock, tokenizer, TOKENS[0], max_tokens=24)]
     model, _ = load_model(tiny)
-    lora.load(model, found.folder)
-    said = generate(model, tokenizer, TOKENS, max_tokens=24, stops=frozenset(), batch_size=1)[0][0]
-    assert said.startswith(tokenizer.decode(told).split("<|im_end|>")[0])
-    np.testing.assert_array_equal(logits(tiny, trained), logits(tiny, found.folder))
+    lora.load(model, imported.folder)
+    output = generate(model, tokenizer, TOKENS, max_tokens=24, stops=frozenset(), batch_size=1)[0][0]
+    assert output.startswith(tokenizer.decode(stock_tokens).split("<|im_end|>")[0])
+    np.testing.assert_array_equal(logits(tiny, trained), logits(tiny, imported.folder))
     assert np.abs(logits(tiny, trained) - logits(tiny)).max() > 1e-3
-    config = json.loads((found.folder / CONFIG).read_text())
+    config = json.loads((imported.folder / CONFIG).read_text())
     assert config["lora_parameters"]["keys"] == list(read_layout(trained).keys)
 
 
-def test_imported_adapter_can_be_trained_further(place: Path, tiny: Path) -> None:
+def test_imported_adapter_can_be_trained_further(empty_workspace: Path, tiny: Path) -> None:
     from mlxtune.recipe import parse
     from mlxtune.recipe.parent import inherit
 
-    found = import_adapter(place, write(place / "theirs", arrays(), config()), "mine", str(tiny))
-    recipe = inherit(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n'), found.folder)
+    imported = import_adapter(empty_workspace, write(empty_workspace / "theirs", arrays(), config()), "mine", str(tiny))
+    recipe = inherit(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n'), imported.folder)
     assert (recipe.adapter.rank, recipe.adapter.scale, recipe.adapter.layers) == (4, 2.0, 2)
     model = load.load(load.ModelFolder("m", tiny, json.loads((tiny / "config.json").read_text()), "")).model
     lora.add(model, recipe.adapter, seed=1)
-    lora.load_weights(model, found.folder)
+    lora.load_weights(model, imported.folder)
 
 
-def test_imported_scores_are_recorded_as_reported(place: Path, tiny: Path, source: Any) -> None:
+def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: Path, source: Any) -> None:
     rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
-    said = {
+    evaluation = {
         "word": "better",
         "verdict": "Better.",
         "rows": 4,
@@ -233,33 +228,33 @@ def test_imported_scores_are_recorded_as_reported(place: Path, tiny: Path, sourc
         "before": [rate],
         "after": [rate | {"hits": 4}],
     }
-    told = {
+    lineage = {
         "base": str(tiny),
         "base_fingerprint": source.fingerprint,
         "run": "r",
         "data_hash": "d",
-        "evaluation": said,
+        "evaluation": evaluation,
         "junk": ["x"],
     }
-    theirs = write(place / "theirs", arrays(), config(), told)
-    found = import_adapter(place, theirs)
-    assert (found.name, found.run, found.data_hash, found.origin) == ("theirs", "r", "d", str(theirs))
-    assert found.score is not None
-    assert (found.score.outcome, found.score.folder, found.score.rate()[1].hits) == ("better", None, 4)
-    assert found.score.caveat == "", "older ones have none"
-    kept = score_from_lineage(
-        {"evaluation": score_to_lineage(replace(found.score, caveat="off-task answers dropped from 20 to 15 of 34"))}
+    theirs = write(empty_workspace / "theirs", arrays(), config(), lineage)
+    imported = import_adapter(empty_workspace, theirs)
+    assert (imported.name, imported.run, imported.data_hash, imported.origin) == ("theirs", "r", "d", str(theirs))
+    assert imported.score is not None
+    assert (imported.score.outcome, imported.score.folder, imported.score.rate()[1].hits) == ("better", None, 4)
+    assert imported.score.caveat == "", "older ones have none"
+    score = score_from_lineage(
+        {"evaluation": score_to_lineage(replace(imported.score, caveat="off-task answers dropped from 20 to 15 of 34"))}
     )
-    assert kept is not None
-    assert kept.caveat == "off-task answers dropped from 20 to 15 of 34"
-    (theirs / "mlxtune.json").write_text(json.dumps(told | {"base_fingerprint": "0" * 64}))
+    assert score is not None
+    assert score.caveat == "off-task answers dropped from 20 to 15 of 34"
+    (theirs / "mlxtune.json").write_text(json.dumps(lineage | {"base_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match="trained from different weights"):
-        import_adapter(place, theirs, "two")
-    assert import_adapter(place, theirs, "two", other_weights=True).score is None
+        import_adapter(empty_workspace, theirs, "two")
+    assert import_adapter(empty_workspace, theirs, "two", other_weights=True).score is None
 
 
-def test_different_base_is_detected_by_shapes(place: Path, tiny: Path, tmp_path: Path) -> None:
-    theirs = write(place / "theirs", arrays(), config(model=str(tiny)))
+def test_different_base_is_detected_by_shapes(empty_workspace: Path, tiny: Path, tmp_path: Path) -> None:
+    theirs = write(empty_workspace / "theirs", arrays(), config(model=str(tiny)))
     other = json.loads((make_tiny(tmp_path / "other") / "config.json").read_text())
     from mlx_lm.models.llama import Model, ModelArgs
     from mlx_lm.utils import save_model
@@ -270,95 +265,97 @@ def test_different_base_is_detected_by_shapes(place: Path, tiny: Path, tmp_path:
     with pytest.raises(
         ModelError, match=r"a different base than .*q_proj has the shape \(128, 128\) in the base and \(64, 64\) in the adapter"
     ):
-        import_adapter(place, theirs, "mine", str(tmp_path / "other"))
+        import_adapter(empty_workspace, theirs, "mine", str(tmp_path / "other"))
     with pytest.raises(ModelError, match=r"that base has no model\.layers\.2\.self_attn\.q_proj"):
-        import_adapter(place, write(place / "deep", arrays(layers=(2,)), config(layers=3)), "mine", str(tiny))
+        import_adapter(empty_workspace, write(empty_workspace / "deep", arrays(layers=(2,)), config(layers=3)), "mine", str(tiny))
     with pytest.raises(ModelError, match="is not in the last 1 layer"):
-        import_adapter(place, write(place / "low", arrays(), config(layers=1)), "mine", str(tiny))
+        import_adapter(empty_workspace, write(empty_workspace / "low", arrays(), config(layers=1)), "mine", str(tiny))
 
 
-def test_quantized_base_reports_logical_shapes(place: Path, tmp_path: Path) -> None:
+def test_quantized_base_reports_logical_shapes(empty_workspace: Path, tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "four", bits=4)
-    found = import_adapter(place, write(place / "theirs", arrays(targets=tuple(SIZES)), config()), "mine", str(base))
+    imported = import_adapter(
+        empty_workspace, write(empty_workspace / "theirs", arrays(targets=tuple(SIZES)), config()), "mine", str(base)
+    )
     model, _ = load_model(base)
-    lora.load(model, found.folder)
+    lora.load(model, imported.folder)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("float32", np.nan), ("float32", -np.inf), ("float16", np.inf), ("bfloat16", np.nan)])
-def test_non_numeric_weights_are_refused(place: Path, tiny: Path, dtype: str, value: float) -> None:
+def test_non_numeric_weights_are_refused(empty_workspace: Path, tiny: Path, dtype: str, value: float) -> None:
     tensors = arrays()
     tensors["model.layers.1.self_attn.v_proj.lora_b"][2, 3] = value
-    theirs = write(place / "theirs", tensors, config())
+    theirs = write(empty_workspace / "theirs", tensors, config())
     mx.save_safetensors(
         str(theirs / WEIGHTS), {name: mx.array(array).astype(getattr(mx, dtype)) for name, array in tensors.items()}
     )
     with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.v_proj\.lora_b has 1 infinite or NaN value"):
-        import_adapter(place, theirs, "mine", str(tiny))
-    assert library.all_adapters(place) == []
+        import_adapter(empty_workspace, theirs, "mine", str(tiny))
+    assert library.all_adapters(empty_workspace) == []
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapters.npz", "model.pt", "weights.PKL", "x.ckpt"])
-def test_pickles_are_refused_without_opening(place: Path, tiny: Path, name: str) -> None:
-    (place / "theirs").mkdir()
-    (place / "theirs" / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    (place / "theirs" / CONFIG).write_text(json.dumps({"peft_type": "LORA"}))
+def test_pickles_are_refused_without_opening(empty_workspace: Path, tiny: Path, name: str) -> None:
+    (empty_workspace / "theirs").mkdir()
+    (empty_workspace / "theirs" / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    (empty_workspace / "theirs" / CONFIG).write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(ModelError, match="is a pickle file, which could run"):
-        import_adapter(place, place / "theirs", "mine", str(tiny))
+        import_adapter(empty_workspace, empty_workspace / "theirs", "mine", str(tiny))
 
 
-def test_only_adapter_files_are_copied(place: Path, tiny: Path) -> None:
-    theirs = write(place / "theirs", arrays(), config())
+def test_only_adapter_files_are_copied(empty_workspace: Path, tiny: Path) -> None:
+    theirs = write(empty_workspace / "theirs", arrays(), config())
     (theirs / "training_args.bin").write_bytes(b"cos\nsystem\n")
     (theirs / "0000100_adapters.safetensors").write_bytes(b"x")
-    found = import_adapter(place, theirs, "mine", str(tiny))
-    assert sorted(file.name for file in found.folder.iterdir()) == [CONFIG, WEIGHTS, "mlxtune.json"]
-    assert found.folder.stat().st_mode & 0o777 == 0o755
+    imported = import_adapter(empty_workspace, theirs, "mine", str(tiny))
+    assert sorted(file.name for file in imported.folder.iterdir()) == [CONFIG, WEIGHTS, "mlxtune.json"]
+    assert imported.folder.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("what", ["folder", WEIGHTS, CONFIG, "mlxtune.json", "README.md"])
-def test_symbolic_links_are_refused(place: Path, tiny: Path, what: str) -> None:
-    theirs = write(place / "theirs", arrays(), config(), {})
+def test_symbolic_links_are_refused(empty_workspace: Path, tiny: Path, what: str) -> None:
+    theirs = write(empty_workspace / "theirs", arrays(), config(), {})
     if what == "folder":
-        os.rename(theirs, place / "real")
-        theirs.symlink_to(place / "real")
+        os.rename(theirs, empty_workspace / "real")
+        theirs.symlink_to(empty_workspace / "real")
     else:
         (theirs / what).unlink(missing_ok=True)
-        (theirs / what).symlink_to(place / "elsewhere")
+        (theirs / what).symlink_to(empty_workspace / "elsewhere")
     with pytest.raises(ModelError, match="symbolic link"):
-        import_adapter(place, theirs, "mine", str(tiny))
+        import_adapter(empty_workspace, theirs, "mine", str(tiny))
 
 
 @pytest.mark.parametrize("name", ["../mine", "/tmp/mine", "a/../../b", ".hidden", "base"])
-def test_name_outside_library_is_refused(place: Path, tiny: Path, name: str) -> None:
-    theirs = write(place / "theirs", arrays(), config())
+def test_name_outside_library_is_refused(empty_workspace: Path, tiny: Path, name: str) -> None:
+    theirs = write(empty_workspace / "theirs", arrays(), config())
     with pytest.raises(InputError, match="is not a valid adapter name"):
-        import_adapter(place, theirs, name, str(tiny))
+        import_adapter(empty_workspace, theirs, name, str(tiny))
 
 
-def test_existing_name_is_refused_before_copying(place: Path, tiny: Path) -> None:
-    theirs = write(place / "theirs", arrays(), config())
-    import_adapter(place, theirs, "mine", str(tiny))
+def test_existing_name_is_refused_before_copying(empty_workspace: Path, tiny: Path) -> None:
+    theirs = write(empty_workspace / "theirs", arrays(), config())
+    import_adapter(empty_workspace, theirs, "mine", str(tiny))
     with pytest.raises(InputError, match="An adapter named mine already exists"):
-        import_adapter(place, theirs, "mine", str(tiny))
+        import_adapter(empty_workspace, theirs, "mine", str(tiny))
 
 
-def test_base_is_not_downloaded_implicitly(place: Path) -> None:
+def test_base_is_not_downloaded_implicitly(empty_workspace: Path) -> None:
     with pytest.raises(ModelError, match="base, someone/model, is not on this machine") as caught:
-        import_adapter(place, peft(place / "theirs", peft_tensors()), "mine")
+        import_adapter(empty_workspace, peft(empty_workspace / "theirs", peft_tensors()), "mine")
     assert "--base" in caught.value.hint
     with pytest.raises(ModelError, match="does not name its base"):
-        import_adapter(place, write(place / "silent", arrays(), config()), "mine")
+        import_adapter(empty_workspace, write(empty_workspace / "silent", arrays(), config()), "mine")
 
 
-def test_folder_without_adapter_is_refused(place: Path, tiny: Path) -> None:
-    (place / "file").write_text("x")
-    (place / "empty").mkdir()
-    mixed = write(place / "mixed", arrays(), {"peft_type": "LORA", "r": 4, "lora_alpha": 8})
+def test_folder_without_adapter_is_refused(empty_workspace: Path, tiny: Path) -> None:
+    (empty_workspace / "file").write_text("x")
+    (empty_workspace / "empty").mkdir()
+    mixed = write(empty_workspace / "mixed", arrays(), {"peft_type": "LORA", "r": 4, "lora_alpha": 8})
     for folder, why in (
-        (place / "file", "does not exist"),
-        (place / "none", "does not exist"),
-        (place / "empty", "contains no adapter"),
+        (empty_workspace / "file", "does not exist"),
+        (empty_workspace / "none", "does not exist"),
+        (empty_workspace / "empty", "contains no adapter"),
         (mixed, "is in PEFT format"),
     ):
         with pytest.raises(ModelError, match=why):
-            import_adapter(place, folder, "mine", str(tiny))
+            import_adapter(empty_workspace, folder, "mine", str(tiny))

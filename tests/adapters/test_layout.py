@@ -16,13 +16,13 @@ from .conftest import arrays, config, write
 
 
 def test_config_is_read_without_weights(tmp_path: Path) -> None:
-    found = read_layout(write(tmp_path, arrays(6, kind="dora"), config(6, kind="dora", scale=1.5, model="m")))
-    assert (found.kind, found.rank, found.scale, found.base) == ("dora", 6, 1.5, "m")
-    assert found.keys == ("self_attn.q_proj", "self_attn.v_proj")
-    assert found.layers == (0, 1)
-    assert found.parameters == 2 * (6 * (64 + 64) + 64 + 6 * (64 + 32) + 32)
-    assert found.size == 4 * found.parameters
-    module = found.modules["model.layers.1.self_attn.v_proj"]
+    layout = read_layout(write(tmp_path, arrays(6, kind="dora"), config(6, kind="dora", scale=1.5, model="m")))
+    assert (layout.kind, layout.rank, layout.scale, layout.base) == ("dora", 6, 1.5, "m")
+    assert layout.keys == ("self_attn.q_proj", "self_attn.v_proj")
+    assert layout.layers == (0, 1)
+    assert layout.parameters == 2 * (6 * (64 + 64) + 64 + 6 * (64 + 32) + 32)
+    assert layout.size == 4 * layout.parameters
+    module = layout.modules["model.layers.1.self_attn.v_proj"]
     assert (module.inputs, module.outputs, module.ranks) == (64, 32, {6})
 
 
@@ -91,9 +91,9 @@ def test_malformed_config_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_mlx_lm_config_lists_every_module(tmp_path: Path) -> None:
-    found = read_layout(write(tmp_path, arrays(), config(model="m")))
-    assert found.config == {
+    layout = read_layout(write(tmp_path, arrays(), config(model="m")))
+    assert layout.config == {
         "fine_tune_type": "lora", "num_layers": 2, "model": "m",
         "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]},
     }  # fmt: skip
-    assert json.loads(json.dumps(found.config)) == found.config
+    assert json.loads(json.dumps(layout.config)) == layout.config

@@ -22,17 +22,17 @@ QUESTIONS = (
 )  # fmt: skip
 
 
-def shop(place: Path) -> AdviceEvidence:
+def shop(folder: Path) -> AdviceEvidence:
     """Return the evidence for the evaluated recipe after replacing its data with fourteen distinct prompts."""
-    recipe = load(place / "shop.toml")
+    recipe = load(folder / "shop.toml")
     if "parcel number" in recipe.source.read_text():
-        write(place, *QUESTIONS)
-    return collect(place, recipe, "shop.toml")
+        write(folder, *QUESTIONS)
+    return collect(folder, recipe, "shop.toml")
 
 
-def write(place: Path, *questions: str) -> None:
+def write(folder: Path, *questions: str) -> None:
     turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": GOOD}] for text in questions]
-    (place / "shop.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in turns))
+    (folder / "shop.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in turns))
 
 
 def changed(folder: Path, copied: str, /, **facts: Any) -> Path:
@@ -47,8 +47,8 @@ def changed(folder: Path, copied: str, /, **facts: Any) -> Path:
 
 def test_data_and_contract_come_from_recipe(tmp_path: Path) -> None:
     write_evaluation(tmp_path)
-    found = shop(tmp_path)
-    assert (found.recipe, found.rows, found.groups, found.pairs, found.contract, found.prompted) == (
+    evidence = shop(tmp_path)
+    assert (evidence.recipe, evidence.rows, evidence.groups, evidence.pairs, evidence.contract, evidence.prompted) == (
         "shop.toml",
         14,
         14,
@@ -56,7 +56,7 @@ def test_data_and_contract_come_from_recipe(tmp_path: Path) -> None:
         True,
         False,
     )
-    assert found.held_out
+    assert evidence.held_out
     recipe = load(tmp_path / "shop.toml")
     assert collect(tmp_path, replace(recipe, evaluation=replace(recipe.evaluation, schema="", forbid=[]))).contract is False
 
@@ -70,9 +70,9 @@ def test_duplicate_prompts_count_once(tmp_path: Path) -> None:
 def test_too_few_rows_for_holdout_is_not_an_error(tmp_path: Path) -> None:
     write_evaluation(tmp_path)
     write(tmp_path, *QUESTIONS[:2])
-    found = shop(tmp_path)
-    assert (found.groups, found.held_out) == (2, None)
-    assert "No held-out rows: " in found.passed[0]
+    evidence = shop(tmp_path)
+    assert (evidence.groups, evidence.held_out) == (2, None)
+    assert "No held-out rows: " in evidence.passed[0]
 
 
 def test_pairs_are_counted(tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_pairs_are_counted(tmp_path: Path) -> None:
 
 def test_each_arm_has_rate_and_source_evaluation(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD], **{"base+prompt": [GOOD, GOOD, BAD, GOOD]})
-    found = shop(tmp_path)
-    arm = found.arms["contract"]["base+prompt"]
+    evidence = shop(tmp_path)
+    arm = evidence.arms["contract"]["base+prompt"]
     interval = binomtest(3, 4).proportion_ci(method="wilson")
     assert (arm.hits, arm.total, arm.percent, arm.by) == (3, 4, 75.0, folder.name)
     assert (arm.low, arm.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
-    facts = found.facts("contract", 90)
+    facts = evidence.facts("contract", 90)
     assert (facts["base"], facts["prompt"], facts["kshot"], facts["best"], facts["gap"]) == (25.0, 75.0, None, 75.0, 15.0)
-    assert found.text_values("contract")["best_name"] == "Your prompt alone"
+    assert evidence.text_values("contract")["best_name"] == "Your prompt alone"
 
 
 def test_newest_evaluation_of_arm_wins_including_samples(tmp_path: Path) -> None:
@@ -108,17 +108,17 @@ def test_newest_evaluation_of_arm_wins_including_samples(tmp_path: Path) -> None
 def test_evaluations_of_other_recipes_or_bases_are_ignored(tmp_path: Path, facts: dict[str, Any]) -> None:
     folder = write_evaluation(tmp_path, base=[BAD, GOOD, BAD, BAD])
     changed(folder, "20261125-0900-another", **facts)
-    found = shop(tmp_path)
-    assert found.arms["contract"]["base"].by == folder.name
-    assert found.passed == ()
+    evidence = shop(tmp_path)
+    assert evidence.arms["contract"]["base"].by == folder.name
+    assert evidence.passed == ()
 
 
 def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path)
     (tmp_path / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
-    found = shop(tmp_path)
-    assert found.arms == {}
-    assert found.passed == (f"Ignored {folder.name}: the contract has changed since then.",)
+    evidence = shop(tmp_path)
+    assert evidence.arms == {}
+    assert evidence.passed == (f"Ignored {folder.name}: the contract has changed since then.",)
 
 
 def test_unfinished_evaluation_is_ignored(tmp_path: Path) -> None:

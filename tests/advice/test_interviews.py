@@ -17,12 +17,12 @@ from mlxtune.data.checks.statistics import tier
 CASES = {file.stem: json.loads(file.read_text()) for file in sorted((Path(__file__).parent / "interviews").glob("*.json"))}
 
 
-def evidence(told: dict[str, Any] | None, metric: str) -> AdviceEvidence:
-    if told is None:
+def evidence(facts: dict[str, Any] | None, metric: str) -> AdviceEvidence:
+    if facts is None:
         return AdviceEvidence()
-    arms = {arm: ArmEvidence(arm, hits, total, 0.0, 1.0, "20261124-1412-shop") for arm, (hits, total) in told["arms"].items()}
-    rest = {key: value for key, value in told.items() if key != "arms"}
-    return AdviceEvidence(**rest, tier=tier(told["groups"]), arms={metric: arms} if arms else {})
+    arms = {arm: ArmEvidence(arm, hits, total, 0.0, 1.0, "20261124-1412-shop") for arm, (hits, total) in facts["arms"].items()}
+    rest = {key: value for key, value in facts.items() if key != "arms"}
+    return AdviceEvidence(**rest, tier=tier(facts["groups"]), arms={metric: arms} if arms else {})
 
 
 def advise(case: dict[str, Any]) -> Advice:
@@ -36,10 +36,10 @@ def test_interview_produces_expected_verdict(name: str) -> None:
     assert {reason.rule for reason in advice.reasons} == set(expect["reasons"])
     points = {row.key: row.points for row in advice.table}
     assert {key: points[key] for key in expect["rows"]} == expect["rows"]
-    told = {rule.key: rule.text.split("{")[0][:40] for rule in rules().contradictions}
-    assert [next(key for key, text in told.items() if said.startswith(text)) for said in advice.contradictions] == expect[
-        "contradictions"
-    ]
+    openings = {rule.key: rule.text.split("{")[0][:40] for rule in rules().contradictions}
+    assert [
+        next(key for key, text in openings.items() if contradiction.startswith(text)) for contradiction in advice.contradictions
+    ] == expect["contradictions"]
     assert expect["next"] in advice.next
     assert expect.get("says", "") in " ".join([advice.sentence, *(reason.text for reason in advice.reasons)])
 
@@ -52,8 +52,8 @@ def test_every_rule_and_tradeoff_has_interview() -> None:
     assert used >= {rule.key for rule in (*by.right, *by.wrong, *by.gates, *by.cautions)}
     assert {row.key for one in advice for row in one.table if row.points} == {row.rule.key for row in by.tradeoffs}
     assert {one.method for one in advice} - {""} == {rule.key for rule in by.methods}
-    said = " ".join(text for one in advice for text in one.contradictions)
-    assert all(rule.text.split("{")[0][:40] in said for rule in by.contradictions)
+    contradictions = " ".join(text for one in advice for text in one.contradictions)
+    assert all(rule.text.split("{")[0][:40] in contradictions for rule in by.contradictions)
 
 
 @pytest.mark.parametrize("name", CASES)

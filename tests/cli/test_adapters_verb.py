@@ -29,14 +29,14 @@ def shop(cwd: Path, tiny: Path) -> Path:
     """Create a workspace with one run adapter."""
     folder = cwd / "runs" / RUN
     source = resolve(str(tiny))
-    told = {
+    lineage = {
         "made": "2026-11-24T14:12:00+0000",
         "run": RUN,
         "base": "smollm2-135m",
         "base_fingerprint": source.fingerprint,
         "method": "sft",
     }
-    write(folder / "adapter", arrays(), config(), told)
+    write(folder / "adapter", arrays(), config(), lineage)
     (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
     return cwd
 
@@ -72,7 +72,7 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
 
 def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
     rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
-    said = {
+    evaluation = {
         "word": "better",
         "verdict": "Better.",
         "rows": 4,
@@ -81,22 +81,22 @@ def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
         "before": [rate],
         "after": [rate],
     }
-    said["reservation"] = "off-task answers dropped from 20 to 15 of 34"
-    write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": said})
-    listed, told = cli("adapters").out, cli("adapters", "show", "other").out
+    evaluation["reservation"] = "off-task answers dropped from 20 to 15 of 34"
+    write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": evaluation})
+    listed, details = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())
     assert "better, but" in listed
     assert "other is better but not recommended: off-task answers dropped from 20 to 15 of 34." in " ".join(listed.split())
-    assert "! Not recommended: off-task answers dropped from 20 to 15 of 34." in told
+    assert "! Not recommended: off-task answers dropped from 20 to 15 of 34." in details
 
 
 def test_json_list_has_every_field(cli, shop):
     scored(shop)
-    (found,) = json.loads(cli("adapters", "list", "--json").out)
-    assert found["name"] == found["run"] == RUN
-    assert (found["kind"], found["rank"], found["targets"]) == ("lora", 4, ["self_attn.q_proj", "self_attn.v_proj"])
-    assert found["score"]["word"] == "cannot tell"
-    assert found["score"]["folder"].startswith(str(shop / "evals"))
+    (entry,) = json.loads(cli("adapters", "list", "--json").out)
+    assert entry["name"] == entry["run"] == RUN
+    assert (entry["kind"], entry["rank"], entry["targets"]) == ("lora", 4, ["self_attn.q_proj", "self_attn.v_proj"])
+    assert entry["score"]["word"] == "cannot tell"
+    assert entry["score"]["folder"].startswith(str(shop / "evals"))
 
 
 def test_show_prints_details_and_evaluation(cli, shop):
@@ -173,13 +173,13 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
     def start(workspace, entry, form, **how):
         folder = shop / "exports" / "20261124-1500-shop"
         folder.mkdir(parents=True, exist_ok=True)
-        found = Fidelity(form, FAR, loss, 20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
-        fidelity.save(found, folder)
+        result = Fidelity(form, FAR, loss, 20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
+        fidelity.save(result, folder)
         writer = EventWriter(folder)
         writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
         try:
             if not how["force"]:
-                fidelity.require_faithful(found)
+                fidelity.require_faithful(result)
             writer.emit("run.finished", summary={"folder": str(folder / "model"), "bytes": 2**30})
         except GateError as error:
             writer.emit("run.failed", error=error.message, hint=error.hint, code=1)
@@ -209,8 +209,8 @@ def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
     assert ended.code == 1
     assert "It lost more than the adapter changed" in ended.err
     assert "without --requantize" in ended.err
-    found = json.loads(cli("adapters", "fuse", "--requantize", "--json").out)
-    assert (found["faithful"], found["refused"], found["folder"]) == (False, True, None)
+    fused = json.loads(cli("adapters", "fuse", "--requantize", "--json").out)
+    assert (fused["faithful"], fused["refused"], fused["folder"]) == (False, True, None)
     forced = json.loads(cli("adapters", "fuse", "--requantize", "--force", "--json").out)
     assert (forced["faithful"], forced["refused"]) == (False, False)
 
@@ -243,18 +243,18 @@ def test_bad_input_prints_one_message_and_exits_2(cli, shop, command, words):
 
 def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, monkeypatch):
     """The worker gets the adapter folder and no run; different base weights are refused before it starts."""
-    asked = []
+    requests = []
 
     def start(cwd, kind, recipe, request):
-        asked.append((kind, request))
+        requests.append((kind, request))
         raise InputError("enough")
 
     monkeypatch.setattr("mlxtune.evaluation.start.launch.start", start)
-    found = import_adapter(shop, write(shop / "theirs", arrays(), config(), {}), "mine", str(tiny))
+    imported = import_adapter(shop, write(shop / "theirs", arrays(), config(), {}), "mine", str(tiny))
     recipe = str(workspace / "recipes" / "tiny.toml")
     assert "enough" in cli("eval", recipe, "--adapter", "mine").err
-    assert asked == [("eval", {"adapter": str(found.folder)})]
+    assert requests == [("eval", {"adapter": str(imported.folder)})]
     other = make_tiny(shop / "other", bits=4)
     ended = cli("eval", recipe, "--adapter", "mine", "--set", f"model.base={other}")
-    assert (ended.code, "mine was trained from" in ended.err, len(asked)) == (2, True, 1)
+    assert (ended.code, "mine was trained from" in ended.err, len(requests)) == (2, True, 1)
     assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err

@@ -40,18 +40,18 @@ def test_answers_alone_give_verdict_reasons_and_next_steps(cli, answers) -> None
 
 
 def test_json_output_has_advice_answers_and_evidence(cli, answers) -> None:
-    found = json.loads(cli("advise", "--answers", answers, "--json").out)
-    assert found["advice"]["verdict"] == "fine-tune"
-    assert found["answers"] == ANSWERS | {"target": 95, "access": "everyone", "explain": "no"}
-    assert found["evidence"]["groups"] is None
-    assert len(found["advice"]["table"]) == 9
+    advice = json.loads(cli("advise", "--answers", answers, "--json").out)
+    assert advice["advice"]["verdict"] == "fine-tune"
+    assert advice["answers"] == ANSWERS | {"target": 95, "access": "everyone", "explain": "no"}
+    assert advice["evidence"]["groups"] is None
+    assert len(advice["advice"]["table"]) == 9
 
 
 def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers) -> None:
     folder = write_evaluation(cwd, base=[BAD] * 25, **{"base+prompt": [GOOD] * 24 + [BAD]})
-    found = json.loads(cli("advise", "shop.toml", "--answers", answers, "--json").out)
-    assert found["advice"]["verdict"] == "prompt first"
-    assert found["advice"]["sentence"] == "Your prompt alone already reaches 96%, so fine-tuning is not needed."
+    advice = json.loads(cli("advise", "shop.toml", "--answers", answers, "--json").out)
+    assert advice["advice"]["verdict"] == "prompt first"
+    assert advice["advice"]["sentence"] == "Your prompt alone already reaches 96%, so fine-tuning is not needed."
     ended = cli("advise", "shop.toml", "--answers", answers)
     assert "Your prompt alone already reaches 96%, so fine-tuning is not needed." in ended.out
     assert f"base+prompt: 96% of 25 rows (80–99), by {folder.name}" in ended.out
@@ -126,11 +126,11 @@ def test_interview_repeats_invalid_questions_and_saves_answers(cli, cwd) -> None
     for question in rules().questions:
         assert question.ask in ended.err
         assert question.ask not in ended.out
-    kept = json.loads((cwd / "advice.json").read_text())
-    assert kept["change"] == ["format", "style"]
-    assert (kept["calls"], kept["metric"], kept["target"]) == (20000, "contract", 95)
+    answers = json.loads((cwd / "advice.json").read_text())
+    assert answers["change"] == ["format", "style"]
+    assert (answers["calls"], answers["metric"], answers["target"]) == (20000, "contract", 95)
     again = cli("advise", stdin="\n" * 8)
-    assert json.loads((cwd / "advice.json").read_text()) == kept
+    assert json.loads((cwd / "advice.json").read_text()) == answers
     assert again.out == ended.out
 
 
@@ -158,13 +158,13 @@ def test_measured_arms_are_not_offered_again(cli, cwd) -> None:
 def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, monkeypatch) -> None:
     monkeypatch.chdir(workspace)
     (workspace / "answers.json").write_text(json.dumps(ANSWERS | {"target": 100}))
-    found = json.loads(
+    advice = json.loads(
         cli("advise", "recipes/tiny.toml", "--answers", "answers.json", "--measure", "--json", "--set", "evaluation.prompt=Answer in JSON.",
             "--set", "data.holdout=0.5", "--set", "evaluation.shots=1").out
     )  # fmt: skip
-    arms = found["evidence"]["arms"]["contract"]
+    arms = advice["evidence"]["arms"]["contract"]
     assert set(arms) == {"base", "base+prompt", "base+kshot"}
-    held_out = found["evidence"]["held_out"]
+    held_out = advice["evidence"]["held_out"]
     assert {arm["total"] for arm in arms.values()} == {min(30, held_out)}
-    assert not any("never evaluated" in text for text in found["advice"]["contradictions"])
-    assert len(found["advice"]["measured"]) == 3
+    assert not any("never evaluated" in text for text in advice["advice"]["contradictions"])
+    assert len(advice["advice"]["measured"]) == 3

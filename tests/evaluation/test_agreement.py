@@ -49,29 +49,29 @@ def test_kappa_interval_covers_in_simulation():
     covered = 0
     for draw in numpy.random.default_rng(3).multinomial(120, shares.ravel(), size=600).tolist():
         pairs = [pair for pair, count in zip(itertools.product("xy", repeat=2), draw, strict=True) for _ in range(count)]
-        found = kappa(pairs)
-        covered += found is not None and found.low <= truth <= found.high
+        estimate = kappa(pairs)
+        covered += estimate is not None and estimate.low <= truth <= estimate.high
     assert 0.92 <= covered / 600 <= 0.98
 
 
 def test_perfect_judge_leaves_rate_unchanged():
-    found = corrected_rate(30, 100, ConfusionCounts(500_000_000, 500_000_000, 500_000_000, 500_000_000))
-    assert found is not None
-    assert found.value == pytest.approx(0.3, **CLOSE)
+    estimate = corrected_rate(30, 100, ConfusionCounts(500_000_000, 500_000_000, 500_000_000, 500_000_000))
+    assert estimate is not None
+    assert estimate.value == pytest.approx(0.3, **CLOSE)
     middle = stats.norm.isf(0.025) ** 2
     rate = (30 + middle / 2) / (100 + middle)  # Agresti–Coull interval
     half = stats.norm.isf(0.025) * math.sqrt(rate * (1 - rate) / (100 + middle))
-    assert (found.low, found.high) == pytest.approx((rate - half, rate + half), abs=1e-6)
-    assert (found.low, found.high) == pytest.approx(proportion_confint(30, 100, method="agresti_coull"), abs=1e-6)
+    assert (estimate.low, estimate.high) == pytest.approx((rate - half, rate + half), abs=1e-6)
+    assert (estimate.low, estimate.high) == pytest.approx(proportion_confint(30, 100, method="agresti_coull"), abs=1e-6)
 
 
 def test_rogan_gladen_inverts_misclassification():
     for true, se, sp in itertools.product([0.1, 0.35, 0.8], [0.7, 0.9], [0.6, 0.95]):
         seen = true * se + (1 - true) * (1 - sp)
-        found = corrected_rate(round(seen * 10**6), 10**6, ConfusionCounts(round(1000 * se), 1000, round(1000 * sp), 1000))
-        assert found is not None
-        assert found.value == pytest.approx(true, abs=1e-5)
-        assert found.low < true < found.high
+        estimate = corrected_rate(round(seen * 10**6), 10**6, ConfusionCounts(round(1000 * se), 1000, round(1000 * sp), 1000))
+        assert estimate is not None
+        assert estimate.value == pytest.approx(true, abs=1e-5)
+        assert estimate.low < true < estimate.high
 
 
 def test_corrected_interval_covers_in_simulation():
@@ -80,8 +80,8 @@ def test_corrected_interval_covers_in_simulation():
         covered = 0
         for _ in range(1000):
             known = ConfusionCounts(int(draws.binomial(25, se)), 25, int(draws.binomial(25, sp)), 25)
-            found = corrected_rate(int(draws.binomial(120, true * se + (1 - true) * (1 - sp))), 120, known)
-            covered += found is not None and found.low <= true <= found.high
+            estimate = corrected_rate(int(draws.binomial(120, true * se + (1 - true) * (1 - sp))), 120, known)
+            covered += estimate is not None and estimate.low <= true <= estimate.high
         assert covered / 1000 >= 0.93
 
 

@@ -41,11 +41,11 @@ def test_base_comes_first_and_tuned_last(tmp_path: Path) -> None:
         tmp_path,
         '[adapter]\nparent = "before"',
     )
-    found = build_arms(recipe, Path("adapter"), TRAIN)
-    assert [arm.name for arm in found] == ["base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"]
-    assert [arm.adapter for arm in found] == [None] * 4 + [tmp_path / "before", Path("adapter")]
-    assert found[3].schema == {"type": "object"}
-    assert [arm.name for arm in build_arms(recipe, None, TRAIN)] == [arm.name for arm in found[:4]]
+    arms = build_arms(recipe, Path("adapter"), TRAIN)
+    assert [arm.name for arm in arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"]
+    assert [arm.adapter for arm in arms] == [None] * 4 + [tmp_path / "before", Path("adapter")]
+    assert arms[3].schema == {"type": "object"}
+    assert [arm.name for arm in build_arms(recipe, None, TRAIN)] == [arm.name for arm in arms[:4]]
 
 
 @pytest.mark.parametrize("written", ["Answer well.", "file"])

@@ -71,11 +71,11 @@ def test_session_is_reproducible_by_seed(evaluation, tmp_path):
         folder = tmp_path / name / "evals" / "e"
         folder.mkdir(parents=True)
         with BlindSession(folder, "base", "tuned", _pairs(60), 20, seed=seed) as session:
-            found = []
+            shown_pairs = []
             while (now := session.current) is not None:
-                found.append(now)
+                shown_pairs.append(now)
                 session.vote("tie")
-        return found
+        return shown_pairs
 
     assert shown("one", 1) == shown("two", 1)
     assert shown("three", 2) != shown("four", 3)
@@ -91,7 +91,7 @@ def test_repeats_come_later_swapped_and_do_not_count(evaluation):
                 places.setdefault(number, []).append((now.index, now.a.startswith("base")))
             session.vote("tie")
         result = session.reveal()
-    twice = [found for found in places.values() if len(found) == 2]
+    twice = [positions for positions in places.values() if len(positions) == 2]
     assert len(twice) == 3
     assert all(later - early >= 4 and left != right for (early, left), (later, right) in twice)
     assert result.pairs == 24
@@ -297,9 +297,9 @@ def test_consistency_is_kappa_over_repeats(evaluation):
         result = session.reveal()
         repeats = []
         order = json.loads((session.folder / "session.json").read_text())["order"]
-        told = [["first", "second", "second", "tie"][at % 4] for at in range(session.votes_needed)]
+        votes = [["first", "second", "second", "tie"][at % 4] for at in range(session.votes_needed)]
         for at, id in enumerate(order):
             if (before := order.index(id)) != at:
-                repeats += [(told[3 * before + q], told[3 * at + q]) for q in range(len(QUESTIONS))]
+                repeats += [(votes[3 * before + q], votes[3 * at + q]) for q in range(len(QUESTIONS))]
     assert result.consistency == kappa(repeats)
     assert result.agreed == sum(one == two for one, two in repeats)

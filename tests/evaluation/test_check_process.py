@@ -21,23 +21,23 @@ def test_process_result_equals_function_result(workspace: Path) -> None:
     path = workspace / "recipes" / "tiny.toml"
     recipe = load(path)
     heard: list[tuple[str, float]] = []
-    found = CheckProcess({"recipe": str(path)}).follow(lambda what, share: heard.append((what, share)))
-    assert found is not None
-    assert found.to_json() == CheckResult.from_report(check_source(recipe.source, recipe.data, recipe)).to_json()
-    assert len(found.tokens) == 40
-    assert (found.tokens > 0).all()
-    assert sum(found.split_sizes.values()) == 40
-    assert not found.skipped
+    result = CheckProcess({"recipe": str(path)}).follow(lambda what, share: heard.append((what, share)))
+    assert result is not None
+    assert result.to_json() == CheckResult.from_report(check_source(recipe.source, recipe.data, recipe)).to_json()
+    assert len(result.tokens) == 40
+    assert (result.tokens > 0).all()
+    assert sum(result.split_sizes.values()) == 40
+    assert not result.skipped
     assert heard[0] == ("counting tokens", 0.0)
     assert heard[-1] == ("checking chat.jsonl", 1.0)
 
 
 def test_source_is_checked_without_contract_or_tokens(tmp_path: Path) -> None:
-    found = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
-    assert found is not None
-    assert found.statistics.tier == "too few"
-    assert set(found.skipped) == {"contract", "tokens", "split"}
-    assert {one.check for one in found.findings if one.rows == (13,)} == {"secret"}
+    result = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
+    assert result is not None
+    assert result.statistics.tier == "too few"
+    assert set(result.skipped) == {"contract", "tokens", "split"}
+    assert {one.check for one in result.findings if one.rows == (13,)} == {"secret"}
 
 
 def test_source_error_is_raised_in_caller(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_crashed_process_gives_error_message(workspace: Path) -> None:
 def test_model_is_not_downloaded_without_permission(workspace: Path) -> None:
     path = workspace / "recipes" / "tiny.toml"
     path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
-    found = CheckProcess({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
-    assert found is not None
-    assert found.skipped["tokens"] == "no-such/model-on-this-machine is not on this machine."
+    result = CheckProcess({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
+    assert result is not None
+    assert result.skipped["tokens"] == "no-such/model-on-this-machine is not on this machine."
 
 
 def test_missing_model_skips_only_token_checks(workspace: Path) -> None:

@@ -65,11 +65,11 @@ PASSED = [(False, True)] * 8 + [(True, True)] * 20 + [(False, False)] * 10
 
 
 def test_ungrouped_comparison_equals_mcnemar_and_newcombe():
-    found = compare("contract", "base", "tuned", PASSED, range(len(PASSED)))
+    comparison = compare("contract", "base", "tuned", PASSED, range(len(PASSED)))
     paired = PairedCounts(20, 0, 8, 10)
-    assert (found.low, found.change, found.high) == newcombe(paired)
-    assert found.p == pytest.approx(mcnemar(0, 8))
-    assert found == compare("contract", "base", "tuned", PASSED)
+    assert (comparison.low, comparison.change, comparison.high) == newcombe(paired)
+    assert comparison.p == pytest.approx(mcnemar(0, 8))
+    assert comparison == compare("contract", "base", "tuned", PASSED)
 
 
 def test_duplicate_rows_do_not_change_verdict():

@@ -21,7 +21,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "differences"),
     [
         ({}, []),
         ({"row_ids": ["c", "b", "a"]}, []),
@@ -34,8 +34,8 @@ FACTS = {
         ({"schema": "other", "template": "other"}, ["the schema", "the chat template"]),
     ],
 )  # fmt: skip
-def test_every_changed_term_is_named(now: dict[str, object], told: list[str]) -> None:
-    assert comparability.differences(FACTS, {**FACTS, **now}) == told
+def test_every_changed_term_is_named(now: dict[str, object], differences: list[str]) -> None:
+    assert comparability.differences(FACTS, {**FACTS, **now}) == differences
 
 
 def test_fact_missing_from_older_report_is_ignored() -> None:
@@ -105,13 +105,13 @@ def _two(place: Path, first: list[str], second: list[str]) -> tuple[Path, Path]:
 
 def test_two_evaluations_are_compared_row_by_row(tmp_path: Path) -> None:
     first, second = _two(tmp_path, [BAD] * 7 + [GOOD] * 3, [GOOD] * 9 + [BAD])
-    found = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second / "report.json")))
-    paired = found.headline.paired
+    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second / "report.json")))
+    paired = comparison.headline.paired
     assert (paired.fixed, paired.broken, paired.both, paired.neither) == (7, 1, 2, 0)
-    assert found.rows == 10
-    assert {item.metric for item in found.comparisons} == {"json", "schema", "forbidden", "contract"}
-    assert found.headline.first == "tuned of 20261124-1412-shop"
-    assert found.verdict.startswith("Cannot tell.")  # 7 to 1: p = 0.07
+    assert comparison.rows == 10
+    assert {item.metric for item in comparison.comparisons} == {"json", "schema", "forbidden", "contract"}
+    assert comparison.headline.first == "tuned of 20261124-1412-shop"
+    assert comparison.verdict.startswith("Cannot tell.")  # 7 to 1: p = 0.07
 
 
 def test_clear_difference_is_better_and_reverse_is_worse(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_preference_is_compared_for_pairs(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     first, second = (write_evaluation(tmp_path / name, pairs=True) for name in ("one", "two"))
-    found = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
-    assert [item.metric for item in found.comparisons] == ["json", "schema", "forbidden", "preference", "contract"]
-    assert found.comparisons[3].paired.broken == found.comparisons[3].paired.fixed == 0
+    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
+    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "preference", "contract"]
+    assert comparison.comparisons[3].paired.broken == comparison.comparisons[3].paired.fixed == 0
 
 
 def test_different_rows_are_refused(tmp_path: Path) -> None:

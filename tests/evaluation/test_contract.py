@@ -20,7 +20,7 @@ RECIPE = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n'
 JSON = ["json", *FORMS]
 
 
-def made(schema: SchemaValidator | None = None, **section: Any) -> Contract:
+def contract_of(schema: SchemaValidator | None = None, **section: Any) -> Contract:
     return Contract(EvaluationSection(**section), schema)
 
 
@@ -29,12 +29,15 @@ def made(schema: SchemaValidator | None = None, **section: Any) -> Contract:
     [
         (Contract(), [*JSON, "contract"]),
         (Contract(schema=SCHEMA), [*JSON, "schema", "contract"]),
-        (made(forbid=["x"]), ["forbidden", "contract"]),
-        (made(length=Length(max=5)), ["length", "contract"]),
-        (made(disclaimers=[Disclaimer("d")]), ["disclaimer", "contract"]),
-        (made(disclaimers=[Disclaimer("d", match="fuzzy")]), ["disclaimer", "disclaimer_fuzzy", "contract"]),
-        (made(SCHEMA, disclaimers=[Disclaimer("d")], forbid=["x"]), [*JSON, "schema", "disclaimer", "forbidden", "contract"]),
-        (made(reference=["fields", "exact"]), [*JSON, "exact", "fields", "contract"]),
+        (contract_of(forbid=["x"]), ["forbidden", "contract"]),
+        (contract_of(length=Length(max=5)), ["length", "contract"]),
+        (contract_of(disclaimers=[Disclaimer("d")]), ["disclaimer", "contract"]),
+        (contract_of(disclaimers=[Disclaimer("d", match="fuzzy")]), ["disclaimer", "disclaimer_fuzzy", "contract"]),
+        (
+            contract_of(SCHEMA, disclaimers=[Disclaimer("d")], forbid=["x"]),
+            [*JSON, "schema", "disclaimer", "forbidden", "contract"],
+        ),
+        (contract_of(reference=["fields", "exact"]), [*JSON, "exact", "fields", "contract"]),
     ],
 )
 def test_metrics_are_those_required(contract, metrics):
@@ -43,7 +46,7 @@ def test_metrics_are_those_required(contract, metrics):
 
 
 def test_contract_passes_only_when_every_required_metric_does():
-    contract = made(SCHEMA, disclaimers=[Disclaimer("d.")], forbid=["Northpeak"], length=Length(max=30), reference=["exact"])
+    contract = contract_of(SCHEMA, disclaimers=[Disclaimer("d.")], forbid=["Northpeak"], length=Length(max=30), reference=["exact"])
     scores = contract.score(ModelAnswer(json.dumps({"a": "d."}), reference="other"))
     assert all(scores[metric].passed for metric in contract.required)
     assert not scores["fenced"].passed
@@ -65,7 +68,7 @@ def test_contract_passes_only_when_every_required_metric_does():
 
 
 def test_fuzzy_rule_is_judged_fuzzy_and_reported_strict():
-    contract = made(disclaimers=[Disclaimer("Only general guidance.", match="fuzzy"), Disclaimer("Take care.")])
+    contract = contract_of(disclaimers=[Disclaimer("Only general guidance.", match="fuzzy"), Disclaimer("Take care.")])
     near = contract.score(ModelAnswer("Only generel guidance. Take care."))
     assert [near[name].passed for name in ("disclaimer", "disclaimer_fuzzy", "contract")] == [False, True, True]
     other = contract.score(ModelAnswer("Only general guidance. Tale care."))  # the second rule does not use fuzzy matching
@@ -74,16 +77,16 @@ def test_fuzzy_rule_is_judged_fuzzy_and_reported_strict():
 
 
 def test_reference_rates_count_only_rows_with_reference():
-    contract = made(reference=["exact", "fields"])
+    contract = contract_of(reference=["exact", "fields"])
     scored = [
         contract.score(ModelAnswer('{"a": 1, "b": 1}', reference=reference))
         for reference in (None, '{"a": 1, "b": 2}', '{"a":1,"b":1}')
     ]
-    found = {rate.metric: rate for rate in metric_rates(scored)}
-    assert list(found) == [*JSON, "exact", "fields", "contract"]
-    assert (found["json"].total, found["exact"].hits, found["exact"].total) == (3, 1, 2)
-    assert (found["fields"].hits, found["fields"].mean) == (1, pytest.approx(0.75))
-    assert found["json"].mean is None
+    rates = {rate.metric: rate for rate in metric_rates(scored)}
+    assert list(rates) == [*JSON, "exact", "fields", "contract"]
+    assert (rates["json"].total, rates["exact"].hits, rates["exact"].total) == (3, 1, 2)
+    assert (rates["fields"].hits, rates["fields"].mean) == (1, pytest.approx(0.75))
+    assert rates["json"].mean is None
 
 
 def test_truncated_output_is_classified_as_truncated():
@@ -170,7 +173,7 @@ def test_unusable_schema_is_input_error(tmp_path):
     ids=range(9),
 )
 def test_any_output_gets_every_score(output):
-    contract = made(
+    contract = contract_of(
         SCHEMA,
         disclaimers=[Disclaimer("d", match="fuzzy")],
         forbid=["x"],

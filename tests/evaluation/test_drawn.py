@@ -17,9 +17,9 @@ ROWS = [
 
 
 def test_sample_keeps_row_order() -> None:
-    found = sample_rows(ROWS, 12)
-    assert len(found) == 12
-    assert [row.location.line for row in found] == sorted(row.location.line for row in found)
+    sampled = sample_rows(ROWS, 12)
+    assert len(sampled) == 12
+    assert [row.location.line for row in sampled] == sorted(row.location.line for row in sampled)
 
 
 def test_sample_depends_only_on_row_content() -> None:

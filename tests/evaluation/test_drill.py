@@ -19,15 +19,15 @@ def no_waiting_for_the_disk(monkeypatch):
 def test_row_lists_match_every_report_number(tmp_path):
     for pairs in (False, True):
         folder = write_evaluation(tmp_path / str(pairs), pairs=pairs) if (tmp_path / str(pairs)).mkdir() is None else None
-        made, rows = report.load(folder), Drilldown(folder)
-        assert set(rows.metrics) == {rate.metric for rate in made.arms[0].rates}
-        for arm in made.arms:
+        loaded, rows = report.load(folder), Drilldown(folder)
+        assert set(rows.metrics) == {rate.metric for rate in loaded.arms[0].rates}
+        for arm in loaded.arms:
             for rate in arm.rates:
                 assert len(rows.rows_for(rate.metric, arm.name)) == rate.total
                 assert len(rows.rows_for(rate.metric, arm.name, passed=True)) == rate.hits
                 for kind, count in rate.failures.items():
                     assert len(rows.rows_for(rate.metric, arm.name, kind=kind)) == count
-        for item in made.comparisons:
+        for item in loaded.comparisons:
             for cell in ("both", "broken", "fixed", "neither"):
                 assert len(rows.cell(item.metric, item.first, item.second, cell)) == getattr(item.paired, cell)
 

@@ -58,9 +58,9 @@ def trained(workspace: Path) -> Run:
 @pytest.fixture
 def evaluate(workspace: Path) -> Evaluate:
     def call(recipe: Path | Recipe, *overrides: str, run: Run | None = None) -> Path:
-        made = load(recipe, overrides) if isinstance(recipe, Path) else recipe
-        folder = registry.create(workspace, "eval", made.name).folder
-        (folder / "recipe.toml").write_text(dump(made))
+        effective = load(recipe, overrides) if isinstance(recipe, Path) else recipe
+        folder = registry.create(workspace, "eval", effective.name).folder
+        (folder / "recipe.toml").write_text(dump(effective))
         request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         write_json(folder / launch.LAUNCH_FILE, {"request": request})
         worker.evaluate(Worker(folder))
@@ -80,26 +80,30 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
         "evaluation.max_tokens=24",
     )
     first = evaluate(own, *how, run=trained)
-    made = report.load(first)
-    assert [arm.name for arm in made.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
-    assert not any(arm.cached for arm in made.arms)
-    assert made.arms[3].rate("schema").hits == made.facts["rows"]
-    assert "A grammar alone" in made.verdict
-    assert made.headline
-    assert made.headline.first == "base+grammar"
-    assert made.facts["untouched"].startswith("No overlap")
-    assert all(arm.perplexity for arm in made.arms)
-    assert {arm: total for arm, _, total in Run(first).state().arms} == {arm.name: made.facts["rows"] for arm in made.arms}
-    told = [event for event in events.read_all(first) if event["type"] == "arm.finished" and event.get("of") == "off-task prompt"]
-    assert [event["arm"] for event in told] == ["base", "tuned"]
+    first_report = report.load(first)
+    assert [arm.name for arm in first_report.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
+    assert not any(arm.cached for arm in first_report.arms)
+    assert first_report.arms[3].rate("schema").hits == first_report.facts["rows"]
+    assert "A grammar alone" in first_report.verdict
+    assert first_report.headline
+    assert first_report.headline.first == "base+grammar"
+    assert first_report.facts["untouched"].startswith("No overlap")
+    assert all(arm.perplexity for arm in first_report.arms)
+    assert {arm: total for arm, _, total in Run(first).state().arms} == {
+        arm.name: first_report.facts["rows"] for arm in first_report.arms
+    }
+    off_task = [
+        event for event in events.read_all(first) if event["type"] == "arm.finished" and event.get("of") == "off-task prompt"
+    ]
+    assert [event["arm"] for event in off_task] == ["base", "tuned"]
     assert verify(first) == []
 
     again = evaluate(own, *how, run=trained)
     second = report.load(again)
     assert all(arm.cached for arm in second.arms)
     assert "base cached" in (again / "report.md").read_text()
-    assert [arm.rates for arm in second.arms] == [arm.rates for arm in made.arms]
-    assert second.facts["looks"] == made.facts["looks"] + 1
+    assert [arm.rates for arm in second.arms] == [arm.rates for arm in first_report.arms]
+    assert second.facts["looks"] == first_report.facts["looks"] + 1
 
     outputs = (again / "outputs.jsonl").read_bytes()
     at = outputs.index(b'"output": "') + 12

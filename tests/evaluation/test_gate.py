@@ -20,8 +20,8 @@ def _measured(name: str, hits: int, preferred: int) -> ArmScores:
 
 
 def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = None, **arms: tuple[int, int]) -> EvaluationReport:
-    told = {"regression": dataclasses.asdict(OffTaskResult(34, *off_task, (), ()))} if off_task else {}
-    return reports.build({"rows": ROWS, "headline": headline, **told}, [_measured(name, *hits) for name, hits in arms.items()])
+    facts = {"regression": dataclasses.asdict(OffTaskResult(34, *off_task, (), ()))} if off_task else {}
+    return reports.build({"rows": ROWS, "headline": headline, **facts}, [_measured(name, *hits) for name, hits in arms.items()])
 
 
 @pytest.mark.parametrize(

@@ -300,9 +300,9 @@ def test_fenced_requires_exactly_one_fence(output, kind):
     ],
 )
 def test_extracted_is_first_balanced_json_value(output, value):
-    found = find_json(output)
-    assert found
-    assert found[0] == value
+    match = find_json(output)
+    assert match
+    assert match[0] == value
     assert score_extracted(ModelAnswer(output)).passed
 
 
@@ -318,11 +318,11 @@ def test_stricter_rates_imply_looser_ones(value, prose, fence):
     text = json.dumps(value)
     output = f"{prose}```\n{text}\n```" if fence else prose + text
     answer = ModelAnswer(output)
-    held = [scorer(answer).passed for scorer in (score_ijson, score_json, score_extracted)]
-    assert held == sorted(held)
-    assert held[2]
+    passes = [scorer(answer).passed for scorer in (score_ijson, score_json, score_extracted)]
+    assert passes == sorted(passes)
+    assert passes[2]
     assert score_fenced(answer).passed == (fence and not prose.strip())
-    assert held[1] == (not fence and not prose.strip())
+    assert passes[1] == (not fence and not prose.strip())
 
 
 def test_pointers_and_strings():

@@ -32,9 +32,9 @@ def waits():
 @pytest.fixture
 def ask(stub, waits):
     meter = CostMeter(2.0, 8.0)
-    made = EndpointJudge(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
-    made.meter = meter
-    return made
+    judge = EndpointJudge(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
+    judge.meter = meter
+    return judge
 
 
 def test_reply_is_returned_and_usage_charged(stub, ask):
@@ -84,9 +84,9 @@ def test_timeout_is_not_retried(stub, monkeypatch, waits):
     monkeypatch.setattr(endpoint, "TIMEOUT", 0.2)
     free = threading.Event()
     stub.behavior = lambda *_: (free.wait(5), {})[1]
-    made = EndpointJudge(stub.url, "judge-1", CANARY, CostMeter(), sleep=waits.append)
+    judge = EndpointJudge(stub.url, "judge-1", CANARY, CostMeter(), sleep=waits.append)
     with pytest.raises(ReplyLost):
-        made(MESSAGES)
+        judge(MESSAGES)
     free.set()
     assert len(stub.bodies) == 1
     assert waits == []
@@ -122,11 +122,11 @@ def test_spending_cap_is_checked_before_sending(stub, waits):
     worst = CostMeter(2.0, 8.0).worst_case(MESSAGES)
     meter = CostMeter(2.0, 8.0, cap=2.5 * worst)
     stub.usage = None
-    made = EndpointJudge(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
-    made(MESSAGES)
-    made(MESSAGES)
+    judge = EndpointJudge(stub.url, "judge-1", CANARY, meter, sleep=waits.append)
+    judge(MESSAGES)
+    judge(MESSAGES)
     with pytest.raises(CostCapReached, match="could cost"):
-        made(MESSAGES)
+        judge(MESSAGES)
     assert len(stub.bodies) == 2
     assert meter.spent <= meter.cap
 
@@ -143,16 +143,16 @@ def test_key_is_absent_from_errors_tracebacks_logs_and_replies(stub, ask, step, 
     stub.behavior = lambda *_: "KEY"
     stub.script, stub.retry_after = [step] * 5, "never"
     try:
-        told = ask(MESSAGES)
+        text = ask(MESSAGES)
     except (ReplyLost, MlxtuneError) as error:
-        told = "".join(traceback.format_exception(error)) + repr(error) + getattr(error, "hint", "")
-    assert CANARY not in told
+        text = "".join(traceback.format_exception(error)) + repr(error) + getattr(error, "hint", "")
+    assert CANARY not in text
     assert CANARY not in caplog.text
     assert CANARY not in repr(ask)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("ftp://x/v1", "must start"),
         ("api.openai.com/v1", "must start"),
@@ -161,8 +161,8 @@ def test_key_is_absent_from_errors_tracebacks_logs_and_replies(stub, ask, step, 
         ("http://judge.example/v1", "unencrypted"),
     ],
 )
-def test_insecure_urls_are_refused(url, said):
-    with pytest.raises(InputError, match=said) as refused:
+def test_insecure_urls_are_refused(url, message):
+    with pytest.raises(InputError, match=message) as refused:
         endpoint.host(url)
     assert "pass" not in str(refused.value)
 
@@ -196,8 +196,8 @@ def test_key_given_as_variable_name_is_not_echoed():
 def test_loopback_bypasses_proxy(stub, ask, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    made = EndpointJudge(stub.url, "judge-1", CANARY, CostMeter())
-    assert "yes" in made(MESSAGES)
+    judge = EndpointJudge(stub.url, "judge-1", CANARY, CostMeter())
+    assert "yes" in judge(MESSAGES)
 
 
 def test_missing_extra_is_named(monkeypatch, stub):

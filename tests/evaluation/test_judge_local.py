@@ -31,14 +31,14 @@ def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
 
 
 def test_batched_answers_equal_single_answers(tiny, tmp_path):
-    asked = [
+    prompts = [
         grading_messages(DEFAULT.questions[0], (Message("user", f"Where is {at}?"),), "Near. " * (at % 4), f"mark{at}")
         for at in range(8)
     ]
     with LocalJudge(tiny, tmp_path) as judge:
         with ThreadPoolExecutor(BATCH_SIZE) as pool:
-            together = list(pool.map(judge, asked))
-        assert together == [judge(messages) for messages in asked]
+            together = list(pool.map(judge, prompts))
+        assert together == [judge(messages) for messages in prompts]
 
 
 def test_crashed_worker_is_reported_with_its_last_output(tiny, tmp_path):

@@ -31,7 +31,7 @@ def _json(**fields: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("question", "reply", "found"),
+    ("question", "reply", "grade"),
     [
         (YES, _json(evidence="Thank you", verdict="yes"), Grade(1, "Thank you")),
         (YES, _json(evidence="", verdict="no"), Grade(0)),
@@ -59,8 +59,8 @@ def _json(**fields: object) -> str:
         (SCALE, _json(evidence="surely", verdict="yes"), Grade(None, "", "unreadable")),
     ],
 )
-def test_replies_are_parsed_strictly_and_evidence_must_be_quoted(question, reply, found):
-    assert parse_grade(question, reply, ANSWER) == found
+def test_replies_are_parsed_strictly_and_evidence_must_be_quoted(question, reply, grade):
+    assert parse_grade(question, reply, ANSWER) == grade
 
 
 def test_evidence_from_json_answer_may_be_unescaped():
@@ -69,7 +69,7 @@ def test_evidence_from_json_answer_may_be_unescaped():
 
 
 @pytest.mark.parametrize(
-    ("reply", "found"),
+    ("reply", "grade"),
     [
         (_json(evidence="left", better="1"), Grade(1, "left")),
         (_json(evidence="right", better=2), Grade(2, "right")),
@@ -80,8 +80,8 @@ def test_evidence_from_json_answer_may_be_unescaped():
         (_json(evidence="right", better="3"), Grade(None, "", "unreadable")),
     ],
 )
-def test_preference_needs_evidence_from_preferred_answer(reply, found):
-    assert parse_preference(reply, "the left one", "the right one") == found
+def test_preference_needs_evidence_from_preferred_answer(reply, grade):
+    assert parse_preference(reply, "the left one", "the right one") == grade
 
 
 def test_passing_means_yes_or_four_and_up():
@@ -121,14 +121,14 @@ def test_rubric_is_read_from_toml(tmp_path):
         'pairwise = "Which is better?"\n[[question]]\nname = "a"\nask = "Is it?"\n'
         '[[question]]\nname = "b"\nask = "How?"\nanchors = ["1", "2", "3", "4", "5"]\n'
     )
-    found = rubric.load_rubric(file)
-    assert found.pairwise == "Which is better?"
-    assert found.questions == (RubricQuestion("a", "Is it?"), RubricQuestion("b", "How?", ("1", "2", "3", "4", "5")))
-    assert found.hash != DEFAULT.hash
+    loaded = rubric.load_rubric(file)
+    assert loaded.pairwise == "Which is better?"
+    assert loaded.questions == (RubricQuestion("a", "Is it?"), RubricQuestion("b", "How?", ("1", "2", "3", "4", "5")))
+    assert loaded.hash != DEFAULT.hash
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "has no questions"),
         ("question = 3", "has no questions"),
@@ -143,8 +143,8 @@ def test_rubric_is_read_from_toml(tmp_path):
         ('pairwise = ""\n[[question]]\nname = "a"\nask = "b"', "pairwise must be"),
     ],
 )
-def test_invalid_rubric_is_located(tmp_path, text, said):
+def test_invalid_rubric_is_located(tmp_path, text, message):
     file = tmp_path / "r.toml"
     file.write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         rubric.load_rubric(file)

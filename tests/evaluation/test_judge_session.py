@@ -53,8 +53,8 @@ def evaluation(tmp_path):
 
 def _judged(evaluation, behavior: Behavior, rows: list[AnswerPair], reader=None, rubric: Rubric = RUBRIC):
     fixed = judge_session.open_session(evaluation, "base", "tuned", rows, rubric, judge="j", host="")
-    found = judge_session.run_judge(fixed, _asker(behavior), CostMeter(), lambda *_: None)
-    return build_judge_report(fixed, found, reader or {}, 0.0)
+    report = judge_session.run_judge(fixed, _asker(behavior), CostMeter(), lambda *_: None)
+    return build_judge_report(fixed, report, reader or {}, 0.0)
 
 
 def test_honest_judge_finds_better_arm(evaluation):
@@ -178,13 +178,13 @@ def test_identical_answers_are_not_judged(evaluation):
 
 
 def test_answered_questions_are_not_asked_again(evaluation):
-    asked: list[str] = []
+    questions: list[str] = []
     stop = 17
 
     def ask(messages):
-        if len(asked) == stop:
+        if len(questions) == stop:
             raise KeyboardInterrupt
-        asked.append(json.dumps(messages))
+        questions.append(json.dumps(messages))
         return _asker(honest)(messages)
 
     fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(6), RUBRIC, judge="j", host="")
@@ -194,15 +194,15 @@ def test_answered_questions_are_not_asked_again(evaluation):
     stop = 10**6
     again = judge_session.open_session(evaluation, "base", "tuned", _rows(6), RUBRIC, judge="j", host="")
     assert again == fixed
-    found = judge_session.run_judge(again, ask, meter, lambda *_: None)
-    assert len(asked) == len(fixed.calls) - 1  # the question that was in flight is not asked again
-    assert [verdict.problem for verdict in found.values()].count("lost") == 1
+    report = judge_session.run_judge(again, ask, meter, lambda *_: None)
+    assert len(questions) == len(fixed.calls) - 1  # the question that was in flight is not asked again
+    assert [verdict.problem for verdict in report.values()].count("lost") == 1
     assert meter.spent == pytest.approx(
-        max(meter.worst_case(call.messages) for call in fixed.calls if found[call.key].problem == "lost")
+        max(meter.worst_case(call.messages) for call in fixed.calls if report[call.key].problem == "lost")
     )
-    before = len(asked)
-    assert judge_session.run_judge(again, ask, meter, lambda *_: None) == found
-    assert len(asked) == before
+    before = len(questions)
+    assert judge_session.run_judge(again, ask, meter, lambda *_: None) == report
+    assert len(questions) == before
 
 
 def test_torn_journal_repeats_one_question(evaluation):
@@ -211,8 +211,8 @@ def test_torn_journal_repeats_one_question(evaluation):
     journal = fixed.folder / "calls.jsonl"
     whole = journal.read_text()
     journal.write_text(whole[:-20])
-    found = judge_session.load_grades(fixed)
-    assert [verdict.problem for verdict in found.values()].count("lost") == 1
+    grades = judge_session.load_grades(fixed)
+    assert [verdict.problem for verdict in grades.values()].count("lost") == 1
 
 
 def test_refused_question_is_retried_in_next_run(evaluation):
@@ -224,33 +224,33 @@ def test_refused_question_is_retried_in_next_run(evaluation):
 
     with pytest.raises(InputError, match="no such model"):
         judge_session.run_judge(fixed, refuse, meter, lambda *_: None)
-    found = judge_session.run_judge(fixed, _asker(honest), meter, lambda *_: None)
-    assert all(verdict.problem != "lost" for verdict in found.values())
+    report = judge_session.run_judge(fixed, _asker(honest), meter, lambda *_: None)
+    assert all(verdict.problem != "lost" for verdict in report.values())
     assert meter.spent == 0
 
 
 def test_three_lost_replies_in_a_row_stop_session(evaluation):
     fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
-    asked = []
+    questions = []
 
     def lose(messages):
-        asked.append(1)
+        questions.append(1)
         raise ReplyLost("gone")
 
     with pytest.raises(MachineError, match="3 replies in a row"):
         judge_session.run_judge(fixed, lose, CostMeter(), lambda *_: None)
-    assert len(asked) == 3
+    assert len(questions) == 3
 
 
 def test_cap_includes_spending_of_earlier_runs(evaluation):
     fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
     worst = max(CostMeter(1.0, 1.0).worst_case(call.messages) for call in fixed.calls)
     meter = CostMeter(1.0, 1.0, cap=5.5 * worst)
-    asked = []
+    questions = []
 
     def ask(messages):
         with meter.reserve(messages):
-            asked.append(1)
+            questions.append(1)
             meter.charge(messages)
         return _asker(honest)(messages)
 
@@ -258,7 +258,7 @@ def test_cap_includes_spending_of_earlier_runs(evaluation):
         with pytest.raises(CostCapReached):
             judge_session.run_judge(fixed, ask, meter, lambda *_: None)
         meter = CostMeter(1.0, 1.0, cap=5.5 * worst)
-    assert 5 <= len(asked) <= 7
+    assert 5 <= len(questions) <= 7
     assert judge_session._state(fixed.folder)[2] <= 5.5 * worst
 
 
@@ -309,12 +309,12 @@ def test_blind_votes_calibrate_judge(evaluation):
         return honest(material, question)
 
     report = _judged(evaluation, behavior, _rows(40), reader)
-    found = report.calibrated
-    assert (found.rows, found.agreed) == (16, 12)
-    assert found.raw == 34 / 40
+    calibrated = report.calibrated
+    assert (calibrated.rows, calibrated.agreed) == (16, 12)
+    assert calibrated.raw == 34 / 40
     se, sp = 8 / 10, 4 / 6
-    assert found.corrected.value == pytest.approx(min(1, (34 / 40 + sp - 1) / (se + sp - 1)))
-    assert found.kappa.low < found.kappa.value < found.kappa.high
+    assert calibrated.corrected.value == pytest.approx(min(1, (34 / 40 + sp - 1) / (se + sp - 1)))
+    assert calibrated.kappa.low < calibrated.kappa.value < calibrated.kappa.high
     assert _judged(evaluation, honest, _rows(8)).calibrated is None
 
 
@@ -327,9 +327,9 @@ def test_concurrent_questions_give_same_result_and_are_each_billed(evaluation):
         meter.charge(messages)
         return _asker(honest)(messages)
 
-    found = judge_session.run_judge(fixed, ask, meter, lambda *_: None, workers=4)
+    concurrent = judge_session.run_judge(fixed, ask, meter, lambda *_: None, workers=4)
     assert threading.get_ident() not in threads
-    assert {key: verdict.problem for key, verdict in found.items()} == {call.key: "" for call in fixed.calls}
+    assert {key: verdict.problem for key, verdict in concurrent.items()} == {call.key: "" for call in fixed.calls}
     assert judge_session._state(fixed.folder)[2] == pytest.approx(sum(meter.worst_case(call.messages) for call in fixed.calls))
     assert meter.spent == pytest.approx(judge_session._state(fixed.folder)[2])
 

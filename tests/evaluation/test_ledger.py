@@ -52,16 +52,16 @@ def test_warning_starts_at_third_evaluation(book, looks, text):
 def test_changed_holdout_is_reported(book):
     record(book, "eval", "one", ROWS)
     record(book, "blind", "one", ROWS[:1])
-    found = history(book, ["a1", "d4", "e5"])
-    assert (found.new, found.missing) == (2, 2)
-    assert "changed since the last evaluation: 2 rows new, 2 removed" in describe(found)
+    summary = history(book, ["a1", "d4", "e5"])
+    assert (summary.new, summary.missing) == (2, 2)
+    assert "changed since the last evaluation: 2 rows new, 2 removed" in describe(summary)
 
 
 def test_exported_rows_are_counted_and_described(book):
     record(book, "export", "one", ["a1", "b2"])
-    found = history(book, ROWS)
-    assert (found.evaluations, found.exported) == (0, 2)
-    assert "2 rows exported for training" in describe(found)
+    summary = history(book, ROWS)
+    assert (summary.evaluations, summary.exported) == (0, 2)
+    assert "2 rows exported for training" in describe(summary)
 
 
 @pytest.mark.parametrize("line", [0, 1])

@@ -33,10 +33,10 @@ def test_nearest_rows_match_brute_force(monkeypatch):
     words = ["where", "is", "my", "parcel", "the", "order", "tent", "rope", "stove", "wet", "lost", "back", "money", "colour"]
     rows = [_row(" ".join(random.choices(words, k=random.randint(1, 12))), at) for at in range(60)]
     failed, train = rows[:9], rows[9:]
-    for row, found in zip(failed, nearest_rows.nearest_rows(failed, train), strict=True):
+    for row, neighbors in zip(failed, nearest_rows.nearest_rows(failed, train), strict=True):
         alike = [(at, jaccard(prompt_text(row), prompt_text(other))) for at, other in enumerate(train)]
         wanted = sorted((item for item in alike if item[1] > 0), key=lambda item: (-item[1], item[0]))[:3]
-        assert [(at, pytest.approx(share)) for at, share in wanted] == found
+        assert [(at, pytest.approx(share)) for at, share in wanted] == neighbors
 
 
 def test_rows_without_overlap_are_not_near():
@@ -57,9 +57,9 @@ def shop(tmp_path):
 def _kept(folder: Path, file: Path) -> tuple[NearestRow, ...]:
     source = read_source(file)
     nearest_rows.save_nearest(folder, source.rows[:1], source.rows[1:], source)
-    [(id, found)] = load_links(folder).items()
+    [(id, neighbors)] = load_links(folder).items()
     assert id == source.rows[0].id
-    return found.nearest
+    return neighbors.nearest
 
 
 def test_reviewers_and_decisions_are_listed(tmp_path, shop):

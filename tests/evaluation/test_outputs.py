@@ -49,11 +49,11 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
     template = ChatTemplate(loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row)) for row in ROWS]
     expected = generate(loaded.model, loaded.tokenizer, prompts, max_tokens=6, stops=template.stop_tokens, batch_size=9)
-    found = _answer(loaded, tmp_path, arm)
-    assert [(out.id, out.output, out.ended) for out in found.outputs] == [
-        (row.id, *told) for row, told in zip(ROWS, expected, strict=True)
+    answers = _answer(loaded, tmp_path, arm)
+    assert [(out.id, out.output, out.ended) for out in answers.outputs] == [
+        (row.id, *prompt) for row, prompt in zip(ROWS, expected, strict=True)
     ]
-    assert (found.arm, found.cached) == ("base+kshot", False)
+    assert (answers.arm, answers.cached) == ("base+kshot", False)
 
 
 def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_pat
 
 
 def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path) -> None:
-    asked = (Message("user", "Where?"),)
-    rows = [Preference(PLACE, {}, asked, "here " * (at + 1), "there" * (3 - at)) for at in range(3)]
+    question = (Message("user", "Where?"),)
+    rows = [Preference(PLACE, {}, question, "here " * (at + 1), "there" * (3 - at)) for at in range(3)]
     template = ChatTemplate(loaded.tokenizer)
     arm = Arm("base+prompt", prompt="Be brief.")
 
@@ -106,20 +106,20 @@ def test_comparable_pairs_fit_window_and_differ(loaded: LoadedModel) -> None:
 
 
 def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     how = {
         "settings": TemplateSettings(),
         "max_tokens": 2,
         "batch_size": 9,
         "cache": tmp_path,
-        "tell": lambda of: lambda done, total: told.append((of, done, total)),
+        "tell": lambda of: lambda done, total: progress.append((of, done, total)),
     }
     generate_answers(Arm("base"), loaded, ROWS, **how)
-    assert list(dict.fromkeys(of for of, *_ in told)) == ["held-out row", "reference"]
-    assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(told)
-    told.clear()
+    assert list(dict.fromkeys(of for of, *_ in progress)) == ["held-out row", "reference"]
+    assert {("held-out row", 5, 5), ("reference", 5, 5)} <= set(progress)
+    progress.clear()
     generate_answers(Arm("base"), loaded, ROWS, **how, of="off-task prompt")
-    assert told == [("off-task prompt", 5, 5)]  # from the cache
+    assert progress == [("off-task prompt", 5, 5)]  # from the cache
 
 
 def test_repeated_prompt_is_answered_from_cache(loaded: LoadedModel, tmp_path: Path, monkeypatch) -> None:
@@ -177,10 +177,10 @@ def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_pat
     changed.tokenizer.chat_template = changed.tokenizer.chat_template.replace(
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\nHm. {% endif %}"
     )
-    found = _answer(changed, tmp_path / "cache")
-    assert "renders differently" in found.no_likelihood_reason
-    assert {(out.nats, out.tokens) for out in found.outputs} == {(0.0, 0)}
-    assert all(math.isfinite(len(out.output)) for out in found.outputs)
+    answers = _answer(changed, tmp_path / "cache")
+    assert "renders differently" in answers.no_likelihood_reason
+    assert {(out.nats, out.tokens) for out in answers.outputs} == {(0.0, 0)}
+    assert all(math.isfinite(len(out.output)) for out in answers.outputs)
 
 
 def test_only_rows_with_prompt_are_evaluated() -> None:

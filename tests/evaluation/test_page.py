@@ -96,11 +96,11 @@ def test_failing_part_of_answer_is_highlighted(tmp_path):
 
 def test_hostile_names_and_kinds_are_escaped(tmp_path):
     folder = write_evaluation(tmp_path)
-    made = report.load(folder)
-    rates = tuple(replace(rate, failures={SCRIPT: 3}) for rate in made.arms[1].rates)
-    made = replace(made, facts={**made.facts, "name": SCRIPT, "base": SCRIPT, "ledger": SCRIPT, "run": SCRIPT}, verdict=SCRIPT,
-                   arms=(made.arms[0], replace(made.arms[1], rates=rates)))  # fmt: skip
-    seen = _Seen(html.render_html(made, failed_rows(folder, made)))
+    loaded = report.load(folder)
+    rates = tuple(replace(rate, failures={SCRIPT: 3}) for rate in loaded.arms[1].rates)
+    loaded = replace(loaded, facts={**loaded.facts, "name": SCRIPT, "base": SCRIPT, "ledger": SCRIPT, "run": SCRIPT}, verdict=SCRIPT,
+                   arms=(loaded.arms[0], replace(loaded.arms[1], rates=rates)))  # fmt: skip
+    seen = _Seen(html.render_html(loaded, failed_rows(folder, loaded)))
     assert "script" not in seen.elements
     assert "".join(seen.texts).count(SCRIPT) >= 5
 
@@ -145,8 +145,8 @@ def test_pairs_show_margins_and_failures(tmp_path):
 def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path):
     arms = {"base": [BAD] * 12, "base+prompt": [GOOD] * 2 + [BAD] * 10, "base+kshot": [GOOD] * 3 + [BAD] * 9, "tuned": [GOOD] * 12}
     folder = write_evaluation(tmp_path, **arms)
-    made = report.load(folder)
-    pairs = wording.comparisons_by_pair(made)
+    loaded = report.load(folder)
+    pairs = wording.comparisons_by_pair(loaded)
     assert [name for name, _ in pairs] == [
         "tuned over base+kshot",
         "tuned over base",
@@ -164,13 +164,13 @@ def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path
 
 def test_off_task_regression_is_stated_at_top(tmp_path):
     folder = write_evaluation(tmp_path)
-    made = report.load(folder)
+    loaded = report.load(folder)
     for tuned, blocked in ((13, True), (19, False)):
-        told = replace(made, facts={**made.facts, "regression": asdict(OffTaskResult(34, 20, tuned, ("capital",), ()))})
-        text = html.render_html(told, failed_rows(folder, told))
+        regressed = replace(loaded, facts={**loaded.facts, "regression": asdict(OffTaskResult(34, 20, tuned, ("capital",), ()))})
+        text = html.render_html(regressed, failed_rows(folder, regressed))
         assert ('class="lede blocked"' in text) == blocked
         assert "broken: capital" in text
-        assert "## Off-task prompts" in markdown.render_markdown(told, failed_rows(folder, told))
+        assert "## Off-task prompts" in markdown.render_markdown(regressed, failed_rows(folder, regressed))
 
 
 def test_failing_answer_is_shown_with_passing_answer_or_reference(tmp_path):
@@ -184,16 +184,16 @@ def test_failing_answer_is_shown_with_passing_answer_or_reference(tmp_path):
 
 def test_holdout_summary_states_only_known_facts(tmp_path):
     folder = write_evaluation(tmp_path)
-    made = report.load(folder)
-    assert wording.holdout_summary(made) == "4 held-out rows. Evaluated for the first time."
+    loaded = report.load(folder)
+    assert wording.holdout_summary(loaded) == "4 held-out rows. Evaluated for the first time."
     known = {"untouched": "None of them was trained on.", "groups": 3, "moved": "The schema changed since one."}
-    told = replace(made, facts={**made.facts, **known})
-    assert wording.holdout_summary(told) == (
+    described = replace(loaded, facts={**loaded.facts, **known})
+    assert wording.holdout_summary(described) == (
         "4 held-out rows. None of them was trained on. Near-duplicates count as one: 3 groups of rows. Evaluated for the first time. "
         "The schema changed since one."
     )
-    assert wording.method(told).endswith("exact sign-flip test over groups, p after Holm")
-    assert wording.method(made) == "same rows; Newcombe intervals; exact McNemar test, p after Holm"
+    assert wording.method(described).endswith("exact sign-flip test over groups, p after Holm")
+    assert wording.method(loaded) == "same rows; Newcombe intervals; exact McNemar test, p after Holm"
     (tmp_path / "base").mkdir()
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
     assert "80% power to detect a gain of 37 points (46 if 5% of rows regress)." in wording.holdout_summary(alone)
@@ -201,12 +201,12 @@ def test_holdout_summary_states_only_known_facts(tmp_path):
 
 def test_holm_adjusted_p_is_shown_with_raw_p(tmp_path):
     item = compare("contract", "base", "tuned", [(False, True)] * 7 + [(True, True)] * 9)
-    made = report.load(write_evaluation(tmp_path))
-    assert "with probability 0.016 (exact McNemar test)" in wording.in_words(made, item)
+    loaded = report.load(write_evaluation(tmp_path))
+    assert "with probability 0.016 (exact McNemar test)" in wording.in_words(loaded, item)
     assert "with probability 0.016, 0.047 after Holm (exact McNemar test)" in wording.in_words(
-        made, replace(item, adjusted=3 * item.p)
+        loaded, replace(item, adjusted=3 * item.p)
     )
-    grouped = replace(made, facts={**made.facts, "groups": 3})
+    grouped = replace(loaded, facts={**loaded.facts, "groups": 3})
     assert "with probability 0.016 (exact sign-flip test over groups)" in wording.in_words(grouped, item)
 
 

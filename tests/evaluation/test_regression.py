@@ -41,13 +41,13 @@ def test_answer_counts_when_accepted_word_appears_as_whole_word(accept: list[str
 
 
 def test_gained_and_lost_prompts_are_named() -> None:
-    found = compare_off_task(
+    result = compare_off_task(
         [_probe("a", id="one"), _probe("b", id="two"), _probe("c", id="three")], ["a", "b", "x"], ["a", "x", "c"]
     )
-    assert (found.total, found.base, found.tuned, found.broken, found.fixed) == (3, 2, 2, ("two",), ("three",))
-    assert not found.blocks_promotion
-    facts = {"regression": {**asdict(found), "broken": ["two"], "fixed": ["three"]}}
-    assert EvaluationReport(facts, (), (), "").off_task == found
+    assert (result.total, result.base, result.tuned, result.broken, result.fixed) == (3, 2, 2, ("two",), ("three",))
+    assert not result.blocks_promotion
+    facts = {"regression": {**asdict(result), "broken": ["two"], "fixed": ["three"]}}
+    assert EvaluationReport(facts, (), (), "").off_task == result
     assert EvaluationReport({}, (), (), "").off_task is None
 
 
@@ -56,17 +56,17 @@ def test_drop_of_over_ten_percent_blocks_promotion(lost: int, gained: int, block
     probes = [_probe("yes", id=str(at)) for at in range(30)]
     base = ["yes"] * 20 + ["no"] * 10
     tuned = ["no"] * lost + ["yes"] * (20 - lost) + ["yes"] * gained + ["no"] * (10 - gained)
-    found = compare_off_task(probes, base, tuned)
-    assert found.blocks_promotion is blocks
-    assert found.summary.startswith("Failed the off-task check" if blocks else "Passed the off-task check")
-    assert f"{20 - lost + gained} of 30" in found.summary
+    result = compare_off_task(probes, base, tuned)
+    assert result.blocks_promotion is blocks
+    assert result.summary.startswith("Failed the off-task check" if blocks else "Passed the off-task check")
+    assert f"{20 - lost + gained} of 30" in result.summary
 
 
 def test_bundled_prompts_load_with_unique_ids() -> None:
-    found = prompts.load_prompts(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"'))
-    assert 20 <= len(found) <= 40
+    bundled = prompts.load_prompts(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"'))
+    assert 20 <= len(bundled) <= 40
     assert (samples.samples_root() / prompts.SHIPPED).is_file()
-    assert all(probe.passes(probe.accept[0]) and not probe.passes(probe.prompt) for probe in found if probe.id != "bark")
+    assert all(probe.passes(probe.accept[0]) and not probe.passes(probe.prompt) for probe in bundled if probe.id != "bark")
 
 
 def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def test_report_round_trips_through_disk(tmp_path):
     report = _report([False, True, False], [True, True, False])
     reports.save(report, tmp_path)
     assert reports.load(tmp_path) == report
-    kept = json.loads((tmp_path / reports.FILE).read_text())
-    assert kept["v"] == 1
-    assert report.facts["made"] == kept["facts"]["made"]
+    stored = json.loads((tmp_path / reports.FILE).read_text())
+    assert stored["v"] == 1
+    assert report.facts["made"] == stored["facts"]["made"]
 
 
 def test_arm_rate_is_found_by_name():

@@ -77,6 +77,6 @@ def test_interval_covers_clustered_mean_in_simulation():
             for _ in range(random.randint(1, 4)):
                 values.append(centre + random.gauss(0, 0.3))
                 groups.append(group)
-        found = bootstrap(values, groups, trial, 300)
-        covered += found.low <= 0.4 <= found.high
+        interval = bootstrap(values, groups, trial, 300)
+        covered += interval.low <= 0.4 <= interval.high
     assert 0.88 <= covered / 300 <= 0.98

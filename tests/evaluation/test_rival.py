@@ -43,12 +43,12 @@ def test_report_without_tuned_arm_has_no_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hits", "told"),
+    ("hits", "sentence"),
     [(40, "A grammar alone meets the whole contract every time."), (9, "A grammar alone fits the schema every time.")],
 )
-def test_sufficient_grammar_is_reported(hits: int, told: str) -> None:
-    assert told in _report(base=0, base_grammar=hits, tuned=30).verdict
-    assert told in _report(base=0, base_grammar=hits).verdict
+def test_sufficient_grammar_is_reported(hits: int, sentence: str) -> None:
+    assert sentence in _report(base=0, base_grammar=hits, tuned=30).verdict
+    assert sentence in _report(base=0, base_grammar=hits).verdict
 
 
 def test_perplexity_is_exponential_of_token_mean() -> None:

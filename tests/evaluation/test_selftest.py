@@ -18,19 +18,19 @@ needs_suites = pytest.mark.skipif(
 
 
 def test_built_in_cases_pass():
-    found = list(checks.run_checks())
-    assert [check.name.split(":")[0] for check in found] == ["JSON", "schema", "disclaimers", "known rates", "judge"]
-    for check in found:
+    results = list(checks.run_checks())
+    assert [check.name.split(":")[0] for check in results] == ["JSON", "schema", "disclaimers", "known rates", "judge"]
+    for check in results:
         assert check.passed, check.wrong
         assert check.right == check.total > 0
 
 
 @needs_suites
 def test_conformance_suites_pass_completely():
-    found = {check.name: check for check in checks.run_checks(SUITES)}
-    for check in found.values():
+    results = {check.name: check for check in checks.run_checks(SUITES)}
+    for check in results.values():
         assert check.passed, check.wrong
-    totals = {name: check.total for name, check in found.items() if "suite" in name}
+    totals = {name: check.total for name, check in results.items() if "suite" in name}
     assert totals == {
         "JSON suite: y_ accepted": 95,
         "JSON suite: n_ refused": 188,
@@ -39,7 +39,7 @@ def test_conformance_suites_pass_completely():
         "schema suite: optional": 162,
         "schema suite: formats": 764,
     }
-    assert found["schema suite: mandatory"].note.startswith("19 excluded: formats are validated")
+    assert results["schema suite: mandatory"].note.startswith("19 excluded: formats are validated")
 
 
 def test_scorer_that_always_passes_is_detected(monkeypatch):
@@ -56,9 +56,9 @@ def test_raising_scorer_is_reported_without_stopping(monkeypatch):
         raise RuntimeError("oh")
 
     monkeypatch.setattr(checks, "score_fenced", broken)
-    found = list(checks.run_checks())
-    assert len(found) == 5
-    assert all("RuntimeError: oh" in case for case in found[0].wrong)
+    results = list(checks.run_checks())
+    assert len(results) == 5
+    assert all("RuntimeError: oh" in case for case in results[0].wrong)
 
 
 def test_wrong_planted_rates_are_named(monkeypatch):
@@ -75,10 +75,10 @@ def test_incomplete_or_broken_suites_are_handled(tmp_path):
     (suite / "y_wrong.json").write_text("{'a': 1}")
     (suite / "n_wrong.json").write_text("{}")
     (suite / "i_any.json").write_bytes(b"\xff")
-    found = {check.name: check for check in checks.run_checks(tmp_path)}
-    assert found["JSON suite: y_ accepted"].wrong == ("y_wrong.json",)
-    assert found["JSON suite: n_ refused"].wrong == ("n_wrong.json",)
-    assert found["JSON suite: i_ decided"].passed
+    results = {check.name: check for check in checks.run_checks(tmp_path)}
+    assert results["JSON suite: y_ accepted"].wrong == ("y_wrong.json",)
+    assert results["JSON suite: n_ refused"].wrong == ("n_wrong.json",)
+    assert results["JSON suite: i_ decided"].passed
     (suite / "i_any.json").unlink()
     assert not {check.name: check for check in checks.run_checks(tmp_path)}[
         "JSON suite: i_ decided"
@@ -99,12 +99,12 @@ def test_schema_suite_reads_remotes_from_its_folder(tmp_path):
     }
     for name in ("ref.json", "optional/more.json", "optional/format/date.json"):
         (tests / name).write_text(json.dumps([group]))
-    found = {check.name: check for check in checks.run_checks(tmp_path)}
-    assert found["schema suite: mandatory"].wrong == ("ref: remote: text",)
-    assert (found["schema suite: formats"].right, found["schema suite: formats"].total) == (1, 2)
+    results = {check.name: check for check in checks.run_checks(tmp_path)}
+    assert results["schema suite: mandatory"].wrong == ("ref: remote: text",)
+    assert (results["schema suite: formats"].right, results["schema suite: formats"].total) == (1, 2)
 
 
 def test_fooled_judge_not_marked_unreliable_fails_selftest(monkeypatch):
     monkeypatch.setattr(judge_report, "_passed", lambda call, verdict: False)
-    found = {check.name: check for check in checks.run_checks()}["judge: sentinels"]
-    assert len(found.wrong) == 4 * len(SENTINELS)
+    results = {check.name: check for check in checks.run_checks()}["judge: sentinels"]
+    assert len(results.wrong) == 4 * len(SENTINELS)

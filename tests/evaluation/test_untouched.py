@@ -36,8 +36,8 @@ def source(tmp_path: Path) -> Path:
 def test_rows_unseen_by_lineage_are_reported_as_untouched(tmp_path: Path, source: Path) -> None:
     parent = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     adapter = _run(tmp_path, "two", source, slice(4, 6), slice(0, 0), str(parent))
-    told = check(tmp_path, adapter, read_source(source).rows[6:])
-    assert told == "No overlap with the 6 rows that the adapter was trained or validated on, including identical prompts."
+    sentence = check(tmp_path, adapter, read_source(source).rows[6:])
+    assert sentence == "No overlap with the 6 rows that the adapter was trained or validated on, including identical prompts."
     assert check(tmp_path, None, read_source(source).rows) == ""
 
 

@@ -28,29 +28,32 @@ def test_change_needs_interval_and_exact_test_to_agree():
     for both in (0, 5, 30):
         for broken in range(0, 12, 2):
             for fixed in range(0, 14, 2):
-                found = _compared(both, broken, fixed, 10)
-                one_side = found.low > 0 or found.high < 0
-                assert (found.outcome != "cannot tell") == (found.p < 0.05 and one_side)
-                if found.outcome == "better":
+                comparison = _compared(both, broken, fixed, 10)
+                one_side = comparison.low > 0 or comparison.high < 0
+                assert (comparison.outcome != "cannot tell") == (comparison.p < 0.05 and one_side)
+                if comparison.outcome == "better":
                     assert fixed > broken
-                if found.outcome == "worse":
+                if comparison.outcome == "worse":
                     assert fixed < broken
 
 
 def test_better_states_gain_and_interval_in_points():
-    found = _compared(10, 1, 40, 9)
-    low, high = round(100 * found.low), round(100 * found.high)
+    comparison = _compared(10, 1, 40, 9)
+    low, high = round(100 * comparison.low), round(100 * comparison.high)
     assert (
-        verdict_sentence(found, "whole contract")
+        verdict_sentence(comparison, "whole contract")
         == f"Better. Whole contract rose by 65 points, between {low} and {high}, over base."
     )
     assert low < 65 < high
 
 
 def test_worse_states_loss_as_positive_points_in_order():
-    found = _compared(10, 40, 1, 9)
-    low, high = round(-100 * found.high), round(-100 * found.low)
-    assert verdict_sentence(found, "valid JSON") == f"Worse. Valid JSON fell by 65 points, between {low} and {high}, against base."
+    comparison = _compared(10, 40, 1, 9)
+    low, high = round(-100 * comparison.high), round(-100 * comparison.low)
+    assert (
+        verdict_sentence(comparison, "valid JSON")
+        == f"Worse. Valid JSON fell by 65 points, between {low} and {high}, against base."
+    )
     assert 0 < low < 65 < high
 
 
@@ -76,10 +79,10 @@ def _named(metric: str, broken: int, fixed: int):
 
 
 def test_side_metrics_are_corrected_separately_from_headline():
-    found = apply_holm([_named("json", 1, 9), _named("schema", 2, 12), _named("contract", 1, 9)])
-    assert [item.p for item in found] == pytest.approx([sign_test(9, 1), sign_test(12, 2), sign_test(9, 1)])
-    assert [item.adjusted for item in found] == pytest.approx([2 * sign_test(12, 2), 2 * sign_test(12, 2), sign_test(9, 1)])
-    assert [item.outcome for item in found] == ["better", "better", "better"]
+    corrected = apply_holm([_named("json", 1, 9), _named("schema", 2, 12), _named("contract", 1, 9)])
+    assert [item.p for item in corrected] == pytest.approx([sign_test(9, 1), sign_test(12, 2), sign_test(9, 1)])
+    assert [item.adjusted for item in corrected] == pytest.approx([2 * sign_test(12, 2), 2 * sign_test(12, 2), sign_test(9, 1)])
+    assert [item.outcome for item in corrected] == ["better", "better", "better"]
 
 
 def test_single_lucky_metric_is_not_significant():
@@ -89,18 +92,18 @@ def test_single_lucky_metric_is_not_significant():
 
 
 def test_several_arms_share_headline_correction():
-    found = apply_holm([_named("contract", 1, 8), _named("contract", 3, 4)])
-    assert found[0].adjusted == pytest.approx(2 * found[0].p)
+    corrected = apply_holm([_named("contract", 1, 8), _named("contract", 3, 4)])
+    assert corrected[0].adjusted == pytest.approx(2 * corrected[0].p)
 
 
 def test_scores_count_gains_losses_and_ties():
     scores = [(1, 3)] * 12 + [(4, 3)] * 2 + [(2, 2)] * 6
-    found = compare_scores("voice", "base", "tuned", scores, range(20), 1)
-    assert (found.rose, found.fell, found.tied) == (12, 2, 6)
-    assert found.change == pytest.approx((24 - 2) / 20)
-    assert found.p == sign_test(12, 2)
-    assert found.outcome == "better"
-    assert found.low < found.change < found.high
+    comparison = compare_scores("voice", "base", "tuned", scores, range(20), 1)
+    assert (comparison.rose, comparison.fell, comparison.tied) == (12, 2, 6)
+    assert comparison.change == pytest.approx((24 - 2) / 20)
+    assert comparison.p == sign_test(12, 2)
+    assert comparison.outcome == "better"
+    assert comparison.low < comparison.change < comparison.high
 
 
 def test_few_scores_do_not_decide_and_lower_scores_are_worse():

@@ -26,9 +26,9 @@ def _change(folder, name, old, new, *, hash_too=False):
     assert old in text
     (folder / name).write_text(text.replace(old, new, 1))
     if hash_too:
-        told = json.loads((folder / "report.json").read_text())
-        told["files"][name] = sha256_file(folder / name)
-        (folder / "report.json").write_text(json.dumps(told))
+        report_json = json.loads((folder / "report.json").read_text())
+        report_json["files"][name] = sha256_file(folder / name)
+        (folder / "report.json").write_text(json.dumps(report_json))
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -60,9 +60,9 @@ def test_every_byte_of_every_file_is_verified(tmp_path):
 def test_edited_output_is_detected_even_with_updated_hash(tmp_path):
     folder = write_evaluation(tmp_path)
     _change(folder, "outputs.jsonl", '"output": "It is near"', json.dumps({"output": GOOD})[1:-1], hash_too=True)
-    found = verify(folder)
-    assert any("outputs.jsonl, base" in difference and "only stored" in difference for difference in found)
-    assert "report.json, arms base, rates contract, hits is stored as 1 but recomputed as 2." in found
+    differences = verify(folder)
+    assert any("outputs.jsonl, base" in difference and "only stored" in difference for difference in differences)
+    assert "report.json, arms base, rates contract, hits is stored as 1 but recomputed as 2." in differences
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_edited_report_is_detected(tmp_path, old, new, where):
 def test_edited_preference_is_detected(tmp_path):
     folder = write_evaluation(tmp_path, pairs=True)
     _change(folder, "preferences.jsonl", '"chosen": -1.0', '"chosen": -9.0', hash_too=True)
-    found = verify(folder)
-    assert any("rates preference, hits" in difference for difference in found)
-    assert any("margin, value" in difference for difference in found)
+    differences = verify(folder)
+    assert any("rates preference, hits" in difference for difference in differences)
+    assert any("margin, value" in difference for difference in differences)
 
 
 def test_missing_answer_and_changed_order_are_detected(tmp_path):
@@ -102,12 +102,12 @@ def test_missing_answer_and_changed_order_are_detected(tmp_path):
 
 def test_float_rounding_is_not_a_difference(tmp_path):
     folder = write_evaluation(tmp_path)
-    told = json.loads((folder / "report.json").read_text())
-    told["arms"][0]["rates"][0]["low"] *= 1 + 1e-15
-    (folder / "report.json").write_text(json.dumps(told))
+    report_json = json.loads((folder / "report.json").read_text())
+    report_json["arms"][0]["rates"][0]["low"] *= 1 + 1e-15
+    (folder / "report.json").write_text(json.dumps(report_json))
     assert verify(folder) == []
-    told["arms"][0]["rates"][0]["low"] *= 1 + 1e-9
-    (folder / "report.json").write_text(json.dumps(told))
+    report_json["arms"][0]["rates"][0]["low"] *= 1 + 1e-9
+    (folder / "report.json").write_text(json.dumps(report_json))
     assert len(verify(folder)) == 1
 
 
@@ -120,9 +120,9 @@ def test_added_or_removed_file_is_detected(tmp_path):
 
 def test_report_without_evidence_is_input_error(tmp_path):
     folder = write_evaluation(tmp_path)
-    told = json.loads((folder / "report.json").read_text())
-    del told["files"]
-    (folder / "report.json").write_text(json.dumps(told))
+    report_json = json.loads((folder / "report.json").read_text())
+    del report_json["files"]
+    (folder / "report.json").write_text(json.dumps(report_json))
     with pytest.raises(InputError, match="lists no files"):
         verify(folder)
 

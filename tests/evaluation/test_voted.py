@@ -77,7 +77,7 @@ def test_votes_export_as_pairs_and_are_recorded_in_ledger(evaluation, tmp_path):
             tie = now.question != "send" or now.index == 0
             session.vote("tie" if tie else "a" if now.a.startswith("tuned") else "b")
         session.reveal()
-        ties = sum(choice == "tie" for _, asked, choice in session.choices() if asked == "send")
+        ties = sum(choice == "tie" for _, question, choice in session.choices() if question == "send")
         count = export_votes(session, tmp_path / "pairs.jsonl")
         assert count == 4 - ties
         with pytest.raises(InputError, match="yields a preference pair"):

@@ -29,8 +29,8 @@ CONTRACT = Contract(
 
 
 def _marked(metric: str, output: str, *, ended: str = "stop", reference: str | None = None) -> str | None:
-    found = failure_span(metric, ModelAnswer(output, ended, reference), CONTRACT)
-    return None if found is None else output[slice(*found)]
+    span = failure_span(metric, ModelAnswer(output, ended, reference), CONTRACT)
+    return None if span is None else output[slice(*span)]
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_every_json_value_has_a_span(value, indent, ascii_only):
     waiting = [((), value)]
     while waiting:
         steps, part = waiting.pop()
-        place = locate_value(text, steps)
-        assert place is not None
-        assert json.loads(text[slice(*place)]) == part
+        span = locate_value(text, steps)
+        assert span is not None
+        assert json.loads(text[slice(*span)]) == part
         if isinstance(part, dict | list):
             waiting += [((*steps, name), item) for name, item in (part.items() if isinstance(part, dict) else enumerate(part))]
 
@@ -111,5 +111,5 @@ def test_missing_pointer_has_no_span():
 
 @given(st.text(), st.sampled_from(["json", "schema", "forbidden", "disclaimer", "fields", "contract"]))
 def test_highlighting_never_raises(output, metric):
-    found = failure_span(metric, ModelAnswer(output, reference='{"a": 1}'), CONTRACT)
-    assert found is None or 0 <= found[0] < found[1] <= len(output)
+    span = failure_span(metric, ModelAnswer(output, reference='{"a": 1}'), CONTRACT)
+    assert span is None or 0 <= span[0] < span[1] <= len(output)

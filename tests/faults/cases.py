@@ -70,8 +70,8 @@ def _killed(run: Path, at: int, how: How) -> None:
     assert os.WIFSIGNALED(status), f"ended with {status} and was not killed"
     assert os.WTERMSIG(status) == signal.SIGKILL, status
     state = Run(run).state()
-    told = Run(run).status(state, now=time.time() + STARTING_FOR + 1)
-    assert told == "crashed", told
+    run_status = Run(run).status(state, now=time.time() + STARTING_FOR + 1)
+    assert run_status == "crashed", run_status
     _nothing_lost(run)
     assert not checkpoint.damaged_folders(run), checkpoint.damaged_folders(run)
 
@@ -87,22 +87,22 @@ def _full(run: Path, at: int, how: How) -> None:
 
 
 def _nothing_lost(run: Path) -> None:
-    state, found = Run(run).state(), checkpoint.newest(run)
-    saved = found.step if found else 0
-    assert saved >= max(state.checkpoints, default=0), f"checkpoint {saved}, told {state.checkpoints}"
+    state, newest = Run(run).state(), checkpoint.newest(run)
+    saved = newest.step if newest else 0
+    assert saved >= max(state.checkpoints, default=0), f"checkpoint {saved}, reported {state.checkpoints}"
     assert state.step - saved <= 1, f"checkpoint {saved} at step {state.step}"
 
 
 def _resumed(run: Path, expected: dict[str, Any]) -> None:
-    found = checkpoint.newest(run)
+    newest = checkpoint.newest(run)
     code = os.waitstatus_to_exitcode(_train(run))
     assert code == 0, f"exit code {code}: {Run(run).log_tail(20)}"
     log = events.read_all(run)
     assert [event["seq"] for event in log] == list(range(len(log))), "numbers do not follow"
     start = max(at for at, event in enumerate(log) if event["type"] in ("run.started", "run.resumed"))
-    assert log[start].get("step", 0) == (found.step if found else 0), log[start]
+    assert log[start].get("step", 0) == (newest.step if newest else 0), log[start]
     again = [event["step"] for event in log[start:] if event["type"] == "step"]
-    assert again == list(range(again[0], small.STEPS + 1)) if again else found and found.step == small.STEPS, again
+    assert again == list(range(again[0], small.STEPS + 1)) if again else newest and newest.step == small.STEPS, again
     own = _end(run)
     assert own == expected, {
         name: (own.get(name), expected.get(name)) for name in own | expected if own.get(name) != expected.get(name)
@@ -111,11 +111,11 @@ def _resumed(run: Path, expected: dict[str, Any]) -> None:
 
 def _end(run: Path) -> dict[str, Any]:
     """Return the final state of a run without times: the sha256 of its files and its folded events."""
-    state, found = Run(run).state(), checkpoint.newest(run)
-    assert found is not None
+    state, newest = Run(run).state(), checkpoint.newest(run)
+    assert newest is not None
     results = [run / "certificate.json", run / "data.json", run / "adapter" / "adapters.safetensors"]
     return {
-        **{str(path.relative_to(run)): sha256_file(path) for path in (*found.folder.iterdir(), *results)},
+        **{str(path.relative_to(run)): sha256_file(path) for path in (*newest.folder.iterdir(), *results)},
         "steps": [(item.step, item.loss, item.rate) for item in state.steps],
         "validations": [(item.step, item.loss) for item in state.validations],
         "summary": state.summary,

@@ -58,11 +58,11 @@ def prepare(folder: Path) -> None:
 
 def rows() -> list[Encoded]:
     """Return fourteen rows with three learnable patterns."""
-    made = []
+    encoded = []
     for at in range(14):
         tokens = (np.arange(10 + at % 5) * (1 + at % 3) % 60).astype(np.int32)
-        made.append(Encoded(f"row{at}", Location(Path("rows.jsonl"), at + 1), tokens, np.arange(len(tokens)) >= 4, len(tokens)))
-    return made
+        encoded.append(Encoded(f"row{at}", Location(Path("rows.jsonl"), at + 1), tokens, np.arange(len(tokens)) >= 4, len(tokens)))
+    return encoded
 
 
 def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:

@@ -30,9 +30,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         )
         for share in range(shares)
     ]
-    told = [driver.communicate() for driver in drivers]
-    assert all(driver.returncode == 0 for driver in drivers), b"".join(error for _, error in told).decode()[-3000:]
-    return [json.loads(out) for out, _ in told]
+    outputs = [driver.communicate() for driver in drivers]
+    assert all(driver.returncode == 0 for driver in drivers), b"".join(error for _, error in outputs).decode()[-3000:]
+    return [json.loads(out) for out, _ in outputs]
 
 
 def test_killed_run_resumes_bit_identically(reports: list[dict[str, Any]]) -> None:

@@ -41,9 +41,9 @@ def test_line_torn_at_any_byte_is_dropped_and_overwritten(tmp_path: Path) -> Non
         resumed.emit("run.resumed", **START, step=1)
         resumed.close()
         assert [event["type"] for event in tail.read()] == ["run.resumed"]
-        found = events.read_all(tmp_path)
-        assert [event["seq"] for event in found] == [0, 1, 2]
-        assert fold(found).step == 1
+        records = events.read_all(tmp_path)
+        assert [event["seq"] for event in records] == [0, 1, 2]
+        assert fold(records).step == 1
 
 
 def test_unreadable_line_keeps_its_sequence_number(tmp_path: Path) -> None:
@@ -71,12 +71,12 @@ def test_full_disk_is_machine_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def story(jump: float, after: int, steps: int = 40, extra: tuple[dict[str, Any], ...] = ()) -> list[dict[str, Any]]:
     """Return events with one step every two seconds with a clock that jumps after step ``after``."""
-    told = [{"t": 1e9, "type": "run.started", **START}, {"t": 1e9, "type": "data.ready", **READY}]
+    records = [{"t": 1e9, "type": "run.started", **START}, {"t": 1e9, "type": "data.ready", **READY}]
     for step in range(1, steps + 1):
         if step == after + 1:
-            told += extra
-        told.append({"t": 1e9 + 2 * step + (jump if step > after else 0), "type": "step", "step": step, **STEP})
-    return told
+            records += extra
+        records.append({"t": 1e9 + 2 * step + (jump if step > after else 0), "type": "step", "step": step, **STEP})
+    return records
 
 
 def left(state: RunState) -> float:

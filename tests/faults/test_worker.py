@@ -76,17 +76,17 @@ def test_second_worker_is_refused_and_writes_nothing(
 
 def test_new_worker_removes_only_partial_files(run: Run) -> None:
     half = [".data.json.k3_jx9ab", "adapter/.adapters.safetensors.abcd1234"]
-    kept = [
+    complete = [
         ".DS_Store",
         ".gitignore",
         f".{launch.LAUNCH_FILE}.abcd1234",
         "adapter/adapters.safetensors",
         "checkpoints/0000003/state.json",
     ]
-    for name in (*half, *kept, "checkpoints/.0000004/state.json", "checkpoints/.0000002.old/state.json"):
+    for name in (*half, *complete, "checkpoints/.0000004/state.json", "checkpoints/.0000002.old/state.json"):
         (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (run.folder / name).write_text("x")
     assert worker.run_worker(run.folder, lambda _: {}) == 0
     assert [name for name in half if (run.folder / name).exists()] == []
-    assert [name for name in kept if not (run.folder / name).exists()] == []
+    assert [name for name in complete if not (run.folder / name).exists()] == []
     assert [folder.name for folder in (run.folder / "checkpoints").iterdir()] == ["0000003"]

@@ -15,22 +15,22 @@ from mlxtune.runs.locks import file_lock
 
 
 def test_a_search_returns_licenses_of_mlx_models(hub_server: Hub) -> None:
-    found = hub.search("tiny")
-    assert [(one.id, one.license, one.downloads, one.gated) for one in found] == [(ID, "apache-2.0", 12, False)]
+    results = hub.search("tiny")
+    assert [(one.id, one.license, one.downloads, one.gated) for one in results] == [(ID, "apache-2.0", 12, False)]
     assert "filter=mlx" in hub_server.requests[-1][1]
     assert hub.search("nothing like it") == []
 
 
 def test_a_download_has_weights_but_no_code_and_reports_progress(hub_server: Hub, tiny: Path) -> None:
-    told: list[tuple[str, float]] = []
+    progress: list[tuple[str, float]] = []
     assert hub.cached(ID) is None
-    folder = hub.pull(ID, lambda what, share: told.append((what, share)))
+    folder = hub.pull(ID, lambda what, share: progress.append((what, share)))
     assert folder.name == COMMIT
     assert {file.name for file in folder.iterdir()} == {file.name for file in tiny.iterdir()}
     assert (folder / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
-    assert any("downloading" in what for what, _ in told)
-    assert told[-1] == (f"checking {ID}", 1.0)
-    assert all(0 <= share <= 1 for _, share in told)
+    assert any("downloading" in what for what, _ in progress)
+    assert progress[-1] == (f"checking {ID}", 1.0)
+    assert all(0 <= share <= 1 for _, share in progress)
 
 
 def test_complete_files_are_not_downloaded_again(hub_server: Hub) -> None:

@@ -22,10 +22,10 @@ from .conftest import llama, write_model
 @pytest.mark.parametrize("bits", [0, 4, 8])
 def test_bytes_match_the_loaded_model(tmp_path: Path, bits: int) -> None:
     source = resolve(str(make_tiny(tmp_path / "model", bits=bits)))
-    found = shapes.read_shapes(source.folder, source.config)
+    model_shapes = shapes.read_shapes(source.folder, source.config)
     for compute in ("native", "float32"):
         model = load(source, compute).model
-        assert sum(one.loaded_nbytes(float32=compute == "float32", quantize=0) for one in found.weights) == sum(
+        assert sum(one.loaded_nbytes(float32=compute == "float32", quantize=0) for one in model_shapes.weights) == sum(
             array.nbytes for _, array in tree_flatten(model.parameters())
         )
 
@@ -33,18 +33,25 @@ def test_bytes_match_the_loaded_model(tmp_path: Path, bits: int) -> None:
 @pytest.mark.parametrize("quantize", [4, 8])
 def test_bytes_after_quantization_on_load(tmp_path: Path, quantize: int) -> None:
     source = resolve(str(make_tiny(tmp_path / "model")))
-    found = shapes.read_shapes(source.folder, source.config)
+    model_shapes = shapes.read_shapes(source.folder, source.config)
     model = load(source, "native", quantize).model
-    assert sum(one.loaded_nbytes(float32=False, quantize=quantize) for one in found.weights) == sum(
+    assert sum(one.loaded_nbytes(float32=False, quantize=quantize) for one in model_shapes.weights) == sum(
         array.nbytes for _, array in tree_flatten(model.parameters())
     )
 
 
 def test_dimensions_of_a_quantized_model_are_unpacked(read) -> None:
-    found = read(bits=4, kind="BF16", layers=3, width=256, inner=512, heads=4, kv=2, vocabulary=1000)
-    assert (found.depth, found.width, found.vocabulary, found.heads, found.kv_heads, found.head_dim) == (3, 256, 1000, 4, 2, 64)
-    assert {one.name: one.shape for one in found.layers[0] if one.is_matrix}["mlp.down_proj"] == (256, 512)
-    assert all(one.bits == 4 for one in found.weights if one.is_matrix)
+    model_shapes = read(bits=4, kind="BF16", layers=3, width=256, inner=512, heads=4, kv=2, vocabulary=1000)
+    assert (
+        model_shapes.depth,
+        model_shapes.width,
+        model_shapes.vocabulary,
+        model_shapes.heads,
+        model_shapes.kv_heads,
+        model_shapes.head_dim,
+    ) == (3, 256, 1000, 4, 2, 64)
+    assert {one.name: one.shape for one in model_shapes.layers[0] if one.is_matrix}["mlp.down_proj"] == (256, 512)
+    assert all(one.bits == 4 for one in model_shapes.weights if one.is_matrix)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "attention", ["q_proj", "down_proj"], ["embed_tokens"]])
@@ -58,16 +65,19 @@ def test_adapter_targets_match_lora(tiny: Path, targets, layers, kind) -> None:
     model, _ = load_model(source.folder)
     lora.add(model, section, 1)
     expected = sum(array.size for array in lora.adapter_arrays(model).values())
-    found = shapes.read_shapes(source.folder, source.config).adapter_targets(section)
-    assert sum(4 * sum(one.shape) + (one.shape[0] if kind == "dora" else 0) for one in found) == expected
+    targeted = shapes.read_shapes(source.folder, source.config).adapter_targets(section)
+    assert sum(4 * sum(one.shape) + (one.shape[0] if kind == "dora" else 0) for one in targeted) == expected
 
 
 def test_only_the_last_layers_are_adapted(read) -> None:
-    found = read(layers=6)
-    adapted = found.adapter_targets(AdapterSection(layers=2))
+    model_shapes = read(layers=6)
+    adapted = model_shapes.adapter_targets(AdapterSection(layers=2))
     assert {one.layer for one in adapted} == {4, 5}
-    assert found.first_trained_layer(adapted) == 4
-    assert found.first_trained_layer(found.adapter_targets(AdapterSection(layers=2, targets=["q_proj", "embed_tokens"]))) == 0
+    assert model_shapes.first_trained_layer(adapted) == 4
+    assert (
+        model_shapes.first_trained_layer(model_shapes.adapter_targets(AdapterSection(layers=2, targets=["q_proj", "embed_tokens"])))
+        == 0
+    )
 
 
 def test_an_unknown_target_is_refused(read) -> None:

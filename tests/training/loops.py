@@ -94,26 +94,26 @@ def stopped(loop: TrainingLoop, at: int) -> checkpoint.Checkpoint:
     """Run ``loop`` for ``at`` steps and return its checkpoint."""
     with pytest.raises(Interrupted) as stop:
         loop.run(Listener(stop_at=at))
-    found = checkpoint.newest(loop.folder)
-    assert found is not None
-    assert found.step == stop.value.step == at
-    return found
+    saved = checkpoint.newest(loop.folder)
+    assert saved is not None
+    assert saved.step == stop.value.step == at
+    return saved
 
 
 def state_bytes(loop: TrainingLoop) -> dict[str, bytes]:
     """Return the bytes of the files in the last checkpoint."""
-    found = checkpoint.newest(loop.folder)
-    assert found is not None
-    return {path.name: path.read_bytes() for path in found.folder.iterdir()}
+    saved = checkpoint.newest(loop.folder)
+    assert saved is not None
+    return {path.name: path.read_bytes() for path in saved.folder.iterdir()}
 
 
 def assert_resumes(model_folder: Path, folder: Path, section: TrainingSection, ways: Ways, at: int) -> list[Any]:
     """Assert that a run stopped after ``at`` steps and resumed ends bit-identical to an uninterrupted one; return its step events."""
     whole, listener = make(model_folder, folder / "whole", section, ways), Listener()
     whole.run(listener)
-    found = stopped(make(model_folder, folder / "parts", section, ways), at)
+    saved = stopped(make(model_folder, folder / "parts", section, ways), at)
     second = make(model_folder, folder / "parts", section, ways)
-    second.run(Listener(), found)
+    second.run(Listener(), saved)
     assert_same(weights(whole), weights(second))
     assert state_bytes(whole) == state_bytes(second)
     return listener.of("step")

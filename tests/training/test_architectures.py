@@ -86,12 +86,12 @@ def assert_plain(stack: LayerStack) -> tuple[float, Any]:
     """Assert that our loss and gradients match the plain ones with and without a shared prefix; return both."""
     expected, slopes = plain(stack.model)
     for prefix in (0, PREFIX) if stack.can_share_prefix() else (0,):
-        loss, found, gradients = own(stack, prefix)
+        loss, slopes_found, gradients = own(stack, prefix)
         assert loss == pytest.approx(expected, rel=1e-4)
-        assert found.keys() == slopes.keys()
+        assert slopes_found.keys() == slopes.keys()
         for at, slope in slopes.items():
             size = mx.linalg.norm(slope.flatten()).item()
-            assert mx.linalg.norm((found[at] - slope).flatten()).item() <= 1e-4 * max(size, 1e-3), at
+            assert mx.linalg.norm((slopes_found[at] - slope).flatten()).item() <= 1e-4 * max(size, 1e-3), at
     return expected, gradients
 
 
@@ -131,18 +131,18 @@ def test_checkpoints_and_adapters_round_trip(folder: Any, name: str, tmp_path: P
     optimizer = optim.AdamW(1e-2)
     optimizer.update(model, model.trainable_parameters())
     checkpoint.save(tmp_path, model, optimizer, config, {"step": 1, "best": {"step": 1}}, 1)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    kept, state = lora.adapter_arrays(model), dict(tree_flatten(optimizer.state))
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    arrays, state = lora.adapter_arrays(model), dict(tree_flatten(optimizer.state))
 
     other, _ = adapted(folder(name), "native")
     fresh = optim.AdamW(1e-2)
-    checkpoint.restore(found, other, fresh)
-    for one, two in ((kept, lora.adapter_arrays(other)), (state, dict(tree_flatten(fresh.state)))):
+    checkpoint.restore(saved, other, fresh)
+    for one, two in ((arrays, lora.adapter_arrays(other)), (state, dict(tree_flatten(fresh.state)))):
         assert one.keys() == two.keys()
         assert all(mx.array_equal(array, two[at]) for at, array in one.items())
 
-    stock = load_adapters(load_model(folder(name))[0], str(found.folder))
+    stock = load_adapters(load_model(folder(name))[0], str(saved.folder))
     model.eval(), stock.eval()
     tokens = mx.array(ROWS[0].tokens)[None]
     assert mx.array_equal(stock(tokens), model(tokens))

@@ -33,11 +33,11 @@ def lengths(rows: list[Encoded]) -> list[int]:
 
 @pytest.mark.parametrize("size", [0, 7])
 def test_epoch_visits_every_row_once(rows: list[Encoded], size: int) -> None:
-    made = batching.epoch_batches(
+    batches = batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=size), seed=1, number=0
     )
-    assert sorted(at for batch in made for at in batch) == list(range(len(rows)))
-    assert all(len(batch) <= 7 for batch in made) or not size
+    assert sorted(at for batch in batches for at in batch) == list(range(len(rows)))
+    assert all(len(batch) <= 7 for batch in batches) or not size
 
 
 def test_epochs_differ_and_seeds_reproduce(rows: list[Encoded]) -> None:
@@ -57,19 +57,19 @@ def test_epochs_differ_and_seeds_reproduce(rows: list[Encoded]) -> None:
 
 
 def test_epoch_order_is_independent_of_length(rows: list[Encoded]) -> None:
-    made = batching.epoch_batches(
+    batches = batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=4), seed=1, number=0
     )
-    means = [sum(len(rows[at].tokens) for at in batch) / len(batch) for batch in made]
+    means = [sum(len(rows[at].tokens) for at in batch) / len(batch) for batch in batches]
     rising = sum(a < b for a, b in pairwise(means)) / (len(means) - 1)
     assert 0.35 < rising < 0.65
 
 
 def test_batch_fits_budget_with_little_padding(rows: list[Encoded]) -> None:
-    made = batching.epoch_batches(
+    batches = batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), batch_tokens=1024, batch_size=0), seed=1, number=0
     )
-    computed = [sft.collate(rows, batch, 0).computed_positions for batch in made]
+    computed = [sft.collate(rows, batch, 0).computed_positions for batch in batches]
     assert max(computed) <= 1024
     assert sum(computed) / sum(lengths(rows)) < 1.1
 

@@ -36,8 +36,8 @@ def damage(folder: Path, name: str = "state.json", at: int = 0, bit: int = 0) ->
 
 
 def newest(run: Path) -> int:
-    found = checkpoint.newest(run)
-    return found.step if found else 0
+    saved = checkpoint.newest(run)
+    return saved.step if saved else 0
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -132,10 +132,10 @@ def test_manifest_lists_every_other_file(tmp_path: Path) -> None:
 
 def test_adapter_that_differs_from_recipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
     other = nn.Linear(4, 2)
     before = mx.array(other.weight)
     with pytest.raises(ModelError, match="do not match the recipe"):
-        checkpoint.restore(found, other)
+        checkpoint.restore(saved, other)
     assert mx.array_equal(other.weight, before)

@@ -29,13 +29,13 @@ def test_counts_visits_and_tokens_of_each_row(tmp_path: Path) -> None:
     for chosen in ([0, 1], [2], [2, 0]):
         certificate.count(collate(ROWS, chosen, 0).counts)
     certificate.write(tmp_path)
-    told = json.loads((tmp_path / FILE).read_text())
-    assert [(row["id"], row["line"], row["visits"], row["seen"], row["trained"], row["truncated"]) for row in told["rows"]] == [
+    report = json.loads((tmp_path / FILE).read_text())
+    assert [(row["id"], row["line"], row["visits"], row["seen"], row["trained"], row["truncated"]) for row in report["rows"]] == [
         ("row0", 1, 2, 12, 6, False),
         ("row1", 2, 1, 9, 6, False),
         ("row2", 3, 2, 24, 18, True),
     ]
-    assert told["totals"] == {"visits": 5, "seen": 45, "trained": 30, "truncated": 1}
+    assert report["totals"] == {"visits": 5, "seen": 45, "trained": 30, "truncated": 1}
 
 
 def test_restored_report_continues_independently(tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_trained_head_has_no_distance(tiny: Path) -> None:
     ("chosen", "rejected", "warned"), [(-4.0, -9.0, True), (-0.5, -9.0, False), (-4.0, 1.0, False), (3.0, -9.0, False)]
 )
 def test_warns_when_both_answers_become_less_likely(chosen: float, rejected: float, warned: bool) -> None:
-    told = displacement_warning({"drift/chosen": chosen, "drift/rejected": rejected, "lengths/chosen": 40.0})
-    assert ("Likelihood displacement" in told) == warned
-    assert not told or "4.0 nats" in told
+    warning = displacement_warning({"drift/chosen": chosen, "drift/rejected": rejected, "lengths/chosen": 40.0})
+    assert ("Likelihood displacement" in warning) == warned
+    assert not warning or "4.0 nats" in warning
 
 
 def test_reference_free_losses_give_no_drift_warning() -> None:

@@ -20,9 +20,9 @@ def test_non_finite_loss_is_reported_at_once(loss: float) -> None:
 
 
 def test_doubled_loss_over_window_is_divergence() -> None:
-    told = feed([2.0] * WINDOW + [4.2] * WINDOW)
-    assert told[:-1] == [""] * (2 * WINDOW - 1)
-    assert told[-1] == "diverges: its median over the last 8 steps is 4.20, up from 2.00 at the start"
+    reasons = feed([2.0] * WINDOW + [4.2] * WINDOW)
+    assert reasons[:-1] == [""] * (2 * WINDOW - 1)
+    assert reasons[-1] == "diverges: its median over the last 8 steps is 4.20, up from 2.00 at the start"
 
 
 def test_single_spike_is_not_divergence() -> None:

@@ -32,14 +32,14 @@ def entering(cache: FrozenCache, loop: TrainingLoop, chosen: list[int], lanes: i
 
 @pytest.mark.parametrize("loop", [False, True], indirect=True, ids=["float32", "bfloat16"])
 def test_spilled_values_equal_computed_values(loop: TrainingLoop, tmp_path: Path) -> None:
-    held, spilled = (FrozenCache(loop.stack, loop.train, 0, budget=budget, folder=tmp_path) for budget in (2**30, 0))
+    in_memory, spilled = (FrozenCache(loop.stack, loop.train, 0, budget=budget, folder=tmp_path) for budget in (2**30, 0))
     for chosen in ORDERS[0]:
-        (one,), (other,) = entering(held, loop, chosen), entering(spilled, loop, chosen)
+        (one,), (other,) = entering(in_memory, loop, chosen), entering(spilled, loop, chosen)
         assert one.dtype == other.dtype
         assert mx.array_equal(one, other)
-    assert held._file is None
+    assert in_memory._file is None
     assert spilled._file is not None
-    assert spilled._file.seek(0, 2) == held._bytes
+    assert spilled._file.seek(0, 2) == in_memory._bytes
     spilled.close()
 
 

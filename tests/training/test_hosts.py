@@ -41,15 +41,15 @@ def work(launcher):
         sys.exit(7)
     hosts = module.init_group(launcher)
     tree = {"a": mx.full((3, 2), hosts.rank + 0.1), "b": [mx.array([hosts.rank, 7], mx.uint64)], "c": mx.array(0.5, mx.bfloat16)}
-    found = {"rank": hosts.rank, "size": hosts.size}
+    results = {"rank": hosts.rank, "size": hosts.size}
     if case == "sums":
         summed, numbers = hosts.all_reduce(tree, 2.5, hosts.rank)
         spread = hosts.broadcast(tree)
         noise, _ = hosts.all_reduce(mx.random.normal((100_000,), key=mx.random.key(hosts.rank)))
-        found |= {"numbers": numbers, "alone": hosts.all_reduce({}, hosts.rank)[1], "noise": np.array(noise).tobytes().hex()[:4000]}
-        for name, made in (("summed", summed), ("spread", spread)):
-            kinds = [str(array.dtype) for array in (made["a"], made["b"][0], made["c"])]
-            found[name] = [made["a"].tolist(), made["b"][0].tolist(), made["c"].item(), kinds]
+        results |= {"numbers": numbers, "alone": hosts.all_reduce({}, hosts.rank)[1], "noise": np.array(noise).tobytes().hex()[:4000]}
+        for name, sums in (("summed", summed), ("spread", spread)):
+            kinds = [str(array.dtype) for array in (sums["a"], sums["b"][0], sums["c"])]
+            results[name] = [sums["a"].tolist(), sums["b"][0].tolist(), sums["c"].item(), kinds]
         hosts.require_equal("data", "the same")
     elif case == "agree":
         hosts.require_equal("data", f"version {hosts.rank}")
@@ -71,7 +71,7 @@ def work(launcher):
         if not hosts.is_leader:
             sys.exit(9)
         hosts.all_reduce({}, 1)
-    (folder / f"{hosts.rank}.json").write_text(json.dumps(found))
+    (folder / f"{hosts.rank}.json").write_text(json.dumps(results))
     hosts.all_reduce({})  # the leader terminates its peers on exit, so wait for all of them
 
 
@@ -226,8 +226,8 @@ def test_rank_configs_match_mlx_launch(tmp_path: Path, monkeypatch: pytest.Monke
         python=None,
     )
     (launch.launch_ring if backend == "ring" else launch.launch_jaccl)(argparse.ArgumentParser(), theirs.hosts, args, ["train"])
-    asked = launcher.launch_request(1, file)
-    seats = launcher.rank_configs(launcher.parse_hosts(asked), asked["backend"], asked["envs"])
+    request = launcher.launch_request(1, file)
+    seats = launcher.rank_configs(launcher.parse_hosts(request), request["backend"], request["envs"])
     assert len(seats) == len(launched) == 3
     for seat, (rank, env, files) in zip(seats, launched, strict=True):
         assert seat.env == dict(pair.split("=", 1) for pair in env) | {"MLX_RANK": str(rank)}

@@ -77,12 +77,12 @@ def test_loss_and_gradients_match_plain_computation(small: Any, lanes: int, shar
     assert weight == len(rows)
     assert_equal((loss.item() / weight, {name: array / weight for name, array in tree_flatten(gradients)}), expected, 1e-5)
 
-    found = objective.means(sums.tolist(), weight)
+    means = objective.means(sums.tolist(), weight)
     wanted = [plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows if pair.label]
-    assert found["logps/chosen"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
-    assert found["rewards/chosen"] == pytest.approx(-0.7 * BY.beta, rel=1e-3)
-    assert found["rewards/margins"] == pytest.approx(0.0, abs=1e-3)
-    assert found["kl"] == pytest.approx(0.4, rel=1e-3)
+    assert means["logps/chosen"] == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
+    assert means["rewards/chosen"] == pytest.approx(-0.7 * BY.beta, rel=1e-3)
+    assert means["rewards/margins"] == pytest.approx(0.0, abs=1e-3)
+    assert means["kl"] == pytest.approx(0.4, rel=1e-3)
 
 
 def test_only_own_completion_counts_as_trained() -> None:
@@ -94,13 +94,13 @@ def test_only_own_completion_counts_as_trained() -> None:
 
 def test_single_label_batch_has_no_margin() -> None:
     objective = KTOObjective(BY, True)
-    found = objective.means([2.0, 0.0, 1.0, 0.0, -8.0, 0.0, 0.2], 2)
-    assert (found["rewards/chosen"], found["rewards/rejected"], found["rewards/margins"]) == (
+    means = objective.means([2.0, 0.0, 1.0, 0.0, -8.0, 0.0, 0.2], 2)
+    assert (means["rewards/chosen"], means["rewards/rejected"], means["rewards/margins"]) == (
         0.5,
         pytest.approx(math.nan, nan_ok=True),
         pytest.approx(math.nan, nan_ok=True),
     )
-    assert math.isclose(found["kl"], 0.1)
+    assert math.isclose(means["kl"], 0.1)
 
 
 def test_rows_are_encoded_with_mismatched_completion(tiny: Path) -> None:
@@ -108,12 +108,12 @@ def test_rows_are_encoded_with_mismatched_completion(tiny: Path) -> None:
     first, second = (
         Unpaired(Location(Path("rows"), at), {}, (Message("user", f"Question {at}?"),), f"Answer {at}.", at == 1) for at in (1, 2)
     )
-    found = template.encode_unpaired(first, second, 200)
+    encoded = template.encode_unpaired(first, second, 200)
     alone = template.encode_unpaired(second, first, 200)
-    assert found.label
+    assert encoded.label
     assert not alone.label
-    assert found.chosen.tolist() == alone.rejected.tolist()
-    assert found.rejected.tolist() == alone.chosen.tolist()
+    assert encoded.chosen.tolist() == alone.rejected.tolist()
+    assert encoded.rejected.tolist() == alone.chosen.tolist()
     with pytest.raises(TooLongError, match="fills the window"):
         template.encode_unpaired(first, second, 10)
     with pytest.raises(DataError, match="KTO trains on unpaired rows only"):

@@ -57,13 +57,13 @@ def test_batch_shape_does_not_change_step(
         section = replace(SECTION, epochs=1, batch_size=size, accumulate=accumulate, learning_rate=0.1, clip=0.0, warmup=0.0)
         run, listener = make(tiny, tmp_path / name, section, Ways(dropout=0.0, lanes=lanes), rows=8), Listener()
         run.run(listener)
-        (told,) = listener.of("step")
-        return weights(run), told
+        (event,) = listener.of("step")
+        return weights(run), event
 
-    (one, told), (other, own) = step("one", 4, 1, 1), step("other", size, accumulate, lanes)
-    assert own["loss"] == pytest.approx(told["loss"], rel=1e-6)
-    assert own["norm"] == pytest.approx(told["norm"], rel=1e-5)
-    assert own["tokens"] == told["tokens"]
+    (one, expected), (other, event) = step("one", 4, 1, 1), step("other", size, accumulate, lanes)
+    assert event["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert event["norm"] == pytest.approx(expected["norm"], rel=1e-5)
+    assert event["tokens"] == expected["tokens"]
     for name, array in one.items():
         assert mx.abs(other[name] - array).max().item() < 1e-6, name
 
@@ -98,51 +98,51 @@ def test_compiled_path_matches_plain_path_and_resumes(tmp_path: Path) -> None:
 def test_coverage_matches_data_and_survives_resume(tiny: Path, tmp_path: Path) -> None:
     whole = make(tiny, tmp_path / "whole", replace(SECTION, epochs=2))
     whole.run(Listener())
-    told = json.loads((tmp_path / "whole" / "certificate.json").read_text())
-    assert told["totals"]["visits"] == 2 * 22
-    assert told["totals"]["seen"] == 2 * sum(len(row.tokens) for row in whole.train)
-    assert told["totals"]["trained"] == 2 * sum(int(row.trained.sum()) for row in whole.train)
-    assert [row["visits"] for row in told["rows"]] == [2] * 22
-    found = stopped(make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)), 4)
-    make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)).run(Listener(), found)
-    assert json.loads((tmp_path / "parts" / "certificate.json").read_text()) == told
+    report = json.loads((tmp_path / "whole" / "certificate.json").read_text())
+    assert report["totals"]["visits"] == 2 * 22
+    assert report["totals"]["seen"] == 2 * sum(len(row.tokens) for row in whole.train)
+    assert report["totals"]["trained"] == 2 * sum(int(row.trained.sum()) for row in whole.train)
+    assert [row["visits"] for row in report["rows"]] == [2] * 22
+    saved = stopped(make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)), 4)
+    make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)).run(Listener(), saved)
+    assert json.loads((tmp_path / "parts" / "certificate.json").read_text()) == report
 
 
 def test_changed_rows_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
-    found = stopped(make(tiny, tmp_path), 2)
+    saved = stopped(make(tiny, tmp_path), 2)
     with pytest.raises(DataError, match="The data differs from the data used for the checkpoint at step 2") as refused:
-        make(tiny, tmp_path, rows=27).run(Listener(), found)
+        make(tiny, tmp_path, rows=27).run(Listener(), saved)
     assert refused.value.exit_code == 2
     assert "Restore the original data" in refused.value.hint
 
 
 def test_changed_batches_are_refused_on_resume(tiny: Path, tmp_path: Path) -> None:
-    found = stopped(make(tiny, tmp_path), 2)
+    saved = stopped(make(tiny, tmp_path), 2)
     with pytest.raises(DataError, match="would build different batches than the run used until its checkpoint at step 2"):
-        make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), found)
+        make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), saved)
 
 
 @pytest.mark.parametrize("at", [5, 9])
 def test_validation_interrupted_by_stop_runs_on_resume(tiny: Path, tmp_path: Path, at: int) -> None:
     section = replace(SECTION, epochs=2 if at < 9 else 3)
-    told, again = Listener(), Listener()
+    listener, again = Listener(), Listener()
     whole = make(tiny, tmp_path / "whole", section)
-    whole.run(told)
+    whole.run(listener)
     assert at == 5 or whole.total_steps == at
-    found = stopped(make(tiny, tmp_path / "parts", section), at)
-    assert found.state["unchecked"]
+    saved = stopped(make(tiny, tmp_path / "parts", section), at)
+    assert saved.state["unchecked"]
     second = make(tiny, tmp_path / "parts", section)
-    second.run(again, found)
-    assert again.of("validation") == [event for event in told.of("validation") if event["step"] >= at]
+    second.run(again, saved)
+    assert again.of("validation") == [event for event in listener.of("validation") if event["step"] >= at]
     assert_same(weights(whole), weights(second))
 
 
 def test_baseline_passes_survive_resume(tiny: Path, tmp_path: Path) -> None:
     first = make(tiny, tmp_path)
     first.sample = lambda step: first.baseline_passes.extend([True, False]) or ""
-    found = stopped(first, 4)
+    saved = stopped(first, 4)
     second = make(tiny, tmp_path)
-    second.run(Listener(), found)
+    second.run(Listener(), saved)
     assert second.baseline_passes == [True, False]
 
 
@@ -228,15 +228,15 @@ def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny: Path, tmp_pat
     """Gradient ascent until the loss is a third above that of the first steps."""
     downhill = optimizer.set_rate
     monkeypatch.setattr(early_stopping, "DIVERGED", 4 / 3)
-    monkeypatch.setattr(optimizer, "set_rate", lambda made, rate, adapter: downhill(made, -rate, adapter))
+    monkeypatch.setattr(optimizer, "set_rate", lambda optimizer_, rate, adapter: downhill(optimizer_, -rate, adapter))
     section = replace(SECTION, steps=60, accumulate=1, save_every=8, validate_every=100, learning_rate=0.02, schedule="constant")
     run = make(tiny, tmp_path, section)
-    with pytest.raises(MlxtuneError, match=r"diverges: its median over the last 8 steps is [\d.]+") as told:
+    with pytest.raises(MlxtuneError, match=r"diverges: its median over the last 8 steps is [\d.]+") as caught:
         run.run(Listener())
-    assert any(row.id in told.value.message for row in run.train)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert f"The last good checkpoint is at step {found.step}." in told.value.message
+    assert any(row.id in caught.value.message for row in run.train)
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert f"The last good checkpoint is at step {saved.step}." in caught.value.message
 
 
 def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) -> None:
@@ -246,9 +246,9 @@ def test_low_memory_stops_at_checkpoint_with_advice(tiny: Path, tmp_path: Path) 
         run.run(Listener())
     assert (stop.value.step, stop.value.exit_code) == (1, 3)
     assert memory_guard.ADVICE in stop.value.reason
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found.step == 1
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert saved.step == 1
 
 
 def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +265,6 @@ def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny: Path, tmp_path
     monkeypatch.setattr(checkpoint, "write_bytes", full)
     with pytest.raises(MachineError, match="The disk is full, so step 5 was not saved"):
         run.run(Listener())
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found.step == 3
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert saved.step == 3

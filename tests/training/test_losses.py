@@ -63,8 +63,8 @@ def test_every_loss_has_test_formula() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_matches_its_paper(name: str) -> None:
-    found = losses.loss(scores(), by(name))
-    assert found.tolist() == pytest.approx([EXPECTED[name](*pair) for pair in PAIRS], rel=1e-5, abs=1e-6)
+    value = losses.loss(scores(), by(name))
+    assert value.tolist() == pytest.approx([EXPECTED[name](*pair) for pair in PAIRS], rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -73,13 +73,13 @@ def test_gradient_matches_finite_differences(name: str) -> None:
         start = scores()
         return losses.loss(PairScores(chosen, rejected, *list(vars(start).values())[2:]), by(name)).sum()
 
-    found = mx.grad(total, argnums=(0, 1))(scores().chosen, scores().rejected)
+    gradients = mx.grad(total, argnums=(0, 1))(scores().chosen, scores().rejected)
     for side in (0, 1):
         slopes = []
         for pair in PAIRS:
             up, down = ([value + sign * 1e-5 * (at == side) for at, value in enumerate(pair)] for sign in (1, -1))
             slopes.append((EXPECTED[name](*up) - EXPECTED[name](*down)) / 2e-5)
-        assert found[side].tolist() == pytest.approx(slopes, rel=1e-4, abs=1e-6)
+        assert gradients[side].tolist() == pytest.approx(slopes, rel=1e-4, abs=1e-6)
 
 
 def test_hand_computed_values() -> None:
@@ -98,14 +98,14 @@ def test_robust_without_smoothing_equals_sigmoid() -> None:
 
 
 def test_weighted_losses_add_up() -> None:
-    found = losses.loss(scores(), by("sigmoid", "sft", weights=(1.0, 0.25)))
+    value = losses.loss(scores(), by("sigmoid", "sft", weights=(1.0, 0.25)))
     expected = [EXPECTED["sigmoid"](*pair) + 0.25 * EXPECTED["sft"](*pair) for pair in PAIRS]
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    assert value.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_sft_term_is_mean_over_chosen_tokens() -> None:
-    found = losses.sft(scores(), by("sft")).mean().item()
-    assert found == pytest.approx(-sum(pair[0] for pair in PAIRS) / sum(pair[4] for pair in PAIRS))
+    value = losses.sft(scores(), by("sft")).mean().item()
+    assert value == pytest.approx(-sum(pair[0] for pair in PAIRS) / sum(pair[4] for pair in PAIRS))
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if by(name).reference_free])
@@ -116,10 +116,10 @@ def test_reference_free_losses_ignore_reference(name: str) -> None:
 
 def test_orpo_is_finite_for_certain_answer() -> None:
     certain = [(0.0, -3.0, 0, 0, 2, 3), (-3.0, 0.0, 0, 0, 3, 2), (-4e4, -1.0, 0, 0, 10, 1)]
-    found, gradient = mx.value_and_grad(
+    value, gradient = mx.value_and_grad(
         lambda chosen: losses.loss(PairScores(chosen, *list(vars(scores(certain)).values())[1:]), by("orpo")).sum()
     )(scores(certain).chosen)
-    assert mx.isfinite(found).item()
+    assert mx.isfinite(value).item()
     assert mx.isfinite(gradient).all().item()
 
 
@@ -127,9 +127,9 @@ def test_kto_matches_its_paper() -> None:
     """Equation 7 with λ of 1 and 0.5, and z = 1.5: the mean of 3 and 0."""
     logps, known = mx.array([-10.0, -10.0, -30.0]), mx.array([-14.0, -14.0, -25.0])
     z = losses.kto_reference_point(mx.array([-5.0, -9.0]), mx.array([-8.0, -9.0]))
-    found = losses.kto(logps, known, mx.array([True, False, False]), z, beta=0.2, desirable_weight=1.0, undesirable_weight=0.5)
+    value = losses.kto(logps, known, mx.array([True, False, False]), z, beta=0.2, desirable_weight=1.0, undesirable_weight=0.5)
     sigma = [exp(log_sigmoid(x)) for x in (0.2 * (4 - 1.5), 0.2 * (1.5 - 4), 0.2 * (1.5 + 5))]
-    assert found.tolist() == pytest.approx([1 - sigma[0], 0.5 * (1 - sigma[1]), 0.5 * (1 - sigma[2])], rel=1e-5)
+    assert value.tolist() == pytest.approx([1 - sigma[0], 0.5 * (1 - sigma[1]), 0.5 * (1 - sigma[2])], rel=1e-5)
 
 
 def test_kto_reference_point_is_nonnegative_without_gradient() -> None:
@@ -139,9 +139,9 @@ def test_kto_reference_point_is_nonnegative_without_gradient() -> None:
 
 
 def test_metrics_are_pair_sums_with_trl_names() -> None:
-    found = dict(zip(losses.metric_names(by("sigmoid")), losses.metric_sums(scores(), by("sigmoid")).tolist(), strict=True))
+    metrics = dict(zip(losses.metric_names(by("sigmoid")), losses.metric_sums(scores(), by("sigmoid")).tolist(), strict=True))
     gains = [(c - rc, r - rr) for c, r, rc, rr, _, _ in PAIRS]
-    assert found == pytest.approx(
+    assert metrics == pytest.approx(
         {
             "rewards/chosen": BETA * sum(c for c, _ in gains),
             "rewards/rejected": BETA * sum(r for _, r in gains),
@@ -159,7 +159,7 @@ def test_metrics_are_pair_sums_with_trl_names() -> None:
 
 
 def test_reference_free_rewards_are_token_means_without_drift() -> None:
-    found = dict(zip(losses.metric_names(by("simpo")), losses.metric_sums(scores(), by("simpo")).tolist(), strict=True))
-    assert found["rewards/chosen"] == pytest.approx(BETA * sum(pair[0] / pair[4] for pair in PAIRS))
-    assert found["rewards/accuracies"] == sum(pair[0] / pair[4] > pair[1] / pair[5] for pair in PAIRS)
-    assert "drift/chosen" not in found
+    metrics = dict(zip(losses.metric_names(by("simpo")), losses.metric_sums(scores(), by("simpo")).tolist(), strict=True))
+    assert metrics["rewards/chosen"] == pytest.approx(BETA * sum(pair[0] / pair[4] for pair in PAIRS))
+    assert metrics["rewards/accuracies"] == sum(pair[0] / pair[4] > pair[1] / pair[5] for pair in PAIRS)
+    assert "drift/chosen" not in metrics

@@ -17,10 +17,10 @@ FINE = Memory(total=32 * GB, free=16 * GB, swapped=GB)
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
     """Return simulated memory readings; the last item is the current one."""
-    told = [FINE]
-    monkeypatch.setattr(machine, "pressure", lambda: told[-1])
+    sample = [FINE]
+    monkeypatch.setattr(machine, "pressure", lambda: sample[-1])
     monkeypatch.setattr(memory_guard, "INTERVAL", 0.0)
-    return told
+    return sample
 
 
 def test_no_warning_with_enough_memory(now: list[Memory]) -> None:
@@ -31,8 +31,8 @@ def test_no_warning_with_enough_memory(now: list[Memory]) -> None:
 
 def test_mlx_over_limit_is_reported_with_figures_and_advice(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx, "get_active_memory", lambda: 25 * GB)
-    told = MemoryGuard(limit=24 * GB).check()
-    assert told == f"The run uses 25.0 GB of memory, but this machine's limit is 24.0 GB. {ADVICE}"
+    message = MemoryGuard(limit=24 * GB).check()
+    assert message == f"The run uses 25.0 GB of memory, but this machine's limit is 24.0 GB. {ADVICE}"
 
 
 @pytest.mark.parametrize(

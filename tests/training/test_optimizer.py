@@ -29,12 +29,12 @@ def test_lowers_loss_and_resumes_bit_identically(tiny: Path, tmp_path: Path, nam
 def test_lora_plus_scales_learning_rate_of_b() -> None:
     """AdamW's first step is the learning rate in the direction of the gradient's sign."""
     section, adapter = TrainingSection(), AdapterSection(lora_plus=16.0)
-    made = optimizer.make(section, adapter)
+    optimizer_ = optimizer.make(section, adapter)
     weights = {"layer": {"lora_a": mx.zeros((3, 2)), "lora_b": mx.zeros((2, 3)), "m": mx.zeros((3,))}}
     slopes = {"layer": {name: mx.full(array.shape, 0.5) for name, array in weights["layer"].items()}}
-    made.init(weights)
-    optimizer.set_rate(made, 1e-3, adapter)
-    moved = made.apply_gradients(slopes, weights)["layer"]
+    optimizer_.init(weights)
+    optimizer.set_rate(optimizer_, 1e-3, adapter)
+    moved = optimizer_.apply_gradients(slopes, weights)["layer"]
     assert mx.allclose(moved["lora_a"], mx.array(-1e-3), rtol=1e-4)
     assert mx.allclose(moved["m"], mx.array(-1e-3), rtol=1e-4)
     assert mx.allclose(moved["lora_b"], mx.array(-16e-3), rtol=1e-4)
@@ -42,8 +42,8 @@ def test_lora_plus_scales_learning_rate_of_b() -> None:
 
 def test_weight_decay_shrinks_weights_without_gradient() -> None:
     section, adapter = TrainingSection(weight_decay=0.1), AdapterSection()
-    made = optimizer.make(section, adapter)
+    optimizer_ = optimizer.make(section, adapter)
     weights = {"lora_a": mx.ones((2, 2))}
-    made.init(weights)
-    optimizer.set_rate(made, 0.5, adapter)
-    assert mx.allclose(made.apply_gradients({"lora_a": mx.zeros((2, 2))}, weights)["lora_a"], mx.array(0.95))
+    optimizer_.init(weights)
+    optimizer.set_rate(optimizer_, 0.5, adapter)
+    assert mx.allclose(optimizer_.apply_gradients({"lora_a": mx.zeros((2, 2))}, weights)["lora_a"], mx.array(0.95))

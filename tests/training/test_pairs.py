@@ -55,7 +55,7 @@ def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: i
         (12, 1, 9),
         *((dice.randint(1, longest), dice.randint(1, 20), dice.randint(1, 20)) for _ in range(count - 2)),
     ]
-    made = []
+    pairs = []
     for at, each in enumerate(lengths):
         prompt, chosen, rejected = (np.array([dice.randrange(vocabulary) for _ in range(length)], np.int32) for length in each)
         if at % 2:
@@ -63,8 +63,8 @@ def random_pairs(seed: int, count: int = 7, *, vocabulary: int = 300, longest: i
             rejected[:both] = chosen[:both]
         reference = (-5.0 * len(chosen) - dice.random(), -5.5 * len(rejected) - dice.random())
         prompt = np.concatenate([beginning, prompt])
-        made.append(EncodedPair(str(at), Location(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
-    return made
+        pairs.append(EncodedPair(str(at), Location(Path("rows"), at), prompt, chosen, rejected, (each[1], each[2]), reference))
+    return pairs
 
 
 def plain_logp(model: nn.Module, prompt: Any, answer: Any) -> mx.array:
@@ -83,10 +83,10 @@ def plain_loss_and_gradients(
     def loss(model: nn.Module) -> mx.array:
         values = []
         for pair in rows:
-            found = [plain_logp(model, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
+            answer_logps = [plain_logp(model, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)]
             known = [*pair.reference_logps, len(pair.chosen), len(pair.rejected)]
             scores = losses.PairScores(
-                *(value[None] for value in found), *(mx.array([float(value)]) for value in known), mx.array(mean)
+                *(value[None] for value in answer_logps), *(mx.array([float(value)]) for value in known), mx.array(mean)
             )
             values.append(losses.loss(scores, by)[0])
         return mx.stack(values).mean()
@@ -224,11 +224,11 @@ def test_architecture_shares_prompts_only_when_exact(name: str, tmp_path: Path) 
     rows = random_pairs(11, longest=40)
     model.eval()
     (batch,) = pair_batches.collate(rows, [range(len(rows))], share_prompts=shared)
-    (found,) = logps(stack, batch.arrays())
+    (values,) = logps(stack, batch.arrays())
     expected = [plain_logp(model, pair.prompt, pair.chosen) for pair in rows]
     expected += [plain_logp(model, pair.prompt, pair.rejected) for pair in rows]
     mx.enable_compile()
-    assert found.tolist() == pytest.approx([value.item() for value in expected], rel=1e-4)
+    assert values.tolist() == pytest.approx([value.item() for value in expected], rel=1e-4)
 
 
 def test_sliding_window_models_never_share_prompts(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_metrics_are_pair_sums_of_plain_computation(small: Any) -> None:
     model.eval()
     (batch,) = pair_batches.collate(rows, [range(len(rows))], share_prompts=True, streams=2)
     _, sums = dpo.loss_sum(stack, batch.arrays(), BOTH)
-    found = dict(zip(losses.metric_names(BOTH), sums.tolist(), strict=True))
+    metrics = dict(zip(losses.metric_names(BOTH), sums.tolist(), strict=True))
     chosen = np.array([plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows])
     rejected = np.array([plain_logp(model, pair.prompt, pair.rejected).item() for pair in rows])
     before = np.array([pair.reference_logps for pair in rows])
@@ -261,7 +261,7 @@ def test_metrics_are_pair_sums_of_plain_computation(small: Any) -> None:
         "lengths/chosen": sum(len(pair.chosen) for pair in rows), "lengths/rejected": sum(len(pair.rejected) for pair in rows),
         "drift/chosen": (chosen - before[:, 0]).sum(), "drift/rejected": (rejected - before[:, 1]).sum(),
     }  # fmt: skip
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-3)
     assert 0 < expected["rewards/accuracies"] < len(rows)
 
 

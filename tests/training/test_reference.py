@@ -72,8 +72,8 @@ def test_initial_reference_equals_base(tiny: Path, section: AdapterSection) -> N
     base, _ = load_model(tiny)
     stack = stacked(tiny, section, lanes=2, checkpointed=True)
     stack.model.train()
-    found = reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)
-    np.testing.assert_allclose(values(found), plain(base, unknown()), rtol=1e-5)
+    reference_values = reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)
+    np.testing.assert_allclose(values(reference_values), plain(base, unknown()), rtol=1e-5)
     assert stack.checkpointed
     assert stack.model.training
 
@@ -101,8 +101,8 @@ def test_parent_adapter_is_reference_or_is_disabled(tiny: Path, section: Adapter
 def test_shared_prefix_reference_matches_plain(tiny: Path, shared: bool) -> None:
     base, _ = load_model(tiny)
     rows = unknown(prefix=20)
-    found = reference.reference_logps(stacked(tiny, lanes=2), rows, "tiny", share_prompts=shared)
-    np.testing.assert_allclose(values(found), plain(base, rows), rtol=1e-5)
+    reference_values = reference.reference_logps(stacked(tiny, lanes=2), rows, "tiny", share_prompts=shared)
+    np.testing.assert_allclose(values(reference_values), plain(base, rows), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -138,11 +138,11 @@ def test_interrupted_pass_resumes_bit_identically(tiny: Path, own_home: Path, mo
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
     whole = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home))
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
-        told.append((done, total))
-        if len(told) == 3:
+        calls.append((done, total))
+        if len(calls) == 3:
             raise Interrupted(0)
 
     with pytest.raises(Interrupted):
@@ -151,11 +151,11 @@ def test_interrupted_pass_resumes_bit_identically(tiny: Path, own_home: Path, mo
     assert len(journal.read(file)) == 2
     with file.open("a") as torn:
         torn.write('{"logps":{"half')
-    told[:] = [(0, 0)] * 3
+    calls[:] = [(0, 0)] * 3
     assert values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True, progress=progress)) == values(
         whole
     )
-    assert told[-1] == (9, 9)
+    assert calls[-1] == (9, 9)
 
 
 KILLED = """
@@ -177,8 +177,8 @@ def test_killed_pass_loses_at_most_one_group(tiny: Path, own_home: Path, monkeyp
     code = KILLED.format(tests=str(here.parent), training=str(here), tiny=str(tiny))
     ended = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    kept = [key for record in journal.read(reference.cache_file("tiny", stacked(tiny).model)) for key in record["logps"]]
-    assert len(kept) > 3
+    keys = [key for record in journal.read(reference.cache_file("tiny", stacked(tiny).model)) for key in record["logps"]]
+    assert len(keys) > 3
     resumed = values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True))
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
     assert values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)) == resumed
@@ -191,11 +191,11 @@ def test_frozen_layers_run_once_for_reference_and_training(
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8, layers=1), lanes=2)
     pairs = unknown(prefix=prefix)
     cache = PairCache(stack, pairs, prefix, budget=10_000, folder=tmp_path)
-    found = reference.reference_logps(stack, pairs, "tiny", share_prompts=True, cache=cache)
+    reference_values = reference.reference_logps(stack, pairs, "tiny", share_prompts=True, cache=cache)
     base, _ = load_model(tiny)
-    np.testing.assert_allclose(values(found), plain(base, pairs), rtol=1e-5)
+    np.testing.assert_allclose(values(reference_values), plain(base, pairs), rtol=1e-5)
     monkeypatch.setattr(cache, "_compute", lambda _: pytest.fail("computed again"))
-    (batch,) = collate(found, [range(len(found))], share_prompts=True, prefix=prefix, streams=2)
+    (batch,) = collate(reference_values, [range(len(reference_values))], share_prompts=True, prefix=prefix, streams=2)
     *beginning, first, second = cache.outputs(batch)
     assert (len(first), len(second)) == (3, 3)
     assert [array.shape[1] for array in beginning] == [prefix] * bool(prefix)

@@ -45,18 +45,18 @@ def test_rejected_rows_are_skipped_and_edits_are_used(workspace):
 
 
 def test_sealed_rows_are_never_trained_on(workspace):
-    held = _assembled(workspace).splits.test
+    sealed = _assembled(workspace).splits.test
     recipe = load(workspace / "recipes" / "tiny.toml", [])
     source = read_source(recipe.source)
     assert json.loads((workspace / "chat.split.json").read_text())["splits"]
     record_splits(source, recipe.data, split(source, recipe.data), seal=True)
     other = _assembled(workspace, **{"data.seed": 11, "data.holdout": 0.05})
-    assert not {row.hash for row in held} & {row.hash for row in (*other.splits.train, *other.splits.valid)}
+    assert not {row.hash for row in sealed} & {row.hash for row in (*other.splits.train, *other.splits.valid)}
     folder = workspace / "chat"
     folder.mkdir()
     lines = recipe.source.read_text().splitlines(keepends=True)
     (folder / "train.jsonl").write_text("".join(lines))
-    (folder / "test.jsonl").write_text(lines[held[0].location.line - 1])
+    (folder / "test.jsonl").write_text(lines[sealed[0].location.line - 1])
     with pytest.raises(DataError, match="training rows are also in the test split"):
         _assembled(workspace, **{"data.source": '"../chat"'})
 

@@ -37,8 +37,8 @@ def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -
     )
     assert sample(0) == ""
     assert sample(10) == ""  # one lost pass in eight is below the warning threshold
-    told = sample(20)
-    assert "7 of 8 sample answers passed the contract before the first step, but only 3 do now" in told
+    warning = sample(20)
+    assert "7 of 8 sample answers passed the contract before the first step, but only 3 do now" in warning
     assert [event["verdict"] for event in events[:8]] == ["passes the contract"] * 7 + ["forbidden"]
 
 

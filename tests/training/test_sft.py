@@ -106,17 +106,17 @@ def shaken(model: nn.Module, section: AdapterSection) -> None:
 
 def conversations(tokenizer, system: str) -> list[Encoded]:
     template = ChatTemplate(tokenizer)
-    made = []
-    for at, (asked, answer) in enumerate(
+    rows = []
+    for at, (question, answer) in enumerate(
         [("Is it wet?", "Yes, a bit."), ("Why?", "Rain."), ("How long does it rain here?", "All day."), ("Oh", "So it is.")]
     ):
-        turns = [("system", system), ("user", asked), ("assistant", answer)]
+        turns = [("system", system), ("user", question), ("assistant", answer)]
         if at % 2:
             turns += [("user", "Go on."), ("assistant", "That is all.")]
-        made.append(
+        rows.append(
             template.encode(Conversation(Location(Path("rows"), at), {}, tuple(Message(role, text) for role, text in turns)), 500)
         )
-    return made
+    return rows
 
 
 SYSTEM = "You answer in one short sentence and never say more than you know about the weather."

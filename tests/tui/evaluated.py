@@ -87,33 +87,33 @@ def evaluation(
     folder = shop.run(id, kind="eval", name=name)
     (folder / "recipe.toml").write_text(dump(recipe))
     read = read_source(recipe.source)
-    held, train = read.rows[:rows], read.rows[rows : rows + 60]
-    told = {
-        arm: {row.id: PairLogprobs(-1.0 - at / 50, -1.5 + (at % 4) / (1 + 2 * number)) for at, row in enumerate(held)}
+    held_out, train = read.rows[:rows], read.rows[rows : rows + 60]
+    facts_of_rows = {
+        arm: {row.id: PairLogprobs(-1.0 - at / 50, -1.5 + (at % 4) / (1 + 2 * number)) for at, row in enumerate(held_out)}
         for number, arm in enumerate(arms)
         if pairs
     }
-    evidence.save_evidence(folder, recipe, held, told, read.rows)  # type: ignore[arg-type]
-    contract, asked = Contract.from_recipe(recipe), evidence.load_rows(folder)
-    said = {arm: [answer(at, row.reference or "") for at, row in enumerate(asked)] for arm, answer in arms.items()}
-    scored = {arm: [contract.score(row.answer(text, "stop")) for row, text in zip(asked, texts, strict=True)] for arm, texts in said.items()}  # fmt: skip
+    evidence.save_evidence(folder, recipe, held_out, facts_of_rows, read.rows)  # type: ignore[arg-type]
+    contract, prompts = Contract.from_recipe(recipe), evidence.load_rows(folder)
+    outputs = {arm: [answer(at, row.reference or "") for at, row in enumerate(prompts)] for arm, answer in arms.items()}
+    scored = {arm: [contract.score(row.answer(text, "stop")) for row, text in zip(prompts, texts, strict=True)] for arm, texts in outputs.items()}  # fmt: skip
     records = [
         {
             "id": row.id, "line": row.location.line, "arm": arm, "output": text, "ended": "stop", "nats": 20.0, "tokens": 30,
             "failed": {metric: [score.kind, score.why] for metric, score in scores.items() if metric in contract.required and not score.passed},
         }
         for arm in arms
-        for row, text, scores in zip(held, said[arm], scored[arm], strict=True)
+        for row, text, scores in zip(held_out, outputs[arm], scored[arm], strict=True)
     ]  # fmt: skip
     (folder / "outputs.jsonl").write_text(evidence.to_jsonl(records))
     last = list(arms)[-1]
     metric = "preference" if pairs else "contract"
-    for arm, by_id in told.items():
-        for row, scores in zip(held, scored[arm], strict=True):
+    for arm, by_id in facts_of_rows.items():
+        for row, scores in zip(held_out, scored[arm], strict=True):
             scores["preference"] = by_id[row.id].score
-    failed = [row for row, scores in zip(held, scored[last], strict=True) if not scores[metric].passed]
+    failed = [row for row, scores in zip(held_out, scored[last], strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, read)
-    ids = [row.id for row in held]
+    ids = [row.id for row in held_out]
     book = ledger.ledger_path(folder)
     for _ in range(looks):
         ledger.record(book, "eval", id, ids)
@@ -130,16 +130,16 @@ def evaluation(
         evidence.save_off_task(folder, probes, {"base": right, "tuned": wrong})
         facts["regression"] = vars(compare_off_task(probes, right, wrong))
     measured = [
-        report.ArmScores(arm, at == 0, 95.0 + at, scores, [told[arm][row.id].margin for row in held] if pairs else [], 800.0 + 50 * at, 1200)
+        report.ArmScores(arm, at == 0, 95.0 + at, scores, [facts_of_rows[arm][row.id].margin for row in held_out] if pairs else [], 800.0 + 50 * at, 1200)
         for at, (arm, scores) in enumerate(scored.items())
     ]  # fmt: skip
-    made = report.build(facts, measured, [row.group for row in asked])
-    publish(made, folder)
+    built = report.build(facts, measured, [row.group for row in prompts])
+    publish(built, folder)
     _fix_time(folder)
     done = [("arm.started", {"arm": arm, "rows": rows}) for arm in arms]
     shop.tell(
         folder,
-        [("run.started", _started(name)), *done, ("run.finished", {"summary": {"verdict": made.verdict, "rows": rows}})],
+        [("run.started", _started(name)), *done, ("run.finished", {"summary": {"verdict": built.verdict, "rows": rows}})],
         age,
     )
     return folder

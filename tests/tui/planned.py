@@ -56,13 +56,13 @@ def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, t
 
     def lengths(recipe: Recipe) -> DatasetLengths:
         measured.append(recipe)
-        found = tuple(RowLength(LONGEST - 5 * at, 60, LONGEST - 5 * at - 60) for at in range(45))
-        return DatasetLengths(found, found[:6], 20, True)
+        rows = tuple(RowLength(LONGEST - 5 * at, 60, LONGEST - 5 * at - 60) for at in range(45))
+        return DatasetLengths(rows, rows[:6], 20, True)
 
     monkeypatch.setattr("mlxtune.planning.measurements.row_lengths", lengths)
     return measured
 
 
-def took(**told: float) -> Any:
+def took(**changes: float) -> Any:
     """What ``ask.steps`` answers: two steps of half a second, as much memory as was expected."""
-    return lambda recipe, batch, **_: {"rest": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5} | told
+    return lambda recipe, batch, **_: {"rest": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5} | changes

@@ -22,7 +22,7 @@ from .stage import Shop, until
 RUN = "20261124-1412-support-json"
 
 
-def adapter(folder: Path, rank: int = 8, parent: Path | None = None, made: str = "2026-11-22T09:00:00+0000") -> Path:
+def adapter(folder: Path, rank: int = 8, parent: Path | None = None, created: str = "2026-11-22T09:00:00+0000") -> Path:
     """Write an adapter folder in mlx-lm's layout, with one matrix."""
     folder.mkdir(parents=True)
     name = "model.layers.0.self_attn.q_proj"
@@ -33,7 +33,7 @@ def adapter(folder: Path, rank: int = 8, parent: Path | None = None, made: str =
     parameters = {"rank": rank, "scale": 8.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
     config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    facts: dict[str, Any] = {"base": "smollm2-135m", "base_fingerprint": "f" * 64, "method": "sft", "made": made}
+    facts: dict[str, Any] = {"base": "smollm2-135m", "base_fingerprint": "f" * 64, "method": "sft", "made": created}
     if parent:
         facts["parent"] = {"folder": str(parent), "sha256": "0" * 64, "lineage": {"run": "tone"}}
     (folder / "mlxtune.json").write_text(json.dumps(facts))
@@ -210,7 +210,7 @@ async def test_an_imported_adapter_is_listed(
 async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(stocked: Shop, open_room: OpenRoom) -> None:
     async with open_room("adapters") as room:
         await move_to(room, "tone")
-        adapter(stocked.folder / "adapters" / "newest", made="2026-11-23T09:00:00+0000")
+        adapter(stocked.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")
         room.screen._read()
         await room.until(lambda: names(room)[0] == "newest")
         assert current(room).name == "tone"

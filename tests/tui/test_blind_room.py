@@ -32,9 +32,9 @@ def no_debounce(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def session(room: RoomDriver) -> BlindSession:
-    found: BlindSession | None = room.screen._session
-    assert found is not None
-    return found
+    current: BlindSession | None = room.screen._session
+    assert current is not None
+    return current
 
 
 def intro(room: RoomDriver) -> str:
@@ -65,15 +65,15 @@ async def resume(room: RoomDriver) -> None:
 def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindSession:
     """A session on disk in which all but the last ``left`` votes are cast, mostly for the longer answer."""
     folder = evaluation(shop)
-    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), n, seed=11) as found:
+    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), n, seed=11) as blind:
         wants = itertools.cycle(["long", "long", "long", "tie", "long", "short", "long"])
-        while found.votes < found.votes_needed - left and (pair := found.current) is not None:
+        while blind.votes < blind.votes_needed - left and (pair := blind.current) is not None:
             want, longer = next(wants), "a" if len(pair.a) > len(pair.b) else "b"
             shorter = "a" if longer == "b" else "b"
-            found.vote("tie" if want == "tie" else longer if want == "long" else shorter)  # type: ignore[arg-type]
+            blind.vote("tie" if want == "tie" else longer if want == "long" else shorter)  # type: ignore[arg-type]
         if opened:
-            found.reveal()
-    return found
+            blind.reveal()
+    return blind
 
 
 async def test_a_session_asks_how_many_pairs_and_shows_two_sealed_answers(shop: Shop, open_room: OpenRoom) -> None:

@@ -30,11 +30,11 @@ CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 async def rows_found(room: RoomDriver, title: str = "", count: int | None = None) -> None:
     """Wait for the rows behind a number."""
 
-    def found() -> bool:
+    def shown() -> bool:
         rows = room.screen._rows
         return rows is not None and (not title or rows.title == title) and (count is None or len(rows.rows) == count)
 
-    await room.until(found)
+    await room.until(shown)
     await room.pilot.pause()
 
 

@@ -148,8 +148,8 @@ def test_every_binding_has_an_id_and_none_is_used_twice() -> None:
     for kind in keys.binding_classes():
         for binding in keys.own_bindings(kind):
             assert binding.id, f"{kind.__name__}: {binding.key}"
-            place = (kind.__qualname__, binding.action)
-            assert seen.setdefault(binding.id, place) == place, binding.id
+            owner = (kind.__qualname__, binding.action)
+            assert seen.setdefault(binding.id, owner) == owner, binding.id
     assert {"app.home", "train.zoom", "list.down", "page.close"} <= set(seen)
 
 
@@ -330,9 +330,9 @@ async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded: Sho
         await pilot.pause()
         screen = app.screen
         assert isinstance(screen, Room)
-        kept = json.loads(json.dumps(dict(screen.save_state())))
-        screen.restore_state(kept)
-        assert json.loads(json.dumps(dict(screen.save_state()))) == kept
+        state = json.loads(json.dumps(dict(screen.save_state())))
+        screen.restore_state(state)
+        assert json.loads(json.dumps(dict(screen.save_state()))) == state
         assert screen.mode == room
         assert screen.ABOUT
 

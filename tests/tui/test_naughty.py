@@ -31,8 +31,8 @@ NAUGHTY = f"{ESCAPES}{BIDI}{MARKUP}{WIDE}\t\0\ud800"
 def rows() -> Iterator[str]:
     """Rows in which every string is hostile, and two invalid rows."""
     for at in range(12):
-        said = json.dumps({"category": NAUGHTY, "answer": NAUGHTY * 3})
-        turns = [("system", NAUGHTY), ("user", f"{at} {NAUGHTY}"), ("assistant", said if at % 2 else "word" * 400)]
+        answer = json.dumps({"category": NAUGHTY, "answer": NAUGHTY * 3})
+        turns = [("system", NAUGHTY), ("user", f"{at} {NAUGHTY}"), ("assistant", answer if at % 2 else "word" * 400)]
         messages = [{"role": role, "content": text} for role, text in turns]
         yield json.dumps({"messages": messages, "id": NAUGHTY, "meta": {"tag": NAUGHTY, NAUGHTY: [NAUGHTY]}})
     yield json.dumps({"messages": NAUGHTY})

@@ -118,10 +118,10 @@ def test_the_journey_tells_what_is_there(loaded: Shop) -> None:
 def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
     text = RECIPE.format(name="another").replace("support.jsonl", "another.jsonl")
     loaded.recipe("another", text)
-    for name, found in (("another", 9), ("support", 3)):
+    for name, findings in (("another", 9), ("support", 3)):
         source = loaded.folder / "data" / f"{name}.jsonl"
         source.touch()
-        check_cache.save(source, CheckOutcome("look", "Ready.", 480, found))
+        check_cache.save(source, CheckOutcome("look", "Ready.", 480, findings))
     stage = journey(loaded.snapshot())[0]
     assert (stage.detail, stage.result) == ("1,069 train, 80 validation, 181 held out", "ready, 3 to look at"), "the newest run's"
     (loaded.folder / "recipes" / "support-json.toml").unlink()
@@ -284,12 +284,12 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open
 
 
 @pytest.mark.parametrize(
-    ("word", "found", "mark", "result"),
+    ("word", "findings", "mark", "result"),
     [("clean", 0, "✓", "clean"), ("look", 3, "✓", "ready, 3 to look at"), ("blocked", 9, "✗", "9 to fix")],
 )
-def test_the_journey_says_what_the_last_check_found(shop: Shop, word: str, found: int, mark: str, result: str) -> None:
+def test_the_journey_says_what_the_last_check_found(shop: Shop, word: str, findings: int, mark: str, result: str) -> None:
     shop.recipe()
-    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(word, "", 480, found))
+    check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(word, "", 480, findings))
     stage = journey(shop.snapshot())[0]
     assert (stage.glyph, stage.detail, stage.result) == (mark, "480 rows in data/support.jsonl", result)
 

@@ -54,9 +54,9 @@ def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> 
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN) as screen:
         assert screen.end() == 4
-        told = plain(screen.written).decode()
-        assert "✗ Internal error: ValueError: seven [b]is␛[2J odd" in told
-        assert "Traceback" not in told
+        output = plain(screen.written).decode()
+        assert "✗ Internal error: ValueError: seven [b]is␛[2J odd" in output
+        assert "Traceback" not in output
         assert screen.restored
 
 

@@ -36,8 +36,8 @@ def wait_for(run: Run, condition, seconds: float = 90) -> None:
 
 def peer_of(run: Run) -> int:
     """Return the process id that the second host printed at startup."""
-    found = re.findall(r"process (\d+)", (run.folder / "worker-1.log").read_text())
-    return int(found[-1])
+    pids = re.findall(r"process (\d+)", (run.folder / "worker-1.log").read_text())
+    return int(pids[-1])
 
 
 def alive(pid: int) -> bool:
@@ -78,16 +78,16 @@ def test_two_hosts_match_single_host_losses(workspace: Path, rows: int) -> None:
     assert len(two.steps) == 8
     assert [step.loss for step in two.steps] == pytest.approx([step.loss for step in one.steps], abs=1e-5)
     assert [item.loss for item in two.validations] == pytest.approx([item.loss for item in one.validations], abs=1e-5)
-    said = [[event for event in events.read_all(run.folder) if event["type"] == "step"] for run in runs]
-    assert [event["tokens"] for event in said[0]] == [event["tokens"] for event in said[1]]
+    step_events = [[event for event in events.read_all(run.folder) if event["type"] == "step"] for run in runs]
+    assert [event["tokens"] for event in step_events[0]] == [event["tokens"] for event in step_events[1]]
 
 
 def test_only_leader_writes_event_log(workspace: Path) -> None:
     run = start(workspace)
     wait_for(run, lambda state: state.ended)
-    told = events.read_all(run.folder)
-    assert [event["seq"] for event in told] == list(range(len(told)))
-    assert [event["type"] for event in told].count("data.ready") == 1
+    records = events.read_all(run.folder)
+    assert [event["seq"] for event in records] == list(range(len(records)))
+    assert [event["type"] for event in records].count("data.ready") == 1
     assert (run.adapter / "adapters.safetensors").is_file()
     wait_until_gone(run, peer_of(run))
 
