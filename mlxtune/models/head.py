@@ -10,6 +10,10 @@ Cross-Entropy: arXiv:2410.10989, arXiv:2411.09009). Without a gradient, the seco
 and cap the logits x = h·Wᵀ + b to z = cap·tanh(scale·x / cap); each term of the gradient then has the factor
 d z / d x = scale·(1 − (z / cap)²).
 
+In 16 bits, W[t] and softmax·W nearly cancel once p is close to 1, and their difference has lost its direction. There, the gradient is
+computed as (1 − p)·(onehot(t) − q)·W, where q is the softmax over the other tokens. No number in it is rounded to 0, however small
+1 − p is.
+
 Other heads, and trainable heads, run the model's own code in chunks that the backward pass recomputes.
 """
 
@@ -189,15 +193,19 @@ def fused_logp(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: 
             part, part_targets = _chunk_after(hidden, start, chunk, previous), targets[start : start + chunk]
             logits = _scale_and_cap(matrix.product(part, *weights).astype(mx.float32), scale, cap)
             target_logits, powers, total, logp = _softmax_parts(logits, part_targets)
-            target_rows = matrix.rows(part_targets, *weights)
-            if cap:
-                powers = powers * (1 - mx.square(logits / cap))
-                target_rows = target_rows * (1 - mx.square(target_logits / cap))
             if part.dtype == mx.float32:
-                mean_row = matrix.product_transposed(powers, *weights) / total
-            else:  # the sum of the exponentials may overflow 16 bits
-                mean_row = matrix.product_transposed((powers / total).astype(part.dtype), *weights)
-            gradient = (target_rows - mean_row) * scale
+                target_rows = matrix.rows(part_targets, *weights)
+                if cap:
+                    powers = powers * (1 - mx.square(logits / cap))
+                    target_rows = target_rows * (1 - mx.square(target_logits / cap))
+                gradient = (target_rows - matrix.product_transposed(powers, *weights) / total) * scale
+            else:
+                others = mx.put_along_axis(powers, part_targets[:, None], mx.array(0.0), axis=-1)
+                rest = mx.maximum(others.sum(axis=-1, keepdims=True), mx.finfo(mx.float32).smallest_normal)
+                difference = mx.put_along_axis(others / -rest, part_targets[:, None], mx.array(1.0), axis=-1)
+                if cap:
+                    difference = difference * (1 - mx.square(logits / cap))
+                gradient = matrix.product_transposed(difference.astype(part.dtype), *weights) * (scale * rest / total)
             logps.append(logp)
             gradients.append(gradient)
             previous = [logp, gradient]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,17 @@ from mlxtune.recipe import AdapterSection
 SHAPES = {"plain": (1.0, 0.0), "scaled": (0.25, 0.0), "capped": (1.0, 2.0), "both": (3.0, 1.5)}
 
 
+def make_head(name: str, dtype: mx.Dtype = mx.float32) -> nn.Module:
+    mx.random.seed(0)
+    kind, _, bits = name.partition("-")
+    module = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=kind == "biased")
+    module.set_dtype(dtype)
+    return module.to_quantized(32, int(bits[0])) if bits else module
+
+
 @pytest.fixture(params=["linear", "biased", "embedding", "linear-4bit", "biased-8bit", "embedding-8bit"])
 def head(request: pytest.FixtureRequest) -> nn.Module:
-    mx.random.seed(0)
-    kind, _, bits = request.param.partition("-")
-    module = nn.Embedding(320, 64) if kind == "embedding" else nn.Linear(64, 320, bias=kind == "biased")
-    return module.to_quantized(32, int(bits[0])) if bits else module
+    return make_head(request.param)
 
 
 def logits_of(head: nn.Module, scale: float, cap: float) -> Callable[[mx.array], mx.array]:
@@ -67,6 +73,37 @@ def test_half_precision_is_accurate_to_its_rounding(dtype: mx.Dtype) -> None:
     assert gradient.dtype == dtype
     assert mx.allclose(result, exact, rtol=eps, atol=eps * 4)
     assert mx.abs(gradient - expected_gradient).max() <= 4 * eps * mx.abs(expected_gradient).max()
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.989, 0.998, 0.9997])
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["linear", "biased", "embedding", "linear-4bit", "embedding-8bit"])
+@pytest.mark.parametrize(("scale", "cap"), [SHAPES["plain"], (0.5, 30.0)], ids=["plain", "both"])
+def test_the_gradient_keeps_its_direction_when_the_model_is_confident(
+    kind: str, dtype: mx.Dtype, confidence: float, scale: float, cap: float
+) -> None:
+    """The hidden states are moved along their target's row of the head until its probability is ``confidence``."""
+    head, exact = make_head(kind, dtype), make_head(kind, dtype)
+    exact.update({name: array.astype(mx.float32) for name, array in exact.parameters().items() if array.dtype == dtype})
+    logits, exact_logits = (logits_of(module, scale, cap) for module in (head, exact))
+    targets, start = mx.random.randint(0, 320, (24,)), mx.random.normal((24, 64))
+    direction = logits_of(exact, 1.0, 0.0)(mx.eye(64)).T[targets]
+    low, high = mx.zeros((24, 1)), mx.full((24, 1), 20.0)
+    for _ in range(20):
+        middle = (low + high) / 2
+        below = plain_logp(exact_logits(start + middle * direction), targets)[:, None] < math.log(confidence)
+        low, high = mx.where(below, middle, low), mx.where(below, high, middle)
+    hidden = (start + high * direction).astype(dtype)
+
+    def gradient(logp: Any, hidden: mx.array) -> mx.array:
+        return mx.grad(lambda hidden: logp(hidden, targets).sum())(hidden).astype(mx.float32)
+
+    head.freeze()
+    result = gradient(fused_logp(head, 8, scale=scale, cap=cap), hidden)
+    plain = gradient(lambda hidden, targets: plain_logp(logits(hidden), targets), hidden)
+    expected = gradient(lambda hidden, targets: plain_logp(exact_logits(hidden), targets), hidden.astype(mx.float32))
+    error, plain_error = (1 - nn.losses.cosine_similarity_loss(array, expected).min().item() for array in (result, plain))
+    assert error <= 2 * plain_error + 1e-5
 
 
 def test_exponentials_are_accurate_and_overflow_to_zero() -> None:
