@@ -1,4 +1,8 @@
-"""Single-fault cases: a forked child trains until the fault, another resumes, and the result must equal an undisturbed run."""
+"""Single-fault cases: a child process trains until the fault, another resumes, and the result must equal an undisturbed run.
+
+On Linux, the children are forked, which takes a tenth of a second. On macOS, a process that has imported MLX cannot be forked, so the
+children are new processes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import small
 from operations import SAME, WRITING, How, Operations, leftovers
@@ -22,6 +26,8 @@ from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STARTING_FOR
 from mlxtune.runs.worker import run_worker
 from mlxtune.training import checkpoint, setup, worker
+
+METHOD: Literal["fork", "spawn"] = "spawn" if sys.platform == "darwin" or os.environ.get("MLXTUNE_SPAWN_FAULTS") else "fork"
 
 
 @dataclass
@@ -133,23 +139,31 @@ def _fresh(parent: Path) -> Path:
 
 
 def _train(run: Path, at: int = 0, how: How = "kill", note: Path | None = None) -> int:
-    """Run the worker of ``run`` in a forked child and return its ``os.waitpid`` status; write its operation names to ``note``."""
+    """Run the worker of ``run`` in a child and return its ``os.waitpid`` status; write its operation names to ``note``."""
+    if METHOD == "spawn":
+        command = [sys.executable, str(Path(__file__).with_name("driver.py")), "child", str(run), str(at), how, str(note or "")]
+        return os.waitpid(os.posix_spawn(sys.executable, command, os.environ), 0)[1]
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
     try:
-        os.environ["MLXTUNE_HOME"] = str(run.parent / "home")
-        tempfile.tempdir = str(run.parent / "temp")
-        log = os.open(run / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        setup.prepare = small.assemble
-        operations = Operations(at, how)
-        operations.install()
-        code = run_worker(run, worker.lead)
-        if note:
-            note.write_text(json.dumps(operations.names))
-        sys.stderr.flush()
-        os._exit(code)
+        train(run, at, how, note)
     finally:
         os._exit(70)
+
+
+def train(run: Path, at: int, how: How, note: Path | None) -> NoReturn:
+    """Run the worker of ``run`` in this process, with a fault, and exit."""
+    os.environ["MLXTUNE_HOME"] = str(run.parent / "home")
+    tempfile.tempdir = str(run.parent / "temp")
+    log = os.open(run / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    setup.prepare = small.assemble
+    operations = Operations(at, how)
+    operations.install()
+    code = run_worker(run, worker.lead)
+    if note:
+        note.write_text(json.dumps(operations.names))
+    sys.stderr.flush()
+    os._exit(code)

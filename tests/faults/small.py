@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
+from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, dump, parse
 from mlxtune.runs import launch
 from mlxtune.training.frozen_cache import FrozenCache
@@ -83,4 +85,5 @@ def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSet
     assert stack.can_skip_frozen()
     loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder)
-    return TrainingSetup(loop, loaded, None, Splits((), (), ()), {})
+    template = SimpleNamespace(settings=TemplateSettings(), source="")
+    return TrainingSetup(loop, loaded, template, Splits((), (), ()), {})

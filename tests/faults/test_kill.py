@@ -35,6 +35,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(out) for out, _ in outputs]
 
 
+def test_children_can_be_new_processes(tmp_path: Path) -> None:
+    """As on macOS, where a process that has imported MLX cannot be forked."""
+    command = [sys.executable, DRIVER, tmp_path, "40", "150"]
+    driver = subprocess.run(command, env=os.environ | {"MLXTUNE_SPAWN_FAULTS": "1"}, capture_output=True, check=True)
+    report = json.loads(driver.stdout)
+    assert report["killed"] + report["full"] >= 1
+    assert report["wrong"] == []
+
+
 def test_killed_run_resumes_bit_identically(reports: list[dict[str, Any]]) -> None:
     points, seconds = sum(report["killed"] for report in reports), max(report["seconds"] for report in reports)
     print(f"{points} kill points in {seconds:.0f} s")
