@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ REAL_HOME = files.home()
 # The matrices of the tests are small: one thread per process is faster, above all where tests run in parallel. Set before mlx is imported.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
+if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU computes in TF32, and virtual GPUs differ, too
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)  # tests/metal uses the GPU
 
 
 @pytest.fixture(scope="session", autouse=True)
