@@ -22,6 +22,7 @@ from common import FOLDER, call, environment, heading
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_file
 from mlxtune.models import bundled
+from mlxtune.models.bundled import install
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.jsonl"
         file.write_text("".join(json.dumps(messages) + "\n" for messages in conversations))
-        adapters = ["--model", str(bundled.ensure()), "--adapters", str(Path(folder) / "adapters")]
+        adapters = ["--model", str(install.ensure(bundled.DEFAULT)), "--adapters", str(Path(folder) / "adapters")]
         measurements = {
             "swap": call("own_adapters.py", *adapters, "--swaps", str(options.swaps), note="swap"),
             "reload": call("peer_adapters.py", *adapters, "--loads", str(options.loads), note="reload"),

@@ -25,6 +25,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.data.rows import Message, Preference
 from mlxtune.data.source import read_file
 from mlxtune.models import bundled
+from mlxtune.models.bundled import install
 from mlxtune.models.template import ChatTemplate
 
 WINDOW = 512
@@ -39,7 +40,7 @@ def main() -> None:
         "--stock-iters", type=int, default=1, help="pairs of the stock peer; each takes minutes without Metal; 0 skips it"
     )
     options = parser.parse_args()
-    folder = bundled.ensure()
+    folder = install.ensure(bundled.DEFAULT)
     template = ChatTemplate(load_tokenizer(folder))
     rows = supported_pairs(options.data, template, options.rows)
     with tempfile.TemporaryDirectory() as scratch:

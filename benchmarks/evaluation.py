@@ -22,6 +22,7 @@ from mlx_lm.utils import load_tokenizer
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_file
 from mlxtune.models import bundled
+from mlxtune.models.bundled import install
 
 
 def main() -> None:
@@ -40,7 +41,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.jsonl"
         file.write_text("".join(json.dumps(messages) + "\n" for messages in conversations))
-        arguments = ["--model", str(bundled.ensure()), "--prompts", str(file), "--max-tokens", str(options.max_tokens)]
+        arguments = [
+            "--model",
+            str(install.ensure(bundled.DEFAULT)),
+            "--prompts",
+            str(file),
+            "--max-tokens",
+            str(options.max_tokens),
+        ]
         measurements = {
             "own": call("own_evaluation.py", *arguments),
             "batch": call("peer_evaluation.py", *arguments, "--mode", "batch", note="batch_generate, same kernels"),
@@ -66,7 +74,7 @@ def with_system(conversations: list[list[dict[str, Any]]], tokens: int) -> list[
     """Return ``conversations`` with one system turn of ``tokens`` tokens, made from that of the first."""
     if not tokens:
         return conversations
-    tokenizer = load_tokenizer(bundled.ensure())
+    tokenizer = load_tokenizer(install.ensure(bundled.DEFAULT))
     repeated = tokenizer.encode(f"{conversations[0][0]['content']} ")
     text = tokenizer.decode((repeated * (tokens // len(repeated) + 1))[:tokens])
     return [

@@ -71,7 +71,7 @@ def cross_entropy(variant: str) -> dict[str, float]:
 
 def checkpointing(variant: str) -> dict[str, float]:
     """Measure loss and gradients of 8 rows of 512 trained tokens, with adapters on all 30 layers of the bundled model."""
-    loaded = load.load(resolve(bundled.ALIAS))
+    loaded = load.load(resolve(bundled.DEFAULT.alias))
     lora.add(loaded.model, AdapterSection(rank=8, alpha=160), 0)
     tokens = mx.random.randint(0, 49_000, (8, 513))
     loaded.model.train()
@@ -100,7 +100,7 @@ def utilization(_: str) -> dict[str, Any]:
     square = mx.random.normal((2048, 2048))
     mx.eval(square)
     peak_speed = 2 * 2048**3 / timed(lambda: square @ square, 5)["seconds"]
-    loaded = load.load(resolve(bundled.ALIAS))
+    loaded = load.load(resolve(bundled.DEFAULT.alias))
     lora.add(loaded.model, AdapterSection(rank=8, alpha=160, layers=16), 0)
     stack = LayerStack(loaded.model, head.split_head(loaded.model), StreamPool(streams.default_size()))
     tokens = mx.random.randint(0, 49_000, (8, 193))

@@ -172,6 +172,7 @@ def build(name: str, folder: Path) -> Path:
     from mlx_lm.utils import quantize_model, save_config, save_model
 
     from mlxtune.models import bundled
+    from mlxtune.models.bundled import install
 
     config = dict(MODELS[name])
     bits = config.pop("bits", 0)
@@ -182,7 +183,7 @@ def build(name: str, folder: Path) -> Path:
         model, config = quantize_model(model, config, 64, bits)
     folder.mkdir(parents=True)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(bundled.ensure() / file, folder / file)
+        shutil.copyfile(install.ensure(bundled.DEFAULT) / file, folder / file)
     save_model(folder, model)
     save_config(config, folder / "config.json")
     return folder
@@ -196,13 +197,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="a file that stores measurements and provides stored ones")
     options = parser.parse_args()
     from mlxtune.models import bundled
+    from mlxtune.models.bundled import install
     from mlxtune.models.cpu import blas
 
     blas.preload()
     cases = {name: case for name, case in CASES.items() if options.only in name}
     measured: dict[str, Any] = json.loads(options.cache.read_text()) if options.cache and options.cache.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {BUNDLED: bundled.ensure()}
+        folders = {BUNDLED: install.ensure(bundled.DEFAULT)}
         for base in {case.base for case in cases.values()} - folders.keys():
             folders[base] = build(base, Path(scratch) / base)
         for (name, case), which in itertools.product(cases.items(), ("batch", "probe")):

@@ -19,6 +19,7 @@ from common import FOLDER, call, environment, heading
 from mlxtune.data.rows import Conversation
 from mlxtune.data.source import read_file
 from mlxtune.models import bundled
+from mlxtune.models.bundled import install
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def pairs(file: Path) -> list[dict[str, str]]:
 
 def measure(file: Path, rows: int, stock_iters: int) -> dict[str, Any]:
     """Run every part, one at a time."""
-    model = ["--model", str(bundled.ensure()), "--train", str(file)]
+    model = ["--model", str(install.ensure(bundled.DEFAULT)), "--train", str(file)]
     measurements: dict[str, Any] = {
         "own": call("own_sft.py", *model),
         "same_kernels": call("peer_sft.py", *model, "--iters", str(rows // 4), "--same-kernels", note="with the same kernels"),

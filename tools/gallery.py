@@ -57,7 +57,7 @@ def main() -> int:
 
 def rendered() -> Iterator[tuple[Path, str]]:
     """Yield the path and expected content of every recipe in the gallery."""
-    bundled_base = catalog.find(bundled.ALIAS)
+    bundled_base = catalog.find(bundled.DEFAULT.alias)
     assert bundled_base
     for task in TASKS:
         path = RECIPES / f"{task}.toml"

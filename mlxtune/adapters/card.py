@@ -29,7 +29,6 @@ from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 README = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_BUNDLED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 _PUBLIC_KEYS = ("v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash")
 
 
@@ -44,8 +43,8 @@ class PublishedBase:
 
 def published_base(name: str, license: str = "") -> PublishedBase:
     """Return the base that a recipe calls ``name``. Only the last component of a local path is published."""
-    if name == bundled.ALIAS:
-        return PublishedBase(name, *_BUNDLED)
+    if model := bundled.find(name):
+        return PublishedBase(name, model.hub_id, model.license)
     is_hub_id = _HUB_ID.fullmatch(name) and not Path(name).exists()
     license = license or read_license(Path(name))
     return PublishedBase(name, name, license) if is_hub_id else PublishedBase(Path(name).name, "", license)

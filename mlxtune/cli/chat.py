@@ -19,7 +19,7 @@ from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
-from mlxtune.models.resolve import resolve
+from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.serving import adapter_index
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
@@ -96,8 +96,8 @@ def chat(
 
 def parse_model(workspace: Path, which: str) -> tuple[str, str]:
     """Return the base and the adapter (or an empty string) that ``which`` names. Raise ``InputError`` if there is neither."""
-    if which in ("", bundled.ALIAS):
-        return bundled.ALIAS, ""
+    if not which or bundled.find(which):
+        return which or bundled.DEFAULT.alias, ""
     folder = workspace / which
     if os.path.isfile(folder / "config.json") or ("/" in which and not os.path.exists(folder)):
         return which, ""
@@ -107,12 +107,12 @@ def parse_model(workspace: Path, which: str) -> tuple[str, str]:
         names = [entry.name for entry in library.all_adapters(workspace)]
         if which == "last" or any(which in name for name in names):
             raise
-        suggestion = nearest(which, [*names, bundled.ALIAS])
+        suggestion = nearest(which, [*names, *ALIASES])
         raise InputError(
             f"There is no adapter or model named {one_line(which, 80)}.",
             hint=f"Did you mean {suggestion}?"
             if suggestion
-            else f"Specify an adapter (see mlxtune adapters), a folder, a Hub ID, or {bundled.ALIAS}.",
+            else f"Specify an adapter (see mlxtune adapters), a folder, a Hub ID, or {' or '.join(ALIASES)}.",
         ) from None
     return adapter_index.base_of(entry), entry.name
 

@@ -61,7 +61,7 @@ def models(
 
 @app.command("pull")
 def pull(
-    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or the bundled model's name.", show_default=False)],
+    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or a bundled model's name.", show_default=False)],
     json: Json = False,
 ) -> None:
     """Download a base model, or only the files that changed. Interrupted downloads resume, and every file's hash is verified."""

@@ -18,6 +18,7 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.statistics.power import power_statement
 from mlxtune.models import bundled, catalog
+from mlxtune.models.bundled import install
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, bill_lines, make_bill
 from mlxtune.planning.machine import this_machine
@@ -52,9 +53,11 @@ def plan(
     machine = this_machine()
     with progress_bar("looking for the model") as update:
         if base:
-            bundled.ensure(update)
+            install.ensure(bundled.DEFAULT, update)
             update("measuring the rows", 0.0)
-            planner = remote_planner(loaded, machine, base.shapes, full_attention=base.full_attention, tokenizer=bundled.ALIAS)
+            planner = remote_planner(
+                loaded, machine, base.shapes, full_attention=base.full_attention, tokenizer=bundled.DEFAULT.alias
+            )
         else:
             source = resolve(loaded.model.base, relative_to=loaded.folder, progress=update)
             update("measuring the rows", 0.0)
@@ -71,7 +74,7 @@ def plan(
         _print_plan(result, bill)
         if base:
             show("")
-            note = f"{base.id} is not downloaded. Its shapes are from the catalog, and tokens are counted with {bundled.ALIAS}."
+            note = f"{base.id} is not downloaded. Its shapes are from the catalog, and tokens are counted with {bundled.DEFAULT.alias}."
             show("  ", (note, "muted"))
             show("  ", (f"mlxtune models pull {base.id}", "primary"), (f"   {size(base.nbytes)}, {base.license}", "muted"))
     if result.outcome == "refuse":

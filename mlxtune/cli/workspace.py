@@ -18,6 +18,7 @@ from mlxtune.core.files import home
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
 from mlxtune.models import bundled
+from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
 
@@ -59,7 +60,9 @@ def doctor(json: Json = False) -> None:
         "mlx": machines.installed_version("mlx"),
         "mlx-lm": machines.installed_version("mlx-lm"),
         "python": platform.python_version(),
-        "bundled model": str(bundled.folder()) if bundled.is_ready() else "not downloaded; mlxtune demo downloads it (92 MB)",
+        "bundled model": str(install.folder(bundled.DEFAULT))
+        if install.is_ready(bundled.DEFAULT)
+        else "not downloaded; mlxtune demo downloads it (92 MB)",
     }
     problems = []
     if machine.backend == "cpu" and platform.system() == "Linux" and not fast_blas:

@@ -13,8 +13,9 @@ from mlxtune.core.errors import ModelError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import nearest, one_line
 from mlxtune.models import bundled, hub
+from mlxtune.models.bundled import install
 
-ALIASES = (bundled.ALIAS,)
+ALIASES = tuple(model.alias for model in bundled.MODELS)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCKS, _BLOCK_SIZE = 128, 2**13  # sampled blocks per weight file, and bytes per block
 
@@ -49,10 +50,10 @@ def resolve(
     Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the
     model does not exist or the folder contains no model, and ``MachineError`` if the download fails.
     """
-    if base == bundled.ALIAS:
-        if not fetch and not bundled.is_ready():
-            raise ModelError(f"{base} is not on this machine.")
-        return _open(base, bundled.ensure(progress))
+    if model := bundled.find(base):
+        if not fetch and not install.is_ready(model):
+            raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
+        return _open(base, install.ensure(model, progress))
     if folder := _local_folder(base, relative_to):
         return _open(base, folder.resolve())
     if base.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(base):
@@ -61,7 +62,7 @@ def resolve(
             f"There is no model named {one_line(base, 80)}.",
             hint=f"Did you mean {suggestion}?"
             if suggestion
-            else f"Use a folder, a Hub ID such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {bundled.ALIAS}.",
+            else f"Use a folder, a Hub ID such as mlx-community/Llama-3.2-3B-Instruct-4bit, or {' or '.join(ALIASES)}.",
         )
     cached = hub.cached(base)
     if cached is None and not fetch:
@@ -71,17 +72,17 @@ def resolve(
 
 def is_local(base: str, *, relative_to: Path = Path()) -> bool:
     """Return whether ``base`` is on this machine, so that :func:`resolve` downloads nothing."""
-    if base == bundled.ALIAS:
-        return bundled.is_ready()
+    if model := bundled.find(base):
+        return install.is_ready(model)
     return bool(_local_folder(base, relative_to) or (_HUB_ID.fullmatch(base) and hub.cached(base)))
 
 
 def same_base(recorded: str, fingerprint: str) -> bool:
     """Return whether an adapter whose base has the ``recorded`` fingerprint fits the model with ``fingerprint``.
 
-    True if nothing was recorded, and between layouts of the bundled model, which contain the same values.
+    True if nothing was recorded, and between layouts of a bundled model, which contain the same values.
     """
-    return recorded in ("", fingerprint) or {recorded, fingerprint} <= set(bundled.FINGERPRINTS)
+    return recorded in ("", fingerprint) or any({recorded, fingerprint} <= set(model.fingerprints) for model in bundled.MODELS)
 
 
 def _local_folder(base: str, relative_to: Path) -> Path | None:

@@ -38,7 +38,7 @@ def base_of(entry: AdapterEntry) -> str:
     when the base is not recorded.
     """
     recorded = str(read_config(entry.folder / CONFIG).get("model") or "")
-    portable = entry.base == bundled.ALIAS or f"models--{entry.base.replace('/', '--')}" in recorded
+    portable = bool(bundled.find(entry.base)) or f"models--{entry.base.replace('/', '--')}" in recorded
     base = entry.base if portable or not Path(recorded).is_dir() else recorded
     if not base:
         raise InputError(f"{entry.name} does not record its base model.", hint="Specify it: mlxtune chat BASE --adapter NAME")

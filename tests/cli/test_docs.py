@@ -31,6 +31,7 @@ from mlxtune.data.readers import formats
 from mlxtune.data.rows import Location
 from mlxtune.evaluation.statistics.power import BROKEN, detectable_gain
 from mlxtune.models import bundled
+from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import measurements
 from mlxtune.recipe import parse
@@ -100,7 +101,7 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     folder = tmp_path_factory.mktemp("docs-home")
     (folder / "blas").symlink_to(home / "blas")
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "data/samples").glob("support*.jsonl"))]
-    make_tiny(folder / "models" / bundled.folder().name, texts=texts)
+    make_tiny(folder / "models" / install.folder(bundled.DEFAULT).name, texts=texts)
     return folder
 
 

@@ -13,6 +13,8 @@ import pytest
 from mlxtune.core.errors import ModelError
 from mlxtune.models import catalog
 from mlxtune.models.catalog import CatalogModel
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import mac_with
 from mlxtune.planning.shapes import ModelShapes
@@ -97,14 +99,15 @@ def test_parameter_counts_match_the_hub(id: str, words: float) -> None:
 
 
 @pytest.mark.real
-def test_the_bundled_model_matches_the_catalog(real) -> None:
-    base = BASES["smollm2-135m"]
-    actual = shapes.read_shapes(real.source.folder, real.source.config)
-    assert actual.parameters == base.shapes.parameters
-    assert {(weight.name, weight.layer, weight.shape, weight.bits) for weight in actual.weights} == {
-        (weight.name, weight.layer, weight.shape, weight.bits) for weight in base.shapes.weights
-    }
-    assert base.context == real.source.config["max_position_embeddings"]
+def test_the_bundled_models_match_the_catalog(real: LoadedModel, gemma3_folder: ModelFolder) -> None:
+    for source in (real.source, gemma3_folder):
+        base = BASES[source.name]
+        actual = shapes.read_shapes(source.folder, source.config)
+        assert actual.parameters == base.shapes.parameters
+        assert {(weight.name, weight.layer, weight.shape, weight.bits) for weight in actual.weights} == {
+            (weight.name, weight.layer, weight.shape, weight.bits) for weight in base.shapes.weights
+        }
+        assert base.context == source.config["max_position_embeddings"]
 
 
 def test_every_model_has_a_license_and_terms() -> None:

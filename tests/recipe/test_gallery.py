@@ -173,4 +173,4 @@ def test_the_style_adapter_trains_on_top_of_the_format_adapter(shop: Path, tiny:
 
 
 def test_the_bundled_recipes_are_for_the_bundled_model() -> None:
-    assert {load(path).model.base for path in BUNDLED.values()} == {bundled.ALIAS}
+    assert {load(path).model.base for path in BUNDLED.values()} == {bundled.DEFAULT.alias}

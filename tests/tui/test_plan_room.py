@@ -318,7 +318,7 @@ async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plannable(shop, monkeypatch, text=RECIPE.replace('"../model"', '"mlx-community/Llama-3.2-1B-Instruct-4bit"'))
-    monkeypatch.setattr("mlxtune.models.bundled.is_ready", lambda: True)
+    monkeypatch.setattr("mlxtune.models.bundled.install.is_ready", lambda model: True)
     async with open_room("plan", size=(140, 45)) as room:
         await planned(room, "base not downloaded: estimated from the catalog")
         assert "fetch" in room.actions

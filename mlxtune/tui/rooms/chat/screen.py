@@ -12,7 +12,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from mlxtune.core.text import one_line
-from mlxtune.models.bundled import ALIAS
+from mlxtune.models import bundled
 from mlxtune.tui.base import Room
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.rooms.chat import render, service
@@ -110,7 +110,7 @@ class ChatRoom(Room):
     def _base(self) -> str:
         """The base model of the selected recipe."""
         view = self.app.recipe
-        return view.recipe.model.base if view and view.recipe else ALIAS
+        return view.recipe.model.base if view and view.recipe else bundled.DEFAULT.alias
 
     def _update_default(self, snapshot: Snapshot) -> None:
         """Look up the offered adapter again if anything that it depends on has changed."""

@@ -113,15 +113,18 @@ def _local_planner(recipe: Recipe) -> Planner:
 def _catalog_planner(recipe: Recipe) -> Planner:
     """Return a planner for a base that is not downloaded, using the catalog's shapes."""
     from mlxtune.models import bundled, catalog
+    from mlxtune.models.bundled import install
     from mlxtune.models.resolve import resolve
     from mlxtune.planning.machine import this_machine
     from mlxtune.planning.plan import remote_planner
 
     base = recipe.model.base
     entry = catalog.find(base)
-    if entry and bundled.is_ready():
-        return remote_planner(recipe, this_machine(), entry.shapes, full_attention=entry.full_attention, tokenizer=bundled.ALIAS)
+    if entry and install.is_ready(bundled.DEFAULT):
+        return remote_planner(
+            recipe, this_machine(), entry.shapes, full_attention=entry.full_attention, tokenizer=bundled.DEFAULT.alias
+        )
     on_hub = "/" in base and not base.startswith((".", "/", "~"))
-    if base != bundled.ALIAS and not on_hub:
+    if not bundled.find(base) and not on_hub:
         resolve(base, relative_to=recipe.folder, fetch=False)  # raises if there is no such base
     raise MissingBaseError(f"{one_line(base)} is not on this machine yet.")
