@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from mlxtune.models.cpu import streams
 from mlxtune.models.encoded import common_prefix
@@ -80,10 +80,10 @@ class PrefixCache:
     def __call__(self, prompts: Sequence[Sequence[int]]) -> SharedPrefix | None:
         """Return the common prefix of ``prompts``, leaving at least one token of each.
 
-        Returns ``None`` for architectures that cache more than plain keys and values (sliding windows, recurrent layers).
+        Returns ``None`` for architectures that cache more than keys and values (recurrent layers).
         """
-        caches = make_prompt_cache(self._model)
-        if not all(type(cache) is KVCache for cache in caches):
+        caches = _complete_caches(self._model)
+        if caches is None:
             return None
         head = self._last.head if self._last else split_head(self._model)
         tokens = tuple(prompts[0][: min(common_prefix(prompts), min(map(len, prompts)) - 1)])
@@ -97,6 +97,30 @@ class PrefixCache:
         grouped_mask = type(self._model).__module__.rsplit(".", 1)[-1] in _GROUPED_MASK
         self._last = SharedPrefix(head, tokens, caches, grouped_mask)
         return self._last
+
+
+class SlidingKVCache(KVCache):
+    """The keys and values of a layer with a sliding ``window``, none of which are dropped: the mask hides those outside it."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def make_mask(self, length: int, window_size: int | None = None, **options: Any) -> Any:
+        return super().make_mask(length, window_size=window_size or self.window, **options)
+
+
+def _complete_caches(model: nn.Module) -> list[KVCache] | None:
+    """Return an empty cache of all keys and values per layer, or ``None`` if a layer caches something else."""
+    caches = []
+    for cache in make_prompt_cache(model):
+        if type(cache) is RotatingKVCache and not cache.keep:
+            caches.append(SlidingKVCache(cache.max_size))
+        elif type(cache) is KVCache:
+            caches.append(cache)
+        else:
+            return None
+    return caches
 
 
 def forward_in_steps(head: BackboneHead, tokens: mx.array, caches: Sequence[Any], step: int = STEP) -> mx.array:
@@ -118,6 +142,7 @@ class BatchKVCache:
     def __init__(self, prefix: KVCache, prefix_length: int, padding: mx.array, grouped_mask: bool) -> None:
         """``prefix`` holds ``prefix_length`` tokens. ``padding`` ``(rows,)`` is the left padding of each tail."""
         self.prefix_length, self.padding, self.length, self.grouped_mask = prefix_length, padding, 0, grouped_mask
+        self.window = prefix.window if isinstance(prefix, SlidingKVCache) else None
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
         if prefix_length:
@@ -132,6 +157,9 @@ class BatchKVCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         end = self.prefix_length + self.length
         new = keys.shape[2]
+        if new > 1:  # padding has negative positions, for which some architectures compute NaN, and 0 times NaN is NaN
+            is_token = (mx.arange(self.length, self.length + new) >= self.padding[:, None])[:, None, :, None]
+            keys, values = (mx.where(is_token, array, 0) for array in (keys, values))
         if self.keys is None or self.values is None:
             self.keys, self.values = (mx.zeros((*array.shape[:2], 0, array.shape[3])) for array in (keys, values))
         if end + new > self.keys.shape[2]:  # grow in steps, with one copy for many tokens
@@ -144,13 +172,21 @@ class BatchKVCache:
         self.length += new
         return self.keys[:, :, : end + new], self.values[:, :, : end + new]
 
-    def make_mask(self, length: int, **_: Any) -> mx.array:
-        """Return the causal mask without padding: bool ``(rows, 1, length, positions)``, with an extra axis if ``grouped_mask``."""
+    def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array:
+        """Return the causal mask without padding: bool ``(rows, 1, length, columns)``, with an extra axis if ``grouped_mask``.
+
+        With a window, each token attends to itself and the ``window_size - 1`` tokens before it.
+        """
         end = self.prefix_length + self.length
-        positions = mx.arange(end + length)
-        causal = positions[None] <= mx.arange(end, end + length)[:, None]
-        visible = (positions[None] < self.prefix_length) | (positions[None] >= self.prefix_length + self.padding[:, None])
-        mask = (causal[None] & visible[:, None])[:, None]
+        columns, padding = mx.arange(end + length), self.padding[:, None]
+        queries = mx.arange(end, end + length)[:, None]
+        in_prefix = columns[None] < self.prefix_length
+        visible = in_prefix | (columns[None] >= self.prefix_length + padding)
+        mask = (columns[None] <= queries)[None] & visible[:, None]
+        if window := window_size or self.window:
+            positions = columns[None] - mx.where(in_prefix, 0, padding)
+            mask &= (queries - padding[:, :, None]) < positions[:, None] + window
+        mask = mask[:, None]
         return mask[:, None] if self.grouped_mask else mask
 
     @classmethod

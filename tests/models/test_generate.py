@@ -26,6 +26,13 @@ def alone(model, tokenizer, prompt: list[int], max_tokens: int) -> str:
     return tokenizer.decode([token for token in tokens if token not in tokenizer.eos_token_ids])
 
 
+def full_nll(model, prompt: list[int], answer: list[int]) -> float:
+    """Return the negative log-likelihood of ``answer`` from one forward pass without a cache."""
+    logits = np.array(model(mx.array([[*prompt, *answer]]))[0].astype(mx.float32), np.float64)
+    logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -sum(logps[len(prompt) - 1 + index, token] for index, token in enumerate(answer))
+
+
 def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     tails = [[70, 71, 72], [73], [74, 75, 76, 77, 78, 79, 80], [81, 82]]
@@ -33,6 +40,26 @@ def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
         results = generate(model, tokenizer, prompts, max_tokens=20, stops=frozenset(tokenizer.eos_token_ids), batch_size=3)
         assert [text for text, _ in results] == [alone(model, tokenizer, prompt, 20) for prompt in prompts]
         assert {ended for _, ended in results} <= {"stop", "length"}
+
+
+WINDOWED = ("ministral3", "gemma3_text", "gemma3", "gemma4_text", "gpt_oss")
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_path: Path) -> None:
+    folder = architectures.make(tmp_path / name, name, bits=0)
+    model, _ = load_model(folder)
+    tokenizer = load_tokenizer(folder)
+    window = architectures.WINDOW
+    for prefix_length in (0, window // 2, 2 * window + 3):
+        prefix = [90 + at % 7 for at in range(prefix_length)]
+        prompts = [[*prefix, *range(60, 60 + length)] for length in (1, 2, 9, window, 30, 30)]
+        assert prefix_cache.PrefixCache(model)(prompts) is not None
+        results = generate(model, tokenizer, prompts, max_tokens=window + 4, stops=frozenset(tokenizer.eos_token_ids), batch_size=4)
+        assert [text for text, _ in results] == [alone(model, tokenizer, prompt, window + 4) for prompt in prompts]
+        pairs = [(prompt, [*range(100, 100 + length)]) for prompt, length in zip(prompts, (1, 30, 3, 2, 5, 9), strict=True)]
+        likelihoods = negative_log_likelihoods(model, pairs, batch_size=4)
+        assert likelihoods == pytest.approx([full_nll(model, *pair) for pair in pairs], rel=1e-4)
 
 
 def test_a_stop_token_ends_an_answer_and_is_not_part_of_it(tiny: Path) -> None:
@@ -154,11 +181,7 @@ def test_likelihoods_equal_a_full_forward_pass(tiny: Path, monkeypatch, plain: b
         monkeypatch.setattr(prefix_cache, "KVCache", type("Other", (), {}))
     pairs += [([70, 71, 72], [80, 85, token]) for token in range(60, 65)]
     results = negative_log_likelihoods(model, pairs, batch_size=2)
-    for (prompt, answer), value in zip(pairs, results, strict=True):
-        logits = np.array(model(mx.array([[*prompt, *answer]]))[0], np.float64)
-        logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        expected = -sum(logps[len(prompt) - 1 + index, token] for index, token in enumerate(answer))
-        assert value == pytest.approx(expected, rel=1e-4)
+    assert results == pytest.approx([full_nll(model, *pair) for pair in pairs], rel=1e-4)
 
 
 @pytest.mark.real
