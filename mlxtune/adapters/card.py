@@ -18,7 +18,7 @@ from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import disk_errors, write_json, write_text
-from mlxtune.core.hashing import sha256_file
+from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.render.comparison_table import comparison_tables
@@ -29,7 +29,10 @@ from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 README = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PUBLIC_KEYS = ("v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash")
+_PUBLIC_KEYS = (
+    "v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash", "thinking", "date",
+    "template",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase) -> str:
         "method": entry.method, "rank, scale": f"{entry.rank}, {entry.scale:g}", "layers": str(entry.layers),
         "modules": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets), "parameters": f"{entry.parameters:,}",
         "base weights": entry.base_hash[:16], "recipe": entry.recipe_hash[:16], "data": entry.data_hash[:16],
-        "parent": entry.parent.run or entry.parent.sha256[:16] if entry.parent else "",
+        "parent": entry.parent.run or entry.parent.sha256[:16] if entry.parent else "", **_template_facts(read_lineage(entry.folder)),
     }  # fmt: skip
     kind = "DoRA" if entry.kind == "dora" else "LoRA"
     summary = (
@@ -125,6 +128,7 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
         "export": proof.sentence,
         "rank, scale": f"{adapter.get('rank')}, {adapter.get('scale')}",
         "run": str(adapter.get("run") or ""),
+        **_template_facts(adapter),
     }
     command = 'llama-cli -m model.gguf -p "…"' if proof.form == "gguf" else 'mlx_lm.generate --model FOLDER --prompt "…"'
     summary = f"{_link(base)} with a {kind} adapter fused into its weights, {form}, made by mlxtune."
@@ -190,6 +194,16 @@ def _adapter(lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Return the adapter's entry in an export's lineage."""
     adapter = lineage.get("adapter")
     return adapter if isinstance(adapter, dict) else {}
+
+
+def _template_facts(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """Return how the training rows of the adapter with this ``lineage`` were rendered, where it differs from the defaults."""
+    thinking, template = lineage.get("thinking"), lineage.get("template")
+    return {
+        "thinking": str(thinking) if thinking not in (None, "off") else "",
+        "date in its prompts": str(lineage.get("date") or ""),
+        "chat template": sha256_json(template)[:16] if template else "",
+    }
 
 
 def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:

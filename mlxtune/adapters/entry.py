@@ -5,10 +5,10 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mlxtune.adapters.layout import LINEAGE, AdapterLayout, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
@@ -19,7 +19,10 @@ from mlxtune.evaluation.promotion import promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS
+from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
+from mlxtune.recipe.schema import Thinking, is_date
+from mlxtune.runs.registry import start_date
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ class AdapterEntry:
     """An adapter in the workspace.
 
     ``key`` is its folder relative to the workspace, which never changes, unlike ``name``. ``base_hash`` identifies the base's
-    weights. ``system`` is the system prompt shared by all of its training rows. ``created`` is in seconds since the epoch, and
-    ``size`` is in bytes. ``origin`` is the folder or Hub repository of an imported adapter. Unknown values are empty. If the
-    adapter cannot be used, ``problem`` says why, and everything read from its files is empty.
+    weights. ``system`` is the system prompt shared by all of its training rows; ``thinking``, ``date`` and ``template`` (its Jinja
+    source, if it is not the base's own) are the settings with which these rows were rendered. ``created`` is in seconds since the
+    epoch, and ``size`` is in bytes. ``origin`` is the folder or Hub repository of an imported adapter. Unknown values are empty. If
+    the adapter cannot be used, ``problem`` says why, and everything read from its files is empty.
     """
 
     name: str
@@ -83,6 +87,9 @@ class AdapterEntry:
     recipe_hash: str = ""
     data_hash: str = ""
     system: str = ""
+    thinking: Thinking = "off"
+    date: str = ""
+    template: str = ""
     origin: str = ""
     parent: ParentAdapter | None = None
     tags: tuple[str, ...] = ()
@@ -113,9 +120,16 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         name, key, folder, base=text("base") or layout.base, base_hash=text("base_fingerprint"), kind=layout.kind, rank=layout.rank,
         scale=layout.scale, targets=layout.keys, layers=len(layout.layers), parameters=layout.parameters, size=layout.size,
         created=_created(lineage, folder), method=text("method"), run=text("run"), recipe_hash=text("recipe_hash"),
-        data_hash=text("data_hash"), system=text("system"), origin=text("origin"), parent=_parent(lineage), tags=tags,
+        data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage), date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
         score=score or score_from_lineage(lineage),
     )  # fmt: skip
+
+
+def with_template_settings(recipe: Recipe, entry: AdapterEntry) -> Recipe:
+    """Return ``recipe`` with the thinking mode and the date of ``entry``, where it has only the defaults."""
+    thinking = entry.thinking if recipe.model.thinking == "off" else recipe.model.thinking
+    date = recipe.data.date or entry.date
+    return replace(recipe, model=replace(recipe.model, thinking=thinking), data=replace(recipe.data, date=date))
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
@@ -215,6 +229,17 @@ def _parent(lineage: Mapping[str, Any]) -> ParentAdapter | None:
         case {"folder": str(folder), "sha256": str(digest), "lineage": dict(own)}:
             return ParentAdapter(folder, digest, _text(own, "run"))
     return None
+
+
+def _thinking(lineage: Mapping[str, Any]) -> Thinking:
+    mode: Any = lineage.get("thinking")
+    return mode if mode in get_args(Thinking) else "off"
+
+
+def _date(lineage: Mapping[str, Any]) -> str:
+    """Return the date in the prompts of the training rows. Older versions did not record it; it was the date of the run."""
+    date = _text(lineage, "date") if "date" in lineage else start_date(_text(lineage, "run"))
+    return date if is_date(date) else ""
 
 
 def _text(lineage: Mapping[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
+from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import progress_bar, show, show_json
@@ -41,7 +42,7 @@ def evaluate(
 ) -> None:
     """Evaluate all arms on the same held-out rows. The adapter must beat the strongest arm that needs no training."""
     recipe, run = _subject(which, overrides or [])
-    code, folder = measure(recipe, run, adapter=_adapter(adapter, recipe, run) if adapter else None, quiet=json)
+    code, folder = measure(recipe, run, entry=_adapter(adapter, recipe, run) if adapter else None, quiet=json)
     if code:
         raise typer.Exit(code)
     report = reports.load(folder)
@@ -50,11 +51,18 @@ def evaluate(
         raise GateError(f"Gate failed: {why}")
 
 
-def measure(recipe: Recipe, run: Run | None, *, adapter: Path | None = None, quiet: bool = False) -> tuple[int, Path]:
-    """Run an evaluation with a progress bar, and return the exit code and the evaluation's folder."""
+def measure(recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, quiet: bool = False) -> tuple[int, Path]:
+    """Run an evaluation of a run's adapter, of ``entry``, or of the base alone, with a progress bar.
+
+    Return the exit code and the evaluation's folder. Prompts are rendered as for the training of ``entry`` where ``recipe`` has only
+    defaults.
+    """
+    if entry:
+        recipe = with_template_settings(recipe, entry)
     check_recipe(recipe)
     fetch(recipe)
-    evaluation = start(Path.cwd(), recipe, run, adapter)
+    template = entry.template if entry and not recipe.model.template else ""
+    evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, template=template)
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
@@ -90,11 +98,11 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
             raise InputError(error.message, hint=f"Did you mean recipes/{which}.toml?") from error
         raise
     require_adapter(run)
-    return load(run.folder / "recipe.toml", overrides), run
+    return run.recipe(overrides), run
 
 
-def _adapter(which: str, recipe: Recipe, run: Run | None) -> Path:
-    """Return the folder of the adapter to evaluate. Raise ``InputError`` if its base weights differ, or if a run was given."""
+def _adapter(which: str, recipe: Recipe, run: Run | None) -> AdapterEntry:
+    """Return the adapter to evaluate. Raise ``InputError`` if its base weights differ, or if a run was given."""
     if run:
         raise InputError(
             f"{run.id} can only be evaluated with its own adapter.", hint=f"Use a recipe: mlxtune eval RECIPE --adapter {which}"
@@ -104,4 +112,4 @@ def _adapter(which: str, recipe: Recipe, run: Run | None) -> Path:
     source = resolve(recipe.model.base, relative_to=recipe.folder)
     if not same_base(entry.base_hash, source.fingerprint):
         raise InputError(f"{entry.name} was trained from {one_line(entry.base, 80)}, not from {one_line(source.name, 80)}.")
-    return entry.folder
+    return entry

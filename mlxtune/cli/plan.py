@@ -21,7 +21,7 @@ from mlxtune.models import bundled, catalog
 from mlxtune.models.bundled import install
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, bill_lines, make_bill
-from mlxtune.planning.machine import this_machine
+from mlxtune.planning.machine import power, this_machine
 from mlxtune.planning.plan import Plan, local_planner, remote_planner
 from mlxtune.recipe import load
 from mlxtune.runs.registry import resolve_parent
@@ -69,7 +69,7 @@ def plan(
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, tariff=tariff, answering=answering)
     if json:
-        show_json(document(result, bill) | {"seen": base is None})
+        show_json(document(result, bill) | {"seen": base is None, "power": asdict(power())})
     else:
         _print_plan(result, bill)
         if base:
@@ -130,5 +130,7 @@ def _run_facts(plan: Plan) -> list[tuple[str, Cell]]:
         rows.append(("truncated", (f"{plural(plan.cut, 'row')} longer than data.max_tokens", "warning")))
     if plan.test:
         rows.append(("evidence", power_statement(plan.test)))
+    if problems := power().problems:
+        rows.append(("power", (f"{', '.join(problems)}: the run would be slow, or might not finish", "warning")))
     rows.append(("time", plan.cost.time_summary or ("unknown until --probe", "muted")))
     return rows

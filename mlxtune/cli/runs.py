@@ -17,7 +17,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, size, suggest
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import RUN_KINDS, Run
-from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.runs.status import ACTIVE, STATUS_LABELS
 from mlxtune.training import start
 
 app = typer.Typer(help="List, show, attach to, stop, resume, and remove runs.", invoke_without_command=True, no_args_is_help=False)
@@ -99,7 +99,7 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     """Stop a run after its current step and save a checkpoint. It can be resumed."""
     run = registry.find_run(Path.cwd(), name, None)
     registry.stop(run)
-    while run.status() in ("running", "quiet"):
+    while run.status() in ACTIVE:
         time.sleep(0.1)
     if json:
         show_json(_record(run))

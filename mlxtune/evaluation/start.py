@@ -21,12 +21,12 @@ def require_adapter(run: Run) -> None:
         raise InputError(f"{run.id} has no adapter: it is {run.status()}.", hint="Let it finish, or run: mlxtune runs resume")
 
 
-def start(workspace: Path, recipe: Recipe, run: Run | None = None, adapter: Path | None = None) -> Run:
+def start(workspace: Path, recipe: Recipe, run: Run | None = None, adapter: Path | None = None, *, template: str = "") -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the run's adapter or the one in the folder ``adapter``.
 
-    Returns the evaluation. Raises ``InputError`` if the run has no adapter, and ``MachineError`` if the worker does not start.
+    ``template`` is the source of a chat template that replaces the recipe's. Returns the evaluation. Raises ``InputError`` if the run has no adapter, and ``MachineError`` if the worker does not start.
     """
     if run:
         require_adapter(run)
     request = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
-    return launch.start(workspace, "eval", recipe, request)
+    return launch.start(workspace, "eval", recipe, request, template=template)

@@ -13,7 +13,7 @@ from mlxtune.core.errors import DataError
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
 from mlxtune.models.resolve import resolve
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning.masks import TrainingMask, TurnTokens
 
 _NO_LIMIT = 2**31 - 1  # tokens
@@ -93,16 +93,13 @@ def _spans(template: ChatTemplate, text: str, tokens: Sequence[int]) -> list[tup
 
 
 @cache
-def _template(base: str) -> ChatTemplate:
-    from mlx_lm.utils import load_tokenizer
-
-    source = resolve(base, fetch=False)
-    return ChatTemplate(load_tokenizer(source.folder, eos_token_ids=source.config.get("eos_token_id")))
+def _template(base: str, settings: TemplateSettings) -> ChatTemplate:
+    return load_template(resolve(base, fetch=False), settings)
 
 
 def _answer(request: Request) -> tuple[object, ...]:
     params = request.params
-    template = _template(params["base"])
+    template = _template(params["base"], TemplateSettings(params["thinking"], params["date"], params["template"]))
     return astuple(mask(template, parse(params["record"], Location(Path("row"), 1), params["format"]), params["max_tokens"]))
 
 

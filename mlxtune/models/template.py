@@ -17,13 +17,14 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
-from mlxtune.core.errors import DataError, RecipeError, TemplateError, TooLongError
+from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
 from mlxtune.models.encoded import Encoded, EncodedPair, TokenMask, Tokens
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.stops import end_token
-from mlxtune.recipe import Recipe
+from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
+from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking
 
 
@@ -42,12 +43,7 @@ class TemplateSettings:
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> TemplateSettings:
         """Return the settings of ``recipe``. Raises ``RecipeError`` if its template file cannot be read."""
-        file = recipe.template_file
-        try:
-            source = file.read_text(encoding="utf-8") if file else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"Cannot read the chat template {file}: {error}", hint="Correct model.template.") from error
-        return cls(recipe.model.thinking, recipe.data.date, source)
+        return cls(recipe.model.thinking, recipe.data.date, read_template(recipe))
 
 
 def load_template(source: ModelFolder, settings: TemplateSettings, tokenizer: TokenizerWrapper | None = None) -> ChatTemplate:
@@ -63,6 +59,26 @@ class ChatTemplate:
         self, tokenizer: TokenizerWrapper, settings: TemplateSettings = TemplateSettings(), name: str = "the model"
     ) -> None:
         self.tokenizer, self.settings, self.name = tokenizer, settings, name
+
+    @cached_property
+    def source(self) -> str:
+        """The Jinja source of the template; empty if there is none, or if the tokenizer renders conversations in Python."""
+        own = self.tokenizer._tokenizer.chat_template
+        own = own.get("default", "") if isinstance(own, dict) else own or ""
+        return self.settings.source or str(own)
+
+    @cached_property
+    def thinking(self) -> ThinkingControls:
+        """How the template controls reasoning."""
+        return thinking_controls(self.source) if self.source else ThinkingControls()
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        """What the template gets besides the conversation: its variables, and its source if it differs from the model's own."""
+        variables = self.thinking.variables(self.settings.thinking)
+        if self.settings.date and prints_date(self.source):
+            return variables | {"chat_template": freeze_date(self.source, self.settings.date)}
+        return variables | ({"chat_template": self.settings.source} if self.settings.source else {})
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
@@ -212,8 +228,7 @@ class ChatTemplate:
         location: Location | None = None,
     ) -> str:
         """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
-        settings = self.settings
-        if not self.tokenizer.has_chat_template and not settings.source:
+        if not self.tokenizer.has_chat_template and not self.settings.source:
             raise TemplateError("The model has no chat template.", hint="Use its instruct version, or text rows.")
         first_error: Exception | None = None
         for turns in filter(None, (messages, _merge_system_turn(messages))):
@@ -222,9 +237,8 @@ class ChatTemplate:
                     [message.as_dict() for message in turns],
                     tools=list(tools) or None,
                     add_generation_prompt=generation_prompt,
-                    enable_thinking=settings.thinking != "off",
                     tokenize=False,
-                    **({"chat_template": settings.source} if settings.source else {}),
+                    **self._variables,
                 )
             except Exception as error:  # a template is a program and may raise anything
                 first_error = first_error or error

@@ -13,7 +13,7 @@ from mlxtune.core.child_process import ChildProcess
 from mlxtune.core.errors import MachineError
 from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.rows import Row
-from mlxtune.recipe import Recipe
+from mlxtune.recipe import Recipe, read_template
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,18 @@ class MaskProcess:
     def __init__(self, recipe: Recipe) -> None:
         base = recipe.folder / recipe.model.base
         self._base = str(base.resolve()) if base.is_dir() else recipe.model.base
-        self._max_tokens = recipe.data.max_tokens
+        self._recipe = recipe
         self._child: ChildProcess | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def mask(self, row: Row) -> TrainingMask:
         """Return the mask of ``row``. Raises errors of the model, its template or the row; ``MachineError`` if the process dies."""
-        params = {"base": self._base, "format": CONTENT_FORMATS[type(row)], "record": row.content, "max_tokens": self._max_tokens}
+        model, data = self._recipe.model, self._recipe.data
+        params = {
+            "base": self._base, "thinking": model.thinking, "date": data.date, "template": read_template(self._recipe),
+            "format": CONTENT_FORMATS[type(row)], "record": row.content, "max_tokens": data.max_tokens,
+        }  # fmt: skip
         with self._lock:
             if self._closed:
                 raise MachineError("The tokenizer process was closed.")

@@ -1,6 +1,6 @@
 """Recipes: typed TOML files with everything needed to reproduce a run."""
 
-from mlxtune.recipe.load import dump, load, parse
+from mlxtune.recipe.load import dump, load, parse, read_template
 from mlxtune.recipe.schema import (
     AdapterSection,
     DataSection,
@@ -28,4 +28,5 @@ __all__ = [
     "dump",
     "load",
     "parse",
+    "read_template",
 ]

@@ -66,7 +66,11 @@ def dump(recipe: Recipe) -> str:
     """Return the whole recipe as TOML with defaults and absolute paths, as stored in a run."""
     document = dataclasses.asdict(recipe)
     del document["folder"]
-    paths = {("data", "source"): recipe.source, ("evaluation", "schema"): recipe.schema_file or ""}
+    paths = {
+        ("model", "template"): recipe.template_file or "",
+        ("data", "source"): recipe.source,
+        ("evaluation", "schema"): recipe.schema_file or "",
+    }
     if recipe.prompt_file:
         paths["evaluation", "prompt"] = recipe.prompt_file
     if recipe.evaluation.regression not in ("", "shipped"):
@@ -76,6 +80,15 @@ def dump(recipe: Recipe) -> str:
     for (section, key), path in paths.items():
         document[section][key] = str(path)
     return tomlkit.dumps(document)
+
+
+def read_template(recipe: Recipe) -> str:
+    """Return the chat template that replaces the model's own; empty if there is none. Raise ``RecipeError`` if it cannot be read."""
+    file = recipe.template_file
+    try:
+        return file.read_text(encoding="utf-8") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Cannot read the chat template {file}: {error}", hint="Correct model.template.") from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:

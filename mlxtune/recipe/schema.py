@@ -49,10 +49,11 @@ _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JS
 
 
 Thinking = Literal["off", "on", "keep"]
-_DATE = Rule(lambda day: not day or _is_date(day), 'empty or a date such as "2026-11-26"')
+_DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026-11-26"')
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """Return whether ``text`` is an ISO date."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
@@ -216,6 +217,9 @@ class TrainingSection:
     samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
     keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
     seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones")] = 7
+    wait_for: Annotated[Literal["", "power"], Key("power pauses the run while this machine runs on its battery", in_form=False)] = (
+        ""
+    )
 
 
 Match = Literal["exact", "normalized", "regex", "fuzzy"]

@@ -184,6 +184,19 @@ class SleepPrevented(BaseEvent):
     pid: int
 
 
+class RunWaiting(BaseEvent):
+    """The run waits until this machine is connected to power."""
+
+    type: Literal["run.waiting"]
+    reason: Literal["power"]
+
+
+class RunContinued(BaseEvent):
+    """The run no longer waits."""
+
+    type: Literal["run.continued"]
+
+
 class RunRestarting(BaseEvent):
     """The worker starts again after a GPU error, from the newest checkpoint and with smaller GPU commands."""
 
@@ -219,13 +232,13 @@ class RunFailed(BaseEvent):
 
 Event = (
     RunStarted | ModelLoaded | ReferenceProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
-    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | Heartbeat | WarningRaised | SleepPrevented | RunRestarting | RunFinished
-    | RunStopped | RunFailed
+    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
+    | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
     "run.started", "run.resumed", "model.loaded", "reference", "data.ready", "step", "validation", "sample", "checkpoint",
     "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
-    "run.restarting", "run.finished", "run.stopped", "run.failed",
+    "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip
 
 

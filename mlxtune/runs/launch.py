@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,42 @@ from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, machine_id, read_json, write_json, write_text
 from mlxtune.core.text import one_line
-from mlxtune.recipe import Recipe, dump
+from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.runs import events, registry
 from mlxtune.runs.locks import is_locked, require_free_accelerator
 from mlxtune.runs.registry import RUN_KINDS, Run
 
 LAUNCH_FILE = "launch.json"
+TEMPLATE_FILE = "chat_template.jinja"
 START_TIMEOUT = 60.0  # seconds a worker may take to write its first event
 EXIT_TIMEOUT = 5.0  # seconds a worker may take to exit after its terminal event
 
 
-def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
+def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None, *, template: str = "") -> Run:
     """Create a run of ``recipe``, start its detached worker, and return after the worker's first event.
 
-    ``request`` is what the worker needs besides the recipe; it is stored in the launch record. Raise ``RecipeError`` if the parent
-    adapter is missing, or ``MachineError`` if another process holds the accelerator or the worker dies early.
+    ``request`` is what the worker needs besides the recipe; it is stored in the launch record. ``template`` is the source of a chat
+    template that replaces the recipe's. Raise ``RecipeError`` if the parent
+    adapter or the chat template is missing, or ``MachineError`` if another process holds the accelerator or the worker dies early.
     """
     recipe = registry.resolve_parent(workspace, recipe) if kind == "train" else recipe
+    template = template or read_template(recipe)
     require_free_accelerator()
     run = registry.create(workspace, kind, recipe.name)
-    write_text(run.folder / "recipe.toml", dump(recipe))
+    write_text(run.folder / "recipe.toml", dump(_freeze(recipe, run.folder, template)))
     return _spawn(run, kind, dict(request or {}))
+
+
+def _freeze(recipe: Recipe, folder: Path, template: str) -> Recipe:
+    """Return ``recipe`` with a date, by default today's, and with its own copy of the chat ``template`` that it names, if any.
+
+    Prompts are then rendered the same way when the run is resumed or its adapter is evaluated on another day.
+    """
+    recipe = replace(recipe, data=replace(recipe.data, date=recipe.data.date or time.strftime("%Y-%m-%d")))
+    if not template:
+        return recipe
+    write_text(folder / TEMPLATE_FILE, template)
+    return replace(recipe, model=replace(recipe.model, template=str(folder / TEMPLATE_FILE)))
 
 
 def resume(run: Run) -> Run:

@@ -67,6 +67,10 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             return ("✓", "success", one_line(event["text"])) if event["faithful"] else ("✗", "error", one_line(event["text"]))
         case "warning":
             return "!", "warning", one_line(event["text"])
+        case "run.waiting":
+            return "‖", "warning", "waiting until this machine is connected to power"
+        case "run.continued":
+            return "●", "primary", "continued"
         case "run.restarting":
             return "!", "warning", one_line(f"{event['error']} Resuming from the newest checkpoint with smaller GPU commands.")
         case "sleep.prevented":

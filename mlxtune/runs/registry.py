@@ -7,7 +7,8 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxtune.core.errors import InputError, MachineError, RecipeError
@@ -15,10 +16,11 @@ from mlxtune.core.files import disk_errors
 from mlxtune.core.text import nearest, one_line
 from mlxtune.recipe import Recipe, load
 from mlxtune.recipe.parent import CONFIG, inherit
+from mlxtune.recipe.schema import is_date
 from mlxtune.runs import events
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.state import RunState, fold
-from mlxtune.runs.status import LOCK_FILE, RunStatus, run_status
+from mlxtune.runs.status import ACTIVE, LOCK_FILE, RunStatus, run_status
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class Run:
     def adapter(self) -> Path:
         return self.folder / "adapter"
 
-    def recipe(self) -> Recipe:
-        """Load the resolved recipe that the run was started with."""
-        return load(self.folder / "recipe.toml")
+    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+        """Load the resolved recipe that the run was started with. Older versions did not store its date."""
+        recipe = load(self.folder / "recipe.toml", overrides)
+        return recipe if recipe.data.date else replace(recipe, data=replace(recipe.data, date=start_date(self.id)))
 
     def state(self) -> RunState:
         """Return the state after all events so far."""
@@ -101,6 +104,13 @@ def create(workspace: Path, kind: str, name: str) -> Run:
             except FileExistsError:
                 continue
     raise MachineError(f"{parent} already has a thousand runs from this minute.")
+
+
+def start_date(id: str) -> str:
+    """Return the ISO date on which the run with this ID was started; empty if ``id`` does not say so."""
+    match = re.match(r"(\d{4})(\d\d)(\d\d)-\d{4}-", id)
+    date = "-".join(match.groups()) if match else ""
+    return date if is_date(date) else ""
 
 
 def list_runs(workspace: Path, kind: str | None = "train") -> list[Run]:
@@ -174,7 +184,7 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
 def stop(run: Run) -> None:
     """Ask the worker to finish its step, save, and exit. Raise ``InputError`` if the run is not running."""
     state = run.state()
-    if run.status(state) not in ("running", "quiet"):
+    if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running. Its status is {run.status(state)}.")
     try:
         os.kill(state.pid, signal.SIGTERM)

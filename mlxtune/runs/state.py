@@ -57,6 +57,7 @@ class RunState:
     name: str = ""
     base: str = ""
     pid: int = 0
+    waiting: bool = False  # until this machine is connected to power
     total: int = 0
     epochs: int = 0
     steps: tuple[Step, ...] = ()
@@ -125,6 +126,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         match event["type"]:
             case "run.started" | "run.resumed":
                 changes |= {"phase": "running", "error": "", "hint": "", "code": 0, "summary": (), "pid": event["pid"]}
+                changes["waiting"] = False
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
                 last_valid = -1  # a fresh start replaces everything
                 if event["type"] == "run.resumed":
@@ -160,6 +162,10 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                     arms[event["arm"]] = progress
             case "warning":
                 warnings.append(event["text"])
+            case "run.waiting":
+                changes["waiting"] = True
+            case "run.continued":
+                changes["waiting"] = False
             case "run.restarting":
                 changes["phase"] = "restarting"
                 warnings.append(f"{event['error']} The run was resumed with smaller GPU commands.")

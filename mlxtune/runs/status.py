@@ -10,12 +10,13 @@ from typing import Literal
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.state import RunState
 
-RunStatus = Literal["starting", "running", "quiet", "finished", "stopped", "failed", "crashed"]
+RunStatus = Literal["starting", "running", "waiting", "quiet", "finished", "stopped", "failed", "crashed"]
 
 LOCK_FILE = "run.lock"
 QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
 STARTING_FOR = 30.0  # seconds that a new or restarting run may be without a lock
-ALIVE: frozenset[RunStatus] = frozenset({"starting", "running", "quiet"})
+ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "quiet"})  # has a process that can be asked to stop
+ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class StatusLabel:
 STATUS_LABELS: dict[RunStatus, StatusLabel] = {
     "starting": StatusLabel("●", "primary", "starting"),
     "running": StatusLabel("●", "primary", "running"),
+    "waiting": StatusLabel("‖", "warning", "waiting for power"),
     "quiet": StatusLabel("!", "warning", "quiet"),
     "finished": StatusLabel("✓", "success", "finished"),
     "stopped": StatusLabel("■", "muted", "stopped"),
@@ -46,7 +48,9 @@ def run_status(folder: Path, state: RunState, now: float | None = None) -> RunSt
     """
     now = time.time() if now is None else now
     if is_locked(folder / LOCK_FILE) and not state.ended:  # a worker that wrote its terminal event is about to release it
-        return "quiet" if state.updated and now - state.updated > QUIET_AFTER else "running" if state.pid else "starting"
+        if state.updated and now - state.updated > QUIET_AFTER:
+            return "quiet"
+        return "waiting" if state.waiting else "running" if state.pid else "starting"
     match state.phase:
         case "finished" | "stopped" | "failed":
             return state.phase

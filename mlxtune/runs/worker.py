@@ -16,7 +16,7 @@ from typing import Any
 
 from mlxtune.core import gpu_errors
 from mlxtune.core.errors import GpuError, Interrupted, MachineError, MlxtuneError
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import accelerator_lease, file_lock
@@ -39,7 +39,7 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.recipe: Recipe = load(folder / "recipe.toml")
+        self.recipe: Recipe = Run(folder).recipe()
         self.request = launch.read_request(folder)
         self._events = EventWriter(folder)
         self._stop = threading.Event()

@@ -68,7 +68,7 @@ class TrainingLoop:
 
     ``cache`` returns a cache of the frozen layers' outputs for some rows, or ``None``. ``sample`` generates answers to a few
     prompts and returns a warning or ``""``; ``baseline_passes`` records which of these answers passed the contract before the first
-    step. ``reference_kl`` computes the policy's distance from the reference.
+    step. ``reference_kl`` computes the policy's distance from the reference. ``pause`` is called before each step.
     """
 
     folder: Path
@@ -85,6 +85,7 @@ class TrainingLoop:
     sample: Callable[[int], str] = field(default=lambda step: "")
     baseline_passes: list[bool] = field(default_factory=list)
     reference_kl: Callable[[], float | None] | None = None
+    pause: Callable[[], None] = field(default=lambda: None)
     hosts: HostGroup = field(default_factory=HostGroup)
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
@@ -192,6 +193,7 @@ class _TrainingRun:
         plans = (plan for plan in loop.step_plans() if plan.step > self.done)
         plan, batches = self._prepare(next(plans))
         while plan.step <= loop.total_steps and not self.best.should_stop:
+            loop.pause()
             following = self._step(plan, batches, plans)
             self.done = step = plan.step
             last = step == loop.total_steps

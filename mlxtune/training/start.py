@@ -15,6 +15,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs import launch, registry
 from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.runs.registry import Run
+from mlxtune.runs.status import ACTIVE
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -49,6 +50,6 @@ def start(
 
 def resume(run: Run, *, progress: Progress = lambda what, share: None) -> Run:
     """Resume a run from its newest checkpoint, after the checks of :func:`preflight`."""
-    if run.kind == "train" and run.status() not in ("running", "quiet", "finished"):
+    if run.kind == "train" and run.status() not in ACTIVE | {"finished"}:
         preflight(run.folder.parent.parent, run.recipe(), progress)
     return launch.resume(run)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from mlxtune import __version__
 from mlxtune.adapters.entry import data_hash
 from mlxtune.adapters.layout import LINEAGE
-from mlxtune.core.errors import DataError
+from mlxtune.core.errors import DataError, Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data.rows import shared_system_prompt
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models.cpu import blas
-from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe import Recipe, dump
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch
 from mlxtune.runs.worker import Worker, run_worker
 from mlxtune.training.distributed.launcher import Launcher, PeerWorker, limit_blas_threads, run_peer
+from mlxtune.training.power_wait import PowerWait
 
 if TYPE_CHECKING:
     from mlxtune.training.loop import TrainingSummary
@@ -51,9 +51,15 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     worker.report_start("train", **({"step": start} if resume else {}))
     for folder in checkpoint.damaged_folders(worker.folder):
         worker.warn(f"Skipped the checkpoint in {folder.name}: it is damaged.")
+    pause = PowerWait(recipe.training.wait_for, worker)
+    if launcher.is_leader:
+        pause()
+        if worker.stopping:
+            raise Interrupted(start)
     setup = prepare(recipe, worker.folder, worker)
     loop, loaded = setup.loop, setup.loaded
     if launcher.is_leader:
+        loop.pause = pause
         contract = Contract.from_recipe(recipe) if recipe.has_contract else None
         loop.sample = Sampler(
             loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens, worker.emit,
@@ -67,8 +73,7 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     if launcher.is_leader:
         config = loop.adapter_config | {"model": str(loaded.source.folder)}
         lora.save(worker.folder / "adapter", lora.adapter_arrays(loaded.model), config)
-        system = shared_system_prompt(setup.splits.train)
-        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker, loaded.source, summary, system))
+        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker, setup, summary))
     return summary
 
 
@@ -99,8 +104,11 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     )  # fmt: skip
 
 
-def make_lineage(worker: Worker | PeerWorker, source: ModelFolder, summary: TrainingSummary, system: str) -> dict[str, Any]:
-    """Return the adapter's origin (base, recipe, data, run) and system prompt, so that its folder is self-contained."""
+def make_lineage(worker: Worker | PeerWorker, setup: TrainingSetup, summary: TrainingSummary) -> dict[str, Any]:
+    """Return the adapter's origin (base, recipe, data, run), system prompt and template settings, so that its folder is self-contained."""
+    from mlxtune.models.thinking import prints_date
+
+    source, settings = setup.loaded.source, setup.template.settings
     return {
         "v": 1,
         "mlxtune": __version__,
@@ -113,7 +121,10 @@ def make_lineage(worker: Worker | PeerWorker, source: ModelFolder, summary: Trai
         "data_hash": data_hash(read_json(worker.folder / "data.json")),
         "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
         "parent": _parent_lineage(worker.recipe),
-        "system": system,
+        "system": shared_system_prompt(setup.splits.train),
+        "thinking": settings.thinking,
+        "date": settings.date if prints_date(setup.template.source) else "",
+        "template": settings.source,
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }

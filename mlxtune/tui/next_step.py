@@ -92,6 +92,9 @@ def next_step(snapshot: Snapshot) -> NextStep:
 def _while_training(view: RunView, snapshot: Snapshot) -> NextStep:
     if view.status == "starting":
         return NextStep("The run is starting.", "Loading the model.", *_WATCH)
+    if view.status == "waiting":
+        why = "training.wait_for pauses the run while this machine runs on its battery."
+        return NextStep("Connect this machine to power.", why, *_OPEN_RUN, "‖", "$warning")
     if view.status == "quiet":
         sentence = f"The run has been quiet for {duration(snapshot.now - view.updated)}."
         return NextStep(sentence, "Its process is alive but has not written any events.", *_OPEN_RUN, "!", "$warning")

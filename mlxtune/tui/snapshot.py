@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data import check_cache, samples
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewState, fold, journal_path
-from mlxtune.planning.machine import Memory, memory
+from mlxtune.planning.machine import Memory, PowerState, memory, power
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.log_lines import LogLine
@@ -32,7 +32,7 @@ from mlxtune.tui.verdict import VerdictView, read_verdict
 if TYPE_CHECKING:
     from mlxtune.evaluation.blind.blind_status import BlindStatus
 
-MEMORY_SECONDS = 2.0  # between two measurements
+MACHINE_SECONDS = 2.0  # between two readings of memory and power
 SOURCE_SECONDS = 2.0  # between two reads of a source
 
 
@@ -99,6 +99,7 @@ class Snapshot:
     evals: tuple[RunView, ...] = ()
     verdict: VerdictView | None = None  # of the newest report
     memory: Memory | None = None
+    power: PowerState = field(default_factory=PowerState)
     best: VerdictView | None = None  # the best "better" verdict: preferably without a caveat, then by contract rate
     blind_status: BlindStatus | None = None  # of the newest report's most recent blind session
 
@@ -130,7 +131,9 @@ class Watcher:
         self._sources: dict[Path, _SourceWatch] = {}
         self._verdicts: dict[Path, tuple[FileStamp, VerdictView | None]] = {}
         self._blind: tuple[object, BlindStatus | None] = (None, None)
-        self._memory: tuple[float, Memory | None] = (float("-inf"), None)
+        self._machine_read_at = float("-inf")
+        self._memory: Memory | None = None
+        self._power = PowerState()
 
     def read(self) -> Snapshot:
         """Return the current state of the workspace. Folders that disappear during the read are omitted."""
@@ -140,6 +143,7 @@ class Watcher:
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
         verdict, best = self._read_verdicts()
+        self._read_machine(now)
         return Snapshot(
             now=now,
             workspace=self.workspace,
@@ -147,7 +151,8 @@ class Watcher:
             runs=runs,
             evals=evals,
             verdict=verdict,
-            memory=self._read_memory(now),
+            memory=self._memory,
+            power=self._power,
             best=best,
             blind_status=self._read_blind_status(),
         )
@@ -216,10 +221,9 @@ class Watcher:
             self._blind = (stamp, _read_blind_status(last.parent) if last else None)
         return self._blind[1]
 
-    def _read_memory(self, now: float) -> Memory | None:
-        if not 0 <= now - self._memory[0] < MEMORY_SECONDS:
-            self._memory = (now, _read_memory())
-        return self._memory[1]
+    def _read_machine(self, now: float) -> None:
+        if not 0 <= now - self._machine_read_at < MACHINE_SECONDS:
+            self._machine_read_at, self._memory, self._power = now, _read_memory(), power()
 
 
 class _SourceWatch:

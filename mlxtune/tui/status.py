@@ -54,7 +54,7 @@ def _time(view: RunView, now: float) -> str:
     if not view.alive:
         return ago(now - view.updated)
     left = time_left(view, now)
-    return "" if left is None or view.status == "quiet" else f"{duration(left)} left"
+    return "" if left is None or view.status != "running" else f"{duration(left)} left"
 
 
 def time_left(view: RunView, now: float) -> float | None:

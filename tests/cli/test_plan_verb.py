@@ -12,7 +12,7 @@ import pytest
 from mlxtune.cli import plan as verb
 from mlxtune.core.text import size
 from mlxtune.models import catalog
-from mlxtune.planning.machine import mac_with, this_machine
+from mlxtune.planning.machine import PowerState, mac_with, this_machine
 
 
 @pytest.fixture
@@ -45,6 +45,12 @@ def test_the_table_matches_the_json(cli, recipe) -> None:
     assert "unknown until --probe" in result.out
     for name in ("weights", "adapter", "optimizer", "gradients", "activations", "head"):
         assert f"  {name} " in result.out
+
+
+def test_power_problems_are_in_the_plan(cli, recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "power", lambda: PowerState(on_battery=True, charge=0.1, thermal="heavy"))
+    assert "heavy thermal pressure, battery at 10%: the run would be slow, or might not finish" in cli("plan", recipe).out
+    assert json.loads(cli("plan", recipe, "--json").out)["power"]["charge"] == 0.1
 
 
 def test_overrides_change_the_plan(cli, recipe) -> None:

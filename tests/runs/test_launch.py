@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
-from mlxtune.core.errors import InputError, MachineError
-from mlxtune.recipe import load
+from mlxtune.core.errors import InputError, MachineError, RecipeError
+from mlxtune.recipe import load, read_template
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import accelerator_lease, accelerator_lock, is_locked
 
@@ -40,6 +41,29 @@ def test_a_run_is_launched_detached_and_finishes(tmp_path, recipe):
     assert load(run.folder / "recipe.toml").source == recipe.source
     with pytest.raises(InputError, match="has already finished"):
         launch.resume(run)
+
+
+def test_a_run_keeps_its_date_and_its_chat_template(tmp_path, recipe, monkeypatch):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages }}")
+    recipe = replace(recipe, folder=tmp_path, model=replace(recipe.model, template="mine.jinja"))
+    monkeypatch.setattr(launch.time, "strftime", lambda format: "2026-11-26")
+    run = launch.start(tmp_path, "train", recipe)
+    _wait_for_end(run)
+    file.write_text("changed")
+    assert (run.recipe().data.date, read_template(run.recipe())) == ("2026-11-26", "{{ messages }}")
+    dated = replace(recipe, data=replace(recipe.data, date="2024-02-29"))
+    assert launch.start(tmp_path, "train", dated).recipe().data.date == "2024-02-29"
+    file.unlink()
+    before = len(registry.list_runs(tmp_path))
+    with pytest.raises(RecipeError, match="Cannot read the chat template"):
+        launch.start(tmp_path, "train", recipe)
+    assert len(registry.list_runs(tmp_path)) == before
+
+
+def test_a_run_of_an_older_version_has_the_date_on_which_it_started(make_run):
+    assert make_run("20250131-2359-shop").recipe().data.date == "2025-01-31"
+    assert make_run("imported").recipe().data.date == ""
 
 
 def test_a_worker_has_its_own_session_stops_on_sigterm_and_resumes(tmp_path, recipe):

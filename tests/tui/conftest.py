@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.planning.machine import Memory
+from mlxtune.planning.machine import Memory, PowerState
 
 from .driver import WIDE, RoomDriver, drive, wait_for_messages
 from .stage import GB, NOW, Shop
@@ -23,6 +23,7 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
+    monkeypatch.setattr("mlxtune.tui.snapshot.power", PowerState)
     monkeypatch.setattr("mlxtune.tui.snapshot.memory", lambda: Memory(32 * GB, 32 * GB - round(11.8 * GB)))
     time.tzset()
     yield

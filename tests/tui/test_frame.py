@@ -12,6 +12,7 @@ import pytest
 
 from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MachineError
+from mlxtune.planning.machine import PowerState
 from mlxtune.tui import base, keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.base import Room
@@ -29,6 +30,20 @@ from .stage import NOW, Shop, until
 def set_keys(text: str) -> None:
     settings.path().parent.mkdir(parents=True, exist_ok=True)
     settings.path().write_text(text)
+
+
+# Header
+
+
+@pytest.mark.parametrize(("width", "words"), [(160, "! Low Power Mode, battery at 12%"), (80, "! Low Power Mode   "), (50, "")])
+async def test_power_problems_are_in_the_header(
+    loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, width: int, words: str
+) -> None:
+    problem = PowerState(on_battery=True, charge=0.12, low_power_mode=True)
+    monkeypatch.setattr("mlxtune.tui.snapshot.power", lambda: problem)
+    async with open_room("home", size=(width, 24)) as room:
+        assert words in room.text("RoomHeader")
+        assert ("Low Power Mode" in room.text("RoomHeader")) == bool(words)
 
 
 # Notices

@@ -11,6 +11,7 @@ import pytest
 from mlxtune.core.errors import DataError, MachineError
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
+from mlxtune.planning.machine import PowerState
 from mlxtune.recipe import Recipe, load
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
 from mlxtune.tui.widgets.dialog import ChoiceDialog
@@ -70,6 +71,14 @@ async def test_a_recipe_is_a_form_beside_its_plan(shop: Shop, open_room: OpenRoo
         for part in ("48 train", "unknown until  b probe", "12 in 2 epochs"):
             assert part in room.text("#plan-run"), part
         assert room.actions[:3] == ["edit", "train", "probe"]
+
+
+async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    monkeypatch.setattr("mlxtune.tui.snapshot.power", lambda: PowerState(on_battery=True, charge=0.1))
+    async with open_room("plan", size=(140, 45)) as room:
+        await planned(room)
+        await room.until(lambda: "power      ! battery at 10%" in room.text("#plan-run"))
 
 
 async def test_enter_edits_in_place_and_the_file_keeps_its_comments(

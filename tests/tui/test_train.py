@@ -143,6 +143,15 @@ async def test_a_quiet_run_is_not_called_crashed(loaded: Shop, open_room: OpenRo
         assert "resume" not in room.actions
 
 
+async def test_a_run_that_waits_for_power_says_so_and_can_be_stopped(loaded: Shop, open_room: OpenRoom) -> None:
+    loaded.tell(loaded.folder / "runs" / RUN, [("run.waiting", {"reason": "power"})])
+    async with open_room("train") as room:
+        assert "‖ Waiting for power.  Connect this machine to power to continue." in room.text("#stats")
+        assert "‖ waiting for power" in status(room)
+        assert "left" not in status(room)
+        assert "stop" in room.actions
+
+
 async def test_a_crash_says_what_is_saved_and_r_resumes(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     resumed: list[str] = []
     monkeypatch.setattr("mlxtune.training.start.resume", lambda run: resumed.append(run.id))

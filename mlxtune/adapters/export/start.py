@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mlxtune.adapters.entry import AdapterEntry, score_to_lineage
+from mlxtune.adapters.entry import AdapterEntry, score_to_lineage, with_template_settings
 from mlxtune.core.errors import InputError, ModelError
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.recipe import DataSection, ModelSection, Recipe, load
+from mlxtune.recipe import DataSection, ModelSection, Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 
@@ -53,7 +53,7 @@ def start(
         raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
     own = entry.folder.parent / "recipe.toml"
     if recipe is None and entry.key.startswith("runs/") and own.is_file():
-        recipe = load(own)
+        recipe = Run(own.parent).recipe()
     request: dict[str, Any] = {
         "adapter": str(entry.folder), "form": form, "force": force, "target": str(target.resolve()) if target else "",
         "rows": "held-out" if recipe else "probes", "evaluation": score_to_lineage(entry.score) if entry.score else None,
@@ -63,7 +63,8 @@ def start(
     if entry.key.startswith("adapters/"):
         recipe = replace(recipe, name=entry.name)
     prepare(recipe)
-    return launch.start(workspace, "export", recipe, request)
+    template = "" if recipe.model.template else entry.template
+    return launch.start(workspace, "export", with_template_settings(recipe, entry), request, template=template)
 
 
 def require_exportable(form: ExportForm, source: ModelFolder, quantize: int = 0) -> None:

@@ -23,7 +23,7 @@ from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.start import MODEL, require_exportable
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
-from mlxtune.core.files import disk_errors, sync_folder, write_json
+from mlxtune.core.files import disk_errors, sync_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
 from mlxtune.data.source import read_source
@@ -37,7 +37,9 @@ from mlxtune.evaluation.worker import OFF_TASK, progress_reporter, sample_rows
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine
+from mlxtune.recipe import read_template
 from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.runs import launch
 from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker, run_worker
 
@@ -115,6 +117,8 @@ def export(worker: Worker) -> ExportSummary:
                 raise MachineError(
                     f"{target.name} could not be written: {one_line(str(error), 120)}.", hint="Check that the disk is not full."
                 ) from error
+        if template := read_template(recipe):
+            write_text(scratch / launch.TEMPLATE_FILE, template)
         del fused
         size_on_disk = sum(file.stat().st_size for file in scratch.iterdir())
         worker.emit("export.written", form=form, bytes=size_on_disk, seconds=time.perf_counter() - start)

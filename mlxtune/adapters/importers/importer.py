@@ -25,7 +25,17 @@ from mlxtune.models.bundled import Progress
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
-_KEPT = ("method", "run", "recipe_hash", "data_hash", "steps", "validation")  # keys copied from the author's lineage
+_KEPT = (
+    "method",
+    "run",
+    "recipe_hash",
+    "data_hash",
+    "steps",
+    "validation",
+    "thinking",
+    "date",
+    "template",
+)  # keys copied from the author's lineage
 
 
 def import_adapter(

@@ -26,9 +26,9 @@ from mlxtune.core.child_process import Channel, ChildProcess, python_command
 from mlxtune.core.errors import InputError, Interrupted, MachineError, MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import plural
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
-from mlxtune.runs.registry import RUN_KINDS
+from mlxtune.runs.registry import RUN_KINDS, Run
 
 LOCALHOST = "127.0.0.1"
 PORT = 32323  # first port for connections between machines, as in mlx.launch; processes on one machine use free ports
@@ -215,7 +215,7 @@ class PeerWorker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.recipe: Recipe = load(folder / "recipe.toml")
+        self.recipe: Recipe = Run(folder).recipe()
         self.request = launch.read_request(folder)
         self._stop = threading.Event()
         # The main thread may be waiting inside MLX, where no exception can reach it.

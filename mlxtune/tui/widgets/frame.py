@@ -62,7 +62,7 @@ def error_notice(error: MlxtuneError) -> Notice:
 
 
 class RoomHeader(Panel):
-    """The two rows at the top: the workspace, memory and the run, above the tabs."""
+    """The two rows at the top: the workspace, power, memory and the run, above the tabs."""
 
     def set(self, snapshot: Snapshot | None, mode: str, stopping: frozenset[str]) -> None:
         self.update(lambda width, _height: lines(_header(snapshot, width, stopping), tabs(mode, width)))
@@ -160,7 +160,7 @@ def _draw_tab(tab: _Tab, here: bool) -> Content:
 
 
 def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Content:
-    """Return the header: the workspace, its model, memory in use, and the current or most recent run."""
+    """Return the header: the workspace, its model, power problems, memory in use, and the current or most recent run."""
     left: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
     if snapshot is not None:
@@ -171,6 +171,8 @@ def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> 
         base = base_name(view.state.base if view and view.state.base else recipe.model.base if recipe else "")
         if base and width >= 60:
             left.append((f"   {base}", "$muted"))
+        if problems := snapshot.power.problems[: 3 if width >= ROOMY else 1 if width >= 60 else 0]:
+            right += [("! ", "bold $warning"), (", ".join(problems), "$warning"), "   "]
         if snapshot.memory and width >= 40:
             used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)
             right.append(used if view else line(used.rstrip(), " "))

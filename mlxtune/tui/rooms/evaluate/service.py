@@ -137,4 +137,5 @@ def arm_options(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
 
 def start_evaluation(workspace: Path, path: Path, arms: Sequence[str], run: Run | None) -> None:
     """Start evaluating ``arms`` of the recipe at ``path``, with the adapter of ``run``."""
-    start(workspace, load(path, [f"evaluation.arms={toml_literal(list(arms))}"]), run)
+    overrides = [f"evaluation.arms={toml_literal(list(arms))}"]
+    start(workspace, run.recipe(overrides) if run else load(path, overrides), run)

@@ -17,6 +17,7 @@ from mlxtune.tui.render.text import Part, cell, fold, gigabytes, key, line, line
 if TYPE_CHECKING:
     from mlxtune.planning.changes import RecipeChange
     from mlxtune.planning.cost import Bill
+    from mlxtune.planning.machine import PowerState
     from mlxtune.planning.plan import Plan
 
 _SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
@@ -149,7 +150,7 @@ def _bar_segment(start: float, share: float, width: int, style: str) -> Content:
     return line(" " * min(first, width - 1), ("━" * max(1, last - first) if share else "", style)).truncate(width)
 
 
-def run_rows(plan: Plan, bill: Bill, can_probe: bool, width: int) -> list[Content]:
+def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: int) -> list[Content]:
     """Return the run's figures as names and values."""
     from mlxtune.evaluation.statistics.power import power_statement
 
@@ -163,6 +164,8 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, width: int) -> list[Conten
     ]
     if plan.cut:
         values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} longer than max_tokens")))
+    if power.problems:
+        values.append(("power", line(("! ", "bold $warning"), (", ".join(power.problems), "$warning"))))
     time: Part = ("unknown until a probe", "$muted")
     if plan.cost.time_summary:
         time = one_line(plan.cost.time_summary)
@@ -221,12 +224,12 @@ def change_rows(changes: tuple[RecipeChange, ...], width: int) -> list[Content]:
     return rows
 
 
-def cost_page(plan: Plan, bill: Bill, can_probe: bool, width: int) -> list[Content]:
+def cost_page(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: int) -> list[Content]:
     """Return the full content of the side panels."""
     sections = [
         ("To make it fit", change_rows(plan.changes, width)),
         ("Memory", memory_rows(plan, width)),
-        ("Run", run_rows(plan, bill, can_probe, width)),
+        ("Run", run_rows(plan, bill, can_probe, power, width)),
         ("Cost", cost_rows(plan, bill, True, width)),
     ]
     return [row for title, rows in sections if rows for row in (line((f"  {title}", "bold")), *rows, Content(""))]

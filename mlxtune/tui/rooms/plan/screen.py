@@ -17,6 +17,7 @@ from textual.widgets import Input
 
 from mlxtune.core.errors import MlxtuneError, RecipeError
 from mlxtune.core.text import one_line, plural
+from mlxtune.planning.machine import PowerState
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys
@@ -176,7 +177,7 @@ class PlanRoom(Room):
         if plan and bill:
             self._fill("#plan-changes", partial(render.change_rows, plan.changes))
             self._fill("#plan-memory", partial(render.memory_rows, plan))
-            self._fill("#plan-run", partial(render.run_rows, plan, bill, self._can_probe))
+            self._fill("#plan-run", partial(render.run_rows, plan, bill, self._can_probe, self._power))
             self._fill("#plan-costs", partial(render.cost_rows, plan, bill, False))
 
     def _fill(self, id: str, rows: Callable[[int], list[Content]]) -> None:
@@ -252,6 +253,10 @@ class PlanRoom(Room):
     def _can_probe(self) -> bool:
         form = self._form
         return form is not None and form.plan is not None and form.local and self._idle
+
+    @property
+    def _power(self) -> PowerState:
+        return self.app.snapshot.power if self.app.snapshot else PowerState()
 
     @property
     def _can_fetch(self) -> bool:
@@ -412,7 +417,11 @@ class PlanRoom(Room):
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:
             form = self._form
-            return render.cost_page(form.plan, form.bill, self._can_probe, width) if form and form.plan and form.bill else []
+            return (
+                render.cost_page(form.plan, form.bill, self._can_probe, self._power, width)
+                if form and form.plan and form.bill
+                else []
+            )
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))
 

@@ -115,6 +115,9 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
         case "quiet":
             fact = f"No events for {duration(snapshot.now - view.updated)}."
             return _banner("!", "$warning", fact, "Its process is alive.", _loss_if_stopped(view), None, width)
+        case "waiting":
+            fact = "Waiting for power."
+            return _banner("‖", "$warning", fact, "Connect this machine to power to continue.", _loss_if_stopped(view), None, width)
         case "crashed":
             fact = f"The run crashed at step {state.step:,}."
             return _banner("✗", "$error", fact, "Its process no longer exists.", _loss_if_stopped(view), resume, width)

@@ -12,7 +12,7 @@ from textual.content import Content
 
 from mlxtune.runs.log_lines import LogLine
 from mlxtune.runs.state import RunState
-from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.runs.status import ACTIVE, STATUS_LABELS
 from mlxtune.tui.base import Room
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.train import render
@@ -140,7 +140,7 @@ class TrainRoom(Room):
         if snapshot is None or view is None:
             return new
         state, index = view.state, snapshot.runs.index(view)
-        can_stop = view.status == "quiet" or (view.status == "running" and view.id not in self.app.stopping)
+        can_stop = view.status == "quiet" or (view.status in ACTIVE and view.id not in self.app.stopping)
         samples = FooterAction("g", "samples", "samples", "all answers to validation rows, by step")
         possible = [
             (can_stop, FooterAction("s", "stop", "stop", "save a checkpoint and stop after confirmation; r resumes the run")),

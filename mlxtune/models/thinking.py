@@ -1,0 +1,136 @@
+"""Thinking modes: which variables of a chat template control reasoning, and which date it prints."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError, meta, nodes
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from mlxtune.recipe.schema import Thinking
+
+# Qwen3, SmolLM3, GLM, Gemma 4, Nemotron 3 and many others; Granite 3 and DeepSeek V3; Seed-OSS (a number of tokens; 0 is off)
+_SWITCHES: dict[str, tuple[Any, Any]] = {
+    "enable_thinking": (True, False),
+    "thinking": (True, False),
+    "thinking_budget": (None, 0),
+}
+"""Variables that turn reasoning on and off, with both values; ``None`` leaves the variable undefined."""
+_HISTORY = {
+    "preserve_thinking": True,  # Qwen3.6, Gemma 4, LFM2.5
+    "keep_past_thinking": True,  # LFM2.5
+    "keep_cots": True,  # Hermes 4
+    "clear_thinking": False,  # GLM 4.7 and 5
+    "truncate_history_thinking": False,  # Nemotron 3
+}
+"""Variables that keep the reasoning of earlier turns, with the value that keeps it."""
+_EFFORTS = ("reasoning_effort", "reasoning_strength", "thinking_effort")  # gpt-oss, Qwen3.8; Muse; Kimi
+_NO_EFFORT = ("none", "no_think")  # effort levels that turn reasoning off, in templates that know them
+_EFFORT_LEVELS = ("low", "medium", "high")
+_REASONING = re.compile(r"think|reasoning|<\|channel", re.IGNORECASE)
+_CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_QUESTION = [{"role": "user", "content": "Hello"}]
+
+
+@dataclass(frozen=True)
+class ThinkingControls:
+    """How a chat template controls reasoning.
+
+    ``switch`` and ``effort`` are the variables that turn it on and set its amount, empty if there are none; ``history`` are those
+    that decide whether the reasoning of earlier turns stays. ``efforts`` are the values of ``effort`` for off and on; an empty
+    value leaves the template's default. ``reasons`` says whether the template mentions reasoning at all.
+    """
+
+    switch: str = ""
+    effort: str = ""
+    efforts: tuple[str, str] = ("", "")
+    history: tuple[str, ...] = ()
+    reasons: bool = False
+
+    def variables(self, mode: Thinking) -> dict[str, Any]:
+        """Return the template variables for ``mode``. ``enable_thinking`` is always set, since mlx-lm would turn it on."""
+        on = mode != "off"
+        values: dict[str, Any] = {"enable_thinking": on}
+        if self.switch:
+            values[self.switch] = _SWITCHES[self.switch][0 if on else 1]
+        if self.effort and (level := self.efforts[on]):
+            values[self.effort] = level
+        values |= {name: _HISTORY[name] is (mode == "keep") for name in self.history}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def effort_variables(self, level: str) -> dict[str, Any]:
+        """Return the variables for an OpenAI ``reasoning_effort`` of ``level``; ``none`` turns reasoning off."""
+        mode: Thinking = "off" if level == "none" else "on"
+        return self.variables(mode) | ({self.effort: level} if self.effort and mode == "on" else {})
+
+    def describe(self, mode: Thinking) -> str:
+        """Describe ``mode`` with this template in a few words, or return ``""`` if the template does not know reasoning."""
+        if not self.reasons:
+            return ""
+        if not self.switch and not self.effort:
+            return "up to the model, because its template has no switch"
+        if mode == "off":
+            forced = not self.switch and self.efforts[0] not in _NO_EFFORT
+            return f"at the lowest effort ({self.efforts[0]}), because the template cannot turn it off" if forced else "off"
+        if mode == "on":
+            return "on"
+        return "on, also in earlier turns" if self.history else "on; the template removes it from earlier turns"
+
+
+@lru_cache(maxsize=32)
+def thinking_controls(source: str) -> ThinkingControls:
+    """Return how the Jinja template ``source`` controls reasoning: the variables that it reads and that change what it renders."""
+    names, reasons = template_variables(source), bool(_REASONING.search(source))
+
+    def render(variables: dict[str, Any]) -> str | None:
+        try:
+            return str(_compile_jinja_template(source).render(messages=_QUESTION, add_generation_prompt=True, **variables))
+        except Exception:  # a template is a program and may raise anything
+            return None
+
+    switch = effort = ""
+    for name in (name for name in _SWITCHES if name in names and not switch):
+        on, off = (render({} if value is None else {name: value}) for value in _SWITCHES[name])
+        switch = name if on is not None and off is not None and on != off else ""
+    efforts = ("", "")
+    for name in (name for name in _EFFORTS if name in names and not effort):
+        known = [level for level in _NO_EFFORT if re.search(rf"['\"]{level}['\"]", source)]
+        prompts = {level: prompt for level in (*known, *_EFFORT_LEVELS) if (prompt := render({name: level})) is not None}
+        if len(set(prompts.values())) > 1:
+            effort, lowest = name, next(iter(prompts))
+            efforts = ("", "") if switch else (lowest, _EFFORT_LEVELS[-1] if render({}) == prompts[lowest] else "")
+    return ThinkingControls(switch, effort, efforts, tuple(name for name in _HISTORY if name in names), reasons)
+
+
+def template_variables(source: str) -> frozenset[str]:
+    """Return the variables that the Jinja template ``source`` reads, apart from built-in ones; empty if it is invalid."""
+    syntax = _syntax_tree(source)
+    return frozenset(meta.find_undeclared_variables(syntax)) if syntax else frozenset()
+
+
+def prints_date(source: str) -> bool:
+    """Return whether the Jinja template ``source`` may print the current date."""
+    syntax = _syntax_tree(source)
+    return syntax is not None and any(name.name == "strftime_now" for name in syntax.find_all(nodes.Name))
+
+
+@lru_cache(maxsize=8)
+def _syntax_tree(source: str) -> nodes.Template | None:
+    try:
+        return _compile_jinja_template(source).environment.parse(source)
+    except TemplateError:
+        return None
+
+
+def freeze_date(source: str, date: str) -> str:
+    """Return the Jinja template ``source`` with the ISO ``date`` as today's: calls of ``strftime_now`` become text.
+
+    Transformers passes only data to templates, so that the function itself cannot be replaced.
+    """
+    day = datetime.fromisoformat(date)
+    return _CLOCK.sub(lambda call: json.dumps(day.strftime(call[2])), source)

@@ -1,0 +1,90 @@
+"""Thinking modes and dates of chat templates. The templates below copy the control lines of real ones."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_model import CHATML, make_tiny
+
+from mlxtune.data.rows import Message
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import TemplateSettings, load_template
+from mlxtune.models.thinking import freeze_date, prints_date, template_variables, thinking_controls
+
+QWEN3 = CHATML.replace(
+    "assistant\n{% endif %}",
+    "assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+)
+QWEN36 = (
+    QWEN3
+    + "{% for m in messages %}{% if preserve_thinking is defined and preserve_thinking %}{{ m.reasoning_content }}{% endif %}{% endfor %}"
+)
+QWEN38 = (
+    "{% if enable_thinking is undefined or enable_thinking %}{% set level = reasoning_effort|default('xhigh') %}"
+    "{% if level not in ('xhigh', 'medium', 'low') %}{{ raise_exception('Unexpected effort') }}{% endif %}{{ level }}{% endif %}"
+) + QWEN3  # fmt: skip
+GRANITE = "{% if thinking %}Write your thoughts first.{% endif %}" + CHATML
+SEED = "{% if thinking_budget is defined %}Think at most {{ thinking_budget }} tokens.{% endif %}" + CHATML
+GPT_OSS = (
+    "Current date: {{ strftime_now('%Y-%m-%d') }}\n{% if reasoning_effort is not defined %}{% set reasoning_effort = \"medium\" %}"
+    "{% endif %}Reasoning: {{ reasoning_effort }}\n" + CHATML
+)
+MISTRAL_4 = "{% set reasoning_effort = reasoning_effort|default('none') %}[{{ reasoning_effort }}]" + CHATML
+NEMOTRON = QWEN3 + "{% if truncate_history_thinking is not defined or truncate_history_thinking %}{% endif %}"
+R1 = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+SHADOWED = CHATML + "{% for m in messages %}{% if 1 %}{% set thinking = thinking if thinking is string %}{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "off", "on", "keep", "sentence"),
+    [
+        (CHATML, {}, {}, {}, ""),
+        (QWEN3, {}, {}, {}, "off"),
+        (QWEN36, {"preserve_thinking": False}, {"preserve_thinking": False}, {"preserve_thinking": True}, "off"),
+        (QWEN38, {}, {}, {}, "off"),
+        (GRANITE, {"thinking": False}, {"thinking": True}, {"thinking": True}, "off"),
+        (SEED, {"thinking_budget": 0}, {}, {}, "off"),
+        (GPT_OSS, {"reasoning_effort": "low"}, {}, {}, "at the lowest effort (low), because the template cannot turn it off"),
+        (MISTRAL_4, {"reasoning_effort": "none"}, {"reasoning_effort": "high"}, {"reasoning_effort": "high"}, "off"),
+        (NEMOTRON, {"truncate_history_thinking": True}, {"truncate_history_thinking": True}, {"truncate_history_thinking": False}, "off"),
+        (R1, {}, {}, {}, "up to the model, because its template has no switch"),
+        (SHADOWED, {}, {}, {}, "up to the model, because its template has no switch"),
+    ],
+)  # fmt: skip
+def test_each_mode_sets_the_variables_that_the_template_reads(template, off, on, keep, sentence):
+    controls = thinking_controls(template)
+    assert controls.variables("off") == {"enable_thinking": False} | off
+    assert controls.variables("on") == {"enable_thinking": True} | on
+    assert controls.variables("keep") == {"enable_thinking": True} | keep
+    assert controls.describe("off") == sentence
+
+
+def test_an_openai_effort_sets_the_switch_and_the_level():
+    assert thinking_controls(QWEN38).effort_variables("low") == {"enable_thinking": True, "reasoning_effort": "low"}
+    assert thinking_controls(QWEN38).effort_variables("none") == {"enable_thinking": False}
+    assert thinking_controls(GPT_OSS).effort_variables("high") == {"enable_thinking": True, "reasoning_effort": "high"}
+    assert thinking_controls(QWEN3).effort_variables("high") == {"enable_thinking": True}
+
+
+def test_the_variables_and_the_clock_of_a_template():
+    assert {"preserve_thinking", "enable_thinking", "messages"} <= template_variables(QWEN36)
+    assert template_variables("{% if %}") == frozenset()
+    assert [prints_date(template) for template in (GPT_OSS, QWEN36, "{% if %}")] == [True, False, False]
+
+
+def test_a_model_with_thinking_tokens_does_not_think_unless_the_settings_say_so(tmp_path):
+    source = resolve(str(make_tiny(tmp_path / "model", template=QWEN3, specials=("<think>", "</think>"))))
+    question = [Message("user", "Hello")]
+    prompts = {}
+    for mode in ("off", "on", "keep"):
+        template = load_template(source, TemplateSettings(mode))
+        assert template.tokenizer.has_thinking
+        prompts[mode] = template.tokenizer.decode(template.prompt(question))
+    assert prompts["off"].endswith("assistant\n<think>\n\n</think>\n\n")
+    assert prompts["on"] == prompts["keep"] == prompts["off"].removesuffix("<think>\n\n</think>\n\n")
+
+
+def test_the_date_is_the_one_in_the_settings(tmp_path):
+    source = resolve(str(make_tiny(tmp_path / "model", template=GPT_OSS)))
+    text = load_template(source, TemplateSettings(date="2024-02-29")).render([Message("user", "Hi")], (), generation_prompt=True)
+    assert text.startswith("Current date: 2024-02-29\nReasoning: low\n")
+    assert freeze_date("""{{ strftime_now('%d %b "%Y"') }}""", "2024-02-29") == """{{ "29 Feb \\"2024\\"" }}"""
