@@ -101,7 +101,9 @@ def _recipe(base: CatalogModel, task: str) -> str:
 def memory(recipe: Recipe, base: CatalogModel, task: str) -> str:
     """Return the header line with the planner's verdict for Macs with four memory sizes."""
     estimates = planned(recipe, base, task).items()
-    return "# Memory on a Mac (computed): " + " · ".join(f"{gb} GB {FITS[word]}, {size(need)}" for gb, (word, need) in estimates)
+    return "# Memory on a Mac (computed, never measured): " + " · ".join(
+        f"{gb} GB {FITS[word]}, {size(need)}" for gb, (word, need) in estimates
+    )
 
 
 def planned(recipe: Recipe, base: CatalogModel, task: str) -> dict[int, tuple[str, int]]:

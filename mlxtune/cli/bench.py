@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,30 +14,26 @@ from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_
 from mlxtune.core.text import size as size_text
 from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchmark
 
-_SECONDS = 1.0  # per measurement
-
 
 def bench(
-    size: Annotated[
-        Literal["small", "medium"], typer.Option("--size", help="Size of the randomly initialized test model.")
-    ] = "small",
-    quick: Annotated[bool, typer.Option("--quick", help="Use tiny sizes. Takes seconds, but the results are rough.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use a tiny size. Takes seconds, but calibrates nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Benchmark this machine: matrix multiplication, attention, generation, a training step, and the disk. Takes about 30 s.
+    """Benchmark this machine: matrix products, attention, generation and training at three sizes, and the disk.
 
-    The output ends with a block to paste into a bug report. Nothing is sent anywhere.
+    Afterwards, mlxtune plan estimates times before the first run. The output ends with a block to paste into a bug report. Nothing is
+    sent anywhere.
     """
     with progress_bar("benchmarking") as update:
-        report = run_benchmark("tiny" if quick else size, 0.02 if quick else _SECONDS, Path.cwd(), update)
+        report = run_benchmark(Path.cwd(), update, quick=quick)
     if json:
         show_json({"v": 1, **asdict(report)})
         return
     print_heading(out, "Machine")
     print_facts(_machine_facts(report))
-    print_section("Measurements", "tiny sizes, rough results" if quick else "median of repeated runs")
+    print_section("Measurements", "a tiny size, rough results" if quick else "random models and matrices of three sizes")
     print_columns(
-        [[(item.name, "muted"), (_number(item), "bold"), item.unit, (item.detail, "faint")] for item in report.measurements],
+        [[(_label(item), "muted"), (_number(item), "bold"), item.unit, (item.detail, "faint")] for item in report.measurements],
         right=(1,),
     )
     print_section("For a bug report", "copy from here")
@@ -49,7 +45,7 @@ def bug_report(report: BenchmarkReport) -> list[str]:
     """Return the report as lines of a Markdown code block."""
     rows = [
         *_machine_facts(report),
-        *((item.name, f"{_number(item)} {item.unit}  ({item.detail})") for item in report.measurements),
+        *((_label(item), f"{_number(item)} {item.unit}  ({item.detail})") for item in report.measurements),
     ]
     width = max(len(name) for name, _ in rows)
     return ["```", *(f"{name.ljust(width)}  {value}" for name, value in rows), "```"]
@@ -65,6 +61,10 @@ def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("limit", f"{size_text(report.limit)} for a run"),
         *((name, version or "not installed") for name, version in report.versions.items()),
     ]
+
+
+def _label(item: Measurement) -> str:
+    return f"{item.name}, {item.size}" if item.size else item.name
 
 
 def _number(item: Measurement) -> str:

@@ -98,7 +98,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan, bill: Bill) -> None:
-    print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "estimated to within 25%; use --probe to measure")
+    print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"with the largest batch, {plan.largest_batch}")
     parts: list[list[Cell]] = []

@@ -1,4 +1,4 @@
-"""Benchmark this machine: compute, generation, training and disk. MLX runs in a child process (``models.benchmark_worker``)."""
+"""Benchmark this machine: compute, generation, training and disk. MLX runs in a child process (``mlxtune.training.benchmark_worker``)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import mlxtune
 from mlxtune.core.child_process import ChildProcess
 from mlxtune.core.files import disk_errors, sync_file
 from mlxtune.planning.machine import Memory, installed_version, pressure, this_machine
+from mlxtune.planning.speed import TrainingRate, store_rates
 
-Size = Literal["tiny", "small", "medium"]
+_SECONDS = 1.0  # per measurement
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value. ``detail`` describes what was measured: shapes, dtype, number of repetitions."""
+    """One measured value. ``size`` is the size of the operation or model, if several are measured.
+
+    ``detail`` describes what was measured: shapes, dtype, number of repetitions.
+    """
 
     name: str
+    size: str
     value: float
     unit: str
     detail: str
+    parameters: int = 0  # in the layers of the trained model, for the planner
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,24 @@ class BenchmarkReport:
     measurements: tuple[Measurement, ...]
 
 
-def run_benchmark(size: Size, seconds: float, folder: Path, progress: Callable[[str, float], None]) -> BenchmarkReport:
-    """Benchmark this machine with a random model of ``size``, for at least ``seconds`` per measurement, and the disk of ``folder``.
+def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick: bool = False) -> BenchmarkReport:
+    """Benchmark this machine with random models of three sizes and the disk of ``folder``, and store the rates for the planner.
 
-    Raises ``MachineError`` when the worker dies or the disk is full.
+    If ``quick``, measure one tiny size and store nothing. Raises ``MachineError`` when the worker dies or the disk is full.
     """
     machine, memory = this_machine(), pressure()
-    with ChildProcess("mlxtune.models.benchmark_worker", name="The benchmark process") as child:
-        rows = child.call("run", {"size": size, "seconds": seconds}, lambda update: progress(*update))
+    with ChildProcess("mlxtune.training.benchmark_worker", name="The benchmark process") as child:
+        params = {"quick": quick, "seconds": 0.02 if quick else _SECONDS}
+        rows = child.call("run", params, lambda update: progress(*update))
     measurements = [Measurement(*row) for row in rows]
     progress("benchmarking the disk", 0.9)
-    measurements += _measure_disk(folder, 2**22 if size == "tiny" else 2**27)
+    measurements += _measure_disk(folder, 2**22 if quick else 2**27)
+    measurements.append(
+        Measurement("swapped out", "", (pressure().swapped - memory.swapped) / 2**20, "MiB", "during the benchmark")
+    )
+    if not quick:
+        rates = [TrainingRate(item.parameters, 1e9 * item.value) for item in measurements if item.parameters]
+        store_rates(machine, rates)
     versions = {name: installed_version(name) for name in ("mlx", "mlx-lm", "numpy", "transformers", "huggingface-hub")}
     return BenchmarkReport(
         system=machine.system,
@@ -86,6 +98,6 @@ def _measure_disk(folder: Path, nbytes: int, syncs: int = 16) -> list[Measuremen
             sync_file(file.fileno())
             times.append(time.perf_counter() - start)
     return [
-        Measurement("disk write", rate / 1e6, "MB/s", f"{nbytes // 2**20} MiB, synced once"),
-        Measurement("disk sync", 1e3 * statistics.median(times), "ms", f"median of {syncs} appends of 200 bytes"),
+        Measurement("disk write", "", rate / 1e6, "MB/s", f"{nbytes // 2**20} MiB, synced once"),
+        Measurement("disk sync", "", 1e3 * statistics.median(times), "ms", f"median of {syncs} appends of 200 bytes"),
     ]

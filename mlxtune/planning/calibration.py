@@ -27,7 +27,7 @@ class StepCalibration:
     """``scale``: measured working memory relative to the estimate. ``seconds``: time of a step per computed position.
 
     ``seconds`` excludes the layers below the first adapter; these take ``frozen`` seconds per position, unless their outputs are
-    cached. ``source`` is "probe" or a run ID. If ``exact`` is False, only ``scale`` applies: other settings were timed.
+    cached. ``source`` is "probe", "bench" or a run ID. If ``exact`` is False, only ``scale`` applies: other settings were timed.
     """
 
     scale: float
@@ -96,8 +96,12 @@ def _read_entries() -> dict[str, dict[str, Any]]:
 
 def _machine_key(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
     """Return a key that identifies the machine, MLX version and base."""
-    facts = [machine.chip, machine.cores, memory().total, installed_version("mlx"), fingerprint, recipe.model.quantize]
-    return sha256_json(facts)
+    return sha256_json([*machine_facts(machine), fingerprint, recipe.model.quantize])
+
+
+def machine_facts(machine: Machine) -> list[Any]:
+    """Return what a measurement on ``machine`` depends on."""
+    return [machine.chip, machine.cores, memory().total, installed_version("mlx")]
 
 
 def _key(recipe: Recipe, fingerprint: str, machine: Machine, checkpointed: bool) -> str:

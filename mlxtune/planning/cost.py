@@ -230,7 +230,7 @@ def _watts(given: float, chip: str) -> tuple[float, str]:
     if given:
         return given, "as given"
     draw = next((draw for draw in prices().watts if draw.chip == chip), None)
-    return (draw.watts, f"{draw.what}, according to Apple") if draw else (0.0, "")
+    return (draw.watts, f"{draw.what}, according to Apple; not measured") if draw else (0.0, "")
 
 
 def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:

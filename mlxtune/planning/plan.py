@@ -14,6 +14,7 @@ from mlxtune.planning.changes import RecipeChange, suggest_changes
 from mlxtune.planning.machine import Machine
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
+from mlxtune.planning.speed import estimate_speed, find_rates
 from mlxtune.planning.workload import DatasetLengths, Workload, workload
 from mlxtune.recipe import Recipe
 
@@ -21,6 +22,7 @@ Outcome = Literal["go", "warn", "refuse"]
 
 FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
+_SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench; use --probe to measure"}
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
@@ -42,7 +44,7 @@ class Cost:
         """The time and its source, or an empty string if nothing was measured."""
         if self.seconds is None:
             return ""
-        source = "measured by a probe" if self.source == "probe" else f"at the speed of {self.source}"
+        source = _SPEED_SOURCES.get(self.source, f"at the speed of {self.source}")
         return f"about {duration(self.seconds)}, {source}"
 
 
@@ -211,10 +213,17 @@ class Planner:
         return measured
 
     def plan(self, recipe: Recipe, splits: Splits, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
-        """Plan ``recipe`` with the rows of ``splits``. Without a probe, the speed is taken from past runs in ``workspace``."""
-        work, cached, _, measured = self.decisions(recipe)
+        """Plan ``recipe`` with the rows of ``splits``.
+
+        Without a probe, the speed is taken from past runs in ``workspace``, or estimated from a benchmark of this machine.
+        """
+        work, cached, checkpointed, measured = self.decisions(recipe)
         estimate = self.estimate(recipe)
         speed = measured if measured and measured.exact else calibration.from_past_run(workspace, recipe) if workspace else None
+        if speed is None:
+            share = work.trained / max(1, work.computed)
+            rates = find_rates(self.machine)
+            speed = estimate_speed(rates, self.shapes, recipe.adapter, share, checkpointed=checkpointed)
         changes: list[RecipeChange] = []
         if estimate.total > self.machine.limit:
             limit = round(self.machine.limit * (1 - margin(bool(measured))))

@@ -25,6 +25,7 @@ from mlxtune.recipe import MethodSection, Recipe, parse
 if TYPE_CHECKING:
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.models.encoded import Encoded, EncodedPair
+    from mlxtune.models.load import LoadedModel
     from mlxtune.models.template import ChatTemplate
 
 _NO_LIMIT = 2**31 - 1  # tokens
@@ -89,7 +90,14 @@ def _count(template: ChatTemplate, record: Row | DataError) -> TokenCount | None
 
 
 def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32"] | None = None) -> StepCost:
-    """Run two optimizer steps on rows with the batch's shape, and measure them.
+    """Load the recipe's base and measure two optimizer steps on rows with the batch's shape."""
+    from mlxtune.models import load
+
+    return measure_steps(load.load(resolve(recipe.model.base), compute, quantize=recipe.model.quantize), recipe, batch)
+
+
+def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> StepCost:
+    """Run two optimizer steps of an adapter for ``loaded`` on rows with the batch's shape, and measure them.
 
     ``step`` is the time of the second step, for one batch. ``frozen`` is the time spent in the layers below the first adapter, or
     0.0 if there are none. With ``batch.grouped`` rows, these layers run before the steps, as they do when cached, and ``step`` does
@@ -97,7 +105,7 @@ def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32
     """
     import mlx.core as mx
 
-    from mlxtune.models import head, load, lora
+    from mlxtune.models import head, lora
     from mlxtune.models.cpu import streams
     from mlxtune.training import optimizer
     from mlxtune.training.frozen_cache import FrozenCache
@@ -109,7 +117,6 @@ def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32
     from mlxtune.training.sft import SFTObjective
     from mlxtune.training.step import Stepper
 
-    loaded = load.load(resolve(recipe.model.base), compute, quantize=recipe.model.quantize)
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = head.split_head(loaded.model)
     stack = LayerStack(loaded.model, parts, streams.StreamPool(streams.default_size()), checkpointed=batch.checkpointed)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core.files import home
+from mlxtune.planning import benchmark
+from mlxtune.planning.machine import this_machine
+from mlxtune.planning.speed import FILE, TrainingRate, find_rates
 
 NAMES = [
-    "matmul float32", "matmul bfloat16", "matmul 4-bit", "attention", "generation", "training", "training memory", "disk write", "disk sync",
+    "matmul float32", "matmul bfloat16", "matmul 4-bit", "attention", "generation", "training", "training rate", "training memory",
+    "disk write", "disk sync", "swapped out",
 ]  # fmt: skip
 
 
@@ -17,12 +26,13 @@ def test_json_has_the_machine_and_every_measurement(cli) -> None:
     assert [item["name"] for item in report["measurements"]] == NAMES
     for item in report["measurements"]:
         assert math.isfinite(item["value"])
-        assert item["value"] > 0
+        assert item["value"] > 0 or item["name"] == "swapped out"
         assert item["unit"]
         assert item["detail"]
     assert report["cores"] >= 1
     assert report["memory"]["total"] >= report["limit"] > 0
     assert report["versions"]["mlx"]
+    assert not (home() / FILE).exists(), "a quick benchmark calibrates nothing"
 
 
 def test_the_table_ends_with_a_block_for_a_bug_report(cli) -> None:
@@ -31,6 +41,35 @@ def test_the_table_ends_with_a_block_for_a_bug_report(cli) -> None:
     table, block, _ = result.out.split("```")
     for name in NAMES:
         assert name in table
-        assert f"\n{name} " in block
+        assert f"\n{name}" in block
     assert "mlx-lm" in block
     assert "benchmarking" in result.err
+
+
+def test_a_benchmark_calibrates_the_planner(cli, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process that measures nothing stands in for the benchmark."""
+
+    class Child:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> Child:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def call(self, *_: object) -> list[list[object]]:
+            return [
+                ["training rate", size, 50.0, "GFLOP/s", "", parameters] for size, parameters in (("mini", 10**6), ("small", 10**7))
+            ]
+
+    monkeypatch.setattr(benchmark, "ChildProcess", Child)
+    monkeypatch.setenv("MLXTUNE_HOME", str(workspace / "home"))
+    assert cli("bench", "--json").code == 0
+    assert find_rates(this_machine()) == (TrainingRate(10**6, 5e10), TrainingRate(10**7, 5e10))
+    monkeypatch.undo()
+    monkeypatch.setenv("MLXTUNE_HOME", str(workspace / "home"))
+    recipe = str(workspace / "recipes" / "tiny.toml")
+    cost = json.loads(cli("plan", recipe, "--json").out)["cost"]
+    assert cost["source"] == "bench"
+    assert cost["seconds"] > 0
+    assert "estimated from mlxtune bench" in cli("plan", recipe).out

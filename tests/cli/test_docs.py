@@ -50,6 +50,7 @@ pytestmark = pytest.mark.slow
 # Commands that are parsed but not run, with the reason.
 NOT_RUN = {
     "mlxtune": "opens the app: it needs a terminal",
+    "mlxtune bench": "takes a minute; tests/cli/test_bench_verb.py runs a quick one",
     "mlxtune serve": "serves until it is stopped; tests/cli/test_chat_verb.py starts it",
     "mlxtune chat": "a conversation: it needs a terminal",
     "mlxtune blind": "reads votes: it needs a terminal",

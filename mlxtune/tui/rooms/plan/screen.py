@@ -201,7 +201,7 @@ class PlanRoom(Room):
             return f"{self._progress[0]} …"
         if not form.local:
             return "base not downloaded: estimated from the catalog"
-        return "measured on this machine" if form.plan and form.plan.calibrated else "estimated, within 25%"
+        return "measured on this machine" if form.plan and form.plan.calibrated else "computed, not measured"
 
     def save_state(self) -> Mapping[str, Any]:
         return {"key": item.path} if (item := self._key) else {}
