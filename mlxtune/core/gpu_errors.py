@@ -17,7 +17,7 @@ from mlxtune.core.errors import GpuError
 RELAXED_WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"  # read by Apple's GPU driver; users report that it helps (ml-explore/mlx#3267)
 SMALLER_COMMANDS = {"MLX_MAX_OPS_PER_BUFFER": 10, "MLX_MAX_MB_PER_BUFFER": 10}  # MLX's defaults are 20 to 50, depending on the chip
 
-_FEWER_TOKENS = "Reduce training.batch_tokens or training.batch_size, then resume."
+_SMALLER_BATCHES = "Use smaller batches (training.batch_tokens, evaluation.batch_size), shorter texts, or a smaller model."
 
 
 class _GpuErrorKind(NamedTuple):
@@ -32,27 +32,27 @@ _KINDS = (
     _GpuErrorKind(
         re.compile(r"Impacting ?Interactivity"),
         "macOS stopped the GPU work because the display needed the GPU.",
-        f"Let the display sleep while the run continues. {_FEWER_TOKENS}",
+        f"Let the display sleep meanwhile. {_SMALLER_BATCHES}",
     ),
     _GpuErrorKind(
         re.compile(r"CallbackErrorTimeout|Caused GPU Timeout Error"),
         "macOS stopped the GPU work because one command took too long.",
-        f"Let the display sleep while the run continues. {_FEWER_TOKENS}",
+        f"Let the display sleep meanwhile. {_SMALLER_BATCHES}",
     ),
     _GpuErrorKind(
         re.compile(r"CallbackErrorOutOfMemory|Command buffer execution failed: Insufficient Memory"),
         "The GPU ran out of memory.",
-        f"Close other apps. {_FEWER_TOKENS}",
+        f"Close other apps. {_SMALLER_BATCHES}",
     ),
     _GpuErrorKind(
         re.compile(r"Resource limit \(\d+\) exceeded"),
         "MLX reached the GPU's limit on the number of buffers.",
-        _FEWER_TOKENS,
+        _SMALLER_BATCHES,
     ),
     _GpuErrorKind(
         re.compile(r"Command buffer execution failed"),
         "The GPU failed while it ran a command.",
-        "Resume the run. If it fails again, restart the Mac, and report the last line of worker.log.",
+        "Try again. If it fails again, restart the Mac, and report the last line of the log.",
     ),
 )
 

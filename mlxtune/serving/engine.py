@@ -24,6 +24,7 @@ from mlx_lm.generate import wired_limit
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -302,7 +303,9 @@ class Engine:
             known = error
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            known = MlxtuneError(f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log.")
+            known = gpu_error(str(error)) or MlxtuneError(
+                f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log."
+            )
             kind = "fault"
         for request in affected:
             if not request.finished:

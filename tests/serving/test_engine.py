@@ -191,14 +191,14 @@ def test_an_error_fails_only_the_requests_of_its_adapter(make_engine) -> None:
 
     def failing_step(batch) -> None:
         if batch.requests[0].adapter:
-            raise RuntimeError("[metal] out of memory")
+            raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008:k…OutOfMemory).")
         step(batch)
 
     engine._step = failing_step
     log = run_requests(engine, [make_request("1", "Hi."), make_request("2", "Hi.", "all")])
     assert isinstance(log.last("1"), Done)
     assert (log.last("2").kind, log.last("2").error.exit_code) == ("fault", 4)
-    assert "out of memory" in log.last("2").error.message
+    assert log.last("2").error.message == "The GPU ran out of memory."
     assert engine._active == 0
 
 
