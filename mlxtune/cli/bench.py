@@ -58,6 +58,7 @@ def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("chip", f"{report.chip}, {report.cores} cores"),
         ("backend", report.backend),
         ("memory", f"{size_text(memory.total)}, {size_text(memory.free)} free, {size_text(memory.swapped)} swapped out"),
+        ("power", ", ".join(["on battery" if report.power.on_battery else "connected", *report.power.problems])),
         ("limit", f"{size_text(report.limit)} for a run"),
         *((name, version or "not installed") for name, version in report.versions.items()),
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlxtune
 from mlxtune.core.child_process import ChildProcess
 from mlxtune.core.files import disk_errors, sync_file
-from mlxtune.planning.machine import Memory, installed_version, pressure, this_machine
+from mlxtune.planning.machine import Memory, PowerState, installed_version, power, pressure, this_machine
 from mlxtune.planning.speed import TrainingRate, store_rates
 
 _SECONDS = 1.0  # per measurement
@@ -44,6 +44,7 @@ class BenchmarkReport:
     cores: int
     backend: str
     memory: Memory
+    power: PowerState
     limit: int
     versions: dict[str, str]
     measurements: tuple[Measurement, ...]
@@ -74,6 +75,7 @@ def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick
         cores=machine.cores,
         backend=machine.backend,
         memory=memory,
+        power=power(),
         limit=machine.limit,
         versions={"mlxtune": mlxtune.__version__, "python": platform.python_version(), **versions},
         measurements=tuple(measurements),
