@@ -117,7 +117,7 @@ def check_new_jsonl(out: Path, *, is_folder: bool = False) -> None:
 
 
 def _turns(messages: Iterable[Message], to: Target) -> list[dict[str, Any]]:
-    turns = [message.as_dict() for message in messages]
+    turns = [message.as_record() for message in messages]
     if to == "openai":  # its API expects a call's arguments as a string
         for turn in turns:
             if "tool_calls" in turn:

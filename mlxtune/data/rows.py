@@ -10,6 +10,7 @@ from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.hashing import sha256_json
+from mlxtune.data.reasoning import split_reasoning
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,39 @@ class RowError(DataError):
         self.kind = kind
 
 
+REASONING = "reasoning_content"  # the key of ``Message.extra`` with the reasoning before an answer
+
+
 @dataclass(frozen=True)
 class Message:
-    """One turn. ``extra`` holds other keys that a chat template uses, such as ``tool_calls`` (arguments as objects) or ``name``."""
+    """One turn. ``extra`` holds other keys that a chat template uses, such as ``tool_calls`` (arguments as objects) or ``name``.
+
+    An assistant turn that is not ``trained`` is only read. This is not part of the row's hash.
+    """
 
     role: str
     content: str
     extra: dict[str, Any] = field(default_factory=dict)
+    trained: bool = True
+
+    @property
+    def is_system(self) -> bool:
+        """Whether the turn instructs the model; ``developer`` is another name for this role."""
+        return self.role in ("system", "developer")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the turn in the form that chat templates expect."""
+        """Return the turn in OpenAI's format, without its weight."""
         return {"role": self.role, "content": self.content, **self.extra}
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the turn in OpenAI's format, with a weight of 0 if it is not trained."""
+        return {**self.as_dict(), **({} if self.trained else {"weight": 0})}
+
+
+def assistant_message(text: str) -> Message:
+    """Return ``text`` as an assistant turn, with the reasoning of a ``<think>`` block in its place."""
+    reasoning, answer = split_reasoning(text)
+    return Message("assistant", answer, {REASONING: reasoning} if reasoning else {})
 
 
 def _without_system(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -69,10 +92,15 @@ class _Row:
         """The prompt without system turns, as a JSON value. Rows with identical prompts belong in the same split."""
         raise NotImplementedError
 
+    @property
+    def identity(self) -> Any:
+        """What identifies the row, as a JSON value: its content, whatever of it is trained."""
+        return self.content
+
     @cached_property
     def hash(self) -> str:
-        """Hex sha256 of the content: the row's identity in splits, reviews and reports."""
-        return sha256_json(self.content)
+        """Hex sha256 of the identity: what splits, reviews and reports know the row by."""
+        return sha256_json(self.identity)
 
     @property
     def id(self) -> str:
@@ -89,6 +117,10 @@ class Conversation(_Row):
 
     @property
     def content(self) -> Any:
+        return {"messages": [message.as_record() for message in self.messages], "tools": list(self.tools)}
+
+    @property
+    def identity(self) -> Any:
         return {"messages": [message.as_dict() for message in self.messages], "tools": list(self.tools)}
 
     @property
@@ -141,8 +173,8 @@ class Preference(_Row):
 
     @property
     def reference(self) -> str:
-        """The chosen answer."""
-        return self.chosen
+        """The chosen answer, without its reasoning."""
+        return split_reasoning(self.chosen)[1]
 
 
 @dataclass(frozen=True)
@@ -165,8 +197,8 @@ class Unpaired(_Row):
 
     @property
     def reference(self) -> str | None:
-        """The answer if it is desirable, otherwise ``None``."""
-        return self.completion if self.label else None
+        """The answer without its reasoning if it is desirable, otherwise ``None``."""
+        return split_reasoning(self.completion)[1] if self.label else None
 
 
 PromptRow = Conversation | Preference | Unpaired  # rows with a prompt

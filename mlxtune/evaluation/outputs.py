@@ -17,7 +17,7 @@ from typing import Any
 from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError, TooLongError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.data.rows import Message, Preference, PromptRow, Row
+from mlxtune.data.rows import Preference, PromptRow, Row, assistant_message
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.models import lora
@@ -35,9 +35,9 @@ IndexedText = tuple[int, str | None]  # the index of a row, and one of its answe
 
 @dataclass(frozen=True)
 class Output:
-    """One answer: the row's ID, the text, and why it ended (``stop``, ``length`` or ``thinking``).
+    """One answer: the row's ID, the text, and why it ended (``stop`` or ``length``).
 
-    ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the
+    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the
     same two values for the rejected answer of a preference pair.
     """
 
@@ -47,8 +47,6 @@ class Output:
     nats: float
     tokens: int
     rejected: tuple[float, int] | None = None
-    thought: str = ""
-    thought_tokens: int = 0
 
     @property
     def logprobs(self) -> PairLogprobs | None:
@@ -97,7 +95,6 @@ def generate_answers(
     *,
     settings: TemplateSettings,
     max_tokens: int,
-    thinking_tokens: int,
     batch_size: int,
     cache: Path,
     tell: Callable[[str], Progress],
@@ -107,7 +104,7 @@ def generate_answers(
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
 
-    Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache``
+    For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache``
     under a hash of everything that affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
     ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
     processed with its current weights. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
@@ -122,8 +119,7 @@ def generate_answers(
         (index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared
     ]
     rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
-    thinking_tokens = template.thinking_limit(thinking_tokens)
-    _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
+    _require_room(arm, loaded, rows, prompts, max_tokens)
     packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
     identity = {
         "v": 4,
@@ -133,7 +129,6 @@ def generate_answers(
         "grammar": arm.schema,
         "compute": loaded.description,
         "max_tokens": max_tokens,
-        **({"thinking_tokens": thinking_tokens} if thinking_tokens else {}),
         "stops": sorted(template.stop_tokens),
         "prompts": prompts,
         "references": references,
@@ -146,25 +141,17 @@ def generate_answers(
         return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
     grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
     prefix = (shared or PrefixCache(loaded.model))(prompts)
-    answers = generate(
+    texts = generate(
         loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size,
-        progress=tell(of), prefix=prefix, grammar=grammar, thinking_tokens=thinking_tokens, thought_starts=template.thought_starts,
+        progress=tell(of), prefix=prefix, grammar=grammar,
     )  # fmt: skip
     indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
-    pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
-    nats = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
+    answers = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
+    nats = _likelihoods(arm, loaded, answers, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
     rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
     outputs = tuple(
-        Output(
-            row.id,
-            answer.text,
-            answer.ended,
-            *(nats[index] if nats else (0.0, 0)),
-            rejected_nats.get(index),
-            answer.thought,
-            answer.thought_tokens,
-        )
-        for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
+        Output(row.id, text, ended, *(nats[index] if nats else (0.0, 0)), rejected_nats.get(index))
+        for index, (row, (text, ended)) in enumerate(zip(rows, texts, strict=True))
     )
     _save_outputs(file, outputs)
     return ArmAnswers(arm.name, outputs, False, time.perf_counter() - start, no_likelihood_reason)
@@ -180,10 +167,10 @@ def _answer_tokens(
         if text is None:
             return [], "some rows have no reference answer"
         try:
-            _, tokens = template.split_completion((*arm.prompt_for(row), Message("assistant", text)), row.tools, row.location)
+            answer = template.answer((*arm.prompt_for(row), assistant_message(text)), row.tools, row.location)
         except TemplateError as error:
             return [], error.message
-        encoded.append(tokens)
+        encoded.append(answer.tokens[answer.start : answer.end])
     return encoded, ""
 
 

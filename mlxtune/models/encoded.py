@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlxtune.data.rows import Location
+from mlxtune.data.template_notes import TemplateNote
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
 TokenMask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -18,7 +19,8 @@ TokenMask = np.ndarray[Any, np.dtype[np.bool_]]
 class Encoded:
     """A row as tokens. ``tokens`` and ``trained`` (whether each is a target) have shape ``(tokens,)``.
 
-    ``full_length`` is the number of tokens before truncation to ``data.max_tokens``.
+    ``full_length`` is the number of tokens before truncation to ``data.max_tokens``. ``turn`` is the number of the trained turn in
+    the conversation if each answer is trained in a row of its own, else 0. ``notes`` say what the template changes.
     """
 
     id: str
@@ -26,6 +28,8 @@ class Encoded:
     tokens: Tokens
     trained: TokenMask
     full_length: int
+    turn: int = 0
+    notes: frozenset[TemplateNote] = frozenset()
 
     @property
     def truncated(self) -> bool:
@@ -49,6 +53,7 @@ class EncodedPair:
     full_lengths: tuple[int, int]
     reference_logps: tuple[float, float] | None = None
     label: bool | None = None
+    notes: frozenset[TemplateNote] = frozenset()
 
     @property
     def tokens(self) -> Tokens:

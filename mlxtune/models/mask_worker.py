@@ -11,10 +11,13 @@ from pathlib import Path
 from mlxtune.core.child_process import Request, serve
 from mlxtune.core.errors import DataError
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired, assistant_message
+from mlxtune.models.answer_span import AnswerSpan
+from mlxtune.models.control_tokens import Span
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning.masks import TrainingMask, TurnTokens
+from mlxtune.recipe import parse as parse_recipe
 
 _NO_LIMIT = 2**31 - 1  # tokens
 
@@ -22,18 +25,31 @@ _NO_LIMIT = 2**31 - 1  # tokens
 def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
     """Return the tokens of each part of ``row``, and which of them are trained. The last two parts of a pair are its answers.
 
+    If each answer is trained in a row of its own, the tokens of a turn are those of the row that trains it, or of the last row.
     Raises ``DataError`` for a row that cannot be encoded.
     """
     match row:
         case Text():
-            encoded = template.encode(row, _NO_LIMIT)
-            parts = [(row.text, False)]
-            turns = _turns(template, row.text, parts, encoded.tokens.tolist(), encoded.trained.tolist(), max_tokens)
+            (encoded,) = template.encode(row, _NO_LIMIT)
+            tokens, spans = template.control.encode_with_spans(row.text)
+            tokens, spans = _aligned(encoded.tokens.tolist(), tokens, spans, len(row.text))
+            trained = encoded.trained.tolist()
+            turns = _turns(template, row.text, [(row.text, False)], tokens, spans, trained, max_tokens)
+            return TrainingMask(tuple(turns), len(tokens), sum(trained[:max_tokens]))
         case Conversation():
-            encoded = template.encode(row, _NO_LIMIT)
-            text = template.render(row.messages, row.tools, generation_prompt=False, location=row.location)
-            parts = [(message.content, message.role == "assistant") for message in row.messages]
-            turns = _turns(template, text, parts, encoded.tokens.tolist(), encoded.trained.tolist(), max_tokens)
+            answers, separate = template.answers(row)
+            last = max(answers)
+            trained_turns = [last] if separate else list(answers)
+            turns = _answer_turns(
+                template, row.messages[:last], answers[last], [answers[turn] for turn in trained_turns], max_tokens
+            )
+            rows = [answers[last]]
+            if separate:
+                for turn in [*answers][:-1]:
+                    turns[turn - 1] = _answer_turns(template, row.messages[:turn], answers[turn], [answers[turn]], max_tokens)[-1]
+                rows = list(answers.values())
+            turns += [TurnTokens(0, 0)] * (len(row.messages) - last)
+            return TrainingMask(tuple(turns), sum(len(one.tokens) for one in rows), sum(turn.trained for turn in turns))
         case Preference():
             turns, rejected = (_completion_turns(template, row, answer, max_tokens) for answer in (row.chosen, row.rejected))
             turns.append(rejected[-1])
@@ -42,64 +58,85 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
     return TrainingMask(tuple(turns), sum(turn.tokens for turn in turns), sum(turn.trained for turn in turns))
 
 
-def _completion_turns(template: ChatTemplate, row: Preference | Unpaired, answer: str, max_tokens: int) -> list[TurnTokens]:
-    messages = (*row.prompt, Message("assistant", answer))
-    prompt, completion = template.split_completion(messages, row.tools, row.location)
-    text = template.render(messages, row.tools, generation_prompt=False, location=row.location)
-    parts = [*((message.content, False) for message in row.prompt), (answer, True)]
-    trained = [False] * len(prompt) + [True] * len(completion)
-    return _turns(template, text, parts, [*prompt, *completion], trained, max_tokens)
+def _completion_turns(template: ChatTemplate, row: Preference | Unpaired, text: str, max_tokens: int) -> list[TurnTokens]:
+    messages = (*row.prompt, assistant_message(text))
+    answer = template.answer(messages, row.tools, row.location)
+    whole = (*row.prompt, Message("assistant", text))
+    return _answer_turns(template, whole, answer, [answer], max_tokens, end=answer.end)
+
+
+def _answer_turns(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    sequence: AnswerSpan,
+    trained_spans: Sequence[AnswerSpan],
+    max_tokens: int,
+    end: int | None = None,
+) -> list[TurnTokens]:
+    """Return the parts of the tokens of ``sequence`` before ``end``, in which ``trained_spans`` are trained."""
+    tokens, spans = template.control.encode_with_spans(sequence.text)
+    if tokens != sequence.tokens:
+        raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")
+    trained = [any(span.start <= index < span.end for span in trained_spans) for index in range(len(tokens))]
+    ends = [span.end for span in trained_spans]
+    parts = [(message.content, message.role == "assistant" and message.trained) for message in messages]
+    first_trained = len(messages) - 1 if len(ends) == 1 else 0
+    parts = [(content, is_answer and number >= first_trained) for number, (content, is_answer) in enumerate(parts)]
+    text = template.control.plain(sequence.text)
+    return _turns(template, text, parts, tokens[:end], spans[:end], trained[:end], max_tokens)
 
 
 def _turns(
-    template: ChatTemplate, text: str, parts: Sequence[tuple[str, bool]], tokens: Sequence[int], trained: Sequence[bool], max_tokens: int
+    template: ChatTemplate, text: str, parts: Sequence[tuple[str, bool]], tokens: Sequence[int], spans: Sequence[Span],
+    trained: Sequence[bool], max_tokens: int,
 ) -> list[TurnTokens]:  # fmt: skip
     """Divide the tokens of ``text`` among its ``parts``: (content, is an answer). Header tokens belong to the part after them."""
-    spans = _spans(template, text, tokens)
     turns: list[TurnTokens] = []
     offset, first = 0, 0  # end of the previous part in the text, and the first token of this one
     for number, (content, is_answer) in enumerate(parts):
-        shown, stop = content.strip(), ""
+        shown, lead, stop = content.strip(), "", ""
         begin = next((index for index in range(first, len(tokens)) if trained[index]), first) if is_answer else first
-        start = text.find(shown, spans[begin][0] if is_answer and begin < len(spans) else offset)
+        head = spans[begin][0] if is_answer and begin < len(spans) else offset
+        start = text.find(shown, head)
         if start < 0:  # the template rewrites the content: count its tokens, but show none
             start, shown = offset, ""
         end = start + len(shown)
         if is_answer:
             last = next((index for index in range(begin, len(tokens)) if not trained[index]), len(tokens))
-            stop = text[end : max(spans[last - 1][1], end)]
+            lead, stop = text[head:start], text[end : max(spans[last - 1][1], end)]
         else:
             last = next((index for index in range(first, len(tokens)) if spans[index][0] >= end), len(tokens))
             last += last < len(tokens) and tokens[last] in template.stop_tokens
         if number == len(parts) - 1:
             last = len(tokens)
-        lead = len(content) - len(content.lstrip())
+        indent = len(content) - len(content.lstrip())
         inside = [index for index in range(first, last) if spans[index][1] > start and spans[index][0] < end]
-        cuts = sorted({lead + min(max(spans[index][1] - start, 0), len(shown)) for index in inside})
-        truncated_at = next((max(spans[index][0] - start, 0) + lead for index in inside if index >= max_tokens), None)
+        cuts = sorted({indent + min(max(spans[index][1] - start, 0), len(shown)) for index in inside})
+        truncated_at = next((max(spans[index][0] - start, 0) + indent for index in inside if index >= max_tokens), None)
         trained_count = sum(trained[index] for index in range(first, min(last, max_tokens)))
-        turns.append(TurnTokens(last - first, trained_count, tuple(cuts), stop, truncated_at))
+        turns.append(TurnTokens(last - first, trained_count, tuple(cuts), stop, truncated_at, lead))
         offset, first = end, last
     return turns
 
 
-def _spans(template: ChatTemplate, text: str, tokens: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the start and end of each token in ``text``. The tokens may be truncated, or have an extra stop token."""
-    encoding = template.tokenizer._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [(int(start), int(end)) for start, end in encoding["offset_mapping"]]
-    if list(encoding["input_ids"])[: len(tokens)] != list(tokens)[: len(spans)]:
+def _aligned(encoded: list[int], tokens: list[int], spans: list[Span], length: int) -> tuple[list[int], list[Span]]:
+    """Return the tokens of a text row with their spans. Its bos and eos tokens may not be in the text."""
+    start = next((index for index in (0, 1) if encoded[index : index + len(tokens)] == tokens), None)
+    if start is None:
         raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")
-    return [*spans, *[(len(text), len(text))] * (len(tokens) - len(spans))][: len(tokens)]
+    rest = len(encoded) - start - len(tokens)
+    return encoded, [*[(0, 0)] * start, *spans, *[(length, length)] * rest]
 
 
 @cache
-def _template(base: str, settings: TemplateSettings) -> ChatTemplate:
-    return load_template(resolve(base, fetch=False), settings)
+def _template(recipe: str) -> ChatTemplate:
+    parsed = parse_recipe(recipe)
+    return load_template(resolve(parsed.model.base, fetch=False), TemplateSettings.from_recipe(parsed))
 
 
 def _answer(request: Request) -> tuple[object, ...]:
     params = request.params
-    template = _template(params["base"], TemplateSettings(params["thinking"], params["date"], params["template"]))
+    template = _template(params["recipe"])
     return astuple(mask(template, parse(params["record"], Location(Path("row"), 1), params["format"]), params["max_tokens"]))
 
 

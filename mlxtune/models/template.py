@@ -2,13 +2,13 @@
 
 Only assistant turns are trained on, each with its stop token. The marks are verified for every row: the prompt that the model
 gets at inference (the messages so far plus the generation prompt) must be a prefix of the training sequence, token for token,
-and only the tokens after it count as the answer. Templates that break this are rejected.
+only the tokens after it count as the answer, and everything that the row says must be in the rendered text.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,14 +19,19 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Text, Unpaired
-from mlxtune.models.encoded import Encoded, EncodedPair, TokenMask, Tokens
+from mlxtune.data.readers.formats import BREAK
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, Row, Text, Unpaired, assistant_message
+from mlxtune.data.template_notes import TemplateNote
+from mlxtune.models.answer_span import AnswerSpan, EndlessAnswerError, OpenThoughtError, RewrittenAnswerError, locate_answer
+from mlxtune.models.content_proof import missing_in_answer, missing_in_text, notes
+from mlxtune.models.control_tokens import ControlTokens
+from mlxtune.models.dialect import Dialect, TurnDict, find_dialect
+from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.models.stops import end_token
+from mlxtune.models.stops import end_tokens
 from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
-from mlxtune.models.thoughts import MARKERS
 from mlxtune.recipe import Recipe, read_template
-from mlxtune.recipe.schema import Thinking
+from mlxtune.recipe.schema import Thinking, Turns
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,24 @@ class TemplateSettings:
     """How conversations are rendered, besides the model's own template.
 
     ``date`` is the ISO date that templates print as today's, or empty for the current day. ``source`` is a Jinja template that
-    replaces the model's own, or empty.
+    replaces the model's own, or empty. ``turns`` are the assistant turns that are trained, and how; see ``DataSection``.
     """
 
     thinking: Thinking = "off"
     date: str = ""
     source: str = ""
+    turns: Turns = "auto"
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> TemplateSettings:
         """Return the settings of ``recipe``. Raises ``RecipeError`` if its template file cannot be read."""
-        return cls(recipe.model.thinking, recipe.data.date, read_template(recipe))
+        return cls(recipe.model.thinking, recipe.data.date, read_template(recipe), recipe.data.turns)
 
 
 def load_template(source: ModelFolder, settings: TemplateSettings, tokenizer: TokenizerWrapper | None = None) -> ChatTemplate:
     """Return the chat template of the model in ``source``, with ``tokenizer`` if it is already loaded."""
     tokenizer = tokenizer or load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
-    return ChatTemplate(tokenizer, settings, source.name)
+    return ChatTemplate(tokenizer, settings, source.name.rpartition("/")[2])
 
 
 class ChatTemplate:
@@ -73,19 +79,6 @@ class ChatTemplate:
         """How the template controls reasoning."""
         return thinking_controls(self.source) if self.source else ThinkingControls()
 
-    def thinking_limit(self, tokens: int) -> int:
-        """Return ``tokens``, the limit for thoughts, or 0 if neither the template nor the vocabulary knows them."""
-        return tokens if self.thinking.reasons or self.tokenizer.has_thinking else 0
-
-    @cached_property
-    def thought_starts(self) -> frozenset[int]:
-        """The control tokens with which a thought, or an answer behind it, may begin; empty if thinking is switched off."""
-        if self.settings.thinking == "off" and self.thinking.switch:
-            return frozenset()
-        control = self.tokenizer.added_tokens_decoder
-        firsts = (self.tokenizer.encode(marker, add_special_tokens=False)[0] for marker in MARKERS)
-        return frozenset(token for token in firsts if token in control)
-
     @cached_property
     def _variables(self) -> dict[str, Any]:
         """What the template gets besides the conversation: its variables, and its source if it differs from the model's own."""
@@ -95,38 +88,65 @@ class ChatTemplate:
         return variables | ({"chat_template": self.settings.source} if self.settings.source else {})
 
     @cached_property
-    def stop_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer: the model's eos tokens, and the one with which the template ends an assistant turn."""
-        end = self._end_token
-        return frozenset(self.tokenizer.eos_token_ids) | (frozenset() if end is None else {end})
+    def dialect(self) -> Dialect:
+        """What the template expects of messages."""
+        return find_dialect(self._apply, thinking=self.settings.thinking != "off", inline="<think>" in self.source)
 
     @cached_property
-    def _end_token(self) -> int | None:
-        return end_token(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+    def control(self) -> ControlTokens:
+        """The control tokens, which are encoded as text where a message contains them."""
+        return ControlTokens(self.tokenizer, self.source)
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer: the model's eos tokens, and those with which the template ends an answer or a call."""
+        return frozenset(self.tokenizer.eos_token_ids) | (self._end_tokens or frozenset())
+
+    @cached_property
+    def _end_tokens(self) -> frozenset[int] | None:
+        return end_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+
+    @cached_property
+    def _stops(self) -> dict[int, str]:
+        added = self.tokenizer.added_tokens_decoder
+        return {id: added[id].content if id in added else self.tokenizer.decode([id]) for id in self.stop_tokens}
+
+    def check_trainable(self) -> None:
+        """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, as GLM-4's."""
+        self.render([Message("user", "Hi")], (), generation_prompt=True)
+        if self._end_tokens == frozenset():
+            raise TemplateError(
+                f"The chat template of {self.name} ends answers without a stop token, so the model would not learn to stop.",
+                hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
+            )
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Return the inference prompt: ``messages`` plus the generation prompt. Raises ``TemplateError``."""
-        return self._tokens(messages, tools, generation_prompt=True)
+        return self.control.encode(self._rendered(messages, tools, generation_prompt=True))
 
-    def encode(self, row: Row, max_tokens: int) -> Encoded:
+    def encode(self, row: Row, max_tokens: int) -> list[Encoded]:
         """Encode ``row``, truncated to ``max_tokens``, with its trained tokens marked.
 
-        Raises ``TemplateError`` when the marks cannot be verified, and ``TooLongError`` when no trained token is left.
+        A conversation is one row if its trained turns can be verified together; otherwise each of them is a row of its own. Raises
+        ``TemplateError`` when the marks cannot be verified, and ``TooLongError`` when no trained token is left.
         """
         if isinstance(row, Conversation):
-            tokens, trained = self._conversation(row)
+            encoded = self._conversation(row)
         elif isinstance(row, Text):
-            tokens, trained = self._text(row)
+            encoded = [self._text(row)]
         else:
             raise DataError(f"{row.location}: SFT cannot train on a preference row.", hint="Use chat, completion or text rows.")
-        in_window = trained[:max_tokens]
-        if not in_window.any():
+        inside = [one for one in encoded if one.trained[:max_tokens].any()]
+        if not inside:
             raise TooLongError(
-                f"{row.location}: the prompt fills the window of {max_tokens:,} tokens (the row has {len(tokens):,}), "
+                f"{row.location}: the prompt fills the window of {max_tokens:,} tokens (the row has {encoded[0].full_length:,}), "
                 "so it has no trained tokens.",
                 hint="Raise data.max_tokens, or shorten the prompt.",
             )
-        return Encoded(row.id, row.location, tokens[:max_tokens], in_window, len(tokens))
+        cut = {TemplateNote.CUT} if len(inside) < len(encoded) else set()
+        return [
+            replace(one, tokens=one.tokens[:max_tokens], trained=one.trained[:max_tokens], notes=one.notes | cut) for one in inside
+        ]
 
     def encode_pair(self, row: Row, max_tokens: int) -> EncodedPair:
         """Encode a preference pair. Each completion is truncated to fit in ``max_tokens`` together with the prompt, which is kept whole.
@@ -137,12 +157,17 @@ class ChatTemplate:
         if not isinstance(row, Preference):
             raise DataError(f"{row.location}: DPO trains on preference pairs only.", hint="Use rows with chosen and rejected.")
         for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
-            if not answer.strip():
+            if not assistant_message(answer).content.strip():
                 raise DataError(f"{row.location}: {name} is empty.", hint="Write the answer, or remove the row.")
         if _normalized(row.chosen) == _normalized(row.rejected):
             raise DataError(f"{row.location}: chosen and rejected are identical.", hint="Remove the row.")
         pair = self._pair(row, (row.chosen, row.rejected), row.tools, max_tokens)
         if pair.chosen.tolist() == pair.rejected.tolist():
+            if TemplateNote.REASONING in pair.notes:
+                raise DataError(
+                    f"{row.location}: chosen and rejected are identical without their reasoning.",
+                    hint='Set model.thinking to "on", or remove the row.',
+                )
             raise TooLongError(
                 f"{row.location}: chosen and rejected are identical within the window of {max_tokens:,} tokens.",
                 hint="Raise data.max_tokens, or remove the row.",
@@ -161,77 +186,139 @@ class ChatTemplate:
         return replace(self._pair(row, (row.completion, other.completion), (), max_tokens), label=row.label)
 
     def _pair(
-        self, row: Preference | Unpaired, answers: tuple[str, str], tools: Sequence[dict[str, Any]], max_tokens: int
+        self, row: Preference | Unpaired, texts: tuple[str, str], tools: Sequence[dict[str, Any]], max_tokens: int
     ) -> EncodedPair:
-        (prompt, first), (_, second) = (
-            self.split_completion((*row.prompt, Message("assistant", answer)), tools, row.location) for answer in answers
-        )
-        room = max_tokens - len(prompt)
+        conversations = [(*row.prompt, assistant_message(text)) for text in texts]
+        first, second = (self.answer(messages, tools, row.location) for messages in conversations)
+        room = max_tokens - first.start
         if room < 1:
             raise TooLongError(
-                f"{row.location}: the prompt of {len(prompt):,} tokens fills the window of {max_tokens:,}, "
+                f"{row.location}: the prompt of {first.start:,} tokens fills the window of {max_tokens:,}, "
                 "so no answer token would be trained.",
                 hint="Raise data.max_tokens, or shorten the prompt.",
             )
-        tokens, chosen, rejected = (np.array(part, np.int32) for part in (prompt, first[:room], second[:room]))
-        return EncodedPair(row.id, row.location, tokens, chosen, rejected, (len(first), len(second)))
+        notes = frozenset().union(
+            *(self._notes(one, tools, [two]) for one, two in zip(conversations, (first, second), strict=True))
+        )
+        chosen, rejected = (one.tokens[one.start : one.end] for one in (first, second))
+        prompt, better, worse = (np.array(part, np.int32) for part in (first.tokens[: first.start], chosen[:room], rejected[:room]))
+        return EncodedPair(row.id, row.location, prompt, better, worse, (len(chosen), len(rejected)), notes=notes)
 
-    def split_completion(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location
-    ) -> tuple[list[int], list[int]]:
-        """Return the prompt tokens and the tokens of the last turn of ``messages`` up to its stop token.
-
-        Raises ``TemplateError`` when they cannot be separated.
-        """
-        tokens, start, end = self._answer_span(messages, tools, location)
-        return tokens[:start], tokens[start:end]
-
-    def _text(self, row: Text) -> tuple[Tokens, TokenMask]:
+    def _text(self, row: Text) -> Encoded:
         tokens = self.tokenizer.encode(row.text)
+        if tokens[:2] == [self.tokenizer.bos_token_id] * 2:  # the text begins with the token that the tokenizer adds
+            tokens = tokens[1:]
         if tokens[-1] != self.tokenizer.eos_token_id:
             tokens = [*tokens, self.tokenizer.eos_token_id]
         trained = np.ones(len(tokens), bool)
         trained[0] = False
-        return np.array(tokens, np.int32), trained
+        return Encoded(row.id, row.location, np.array(tokens, np.int32), trained, len(tokens))
 
-    def _conversation(self, row: Conversation) -> tuple[Tokens, TokenMask]:
-        whole = self._tokens(row.messages, row.tools, generation_prompt=False, location=row.location)
-        trained = np.zeros(len(whole), bool)
-        for index, message in enumerate(row.messages):
-            if message.role != "assistant":
-                continue
-            tokens, start, end = self._answer_span(row.messages[: index + 1], row.tools, row.location)
-            if whole[:end] != tokens[:end]:
-                raise _rewritten_turn(row.location, index)
-            trained[start:end] = True
-        return np.array(whole, np.int32), trained
+    def _conversation(self, row: Conversation) -> list[Encoded]:
+        answers, separate = self.answers(row)
+        notes = self._notes(row.messages, row.tools, list(answers.values()))
+        if not separate:
+            *_, last = answers.values()
+            return [_encoded(row, last.tokens, answers.values(), notes=notes)]
+        notes |= {TemplateNote.TURNS}
+        return [_encoded(row, one.tokens, [one], turn=turn, notes=notes) for turn, one in answers.items()]
 
-    def _answer_span(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location
-    ) -> tuple[list[int], int, int]:
-        """Return the tokens of ``messages``, and where the last turn's answer starts and ends (after its stop token).
+    def answers(self, row: Conversation) -> tuple[dict[int, AnswerSpan], bool]:
+        """Return the trained answers of ``row`` by the number of their turn, and whether each is a row of its own.
 
-        Raises ``TemplateError`` unless the tokens start with the inference prompt and contain the answer unchanged.
+        Otherwise the last answer's tokens begin with those of each earlier one, so that all are trained in one row. Raises
+        ``TemplateError`` when an answer cannot be verified.
         """
-        turn = len(messages)
-        prompt = self._tokens(messages[:-1], tools, generation_prompt=True, location=location)
-        tokens = self._tokens(messages, tools, generation_prompt=False, location=location)
-        if tokens[: len(prompt)] != prompt:
-            raise _rewritten_turn(location, turn - 1)
-        stop = next((i for i in range(len(prompt), len(tokens)) if tokens[i] in self.stop_tokens), None)
-        if stop is None:
+        turns = [number for number, turn in enumerate(row.messages, 1) if turn.role == "assistant" and turn.trained]
+        if self.settings.turns == "last":
+            turns = turns[-1:]
+        answers = {turn: self.answer(row.messages[:turn], row.tools, row.location) for turn in turns}
+        if len(turns) == 1 or self.settings.turns == "each":
+            return answers, len(turns) > 1
+        whole = answers[turns[-1]].tokens
+        rewritten = next((turn for turn, one in answers.items() if whole[: one.end] != one.tokens[: one.end]), None)
+        if rewritten and self.settings.turns == "all":
             raise TemplateError(
-                f"{location}: the chat template of {self.name} ends turn {turn} without a stop token, so the model would not learn "
-                "to stop.",
-                hint="Copy the template to a file, write the stop token after assistant turns, and name it in model.template.",
+                f"{row.location}: turn {rewritten} renders differently inside the conversation than as an answer, "
+                "so it cannot be trained together with later turns.",
+                hint='Set data.turns to "auto": each answer is then trained in a row of its own.',
             )
-        answer = self.tokenizer.decode(tokens[len(prompt) : stop])
-        if messages[-1].content.strip() not in answer:
+        return answers, rewritten is not None
+
+    def answer(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location) -> AnswerSpan:
+        """Return the tokens of ``messages``, and which of them are the answer in the last turn.
+
+        Raises ``TemplateError`` unless the tokens start with the inference prompt and contain everything that the messages say.
+        """
+        number, message = len(messages), messages[-1]
+        self._check_tools(messages, tools, location)
+        prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
+        text = self._rendered(messages, tools, generation_prompt=False, location=location)
+        try:
+            span = locate_answer(prompt, text, self.dialect, self.control, self._stops)
+        except OpenThoughtError:
             raise TemplateError(
-                f"{location}: the template changes the answer in turn {turn} to {one_line(answer, 60)!r}.",
-                hint="Use a model whose template leaves answers unchanged.",
+                f"{location}: the prompt for turn {number} ends within a thought, but the turn has no reasoning.",
+                hint='Set model.thinking to "off", or add the reasoning as reasoning_content.',
+            ) from None
+        except RewrittenAnswerError:
+            raise TemplateError(
+                f"{location}: the chat template of {self.name} renders turn {number} differently than the prompt for it, "
+                "so its trained tokens cannot be verified.",
+                hint="Name a template in model.template whose assistant turns begin with its generation prompt.",
+            ) from None
+        except EndlessAnswerError:
+            raise TemplateError(
+                f"{location}: the chat template of {self.name} ends turn {number} without a stop token, so the model would not "
+                "learn to stop.",
+                hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
+            ) from None
+        if lacking := missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
+            hint = "Name a template in model.template that renders it."
+            if lacking == "its reasoning":
+                hint = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
+            raise TemplateError(
+                f"{location}: the chat template of {self.name} drops or changes {lacking} in turn {number}: "
+                f"it trains {one_line(span.answer, 60)!r}.",
+                hint=hint,
             )
-        return tokens, len(prompt), stop + 1
+        if lacking := missing_in_text(self.control.plain(text), messages[:-1], tools):
+            raise TemplateError(
+                f"{location}: the chat template of {self.name} drops or changes {lacking}.",
+                hint="Remove it from the row, or name a template in model.template that renders it.",
+            )
+        return span
+
+    def _check_tools(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location) -> None:
+        calls = any("tool_calls" in message.extra for message in messages)
+        lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
+        if lacking:
+            raise TemplateError(
+                f"{location}: the row has tools, but the chat template of {self.name} does not render {lacking}.",
+                hint="Name a template with tools in model.template, or remove the tools from the rows.",
+            )
+
+    def _notes(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], answers: Sequence[AnswerSpan]
+    ) -> frozenset[TemplateNote]:
+        """Return what the template changes in a conversation, given the spans of its trained ``answers``."""
+        found: set[TemplateNote] = set()
+        if self.dialect.folds(messages):
+            found.add(TemplateNote.SYSTEM)
+        if self.settings.thinking == "off" and any(REASONING in message.extra for message in messages):
+            found.add(TemplateNote.REASONING)
+        text = answers[-1].text
+        if any("name" in turn.extra and turn.role != "tool" and str(turn.extra["name"]) not in text for turn in messages):
+            found.add(TemplateNote.NAME)
+        if any(BREAK in span.text for span in answers) and self.control.typed_in(
+            [[turn.content, turn.extra] for turn in messages] + list(tools)
+        ):
+            found.add(TemplateNote.CONTROL)
+        for span in answers:
+            trained = [turn for turn in messages if turn.role == "assistant" and turn.content.strip() in span.answer]
+            decoded = self.tokenizer.decode(span.tokens[span.start : span.end - 1])
+            found.update(note for turn in trained for note in notes(span.answer, turn, decoded))
+        return frozenset(found)
 
     def render(
         self,
@@ -242,56 +329,53 @@ class ChatTemplate:
         location: Location | None = None,
     ) -> str:
         """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
-        if not self.tokenizer.has_chat_template and not self.settings.source:
-            raise TemplateError("The model has no chat template.", hint="Use its instruct version, or text rows.")
-        first_error: Exception | None = None
-        for turns in filter(None, (messages, _merge_system_turn(messages))):
-            try:
-                text: str = self.tokenizer.apply_chat_template(
-                    [message.as_dict() for message in turns],
-                    tools=list(tools) or None,
-                    add_generation_prompt=generation_prompt,
-                    tokenize=False,
-                    **self._variables,
-                )
-            except Exception as error:  # a template is a program and may raise anything
-                first_error = first_error or error
-                continue
-            return text
-        where = f"{location}: " if location else ""
-        raise TemplateError(
-            f"{where}the model's chat template rejects this conversation: {one_line(str(first_error), 120)}"
-        ) from first_error
+        return self.control.plain(self._rendered(messages, tools, generation_prompt=generation_prompt, location=location))
 
-    def _tokens(
+    def _rendered(
         self,
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]],
         *,
         generation_prompt: bool,
         location: Location | None = None,
-    ) -> list[int]:
-        text = self.render(messages, tools, generation_prompt=generation_prompt, location=location)
-        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return tokens
+    ) -> str:
+        """Render ``messages`` to text, with a break in every control token that they contain."""
+        thinking = self.settings.thinking
+        turns = self.dialect.adapt(messages, thinking=thinking != "off", keep=thinking == "keep")
+        try:
+            return self._apply(self.control.broken(turns), self.control.broken(list(tools)), generation_prompt)
+        except TemplateError as error:
+            if not location:
+                raise
+            raise TemplateError(f"{location}: {error.message}", hint=error.hint) from error
+
+    def _apply(self, turns: Sequence[TurnDict], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
+        if not self.tokenizer.has_chat_template and not self.settings.source:
+            raise TemplateError(f"The model {self.name} has no chat template.", hint="Use its instruct version, or text rows.")
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(turns),
+                tools=list(tools) or None,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+                **self._variables,
+            )
+        except Exception as error:  # a template is a program and may raise anything
+            reason = one_line(str(error), 120)
+            raise TemplateError(
+                f"The chat template of {self.name} rejects this conversation: {reason or type(error).__name__}",
+                hint="Change the turns, or name a template in model.template that accepts them.",
+            ) from error
+        return text
 
 
-def _rewritten_turn(location: Location, index: int) -> TemplateError:
-    return TemplateError(
-        f"{location}: turn {index + 1} renders differently inside the conversation than as an answer, "
-        "so its trained tokens cannot be verified.",
-        hint="Use one assistant turn per row, or a model whose template does not rewrite earlier turns.",
-    )
-
-
-def _merge_system_turn(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return ``messages`` with the system turn merged into the first user turn, or an empty sequence if there is no such pair.
-
-    This is for templates that reject a system turn (Gemma 2, older Mistral models); their authors recommend it.
-    """
-    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
-        return ()
-    return (replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:])
+def _encoded(
+    row: Conversation, tokens: Sequence[int], answers: Iterable[AnswerSpan], *, turn: int = 0, notes: frozenset[TemplateNote]
+) -> Encoded:
+    trained = np.zeros(len(tokens), bool)
+    for span in answers:
+        trained[span.start : span.end] = True
+    return Encoded(row.id, row.location, np.array(tokens, np.int32), trained, len(tokens), turn, notes)
 
 
 def _normalized(text: str) -> list[str]:

@@ -13,14 +13,15 @@ from mlxtune.core.child_process import ChildProcess
 from mlxtune.core.errors import MachineError
 from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.rows import Row
-from mlxtune.recipe import Recipe, read_template
+from mlxtune.recipe import Recipe, dump
 
 
 @dataclass(frozen=True)
 class TurnTokens:
     """A part of a row: its ``tokens``, how many of them are ``trained``, and where in its text they end (``cuts``).
 
-    ``stop`` is the trained stop token after the text, ``truncated_at`` the first character beyond the window.
+    ``lead`` and ``stop`` are the trained texts before and after it: reasoning, and calls with the stop token. ``truncated_at`` is the
+    first character beyond the window.
     """
 
     tokens: int
@@ -28,6 +29,7 @@ class TurnTokens:
     cuts: tuple[int, ...] = ()
     stop: str = ""
     truncated_at: int | None = None
+    lead: str = ""
 
     def pieces(self, text: str) -> list[str]:
         """Split ``text`` where tokens end."""
@@ -48,27 +50,27 @@ class MaskProcess:
     """The child process with the tokenizer. It starts with the first request; any thread may call it, one at a time."""
 
     def __init__(self, recipe: Recipe) -> None:
-        base = recipe.folder / recipe.model.base
-        self._base = str(base.resolve()) if base.is_dir() else recipe.model.base
-        self._recipe = recipe
+        self._recipe = dump(recipe)
+        self._max_tokens = recipe.data.max_tokens
         self._child: ChildProcess | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def mask(self, row: Row) -> TrainingMask:
         """Return the mask of ``row``. Raises errors of the model, its template or the row; ``MachineError`` if the process dies."""
-        model, data = self._recipe.model, self._recipe.data
         params = {
-            "base": self._base, "thinking": model.thinking, "date": data.date, "template": read_template(self._recipe),
-            "format": CONTENT_FORMATS[type(row)], "record": row.content, "max_tokens": data.max_tokens,
-        }  # fmt: skip
+            "recipe": self._recipe,
+            "format": CONTENT_FORMATS[type(row)],
+            "record": row.content,
+            "max_tokens": self._max_tokens,
+        }
         with self._lock:
             if self._closed:
                 raise MachineError("The tokenizer process was closed.")
             if self._child is None or not self._child.alive:
                 self._child = ChildProcess("mlxtune.models.mask_worker", name="The tokenizer process", hint="Open the row again.")
             turns, tokens, trained = self._child.call("mask", params)
-        parts = [TurnTokens(tokens, trained, tuple(cuts), stop, end) for tokens, trained, cuts, stop, end in turns]
+        parts = [TurnTokens(tokens, trained, tuple(cuts), *rest) for tokens, trained, cuts, *rest in turns]
         return TrainingMask(tuple(parts), tokens, trained)
 
     def close(self) -> None:

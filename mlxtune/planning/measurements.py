@@ -42,8 +42,8 @@ def row_lengths(recipe: Recipe) -> DatasetLengths:
 
     Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
     """
-    train, valid, prefix, full_attention = _measure("lengths", {"recipe": dump(recipe)})
-    return DatasetLengths(tuple(map(_row_length, train)), tuple(map(_row_length, valid)), prefix, full_attention)
+    train, valid, prefix, full_attention, notes = _measure("lengths", {"recipe": dump(recipe)})
+    return DatasetLengths(tuple(map(_row_length, train)), tuple(map(_row_length, valid)), prefix, full_attention, tuple(notes))
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
@@ -53,7 +53,12 @@ def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
     """
     from mlxtune.data.checks.check_input import TokenCount
 
-    return [count and TokenCount(*count) for count in _measure("tokens", {"recipe": dump(recipe)})]
+    counts = _measure("tokens", {"recipe": dump(recipe)})
+    return [
+        count and TokenCount(total, prompt, error, tuple(notes))
+        for count in counts
+        for total, prompt, error, notes in [count or [0, 0, "", []]]
+    ]
 
 
 def step_cost(

@@ -62,7 +62,8 @@ class Plan:
 
     ``limit`` is the maximum number of bytes to use. ``computed``, ``trained`` and ``read`` count tokens over the whole run: with
     padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters``
-    is the size of the base; ``prompt_tokens`` and ``answer_tokens`` are means over all rows.
+    is the size of the base; ``prompt_tokens`` and ``answer_tokens`` are means over all rows. ``notes`` say what the chat template
+    changes in the rows.
     """
 
     train: int
@@ -84,6 +85,7 @@ class Plan:
     calibrated: bool
     cost: Cost
     changes: tuple[RecipeChange, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -249,6 +251,7 @@ class Planner:
             calibrated=bool(measured),
             cost=_cost(recipe, work, speed, watts, cached=cached),
             changes=tuple(changes),
+            notes=self.lengths.notes,
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:

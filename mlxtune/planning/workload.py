@@ -28,13 +28,15 @@ class RowLength:
 class DatasetLengths:
     """The lengths of all rows. ``prefix`` is the number of leading tokens that they share.
 
-    ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once.
+    ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what the
+    chat template changes in the rows.
     """
 
     train: tuple[RowLength, ...]
     valid: tuple[RowLength, ...]
     prefix: int
     full_attention: bool
+    notes: tuple[str, ...] = ()
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""

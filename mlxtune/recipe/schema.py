@@ -49,6 +49,7 @@ _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JS
 
 
 Thinking = Literal["off", "on", "keep"]
+Turns = Literal["auto", "all", "last", "each"]
 _DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026-11-26"')
 
 
@@ -86,7 +87,9 @@ class DataSection:
     ``map`` maps keys to the source's column names: ``{ prompt = "question", completion = "answer" }``. ``holdout`` and
     ``validation`` are fractions of all rows. In a folder, ``test.jsonl`` and ``valid.jsonl`` take their place. ``too_long`` applies
     to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted. ``date`` is the date that
-    templates print as today's; a run records it, so that it can be resumed and evaluated on another day.
+    templates print as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all" trains all
+    answers of a conversation in one row, "each" trains each of them in a row of its own, which ends with it, and "last" trains only
+    the last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
@@ -100,6 +103,9 @@ class DataSection:
         "refuse"
     )
     seed: Annotated[int, Key("random seed of the split", in_form=False)] = 7
+    turns: Annotated[
+        Turns, Key("answers of a conversation to train: all together, each in a row of its own, or the last", in_form=False)
+    ] = "auto"
     date: Annotated[str, Key("date that templates print as today's; empty = the day the run starts", in_form=False), _DATE] = ""
 
 
@@ -325,9 +331,6 @@ class EvaluationSection:
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
     max_tokens: Annotated[int, Key("maximum length of an answer in tokens", "doubles"), _AT_LEAST_1] = 256
-    thinking_tokens: Annotated[int, Key("maximum length of the reasoning before an answer in tokens", "doubles"), _AT_LEAST_1] = (
-        1024
-    )
     batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
 
 

@@ -59,7 +59,10 @@ class ReferenceProgress(BaseEvent):
 
 
 class DataReady(BaseEvent):
-    """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``)."""
+    """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``).
+
+    ``conversations`` is less than ``train`` if answers of one conversation are rows of their own.
+    """
 
     type: Literal["data.ready"]
     train: int
@@ -69,6 +72,7 @@ class DataReady(BaseEvent):
     trained: int
     truncated: int
     skipped: NotRequired[int]
+    conversations: NotRequired[int]
     steps: int
     epochs: int
     checkpointed: NotRequired[bool]

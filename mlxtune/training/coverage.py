@@ -9,6 +9,7 @@ from typing import Any
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_json
+from mlxtune.models.encoded import Encoded
 from mlxtune.training.objective import TrainingRow
 
 FILE = "certificate.json"
@@ -48,9 +49,14 @@ class Coverage:
                     f"{row.location}: visit count {visits} contradicts trained-token count {trained}.", hint="Do not use this run."
                 )
             counts = {"visits": visits, "seen": seen, "trained": trained, "truncated": row.truncated}
-            rows.append({"id": row.id, "line": row.location.line, **counts})
+            rows.append({"id": row.id, "line": row.location.line, **turn_of(row), **counts})
         totals = {name: sum(row[name] for row in rows) for name in ("visits", "seen", "trained", "truncated")}
         write_json(folder / FILE, {"v": 1, "totals": totals, "rows": rows})
+
+
+def turn_of(row: TrainingRow) -> dict[str, int]:
+    """Return the turn that a row trains, as an entry of a record, if the other turns of its conversation are rows of their own."""
+    return {"turn": row.turn} if isinstance(row, Encoded) and row.turn else {}
 
 
 def rows_fingerprint(rows: Sequence[TrainingRow]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.core.errors import DataError, TooLongError
+from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import plural
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Row, Text
+from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning.workload import RowLength
@@ -28,17 +29,19 @@ class EncodedRows:
 def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> EncodedRows:
     """Encode ``rows`` for the recipe's method.
 
-    Raise a ``DataError`` that lists up to ``MAX_LISTED`` unusable rows, or ``TemplateError`` if the template hides trained tokens.
+    Raise a ``DataError`` that lists up to ``MAX_LISTED`` unusable rows, or ``TemplateError`` if no row can be trained with the template.
     """
+    if any(not isinstance(row, Text) for row in rows):
+        template.check_trainable()
     window = recipe.data.max_tokens
     encoded: list[Any] = []
     skipped: dict[str, str] = {}
-    errors: list[DataError] = []
+    errors: list[DataError | TemplateError] = []
     for index, row in enumerate(rows):
         try:
             match recipe.method.kind:
                 case "sft":
-                    encoded.append(template.encode(row, window))
+                    encoded += template.encode(row, window)
                 case "dpo":
                     encoded.append(template.encode_pair(row, window))
                 case "kto":
@@ -48,13 +51,19 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
                 skipped[row.id] = error.message
             else:
                 errors.append(error)
-        except DataError as error:
+        except (DataError, TemplateError) as error:
             errors.append(error)
     if errors:
         raise _combined(errors, len(rows))
     if rows and not encoded:
         raise DataError(f"None of {plural(len(rows), 'row')} fits in data.max_tokens.", hint="Raise data.max_tokens.")
     return EncodedRows(encoded, skipped)
+
+
+def count_notes(rows: Sequence[Encoded | EncodedPair]) -> dict[TemplateNote, int]:
+    """Return what the template changes, with the number of rows of the source; several of ``rows`` may come from one of them."""
+    changes = {(row.id, note) for row in rows for note in row.notes}
+    return {note: count for note in TemplateNote if (count := sum(note == other for _, other in changes))}
 
 
 def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
@@ -71,7 +80,7 @@ def _length(row: Encoded | EncodedPair) -> RowLength:
     return RowLength(prompt + max(row.full_lengths), len(row.chosen) + len(row.rejected), prompt, sides)
 
 
-def _combined(errors: Sequence[DataError], total: int) -> DataError:
+def _combined(errors: Sequence[DataError | TemplateError], total: int) -> DataError | TemplateError:
     if len(errors) == 1:
         return errors[0]
     listed = [error.message for error in errors[:MAX_LISTED]]
@@ -80,4 +89,5 @@ def _combined(errors: Sequence[DataError], total: int) -> DataError:
     hint = errors[0].hint
     if any(isinstance(error, TooLongError) for error in errors):
         hint = 'Raise data.max_tokens, or skip such rows: too_long = "skip" in [data].'
-    return DataError(f"{len(errors)} of {plural(total, 'row')} cannot be used:\n  " + "\n  ".join(listed), hint=hint)
+    kind = TemplateError if all(isinstance(error, TemplateError) for error in errors) else DataError
+    return kind(f"{len(errors)} of {plural(total, 'row')} cannot be used:\n  " + "\n  ".join(listed), hint=hint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlxtune.core.child_process import serve
 from mlxtune.core.errors import DataError, TemplateError
-from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, Unpaired
+from mlxtune.data.rows import Conversation, Location, Preference, Row, Unpaired, assistant_message
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.models.cpu import blas
@@ -40,7 +40,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
 
     from mlxtune.models.template import TemplateSettings, load_template
     from mlxtune.training import sft
-    from mlxtune.training.encode import encode, row_lengths
+    from mlxtune.training.encode import count_notes, encode, row_lengths
     from mlxtune.training.layer_stack import plain_attention
     from mlxtune.training.preference import batches
 
@@ -53,7 +53,8 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     plain = plain_attention(model)
     shared_prefix = sft.shared_prefix if recipe.method.kind == "sft" else batches.shared_prefix
     prefix = shared_prefix([*train, *valid]) if plain else 0
-    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain)
+    notes = tuple(note.describe(count) for note, count in count_notes([*train, *valid]).items())
+    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes)
 
 
 def tokens(recipe: Recipe) -> list[TokenCount | None]:
@@ -78,13 +79,15 @@ def _count(template: ChatTemplate, record: Row | DataError) -> TokenCount | None
             return None
         if isinstance(record, Preference):
             pair = template.encode_pair(record, _NO_LIMIT)
-            return TokenCount(len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)), len(pair.prompt))
+            total = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+            return TokenCount(total, len(pair.prompt), notes=tuple(sorted(pair.notes)))
         if isinstance(record, Unpaired):
-            record = Conversation(record.location, record.meta, (*record.prompt, Message("assistant", record.completion)))
-        row = template.encode(record, _NO_LIMIT)
-        return TokenCount(row.full_length, int(row.trained.argmax()))
+            record = Conversation(record.location, record.meta, (*record.prompt, assistant_message(record.completion)))
+        rows = template.encode(record, _NO_LIMIT)
+        notes = sorted(frozenset().union(*(row.notes for row in rows)))
+        return TokenCount(max(row.full_length for row in rows), min(int(row.trained.argmax()) for row in rows), notes=tuple(notes))
     except TemplateError as error:
-        return TokenCount(0, 0, error.message)
+        return TokenCount(0, 0, f"{error.message} {error.hint}")
     except DataError:  # no trained tokens
         return None
 

@@ -29,7 +29,7 @@ from mlxtune.planning.plan import Planner
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.training import sft
-from mlxtune.training.encode import encode, row_lengths
+from mlxtune.training.encode import count_notes, encode, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
@@ -85,6 +85,8 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
     skipped = train.skipped | valid.skipped
     rows = [*train.rows, *valid.rows]
+    for note, count in count_notes(rows).items():
+        worker.warn(note.describe(count))
     _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
     _warn_about(list(skipped), "skipped because no trained tokens are left", recipe, worker)
     adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)

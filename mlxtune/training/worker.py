@@ -62,8 +62,8 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         loop.pause = pause
         contract = Contract.from_recipe(recipe) if recipe.has_contract else None
         loop.sample = Sampler(
-            loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens,
-            recipe.evaluation.thinking_tokens, worker.emit, loop.baseline_passes, contract,
+            loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens, worker.emit,
+            loop.baseline_passes, contract,
         )  # fmt: skip
         report_data(worker, setup)
     loop.hosts = hosts.init_group(launcher, start)
@@ -79,11 +79,13 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
 
 def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     """Write ``data.json``, which lists the train, skipped and held-out rows, and emit an event with the counts."""
+    from mlxtune.training.coverage import turn_of
+
     loop, splits = setup.loop, setup.splits
     rows = [
         {
             "id": row.id, "line": row.location.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()),
-            "full": row.full_length,
+            "full": row.full_length, **turn_of(row),
         }
         for row in loop.train
     ]  # fmt: skip
@@ -100,7 +102,7 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     worker.emit(
         "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(splits.test), tokens=sum(row["tokens"] for row in rows),
         trained=sum(row["trained"] for row in rows), truncated=sum(row.truncated for row in (*loop.train, *loop.valid)),
-        skipped=len(setup.skipped), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        skipped=len(setup.skipped), conversations=len({row["id"] for row in rows}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 

@@ -20,12 +20,13 @@ HEADER = "TRL trains the header of the turn, which is the end of the prompt."
 
 @dataclass(frozen=True)
 class Difference:
-    """``before`` and ``after`` are trained by TRL only, in the templates whose names start with one of ``templates``."""
+    """``before`` and ``after`` are trained by TRL only, ``stop`` by us only, in templates whose names start with one of ``templates``."""
 
     templates: tuple[str, ...]
     before: str
     after: str
     reason: str
+    stop: str = ""
 
 
 DIFFERENCES = (
@@ -39,6 +40,13 @@ DIFFERENCES = (
         ("cohere2",), "", "<|END_OF_TURN_TOKEN|>", "The first token that ends the answer ends it. TRL trains the next one, too."
     ),
     Difference(("gptoss", "muse"), "<|start|>assistant", "", HEADER),
+    Difference(
+        ("gptoss",),
+        "<|start|>assistant",
+        "<|end|>",
+        f"{HEADER} An earlier answer ends as it does when it is the last.",
+        "<|return|>",
+    ),
 )
 
 
@@ -52,6 +60,9 @@ def expected_texts(tokenizer: Any, base: Base, record: Record) -> tuple[str, ...
         if isinstance(message["content"], list):
             message["content"] = "".join(part["text"] for part in message["content"])
         message["content"] = message["content"] or ""
+        if "</think>" in message["content"]:  # a reader separates it from the answer
+            thought, message["content"] = message["content"].split("</think>\n\n")
+            message["reasoning_content"] = thought.removeprefix("<think>\n").removesuffix("\n")
         for key in ("reasoning", "thinking"):
             if key in message:
                 message["reasoning_content"] = message.pop(key)
@@ -72,6 +83,6 @@ def difference(base: Base, ours: str, theirs: str) -> Difference | None:
     if ours == theirs:
         return None
     for known in DIFFERENCES:
-        if base.template.startswith(known.templates) and theirs == known.before + ours + known.after:
+        if base.template.startswith(known.templates) and theirs == known.before + ours.removesuffix(known.stop) + known.after:
             return known
     raise AssertionError(f"{base.name}: TRL trains {theirs!r} and we train {ours!r}")

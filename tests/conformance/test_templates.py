@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jinja2
 import pytest
 from bases import Base
 from oracle import DIFFERENCES, difference, expected_texts
@@ -11,7 +12,7 @@ from table import AVAILABLE, open_chat, verdict_of
 from mlxtune.data.rows import Message
 
 by_name = pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
-OWN_RENDERING = {"Gemma 2": GROUPS["system"]}  # TRL's template raises, and we fold the system turn
+REWRITTEN = ("thinking, two turns", "thinking and a call", "call with content")  # TRL trains an earlier turn without its thoughts
 
 
 @pytest.mark.parametrize("base", [base for base in AVAILABLE if base.twin], ids=lambda base: base.name)
@@ -19,13 +20,18 @@ def test_trained_text_equals_the_text_that_trl_trains(base: Base) -> None:
     tokenizer = open_chat(base, "off").tokenizer._tokenizer
     for shape, record in SHAPES.items():
         verdict = verdict_of(base, shape)
-        if verdict.status != "ok" or shape in GROUPS["pairs"] or "special" in shape or shape in OWN_RENDERING.get(base.name, ()):
+        if verdict.status != "ok" or shape in GROUPS["pairs"] or "special" in shape:
             continue
-        theirs = expected_texts(tokenizer, base, record)
+        try:
+            theirs = expected_texts(tokenizer, base, record)
+        except jinja2.TemplateError:
+            assert shape in GROUPS["system"]  # TRL's template rejects the system turn, and we fold it
+            continue
         if skipped := len(theirs) - len(verdict.trained):  # TRL trains turns with weight 0, and the answers in a prompt
             assert shape in ("weight 0", "prompt with answers")
             theirs = theirs[skipped:]
-        for one, other in zip(verdict.trained, theirs, strict=True):
+        last = -1 if shape in REWRITTEN else 0
+        for one, other in list(zip(verdict.trained, theirs, strict=True))[last:]:
             difference(base, one, other)
 
 

@@ -40,7 +40,7 @@ def rows_of(name: str) -> list[Row]:
 def test_batches_use_every_row_with_little_padding(real: LoadedModel, name: str, bounds: tuple[int, int]) -> None:
     size, tokens = bounds
     encode = ChatTemplate(real.tokenizer).encode
-    rows = [encode(row, 1024) for row in rows_of(name)]
+    rows = [encode(row, 1024)[0] for row in rows_of(name)]
     prefix = sft.shared_prefix(rows)
     lengths = [len(row.tokens) - 1 - prefix for row in rows]
     arrange = partial(batching.group_by_length, lengths, batch_tokens=tokens, batch_size=size, prefix=prefix)

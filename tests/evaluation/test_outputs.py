@@ -38,7 +38,6 @@ def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS,
         rows,
         settings=TemplateSettings(),
         max_tokens=max_tokens,
-        thinking_tokens=8,
         batch_size=2,
         cache=cache,
         tell=lambda of: lambda done, total: None,
@@ -52,7 +51,7 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
     expected = generate(loaded.model, loaded.tokenizer, prompts, max_tokens=6, stops=template.stop_tokens, batch_size=9)
     answers = _answer(loaded, tmp_path, arm)
     assert [(out.id, out.output, out.ended) for out in answers.outputs] == [
-        (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)
+        (row.id, *prompt) for row, prompt in zip(ROWS, expected, strict=True)
     ]
     assert (answers.arm, answers.cached) == ("base+kshot", False)
 
@@ -60,7 +59,7 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
 def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
     template = ChatTemplate(loaded.tokenizer)
     for out, row in zip(_answer(loaded, tmp_path).outputs, ROWS, strict=True):
-        encoded = template.encode(row, 10_000)
+        (encoded,) = template.encode(row, 10_000)
         logits = np.array(loaded.model(mx.array([encoded.tokens.tolist()]))[0], np.float64)
         logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         places = np.flatnonzero(encoded.trained)
@@ -75,7 +74,8 @@ def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path
     arm = Arm("base+prompt", prompt="Be brief.")
 
     def mean(row: Preference, answer: str) -> float:
-        prompt, tokens = template.split_completion((*arm.prompt_for(row), Message("assistant", answer)), (), PLACE)
+        span = template.answer((*arm.prompt_for(row), Message("assistant", answer)), (), PLACE)
+        prompt, tokens = span.tokens[: span.start], span.tokens[span.start : span.end]
         logits = np.array(loaded.model(mx.array([[*prompt, *tokens]]))[0], np.float64)[len(prompt) - 1 : -1]
         logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return float(np.mean([logps[at, token] for at, token in enumerate(tokens)]))
@@ -83,7 +83,6 @@ def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path
     how = {
         "settings": TemplateSettings(),
         "max_tokens": 6,
-        "thinking_tokens": 8,
         "batch_size": 9,
         "cache": tmp_path,
         "tell": lambda of: lambda done, total: None,
@@ -112,7 +111,6 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
     how = {
         "settings": TemplateSettings(),
         "max_tokens": 2,
-        "thinking_tokens": 8,
         "batch_size": 9,
         "cache": tmp_path,
         "tell": lambda of: lambda done, total: progress.append((of, done, total)),
@@ -178,10 +176,10 @@ def test_template_that_hides_reference_skips_only_perplexity(tiny: Path, tmp_pat
     shutil.copytree(tiny, tmp_path / "model")
     changed = load(resolve(str(tmp_path / "model")))
     changed.tokenizer.chat_template = changed.tokenizer.chat_template.replace(
-        "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\nHm. {% endif %}"
+        "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
     )
     answers = _answer(changed, tmp_path / "cache")
-    assert "renders differently" in answers.no_likelihood_reason
+    assert "ends within a thought" in answers.no_likelihood_reason
     assert {(out.nats, out.tokens) for out in answers.outputs} == {(0.0, 0)}
     assert all(math.isfinite(len(out.output)) for out in answers.outputs)
 

@@ -133,7 +133,6 @@ def test_schema_lists_exactly_the_report_fields():
         "comparison": verdict.Comparison, "score_comparison": verdict.ScoreComparison,
     }  # fmt: skip
     for name, kind in kinds.items():
-        keys = {field.metadata.get("key", field.name): not field.metadata.get("optional") for field in dataclasses.fields(kind)}
-        assert set(schema()["$defs"][name]["properties"]) == set(keys), name
-        assert set(schema()["$defs"][name]["required"]) == {key for key, required in keys.items() if required}, name
+        fields = {field.metadata.get("key", field.name) for field in dataclasses.fields(kind)}
+        assert set(schema()["$defs"][name]["properties"]) == fields == set(schema()["$defs"][name]["required"]), name
     assert set(schema()["properties"]) == {field.name for field in dataclasses.fields(report.EvaluationReport)} | {"v", "files"}

@@ -38,7 +38,7 @@ def test_each_answer_and_its_stop_token_train(tmp_path: Path, name: str) -> None
     _, stop, _, pieces = EXPECTED[name]
     chat_template = template(tmp_path, name)
     result = mask(chat_template, chat(*TURNS), ENDLESS)
-    encoded = chat_template.encode(chat(*TURNS), ENDLESS)
+    (encoded,) = chat_template.encode(chat(*TURNS), ENDLESS)
     assert result.tokens == len(encoded.tokens)
     assert result.trained == int(encoded.trained.sum())
     answers = iter(text for text, trains in pieces if trains)
@@ -63,7 +63,7 @@ def test_pieces_are_whole_characters_and_join_to_the_text(tmp_path: Path) -> Non
 def test_tokens_beyond_the_window_do_not_train(tmp_path: Path) -> None:
     chat_template = template(tmp_path)
     row = chat(("user", "Hi"), ("assistant", "abcdef"))
-    first = chat_template.encode(row, ENDLESS).trained.argmax()
+    first = chat_template.encode(row, ENDLESS)[0].trained.argmax()
     last = turns(mask(chat_template, row, int(first) + 4))[-1]
     assert (last.trained, last.truncated_at) == (4, 4)
     assert turns(mask(chat_template, row, ENDLESS))[-1].truncated_at is None
@@ -85,17 +85,35 @@ def test_parts_of_pairs_answers_and_texts(tmp_path: Path, row: Row, trained: lis
 
 def test_a_tool_call_trains_as_rendered(tmp_path: Path) -> None:
     call = Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {"n": 1}}}]})
-    calling = CHATML.replace("{{ message.content }}", "{{ message.content }}{% if message.tool_calls %}CALL{% endif %}")
+    rendered = "{{ message.tool_calls[0].function.name }}({{ message.tool_calls[0].function.arguments | tojson }})"
+    calling = CHATML.replace(
+        "{{ message.content }}", f"{{{{ message.content }}}}{{% if message.tool_calls %}}{rendered}{{% endif %}}"
+    )
     write_tokenizer(tmp_path, template=calling, stop="<|im_end|>", specials=())
     row = Conversation(LOCATION, {}, (Message("user", "Hi"), call, Message("tool", "3"), Message("assistant", "Three.")))
     user, calls, tool, last = turns(mask(ChatTemplate(load_tokenizer(tmp_path)), row, ENDLESS))
-    assert (calls.trained, calls.stop) == (5, "CALL<|im_end|>")
+    assert (calls.trained, calls.stop) == (len('find({"n": 1})') + 1, 'find({"n": 1})<|im_end|>')
     assert (user.trained, tool.trained, last.trained) == (0, 0, len("Three.") + 1)
 
 
+def test_answers_in_rows_of_their_own_are_shown_as_each_is_trained(tmp_path: Path) -> None:
+    chat_template = template(tmp_path, "rewrites")
+    result = mask(chat_template, chat(*TURNS), ENDLESS)
+    encoded = chat_template.encode(chat(*TURNS), ENDLESS)
+    assert result.tokens == sum(len(one.tokens) for one in encoded)
+    assert result.trained == sum(int(one.trained.sum()) for one in encoded)
+    for (role, content), turn in zip(TURNS, turns(result), strict=True):
+        if role == "assistant":
+            assert (turn.lead, turn.stop, turn.pieces(content)) == ("<think></think>", "<|im_end|>", list(content))
+        else:
+            assert turn.trained == 0
+
+
 def test_a_mask_that_cannot_be_verified_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match="cannot be verified"):
-        mask(template(tmp_path, "rewrites"), chat(*TURNS), ENDLESS)
+    opened = REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", "")
+    write_tokenizer(tmp_path, template=opened, stop="<|im_end|>", specials=())
+    with pytest.raises(TemplateError, match="ends within a thought"):
+        mask(ChatTemplate(load_tokenizer(tmp_path)), chat(*TURNS), ENDLESS)
 
 
 def test_the_tiny_model_uses_chatml() -> None:

@@ -30,7 +30,7 @@ def test_the_first_stop_token_ends_an_answer(tmp_path: Path) -> None:
     chat = template(tmp_path, PHI, "<|endoftext|>", SPECIALS)
     assert chat.stop_tokens == ids(chat, "<|endoftext|>", "<|end|>")  # <|tool_call|> is special, but ends nothing
     row = conversation(("user", "Hi"), ("assistant", "Yes?"), ("user", "Rope?"), ("assistant", "60 m."))
-    encoded = chat.encode(row, 1000)
+    (encoded,) = chat.encode(row, 1000)
     assert chat.tokenizer.decode(encoded.tokens[encoded.trained].tolist()) == "Yes?<|end|>60 m.<|end|>"
     assert chat.tokenizer.decode(encoded.tokens.tolist()).endswith("<|end|><|endoftext|>")
 

@@ -10,8 +10,9 @@ from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Text
+from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.encoded import common_prefix
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.template import ChatTemplate, TemplateSettings
 
 LLAMA3 = (
     "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n{{ message.content | trim }}<|eot_id|>"
@@ -79,15 +80,56 @@ def test_only_assistant_turns_train_with_their_stop_token(tmp_path: Path, name: 
         ids = chat.tokenizer.encode(piece, add_special_tokens=False)
         tokens += ids
         trained += [trains] * len(ids)
-    encoded = chat.encode(conversation(*TURNS), 1000)
+    (encoded,) = chat.encode(conversation(*TURNS), 1000)
     assert encoded.tokens.tolist() == tokens
     assert encoded.trained.tolist() == trained
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_rewrites_earlier_turns_trains_each_answer_in_a_row_of_its_own(tmp_path: Path) -> None:
     chat = template(tmp_path, REWRITES, "<|im_end|>")
-    with pytest.raises(TemplateError, match=r"rows\.jsonl, line 7: turn 2 renders differently"):
-        chat.encode(conversation(*TURNS[:4]), 1000)
+    row = conversation(*TURNS[:4])
+    encoded = chat.encode(row, 1000)
+    assert [one.turn for one in encoded] == [2, 4]
+    for one, answer in zip(encoded, ("Yes?", "60 m."), strict=True):
+        start = int(one.trained.argmax())
+        assert one.tokens[:start].tolist() == chat.prompt(row.messages[: one.turn - 1])
+        assert chat.tokenizer.decode(one.tokens[one.trained].tolist()) == f"<think></think>{answer}<|im_end|>"
+        assert (one.id, one.notes) == (row.id, {TemplateNote.TURNS})
+    assert "<think>" not in chat.tokenizer.decode(encoded[1].tokens[: int(encoded[1].trained.argmax())].tolist())
+
+
+def test_data_turns_chooses_which_answers_are_trained_and_how(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>")
+    tokenizer, row = load_tokenizer(tmp_path), conversation(*TURNS)
+    spans = {
+        mode: [(one.turn, tokenizer.decode(one.tokens[one.trained].tolist())) for one in ChatTemplate(tokenizer, TemplateSettings(turns=mode)).encode(row, 1000)]
+        for mode in ("auto", "all", "each", "last")
+    }  # fmt: skip
+    assert spans["auto"] == spans["all"] == [(0, "Yes?<|im_end|>60 m.<|im_end|>Sure.<|im_end|>")]
+    assert spans["each"] == [(2, "Yes?<|im_end|>"), (4, "60 m.<|im_end|>"), (6, "Sure.<|im_end|>")]
+    assert spans["last"] == [(0, "Sure.<|im_end|>")]
+    rewriting = ChatTemplate(tokenizer, TemplateSettings(turns="all", source=REWRITES))
+    with pytest.raises(TemplateError, match=r"rows\.jsonl, line 7: turn 2 renders differently inside") as caught:
+        rewriting.encode(row, 1000)
+    assert 'data.turns to "auto"' in caught.value.hint
+
+
+def test_a_turn_with_weight_0_is_only_read(tmp_path: Path) -> None:
+    chat = template(tmp_path, CHATML, "<|im_end|>")
+    turns = [Message(role, text, trained=text != "Yes?") for role, text in TURNS]
+    row = Conversation(Location(Path("rows.jsonl"), 7), {}, tuple(turns))
+    (encoded,) = chat.encode(row, 1000)
+    assert chat.tokenizer.decode(encoded.tokens[encoded.trained].tolist()) == "60 m.<|im_end|>Sure.<|im_end|>"
+    assert row.id == conversation(*TURNS).id
+
+
+def test_later_answers_that_do_not_fit_are_left_out_and_noted(tmp_path: Path) -> None:
+    chat = template(tmp_path, REWRITES, "<|im_end|>")
+    row = conversation(*TURNS)
+    whole = chat.encode(row, 1000)
+    encoded = chat.encode(row, len(whole[0].tokens))
+    assert [one.turn for one in encoded] == [2]
+    assert TemplateNote.CUT in encoded[0].notes
 
 
 def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
@@ -98,8 +140,8 @@ def test_a_template_without_a_stop_token_is_refused(tmp_path: Path) -> None:
 
 def test_a_system_turn_is_merged_for_templates_without_one(tmp_path: Path) -> None:
     chat = template(tmp_path, GEMMA, "<end_of_turn>", ("<start_of_turn>",))
-    merged = chat.encode(conversation(("system", "Be kind."), *TURNS), 1000)
-    same = chat.encode(conversation(("user", "Be kind.\n\nHi"), *TURNS[1:]), 1000)
+    (merged,) = chat.encode(conversation(("system", "Be kind."), *TURNS), 1000)
+    (same,) = chat.encode(conversation(("user", "Be kind.\n\nHi"), *TURNS[1:]), 1000)
     assert merged.tokens.tolist() == same.tokens.tolist()
     assert merged.trained.tolist() == same.trained.tolist()
     prompt = chat.prompt([Message("system", "Be kind."), Message("user", "Hi")])
@@ -120,14 +162,14 @@ def test_a_prompt_that_fills_the_window_is_refused_and_a_long_answer_is_truncate
     row = conversation(("user", "x" * 50), ("assistant", "y" * 50))
     with pytest.raises(DataError, match="the prompt fills the window of 40 tokens"):
         chat.encode(row, 40)
-    encoded = chat.encode(row, 100)
+    (encoded,) = chat.encode(row, 100)
     assert encoded.truncated
     assert len(encoded.tokens) == 100
 
 
 def test_text_trains_from_its_second_token_to_its_stop(tmp_path: Path) -> None:
     chat = template(tmp_path, CHATML, "<|im_end|>")
-    encoded = chat.encode(Text(Location(Path("a"), 1), {}, "abc"), 100)
+    (encoded,) = chat.encode(Text(Location(Path("a"), 1), {}, "abc"), 100)
     assert encoded.trained.tolist() == [False, True, True, True]
     assert encoded.tokens[-1] == chat.tokenizer.eos_token_id
 
@@ -176,7 +218,7 @@ def test_a_pair_whose_prompt_is_not_a_prefix_is_refused(tmp_path: Path) -> None:
         REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", ""),
         "<|im_end|>",
     )
-    with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: turn 2 renders differently"):
+    with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: the prompt for turn 2 ends within a thought"):
         chat.encode_pair(preference("Hi", "Yes?", "No."), 1000)
 
 

@@ -49,7 +49,9 @@ def planned(given: Recipe, base: ModelFolder, machine: Machine, *, probe: bool =
 def test_lengths_are_those_of_the_template(given: Recipe, base: ModelFolder) -> None:
     splits = split(read_source(given.source, given.data.format), given.data)
     template = ChatTemplate(load_model(base).tokenizer)
-    train, valid = ([template.encode(row, given.data.max_tokens) for row in rows] for rows in (splits.train, splits.valid))
+    train, valid = (
+        [one for row in rows for one in template.encode(row, given.data.max_tokens)] for rows in (splits.train, splits.valid)
+    )
     lengths = measurements.row_lengths(given)
     assert [row.full for row in (*lengths.train, *lengths.valid)] == [row.full_length for row in (*train, *valid)]
     assert [row.trained for row in lengths.train] == [int(row.trained[1:].sum()) for row in train]
@@ -62,7 +64,7 @@ def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path
         measurements.row_lengths(replace(given, data=replace(given.data, max_tokens=8)))
     settings = workspace / "tiny" / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace("{{ message.content }}", "{{ message.content | upper }}"))
-    with pytest.raises(TemplateError, match="changes the answer"):
+    with pytest.raises(TemplateError, match="drops or changes its text"):
         measurements.row_lengths(given)
 
 

@@ -66,7 +66,7 @@ def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, w
     if ways.half:
         model.set_dtype(mx.bfloat16)
     template = ChatTemplate(load_tokenizer(model_folder))
-    encoded = [template.encode(row, 256) for row in read_file(write_chat(folder / "chat.jsonl", rows))]
+    encoded = [template.encode(row, 256)[0] for row in read_file(write_chat(folder / "chat.jsonl", rows))]
     targets = list(ways.targets) or "all-linear"
     adapter = AdapterSection(rank=4, alpha=8, dropout=ways.dropout, layers=ways.layers, targets=targets, lora_plus=ways.lora_plus)
     config = lora.add(model, adapter, seed=section.seed)

@@ -113,9 +113,8 @@ def conversations(tokenizer, system: str) -> list[Encoded]:
         turns = [("system", system), ("user", question), ("assistant", answer)]
         if at % 2:
             turns += [("user", "Go on."), ("assistant", "That is all.")]
-        rows.append(
-            template.encode(Conversation(Location(Path("rows"), at), {}, tuple(Message(role, text) for role, text in turns)), 500)
-        )
+        messages = tuple(Message(role, text) for role, text in turns)
+        rows += template.encode(Conversation(Location(Path("rows"), at), {}, messages), 500)
     return rows
 
 

@@ -24,11 +24,15 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """A row's number of tokens, and how many come before the first trained one; or the chat template's ``error``."""
+    """A row's number of tokens, and how many come before the first trained one; or the chat template's ``error``.
+
+    ``notes`` say what the template changes in the row. If each answer is a row of its own, the counts are those of the longest one.
+    """
 
     total: int
     prompt: int
     error: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def target_text(row: Row) -> str:
 def system_prompt(row: Row) -> str:
     """Return the row's system prompt, or an empty string."""
     turns = () if isinstance(row, Text) else row.messages if isinstance(row, Conversation) else row.prompt
-    return "\n".join(turn.content for turn in turns if turn.role in ("system", "developer"))
+    return "\n".join(turn.content for turn in turns if turn.is_system)
 
 
 def text_parts(row: Row) -> Iterator[TextPart]:
@@ -73,7 +77,9 @@ def text_parts(row: Row) -> Iterator[TextPart]:
         return
     turns = row.messages if isinstance(row, Conversation) else row.prompt
     for number, turn in enumerate(turns, 1):
-        yield TextPart(f"turn {number}", turn.role, turn.content, turn.role == "assistant" and isinstance(row, Conversation))
+        yield TextPart(
+            f"turn {number}", turn.role, turn.content, turn.role == "assistant" and turn.trained and isinstance(row, Conversation)
+        )
     if isinstance(row, Preference):
         yield TextPart("chosen", "assistant", row.chosen, trains=True)
         yield TextPart("rejected", "rejected", row.rejected)

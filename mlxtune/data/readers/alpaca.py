@@ -6,7 +6,7 @@ from typing import Any
 
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, text_field, with_system
 from mlxtune.data.readers.turns import check_answered
-from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.data.rows import Conversation, Location, Message, assistant_message
 
 _KEYS = ("instruction", "input", "output", "history", "system")
 
@@ -26,14 +26,14 @@ def _history(value: Any) -> list[Message]:
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
     ):
         raise InvalidRecord("history must be a list of [question, answer] pairs.", "Correct it, or remove it.")
-    return [Message(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return [turn for question, answer in pairs for turn in (Message("user", question), assistant_message(answer))]
 
 
 def _read(record: Record, location: Location) -> Conversation:
     messages = [
         *_history(record.get("history")),
         Message("user", read_instruction(record)),
-        Message("assistant", text_field(record, "output")),
+        assistant_message(text_field(record, "output")),
     ]
     return Conversation(location, metadata(record, *_KEYS), check_answered(with_system(messages, record)))
 

@@ -1,7 +1,11 @@
-"""TRL's prompt-completion formats: ``prompt`` and ``completion``, or unpaired preferences for KTO if there is a ``label``."""
+"""TRL's prompt-completion formats: ``prompt`` and ``completion``, or unpaired preferences for KTO if there is a ``label``.
+
+Only the completion is trained, also if the prompt has assistant turns.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, with_system
@@ -12,8 +16,8 @@ _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read(record: Record, location: Location) -> Conversation:
-    turns = (*turns_or_text(record, "prompt", "user"), *turns_or_text(record, "completion", "assistant"))
-    messages = with_system(turns, record)
+    prompt = (replace(turn, trained=turn.role != "assistant") for turn in turns_or_text(record, "prompt", "user"))
+    messages = with_system((*prompt, *turns_or_text(record, "completion", "assistant")), record)
     tools = read_tools(record.get("tools"))
     return Conversation(location, metadata(record, "prompt", "completion", "tools", "system"), check_answered(messages), tools)
 

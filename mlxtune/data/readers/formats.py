@@ -47,6 +47,7 @@ CONTENT_FORMATS: dict[type[Row], str] = {Conversation: "chat", Text: "text", Pre
 NO_MAPPING: Mapping[str, str] = MappingProxyType({})
 _ANSWER_COLUMNS = ("completion", "answer", "response", "output", "solution", "target", "assistant")
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+BREAK = "\ufdd0"  # a noncharacter that marks control tokens in a message while it is encoded
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -129,5 +130,7 @@ def _check_encodable(row: Row) -> None:
         raise InvalidRecord(
             "the row has a number or nesting that JSON does not allow.", "Correct it, or remove the row."
         ) from error
+    if BREAK in text:
+        raise InvalidRecord("the text has U+FDD0, which is not a character.", "Remove it: mlxtune uses it to mark control tokens.")
     if "\\u0000" in text and _NUL.search(text):
         raise InvalidRecord("the text has a NUL character.", "Remove it: many programs treat it as the end of the text.")

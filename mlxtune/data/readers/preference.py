@@ -63,8 +63,8 @@ def _merge_prompts(given: Sequence[Message], shared: Sequence[Message]) -> Seque
         raise InvalidRecord(reason, "Add the prompt, as text or as a list of turns.", "different-prompts")
     if not given or not shared:
         return given or shared
-    plain = [[(turn.role, turn.content.strip()) for turn in one if turn.role != "system"] for one in (given, shared)]
-    systems = {turn.content.strip() for turn in (*given, *shared) if turn.role == "system"}
+    plain = [[(turn.role, turn.content.strip()) for turn in one if not turn.is_system] for one in (given, shared)]
+    systems = {turn.content.strip() for turn in (*given, *shared) if turn.is_system}
     if plain[0] != plain[1] or len(systems) > 1:
         reason = "the prompt differs from the turns that chosen and rejected share."
         raise InvalidRecord(reason, "Make them identical, or remove the prompt.", "different-prompts")

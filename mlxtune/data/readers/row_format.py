@@ -70,7 +70,7 @@ def with_system(messages: Sequence[Message], record: Record) -> tuple[Message, .
         return tuple(messages)
     if not isinstance(system, str):
         raise InvalidRecord("system must be a string.", "Write it as a string, or remove it.")
-    if messages[0].role == "system":
+    if messages[0].is_system:
         if messages[0].content.strip() == system.strip():
             return tuple(messages)
         raise InvalidRecord("system differs from the system turn.", "Keep one of them.")

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.readers.row_format import InvalidRecord, Record, empty_kind
-from mlxtune.data.rows import Message
+from mlxtune.data.reasoning import join_reasoning, split_reasoning
+from mlxtune.data.rows import REASONING, Message, assistant_message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -22,7 +23,8 @@ SHAREGPT_ROLES = {
     "system": "system",
 }
 MAX_DEPTH = 100  # nesting levels: far more than a tool schema needs, far fewer than Python's recursion limit
-EXTRA_KEYS = ("tool_call_id", "name", "reasoning_content")  # used by templates, besides role, content and tool_calls
+EXTRA_KEYS = ("tool_call_id", "name")  # used by templates, besides role, content and tool_calls
+REASONING_KEYS = (REASONING, "reasoning", "thinking")  # what the text before an answer is called in the formats
 
 _TURN_HINT = 'Write a turn as {"role": "user", "content": "…"}.'
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
@@ -80,7 +82,7 @@ def turns_or_text(record: Record, key: str, role: str) -> tuple[Message, ...]:
     if not isinstance(value, str) or not value.strip():
         reason = f"{key} must be a non-empty string or a list of turns."
         raise InvalidRecord(reason, "Add it, or remove the row.", empty_kind(key))
-    return (Message(role, value),)
+    return (assistant_message(value) if role == "assistant" else Message(role, value),)
 
 
 def _turn(turn: Any, number: int) -> Message:
@@ -96,16 +98,34 @@ def _turn(turn: Any, number: int) -> Message:
         calls = [turn["function_call"]]
     if role not in ROLES:
         raise InvalidRecord(f'turn {number} has the unknown role "{one_line(str(role), 30)}".', f"Valid roles: {', '.join(ROLES)}.")
-    if role == "assistant" and turn.get("weight", 1) not in (1, None):
-        weight = one_line(str(turn["weight"]), 10)
-        reason = f"turn {number} has the weight {weight}, but every assistant turn is trained on."
-        raise InvalidRecord(reason, "Remove the weight, or the row.")
     if content is None and calls:
         content = ""
     extra = _extra(turn)
     if calls:
         extra = {"tool_calls": _tool_calls(calls, number), **extra}
-    return Message(role, _content_text(content, number), extra)
+    if role != "assistant":
+        return Message(role, _content_text(content, number), extra)
+    return _assistant(turn, content, extra, number)
+
+
+def _assistant(turn: Mapping[str, Any], content: Any, extra: dict[str, Any], number: int) -> Message:
+    """Return an assistant turn with its reasoning in one place, wherever the record has it, and with its weight."""
+    weight = turn.get("weight")
+    if weight not in (None, 0, 1):
+        reason = f"turn {number} has the weight {one_line(str(weight), 10)}, but a weight is 0 (only read) or 1 (trained)."
+        raise InvalidRecord(reason, "Set it to 0 or 1.")
+    texts = [turn[key] for key in REASONING_KEYS if turn.get(key) not in (None, "")]
+    if isinstance(content, list):
+        texts += [part.get("thinking") for part in content if isinstance(part, dict) and part.get("type") == "thinking"]
+        content = [part for part in content if not (isinstance(part, dict) and part.get("type") == "thinking")]
+    inline, answer = split_reasoning(_content_text(content, number))
+    texts += [inline] if inline else []
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidRecord(f"the reasoning of turn {number} must be text.", "Write it as a string, or remove it.")
+    different = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if len(different) > 1:
+        raise InvalidRecord(f"turn {number} has two different texts of reasoning.", "Keep one of them.")
+    return Message("assistant", answer, {**extra, **dict.fromkeys([REASONING] * len(different), *different)}, weight != 0)
 
 
 def _sharegpt_turn(turn: Mapping[str, Any], number: int) -> Message:
@@ -117,7 +137,11 @@ def _sharegpt_turn(turn: Mapping[str, Any], number: int) -> Message:
         )
     if role == "call":
         return Message("assistant", "", {"tool_calls": _tool_calls(_parse_json(value, f"call in turn {number}"), number)})
-    return Message(role, _content_text(value, number), _extra(turn))
+    return (
+        _assistant(turn, value, _extra(turn), number)
+        if role == "assistant"
+        else Message(role, _content_text(value, number), _extra(turn))
+    )
 
 
 def _extra(turn: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +225,9 @@ def check_answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         reason = "there is no assistant turn at the end, so there is nothing to train on."
         raise InvalidRecord(reason, "Add the answer, or remove the row.", "no-answer")
     _check_order(messages)
+    if not any(message.role == "assistant" and message.trained for message in messages):
+        reason = "every assistant turn has a weight of 0, so there is nothing to train on."
+        raise InvalidRecord(reason, "Set the weight of a turn to 1, or remove the row.", "no-answer")
     return messages
 
 
@@ -226,14 +253,14 @@ def _check_order(messages: Sequence[Message]) -> None:
 
 
 def answer_text(message: Message, key: str) -> str:
-    """Return the text of an answer that is compared: a non-empty assistant turn without tool calls."""
+    """Return the text of an answer that is compared, with its reasoning: a non-empty assistant turn without tool calls."""
     if message.role != "assistant":
         raise InvalidRecord(f"{key} ends with the {message.role}'s turn.", "End it with the assistant's turn.", "no-answer")
     if "tool_calls" in message.extra:
         raise InvalidRecord(f"{key} calls a tool, but it must be text.", "Write the answer, or remove the row.")
     if not message.content.strip():
         raise InvalidRecord(f"{key} must be a non-empty answer.", "Write the answer, or remove the row.", "empty-target")
-    return message.content
+    return join_reasoning(message.extra.get(REASONING, ""), message.content)
 
 
 def single_answer(record: Record, key: str) -> str:

@@ -109,7 +109,8 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
         inside, outside = text[:end], text[end:]
         pieces = turn.pieces(inside) if turn and turn.cuts else [inside]
         washes = ((piece, f"$foreground on {_TOKEN_WASH[index % 2]}") for index, piece in enumerate(pieces) if piece)
-        washed = line(*((safe_text(piece).expandtabs(4), style) for piece, style in washes))
+        lead = [(safe_text(turn.lead).expandtabs(4), f"$primary on {_TOKEN_WASH[1]}")] if turn and turn.lead else []
+        washed = line(*lead, *((safe_text(piece).expandtabs(4), style) for piece, style in washes))
         if turn and turn.stop and not outside:
             washed = line(washed, (safe_text(turn.stop), f"$primary on {_TOKEN_WASH[len(pieces) % 2]}"))
         rows += [line(("  ┃ ", "$primary"), row) for row in _wrapped(washed, width - 5)]

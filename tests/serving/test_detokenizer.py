@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.models.detokenizer import StreamingDetokenizer
+from mlxtune.serving.detokenizer import StreamingDetokenizer
 
 
 def decode(tokens) -> str:

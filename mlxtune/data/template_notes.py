@@ -1,0 +1,41 @@
+"""What a chat template changes in rows that can be trained on. The notes' values are IDs of checks in ``checks/template.py``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mlxtune.core.text import plural
+
+
+class TemplateNote(StrEnum):
+    """A change that is reported for a data set, with the number of rows."""
+
+    SYSTEM = "system-folded"
+    REASONING = "reasoning-left-out"
+    NAME = "name-left-out"
+    TRIMMED = "trimmed"
+    COMPOSED = "composed"
+    CONTROL = "control-tokens"
+    TURNS = "turns-expanded"
+    CUT = "turns-cut"
+
+    def describe(self, count: int) -> str:
+        """Return the change and the number of rows that have it, as a message."""
+        return f"{plural(count, 'row')}: {self.sentence}"
+
+    @property
+    def sentence(self) -> str:
+        """What is changed, as a sentence about rows."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    TemplateNote.SYSTEM: "The template has no system turn there, so its text is put before the user's.",
+    TemplateNote.REASONING: 'Reasoning is left out, because model.thinking is "off". Set it to "on" to train it.',
+    TemplateNote.NAME: "The template does not render the names of speakers. Write them in the messages if they matter.",
+    TemplateNote.TRIMMED: "The template trims answers, so white space at their start or end is not trained.",
+    TemplateNote.COMPOSED: "The tokenizer composes characters (Unicode NFC), so decomposed ones are not trained as written.",
+    TemplateNote.CONTROL: "Control tokens in a message are encoded as text, in training and in use.",
+    TemplateNote.TURNS: "The template rewrites earlier turns, so each answer is trained in a row of its own, as it is asked for in use.",
+    TemplateNote.CUT: "Later answers are not trained, because the prompt before them fills data.max_tokens.",
+}

@@ -1,0 +1,280 @@
+"""What a chat template expects of messages, found by rendering probes, and messages in that form.
+
+Templates differ in whether they render a system turn, whether a call's arguments are an object or JSON text, what they call the
+reasoning before an answer, and which call IDs they accept. Few of them say so: most drop what they do not expect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mlxtune.core.errors import TemplateError
+from mlxtune.data.rows import REASONING, Message
+
+TurnDict = dict[str, Any]
+Apply = Callable[[Sequence[TurnDict], Sequence[dict[str, Any]], bool], str]  # turns, tools, whether to add the generation prompt
+
+Systems = Literal["all", "first", "none"]
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_SYSTEM, _LATE, _REASON = "Probe system 4823", "Probe late 7719", "Probe reason 6157"
+_QUESTION, _ANSWER, _NEXT = "Probe question 5141", "Probe answer 5142", "Probe question 5143"
+_USER: TurnDict = {"role": "user", "content": _QUESTION}
+_ASSISTANT: TurnDict = {"role": "assistant", "content": _ANSWER}
+_USER_2: TurnDict = {"role": "user", "content": _NEXT}
+_VALUE, _ID = "Probe value 3391", "call_probe_1234567890"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_tool",
+        "description": "Probe tool 9027",
+        "parameters": {"type": "object", "properties": {"probe_key": {"type": "string", "description": "Probe key 9028"}}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a chat template expects.
+
+    ``systems`` are the system turns that it renders where they stand; the others are folded into a user turn. ``reasoning`` is the
+    key of an assistant turn's reasoning, "inline" for a ``<think>`` block in the content, "parts" for content parts, or empty if
+    the template has no place for it. ``content_parts`` is set if content must be a list of parts, and ``short_ids`` if call IDs must
+    have nine letters or digits. ``tools`` and ``calls`` are unset if the template drops or rejects lists of tools, or calls.
+    ``header`` is the generation prompt, and ``extra`` what it has at its end that a conversation lacks before the answer, such as
+    the empty thought of Gemma 4.
+    """
+
+    systems: Systems = "all"
+    arguments: Literal["object", "string"] = "object"
+    reasoning: str = ""
+    content_parts: bool = False
+    short_ids: bool = False
+    tools: bool = True
+    calls: bool = True
+    header: str = ""
+    extra: str = ""
+
+    def folds(self, messages: Sequence[Message]) -> bool:
+        """Return whether a system turn of ``messages`` is folded into a user turn."""
+        return any(turn.is_system and turn.content.strip() and not self._renders(index) for index, turn in enumerate(messages))
+
+    def adapt(self, messages: Sequence[Message], *, thinking: bool, keep: bool) -> list[TurnDict]:
+        """Return ``messages`` as the template expects them.
+
+        Without ``thinking``, reasoning is left out; without ``keep``, also that of the turns before the last user turn.
+        """
+        turns = self._folded(messages)
+        last_user = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=0)
+        adapted = []
+        for index, turn in enumerate(turns):
+            reasoning = turn.extra.get(REASONING, "") if thinking and (keep or index > last_user) else ""
+            adapted.append(self._turn(turn, reasoning))
+        return self._with_call_ids(adapted)
+
+    def _renders(self, index: int) -> bool:
+        return self.systems == "all" or (self.systems == "first" and index == 0)
+
+    def _folded(self, messages: Sequence[Message]) -> list[Message]:
+        """Return ``messages`` with each system turn that the template does not render joined to the next user turn, or the previous.
+
+        Its authors recommend this for Gemma 2 and older Mistral models. A system turn without such a neighbor stays.
+        """
+        turns: list[Message] = []
+        waiting: list[Message] = []
+        for index, turn in enumerate(messages):
+            turn = replace(turn, role="system") if turn.role == "developer" else turn
+            if turn.role == "system" and not self._renders(index):
+                waiting.append(turn)
+                continue
+            texts = [one.content for one in waiting if one.content.strip()]
+            if waiting and turn.role == "user":
+                turn = replace(turn, content="\n\n".join((*texts, turn.content)))
+            elif waiting and turns and turns[-1].role == "user":
+                turns[-1] = replace(turns[-1], content="\n\n".join((turns[-1].content, *texts)))
+            else:
+                turns += waiting
+            waiting = []
+            turns.append(turn)
+        if waiting and turns and turns[-1].role == "user":
+            texts = [one.content for one in waiting if one.content.strip()]
+            turns[-1] = replace(turns[-1], content="\n\n".join((turns[-1].content, *texts)))
+            waiting = []
+        return [*turns, *waiting]
+
+    def _turn(self, turn: Message, reasoning: str) -> TurnDict:
+        fields = {key: value for key, value in turn.extra.items() if key != REASONING}
+        content: Any = turn.content
+        if calls := fields.get("tool_calls"):
+            fields["tool_calls"] = [self._call(call) for call in calls]
+        if reasoning and self.reasoning == "inline":
+            content = f"<think>\n{reasoning}\n</think>\n\n{content}"
+        elif reasoning and self.reasoning == "parts":
+            content = [{"type": "thinking", "thinking": reasoning}, {"type": "text", "text": content}]
+        elif reasoning and self.reasoning:
+            fields[self.reasoning] = reasoning
+        if self.content_parts and isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        return {"role": turn.role, "content": content, **fields}
+
+    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        if self.arguments == "object":
+            return call
+        function = call["function"]
+        return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+    def _with_call_ids(self, turns: list[TurnDict]) -> list[TurnDict]:
+        """Return ``turns`` in which every result names its call: with its ID and its name, made up where the row has none."""
+        if not any(turn.get("tool_calls") for turn in turns):
+            return turns
+        numbered: list[TurnDict] = []
+        open_calls: list[tuple[str, str]] = []  # the ID and name of each call that has no result yet
+        count = 0
+        for turn in turns:
+            if calls := turn.get("tool_calls"):
+                named = []
+                for call in calls:
+                    count += 1
+                    named.append({**call, "id": self._id(str(call.get("id") or f"call{count:05d}"))})
+                open_calls = [(call["id"], call["function"]["name"]) for call in named]
+                turn = {**turn, "tool_calls": named}
+            elif turn["role"] == "tool":
+                given = turn.get("tool_call_id")
+                id = self._id(str(given)) if given else ""
+                match = next((one for one in open_calls if one[0] == id), open_calls[0] if open_calls and not given else None)
+                if match:
+                    open_calls.remove(match)
+                    turn = {**turn, "tool_call_id": match[0], "name": turn.get("name") or match[1]}
+                elif id:
+                    turn = {**turn, "tool_call_id": id}
+            numbered.append(turn)
+        return numbered
+
+    def _id(self, id: str) -> str:
+        if not self.short_ids or (len(id) == 9 and id.isalnum()):
+            return id
+        return hashlib.sha256(id.encode()).hexdigest()[:9]
+
+
+def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
+    """Return the dialect of the template that ``apply`` renders; it raises ``TemplateError`` for turns that the template rejects.
+
+    Reasoning is probed only with ``thinking``. ``inline`` is set if the template knows ``<think>``.
+    """
+    probe = _Probe(apply)
+    arguments = probe.arguments()
+    header, extra = probe.generation_prompt()
+    return Dialect(
+        systems=probe.systems(),
+        arguments=arguments,
+        reasoning=probe.reasoning(inline=inline) if thinking else "",
+        content_parts=probe.content_parts,
+        short_ids=probe.short_ids,
+        tools=probe.tools(),
+        calls=probe.calls(arguments),
+        header=header,
+        extra=extra,
+    )
+
+
+class _Probe:
+    """Renders probe conversations. A rejected one is rendered as an empty text."""
+
+    def __init__(self, apply: Apply) -> None:
+        self._apply = apply
+        self.content_parts = False
+        parts = {**_USER, "content": [{"type": "text", "text": _QUESTION}]}
+        self.content_parts = _QUESTION not in self._text([_USER]) and _QUESTION in self._text([parts])
+        long, short = (self._text(self._round({"probe_key": _VALUE}, id)) for id in (_ID, "probe1234"))
+        self.short_ids = not long and bool(short)
+
+    def systems(self) -> Systems:
+        system, late = {"role": "system", "content": _SYSTEM}, {"role": "system", "content": _LATE}
+        first = (
+            self._in_order([system, _USER], (_SYSTEM, _QUESTION))
+            and self._in_order([system, _USER, _ASSISTANT], (_SYSTEM, _QUESTION, _ANSWER))
+            and self._in_order([system, _USER, _ASSISTANT, _USER_2], (_SYSTEM, _QUESTION, _ANSWER, _NEXT))
+        )
+        turns, words = [_USER, _ASSISTANT, late, _USER_2], (_QUESTION, _ANSWER, _LATE, _NEXT)
+        in_place = self._in_order(turns, words) and self._in_order([*turns, {**_ASSISTANT, "content": _REASON}], (*words, _REASON))
+        return "none" if not first else "all" if in_place else "first"
+
+    def arguments(self) -> Literal["object", "string"]:
+        value = {"probe_key": _VALUE, "probe_flag": True}
+        as_object = self._text(self._round(value))
+        as_string = self._text(self._round(json.dumps(value)))
+        if _VALUE in as_object and repr(value) not in as_object:
+            return "object"
+        return "string" if json.dumps(value) in as_string else "object"
+
+    def tools(self) -> bool:
+        """Whether the list of tools is in the prompt and stays there when the answer is added."""
+        texts = [self._text([_USER], generation_prompt=True, tools=True), self._text([_USER, _ASSISTANT], tools=True)]
+        return all(word in text for text in texts for word in ("probe_tool", "Probe tool 9027", "probe_key"))
+
+    def calls(self, arguments: Literal["object", "string"]) -> bool:
+        """Whether a call is rendered with its name and arguments: a changed value changes the text, which contains it."""
+        texts = []
+        for value in (_VALUE, "Other value 2282"):
+            given: Any = {"probe_key": value}
+            turns = self._round(given if arguments == "object" else json.dumps(given))[:2]
+            text = self._text(turns)
+            texts.append(text if all(word in text for word in ("probe_tool", "probe_key", value)) else "")
+        return all(texts) and texts[0] != texts[1]
+
+    def generation_prompt(self) -> tuple[str, str]:
+        """Return the generation prompt, and the part at its end that is not before an answer in a conversation."""
+        before, prompt, text = self._text([_USER]), self._text([_USER], generation_prompt=True), self._text([_USER, _ASSISTANT])
+        header = prompt[len(before) :] if before and prompt.startswith(before) else ""
+        common = common_length(prompt, text)
+        return header, prompt[common:] if header and text[common:].startswith(_ANSWER) else ""
+
+    def reasoning(self, *, inline: bool) -> str:
+        candidates: list[tuple[str, TurnDict]] = [(key, {**_ASSISTANT, key: _REASON}) for key in _REASONING_KEYS]
+        if inline:
+            candidates.append(("inline", {**_ASSISTANT, "content": f"<think>\n{_REASON}\n</think>\n\n{_ANSWER}"}))
+        parts = [{"type": "thinking", "thinking": _REASON}, {"type": "text", "text": _ANSWER}]
+        candidates.append(("parts", {**_ASSISTANT, "content": parts}))
+        prompt = self._text([_USER], generation_prompt=True)
+        for key, turn in candidates:
+            text = self._text([_USER, turn])
+            is_rendered = (
+                _appear_in_order(text[len(prompt) :], (_REASON, _ANSWER)) and "'type'" not in text and '"type"' not in text
+            )
+            if text.startswith(prompt) and is_rendered:
+                return key
+        return ""
+
+    def _round(self, arguments: Any, id: str = "probe1234") -> list[TurnDict]:
+        call = {"id": id, "type": "function", "function": {"name": "probe_tool", "arguments": arguments}}
+        result = {"role": "tool", "tool_call_id": id, "name": "probe_tool", "content": "Probe result 8846"}
+        return [_USER, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
+
+    def _in_order(self, turns: Sequence[TurnDict], words: Sequence[str]) -> bool:
+        return _appear_in_order(self._text(turns, generation_prompt=turns[-1]["role"] == "user"), words)
+
+    def _text(self, turns: Sequence[TurnDict], *, generation_prompt: bool = False, tools: bool = False) -> str:
+        tools = tools or any("tool_calls" in turn for turn in turns)
+        if self.content_parts:
+            turns = [
+                {**turn, "content": [{"type": "text", "text": turn["content"]}]} if isinstance(turn["content"], str) else turn
+                for turn in turns
+            ]
+        try:
+            return self._apply(turns, [_TOOL] if tools else [], generation_prompt)
+        except TemplateError:
+            return ""
+
+
+def _appear_in_order(text: str, words: Sequence[str]) -> bool:
+    """Return whether each of ``words`` is in ``text``, and their last occurrences are in this order."""
+    places = [text.rfind(word) for word in words]
+    return -1 not in places and places == sorted(places)
+
+
+def common_length(one: str, other: str) -> int:
+    """Return the length of the common prefix of two texts."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
