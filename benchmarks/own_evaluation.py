@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     return {
         "prompts": len(prompts), "prompt_tokens": sum(map(len, prompts)), "max_tokens": options.max_tokens, "seconds": seconds,
-        "prompts_per_s": len(prompts) / seconds, "peak": mx.get_peak_memory(), "texts": [text for text, _ in outputs],
+        "prompts_per_s": len(prompts) / seconds, "peak": mx.get_peak_memory(), "texts": [output.text for output in outputs],
     }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }  # fmt: skip
 
 
-def make(folder: Path, name: str, *, bits: int = 4, **sizes: Any) -> Path:
+def make(folder: Path, name: str, *, bits: int = 4, dtype: str = "float32", **sizes: Any) -> Path:
     """Write the model ``name`` to ``folder`` in mlx-lm's layout. ``bits=0`` leaves it unquantized; ``sizes`` override its config."""
     import mlx.core as mx
     from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
@@ -97,6 +97,7 @@ def make(folder: Path, name: str, *, bits: int = 4, **sizes: Any) -> Path:
     model = model_class(arguments.from_dict(json.loads(json.dumps(config))))
     if name.startswith("gemma3"):
         getattr(model, "language_model", model).sanitize({})  # without separate head weights, the embedding is the head
+    model.set_dtype(getattr(mx, dtype))
     mx.eval(model.parameters())
     if bits:
         model, config = quantize_model(model, config, 32, bits)

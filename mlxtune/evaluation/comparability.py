@@ -15,7 +15,17 @@ from mlxtune.recipe import EvaluationSection, Recipe
 from mlxtune.runs import registry
 
 _FIRST_KEYS = {"disclaimers", "forbid", "length", "reference", "fields"}
-_OTHER_KEYS = {"schema", "arms", "prompt", "shots", "rows", "regression", "max_tokens", "batch_size"}  # not part of the contract
+_OTHER_KEYS = {
+    "schema",
+    "arms",
+    "prompt",
+    "shots",
+    "rows",
+    "regression",
+    "max_tokens",
+    "thinking_tokens",
+    "batch_size",
+}  # not part of the contract
 
 
 def contract_hash(recipe: Recipe) -> str:
@@ -44,6 +54,9 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
             changes.append(name)
     if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
         changes.append("the chat template")
+    for key, name in (("thinking", "thinking"), ("thinking_tokens", "the limit for reasoning")):
+        if _differs(before, now, key):
+            changes.append(name)
     if _differs(before, now, "decoding"):
         changes.append(f"the decoding ({_decoding(before)}, now {_decoding(now)})")
     return changes

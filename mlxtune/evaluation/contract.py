@@ -9,7 +9,7 @@ import regex
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import CONTRACT, PASS, ModelAnswer, Score, ScoreFunction, Scorer
+from mlxtune.evaluation.scorers import CONTRACT, PASS, THINKING_LIMIT, ModelAnswer, Score, ScoreFunction, Scorer
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.recipe import EvaluationSection, Recipe
@@ -70,9 +70,13 @@ class Contract:
         return {*self.required_metrics, CONTRACT}
 
     def score(self, answer: ModelAnswer) -> dict[str, Score]:
-        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure."""
+        """Score ``answer`` on every metric. ``contract`` passes if all required metrics pass, or repeats the first failure.
+
+        If the reasoning was cut off, there is no answer, so that every metric fails.
+        """
         metrics = [metric for metric in self.metrics if answer.reference is not None or not metric.needs_reference]
-        scores = {metric.name: metric.scorer(answer) for metric in metrics}
+        cut = Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer")
+        scores = {metric.name: cut if answer.ended == THINKING_LIMIT else metric.scorer(answer) for metric in metrics}
         failed = (scores[metric.name] for metric in metrics if metric.required and not scores[metric.name].passed)
         return scores | {CONTRACT: next(failed, PASS)}
 

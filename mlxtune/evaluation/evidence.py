@@ -3,7 +3,7 @@
     recipe.toml         the recipe with the contract, including every default
     schema.json         the schema, byte for byte
     questions.jsonl     each held-out row: ID, line, group, reference, prompt
-    outputs.jsonl       each arm's answer to each row, and which required metrics it fails
+    outputs.jsonl       each arm's answer to each row, the reasoning before it, and which required metrics it fails
     preferences.jsonl   for preference pairs, the mean log-probability of each answer under each arm
     regression.jsonl    off-task prompts, accepted words, and the answers of the base and the adapter
     nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
@@ -64,7 +64,8 @@ class EvaluatedRow:
 class StoredAnswer:
     """One arm's answer; ``failed`` maps each failed required metric to the class of failure and the reason.
 
-    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens.
+    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens. ``thought`` is the
+    reasoning before the output, which has ``thought_tokens`` tokens.
     """
 
     id: str
@@ -73,6 +74,8 @@ class StoredAnswer:
     failed: dict[str, list[str]]
     nats: float = 0.0
     tokens: int = 0
+    thought: str = ""
+    thought_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,8 +200,8 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     for location, record in _records(folder / OUTPUTS):
         match record:
             case {"arm": str(arm), "id": str(id), "output": str(output), "ended": str(ended), "failed": dict(failed)}:
-                answer = StoredAnswer(id, output, ended, failed, record.get("nats", 0.0), record.get("tokens", 0))
-                answers.setdefault(arm, []).append(answer)
+                optional = {key: record[key] for key in ("nats", "tokens", "thought", "thought_tokens") if key in record}
+                answers.setdefault(arm, []).append(StoredAnswer(id, output, ended, failed, **optional))
             case _:
                 raise _malformed(location)
     logprobs: dict[str, dict[str, PairLogprobs]] = {}

@@ -1,4 +1,7 @@
-"""Convert dataclasses to and from JSON. ``field(metadata={"key": …})`` sets a key that differs from the field's name."""
+"""Convert dataclasses to and from JSON.
+
+``field(metadata={"key": …})`` sets a key that differs from the field's name; ``{"optional": True}`` omits a field that is ``None``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ T = TypeVar("T")
 def to_json(value: Any) -> Any:
     """Return ``value`` with dataclasses as dictionaries and sequences as lists."""
     if is_dataclass(value):
-        return {field.metadata.get("key", field.name): to_json(getattr(value, field.name)) for field in fields(value)}
+        return {
+            field.metadata.get("key", field.name): to_json(item)
+            for field in fields(value)
+            if (item := getattr(value, field.name)) is not None or not field.metadata.get("optional")
+        }
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     return [to_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -35,9 +35,9 @@ IndexedText = tuple[int, str | None]  # the index of a row, and one of its answe
 
 @dataclass(frozen=True)
 class Output:
-    """One answer: the row's ID, the text, and why it ended (``stop`` or ``length``).
+    """One answer: the row's ID, the text, and why it ended (``stop``, ``length`` or ``thinking``).
 
-    ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the
+    ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the
     same two values for the rejected answer of a preference pair.
     """
 
@@ -47,6 +47,8 @@ class Output:
     nats: float
     tokens: int
     rejected: tuple[float, int] | None = None
+    thought: str = ""
+    thought_tokens: int = 0
 
     @property
     def logprobs(self) -> PairLogprobs | None:
@@ -95,6 +97,7 @@ def generate_answers(
     *,
     settings: TemplateSettings,
     max_tokens: int,
+    thinking_tokens: int,
     batch_size: int,
     cache: Path,
     tell: Callable[[str], Progress],
@@ -104,7 +107,7 @@ def generate_answers(
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
 
-    For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache``
+    Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache``
     under a hash of everything that affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
     ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
     processed with its current weights. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
@@ -119,7 +122,8 @@ def generate_answers(
         (index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared
     ]
     rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
-    _require_room(arm, loaded, rows, prompts, max_tokens)
+    thinking_tokens = template.thinking_limit(thinking_tokens)
+    _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
     packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
     identity = {
         "v": 4,
@@ -129,6 +133,7 @@ def generate_answers(
         "grammar": arm.schema,
         "compute": loaded.description,
         "max_tokens": max_tokens,
+        **({"thinking_tokens": thinking_tokens} if thinking_tokens else {}),
         "stops": sorted(template.stop_tokens),
         "prompts": prompts,
         "references": references,
@@ -141,17 +146,25 @@ def generate_answers(
         return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
     grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
     prefix = (shared or PrefixCache(loaded.model))(prompts)
-    texts = generate(
+    answers = generate(
         loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size,
-        progress=tell(of), prefix=prefix, grammar=grammar,
+        progress=tell(of), prefix=prefix, grammar=grammar, thinking_tokens=thinking_tokens, thought_starts=template.thought_starts,
     )  # fmt: skip
     indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
-    answers = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
-    nats = _likelihoods(arm, loaded, answers, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
+    pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
+    nats = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
     rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
     outputs = tuple(
-        Output(row.id, text, ended, *(nats[index] if nats else (0.0, 0)), rejected_nats.get(index))
-        for index, (row, (text, ended)) in enumerate(zip(rows, texts, strict=True))
+        Output(
+            row.id,
+            answer.text,
+            answer.ended,
+            *(nats[index] if nats else (0.0, 0)),
+            rejected_nats.get(index),
+            answer.thought,
+            answer.thought_tokens,
+        )
+        for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
     )
     _save_outputs(file, outputs)
     return ArmAnswers(arm.name, outputs, False, time.perf_counter() - start, no_likelihood_reason)

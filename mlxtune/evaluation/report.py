@@ -52,6 +52,9 @@ class ReportFacts(TypedDict, total=False):
     asks: list[str]
     template: str
     decoding: Decoding
+    thinking: str
+    thinking_tokens: int
+    date: str
     compute: str
     wording: int
     untouched: str
@@ -88,7 +91,8 @@ class ArmResult:
     """An arm's rates, whether its answers came from the cache, and how long they took in seconds.
 
     ``margin`` is the mean log-likelihood advantage of chosen over rejected answers, in nats per token, for preference pairs.
-    ``perplexity`` is computed on the reference answers, if possible.
+    ``perplexity`` is computed on the reference answers, if possible. ``thought_tokens`` is the number of tokens of reasoning before
+    all answers, ``None`` if there was none.
     """
 
     name: str = field(metadata={"key": "arm"})
@@ -97,6 +101,7 @@ class ArmResult:
     rates: tuple[Rate, ...]
     margin: BootstrapMean | None = None
     perplexity: float | None = None
+    thought_tokens: int | None = field(default=None, metadata={"optional": True})
 
     def rate(self, metric: str) -> Rate:
         """Return the rate of ``metric``. Raises ``KeyError``."""
@@ -189,7 +194,7 @@ class ArmScores:
     """An arm with the scores of its answers, row by row.
 
     ``margins`` holds each preference pair's margin in nats per token, and ``None`` for other rows. ``nats`` is the total negative
-    log-likelihood of all references, which have ``tokens`` tokens in total.
+    log-likelihood of all references, which have ``tokens`` tokens in total. ``thought_tokens`` counts the reasoning before the answers.
     """
 
     name: str
@@ -199,6 +204,7 @@ class ArmScores:
     margins: Sequence[float | None] = ()
     nats: float = 0.0
     tokens: int = 0
+    thought_tokens: int = 0
 
     @property
     def perplexity(self) -> float | None:
@@ -213,7 +219,15 @@ def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashab
     """
     groups = groups or range(len(arms[0].scored))
     results = tuple(
-        ArmResult(arm.name, arm.cached, arm.seconds, metric_rates(arm.scored, groups), _margin(arm, groups), arm.perplexity)
+        ArmResult(
+            arm.name,
+            arm.cached,
+            arm.seconds,
+            metric_rates(arm.scored, groups),
+            _margin(arm, groups),
+            arm.perplexity,
+            arm.thought_tokens or None,
+        )
         for arm in arms
     )
     headline = facts.get("headline", CONTRACT)

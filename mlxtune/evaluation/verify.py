@@ -120,7 +120,8 @@ def _numbers(
         pairs, answers = evidence.logprobs.get(arm["arm"], {}), evidence.answers[arm["arm"]]
         margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.rows] if pairs else []
         nats, tokens = sum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
-        arms.append(ArmScores(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens))
+        thought_tokens = sum(answer.thought_tokens for answer in answers)
+        arms.append(ArmScores(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens, thought_tokens))
     facts: ReportFacts = {
         "name": evidence.recipe.name,
         "rows": len(evidence.rows),

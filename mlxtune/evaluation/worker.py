@@ -55,8 +55,9 @@ class _ScoredArm:
         outputs, pairs = self.answers.outputs, self.logprobs
         margins = [pairs[row.id].margin if row.id in pairs else None for row in rows] if pairs else []
         nats, tokens = sum(output.nats for output in outputs), sum(output.tokens for output in outputs)
+        thought_tokens = sum(output.thought_tokens for output in outputs)
         return report.ArmScores(
-            self.answers.arm, self.answers.cached, self.answers.seconds, self.scored, margins, nats, tokens
+            self.answers.arm, self.answers.cached, self.answers.seconds, self.scored, margins, nats, tokens, thought_tokens
         )  # fmt: skip
 
 
@@ -65,7 +66,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     from mlxtune.evaluation import nearest_rows, outputs
     from mlxtune.models import load, lora
     from mlxtune.models.prefix_cache import PrefixCache
-    from mlxtune.models.template import TemplateSettings
+    from mlxtune.models.template import TemplateSettings, load_template
+    from mlxtune.models.thinking import prints_date
 
     recipe = worker.recipe
     worker.report_start("eval")
@@ -81,6 +83,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "model.loaded", base=source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(this_machine().limit),
     )  # fmt: skip
+    settings = TemplateSettings.from_recipe(recipe)
+    template = load_template(source, settings, loaded.tokenizer)
     row_ids = [row.id for row in rows]
     facts: ReportFacts = {
         "name": recipe.name,
@@ -94,12 +98,16 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "schema": sha256_json(json.loads(recipe.schema_file.read_text())) if recipe.schema_file else "",
         "contract": comparability.contract_hash(recipe),
         "asks": contract.required_metrics,
-        "template": sha256_json(str(loaded.tokenizer.chat_template)),
+        "template": sha256_json(settings.source or str(loaded.tokenizer.chat_template)),
         "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
         "compute": loaded.description,
         "wording": report.WORDING,
         "untouched": contamination_note,
     }
+    if thinking := template.thinking.describe(settings.thinking):
+        facts |= {"thinking": thinking, "thinking_tokens": recipe.evaluation.thinking_tokens}
+    if prints_date(template.source):
+        facts["date"] = settings.date
     facts["moved"] = comparability.describe_changes(worker.folder, facts, recipe)
     if adapter:
         comparability.require_baseline_terms(worker.folder, facts, recipe)
@@ -120,7 +128,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             outputs.generate_answers,
             arm,
             loaded,
-            settings=TemplateSettings.from_recipe(recipe),
+            settings=settings,
+            thinking_tokens=recipe.evaluation.thinking_tokens,
             batch_size=recipe.evaluation.batch_size,
             cache=worker.folder.parent / "cache",
             tell=partial(progress_reporter, worker, arm.name),
@@ -212,6 +221,7 @@ def _write_outputs(folder: Path, rows: Sequence[PromptRow], arms: Sequence[_Scor
                 "arm": arm.answers.arm,
                 "output": output.output,
                 "ended": output.ended,
+                **({"thought": output.thought, "thought_tokens": output.thought_tokens} if output.thought else {}),
                 "failed": contract.failures(scores),
                 "nats": output.nats,
                 "tokens": output.tokens,

@@ -6,7 +6,8 @@ left-padded; rotary positions do not count the padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +19,7 @@ from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size
+from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, ThoughtSplitter
 
 Progress = Callable[[int, int], None]  # prompts done, total prompts
 
@@ -33,75 +35,90 @@ def generate(
     progress: Progress = lambda done, total: None,
     prefix: SharedPrefix | None = None,
     grammar: Grammar | None = None,
-) -> list[tuple[str, str]]:
-    """Return the greedy answer to each prompt and the reason it ended: ``"stop"`` (a stop token, not in the text) or ``"length"``.
+    thinking_tokens: int = 0,
+    thought_starts: Collection[int] = (),
+) -> list[GeneratedAnswer]:
+    """Return the greedy answer to each prompt: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
-    ``prefix`` is the shared prefix of ``prompts`` if it is already computed; ``grammar`` constrains the output. Architectures whose
-    cache is not plain keys and values use mlx-lm's batch generation. ``progress`` is called after every token, and may raise
+    If ``thinking_tokens`` is 0, thoughts count as part of the answer. Before an answer that ``grammar`` constrains, a thought may
+    begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures whose cache is not plain keys and values use mlx-lm's batch generation. ``progress`` is called after every token, and may raise
     to stop. Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
     """
     prefix = prefix or PrefixCache(model)(prompts)
+    builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens) for prompt in prompts]
     if prefix is None:
         if grammar:
             raise ModelError("This architecture does not support grammar-constrained answers.", hint="Remove the base+grammar arm.")
-        return _generate_with_mlx_lm(model, tokenizer, prompts, max_tokens, stops, batch_size, progress)
-    outputs: dict[int, tuple[str, str]] = {}
+        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress)
+    outputs: dict[int, GeneratedAnswer] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]
-    for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens):
+    for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens + thinking_tokens):
 
         def report(ended: int, done: int = len(outputs)) -> None:
             progress(done + ended, len(prompts))
 
-        answers = _decode(prefix, [tails[row] for row in batch], max_tokens, stops, grammar, report)
-        for row, (tokens, ended) in zip(batch, answers, strict=True):
-            outputs[row] = tokenizer.decode(tokens), ended
+        parts = [tails[row] for row in batch], [builders[row] for row in batch]
+        answers = _decode(prefix, *parts, stops, grammar, thought_starts, report)
+        outputs |= zip(batch, answers, strict=True)
     return [outputs[row] for row in range(len(prompts))]
 
 
 def _decode(
     prefix: SharedPrefix,
     tails: Sequence[Sequence[int]],
-    max_tokens: int,
+    builders: Sequence[AnswerBuilder],
     stops: frozenset[int],
     grammar: Grammar | None,
+    thought_starts: Collection[int],
     report: Callable[[int], None],
-) -> list[tuple[list[int], str]]:
-    """Return the greedy continuation of each of ``tails``, which are sorted by length, and the reason it ended.
+) -> list[GeneratedAnswer]:
+    """Return the greedy answer after each of ``tails``, which are sorted by length.
 
     Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill.
     """
     hidden, caches = _prefill(prefix, tails, report)
     grammar_state = grammar.start(len(tails)) if grammar else None
     active = list(range(len(tails)))
-    outputs: list[list[int]] = [[] for _ in tails]
-    ended = ["length"] * len(tails)
-    for remaining in reversed(range(max_tokens)):
+    answers: dict[int, GeneratedAnswer] = {}
+    while True:
         logits = prefix.head.logits(hidden)
         if grammar_state:
-            logits = mx.where(mx.array(grammar_state.allowed_tokens(active, logits.shape[-1])), logits, -mx.inf)
+            allowed = grammar_state.allowed_tokens(active, logits.shape[-1])
+            for mask, row in zip(allowed, active, strict=True):
+                allow_thoughts(mask, builders[row].splitter, thought_starts)
+            logits = mx.where(mx.array(allowed), logits, -mx.inf)
         best, has_nan = mx.argmax(logits, axis=-1), mx.isnan(hidden).any()
         mx.eval(best, has_nan)
         _check_nan(has_nan)
         tokens: list[int] = np.array(best).tolist()
         keep = []
         for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
-            if token in stops:
-                ended[row] = "stop"
+            builder = builders[row]
+            constrained = not builder.splitter.unconstrained
+            ending: Ending = "stop" if token in stops else builder.add(token)
+            if grammar_state and token not in stops and constrained and not builder.splitter.unconstrained:
+                grammar_state.advance(row, token)
+            if ending:
+                answers[row] = builder.finish(ending)
             else:
-                outputs[row].append(token)
                 keep.append(index)
-                if grammar_state:
-                    grammar_state.advance(row, token)
-        report(len(tails) - len(keep) if remaining else len(tails))
-        if not keep or not remaining:
-            break
+        report(len(tails) - len(keep))
+        if not keep:
+            return [answers[row] for row in range(len(tails))]
         if len(keep) < len(active):
             active = [active[index] for index in keep]
             rows = mx.array(keep)
             for cache in caches:
                 cache.filter(rows)
         hidden = prefix.head.backbone(mx.array([[tokens[index]] for index in keep]), caches)[:, -1]
-    return list(zip(outputs, ended, strict=True))
+
+
+def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtSplitter, starts: Collection[int]) -> None:
+    """Add to ``mask``, the tokens that a grammar allows next, all tokens within a thought, and its ``starts`` before the answer."""
+    if splitter.unconstrained:
+        mask[:] = True
+    elif not splitter.answering:
+        mask[list(starts)] = True
 
 
 def _prefill(
@@ -125,28 +142,28 @@ def _prefill(
 
 def _generate_with_mlx_lm(
     model: nn.Module,
-    tokenizer: TokenizerWrapper,
     prompts: Sequence[Sequence[int]],
-    max_tokens: int,
+    builders: Sequence[AnswerBuilder],
     stops: frozenset[int],
     batch_size: int,
     progress: Progress,
-) -> list[tuple[str, str]]:
-    answers: dict[int, tuple[str, str]] = {}
-    outputs: list[list[int]] = [[] for _ in prompts]
+) -> list[GeneratedAnswer]:
+    answers: dict[int, GeneratedAnswer] = {}
+    most = max(builder.most_tokens for builder in builders)
     generator = BatchGenerator(
-        model, max_tokens=max_tokens, stop_tokens=[[stop] for stop in sorted(stops)], completion_batch_size=batch_size
+        model, max_tokens=most, stop_tokens=[[stop] for stop in sorted(stops)], completion_batch_size=batch_size
     )
     try:
         rows = {uid: row for row, uid in enumerate(generator.insert([list(prompt) for prompt in prompts]))}
         while responses := generator.next_generated():
             for response in responses:
                 row = rows[response.uid]
-                if response.finish_reason != "stop":
-                    outputs[row].append(response.token)
-                if response.finish_reason is not None:
+                ending: Ending = "stop" if response.finish_reason == "stop" else builders[row].add(response.token)
+                if ending:
                     _check_nan(mx.isnan(response.logprobs).any())
-                    answers[row] = tokenizer.decode(outputs[row]), response.finish_reason
+                    answers[row] = builders[row].finish(ending)
+                if ending and response.finish_reason is None:
+                    generator.remove([response.uid])
             progress(len(answers), len(prompts))
     finally:
         generator.close()

@@ -35,7 +35,7 @@ from mlxtune.models.cpu.exp import exp_of_negative
 
 CHUNK = 64  # positions whose logits are in memory at the same time
 
-_quantized_matmul: Callable[..., mx.array] = mx.quantized_matmul
+_MX: Any = mx  # models.cpu may replace its functions
 _dequantize: Callable[..., mx.array] = mx.dequantize
 
 LogProbabilities = Callable[[mx.array, mx.array], mx.array]
@@ -352,13 +352,13 @@ class _HeadMatrix:
     def product(self, x: mx.array, *arrays: mx.array) -> mx.array:
         """Return ``x Wᵀ + b``."""
         weights, bias = arrays[: self.weight_count], arrays[self.weight_count :]
-        out = _quantized_matmul(x, *weights, transpose=True, **self.quantization) if self.quantization else x @ weights[0].T
+        out = _MX.quantized_matmul(x, *weights, transpose=True, **self.quantization) if self.quantization else x @ weights[0].T
         return out + bias[0] if bias else out
 
     def product_transposed(self, g: mx.array, *arrays: mx.array) -> mx.array:
         """Return ``g W``."""
         weights = arrays[: self.weight_count]
-        return _quantized_matmul(g, *weights, transpose=False, **self.quantization) if self.quantization else g @ weights[0]
+        return _MX.quantized_matmul(g, *weights, transpose=False, **self.quantization) if self.quantization else g @ weights[0]
 
     def rows(self, tokens: mx.array, *arrays: mx.array) -> mx.array:
         """Return ``W[tokens]``."""

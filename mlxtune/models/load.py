@@ -17,7 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 
 from mlxtune.core.errors import ModelError
-from mlxtune.models.cpu import exp
+from mlxtune.models.cpu import exp, quantized
 from mlxtune.models.resolve import ModelFolder
 
 Compute = Literal["native", "float32"]
@@ -53,7 +53,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     ``ModelError`` if mlx-lm does not support the architecture, or the weights do not match it or have a different bit width.
     """
     start = time.perf_counter()
-    compute = compute or default_compute()
+    compute, on_cpu = compute or default_compute(), mx.default_device().type != mx.DeviceType.gpu
     try:
         model, config = load_model(source.folder, lazy=True)
         tokenizer = load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
@@ -72,12 +72,14 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     if compute == "float32":
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
         model = dequantize_model(model)
-        if default_compute() == "float32":
+        if on_cpu:
             exp.install()
+    elif on_cpu:
+        quantized.install()
     model.freeze()
     mx.eval(model.parameters())
     model.eval()
-    device = "GPU" if mx.default_device().type == mx.DeviceType.gpu else "CPU"
+    device = "CPU" if on_cpu else "GPU"
     arithmetic = f"computed in float32 on the {device}" if compute == "float32" else f"native on the {device}"
     return LoadedModel(source, model, tokenizer, compute, f"{weights}, {arithmetic}", time.perf_counter() - start)
 

@@ -161,7 +161,7 @@ class BatchKVCache:
             is_token = (mx.arange(self.length, self.length + new) >= self.padding[:, None])[:, None, :, None]
             keys, values = (mx.where(is_token, array, 0) for array in (keys, values))
         if self.keys is None or self.values is None:
-            self.keys, self.values = (mx.zeros((*array.shape[:2], 0, array.shape[3])) for array in (keys, values))
+            self.keys, self.values = (mx.zeros((*array.shape[:2], 0, array.shape[3]), array.dtype) for array in (keys, values))
         if end + new > self.keys.shape[2]:  # grow in steps, with one copy for many tokens
             self.keys, self.values = (
                 mx.concatenate([old[:, :, :end], mx.zeros((*like.shape[:2], max(new, 64), like.shape[3]), like.dtype)], axis=2)

@@ -30,6 +30,7 @@ from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.stops import end_tokens
 from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
+from mlxtune.models.thoughts import MARKERS
 from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking, Turns
 
@@ -78,6 +79,19 @@ class ChatTemplate:
     def thinking(self) -> ThinkingControls:
         """How the template controls reasoning."""
         return thinking_controls(self.source) if self.source else ThinkingControls()
+
+    def thinking_limit(self, tokens: int) -> int:
+        """Return ``tokens``, the limit for thoughts, or 0 if neither the template nor the vocabulary knows them."""
+        return tokens if self.thinking.reasons or self.tokenizer.has_thinking else 0
+
+    @cached_property
+    def thought_starts(self) -> frozenset[int]:
+        """The control tokens with which a thought, or an answer behind it, may begin; empty if thinking is switched off."""
+        if self.settings.thinking == "off" and self.thinking.switch:
+            return frozenset()
+        control = self.tokenizer.added_tokens_decoder
+        firsts = (self.tokenizer.encode(marker, add_special_tokens=False)[0] for marker in MARKERS)
+        return frozenset(token for token in firsts if token in control)
 
     @cached_property
     def _variables(self) -> dict[str, Any]:

@@ -331,6 +331,9 @@ class EvaluationSection:
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
     max_tokens: Annotated[int, Key("maximum length of an answer in tokens", "doubles"), _AT_LEAST_1] = 256
+    thinking_tokens: Annotated[int, Key("maximum length of the reasoning before an answer in tokens", "doubles"), _AT_LEAST_1] = (
+        1024
+    )
     batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
 
 

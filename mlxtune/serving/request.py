@@ -9,10 +9,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
 from mlxtune.models.grammar import GrammarState
 from mlxtune.serving.adapter_pool import LoadedAdapter
 from mlxtune.serving.batch_invariance import BatchInvariantScorer
-from mlxtune.serving.detokenizer import Decode, StreamingDetokenizer
 from mlxtune.serving.protocol import Done, FinishReason, GenerateRequest
 
 

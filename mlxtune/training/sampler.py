@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers import THINKING_LIMIT, ModelAnswer
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -28,6 +28,7 @@ class Sampler:
     rows: Sequence[Row]
     count: int
     max_tokens: int
+    thinking_tokens: int
     emit: Callable[..., None]
     baseline_passes: list[bool]
     contract: Contract | None = None
@@ -41,18 +42,19 @@ class Sampler:
         self.loaded.model.eval()
         answers = generate(
             self.loaded.model, self.loaded.tokenizer, prompts, max_tokens=self.max_tokens, stops=self.template.stop_tokens,
-            batch_size=len(prompts),
+            batch_size=len(prompts), thinking_tokens=self.template.thinking_limit(self.thinking_tokens),
         )  # fmt: skip
         self.loaded.model.train()
         passes = []
-        for row, (output, ended) in zip(rows, answers, strict=True):
-            verdict = "ended by itself" if ended == "stop" else f"cut off at {self.max_tokens} tokens"
+        for row, answer in zip(rows, answers, strict=True):
+            most = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
+            verdict = "ended by itself" if answer.ended == "stop" else f"cut off at {most} tokens"
             if self.contract:
                 prompt = "\n\n".join(message.content for message in row.prompt)
-                score = self.contract.score(ModelAnswer(output, ended, row.reference, prompt))["contract"]
+                score = self.contract.score(ModelAnswer(answer.text, answer.ended, row.reference, prompt))["contract"]
                 passes.append(score.passed)
                 verdict = "passes the contract" if score.passed else score.kind
-            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=output, verdict=verdict)
+            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=answer.text, verdict=verdict)
         if not self.baseline_passes:
             self.baseline_passes.extend(passes)
         return self._format_warning(passes)

@@ -62,8 +62,8 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         loop.pause = pause
         contract = Contract.from_recipe(recipe) if recipe.has_contract else None
         loop.sample = Sampler(
-            loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens, worker.emit,
-            loop.baseline_passes, contract,
+            loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens,
+            recipe.evaluation.thinking_tokens, worker.emit, loop.baseline_passes, contract,
         )  # fmt: skip
         report_data(worker, setup)
     loop.hosts = hosts.init_group(launcher, start)

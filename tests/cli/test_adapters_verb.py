@@ -245,7 +245,7 @@ def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, m
     """The worker gets the adapter folder and no run; different base weights are refused before it starts."""
     requests = []
 
-    def start(cwd, kind, recipe, request):
+    def start(cwd, kind, recipe, request, **_):
         requests.append((kind, request))
         raise InputError("enough")
 

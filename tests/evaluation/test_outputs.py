@@ -38,6 +38,7 @@ def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS,
         rows,
         settings=TemplateSettings(),
         max_tokens=max_tokens,
+        thinking_tokens=8,
         batch_size=2,
         cache=cache,
         tell=lambda of: lambda done, total: None,
@@ -51,7 +52,7 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
     expected = generate(loaded.model, loaded.tokenizer, prompts, max_tokens=6, stops=template.stop_tokens, batch_size=9)
     answers = _answer(loaded, tmp_path, arm)
     assert [(out.id, out.output, out.ended) for out in answers.outputs] == [
-        (row.id, *prompt) for row, prompt in zip(ROWS, expected, strict=True)
+        (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)
     ]
     assert (answers.arm, answers.cached) == ("base+kshot", False)
 
@@ -83,6 +84,7 @@ def test_both_answers_of_pair_get_likelihood(loaded: LoadedModel, tmp_path: Path
     how = {
         "settings": TemplateSettings(),
         "max_tokens": 6,
+        "thinking_tokens": 8,
         "batch_size": 9,
         "cache": tmp_path,
         "tell": lambda of: lambda done, total: None,
@@ -111,6 +113,7 @@ def test_progress_names_current_work(loaded: LoadedModel, tmp_path: Path) -> Non
     how = {
         "settings": TemplateSettings(),
         "max_tokens": 2,
+        "thinking_tokens": 8,
         "batch_size": 9,
         "cache": tmp_path,
         "tell": lambda of: lambda done, total: progress.append((of, done, total)),

@@ -133,6 +133,7 @@ def test_schema_lists_exactly_the_report_fields():
         "comparison": verdict.Comparison, "score_comparison": verdict.ScoreComparison,
     }  # fmt: skip
     for name, kind in kinds.items():
-        fields = {field.metadata.get("key", field.name) for field in dataclasses.fields(kind)}
-        assert set(schema()["$defs"][name]["properties"]) == fields == set(schema()["$defs"][name]["required"]), name
+        keys = {field.metadata.get("key", field.name): not field.metadata.get("optional") for field in dataclasses.fields(kind)}
+        assert set(schema()["$defs"][name]["properties"]) == set(keys), name
+        assert set(schema()["$defs"][name]["required"]) == {key for key, required in keys.items() if required}, name
     assert set(schema()["properties"]) == {field.name for field in dataclasses.fields(report.EvaluationReport)} | {"v", "files"}

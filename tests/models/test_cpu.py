@@ -1,4 +1,4 @@
-"""CPU attention and SwiGLU compared with MLX's: values and gradients, with every kind of mask."""
+"""CPU kernels compared with MLX's attention and SwiGLU, with every kind of mask, and with dequantized products in 16 bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlxtune.models.cpu import exp
+from mlxtune.models.cpu import exp, quantized
 
 MASKS = {
     "none": None,
@@ -94,3 +94,22 @@ def test_decoding_many_rows_equals_mlx(padded: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(exp, "_MLX_ATTENTION", lambda *_, **__: pytest.fail("went to MLX"))
     actual = exp.attention(queries, keys, values, scale=0.3, mask=mask)
     assert mx.allclose(actual, expected, rtol=1e-4, atol=1e-6).item()
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("transpose", [True, False])
+def test_quantized_products_are_rounded_once(dtype: mx.Dtype, transpose: bool) -> None:
+    mx.random.seed(0)
+    parts = mx.quantize(mx.random.normal((96, 64)).astype(dtype), 32, 4)
+    dense = mx.dequantize(parts[0], *(array.astype(mx.float32) for array in parts[1:]), 32, 4)
+    matrix = dense.T if transpose else dense
+    x = mx.random.normal((7, matrix.shape[0])).astype(dtype)
+    cotangent = mx.random.normal((7, matrix.shape[1])).astype(dtype)
+
+    def product(x: mx.array) -> mx.array:
+        return quantized.quantized_matmul(x, *parts, transpose=transpose, group_size=32, bits=4)
+
+    for run in (product, mx.compile(product)):
+        (out,), (gradient,) = mx.vjp(run, [x], [cotangent])
+        assert mx.array_equal(out, (x.astype(mx.float32) @ matrix).astype(dtype))
+        assert mx.array_equal(gradient, (cotangent.astype(mx.float32) @ matrix.T).astype(dtype))

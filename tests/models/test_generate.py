@@ -14,11 +14,16 @@ from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model, load_tokenizer
 
 from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.models import generate as generation
 from mlxtune.models import prefix_cache
-from mlxtune.models.generate import generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
+
+
+def generate(*args, **options) -> list[tuple[str, str]]:
+    """Return each answer's text and why it ended."""
+    return [(answer.text, answer.ended) for answer in generation.generate(*args, **options)]
 
 
 def alone(model, tokenizer, prompt: list[int], max_tokens: int) -> str:

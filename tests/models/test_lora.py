@@ -63,7 +63,7 @@ def test_mlx_lm_opens_the_adapter_and_gives_the_same_answer(tiny: Path, tmp_path
     model, tokenizer = load_stock(str(tiny))
     config = lora.add(model, AdapterSection(rank=4, alpha=12), seed=1)
     lora.save(tmp_path / "adapter", randomize(model), config)
-    own = generate(model, tokenizer, [[70, 71, 72]], max_tokens=24, stops=frozenset(), batch_size=1)[0][0]
+    own = generate(model, tokenizer, [[70, 71, 72]], max_tokens=24, stops=frozenset(), batch_size=1)[0].text
     stock, _ = load_stock(str(tiny), adapter_path=str(tmp_path / "adapter"))
     stock_answer = tokenizer.decode([part.token for part in stream_generate(stock, tokenizer, [70, 71, 72], max_tokens=24)])
     assert own.startswith(stock_answer.split("<|im_end|>")[0])

@@ -47,7 +47,7 @@ def test_answers_in_a_mixed_batch_equal_single_answers(make_engine, tiny_loaded:
         stops=template.stop_tokens,
         batch_size=1,
     )
-    assert together.text("3") == plain[0][0]
+    assert together.text("3") == plain[0].text
     assert len({together.text(str(number)) for number in range(32)}) > 16
 
 

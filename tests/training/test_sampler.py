@@ -8,6 +8,7 @@ import pytest
 
 from mlxtune.data.rows import Location, Message, Preference, Text
 from mlxtune.evaluation.contract import Contract
+from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import EvaluationSection
 from mlxtune.training import sampler as samples
 from mlxtune.training.sampler import Sampler
@@ -18,12 +19,12 @@ ROWS = [Preference(Location("pairs", at), {}, (Message("user", f"Question {at}")
 def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Contract | None = None) -> tuple[Sampler, list[dict]]:
     """Return a sampler whose model returns each list of answers in turn, and its events."""
     turns = iter(answers)
-    monkeypatch.setattr(samples, "generate", lambda *_, **__: [(text, "stop") for text in next(turns)])
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: [GeneratedAnswer(text, "stop") for text in next(turns)])
     model = SimpleNamespace(eval=lambda: None, train=lambda: None)
-    template = SimpleNamespace(prompt=lambda messages, tools: [1], stop_tokens=frozenset())
+    template = SimpleNamespace(prompt=lambda messages, tools: [1], stop_tokens=frozenset(), thinking_limit=lambda tokens: 0)
     events: list[dict] = []
     loaded = SimpleNamespace(model=model, tokenizer=None)
-    return Sampler(loaded, template, ROWS, 8, 9, lambda type, **fields: events.append(fields), [], contract), events
+    return Sampler(loaded, template, ROWS, 8, 9, 9, lambda type, **fields: events.append(fields), [], contract), events
 
 
 def test_losing_contract_passes_gives_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,7 @@ async def test_e_shows_the_path_of_the_html_report(shop: Shop, open_room: OpenRo
 async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
 
-    def start(workspace: Path, kind: str, recipe: Any, request: dict[str, str]) -> Run:
+    def start(workspace: Path, kind: str, recipe: Any, request: dict[str, str], **_: Any) -> Run:
         started.append((kind, recipe.evaluation.arms, request))
         return Run(workspace)
 
@@ -339,7 +339,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop: Shop, open_room: O
 
 
 async def test_a_start_that_fails_is_reported(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(*_: Any) -> Run:
+    def start(*_: Any, **__: Any) -> Run:
         raise MachineError("The worker of x ended at once: killed", hint="Its log: worker.log")
 
     monkeypatch.setattr("mlxtune.runs.launch.start", start)
@@ -408,7 +408,7 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(
 
 async def test_without_an_evaluation_enter_starts_one(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request: started.append(kind))
+    monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append(kind))
     shop.recipe()
     async with open_room("evaluate") as room:
         intro = room.text("#ev-invite")

@@ -173,7 +173,7 @@ class _Rows:
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         answers = generate_answers(
             arm, loaded, self.rows, settings=settings, max_tokens=self.section.max_tokens if self.contract else prompts.MAX_TOKENS,
-            batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
+            thinking_tokens=self.section.thinking_tokens, batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
             cache=self.worker.folder.parent.parent / "evals" / "cache",
         )  # fmt: skip
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)

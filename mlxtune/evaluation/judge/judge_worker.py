@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlxtune.models.template import ChatTemplate
 
 REPLY_TOKENS = 384  # a quote and a verdict
+THINKING_TOKENS = 2048  # of a judge that cannot be asked without reasoning
 _GATHER = 0.05  # seconds that a batch waits for one more request
 
 
@@ -42,13 +43,14 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
                 max_tokens=REPLY_TOKENS,
                 stops=template.stop_tokens,
                 batch_size=len(prompts),
+                thinking_tokens=template.thinking_limit(THINKING_TOKENS),
             )
         except MlxtuneError as error:
             for request in batch:
                 request.error(error)
             continue
-        for request, (text, _) in zip(batch, outputs, strict=True):
-            request.result(text)
+        for request, output in zip(batch, outputs, strict=True):
+            request.result(output.text)
 
 
 def _prompt(template: ChatTemplate, request: Request) -> list[int]:

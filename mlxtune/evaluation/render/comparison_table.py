@@ -203,17 +203,21 @@ def margins_table(report: EvaluationReport) -> ReportTable | None:
 
 
 def answers_table(report: EvaluationReport) -> ReportTable:
-    """Return each arm's perplexity of the reference answers, and where its answers came from."""
+    """Return each arm's perplexity of the reference answers, its mean tokens of reasoning, and where its answers came from."""
+    reasoned, answers = any(arm.thought_tokens for arm in report.arms), report.facts.get("rows", 1)
     rows = tuple(
         (
             _arm(arm),
             TableCell(f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"),
+            *([TableCell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []),
             TableCell("cached" if arm.cached else duration(arm.seconds), "muted"),
         )
         for arm in report.arms
     )
-    columns = (TableColumn(), TableColumn("perplexity", right=True), TableColumn("answered in"))
-    return ReportTable("Answers", "perplexity of the reference answers; lower is better", columns, rows)
+    thinking = (TableColumn("thinking tokens", right=True),) if reasoned else ()
+    columns = (TableColumn(), TableColumn("perplexity", right=True), *thinking, TableColumn("answered in"))
+    note = "perplexity of the reference answers; lower is better"
+    return ReportTable("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, rows)
 
 
 def off_task_table(report: EvaluationReport) -> ReportTable | None:

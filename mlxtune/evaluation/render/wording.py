@@ -161,6 +161,8 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ("evaluations", f"{facts['looks']:,} of these rows" if "looks" in facts else ""),
         ("schema", _short_hash(facts.get("schema", ""))),
         ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens" if decoding else ""),
+        ("thinking", f"{facts['thinking']}; at most {facts['thinking_tokens']:,} tokens" if "thinking" in facts else ""),
+        ("date", f"{facts['date']} in the prompts" if facts.get("date") else ""),
         ("compute", facts.get("compute", "")),
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
         ("perplexity", f"{', '.join(perplexities)} (reference answers)" if perplexities else ""),

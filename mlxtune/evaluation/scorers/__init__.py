@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """The text to score, why it ended (``stop`` or ``length``), the reference answer, and the text of the prompt."""
+    """The text to score, why it ended, the reference answer, and the text of the prompt.
+
+    ``output`` is the answer behind the model's reasoning. ``ended`` is ``stop``, ``length`` or ``thinking`` (:data:`THINKING_LIMIT`).
+    """
 
     output: str
     ended: str = "stop"
@@ -37,6 +40,7 @@ class Score:
 
 
 PASS = Score(True)
+THINKING_LIMIT = "thinking"  # an answer ended within its reasoning, which reached its limit
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]
 

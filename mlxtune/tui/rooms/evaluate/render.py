@@ -9,7 +9,7 @@ from textual.content import Content
 from mlxtune.core.text import duration, one_line, plural, safe_text
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import ScoredRow
-from mlxtune.evaluation.evidence import FailureLinks
+from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
@@ -185,6 +185,15 @@ def _arm_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width
     return _side_rows(arm, row.row.reference, None, width)
 
 
+def _thought_rows(answer: StoredAnswer, width: int) -> list[Content]:
+    """Draw the reasoning before an answer, if there was any."""
+    if not answer.thought:
+        return []
+    rows = [line(("    Reasoning", "$muted"), (f"  {plural(answer.thought_tokens, 'token')}", "$faint"))]
+    rows += [Content.styled(f"    {text}", "$muted") for text in wrap(safe_text(answer.thought).expandtabs(4), width - 6)]
+    return [*rows, Content("")]
+
+
 def _side_rows(name: str, text: str | None, span: Span | None, width: int) -> list[Content]:
     head = Content.styled(one_line(name), "bold $primary" if name == TUNED else "bold $muted")
     if not text:
@@ -295,6 +304,7 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
     for arm in (filter.arm, *(other for other in row.answers if other != filter.arm)):
         rows += [line("  ", output) for output in _arm_rows(loaded, row, filter.metric, arm, width - 4)]
         rows += _score_rows(row.scores.get(arm), width)
+        rows += _thought_rows(row.answers[arm], width)
     if row.row.reference is not None:
         rows += [line("  ", text) for text in _side_rows("reference", row.row.reference, None, width - 4)]
         rows.append(Content(""))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.serving.detokenizer import StreamingDetokenizer
+from mlxtune.models.detokenizer import StreamingDetokenizer
 
 
 def decode(tokens) -> str:

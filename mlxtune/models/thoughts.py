@@ -1,0 +1,151 @@
+"""Separate the reasoning in a model's output from the answer behind it, while the output is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
+
+_THOUGHTS = {
+    "<think>": "</think>",  # Qwen3, SmolLM3, DeepSeek, GLM, Nemotron 3, Granite 3, Phi-4-mini-reasoning and others
+    "[THINK]": "[/THINK]",  # Mistral
+    "<|channel>thought": "<channel|>",  # Gemma 4
+    "<|channel|>analysis<|message|>": "<|end|>",  # gpt-oss
+    "<seed:think>": "</seed:think>",
+    "<longcat_think>": "</longcat_think>",
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
+}
+"""The text that starts a thought, with the text that ends it."""
+_HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True}
+"""Text around thoughts and answers in gpt-oss, and whether the answer begins after it."""
+MARKERS = (*_THOUGHTS, *_HEADERS)
+_TAIL = 32  # tokens of a prompt that may open a thought
+
+Ending = Literal["", "stop", "length", "thinking"]
+
+
+class ThoughtSplitter:
+    """Divides text that arrives in pieces into thoughts, which come first, and the answer.
+
+    A thought starts at the beginning of the output, or in the prompt, if ``prompt`` ends with a marker. Markers are recognized as
+    text, whatever their tokens; mlx-lm's ``TextStateMachine`` would also find them in the middle of an answer.
+    """
+
+    def __init__(self, prompt: str = "") -> None:
+        opened = next((start for start in _THOUGHTS if prompt.rstrip().endswith(start)), "")
+        self._end = _THOUGHTS[opened] if opened else ""  # of the current thought
+        self._pending = ""  # white space, or the beginning of a marker
+        self._thought = bool(opened)  # whether there was one
+        self.answering = False
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the text so far ends within a thought."""
+        return bool(self._end)
+
+    @property
+    def unconstrained(self) -> bool:
+        """Whether the next token belongs to a thought or a marker, so that a grammar of the answer does not apply to it."""
+        return self.thinking or (not self.answering and self._pending.lstrip().startswith("<"))
+
+    def add(self, text: str) -> tuple[str, str]:
+        """Append ``text``. Return the pieces of thought and of answer that are now known."""
+        self._pending += text
+        thought = ""
+        while not self.answering:
+            if self._end:
+                before, end, after = self._pending.partition(self._end)
+                kept = 0 if end else _partial_length(before, self._end)
+                thought += before[: len(before) - kept]
+                self._pending = after if end else before[len(before) - kept :]
+                if not end:
+                    return thought, ""
+                self._end = ""
+            elif not self._read_marker():
+                return thought, ""
+        answer, self._pending = self._pending, ""
+        return thought, answer
+
+    def end(self) -> tuple[str, str]:
+        """Return the pieces that remain after the last text."""
+        rest, self._pending = self._pending, ""
+        return (rest, "") if self._end else ("", rest.lstrip() if self._thought else rest)
+
+    def _read_marker(self) -> bool:
+        """Decide what follows a thought or starts the output. Return ``False`` if more text is needed."""
+        text = self._pending.lstrip()
+        marker = next((marker for marker in MARKERS if text.startswith(marker)), "")
+        if not marker and any(other.startswith(text) for other in MARKERS):
+            return False
+        if marker:
+            self._pending = text[len(marker) :]
+            self._end = _THOUGHTS.get(marker, "")
+            self._thought = True
+            self.answering = _HEADERS.get(marker, False)
+        else:
+            self._pending = text if self._thought else self._pending
+            self.answering = True
+        return True
+
+
+def _partial_length(text: str, marker: str) -> int:
+    """Return the length of the longest end of ``text`` that may be the beginning of ``marker``."""
+    sizes = range(min(len(marker) - 1, len(text)), 0, -1)
+    return next((size for size in sizes if marker.startswith(text[-size:])), 0)
+
+
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    """An answer, why it ended, and the reasoning before it, which has ``thought_tokens`` tokens.
+
+    ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, or ``thinking``: the limit was reached in a thought.
+    """
+
+    text: str
+    ended: str
+    thought: str = ""
+    thought_tokens: int = 0
+
+
+class AnswerBuilder:
+    """Collects the tokens of one answer and counts them: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
+
+    If ``thinking_tokens`` is 0, thoughts have no limit of their own and count as part of the answer.
+    """
+
+    def __init__(self, decode: Decode, prompt: Sequence[int], max_tokens: int, thinking_tokens: int = 0) -> None:
+        self._decode, self.max_tokens, self.thinking_tokens = decode, max_tokens, thinking_tokens
+        self._prompt = decode(prompt[-_TAIL:])
+        self.splitter = ThoughtSplitter(self._prompt)
+        self._detokenizer = StreamingDetokenizer(decode)
+        self._tokens: list[int] = []
+        self._thought_tokens = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """The number of tokens after which :meth:`add` has ended any answer."""
+        return self.max_tokens + (self.thinking_tokens and self.thinking_tokens + max(map(len, MARKERS)))
+
+    def add(self, token: int) -> Ending:
+        """Append ``token``. Return why the answer has to end after it, or ``""``."""
+        self._tokens.append(token)
+        if not self.splitter.answering:
+            was_thinking = self.splitter.thinking
+            self.splitter.add(self._detokenizer.add(token))
+            if was_thinking or self.splitter.thinking:
+                self._thought_tokens = len(self._tokens)
+        if self.splitter.thinking:
+            return "thinking" if self._thought_tokens >= (self.thinking_tokens or self.max_tokens) else ""
+        if self.thinking_tokens and self.splitter.unconstrained:  # perhaps in the middle of a marker
+            return ""
+        counted = len(self._tokens) - (self._thought_tokens if self.thinking_tokens else 0)
+        return "length" if counted >= self.max_tokens else ""
+
+    def finish(self, ended: Ending) -> GeneratedAnswer:
+        """Return the answer without its thoughts."""
+        text = self._decode(self._tokens)
+        splitter = ThoughtSplitter(self._prompt)
+        thought, answer = (first + last for first, last in zip(splitter.add(text), splitter.end(), strict=True))
+        return GeneratedAnswer(answer, ended, thought.strip(), self._thought_tokens if thought.strip() else 0)
