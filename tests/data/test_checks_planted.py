@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from planted import SAMPLES, SCORER, WINDOW, PlantedFile, make_planted
 
+from mlxtune.data.checks import template
+from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.registry import CHECKS
 from mlxtune.data.checks.report import CheckReport
 from mlxtune.data.checks.run import check
@@ -32,7 +34,7 @@ def test_each_check_reports_only_its_planted_row(check_id: str, dirty: tuple[Pla
 
 
 def test_every_row_check_has_a_planted_fault() -> None:
-    whole_file_checks = {"tier", "coverage", "diversity", "length-bias"}
+    whole_file_checks = {"tier", "coverage", "diversity", "length-bias"} | {check.id for check in template.PER_SOURCE.values()}
     planted = {id for id in make_planted(dirty=True).lines if not id.startswith("contract-")}
     assert set(CHECKS) - whole_file_checks == planted
 
@@ -54,6 +56,14 @@ def test_a_planted_row_has_no_other_findings(dirty: tuple[PlantedFile, CheckRepo
     assert others <= {
         ("contract-schema", "length-outlier"),
     }
+
+
+def test_what_the_template_changes_is_reported_once_for_the_source(tmp_path: Path) -> None:
+    planted = make_planted(dirty=False)
+    planted.tokens |= {line: TokenCount(200, 100, notes=("system-folded", "trimmed")) for line in (1, 2, 3)}
+    reasons = {finding.check: (finding.rows, finding.reason) for finding in run_check(planted, tmp_path / "rows.jsonl").findings}
+    assert reasons["system-folded"] == ((), "3 rows: The template has no system turn there, so its text is put before the user's.")
+    assert reasons["trimmed"][1].startswith("3 rows: The template trims answers")
 
 
 def test_read_rows_are_kept_or_refused(dirty: tuple[PlantedFile, CheckReport]) -> None:

@@ -23,7 +23,7 @@ _HASH_BYTES = 16  # of a row's hash; enough to identify the row
 class Corpus:
     """The input for checks over all rows. Lists are indexed by rank among the valid rows; ``indices`` has the record numbers.
 
-    ``splits`` has each row's split; ``read`` loads a row again by its record number.
+    ``splits`` has each row's split, ``template_notes`` the number of rows with each note; ``read`` loads a row again by its record number.
     """
 
     read: Callable[[int], Row]
@@ -36,6 +36,7 @@ class Corpus:
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
     pairs: list[tuple[int, int]] = field(default_factory=list)  # characters in chosen and rejected
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
+    template_notes: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def copies(self) -> dict[int, int]:
@@ -72,6 +73,7 @@ class Corpus:
         self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
         self.answers.append(len(target))
+        self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
         if isinstance(row, Preference):
             self.pairs.append((len(row.chosen), len(row.rejected)))
         for key, value in row.meta.items():

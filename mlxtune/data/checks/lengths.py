@@ -35,12 +35,6 @@ def truncated(row: CheckInput) -> Reasons:
         yield f"The row has {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
 
 
-@family.row_check(Check("template", "block", "rows that the template rejects", DROP, "✗"))
-def template(row: CheckInput) -> Reasons:
-    if row.tokens and row.tokens.error:
-        yield row.tokens.error, ()
-
-
 _OUTLIER = family.register(Check("length-outlier", "warn", "rows with an unusual length", DROP, short="length"))
 
 

@@ -11,6 +11,7 @@ from mlxtune.data.checks import (
     repeated_rows,
     secrets,
     statistics,
+    template,
     unreadable,
     wording,
 )
@@ -19,6 +20,7 @@ from mlxtune.data.checks.base import SEVERITIES, Check, Finding
 FAMILIES = (  # in report order; contract metrics come after the first family
     characters.family,
     lengths.family,
+    template.family,
     statistics.family,
     pairs.family,
     personal.family,
