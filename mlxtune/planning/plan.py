@@ -22,7 +22,7 @@ Outcome = Literal["go", "warn", "refuse"]
 
 FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
-_SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench; use --probe to measure"}
+_SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench"}
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
