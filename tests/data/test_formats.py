@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError
+from mlxtune.data.export import export_record
 from mlxtune.data.readers.formats import FORMATS, KEYS, detect, parse, parse_mapping
 from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, Text, Unpaired
 from mlxtune.recipe.load import dump
@@ -389,3 +390,46 @@ def test_any_json_is_a_row_or_a_data_error(record: Any, format: str):
         assert len(row.hash) == 64
         assert row.prompt_content is not None
     assert raised is None or ("line 4" in str(raised) and raised.hint)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "Yes.", "reasoning_content": "Rain."},
+        {"content": "Yes.", "reasoning": "Rain."},
+        {"content": "Yes.", "thinking": " Rain.\n"},
+        {"content": "<think>\nRain.\n</think>\n\nYes."},
+        {"content": "<think>Rain.</think>Yes.", "reasoning": "Rain."},
+        {"content": [{"type": "thinking", "thinking": "Rain."}, {"type": "text", "text": "Yes."}]},
+    ],
+)
+def test_reasoning_is_read_into_one_place(answer: dict[str, Any]) -> None:
+    row = parse({"messages": [USER, {"role": "assistant", **answer}]}, LOCATION)
+    assert row.messages[1] == Message("assistant", "Yes.", {"reasoning_content": "Rain."})
+    assert parse(row.content, LOCATION) == dataclasses.replace(row, format="chat")
+
+
+def test_an_empty_thought_is_no_reasoning() -> None:
+    row = parse({"prompt": "Wet?", "completion": "<think>\n\n</think>\n\nYes."}, LOCATION)
+    assert row.messages[1] == Message("assistant", "Yes.")
+
+
+def test_a_pair_keeps_its_reasoning_in_one_form_and_its_reference_has_none() -> None:
+    turn = {"role": "assistant", "content": "Yes.", "reasoning": "Rain."}
+    row = parse({"prompt": "Wet?", "chosen": [turn], "rejected": "No."}, LOCATION)
+    assert (row.chosen, row.reference) == ("<think>\nRain.\n</think>\n\nYes.", "Yes.")
+
+
+def test_only_the_completion_of_a_prompt_with_answers_is_trained() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Rope?"}]
+    row = parse({"prompt": turns, "completion": "60 m."}, LOCATION)
+    assert [turn.trained for turn in row.messages if turn.role == "assistant"] == [False, True]
+    same = parse({"messages": [*turns, {"role": "assistant", "content": "60 m."}]}, LOCATION)
+    assert row.hash == same.hash  # its splits and reviews stay as they were
+    assert parse(row.content, LOCATION).messages == row.messages
+
+
+def test_a_turn_with_weight_0_is_read_only() -> None:
+    row = parse({"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}, LOCATION)
+    assert [turn.trained for turn in row.messages if turn.role == "assistant"] == [False, True]
+    assert export_record(row, "openai")["messages"][1]["weight"] == 0

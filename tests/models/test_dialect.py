@@ -1,0 +1,218 @@
+"""What chat templates expect of messages, found by probes, and rows rendered in that form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+from tiny_model import CHATML, write_tokenizer
+
+from mlxtune.core.errors import TemplateError
+from mlxtune.data.readers.formats import parse
+from mlxtune.data.rows import Conversation, Location, Text
+from mlxtune.data.template_notes import TemplateNote
+from mlxtune.models.template import ChatTemplate, TemplateSettings
+
+START = "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+END = "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+TOOLS = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+CALLS = "{% for c in m.tool_calls or [] %}CALL {{ c.id }} {{ c.function.name }} ARGUMENTS{% endfor %}"
+OBJECTS = TOOLS + START + "{{ m.content }}" + CALLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}") + END
+STRINGS = TOOLS + START + "{{ m.content }}" + CALLS.replace("ARGUMENTS", "{{ '' + c.function.arguments }}") + END
+FIRST_CALL = OBJECTS.replace("{% for c in m.tool_calls or [] %}", "{% for c in (m.tool_calls or [])[:1] %}")
+NINE = OBJECTS.replace("CALL", "{% if c.id | length != 9 %}{{ raise_exception('nine') }}{% endif %}CALL")
+LATE_SYSTEM = (  # as Mistral v3: before the last user turn, and only if that is the last turn
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }}" + END
+)
+ONE_SYSTEM = START + "{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}{{ m.content }}" + END
+THINKING = START + "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}" + END
+INLINE = "{# <think> #}" + START + "{{ m.content }}" + END
+EMPTY_THOUGHT = START + "{{ m.content }}" + END.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+PARTS = START + "{% for part in m.content %}{{ part.text }}{% endfor %}" + END
+
+LOCATION = Location(Path("rows.jsonl"), 1)
+TOOL = {"type": "function", "function": {"name": "find", "description": "Find it.", "parameters": {"properties": {"q": {}}}}}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, template=CHATML, stop="<|im_end|>")
+    return load_tokenizer(folder)
+
+
+@pytest.fixture
+def chat(tokenizer: Any) -> Any:
+    return lambda source, thinking="off": ChatTemplate(tokenizer, TemplateSettings(thinking=thinking, source=source), "tiny")
+
+
+def row(*turns: dict[str, Any] | tuple[str, str], tools: list[Any] | None = None) -> Conversation:
+    messages = [turn if isinstance(turn, dict) else {"role": turn[0], "content": turn[1]} for turn in turns]
+    parsed = parse({"messages": messages, "tools": tools}, LOCATION)
+    assert isinstance(parsed, Conversation)
+    return parsed
+
+
+def call(name: str = "find", arguments: Any = None, id: str = "call_1234567890", **extra: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": {"q": 'a "b"', "n": 3} if arguments is None else arguments}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": id, "type": "function", "function": function}], **extra}
+
+
+def trained(chat: ChatTemplate, conversation: Conversation) -> list[str]:
+    return [chat.tokenizer.decode(one.tokens[one.trained].tolist()) for one in chat.encode(conversation, 5000)]
+
+
+@pytest.mark.parametrize(
+    ("source", "systems"), [(CHATML, "all"), (ONE_SYSTEM, "first"), (LATE_SYSTEM, "none")], ids=["all", "first", "none"]
+)
+def test_system_turns_that_a_template_drops_or_rejects_are_folded(chat: Any, source: str, systems: str) -> None:
+    template = chat(source)
+    assert template.dialect.systems == systems
+    late = row(
+        ("developer", "Be kind."),
+        ("user", "Hi"),
+        ("assistant", "Yes?"),
+        ("system", "Be brief."),
+        ("user", "Rope?"),
+        ("assistant", "60 m."),
+    )
+    (encoded,) = template.encode(late, 1000)
+    text = template.tokenizer.decode(encoded.tokens.tolist())
+    assert ("<|im_start|>system\nBe kind." in text) == (systems != "none")
+    assert ("<|im_start|>user\nBe brief.\n\nRope?" in text) == (systems != "all")
+    assert (TemplateNote.SYSTEM in encoded.notes) == (systems != "all")
+    assert text.index("Be kind.") < text.index("Hi") < text.index("Yes?") < text.index("Be brief.") < text.index("Rope?")
+    start = int(encoded.trained.argmax())
+    assert encoded.tokens[:start].tolist() == template.prompt(late.messages[:2])
+
+
+@pytest.mark.parametrize(("source", "form"), [(OBJECTS, "object"), (STRINGS, "string")])
+def test_arguments_are_rendered_in_the_form_that_the_template_takes(chat: Any, source: str, form: str) -> None:
+    template = chat(source)
+    assert template.dialect.arguments == form
+    for arguments in ({"q": 'a "b"', "n": 3}, '{"q": "a \\"b\\"", "n": 3}'):
+        conversation = row(("user", "Find it"), call(arguments=arguments), tools=[TOOL])
+        assert trained(template, conversation) == ['CALL call_1234567890 find {"q": "a \\"b\\"", "n": 3}<|im_end|>']
+
+
+def test_call_ids_are_made_up_or_shortened_and_results_name_their_call(chat: Any) -> None:
+    template = chat(NINE.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_call_id }}{{ m.name }}"))
+    turns = [
+        ("user", "Find it"),
+        call(),
+        {"role": "tool", "content": "here", "tool_call_id": "call_1234567890"},
+        ("assistant", "Found."),
+    ]
+    calling, answer = template.encode(row(*turns), 5000)[0].tokens, trained(template, row(*turns))
+    text = template.tokenizer.decode(calling.tolist())
+    id = text.split("CALL ")[1].split()[0]
+    assert (len(id), text.count(id)) == (9, 2)
+    assert f"here{id}find" in text
+    assert answer == [f'CALL {id} find {{"q": "a \\"b\\"", "n": 3}}<|im_end|>Found.<|im_end|>']
+    missing = [("user", "Find it"), call(id=""), ("tool", "here"), ("assistant", "Found.")]
+    assert "herecall00001find" in template.tokenizer.decode(template.encode(row(*missing), 5000)[0].tokens.tolist())
+
+
+@pytest.mark.parametrize(
+    ("source", "turns", "tools", "reason"),
+    [
+        (CHATML, [("user", "Find it"), call()], None, "chat template of tiny does not render calls"),
+        (CHATML, [("user", "Hi"), ("assistant", "Yes?")], [TOOL], "does not render the list of tools"),
+        (FIRST_CALL, [("user", "Find it"), {**call(), "tool_calls": [*call()["tool_calls"], *call("look", {})["tool_calls"]]}], None,
+         "drops or changes “look” of the call to look in turn 2"),
+        (OBJECTS.replace("| tojson }}{% endfor", "| length }}{% endfor"), [("user", "Find it"), call()], None, "does not render calls"),
+        (START + "{{ m.content if m.role != 'tool' else 'result' }}" + CALLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}") + END,
+         [("user", "Find it"), call(), ("tool", "here"), ("assistant", "Found.")], None, "drops or changes the text of turn 3 (tool)"),
+        (START + "{{ m.content | upper }}" + END, [("user", "Hi"), ("assistant", "Yes?")], None, "drops or changes its text in turn 2"),
+    ],
+)  # fmt: skip
+def test_a_row_whose_content_is_not_rendered_is_refused(chat: Any, source: str, turns: Any, tools: Any, reason: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        chat(source).encode(row(*turns, tools=tools), 5000)
+    assert reason in caught.value.message
+    assert "model.template" in caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", ""])
+@pytest.mark.parametrize(
+    ("source", "expected"), [(THINKING, "<think>It is wet.</think>Yes."), (INLINE, "<think>\nIt is wet.\n</think>\n\nYes.")]
+)
+def test_reasoning_is_trained_or_left_out(chat: Any, source: str, expected: str, key: str) -> None:
+    answer = {
+        "role": "assistant",
+        "content": "Yes." if key else "<think>\nIt is wet.\n</think>\n\nYes.",
+        **({key: "It is wet."} if key else {}),
+    }
+    conversation = row(("user", "Is it wet?"), answer)
+    assert trained(chat(source, "on"), conversation) == [f"{expected}<|im_end|>"]
+    off = chat(source)
+    assert trained(off, conversation) == ["Yes.<|im_end|>"]
+    assert off.encode(conversation, 1000)[0].notes == {TemplateNote.REASONING}
+
+
+def test_reasoning_of_earlier_turns_is_in_the_prompt_only_if_it_is_kept(chat: Any) -> None:
+    turns = [("user", "Wet?"), {"role": "assistant", "content": "Yes.", "thinking": "Rain."}] * 2
+    on, keep = (chat(THINKING, mode).encode(row(*turns), 1000) for mode in ("on", "keep"))
+    assert [one.turn for one in on] == [2, 4]
+    assert [one.turn for one in keep] == [0]
+    tokenizer = chat(THINKING).tokenizer
+    assert tokenizer.decode(on[1].tokens.tolist()).count("Rain.") == 1
+    assert tokenizer.decode(keep[0].tokens[keep[0].trained].tolist()) == "<think>Rain.</think>Yes.<|im_end|>" * 2
+
+
+def test_reasoning_without_a_place_in_the_template_is_refused(chat: Any) -> None:
+    conversation = row(("user", "Wet?"), {"role": "assistant", "content": "Yes.", "thinking": "Rain."})
+    for source in (CHATML, START + "{{ m.content | string }}" + END):
+        with pytest.raises(TemplateError, match="drops or changes its reasoning in turn 2") as caught:
+            chat(source, "on").encode(conversation, 1000)
+        assert 'model.thinking to "off"' in caught.value.hint
+
+
+def test_an_answer_follows_a_generation_prompt_that_conversations_do_not_have(chat: Any) -> None:
+    template = chat(EMPTY_THOUGHT)
+    conversation = row(("user", "Hi"), ("assistant", "<b>Yes?</b>"))
+    (encoded,) = template.encode(conversation, 1000)
+    prompt = template.prompt(conversation.messages[:1])
+    assert encoded.tokens[: len(prompt)].tolist() == prompt
+    assert trained(template, conversation) == ["<b>Yes?</b><|im_end|>"]
+
+
+def test_content_is_given_in_parts_where_the_template_reads_parts(chat: Any) -> None:
+    assert trained(chat(PARTS), row(("user", "Hi"), ("assistant", "Yes?"))) == ["Yes?<|im_end|>"]
+
+
+def test_names_and_trimmed_or_composed_answers_are_noted(chat: Any, tmp_path: Path) -> None:
+    named = row({"role": "user", "content": "Hi", "name": "Annika"}, ("assistant", "Yes?"))
+    assert chat(CHATML).encode(named, 1000)[0].notes == {TemplateNote.NAME}
+    assert chat(START + "{{ m.name }}{{ m.content }}" + END).encode(named, 1000)[0].notes == frozenset()
+    padded = row(("user", "Hi"), ("assistant", "Yes?\n "))
+    assert chat(CHATML).encode(padded, 1000)[0].notes == frozenset()
+    assert chat(START + "{{ m.content | trim }}" + END).encode(padded, 1000)[0].notes == {TemplateNote.TRIMMED}
+    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>")
+    from tokenizers import Tokenizer, normalizers
+
+    composing = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    composing.normalizer = normalizers.NFC()
+    composing.save(str(tmp_path / "tokenizer.json"))
+    (encoded,) = ChatTemplate(load_tokenizer(tmp_path)).encode(row(("user", "Hi"), ("assistant", "Zu\u0308rich")), 1000)
+    assert encoded.notes == {TemplateNote.COMPOSED}
+
+
+def test_text_that_begins_with_the_bos_token_gets_no_second_one(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>", specials=("<s>",))
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    adding = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    bos = adding.token_to_id("<s>")
+    adding.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bos)])
+    adding.save(str(tmp_path / "tokenizer.json"))
+    settings = (tmp_path / "tokenizer_config.json").read_text()
+    (tmp_path / "tokenizer_config.json").write_text(settings.replace('"eos_token"', '"bos_token": "<s>", "eos_token"'))
+    chat = ChatTemplate(load_tokenizer(tmp_path))
+    tokens = [chat.encode(Text(LOCATION, {}, text), 100)[0].tokens.tolist() for text in ("abc", "<s>abc", "abc<|im_end|>")]
+    assert tokens[0] == tokens[1] == tokens[2]
+    assert tokens[0].count(bos) == 1
