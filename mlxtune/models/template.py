@@ -273,7 +273,9 @@ class ChatTemplate:
         except OpenThoughtError:
             raise TemplateError(
                 f"{location}: the prompt for turn {number} ends within a thought, but the turn has no reasoning.",
-                hint='Set model.thinking to "off", or add the reasoning as reasoning_content.',
+                hint='Set model.thinking to "off", or add the reasoning as reasoning_content.'
+                if self.thinking.switch
+                else "The template cannot turn thinking off. Name a template in model.template that does not open a thought.",
             ) from None
         except RewrittenAnswerError:
             raise TemplateError(
