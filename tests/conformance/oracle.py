@@ -1,18 +1,17 @@
-"""TRL's training templates as an independent opinion on the trained text of each turn, and the known differences from ours."""
+"""TRL's training templates as an independent opinion on the trained text of a turn, and the known differences from ours."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bases import Base
 from downloads import TRL
 from row_shapes import Record
-from verdict import spans, turns
+from verdict import THOUGHT_KEYS, spans, thought_and_content
 
-# Ours is TRL's without what stands before and after it.
-PROMPT_THOUGHTS = "With thinking off, the empty think block is the end of the prompt, so the model never generates it."
+PROMPT_THOUGHT = "With thinking off, the empty think block is the end of the prompt, so the model never generates it."
 PROMPT_TAG = "The generation prompt ends with the opening think tag."
 NEWLINE = "We stop at the stop token. TRL also trains the newline after it, which is never generated."
 HEADER = "TRL trains the header of the turn, which is the end of the prompt."
@@ -20,62 +19,54 @@ HEADER = "TRL trains the header of the turn, which is the end of the prompt."
 
 @dataclass(frozen=True)
 class Difference:
-    """``before`` and ``after`` are trained by TRL only, ``stop`` by us only, in templates whose names start with one of ``templates``."""
+    """``before`` and ``after`` our text, TRL trains more, in the templates whose names start with one of ``templates``."""
 
     templates: tuple[str, ...]
     before: str
     after: str
     reason: str
-    stop: str = ""
 
 
 DIFFERENCES = (
-    Difference(("qwen3_5", "qwen3_6", "qwen3_8", "qwen3"), "<think>\n\n</think>\n\n", "\n", f"{PROMPT_THOUGHTS} {NEWLINE}"),
-    Difference(("nemotron",), "<think></think>", "\n", f"{PROMPT_THOUGHTS} {NEWLINE}"),
+    Difference(("qwen3_5", "qwen3_6", "qwen3_8", "qwen3"), "<think>\n\n</think>\n\n", "\n", f"{PROMPT_THOUGHT} {NEWLINE}"),
+    Difference(("nemotron",), "<think></think>", "\n", f"{PROMPT_THOUGHT} {NEWLINE}"),
     Difference(("qwen3_5", "qwen3_6", "qwen3_8", "nemotron"), "<think>\n", "\n", f"{PROMPT_TAG} {NEWLINE}"),
-    Difference(("qwen3", "gemma", "lfm2", "phi3"), "", "\n", NEWLINE),
+    Difference(("qwen3", "gemma", "lfm2"), "", "\n", NEWLINE),
     Difference(("qwen2_5",), "\n", "\n", f"{HEADER} {NEWLINE}"),
     Difference(("phi3",), "", "\n<|endoftext|>", "The first stop token ends the answer. TRL trains a second one behind it."),
     Difference(
         ("cohere2",), "", "<|END_OF_TURN_TOKEN|>", "The first token that ends the answer ends it. TRL trains the next one, too."
     ),
     Difference(("gptoss", "muse"), "<|start|>assistant", "", HEADER),
-    Difference(
-        ("gptoss",),
-        "<|start|>assistant",
-        "<|end|>",
-        f"{HEADER} An earlier answer ends as it does when it is the last.",
-        "<|return|>",
-    ),
 )
 
 
-def expected_texts(tokenizer: Any, base: Base, record: Record) -> tuple[str, ...]:
-    """Return the text that TRL trains of each assistant turn of ``record``, rendered with the base's training template."""
-    name = f"{base.template}_training.jinja"
-    file = TRL.folder() / name
-    messages = copy.deepcopy(turns(record))
-    for message in messages:
-        message.pop("weight", None)
-        if isinstance(message["content"], list):
-            message["content"] = "".join(part["text"] for part in message["content"])
-        message["content"] = message["content"] or ""
-        if "</think>" in message["content"]:  # a reader separates it from the answer
-            thought, message["content"] = message["content"].split("</think>\n\n")
-            message["reasoning_content"] = thought.removeprefix("<think>\n").removesuffix("\n")
-        for key in ("reasoning", "thinking"):
-            if key in message:
-                message["reasoning_content"] = message.pop(key)
+def expected_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: Any) -> str:
+    """Return the text that TRL trains of the last of ``turns``, rendered with the base's training template."""
+    twin = TRL.folder() / f"{base.template}_training.jinja"
     marked = tokenizer.apply_chat_template(
-        messages,
-        tools=record.get("tools"),
-        chat_template=(file if file.exists() else TRL.folder() / f"{base.template}.jinja").read_text(),
+        [_plain(turn) for turn in turns],
+        tools=tools,
+        chat_template=(twin if twin.exists() else TRL.folder() / f"{base.template}.jinja").read_text(),
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
-    tokens = marked["input_ids"]
-    return tuple(tokenizer.decode(tokens[start:end]) for start, end in spans(marked["assistant_masks"]))
+    start, end = spans(marked["assistant_masks"])[-1]
+    return tokenizer.decode(marked["input_ids"][start:end])
+
+
+def _plain(turn: Record) -> Record:
+    """Return a turn as TRL's templates take it: roles that they know, text content, and thoughts in ``reasoning_content``."""
+    plain = {key: value for key, value in turn.items() if key not in ("weight", *THOUGHT_KEYS)}
+    content = turn["content"]
+    plain["content"] = "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
+    if turn["role"] == "developer":
+        plain["role"] = "system"
+    if turn["role"] == "assistant":
+        thought, plain["content"] = thought_and_content(turn)
+        plain |= {"reasoning_content": thought} if thought else {}
+    return plain
 
 
 def difference(base: Base, ours: str, theirs: str) -> Difference | None:
@@ -83,6 +74,6 @@ def difference(base: Base, ours: str, theirs: str) -> Difference | None:
     if ours == theirs:
         return None
     for known in DIFFERENCES:
-        if base.template.startswith(known.templates) and theirs == known.before + ours.removesuffix(known.stop) + known.after:
+        if base.template.startswith(known.templates) and theirs == known.before + ours + known.after:
             return known
     raise AssertionError(f"{base.name}: TRL trains {theirs!r} and we train {ours!r}")

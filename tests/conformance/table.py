@@ -19,6 +19,10 @@ from mlxtune.models.template import ChatTemplate, TemplateSettings, load_templat
 DATE = "2026-11-26"
 TEMPLATES = os.environ.get("MLXTUNE_TEMPLATES", "")  # a folder with the templates that TRL's wheel lacks
 AVAILABLE = tuple(base for base in (*BASES, *OTHERS) if base.in_wheel or TEMPLATES)
+UNTRAINABLE = {
+    "GLM-4.5": "no token ends an assistant turn",
+    "DeepSeek R1 distilled": "the prompt always opens a thought, which the template then drops",
+}
 _scratch = tempfile.TemporaryDirectory()
 
 

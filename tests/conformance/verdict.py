@@ -7,6 +7,7 @@ is in the tokens: what assistants say, in the trained ones. Special tokens in a 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,21 +32,25 @@ class Mistake(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """``status`` is ``ok``, ``refused`` or ``WRONG``; ``reason`` is the refusal with its hint, or what is wrong.
+    """``status`` is ``ok``, ``refused`` or ``WRONG``; ``reason`` is the refusal, with its ``hint``, or what is wrong.
 
     ``notes`` name what an accepted row changes. ``trained`` is the trained text of each turn, in order.
     """
 
     status: str
     reason: str = ""
+    hint: str = ""
     notes: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class TrainingSequence:
+    """One sequence: its tokens, which of them are trained, and the changes that are reported for it."""
+
     tokens: list[int]
     trained: list[bool]
+    notes: frozenset[str]
 
 
 def judge(chat: ChatTemplate, shape: str, specials: tuple[str, ...] = (), *, thoughts: bool = True) -> Verdict:
@@ -54,23 +59,29 @@ def judge(chat: ChatTemplate, shape: str, specials: tuple[str, ...] = (), *, tho
     try:
         encoded = encode(chat, parse(record, LOCATION))
     except MlxtuneError as error:
-        return Verdict("refused", f"{error.message.removeprefix(f'{LOCATION}: ')} ({error.hint or 'no hint'})")
+        return Verdict("refused", error.message.removeprefix(f"{LOCATION}: "), error.hint)
     except Exception as error:
         return Verdict("WRONG", f"crash: {type(error).__name__}: {error}")
     spans_ = [(one, start, end) for one in encoded for start, end in spans(one.trained)]
     texts = tuple(chat.tokenizer.decode(one.tokens[start:end]) for one, start, end in spans_)
+    notes = frozenset(note for one in encoded for note in one.notes)
     try:
         for one, start, end in spans_:
             _check_stop(chat, one.tokens[start:end])
             _check_prompt(chat, record, one.tokens, start)
-        notes = tuple(dict.fromkeys(_changes(record, texts, thoughts)))
-        _check_parts(record, "\n".join(chat.tokenizer.decode(one.tokens) for one in encoded))
+        unreported = set(_changes(record, texts, thoughts)) - notes
+        answered = 0
+        for one in encoded:
+            answered += len(spans(one.trained))
+            unreported |= set(_missing(record, answered, chat.tokenizer.decode(one.tokens))) - notes
+        if unreported:
+            raise Mistake(f"without a note: {', '.join(sorted(unreported))}")
         if "{specials}" in str(SHAPES[shape]):
             plain = encode(chat, parse(with_specials(SHAPES[shape], "nothing"), LOCATION))
             _check_control_tokens(set(chat.tokenizer.convert_tokens_to_ids(list(specials))), encoded, plain)
     except Mistake as mistake:
         return Verdict("WRONG", str(mistake), trained=texts)
-    return Verdict("ok", notes=notes, trained=texts)
+    return Verdict("ok", notes=tuple(sorted(notes)), trained=texts)
 
 
 def encode(chat: ChatTemplate, row: Row) -> list[TrainingSequence]:
@@ -78,7 +89,7 @@ def encode(chat: ChatTemplate, row: Row) -> list[TrainingSequence]:
     if isinstance(row, Conversation):
         encoded = chat.encode(row, WINDOW)
         parts = encoded if isinstance(encoded, list | tuple) else [encoded]
-        return [TrainingSequence(one.tokens.tolist(), one.trained.tolist()) for one in parts]
+        return [TrainingSequence(one.tokens.tolist(), one.trained.tolist(), one.notes) for one in parts]
     if isinstance(row, Unpaired):
         question = replace(row.prompt[-1], content="Another question?")
         pair = chat.encode_unpaired(row, replace(row, prompt=(question,), completion="Another answer."), WINDOW)
@@ -87,7 +98,7 @@ def encode(chat: ChatTemplate, row: Row) -> list[TrainingSequence]:
         pair = chat.encode_pair(row, WINDOW)
         answers = [pair.chosen, pair.rejected]
     prompt = pair.prompt.tolist()
-    return [TrainingSequence([*prompt, *answer], [False] * len(prompt) + [True] * len(answer)) for answer in answers]
+    return [TrainingSequence([*prompt, *answer], [False] * len(prompt) + [True] * len(answer), pair.notes) for answer in answers]
 
 
 def spans(trained: Sequence[Any]) -> list[tuple[int, int]]:
@@ -145,36 +156,55 @@ def _changes(record: Record, texts: Sequence[str], thoughts: bool) -> Iterator[s
     if len(texts) != len(expected):
         raise Mistake(f"{len(texts)} trained spans for {len(expected)} trained turns: {list(texts)}")
     for text, turn in zip(texts, expected, strict=True):
-        content = turn.get("content") or ""
-        thought = next((turn[key] for key in THOUGHT_KEYS if key in turn), "")
-        if "</think>" in content:
-            thought, content = (part.strip() for part in content.removeprefix("<think>").split("</think>"))
+        thought, content = thought_and_content(turn)
         if content and content not in text:
             if not _contains(text, content.strip()):
                 raise Mistake(f"the trained tokens {text!r} lack the answer {content!r}")
-            yield "trims the answer" if content != content.strip() else "composes the answer (NFC)"
-        for call in turn.get("tool_calls", ()):
-            for part in (call["function"]["name"], *_strings(call["function"]["arguments"])):
-                if not _contains(text, part):
-                    raise Mistake(f"the trained tokens {text!r} lack {part!r} of the call")
+            yield "trimmed" if content != content.strip() else "composed"
+        for part in _call_parts(turn):
+            if not _contains(text, part):
+                raise Mistake(f"the trained tokens {text!r} lack {part!r} of the call")
         if thought and (thought in text) != thoughts:
             raise Mistake(f"the trained tokens {text!r} {'lack' if thoughts else 'have'} the thought")
+        if re.search(r"""["']type["']: ["'](thinking|text)""", text):
+            raise Mistake(f"the trained tokens {text!r} print the parts of the answer as an object")
+        if thought and not thoughts:
+            yield "reasoning-left-out"
 
 
-def _check_parts(record: Record, text: str) -> None:
-    """Raise ``Mistake`` unless ``text`` has the prompt turns, names, and tools of ``record``."""
-    parts: list[str] = []
-    for turn in turns(record):
-        if turn["role"] != "assistant":
-            content = turn["content"]
-            parts += [content] if isinstance(content, str) else [part["text"] for part in content]
-        if turn["role"] == "user":
-            parts.append(turn.get("name", ""))
+def _missing(record: Record, answered: int, text: str) -> Iterator[str]:
+    """Yield what ``text`` may leave out; raise ``Mistake`` unless it has the tools and the turns before the answer it trains last."""
+    rows = turns(record)
+    last = trained_turns(record)[answered - 1]
+    for turn in rows[: rows.index(last)] if last in rows else rows[:-1]:
+        content = turn.get("content") or ""
+        parts = [content] if isinstance(content, str) else [part["text"] for part in content]
+        if turn["role"] == "assistant":
+            parts = [thought_and_content(turn)[1], *_call_parts(turn)]
+        for part in parts:
+            if not _contains(text, part.strip()):
+                raise Mistake(f"the tokens lack {part!r}")
+        if turn["role"] == "user" and not _contains(text, turn.get("name", "")):
+            yield "name-left-out"
     for tool in (tool["function"] for tool in record.get("tools", ())):
-        parts += [tool["name"], tool["description"], *tool["parameters"]["properties"]]
-    for part in parts:
-        if not _contains(text, part):
-            raise Mistake(f"the tokens lack {part!r}")
+        for part in (tool["name"], tool["description"], *tool["parameters"]["properties"]):
+            if not _contains(text, part):
+                raise Mistake(f"the tokens lack {part!r} of the tools")
+
+
+def thought_and_content(turn: Record) -> tuple[str, str]:
+    """Return the thought and the answer of an assistant turn."""
+    content = turn.get("content") or ""
+    if "</think>" in content:
+        thought, content = (part.strip() for part in content.removeprefix("<think>").split("</think>"))
+        return thought, content
+    return next((turn[key] for key in THOUGHT_KEYS if key in turn), ""), content
+
+
+def _call_parts(turn: Record) -> Iterator[str]:
+    for call in turn.get("tool_calls", ()):
+        yield call["function"]["name"]
+        yield from _strings(call["function"]["arguments"])
 
 
 def _check_control_tokens(special: set[int], encoded: Sequence[TrainingSequence], plain: Sequence[TrainingSequence]) -> None:
