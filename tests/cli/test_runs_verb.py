@@ -156,6 +156,19 @@ def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
     assert "Traceback" not in result.err
 
 
+def test_a_crash_by_a_gpu_error_is_named(cli, cwd):
+    """An error in one of Metal's own threads aborts the process, with this text."""
+    run = _run(cwd, "20261122-0900-shop")
+    aborted = (
+        "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed: "
+    )
+    (run / "worker.log").write_text(
+        aborted + "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)\n"
+    )
+    result = cli("runs", "attach", "0900")
+    assert "macOS stopped the GPU work because the display needed the GPU." in " ".join(result.err.split())
+
+
 def test_stopping_an_ended_run_is_bad_input(cli, cwd):
     _run(cwd, "20261122-0900-shop", end=FINISHED)
     result = cli("runs", "stop")
