@@ -31,6 +31,7 @@ from mlxtune.tui.jump import JumpScreen
 from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import Snapshot, Watcher
+from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.theme import THEME_LABELS, THEMES
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.page import PageScreen
@@ -79,6 +80,7 @@ class MlxtuneApp(BaseApp):
             self.DEFAULT_MODE = mode  # type: ignore[misc]  # Textual reads the instance attribute
         no_color = bool(os.environ.get("NO_COLOR"))
         super().__init__(workspace, ansi_color=True if no_color else None)
+        self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self._watcher = Watcher(workspace, clock) if watch else None
         self._exiting, self._save_lock = threading.Event(), threading.Lock()
         self._created: set[str] = set()  # rooms that have been opened

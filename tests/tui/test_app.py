@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.css.parse import parse
 from textual.widgets import OptionList
 
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.theme import THEMES
 
 from .conftest import OpenRoom
@@ -87,3 +91,25 @@ async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, s
 async def test_a_missing_workspace_is_an_empty_one(tmp_path: Path) -> None:
     async with drive(MlxtuneApp(tmp_path / "nowhere"), "home", NARROW) as room:
         await room.until(lambda: "Start with the sample workspace." in room.text("#next-picture"))
+
+
+async def test_style_sheets_are_parsed_once_per_theme(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[tuple[object, ...]] = []
+
+    def counted(scope: str, css: str, read_from: tuple[str, str], **options: Any) -> Any:
+        parsed.append((read_from, options["tie_breaker"], repr(options["variable_tokens"])))
+        return parse(scope, css, read_from, **options)
+
+    monkeypatch.setattr("textual.css.stylesheet.parse", counted)
+    monkeypatch.setattr(CachedStylesheet, "_caches", {})
+    async with drive(shop.app(), "home") as room:
+        for mode, entry in ROOMS.items():
+            await room.press(entry.key)
+            await room.until(lambda mode=mode: room.mode == mode)  # type: ignore[misc]
+        ink, colors = room.screen.styles.background, set()
+        for theme in ("paper", "ink", "paper"):
+            room.app.action_theme(theme)
+            await room.until(lambda theme=theme: (room.screen.styles.background == ink) == (theme == "ink"))  # type: ignore[misc]
+            colors.add(room.screen.styles.background)
+    assert len(colors) == 2
+    assert len(parsed) == len(set(parsed))
