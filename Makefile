@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast coverage check screenshots format clean
 
@@ -22,13 +23,13 @@ demo: setup
 	$(BIN)/mlxtune demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not real'
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=mlxtune --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(PARALLEL) --cov=mlxtune --cov-report=term:skip-covered
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

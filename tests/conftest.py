@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hub_stub import ID, Hub, serve
 from tiny_model import make_tiny, write_chat
@@ -19,10 +21,18 @@ REAL_HOME = files.home()
 # The matrices of the tests are small: one thread per process is faster, above all where tests run in parallel. Set before mlx is imported.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
+gc.set_threshold(100_000, 20, 100)  # garbage collection takes a fifth of the time of the app's tests with the default of 2,000
+hypothesis.settings.register_profile("tests", deadline=None)  # a deadline would fail on a busy machine
+hypothesis.settings.load_profile("tests")
 if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU computes in TF32, and virtual GPUs differ, too
     import mlx.core as mx
 
     mx.set_default_device(mx.cpu)  # tests/metal uses the GPU
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow files first, so that no long file is left when the other process has finished (``--dist loadfile``)."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError, InputError
@@ -79,7 +79,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("records", "format", "targets"), KINDS, ids=lambda value: value if isinstance(value, str) else "")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_rows_round_trip_through_export_and_import(records, format, targets, data):
     given_records = data.draw(st.lists(records, min_size=1, max_size=8))
@@ -195,7 +195,7 @@ DECISIONS = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(DECISIONS, DECISIONS, st.integers(7, 8))
 def test_any_review_exports_its_accepted_rows_and_keeps_test_rows(first, then, seed):
     with tempfile.TemporaryDirectory() as name:
@@ -226,7 +226,12 @@ def test_any_review_exports_its_accepted_rows_and_keeps_test_rows(first, then, s
             data = DataSection("d", holdout=0.2, validation=0.1, seed=seed if turn else 7)
             if not accepted:
                 continue
-            result = export(read_source(path), data, "trl", Path(name) / f"out{turn}")
+            try:
+                result = export(read_source(path), data, "trl", Path(name) / f"out{turn}")
+            except DataError as error:
+                if "split is empty" not in error.message:
+                    raise
+                reject()  # the decisions left no row in a split
             files = {part: read_file(result.folder / f"{part}.jsonl") for part, count in result.counts.items() if count}
             assert sorted(row.hash for part in files.values() for row in part) == sorted(accepted)
             trains = {name for part in ("train", "valid") for row in files.get(part, ()) for name in (row.hash, prompt_hash(row))}

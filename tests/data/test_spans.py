@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.data.access import mmap_file, spans
@@ -43,14 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scan")
 
 
-@settings(deadline=None)
 @given(st.lists(JSON, max_size=5), st.sampled_from([None, 1, 4]), st.booleans(), st.sampled_from(["", "\n ", "\ufeff"]), BLOCKS)
 def test_array_elements_equal_the_json_module(folder, items, indent, ascii, before, block):
     text = before + json.dumps(items, indent=indent, ensure_ascii=ascii) + "\n"
     assert [value for _, value in _read(folder / "d.json", text.encode(), block)] == items
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans(), BLOCKS)
 def test_csv_records_equal_the_csv_module(folder, rows, end, quoted, block):
     file = io.StringIO(newline="")
@@ -60,7 +58,6 @@ def test_csv_records_equal_the_csv_module(folder, rows, end, quoted, block):
     assert [tuple(value.values()) for _, value in records] == rows
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='a",\n\r ', max_size=20), BLOCKS)
 def test_csv_spans_equal_the_csv_module(folder, text, block):
     path = folder / "d.csv"
@@ -76,7 +73,6 @@ def test_csv_spans_equal_the_csv_module(folder, text, block):
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["", " ", "\t\r", '{"a": 1}', ' {"a": 2}\r', '"\u2028\x85"']), max_size=6), BLOCKS)
 def test_only_line_feeds_end_lines_and_blank_lines_are_skipped(folder, lines, block):
     records = _read(folder / "d.jsonl", "\n".join(lines).encode(), block)

@@ -43,7 +43,7 @@ def _unique_text(index: int) -> str:
 BASE = [_row(_unique_text(number)) for number in range(60)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=10), max_size=15, unique=True), st.randoms(use_true_random=False))
 def test_adding_or_shuffling_rows_never_moves_old_ones(texts, random):
     before = _assignments(split(_source(list(BASE)), DATA))
@@ -204,7 +204,7 @@ NEAR_DUPLICATES = st.integers(0, 7).flatmap(
 TEXTS = st.lists(NEAR_DUPLICATES | st.text(max_size=8), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(TEXTS, TEXTS, st.sampled_from(["", "x", "y"]), st.randoms(use_true_random=False))
 def test_recorded_rows_never_move_and_near_duplicates_stay_together(first, then, tag, random):
     with tempfile.TemporaryDirectory() as folder:

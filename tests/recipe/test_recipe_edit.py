@@ -141,7 +141,7 @@ CHANGES = st.dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(LAYOUTS), CHANGES)
 def test_in_any_layout_an_edit_makes_only_its_changes(text: str, changes: dict[str, Any]) -> None:
     try:

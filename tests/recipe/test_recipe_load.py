@@ -72,7 +72,7 @@ def test_dump_resolves_a_local_base(tmp_path):
     assert loaded.path(loaded.model.base) == (tmp_path / "model").resolve()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12).map(lambda text: "x" + text), max_size=3),
     when=st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), st.text("a\"\\\n'é") | st.booleans() | st.integers(-9, 9), max_size=2),
