@@ -144,7 +144,7 @@ def train(workspace: Path) -> None:
     from mlxtune.training import start
 
     recipe = samples.create(workspace)
-    edits = EDITS | {"training.steps": "8", "training.validate_every": "8", "training.save_every": "8"}
+    edits = EDITS | {"training.steps": "12", "training.learning_rate": "2e-2", "training.save_every": "12"}
     edit_recipe(recipe, {key.path: key.parse(edits[key.path]) for key in keys(load(recipe)) if key.path in edits})
     run = start.start(workspace, load(recipe))
     give_up = time.monotonic() + PATIENCE
