@@ -55,7 +55,15 @@ def chat(
     temperature: Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample from the most likely tokens with this total probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Random seed, to reproduce answers.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum tokens per answer.")] = 1024,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum tokens per answer, with its reasoning.")] = 1024,
+    effort: Annotated[
+        str,
+        typer.Option(
+            "--effort",
+            help="Reasoning before an answer: none, low, medium, or high. Default: as in the adapter's training; none for a base.",
+            show_default=False,
+        ),
+    ] = "",
     beside: Beside = False,
     json: Json = False,
 ) -> None:
@@ -65,7 +73,9 @@ def chat(
     """
     workspace = Path.cwd()
     base, default_adapter = parse_model(workspace, which)
-    session = ChatSession(system or "", sampling=Sampling(max_tokens, temperature, top_p, seed), custom_system=system is not None)
+    session = ChatSession(
+        system or "", sampling=Sampling(max_tokens, temperature, top_p, seed), custom_system=system is not None, effort=effort
+    )
     with progress_bar("looking for the model") as update:
         resolve(base, progress=update)
     with Client(base, workspace, beside=beside) as client:
@@ -134,23 +144,25 @@ def _read_lines() -> Iterator[str]:
 def _answer(client: Client, session: ChatSession, question: str, json: bool) -> None:
     """Ask a question, print the answer as it arrives, and add it to the session. Raise the error of a failed request."""
     answer = session.ask(client, question)
-    pieces: list[str] = []
+    pieces: dict[bool, list[str]] = {True: [], False: []}
     while True:
         try:
             event = next(answer)
         except KeyboardInterrupt:
             answer.cancel()
             continue
+        if isinstance(event, Piece) and pieces[True] and not pieces[False] and not event.reasoning and not json:
+            out.print("\n")  # between the reasoning and the answer
         _print_event(event, json)
         match event:
             case Piece():
-                pieces.append(event.text)
+                pieces[event.reasoning].append(event.text)
             case Failed():
                 raise event.error
             case Done():
-                text = "".join(pieces)
+                text = "".join(pieces[False])
                 if event.ended != "cancelled" or text:
-                    session.add(question, text)
+                    session.add(question, text, "".join(pieces[True]).rstrip())
                 return
 
 
@@ -163,7 +175,7 @@ def _print_event(event: Event, json: bool) -> None:
         return
     match event:
         case Piece():
-            out.print(safe_text(event.text), end="")
+            out.print(safe_text(event.text), end="", style="muted" if event.reasoning else None)
         case Done():
             out.print()
             if sys.stdin.isatty():

@@ -40,13 +40,16 @@ class TemplateSettings:
     """How conversations are rendered, besides the model's own template.
 
     ``date`` is the ISO date that templates print as today's, or empty for the current day. ``source`` is a Jinja template that
-    replaces the model's own, or empty. ``turns`` are the assistant turns that are trained, and how; see ``DataSection``.
+    replaces the model's own, or empty. ``turns`` are the assistant turns that are trained, and how; see ``DataSection``. ``effort`` is
+    an OpenAI reasoning effort, and ``variables`` are further variables of the template, as names and values, which take precedence.
     """
 
     thinking: Thinking = "off"
     date: str = ""
     source: str = ""
     turns: Turns = "auto"
+    effort: str = ""
+    variables: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> TemplateSettings:
@@ -87,7 +90,7 @@ class ChatTemplate:
     @cached_property
     def thought_starts(self) -> frozenset[int]:
         """The control tokens with which a thought, or an answer behind it, may begin; empty if thinking is switched off."""
-        if self.settings.thinking == "off" and self.thinking.switch:
+        if self.thinking.switch and self._variables.get(self.thinking.switch) in (False, 0):
             return frozenset()
         control = self.tokenizer.added_tokens_decoder
         firsts = (self.tokenizer.encode(marker, add_special_tokens=False)[0] for marker in MARKERS)
@@ -96,7 +99,11 @@ class ChatTemplate:
     @cached_property
     def _variables(self) -> dict[str, Any]:
         """What the template gets besides the conversation: its variables, and its source if it differs from the model's own."""
-        variables = self.thinking.variables(self.settings.thinking)
+        settings = self.settings
+        thinking = (
+            self.thinking.effort_variables(settings.effort) if settings.effort else self.thinking.variables(settings.thinking)
+        )
+        variables = thinking | dict(settings.variables)
         if self.settings.date and prints_date(self.source):
             return variables | {"chat_template": freeze_date(self.source, self.settings.date)}
         return variables | ({"chat_template": self.settings.source} if self.settings.source else {})

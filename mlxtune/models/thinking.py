@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -67,6 +68,12 @@ class ThinkingControls:
         """Return the variables for an OpenAI ``reasoning_effort`` of ``level``; ``none`` turns reasoning off."""
         mode: Thinking = "off" if level == "none" else "on"
         return self.variables(mode) | ({self.effort: level} if self.effort and mode == "on" else {})
+
+    def mode(self, variables: Mapping[str, Any], default: Thinking) -> Thinking:
+        """Return the mode that ``variables`` set, or the parts of ``default`` that they leave as they are."""
+        on = bool(variables[self.switch]) if self.switch in variables else default != "off"
+        kept = [variables[name] is _HISTORY[name] for name in self.history if name in variables]
+        return "off" if not on else "keep" if any(kept or [default == "keep"]) else "on"
 
     def describe(self, mode: Thinking) -> str:
         """Describe ``mode`` with this template in a few words, or return ``""`` if the template does not know reasoning."""

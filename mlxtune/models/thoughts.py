@@ -21,7 +21,8 @@ _THOUGHTS = {
 _HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True}
 """Text around thoughts and answers in gpt-oss, and whether the answer begins after it."""
 MARKERS = (*_THOUGHTS, *_HEADERS)
-_TAIL = 32  # tokens of a prompt that may open a thought
+_MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
+PROMPT_TAIL = 32  # tokens of a prompt that may open a thought
 
 Ending = Literal["", "stop", "length", "thinking"]
 
@@ -77,7 +78,8 @@ class ThoughtSplitter:
         """Decide what follows a thought or starts the output. Return ``False`` if more text is needed."""
         text = self._pending.lstrip()
         marker = next((marker for marker in MARKERS if text.startswith(marker)), "")
-        if not marker and any(other.startswith(text) for other in MARKERS):
+        spaces = len(self._pending) - len(text)
+        if not marker and spaces <= _MAX_SPACES and any(other.startswith(text) for other in MARKERS):
             return False
         if marker:
             self._pending = text[len(marker) :]
@@ -117,7 +119,7 @@ class AnswerBuilder:
 
     def __init__(self, decode: Decode, prompt: Sequence[int], max_tokens: int, thinking_tokens: int = 0) -> None:
         self._decode, self.max_tokens, self.thinking_tokens = decode, max_tokens, thinking_tokens
-        self._prompt = decode(prompt[-_TAIL:])
+        self._prompt = decode(prompt[-PROMPT_TAIL:])
         self.splitter = ThoughtSplitter(self._prompt)
         self._detokenizer = StreamingDetokenizer(decode)
         self._tokens: list[int] = []

@@ -22,6 +22,7 @@ from mlxtune.serving.protocol import GREEDY, Sampling
 class ChatSession:
     """A conversation whose ``turns`` alternate between user and assistant. ``system`` and ``adapter`` may be empty.
 
+    ``effort`` is an OpenAI reasoning effort; if it is empty, an adapter reasons as in its training, and the base does not.
     ``custom_system``: the user chose the system prompt (or none), so it stays when the adapter changes.
     """
 
@@ -30,6 +31,7 @@ class ChatSession:
     sampling: Sampling = GREEDY
     turns: list[Message] = field(default_factory=list)
     custom_system: bool = False
+    effort: str = ""
 
     @property
     def messages(self) -> list[Message]:
@@ -39,11 +41,13 @@ class ChatSession:
     def ask(self, client: Client, text: str, *, adapter: str | None = None, on_event: EventListener | None = None) -> PendingAnswer:
         """Send ``text`` after the conversation so far, optionally to another ``adapter``. Does not change the conversation."""
         name = self.adapter if adapter is None else adapter
-        return client.ask([*self.messages, Message("user", text)], adapter=name, sampling=self.sampling, on_event=on_event)
+        messages = [*self.messages, Message("user", text)]
+        return client.ask(messages, adapter=name, sampling=self.sampling, effort=self.effort, on_event=on_event)
 
-    def add(self, text: str, answer: str) -> None:
-        """Append a question and its answer."""
-        self.turns += [Message("user", text), Message("assistant", answer)]
+    def add(self, text: str, answer: str, reasoning: str = "") -> None:
+        """Append a question and its answer, with the ``reasoning`` before it. The template decides whether later turns see it."""
+        extra = {"reasoning_content": reasoning} if reasoning else {}
+        self.turns += [Message("user", text), Message("assistant", answer, extra)]
 
     def use_adapter(self, adapter: str, system: str) -> None:
         """Switch to ``adapter``, and to the ``system`` prompt of its training rows unless the user set one."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from mlxtune.core.child_process import ChildProcess, Reply
@@ -87,7 +87,7 @@ class Client:
 
     def ask(
         self, messages: Sequence[Message], *, adapter: str = "", sampling: Sampling = GREEDY, tools: Sequence[dict[str, Any]] = (),
-        schema: Any = None, on_event: EventListener | None = None,
+        schema: Any = None, effort: str = "", variables: Mapping[str, Any] = MappingProxyType({}), on_event: EventListener | None = None,
     ) -> PendingAnswer:  # fmt: skip
         """Ask the base model or an adapter. Returns immediately, even before the base is loaded; answers are generated in parallel."""
         answer = PendingAnswer(str(next(self._ids)), lambda id: self._child.notify("cancel", {"id": id}))
@@ -100,7 +100,7 @@ class Client:
                 Failed(answer.id, "gone", self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value)
             )
 
-        request = GenerateRequest(answer.id, tuple(messages), adapter, sampling, tuple(tools), schema)
+        request = GenerateRequest(answer.id, tuple(messages), adapter, sampling, tuple(tools), schema, effort, dict(variables))
         self._child.request("generate", request.to_json(), on_reply)
         return answer
 

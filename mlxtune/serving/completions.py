@@ -1,7 +1,8 @@
 """OpenAI's chat completions as JSON: parse requests, build responses.
 
 No parameter is ignored: an unknown one, or one that would change the answer but is not supported, is rejected by name
-(https://platform.openai.com/docs/api-reference/chat/create).
+(https://platform.openai.com/docs/api-reference/chat/create). As in vLLM and SGLang, ``chat_template_kwargs`` are variables of the chat
+template, and a message has its reasoning in ``reasoning_content``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import Accepted, Done, Failed, Sampling
+from mlxtune.serving.protocol import Accepted, Done, Failed, Piece, Sampling
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _SUPPORTED = frozenset(
     {"model", "messages", "stream", "stream_options", "temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens"}
-    | {"tools", "tool_choice", "response_format"}
+    | {"tools", "tool_choice", "response_format", "reasoning_effort", "chat_template_kwargs"}
 )
 _METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # do not change the answer
 _UNSUPPORTED_DEFAULTS: dict[str, Any] = {  # accepted only with their default value
@@ -32,6 +33,7 @@ _UNSUPPORTED_DEFAULTS: dict[str, Any] = {  # accepted only with their default va
     "logit_bias": {},
     "store": False,
 }
+_REASONING = ("reasoning_content", "reasoning")  # what servers call the text before an answer
 _MAX_STOPS = 16
 _TYPE_NAMES: dict[type, str] = {
     str: "a string",
@@ -81,6 +83,8 @@ class CompletionRequest:
     sampling: Sampling
     tools: tuple[dict[str, Any], ...]
     schema: Any
+    effort: str
+    variables: dict[str, Any]
     stream: bool
     include_usage: bool
 
@@ -119,6 +123,8 @@ def parse_request(body: Any, models: Sequence[str]) -> CompletionRequest:
         messages=tuple(_message(message, index) for index, message in enumerate(messages)),
         sampling=_sampling(given),
         schema=_schema(given),
+        effort=_get(given, "reasoning_effort", str, default=""),
+        variables=_get(given, "chat_template_kwargs", dict, default={}),
         stream=_get(given, "stream", bool, default=False),
         include_usage=bool(options.get("include_usage")),
     )
@@ -191,11 +197,15 @@ def _message(message: Any, index: int) -> Message:
     if not isinstance(role, str) or role not in _ROLES:
         raise ApiError(400, f"{where}.role must be one of {', '.join(_ROLES)}.", param=where)
     names = {name for name, value in message.items() if value is not None}
-    if unsupported := names - {"role", "content", "name", "tool_calls", "tool_call_id"}:
+    if unsupported := names - {"role", "content", "name", "tool_calls", "tool_call_id", *_REASONING}:
         raise ApiError(
             400, f"{where}.{one_line(min(unsupported), 60)} is not supported.", code="unsupported_parameter", param=where
         )
     extra = {name: message[name] for name in ("name", "tool_call_id") if message.get(name) is not None}
+    if reasoning := next(filter(None, map(message.get, _REASONING)), None):
+        if not isinstance(reasoning, str):
+            raise ApiError(400, f"{where}.{_REASONING[0]} must be text.", param=where)
+        extra[_REASONING[0]] = reasoning
     if message.get("tool_calls"):
         extra["tool_calls"] = _tool_calls(message["tool_calls"], where)
     return Message(_ROLES[role], _content(message.get("content"), where, has_tool_calls="tool_calls" in extra), extra)
@@ -236,9 +246,9 @@ class CompletionResponse:
     def to(cls, request: CompletionRequest, fingerprint: str) -> CompletionResponse:
         return cls(request.model, f"fp_{fingerprint[:12]}", f"chatcmpl-{uuid.uuid4().hex}", int(time.time()))
 
-    def document(self, text: str, accepted: Accepted, done: Done) -> dict[str, Any]:
+    def document(self, text: str, reasoning: str, accepted: Accepted, done: Done) -> dict[str, Any]:
         """Return the response to a request that does not stream."""
-        message = {"role": "assistant", "content": text, "refusal": None}
+        message = {"role": "assistant", "content": text, "refusal": None} | ({_REASONING[0]: reasoning} if reasoning else {})
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.ended}
         return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(done), **_own_fields(accepted, done)}
 
@@ -252,6 +262,10 @@ class CompletionResponse:
         """Return the chunk that ends a stream with ``include_usage``."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(done)}
 
+    def piece_chunk(self, piece: Piece) -> dict[str, Any]:
+        """Return the chunk with a piece of the answer or of the reasoning before it."""
+        return self.chunk({_REASONING[0] if piece.reasoning else "content": piece.text})
+
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
 
@@ -262,6 +276,7 @@ def _usage(done: Done) -> dict[str, Any]:
         "completion_tokens": done.tokens,
         "total_tokens": done.prompt_tokens + done.tokens,
         "prompt_tokens_details": {"cached_tokens": done.cached},
+        **({"completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens}} if done.reasoning_tokens else {}),
     }
 
 

@@ -15,29 +15,34 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import wired_limit
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.gpu_errors import gpu_error
+from mlxtune.core.text import one_line
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.template import ChatTemplate, TemplateSettings
+from mlxtune.models.thinking import template_variables
+from mlxtune.recipe.schema import Thinking
 from mlxtune.serving.adapter_pool import AdapterPool
 from mlxtune.serving.batch_invariance import SAFETY, measure_deviation
 from mlxtune.serving.prompt_cache import PromptCache
-from mlxtune.serving.protocol import Accepted, Event, Failed, FailureKind, FinishReason, GenerateRequest, Piece
+from mlxtune.serving.protocol import Accepted, Event, Failed, FailureKind, FinishReason, GenerateRequest
 from mlxtune.serving.request import ActiveRequest
 from mlxtune.serving.sampling import TokenChoice, choose_tokens
 
 PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get their next token
 MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more
 PROMPT_CACHE_BYTES = 2**29
+_OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}  # which requests cannot set by name
 
 
 class QueueFullError(MachineError):
@@ -81,7 +86,7 @@ class _DecodeBatch:
 class Engine:
     """Answers requests with ``loaded`` and its adapters. Create it and call :meth:`run` in the thread that owns MLX.
 
-    ``find_adapter`` returns the folder of an adapter by name. Up to ``slots`` requests are active, and ``queue`` more may wait. With
+    ``find_adapter`` returns an adapter by name. Up to ``slots`` requests are active, and ``queue`` more may wait. With
     ``exact``, an answer does not depend on other requests; see ``batch_invariance.py``. ``on_event`` is called from the thread in
     which an event happens.
     """
@@ -89,7 +94,7 @@ class Engine:
     def __init__(
         self,
         loaded: LoadedModel,
-        find_adapter: Callable[[str], Path],
+        find_adapter: Callable[[str], AdapterEntry],
         on_event: Callable[[Event], None],
         *,
         slots: int = 16,
@@ -108,7 +113,7 @@ class Engine:
         self._decode = copy.deepcopy(
             loaded.tokenizer._tokenizer
         ).decode  # a copy, because other threads use the tokenizer to submit
-        self._template = ChatTemplate(loaded.tokenizer)
+        self._templates: dict[TemplateSettings, ChatTemplate] = {}
         self._find_adapter, self._on_event = find_adapter, on_event
         self._changed = threading.Condition()
         self._waiting: deque[ActiveRequest] = deque()
@@ -120,16 +125,22 @@ class Engine:
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request. Raises ``InputError`` if it cannot be answered, and ``QueueFullError`` if too many wait."""
-        prompt = self._encode(request)
+        try:
+            entry = self._find_adapter(request.adapter) if request.adapter else None
+        except MlxtuneError as error:
+            self._on_event(Failed.of(request.id, error, "adapter"))
+            return
+        template = self._template(request, entry)
+        prompt = self._encode(request, template)
         room = self.context - len(prompt)
         if room < 1:
             raise InputError(
                 f"The prompt has {len(prompt):,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
             )
         schema, sampling = request.schema, request.sampling
-        grammar = Grammar(self.loaded.tokenizer, schema, self._template.stop_tokens).start(1) if schema is not None else None
+        grammar = Grammar(self.loaded.tokenizer, schema, template.stop_tokens).start(1) if schema is not None else None
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
-        active = ActiveRequest(request, prompt, min(room, sampling.max_tokens), seed, self._decode, grammar)
+        active = ActiveRequest(request, prompt, template, entry, min(room, sampling.max_tokens), seed, self._decode, grammar)
         with self._changed:
             ahead = len(self._waiting)
             if ahead + self._active >= self.slots + self.queue:
@@ -163,15 +174,34 @@ class Engine:
                 self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
         self.pool.activate(None)
 
-    def _encode(self, request: GenerateRequest) -> list[int]:
+    def _template(self, request: GenerateRequest, entry: AdapterEntry | None) -> ChatTemplate:
+        """Return the template with the settings of the adapter's training, or without reasoning for the base, and of the request."""
+        settings = TemplateSettings(entry.thinking, entry.date, entry.template) if entry else TemplateSettings()
+        if settings not in self._templates:
+            self._templates[settings] = ChatTemplate(self.loaded.tokenizer, settings, self.loaded.source.name)
+        template = self._templates[settings]
+        if not request.effort and not request.variables:
+            return template
+        if request.effort not in ("", "none") and not template.thinking.reasons:
+            raise InputError("This model's chat template does not know reasoning.", hint="Remove reasoning_effort.")
+        known = {*template_variables(template.source), "enable_thinking"} - _OTHER_VARIABLES
+        if unknown := sorted(set(request.variables) - known):
+            names = ", ".join(sorted(known))
+            raise InputError(f"The chat template has no variable named {one_line(unknown[0], 60)}.", hint=f"It reads: {names}.")
+        mode: Thinking = settings.thinking if not request.effort else "off" if request.effort == "none" else "on"
+        mode = template.thinking.mode(request.variables, mode)
+        settings = replace(settings, thinking=mode, effort=request.effort, variables=tuple(request.variables.items()))
+        return ChatTemplate(self.loaded.tokenizer, settings, self.loaded.source.name)
+
+    def _encode(self, request: GenerateRequest, template: ChatTemplate) -> list[int]:
         try:
             json.dumps([[message.as_dict() for message in request.messages], request.tools], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise InputError(
                 "A message contains an incomplete character (a lone surrogate).", hint="Send valid Unicode."
             ) from error
-        prompt = self._template.prompt(request.messages, request.tools)
-        if request.tools and prompt == self._template.prompt(request.messages):
+        prompt = template.prompt(request.messages, request.tools)
+        if request.tools and prompt == template.prompt(request.messages):
             raise InputError(
                 "This model's chat template does not support tools.", hint="Remove tools, or describe them in the prompt."
             )
@@ -216,8 +246,7 @@ class Engine:
             self._guarded([request], partial(self._start, request), kind="adapter")
 
     def _start(self, request: ActiveRequest) -> None:
-        name = request.request.adapter
-        request.start(self.pool.load(self._find_adapter(name)) if name else None)
+        request.start(self.pool.load(request.entry.folder) if request.entry else None)
         self.prompt_cache.retain({None, *self.pool.adapters})
         if known := self.prompt_cache.lookup(request.adapter, request.prompt):
             request.caches, request.prefilled = known
@@ -254,9 +283,9 @@ class Engine:
             if self.exact and choice.margin < SAFETY * self.deviation:
                 choice = self._choose_alone(request, logits[index])
             computed = request.tokens
-            text, reason = request.append(choice.token, self._template.stop_tokens)
-            if text:
-                self._on_event(Piece(request.id, text))
+            pieces, reason = request.append(choice.token)
+            for piece in pieces:
+                self._on_event(piece)
             if reason:
                 ended.append(index)
                 self.prompt_cache.put(request.adapter, computed, batch.extract(index))

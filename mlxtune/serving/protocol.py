@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypedDict, get_args
 
 from mlxtune.core.errors import InputError, MlxtuneError, error_from_json, error_to_json
@@ -59,7 +59,11 @@ class LoadParams(TypedDict):
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """The messages so far, the adapter (empty: the base model), tools for the template, and a JSON Schema for the answer."""
+    """The messages so far, the adapter (empty: the base model), tools for the template, and a JSON Schema for the answer.
+
+    ``effort`` is an OpenAI reasoning effort, and ``variables`` are further variables of the chat template. Both are empty by default:
+    an adapter then reasons as in its training, and the base model does not.
+    """
 
     id: str
     messages: tuple[Message, ...]
@@ -67,6 +71,8 @@ class GenerateRequest:
     sampling: Sampling = GREEDY
     tools: tuple[dict[str, Any], ...] = ()
     schema: Any = None
+    effort: str = ""
+    variables: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "messages": [message.as_dict() for message in self.messages], "sampling": asdict(self.sampling)}
@@ -77,7 +83,10 @@ class GenerateRequest:
         try:
             messages = tuple(_message(turn) for turn in record["messages"])
             sampling = Sampling(**{**record["sampling"], "stop": tuple(record["sampling"]["stop"])})
-            return cls(str(record["id"]), messages, str(record["adapter"]), sampling, tuple(record["tools"]), record["schema"])
+            return cls(
+                str(record["id"]), messages, str(record["adapter"]), sampling, tuple(record["tools"]), record["schema"],
+                str(record["effort"]), dict(record["variables"]),
+            )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"Malformed request: {error!r}.") from error
 
@@ -105,10 +114,11 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next piece of an answer, which contains only complete characters."""
+    """The next piece of an answer, or of the reasoning before it. It contains only complete characters."""
 
     id: str
     text: str
+    reasoning: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,7 @@ class Done:
 
     Times in seconds: ``waited`` for a slot, ``first`` from then to the first token, ``seconds`` in total. ``cached`` prompt tokens
     came from the cache; ``alone`` tokens were computed outside the batch, because their logits were too close to call.
+    ``reasoning_tokens`` of the ``tokens`` came before the answer.
     """
 
     id: str
@@ -128,6 +139,7 @@ class Done:
     waited: float
     first: float
     seconds: float
+    reasoning_tokens: int = 0
 
     @property
     def speed(self) -> float:
@@ -166,7 +178,7 @@ def event_to_json(event: Event) -> dict[str, Any]:
 def event_from_json(record: Mapping[str, Any]) -> Event:
     """Rebuild an event."""
     kind = _EVENTS[record["event"]]
-    values = {field.name: record[field.name] for field in fields(kind)}
+    values = {item.name: record[item.name] for item in fields(kind)}
     return kind(**values | ({"error": error_from_json(values["error"])} if kind is Failed else {}))
 
 

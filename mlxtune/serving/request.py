@@ -9,32 +9,45 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
+from mlxtune.models.generate import allow_thoughts
 from mlxtune.models.grammar import GrammarState
+from mlxtune.models.template import ChatTemplate
+from mlxtune.models.thoughts import PROMPT_TAIL, ThoughtSplitter
 from mlxtune.serving.adapter_pool import LoadedAdapter
 from mlxtune.serving.batch_invariance import BatchInvariantScorer
-from mlxtune.serving.protocol import Done, FinishReason, GenerateRequest
+from mlxtune.serving.protocol import Done, FinishReason, GenerateRequest, Piece
 
 
 class ActiveRequest:
-    """A request with its tokenized ``prompt``, a limit of ``max_tokens`` for the answer, and the ``seed`` for sampling."""
+    """A request with its tokenized ``prompt``, the ``template`` that it was rendered with, and the ``seed`` for sampling.
+
+    ``max_tokens`` limits the answer together with the reasoning before it. ``entry`` is the adapter, ``None`` for the base model.
+    """
 
     def __init__(
         self,
         request: GenerateRequest,
         prompt: Sequence[int],
+        template: ChatTemplate,
+        entry: AdapterEntry | None,
         max_tokens: int,
         seed: int,
         decode: Decode,
         grammar: GrammarState | None,
     ) -> None:
         self.request, self.prompt, self.max_tokens, self.seed, self.grammar = request, list(prompt), max_tokens, seed, grammar
+        self.template, self.entry = template, entry
         self.output: list[int] = []
+        self.reasoning_tokens = 0
         self.adapter: LoadedAdapter | None = None
         self.caches: list[Any] = []  # during prefill, for the first ``prefilled`` tokens of the prompt
         self.prefilled = self.cached = self.computed_alone = 0
         self.finished = False
         self._detokenizer = StreamingDetokenizer(decode, request.sampling.stop)
+        self._splitter = ThoughtSplitter(decode(self.prompt[-PROMPT_TAIL:]))
+        self._reasoned = False  # whether any reasoning has been shown
         self._scorer: BatchInvariantScorer | None = None
         self._submitted = time.perf_counter()
         self._started = self._first_token = 0.0
@@ -64,7 +77,9 @@ class ActiveRequest:
         """Return ``logits`` ``(1, vocabulary)`` with tokens that the grammar does not allow at minus infinity."""
         if self.grammar is None:
             return logits
-        return mx.where(mx.array(self.grammar.allowed_tokens([0], logits.shape[-1])), logits, -mx.inf)
+        allowed = self.grammar.allowed_tokens([0], logits.shape[-1])
+        allow_thoughts(allowed[0], self._splitter, self.template.thought_starts)
+        return mx.where(mx.array(allowed), logits, -mx.inf)
 
     def logits_alone(self, model: nn.Module) -> mx.array:
         """Return the next token's logits ``(1, vocabulary)``, computed outside the batch."""
@@ -72,20 +87,35 @@ class ActiveRequest:
         self.computed_alone += 1
         return self._scorer.logits(self.tokens)
 
-    def append(self, token: int, stop_tokens: frozenset[int]) -> tuple[str, FinishReason | None]:
-        """Append ``token``. Return the text that can be shown now, and the reason if the answer ended."""
+    def append(self, token: int) -> tuple[list[Piece], FinishReason | None]:
+        """Append ``token``. Return the pieces of reasoning and answer that can be shown now, and the reason if the answer ended."""
         self._first_token = self._first_token or time.perf_counter()
-        if token in stop_tokens:
-            return self._detokenizer.end(), "stop"
+        if token in self.template.stop_tokens:
+            return self._pieces(self._detokenizer.end(), ended=True), "stop"
         self.output.append(token)
-        if self.grammar:
-            self.grammar.advance(0, token)
+        unconstrained, thinking = self._splitter.unconstrained, self._splitter.thinking
         text = self._detokenizer.add(token)
+        reason: FinishReason | None = None
         if self._detokenizer.stopped:
-            return text, "stop"
-        if len(self.output) < self.max_tokens:
-            return text, None
-        return text + self._detokenizer.end(), "stop" if self._detokenizer.stopped else "length"
+            reason = "stop"
+        elif len(self.output) == self.max_tokens:
+            text += self._detokenizer.end()
+            reason = "stop" if self._detokenizer.stopped else "length"
+        pieces = self._pieces(text, ended=reason is not None)
+        if thinking or self._splitter.thinking:
+            self.reasoning_tokens = len(self.output)
+        if self.grammar and not unconstrained and not self._splitter.unconstrained:
+            self.grammar.advance(0, token)
+        return pieces, reason
+
+    def _pieces(self, text: str, *, ended: bool) -> list[Piece]:
+        thought, answer = self._splitter.add(text)
+        if ended:
+            rest = self._splitter.end()
+            thought, answer = thought + rest[0], answer + rest[1]
+        thought = thought if self._reasoned else thought.lstrip()
+        self._reasoned = self._reasoned or bool(thought)
+        return [Piece(self.id, part, kind) for part, kind in ((thought, True), (answer, False)) if part]
 
     def done(self, reason: FinishReason) -> Done:
         """Return the event that ends the request."""
@@ -101,4 +131,5 @@ class ActiveRequest:
             waited=started - self._submitted,
             first=(self._first_token or now) - started,
             seconds=now - self._submitted,
+            reasoning_tokens=self.reasoning_tokens if self._reasoned else 0,
         )

@@ -110,6 +110,8 @@ class Server:
                 sampling=wanted.sampling,
                 tools=wanted.tools,
                 schema=wanted.schema,
+                effort=wanted.effort,
+                variables=wanted.variables,
                 on_event=events.put,
             )
         except BaseException:
@@ -140,12 +142,12 @@ class Server:
                 raise self._failure(wanted, event)
             if wanted.stream:
                 yield response.chunk({"role": "assistant", "content": ""})
-            pieces: list[str] = []
+            pieces: dict[bool, list[str]] = {True: [], False: []}
             while isinstance(event, Piece):
                 if wanted.stream:
-                    yield response.chunk({"content": event.text})
+                    yield response.piece_chunk(event)
                 else:
-                    pieces.append(event.text)
+                    pieces[event.reasoning].append(event.text)
                 event = await events.next()
             if not isinstance(event, Done):
                 failure = self._failure(wanted, event)
@@ -156,7 +158,7 @@ class Server:
             self._last_seconds = event.seconds
             self.on_finish(wanted.model, event)
             if not wanted.stream:
-                yield response.document("".join(pieces), accepted, event)
+                yield response.document("".join(pieces[False]), "".join(pieces[True]).rstrip(), accepted, event)
                 return
             yield response.chunk({}, accepted, event)
             if wanted.include_usage:

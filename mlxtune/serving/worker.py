@@ -45,7 +45,7 @@ class ModelProcess:
         loaded = load(source)
         workspace = Path.cwd()
         self.engine = engine = Engine(
-            loaded, lambda name: adapter_index.find_adapter(workspace, name, source.fingerprint).folder, self._send,
+            loaded, lambda name: adapter_index.find_adapter(workspace, name, source.fingerprint), self._send,
             slots=params["slots"], queue=params["queue"], exact=params["exact"],
         )  # fmt: skip
         ready = Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)

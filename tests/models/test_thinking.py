@@ -65,6 +65,18 @@ def test_an_openai_effort_sets_the_switch_and_the_level():
     assert thinking_controls(QWEN3).effort_variables("high") == {"enable_thinking": True}
 
 
+def test_the_mode_follows_from_variables():
+    controls = thinking_controls(QWEN36)
+    modes = [
+        ({}, "keep"),
+        ({"enable_thinking": True}, "off"),
+        ({"enable_thinking": False}, "on"),
+        ({"preserve_thinking": True}, "on"),
+    ]
+    assert [controls.mode(variables, default) for variables, default in modes] == ["keep", "on", "off", "keep"]
+    assert controls.mode({"preserve_thinking": False}, "keep") == "on"
+
+
 def test_the_variables_and_the_clock_of_a_template():
     assert {"preserve_thinking", "enable_thinking", "messages"} <= template_variables(QWEN36)
     assert template_variables("{% if %}") == frozenset()

@@ -14,6 +14,7 @@ CASES = [
     ("", "  Hello ", "", "  Hello "),
     ("", "", "", ""),
     ("", " \n", "", " \n"),
+    ("", " " * 12, "", " " * 12),
     ("", "<thi", "", "<thi"),
     ("", "<b>bold</b> <think>not a thought</think>", "", "<b>bold</b> <think>not a thought</think>"),
     ("", '["a"]', "", '["a"]'),

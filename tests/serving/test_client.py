@@ -108,7 +108,7 @@ def test_iteration_continues_after_an_interrupt(client: Client, monkeypatch: pyt
 
 
 def test_an_unknown_adapter_and_bad_input_fail_the_request(client: Client) -> None:
-    (_, failed) = client.ask(HELLO, adapter="al-of-it")
+    (failed,) = client.ask(HELLO, adapter="al-of-it")
     assert (failed.kind, failed.error.exit_code) == ("adapter", 2)
     assert "no adapter al-of-it" in failed.error.message
     (failed,) = client.ask([Message("user", "word " * 3000)])

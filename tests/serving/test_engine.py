@@ -11,6 +11,7 @@ import pytest
 from architectures import make
 from served import EventLog, make_request, run_requests
 
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError
 from mlxtune.models import lora
 from mlxtune.models.generate import generate
@@ -171,7 +172,9 @@ def test_canceled_requests_free_their_slots_and_stay_in_the_prompt_cache(make_en
     assert engine._active == 0
     answer_tokens = tiny_loaded.tokenizer.encode(log.text("0"), add_special_tokens=False)
     assert (
-        engine.prompt_cache.lookup(None, [*engine._encode(make_request("0", "Go on and on.")), *answer_tokens, 0])[1]
+        engine.prompt_cache.lookup(
+            None, [*engine._encode(make_request("0", "Go on and on."), ChatTemplate(tiny_loaded.tokenizer)), *answer_tokens, 0]
+        )[1]
         >= log.last("0").prompt_tokens
     )
 
@@ -223,8 +226,8 @@ def test_tools_reach_the_template_or_are_refused(make_engine, monkeypatch) -> No
     engine, tools = make_engine(), ({"type": "function", "function": {"name": "find"}},)
     with pytest.raises(InputError, match="does not support tools"):
         engine.submit(make_request("1", "Hi.", tools=tools))
-    template = engine._template.tokenizer.chat_template
-    monkeypatch.setattr(engine._template.tokenizer._tokenizer, "chat_template", "{{ tools | tojson }}" + template)
+    tokenizer = engine.loaded.tokenizer._tokenizer
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ tools | tojson }}" + tokenizer.chat_template)
     engine.submit(make_request("1", "Hi.", tools=tools))
     assert '"find"' in engine.loaded.tokenizer.decode(engine._waiting[0].prompt)
 
@@ -261,7 +264,7 @@ def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, na
     requests = [make_request(str(number), text, max_tokens=20) for number, text in enumerate(questions(4))]
 
     def engine(slots: int) -> Engine:
-        return Engine(loaded, lambda name: Path(name), lambda event: None, slots=slots)
+        return Engine(loaded, lambda name: AdapterEntry(name, name, Path(name)), lambda event: None, slots=slots)
 
     together = run_requests(engine(4), requests)
     for request in requests:

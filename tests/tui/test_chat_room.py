@@ -10,6 +10,7 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
+from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 
 from .conftest import OpenRoom
@@ -35,7 +36,7 @@ class FakeClient:
         self.cancelled: list[int] = []
         FakeClient.instances.append(self)
 
-    def ask(self, messages: Any, *, adapter: str = "", sampling: Any = None, on_event: Callable[[Event], None]) -> Any:
+    def ask(self, messages: Any, *, adapter: str = "", on_event: Callable[[Event], None], **_: Any) -> Any:
         index = len(self.questions)
         self.questions.append((messages[-1].content, adapter, on_event))
 
@@ -46,9 +47,11 @@ class FakeClient:
 
         return Answer
 
-    def finish(self, index: int, text: str, ended: str = "stop") -> None:
-        """Stream ``text`` as the whole answer to a question."""
+    def finish(self, index: int, text: str, ended: str = "stop", reasoning: str = "") -> None:
+        """Stream ``reasoning`` and ``text`` as the whole answer to a question."""
         send = self.questions[index][2]
+        if reasoning:
+            send(Piece(str(index), reasoning, reasoning=True))
         send(Piece(str(index), text))
         send(Done(str(index), ended, 40, 12, 7, 0, 0.0, 0.1, 0.5))  # type: ignore[arg-type]
 
@@ -295,6 +298,16 @@ async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(
         await room.press("enter")
         await room.until(lambda: room.mode == "chat")
         assert chat(room).session.system == f"{system} Always!"
+
+
+def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop: Shop, clients: list[FakeClient]) -> None:
+    chat = ChatService(shop.folder, lambda: None)
+    chat.start("smollm2-135m")
+    chat.ask("Ready?")
+    clients[0].finish(0, "Yes.", reasoning="Am I?\nI am.\n")
+    rows = [row.plain.strip() for row in render.transcript(chat, 60)]
+    assert rows[rows.index("Am I?") :][:3] == ["Am I?", "I am.", "Yes."]
+    assert (chat.last_answer, chat.session.turns[-1].extra) == ("Yes.", {"reasoning_content": "Am I?\nI am."})
 
 
 def test_control_characters_of_an_answer_are_removed(shop: Shop, clients: list[FakeClient]) -> None:

@@ -77,7 +77,9 @@ def _side_by_side(exchange: Exchange, width: int) -> list[Content]:
 def _reply(reply: ChatReply, width: int) -> list[Content]:
     """Draw a reply under its adapter's name, and how it ended."""
     token = "$primary" if reply.adapter else "$muted"
-    return [*_turn("●", one_line(reply.adapter) or "base", reply.text, token, width), *_ending(reply, width)]
+    head, *answer = _turn("●", one_line(reply.adapter) or "base", reply.text, token, width)
+    reasoning = wrap(safe_text(reply.reasoning.rstrip()).expandtabs(4), width - 6) if reply.reasoning else []
+    return [head, *(line((f"    {row}", "$muted")) for row in reasoning), *answer, *_ending(reply, width)]
 
 
 def _turn(glyph: str, role: str, text: str, token: str, width: int, style: str = "") -> list[Content]:

@@ -38,10 +38,11 @@ BASE_ALONE = AdapterOption()
 
 @dataclass
 class ChatReply:
-    """One answer by ``adapter``, streamed into ``text``. ``done`` or ``error`` is set when it ends."""
+    """One answer by ``adapter``, streamed into ``text`` after its ``reasoning``. ``done`` or ``error`` is set when it ends."""
 
     adapter: str
     text: str = ""
+    reasoning: str = ""
     done: Done | None = None
     error: str = ""
     answer: PendingAnswer | None = None
@@ -196,12 +197,14 @@ class ChatService:
 
     def _on_reply_event(self, exchange: Exchange, reply: ChatReply, event: Event) -> None:
         match event:
+            case Piece(reasoning=True):
+                reply.reasoning += safe_text(event.text)
             case Piece():
                 reply.text += safe_text(event.text)
             case Failed():
                 reply.error = one_line(f"{event.error.message} {event.error.hint}")
             case Done():
                 if reply is exchange.replies[-1] and reply.text:
-                    self.session.add(exchange.question, reply.text)
+                    self.session.add(exchange.question, reply.text, reply.reasoning.rstrip())
                 reply.done = event
         self._on_change()
