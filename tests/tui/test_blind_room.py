@@ -83,8 +83,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_sealed_answers(shop: 
         assert "base or tuned?" in intro(room)
         assert f"From evaluation {ID}." in intro(room)
         await room.press("enter")
-        await room.until(lambda: room.mode == "")
-        assert "fixed before the first vote" in room.screen_text
+        await room.until(lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
         await room.press("escape")
         assert not (folder / "blind").exists(), "nothing is fixed yet"
         await begin(room)

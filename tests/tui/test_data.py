@@ -30,8 +30,8 @@ async def checked(room: RoomDriver) -> SourceSession:
 
 
 def row(room: RoomDriver, number: int) -> str:
-    """The line of the table with that row."""
-    return next(line for line in room.text("#list").splitlines() if f" {number:>3} " in line[:12])
+    """The line of the table with that row; empty if it is not drawn."""
+    return next((line for line in room.text("#list").splitlines() if f" {number:>3} " in line[:12]), "")
 
 
 async def filter_by(room: RoomDriver, text: str, matches: int) -> None:
@@ -80,6 +80,17 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(shop: S
         await room.until(lambda: selected(room) == 1)
         assert room.focus == "list"
         assert statuses(room) == {}, "letters typed into the filter are not actions"
+
+
+async def test_a_redraw_right_after_a_key_keeps_the_cursor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        rows = room.screen.query_one("#list")
+        rows.action_edge(True)
+        assert session.row_index == 13, "the next key applies to the row that the cursor is on"
+        room.screen.redraw()
+        assert rows.cursor == 13
 
 
 async def test_sorting_cycles_and_the_cursor_stays_on_its_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -132,6 +132,15 @@ async def test_arrows_select_a_run_and_enter_opens_it(loaded: Shop, open_room: O
         assert "The loss is not a number at step 88." in room.text("#stats")
 
 
+async def test_a_redraw_right_after_a_key_keeps_the_cursor(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("home") as room:
+        await room.until(lambda: room.screen.query_one("#runs-picture").count > 2)
+        runs = room.screen.query_one("#runs-picture")
+        runs.action_edge(True)
+        room.screen.redraw()
+        assert runs.cursor == runs.count - 1
+
+
 async def test_tab_goes_between_next_and_runs(loaded: Shop, open_room: OpenRoom) -> None:
     async with open_room("home") as room:
         for key, focus in (("tab", "runs-picture"), ("tab", "next-picture"), ("up", "next-picture")):

@@ -57,10 +57,18 @@ class ListPanel(FocusPanel):
         self.first = 0  # the first visible row
         self._row: DrawRow = lambda _index, _width: Content("")
         self._header: Callable[[int], Content] | None = None
+        self._on_move: Callable[[int], None] = lambda _index: None
 
-    def set(self, count: int, row: DrawRow, *, cursor: int | None = None, header: Callable[[int], Content] | None = None) -> None:
-        """Show ``count`` rows, drawn by ``row(index, width)``, below ``header(width)``. ``cursor`` moves the cursor silently."""
-        self.count, self._row, self._header = count, row, header
+    def set(
+        self, count: int, row: DrawRow, *, cursor: int | None = None, header: Callable[[int], Content] | None = None,
+        on_move: Callable[[int], None] = lambda _index: None,
+    ) -> None:  # fmt: skip
+        """Show ``count`` rows, drawn by ``row(index, width)``, below ``header(width)``. ``cursor`` moves the cursor silently.
+
+        ``on_move(index)`` is called as soon as a key or the mouse moves the cursor. A ``Moved`` message arrives later, perhaps
+        after another redraw or key.
+        """
+        self.count, self._row, self._header, self._on_move = count, row, header, on_move
         self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         self.update(self._draw)
 
@@ -89,6 +97,7 @@ class ListPanel(FocusPanel):
         index = max(0, min(index, self.count - 1))
         if self.count and index != self.cursor:
             self.cursor = index
+            self._on_move(index)
             self.update(self._draw)
             self.post_message(self.Moved(self, index))
 

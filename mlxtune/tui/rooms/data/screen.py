@@ -69,7 +69,6 @@ class DataRoom(SourceRoom):
         self._saved: Mapping[str, Any] = {}
         self._show_stats = False  # instead of the rows, on a screen too narrow for both
         self._drawn_session: SourceSession | None = None
-        self._drawn_rows: Sequence[int] = ()
         self._histogram: tuple[object, render.LengthHistogram | None] = (None, None)  # with the key of its cache
 
     def compose_body(self) -> ComposeResult:
@@ -146,7 +145,6 @@ class DataRoom(SourceRoom):
         browser, selection = session.source, session.selection
         panel = self.query_one("#list", ListPanel)
         rows, unit = selection.rows, "tokens" if browser.check_result and len(browser.check_result.tokens) else "chars"
-        self._drawn_rows = rows
         on_row = panel.cursor < len(rows) and rows[panel.cursor] == session.row_index
 
         def columns() -> render.RowColumns:  # for the panel's width at the time it is drawn
@@ -157,6 +155,7 @@ class DataRoom(SourceRoom):
             lambda position, width: render.table_row(browser, int(rows[position]), columns(), width, unit),
             cursor=panel.cursor if on_row else session.cursor_position(),
             header=lambda width: render.table_header(columns(), width, unit),
+            on_move=lambda position: session.move_to(int(rows[position])),  # a thread may replace selection.rows
         )
         if len(rows):
             session.row_index = int(rows[panel.cursor])  # not move_to, because the filter may still find the previous row
@@ -326,9 +325,8 @@ class DataRoom(SourceRoom):
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
         session = self.session
-        if session is not None and event.panel.id == "list" and event.index < len(self._drawn_rows):
-            session.move_to(int(self._drawn_rows[event.index]))  # not from selection.rows: a thread may have replaced them
-            self.query_one("#rows", Section).head.set(note=render.position_note(session, event.index))
+        if session is not None and event.panel.id == "list":
+            self.query_one("#rows", Section).head.set(note=render.position_note(session, event.panel.cursor))
         self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))  # nothing else depends on the cursor
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:

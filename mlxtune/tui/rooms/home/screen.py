@@ -79,7 +79,11 @@ class HomeRoom(Room):
         self.query_one("#runs").display = bool(runs)
         self.query_one(".right").display = bool(runs) or verdict is not None
         cursor = next((index for index, view in enumerate(runs) if view.id == self._run_id), 0)
-        self.query_one(RunList).set(len(runs), partial(render.run_row, runs, snapshot.now), cursor=cursor)
+
+        def select(index: int) -> None:
+            self._run_id = runs[index].id
+
+        self.query_one(RunList).set(len(runs), partial(render.run_row, runs, snapshot.now), cursor=cursor, on_move=select)
         self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
 
     def footer_actions(self) -> Sequence[FooterAction]:
@@ -101,10 +105,6 @@ class HomeRoom(Room):
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self._run_id = str(state["run"])
-
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        if event.index < len(self._runs):
-            self._run_id = self._runs[event.index].id
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         if event.index < len(self._runs):
