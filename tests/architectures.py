@@ -11,7 +11,7 @@ from tiny_model import CHATML, write_tokenizer
 
 WINDOW = 16  # of the architectures that have sliding-window layers
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 16, "rms_norm_eps": 1e-5, "vocab_size": 320, "max_position_embeddings": 4096, "rope_theta": 10000.0,
 }  # fmt: skip
@@ -36,7 +36,7 @@ class Architecture:
 
     @property
     def full_config(self) -> dict[str, Any]:
-        return _SIZES | self.config | ({"text_config": _SIZES | self.inner} if self.inner else {})
+        return SIZES | self.config | ({"text_config": SIZES | self.inner} if self.inner else {})
 
 
 ARCHITECTURES: dict[str, Architecture] = {

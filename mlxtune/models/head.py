@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.cache import ConcatenateKVCache, make_prompt_cache
 
 from mlxtune.models.cpu.exp import exp_of_negative
 
@@ -117,9 +118,29 @@ def split_head(model: nn.Module) -> BackboneHead:
     )
     try:
         parts = _find_parts(model)
-        return _verified(model, parts) or whole if parts else whole
+        head = _verified(model, parts) or whole if parts else whole
     except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        return whole  # unusual architecture: running the whole model is always correct
+        head = whole  # unusual architecture: running the whole model is always correct
+    return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
+
+
+def _shares_keys_through_caches(model: nn.Module) -> bool:
+    """Whether the model computes something else without a cache, because some layers read the keys of others from theirs."""
+    tokens = mx.array([_TEST_TOKENS])
+    try:
+        return not _agree(model(tokens), expected := model(tokens, cache=make_prompt_cache(model)), expected)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return False
+
+
+def _with_fresh_caches(head: BackboneHead, model: nn.Module) -> BackboneHead:
+    """Return ``head`` with a backbone that fills new caches if it is given none. Their arrays are part of the graph."""
+    count = len(make_prompt_cache(model))
+
+    def backbone(tokens: mx.array, cache: Any = None) -> mx.array:
+        return head.backbone(tokens, cache or [ConcatenateKVCache() for _ in range(count)])
+
+    return replace(head, backbone=backbone)
 
 
 def _find_parts(model: nn.Module) -> _Parts | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.core.files import write_bytes, write_json
 from mlxtune.core.safetensors import read_header
 from mlxtune.core.text import nearest
+from mlxtune.planning.shapes import NOT_ADAPTED
 from mlxtune.recipe import AdapterSection
 
 _LINEAR = nn.Linear | nn.QuantizedLinear
 _ADAPTABLE = _LINEAR | nn.Embedding | nn.QuantizedEmbedding | SwitchLinear | QuantizedSwitchLinear
-_ROUTER = re.compile(r"(^|\.)(\w*router|gate|shared_expert_gate)(\.|$)")
 
 WEIGHTS_FILE, CONFIG_FILE = "adapters.safetensors", "adapter_config.json"
 ADAPTER_ARRAYS = ("lora_a", "lora_b", "m")  # the arrays of one module; m is DoRA's magnitude
@@ -102,11 +101,11 @@ def to_bytes(arrays: dict[str, mx.array]) -> bytes:
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
     """Return mlx-lm's names of the target modules, relative to the layer, or to the model for modules outside the layers.
 
-    ``all-linear`` excludes experts, whose adapters would be larger than all others, and routers, which a few rows could unbalance.
+    ``all-linear`` excludes experts, whose adapters would be larger than all others, and what ``planning.shapes.NOT_ADAPTED`` matches.
     """
-    layers = {name: module for layer in model.layers for name, module in layer.named_modules() if isinstance(module, _ADAPTABLE)}
+    layers = {name: module for layer in model.layers for name, module in layer.named_modules() if _is_adaptable(module)}
     if isinstance(section.targets, str):
-        linear = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not _ROUTER.search(name))
+        linear = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not NOT_ADAPTED.search(name))
         keys = linear if section.targets == "all-linear" else [name for name in linear if "attn" in name or "attention" in name]
         if not keys:
             raise RecipeError(
@@ -114,9 +113,7 @@ def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
             )
         return keys
     in_layers = {id(module) for layer in model.layers for module in layer.modules()}
-    outside = {
-        name: module for name, module in model.named_modules() if isinstance(module, _ADAPTABLE) and id(module) not in in_layers
-    }
+    outside = {name: module for name, module in model.named_modules() if _is_adaptable(module) and id(module) not in in_layers}
     candidates = layers | outside
     targets: dict[str, nn.Module] = {}
     for target in section.targets:
@@ -132,6 +129,11 @@ def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
                     hint=f'Use kind = "lora", or remove {name}.',
                 )
     return sorted(targets)
+
+
+def _is_adaptable(module: nn.Module) -> bool:
+    """Whether ``module`` can have an adapter in mlx-lm's usual format. Modules with a method for it have their own format."""
+    return isinstance(module, _ADAPTABLE) and not hasattr(module, "to_lora")
 
 
 def _target_hint(target: str, candidates: dict[str, nn.Module]) -> str:

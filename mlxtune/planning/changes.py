@@ -58,7 +58,7 @@ def suggest_changes(
 
 
 def _checkpointing(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    if recipe.training.grad_checkpoint is not True:
+    if recipe.training.grad_checkpoint is not True and shapes.can_checkpoint:
         yield {"training.grad_checkpoint": True}, "steps take a third longer"
 
 

@@ -201,7 +201,8 @@ class _Step:
         shapes, factors = self.shapes, self.coefficients
         trained = [layer.nbytes(batch) for layer in self.layers[self.first_layer :]]
         hidden = batch.tokens * shapes.width * self.number_size
-        saved, top = (hidden * len(trained), max(trained, default=0)) if self.checkpointed else (sum(trained), 0)
+        inputs = hidden * shapes.residual_streams * len(trained)
+        saved, top = (inputs, max(trained, default=0)) if self.checkpointed else (sum(trained), 0)
         saved += hidden  # the input of the final norm
         streams = min(MAX_STREAMS, self.machine.cores, batch.rows) if self.machine.backend == "cpu" else 1
         positions = -(-batch.trained // streams)

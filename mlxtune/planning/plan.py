@@ -188,6 +188,7 @@ class Planner:
             plain = self._calibration(recipe, False)
             scale = plain.scale if plain else 1.0
             checkpointed = memory.needs_checkpointing(self.shapes, recipe, work, self.machine, cached=cached, scale=scale)
+        checkpointed = checkpointed and self.shapes.can_checkpoint
         return StepDecisions(work, cached, checkpointed, self._calibration(recipe, checkpointed))
 
     def estimate(self, recipe: Recipe) -> MemoryEstimate:

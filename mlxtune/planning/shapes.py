@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.core.safetensors import TensorInfo
 from mlxtune.recipe import AdapterSection
 
-LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+LAYER = re.compile(r"(?:^|\.)(?:layers|kv_reuse_layers|h|blocks)\.(\d+)\.(.+)$")
+_LATER_LAYERS = "kv_reuse_layers."  # a second list of layers, after the first one
+_OWN_ADAPTERS = {"afm7": "self_attn.qkv_proj"}  # linear modules whose adapters mlx-lm stores in another format
 _OTHER = re.compile(r"(?:^|\.)(?:vision|visual|audio|multi_modal|mtp)\w*\.|inv_freq$")  # parts that mlx-lm drops from a text model
 _OUT = re.compile(r"(?:^|\.)(?:o_proj|out_proj|wo|dense|down_proj|w2|c_proj|fc2|fc_out|dense_4h_to_h)$")
-_ROUTER = re.compile(r"(?:^|\.)(?:\w*router|gate|shared_expert_gate)(?:\.|$)")
-_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|tok_embeddings|wte|embeddings)$")
+# Linear modules that "all-linear" excludes: routers, which a few rows could unbalance, and AltUp, whose weights Gemma 3n clips in place
+NOT_ADAPTED = re.compile(r"(?:^|\.)(?:\w*router|gate|shared_expert_gate|altup)(?:\.|$)")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed|embed_tokens|embed_in|embedding|(?:tok_|token_|word_)?embeddings|wte)$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)$")
+_NOT_CHECKPOINTED = ("iquestloopcoder",)  # these call the parts of their layers, so no layer can be recomputed as a whole
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
 _GROUPS = (64, 32)  # quantization group sizes that models.load tries
 
@@ -30,7 +34,7 @@ class WeightShape:
     """A weight array: ``shape`` before quantization, ``nbytes`` as saved, including scales and biases.
 
     ``layer`` is -1 outside the layers; ``name`` is relative to the layer, ``path`` to the model. ``size`` is the bytes of one
-    unpacked number.
+    unpacked number. ``bare`` arrays are not the weight of a module.
     """
 
     name: str
@@ -40,6 +44,7 @@ class WeightShape:
     size: int
     bits: int = 0
     path: str = ""
+    bare: bool = False
 
     @property
     def numbers(self) -> int:
@@ -47,8 +52,8 @@ class WeightShape:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is a matrix that all tokens use: not a norm, bias or expert."""
-        return len(self.shape) == 2
+        """Whether it is the matrix of a linear module that all tokens use: not a norm, bias or expert."""
+        return len(self.shape) == 2 and not self.bare and "norm" not in self.name.rsplit(".", 1)[-1]
 
     @property
     def is_attention(self) -> bool:
@@ -76,7 +81,11 @@ class WeightShape:
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """A model's weights, and facts from its configuration: the heads, and the number of active experts per token."""
+    """A model's weights, and facts from its configuration: the heads, and the number of active experts per token.
+
+    ``residual_streams`` is the number of hidden states per position that a layer passes to the next one. ``can_checkpoint`` tells
+    whether the layers can be recomputed for the backward pass.
+    """
 
     weights: tuple[WeightShape, ...]
     heads: int
@@ -84,6 +93,8 @@ class ModelShapes:
     head_dim: int
     active_experts: int
     tied: bool
+    residual_streams: int = 1
+    can_checkpoint: bool = True
 
     @cached_property
     def depth(self) -> int:
@@ -115,7 +126,9 @@ class ModelShapes:
     def adapter_targets(self, section: AdapterSection) -> list[WeightShape]:
         """Return the weights that get an adapter, following the rules in ``models.lora``. Raises ``RecipeError`` if a target matches none."""
         count = self.depth if section.layers == "all" else min(section.layers, self.depth)
-        linear = [weight for weight in self.weights if weight.layer >= 0 and weight.is_matrix and not _ROUTER.search(weight.name)]
+        linear = [
+            weight for weight in self.weights if weight.layer >= 0 and weight.is_matrix and not NOT_ADAPTED.search(weight.name)
+        ]
         if section.targets == "attention":
             chosen = [weight for weight in linear if weight.is_attention]
         elif section.targets == "all-linear":
@@ -145,7 +158,9 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
         for file in sorted(folder.glob("model*.safetensors"))
         for name, tensor in safetensors.read_header(file, follow=True).tensors.items()
     }
-    weights = tuple(_weights(entries, config.get("quantization") or {}, tied))
+    weights = _number_layers(_weights(entries, config.get("quantization") or {}, tied))
+    own = _OWN_ADAPTERS.get(config.get("model_type", ""))
+    weights = tuple(replace(weight, bare=True) if weight.name == own else weight for weight in weights)
     if not any(weight.layer < 0 and weight.is_embedding for weight in weights):
         raise ModelError(f"{folder} has no token embedding, so its memory cannot be estimated.")
     width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.is_embedding)
@@ -157,6 +172,18 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
         head_dim=int(text.get("head_dim") or width // heads),
         active_experts=int(text.get("num_experts_per_tok") or text.get("top_k_experts") or 1),
         tied=tied or not any(_HEAD.search(weight.name) for weight in weights if weight.layer < 0),
+        residual_streams=int(text.get("altup_num_inputs") or 1),
+        can_checkpoint=config.get("model_type") not in _NOT_CHECKPOINTED,
+    )
+
+
+def _number_layers(weights: Iterator[WeightShape]) -> tuple[WeightShape, ...]:
+    """Return ``weights`` with the layers of a second list numbered after those of the first one."""
+    numbered = tuple(weights)
+    first = 1 + max((weight.layer for weight in numbered if _LATER_LAYERS not in weight.path), default=-1)
+    return tuple(
+        replace(weight, layer=weight.layer + first) if weight.layer >= 0 and _LATER_LAYERS in weight.path else weight
+        for weight in numbered
     )
 
 
@@ -170,7 +197,8 @@ def _weights(entries: dict[str, TensorInfo], quantization: dict[str, Any], tied:
         match = LAYER.search(path)
         layer, layer_name = (int(match[1]), match[2]) if match else (-1, path)
         if not quantized or kind != "weight":
-            yield WeightShape(layer_name, layer, entry.shape, entry.size, _BYTES.get(entry.dtype, 4), path=path)
+            size = _BYTES.get(entry.dtype, 4)
+            yield WeightShape(layer_name, layer, entry.shape, entry.size, size, path=path, bare=kind != "weight")
             continue
         scales = entries[f"{stem}.scales"]
         parts = [entry, scales, *([entries[f"{stem}.biases"]] if f"{stem}.biases" in entries else [])]

@@ -1,8 +1,8 @@
 """Run a model's layers for training: skip frozen layers, share a prefix, checkpoint gradients.
 
 An mlx-lm backbone loops over its list of layers. For one call, that list is replaced by the layers above the frozen ones, which
-start from precomputed hidden states, or by layers that keep only their input and recompute everything else (gradient checkpointing,
-Chen et al. 2016, arXiv:1604.06174). Neither the model's class nor any global state changes.
+start from precomputed hidden states, or by layers that keep only their inputs (see ``recompute``). Neither the model's class nor any
+global state changes.
 
 Tokens that all rows of a batch begin with are computed once: the prefix runs as one sequence, its keys and values are recorded as
 part of the graph, and the rows attend to them. This computes the same sums in a different order, but only for plain attention, in
@@ -11,17 +11,20 @@ which every position attends to all earlier positions: see ``can_share_prefix``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.head import BackboneHead, magnitude
+from mlxtune.training.recompute import LayerProxy, RecomputedLayer
 
 
 class RecordingCache:
@@ -53,10 +56,6 @@ class TrainingPrefixCache:
         """Return a causal mask. MLX aligns ``"causal"`` at the bottom right, so every row sees the whole prefix."""
         return create_causal_mask(length, self.offset) if return_array else "causal"
 
-    def with_arrays(self, keys: mx.array, values: mx.array) -> TrainingPrefixCache:
-        """Return a new cache with different prefix arrays, to recompute a checkpointed layer."""
-        return TrainingPrefixCache(keys, values)
-
     @staticmethod
     def _join(prefix: mx.array, own: mx.array) -> mx.array:
         return mx.concatenate([mx.broadcast_to(prefix, (own.shape[0], *prefix.shape[1:])), own], axis=2)
@@ -69,15 +68,12 @@ class ChainedCache(TrainingPrefixCache, RecordingCache):
         self.keys, self.values = super().update_and_fetch(keys, values)
         return self.keys, self.values
 
-    def with_arrays(self, keys: mx.array, values: mx.array) -> ChainedCache:
-        return ChainedCache(keys, values)
-
 
 class LayerStack:
     """A model's layers, as run by the training loop.
 
-    ``first_adapted`` is the index of the lowest layer with an adapter; layers below it need no gradient. ``checkpointed`` layers
-    keep only their input.
+    ``first_adapted`` is the index of the lowest layer with an adapter; layers below it need no gradient. If ``checkpointed``, the layers
+    from there on keep only their inputs. It is False for an architecture that does not call its layers, whatever was requested.
     """
 
     def __init__(
@@ -85,11 +81,11 @@ class LayerStack:
     ) -> None:
         self.model, self.head, self.streams = model, head, streams or StreamPool(1)
         self.depth = len(model.layers)
-        backbone = head.backbone
-        self._backbone = backbone if isinstance(backbone, nn.Module) and "layers" in backbone and "norm" in backbone else None
-        self.checkpointed = checkpointed and self._backbone is not None
+        self._lists = _layer_lists(model)
         self.first_adapted = self._first_adapted()
-        self._dropout_keys = [_make_repeatable(layer) for layer in model.layers] if self.checkpointed else []
+        self.checkpointed = checkpointed and self._calls_layers()
+        recomputed = model.layers[self.first_adapted :] if self.checkpointed else []
+        self._recomputed = {id(layer): RecomputedLayer(layer) for layer in recomputed}
 
     def run_prefix(
         self, prefix: mx.array, frozen_outputs: mx.array | None = None, *, until: int | None = None
@@ -124,23 +120,36 @@ class LayerStack:
         self, tokens: mx.array, caches: list[Any] | None, start: int, until: int | None, frozen_outputs: mx.array | None
     ) -> mx.array:
         """Run layers ``start`` to ``until`` with one cache each."""
-        backbone = self._backbone
-        if backbone is None:
-            return self.head.backbone(tokens, caches)
-        layers, norm = backbone["layers"], backbone["norm"]
-        selected: list[Any] = [
-            _CheckpointedLayer(layer, self._dropout_keys[index]) if self.checkpointed and index >= self.first_adapted else layer
-            for index, layer in enumerate(layers[:until])
-        ][start:]
+        layers: list[Any] = [self._recomputed.get(id(layer), layer) for layer in self.model.layers[:until]][start:]
         if frozen_outputs is not None:
-            selected[0] = _EntryLayer(selected[0], frozen_outputs)
+            layers[0] = _EntryLayer(layers[0], frozen_outputs)
+        if until is None:
+            with self._replaced(layers):
+                return self.head.backbone(tokens, caches)
+        layers[-1] = last = _ExitLayer(layers[-1])
+        with self._replaced(layers):
+            self.head.backbone(tokens, caches)
+        return last.output
+
+    @contextmanager
+    def _replaced(self, layers: Sequence[Any]) -> Iterator[None]:
+        """Replace the model's layers. If it keeps them in several lists, ``layers`` must have as many."""
+        originals = [(module, name, module[name]) for module, name in self._lists]
+        remaining = iter(layers)
         try:
-            backbone["layers"] = selected
-            if until is not None:
-                backbone["norm"] = nn.Identity()
-            return self.head.backbone(tokens, caches)
+            for module, name, items in originals:
+                module[name] = list(remaining) if len(originals) == 1 else list(islice(remaining, len(items)))
+            yield
         finally:
-            backbone["layers"], backbone["norm"] = layers, norm
+            for module, name, items in originals:
+                module[name] = items
+
+    def _calls_layers(self) -> bool:
+        """Whether the model calls every layer that would be recomputed. Some architectures call the parts of their layers instead."""
+        layers, called = self.model.layers, set[int]()
+        with self._replaced([_CountedLayer(layer, called) for layer in layers]):
+            self.head.backbone(mx.array([[1, 5]]), None)
+        return called >= {id(layer) for layer in layers[self.first_adapted :]}
 
     def can_share_prefix(self) -> bool:
         """Whether sharing a prefix reproduces this model's own hidden states: plain attention, verified on a few tokens."""
@@ -154,7 +163,7 @@ class LayerStack:
 
     def can_skip_frozen(self) -> bool:
         """Whether the frozen layers can run separately from the rest, verified on a few tokens."""
-        if not self.first_adapted or self._backbone is None or not plain_attention(self.model):
+        if not self.first_adapted or len(self._lists) != 1 or not plain_attention(self.model):
             return False
         tokens = mx.array([[1, 5, 2, 9, 4, 7]])
         return self._agrees(
@@ -179,59 +188,24 @@ class LayerStack:
             return False  # some incompatibilities between caches and layers appear only when they run
 
 
+def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return the modules and attributes that hold the model's layers, in the order of ``model.layers``."""
+    place = {id(layer): index for index, layer in enumerate(model.layers)}
+    lists = {
+        place[id(value[0])]: (module, name)
+        for module in model.modules()
+        for name, value in module.items()
+        if isinstance(value, list) and value and all(id(item) in place for item in value)
+    }
+    return [lists[start] for start in sorted(lists)]
+
+
 def plain_attention(model: nn.Module) -> bool:
     """Whether every layer attends to all earlier positions. A sliding window would pass a short trial but differ on a long row."""
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
 
 
-class KeySequence:
-    """A sequence of random keys. Setting ``key`` restarts it."""
-
-    key: mx.array
-
-    def next(self) -> mx.array:
-        self.key, following = mx.random.split(self.key)
-        return following
-
-
-class RepeatableDropout(nn.Module):
-    """``nn.Dropout`` (Srivastava et al. 2014) with keys from a :class:`KeySequence`.
-
-    A checkpointed layer must drop the same elements when it is recomputed for the backward pass. MLX's own dropout draws from a
-    global RNG state, which cannot be rewound.
-    """
-
-    def __init__(self, dropout: nn.Dropout, keys: KeySequence) -> None:
-        super().__init__()
-        self._keep_probability, self._keys = dropout._p_1, keys
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if self._keep_probability == 1 or not self.training:
-            return x
-        mask = mx.random.bernoulli(self._keep_probability, x.shape, key=self._keys.next())
-        return mask * x * (1 / self._keep_probability)
-
-
-def _make_repeatable(layer: nn.Module) -> KeySequence:
-    """Replace every dropout inside ``layer``. All of them take their keys from the returned sequence."""
-    keys = KeySequence()
-    replaced = [(name, RepeatableDropout(module, keys)) for name, module in layer.named_modules() if isinstance(module, nn.Dropout)]
-    if replaced:
-        layer.update_modules(tree_unflatten(replaced))
-    return keys
-
-
-class _LayerProxy:
-    """Replaces a layer in the backbone's list and forwards attribute access to it."""
-
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
-
-
-class _EntryLayer(_LayerProxy):
+class _EntryLayer(LayerProxy):
     """The first layer of a shortened list. Replaces its input with the frozen layers' outputs."""
 
     def __init__(self, layer: Any, frozen_outputs: mx.array) -> None:
@@ -242,46 +216,23 @@ class _EntryLayer(_LayerProxy):
         return self.layer(self.frozen_outputs, *args, **kwargs)
 
 
-class _CheckpointedLayer(_LayerProxy):
-    """A layer that keeps only its input and is recomputed for the backward pass.
+class _ExitLayer(LayerProxy):
+    """The last layer of a shortened list. Records its output, which the backbone would normalize."""
 
-    Parameters, input, and recorded keys and values are arguments of a custom function, because MLX differentiates only with respect
-    to arguments. Recomputation waits for the incoming gradient, and the layer's own gradients are computed before the gradient is
-    passed to the layer below. ``mx.checkpoint`` enforces neither, so MLX, which schedules ahead, would keep many layers in memory.
-    """
+    output: mx.array
 
-    def __init__(self, layer: Any, keys: KeySequence) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.output = self.layer(*args, **kwargs)
+        return self.output
+
+
+class _CountedLayer(LayerProxy):
+    """Adds itself to ``called`` when the model calls it."""
+
+    def __init__(self, layer: Any, called: set[int]) -> None:
         super().__init__(layer)
-        self.keys = keys
+        self.called = called
 
-    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        layer, dropout_keys = self.layer, self.keys
-        key = mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
-        cache = next((item for item in (*args, *kwargs.values()) if isinstance(item, RecordingCache | TrainingPrefixCache)), None)
-        names, parameters = zip(*tree_flatten(layer.trainable_parameters()), strict=True)
-        prefix = [cache.keys, cache.values] if isinstance(cache, TrainingPrefixCache) else []
-
-        def forward(*arrays: mx.array) -> list[mx.array]:
-            x, *rest = arrays
-            own: Any = None
-            if cache is not None:
-                own = cache.with_arrays(*rest[:2]) if isinstance(cache, TrainingPrefixCache) else RecordingCache()
-
-            def swap(item: Any) -> Any:
-                return own if cache is not None and item is cache else item
-
-            layer.update(tree_unflatten(list(zip(names, rest[len(prefix) :], strict=True))))
-            dropout_keys.key = key
-            out = layer(x, *map(swap, args), **{name: swap(item) for name, item in kwargs.items()})
-            return [out, own.keys, own.values] if isinstance(own, RecordingCache) else [out]
-
-        def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-            _, (gradient, *rest) = mx.vjp(forward, mx.depends(list(primals), list(cotangents)), list(cotangents))
-            return [*mx.depends([gradient], rest), *rest]
-
-        function: Any = mx.custom_function(forward)
-        function.vjp(backward)
-        out, *recorded = function(x, *prefix, *parameters)
-        if isinstance(cache, RecordingCache):
-            cache.keys, cache.values = recorded
-        return out
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.called.add(id(self.layer))
+        return self.layer(*args, **kwargs)

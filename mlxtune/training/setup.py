@@ -109,6 +109,8 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     lengths = DatasetLengths(row_lengths(train.rows), row_lengths(valid.rows), objective.prefix, can_share)
     if _use_checkpointing(recipe, loaded.source, lengths, limit):
         stack = LayerStack(loaded.model, model_head, stack.streams, checkpointed=True)
+        if not stack.checkpointed:
+            worker.warn("The layers of this architecture cannot be recomputed, so gradient checkpointing is off.")
     loop = TrainingLoop(
         folder, stack, recipe.training, recipe.adapter, adapter_config, train.rows, valid.rows, objective,
         compiled=loaded.compute == "native", guard=MemoryGuard(limit),

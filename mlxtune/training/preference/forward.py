@@ -97,9 +97,6 @@ class PerRowPrefixCache(TrainingPrefixCache):
         parts = [mx.broadcast_to(stem, (*shape, stem.shape[-1])), mx.broadcast_to(own, (*shape, length))]
         return mx.concatenate(parts, axis=-1)
 
-    def with_arrays(self, keys: mx.array, values: mx.array) -> PerRowPrefixCache:
-        return PerRowPrefixCache(keys, values, self.offset)
-
 
 class PairCache(FrozenCache):
     """Caches the frozen layers' outputs for pairs with shared prompts, across epochs."""
