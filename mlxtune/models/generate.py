@@ -6,19 +6,19 @@ left-padded; rotary positions do not count the padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.grammar import Grammar
-from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size
+from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
 from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, ThoughtSplitter
 
 Progress = Callable[[int, int], None]  # prompts done, total prompts
@@ -41,8 +41,10 @@ def generate(
     """Return the greedy answer to each prompt: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
     If ``thinking_tokens`` is 0, thoughts count as part of the answer. Before an answer that ``grammar`` constrains, a thought may
-    begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures whose cache is not plain keys and values use mlx-lm's batch generation. ``progress`` is called after every token, and may raise
-    to stop. Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
+    begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures
+    whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that would change
+    their answers. ``progress`` is called after every token, and may raise to stop. Raises ``MlxtuneError`` for NaN outputs, and
+    ``ModelError`` for a grammar on an architecture that does not support it.
     """
     prefix = prefix or PrefixCache(model)(prompts)
     builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens) for prompt in prompts]
@@ -150,24 +152,73 @@ def _generate_with_mlx_lm(
 ) -> list[GeneratedAnswer]:
     answers: dict[int, GeneratedAnswer] = {}
     most = max(builder.most_tokens for builder in builders)
+    steps = _batch_steps if _batches_correctly(model) else _single_steps
+    for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers):
+        ending: Ending = "stop" if stopped else builders[row].add(token)
+        if ending:
+            _check_nan(mx.isnan(logprobs).any())
+            answers[row] = builders[row].finish(ending)
+        progress(len(answers), len(prompts))
+    return [answers[row] for row in range(len(prompts))]
+
+
+_Step = tuple[int, int, mx.array, bool]  # prompt, token, log-probabilities, and whether the token is a stop token
+
+
+def _batch_steps(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    stops: frozenset[int],
+    batch_size: int,
+    answered: Collection[int],
+) -> Iterator[_Step]:
+    """Generate with mlx-lm's batch generator. Prompts that the caller adds to ``answered`` end."""
     generator = BatchGenerator(
-        model, max_tokens=most, stop_tokens=[[stop] for stop in sorted(stops)], completion_batch_size=batch_size
+        model, max_tokens=max_tokens, stop_tokens=[[stop] for stop in sorted(stops)], completion_batch_size=batch_size
     )
     try:
         rows = {uid: row for row, uid in enumerate(generator.insert([list(prompt) for prompt in prompts]))}
         while responses := generator.next_generated():
             for response in responses:
                 row = rows[response.uid]
-                ending: Ending = "stop" if response.finish_reason == "stop" else builders[row].add(response.token)
-                if ending:
-                    _check_nan(mx.isnan(response.logprobs).any())
-                    answers[row] = builders[row].finish(ending)
-                if ending and response.finish_reason is None:
+                yield row, response.token, response.logprobs, response.finish_reason == "stop"
+                if row in answered and response.finish_reason is None:
                     generator.remove([response.uid])
-            progress(len(answers), len(prompts))
     finally:
         generator.close()
-    return [answers[row] for row in range(len(prompts))]
+
+
+def _single_steps(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    stops: frozenset[int],
+    batch_size: int,
+    answered: Collection[int],
+) -> Iterator[_Step]:
+    """Generate one answer at a time, with the arguments of :func:`_batch_steps`."""
+    for row, prompt in enumerate(prompts):
+        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens):
+            yield row, token, logprobs, token in stops
+            if row in answered:
+                break
+
+
+def _batches_correctly(model: nn.Module) -> bool:
+    """Whether mlx-lm's batch generator computes what the model computes for each row, verified on two short prompts.
+
+    For some architectures it fails, or ignores the padding.
+    """
+    prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
+    batched: list[list[mx.array]] = [[], []]
+    try:
+        for row, _, logprobs, _ in _batch_steps(model, prompts, 2, frozenset(), 2, ()):
+            batched[row].append(logprobs)
+        single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, ())]
+        return same_logits(mx.stack([*batched[0], *batched[1]]), mx.stack(single))
+    except Exception:
+        return False  # some incompatibilities between caches and layers appear only when they run
 
 
 def _check_nan(has_nan: mx.array) -> None:

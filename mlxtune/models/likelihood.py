@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.encoded import common_prefix
@@ -122,6 +123,7 @@ def _suffix_states(
 
 
 def _single(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> float:
-    logits = model(mx.array([[*prompt, *answer[:-1]]]))[0, -len(answer) :].astype(mx.float32)
+    tokens = mx.array([[*prompt, *answer[:-1]]])
+    logits = model(tokens, cache=make_prompt_cache(model))[0, -len(answer) :].astype(mx.float32)
     logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     return -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())

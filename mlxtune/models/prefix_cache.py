@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from mlxtune.models.cpu import streams
 from mlxtune.models.encoded import common_prefix
-from mlxtune.models.head import BackboneHead, split_head
+from mlxtune.models.head import BackboneHead, magnitude, split_head
 
 _GROUPED_MASK = ("gemma2",)  # its attention code puts query heads that share a key head on a separate axis
 MAX_POSITIONS = 32_768  # positions in the caches of a batch, where every row has a copy of the prefix
@@ -76,16 +77,17 @@ class PrefixCache:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._last: SharedPrefix | None = None
+        self._grouped_mask = type(model).__module__.rsplit(".", 1)[-1] in _GROUPED_MASK
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> SharedPrefix | None:
         """Return the common prefix of ``prompts``, leaving at least one token of each.
 
-        Returns ``None`` for architectures that cache more than keys and values (recurrent layers).
+        Returns ``None`` for architectures that cache more than keys and values (recurrent layers), or that compute something else
+        from such a cache.
         """
-        caches = _complete_caches(self._model)
-        if caches is None:
+        head, caches = self._head, _complete_caches(self._model)
+        if head is None or caches is None:
             return None
-        head = self._last.head if self._last else split_head(self._model)
         tokens = tuple(prompts[0][: min(common_prefix(prompts), min(map(len, prompts)) - 1)])
         known = common_prefix([tokens, self._last.tokens]) if self._last and tokens else 0
         if self._last and known:
@@ -94,9 +96,35 @@ class PrefixCache:
                 new.offset = known
         if tokens[known:]:
             mx.eval(forward_in_steps(head, mx.array([tokens[known:]]), caches))
-        grouped_mask = type(self._model).__module__.rsplit(".", 1)[-1] in _GROUPED_MASK
-        self._last = SharedPrefix(head, tokens, caches, grouped_mask)
+        self._last = SharedPrefix(head, tokens, caches, self._grouped_mask)
         return self._last
+
+    @cached_property
+    def _head(self) -> BackboneHead | None:
+        """The model's backbone and head if they continue a shared prefix correctly, verified on a few tokens."""
+        caches = _complete_caches(self._model)
+        if caches is None:
+            return None
+        head = split_head(self._model)
+        prefix, tails, following = [1, 5], [[2, 9, 4, 7], [3]], [8, 6]
+        try:
+            head.backbone(mx.array([prefix]), caches)
+            hidden, rows = SharedPrefix(head, (*prefix,), caches, self._grouped_mask).prefill(tails)
+            hidden = mx.concatenate([hidden[:, -1:], head.backbone(mx.array(following)[:, None], rows)], axis=1)
+            expected = mx.stack(
+                [self._model(mx.array([[*prefix, *tail, token]]))[0, -2:] for tail, token in zip(tails, following, strict=True)]
+            )
+            return head if same_logits(head.logits(hidden), expected) else None
+        except Exception:
+            return None  # some incompatibilities between caches and layers appear only when they run
+
+
+def same_logits(actual: mx.array, expected: mx.array) -> bool:
+    """Return whether two computations of the same logits differ by rounding only. NaNs on the expected side prove nothing."""
+    actual, wanted = actual.astype(mx.float32), expected.astype(mx.float32)
+    tolerance = max(1e-3, 8 * mx.finfo(expected.dtype).eps) * magnitude(expected)
+    different = mx.abs(actual - wanted) > tolerance
+    return bool((mx.isnan(wanted).any() | ~(different | mx.isnan(actual)).any()).item())
 
 
 class SlidingKVCache(KVCache):
