@@ -17,6 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 
 from mlxtune.core.errors import ModelError
+from mlxtune.models import gated_delta
 from mlxtune.models.cpu import exp, quantized
 from mlxtune.models.resolve import ModelFolder
 
@@ -76,6 +77,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
             exp.install()
     elif on_cpu:
         quantized.install()
+    gated_delta.install()
     model.freeze()
     mx.eval(model.parameters())
     model.eval()
