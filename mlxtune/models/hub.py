@@ -7,6 +7,7 @@ interrupted, so this module downloads large files, to ``NAME.part`` next to thei
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from mlxtune.core.errors import MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, plural, size
+from mlxtune.models import families
 from mlxtune.runs.locks import file_lock
 
 if TYPE_CHECKING:  # importing the client takes a second
@@ -71,8 +73,8 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
     """Download model ``id``, or only the files that changed, and return its folder in the Hub's cache.
 
     An interrupted download resumes in any process; every file is verified against its hash. Raises ``ModelError`` if the model
-    does not exist or a file is corrupt, and ``MachineError`` if the Hub is unreachable, the disk is full or another process
-    is downloading the model.
+    does not exist, cannot be fine-tuned or has a corrupt file, and ``MachineError`` if the Hub is unreachable, the disk is full or
+    another process is downloading the model.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.hf_api import RepoFile
@@ -81,6 +83,7 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
         commit = HfApi().model_info(id).sha or ""
         tree = HfApi().list_repo_tree(id, revision=commit, recursive=True)
         wanted = [file for file in tree if isinstance(file, RepoFile) and any(fnmatch(file.path, glob) for glob in FILES)]
+    _check_config(id, wanted, commit)
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{id.replace('/', '--')}" / "blobs"
     missing = [file for file in wanted if file.lfs is not None and not (blobs / file.lfs.sha256).is_file()]
     total = sum(file.size for file in missing)
@@ -99,6 +102,25 @@ def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
         _verify(id, folder, [file for file in wanted if file not in missing])
         progress(f"checking {id}", 1.0)
     return folder
+
+
+def _check_config(id: str, entries: list[RepoFile], commit: str) -> None:
+    """Read ``config.json`` without storing it, and raise ``ModelError`` if it says that the model cannot be fine-tuned."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
+
+    if not any(entry.path == "config.json" for entry in entries):
+        raise ModelError(f"{id} has no config.json, so it is not a language model.", hint="Choose another model: mlxtune models")
+    with _translate_errors(id):
+        url = hf_hub_url(id, "config.json", revision=commit)
+        response = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT, follow_redirects=True)
+        hf_raise_for_status(response)
+    try:
+        config = json.loads(response.content)
+    except ValueError:
+        return  # the file's hash is verified after the download
+    families.check_trainable(config, id)
 
 
 def _download(id: str, entry: RepoFile, commit: str, blobs: Path, report: Callable[[int], None]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from mlxtune.core.errors import ModelError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import nearest, one_line
-from mlxtune.models import bundled, hub
+from mlxtune.models import bundled, families, hub
 from mlxtune.models.bundled import install
 
 ALIASES = tuple(model.alias for model in bundled.MODELS)
@@ -48,7 +48,7 @@ def resolve(
     """Return the folder of ``base``, downloading it if needed and ``fetch`` is set.
 
     Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the
-    model does not exist or the folder contains no model, and ``MachineError`` if the download fails.
+    model does not exist or cannot be fine-tuned, or the folder contains no model, and ``MachineError`` if the download fails.
     """
     if model := bundled.find(base):
         if not fetch and not install.is_ready(model):
@@ -97,6 +97,7 @@ def _open(name: str, folder: Path) -> ModelFolder:
         raise ModelError(f"{folder} is not a model: it has no config.json.") from error
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
+    families.check_trainable(config, name)
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ModelError(f"{folder} has no model*.safetensors file.", hint="Convert the model to safetensors with mlx_lm.convert.")

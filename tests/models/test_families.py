@@ -1,0 +1,182 @@
+"""Every architecture in the installed mlx-lm trains and is evaluated, or is refused by name before its weights are downloaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import families
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from hub_stub import Hub
+from mlx_lm.utils import save_config, save_model
+
+from mlxtune.core.errors import ModelError
+from mlxtune.models import catalog, hub, lora
+from mlxtune.models.families import UNTRAINABLE, check_trainable
+from mlxtune.models.head import split_head
+from mlxtune.models.resolve import resolve
+from mlxtune.planning.shapes import read_shapes
+from mlxtune.recipe import AdapterSection
+from mlxtune.training import sft
+from mlxtune.training.layer_stack import LayerStack
+
+NAMES = families.names()
+TRAINABLE = [name for name in NAMES if name not in UNTRAINABLE]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Disable compilation: mlx-lm compiles activations, which takes seconds per architecture and does not affect these tests."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_family_trains_the_same_with_checkpointing_and_is_evaluated(name: str, tmp_path: Path) -> None:
+    model = families.build(name)
+    assert families.is_causal(model)
+    save_model(tmp_path, model)
+    save_config(families.config(name), tmp_path / "config.json")
+    shapes = read_shapes(tmp_path, families.config(name))
+
+    result = families.measure(name)
+    assert not result.refused
+    plain, recomputed = result.losses
+    assert plain[1] < plain[0]
+    assert recomputed == pytest.approx(plain, rel=1e-4)
+    assert result.gradient_error < 1e-4
+    assert (result.runs_per_layer == 2) == shapes.can_checkpoint
+
+    section = AdapterSection(rank=4, alpha=8)
+    lora.add(model, section, seed=3)
+    assert {weight.path for weight in shapes.adapter_targets(section)} == {
+        path.rpartition(".")[0] for path in lora.adapter_arrays(model)
+    }
+    assert (shapes.depth, shapes.width, shapes.vocabulary) == (len(model.layers), 64, 320)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_training_step_can_be_traced_for_compilation(name: str) -> None:
+    model = families.build(name)
+    lora.add(model, AdapterSection(rank=4, alpha=8), seed=3)
+    stack = LayerStack(model, split_head(model), checkpointed=True)
+    arrays = sft.collate(families.ROWS, range(3), 0).arrays()
+    model.train()
+    mx.enable_compile()
+    try:
+        mx.compile(nn.value_and_grad(model, lambda arrays: sft.loss_sum(stack, arrays)), inputs=model.state, outputs=model.state)(
+            arrays
+        )
+    finally:
+        mx.disable_compile()
+
+
+@pytest.mark.parametrize("name", ["lfm2", "nemotron_h", "falcon_h1", "nanochat", "gpt_neox", "afm7", "gemma4", "gemma3n", "dots1"])
+def test_checkpointing_recomputes_and_saves_memory(name: str) -> None:
+    result = families.measure(name)
+    assert result.runs_per_layer == 2
+    assert result.saved > 0.1
+
+
+def test_a_type_check_of_a_recomputed_layer_sees_the_layer() -> None:
+    """OLMo Hybrid chooses the mask of a layer by its class."""
+    model = families.build("olmo_hybrid")
+    lora.add(model, AdapterSection(rank=4, alpha=8), seed=3)
+    head, tokens = split_head(model), mx.array([[1, 5, 2, 9]])
+    plain, recomputed = (LayerStack(model, head, checkpointed=on).hidden_states(tokens) for on in (False, True))
+    assert mx.array_equal(plain, recomputed)
+
+
+@pytest.mark.parametrize("name", ["llama4", "minicpm3", "gpt_bigcode", "jamba"])
+def test_architectures_that_cannot_be_batched_are_evaluated(name: str) -> None:
+    assert families.measure(name).answers in ("one by one", "mlx-lm")
+
+
+def test_gemma3n_layers_pass_several_residual_streams(tmp_path: Path) -> None:
+    config = families.config("gemma3n")
+    save_model(tmp_path, families.build("gemma3n"))
+    assert read_shapes(tmp_path, config).residual_streams == config["text_config"]["altup_num_inputs"]
+
+
+@pytest.mark.parametrize("name", UNTRAINABLE)
+def test_an_untrainable_family_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ModelError, match=f"a/b cannot be fine-tuned: {name}: ") as refusal:
+        check_trainable({"model_type": name}, "a/b")
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "it is an encoder, which does not generate text (bert)"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "it is an encoder-decoder (t5)"),
+        ({"model_type": "whisper", "num_mel_bins": 80, "is_encoder_decoder": True}, "it is a speech model (whisper)"),
+        ({"model_type": "vit", "patch_size": 16}, "it is a vision model, which does not generate text (vit)"),
+        ({"model_type": "llava_next", "vision_config": {}, "text_config": {}}, "it is a vision-language model"),
+        ({"model_type": "llada", "architectures": ["LLaDAModelLM"]}, "it is a diffusion language model (llada)"),
+        ({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"]}, "it is a classifier"),
+        ({"model_type": "quasar"}, "has no architecture quasar"),
+        ({"model_type": "../utils"}, "has no architecture ../utils"),
+        ({"model_type": 3}, "its config.json names no model type"),
+        ({}, "its config.json names no model type"),
+    ],
+)
+def test_other_models_are_refused_with_their_kind(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError) as refusal:
+        check_trainable(config, "a/b")
+    assert reason in refusal.value.message
+    assert refusal.value.hint
+
+
+def test_renamed_model_types_are_accepted() -> None:
+    for config in (
+        {"model_type": "mistral", "architectures": ["MistralForCausalLM"]},
+        {"model_type": "gemma4_unified", "vision_config": {}},
+        {"model_type": "bailing_hybrid", "architectures": ["BailingMoeV3ForCausalLM"]},
+    ):
+        check_trainable(config, "a/b")
+
+
+def test_every_model_in_the_catalog_is_accepted() -> None:
+    for model in catalog.models():
+        check_trainable({"model_type": model.architecture}, model.id)
+
+
+def test_the_check_does_not_import_mlx() -> None:
+    code = (
+        "import sys; from mlxtune.models.families import check_trainable; check_trainable({'model_type': 'qwen3'}, ''); "
+        "sys.exit('mlx' in sys.modules or 'mlx_lm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"config.json": b'{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'}, "it is an encoder"),
+        ({"config.json": b'{"model_type": "rwkv7"}'}, "rwkv7: mlx-lm runs its recurrence in a Metal kernel without gradients"),
+        ({"model_index.json": b"{}"}, "has no config.json, so it is not a language model"),
+    ],
+)
+def test_a_refused_model_is_not_downloaded(hub_server: Hub, files: dict[str, bytes], reason: str) -> None:
+    hub_server.files["a/b"] = files | {"model.safetensors": b"weights", "tokenizer_config.json": b"{}"}
+    with pytest.raises(ModelError) as refusal:
+        resolve("a/b")
+    assert reason in refusal.value.message
+    assert hub.cached("a/b") is None
+    assert not [path for _, path, _ in hub_server.requests if path.endswith((".safetensors", "tokenizer_config.json"))]
+
+
+@pytest.mark.parametrize(("name", "error"), [("deepseek_v41", "VJP"), ("recurrent_gemma", "_no_grad")])
+def test_a_refused_family_still_fails_in_mlx_lm(name: str, error: str) -> None:
+    """If this fails, mlx-lm has been fixed: remove the entry from ``UNTRAINABLE``."""
+    with pytest.raises((ValueError, AttributeError), match=error):
+        families._train(name, checkpointed=False)
