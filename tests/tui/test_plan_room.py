@@ -196,7 +196,7 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(
     plannable(shop, monkeypatch, limit=0.6)
     async with open_room("plan") as room:
         await planned(room, "✗ This does not fit")
-        assert "grad_checkpoint = true" in room.text("#plan-changes")
+        await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-changes"))
         assert "steps take a third longer" in room.text("#plan-changes")
         await room.press("g")
         await room.until_notice("✓ grad_checkpoint is now true.")
