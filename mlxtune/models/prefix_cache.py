@@ -85,7 +85,7 @@ class PrefixCache:
         Returns ``None`` for architectures that cache more than keys and values (recurrent layers), or that compute something else
         from such a cache.
         """
-        head, caches = self._head, _complete_caches(self._model)
+        head, caches = self._head, complete_caches(self._model)
         if head is None or caches is None:
             return None
         tokens = tuple(prompts[0][: min(common_prefix(prompts), min(map(len, prompts)) - 1)])
@@ -102,7 +102,7 @@ class PrefixCache:
     @cached_property
     def _head(self) -> BackboneHead | None:
         """The model's backbone and head if they continue a shared prefix correctly, verified on a few tokens."""
-        caches = _complete_caches(self._model)
+        caches = complete_caches(self._model)
         if caches is None:
             return None
         head = split_head(self._model)
@@ -138,7 +138,7 @@ class SlidingKVCache(KVCache):
         return super().make_mask(length, window_size=window_size or self.window, **options)
 
 
-def _complete_caches(model: nn.Module) -> list[KVCache] | None:
+def complete_caches(model: nn.Module) -> list[KVCache] | None:
     """Return an empty cache of all keys and values per layer, or ``None`` if a layer caches something else."""
     caches = []
     for cache in make_prompt_cache(model):

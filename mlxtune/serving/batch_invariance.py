@@ -17,6 +17,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
+from mlxtune.models.prefix_cache import complete_caches
+
 STEP = 64  # tokens per block; only this determines where a block starts
 SAFETY = 4  # the tolerance is this many times the largest measured deviation
 MIN_DEVIATION = 1e-6  # of the largest logit: assumed if none was measured, so that a later one is detected
@@ -36,7 +38,8 @@ class BatchInvariantScorer:
     def logits(self, tokens: Sequence[int]) -> mx.array:
         """Return the next token's logits, float32 ``(1, vocabulary)``. ``tokens`` must extend those of the previous call."""
         if not self._caches or self._done > len(tokens) - 1:
-            self._caches, self._done = make_prompt_cache(self._model), 0
+            # complete caches, because a rotating one cannot be trimmed once it is full
+            self._caches, self._done = complete_caches(self._model) or make_prompt_cache(self._model), 0
         while self._done + STEP < len(tokens):
             self._model(mx.array([list(tokens[self._done : self._done + STEP])]), cache=self._caches)
             mx.eval([cache.state for cache in self._caches])

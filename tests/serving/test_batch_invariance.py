@@ -9,9 +9,10 @@ import pytest
 from architectures import make
 
 from mlxtune.models.load import LoadedModel, load
+from mlxtune.models.prefix_cache import complete_caches
 from mlxtune.models.resolve import resolve
 from mlxtune.serving import batch_invariance
-from mlxtune.serving.batch_invariance import BatchInvariantScorer, measure_deviation
+from mlxtune.serving.batch_invariance import STEP, BatchInvariantScorer, measure_deviation
 
 
 def test_logits_depend_on_the_tokens_only(tiny_loaded: LoadedModel) -> None:
@@ -22,6 +23,17 @@ def test_logits_depend_on_the_tokens_only(tiny_loaded: LoadedModel) -> None:
         logits = growing.logits(tokens[:length])
         assert mx.array_equal(logits, BatchInvariantScorer(model).logits(tokens[:length]))
         assert mx.allclose(logits, model(mx.array([tokens[:length]]))[:, -1], atol=1e-4)
+
+
+def test_a_sliding_window_is_not_recomputed(tmp_path, monkeypatch) -> None:
+    model = load(resolve(str(make(tmp_path / "model", "gemma3_text")))).model
+    tokens = [5 + index % 90 for index in range(90)]
+    growing, computed = BatchInvariantScorer(model), []
+    monkeypatch.setattr(growing, "_model", lambda block, cache: computed.append(block.shape[1]) or model(block, cache=cache))
+    monkeypatch.setattr(batch_invariance, "complete_caches", lambda _: complete_caches(model))
+    for length in (70, 71, 90):
+        assert mx.allclose(growing.logits(tokens[:length]), model(mx.array([tokens[:length]]))[:, -1], atol=1e-4)
+    assert computed == [STEP, 6, 7, 26]
 
 
 def test_a_cache_that_cannot_be_trimmed_is_recomputed(tmp_path) -> None:
