@@ -103,6 +103,7 @@ async def test_nothing_on_screen_tells_the_arms_apart(shop: Shop, open_room: Ope
     async with open_room("blind", size=(140, 45)) as room:
         await begin(room)
         for _ in range(12):
+            await room.until(lambda: "Pair" in room.screen_text)
             body = room.screen_text.split("Pair")[1]
             assert "tuned" not in body
             assert "base" not in body
