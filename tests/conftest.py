@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -102,6 +103,27 @@ def workspace(tmp_path: Path, tiny: Path) -> Path:
         '[evaluation]\nforbid = ["Northpeak"]\nmax_tokens = 8\n'
     )
     return folder
+
+
+_row_lengths: dict[str, object] = {}
+
+
+@pytest.fixture
+def shared_row_lengths(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the planning process count the rows of equal recipes only once per session."""
+    from mlxtune.planning import measurements
+
+    measure = measurements._measure
+
+    def measure_once(method: str, params: Mapping[str, object]) -> object:
+        if method != "lengths":
+            return measure(method, params)
+        key = json.dumps(params).replace(str(workspace), "")
+        if key not in _row_lengths:
+            _row_lengths[key] = measure(method, params)
+        return _row_lengths[key]
+
+    monkeypatch.setattr(measurements, "_measure", measure_once)
 
 
 @pytest.fixture

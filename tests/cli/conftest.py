@@ -26,7 +26,7 @@ class Result:
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of commands."""
     folder = tmp_path / "work"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     return folder
 

@@ -14,6 +14,8 @@ from mlxtune.core.text import size
 from mlxtune.models import catalog
 from mlxtune.planning.machine import PowerState, mac_with, this_machine
 
+pytestmark = pytest.mark.usefixtures("shared_row_lengths")
+
 
 @pytest.fixture
 def recipe(workspace: Path) -> str:

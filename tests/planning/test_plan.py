@@ -68,6 +68,7 @@ def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path
         measurements.row_lengths(given)
 
 
+@pytest.mark.usefixtures("shared_row_lengths")
 def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     plan = planned(given, base, this_machine())
     assert (plan.train + plan.valid + plan.test, plan.epochs, plan.outcome) == (40, 2, "go")
@@ -76,6 +77,7 @@ def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     assert plan.sentence.startswith("This fits: ")
 
 
+@pytest.mark.usefixtures("shared_row_lengths")
 @pytest.mark.parametrize("heavy", [False, True], ids=["a step is the peak", "loading is the peak"])
 def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heavy: bool) -> None:
     plan = planned(given, base, this_machine())
@@ -90,6 +92,7 @@ def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heav
     assert ("make the batch smaller" in tight.sentence) is not heavy  # which would not help
 
 
+@pytest.mark.usefixtures("shared_row_lengths")
 def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFolder) -> None:
     given = replace(given, training=replace(given.training, grad_checkpoint=False))
     need = planned(given, base, this_machine()).memory
@@ -100,6 +103,7 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
     assert planned(given, base, replace(this_machine(), limit=need + 1)).outcome == "warn"
 
 
+@pytest.mark.usefixtures("shared_row_lengths")
 def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: ModelFolder) -> None:
     probed = planned(given, base, this_machine(), probe=True, watts=30.0)
     assert probed.calibrated
@@ -110,6 +114,7 @@ def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: Mo
     assert not planned(replace(given, model=replace(given.model, quantize=4)), base, this_machine()).calibrated
 
 
+@pytest.mark.usefixtures("shared_row_lengths")
 def test_frozen_layers_cost_time_once_if_cached(given: Recipe, base: ModelFolder) -> None:
     given = replace(given, adapter=replace(given.adapter, layers=1), training=replace(given.training, epochs=20))
     cached = planned(given, base, this_machine(), probe=True).cost.seconds
