@@ -13,6 +13,8 @@ from mlxtune.planning import benchmark
 from mlxtune.planning.machine import this_machine
 from mlxtune.planning.speed import FILE, TrainingRate, find_rates
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     "matmul float32", "matmul bfloat16", "matmul 4-bit", "attention", "generation", "training", "training rate", "training memory",
     "disk write", "disk sync", "swapped out",

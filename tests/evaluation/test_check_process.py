@@ -14,6 +14,8 @@ from mlxtune.data.checks.report import CheckResult
 from mlxtune.evaluation.check_process import CheckProcess, check_source
 from mlxtune.recipe import load
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 
 

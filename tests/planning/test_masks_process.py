@@ -13,6 +13,8 @@ from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.planning.masks import MaskProcess
 from mlxtune.recipe import load
 
+pytestmark = pytest.mark.slow
+
 ROW = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Hi"), Message("assistant", "Yes?")))
 
 

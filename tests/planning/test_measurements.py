@@ -12,6 +12,8 @@ from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.planning import measurements
 from mlxtune.recipe import load
 
+pytestmark = pytest.mark.slow
+
 
 def chatml(*turns: tuple[str, str]) -> int:
     """Count the tokens in turns: start, role, line break, content, end, line break, with one per byte of text."""

@@ -19,6 +19,8 @@ from mlxtune.runs.locks import accelerator_lock, file_lock, is_locked
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Accepted, Done, Failed, Piece, Ready, Sampling
 
+pytestmark = pytest.mark.slow
+
 HELLO = [Message("user", "Hello?")]
 SHORT = Sampling(max_tokens=8)
 

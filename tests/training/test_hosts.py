@@ -21,6 +21,8 @@ from mlxtune.training.distributed import launcher
 from mlxtune.training.distributed.hosts import HostGroup
 from mlxtune.training.distributed.launcher import RankConfig
 
+pytestmark = pytest.mark.slow
+
 # Leader and peers: `lead FOLDER SIZE CASE` starts the peers, which run the same file with --peer.
 SCRIPT = """
 import json, os, signal, sys, time

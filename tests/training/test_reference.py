@@ -35,6 +35,8 @@ from mlxtune.training.preference.dpo import loss_sum
 from mlxtune.training.preference.forward import PairCache
 from mlxtune.training.step import Stepper
 
+pytestmark = pytest.mark.slow
+
 LORA = AdapterSection(rank=4, alpha=8, dropout=0.2)
 DORA = AdapterSection(rank=4, alpha=8, kind="dora")
 EMBEDDED = AdapterSection(rank=4, alpha=8, targets=["q_proj", "embed_tokens"])

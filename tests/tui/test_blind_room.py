@@ -22,6 +22,8 @@ from .evaluated import base, evaluation
 from .stage import Shop, until
 from .test_naughty import NAUGHTY
 
+pytestmark = pytest.mark.slow
+
 ID = "20261124-1500-support-json"
 CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 

@@ -19,6 +19,8 @@ from .driver import NARROW, RoomDriver
 from .rows_stage import CONTRACT, GOOD, ROWS, Checks, chat, checks, fill, journal, ready, session_of, statuses, tokens, write
 from .stage import Shop
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["checks", "tokens"]
 
 

@@ -22,6 +22,8 @@ from .evaluated import base, evaluating, evaluation
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
 
+pytestmark = pytest.mark.slow
+
 ID, OLDER = "20261124-1500-support-json", "20261120-1500-support-json"
 LARGE = (140, 45)
 CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"

@@ -26,6 +26,8 @@ from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver
 from .stage import NOW, Shop, until
 
+pytestmark = pytest.mark.slow
+
 
 def set_keys(text: str) -> None:
     settings.path().parent.mkdir(parents=True, exist_ok=True)

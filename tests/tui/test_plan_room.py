@@ -24,6 +24,8 @@ from .driver import NARROW, RoomDriver
 from .planned import RECIPE, plannable, took
 from .stage import Shop, shown
 
+pytestmark = pytest.mark.slow
+
 
 def plan_room(room: RoomDriver) -> PlanRoom:
     screen = room.app.screen_stack[0]

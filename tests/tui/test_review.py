@@ -34,6 +34,8 @@ from .rows_stage import (
 )
 from .stage import Shop
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["checks", "tokens"]
 
 

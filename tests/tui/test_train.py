@@ -18,6 +18,8 @@ from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
 from .stage import NOW, Shop, loss
 
+pytestmark = pytest.mark.slow
+
 LARGE = (140, 45)
 RUN = "20261124-1412-support-json"
 STEP = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
