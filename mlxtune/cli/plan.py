@@ -128,6 +128,7 @@ def _run_facts(plan: Plan) -> list[tuple[str, Cell]]:
         rows.append(("shared", f"{plan.prefix:,} tokens that all rows share are computed once per batch"))
     if plan.cut:
         rows.append(("truncated", (f"{plural(plan.cut, 'row')} longer than data.max_tokens", "warning")))
+    rows += plan.template_facts
     rows += [("template" if number == 0 else "", (note, "warning")) for number, note in enumerate(plan.notes)]
     if plan.test:
         rows.append(("evidence", power_statement(plan.test)))

@@ -42,8 +42,9 @@ def row_lengths(recipe: Recipe) -> DatasetLengths:
 
     Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
     """
-    train, valid, prefix, full_attention, notes = _measure("lengths", {"recipe": dump(recipe)})
-    return DatasetLengths(tuple(map(_row_length, train)), tuple(map(_row_length, valid)), prefix, full_attention, tuple(notes))
+    train, valid, prefix, full_attention, notes, thinking, date = _measure("lengths", {"recipe": dump(recipe)})
+    train, valid = (tuple(map(_row_length, rows)) for rows in (train, valid))
+    return DatasetLengths(train, valid, prefix, full_attention, tuple(notes), thinking, date)
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:

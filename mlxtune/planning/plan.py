@@ -63,7 +63,7 @@ class Plan:
     ``limit`` is the maximum number of bytes to use. ``computed``, ``trained`` and ``read`` count tokens over the whole run: with
     padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters``
     is the size of the base; ``prompt_tokens`` and ``answer_tokens`` are means over all rows. ``notes`` say what the chat template
-    changes in the rows.
+    changes in the rows; ``thinking`` and ``date`` are as in :class:`DatasetLengths`.
     """
 
     train: int
@@ -86,6 +86,13 @@ class Plan:
     cost: Cost
     changes: tuple[RecipeChange, ...]
     notes: tuple[str, ...] = ()
+    thinking: str = ""
+    date: str = ""
+
+    @property
+    def template_facts(self) -> list[tuple[str, str]]:
+        """The thinking mode and the date in the prompts, as names and values, where the template has them."""
+        return [(name, value) for name, value in (("thinking", self.thinking), ("date", self.date)) if value]
 
     @property
     def memory(self) -> int:
@@ -253,6 +260,8 @@ class Planner:
             cost=_cost(recipe, work, speed, watts, cached=cached),
             changes=tuple(changes),
             notes=self.lengths.notes,
+            thinking=self.lengths.thinking,
+            date=self.lengths.date,
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:

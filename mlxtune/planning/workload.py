@@ -29,7 +29,8 @@ class DatasetLengths:
     """The lengths of all rows. ``prefix`` is the number of leading tokens that they share.
 
     ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what the
-    chat template changes in the rows.
+    chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are empty
+    if the template knows no reasoning, or prints no date.
     """
 
     train: tuple[RowLength, ...]
@@ -37,6 +38,8 @@ class DatasetLengths:
     prefix: int
     full_attention: bool
     notes: tuple[str, ...] = ()
+    thinking: str = ""
+    date: str = ""
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""

@@ -7,6 +7,7 @@ import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -182,6 +183,8 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
                 return _value(option, value, path, locate)
             except RecipeError:
                 continue
+    if kind is str and type(value) is date:
+        return value.isoformat()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):

@@ -39,6 +39,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     from mlx_lm.utils import load_model
 
     from mlxtune.models.template import TemplateSettings, load_template
+    from mlxtune.models.thinking import prints_date
     from mlxtune.training import sft
     from mlxtune.training.encode import count_notes, encode, row_lengths
     from mlxtune.training.layer_stack import plain_attention
@@ -54,7 +55,9 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     shared_prefix = sft.shared_prefix if recipe.method.kind == "sft" else batches.shared_prefix
     prefix = shared_prefix([*train, *valid]) if plain else 0
     notes = tuple(note.describe(count) for note, count in count_notes([*train, *valid]).items())
-    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes)
+    thinking = template.thinking.describe(recipe.model.thinking)
+    date = (recipe.data.date or "the day on which the run starts") if prints_date(template.source) else ""
+    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes, thinking, date)
 
 
 def tokens(recipe: Recipe) -> list[TokenCount | None]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_model import CHATML, make_tiny
 
 from mlxtune.core.errors import ModelError
 from mlxtune.data.checks.check_input import TokenCount
@@ -39,6 +40,20 @@ def test_token_counts_match_the_template_and_skip_bad_rows(workspace: Path) -> N
         TokenCount(chatml(*prompt_turns, ("assistant", "No.")), prompt),
         TokenCount(len("Just text") + 1, 1),
     ]
+
+
+def test_the_thinking_mode_and_the_date_are_reported_where_the_template_has_them(workspace: Path, tmp_path: Path) -> None:
+    plain = measurements.row_lengths(load(workspace / "recipes" / "tiny.toml"))
+    assert (plain.thinking, plain.date) == ("", "")
+    head = "{{ strftime_now('%Y') }}{% if enable_thinking is false %}/no_think{% endif %}"
+    model = make_tiny(tmp_path / "dated", template=head + CHATML)
+    for override, expected in (
+        ("training.steps=1", ("off", "the day on which the run starts")),
+        ("data.date=2026-11-26", ("off", "2026-11-26")),
+        ("model.thinking=on", ("on", "the day on which the run starts")),
+    ):
+        lengths = measurements.row_lengths(load(workspace / "recipes" / "tiny.toml", [f"model.base={model}", override]))
+        assert (lengths.thinking, lengths.date) == expected
 
 
 def test_a_missing_model_raises_a_model_error(workspace: Path) -> None:

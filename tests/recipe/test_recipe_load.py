@@ -34,6 +34,13 @@ def test_a_minimal_recipe_has_the_documented_defaults():
     assert recipe.schema_file is None
 
 
+@pytest.mark.parametrize("text", ["2026-11-26", '"2026-11-26"'])
+def test_a_date_may_be_written_with_or_without_quotes(text):
+    assert parse(f"{MINIMAL}date = {text}\n").data.date == "2026-11-26"
+    assert parse(MINIMAL, overrides=[f"data.date={text}"]).data.date == "2026-11-26"
+    assert "a date such as" in _refused(f'{MINIMAL}date = "26 Nov"\n').message
+
+
 def test_paths_are_relative_to_the_recipe(tmp_path):
     (tmp_path / "recipes").mkdir()
     file = tmp_path / "recipes" / "r.toml"

@@ -166,6 +166,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
         values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} longer than max_tokens")))
     if power.problems:
         values.append(("power", line(("! ", "bold $warning"), (", ".join(power.problems), "$warning"))))
+    values += [(name, one_line(value)) for name, value in plan.template_facts]
     values += [("template", line(("! ", "bold $warning"), one_line(note))) for note in plan.notes]
     time: Part = ("unknown until a probe", "$muted")
     if plan.cost.time_summary:

@@ -1,0 +1,113 @@
+"""A run on a base whose template prints the date: stopped, resumed two days later, and evaluated a week later."""
+
+from __future__ import annotations
+
+import datetime as datetimes
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import CHATML, make_tiny
+from transformers.utils import chat_template_utils
+
+from mlxtune.adapters import library
+from mlxtune.core.errors import Interrupted
+from mlxtune.core.files import write_json
+from mlxtune.core.hashing import sha256_file
+from mlxtune.data.rows import Message
+from mlxtune.evaluation import report
+from mlxtune.evaluation import start as evaluations
+from mlxtune.evaluation import worker as evaluation_worker
+from mlxtune.evaluation.render.wording import fact_list
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import TemplateSettings, load_template
+from mlxtune.recipe import load
+from mlxtune.runs import launch
+from mlxtune.runs.registry import Run
+from mlxtune.runs.worker import Worker
+from mlxtune.training import worker as training_worker
+
+DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+FIRST_DAY = datetimes.datetime(2026, 11, 26, 23, 50)
+STOP_AT = 3  # optimizer steps
+
+
+class Clock:
+    """The clock of templates, run folders and launches, ``days`` after the first one."""
+
+    days = 0
+
+    @classmethod
+    def now(cls) -> datetimes.datetime:
+        return FIRST_DAY + datetimes.timedelta(days=cls.days)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    real = time.strftime
+    monkeypatch.setattr(Clock, "days", 0)
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    monkeypatch.setattr(time, "strftime", lambda format, *at: real(format, *at) if at else Clock.now().strftime(format))
+    return Clock
+
+
+@pytest.fixture
+def stop_early(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Run workers in this process. If the list is not empty, a training run is stopped at step ``STOP_AT``."""
+    stops: list[bool] = []
+
+    def spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
+        write_json(run.folder / launch.LAUNCH_FILE, {"kind": kind, "request": dict(request)})
+        worker = Worker(run.folder)
+        emit = worker.emit
+
+        def emit_and_stop(type: str, **fields: Any) -> None:
+            emit(type, **fields)
+            if stops and type == "step" and fields["step"] == STOP_AT:
+                worker._stop.set()
+
+        worker.emit = emit_and_stop  # type: ignore[assignment]
+        try:
+            work: Any = training_worker.lead if kind == "train" else evaluation_worker.evaluate
+            emit("run.finished", summary=dict(work(worker)))
+        except Interrupted as stop:
+            emit("run.stopped", step=stop.step, reason=stop.reason)
+        return run
+
+    monkeypatch.setattr(launch, "_spawn", spawn)
+    return stops
+
+
+def test_a_run_can_be_resumed_and_evaluated_on_another_day(
+    workspace: Path, tmp_path: Path, clock: type[Clock], stop_early: list[bool]
+) -> None:
+    model = make_tiny(tmp_path / "dated", template=DATED)
+    recipe = load(workspace / "recipes" / "tiny.toml", [f"model.base={model}", "training.epochs=1", 'evaluation.regression=""'])
+    whole = launch.start(workspace, "train", recipe)
+    stop_early.append(True)
+    run = launch.start(workspace, "train", recipe)
+    assert (run.state().phase, run.state().step, run.recipe().data.date) == ("stopped", STOP_AT, "2026-11-26")
+    first = evaluations.start(workspace, whole.recipe(), whole)
+
+    clock.days, stop_early[:] = 2, []
+    template = load_template(resolve(str(model)), TemplateSettings())
+    assert template.render([Message("user", "?")], (), generation_prompt=True).startswith("28 Nov 2026")
+    launch.resume(run)
+    assert run.state().phase == "finished"
+    assert sha256_file(run.adapter / "adapters.safetensors") == sha256_file(whole.adapter / "adapters.safetensors")
+    assert json.loads((run.adapter / "mlxtune.json").read_text())["date"] == "2026-11-26"
+    assert library.find(workspace, run.id).date == "2026-11-26"
+
+    clock.days = 9
+    later = evaluations.start(workspace, run.recipe(), run)
+    results = [report.load(evaluation.folder) for evaluation in (first, later)]
+    assert [arm.cached for arm in results[0].arms] == [False, False]
+    assert [arm.cached for arm in results[1].arms] == [True, True]
+    assert [arm.rates for arm in results[0].arms] == [arm.rates for arm in results[1].arms]
+    assert ("date", "2026-11-26 in the prompts") in fact_list(results[1])
+    assert (first.folder / "outputs.jsonl").read_bytes() == (later.folder / "outputs.jsonl").read_bytes()
+    other = evaluations.start(workspace, load(run.folder / "recipe.toml", ["data.date=2026-12-05"]), run)
+    assert not any(arm.cached for arm in report.load(other.folder).arms)
