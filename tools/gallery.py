@@ -74,6 +74,9 @@ def _recipe(base: CatalogModel, task: str) -> str:
     text = re.sub(r" +#(?=[^\"\]]*$)[^\n]*", "", text, flags=re.MULTILINE)
     text = text.replace('"../data/', '"../../../data/')
     document = tomlkit.parse(text)
+    if task == "tool-calling":  # not every base has tools
+        document["data"].update(source="../../../data/samples/calls.jsonl", max_tokens=512)  # type: ignore[union-attr]
+        del document["model"]["template"]  # type: ignore[union-attr]
     document["name"] = f"{base.recipes}-{task}"
     document["model"]["base"] = base.id  # type: ignore[index]
     if "parent" in document["adapter"]:  # type: ignore[operator]
@@ -111,7 +114,7 @@ def planned(recipe: Recipe, base: CatalogModel, task: str) -> dict[int, tuple[st
     if recipe.adapter.parent:  # it continues from support-json's adapter
         parent = load(RECIPES / "support-json.toml").adapter
         recipe = replace(recipe, adapter=replace(parent, parent=""))
-    rows = lengths(task)
+    rows = lengths(task, recipe.source, recipe.model.template)
     if not base.full_attention:  # prefixes cannot be shared
         rows = replace(rows, prefix=0, full_attention=False)
     estimates = {}
@@ -123,12 +126,13 @@ def planned(recipe: Recipe, base: CatalogModel, task: str) -> dict[int, tuple[st
 
 
 @cache
-def lengths(task: str) -> DatasetLengths:
-    """Return the lengths of a task's rows, in tokens of the bundled model's tokenizer."""
+def lengths(task: str, source: Path, template: str) -> DatasetLengths:
+    """Return the lengths of the rows in ``source``, in tokens of the bundled model's tokenizer."""
     from mlxtune.training import probe
 
     recipe = load(RECIPES / f"{task}.toml")
-    return probe.lengths(replace(recipe, adapter=replace(recipe.adapter, parent="")))
+    data, model = replace(recipe.data, source=str(source)), replace(recipe.model, template=template)
+    return probe.lengths(replace(recipe, data=data, model=model, adapter=replace(recipe.adapter, parent="")))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,6 +63,12 @@ class Message:
     def as_record(self) -> dict[str, Any]:
         """Return the turn in OpenAI's format, with a weight of 0 if it is not trained."""
         return {**self.as_dict(), **({} if self.trained else {"weight": 0})}
+
+
+def calls_as_json(calls: Sequence[dict[str, Any]]) -> str:
+    """Return tool calls as JSON text: one as ``{"name": …, "arguments": {…}}``, several as a list."""
+    plain = [{key: call["function"].get(key, {}) for key in ("name", "arguments")} for call in calls]
+    return json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False)
 
 
 def assistant_message(text: str) -> Message:
@@ -134,8 +141,9 @@ class Conversation(_Row):
 
     @property
     def reference(self) -> str:
-        """The last assistant turn: the reference answer."""
-        return self.messages[-1].content
+        """The last assistant turn: the reference answer, or its calls as JSON."""
+        last = self.messages[-1]
+        return last.content or calls_as_json(last.extra.get("tool_calls", ()))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ def sample_shots(train: Sequence[Row], count: int, seed: int) -> tuple[Message, 
 
     Raises ``InputError`` if there are fewer rows.
     """
-    rows = sorted((row for row in train if isinstance(row, Conversation | Preference) and not row.tools), key=lambda row: row.hash)
+    rows = sorted((row for row in train if isinstance(row, Conversation | Preference)), key=lambda row: row.hash)
+    if len({json.dumps(row.tools) for row in rows}) > 1:  # a prompt has only the tools of its own row
+        rows = [row for row in rows if not row.tools]
     if len(rows) < count:
         raise InputError(
             f"base+kshot needs {plural(count, 'example')}, but there are only {plural(len(rows), 'training row')}.",
@@ -75,7 +77,7 @@ def sample_shots(train: Sequence[Row], count: int, seed: int) -> tuple[Message, 
     return tuple(
         turn
         for row in chosen
-        for turn in (*row.prompt, Message("assistant", row.reference))
+        for turn in (*row.prompt, row.messages[-1] if isinstance(row, Conversation) else Message("assistant", row.reference))
         if turn.role not in _SYSTEM
     )  # fmt: skip
 

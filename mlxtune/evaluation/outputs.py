@@ -17,7 +17,7 @@ from typing import Any
 from mlxtune.core.errors import DataError, InputError, MlxtuneError, TemplateError, TooLongError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
-from mlxtune.data.rows import Preference, PromptRow, Row, assistant_message
+from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, assistant_message
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.models import lora
@@ -157,7 +157,7 @@ def generate_answers(
     outputs = tuple(
         Output(
             row.id,
-            answer.text,
+            template.calls.read(answer.text, row.tools),
             answer.ended,
             *(nats[index] if nats else (0.0, 0)),
             rejected_nats.get(index),
@@ -180,7 +180,9 @@ def _answer_tokens(
         if text is None:
             return [], "some rows have no reference answer"
         try:
-            answer = template.answer((*arm.prompt_for(row), assistant_message(text)), row.tools, row.location)
+            is_call = isinstance(row, Conversation) and text == row.reference and not row.messages[-1].content
+            message = row.messages[-1] if is_call and isinstance(row, Conversation) else assistant_message(text)
+            answer = template.answer((*arm.prompt_for(row), message), row.tools, row.location)
         except TemplateError as error:
             return [], error.message
         encoded.append(answer.tokens[answer.start : answer.end])

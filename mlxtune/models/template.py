@@ -31,6 +31,7 @@ from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.stops import end_tokens
 from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
 from mlxtune.models.thoughts import MARKERS
+from mlxtune.models.tool_calls import CallReader
 from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking, Turns
 
@@ -131,6 +132,11 @@ class ChatTemplate:
     def _stops(self) -> dict[int, str]:
         added = self.tokenizer.added_tokens_decoder
         return {id: added[id].content if id in added else self.tokenizer.decode([id]) for id in self.stop_tokens}
+
+    @cached_property
+    def calls(self) -> CallReader:
+        """Reads the calls in an output."""
+        return CallReader(self.tokenizer, self.source)
 
     def check_trainable(self) -> None:
         """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, as GLM-4's."""

@@ -15,7 +15,7 @@ import tomlkit
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.text import nearest, one_line, suggest
-from mlxtune.recipe.schema import Disclaimer, Phrase, Recipe, Rule, annotated_types
+from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, annotated_types
 
 _SENTENCES = {
     Disclaimer: "a sentence or { text, when }",
@@ -68,7 +68,7 @@ def dump(recipe: Recipe) -> str:
     document = dataclasses.asdict(recipe)
     del document["folder"]
     paths = {
-        ("model", "template"): recipe.template_file or "",
+        ("model", "template"): recipe.model.template if recipe.model.template in SHIPPED_TEMPLATES else recipe.template_file or "",
         ("data", "source"): recipe.source,
         ("evaluation", "schema"): recipe.schema_file or "",
     }

@@ -48,6 +48,7 @@ _FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the
 _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JSON Pointer such as "/reply"')
 
 
+SHIPPED_TEMPLATES = {"chatml-tools": Path(__file__).parent / "templates" / "chatml-tools.jinja"}
 Thinking = Literal["off", "on", "keep"]
 Turns = Literal["auto", "all", "last", "each"]
 _DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026-11-26"')
@@ -66,13 +67,16 @@ class ModelSection:
     """The base model and its chat template. Its weights can be quantized to 4 or 8 bits on load.
 
     ``thinking`` = "off" trains and asks for answers without reasoning, "on" with it, and "keep" also leaves the reasoning of earlier
-    turns in the prompt. It matters only for templates that have a thinking mode.
+    turns in the prompt. It matters only for templates that have a thinking mode. ``template`` = "chatml-tools" is a shipped template
+    that gives tools to models with ChatML's tokens; training, evaluation, serving, and exports use the same template.
     """
 
     base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
     quantize: Annotated[Literal[0, 4, 8], Key("bits for unquantized weights; 0 leaves them unquantized")] = 0
     thinking: Annotated[Thinking, Key("reasoning before the answer; keep = also in earlier turns")] = "off"
-    template: Annotated[str, Key("Jinja file that replaces the model's chat template; empty = the model's own")] = ""
+    template: Annotated[
+        str, Key("Jinja file, or chatml-tools, that replaces the model's chat template; empty = the model's own")
+    ] = ""
 
 
 RowFormatName = Literal[
@@ -370,7 +374,9 @@ class Recipe:
 
     @property
     def template_file(self) -> Path | None:
-        """The chat template that replaces the model's own, if there is one."""
+        """The chat template that replaces the model's own, if there is one: a shipped one or a file."""
+        if self.model.template in SHIPPED_TEMPLATES:
+            return SHIPPED_TEMPLATES[self.model.template]
         return self.path(self.model.template) if self.model.template else None
 
     @property

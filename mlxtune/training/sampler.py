@@ -47,14 +47,15 @@ class Sampler:
         self.loaded.model.train()
         passes = []
         for row, answer in zip(rows, answers, strict=True):
+            text = self.template.calls.read(answer.text, row.tools)
             most = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
             verdict = "ended by itself" if answer.ended == "stop" else f"cut off at {most} tokens"
             if self.contract:
                 prompt = "\n\n".join(message.content for message in row.prompt)
-                score = self.contract.score(ModelAnswer(answer.text, answer.ended, row.reference, prompt))["contract"]
+                score = self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))["contract"]
                 passes.append(score.passed)
                 verdict = "passes the contract" if score.passed else score.kind
-            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=answer.text, verdict=verdict)
+            self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=text, verdict=verdict)
         if not self.baseline_passes:
             self.baseline_passes.extend(passes)
         return self._format_warning(passes)

@@ -21,7 +21,12 @@ def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Cont
     turns = iter(answers)
     monkeypatch.setattr(samples, "generate", lambda *_, **__: [GeneratedAnswer(text, "stop") for text in next(turns)])
     model = SimpleNamespace(eval=lambda: None, train=lambda: None)
-    template = SimpleNamespace(prompt=lambda messages, tools: [1], stop_tokens=frozenset(), thinking_limit=lambda tokens: 0)
+    template = SimpleNamespace(
+        prompt=lambda messages, tools: [1],
+        stop_tokens=frozenset(),
+        thinking_limit=lambda tokens: 0,
+        calls=SimpleNamespace(read=lambda text, tools: text),
+    )
     events: list[dict] = []
     loaded = SimpleNamespace(model=model, tokenizer=None)
     return Sampler(loaded, template, ROWS, 8, 9, 9, lambda type, **fields: events.append(fields), [], contract), events

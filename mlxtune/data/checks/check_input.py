@@ -58,7 +58,7 @@ class CheckInput:
 def target_text(row: Row) -> str:
     """Return the text that ``row`` teaches: its last answer, or both answers of a pair."""
     if isinstance(row, Conversation):
-        return row.reference or json.dumps(row.messages[-1].extra, ensure_ascii=False)
+        return row.reference
     if isinstance(row, Preference):
         return f"{row.chosen}\n{row.rejected}"
     return row.text if isinstance(row, Text) else row.completion

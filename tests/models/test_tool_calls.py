@@ -1,0 +1,78 @@
+"""Calls in a model's output, read back as JSON, and the shipped template with tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.utils import load_tokenizer
+from tiny_model import CHATML, write_tokenizer
+
+from mlxtune.data.readers.formats import parse
+from mlxtune.data.rows import Conversation, Location
+from mlxtune.models.template import ChatTemplate, TemplateSettings
+from mlxtune.recipe import dump, read_template
+from mlxtune.recipe import parse as parse_recipe
+
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"properties": {"q": {}}}}} for name in ("find", "look")]
+FIND, LOOK = {"name": "find", "arguments": {"q": "a “b”", "n": [1, None]}}, {"name": "look", "arguments": {}}
+RECIPE = parse_recipe('name = "t"\n[model]\nbase = "b"\ntemplate = "chatml-tools"\n[data]\nsource = "d"\n')
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, template=CHATML, stop="<|im_end|>")
+    return ChatTemplate(load_tokenizer(folder), TemplateSettings(source=read_template(RECIPE)))
+
+
+def row(*calls: dict[str, Any], content: str = "") -> Conversation:
+    turn = {"role": "assistant", "content": content, "tool_calls": [{"type": "function", "function": call} for call in calls]}
+    parsed = parse({"messages": [{"role": "user", "content": "Find it"}, turn], "tools": TOOLS}, Location(Path("rows.jsonl"), 1))
+    assert isinstance(parsed, Conversation)
+    return parsed
+
+
+@pytest.mark.parametrize("calls", [(FIND,), (FIND, LOOK)])
+def test_the_shipped_template_trains_calls_that_are_read_back(chat: ChatTemplate, calls: tuple[dict[str, Any], ...]) -> None:
+    conversation = row(*calls)
+    (encoded,) = chat.encode(conversation, 5000)
+    output = chat.tokenizer.decode(encoded.tokens[encoded.trained].tolist()).removesuffix("<|im_end|>")
+    assert json.loads(conversation.reference) == (calls[0] if len(calls) == 1 else list(calls))
+    assert chat.calls.read(output, TOOLS) == conversation.reference
+
+
+def test_results_are_in_a_user_turn_of_the_shipped_template(chat: ChatTemplate) -> None:
+    turns = [*row(FIND).content["messages"], {"role": "tool", "content": "here"}, {"role": "assistant", "content": "Found."}]
+    conversation = parse({"messages": [{"role": "system", "content": "Be kind."}, *turns], "tools": TOOLS}, Location(Path("r"), 1))
+    (encoded,) = chat.encode(conversation, 5000)
+    text = chat.tokenizer.decode(encoded.tokens.tolist())
+    assert text.startswith("<|im_start|>system\nBe kind.\n\nYou can call these functions:\n<tools>\n{")
+    assert "<|im_start|>user\n<tool_response>\nhere\n</tool_response><|im_end|>\n<|im_start|>assistant\nFound.<|im_end|>" in text
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "Hello.",
+        '{"name": "find", "arguments": {}}',
+        'Well: <tool_call>{"name": "find", "arguments": {}}</tool_call>',
+        "<tool_call>{nothing}</tool_call>",
+        "<tool_call>[1]</tool_call>",
+        '<tool_call>{"name": "find"}</tool_call>',
+    ],
+)
+def test_other_outputs_stay_as_they_are(chat: ChatTemplate, output: str) -> None:
+    assert chat.calls.read(output, TOOLS) == output
+
+
+def test_without_tools_an_output_is_never_a_call(chat: ChatTemplate) -> None:
+    output = '<tool_call>{"name": "find", "arguments": {}}</tool_call>'
+    assert chat.calls.read(output, ()) == output
+
+
+def test_a_recipe_names_the_shipped_template_wherever_it_is_installed() -> None:
+    assert 'template = "chatml-tools"' in dump(RECIPE)
+    assert "<tool_call>" in read_template(RECIPE)
