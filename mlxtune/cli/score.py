@@ -20,6 +20,7 @@ from mlxtune.evaluation.render.comparison_table import ReportTable, TableCell, T
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
+from mlxtune.models.thoughts import split_thought
 from mlxtune.recipe import Disclaimer, EvaluationSection, load
 
 
@@ -41,7 +42,10 @@ def score(
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe whose contract replaces these options.")] = None,
     json: Json = False,
 ) -> None:
-    """Score outputs from any source: JSON, schema, disclaimers, forbidden phrases, length, and agreement with references."""
+    """Score outputs from any source: JSON, schema, disclaimers, forbidden phrases, length, and agreement with references.
+
+    Reasoning at the start of an output, such as <think>…</think>, is not scored.
+    """
     for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
         if not all(phrase.strip() for phrase in phrases or []):
             raise InputError(f"{option} must not be empty.")
@@ -79,7 +83,7 @@ def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
     """Read each file in a folder as an output. Invalid UTF-8 is kept as lone surrogates, which the scorers report."""
     try:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        rows = [(file.name, ModelAnswer(file.read_bytes().decode("utf-8", "surrogateescape"))) for file in files]
+        rows = [(file.name, ModelAnswer(split_thought(file.read_bytes().decode("utf-8", "surrogateescape"))[1])) for file in files]
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
     if not rows:
@@ -101,7 +105,7 @@ def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
         try:
             row = jsonlib.loads(text)
             optional = {name: row[name] for name in ("ended", "reference", "prompt") if name in row}
-            answer = ModelAnswer(row["output"], **optional)
+            answer = ModelAnswer(split_thought(row["output"])[1], **optional)
             good = all(isinstance(value, str) for value in (answer.output, *optional.values()))
         except (ValueError, KeyError, TypeError, RecursionError):
             good = False

@@ -92,6 +92,13 @@ class ThoughtSplitter:
         return True
 
 
+def split_thought(text: str, prompt: str = "") -> tuple[str, str]:
+    """Return the reasoning in the output ``text``, and the answer behind it. ``prompt`` may open a thought."""
+    splitter = ThoughtSplitter(prompt)
+    thought, answer = (first + last for first, last in zip(splitter.add(text), splitter.end(), strict=True))
+    return thought.strip(), answer
+
+
 def _partial_length(text: str, marker: str) -> int:
     """Return the length of the longest end of ``text`` that may be the beginning of ``marker``."""
     sizes = range(min(len(marker) - 1, len(text)), 0, -1)
@@ -147,7 +154,5 @@ class AnswerBuilder:
 
     def finish(self, ended: Ending) -> GeneratedAnswer:
         """Return the answer without its thoughts."""
-        text = self._decode(self._tokens)
-        splitter = ThoughtSplitter(self._prompt)
-        thought, answer = (first + last for first, last in zip(splitter.add(text), splitter.end(), strict=True))
-        return GeneratedAnswer(answer, ended, thought.strip(), self._thought_tokens if thought.strip() else 0)
+        thought, answer = split_thought(self._decode(self._tokens), self._prompt)
+        return GeneratedAnswer(answer, ended, thought, self._thought_tokens if thought else 0)

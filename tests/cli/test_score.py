@@ -24,6 +24,14 @@ def outputs(cwd: Path) -> str:
     return "o.jsonl"
 
 
+@pytest.mark.parametrize("thought", ["<think>\n\n</think>\n\n", "<think>Sure! Northpeak {</think>", "[THINK]{[/THINK]"])
+def test_reasoning_before_an_answer_is_not_scored(cli, outputs, cwd, thought):
+    plain = json.loads(cli("score", outputs, *FLAGS, "--json").out)
+    rows = [row | {"output": thought + row["output"]} for row in OUTPUTS]
+    (cwd / "thoughts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert json.loads(cli("score", "thoughts.jsonl", *FLAGS, "--json").out) == plain
+
+
 def test_json_has_rates_intervals_and_failures(cli, outputs):
     result = cli("score", outputs, *FLAGS, "--json")
     assert result.code == 0
