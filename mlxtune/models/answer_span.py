@@ -69,6 +69,8 @@ def _after_header(prompt: str, text: str, dialect: Dialect) -> str:
     if any(prompt.rfind(start) > prompt.rfind(end) for start, end in _THOUGHTS):
         raise OpenThoughtError
     header, extra = dialect.header.removesuffix(dialect.extra), dialect.extra
+    if extra and prompt.endswith(extra) and text.startswith(bare := prompt.removesuffix(extra)):
+        return text[len(bare) :]
     if not header or not prompt.endswith(header + extra):
         raise RewrittenAnswerError
     head = prompt.removesuffix(extra)

@@ -246,7 +246,8 @@ class _Probe:
             )
             if text.startswith(prompt) and is_rendered:
                 return key
-        return ""
+        call = self._round({"probe_key": _VALUE})[1]  # Gemma 4's first templates render it before a call only
+        return next((key for key in _REASONING_KEYS if _REASON in self._text([_USER, {**call, key: _REASON}])), "")
 
     def _round(self, arguments: Any, id: str = "probe1234") -> list[TurnDict]:
         call = {"id": id, "type": "function", "function": {"name": "probe_tool", "arguments": arguments}}

@@ -13,8 +13,9 @@ from architectures import make
 from bases import BASES, OTHERS, Base, write_base
 from downloads import TRL
 from row_shapes import SHAPES
-from table import TEMPLATES, verdict_of
+from table import TEMPLATES, open_chat, verdict_of
 
+from mlxtune.adapters import library
 from mlxtune.core.errors import Interrupted
 from mlxtune.core.files import write_json
 from mlxtune.data.rows import Message
@@ -28,7 +29,7 @@ from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 from mlxtune.serving.engine import Engine
-from mlxtune.serving.protocol import Done, GenerateRequest, Piece, Sampling
+from mlxtune.serving.protocol import Done, Failed, GenerateRequest, Sampling
 from mlxtune.training import worker as training_worker
 
 pytestmark = pytest.mark.slow
@@ -93,10 +94,11 @@ def test_a_family_trains_resumes_evaluates_and_answers(base: Base, tmp_path: Pat
     evaluation_worker.evaluate(Worker(evaluation.folder))
     assert [arm.name for arm in report.load(evaluation.folder).arms] == ["base", "tuned"]
 
-    question, follow_up = Message("user", "Is the ferry running?"), Message("user", "And on Sundays?")
-    engine = Engine(load(resolve(str(folder / "model"))), lambda name: run.adapter, lambda event: None)
-    served = answer(engine, [Message("system", "Be brief."), question])
-    assert answer(engine, [question, Message("assistant", served or "Yes."), follow_up]) is not None
+    (entry,) = library.all_adapters(folder)
+    engine = Engine(load(resolve(str(folder / "model"))), lambda name: entry, lambda event: None)
+    chat, question = open_chat(base, "off"), Message("user", "Is the ferry running?")
+    for messages in ([Message("system", "Be brief."), question], [question, Message("assistant", "Yes."), question]):
+        assert answer(engine, messages).prompt_tokens == len(chat.prompt(messages))
 
 
 def workspace(base: Base, folder: Path) -> Path:
@@ -134,12 +136,17 @@ def stopping(worker: Worker, after: int) -> Worker:
     return worker
 
 
-def answer(engine: Engine, messages: list[Message]) -> str:
-    """Return the tuned model's answer to ``messages``."""
+def answer(engine: Engine, messages: list[Message]) -> Done:
+    """Return the last event of the tuned model's answer to ``messages``."""
     seen: list[Any] = []
-    engine._on_event, engine._closing = seen.append, False
+
+    def on_event(event: Any) -> None:
+        seen.append(event)
+        if isinstance(event, Done | Failed):
+            engine.close()
+
+    engine._on_event, engine._closing = on_event, False
     engine.submit(GenerateRequest("1", tuple(messages), "tuned", Sampling(max_tokens=4)))
-    engine._on_event = lambda event: (seen.append(event), isinstance(event, Done) and engine.close())
     engine.run()
     assert isinstance(seen[-1], Done)
-    return "".join(event.text for event in seen if isinstance(event, Piece))
+    return seen[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mlxtune.data.readers.formats import parse
 from mlxtune.models.mask_worker import mask
 from mlxtune.models.template import ChatTemplate
 
+ROOT = Path(__file__).parents[2]
 by_name = pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
 REAL = ("Qwen3.5-4B", "Gemma 4 E2B", "Llama 3.2", "gpt-oss", "Phi-3")  # one for each real vocabulary
 
@@ -70,6 +72,14 @@ def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str
     if base.vocabulary == "qwen3":  # its tokenizer composes characters
         real["NFD"] = bytewise["NFD"] = ("ok", ())
     assert real == bytewise
+
+
+def test_the_page_about_models_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("models_page", ROOT / "tools" / "models.py")
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    page = generator.PAGE.read_text()
+    assert generator.rendered(page) == page, "run: python tools/models.py"
 
 
 DEFECTS = {  # what an encoder could do wrong, and what the judge says

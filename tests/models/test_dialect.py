@@ -31,6 +31,14 @@ ONE_SYSTEM = START + "{% if m.role == 'system' and not loop.first %}{{ raise_exc
 THINKING = START + "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}" + END
 INLINE = "{# <think> #}" + START + "{{ m.content }}" + END
 EMPTY_THOUGHT = START + "{{ m.content }}" + END.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+CONTINUED = (  # as Gemma 4 31B: an answer continues the turn of its call, and every prompt ends with an empty thought
+    TOOLS + "{% for m in messages %}{% set continues = loop.previtem and loop.previtem.role == 'tool' %}"
+    "{% if m.role != 'tool' and not continues %}<|im_start|>{{ m.role }}\n{% endif %}{{ m.content }}"
+    + CALLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}")
+    + "{% if m.role != 'tool' %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}"
+    "{% if messages[-1].role != 'tool' %}<|im_start|>assistant\n{% endif %}<think></think>{% endif %}"
+)
+BEFORE_CALLS = OBJECTS.replace("{{ m.content }}", "{% if m.tool_calls %}[{{ m.reasoning }}]{% endif %}{{ m.content }}")
 PARTS = START + "{% for part in m.content %}{{ part.text }}{% endfor %}" + END
 
 LOCATION = Location(Path("rows.jsonl"), 1)
@@ -178,6 +186,23 @@ def test_an_answer_follows_a_generation_prompt_that_conversations_do_not_have(ch
     prompt = template.prompt(conversation.messages[:1])
     assert encoded.tokens[: len(prompt)].tolist() == prompt
     assert trained(template, conversation) == ["<b>Yes?</b><|im_end|>"]
+
+
+def test_an_answer_after_a_tool_result_follows_its_prompt(chat: Any) -> None:
+    template = chat(CONTINUED)
+    conversation = row(("user", "Find it"), call(), ("tool", "here"), ("assistant", "Found."), tools=[TOOL])
+    encoded = template.encode(conversation, 5000)
+    calling = 'CALL call_1234567890 find {"q": "a \\"b\\"", "n": 3}<|im_end|>'
+    assert trained(template, conversation) == [calling, "Found.<|im_end|>"]
+    for one, turn in zip(encoded, (1, 3), strict=True):
+        assert one.tokens[: int(one.trained.argmax())].tolist() == template.prompt(conversation.messages[:turn], conversation.tools)
+
+
+def test_reasoning_may_have_a_place_before_calls_only(chat: Any) -> None:
+    template = chat(BEFORE_CALLS, "on")
+    assert trained(template, row(("user", "Find it"), call(reasoning="Look."), tools=[TOOL]))[0].startswith("[Look.]CALL")
+    with pytest.raises(TemplateError, match="drops or changes its reasoning in turn 2"):
+        template.encode(row(("user", "Hi"), {"role": "assistant", "content": "Yes.", "reasoning": "Rain."}), 5000)
 
 
 def test_content_is_given_in_parts_where_the_template_reads_parts(chat: Any) -> None:
