@@ -325,6 +325,24 @@ def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:
     return 0
 
 
+def run_session(channel: Channel, session: Callable[[Request], None]) -> int:
+    """Pass the first request to ``session``, which runs until the parent closes the pipe, and return the exit code.
+
+    An ``MlxtuneError`` that ``session`` raises is the reply to that request.
+    """
+    request = channel.receive()
+    if request is None:
+        return 0
+    try:
+        session(request)
+    except MlxtuneError as error:
+        request.error(error)
+        return error.exit_code
+    except BrokenPipeError:  # the parent is gone
+        pass
+    return 0
+
+
 def _lines(handle: int) -> Iterator[bytes]:
     """Yield a file descriptor's lines, unbuffered: a buffered reader's lock, held by a daemon thread, would abort the exit."""
     rest = b""

@@ -33,10 +33,9 @@ def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any]
     """Create a run of ``recipe``, start its detached worker, and return after the worker's first event.
 
     ``request`` is what the worker needs besides the recipe; it is stored in the launch record. ``template`` is the source of a chat
-    template that replaces the recipe's. Raise ``RecipeError`` if the parent
-    adapter or the chat template is missing, or ``MachineError`` if another process holds the accelerator or the worker dies early.
+    template that replaces the recipe's. Raise ``RecipeError`` if the chat template is missing, or ``MachineError`` if another process
+    holds the accelerator or the worker dies early.
     """
-    recipe = registry.resolve_parent(workspace, recipe) if kind == "train" else recipe
     template = template or read_template(recipe)
     require_free_accelerator()
     run = registry.create(workspace, kind, recipe.name)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.core.child_process import Channel, Request
+from mlxtune.core.child_process import Channel, Request, run_session
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -103,20 +103,14 @@ def main() -> int:
     """Entry point."""
     process = ModelProcess()
     channel = Channel(process.on_close)
-    load_request = channel.receive()
-    if load_request is None:
-        return 0
-    blas.preload()
-    params: LoadParams = load_request.params  # type: ignore[assignment]
-    try:
+
+    def session(load_request: Request) -> None:
+        blas.preload()
+        params: LoadParams = load_request.params  # type: ignore[assignment]
         with _lease(params["beside"]):
             process.run(load_request, params, channel)
-    except MlxtuneError as error:
-        load_request.error(error)
-        return error.exit_code
-    except BrokenPipeError:  # the client is gone
-        pass
-    return 0
+
+    return run_session(channel, session)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from mlxtune.core.errors import RecipeError
 from mlxtune.core.hashing import sha256_file
 from mlxtune.evaluation import report
 from mlxtune.recipe import load
-from mlxtune.runs import events, launch
+from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+from mlxtune.training import start as training_start
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +89,7 @@ def finish(run: Run) -> RunState:
 
 
 def start(workspace: Path, *overrides: str) -> Run:
-    return launch.start(workspace, "train", load(workspace / "recipes" / "voice.toml", overrides))
+    return training_start.start(workspace, load(workspace / "recipes" / "voice.toml", overrides))
 
 
 def kill(run: Run, when: Callable[[], bool]) -> None:
@@ -169,7 +170,8 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tupl
 def test_invalid_pairs_are_rejected_by_row(parent: tuple[Path, Run], row: dict, message: str) -> None:
     workspace, _ = parent
     write_pairs(workspace / "bad.jsonl", 30, row)
-    run = start(workspace, "data.source=../bad.jsonl")
+    recipe = load(workspace / "recipes" / "voice.toml", ("data.source=../bad.jsonl",))
+    run = launch.start(workspace, "train", registry.resolve_parent(workspace, recipe))  # without the preflight, which refuses it
     wait_for(run, lambda state: state.ended)
     state = run.state()
     assert state.code == 2

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.core.child_process import Channel, Request
+from mlxtune.core.child_process import Channel, Request, run_session
 from mlxtune.core.errors import MlxtuneError, TemplateError
 from mlxtune.data.rows import Message
 from mlxtune.models.cpu import blas
@@ -69,19 +69,13 @@ def _without_surrogates(text: str) -> str:
 def main() -> int:
     """Run the judge process; return the exit code."""
     channel = Channel()
-    load_request = channel.receive()
-    if load_request is None:
-        return 0
-    blas.preload()
-    try:
+
+    def session(load_request: Request) -> None:
+        blas.preload()
         with accelerator_lease(f"a judge in {Path.cwd()}"):
             answer_requests(channel, load_request, int(sys.argv[1]))
-    except MlxtuneError as error:
-        load_request.error(error)
-        return error.exit_code
-    except BrokenPipeError:  # the parent is gone
-        pass
-    return 0
+
+    return run_session(channel, session)
 
 
 if __name__ == "__main__":
