@@ -95,7 +95,7 @@ def _recipe(base: CatalogModel, task: str) -> str:
         f"# Run: mlxtune train {folder}/{task}.toml{plan}\n"
         "# Results: not measured on this base. The learning rate is a starting point; check it with mlxtune eval.\n"
         f"# License: {license}; {base.terms}\n"
-        f"# Context: {base.context // 1024}k tokens. Download: {size(base.nbytes)}.\n"
+        f"# Context: {base.context // 1024}k tokens. Download: {size(base.hub_nbytes)}.\n"
         f"{memory(recipe, base, task)}\n"
         f"{body}"
     )

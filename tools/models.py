@@ -1,4 +1,4 @@
-"""Generate ``docs/models.md``: which rows each model's chat template accepts, what is refused and why, and what a tool call trains.
+"""Generate ``docs/models.md``: which rows each chat template accepts, what a tool call trains, and the models in the catalog.
 
     python tools/models.py
 
@@ -22,6 +22,8 @@ from row_shapes import GROUPS, SHAPES  # noqa: E402
 from table import AVAILABLE, verdict_of  # noqa: E402
 
 from mlxtune.data.template_notes import TemplateNote  # noqa: E402
+from mlxtune.models import catalog  # noqa: E402
+from mlxtune.models.catalog import CatalogModel  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 ALL = (*BASES, *OTHERS)
@@ -56,6 +58,20 @@ The trained text of a row that ends with a call of `find_harbor`, with `⏎` for
 | base | trained text |
 |---|---|
 """
+CATALOG = """
+## The catalog
+
+The bases that `mlxtune models` lists, smallest first. `mlxtune plan` estimates a run with any of them before it is downloaded.
+
+- *thinking*: whether the chat template lets the model reason by default. `model.thinking` decides it for a run.
+- *tools*: whether the template renders tool calls.
+- *checked here*: *weights*: trained and evaluated with the real weights. *template*: its template in the tables above, whose row is
+  named, and its architecture in a tiny random model, trained and evaluated. *layers*: only the architecture. The other weights were
+  never loaded here; their shapes are computed from their configurations.
+
+| base | license | context | thinking | tools | checked here |
+|---|---|---|---|---|---|
+"""
 
 
 def main() -> int:
@@ -70,7 +86,8 @@ def main() -> int:
 def rendered(page: str) -> str:
     """Return the new page. Lines of bases whose template is not available are those of ``page``."""
     results, _, calls = page.partition(CALLS)
-    return HEAD + "".join(_lines(result_line, results)) + CALLS + "".join(_lines(call_line, calls))
+    bases = "".join(f"{catalog_line(model)}\n" for model in catalog.models())
+    return HEAD + "".join(_lines(result_line, results)) + CALLS + "".join(_lines(call_line, calls)) + CATALOG + bases
 
 
 def _lines(new_line: Callable[[Base], str], old: str) -> Iterator[str]:
@@ -119,6 +136,22 @@ def call_line(base: Base) -> str:
     """Return the line of ``base`` in the table of tool calls."""
     verdict = verdict_of(base, "final call")
     return f"| {base.name} | {f'`{_cell(verdict.trained[0])}`' if verdict.status == 'ok' else 'refused'} |"
+
+
+def catalog_line(model: CatalogModel) -> str:
+    """Return the line of ``model`` in the table of the catalog."""
+    checked = f"{model.checked}: {model.template}" if model.template and model.checked == "template" else model.checked
+    license = f"[{model.license}]({model.terms})"
+    thinking = {"none": "no", "always": "always"}.get(model.thinking, model.thinking)
+    cells = (
+        f"[{model.name}]({model.source})",
+        license,
+        f"{model.context // 1024}k",
+        thinking,
+        "yes" if model.tools else "no",
+        checked,
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:

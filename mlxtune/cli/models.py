@@ -24,6 +24,9 @@ _COMMERCIAL: dict[str, Cell] = {
     "conditions": ("with conditions", "warning"),
     "no": ("not commercial", "error"),
 }
+CHECKED = (
+    "checked here: weights = the real weights; template = its chat template, and its layers in a tiny model; layers = only those"
+)
 _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
 
 
@@ -47,6 +50,7 @@ def models(
     if known:
         print_heading(out, "Known models", f"memory to train a LoRA on 4 rows of 512 tokens; limit {size(machine.limit)}")
         print_columns([_row(model, machine) for model in known], right=(2,))
+        show("    ", (CHECKED, "muted"))
         for condition, licenses in _conditions(known).items():
             show("    ", (f"{', '.join(licenses)}: {condition}", "muted"))
         show("")
@@ -91,11 +95,13 @@ def _matches(model: CatalogModel, text: str) -> bool:
 
 
 def _document(model: CatalogModel, machine: Machine) -> dict[str, Any]:
-    names = ("id", "name", "license", "commercial", "condition", "terms", "context", "recipes")
+    names = (
+        "id", "name", "license", "commercial", "condition", "terms", "source", "context", "thinking", "tools", "checked", "recipes",
+    )  # fmt: skip
     fit = model.fit(machine)
     return {name: getattr(model, name) for name in names} | {
         "parameters": model.shapes.parameters,
-        "bytes": model.nbytes,
+        "bytes": model.hub_nbytes,
         "here": is_local(model.id),
         "fit": {"word": fit.outcome, "need": fit.need, "limit": fit.limit},
     }
@@ -107,9 +113,12 @@ def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
     return [
         (model.id, "bold"),
         ("✓", "success") if is_local(model.id) else " ",
-        size(model.nbytes),
+        size(model.hub_nbytes),
         (f"{model.context // 1024}k tokens", "muted"),
         (f"{mark}{size(fit.need)}", style),
+        (model.thinking_label, "muted"),
+        ("tools" if model.tools else "no tools", "muted"),
+        (f"checked: {model.checked}", "muted"),
         (model.license, "muted"),
         _COMMERCIAL[model.commercial],
     ]

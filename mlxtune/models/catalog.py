@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mlxtune.core.errors import ModelError
 from mlxtune.core.text import one_line
+from mlxtune.models import bundled
 from mlxtune.planning.machine import Machine
 from mlxtune.planning.plan import Outcome, Planner, outcome_for
 from mlxtune.planning.shapes import ModelShapes, WeightShape
 from mlxtune.planning.workload import DatasetLengths, RowLength
 from mlxtune.recipe import AdapterSection, DataSection, ModelSection, Recipe, TrainingSection
 
-_HALF = 2  # bytes of a 16-bit number
-_LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
-_GEMMA_NORMS = (*_LAYER_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-_GEMMA = ("gemma2", "gemma3_text")
-_QKV_BIAS, _QK_NORM = ("qwen2",), ("qwen3", "gemma3_text")
+ThinkingDefault = Literal["none", "off", "on", "always"]
 
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """A base model in the catalog. ``architecture`` is mlx-lm's name for it; ``context`` is in tokens.
+    """A base model in the catalog.
 
-    ``full_attention`` is False if some layers use a sliding window. ``recipes`` is its folder in the recipe gallery, if any.
+    ``config`` has the keys of its config.json that determine its shapes, and ``source`` is where they were read. ``template`` is the
+    name of its chat template in docs/models.md, if that was tested. ``thinking`` says whether the template lets the model reason by
+    default, and ``tools`` whether it renders tool calls. ``recipes`` is its folder in the recipe gallery, if any. ``download`` is the
+    size of the files on the Hub in bytes, if they contain more than the text model.
     """
 
     id: str
@@ -36,37 +37,67 @@ class CatalogModel:
     license: str
     commercial: Literal["yes", "conditions", "no"]
     terms: str
-    context: int
-    architecture: str
-    layers: int
-    hidden: int
-    mlp_width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    tied: bool
+    source: str
+    config: Mapping[str, Any]
+    template: str = ""
+    thinking: ThinkingDefault = "none"
+    tools: bool = False
     condition: str = ""
     recipes: str = ""
-    full_attention: bool = True
-    bits: int = 4
-    group: int = 64
-    embedding_bits: int = 4
+    download: int = 0
 
     @cached_property
     def shapes(self) -> ModelShapes:
         """The shapes of its weights, as :func:`mlxtune.planning.shapes.read_shapes` would read them from disk."""
-        outside = [self._matrix("model.embed_tokens", -1, self.vocab_size, self.hidden, self.embedding_bits)]
-        outside.append(self._vector("model.norm", -1, self.hidden))
-        if not self.tied:
-            outside.append(self._matrix("lm_head", -1, self.vocab_size, self.hidden, self.bits))
-        weights = (*outside, *(weight for layer in range(self.layers) for weight in self._layer(layer)))
-        return ModelShapes(weights, self.heads, self.kv_heads, self.head_dim, 1, self.tied)
+        entry = _shape_table()[self.id]
+        rows = [(-1, row) for row in entry["outside"]]
+        rows += [(layer, row) for layer, kind in enumerate(entry["layers"]) for row in entry["kinds"][kind]]
+        weights = tuple(
+            WeightShape(name, layer, tuple(shape), nbytes, size, bits) for layer, (name, shape, nbytes, size, bits) in rows
+        )
+        facts = (entry[name] for name in ("heads", "kv_heads", "head_dim", "active_experts", "tied"))
+        return ModelShapes(weights, *facts)
+
+    @property
+    def full_attention(self) -> bool:
+        """Whether every layer attends to all earlier tokens. Rows can share a prefix only then."""
+        return bool(_shape_table()[self.id]["full_attention"])
+
+    @property
+    def context(self) -> int:
+        """The longest input in tokens."""
+        return int(self._text_config["max_position_embeddings"])
+
+    @property
+    def architecture(self) -> str:
+        """The architecture of its text model: the ``model_type`` in its configuration."""
+        return str(self._text_config["model_type"])
 
     @property
     def nbytes(self) -> int:
-        """The size of its weights in bytes, both on disk and to download."""
+        """The size of its weights in bytes, without parts for images and sound."""
         return sum(weight.nbytes for weight in self.shapes.weights)
+
+    @property
+    def hub_nbytes(self) -> int:
+        """The size of its files on the Hub in bytes."""
+        return self.download or self.nbytes
+
+    @property
+    def checked(self) -> str:
+        """What was tested here: the real weights, or its layers in a tiny random model, with or without its real chat template."""
+        if bundled.find(self.id):
+            return "weights"
+        return "template" if self.template else "layers"
+
+    @property
+    def thinking_label(self) -> str:
+        return {"none": "no thinking", "off": "thinking off", "on": "thinking on", "always": "always thinks"}[self.thinking]
+
+    def describe(self) -> str:
+        """Describe its license, chat template, and checks in a sentence."""
+        tools = "tools" if self.tools else "no tools"
+        return f"{self.name}: {self.license}; {self.thinking_label} by default, {tools}; checked here: {self.checked}."
 
     def fit(self, machine: Machine) -> MachineFit:
         """Estimate whether a typical adapter (:data:`TYPICAL_RECIPE`) can be trained on ``machine``."""
@@ -74,32 +105,9 @@ class CatalogModel:
         need = planner.estimate(TYPICAL_RECIPE).total
         return MachineFit(outcome_for(need, machine.limit), need, machine.limit)
 
-    def _layer(self, layer: int) -> Iterator[WeightShape]:
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        for name, rows, columns in (
-            ("self_attn.q_proj", query, self.hidden),
-            ("self_attn.k_proj", key, self.hidden),
-            ("self_attn.v_proj", key, self.hidden),
-            ("self_attn.o_proj", self.hidden, query),
-            ("mlp.gate_proj", self.mlp_width, self.hidden),
-            ("mlp.up_proj", self.mlp_width, self.hidden),
-            ("mlp.down_proj", self.hidden, self.mlp_width),
-        ):
-            yield self._matrix(name, layer, rows, columns, self.bits)
-        for name in _GEMMA_NORMS if self.architecture in _GEMMA else _LAYER_NORMS:
-            yield self._vector(name, layer, self.hidden)
-        if self.architecture in _QKV_BIAS:
-            for name, width in (("q", query), ("k", key), ("v", key)):
-                yield self._vector(f"self_attn.{name}_proj.bias", layer, width)
-        if self.architecture in _QK_NORM:
-            yield from (self._vector(f"self_attn.{name}_norm", layer, self.head_dim) for name in "qk")
-
-    def _matrix(self, name: str, layer: int, rows: int, columns: int, bits: int) -> WeightShape:
-        nbytes = rows * columns * bits // 8 + 2 * _HALF * rows * columns // self.group
-        return WeightShape(name, layer, (rows, columns), nbytes, _HALF, bits)
-
-    def _vector(self, name: str, layer: int, width: int) -> WeightShape:
-        return WeightShape(name, layer, (width,), _HALF * width, _HALF)
+    @property
+    def _text_config(self) -> Mapping[str, Any]:
+        return cast("Mapping[str, Any]", self.config.get("text_config", self.config))
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,11 @@ _TYPICAL_ROWS = DatasetLengths((RowLength(512, 128, 384),) * 4, (), 0, True)  # 
 @cache
 def models() -> tuple[CatalogModel, ...]:
     """Return the catalog, smallest model first. Raises ``ModelError`` if the file is invalid."""
+    return tuple(sorted(entries(), key=lambda model: model.nbytes))
+
+
+def entries() -> tuple[CatalogModel, ...]:
+    """Return the catalog in the order of its file, which needs no shapes."""
     return parse(files("mlxtune.models").joinpath("catalog.toml").read_text(encoding="utf-8"))
 
 
@@ -131,10 +144,16 @@ def parse(text: str) -> tuple[CatalogModel, ...]:
     """Parse the text of a catalog file."""
     try:
         entries: list[dict[str, Any]] = tomllib.loads(text)["base"]
-        models = [CatalogModel(**entry) for entry in entries]
+        return tuple(CatalogModel(**entry) for entry in entries)
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ModelError(f"Cannot read the model catalog: {one_line(str(error), 120)}.") from error
-    return tuple(sorted(models, key=lambda model: model.nbytes))
+
+
+@cache
+def _shape_table() -> dict[str, Any]:
+    """Return the models' shapes, which tools/shapes.py computes."""
+    table: dict[str, Any] = json.loads(files("mlxtune.models").joinpath("shapes.json").read_text(encoding="utf-8"))
+    return table
 
 
 def find(id: str) -> CatalogModel | None:

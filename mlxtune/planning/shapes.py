@@ -26,6 +26,7 @@ _EMBEDDING = re.compile(r"(?:^|\.)(?:embed|embed_tokens|embed_in|embedding|(?:to
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)$")
 _NOT_CHECKPOINTED = ("iquestloopcoder",)  # these call the parts of their layers, so no layer can be recomputed as a whole
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
+_HALF = 2  # bytes of a 16-bit number
 _GROUPS = (64, 32)  # quantization group sizes that models.load tries
 
 
@@ -206,4 +207,5 @@ def _weights(entries: dict[str, TensorInfo], quantization: dict[str, Any], tied:
         settings = quantization | (own_settings if isinstance(own_settings, dict) else {})
         shape = (*entry.shape[:-1], scales.shape[-1] * int(settings.get("group_size", 64)))
         nbytes, bits = sum(part.size for part in parts), int(settings.get("bits", 4))
-        yield WeightShape(layer_name, layer, shape, nbytes, _BYTES.get(scales.dtype, 4), bits, stem)
+        size = max(_HALF, _BYTES.get(scales.dtype, 4))  # MXFP4's scales have one byte
+        yield WeightShape(layer_name, layer, shape, nbytes, size, bits, stem)

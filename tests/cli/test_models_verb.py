@@ -27,10 +27,19 @@ def test_every_model_is_listed_with_its_license_and_whether_it_trains(cli, monke
     for base in catalog.models():
         line = next(line for line in result.out.splitlines() if base.id in line)
         assert base.license in line
-        assert line.count("✓") == (2 if base.id == "smollm2-135m" else 1)  # downloaded, and fits
+        fits = base.fit(mac_with(32)).outcome
+        assert line.count("✓") == (base.id == "smollm2-135m") + (fits == "go")  # downloaded, and fits
+        assert (" ! " in line) == (fits == "warn")
+        assert f"thinking {base.thinking}" in line or base.thinking in ("none", "always")
+        assert ("no tools" in line) != base.tools
+        assert f"checked: {base.checked}" in line
+    assert models.CHECKED in result.out
     assert "not commercial" in next(line for line in result.out.splitlines() if "Qwen2.5-3B" in line)
     known = json.loads(cli("models", "--json").out)["known"]
-    assert {model["fit"]["word"] for model in known} == {"go"}
+    assert {model["fit"]["word"] for model in known} == {"go", "warn"}
+    assert {model["id"]: (model["thinking"], model["tools"], model["checked"]) for model in known}["mlx-community/Qwen3.5-4B-MLX-4bit"] == (
+        "on", True, "template",
+    )  # fmt: skip
     monkeypatch.setattr(models, "this_machine", lambda: replace(mac_with(8), limit=2**24))
     assert {model["fit"]["word"] for model in json.loads(cli("models", "--json").out)["known"]} == {"refuse"}
 

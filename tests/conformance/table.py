@@ -35,6 +35,11 @@ def _tokenizer(base: Base, real: bool) -> tuple[ModelFolder, TokenizerWrapper]:
     return source, load_template(source, TemplateSettings()).tokenizer
 
 
+def template_tokenizer(base: Base) -> TokenizerWrapper:
+    """Return a tokenizer with the chat template of ``base`` and every byte as a token."""
+    return _tokenizer(base, False)[1]
+
+
 @cache
 def open_chat(base: Base, thinking: str, *, real: bool = False) -> ChatTemplate:
     """Return the chat template of ``base`` in the thinking mode ``thinking``."""

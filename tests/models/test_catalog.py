@@ -2,91 +2,119 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from dataclasses import replace
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxtune.core.errors import ModelError
-from mlxtune.models import catalog
-from mlxtune.models.catalog import CatalogModel
+from mlxtune.models import bundled, catalog
+from mlxtune.models.families import check_trainable
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import mac_with
-from mlxtune.planning.shapes import ModelShapes
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "conformance")]
+import shapes as shape_table  # noqa: E402
+from bases import BASES as TEMPLATES  # noqa: E402
+from bases import OTHERS  # noqa: E402
 
 BASES = {base.id: base for base in catalog.models()}
 
 # Sizes listed on the Hub: bytes of the weights, or numbers in the files, where packed weights count as 32-bit words.
-BYTES = {"mlx-community/gemma-3-1b-it-4bit": 733e6, "mlx-community/Qwen2.5-7B-Instruct-4bit": 4.28e9}
+BYTES = {
+    "mlx-community/gemma-3-1b-it-4bit": 733e6, "mlx-community/Qwen2.5-7B-Instruct-4bit": 4.28e9,
+    "mlx-community/LFM2.5-1.2B-Instruct-4bit": 0.66e9, "mlx-community/gpt-oss-20b-MXFP4-Q8": 11.2 * 2**30,
+}  # fmt: skip
 WORDS = {
     "mlx-community/Llama-3.2-1B-Instruct-4bit": 193e6, "mlx-community/Llama-3.2-3B-Instruct-4bit": 502e6,
     "mlx-community/Meta-Llama-3.1-8B-Instruct-4bit": 1.25e9, "mlx-community/Qwen2.5-7B-Instruct-4bit": 1.19e9,
     "mlx-community/Qwen2.5-3B-Instruct-4bit": 482e6, "mlx-community/gemma-2-2b-it-4bit": 409e6,
 }  # fmt: skip
+# Parameters of the language model in billions, from the model cards
+PARAMETERS = {
+    "mlx-community/LFM2.5-1.2B-Instruct-4bit": 1.17, "mlx-community/SmolLM3-3B-4bit": 3.08, "mlx-community/Phi-4-mini-instruct-4bit": 3.84,
+    "mlx-community/Ministral-3-3B-Instruct-2512-4bit": 3.4, "mlx-community/Ministral-3-8B-Instruct-2512-4bit": 8.4,
+    "mlx-community/gpt-oss-20b-MXFP4-Q8": 20.9, "mlx-community/granite-4.0-h-micro-4bit": 3.2,
+}  # fmt: skip
+# Parameters of the vision (and sound) parts of models whose files contain them, from their model cards: 2 bytes each
+OTHER_PARTS = {
+    "mlx-community/Qwen3.5-9B-4bit": 0.456e9, "mlx-community/Qwen3.6-27B-4bit": 0.46e9,
+    "mlx-community/Ministral-3-3B-Instruct-2512-4bit": 0.42e9, "mlx-community/Ministral-3-8B-Instruct-2512-4bit": 0.42e9,
+    "mlx-community/gemma-4-e2b-it-4bit": 0.45e9, "mlx-community/gemma-4-e4b-it-4bit": 0.45e9,
+}  # fmt: skip
 
 
-def config(base: CatalogModel) -> dict[str, Any]:
-    """Return mlx-lm's configuration for the model."""
-    return {
-        "model_type": base.architecture, "hidden_size": base.hidden, "num_hidden_layers": base.layers, "intermediate_size": base.mlp_width,
-        "num_attention_heads": base.heads, "num_key_value_heads": base.kv_heads, "head_dim": base.head_dim, "vocab_size": base.vocab_size,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": base.tied, "rope_theta": 1e4, "max_position_embeddings": base.context,
-        "quantization": {"group_size": base.group, "bits": base.bits, "model.embed_tokens": {"bits": base.embedding_bits, "group_size": base.group}},
+def test_the_shape_table_is_up_to_date() -> None:
+    """The table is what mlx-lm's model classes and our reader of downloaded models give for each configuration."""
+    table = {base.id: shape_table.entry(base.config) for base in catalog.entries()}
+    assert json.loads(shape_table.TABLE.read_text()) == table, "run: python tools/shapes.py"
+
+
+@pytest.mark.parametrize(
+    ("id", "facts"),
+    [
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", (24, 8, 128, 1, True, True, 28, 3072, 128256)),
+        ("mlx-community/gemma-3-text-4b-it-4bit", (8, 4, 256, 1, False, False, 34, 2560, 262208)),
+        ("mlx-community/Qwen3-4B-Instruct-2507-4bit", (32, 8, 128, 1, True, True, 36, 2560, 151936)),
+        ("mlx-community/Qwen3.5-4B-MLX-4bit", (16, 4, 256, 1, True, False, 32, 2560, 248320)),
+        ("mlx-community/gemma-4-e2b-it-4bit", (8, 1, 256, 1, True, False, 35, 1536, 262144)),
+        ("mlx-community/gpt-oss-20b-MXFP4-Q8", (64, 8, 64, 4, False, False, 24, 2880, 201088)),
+        ("mlx-community/Ministral-3-8B-Instruct-2512-4bit", (32, 8, 128, 1, False, True, 34, 4096, 131072)),
+        ("mlx-community/granite-4.0-h-micro-4bit", (32, 8, 64, 1, True, False, 40, 2048, 100352)),
+    ],
+)
+def test_facts_that_the_planner_uses(id: str, facts: tuple[object, ...]) -> None:
+    base, shapes = BASES[id], BASES[id].shapes
+    assert facts == (
+        shapes.heads, shapes.kv_heads, shapes.head_dim, shapes.active_experts, shapes.tied, base.full_attention, shapes.depth,
+        shapes.width, shapes.vocabulary,
+    )  # fmt: skip
+
+
+def test_a_dense_layer_matches_the_formula_of_its_architecture() -> None:
+    """Independent of mlx-lm: the matrices of a Llama layer, 4 bits each and a scale and a bias of 2 bytes per 64."""
+    shapes = BASES["mlx-community/Llama-3.2-3B-Instruct-4bit"].shapes
+    query, key, hidden, mlp = 24 * 128, 8 * 128, 3072, 8192
+    expected = {
+        "self_attn.q_proj": (query, hidden), "self_attn.k_proj": (key, hidden), "self_attn.v_proj": (key, hidden),
+        "self_attn.o_proj": (hidden, query), "mlp.gate_proj": (mlp, hidden), "mlp.up_proj": (mlp, hidden), "mlp.down_proj": (hidden, mlp),
     }  # fmt: skip
+    for layer in shapes.layers:
+        matrices = {weight.name: weight for weight in layer if weight.is_matrix}
+        assert {name: weight.shape for name, weight in matrices.items()} == expected
+        for weight in matrices.values():
+            assert (weight.nbytes, weight.bits, weight.size) == (weight.numbers // 2 + 4 * weight.numbers // 64, 4, 2)
 
 
-def on_disk(base: CatalogModel, folder: Path) -> ModelShapes:
-    """Return the shapes of the file that mlx-lm would write, without computing weights (the file is sparse)."""
-    import mlx.core as mx
-    import mlx.nn as nn
-    from mlx.utils import tree_flatten
-
-    module = importlib.import_module(f"mlx_lm.models.{base.architecture}")
-    settings = config(base)
-    model = module.Model(module.ModelArgs.from_dict(settings))
-    model.set_dtype(mx.float16)
-    nn.quantize(model, class_predicate=lambda path, layer: hasattr(layer, "to_quantized") and {
-        "bits": base.embedding_bits if "embed" in path else base.bits, "group_size": base.group})  # fmt: skip
-    kinds = {mx.float16: ("F16", 2), mx.uint32: ("U32", 4)}
-    entries, end = {}, 0
-    for name, array in tree_flatten(model.parameters()):
-        kind, size = kinds[array.dtype]
-        start, end = end, end + size * array.size
-        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
-    header = json.dumps(entries).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + end)
-    return shapes.read_shapes(folder, settings)
-
-
-@pytest.mark.parametrize("id", BASES)
-def test_shapes_match_mlx_lms_model(id: str, tmp_path: Path) -> None:
-    actual, expected = BASES[id].shapes, on_disk(BASES[id], tmp_path)
-    key = str
-    pathless = (replace(weight, path="") for weight in expected.weights)  # the catalog has no file names
-    assert sorted(actual.weights, key=key) == sorted(pathless, key=key)
-    assert replace(actual, weights=()) == replace(expected, weights=())
-
-
-@pytest.mark.parametrize("id", BASES)
-def test_full_attention_matches_mlx_lms_caches(id: str) -> None:
-    from mlx_lm.models.cache import KVCache, make_prompt_cache
-
-    base = BASES[id]
-    module = importlib.import_module(f"mlx_lm.models.{base.architecture}")
-    model = module.Model(module.ModelArgs.from_dict(config(base)))
-    assert base.full_attention == all(type(cache) is KVCache for cache in make_prompt_cache(model))
+def test_gated_delta_layers_experts_and_per_layer_embeddings_have_their_own_weights() -> None:
+    qwen = BASES["mlx-community/Qwen3.5-4B-MLX-4bit"].shapes.layers
+    assert [any("linear_attn" in weight.name for weight in layer) for layer in qwen] == [True, True, True, False] * 8
+    experts = {weight.name: weight for weight in BASES["mlx-community/gpt-oss-20b-MXFP4-Q8"].shapes.layers[0]}[
+        "mlp.experts.gate_proj"
+    ]
+    assert (experts.shape, experts.bits, experts.size) == ((32, 2880, 2880), 4, 2)
+    assert experts.nbytes == experts.numbers // 2 + experts.numbers // 32  # MXFP4: a scale of one byte per 32
+    gemma = BASES["mlx-community/gemma-4-e2b-it-4bit"].shapes
+    assert [weight.shape for weight in gemma.weights if "embed_tokens_per_layer" in weight.name] == [(262144, 35 * 256)]
 
 
 @pytest.mark.parametrize(("id", "size"), BYTES.items())
 def test_sizes_match_the_hub(id: str, size: float) -> None:
     assert BASES[id].nbytes == pytest.approx(size, rel=0.005)
+
+
+@pytest.mark.parametrize(("id", "billions"), PARAMETERS.items())
+def test_parameters_match_the_model_card(id: str, billions: float) -> None:
+    assert BASES[id].shapes.parameters == pytest.approx(billions * 1e9, rel=0.015)
+
+
+@pytest.mark.parametrize(("id", "numbers"), OTHER_PARTS.items())
+def test_download_sizes_are_the_text_model_and_its_other_parts(id: str, numbers: float) -> None:
+    assert BASES[id].hub_nbytes - BASES[id].nbytes == pytest.approx(2 * numbers, rel=0.15)
 
 
 @pytest.mark.parametrize(("id", "words"), WORDS.items())
@@ -117,6 +145,17 @@ def test_every_model_has_a_license_and_terms() -> None:
         assert bool(base.condition) == (base.commercial != "yes")
     assert BASES["mlx-community/Qwen2.5-3B-Instruct-4bit"].commercial == "no"
     assert len({base.id for base in catalog.models()}) == len(catalog.models())
+
+
+def test_every_entry_can_be_trained_and_names_a_tested_template() -> None:
+    templates = {base.name: base for base in (*TEMPLATES, *OTHERS)}
+    for base in BASES.values():
+        check_trainable(dict(base.config), base.id)
+        assert base.source.startswith("https://huggingface.co/")
+        assert base.checked == ("weights" if bundled.find(base.id) else "template" if base.template else "layers")
+        if base.template:
+            assert base.tools == templates[base.template].tools
+            assert base.thinking == "none" or templates[base.template].thinking
 
 
 def test_fit_improves_with_memory_and_worsens_with_size() -> None:

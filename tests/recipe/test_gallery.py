@@ -31,10 +31,10 @@ NAMES = [str(path.relative_to(ROOT / "recipes")) for path in RECIPES]
 BUNDLED = {path.stem: path for path in RECIPES if path.parent == ROOT / "recipes"}
 
 
-def test_every_task_has_a_recipe_for_the_bundled_model_and_seven_others() -> None:
+def test_every_task_has_a_recipe_for_the_bundled_model_and_twelve_others() -> None:
     folders = {base.recipes for base in catalog.models()} - {""}
-    assert len(folders) == 7
-    assert len(RECIPES) == 5 * (1 + len(folders)) == 40
+    assert len(folders) == 12
+    assert len(RECIPES) == 5 * (1 + len(folders)) == 65
     assert set(BUNDLED) == set(gallery.TASKS)
     for folder in folders:
         assert {path.stem for path in RECIPES if path.parent.name == folder} == set(gallery.TASKS)

@@ -115,13 +115,13 @@ def default_value(item: RecipeKey) -> str:
     return "" if item.default is dataclasses.MISSING else _display(item.default)
 
 
-def key_detail(item: RecipeKey, recipe: Recipe, width: int) -> Content:
-    """Return the meaning of the key under the cursor and its valid values, on two rows."""
+def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Content:
+    """Return the meaning of the key under the cursor and its valid values, on two rows. ``base`` replaces the values if it describes a base."""
     idle = item.unused_reason(recipe)
     about = f"{item.path}: {item.about.description}." + (f" Currently unused: {idle}." if idle else "")
     choices = f"One of {', '.join(format_value(choice) for choice in item.choices)}." if item.choices else ""
     default = "" if is_default(item, recipe) or not default_value(item) else f"Default: {default_value(item)}."
-    rows = [row for text in (about, f"{choices} {default}".strip()) for row in wrap(text, width - 2)]
+    rows = [row for text in (about, base or f"{choices} {default}".strip()) for row in wrap(text, width - 2)]
     return lines(*(line((f"  {row}", "$muted")).truncate(max(width, 0)) for row in [*rows, "", ""][:2]))
 
 

@@ -26,7 +26,7 @@ from mlxtune.tui.base import Room
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import key, lines
 from mlxtune.tui.rooms.plan import render
-from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService
+from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService, describe_base
 from mlxtune.tui.snapshot import RecipeView, Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
 from mlxtune.tui.widgets.field import Field
@@ -171,7 +171,8 @@ class PlanRoom(Room):
         file = ", ".join(filter(None, [f"recipes/{one_line(form.path.name)}", edits]))
         self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
         if item := self._key:
-            self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, width))
+            base = describe_base(form.recipe.model.base) if item.path == "model.base" else ""
+            self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, base, width))
         self.query_one("#plan-side").display = plan is not None and self.wide
         self.query_one("#plan-fit").set_class(bool(plan and plan.changes), "-open")
         if plan and bill:

@@ -101,6 +101,14 @@ class PlanService:
         return loaded, self._inputs
 
 
+def describe_base(id: str) -> str:
+    """Return a sentence about the base ``id``, or an empty string if the catalog does not have it."""
+    from mlxtune.models import catalog
+
+    model = catalog.find(id)
+    return model.describe() if model else ""
+
+
 def _local_planner(recipe: Recipe) -> Planner:
     from mlxtune.models.resolve import resolve
     from mlxtune.planning.machine import this_machine
