@@ -43,7 +43,7 @@ rows; `mlxtune data check` and Review have them for your own rows.
 - *tools*: the tools list, calls, arguments, and results. To replace a template that has no tools, set `model.template`.
 - *thinking*: rows with reasoning, under `model.thinking = "keep"`. Under the default, `"off"`, reasoning is left out and counted.
 
-The templates are those in TRL 1.16.0, except for copies in public repositories of those of {ELSEWHERE}.
+The templates are those in TRL 1.16.0 and the shipped one, except for copies in public repositories of those of {ELSEWHERE}.
 The tests compare the trained text of each turn with that of TRL's own training templates, with every byte as a token and with five
 real vocabularies. They also train, stop, resume, evaluate, serve, and chat with a tiny random model of each family.
 

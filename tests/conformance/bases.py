@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from downloads import TRL
 from tiny_model import write_tokenizer
+
+from mlxtune.recipe.schema import SHIPPED_TEMPLATES
+
+TEMPLATES = os.environ.get("MLXTUNE_TEMPLATES", "")  # a folder with the templates that TRL's wheel lacks
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 HERMES = (
@@ -113,7 +119,9 @@ BASES = (
     ),
     lfm2("LFM2.5", "lfm2_2_5_v2", plain=HERMES[4:], thinking=True, twin=True),
 )  # fmt: skip
+SHIPPED = Base("chatml-tools (shipped)", "chatml-tools", "llama3_1", ("<|im_end|>",), CHATML, HERMES[:4])
 OTHERS = (
+    SHIPPED,
     gemma("Gemma 2", "gemma"),
     gemma_4("Gemma 4 (first revision)", "gemma4_v2", thinking=False),
     llama("Llama 3", "llama3", tools=False, twin=True),
@@ -139,12 +147,19 @@ OTHERS = (
 )  # fmt: skip
 
 
-def write_base(base: Base, templates: Path, vocabulary: Path | None, folder: Path) -> Path:
+def template_file(base: Base) -> Path:
+    """Return the file with the base's template: shipped, in TRL's wheel, or in the folder that ``MLXTUNE_TEMPLATES`` names."""
+    if base.template in SHIPPED_TEMPLATES:
+        return SHIPPED_TEMPLATES[base.template]
+    return (TRL.folder() if base.in_wheel else Path(TEMPLATES)) / f"{base.template}.jinja"
+
+
+def write_base(base: Base, vocabulary: Path | None, folder: Path) -> Path:
     """Write the tokenizer of ``base`` with its template to ``folder``; without ``vocabulary``, every byte is a token.
 
     The ids of its stop tokens are in ``generation_config.json``.
     """
-    text = (templates / f"{base.template}.jinja").read_text()
+    text = template_file(base).read_text()
     names = dict.fromkeys((*base.stops, *base.specials, *([base.bos] if base.bos else [])))
     if vocabulary is None:
         write_tokenizer(folder, template=text, stop=base.stops[0], specials=tuple(names), plain=base.plain)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from bases import BASES, OTHERS, Base, write_base
-from downloads import TRL, VOCABULARIES
+from bases import BASES, OTHERS, TEMPLATES, Base, template_file, write_base
+from downloads import VOCABULARIES
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from row_shapes import SHAPES, THINKING
 from verdict import Verdict, judge
@@ -17,7 +16,6 @@ from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 
 DATE = "2026-11-26"
-TEMPLATES = os.environ.get("MLXTUNE_TEMPLATES", "")  # a folder with the templates that TRL's wheel lacks
 AVAILABLE = tuple(base for base in (*BASES, *OTHERS) if base.in_wheel or TEMPLATES)
 UNTRAINABLE = {
     "GLM-4.5": "no token ends an assistant turn",
@@ -28,9 +26,8 @@ _scratch = tempfile.TemporaryDirectory()
 
 @cache
 def _tokenizer(base: Base, real: bool) -> tuple[ModelFolder, TokenizerWrapper]:
-    templates = TRL.folder() if base.in_wheel else Path(TEMPLATES)
     vocabulary = VOCABULARIES[base.vocabulary].folder() if real else None
-    folder = write_base(base, templates, vocabulary, Path(_scratch.name) / f"{base.template}-{real}")
+    folder = write_base(base, vocabulary, Path(_scratch.name) / f"{base.template}-{real}")
     source = ModelFolder(base.name, folder, {}, "")
     return source, load_template(source, TemplateSettings()).tokenizer
 
@@ -41,10 +38,11 @@ def template_tokenizer(base: Base) -> TokenizerWrapper:
 
 
 @cache
-def open_chat(base: Base, thinking: str, *, real: bool = False) -> ChatTemplate:
-    """Return the chat template of ``base`` in the thinking mode ``thinking``."""
+def open_chat(base: Base, thinking: str, *, real: bool = False, replaced_by: Base | None = None) -> ChatTemplate:
+    """Return the chat template of ``base``, or the one that replaces it, in the thinking mode ``thinking``."""
     source, tokenizer = _tokenizer(base, real)
-    return load_template(source, TemplateSettings(thinking=thinking, date=DATE), tokenizer)
+    text = template_file(replaced_by).read_text() if replaced_by else ""
+    return load_template(source, TemplateSettings(thinking=thinking, date=DATE, source=text), tokenizer)
 
 
 @cache

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from architectures import make
-from bases import BASES, OTHERS, Base, write_base
-from downloads import TRL
+from bases import Base, write_base
 from row_shapes import SHAPES
-from table import TEMPLATES, open_chat, verdict_of
+from table import AVAILABLE, open_chat, verdict_of
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import Interrupted
@@ -38,6 +37,7 @@ FAMILIES = {  # base: architecture
     "Qwen3.5-4B": "qwen3_5",
     "Gemma 4 E2B": "gemma4",
     "gpt-oss": "gpt_oss",
+    "chatml-tools (shipped)": "smollm2",
     "Qwen3": "qwen3",
     "Qwen2.5": "qwen2",
     "Gemma 3": "gemma3_text",
@@ -75,8 +75,8 @@ max_tokens = 4
 
 
 def chosen() -> list[Any]:
-    bases = [base for base in (*BASES, *OTHERS) if base.name in FAMILIES and (base.in_wheel or TEMPLATES)]
-    return [base for base in bases if base.name in FEW or os.environ.get("MLXTUNE_ALL_FAMILIES")]
+    wanted = FAMILIES if os.environ.get("MLXTUNE_ALL_FAMILIES") else FEW
+    return [base for base in AVAILABLE if base.name in wanted]
 
 
 @pytest.mark.parametrize("base", chosen(), ids=lambda base: base.name)
@@ -103,9 +103,8 @@ def test_a_family_trains_resumes_evaluates_and_answers(base: Base, tmp_path: Pat
 
 def workspace(base: Base, folder: Path) -> Path:
     """Write a tiny model of the base's family with the base's template, and rows that the template accepts."""
-    templates = TRL.folder() if base.in_wheel else Path(TEMPLATES)
     make(folder / "model", FAMILIES[base.name], bits=0)
-    write_base(base, templates, None, folder / "model")
+    write_base(base, None, folder / "model")
     (folder / "rows").mkdir()
     shapes = [shape for shape in ROWS if verdict_of(base, shape).status == "ok"]
     for split, topic in {"train": "ferry", "valid": "lift", "test": "tower"}.items():
