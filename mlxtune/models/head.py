@@ -90,6 +90,45 @@ class _Parts:
         return out.reshape(*hidden.shape[:-1], -1)
 
 
+@dataclass(frozen=True)
+class _InnerParts:
+    """A way to split a ``model`` whose backbone ``outer`` computes the logits itself, after its child ``norm``."""
+
+    model: nn.Module
+    outer: nn.Module
+    norm: str
+
+    @property
+    def head_modules(self) -> list[nn.Module]:
+        return [module for module in self.outer.children().values() if isinstance(module, nn.Module)]
+
+    def backbone(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Return what the norm returns. The logits are never computed, because nothing reads them."""
+        norm, outputs = self.outer[self.norm], list[mx.array]()
+
+        def recorded(hidden: mx.array) -> mx.array:
+            outputs.append(norm(hidden))
+            return outputs[-1]
+
+        self._run_with(recorded, tokens, cache)
+        return outputs[-1]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Run the part of the model after its norm on ``hidden`` ``(..., width)``. The layers are not computed."""
+        positions = hidden.reshape(1, -1, hidden.shape[-1])
+        out = self._run_with(lambda _: positions, mx.zeros(positions.shape[:2], mx.int32), None)
+        return out.reshape(*hidden.shape[:-1], -1)
+
+    def _run_with(self, norm: Callable[[mx.array], mx.array], tokens: mx.array, cache: Any) -> mx.array:
+        original = self.outer[self.norm]
+        try:
+            self.outer[self.norm] = norm
+            out: mx.array = self.model(tokens, cache=cache)
+            return out
+        finally:
+            self.outer[self.norm] = original
+
+
 class _FixedBackbone:
     """Stands in for a backbone and returns given hidden states."""
 
@@ -116,11 +155,7 @@ def split_head(model: nn.Module) -> BackboneHead:
         plain_logp,
         "This architecture's head cannot be computed separately. All logits are computed at once.",
     )
-    try:
-        parts = _find_parts(model)
-        head = _verified(model, parts) or whole if parts else whole
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        head = whole  # unusual architecture: running the whole model is always correct
+    head = next((head for parts in _find_parts(model) if (head := _verified_or_none(model, parts))), whole)
     return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
 
 
@@ -143,21 +178,35 @@ def _with_fresh_caches(head: BackboneHead, model: nn.Module) -> BackboneHead:
     return replace(head, backbone=backbone)
 
 
-def _find_parts(model: nn.Module) -> _Parts | None:
+def _find_parts(model: nn.Module) -> Iterator[_Parts | _InnerParts]:
+    """Yield the ways in which ``model`` may be split."""
     outer = model
     while isinstance(getattr(outer, "language_model", None), nn.Module):
         outer = outer.language_model
-    return next((_Parts(outer, name) for name in _BACKBONES if isinstance(getattr(outer, name, None), nn.Module)), None)
+    yield from (_Parts(outer, name) for name in _BACKBONES if isinstance(getattr(outer, name, None), nn.Module))
+    while inner := next((outer[name] for name in ("language_model", *_BACKBONES) if isinstance(outer.get(name), nn.Module)), None):
+        outer = inner
+    for name, child in outer.children().items():
+        if isinstance(child, nn.Module) and "norm" in name:
+            yield _InnerParts(model, outer, name)
 
 
-def _verified(model: nn.Module, parts: _Parts) -> BackboneHead | None:
+def _verified_or_none(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | None:
+    """Return the head of :func:`_verified`, or ``None`` for an unusual architecture. Running the whole model is always correct."""
+    try:
+        return _verified(model, parts)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return None
+
+
+def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | None:
     """Return the first split that reproduces the model's logits on a few tokens.
 
     ``None`` if there is none, or if the backbone returns the logits itself.
     """
     tokens = mx.array([_TEST_TOKENS])
     hidden, expected = parts.backbone(tokens, None)[0], model(tokens)[0]
-    if hidden.shape == expected.shape or not _agree(parts.logits(hidden), expected, expected):
+    if hidden.ndim != 2 or hidden.shape == expected.shape or not _agree(parts.logits(hidden), expected, expected):
         return None
     states = mx.concatenate([hidden, hidden * _TEST_SCALE])
     expected = parts.logits(states)
@@ -180,7 +229,7 @@ def _verified(model: nn.Module, parts: _Parts) -> BackboneHead | None:
 
 def _logit_scaling(outer: nn.Module) -> tuple[float, float]:
     """Return the scale and the cap (or 0) of the logits, from the architecture's settings."""
-    args = getattr(outer, "args", None)
+    args = getattr(outer, "args", None) or outer
     scale = (getattr(args, "logit_scale", None) or 1.0) / (getattr(args, "logits_scaling", None) or 1.0)
     return scale, getattr(args, "final_logit_softcapping", None) or 0.0
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from hub_stub import Hub
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import save_config, save_model
 
 from mlxtune.core.errors import ModelError
@@ -98,6 +99,18 @@ def test_a_type_check_of_a_recomputed_layer_sees_the_layer() -> None:
 @pytest.mark.parametrize("name", ["llama4", "minicpm3", "gpt_bigcode", "jamba"])
 def test_architectures_that_cannot_be_batched_are_evaluated(name: str) -> None:
     assert families.measure(name).answers in ("one by one", "mlx-lm")
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gpt_neox", "lille-130m"])
+def test_a_head_inside_the_backbone_is_computed_at_the_trained_positions_only(name: str) -> None:
+    model = families.build(name)
+    head = split_head(model)
+    assert not head.warning
+    assert "fused_logp" in head.logp.__qualname__
+    tokens = mx.array([[1, 5, 2, 9, 4, 7]])
+    hidden = head.backbone(tokens, None)
+    assert hidden.shape == (1, 6, 64)
+    assert mx.allclose(head.logits(hidden), model(tokens, cache=make_prompt_cache(model)), atol=1e-4)
 
 
 def test_gemma3n_layers_pass_several_residual_streams(tmp_path: Path) -> None:

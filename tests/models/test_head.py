@@ -170,15 +170,15 @@ class Odd(nn.Module):
 
 
 class Closed(nn.Module):
-    """A Llama whose head is inside its backbone."""
+    """A Llama in a list, where its parts are not looked for."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.model = inner
+        self.parts = [inner]
         self.freeze()
 
     def __call__(self, tokens: mx.array, cache: object = None) -> mx.array:
-        return self.model(tokens, cache)
+        return self.parts[0](tokens, cache)
 
 
 ODD = {
