@@ -13,13 +13,14 @@ _THOUGHTS = {
     "[THINK]": "[/THINK]",  # Mistral
     "<|channel>thought": "<channel|>",  # Gemma 4
     "<|channel|>analysis<|message|>": "<|end|>",  # gpt-oss
+    "to=self<|message|>": "<|eom|>",  # Muse
     "<seed:think>": "</seed:think>",
     "<longcat_think>": "</longcat_think>",
     "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
 }
 """The text that starts a thought, with the text that ends it."""
-_HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True}
-"""Text around thoughts and answers in gpt-oss, and whether the answer begins after it."""
+_HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True, "to=user<|message|>": True}
+"""Text around thoughts and answers in gpt-oss and Muse, and whether the answer begins after it."""
 MARKERS = (*_THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
 PROMPT_TAIL = 32  # tokens of a prompt that may open a thought

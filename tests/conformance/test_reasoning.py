@@ -1,0 +1,41 @@
+"""A trained answer, generated, is divided into its reasoning and the answer as evaluations and the server do it."""
+
+from __future__ import annotations
+
+import pytest
+import verdict as judging
+from bases import Base
+from row_shapes import SHAPES, THOUGHT
+from table import AVAILABLE, open_chat
+
+from mlxtune.core.errors import InputError
+from mlxtune.data.readers.formats import parse
+from mlxtune.models.template import ChatTemplate
+from mlxtune.models.thoughts import AnswerBuilder, GeneratedAnswer
+
+ANSWER = "Yes, every hour."
+MODES = ("off", "on", "keep")
+
+
+def _generate(chat: ChatTemplate, shape: str) -> GeneratedAnswer:
+    """Return the answer of a model that repeats the trained tokens of a row."""
+    (row,) = judging.encode(chat, parse(SHAPES[shape], judging.LOCATION))
+    start, end = judging.spans(row.trained)[-1]
+    builder = AnswerBuilder(chat.tokenizer.decode, row.tokens[:start], max_tokens=200, thinking_tokens=200)
+    assert row.tokens[end - 1] in chat.stop_tokens
+    assert not any(builder.add(token) for token in row.tokens[start : end - 1])
+    return builder.finish("stop")
+
+
+@pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
+def test_what_trains_is_what_is_read(base: Base) -> None:
+    for shape in ("one turn", "reasoning_content"):
+        for mode in MODES:
+            chat = open_chat(base, mode)
+            try:
+                answer = _generate(chat, shape)
+            except InputError:  # refused, for reasons that other tests check
+                continue
+            reasons = shape == "reasoning_content" and mode != "off"
+            assert (answer.text.strip(), answer.thought) == (SHAPES[shape]["messages"][-1]["content"], THOUGHT if reasons else "")
+            assert bool(answer.thought_tokens) == reasons
