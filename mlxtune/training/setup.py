@@ -91,7 +91,7 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     _warn_about(list(skipped), "skipped because no trained tokens are left", recipe, worker)
     adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     if recipe.adapter.parent:
-        _load_parent(recipe.path(recipe.adapter.parent), loaded)
+        _load_parent(recipe, loaded, worker)
     loaded.model.eval()  # the checks below compare two computations, which would differ with dropout
     model_head = head.split_head(loaded.model)
     if model_head.warning:
@@ -125,11 +125,14 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     return TrainingSetup(loop, loaded, template, splits, skipped)
 
 
-def _load_parent(parent: Path, loaded: LoadedModel) -> None:
-    """Load the weights of the adapter in ``parent``. Raise ``ModelError`` if it was trained from a different base."""
+def _load_parent(recipe: Recipe, loaded: LoadedModel, worker: SetupListener) -> None:
+    """Load the weights of the parent adapter. Raise ``ModelError`` if it was trained from a different base."""
+    parent, thinking = recipe.path(recipe.adapter.parent), recipe.model.thinking
     file = parent / LINEAGE
-    base = read_json(file).get("base_fingerprint", "") if file.is_file() else ""
-    if not same_base(base, loaded.source.fingerprint):
+    lineage = read_json(file) if file.is_file() else {}
+    if (before := lineage.get("thinking", thinking)) != thinking:
+        worker.warn(f'The parent adapter was trained with model.thinking = "{before}", but this run has "{thinking}".')
+    if not same_base(lineage.get("base_fingerprint", ""), loaded.source.fingerprint):
         raise ModelError(
             f"The adapter in {parent} was trained from a different base than {loaded.source.name}.",
             hint="Set model.base to the adapter's own base.",

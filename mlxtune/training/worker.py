@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ from mlxtune.adapters.entry import data_hash
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, Interrupted
 from mlxtune.core.files import read_json, write_json
-from mlxtune.core.hashing import sha256_file
+from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.rows import shared_system_prompt
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models.cpu import blas
-from mlxtune.recipe import Recipe, dump
+from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch
 from mlxtune.runs.worker import Worker, run_worker
@@ -110,7 +111,7 @@ def make_lineage(worker: Worker | PeerWorker, setup: TrainingSetup, summary: Tra
     """Return the adapter's origin (base, recipe, data, run), system prompt and template settings, so that its folder is self-contained."""
     from mlxtune.models.thinking import prints_date
 
-    source, settings = setup.loaded.source, setup.template.settings
+    source, settings, dated = setup.loaded.source, setup.template.settings, prints_date(setup.template.source)
     return {
         "v": 1,
         "mlxtune": __version__,
@@ -119,17 +120,24 @@ def make_lineage(worker: Worker | PeerWorker, setup: TrainingSetup, summary: Tra
         "base": source.name,
         "base_fingerprint": source.fingerprint,
         "method": worker.recipe.method.kind,
-        "recipe_hash": sha256_file(worker.folder / "recipe.toml"),
+        "recipe_hash": recipe_hash(worker.recipe, dated),
         "data_hash": data_hash(read_json(worker.folder / "data.json")),
         "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
         "parent": _parent_lineage(worker.recipe),
         "system": shared_system_prompt(setup.splits.train),
         "thinking": settings.thinking,
-        "date": settings.date if prints_date(setup.template.source) else "",
+        "date": settings.date if dated else "",
         "template": settings.source,
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }
+
+
+def recipe_hash(recipe: Recipe, dated: bool) -> str:
+    """Return a hash of ``recipe`` that is the same for every run of it, but for the date if prompts contain it."""
+    same = replace(recipe, model=replace(recipe.model, template=""))
+    same = same if dated else replace(same, data=replace(same.data, date=""))
+    return sha256_json([dump(same), read_template(recipe)])
 
 
 def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:

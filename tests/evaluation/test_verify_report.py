@@ -127,6 +127,15 @@ def test_report_without_evidence_is_input_error(tmp_path):
         verify(folder)
 
 
+def test_report_of_an_older_version_with_reasoning_in_its_outputs_is_reproduced(tmp_path):
+    thought = '<think>Hm.</think>{"reply": "Yes."}'
+    folder = write_evaluation(tmp_path, base=[thought, thought], tuned=['{"reply": "Yes."}'] * 2)
+    stored = json.loads((folder / "report.json").read_text())
+    assert "thought_tokens" not in stored["arms"][0]
+    assert report.load(folder).arms[0].rate("json").failures == {"thinking": 2}
+    assert verify(folder) == []
+
+
 def test_schema_lists_exactly_the_report_fields():
     kinds = {
         "arm": report.ArmResult, "rate": report.Rate, "mean": bootstrap.BootstrapMean, "paired": intervals.PairedCounts,

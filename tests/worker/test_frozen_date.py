@@ -29,6 +29,7 @@ from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 from mlxtune.training import worker as training_worker
+from mlxtune.training.worker import recipe_hash
 
 DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
 FIRST_DAY = datetimes.datetime(2026, 11, 26, 23, 50)
@@ -100,6 +101,7 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     assert sha256_file(run.adapter / "adapters.safetensors") == sha256_file(whole.adapter / "adapters.safetensors")
     assert json.loads((run.adapter / "mlxtune.json").read_text())["date"] == "2026-11-26"
     assert library.find(workspace, run.id).date == "2026-11-26"
+    assert recipe_hash(run.recipe(), dated=True) == library.find(workspace, run.id).recipe_hash
 
     clock.days = 9
     later = evaluations.start(workspace, run.recipe(), run)
@@ -111,3 +113,13 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(
     assert (first.folder / "outputs.jsonl").read_bytes() == (later.folder / "outputs.jsonl").read_bytes()
     other = evaluations.start(workspace, load(run.folder / "recipe.toml", ["data.date=2026-12-05"]), run)
     assert not any(arm.cached for arm in report.load(other.folder).arms)
+
+
+def test_a_recipe_has_one_hash_on_all_days_unless_its_prompts_contain_the_date(workspace: Path, tmp_path: Path) -> None:
+    file = workspace / "recipes" / "tiny.toml"
+    template = tmp_path / "own.jinja"
+    template.write_text(CHATML)
+    today, later = (load(file, [f"data.date={date}"]) for date in ("2026-11-26", "2026-11-27"))
+    assert recipe_hash(today, dated=False) == recipe_hash(later, dated=False) == recipe_hash(load(file), dated=False)
+    assert recipe_hash(today, dated=True) != recipe_hash(later, dated=True)
+    assert recipe_hash(load(file, [f"model.template={template}"]), dated=False) != recipe_hash(load(file), dated=False)
