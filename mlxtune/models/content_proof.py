@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlxtune.data.rows import REASONING, Message
@@ -40,13 +40,15 @@ def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict
     return ""
 
 
-def notes(answer: str, message: Message, decoded: str) -> Iterator[TemplateNote]:
-    """Yield how the trained text of ``message`` differs from it: ``answer`` as rendered, and ``decoded`` from its tokens."""
+def notes(answer: str, message: Message, decode: Callable[[], str]) -> Iterator[TemplateNote]:
+    """Yield how the trained text of ``message`` differs from it: ``answer`` as rendered, and as ``decode`` reads it from its tokens."""
     content = message.content
     if content.strip() != content and content not in answer:
         yield TemplateNote.TRIMMED
-    if not content.isascii() and content.strip() not in decoded and _composed(content) in _composed(decoded):
-        yield TemplateNote.COMPOSED
+    if not unicodedata.is_normalized("NFC", content):
+        decoded = decode()
+        if content.strip() not in decoded and _composed(content) in _composed(decoded):
+            yield TemplateNote.COMPOSED
 
 
 def _missing_in_call(text: str, call: dict[str, Any]) -> str:

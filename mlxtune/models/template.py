@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -344,9 +344,9 @@ class ChatTemplate:
         ):
             found.add(TemplateNote.CONTROL)
         for span in answers:
-            trained = [turn for turn in messages if turn.role == "assistant" and turn.content.strip() in span.answer]
-            decoded = self.tokenizer.decode(span.tokens[span.start : span.end - 1])
-            found.update(note for turn in trained for note in notes(span.answer, turn, decoded))
+            for turn in messages:
+                if turn.role == "assistant" and turn.content.strip() in span.answer:
+                    found.update(notes(span.answer, turn, partial(self.tokenizer.decode, span.tokens[span.start : span.end - 1])))
         return frozenset(found)
 
     def render(
