@@ -25,7 +25,7 @@ _COMMERCIAL: dict[str, Cell] = {
     "no": ("not commercial", "error"),
 }
 CHECKED = (
-    "checked here: weights = the real weights; template = its chat template, and its layers in a tiny model; layers = only those"
+    "tested here: weights (the real ones), template (and the layers in a tiny model), or layers (only those); see docs/models.md"
 )
 _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
 
@@ -114,11 +114,11 @@ def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
         (model.id, "bold"),
         ("✓", "success") if is_local(model.id) else " ",
         size(model.hub_nbytes),
-        (f"{model.context // 1024}k tokens", "muted"),
+        (f"{model.context // 1024}k", "muted"),
         (f"{mark}{size(fit.need)}", style),
         (model.thinking_label, "muted"),
         ("tools" if model.tools else "no tools", "muted"),
-        (f"checked: {model.checked}", "muted"),
+        (model.checked, "muted"),
         (model.license, "muted"),
         _COMMERCIAL[model.commercial],
     ]

@@ -42,7 +42,8 @@ PARAMETERS = {
 }  # fmt: skip
 # Parameters of the vision (and sound) parts of models whose files contain them, from their model cards: 2 bytes each
 OTHER_PARTS = {
-    "mlx-community/Qwen3.5-9B-4bit": 0.456e9, "mlx-community/Qwen3.6-27B-4bit": 0.46e9,
+    "mlx-community/Qwen3.5-0.8B-MLX-4bit": 0.1e9, "mlx-community/Qwen3.5-2B-4bit": 0.33e9, "mlx-community/Qwen3.5-4B-MLX-4bit": 0.33e9,
+    "mlx-community/Qwen3.5-9B-4bit": 0.456e9, "mlx-community/Qwen3.8-27B-4bit": 0.46e9, "mlx-community/Qwen3.6-27B-4bit": 0.46e9,
     "mlx-community/Ministral-3-3B-Instruct-2512-4bit": 0.42e9, "mlx-community/Ministral-3-8B-Instruct-2512-4bit": 0.42e9,
     "mlx-community/gemma-4-e2b-it-4bit": 0.45e9, "mlx-community/gemma-4-e4b-it-4bit": 0.45e9,
 }  # fmt: skip
