@@ -20,6 +20,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.models import gated_delta
 from mlxtune.models.cpu import exp, quantized
 from mlxtune.models.resolve import ModelFolder
+from mlxtune.planning.machine import computes_natively
 
 Compute = Literal["native", "float32"]
 Quantize = Literal[0, 4, 8]
@@ -42,9 +43,14 @@ class LoadedModel:
         return sum(array.size for _, array in tree_flatten(self.model.parameters()))
 
 
+def on_gpu() -> bool:
+    """Return whether MLX's default device is a GPU."""
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
+
+
 def default_compute() -> Compute:
-    """Return the compute path for MLX's default device: ``native`` on a GPU, ``float32`` on a CPU."""
-    return "native" if mx.default_device().type == mx.DeviceType.gpu else "float32"
+    """Return the compute path: ``native`` on a GPU, ``float32`` on a CPU unless :data:`~mlxtune.planning.machine.COMPUTE_VARIABLE` is set."""
+    return "native" if computes_natively("gpu" if on_gpu() else "cpu") else "float32"
 
 
 def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize = 0) -> LoadedModel:
@@ -54,7 +60,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     ``ModelError`` if mlx-lm does not support the architecture, or the weights do not match it or have a different bit width.
     """
     start = time.perf_counter()
-    compute, on_cpu = compute or default_compute(), mx.default_device().type != mx.DeviceType.gpu
+    compute = compute or default_compute()
     try:
         model, config = load_model(source.folder, lazy=True)
         tokenizer = load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
@@ -73,15 +79,14 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     if compute == "float32":
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
         model = dequantize_model(model)
-        if on_cpu:
-            exp.install()
-    elif on_cpu:
+    if not on_gpu() and compute == default_compute():  # otherwise, tests compare with MLX's own kernels
+        exp.install()
         quantized.install()
     gated_delta.install()
     model.freeze()
     mx.eval(model.parameters())
     model.eval()
-    device = "CPU" if on_cpu else "GPU"
+    device = "GPU" if on_gpu() else "CPU"
     arithmetic = f"computed in float32 on the {device}" if compute == "float32" else f"native on the {device}"
     return LoadedModel(source, model, tokenizer, compute, f"{weights}, {arithmetic}", time.perf_counter() - start)
 
@@ -107,7 +112,7 @@ def quantize_weights(model: nn.Module, bits: int) -> None:
 
 def memory_limit(fallback: int) -> int:
     """Return MLX's recommended working set size in bytes on a GPU, or ``fallback`` on a CPU."""
-    if mx.default_device().type != mx.DeviceType.gpu:
+    if not on_gpu():
         return fallback
     info: dict[str, Any] = mx.device_info()
     return int(info.get("max_recommended_working_set_size") or fallback)

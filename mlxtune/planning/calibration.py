@@ -15,7 +15,7 @@ from typing import Any
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, machine_id, write_json
 from mlxtune.core.hashing import sha256_json
-from mlxtune.planning.machine import Machine, installed_version, memory
+from mlxtune.planning.machine import Machine, computes_natively, installed_version, memory
 from mlxtune.recipe import Recipe
 from mlxtune.runs import events, registry
 
@@ -101,7 +101,8 @@ def _machine_key(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
 
 def machine_facts(machine: Machine) -> list[Any]:
     """Return what a measurement on ``machine`` depends on."""
-    return [machine.chip, machine.cores, memory().total, installed_version("mlx")]
+    native_cpu = ["native"] if machine.backend == "cpu" and computes_natively(machine.backend) else []
+    return [machine.chip, machine.cores, memory().total, installed_version("mlx"), *native_cpu]
 
 
 def _key(recipe: Recipe, fingerprint: str, machine: Machine, checkpointed: bool) -> str:

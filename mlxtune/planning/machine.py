@@ -42,6 +42,8 @@ class Machine:
     limit: int
 
 
+COMPUTE_VARIABLE = "MLXTUNE_COMPUTE"  # "native" computes in 16 bits on a CPU too
+
 ThermalPressure = Literal["nominal", "moderate", "heavy"]
 
 
@@ -121,6 +123,11 @@ def this_machine() -> Machine:
         return Machine(f"macOS {platform.mac_ver()[0]}", chip, cores, backend, limit)
     backend = "cuda" if any(installed_version(name) for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")) else "cpu"
     return Machine(f"{system} {platform.release()}", _linux_chip(), cores, backend, total * 3 // 4)
+
+
+def computes_natively(backend: str) -> bool:
+    """Return whether models run as saved, in 16 bits: on a GPU, and on a CPU if :data:`COMPUTE_VARIABLE` says so."""
+    return backend != "cpu" or os.environ.get(COMPUTE_VARIABLE) == "native"
 
 
 def default_gpu_limit(total: int) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from mlxtune.planning import activations
 from mlxtune.planning.activations import Kernels
-from mlxtune.planning.machine import Machine
+from mlxtune.planning.machine import Machine, computes_natively
 from mlxtune.planning.shapes import ModelShapes, WeightShape
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe
@@ -140,7 +140,7 @@ def frozen_group_rows(batch: BatchShape, work: Workload) -> int:
 
 def kernels_for(machine: Machine) -> Kernels:
     """Return the kernels of the compute path that ``machine`` uses."""
-    return activations.CPU if machine.backend == "cpu" else activations.NATIVE
+    return activations.NATIVE if computes_natively(machine.backend) else activations.CPU
 
 
 class _Step:

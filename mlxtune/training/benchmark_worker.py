@@ -61,14 +61,13 @@ def run(request: Request) -> list[tuple[Any, ...]]:
     """Return the measurements as tuples of ``Measurement`` fields."""
     quick, seconds = request.params["quick"], request.params["seconds"]
     blas.preload()
-    from mlxtune.models.load import default_compute
+    from mlxtune.models.load import on_gpu
 
-    on_gpu = default_compute() == "native"
-    sizes = [_TINY] if quick else [_SMALL, _MEDIUM, _LARGE] if on_gpu else [_MINI, _SMALL, _MEDIUM]
+    sizes = [_TINY] if quick else [_SMALL, _MEDIUM, _LARGE] if on_gpu() else [_MINI, _SMALL, _MEDIUM]
     measurements: list[Measurement] = []
     for index, size in enumerate(sizes):
         request.progress((f"benchmarking the {size.name} size", index / (len(sizes) + 1)))
-        measurements += _measure(size, seconds, on_gpu=on_gpu)
+        measurements += _measure(size, seconds, on_gpu=on_gpu())
     return [astuple(measurement) for measurement in measurements]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -61,10 +63,14 @@ def test_the_exponential_is_accurate_down_to_the_smallest_values() -> None:
     assert exp.exp_of_negative(mx.array([mx.inf, 200.0, 0.0])).tolist() == [0.0, 0.0, 1.0]
 
 
-def test_half_precision_goes_to_mlx() -> None:
-    q = mx.random.normal((1, 2, 4, 8)).astype(mx.float16)
-    assert mx.array_equal(exp.attention(q, q, q, scale=1.0, mask="causal"), exp._MLX_ATTENTION(q, q, q, scale=1.0, mask="causal"))
-    assert mx.array_equal(exp.swiglu(q, q), exp._MLX_SWIGLU(q, q))
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_half_precision_is_rounded_once(dtype: mx.Dtype) -> None:
+    half = mx.random.normal((1, 2, 4, 8)).astype(dtype)
+    exact = half.astype(mx.float32)
+    for function in (partial(exp.attention, scale=1.0, mask="causal"), lambda gate, x, _: exp.swiglu(gate, x)):
+        result = function(half, half, half)
+        assert result.dtype == dtype
+        assert mx.array_equal(result, function(exact, exact, exact).astype(dtype))
 
 
 def test_long_rows_in_blocks_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

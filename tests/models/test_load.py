@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,6 +15,9 @@ from mlx_lm.utils import load_model
 from mlxtune.core.errors import ModelError
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
+from mlxtune.planning.calibration import machine_facts
+from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
+from mlxtune.planning.memory import kernels_for
 
 TOKENS = mx.array([[70, 71, 72, 73]])
 
@@ -77,3 +81,18 @@ def test_the_fingerprint_depends_on_every_matrix(tiny: Path, tmp_path: Path) -> 
     for name in [name for name in arrays if name.endswith("proj.weight")]:
         mx.save_safetensors(str(file), arrays | {name: arrays[name] + 1}, {"format": "mlx"})
         assert resolve(str(same)).fingerprint != known, name
+
+
+def test_a_cpu_computes_natively_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = resolve(str(make(tmp_path, "smollm2", dtype="float16")))
+    machine = replace(this_machine(), backend="cpu")
+    facts, kernels = machine_facts(machine), kernels_for(machine)
+    assert load(source).compute == "float32"
+    monkeypatch.setenv(COMPUTE_VARIABLE, "native")
+    native = load(source)
+    assert "native on the CPU" in native.description
+    assert native.model(TOKENS).dtype == mx.float16
+    assert machine_facts(machine) != facts
+    assert kernels_for(machine) != kernels
+    monkeypatch.undo()
+    assert mx.allclose(native.model(TOKENS), load(source).model(TOKENS), rtol=1e-2, atol=1e-2)

@@ -27,7 +27,7 @@ from mlx.utils import tree_flatten
 
 from mlxtune.data.rows import Location
 from mlxtune.models import lora
-from mlxtune.models.cpu import exp
+from mlxtune.models.cpu import exp, quantized
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.head import split_head
 from mlxtune.models.likelihood import negative_log_likelihoods
@@ -219,13 +219,16 @@ def test_policy_equals_reference_before_the_first_step(
 
 
 @pytest.mark.real
-def test_supervised_gradients_of_the_bundled_model(real: LoadedModel) -> None:
+def test_supervised_gradients_of_the_bundled_model(real: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "quantized_matmul", quantized.quantized_matmul)  # MLX's own would take minutes
     exact, native = (load(real.source, compute).model for compute in ("float32", "native"))
     rows = test_sft.conversations(real.tokenizer, test_sft.SYSTEM)[:2]
     for model in (exact, native):
         test_sft.shaken(model, AdapterSection(rank=8, layers=2))
         model.eval()
+    exp.uninstall()
     plain, expected = (test_sft.plain_loss_and_gradients(model, rows) for model in (native, exact))
+    exp.install()
     bits16 = Bits16(mx.float16, exact, native, rows, [])
     result = test_sft.own_loss_and_gradients(native, rows, SFT[-1])
     bits16.require_accurate_gradients(result, plain, expected)

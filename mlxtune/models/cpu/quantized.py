@@ -1,8 +1,8 @@
 """A CPU version of quantized matrix multiplication in 16 bits that accumulates in float32, as GPU kernels do.
 
 MLX's own CPU kernel accumulates in 16 bits, so it is less accurate than a GPU, and it takes 30 (bf16) to 100 (f16) times as long as
-dequantizing the weights for each product and calling BLAS. Only the native path on a CPU uses this, which exists for tests and
-``demo --native``.
+dequantizing the weights for each product and calling BLAS. The native path on a CPU uses this: it exists for tests and
+``mlxtune demo --native``.
 """
 
 from __future__ import annotations
