@@ -83,9 +83,8 @@ def layer_activations(
     if kernels.float32 and not section.dropout:  # q, k and v share their input, and so do gate and up
         inputs = {(weight.is_attention, weight.is_output_projection): _inputs(shapes, weight) for weight in targets}
         position += _FLOAT * sum(inputs.values())
-    probabilities = size if kernels.float32 else size + _FLOAT  # a float32 softmax, and its result in the model's dtype
     dense = sum(size * weight.numbers for weight in targets) if section.kind == "dora" and not kernels.float32 else 0
-    return LayerActivations(dense, position, shapes.heads * probabilities, 2 * key * size, kernels)
+    return LayerActivations(dense, position, shapes.heads * size, 2 * key * size, kernels)
 
 
 def _adapter(shapes: ModelShapes, weight: WeightShape, section: AdapterSection, kernels: Kernels) -> int:

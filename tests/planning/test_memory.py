@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from architectures import make
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from tiny_model import make_tiny
 
 from mlxtune.models import head, lora
 from mlxtune.models.cpu import exp, streams
+from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, shapes
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.training import frozen_cache, optimizer, setup
+from mlxtune.training.layer_stack import LayerStack
 
 from .conftest import recipe
 
@@ -153,3 +161,31 @@ def test_constants_match_those_of_training() -> None:
     assert memory.CACHED == setup.CACHE_MEMORY_DIVISOR
     assert memory.MAX_STREAMS == streams.MAX_STREAMS
     assert activations.CPU.block == exp.QUERY_BLOCK
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
+def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dtype: str, size: int) -> None:
+    """The peak of MLX's own attention in training, which is not fused, grows with the square of a row's length."""
+    folder = make(tmp_path, "smollm2", dtype=dtype, num_hidden_layers=4)
+    shape = shapes.read_shapes(folder, json.loads((folder / "config.json").read_text()))
+    settings = recipe("adapter.rank=4")
+    layer = activations.layer_activations(
+        shape, shape.layers[0], shape.adapter_targets(settings.adapter), settings.adapter, activations.NATIVE
+    )
+    assert layer.score == size * shape.heads
+    model = load(resolve(str(folder)), "native").model
+    exp.uninstall()
+    lora.add(model, settings.adapter, seed=1)
+    stack = LayerStack(model, head.split_head(model))
+    step = nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
+    peaks = []
+    for width in (128, 256, 384):
+        tokens = mx.zeros((1, width), mx.int32)
+        mx.eval(step(tokens))
+        mx.clear_cache()
+        start = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(step(tokens))
+        peaks.append(mx.get_peak_memory() - start)
+    measured = (peaks[2] - 2 * peaks[1] + peaks[0]) / (2 * 128**2)  # bytes per score, from the second difference
+    assert (shape.depth + memory.Coefficients().backward) * layer.score == pytest.approx(measured, rel=0.2)
