@@ -47,7 +47,7 @@ class RoomDriver:
     async def type(self, text: str) -> None:
         await self.pilot.press(*("space" if sign == " " else sign for sign in text))
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         await until(self.pilot, condition, seconds)
 
     async def until_notice(self, text: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from textual.css.query import NoMatches
 
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
@@ -172,10 +173,13 @@ def footer(app: MlxtuneApp) -> str:
     return shown(app).splitlines()[-1].split("F1")[0].split("^p")[0].strip()
 
 
-async def until(pilot: Any, true: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Let the app work until something is true."""
+async def until(pilot: Any, true: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Let the app work until something is true. A widget that is not there yet makes it false."""
     give_up = time.monotonic() + seconds
-    while not true():
+    while True:
+        with suppress(NoMatches):
+            if true():
+                return
         assert time.monotonic() < give_up, f"never came true; on screen:\n{shown(pilot.app)}"
         await pilot.pause(0.02)
 

@@ -172,7 +172,7 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         await room.press("u")
         assert room.screen._state == "vote"
         await room.press("a", "enter")
-        await room.until(lambda: room.screen._result is not None)
+        await room.until(lambda: room.screen._result is not None and QUESTIONS[HEADLINE_QUESTION] in room.text("#bl-votes"))
         result = room.screen._result
         send = next(tally for tally in result.tallies if tally.question == HEADLINE_QUESTION)
         low, high = (round(100 * value) for value in wilson(send.wins, send.wins + send.losses))

@@ -79,7 +79,7 @@ def intro(room: RoomDriver) -> str:
 
 
 def transcript(room: RoomDriver) -> str:
-    return room.text("#chat-said")
+    return room.text("#chat-transcript")
 
 
 async def load(room: RoomDriver, clients: list[FakeClient]) -> FakeClient:

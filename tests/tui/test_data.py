@@ -262,7 +262,7 @@ async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(shop: Shop,
     async with open_room("data") as room:
         session = await checked(room)
         await room.press("tab")
-        await room.until(lambda: room.focus == "found")
+        await room.until(lambda: room.focus == "findings-list")
         await room.press("end", "f")
         await room.choose("fix")
         await room.until_notice("✗ Row 13 rejected.")
@@ -298,8 +298,8 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Che
         assert not room.screen.query_one("#stats").display
         assert "stats" in room.actions
         await room.press("g")
-        await room.until(lambda: room.focus == "found" and not room.screen.query_one("#rows-side").display)
-        await room.until(lambda: "disclaimer" in room.text("#found"))
+        await room.until(lambda: room.focus == "findings-list" and not room.screen.query_one("#rows-side").display)
+        await room.until(lambda: "disclaimer" in room.text("#findings-list"))
         assert "over the limit of 64" in room.text("#histogram")
         assert "train" in room.text("#split-bar")
         await room.press("down", "enter")
@@ -444,7 +444,7 @@ async def test_failed_checks_leave_the_rows_and_can_be_repeated(shop: Shop, chec
         checks.error = None
         await room.press("n")
         await checked(room)
-        assert "disclaimer" in room.text("#found")
+        assert "disclaimer" in room.text("#findings-list")
 
 
 async def test_the_checks_stop_with_the_app(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

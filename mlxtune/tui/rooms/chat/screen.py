@@ -73,7 +73,7 @@ class ChatRoom(Room):
         yield Section("Chat", Panel(id="chat-invite-picture"), lit=True, id="chat-invite")
         yield Section(
             "Chat",
-            ScrollPanel(id="chat-said", about="The conversation. page up and page down scroll through it."),
+            ScrollPanel(id="chat-transcript", about="The conversation. page up and page down scroll through it."),
             classes="fill",
             id="chat-talk",
         )
@@ -104,7 +104,7 @@ class ChatRoom(Room):
             return
         title = one_line(chat.adapter) or (base_name(chat.ready.base) if chat.ready else "Chat")
         self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self._with_base))
-        self.query_one("#chat-said", ScrollPanel).set(lambda width: render.transcript(chat, width))
+        self.query_one("#chat-transcript", ScrollPanel).set(lambda width: render.transcript(chat, width))
 
     @property
     def _base(self) -> str:
@@ -214,7 +214,7 @@ class ChatRoom(Room):
 
     def action_leave(self) -> None:
         if self.query_one("#chat-field").has_focus:
-            self.query_one("#chat-said", ScrollPanel).focus()
+            self.query_one("#chat-transcript", ScrollPanel).focus()
         else:
             self.app.action_dismiss_notice()
 
@@ -223,7 +223,7 @@ class ChatRoom(Room):
         question = event.value.strip()
         if question and self.chat.state == "ready" and not self.chat.streaming:
             event.input.value = ""
-            self.query_one("#chat-said", ScrollPanel).action_edge(True)
+            self.query_one("#chat-transcript", ScrollPanel).action_edge(True)
             self.chat.ask(question, with_base=self._with_base)
 
     def action_cancel(self) -> None:

@@ -92,7 +92,9 @@ class DataRoom(SourceRoom):
             with StatsColumn(id="stats"):
                 yield Section(
                     "Findings",
-                    ListPanel(id="found", about="What the checks found. Enter shows the rows with this finding; f fixes them."),
+                    ListPanel(
+                        id="findings-list", about="What the checks found. Enter shows the rows with this finding; f fixes them."
+                    ),
                     Panel(id="summary"),
                     id="findings",
                 )
@@ -170,7 +172,7 @@ class DataRoom(SourceRoom):
 
     def _draw_findings(self, session: SourceSession) -> None:
         check, verdict, checked = session.check, session.source.verdict, session.source.check_result
-        found = self.query_one("#found", ListPanel)
+        found = self.query_one("#findings-list", ListPanel)
         names = list(verdict.rows) if verdict else []
         found.display = bool(names)
 
@@ -246,7 +248,7 @@ class DataRoom(SourceRoom):
         session = self.session
         if session is None or not len(session.source):
             return self.source_actions()
-        on_finding = self.focused is not None and self.focused.id == "found"
+        on_finding = self.focused is not None and self.focused.id == "findings-list"
         has_rows, state = bool(len(session.selection.rows)), session.source.state
         on_row = has_rows and not on_finding
         stats = FooterAction("g", "rows" if self._show_stats else "stats", "stats", "switch between the rows and their statistics")
@@ -277,9 +279,9 @@ class DataRoom(SourceRoom):
         session = self.session
         if session is None or (verdict := session.source.verdict) is None:
             return ""
-        cursor = self.query_one("#found", ListPanel).cursor
+        cursor = self.query_one("#findings-list", ListPanel).cursor
         names = list(verdict.rows)[cursor : cursor + 1]
-        if self.focused is None or self.focused.id != "found":
+        if self.focused is None or self.focused.id != "findings-list":
             own = [finding.check for finding in session.source.findings(session.row_index) if finding.severity != "note"]
             names = own or names
         return next((name for name in names if get_check(name).fix.kind != "hand" and name in verdict.rows), "")
@@ -300,7 +302,7 @@ class DataRoom(SourceRoom):
     def action_stats(self) -> None:
         self._show_stats = not self._show_stats and not self.wide
         self.redraw()
-        self.call_after_refresh(self.query_one("#found" if self._show_stats else "#list").focus)
+        self.call_after_refresh(self.query_one("#findings-list" if self._show_stats else "#list").focus)
 
     def action_sort(self) -> None:
         if session := self.session:
