@@ -63,6 +63,7 @@ def facts(entry: AdapterEntry) -> dict[str, str]:
         "size": f"{entry.parameters:,} parameters, {size(entry.size)}",
         "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created)),
         "method": entry.method,
+        "thinking": entry.thinking if entry.thinking != "off" else "",
         "run": entry.run,
         "recipe": entry.recipe_hash[:12],
         "data": entry.data_hash[:12],
