@@ -59,11 +59,11 @@ def test_a_shared_prefix_longer_than_the_window_equals_a_full_forward_pass(gemma
 
 def test_text_and_completion_rows_train_what_they_say(gemma3: LoadedModel) -> None:
     template = ChatTemplate(gemma3.tokenizer)
-    text = template.encode(Text(PLACE, {}, "A text\nof two lines."), 64)
+    (text,) = template.encode(Text(PLACE, {}, "A text\nof two lines."), 64)
     assert gemma3.tokenizer.decode(text.tokens) == "<bos>A text\nof two lines.<eos>"
     assert np.flatnonzero(~text.trained).tolist() == [0]
     messages = (Message("system", "Be brief."), Message("user", "Where is it?"), Message("assistant", "Near."))
-    row = template.encode(Conversation(PLACE, {}, messages), 64)
+    (row,) = template.encode(Conversation(PLACE, {}, messages), 64)
     turns = "<bos><start_of_turn>user\nBe brief.\n\nWhere is it?<end_of_turn>\n<start_of_turn>model\nNear.<end_of_turn>\n"
     assert gemma3.tokenizer.decode(row.tokens) == turns
     assert gemma3.tokenizer.decode(row.tokens[row.trained]) == "Near.<end_of_turn>"
