@@ -29,7 +29,7 @@ from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import LoadedModel
-from mlxtune.models.template import ChatTemplate, TemplateSettings
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thinking import template_variables
 from mlxtune.recipe.schema import Thinking
 from mlxtune.serving.adapter_pool import AdapterPool
@@ -178,7 +178,7 @@ class Engine:
         """Return the template with the settings of the adapter's training, or without reasoning for the base, and of the request."""
         settings = TemplateSettings(entry.thinking, entry.date, entry.template) if entry else TemplateSettings()
         if settings not in self._templates:
-            self._templates[settings] = ChatTemplate(self.loaded.tokenizer, settings, self.loaded.source.name)
+            self._templates[settings] = load_template(self.loaded.source, settings, self.loaded.tokenizer)
         template = self._templates[settings]
         if not request.effort and not request.variables:
             return template
@@ -191,7 +191,7 @@ class Engine:
         mode: Thinking = settings.thinking if not request.effort else "off" if request.effort == "none" else "on"
         mode = template.thinking.mode(request.variables, mode)
         settings = replace(settings, thinking=mode, effort=request.effort, variables=tuple(request.variables.items()))
-        return ChatTemplate(self.loaded.tokenizer, settings, self.loaded.source.name)
+        return load_template(self.loaded.source, settings, self.loaded.tokenizer)
 
     def _encode(self, request: GenerateRequest, template: ChatTemplate) -> list[int]:
         try:
