@@ -1,9 +1,7 @@
 """A tiny random model of every architecture in the installed mlx-lm, and what training and evaluating it does.
 
-    python tests/families.py
-
-prints the table as Markdown. Nothing in it is written by hand: each row is measured on the tiny model, or is the refusal that a user
-would see.
+``tools/architectures.py`` writes the results to ``docs/architectures.md``. None are written by hand: each is measured on the tiny
+model, or is the refusal that a user would see.
 """
 
 from __future__ import annotations
@@ -261,8 +259,8 @@ def build(name: str, seed: int = 2) -> Any:
 class FamilyResult:
     """What training and evaluating the tiny model of an architecture does, or why it is refused.
 
-    ``losses`` are those of two steps, and ``peaks`` the bytes that the first backward pass needs, each without and with gradient
-    checkpointing. ``gradient_error`` is the largest relative difference between their gradients. ``runs_per_layer`` is how often a
+    ``losses`` are those of two steps, and ``kept`` the bytes that the first backward pass needs of the forward pass, each without and
+    with gradient checkpointing. ``gradient_error`` is the largest relative difference between their gradients. ``runs_per_layer`` is how often a
     layer runs per step with it. ``answers`` is how answers are generated: ``together``, ``mlx-lm`` or ``one by one``.
     """
 
@@ -271,13 +269,13 @@ class FamilyResult:
     losses: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     gradient_error: float = 0.0
     runs_per_layer: float = 0.0
-    peaks: tuple[int, int] = (0, 0)
+    kept: tuple[int, int] = (0, 0)
     answers: str = ""
 
     @property
     def saved(self) -> float:
-        """The fraction of the backward pass's memory that gradient checkpointing saves here."""
-        return 1 - self.peaks[1] / self.peaks[0] if self.runs_per_layer > 1 else 0.0
+        """The fraction of these bytes that gradient checkpointing saves here."""
+        return 1 - self.kept[1] / self.kept[0]
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,7 @@ class _Training:
     losses: tuple[float, ...]
     gradients: dict[str, mx.array]
     runs: float
-    peak: int
+    kept: int
     model: nn.Module
     adapter: dict[str, Any]
 
@@ -298,7 +296,7 @@ def measure(name: str) -> FamilyResult:
     try:
         families.check_trainable(config(name), name)
     except ModelError as error:
-        return FamilyResult(name, f"{error.message} {error.hint}")
+        return FamilyResult(name, f"{error.message.partition(f'{name}: ')[2]} {error.hint}")
     plain, recomputed = (_train(name, checkpointed=checkpointed) for checkpointed in (False, True))
     errors = []
     for path, gradient in plain.gradients.items():
@@ -311,7 +309,7 @@ def measure(name: str) -> FamilyResult:
         (plain.losses, recomputed.losses),
         max(errors),
         recomputed.runs,
-        (plain.peak, recomputed.peak),
+        (plain.kept, recomputed.kept),
         _evaluate(plain.model),
     )
 
@@ -329,21 +327,21 @@ def _train(name: str, *, checkpointed: bool) -> _Training:
     model.train()
     arrays_of_batch = batch.arrays()
     step = nn.value_and_grad(model, lambda: sft.loss_sum(stack, arrays_of_batch))
-    optimizer = optim.SGD(1e-3)
+    optimizer = optim.SGD(1e-4)
     mx.eval(model.parameters(), arrays_of_batch)
     with _counted(model) as runs:
         before = mx.get_active_memory()
-        mx.reset_peak_memory()
         first, gradients = step()
-        mx.eval(first, gradients)
-        peak = mx.get_peak_memory() - before
+        mx.eval(first)
+        kept = mx.get_active_memory() - before  # what the gradients still need
+        mx.eval(gradients)
         calls = sum(runs) / stack.depth
     optimizer.update(model, gradients)
     second, _ = step()
     mx.eval(second, model.parameters())
     model.eval()
     passes = 1 + bool(batch.prefix is not None)
-    return _Training((first.item(), second.item()), dict(tree_flatten(gradients)), calls / passes, peak, model, adapter)
+    return _Training((first.item(), second.item()), dict(tree_flatten(gradients)), calls / passes, kept, model, adapter)
 
 
 @contextmanager
@@ -415,23 +413,16 @@ def is_causal(model: nn.Module) -> bool:
     return bool(mx.allclose(one, two, atol=1e-4).item())
 
 
-def results() -> list[FamilyResult]:
-    """Return the result of every architecture."""
-    return [measure(name) for name in names()]
+def results() -> Iterator[FamilyResult]:
+    """Yield the result of every architecture."""
+    return map(measure, names())
 
 
-def table(rows: list[FamilyResult]) -> str:
-    """Return ``rows`` as a Markdown table."""
-    lines = ["| architecture | trains | checkpointing | answers | why not |", "|---|---|---|---|---|"]
-    for row in rows:
-        if row.refused:
-            lines.append(f"| {row.name} | no | | | {row.refused} |")
-        else:
-            checkpointing = f"saves {row.saved:.0%} here" if row.runs_per_layer > 1 else "not available"
-            lines.append(f"| {row.name} | yes | {checkpointing} | {row.answers} | |")
-    return "\n".join(lines)
+ANSWERS = {"together": "in batches, shared prefix", "mlx-lm": "in batches", "one by one": "one at a time"}
 
 
-if __name__ == "__main__":
-    mx.disable_compile()
-    print(table(results()))
+def line(result: FamilyResult) -> str:
+    """Return ``result`` as a line of the table in ``docs/architectures.md``."""
+    if result.refused:
+        return f"| {result.name} | refused | | | {result.refused} |"
+    return f"| {result.name} | yes | {'yes' if result.runs_per_layer > 1 else 'no'} | {ANSWERS[result.answers]} | |"
