@@ -322,9 +322,11 @@ class ChatTemplate:
         calls = any("tool_calls" in message.extra for message in messages)
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
+            has_chatml = {"<|im_start|>", "<|im_end|>"} <= self.tokenizer.get_vocab().keys()
+            shipped = 'Set model.template to "chatml-tools"' if has_chatml else "Name a template with tools in model.template"
             raise TemplateError(
                 f"{location}: the row has tools, but the chat template of {self.name} does not render {lacking}.",
-                hint="Name a template with tools in model.template, or remove the tools from the rows.",
+                hint=f"{shipped}, or remove the tools from the rows.",
             )
 
     def _notes(

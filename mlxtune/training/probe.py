@@ -90,7 +90,9 @@ def _count(template: ChatTemplate, record: Row | DataError) -> TokenCount | None
         notes = sorted(frozenset().union(*(row.notes for row in rows)))
         return TokenCount(max(row.full_length for row in rows), min(int(row.trained.argmax()) for row in rows), notes=tuple(notes))
     except TemplateError as error:
-        return TokenCount(0, 0, f"{error.message} {error.hint}")
+        reason = error.message.partition(f"{record.location}: ")[2] if not isinstance(record, DataError) else ""
+        reason = reason or error.message
+        return TokenCount(0, 0, f"{reason[:1].upper()}{reason[1:]} {error.hint}")
     except DataError:  # no trained tokens
         return None
 

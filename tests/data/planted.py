@@ -128,8 +128,8 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     planted.tokens[plant("template", "chat", lambda row: row)] = (
         TokenCount(0, 0, "the template refused") if dirty else TokenCount(300, 200)
     )
-    for note in ("control-tokens", "reasoning-left-out"):
-        planted.tokens[plant(note, "chat", lambda row: row)] = TokenCount(200, 100, notes=(note,) if dirty else ())
+    typed = ("control-tokens",) if dirty else ()
+    planted.tokens[plant("control-tokens", "chat", lambda row: row)] = TokenCount(200, 100, notes=typed)
     plant("duplicate", "chat", lambda row: deepcopy(planted.records[0]))
     plant("near-duplicate", "chat", lambda row: _change_turn(deepcopy(planted.records[1]), 1, lambda text: text + " please"))
     plant("conflict", "chat", lambda row: {**row, "messages": [*planted.records[2]["messages"][:2], row["messages"][-1]]})

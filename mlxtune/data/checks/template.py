@@ -21,21 +21,13 @@ def template(row: CheckInput) -> Reasons:
 
 @family.row_check(Check(TemplateNote.CONTROL, "warn", "messages with control tokens", BY_HAND, short="control"))
 def control_tokens(row: CheckInput) -> Reasons:
-    yield from _noted(row, TemplateNote.CONTROL)
-
-
-@family.row_check(Check(TemplateNote.REASONING, "warn", "rows without their reasoning", BY_HAND, short="reasoning"))
-def reasoning_left_out(row: CheckInput) -> Reasons:
-    yield from _noted(row, TemplateNote.REASONING)
-
-
-def _noted(row: CheckInput, note: TemplateNote) -> Reasons:
-    if row.tokens and note in row.tokens.notes:
-        yield note.sentence, ()
+    if row.tokens and TemplateNote.CONTROL in row.tokens.notes:
+        yield TemplateNote.CONTROL.sentence, ()
 
 
 PER_SOURCE = {  # changes that concern most rows or none are reported once
     TemplateNote.SYSTEM: family.register(Check(TemplateNote.SYSTEM, "note", "folded system turns", glyph="·")),
+    TemplateNote.REASONING: family.register(Check(TemplateNote.REASONING, "note", "reasoning that is left out", glyph="·")),
     TemplateNote.NAME: family.register(Check(TemplateNote.NAME, "note", "names that are left out", glyph="·")),
     TemplateNote.TRIMMED: family.register(Check(TemplateNote.TRIMMED, "note", "trimmed answers", glyph="·")),
     TemplateNote.COMPOSED: family.register(Check(TemplateNote.COMPOSED, "note", "composed characters", glyph="·")),

@@ -1,0 +1,103 @@
+"""Conversations whose answers are rows of their own: split as one, counted, traceable, and refused with reasons that help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import CHATML
+
+from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import TemplateSettings, load_template
+from mlxtune.recipe import Recipe, parse
+from mlxtune.training.encode import encode
+from mlxtune.training.setup import prepare
+
+REWRITES = CHATML.replace("{{ message.content }}", "{% if loop.last %}<think></think>{% endif %}{{ message.content }}")
+ENDLESS = CHATML.replace("<|im_end|>\n{% endfor %}", "{{ '' if loop.last else '<|im_end|>' }}\n{% endfor %}")
+
+
+class Listener:
+    stopping = False
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, type: str, **fields: Any) -> None:
+        self.events.append({"type": type, **fields})
+
+    def warn(self, text: str) -> None:
+        self.emit("warning", text=text)
+
+
+def turns(number: int) -> list[dict[str, Any]]:
+    pairs = [(f"Question {number}, {part}?", f"Answer {part}.") for part in range(1 + number % 3)]
+    return [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+
+
+def recipe(folder: Path, tiny: Path, rows: list[dict[str, Any]], template: str, **data: Any) -> Recipe:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "template.jinja").write_text(template)
+    options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in data.items())
+    return parse(
+        f'name = "t"\n[model]\nbase = "{tiny}"\ntemplate = "template.jinja"\n[data]\nsource = "rows.jsonl"\nholdout = 0.2\n'
+        f"validation = 0.2\n{options}[training]\nsteps = 2\nbatch_size = 2\nsamples = 0\nvalidate_every = 2\n",
+        folder=folder,
+    )
+
+
+def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny: Path, tmp_path: Path) -> None:
+    given = recipe(tmp_path, tiny, [{"messages": turns(number)} for number in range(24)], REWRITES)
+    listener = Listener()
+    (tmp_path / "run").mkdir()
+    prepared = prepare(given, tmp_path / "run", listener)
+    train, valid, test = prepared.loop.train, prepared.loop.valid, prepared.splits.test
+    source = {row.id: row for row in (*prepared.splits.train, *prepared.splits.valid)}
+    for rows, own in ((train, prepared.splits.train), (valid, prepared.splits.valid)):
+        expected = [(row.id, turn) for row in own for turn in range(2, len(row.messages) + 1, 2)]
+        assert [(row.id, row.turn or 2) for row in rows] == expected
+    assert not {row.id for row in train} & {row.id for row in (*valid, *test)}
+    several = sum(len(row.messages) > 2 for row in source.values())
+    assert f"{several} rows: The template rewrites earlier turns" in " ".join(event.get("text", "") for event in listener.events)
+    prepared.loop.run(listener)
+    certificate = json.loads((tmp_path / "run" / "certificate.json").read_text())
+    assert [(row["id"], row.get("turn", 0)) for row in certificate["rows"]] == [(row.id, row.turn) for row in train]
+    assert certificate["totals"]["visits"] == 4
+
+
+def test_all_turns_at_once_are_refused_with_what_to_do(tiny: Path, tmp_path: Path) -> None:
+    given = recipe(tmp_path, tiny, [{"messages": turns(2)}] * 9, REWRITES, turns="all")
+    template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
+    rows = [template_row(given, number) for number in range(3)]
+    with pytest.raises(TemplateError, match="3 of 3 rows cannot be used") as caught:
+        encode(template, rows, given)
+    assert 'data.turns to "auto"' in caught.value.hint
+
+
+def test_a_template_that_ends_no_answer_is_refused_once(tiny: Path, tmp_path: Path) -> None:
+    given = recipe(tmp_path, tiny, [{"messages": turns(0)}], ENDLESS)
+    template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
+    with pytest.raises(TemplateError) as caught:
+        encode(template, [template_row(given, 0)] * 5, given)
+    assert "ends answers without a stop token" in caught.value.message
+    assert "rows cannot be used" not in caught.value.message
+
+
+def test_rows_of_different_kinds_of_errors_are_a_data_error(tiny: Path, tmp_path: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    rows = [{"messages": [turns(0)[0], call]}, {"messages": [{"role": "user", "content": "x" * 600}, turns(0)[1]]}]
+    given = recipe(tmp_path, tiny, rows, CHATML, max_tokens=300)
+    template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
+    with pytest.raises(DataError, match="2 of 2 rows cannot be used") as caught:
+        encode(template, [template_row(given, number) for number in range(2)], given)
+    assert "line 1: the row has tools" in caught.value.message
+    assert "line 2: the prompt fills the window" in caught.value.message
+
+
+def template_row(given: Recipe, number: int) -> Any:
+    from mlxtune.data.source import read_file
+
+    return read_file(given.source)[number]
