@@ -170,7 +170,7 @@ def test_renamed_model_types_are_accepted() -> None:
 
 def test_every_model_in_the_catalog_is_accepted() -> None:
     for model in catalog.models():
-        check_trainable({"model_type": model.architecture}, model.id)
+        check_trainable(dict(model.config), model.id)
 
 
 def test_the_check_does_not_import_mlx() -> None:
