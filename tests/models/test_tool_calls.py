@@ -12,6 +12,8 @@ from tiny_model import CHATML, write_tokenizer
 
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Conversation, Location
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.outputs import _answer_tokens
 from mlxtune.models.template import ChatTemplate, TemplateSettings
 from mlxtune.recipe import dump, read_template
 from mlxtune.recipe import parse as parse_recipe
@@ -76,3 +78,10 @@ def test_without_tools_an_output_is_never_a_call(chat: ChatTemplate) -> None:
 def test_a_recipe_names_the_shipped_template_wherever_it_is_installed() -> None:
     assert 'template = "chatml-tools"' in dump(RECIPE)
     assert "<tool_call>" in read_template(RECIPE)
+
+
+def test_the_likelihood_of_a_reference_call_is_that_of_its_trained_tokens(chat: ChatTemplate) -> None:
+    conversation = row(FIND)
+    (encoded,) = chat.encode(conversation, 5000)
+    tokens, reason = _answer_tokens(chat, Arm("base"), [conversation], [(0, conversation.reference)])
+    assert (tokens, reason) == ([encoded.tokens[encoded.trained].tolist()], "")
