@@ -65,11 +65,11 @@ The bases that `mlxtune models` lists, smallest first. `mlxtune plan` estimates 
 
 - *thinking*: whether the chat template lets the model reason by default. `model.thinking` decides it for a run.
 - *tools*: whether the template renders tool calls.
-- *checked here*: *weights*: trained and evaluated with the real weights. *template*: its template in the tables above, whose row is
+- *tested here*: *weights*: trained and evaluated with the real weights. *template*: its template in the tables above, whose row is
   named, and its architecture in a tiny random model, trained and evaluated. *layers*: only the architecture. The other weights were
   never loaded here; their shapes are computed from their configurations.
 
-| base | license | context | thinking | tools | checked here |
+| base | license | context | thinking | tools | tested here |
 |---|---|---|---|---|---|
 """
 

@@ -92,12 +92,12 @@ class CatalogModel:
 
     @property
     def thinking_label(self) -> str:
-        return {"none": "no thinking", "off": "thinking off", "on": "thinking on", "always": "always thinks"}[self.thinking]
+        return {"none": "no thinking", "off": "thinking off", "on": "thinking on", "always": "thinking always on"}[self.thinking]
 
     def describe(self) -> str:
         """Describe its license, chat template, and checks in a sentence."""
         tools = "tools" if self.tools else "no tools"
-        return f"{self.name}: {self.license}; {self.thinking_label} by default, {tools}; checked here: {self.checked}."
+        return f"{self.name}: {self.license}; {self.thinking_label}, {tools}; tested here: {self.checked}."
 
     def fit(self, machine: Machine) -> MachineFit:
         """Estimate whether a typical adapter (:data:`TYPICAL_RECIPE`) can be trained on ``machine``."""

@@ -75,6 +75,19 @@ async def test_a_recipe_is_a_form_beside_its_plan(shop: Shop, open_room: OpenRoo
         assert room.actions[:3] == ["edit", "train", "probe"]
 
 
+async def test_a_base_of_the_catalog_is_described(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    plannable(shop, monkeypatch)
+    async with open_room("plan", size=(140, 45)) as room:
+        await planned(room)
+        await select(room, "model.base")
+        await room.press("enter")
+        await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
+        await room.press("enter")
+        await room.until(
+            lambda: "gpt-oss 20B: Apache-2.0; thinking always on, tools; tested here: template." in room.text("#plan-detail")
+        )
+
+
 async def test_power_problems_are_in_the_plan(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     plannable(shop, monkeypatch)
     monkeypatch.setattr("mlxtune.tui.snapshot.power", lambda: PowerState(on_battery=True, charge=0.1))
