@@ -68,6 +68,7 @@ def test_review_highlights_what_trains(base: Base) -> None:
             assert review.trained == sum(sum(one.trained) for one in judging.encode(chat, row))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [base for base in AVAILABLE if base.name in REAL], ids=lambda base: base.name)
 def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str, Path]) -> None:
     real, bytewise = (
