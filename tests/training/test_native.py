@@ -43,6 +43,8 @@ from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.preference.reference import reference_logps
 from mlxtune.training.step import Stepper
 
+pytestmark = pytest.mark.slow
+
 PREFIX = 20  # tokens that all prompts begin with
 SFT = [
     test_sft.Ways(),
