@@ -1,4 +1,4 @@
-"""`python -m mlxtune` is `mlxtune`."""
+"""Entry point for `python -m mlxtune`, which is equivalent to `mlxtune`."""
 
 from mlxtune.cli.start import main
 

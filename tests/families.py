@@ -21,8 +21,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import mlx_lm.models
 import numpy as np
-from architectures import ARCHITECTURES, SIZES, WINDOW
 from mlx.utils import tree_flatten
+from tiny_architectures import ARCHITECTURES, SIZES, WINDOW
 
 from mlxtune.core.errors import ModelError
 from mlxtune.data.rows import Location

@@ -50,7 +50,7 @@ def blind(
 ) -> None:
     """Vote on anonymous answers shown side by side. Keys: a, b, t (tie), u (undo), q (stop). Votes can be piped in.
 
-    Sides and lengths are revealed after the last vote. A stopped session resumes where it left off.
+    Which arm wrote each answer, and the answers' lengths, are shown after the last vote. A stopped session resumes where it left off.
     """
     run = registry.find_run(Path.cwd(), which, "eval")
     with BlindSession(run.folder, first, second, load_pairs(run.folder, first, second), n or 0, seed) as session:

@@ -55,7 +55,7 @@ def chat(
     temperature: Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample from the most likely tokens with this total probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Random seed, to reproduce answers.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum tokens per answer, with its reasoning.")] = 1024,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum tokens per answer, including reasoning.")] = 1024,
     effort: Annotated[
         str,
         typer.Option(

@@ -19,7 +19,9 @@ from mlxtune.evaluation.render.comparison_table import evaluation_comparison_tab
 
 def compare(
     first: Annotated[str, typer.Argument(help="An evaluation, or a run that has been evaluated.", show_default=False)],
-    second: Annotated[str, typer.Argument(help="The evaluation or run that should be better.", show_default=False)],
+    second: Annotated[
+        str, typer.Argument(help="The candidate: the evaluation or run to test against the first.", show_default=False)
+    ],
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the second one is better.")] = False,
     json: Json = False,
 ) -> None:

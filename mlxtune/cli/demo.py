@@ -37,7 +37,7 @@ def demo(
     overrides: Overrides = None,
     full: Annotated[bool, typer.Option("--full", help="Also train on preference pairs, on top of the first adapter.")] = False,
     native: Annotated[
-        bool, typer.Option("--native", help="Compute in 16 bits, as on a GPU, even on a CPU, where it takes several times as long.")
+        bool, typer.Option("--native", help="Use 16-bit precision on a CPU, as on a GPU. This is several times slower.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -40,7 +40,10 @@ def evaluate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Evaluate all arms on the same held-out rows. The adapter must beat the strongest arm that needs no training."""
+    """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
+
+    The adapter must beat the strongest arm that needs no training.
+    """
     recipe, run = _subject(which, overrides or [])
     code, folder = measure(recipe, run, entry=_adapter(adapter, recipe, run) if adapter else None, quiet=json)
     if code:

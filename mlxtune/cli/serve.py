@@ -34,7 +34,7 @@ def serve(
     beside: Beside = False,
     json: Json = False,
 ) -> None:
-    """Serve a base model and its adapters over an OpenAI-compatible API. A request's "model" selects one. Ctrl-C stops it.
+    """Serve a base model and its adapters over an OpenAI-compatible API. The "model" field of a request selects one. Ctrl-C stops the server.
 
     If MLXTUNE_SERVE_TOKEN is set, clients must send it as the API key.
     """  # fmt: skip

@@ -19,7 +19,7 @@ from mlxtune.training.distributed import launcher
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    hosts: Annotated[int, typer.Option("--hosts", help="Number of processes on this machine that share the work.")] = 1,
+    hosts: Annotated[int, typer.Option("--hosts", help="Number of local processes for data-parallel training.")] = 1,
     hostfile: Annotated[
         Path | None, typer.Option("--hostfile", help="A file that lists the machines to use, in mlx.launch format.")
     ] = None,

@@ -36,6 +36,6 @@ _SENTENCES = {
     TemplateNote.TRIMMED: "The template trims answers, so white space at their start or end is not trained.",
     TemplateNote.COMPOSED: "The tokenizer composes characters (Unicode NFC), so decomposed ones are not trained as written.",
     TemplateNote.CONTROL: "Control tokens in a message are encoded as text, in training and in use.",
-    TemplateNote.TURNS: "The template rewrites earlier turns, so each answer is trained in a row of its own, as it is asked for in use.",
+    TemplateNote.TURNS: "The template rewrites earlier turns, so each answer becomes a separate training example, with its inference prompt.",
     TemplateNote.CUT: "Later answers are not trained, because the prompt before them fills data.max_tokens.",
 }

@@ -1,4 +1,4 @@
-"""Prove that what a row says is in its rendered text: answers, reasoning, calls with their arguments, results, and lists of tools."""
+"""Verify that all content of a row is in its rendered text: answers, reasoning, calls with their arguments, results, and lists of tools."""
 
 from __future__ import annotations
 

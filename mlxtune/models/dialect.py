@@ -1,4 +1,4 @@
-"""What a chat template expects of messages, found by rendering probes, and messages in that form.
+"""Detect a chat template's message format by rendering test messages, and convert messages to that format.
 
 Templates differ in whether they render a system turn, whether a call's arguments are an object or JSON text, what they call the
 reasoning before an answer, and which call IDs they accept. Few of them say so: most drop what they do not expect.

@@ -1,4 +1,4 @@
-"""Rows as tokens, with the tokens that are trained."""
+"""Tokenized rows with their loss masks."""
 
 from __future__ import annotations
 

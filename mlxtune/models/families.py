@@ -22,7 +22,7 @@ class _Refusal(NamedTuple):
     hint: str
 
 
-_CHOOSE = "Choose a text generation model: mlxtune models"
+_CHOOSE = "Run `mlxtune models` to choose a supported model."
 
 # Architectures of mlx-lm that cannot be trained, with the reason
 UNTRAINABLE = {

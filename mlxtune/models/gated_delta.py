@@ -1,4 +1,4 @@
-"""The gated delta rule in chunks, with a backward pass that keeps neither the states nor what the chunks compute.
+"""The gated delta rule in chunks, with a backward pass that stores neither the states nor the chunks' intermediate results.
 
 Qwen3.5, Qwen3-Next, Kimi Linear and others have layers with a recurrent state S ``(values, keys)`` per head:
 

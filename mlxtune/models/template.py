@@ -268,7 +268,7 @@ class ChatTemplate:
             raise TemplateError(
                 f"{row.location}: turn {rewritten} renders differently inside the conversation than as an answer, "
                 "so it cannot be trained together with later turns.",
-                hint='Set data.turns to "auto": each answer is then trained in a row of its own.',
+                hint='Set data.turns to "auto": each answer then becomes a separate training example.',
             )
         return answers, rewritten is not None
 

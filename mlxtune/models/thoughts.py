@@ -1,4 +1,4 @@
-"""Separate the reasoning in a model's output from the answer behind it, while the output is generated."""
+"""Separate the reasoning in a model's output from the answer that follows it, while the output is generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training masks of rows: which tokens are trained, according to the recipe's tokenizer and template.
+"""Loss masks of rows: which tokens are trained on, according to the recipe's tokenizer and template.
 
 A child process (``models.mask_worker``) holds the tokenizer and stays alive between rows.
 """

@@ -66,9 +66,9 @@ def is_date(text: str) -> bool:
 class ModelSection:
     """The base model and its chat template. Its weights can be quantized to 4 or 8 bits on load.
 
-    ``thinking`` = "off" trains and asks for answers without reasoning, "on" with it, and "keep" also leaves the reasoning of earlier
-    turns in the prompt. It matters only for templates that have a thinking mode. ``template`` = "chatml-tools" is a shipped template
-    that gives tools to models with ChatML's tokens; training, evaluation, serving, and exports use the same template.
+    With ``thinking`` = "off", the model is trained and evaluated without reasoning; with "on", with it; "keep" also leaves the reasoning
+    of earlier turns in the prompt. It matters only for templates that have a thinking mode. ``template`` = "chatml-tools" is a built-in
+    template that adds tool calling to models that use the ChatML tokens. Training, evaluation, serving, and exports use it alike.
     """
 
     base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
@@ -90,10 +90,10 @@ class DataSection:
 
     ``map`` maps keys to the source's column names: ``{ prompt = "question", completion = "answer" }``. ``holdout`` and
     ``validation`` are fractions of all rows. In a folder, ``test.jsonl`` and ``valid.jsonl`` take their place. ``too_long`` applies
-    to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted. ``date`` is the date that
-    templates print as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all" trains all
-    answers of a conversation in one row, "each" trains each of them in a row of its own, which ends with it, and "last" trains only
-    the last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do.
+    to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted. ``date`` is the
+    date that templates insert as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all"
+    trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
+    last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
@@ -101,16 +101,16 @@ class DataSection:
     map: Annotated[dict[str, str], Key("map from keys to the source's column names", in_form=False)] = field(default_factory=dict)
     holdout: Annotated[float, Key("fraction of rows held out for evaluation", "twentieths"), _FRACTION] = 0.15
     validation: Annotated[float, Key("fraction of rows used for the validation loss", "twentieths"), _FRACTION] = 0.10
-    group_by: Annotated[str, Key("metadata key whose values keep rows together in one split")] = ""
+    group_by: Annotated[str, Key("metadata key; rows with the same value stay in the same split")] = ""
     max_tokens: Annotated[int, Key("maximum tokens per row; longer rows are truncated", "doubles"), _AT_LEAST_1] = 1024
     too_long: Annotated[Literal["refuse", "skip"], Key("what to do with rows that truncation leaves without trained tokens")] = (
         "refuse"
     )
     seed: Annotated[int, Key("random seed of the split", in_form=False)] = 7
     turns: Annotated[
-        Turns, Key("answers of a conversation to train: all together, each in a row of its own, or the last", in_form=False)
+        Turns, Key("answers of a conversation to train on: all in one example, one example each, or the last", in_form=False)
     ] = "auto"
-    date: Annotated[str, Key("date that templates print as today's; empty = the day the run starts", in_form=False), _DATE] = ""
+    date: Annotated[str, Key("date that templates insert as today's; empty = the day the run starts", in_form=False), _DATE] = ""
 
 
 # To add a preference loss, write a function with its name in training/preference/losses.py and add the name here.
@@ -128,8 +128,8 @@ _GAMMA = Rule(lambda margin: 0 <= margin < math.inf, "at least 0")
 class MethodSection:
     """``sft`` trains on answers, ``dpo`` on pairs of a chosen and a rejected answer, ``kto`` on answers labeled good or bad.
 
-    The other keys are for ``dpo`` and ``kto``. A larger ``beta`` keeps the policy closer to the reference, which is the model before
-    the first step, including its parent adapter, or the base model. ``pairs = "wrong"`` trains only on pairs whose rejected answer
+    The other keys are for ``dpo`` and ``kto``. The reference is the starting model, including its parent adapter, or the base model; a
+    larger ``beta`` keeps the policy closer to it. ``pairs = "wrong"`` trains only on pairs whose rejected answer
     is likelier under the reference, by mean log-probability per token.
     """
 
@@ -227,7 +227,7 @@ class TrainingSection:
     samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
     keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
     seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones")] = 7
-    wait_for: Annotated[Literal["", "power"], Key("power pauses the run while this machine runs on its battery", in_form=False)] = (
+    wait_for: Annotated[Literal["", "power"], Key("power pauses the run while this machine is on battery power", in_form=False)] = (
         ""
     )
 

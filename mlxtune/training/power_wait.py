@@ -1,4 +1,4 @@
-"""Pause a run while this machine runs on its battery, if ``training.wait_for = "power"``."""
+"""Pause a run while this machine is on battery power, if ``training.wait_for = "power"``."""
 
 from __future__ import annotations
 

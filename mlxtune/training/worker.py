@@ -1,4 +1,4 @@
-"""The training worker: ``python -m mlxtune.training.worker RUN_DIR``. With ``--peer``, it is another host of the run.
+"""The training worker: ``python -m mlxtune.training.worker RUN_DIR``. With ``--peer``, it joins the run as an additional host.
 
 ``runs.launch`` starts it as a detached process. It reads the resolved recipe from the run's folder and writes the adapter there.
 """

@@ -1,4 +1,4 @@
-"""The next step and the progress of the journey, computed by pure functions of a snapshot."""
+"""The next step and the workflow progress, computed by pure functions of a snapshot."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _while_training(view: RunView, snapshot: Snapshot) -> NextStep:
     if view.status == "starting":
         return NextStep("The run is starting.", "Loading the model.", *_WATCH)
     if view.status == "waiting":
-        why = "training.wait_for pauses the run while this machine runs on its battery."
+        why = "training.wait_for pauses the run while this machine is on battery power."
         return NextStep("Connect this machine to power.", why, *_OPEN_RUN, "‖", "$warning")
     if view.status == "quiet":
         sentence = f"The run has been quiet for {duration(snapshot.now - view.updated)}."

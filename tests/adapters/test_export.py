@@ -11,11 +11,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from architectures import make
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model
+from tiny_architectures import make
 from tiny_model import make_tiny
 
 from mlxtune.adapters import fuse, library

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from architectures import make
 from bases import Base, write_base
 from row_shapes import SHAPES
 from table import AVAILABLE, open_chat, verdict_of
+from tiny_architectures import make
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import Interrupted

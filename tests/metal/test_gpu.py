@@ -8,7 +8,7 @@ from pathlib import Path
 import loops
 import mlx.core as mx
 import pytest
-from architectures import make
+from tiny_architectures import make
 
 from mlxtune.models import load
 from mlxtune.models.resolve import resolve

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import architectures
 import mlx.core as mx
 import numpy as np
 import pytest
+import tiny_architectures
 from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model, load_tokenizer
@@ -52,10 +52,10 @@ WINDOWED = ("ministral3", "gemma3_text", "gemma3", "gemma4_text", "gpt_oss")
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_path: Path) -> None:
-    folder = architectures.make(tmp_path / name, name, bits=0)
+    folder = tiny_architectures.make(tmp_path / name, name, bits=0)
     model, _ = load_model(folder)
     tokenizer = load_tokenizer(folder)
-    window = architectures.WINDOW
+    window = tiny_architectures.WINDOW
     for prefix_length in (0, window // 2, 2 * window + 3):
         prefix = [90 + at % 7 for at in range(prefix_length)]
         prompts = [[*prefix, *range(60, 60 + length)] for length in (1, 2, 9, window, 30, 30)]
@@ -203,7 +203,7 @@ def test_the_bundled_model_knows_the_capital_of_france(real: LoadedModel) -> Non
 @pytest.mark.parametrize("name", ["gemma2", "mistral3", "qwen3", "cohere"])
 @pytest.mark.parametrize("prompts", [[[5, 6, 7], [5, 6, 7, 8, 9]], [[5, 6, 7], [6, 6, 7, 8, 9]]], ids=["shared", "apart"])
 def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, name: str, prompts: list[list[int]]) -> None:
-    folder = architectures.make(tmp_path / name, name)
+    folder = tiny_architectures.make(tmp_path / name, name)
     model, tokenizer = load_model(folder)[0], load_tokenizer(folder)
     options = {"max_tokens": 6, "stops": frozenset(), "batch_size": 2}
     together = generate(model, tokenizer, prompts, **options)

@@ -12,10 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from architectures import make
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.utils import load_model
+from tiny_architectures import make
 
 from mlxtune.models import lora
 from mlxtune.models.head import chunked_logp, exp_of_negative, fused_logp, fused_logp_no_grad, plain_logp, split_head

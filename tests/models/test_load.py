@@ -9,8 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from architectures import make
 from mlx_lm.utils import load_model
+from tiny_architectures import make
 
 from mlxtune.core.errors import ModelError
 from mlxtune.models.load import load

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from architectures import make
 from mlx_lm import stream_generate
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model
+from tiny_architectures import make
 
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.models import lora

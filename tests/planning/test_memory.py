@@ -9,9 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
-from architectures import make
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
+from tiny_architectures import make
 from tiny_model import make_tiny
 
 from mlxtune.models import head, lora

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from architectures import make
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from served import SECTIONS, write_adapter
+from tiny_architectures import make
 
 from mlxtune.core.errors import ModelError
 from mlxtune.models import lora

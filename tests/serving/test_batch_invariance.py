@@ -6,7 +6,7 @@ import random
 
 import mlx.core as mx
 import pytest
-from architectures import make
+from tiny_architectures import make
 
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.prefix_cache import complete_caches

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from architectures import make
 from served import EventLog, make_request, run_requests
+from tiny_architectures import make
 
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError

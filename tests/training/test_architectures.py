@@ -12,10 +12,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES, WINDOW, make
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
+from tiny_architectures import ARCHITECTURES, WINDOW, make
 
 from mlxtune.data.rows import Location
 from mlxtune.models import lora

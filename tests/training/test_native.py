@@ -22,8 +22,8 @@ import test_drift
 import test_kto
 import test_pairs
 import test_sft
-from architectures import make
 from mlx.utils import tree_flatten
+from tiny_architectures import make
 
 from mlxtune.data.rows import Location
 from mlxtune.models import lora

@@ -14,10 +14,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES, make
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 from test_sft import assert_equal, shaken
+from tiny_architectures import ARCHITECTURES, make
 
 from mlxtune.data.batching import group_pairs, pair_batch_widths
 from mlxtune.data.rows import Location

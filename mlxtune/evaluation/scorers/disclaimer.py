@@ -1,4 +1,4 @@
-"""Right disclaimer: the output has every disclaimer that the reference calls for, and no others. Matching can be fuzzy."""
+"""Correct disclaimer: the output has every disclaimer that the reference calls for, and no others. Matching can be fuzzy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Right length: the output, or one of its JSON fields, is within the limits."""
+"""Length within limits: the output, or one of its JSON fields, is within the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data-parallel training: sharding rows, and summing over all hosts.
+"""Data-parallel training: shard rows, and all-reduce gradients across hosts.
 
 Every host has the same adapter and optimizer. It computes its shard of each step's rows and all-reduces gradients, loss and token
 counts with the others. Gradients are sums, not means, so shards can have any size, and a step equals the same step on a single

@@ -1,4 +1,4 @@
-"""The widget that draws everything in a room, with a function from a width and a height to content."""
+"""The widget that draws everything in a room. It calls a function that returns content for a width and height."""
 
 from __future__ import annotations
 

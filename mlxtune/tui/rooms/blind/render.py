@@ -1,4 +1,4 @@
-"""Draw the Blind room: progress, the prompt, two sealed answers, the questions, and the result."""
+"""Draw the Blind room: progress, the prompt, two anonymous answers, the questions, and the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Home: the next step, the journey, the best adapter, and the runs."""
+"""Home: the next step, workflow progress, the best adapter, and the runs."""
 
 from __future__ import annotations
 
