@@ -59,7 +59,6 @@ NOT_RUN = {
     "mlxtune adapters push": "needs the Hub",
 }
 EXTERNAL = {
-    "git": "clones the repository",
     "make": "sets up the environment",
     ".": "activates the environment",
     "pip": "installs the package",
