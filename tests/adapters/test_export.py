@@ -412,7 +412,7 @@ def applied_weight(trained_workspace: Path, name: str) -> np.ndarray:
 
 
 def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> None:
-    from architectures import ARCHITECTURES
+    from tiny_architectures import ARCHITECTURES
 
     for name in {*start.HF} & {*ARCHITECTURES}:
         folder = make(tmp_path / name, name)
