@@ -162,7 +162,7 @@ async def test_from_a_trained_adapter_to_a_chat(workspace: Path) -> None:
         await user.choose("0")
         await user.choose("0")
         await user.until(lambda: bool(user.app.snapshot and user.app.snapshot.verdict and user.app.snapshot.verdict.outcome))
-        await user.until(lambda: user.focus == "ev-list")
+        await user.until(lambda: user.focus == "ev-list" and "row" in user.actions)
         await user.press("enter")
         await user.until(lambda: user.mode == "")
         await user.press("escape")
