@@ -120,7 +120,8 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         name, key, folder, base=text("base") or layout.base, base_hash=text("base_fingerprint"), kind=layout.kind, rank=layout.rank,
         scale=layout.scale, targets=layout.keys, layers=len(layout.layers), parameters=layout.parameters, size=layout.size,
         created=_created(lineage, folder), method=text("method"), run=text("run"), recipe_hash=text("recipe_hash"),
-        data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage), date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
+        data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage),
+        date=_date(lineage), template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
         score=score or score_from_lineage(lineage),
     )  # fmt: skip
 

@@ -30,12 +30,12 @@ class TemplateNote(StrEnum):
 
 
 _SENTENCES = {
-    TemplateNote.SYSTEM: "The template has no system turn there, so its text is put before the user's.",
-    TemplateNote.REASONING: 'Reasoning is left out, because model.thinking is "off". Set it to "on" to train it.',
+    TemplateNote.SYSTEM: "The template does not render a system turn at that position, so it is merged into the user turn.",
+    TemplateNote.REASONING: 'Reasoning is left out, because model.thinking is "off". Set it to "on" to train on it.',
     TemplateNote.NAME: "The template does not render the names of speakers. Write them in the messages if they matter.",
-    TemplateNote.TRIMMED: "The template trims answers, so white space at their start or end is not trained.",
-    TemplateNote.COMPOSED: "The tokenizer composes characters (Unicode NFC), so decomposed ones are not trained as written.",
-    TemplateNote.CONTROL: "Control tokens in a message are encoded as text, in training and in use.",
-    TemplateNote.TURNS: "The template rewrites earlier turns, so each answer becomes a separate training example, with its inference prompt.",
-    TemplateNote.CUT: "Later answers are not trained, because the prompt before them fills data.max_tokens.",
+    TemplateNote.TRIMMED: "The template trims answers, so whitespace at their start or end is not trained on.",
+    TemplateNote.COMPOSED: "The tokenizer composes characters (Unicode NFC), so decomposed ones are not trained on as written.",
+    TemplateNote.CONTROL: "Control tokens in a message are encoded as text, in training and at inference.",
+    TemplateNote.TURNS: "The template rewrites earlier turns, so each answer becomes a separate training example.",
+    TemplateNote.CUT: "Later answers are not trained on, because the prompt before them fills data.max_tokens.",
 }

@@ -37,8 +37,9 @@ IndexedText = tuple[int, str | None]  # the index of a row, and one of its answe
 class Output:
     """One answer: the row's ID, the text, and why it ended (``stop``, ``length`` or ``thinking``).
 
-    ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the
-    same two values for the rejected answer of a preference pair.
+    ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative
+    log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the same two values for the rejected
+    answer of a preference pair.
     """
 
     id: str
@@ -107,8 +108,9 @@ def generate_answers(
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
 
-    Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache``
-    under a hash of everything that affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
+    Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
+    ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
+    affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
     ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
     processed with its current weights. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
     ``MlxtuneError`` for NaNs.
@@ -180,8 +182,9 @@ def _answer_tokens(
         if text is None:
             return [], "some rows have no reference answer"
         try:
-            is_call = isinstance(row, Conversation) and text == row.reference and not row.messages[-1].content
-            message = row.messages[-1] if is_call and isinstance(row, Conversation) else assistant_message(text)
+            message = assistant_message(text)
+            if isinstance(row, Conversation) and text == row.reference and not row.messages[-1].content:
+                message = row.messages[-1]  # a call, whose reference is JSON
             answer = template.answer((*arm.prompt_for(row), message), row.tools, row.location)
         except TemplateError as error:
             return [], error.message

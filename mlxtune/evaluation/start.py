@@ -24,7 +24,8 @@ def require_adapter(run: Run) -> None:
 def start(workspace: Path, recipe: Recipe, run: Run | None = None, adapter: Path | None = None, *, template: str = "") -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the run's adapter or the one in the folder ``adapter``.
 
-    ``template`` is the source of a chat template that replaces the recipe's. Returns the evaluation. Raises ``InputError`` if the run has no adapter, and ``MachineError`` if the worker does not start.
+    ``template`` is the source of a chat template that replaces the recipe's. Returns the evaluation. Raises ``InputError``
+    if the run has no adapter, and ``MachineError`` if the worker does not start.
     """
     if run:
         require_adapter(run)

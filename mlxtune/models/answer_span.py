@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from mlxtune.data.readers.formats import BREAK
 from mlxtune.models.control_tokens import ControlTokens
 from mlxtune.models.dialect import Dialect, common_length
-
-_THOUGHTS = (("<think>", "</think>"), ("<|channel>", "<channel|>"), ("[THINK]", "[/THINK]"))
+from mlxtune.models.thoughts import THOUGHTS
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def _after_header(prompt: str, text: str, dialect: Dialect) -> str:
     Some templates render earlier turns differently once the answer is there (gpt-oss drops the reasoning before a call), or have a
     generation prompt with an empty thought (Gemma 4). The answer then follows the prompt, as it does at inference.
     """
-    if any(prompt.rfind(start) > prompt.rfind(end) for start, end in _THOUGHTS):
+    if any(prompt.rfind(start) > prompt.rfind(end) for start, end in THOUGHTS.items()):
         raise OpenThoughtError
     header, extra = dialect.header.removesuffix(dialect.extra), dialect.extra
     if extra and prompt.endswith(extra) and text.startswith(bare := prompt.removesuffix(extra)):

@@ -1,4 +1,4 @@
-"""Verify that all content of a row is in its rendered text: answers, reasoning, calls with their arguments, results, and lists of tools."""
+"""Verify that all content of a row is in its rendered text: answers, reasoning, calls, results, and lists of tools."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict
     for tool in tools:
         function = tool.get("function", tool)
         parameters = (function.get("parameters") or {}).get("properties") or {}
-        for said in (function.get("name"), function.get("description"), *parameters):
-            if said and not _contains(text, str(said)):
-                return f"“{said}” of the tool {function.get('name')}"
+        for word in (function.get("name"), function.get("description"), *parameters):
+            if word and not _contains(text, str(word)):
+                return f"“{word}” of the tool {function.get('name')}"
     return ""
 
 
@@ -53,9 +53,9 @@ def notes(answer: str, message: Message, decode: Callable[[], str]) -> Iterator[
 
 def _missing_in_call(text: str, call: dict[str, Any]) -> str:
     function = call["function"]
-    for said in (function["name"], *_leaves(function["arguments"])):
-        if not _contains(text, said):
-            return f"“{said}” of the call to {function['name']}"
+    for word in (function["name"], *_leaves(function["arguments"])):
+        if not _contains(text, word):
+            return f"“{word}” in the call to {function['name']}"
     return ""
 
 
@@ -74,13 +74,13 @@ def _leaves(value: Any) -> Iterator[str]:
         yield json.dumps(value)
 
 
-def _contains(text: str, said: str) -> bool:
-    """Return whether ``text`` contains ``said``, as it is, with escapes, or with other white space."""
-    said = said.strip()
-    if said in text:
+def _contains(text: str, content: str) -> bool:
+    """Return whether ``text`` contains ``content``, as it is, with escapes, or with other white space."""
+    content = content.strip()
+    if content in text:
         return True
-    escaped = (json.dumps(said, ensure_ascii=False)[1:-1], json.dumps(said)[1:-1], repr(said)[1:-1])
-    return any(one in text for one in escaped) or " ".join(said.split()) in " ".join(text.split())
+    escaped = (json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1], repr(content)[1:-1])
+    return any(one in text for one in escaped) or " ".join(content.split()) in " ".join(text.split())
 
 
 def _composed(text: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mlxtune.core.errors import TemplateError
+from mlxtune.data.reasoning import join_reasoning
 from mlxtune.data.rows import REASONING, Message
 
 TurnDict = dict[str, Any]
@@ -90,20 +91,12 @@ class Dialect:
             if turn.role == "system" and not self._renders(index):
                 waiting.append(turn)
                 continue
-            texts = [one.content for one in waiting if one.content.strip()]
-            if waiting and turn.role == "user":
-                turn = replace(turn, content="\n\n".join((*texts, turn.content)))
-            elif waiting and turns and turns[-1].role == "user":
-                turns[-1] = replace(turns[-1], content="\n\n".join((turns[-1].content, *texts)))
+            if turn.role == "user":
+                turns.append(_merged(turn, [*waiting, turn]))
             else:
-                turns += waiting
+                turns = [*_with_system_turns(turns, waiting), turn]
             waiting = []
-            turns.append(turn)
-        if waiting and turns and turns[-1].role == "user":
-            texts = [one.content for one in waiting if one.content.strip()]
-            turns[-1] = replace(turns[-1], content="\n\n".join((turns[-1].content, *texts)))
-            waiting = []
-        return [*turns, *waiting]
+        return _with_system_turns(turns, waiting)
 
     def _turn(self, turn: Message, reasoning: str) -> TurnDict:
         fields = {key: value for key, value in turn.extra.items() if key != REASONING}
@@ -111,7 +104,7 @@ class Dialect:
         if calls := fields.get("tool_calls"):
             fields["tool_calls"] = [self._call(call) for call in calls]
         if reasoning and self.reasoning == "inline":
-            content = f"<think>\n{reasoning}\n</think>\n\n{content}"
+            content = join_reasoning(reasoning, content)
         elif reasoning and self.reasoning == "parts":
             content = [{"type": "thinking", "thinking": reasoning}, {"type": "text", "text": content}]
         elif reasoning and self.reasoning:
@@ -142,9 +135,9 @@ class Dialect:
                 open_calls = [(call["id"], call["function"]["name"]) for call in named]
                 turn = {**turn, "tool_calls": named}
             elif turn["role"] == "tool":
-                given = turn.get("tool_call_id")
-                id = self._id(str(given)) if given else ""
-                match = next((one for one in open_calls if one[0] == id), open_calls[0] if open_calls and not given else None)
+                own_id = turn.get("tool_call_id")
+                id = self._id(str(own_id)) if own_id else ""
+                match = next((call for call in open_calls if call[0] == id), open_calls[0] if open_calls and not own_id else None)
                 if match:
                     open_calls.remove(match)
                     turn = {**turn, "tool_call_id": match[0], "name": turn.get("name") or match[1]}
@@ -235,7 +228,7 @@ class _Probe:
     def reasoning(self, *, inline: bool) -> str:
         candidates: list[tuple[str, TurnDict]] = [(key, {**_ASSISTANT, key: _REASON}) for key in _REASONING_KEYS]
         if inline:
-            candidates.append(("inline", {**_ASSISTANT, "content": f"<think>\n{_REASON}\n</think>\n\n{_ANSWER}"}))
+            candidates.append(("inline", {**_ASSISTANT, "content": join_reasoning(_REASON, _ANSWER)}))
         parts = [{"type": "thinking", "thinking": _REASON}, {"type": "text", "text": _ANSWER}]
         candidates.append(("parts", {**_ASSISTANT, "content": parts}))
         prompt = self._text([_USER], generation_prompt=True)
@@ -268,6 +261,18 @@ class _Probe:
             return self._apply(turns, [_TOOL] if tools else [], generation_prompt)
         except TemplateError:
             return ""
+
+
+def _with_system_turns(turns: list[Message], system_turns: Sequence[Message]) -> list[Message]:
+    """Return ``turns`` with ``system_turns`` merged into the user turn at their end, or appended if there is none."""
+    if system_turns and turns and turns[-1].role == "user":
+        return [*turns[:-1], _merged(turns[-1], [turns[-1], *system_turns])]
+    return [*turns, *system_turns]
+
+
+def _merged(user: Message, turns: Sequence[Message]) -> Message:
+    """Return ``user`` with the text of ``turns``, in their order; blank ones other than itself are left out."""
+    return replace(user, content="\n\n".join(turn.content for turn in turns if turn is user or turn.content.strip()))
 
 
 def _appear_in_order(text: str, words: Sequence[str]) -> bool:

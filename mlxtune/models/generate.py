@@ -16,6 +16,7 @@ from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
@@ -217,8 +218,10 @@ def _batches_correctly(model: nn.Module) -> bool:
             batched[row].append(logprobs)
         single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, ())]
         return same_logits(mx.stack([*batched[0], *batched[1]]), mx.stack(single))
-    except Exception:
-        return False  # some incompatibilities between caches and layers appear only when they run
+    except Exception as error:  # some incompatibilities between caches and layers appear only when they run
+        if gpu_error(str(error)):
+            raise
+        return False
 
 
 def _check_nan(has_nan: mx.array) -> None:

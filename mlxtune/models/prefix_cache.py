@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.cpu import streams
 from mlxtune.models.encoded import common_prefix
 from mlxtune.models.head import BackboneHead, magnitude, split_head
@@ -115,8 +116,10 @@ class PrefixCache:
                 [self._model(mx.array([[*prefix, *tail, token]]))[0, -2:] for tail, token in zip(tails, following, strict=True)]
             )
             return head if same_logits(head.logits(hidden), expected) else None
-        except Exception:
-            return None  # some incompatibilities between caches and layers appear only when they run
+        except Exception as error:  # some incompatibilities between caches and layers appear only when they run
+            if gpu_error(str(error)):
+                raise
+            return None
 
 
 def same_logits(actual: mx.array, expected: mx.array) -> bool:

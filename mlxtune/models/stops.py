@@ -40,7 +40,7 @@ def end_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int] | 
 def _after(tokenizer: TokenizerWrapper, render: Render, message: Message) -> list[int] | None:
     """Return the tokens after the probe text in a conversation that ends with ``message``, or ``None`` if it is not there."""
     try:
-        _, found, rest = render((_QUESTION, message)).rpartition(_ANSWER)
+        _, separator, rest = render((_QUESTION, message)).rpartition(_ANSWER)
     except TemplateError:
         return None
-    return list(tokenizer.encode(rest.rstrip(), add_special_tokens=False)) if found else None
+    return list(tokenizer.encode(rest.rstrip(), add_special_tokens=False)) if separator else None

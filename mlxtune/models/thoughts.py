@@ -8,7 +8,7 @@ from typing import Literal
 
 from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
 
-_THOUGHTS = {
+THOUGHTS = {
     "<think>": "</think>",  # Qwen3, SmolLM3, DeepSeek, GLM, Nemotron 3, Granite 3, Phi-4-mini-reasoning and others
     "[THINK]": "[/THINK]",  # Mistral
     "<|channel>thought": "<channel|>",  # Gemma 4
@@ -21,7 +21,7 @@ _THOUGHTS = {
 """The text that starts a thought, with the text that ends it."""
 _HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True, "to=user<|message|>": True}
 """Text around thoughts and answers in gpt-oss and Muse, and whether the answer begins after it."""
-MARKERS = (*_THOUGHTS, *_HEADERS)
+MARKERS = (*THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
 PROMPT_TAIL = 32  # tokens of a prompt that may open a thought
 
@@ -36,8 +36,8 @@ class ThoughtSplitter:
     """
 
     def __init__(self, prompt: str = "") -> None:
-        opened = next((start for start in _THOUGHTS if prompt.rstrip().endswith(start)), "")
-        self._end = _THOUGHTS[opened] if opened else ""  # of the current thought
+        opened = next((start for start in THOUGHTS if prompt.rstrip().endswith(start)), "")
+        self._end = THOUGHTS[opened] if opened else ""  # of the current thought
         self._pending = ""  # white space, or the beginning of a marker
         self._thought = bool(opened)  # whether there was one
         self.answering = False
@@ -59,9 +59,9 @@ class ThoughtSplitter:
         while not self.answering:
             if self._end:
                 before, end, after = self._pending.partition(self._end)
-                kept = 0 if end else _partial_length(before, self._end)
-                thought += before[: len(before) - kept]
-                self._pending = after if end else before[len(before) - kept :]
+                partial = 0 if end else _partial_length(before, self._end)
+                thought += before[: len(before) - partial]
+                self._pending = after if end else before[len(before) - partial :]
                 if not end:
                     return thought, ""
                 self._end = ""
@@ -84,7 +84,7 @@ class ThoughtSplitter:
             return False
         if marker:
             self._pending = text[len(marker) :]
-            self._end = _THOUGHTS.get(marker, "")
+            self._end = THOUGHTS.get(marker, "")
             self._thought = True
             self.answering = _HEADERS.get(marker, False)
         else:
@@ -94,7 +94,7 @@ class ThoughtSplitter:
 
 
 def split_thought(text: str, prompt: str = "") -> tuple[str, str]:
-    """Return the reasoning in the output ``text``, and the answer behind it. ``prompt`` may open a thought."""
+    """Return the reasoning in the output ``text``, and the answer after it. ``prompt`` may open a thought."""
     splitter = ThoughtSplitter(prompt)
     thought, answer = (first + last for first, last in zip(splitter.add(text), splitter.end(), strict=True))
     return thought.strip(), answer
@@ -136,7 +136,9 @@ class AnswerBuilder:
     @property
     def most_tokens(self) -> int:
         """The number of tokens after which :meth:`add` has ended any answer."""
-        return self.max_tokens + (self.thinking_tokens and self.thinking_tokens + max(map(len, MARKERS)))
+        if not self.thinking_tokens:
+            return self.max_tokens
+        return self.max_tokens + self.thinking_tokens + max(map(len, MARKERS))  # a marker is in neither limit until it is complete
 
     def add(self, token: int) -> Ending:
         """Append ``token``. Return why the answer has to end after it, or ``""``."""

@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.head import BackboneHead, magnitude
 from mlxtune.training.recompute import LayerProxy, RecomputedLayer
@@ -184,8 +185,10 @@ class LayerStack:
         try:
             expected = reference()
             return bool(mx.allclose(expected, other(), rtol=1e-2, atol=1e-2 * magnitude(expected)).item())
-        except Exception:
-            return False  # some incompatibilities between caches and layers appear only when they run
+        except Exception as error:  # some incompatibilities between caches and layers appear only when they run
+            if gpu_error(str(error)):
+                raise
+            return False
 
 
 def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:

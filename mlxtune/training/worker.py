@@ -103,7 +103,8 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     worker.emit(
         "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(splits.test), tokens=sum(row["tokens"] for row in rows),
         trained=sum(row["trained"] for row in rows), truncated=sum(row.truncated for row in (*loop.train, *loop.valid)),
-        skipped=len(setup.skipped), conversations=len({row["id"] for row in rows}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        skipped=len(setup.skipped), conversations=len({row["id"] for row in rows}), steps=loop.total_steps, epochs=loop.epochs,
+        checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 

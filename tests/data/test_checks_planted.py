@@ -62,7 +62,10 @@ def test_what_the_template_changes_is_reported_once_for_the_source(tmp_path: Pat
     planted = make_planted(dirty=False)
     planted.tokens |= {line: TokenCount(200, 100, notes=("system-folded", "trimmed")) for line in (1, 2, 3)}
     reasons = {finding.check: (finding.rows, finding.reason) for finding in run_check(planted, tmp_path / "rows.jsonl").findings}
-    assert reasons["system-folded"] == ((), "3 rows: The template has no system turn there, so its text is put before the user's.")
+    assert reasons["system-folded"] == (
+        (),
+        "3 rows: The template does not render a system turn at that position, so it is merged into the user turn.",
+    )
     assert reasons["trimmed"][1].startswith("3 rows: The template trims answers")
 
 

@@ -130,7 +130,7 @@ def test_call_ids_are_made_up_or_shortened_and_results_name_their_call(chat: Any
         (CHATML, [("user", "Find it"), call()], None, "chat template of tiny does not render calls"),
         (CHATML, [("user", "Hi"), ("assistant", "Yes?")], [TOOL], "does not render the list of tools"),
         (FIRST_CALL, [("user", "Find it"), {**call(), "tool_calls": [*call()["tool_calls"], *call("look", {})["tool_calls"]]}], None,
-         "drops or changes “look” of the call to look in turn 2"),
+         "drops or changes “look” in the call to look in turn 2"),
         (OBJECTS.replace("| tojson }}{% endfor", "| length }}{% endfor"), [("user", "Find it"), call()], None, "does not render calls"),
         (START + "{{ m.content if m.role != 'tool' else 'result' }}" + CALLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}") + END,
          [("user", "Find it"), call(), ("tool", "here"), ("assistant", "Found.")], None, "drops or changes the text of turn 3 (tool)"),

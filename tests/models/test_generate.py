@@ -212,3 +212,21 @@ def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, na
         for _ in range(6):
             tokens.append(int(mx.argmax(model(mx.array([tokens]))[0, -1]).item()))
         assert text == tokenizer.decode(tokens[len(prompt) :])
+
+
+def test_a_gpu_error_in_a_trial_is_raised(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would pass for an incompatible architecture, and generation would silently become slower."""
+    message = (
+        "[METAL] Command buffer execution failed: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)."
+    )
+    model, _ = load_model(tiny)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("mlxtune.models.prefix_cache.SharedPrefix.prefill", fail)
+    with pytest.raises(RuntimeError, match="CallbackErrorTimeout"):
+        prefix_cache.PrefixCache(model)([[1, 2, 3], [1, 2, 4]])
+    monkeypatch.setattr("mlxtune.models.generate._single_steps", fail)
+    with pytest.raises(RuntimeError, match="CallbackErrorTimeout"):
+        generation._batches_correctly(model)

@@ -23,7 +23,8 @@ _HASH_BYTES = 16  # of a row's hash; enough to identify the row
 class Corpus:
     """The input for checks over all rows. Lists are indexed by rank among the valid rows; ``indices`` has the record numbers.
 
-    ``splits`` has each row's split, ``template_notes`` the number of rows with each note; ``read`` loads a row again by its record number.
+    ``splits`` has each row's split, ``template_notes`` the number of rows with each note; ``read`` loads a row again by its
+    record number.
     """
 
     read: Callable[[int], Row]

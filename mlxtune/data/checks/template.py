@@ -31,7 +31,7 @@ PER_SOURCE = {  # changes that concern most rows or none are reported once
     TemplateNote.NAME: family.register(Check(TemplateNote.NAME, "note", "names that are left out", glyph="·")),
     TemplateNote.TRIMMED: family.register(Check(TemplateNote.TRIMMED, "note", "trimmed answers", glyph="·")),
     TemplateNote.COMPOSED: family.register(Check(TemplateNote.COMPOSED, "note", "composed characters", glyph="·")),
-    TemplateNote.TURNS: family.register(Check(TemplateNote.TURNS, "note", "answers in rows of their own", glyph="·")),
+    TemplateNote.TURNS: family.register(Check(TemplateNote.TURNS, "note", "answers in separate examples", glyph="·")),
 }
 
 

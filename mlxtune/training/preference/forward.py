@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import magnitude
@@ -73,8 +74,10 @@ def can_share_prompts(stack: LayerStack) -> bool:
         ]
         expected, *others = (logps(stack, batch.arrays())[0] for batch in batches)
         return all(mx.allclose(expected, other, rtol=1e-2, atol=1e-2 * magnitude(expected)).item() for other in others)
-    except Exception:
-        return False  # some incompatibilities between caches and layers appear only when they run
+    except Exception as error:  # some incompatibilities between caches and layers appear only when they run
+        if gpu_error(str(error)):
+            raise
+        return False
     finally:
         model.train(training)
 
