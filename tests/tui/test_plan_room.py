@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import DataError, MachineError
+from mlxtune.models import catalog
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
 from mlxtune.planning.machine import PowerState
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import DataSection, ModelSection, Recipe, load
+from mlxtune.recipe.keys import KEYS
+from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
 from mlxtune.tui.widgets.dialog import ChoiceDialog
 from mlxtune.tui.widgets.field import Field
@@ -485,3 +488,11 @@ async def test_values_are_shown_as_plain_text(shop: Shop, open_room: OpenRoom, m
             assert "owned" in text
             assert not set(text) & set("\x1b\x07\u202e"), path
             await room.press("escape")
+
+
+def test_a_base_is_described_whole() -> None:
+    item = next(item for item in KEYS if item.path == "model.base")
+    recipe = Recipe("r", ModelSection("smollm2-135m"), DataSection("rows.jsonl"))
+    for model in catalog.models():
+        detail = render.key_detail(item, recipe, model.describe(), 62)
+        assert " ".join(detail.plain.split()) == model.describe()

@@ -116,12 +116,13 @@ def default_value(item: RecipeKey) -> str:
 
 
 def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Content:
-    """Return the meaning of the key under the cursor and its valid values, on two rows. ``base`` replaces the values if it describes a base."""
+    """Return the meaning of the key under the cursor and its valid values, on two rows, or ``base``, the description of a base model."""
     idle = item.unused_reason(recipe)
     about = f"{item.path}: {item.about.description}." + (f" Currently unused: {idle}." if idle else "")
     choices = f"One of {', '.join(format_value(choice) for choice in item.choices)}." if item.choices else ""
     default = "" if is_default(item, recipe) or not default_value(item) else f"Default: {default_value(item)}."
-    rows = [row for text in (about, base or f"{choices} {default}".strip()) for row in wrap(text, width - 2)]
+    texts = (base,) if base else (about, f"{choices} {default}".strip())
+    rows = [row for text in texts for row in wrap(text, width - 2)]
     return lines(*(line((f"  {row}", "$muted")).truncate(max(width, 0)) for row in [*rows, "", ""][:2]))
 
 
