@@ -304,6 +304,10 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Che
         assert "train" in room.text("#split-bar")
         await room.press("down", "enter")
         await room.until(lambda: session.selection.filter.startswith("finding:") and not room.screen.query_one("#stats").display)
+        room.screen.action_stats()
+        room.screen.action_leave()  # before the focus has moved
+        await room.pilot.pause()
+        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#stats").display)
         await room.press("g", "escape")
         await room.until(lambda: room.focus == "list")
 

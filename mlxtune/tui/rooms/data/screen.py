@@ -292,7 +292,7 @@ class DataRoom(SourceRoom):
         self.query_one("#filter-text").focus()
 
     def action_leave(self) -> None:
-        if self.focused is not None and self.focused.id != "list":
+        if self._show_stats or (self.focused is not None and self.focused.id != "list"):
             self._show_stats = False
             self.redraw()
             self.query_one("#list").focus()
@@ -302,7 +302,10 @@ class DataRoom(SourceRoom):
     def action_stats(self) -> None:
         self._show_stats = not self._show_stats and not self.wide
         self.redraw()
-        self.call_after_refresh(self.query_one("#findings-list" if self._show_stats else "#list").focus)
+        self.call_after_refresh(self._focus_list)
+
+    def _focus_list(self) -> None:  # the next key may have switched back before this runs
+        self.query_one("#findings-list" if self._show_stats else "#list").focus()
 
     def action_sort(self) -> None:
         if session := self.session:
