@@ -12,21 +12,44 @@ from mlxtune.core.files import disk_errors, sync_file, sync_folder
 
 
 class Journal:
-    """The writer. Only one process may write, but any number may read with :class:`Tail`."""
+    """The writer. Only one process may write, but any number may read with :class:`Tail`.
+
+    Another program may replace the file with a new one by renaming it, as git, sync tools and editors do, or delete it. The next
+    record is then appended to the new file, because the old one no longer has a name.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending, and remove an incomplete last line. Raise ``MachineError`` if the disk is full."""
         self.path = path
-        with disk_errors(path.name):
-            is_new = not path.exists()
-            truncate_torn_line(path)
-            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._open()
+
+    def _open(self) -> None:
+        with disk_errors(self.path.name):
+            is_new = not self.path.exists()
+            truncate_torn_line(self.path)
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._stamp = _stamp(os.fstat(self._handle))
             if is_new:
-                sync_folder(path.parent)
+                sync_folder(self.path.parent)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is as this writer opened or left it."""
+        try:
+            return _stamp(os.stat(self.path)) == self._stamp
+        except FileNotFoundError:
+            return False
+
+    def reopen(self) -> None:
+        """Open the file that is at the path now. Raise ``FileNotFoundError`` if its folder was deleted."""
+        self.close()
+        self._open()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line. Raise ``MachineError`` if the disk is full."""
+        """Write one line. Raise ``MachineError`` if the disk is full, and ``FileNotFoundError`` if the folder was deleted."""
         data = (json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n").encode()
+        if not self.is_current:
+            self.reopen()
         with disk_errors(self.path.name):
             start = os.fstat(self._handle).st_size
             try:
@@ -35,6 +58,8 @@ class Journal:
             except OSError:
                 os.ftruncate(self._handle, start)  # otherwise the next record would follow half of this one
                 raise
+            finally:
+                self._stamp = _stamp(os.fstat(self._handle))
 
     def sync(self) -> None:
         """Flush to disk, for records that a power failure must not destroy. Raise ``MachineError`` if the disk is full."""
@@ -43,7 +68,9 @@ class Journal:
 
     def close(self) -> None:
         """Close the file. Appending afterwards raises ``OSError``."""
-        os.close(self._handle)
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
 
 class Tail:
@@ -82,6 +109,11 @@ def truncate_torn_line(path: Path) -> None:
     end = data.rfind(b"\n") + 1
     if end != len(data):
         os.truncate(path, end)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what identifies a file and its content."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

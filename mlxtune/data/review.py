@@ -24,6 +24,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,8 @@ from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import disk_errors, sync_folder
+from mlxtune.core.files import disk_errors, home, sync_folder
+from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
 from mlxtune.data.rows import Location, Preference, Row, row_tags
@@ -268,15 +270,22 @@ def journal_path(source: Path) -> Path:
 
 def load(source: Path) -> ReviewState:
     """Load the review of ``source``, or an empty one, without a lock. Raises ``DataError`` if another version wrote the journal."""
-    path = journal_path(source)
+    return fold(_read_events(journal_path(source)))
+
+
+def _read_events(path: Path) -> list[Event]:
     events = read(path)
     if any(event.get("v") != VERSION for event in events):
         raise DataError(f"{path} was written by another version of mlxtune.", hint="Update mlxtune.")
-    return fold(events)
+    return events
 
 
 class ReviewSession:
-    """Exclusive write access to a source's journal. Every decision is on disk before its method returns."""
+    """Exclusive write access to a source's journal. Every decision is on disk before its method returns.
+
+    Git, sync tools and editors may replace the journal while it is open. The session then adopts the new content, and appends its
+    own decisions that the new content lacks: see :meth:`synchronize`.
+    """
 
     def __init__(self, source: Path, *, who: str = "") -> None:
         """Open the journal of ``source``; ``who`` defaults to the login name.
@@ -285,29 +294,84 @@ class ReviewSession:
         """
         self.source = source
         self.who = who or _login_name()
-        path = journal_path(source)
-        with disk_errors(path.name):
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._path = journal_path(source)
+        self._own_events: list[Event] = []
+        self._new_numbers: dict[int, int] = {}  # of own decisions that were appended again, by their old numbers
+        self._is_synchronized = True
+        with ExitStack() as undo:
+            # Another window could lock the new file after the journal was replaced, so a file that nobody replaces is locked as well.
+            lock = home() / "locks" / f"review-{sha256_json(str(self._path.resolve()))[:16]}"
+            with suppress(OSError):  # without a writable home folder, the journal's own lock has to do
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                undo.callback(os.close, self._lock(lock))
+            self._journal_lock = -1
+            undo.callback(self._unlock_journal)
+            self._lock_journal()
             self.state = load(source)
-            self._journal = Journal(path)
-            sync_folder(path.parent)
-        except BlockingIOError as error:
-            os.close(self._lock)
+            self._journal = Journal(self._path)
+            sync_folder(self._path.parent)
+            self._locks = undo.pop_all()
+
+    def _lock(self, path: Path) -> int:
+        """Lock the file at ``path``, which is created if necessary. Raises ``InputError`` if another process has locked it."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            os.close(handle)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise InputError(
-                f"{source.name} is under review in another window.",
+                f"{self.source.name} is under review in another window.",
                 hint="Close it to make decisions here. You can still view the rows.",
             ) from error
-        except BaseException:
-            os.close(self._lock)
-            raise
+        return handle
+
+    def _lock_journal(self) -> None:
+        with disk_errors(self._path.name):
+            handle = self._lock(self._path)
+        self._unlock_journal()
+        self._journal_lock = handle
+
+    def _unlock_journal(self) -> None:
+        if self._journal_lock >= 0:
+            os.close(self._journal_lock)
+
+    def synchronize(self) -> bool:
+        """Adopt what another program wrote to the journal, if it did. Return whether the state has changed.
+
+        This session's decisions that are no longer in the journal are appended again, with new numbers. Raises ``InputError`` if
+        another process has locked the new journal, ``DataError`` like :func:`load`, ``MachineError`` if it is not writable.
+        """
+        if self._journal.is_current and self._is_synchronized:
+            return False
+        self._is_synchronized = False
+        is_replaced = True
+        with suppress(FileNotFoundError):
+            is_replaced = not os.path.samestat(os.stat(self._path), os.fstat(self._journal_lock))
+        if is_replaced:
+            self._lock_journal()
+        events = _read_events(self._path)
+        self._journal.reopen()
+        self.state = fold(events)
+        present = {sha256_json(event) for event in events}
+        for index, event in enumerate(self._own_events):
+            if sha256_json(event) not in present:
+                seq = self._new_numbers[event["seq"]] = self.state.next_seq
+                event = event | {"seq": seq}
+                for name in event.keys() & {"undoes", "redoes"}:
+                    event[name] = self._new_numbers.get(event[name], event[name])
+                self._own_events[index] = self._write(event)
+        self._journal.sync()
+        self._is_synchronized = True
+        return True
 
     def decide(self, action: Action, rows: Iterable[KeyedRow], *, reason: str = "", **options: Any) -> ReviewStep | None:
         """Record one decision on ``rows``; ``options`` are passed to :func:`plan_changes`. Returns ``None`` if nothing changes.
 
         Raises ``DataError`` like :func:`plan_changes`. Raises ``MachineError`` if the disk is full; then nothing is decided.
         """
+        self.synchronize()
         changes = plan_changes(action, rows, self.state, **options)
         if not changes:
             return None
@@ -316,6 +380,7 @@ class ReviewSession:
 
     def undo(self) -> ReviewStep | None:
         """Undo the most recent decision, or return ``None`` if there is none."""
+        self.synchronize()
         if not self.state.steps:
             return None
         self._append({"action": "undo", "reason": "", "undoes": self.state.steps[-1].seq})
@@ -323,6 +388,7 @@ class ReviewSession:
 
     def redo(self) -> ReviewStep | None:
         """Redo the last undone decision, or return ``None`` if there is none or a newer decision was made."""
+        self.synchronize()
         if not self.state.undone_steps:
             return None
         self._append({"action": "redo", "reason": "", "redoes": self.state.undone_steps[-1].seq})
@@ -330,13 +396,21 @@ class ReviewSession:
 
     def _append(self, fields: Event) -> None:
         event = {"v": VERSION, "seq": self.state.next_seq, "t": round(time.time(), 3), "who": self.who, **fields}
-        self._journal.append(event)
-        self.state = fold([event], self.state)  # before the flush: the event is in the file even if that fails
+        self._own_events.append(self._write(event))
         self._journal.sync()
 
+    def _write(self, event: Event) -> Event:
+        self._journal.append(event)
+        self.state = fold([event], self.state)  # before the flush: the event is in the file even if that fails
+        return event
+
     def close(self) -> None:
-        self._journal.close()
-        os.close(self._lock)
+        """Release the locks. Raises the errors of :meth:`synchronize`."""
+        try:
+            self.synchronize()
+        finally:
+            self._journal.close()
+            self._locks.close()
 
     def __enter__(self) -> Self:
         return self

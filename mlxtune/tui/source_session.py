@@ -295,6 +295,8 @@ class SourceSession:
             self._review = ReviewSession(self.ref.path)
             if self._review.state != self.source.state:
                 self.source.apply_review(self._review.state)
+        elif self._review.synchronize():
+            self.source.apply_review(self._review.state)
         return self._review
 
     def _apply(self, step: ReviewStep | None) -> ReviewStep | None:
@@ -306,7 +308,10 @@ class SourceSession:
     def release_lock(self) -> None:
         """Release the review lock, so that other windows can record decisions."""
         if self._review is not None:
-            self._review.close()
+            try:
+                self._review.close()
+            except MlxtuneError as error:  # decisions that another program removed from the journal could not be restored
+                self._app.show_error(error)
             self._review = None
             self._journal_stamp = file_stamp(review.journal_path(self.ref.path))
 

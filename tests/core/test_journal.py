@@ -95,6 +95,33 @@ def test_a_shorter_replacement_is_read_from_its_start(tmp_path):
     assert tail.read() == [{"a": 1}]
 
 
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_replaced_or_deleted_file_gets_the_next_record(tmp_path, replace):
+    path = tmp_path / "j"
+    writer = Journal(path)
+    writer.append({"a": 1})
+    assert writer.is_current
+    if replace:
+        (tmp_path / "new").write_bytes(b'{"b":1}\n{"torn"')
+        (tmp_path / "new").replace(path)
+    else:
+        path.unlink()
+    assert not writer.is_current
+    writer.append({"a": 2})
+    writer.close()
+    assert journal.read(path) == [*([{"b": 1}] if replace else []), {"a": 2}]
+
+
+def test_a_deleted_folder_is_not_created_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    writer = Journal(tmp_path / "run" / "j")
+    (tmp_path / "run" / "j").unlink()
+    (tmp_path / "run").rmdir()
+    with pytest.raises(FileNotFoundError):
+        writer.append({"a": 1})
+    assert not (tmp_path / "run").exists()
+
+
 def test_partial_writes_make_one_record(tmp_path, monkeypatch):
     write = os.write
     writer = Journal(tmp_path / "j")

@@ -223,6 +223,118 @@ def test_a_second_session_can_only_read(tmp_path):
         assert len(later.state.steps) == 2
 
 
+def _replace(path: Path, data: bytes) -> None:
+    """Save ``data`` to ``path`` the way git, sync tools and editors do: write another file, and rename it."""
+    temporary = path.with_name("other.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+@pytest.mark.parametrize("save", ["rename", "rename to older", "truncate", "delete", "rewrite"])
+def test_decisions_survive_a_journal_that_another_program_saves(tmp_path, save):
+    source = tmp_path / "shop.jsonl"
+    path = review.journal_path(source)
+    with ReviewSession(source, who="ada") as session:
+        session.decide("accept", KEYED[:1])
+        session.decide("reject", KEYED[1:2])
+        session.undo()
+        data = path.read_bytes()
+        if save == "rename":
+            _replace(path, data)
+        elif save == "rename to older":
+            _replace(path, data[: data.index(b"\n") + 1])
+        elif save == "truncate":
+            os.truncate(path, 0)
+        elif save == "delete":
+            path.unlink()
+        else:
+            path.write_bytes(data[: data.index(b"\n") + 1])
+        session.decide("accept", KEYED[2:4])
+        session.decide("tag", KEYED[4:5], add=["late"])
+        statuses = [session.state.decision(key).status for key, _ in KEYED]
+        assert statuses == ["accepted", "pending", "accepted", "accepted", "pending", "pending", "pending", "pending"]
+        assert review.load(source) == session.state
+        session.undo()
+        assert review.load(source) == session.state
+
+
+def test_decisions_of_another_program_are_adopted(tmp_path):
+    """Another machine's decisions arrive, numbered like this session's own, which the arriving file lacks."""
+    source = tmp_path / "shop.jsonl"
+    path = review.journal_path(source)
+    with ReviewSession(source, who="ada") as session:
+        session.decide("reject", KEYED[:1])
+        other = path.read_bytes().replace(b"ada", b"bob")
+    with ReviewSession(source, who="ada") as session:
+        session.decide("accept", KEYED[1:2])
+        session.decide("accept", KEYED[2:3])
+        session.undo()
+        _replace(path, other + other.replace(ROWS[0].hash.encode(), ROWS[3].hash.encode()).replace(b'"seq":0', b'"seq":1'))
+        assert session.synchronize()
+        assert not session.synchronize()
+        assert [session.state.decision(KEYED[index][0]).status for index in range(4)] == [
+            "rejected",
+            "accepted",
+            "pending",
+            "rejected",
+        ]
+        assert [(step.seq, step.who) for step in session.state.steps] == [(0, "bob"), (1, "bob"), (2, "ada")]
+        assert review.load(source) == session.state
+        assert session.redo()
+        assert review.load(source) == session.state
+
+
+def test_decisions_are_restored_when_the_session_closes(tmp_path):
+    source = tmp_path / "shop.jsonl"
+    with ReviewSession(source) as session:
+        session.decide("accept", KEYED[:3])
+        _replace(review.journal_path(source), b"")
+    assert len(review.load(source).decisions) == 3
+
+
+def test_the_lock_outlives_a_replaced_journal(tmp_path, monkeypatch):
+    source = tmp_path / "shop.jsonl"
+    path = review.journal_path(source)
+    with ReviewSession(source) as session:
+        session.decide("accept", KEYED[:1])
+        _replace(path, path.read_bytes())
+        with pytest.raises(InputError, match="under review in another window"):  # before this session has noticed
+            ReviewSession(source)
+        session.decide("accept", KEYED[1:2])
+        monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home of another machine"))
+        with pytest.raises(InputError, match="under review in another window"):
+            ReviewSession(source)
+    ReviewSession(source).close()
+
+
+def test_a_session_that_lost_its_lock_says_so(tmp_path, monkeypatch):
+    """A machine that shares the disk opened the replaced journal first."""
+    source = tmp_path / "shop.jsonl"
+    path = review.journal_path(source)
+    with ReviewSession(source) as session:
+        session.decide("accept", KEYED[:1])
+        _replace(path, path.read_bytes())
+        with monkeypatch.context() as patch:
+            patch.setenv("MLXTUNE_HOME", str(tmp_path / "home of another machine"))
+            other = ReviewSession(source)
+        before = session.state
+        with pytest.raises(InputError, match="under review in another window"):
+            session.decide("accept", KEYED[1:2])
+        assert session.state == before == review.load(source)
+        other.decide("reject", KEYED[2:3])
+        other.close()
+        session.decide("accept", KEYED[1:2])
+        assert len(session.state.steps) == 3
+        assert review.load(source) == session.state
+
+
+def test_a_home_that_is_not_writable_does_not_prevent_a_review(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file" / "home"))
+    with ReviewSession(tmp_path / "shop.jsonl") as session:
+        assert session.decide("accept", KEYED[:1])
+
+
 def test_killing_a_session_frees_the_lock_and_keeps_every_decision(tmp_path):
     source = tmp_path / "shop.jsonl"
     code = (

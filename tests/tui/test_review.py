@@ -10,6 +10,7 @@ import pytest
 
 from mlxtune.core.errors import MachineError
 from mlxtune.data.review import ReviewSession, journal_path
+from mlxtune.data.review import load as load_review
 from mlxtune.tui.rooms.review.service import word_diff
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
@@ -448,6 +449,21 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(
             await at_row(room, 1)
         await room.press("a")
         await room.until_notice("✓ Row 1 accepted.")
+
+
+async def test_decisions_survive_a_journal_that_another_program_replaces(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("a")
+        await room.until_notice("✓ Row 1 accepted.")
+        saved = source.with_name("saved")  # by an editor that opened the journal before the decision
+        saved.write_bytes(b"")
+        saved.replace(journal_path(source))
+        await room.press("x")
+        await room.until_notice("✗ Row 2 rejected.")
+        assert load_review(source) == session_of(room).source.state
+        assert session_of(room).source.decided_count == 2
 
 
 async def test_without_a_tokenizer_training_is_marked_by_turn(
