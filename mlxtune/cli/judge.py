@@ -15,17 +15,15 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import err, info, progress_bar, show, show_json, styled
 from mlxtune.cli.tables import print_table, print_verdict
 from mlxtune.core.errors import GateError, InputError
-from mlxtune.core.files import write_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
-from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, ArmChoice
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import AskJudge, calibration, endpoint, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointJudge
-from mlxtune.evaluation.judge.judge_report import JudgeReport, build_judge_report
+from mlxtune.evaluation.judge.judge_report import JudgeReport, build_judge_report, save_judge_report
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
-from mlxtune.evaluation.paired_answers import AnswerPair, load_pairs
+from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.render.comparison_table import comparison_table, key_value_table, score_table
 from mlxtune.models.resolve import resolve
 from mlxtune.runs import registry
@@ -76,8 +74,8 @@ def judge(
             lambda done, total: update(f"{100 * done // total}% of {total} questions to {chosen.name}", done / total),
             workers=chosen.workers,
         )  # fmt: skip
-    report = build_judge_report(fixed, verdicts, _votes(run.folder, first, second, rows), meter.spent)
-    write_json(fixed.folder / "report.json", {"v": 1, **to_json(report)})
+    report = build_judge_report(fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent)
+    save_judge_report(report, fixed.folder)
     show_json({"folder": str(fixed.folder), **to_json(report)}) if json else table(report)
     if report.broken:
         raise GateError(
@@ -142,16 +140,6 @@ def _consent(fixed: JudgeSession, send: bool) -> str:
     raise InputError(f"{what} This needs your consent.", hint="Consent with --send, or use a judge on this machine with --local.")
 
 
-def _votes(evaluation: Path, first: str, second: str, rows: tuple[AnswerPair, ...]) -> dict[str, ArmChoice]:
-    """Return the user's blind votes on the two arms by row. Empty unless a session is finished."""
-    if not blind_session.session_exists(evaluation, first, second):
-        return {}
-    with blind_session.BlindSession(evaluation, first, second, rows) as voted:
-        if not voted.opened:
-            return {}
-        return {pair.id: arm for pair, asked, arm in voted.choices() if asked == HEADLINE_QUESTION}
-
-
 def table(report: JudgeReport) -> None:
     """Print the verdict, the judge's reliability, and the comparison for each question."""
     facts, (first, second) = report.facts, report.facts["arms"]
@@ -168,11 +156,7 @@ def table(report: JudgeReport) -> None:
         items.append((f"unusable, {arm}", ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
     if calibrated := report.calibrated:
         items.append(("your blind votes", calibration.calibration_sentence(calibrated)))
-        if rate := calibrated.corrected:
-            corrected = f"{100 * rate.value:.0f}% ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
-            items.append(
-                ("corrected rate", f"{second} preferred on {100 * calibrated.raw:.0f}% of the rows; corrected {corrected}")
-            )
+        items += calibration.win_rates(calibrated, second)
     if facts["spent"]:
         items.append(("spent", f"${facts['spent']:.4f}"))
     print_table(key_value_table("The judge", "", items))

@@ -7,7 +7,6 @@ that cannot be detected from the folder alone.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
@@ -25,20 +24,21 @@ from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import FILES, EvaluationEvidence, hashes, load_evidence, load_off_task, schema_hash
+from mlxtune.evaluation.json_differences import differences
 from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.judge.verify_judge import verify_judges
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 
-TOLERANCE = 1e-12  # for floats, whose last digit may differ between machines
 _NOT_RECOMPUTED = ("made",)
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
 
 
 def verify(folder: Path) -> list[str]:
-    """Return every difference between ``report.json`` in ``folder`` and its evidence, with its location.
+    """Return every difference between ``report.json`` in ``folder``, or a judge's report, and its evidence, with its location.
 
     Raises ``InputError`` if there is no report, or if it has no evidence.
     """
@@ -61,7 +61,7 @@ def verify(folder: Path) -> list[str]:
     scored = {arm: evidence.scores(arm, contract) for arm in evidence.answers}
     parts = 2 if stored["facts"].get("wording") == report.WORDING else 1  # compare the class and the reason, or only the class
     problems += _failures(evidence, contract, scored, parts)
-    return [*problems, *_numbers(folder, stored, evidence, contract, scored)]
+    return [*problems, *_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
 
 
 @cache
@@ -108,7 +108,7 @@ def _failures(evidence: EvaluationEvidence, contract: Contract, scored: Mapping[
         for answer, scores in zip(answers, scored[arm], strict=True):
             stored = {metric: failure[:parts] for metric, failure in answer.failed.items()}
             current = {metric: failure[:parts] for metric, failure in contract.failures(scores).items()}
-            yield from _differences(f"outputs.jsonl, {arm}, {answer.id}, failed", stored, current)
+            yield from differences(f"outputs.jsonl, {arm}, {answer.id}, failed", stored, current)
 
 
 def _numbers(
@@ -141,36 +141,4 @@ def _numbers(
     result = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows]))
     for name in _NOT_RECOMPUTED:
         result["facts"][name] = stored["facts"].get(name)
-    yield from _differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, result)
-
-
-def _differences(location: str, stored: Any, current: Any) -> Iterator[str]:
-    """Yield each difference between two JSON values, ignoring float differences up to :data:`TOLERANCE`."""
-    match stored, current:
-        case dict(), dict():
-            for key in dict.fromkeys([*stored, *current]):
-                if key in stored and key in current:
-                    yield from _differences(f"{location}, {key}", stored[key], current[key])
-                else:
-                    yield f"{location}, {one_line(str(key), 40)} is only {'recomputed' if key in current else 'stored'}."
-        case list(), list() if len(stored) == len(current):
-            for index, (one, two) in enumerate(zip(stored, current, strict=True)):
-                yield from _differences(f"{location} {_name(two, index)}", one, two)
-        case (bool(), _) | (_, bool()) if stored is current:
-            pass
-        case int() | float(), int() | float() if not (isinstance(stored, bool) or isinstance(current, bool)):
-            if not math.isclose(stored, current, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                yield f"{location} is stored as {stored} but recomputed as {current}."
-        case _:
-            if stored != current:
-                yield f"{location} is stored as {_short(stored)} but recomputed as {_short(current)}."
-
-
-def _name(value: Any, index: int) -> str:
-    """Return the values that identify a list item, or its number."""
-    names = [str(value[key]) for key in ("first", "second", "arm", "metric") if isinstance(value, dict) and key in value]
-    return " ".join(names) or f"{index + 1}"
-
-
-def _short(value: Any) -> str:
-    return one_line(json.dumps(value, ensure_ascii=False), 80)
+    yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, result)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from judge_stub import gullible, honest, serve
 from unscored_evaluation import CANARY, ID, write_unscored_evaluation
 
 from mlxtune.evaluation.judge import endpoint
+from mlxtune.evaluation.judge.verify_judge import verify_judges
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +104,18 @@ def test_blind_votes_calibrate_the_judge(cli, judge, folder):
     sides = json.loads(next((folder / "blind").glob("*/key.json")).read_text())["first_is_a"]
     votes = ["b" if first_is_a else "a" for first_is_a in sides]
     assert cli("blind", ID, stdin="".join(vote * 3 for vote in votes)).code == 0
-    assert "agrees with you on 8 of 8 rows" in judge().out
+    early = list(verify_judges(folder))  # the first report is from before the votes
+    shown = judge().out
+    assert "agrees with you on 8 of 8 rows" in shown
+    assert "100% (68 to 100) by your 8 votes; the judge's grades add nothing" in shown  # its choices do not vary
+    assert [early, list(verify_judges(folder))] == [[], []]
+    file = next((folder / "judge").glob("*/report.json"))
+    text = file.read_text()
+    file.write_text(re.sub(r'"effective_n": \d', r'"effective_n": 9', text))
+    assert "calibrated, win_rate, effective_n is stored as" in " ".join(verify_judges(folder))
+    old = json.loads(text) | {"v": 1, "calibrated": {"rows": 8, "agreed": 8, "kappa": None, "raw": 1.0, "corrected": None}}
+    file.write_text(json.dumps(old))
+    assert list(verify_judges(folder)) == []
 
 
 def test_no_rows_are_sent_without_consent(cli, folder, monkeypatch, rubric):

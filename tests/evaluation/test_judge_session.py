@@ -18,6 +18,7 @@ from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter
 from mlxtune.evaluation.judge.judge_report import build_judge_report
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.evaluation.statistics.prediction_powered import prediction_powered_mean
 from mlxtune.evaluation.statistics.significance import mcnemar, sign_test
 
 RUBRIC = Rubric((RubricQuestion("thanks", "Does it thank?"), RubricQuestion("voice", "How warm?", ("a", "b", "c", "d", "e"))))
@@ -311,9 +312,12 @@ def test_blind_votes_calibrate_judge(evaluation):
     report = _judged(evaluation, behavior, _rows(40), reader)
     calibrated = report.calibrated
     assert (calibrated.rows, calibrated.agreed) == (16, 12)
+    assert (calibrated.voted, calibrated.units) == (8, 20)  # two rows per group
     assert calibrated.raw == 34 / 40
-    se, sp = 8 / 10, 4 / 6
-    assert calibrated.corrected.value == pytest.approx(min(1, (34 / 40 + sp - 1) / (se + sp - 1)))
+    by_reader = [1.0] * 5 + [0.0] * 2 + [0.5]
+    by_judge = [1.0] * 4 + [0.0] * 3 + [1.0]
+    assert calibrated.win_rate == prediction_powered_mean(by_reader, by_judge, [1.0] * 12)
+    assert 8 < calibrated.win_rate.effective_n < 20
     assert calibrated.kappa.low < calibrated.kappa.value < calibrated.kappa.high
     assert _judged(evaluation, honest, _rows(8)).calibrated is None
 

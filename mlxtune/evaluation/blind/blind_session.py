@@ -23,7 +23,7 @@ from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.blind.votes import QUESTIONS, ArmChoice, BlindResult, RowVote, count_votes
+from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, ArmChoice, BlindResult, RowVote, count_votes
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.paired_answers import AnswerPair
 from mlxtune.runs.locks import file_lock
@@ -256,6 +256,16 @@ def _fingerprint(pairs: Sequence[AnswerPair]) -> str:
 def session_exists(evaluation: Path, first: str, second: str) -> bool:
     """Return whether the two arms have a session."""
     return (session_folder(evaluation, first, second) / "session.json").is_file()
+
+
+def revealed_choices(evaluation: Path, first: str, second: str, pairs: Sequence[AnswerPair]) -> dict[str, ArmChoice]:
+    """Return the reader's choices on the headline question by row; empty unless the arms have a session that was revealed."""
+    if not session_exists(evaluation, first, second):
+        return {}
+    with BlindSession(evaluation, first, second, pairs) as session:
+        if not session.opened:
+            return {}
+        return {vote.pair.id: vote.choice for vote in session.choices() if vote.question == HEADLINE_QUESTION}
 
 
 def session_folder(evaluation: Path, first: str, second: str) -> Path:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
+from mlxtune.core.files import write_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import votes
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge.batch import FIRST, SECOND, SENTINELS, JudgeCall
 from mlxtune.evaluation.judge.calibration import JudgeCalibration, calibrate
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.rubric import Grade, passes
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison, apply_holm, compare, compare_scores
 
+FILE = "report.json"
+VERSION = 2  # 1 had Rogan and Gladen's correction of the judge's rate in ``calibrated``
 PAIR = "a pair"
 MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
 
@@ -56,6 +61,11 @@ class JudgeReport:
     verdict: str
 
 
+def save_judge_report(report: JudgeReport, folder: Path) -> None:
+    """Write ``report.json`` to the session's ``folder``."""
+    write_json(folder / FILE, {"v": VERSION, **to_json(report)})
+
+
 Grades = dict[tuple[str, str, str, bool, int], Grade]  # row, subject, question ("" for a pair), swapped, repeat
 
 
@@ -94,7 +104,7 @@ def build_judge_report(
         same=sum(one.value == two.value for one, two in usable),
         repeated=len(usable),
         problems=_problems(calls, grades),
-        calibrated=calibrate(preferences, reader),
+        calibrated=calibrate(preferences, reader, groups),
         verdict=f"Cannot tell. The judge is unreliable: {broken[0]}" if broken else verdict,
     )
 

@@ -22,13 +22,15 @@ from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.journal import Journal, read
 from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge import AskJudge, ReplyLost
 from mlxtune.evaluation.judge.batch import JudgeCall, batch
 from mlxtune.evaluation.judge.endpoint import CostMeter
-from mlxtune.evaluation.judge.rubric import Grade, Rubric
-from mlxtune.evaluation.paired_answers import AnswerPair
+from mlxtune.evaluation.judge.rubric import DEFAULT, Grade, Rubric, rubric_from_json
+from mlxtune.evaluation.paired_answers import AnswerPair, load_pairs
 from mlxtune.runs.locks import file_lock
 
+FILE = "session.json"
 MAX_LOST_IN_A_ROW = 3  # lost replies after which the endpoint is considered down
 
 
@@ -67,22 +69,47 @@ def open_session(
     fingerprint = sha256_json([judge, host, rubric.hash, n, sorted([row.id, row.first, row.second] for row in rows)])
     name = re.sub(r"[^A-Za-z0-9+-]", "_", f"{first}--{second}--{judge}")[:80]
     folder = evaluation / "judge" / f"{name}-{fingerprint[:8]}"
-    file = folder / "session.json"
+    file = folder / FILE
     if not file.is_file():
-        header = {"v": 1, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "arms": [first, second], "judge": judge, "host": host}
-        write_json(file, {**header, "rubric": rubric.hash, "n": n or len(rows), "seed": secrets.randbits(53), "consent": ""})
-    match read_json(file):
-        case {"seed": int(seed), "consent": str(consent)}:
-            pass
+        header = {"v": 2, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "arms": [first, second], "judge": judge, "host": host}
+        settings = {"rubric": rubric.hash, **to_json(rubric), "n": n or len(rows), "seed": secrets.randbits(53), "consent": ""}
+        write_json(file, {**header, **settings})
+    return _load(evaluation, folder, rows, rubric)
+
+
+def load_session(evaluation: Path, folder: Path) -> JudgeSession | None:
+    """Load the session in ``folder``; ``None`` if an older version made it, with a rubric that it does not contain.
+
+    Raises ``InputError`` if the session is damaged or does not match the evaluation.
+    """
+    match read_json(folder / FILE):
+        case {"arms": [str(first), str(second)], "rubric": str(rubric_hash)} as header:
+            rubric = rubric_from_json(header) if "questions" in header else DEFAULT
         case _:
-            raise InputError(f"{file} is not a judge session that this version can read.")
-    drawn = sorted(rows, key=lambda row: unit_interval(seed, "row", row.id))[: n or len(rows)]
-    return JudgeSession(evaluation, folder, first, second, tuple(drawn), rubric, judge, host, seed, consent)
+            raise _unreadable(folder)
+    if rubric.hash != rubric_hash:
+        return None
+    return _load(evaluation, folder, load_pairs(evaluation, first, second), rubric)
+
+
+def _load(evaluation: Path, folder: Path, rows: Sequence[AnswerPair], rubric: Rubric) -> JudgeSession:
+    match read_json(folder / FILE):
+        case {
+            "arms": [str(first), str(second)], "judge": str(judge), "host": str(host), "n": int(n), "seed": int(seed),
+            "consent": str(consent),
+        }:  # fmt: skip
+            drawn = sorted(rows, key=lambda row: unit_interval(seed, "row", row.id))[:n]
+            return JudgeSession(evaluation, folder, first, second, tuple(drawn), rubric, judge, host, seed, consent)
+    raise _unreadable(folder)
+
+
+def _unreadable(folder: Path) -> InputError:
+    return InputError(f"{folder / FILE} is not a judge session that this version can read.")
 
 
 def record_consent(session: JudgeSession, how: str) -> JudgeSession:
     """Record that the user agreed to send the rows to the session's host, and ``how``; return the session."""
-    file = session.folder / "session.json"
+    file = session.folder / FILE
     consent = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} to {session.host}, {how}"
     write_json(file, {**read_json(file), "consent": consent})
     return replace(session, consent=consent)
@@ -93,6 +120,11 @@ def load_grades(session: JudgeSession) -> dict[str, Grade]:
     replies, lost, _ = _state(session.folder)
     grades = {call.key: call.read(replies[call.key]) for call in session.calls if call.key in replies}
     return grades | {key: Grade(None, problem="lost") for key in lost}
+
+
+def dollars_spent(session: JudgeSession) -> float:
+    """Return what the session has cost so far, in dollars."""
+    return _state(session.folder)[2]
 
 
 def run_judge(

@@ -33,7 +33,7 @@ class PairedCounts:
         return self.both + self.fixed
 
 
-def wilson(hits: int, total: int, z: float = Z, effective_n: float = 0.0) -> tuple[float, float]:
+def wilson(hits: float, total: float, z: float = Z, effective_n: float = 0.0) -> tuple[float, float]:
     """Return the score interval for a rate (Wilson 1927). Raises ``ValueError`` unless 0 <= hits <= total and total > 0.
 
     ``effective_n``, if not 0, replaces ``total`` as the sample size (Korn and Graubard 1998, Survey Methodology 24:193).
