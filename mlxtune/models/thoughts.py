@@ -59,7 +59,7 @@ class ThoughtSplitter:
         while not self.answering:
             if self._end:
                 before, end, after = self._pending.partition(self._end)
-                partial = 0 if end else _partial_length(before, self._end)
+                partial = 0 if end else partial_length(before, self._end)
                 thought += before[: len(before) - partial]
                 self._pending = after if end else before[len(before) - partial :]
                 if not end:
@@ -100,7 +100,7 @@ def split_thought(text: str, prompt: str = "") -> tuple[str, str]:
     return thought.strip(), answer
 
 
-def _partial_length(text: str, marker: str) -> int:
+def partial_length(text: str, marker: str) -> int:
     """Return the length of the longest end of ``text`` that may be the beginning of ``marker``."""
     sizes = range(min(len(marker) - 1, len(text)), 0, -1)
     return next((size for size in sizes if marker.startswith(text[-size:])), 0)

@@ -1,16 +1,104 @@
-"""Read the calls in a model's output, with mlx-lm's parser for the chat template."""
+"""Read the calls in a model's output, with mlx-lm's parser for the chat template, or one of ours for the formats that it lacks."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_tool_parser
 
 from mlxtune.data.rows import calls_as_json
+from mlxtune.models.thoughts import partial_length
+
+Tools = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A call of the function ``name`` with ``arguments``, a JSON object."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def parse(cls, value: Any, arguments: str = "arguments") -> FunctionCall:
+        """Return the call in a JSON object with its arguments under the key ``arguments``. Raises ``ValueError`` if there is none."""
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(value.get(arguments), dict):
+            return cls(value["name"], value[arguments])
+        raise ValueError(f"not a call: {value!r}")
+
+
+class CallFormat(Protocol):
+    """How calls are written. They begin with one of ``starts``: ``anywhere`` in an answer, or only at its beginning."""
+
+    @property
+    def starts(self) -> tuple[str, ...]: ...
+
+    @property
+    def anywhere(self) -> bool: ...
+
+    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+        """Return ``text`` without its calls, and the calls. Raises any error for a malformed one."""
+
+
+class TaggedCalls:
+    """Calls between tags, which a module of ``mlx_lm.tool_parsers`` parses. Some formats have only a start tag."""
+
+    anywhere = True
+
+    def __init__(self, kind: str) -> None:
+        self._parser: Any = importlib.import_module(f"mlx_lm.tool_parsers.{kind}")
+        self.starts = (self._parser.tool_call_start,)
+        start, end = re.escape(self._parser.tool_call_start), re.escape(self._parser.tool_call_end)
+        self._pattern = re.compile(f"{start}(.*?){end}" if end else f"{start}(.*?)(?={start}|$)", re.DOTALL)
+
+    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+        return self._pattern.sub("", text), list(self._calls(text, tools))
+
+    def _calls(self, text: str, tools: Tools) -> Iterator[FunctionCall]:
+        for body in self._pattern.findall(text):
+            parsed = self._parser.parse_tool_call(body, list(tools))
+            yield from map(FunctionCall.parse, parsed if isinstance(parsed, list) else [parsed])
+
+
+class LlamaCall:
+    """The call of Llama 3.1 and later: an answer that is JSON with a function's name and its ``parameters``."""
+
+    starts = ("<|python_tag|>", "{")
+    anywhere = False
+
+    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+        call = FunctionCall.parse(json.loads(text.strip().removeprefix("<|python_tag|>")), "parameters")
+        if call.name not in {tool.get("function", tool).get("name") for tool in tools}:
+            raise ValueError(f"not a function: {call.name}")
+        return "", [call]
+
+
+class HarmonyCall:
+    """The call of gpt-oss: a message to a function, such as `` to=functions.find<|channel|>commentary json<|message|>{}``.
+
+    The channel may also come first, as in ``<|channel|>commentary to=functions.find <|constrain|>json<|message|>{}``.
+    """
+
+    starts = ("to=functions.", "<|channel|>commentary")
+    anywhere = False
+    _PATTERN = re.compile(r"(?:<\|channel\|>commentary )?to=functions\.([^\s<]+)[^{}]*<\|message\|>(.*)", re.DOTALL)
+
+    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+        match = self._PATTERN.fullmatch(text.strip())
+        return ("", [FunctionCall.parse({"name": match[1], "arguments": json.loads(match[2])})]) if match else (text, [])
+
+
+_OWN_FORMATS: dict[str, type[LlamaCall | HarmonyCall]] = {
+    """'"parameters": ' }}""": LlamaCall,
+    '"functions." + tool_call.name': HarmonyCall,
+}
+"""Formats that mlx-lm has no parser for, by a part of the template that writes them."""
 
 
 class CallReader:
@@ -18,24 +106,54 @@ class CallReader:
 
     def __init__(self, tokenizer: TokenizerWrapper, source: str) -> None:
         kind = _infer_tool_parser(SimpleNamespace(chat_template=source, get_vocab=tokenizer.get_vocab))
-        self._parser: Any = importlib.import_module(f"mlx_lm.tool_parsers.{kind}") if kind else None
+        own = next((format for part, format in _OWN_FORMATS.items() if part in source), None)
+        self.format: CallFormat | None = TaggedCalls(kind) if kind else own() if own else None
 
-    def read(self, text: str, tools: Sequence[dict[str, Any]]) -> str:
+    def split(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+        """Return ``text`` without the calls of ``tools`` in it, and the calls. A text with a malformed call has none."""
+        if self.format is None or not tools:
+            return text, []
+        try:
+            rest, calls = self.format.parse(text, tools)
+        except Exception:  # a parser raises whatever it meets in a malformed call
+            return text, []
+        return (rest.strip(), calls) if calls else (text, [])
+
+    def read(self, text: str, tools: Tools) -> str:
         """Return ``text`` as JSON if it consists of calls of ``tools``, in the form of a row's reference; else unchanged."""
-        if self._parser is None or not tools:
-            return text
-        start, end = re.escape(self._parser.tool_call_start), re.escape(self._parser.tool_call_end)
-        pattern = re.compile(f"{start}(.*?){end}" if end else f"{start}(.*?)(?={start}|$)", re.DOTALL)
-        bodies = pattern.findall(text)
-        if not bodies or pattern.sub("", text).strip():
-            return text
-        calls: list[Any] = []
-        for body in bodies:
-            try:
-                parsed = self._parser.parse_tool_call(body, list(tools))
-            except Exception:  # a parser raises whatever it meets in a malformed call
-                return text
-            calls += parsed if isinstance(parsed, list) else [parsed]
-        if not all(isinstance(call, dict) and {"name", "arguments"} <= call.keys() for call in calls):
-            return text
-        return calls_as_json([{"function": call} for call in calls])
+        rest, calls = self.split(text, tools)
+        return text if rest or not calls else calls_as_json([{"function": vars(call)} for call in calls])
+
+
+class CallSplitter:
+    """Divides an answer that arrives in pieces into text and calls of ``tools``. Text that may belong to a call is withheld."""
+
+    def __init__(self, reader: CallReader, tools: Tools) -> None:
+        self._reader, self._tools = reader, tools
+        self._format = reader.format if tools else None
+        self._withheld = ""
+
+    def add(self, text: str) -> str:
+        """Append ``text``. Return the text that is certainly before any call."""
+        self._withheld += text
+        return self._release(self._start(self._format) if self._format else len(self._withheld))
+
+    def end(self) -> tuple[str, list[FunctionCall]]:
+        """Return the text that was withheld, without the calls in it, and these."""
+        return self._reader.split(self._release(len(self._withheld)), self._tools)
+
+    def _start(self, format: CallFormat) -> int:
+        """Return where a call, the beginning of one, or the white space before it may start."""
+        text = self._withheld
+        if not format.anywhere:
+            if any(start.startswith(text.lstrip()[: len(start)]) for start in format.starts):
+                return 0
+            self._format = None
+            return len(text)
+        places = [text.find(start) for start in format.starts if start in text]
+        end = min(places, default=len(text) - max(partial_length(text, start) for start in format.starts))
+        return len(text[:end].rstrip())
+
+    def _release(self, length: int) -> str:
+        text, self._withheld = self._withheld[:length], self._withheld[length:]
+        return text

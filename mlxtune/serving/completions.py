@@ -17,7 +17,7 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import nearest, one_line
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import Accepted, Done, Failed, Piece, Sampling
+from mlxtune.serving.protocol import Accepted, Done, Failed, Piece, Sampling, ToolCall
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _SUPPORTED = frozenset(
@@ -31,6 +31,7 @@ _UNSUPPORTED_DEFAULTS: dict[str, Any] = {  # accepted only with their default va
     "presence_penalty": 0,
     "logprobs": False,
     "logit_bias": {},
+    "parallel_tool_calls": True,
     "store": False,
 }
 _REASONING = ("reasoning_content", "reasoning")  # what servers call the text before an answer
@@ -246,28 +247,49 @@ class CompletionResponse:
     def to(cls, request: CompletionRequest, fingerprint: str) -> CompletionResponse:
         return cls(request.model, f"fp_{fingerprint[:12]}", f"chatcmpl-{uuid.uuid4().hex}", int(time.time()))
 
-    def document(self, text: str, reasoning: str, accepted: Accepted, done: Done) -> dict[str, Any]:
+    def document(self, text: str, reasoning: str, calls: Sequence[ToolCall], accepted: Accepted, done: Done) -> dict[str, Any]:
         """Return the response to a request that does not stream."""
-        message = {"role": "assistant", "content": text, "refusal": None} | ({_REASONING[0]: reasoning} if reasoning else {})
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.ended}
+        message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
+        message |= {_REASONING[0]: reasoning} if reasoning else {}
+        message |= {"tool_calls": [_call(call) for call in calls]} if calls else {}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(done, calls)}
         return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(done), **_own_fields(accepted, done)}
 
-    def chunk(self, delta: dict[str, Any], accepted: Accepted | None = None, done: Done | None = None) -> dict[str, Any]:
-        """Return a chunk of a stream; the last one has the finish reason and timing."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": done.ended if done else None}
-        own = _own_fields(accepted, done) if accepted and done else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **own}
+    def first_chunk(self) -> dict[str, Any]:
+        """Return the chunk that begins a stream."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece_chunk(self, piece: Piece) -> dict[str, Any]:
+        """Return the chunk with a piece of the answer or of the reasoning before it."""
+        return self._chunk({_REASONING[0] if piece.reasoning else "content": piece.text})
+
+    def call_chunk(self, call: ToolCall, index: int) -> dict[str, Any]:
+        """Return the chunk with a whole call, the ``index``-th of the answer."""
+        return self._chunk({"tool_calls": [{"index": index, **_call(call)}]})
+
+    def last_chunk(self, calls: Sequence[ToolCall], accepted: Accepted, done: Done) -> dict[str, Any]:
+        """Return the chunk with the finish reason and timing."""
+        return self._chunk({}, _finish_reason(done, calls)) | _own_fields(accepted, done)
 
     def usage_chunk(self, done: Done) -> dict[str, Any]:
         """Return the chunk that ends a stream with ``include_usage``."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(done)}
 
-    def piece_chunk(self, piece: Piece) -> dict[str, Any]:
-        """Return the chunk with a piece of the answer or of the reasoning before it."""
-        return self.chunk({_REASONING[0] if piece.reasoning else "content": piece.text})
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def _finish_reason(done: Done, calls: Sequence[ToolCall]) -> str:
+    return "tool_calls" if calls and done.ended == "stop" else done.ended
 
 
 def _usage(done: Done) -> dict[str, Any]:

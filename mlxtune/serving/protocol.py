@@ -1,7 +1,7 @@
 """Requests to the model process and its events, as JSON. Does not import mlx, because the CLI and the app use it.
 
-``client.py`` sends a ``load`` request, answered by :class:`Ready`, then ``generate`` requests: progress is :class:`Accepted` and
-:class:`Piece`, the result is :class:`Done` or :class:`Failed`.
+``client.py`` sends a ``load`` request, answered by :class:`Ready`, then ``generate`` requests: progress is :class:`Accepted`,
+:class:`Piece` and :class:`ToolCall`, the result is :class:`Done` or :class:`Failed`.
 """
 
 from __future__ import annotations
@@ -122,6 +122,15 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call of one of the request's tools. ``arguments`` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Done:
     """An answer is complete.
 
@@ -165,7 +174,7 @@ class Failed:
         return cls(id, kind or ("input" if isinstance(error, InputError) else "fault"), error)
 
 
-Event = Ready | Accepted | Piece | Done | Failed
+Event = Ready | Accepted | Piece | ToolCall | Done | Failed
 _EVENTS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 
 

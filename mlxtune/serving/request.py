@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,10 @@ from mlxtune.models.generate import allow_thoughts
 from mlxtune.models.grammar import GrammarState
 from mlxtune.models.template import ChatTemplate
 from mlxtune.models.thoughts import PROMPT_TAIL, ThoughtSplitter
+from mlxtune.models.tool_calls import CallSplitter
 from mlxtune.serving.adapter_pool import LoadedAdapter
 from mlxtune.serving.batch_invariance import BatchInvariantScorer
-from mlxtune.serving.protocol import Done, FinishReason, GenerateRequest, Piece
+from mlxtune.serving.protocol import Done, FinishReason, GenerateRequest, Piece, ToolCall
 
 
 class ActiveRequest:
@@ -47,6 +49,7 @@ class ActiveRequest:
         self.finished = False
         self._detokenizer = StreamingDetokenizer(decode, request.sampling.stop)
         self._splitter = ThoughtSplitter(decode(self.prompt[-PROMPT_TAIL:]))
+        self._calls = CallSplitter(template.calls, request.tools if request.schema is None else ())
         self._reasoned = False  # whether any reasoning has been shown
         self._scorer: BatchInvariantScorer | None = None
         self._submitted = time.perf_counter()
@@ -87,8 +90,8 @@ class ActiveRequest:
         self.computed_alone += 1
         return self._scorer.logits(self.tokens)
 
-    def append(self, token: int) -> tuple[list[Piece], FinishReason | None]:
-        """Append ``token``. Return the pieces of reasoning and answer that can be shown now, and the reason if the answer ended."""
+    def append(self, token: int) -> tuple[list[Piece | ToolCall], FinishReason | None]:
+        """Append ``token``. Return the parts of reasoning and answer that can be shown now, and the reason if the answer ended."""
         self._first_token = self._first_token or time.perf_counter()
         if token in self.template.stop_tokens:
             return self._pieces(self._detokenizer.end(), ended=True), "stop"
@@ -108,14 +111,18 @@ class ActiveRequest:
             self.grammar.advance(0, token)
         return pieces, reason
 
-    def _pieces(self, text: str, *, ended: bool) -> list[Piece]:
+    def _pieces(self, text: str, *, ended: bool) -> list[Piece | ToolCall]:
         thought, answer = self._splitter.add(text)
         if ended:
             rest = self._splitter.end()
             thought, answer = thought + rest[0], answer + rest[1]
+        answer = self._calls.add(answer)
+        last, calls = self._calls.end() if ended else ("", [])
+        answer += last
         thought = thought if self._reasoned else thought.lstrip()
         self._reasoned = self._reasoned or bool(thought)
-        return [Piece(self.id, part, kind) for part, kind in ((thought, True), (answer, False)) if part]
+        pieces = [Piece(self.id, part, kind) for part, kind in ((thought, True), (answer, False)) if part]
+        return [*pieces, *(ToolCall(self.id, call.name, json.dumps(call.arguments, ensure_ascii=False)) for call in calls)]
 
     def done(self, reason: FinishReason) -> Done:
         """Return the event that ends the request."""

@@ -31,7 +31,7 @@ from mlxtune.core.text import one_line
 from mlxtune.serving import adapter_index
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.completions import ApiError, CompletionRequest, CompletionResponse, parse_request
-from mlxtune.serving.protocol import Accepted, Done, Event, Failed, Piece
+from mlxtune.serving.protocol import Accepted, Done, Event, Failed, Piece, ToolCall
 
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
@@ -141,13 +141,16 @@ class Server:
             if isinstance(event, Failed) or not isinstance(accepted, Accepted):
                 raise self._failure(wanted, event)
             if wanted.stream:
-                yield response.chunk({"role": "assistant", "content": ""})
+                yield response.first_chunk()
             pieces: dict[bool, list[str]] = {True: [], False: []}
-            while isinstance(event, Piece):
+            calls: list[ToolCall] = []
+            while isinstance(event, Piece | ToolCall):
                 if wanted.stream:
-                    yield response.piece_chunk(event)
-                else:
+                    yield response.piece_chunk(event) if isinstance(event, Piece) else response.call_chunk(event, len(calls))
+                if isinstance(event, Piece):
                     pieces[event.reasoning].append(event.text)
+                else:
+                    calls.append(event)
                 event = await events.next()
             if not isinstance(event, Done):
                 failure = self._failure(wanted, event)
@@ -158,9 +161,9 @@ class Server:
             self._last_seconds = event.seconds
             self.on_finish(wanted.model, event)
             if not wanted.stream:
-                yield response.document("".join(pieces[False]), "".join(pieces[True]).rstrip(), accepted, event)
+                yield response.document("".join(pieces[False]), "".join(pieces[True]).rstrip(), calls, accepted, event)
                 return
-            yield response.chunk({}, accepted, event)
+            yield response.last_chunk(calls, accepted, event)
             if wanted.include_usage:
                 yield response.usage_chunk(event)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_review_highlights_what_trains(base: Base) -> None:
             texts = [turn.lead + message.content + turn.stop for message, turn in shown if turn.trained]
             assert texts == list(verdict_of(base, shape).trained)
             assert review.trained == sum(sum(one.trained) for one in judging.encode(chat, row))
+
+
+@by_name
+def test_the_calls_that_a_template_trains_are_read_back(base: Base) -> None:
+    for shape in ("final call", "several calls", "nested arguments"):
+        verdict = verdict_of(base, shape)
+        if verdict.status == "ok" and base.template != "muse_glimmer":  # mlx-lm reads its calls, but not their recipient
+            row = parse(SHAPES[shape], judging.LOCATION)
+            chat = open_chat(base, "off")
+            stops = "|".join(re.escape(chat.tokenizer.decode([stop])) for stop in chat.stop_tokens)
+            output = re.sub(f"({stops})$", "", verdict.trained[0])
+            calls = [{"function": vars(call)} for call in chat.calls.split(output, row.tools)[1]]
+            assert calls == [{"function": call["function"]} for call in row.messages[1].extra["tool_calls"]]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from mlxtune.data.rows import Conversation, Location
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import _answer_tokens
 from mlxtune.models.template import ChatTemplate, TemplateSettings
+from mlxtune.models.tool_calls import CallReader, CallSplitter, FunctionCall
 from mlxtune.recipe import dump, read_template
 from mlxtune.recipe import parse as parse_recipe
 
@@ -85,3 +86,44 @@ def test_the_likelihood_of_a_reference_call_is_that_of_its_trained_tokens(chat: 
     (encoded,) = chat.encode(conversation, 5000)
     tokens, reason = _answer_tokens(chat, Arm("base"), [conversation], [(0, conversation.reference)])
     assert (tokens, reason) == ([encoded.tokens[encoded.trained].tolist()], "")
+
+
+LLAMA = """{{- '"parameters": ' }}"""  # the parts by which the templates of Llama 3.1 and gpt-oss are recognized
+HARMONY = '{{- "functions." + tool_call.name }}'
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "text", "names"),
+    [
+        (LLAMA, '{"name": "find", "parameters": {"q": 1}}', "", ["find"]),
+        (LLAMA, '<|python_tag|>{"name": "find", "parameters": {"q": 1}}', "", ["find"]),
+        (LLAMA, '{"name": "other", "parameters": {"q": 1}}', None, []),
+        (LLAMA, '{"name": "find"}', None, []),
+        (LLAMA, "{", None, []),
+        (HARMONY, ' to=functions.find<|channel|>commentary json<|message|>{"q": 1}', "", ["find"]),
+        (HARMONY, '<|channel|>commentary to=functions.look-up.x <|constrain|>json<|message|>{"q": 1}', "", ["look-up.x"]),
+        (HARMONY, "<|channel|>commentary<|message|>I will look.", None, []),
+        (HARMONY, "to=functions.find<|message|>{", None, []),
+        ("", 'Well: <tool_call>{"name": "find", "arguments": {"q": 1}}</tool_call>', "Well:", ["find"]),
+        ("", '<tool_call>{"name": "find", "arguments": {"q": 1}}</tool_call>\n<tool_call>{"name": "look", "arguments": {"q": 1}}</tool_call>', "", ["find", "look"]),
+        ("", "Use a <tool_call> tag, or <tools", None, []),
+        ("", "  Spaces <t  ", None, []),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_calls_in_an_answer_that_arrives_in_pieces(
+    chat: ChatTemplate, source: str, output: str, text: str | None, names: list[str], size: int
+) -> None:
+    """``text`` is ``None`` if the output has no call and stays as it is."""
+    splitter = CallSplitter(CallReader(chat.tokenizer, source) if source else chat.calls, TOOLS)
+    pieces = [splitter.add(output[start : start + size]) for start in range(0, len(output), size)]
+    rest, calls = splitter.end()
+    assert "".join([*pieces, rest]) == (output if text is None else text)
+    assert calls == [FunctionCall(name, {"q": 1}) for name in names]
+
+
+def test_text_before_a_call_is_released_at_once(chat: ChatTemplate) -> None:
+    splitter = CallSplitter(chat.calls, TOOLS)
+    assert [splitter.add(text) for text in ("One ", "<tool", " two", " <tool_call>{", "}")] == ["One", "", " <tool two", "", ""]
+    assert splitter.end() == (" <tool_call>{}", [])
+    assert CallSplitter(chat.calls, ()).add("<tool_call>") == "<tool_call>"

@@ -1,20 +1,25 @@
-"""Helpers for the serving tests: adapters with random weights, and an engine that answers requests and stops."""
+"""Helpers for the serving tests: adapters with random weights, an engine that answers requests and stops, and a server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import openai
 
 from mlxtune.data.rows import Message
 from mlxtune.models import lora
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection
+from mlxtune.serving.client import Client
 from mlxtune.serving.engine import Engine
 from mlxtune.serving.protocol import Accepted, Done, Event, Failed, GenerateRequest, Piece, Sampling
+from mlxtune.serving.server import Server, listen, run
 
 SECTIONS = {
     "all": AdapterSection(rank=4, alpha=8),
@@ -77,3 +82,17 @@ def run_requests(engine: Engine, requests: Sequence[GenerateRequest]) -> EventLo
         engine.submit(request)
     engine.run()
     return log
+
+
+@contextmanager
+def openai_client(client: Client, workspace: Path) -> Iterator[openai.OpenAI]:
+    """Serve ``client`` on a free loopback port, in this process, and connect to it."""
+    with listen("127.0.0.1", 0) as socket:
+        server, started = Server(client, workspace, slots=8, queue=8), []
+        thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket, started.append))
+        thread.start()
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as api:
+            yield api
+        started[0].should_exit = True
+        thread.join(20)

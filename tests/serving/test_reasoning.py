@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from scripted_model import make_scripted, make_scripted_adapter
+from served import openai_client
 
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Piece
-from mlxtune.serving.server import Server, listen, run
 
 pytestmark = pytest.mark.slow
 
@@ -46,15 +45,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def ai(client: Client) -> Iterator[openai.OpenAI]:
-    with listen("127.0.0.1", 0) as socket:
-        server, started = Server(client, client.workspace, slots=8, queue=8), []  # type: ignore[attr-defined, var-annotated]
-        thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket, started.append))
-        thread.start()
-        url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as api:
-            yield api
-        started[0].should_exit = True
-        thread.join(20)
+    with openai_client(client, client.workspace) as api:  # type: ignore[attr-defined]
+        yield api
 
 
 def _answer(ai: openai.OpenAI, **options: Any) -> tuple[str, str | None]:
