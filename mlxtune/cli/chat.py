@@ -29,8 +29,8 @@ Which = Annotated[
     str,
     typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled model.", show_default=False),
 ]
-Beside = Annotated[
-    bool, typer.Option("--beside", help="Run even while a training run is using the accelerator. Both become slower.")
+ShareAccelerator = Annotated[
+    bool, typer.Option("--share-accelerator", help="Run even while a training run is using the accelerator. Both become slower.")
 ]
 
 _COMMANDS = {
@@ -64,7 +64,7 @@ def chat(
             show_default=False,
         ),
     ] = "",
-    beside: Beside = False,
+    share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
     """Chat with a model, one question per line; /help lists commands. Ctrl-C stops an answer, Ctrl-D quits.
@@ -78,7 +78,7 @@ def chat(
     )
     with progress_bar("looking for the model") as update:
         resolve(base, progress=update)
-    with Client(base, workspace, beside=beside) as client:
+    with Client(base, workspace, share_accelerator=share_accelerator) as client:
         with progress_bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)
             ready = client.ready()

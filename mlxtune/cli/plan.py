@@ -39,7 +39,9 @@ def plan(
     watts: Annotated[
         float, typer.Option("--watts", help="Power draw of this machine while training, from a meter or a data sheet.", min=0.0)
     ] = 0.0,
-    tariff: Annotated[float | None, typer.Option("--tariff", help="Your electricity price in dollars per kWh.", min=0.0)] = None,
+    electricity_price: Annotated[
+        float | None, typer.Option("--electricity-price", help="Your electricity price in dollars per kWh.", min=0.0)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Estimate a recipe's memory, time, energy, and cost on this machine. Exits 1 if it does not fit.
@@ -67,7 +69,7 @@ def plan(
                 planner.probe(loaded)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
-    bill = make_bill(result, loaded.method.kind, chip=machine.chip, tariff=tariff, answering=answering)
+    bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     if json:
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power())})
     else:

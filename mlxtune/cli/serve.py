@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.chat import Beside, Which, parse_model
+from mlxtune.cli.chat import ShareAccelerator, Which, parse_model
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns
@@ -31,7 +31,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8080,
     slots: Annotated[int, typer.Option("--slots", help="Number of answers generated concurrently.", min=1, max=256)] = 16,
     queue: Annotated[int, typer.Option("--queue", help="Maximum number of requests waiting for a slot.", min=0, max=10_000)] = 64,
-    beside: Beside = False,
+    share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
     """Serve a base model and its adapters over an OpenAI-compatible API. The "model" field of a request selects one. Ctrl-C stops the server.
@@ -59,7 +59,7 @@ def serve(
 
     with (
         http.listen(host, port) as listener,
-        Client(base, beside=beside, exact=True, slots=slots, queue=queue, on_event=on_event) as client,
+        Client(base, share_accelerator=share_accelerator, exact=True, slots=slots, queue=queue, on_event=on_event) as client,
     ):
         with progress_bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)

@@ -138,7 +138,7 @@ class Bill:
 
     watts: float
     drawn: str
-    tariff: float
+    electricity_price: float
     kilowatt_hours: float | None
     money: float | None
     call: float | None
@@ -175,21 +175,23 @@ def parse(text: str) -> Prices:
     return Prices(**entries, **{name: build(kind, data[name]) for name, kind in tables.items()})
 
 
-def make_bill(plan: Plan, method: str, *, chip: str = "", tariff: float | None = None, answering: float | None = None) -> Bill:
+def make_bill(
+    plan: Plan, method: str, *, chip: str = "", electricity_price: float | None = None, answering: float | None = None
+) -> Bill:
     """Compute the cost of ``plan``, a run with ``method``, here and elsewhere.
 
-    Watts are taken from the plan, where the user sets them, or else from the vendor's figure for ``chip``. ``tariff`` is in dollars per
+    Watts are taken from the plan, where the user sets them, or else from the vendor's figure for ``chip``. ``electricity_price`` is in dollars per
     kWh; ``answering`` is the measured time of one answer here, in seconds.
     """
     known = prices()
     watts, source = _watts(plan.cost.watts, chip)
-    per_kwh = known.electricity.price if tariff is None else tariff
+    per_kwh = known.electricity.price if electricity_price is None else electricity_price
     energy = plan.cost.seconds * watts / 3.6e6 if plan.cost.seconds is not None and watts else None
     call = answering * watts / 3.6e6 * per_kwh if answering is not None and watts else None
     return Bill(
         watts=watts,
         drawn=source,
-        tariff=per_kwh,
+        electricity_price=per_kwh,
         kilowatt_hours=energy,
         money=None if energy is None else energy * per_kwh,
         call=call,
@@ -203,7 +205,7 @@ def make_bill(plan: Plan, method: str, *, chip: str = "", tariff: float | None =
 def bill_lines(plan: Plan, bill: Bill) -> list[BillLine]:
     """Describe the bill: electricity here, the cheapest rented and hosted offers, and the break-even points."""
     if bill.kilowatt_hours is not None and bill.money is not None:
-        rate = f"at {bill.watts:,.0f} W, {bill.drawn}; ${bill.tariff:g} per kWh"
+        rate = f"at {bill.watts:,.0f} W, {bill.drawn}; ${bill.electricity_price:g} per kWh"
         rows = [BillLine("here", f"{_energy(bill.kilowatt_hours)}, {_money(bill.money)}", rate)]
     else:
         rows = [BillLine("here", "", "unknown until --probe" if plan.cost.seconds is None else "unknown without --watts")]

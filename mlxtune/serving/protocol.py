@@ -54,7 +54,7 @@ class LoadParams(TypedDict):
     slots: int
     queue: int
     exact: bool
-    beside: bool
+    share_accelerator: bool
 
 
 @dataclass(frozen=True)

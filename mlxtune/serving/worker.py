@@ -1,6 +1,6 @@
 """The model process: ``python -m mlxtune.serving.worker``, started by ``client.py``.
 
-It finds adapters in its working directory, and exits when its standard input is closed. Unless ``beside`` is set, it holds the
+It finds adapters in its working directory, and exits when its standard input is closed. Unless ``share_accelerator`` is set, it holds the
 accelerator, and does not start while a run holds it.
 """
 
@@ -86,15 +86,15 @@ class ModelProcess:
             self._requests[event.id].progress(event_to_json(event))
 
 
-def _lease(beside: bool) -> ExitStack:
-    """Hold the accelerator unless ``beside`` is set. Raises ``MachineError`` if another process holds it."""
+def _lease(share_accelerator: bool) -> ExitStack:
+    """Hold the accelerator unless ``share_accelerator`` is set. Raises ``MachineError`` if another process holds it."""
     stack = ExitStack()
-    if not beside:
+    if not share_accelerator:
         try:
             stack.enter_context(accelerator_lease(f"a chat or server in {Path.cwd()}"))
         except MachineError as error:
             raise MachineError(
-                error.message, hint="Wait for it, stop it, or use --beside to run both, which slows both down."
+                error.message, hint="Wait for it, stop it, or use --share-accelerator to run both, which slows both down."
             ) from error
     return stack
 
@@ -107,7 +107,7 @@ def main() -> int:
     def session(load_request: Request) -> None:
         blas.preload()
         params: LoadParams = load_request.params  # type: ignore[assignment]
-        with _lease(params["beside"]):
+        with _lease(params["share_accelerator"]):
             process.run(load_request, params, channel)
 
     return run_session(channel, session)

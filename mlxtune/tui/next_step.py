@@ -41,8 +41,8 @@ class NextStep:
 
 
 @dataclass(frozen=True)
-class JourneyStage:
-    """A stage of the journey: its glyph and color token, name, details, result, and room."""
+class WorkflowStage:
+    """A stage of the workflow: its glyph and color token, name, details, result, and room."""
 
     glyph: str
     token: str
@@ -210,8 +210,8 @@ def _evaluation_progress(view: RunView) -> str:
     return f"{arm} has answered {done:,} of {plural(total, kind)}."
 
 
-def journey(snapshot: Snapshot) -> list[JourneyStage]:
-    """Return the stages of the journey and their state in the workspace."""
+def workflow(snapshot: Snapshot) -> list[WorkflowStage]:
+    """Return the stages of the workflow and their state in the workspace."""
     newest = snapshot.runs[0] if snapshot.runs else None
     valid = [view for view in snapshot.startable if view.recipe]
     view = next((view for view in valid if newest and _is_recipe_of(view, newest)), next(iter(valid), None))
@@ -227,7 +227,7 @@ def journey(snapshot: Snapshot) -> list[JourneyStage]:
     ]
 
 
-def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> JourneyStage:
+def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
     rows = next((run.rows for run in snapshot.runs if run.rows and (view is None or _is_recipe_of(view, run))), None)
     check = view.last_check if view else None
     glyph, token, result = "✓", "$success", ""
@@ -240,55 +240,55 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> JourneyStage:
     if rows:
         train, valid, test = rows
         detail = f"{train:,} train, {valid:,} validation, {test:,} held out"
-        return JourneyStage(glyph, token, "Data", detail, result or plural(train + valid + test, "row"), "data")
+        return WorkflowStage(glyph, token, "Data", detail, result or plural(train + valid + test, "row"), "data")
     if view is None:
-        return JourneyStage("○", "$faint", "Data", "no recipe yet", room="data")
+        return WorkflowStage("○", "$faint", "Data", "no recipe yet", room="data")
     if not view.source_exists:
-        return JourneyStage("✗", "$error", "Data", f"{view.source} does not exist", room="data")
+        return WorkflowStage("✗", "$error", "Data", f"{view.source} does not exist", room="data")
     if check:
-        return JourneyStage(glyph, token, "Data", f"{plural(check.rows, 'row')} in {view.source}", result, "data")
-    return JourneyStage("◐", "$primary", "Data", view.source, "not checked yet", "data")
+        return WorkflowStage(glyph, token, "Data", f"{plural(check.rows, 'row')} in {view.source}", result, "data")
+    return WorkflowStage("◐", "$primary", "Data", view.source, "not checked yet", "data")
 
 
-def _review_stage(reviewed: int, rows: int) -> JourneyStage:
+def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
     """Return how many rows have a decision. Rows without one are also used for training."""
     if not reviewed:
-        return JourneyStage("○", "$faint", "Review", "optional: undecided rows are used, too", room="review")
+        return WorkflowStage("○", "$faint", "Review", "optional: undecided rows are used, too", room="review")
     done = reviewed >= rows
     detail = f"{reviewed:,} reviewed" if done else f"{reviewed:,} reviewed, {rows - reviewed:,} to go"
     result = f"{100 * min(reviewed / max(rows, 1), 1):.0f}%"
-    return JourneyStage("✓" if done else "◐", "$success" if done else "$primary", "Review", detail, result, "review")
+    return WorkflowStage("✓" if done else "◐", "$success" if done else "$primary", "Review", detail, result, "review")
 
 
-def _plan_stage(newest: RunView | None) -> JourneyStage:
+def _plan_stage(newest: RunView | None) -> WorkflowStage:
     if newest is None or not newest.state.total:
-        return JourneyStage("○", "$faint", "Plan", "estimates whether a run fits", room="plan")
+        return WorkflowStage("○", "$faint", "Plan", "estimates whether a run fits", room="plan")
     state = newest.state
     detail = f"{state.total:,} steps" + (f" in {plural(state.epochs, 'epoch')}" if state.epochs else "")
     if not state.peak or not state.limit:
-        return JourneyStage("◐", "$primary", "Plan", detail, room="plan")
+        return WorkflowStage("◐", "$primary", "Plan", detail, room="plan")
     fits = state.peak <= state.limit
     peak = f"peak {state.peak / 2**30:.1f} of {state.limit / 2**30:.1f} GB"
-    return JourneyStage("✓" if fits else "!", "$success" if fits else "$warning", "Plan", detail, peak, "plan")
+    return WorkflowStage("✓" if fits else "!", "$success" if fits else "$warning", "Plan", detail, peak, "plan")
 
 
-def _baseline_stage(snapshot: Snapshot) -> JourneyStage:
+def _baseline_stage(snapshot: Snapshot) -> WorkflowStage:
     started = [view for view in snapshot.evals if view.state.arms and not is_sample(view.name)]
     view = next((view for view in started if _base_measured(view)), next(iter(started), None))
     base = next((arm for arm in view.state.arms if arm[0] == "base"), None) if view else None
     if view is None or base is None:
-        return JourneyStage("○", "$faint", "Baseline", "measured by the first evaluation", room="evaluate")
+        return WorkflowStage("○", "$faint", "Baseline", "measured by the first evaluation", room="evaluate")
     _, done, rows = base
     if done < rows:
         detail = f"{done:,} of {plural(rows, 'held-out row')} answered"
-        return JourneyStage("●" if view.alive else "◐", "$primary", "Baseline", detail, room="evaluate")
+        return WorkflowStage("●" if view.alive else "◐", "$primary", "Baseline", detail, room="evaluate")
     result = snapshot.verdict.baseline if snapshot.verdict else ""
-    return JourneyStage("✓", "$success", "Baseline", f"{plural(rows, 'held-out row')} answered", result, "evaluate")
+    return WorkflowStage("✓", "$success", "Baseline", f"{plural(rows, 'held-out row')} answered", result, "evaluate")
 
 
-def _train_stage(snapshot: Snapshot, newest: RunView | None) -> JourneyStage:
+def _train_stage(snapshot: Snapshot, newest: RunView | None) -> WorkflowStage:
     if newest is None:
-        return JourneyStage("○", "$faint", "Train", "no runs yet", room="train")
+        return WorkflowStage("○", "$faint", "Train", "no runs yet", room="train")
     sign, state = STATUS_LABELS[newest.status], newest.state
     detail = f"step {state.step:,} of {state.total:,}" if state.total else newest.name
     left = time_left(newest, snapshot.now)
@@ -297,42 +297,42 @@ def _train_stage(snapshot: Snapshot, newest: RunView | None) -> JourneyStage:
         result = f"validation {state.validations[-1].loss:.2f}" if state.validations else ""
     elif left is not None and newest.status == "running":
         result = f"{duration(left)} left"
-    return JourneyStage(sign.glyph, f"${sign.style}", "Train", detail, result, "train")
+    return WorkflowStage(sign.glyph, f"${sign.style}", "Train", detail, result, "train")
 
 
-def _evaluate_stage(snapshot: Snapshot) -> JourneyStage:
+def _evaluate_stage(snapshot: Snapshot) -> WorkflowStage:
     view, verdict = snapshot.evals[0] if snapshot.evals else None, snapshot.verdict
     if view and view.alive:
-        return JourneyStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
+        return WorkflowStage("●", "$primary", "Evaluate", _evaluation_progress(view).rstrip("."), room="evaluate")
     if verdict and verdict.outcome:
-        return JourneyStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, verdict.outcome, "evaluate")
+        return WorkflowStage(verdict.glyph, verdict.token, "Evaluate", verdict.name, verdict.outcome, "evaluate")
     if view:
         sign = STATUS_LABELS[view.status]
-        return JourneyStage(sign.glyph, f"${sign.style}", "Evaluate", view.state.error or view.name, sign.text, "evaluate")
-    return JourneyStage("○", "$faint", "Evaluate", "no evaluations yet", room="evaluate")
+        return WorkflowStage(sign.glyph, f"${sign.style}", "Evaluate", view.state.error or view.name, sign.text, "evaluate")
+    return WorkflowStage("○", "$faint", "Evaluate", "no evaluations yet", room="evaluate")
 
 
-def _blind_stage(snapshot: Snapshot) -> JourneyStage:
+def _blind_stage(snapshot: Snapshot) -> WorkflowStage:
     """Return the progress of the newest evaluation's blind session. It is optional and does not affect the verdict."""
     if status := snapshot.blind_status:
         done = status.votes >= status.votes_needed
         detail = f"{status.votes:,} of {plural(status.votes_needed, 'vote')} on {plural(status.pairs, 'pair')}"
         result = "revealed" if status.opened else "ready to reveal" if done else "sealed"
         opened = ("✓", "$success") if status.opened else ("◐", "$primary")
-        return JourneyStage(*opened, "Blind", detail, result, "blind")
+        return WorkflowStage(*opened, "Blind", detail, result, "blind")
     compared = snapshot.verdict is not None and bool(snapshot.verdict.outcome)
     detail = "optional: compare two arms blind" if compared else "needs an evaluation"
-    return JourneyStage("○", "$faint", "Blind", detail, room="blind")
+    return WorkflowStage("○", "$faint", "Blind", detail, room="blind")
 
 
-def _adapter_stage(snapshot: Snapshot) -> JourneyStage:
+def _adapter_stage(snapshot: Snapshot) -> WorkflowStage:
     """Return the adapter that is proven better than its base and has the highest contract rate."""
     best = snapshot.best
     if best and best.caveat:
-        return JourneyStage("!", "$warning", "Adapter", f"{best.name} is better, but {best.caveat}", room="adapters")
+        return WorkflowStage("!", "$warning", "Adapter", f"{best.name} is better, but {best.caveat}", room="adapters")
     if best:
         rate = f"{best.metrics[-1].tuned * 100:.1f}%"
-        return JourneyStage("✓", "$success", "Adapter", f"{best.name}, whole contract", rate, "adapters")
+        return WorkflowStage("✓", "$success", "Adapter", f"{best.name}, whole contract", rate, "adapters")
     finished = sum(view.status == "finished" for view in snapshot.runs)
     detail = f"{plural(finished, 'adapter')}, none proven better yet" if finished else "none yet"
-    return JourneyStage("○", "$faint", "Adapter", detail, room="adapters")
+    return WorkflowStage("○", "$faint", "Adapter", detail, room="adapters")

@@ -25,7 +25,7 @@ from mlxtune.runs.locks import accelerator_lock, file_lock
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("--beside", "--max-tokens", "6")
+QUICK = ("--share-accelerator", "--max-tokens", "6")
 
 
 @pytest.fixture
@@ -114,12 +114,12 @@ def test_bad_input_is_reported_before_loading(cli, cwd: Path, tiny: Path, argume
     assert words in result.err
 
 
-def test_it_refuses_to_start_during_a_run_without_beside(cli, chat_workspace: Path) -> None:
+def test_it_refuses_to_start_during_a_run_without_sharing(cli, chat_workspace: Path) -> None:
     with file_lock(accelerator_lock(), busy_message="", note="20261124-1412-shop"):
         result = cli("chat", "tiny", "--max-tokens", "6", stdin="Hello?\n")
         assert result.code == 4
         assert "in use by 20261124-1412-shop" in result.err
-        assert "--beside" in result.err
+        assert "--share-accelerator" in result.err
         assert cli("chat", "tiny", *QUICK, stdin="Hello?\n").code == 0
 
 
@@ -133,7 +133,7 @@ def test_without_the_extra_serve_has_an_install_hint(cli, chat_workspace: Path, 
 
 
 def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path) -> None:
-    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--beside", "--json"]
+    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=chat_workspace, env=os.environ
     ) as server:
@@ -154,7 +154,7 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
 
 
 def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> None:
-    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--beside", "--json"]
+    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=chat_workspace, env=os.environ
     ) as server:

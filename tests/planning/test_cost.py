@@ -50,8 +50,8 @@ def test_an_unknown_key_is_refused() -> None:
         parse(TEXT.replace("price = 0.1802", "cost = 0.1802"))
 
 
-def test_electricity_is_power_times_time_times_tariff(plan: Plan) -> None:
-    costs = make_bill(plan, "sft", tariff=0.25)
+def test_electricity_is_power_times_time_times_price(plan: Plan) -> None:
+    costs = make_bill(plan, "sft", electricity_price=0.25)
     assert costs.kilowatt_hours == pytest.approx(0.060)
     assert costs.money == pytest.approx(0.015)
     assert make_bill(plan, "sft").money == pytest.approx(0.060 * prices().electricity.price)
@@ -60,7 +60,7 @@ def test_electricity_is_power_times_time_times_tariff(plan: Plan) -> None:
 
 def test_default_watts_are_the_vendors_for_known_chips(plan: Plan) -> None:
     without_watts = replace(plan, cost=Cost(HOUR, "probe", 0.0))
-    costs = make_bill(without_watts, "sft", chip="Apple M4 Max", tariff=1.0)
+    costs = make_bill(without_watts, "sft", chip="Apple M4 Max", electricity_price=1.0)
     assert costs.watts == 145
     assert costs.money == pytest.approx(0.145)
     assert "according to Apple" in costs.drawn
@@ -101,7 +101,7 @@ def test_hosted_training_is_priced_per_token_for_offered_methods(plan: Plan) -> 
 
 def test_break_even_is_where_saved_calls_pay_for_the_machine(plan: Plan) -> None:
     given = replace(plan, prompt_tokens=1000.0, answer_tokens=200.0)
-    costs = make_bill(given, "sft", tariff=0.30, answering=2.0)
+    costs = make_bill(given, "sft", electricity_price=0.30, answering=2.0)
     own = 2.0 * 60 / 3.6e6 * 0.30
     assert costs.call == pytest.approx(own)
     known = {offer.name: offer for offer in prices().served}
@@ -114,13 +114,13 @@ def test_break_even_is_where_saved_calls_pay_for_the_machine(plan: Plan) -> None
 
 def test_there_is_no_break_even_if_electricity_costs_more_than_the_call(plan: Plan) -> None:
     tiny = replace(plan, prompt_tokens=1.0, answer_tokens=1.0)
-    costs = make_bill(tiny, "sft", tariff=0.30, answering=100.0)
+    costs = make_bill(tiny, "sft", electricity_price=0.30, answering=100.0)
     assert {offer.calls for offer in costs.break_even} == {None}
     assert any(label == "break-even" and text == "never" for label, text, _ in bill_lines(tiny, costs))
 
 
 def test_the_bill_lists_the_cheapest_offers_with_dates(plan: Plan) -> None:
-    costs = make_bill(plan, "sft", tariff=0.25)
+    costs = make_bill(plan, "sft", electricity_price=0.25)
     lines = bill_lines(plan, costs)
     assert [label for label, _, _ in lines] == ["here", "rented", "hosted", *["break-even"] * len(costs.break_even)]
     assert lines[0][1].startswith("60.0 Wh, $0.01")

@@ -37,7 +37,7 @@ def workspace(tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def client(tiny: Path, workspace: Path) -> Iterator[Client]:
-    with Client(str(tiny), workspace, beside=True, exact=True, slots=4, queue=2) as client:
+    with Client(str(tiny), workspace, share_accelerator=True, exact=True, slots=4, queue=2) as client:
         client.ready()
         yield client
 
@@ -141,18 +141,18 @@ def test_invalid_lines_do_not_stop_the_process(client: Client) -> None:
 
 
 def test_an_unknown_base_raises_and_fails_later_requests(tmp_path: Path) -> None:
-    with Client("no-such-model", tmp_path, beside=True) as client:
+    with Client("no-such-model", tmp_path, share_accelerator=True) as client:
         with pytest.raises(InputError, match="no model named no-such-model"):
             client.ready()
         (failed,) = client.ask(HELLO)
         assert failed.kind == "gone"
 
 
-def test_it_does_not_start_during_a_run_without_beside(tiny: Path, workspace: Path) -> None:
+def test_it_does_not_start_during_a_run_without_sharing(tiny: Path, workspace: Path) -> None:
     with file_lock(accelerator_lock(), busy_message="", note="20261124-1412-shop"):
         with Client(str(tiny), workspace) as client, pytest.raises(MachineError, match="in use by 20261124-1412-shop") as caught:
             client.ready()
-        assert "--beside" in caught.value.hint
+        assert "--share-accelerator" in caught.value.hint
 
 
 def test_it_holds_and_releases_the_accelerator_lease(tiny: Path, workspace: Path) -> None:
@@ -164,7 +164,7 @@ def test_it_holds_and_releases_the_accelerator_lease(tiny: Path, workspace: Path
 
 def test_a_killed_process_fails_its_requests(tiny: Path, workspace: Path) -> None:
     received = []
-    with Client(str(tiny), workspace, beside=True, on_event=received.append) as client:
+    with Client(str(tiny), workspace, share_accelerator=True, on_event=received.append) as client:
         client.ready()
         answer = client.ask(HELLO, sampling=Sampling(max_tokens=1900))
         for event in answer:

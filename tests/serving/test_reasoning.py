@@ -38,7 +38,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     (adapter / "mlxtune.json").write_text(
         json.dumps({"v": 1, "base": str(model), "thinking": "on", "date": "2026-11-26", "template": ""})
     )
-    with Client("model", workspace, beside=True, exact=True) as client:
+    with Client("model", workspace, share_accelerator=True, exact=True) as client:
         client.workspace = workspace  # type: ignore[attr-defined]
         yield client
 

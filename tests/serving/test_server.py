@@ -38,7 +38,10 @@ def served(tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.
     (workspace / "tiny").symlink_to(tiny)
     for name in NAMES[1:]:
         shutil.copytree(tiny_adapters[name], workspace / "adapters" / name)
-    with Client("tiny", workspace, beside=True, exact=True, slots=SLOTS, queue=QUEUE) as client, listen("127.0.0.1", 0) as socket_:
+    with (
+        Client("tiny", workspace, share_accelerator=True, exact=True, slots=SLOTS, queue=QUEUE) as client,
+        listen("127.0.0.1", 0) as socket_,
+    ):
         server = Server(client, workspace, slots=SLOTS, queue=QUEUE)
         started: list[Any] = []
         thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket_, started.append))

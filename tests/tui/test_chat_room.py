@@ -30,8 +30,8 @@ class FakeClient:
 
     instances: list[FakeClient]
 
-    def __init__(self, base: str, workspace: Any, *, beside: bool, on_event: Callable[[Event], None], **_: Any) -> None:
-        self.base, self.beside, self.send, self.closed = base, beside, on_event, False
+    def __init__(self, base: str, workspace: Any, *, share_accelerator: bool, on_event: Callable[[Event], None], **_: Any) -> None:
+        self.base, self.share_accelerator, self.send, self.closed = base, share_accelerator, on_event, False
         self.questions: list[tuple[str, str, Callable[[Event], None]]] = []
         self.cancelled: list[int] = []
         FakeClient.instances.append(self)
@@ -205,9 +205,9 @@ async def test_loading_during_a_run_asks_first(loaded: Shop, clients: list[FakeC
         await room.choose("")
         assert not clients, "the first option is the safe one"
         await room.press("enter")
-        await room.choose("beside")
+        await room.choose("share_accelerator")
         await room.until(lambda: bool(clients))
-        assert clients[0].beside
+        assert clients[0].share_accelerator
 
 
 async def test_enter_loads_the_best_adapter_and_o_the_base_alone(

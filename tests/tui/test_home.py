@@ -213,5 +213,5 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_r
     facts = {"name": "support-json", "base": "smollm2-135m", "rows": 1, "run": ""}
     save(build(facts, [ArmScores("base", False, 1.0, scores)]), folder)
     async with open_room("home") as room:
-        assert "Baseline" in room.text("#journey-picture")
+        assert "Baseline" in room.text("#workflow-picture")
         assert room.text("#best-picture") == ""

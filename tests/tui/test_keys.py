@@ -150,7 +150,7 @@ async def writing(pilot: Any) -> None:
 
 
 STAGES = (
-    Stage("home", trained, sees="Journey"),
+    Stage("home", trained, sees="Workflow"),
     Stage("data", filled, then=checked),
     Stage("data", filled, size=SMALL, then=checked),
     Stage("data", filled, then=checked, before=("i",)),

@@ -1,4 +1,4 @@
-"""The next step and the journey follow from the workspace."""
+"""The next step and the workflow follow from the workspace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlxtune.evaluation import report
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.evaluation.scorers import Score
-from mlxtune.tui.next_step import journey, next_step
+from mlxtune.tui.next_step import next_step, workflow
 from mlxtune.tui.verdict import read_verdict
 
 from .conftest import OpenRoom
@@ -74,7 +74,7 @@ async def test_a_verdict_leads_next_and_fills_the_best_adapter(
     shop.run(ID, steps=60, end=DONE, age=600)
     evaluated(shop, ID, base, tuned)
     snapshot = shop.snapshot()
-    advice, stages = next_step(snapshot), {stage.name: stage for stage in journey(snapshot)}
+    advice, stages = next_step(snapshot), {stage.name: stage for stage in workflow(snapshot)}
     assert advice.sentence.lower().startswith(word)
     assert (advice.glyph, advice.action) == (mark, "screen.new")
     assert (stages["Evaluate"].glyph, stages["Evaluate"].result) == (mark, word)
@@ -103,12 +103,12 @@ def test_an_evaluation_that_failed_is_said(shop: Shop) -> None:
     assert advice.why == "No held-out rows. Raise data.holdout."
 
 
-def test_the_journey_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None:
-    assert {stage.glyph for stage in journey(shop.snapshot())} == {"○"}
+def test_the_workflow_of_an_empty_workspace_waits_everywhere(shop: Shop) -> None:
+    assert {stage.glyph for stage in workflow(shop.snapshot())} == {"○"}
 
 
-def test_the_journey_tells_what_is_there(loaded: Shop) -> None:
-    stages = {stage.name: stage for stage in journey(loaded.snapshot())}
+def test_the_workflow_tells_what_is_there(loaded: Shop) -> None:
+    stages = {stage.name: stage for stage in workflow(loaded.snapshot())}
     assert stages["Data"].detail == "1,069 train, 80 validation, 181 held out"
     assert (stages["Plan"].detail, stages["Plan"].result) == ("960 steps in 2 epochs", "peak 13.4 of 24.0 GB")
     assert stages["Train"].detail == "step 640 of 960"
@@ -122,16 +122,16 @@ def test_what_is_said_of_the_rows_is_all_of_one_recipe(loaded: Shop) -> None:
         source = loaded.folder / "data" / f"{name}.jsonl"
         source.touch()
         check_cache.save(source, CheckOutcome("look", "Ready.", 480, findings))
-    stage = journey(loaded.snapshot())[0]
+    stage = workflow(loaded.snapshot())[0]
     assert (stage.detail, stage.result) == ("1,069 train, 80 validation, 181 held out", "ready, 3 to look at"), "the newest run's"
     (loaded.folder / "recipes" / "support-json.toml").unlink()
-    stage = journey(loaded.snapshot())[0]
+    stage = workflow(loaded.snapshot())[0]
     assert (stage.detail, stage.result) == ("480 rows in data/another.jsonl", "ready, 9 to look at")
 
 
-def test_the_journey_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded: Shop) -> None:
+def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(loaded: Shop) -> None:
     def last(shop: Shop) -> list[tuple[str, str, str, str]]:
-        return [(stage.glyph, stage.name, stage.detail, stage.result) for stage in journey(shop.snapshot())[-2:]]
+        return [(stage.glyph, stage.name, stage.detail, stage.result) for stage in workflow(shop.snapshot())[-2:]]
 
     assert last(loaded) == [("○", "Blind", "needs an evaluation", ""), ("○", "Adapter", "1 adapter, none proven better yet", "")]
     folder = evaluation(loaded, arms={"base": base, "tuned": tuned})
@@ -157,7 +157,7 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     shop.run(ID, steps=60, end=DONE, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
-    stage, advice = journey(snapshot)[-1], next_step(snapshot)
+    stage, advice = workflow(snapshot)[-1], next_step(snapshot)
     assert (stage.glyph, stage.detail) == ("!", "support-json is better, but off-task answers dropped from 10 to 6 of 10")
     assert advice.glyph == "!"
     assert advice.why.startswith("Not recommended: off-task answers dropped from 10 to 6 of 10. ")
@@ -165,7 +165,7 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     best = shop.snapshot().best
     assert best is not None
     assert (best.run_id, best.caveat) == ("older", "")
-    assert journey(shop.snapshot())[-1].glyph == "✓"
+    assert workflow(shop.snapshot())[-1].glyph == "✓"
 
 
 def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop: Shop) -> None:
@@ -198,7 +198,7 @@ async def test_home_says_that_an_adapter_is_not_recommended(shop: Shop, open_roo
 def test_missing_data_is_seen_before_a_run(shop: Shop) -> None:
     shop.recipe()
     (shop.folder / "data" / "support.jsonl").unlink()
-    assert (journey(shop.snapshot())[0].glyph, journey(shop.snapshot())[0].detail) == ("✗", "data/support.jsonl does not exist")
+    assert (workflow(shop.snapshot())[0].glyph, workflow(shop.snapshot())[0].detail) == ("✗", "data/support.jsonl does not exist")
 
 
 def test_rows_outside_the_workspace_are_called_as_the_recipe_calls_them(shop: Shop) -> None:
@@ -237,7 +237,7 @@ def test_the_base_is_to_be_measured_until_it_has_been(shop: Shop) -> None:
     whole = ("arm.finished", {"arm": "base", "rows": 40, "cached": False, "seconds": 9.0})
     shop.tell(stopped, [("run.started", {"kind": "eval", "name": "support-json", "base": "b", "pid": 1, "host": "mac"}), whole, ("run.stopped", {"step": 0})], 600)  # fmt: skip
     assert next_step(shop.snapshot()).action == "screen.new"
-    assert {stage.name: stage.glyph for stage in journey(shop.snapshot())}["Baseline"] == "✓"
+    assert {stage.name: stage.glyph for stage in workflow(shop.snapshot())}["Baseline"] == "✓"
 
 
 def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) -> None:
@@ -247,7 +247,7 @@ def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded: Shop) ->
     snapshot = loaded.snapshot()
     assert snapshot.recipes[0].reviewed_rows == 2
     assert [(way.key, way.about) for way in next_step(snapshot).shortcuts] == [("R", "meanwhile, review 2 rows")]
-    stage = {stage.name: stage for stage in journey(snapshot)}["Review"]
+    stage = {stage.name: stage for stage in workflow(snapshot)}["Review"]
     assert (stage.glyph, stage.detail, stage.result) == ("◐", "2 reviewed, 2 to go", "50%")
 
 
@@ -287,10 +287,10 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop: Shop, open
     ("word", "findings", "mark", "result"),
     [("clean", 0, "✓", "clean"), ("look", 3, "✓", "ready, 3 to look at"), ("blocked", 9, "✗", "9 to fix")],
 )
-def test_the_journey_says_what_the_last_check_found(shop: Shop, word: str, findings: int, mark: str, result: str) -> None:
+def test_the_workflow_says_what_the_last_check_found(shop: Shop, word: str, findings: int, mark: str, result: str) -> None:
     shop.recipe()
     check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(word, "", 480, findings))
-    stage = journey(shop.snapshot())[0]
+    stage = workflow(shop.snapshot())[0]
     assert (stage.glyph, stage.detail, stage.result) == (mark, "480 rows in data/support.jsonl", result)
 
 

@@ -77,7 +77,7 @@ def _name_width(width: int) -> int:
 def _outcome(adapter: AdapterView) -> str:
     if adapter.score is None:
         return "not evaluated"
-    return "held back" if adapter.score.caveat else adapter.score.outcome
+    return "not advised" if adapter.score.caveat else adapter.score.outcome
 
 
 def _contract(adapter: AdapterView) -> RateChange | None:

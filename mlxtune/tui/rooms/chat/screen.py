@@ -186,22 +186,22 @@ class ChatRoom(Room):
         """Load the adapter ``key``, or the base alone. If a run is using the accelerator, ask first."""
         live = self.app.snapshot.live if self.app.snapshot else None
         if live is None:
-            self._load(key, beside=False)
+            self._load(key, share_accelerator=False)
             return
         options = [
             ChoiceOption("", "Wait until it ends", "nothing is loaded"),
-            ChoiceOption("beside", "Chat now", "both run slower and share the memory"),
+            ChoiceOption("share_accelerator", "Chat now", "both run slower and share the memory"),
         ]
         dialog = ChoiceDialog(f"{live.name} is using the accelerator.", "", options)
-        self.app.push_screen(dialog, lambda choice: self._load(key, beside=True) if choice else None)
+        self.app.push_screen(dialog, lambda choice: self._load(key, share_accelerator=True) if choice else None)
 
-    def _load(self, key: str, *, beside: bool) -> None:
+    def _load(self, key: str, *, share_accelerator: bool) -> None:
         view, workspace, base = self.app.recipe, self.app.workspace, self._base
         folder = view.recipe.folder if view and view.recipe else workspace
         self._focus_when_ready = True
 
         def job() -> None:
-            self.chat.start(*service.resolve(workspace, key, base, folder), beside=beside)
+            self.chat.start(*service.resolve(workspace, key, base, folder), share_accelerator=share_accelerator)
 
         def loading(_: None) -> None:
             self._loaded_key = key

@@ -125,12 +125,14 @@ class ChatService:
         """The last answer in the conversation, or an empty string."""
         return self.session.turns[-1].content if self.session.turns else ""
 
-    def start(self, base: str, adapter: AdapterOption = BASE_ALONE, *, beside: bool = False) -> None:
-        """Load ``base`` in a child process. ``beside`` allows it while a training run uses the accelerator."""
+    def start(self, base: str, adapter: AdapterOption = BASE_ALONE, *, share_accelerator: bool = False) -> None:
+        """Load ``base`` in a child process. ``share_accelerator`` allows it while a training run uses the accelerator."""
         self.close()
         self.state, self.error, self.ready = "loading", None, None
         self.use(adapter)
-        self._client = Client(base, self.workspace, beside=beside, exact=True, slots=2, on_event=self._on_process_event)
+        self._client = Client(
+            base, self.workspace, share_accelerator=share_accelerator, exact=True, slots=2, on_event=self._on_process_event
+        )
 
     def close(self) -> None:
         """End the process and free its memory. The conversation is kept."""

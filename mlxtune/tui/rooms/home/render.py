@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from mlxtune.runs.status import STATUS_LABELS
-from mlxtune.tui.next_step import JourneyStage, NextStep
+from mlxtune.tui.next_step import NextStep, WorkflowStage
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import age, cell, clickable, fold, key, line, lines
 from mlxtune.tui.rooms import ROOMS
@@ -29,7 +29,7 @@ def next_step(step: NextStep, width: int, tall: bool) -> Content:
     return lines(*rows)
 
 
-def journey(stages: Sequence[JourneyStage], width: int, tall: bool) -> Content:
+def workflow(stages: Sequence[WorkflowStage], width: int, tall: bool) -> Content:
     """Return one row per stage, joined by a line if there is room. A click opens the stage's room."""
     rows: list[Content] = []
     for index, stage in enumerate(stages):

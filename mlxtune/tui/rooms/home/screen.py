@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from mlxtune.tui.base import Room
-from mlxtune.tui.next_step import journey, next_step
+from mlxtune.tui.next_step import next_step, workflow
 from mlxtune.tui.rooms.home import render
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.frame import FooterAction
@@ -55,7 +55,7 @@ class HomeRoom(Room):
         yield Section("Next", NextPanel(id="next-picture", about="The next step and the reason for it."), lit=True, id="next")
         with Container(id="columns"):
             with Vertical(classes="left"):
-                yield Section("Journey", Panel(id="journey-picture"), id="journey")
+                yield Section("Workflow", Panel(id="workflow-picture"), id="workflow")
             with Vertical(classes="right"):
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
                 about = "All runs in this workspace, newest first. Enter opens one in the Train room."
@@ -66,9 +66,9 @@ class HomeRoom(Room):
         return self.app.snapshot.runs if self.app.snapshot else ()
 
     def draw(self, snapshot: Snapshot) -> None:
-        step, stages, tall = next_step(snapshot), journey(snapshot), self.tall
+        step, stages, tall = next_step(snapshot), workflow(snapshot), self.tall
         self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, width, tall))
-        self.query_one("#journey-picture", Panel).update(lambda width, _height: render.journey(stages, width, tall))
+        self.query_one("#workflow-picture", Panel).update(lambda width, _height: render.workflow(stages, width, tall))
         verdict, runs = snapshot.best or snapshot.verdict, snapshot.runs
         best = self.query_one("#best", Section)
         best.set_class(verdict is None or not verdict.metrics, "-away")
