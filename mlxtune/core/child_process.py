@@ -12,7 +12,8 @@ The child:
 
 Both sides write one JSON object per line. A request is ``{"id", "method", "params"}``. Its replies are ``{"id", "kind", "value"}``:
 any number of kind ``progress``, then one of kind ``result`` or ``error`` (see :func:`mlxtune.core.errors.error_to_json`). A request
-without an ID gets no reply. The child exits when its standard input is closed, so it never outlives its parent.
+without an ID gets no reply. The child exits when its standard input is closed, within ``ORPHAN_TIMEOUT`` even if it is busy, so it
+never outlives its parent.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +41,8 @@ from mlxtune.core.files import disk_errors
 from mlxtune.core.gpu_errors import gpu_error, watchdog_environment
 from mlxtune.core.text import one_line
 
-CLOSE_TIMEOUT = 10.0  # seconds that a child may take to exit before it is killed
+CLOSE_TIMEOUT = 10.0  # seconds that a child may take to exit before its parent kills it
+ORPHAN_TIMEOUT = 1.0  # seconds that a child may take to exit by itself once its parent has closed the pipe or died
 
 ReplyKind = Literal["progress", "result", "error"]
 
@@ -58,6 +62,14 @@ def python_environment() -> dict[str, str]:
 
 
 # Parent side
+
+_children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
+
+
+def kill_children() -> None:
+    """Kill every child of this process, and the processes that they started, for a parent that cannot wait until they exit."""
+    for child in list(_children):
+        child.kill()
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,7 @@ class ChildProcess:
             command or python_command(module, *arguments), env=python_environment(), cwd=cwd, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
         )  # fmt: skip
+        _children.add(self)
         self._ids = itertools.count(1)
         self._lock, self._write_lock = threading.Lock(), threading.Lock()
         self._listeners: dict[int, Listener] = {}
@@ -165,10 +178,15 @@ class ChildProcess:
         try:
             self.process.wait(CLOSE_TIMEOUT)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self.kill()
         self._reader.join()
         self._stderr.close()
+
+    def kill(self) -> None:
+        """Kill the process and its children without waiting for them."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -292,6 +310,8 @@ class Channel:
                 self._requests.put(Request(record.get("id"), record["method"], record["params"], self))
         self._requests.put(None)
         self._on_close()
+        time.sleep(ORPHAN_TIMEOUT)  # the main thread may be computing, where no exception reaches it
+        os._exit(128 + signal.SIGTERM)
 
 
 def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:

@@ -24,7 +24,7 @@ from textual.screen import Screen
 from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.tui import keys
+from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.base import BaseApp, Room
 from mlxtune.tui.help import help_rows
 from mlxtune.tui.jump import JumpScreen
@@ -83,6 +83,7 @@ class MlxtuneApp(BaseApp):
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self._watcher = Watcher(workspace, clock) if watch else None
         self._exiting, self._save_lock = threading.Event(), threading.Lock()
+        self._snapshot_pending = False  # while a terminal does not take the app's output, snapshots must not pile up
         self._created: set[str] = set()  # rooms that have been opened
         self._creating_room = False
         self.animation_level = "none"
@@ -128,7 +129,7 @@ class MlxtuneApp(BaseApp):
         if state != self._state:
             self._state = state
 
-    def _save_state(self) -> None:
+    def write_state(self) -> None:
         """Write the state if it has changed. Errors are ignored, because the state is only a convenience."""
         with self._save_lock:
             state = self._state
@@ -145,7 +146,7 @@ class MlxtuneApp(BaseApp):
         if not self.is_headless:  # otherwise a signal would leave the terminal without a cursor
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, self.exit)
+                loop.add_signal_handler(number, self._quit)
 
     def _fatal_error(self) -> None:
         """Print a one-line error instead of Textual's traceback, which includes all local variables."""
@@ -158,7 +159,7 @@ class MlxtuneApp(BaseApp):
 
     def on_unmount(self) -> None:
         self._exiting.set()
-        self._save_state()
+        self.write_state()
 
     def _watch(self, watcher: Watcher) -> None:
         """Read the workspace until the app exits. Post a snapshot when it has changed or a second has passed."""
@@ -169,10 +170,11 @@ class MlxtuneApp(BaseApp):
             except OSError:  # the disk does not respond: keep the last snapshot
                 self._exiting.wait(_TICK_SECONDS)
                 continue
-            if last is None or snapshot.now - last.now >= _TICK_SECONDS or replace(snapshot, now=last.now) != last:
-                last = snapshot
+            is_due = last is None or snapshot.now - last.now >= _TICK_SECONDS or replace(snapshot, now=last.now) != last
+            if is_due and not self._snapshot_pending:
+                last, self._snapshot_pending = snapshot, True
                 self.post_message(SnapshotTaken(snapshot))
-            self._save_state()
+            self.write_state()
             self._exiting.wait(_WATCH_SECONDS)
 
     def _load_rooms(self) -> None:
@@ -185,6 +187,7 @@ class MlxtuneApp(BaseApp):
         if self.snapshot is None:
             self.run_job(self._load_rooms, group="load rooms")
         self.snapshot = snapshot = message.snapshot
+        self._snapshot_pending = False
         alive = {view.id for view in snapshot.runs if view.alive}
         if self.stopping - alive and self.notice and self.notice.glyph == "■":
             self.notice = None  # the run has stopped, and the room shows that
@@ -241,9 +244,12 @@ class MlxtuneApp(BaseApp):
         if isinstance(self.screen, Room):
             self.push_screen(JumpScreen(self.screen))
 
-    async def action_quit(self) -> None:
+    def _quit(self) -> None:
         self._update_state()
         self.exit()
+
+    async def action_quit(self) -> None:
+        self._quit()
 
     def action_theme(self, name: str) -> None:
         """Change the theme and save it in the settings."""
@@ -291,6 +297,7 @@ class MlxtuneApp(BaseApp):
 def run(workspace: Path) -> None:
     """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
     app = MlxtuneApp(workspace)
+    terminal_watch.start_watch(app.write_state)
     app.run()
     if app.return_code:
         raise SystemExit(4)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.core.child_process import ChildProcess, python_command, python_environment
+from mlxtune.core.child_process import ChildProcess, kill_children, python_command, python_environment
 from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneError, TooLongError, error_from_json, error_to_json
 
 WORKER = """
@@ -38,6 +38,14 @@ def sleep(request):
     finally:
         open(request.params["marker"], "w").close()
 
+def stubborn(request):
+    request.progress("busy")
+    while True:
+        try:
+            time.sleep(60)
+        except SystemExit:
+            pass
+
 def loud(request):
     print("not a reply", flush=True)
     return "printed"
@@ -48,7 +56,7 @@ if len(sys.argv) > 1:
         for request in batch:
             request.result(len(batch))
 else:
-    sys.exit(serve({"fail": fail, "count": count, "crash": crash, "sleep": sleep, "loud": loud}))
+    sys.exit(serve({"fail": fail, "count": count, "crash": crash, "sleep": sleep, "loud": loud, "stubborn": stubborn}))
 """
 
 
@@ -142,6 +150,21 @@ def test_a_closed_process_interrupts_its_handler_cleanly(start, tmp_path: Path, 
     assert marker.exists()
     with pytest.raises(MachineError, match="The echo process was closed"):
         child.call("count", {"to": 1})
+
+
+def test_a_busy_process_does_not_outlive_its_parent(start) -> None:
+    child = start()
+    busy = threading.Event()
+    child.request("stubborn", listener=lambda reply: busy.set())
+    assert busy.wait(10)
+    child.process.stdin.close()  # as when the parent dies
+    assert child.process.wait(30) == 143
+
+
+def test_all_children_are_killed(start) -> None:
+    children = [start(), start()]
+    kill_children()
+    assert [child.process.wait(30) for child in children] == [-9, -9]
 
 
 def test_files_of_the_working_folder_do_not_shadow_modules(tmp_path: Path) -> None:

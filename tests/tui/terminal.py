@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,13 @@ class Terminal:
         while text.encode() not in plain(self.written[start:]):
             assert time.monotonic() < give_up, f"{text!r} was never shown:\n{plain(self.written[-6000:]).decode(errors='replace')}"
             assert self.process.poll() is None or self.read(), plain(self.written[-3000:]).decode(errors="replace")
+            self.read()
+
+    def wait_for(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
+        """Read until ``condition`` holds."""
+        give_up = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < give_up, plain(self.written[-3000:]).decode(errors="replace")
             self.read()
 
     def end(self, seconds: float = 20.0) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,22 @@ from mlxtune.cli.start import main
 main()
 """
 
+# A handler that never returns to the event loop, and a helper that ignores the end of its parent, like one that computes.
+STUCK = """
+import sys, time
+from pathlib import Path
+from mlxtune.core.child_process import ChildProcess
+from mlxtune.tui.rooms.home.screen import HomeRoom
+def stuck(self, snapshot):
+    helper = ChildProcess("stuck", name="The helper", command=[sys.executable, "-c", "import time; time.sleep(600)"])
+    Path("stuck").touch()
+    time.sleep(600)
+HomeRoom.draw = stuck
+sys.argv = ["mlxtune"]
+from mlxtune.cli.start import main
+main()
+"""
+
 
 @pytest.mark.parametrize(("ending", "code"), [("q", 0), ("TERM", 0)])
 def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) -> None:
@@ -41,13 +60,54 @@ def test_the_terminal_is_left_as_it_was(tmp_path: Path, ending: str, code: int) 
         assert screen.restored
 
 
-def test_a_closed_terminal_ends_the_app(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
+@pytest.mark.parametrize("hangup_signal", [True, False])
+def test_a_closed_terminal_ends_the_app_and_its_helpers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangup_signal: bool
+) -> None:
+    """The process has no controlling terminal, so closing the terminal sends no signal."""
+    samples.create(tmp_path / "work")
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
+    app_state.save(tmp_path / "work", {"room": "review"})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
-        screen.until("Start with the sample workspace.")
+        screen.until("▎ Review")
+        screen.wait_for(lambda: any("mask_worker" in command for command in children(screen.process.pid).values()))
+        helpers = children(screen.process.pid)
         screen.hang_up()
-        os.kill(screen.process.pid, signal.SIGHUP)
+        if hangup_signal:
+            os.kill(screen.process.pid, signal.SIGHUP)
         screen.process.wait(20)
+        wait_until_dead(helpers)
+    assert app_state.load(tmp_path / "work")["room"] == "review"
+
+
+def test_a_closed_terminal_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home", code=STUCK) as screen:
+        screen.wait_for((tmp_path / "work" / "stuck").exists)
+        helpers = children(screen.process.pid)
+        assert helpers
+        screen.hang_up()
+        assert screen.process.wait(20) == 129
+        wait_until_dead(helpers)
+
+
+def children(pid: int) -> dict[int, str]:
+    """Return the commands of a process's children by PID."""
+    lines = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {int(child): command for child, parent, command in (line.split(None, 2) for line in lines) if int(parent) == pid}
+
+
+def wait_until_dead(pids: Iterable[int]) -> None:
+    give_up = time.monotonic() + 20
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < give_up, alive
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie, which nobody has waited for, does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
 def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> None:
