@@ -1,5 +1,5 @@
-# make demo: run the whole workflow on the bundled model    make test: run all tests    make check: lint, types, import contracts
-# make test-fast: the tests of the inner loop    make coverage: all tests with a coverage report
+# make demo: run the whole workflow on the bundled model    make test: run the tests    make check: lint, types, import contracts
+# make test-fast: the tests of the inner loop    make coverage: every test, exhaustive ones included, with a coverage report
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +29,7 @@ test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not real'
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) --cov=mlxtune --cov-report=term:skip-covered
+	MLXTUNE_EXHAUSTIVE=1 $(BIN)/python -m pytest $(PARALLEL) --cov=mlxtune --cov-report=term:skip-covered
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -31,8 +31,11 @@ if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU comp
     mx.set_default_device(mx.cpu)  # tests/metal uses the GPU
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow files first, so that no long file is left when the other process has finished (``--dist loadfile``)."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out exhaustive tests unless they are wanted, and run the slow files first, so that neither process waits at the end."""
+    if not os.environ.get("MLXTUNE_EXHAUSTIVE"):
+        config.hook.pytest_deselected(items=[item for item in items if "exhaustive" in item.keywords])
+        items[:] = [item for item in items if "exhaustive" not in item.keywords]
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 

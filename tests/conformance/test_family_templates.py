@@ -74,12 +74,14 @@ max_tokens = 4
 """
 
 
-def chosen() -> list[Any]:
-    wanted = FAMILIES if os.environ.get("MLXTUNE_ALL_FAMILIES") else FEW
-    return [base for base in AVAILABLE if base.name in wanted]
+EACH = [
+    pytest.param(base, id=base.name, marks=() if base.name in FEW else pytest.mark.exhaustive)
+    for base in AVAILABLE
+    if base.name in FAMILIES
+]
 
 
-@pytest.mark.parametrize("base", chosen(), ids=lambda base: base.name)
+@pytest.mark.parametrize("base", EACH)
 def test_a_family_trains_resumes_evaluates_and_answers(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     folder = workspace(base, tmp_path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,7 +196,7 @@ DECISIONS = st.lists(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=12 if os.environ.get("MLXTUNE_EXHAUSTIVE") else 3)
 @given(DECISIONS, DECISIONS, st.integers(7, 8))
 def test_any_review_exports_its_accepted_rows_and_keeps_test_rows(first, then, seed):
     with tempfile.TemporaryDirectory() as name:

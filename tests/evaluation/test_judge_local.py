@@ -30,6 +30,7 @@ def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
         pass
 
 
+@pytest.mark.exhaustive
 def test_batched_answers_equal_single_answers(tiny, tmp_path):
     prompts = [
         grading_messages(DEFAULT.questions[0], (Message("user", f"Where is {at}?"),), "Near. " * (at % 4), f"mark{at}")

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).with_name("driver.py")
-STRIDE = 1 if os.environ.get("MLXTUNE_ALL_FAULTS") else 3  # `make test` tries every third fault, .ci/run all of them
+STRIDE = 1 if os.environ.get("MLXTUNE_EXHAUSTIVE") else 3  # `make test` tries every third fault, .ci/run all of them
 
 
 @pytest.fixture(scope="module")

@@ -327,6 +327,7 @@ def test_a_port_in_use_is_bad_input(served) -> None:
         listen("127.0.0.1", served.port)
 
 
+@pytest.mark.exhaustive
 def test_500_requests_leak_nothing(served) -> None:
     def memory() -> int:
         text = Path(f"/proc/{served.client._child.process.pid}/status").read_text()

@@ -284,6 +284,7 @@ def test_batch_counts_computed_and_trained_tokens(shared: bool) -> None:
     assert {share.mean_length} == means
 
 
+@pytest.mark.exhaustive
 @pytest.mark.real
 def test_matches_plain_computation_on_bundled_model(real: LoadedModel, tmp_path: Path) -> None:
     loaded = load(real.source)  # a private copy: adapters would remain on the shared model

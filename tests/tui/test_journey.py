@@ -153,6 +153,7 @@ def train(workspace: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.exhaustive
 async def test_from_a_trained_adapter_to_a_chat(workspace: Path) -> None:
     train(workspace)
     async with opened(workspace) as user:

@@ -135,6 +135,7 @@ def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent: tuple[Path
     assert "contract" in result.verdict
 
 
+@pytest.mark.exhaustive
 def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tuple[Path, Run], home: Path) -> None:
     workspace, _ = parent
     write_pairs(workspace / "many.jsonl", 400)
@@ -200,6 +201,7 @@ def test_missing_parent_is_an_error_before_the_run_starts(parent: tuple[Path, Ru
     assert len(list((workspace / "runs").iterdir())) == count
 
 
+@pytest.mark.exhaustive
 def test_unpaired_rows_train_with_kto(parent: tuple[Path, Run]) -> None:
     workspace, _ = parent
     rows = [

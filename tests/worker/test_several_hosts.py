@@ -108,6 +108,7 @@ def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Pa
     assert state.checkpoints[-1] == state.step
 
 
+@pytest.mark.exhaustive
 def test_killed_peer_stops_run_with_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: state.step >= 3)
@@ -122,6 +123,7 @@ def test_killed_peer_stops_run_with_checkpoint(workspace: Path) -> None:
     wait_for(run, lambda state: state.phase == "stopped")
 
 
+@pytest.mark.exhaustive
 def test_peer_does_not_outlive_leader(workspace: Path) -> None:
     run = start(workspace, *LONG)
     wait_for(run, lambda state: state.step >= 3)
@@ -130,6 +132,7 @@ def test_peer_does_not_outlive_leader(workspace: Path) -> None:
     assert run.status() == "crashed"
 
 
+@pytest.mark.exhaustive
 def test_stopped_run_matches_uninterrupted_run(workspace: Path) -> None:
     overrides = ("training.steps=60", "training.save_every=100", "training.validate_every=100")
     whole = start(workspace, *overrides)
@@ -160,6 +163,7 @@ def test_unusable_host_is_named_before_first_step(workspace: Path, monkeypatch: 
     assert "Host 1 (elsewhere) ended with code 255: no route to elsewhere" in run.state().error
 
 
+@pytest.mark.exhaustive
 def test_host_over_ssh_joins_training(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     away = workspace / "bin"
     away.mkdir()
