@@ -1,4 +1,4 @@
-"""Entry point for `python -m mlxtune`, which is equivalent to `mlxtune`."""
+"""Entry point for `python -P -m mlxtune`, which is equivalent to `mlxtune`."""
 
 from mlxtune.cli.start import main
 

@@ -83,7 +83,7 @@ def command_name() -> str:
     on_path = shutil.which("mlxtune")
     if on_path and Path(on_path).resolve() == own.resolve():
         return "mlxtune"
-    return shlex.quote(str(own)) if own.is_file() else f"{shlex.quote(sys.executable)} -m mlxtune"
+    return shlex.quote(str(own)) if own.is_file() else f"{shlex.quote(sys.executable)} -P -m mlxtune"
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def test_command_name_is_runnable_in_this_terminal(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "link"))
     assert command_name() == "mlxtune"
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert command_name() == f"{tmp_path}/python -m mlxtune"
+    assert command_name() == f"{tmp_path}/python -P -m mlxtune"
 
 
 @pytest.fixture

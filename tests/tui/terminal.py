@@ -30,7 +30,7 @@ class Terminal:
     """A program on a terminal of ``columns`` by ``rows``."""
 
     def __init__(self, workspace: Path, home: Path, columns: int = 120, rows: int = 36, code: str = "", **more: str) -> None:
-        command = [sys.executable, *(["-c", code] if code else ["-m", "mlxtune"])]
+        command = [sys.executable, *(["-c", code] if code else ["-P", "-m", "mlxtune"])]
         self._main, self.inner = pty.openpty()
         self.before = termios.tcgetattr(self.inner)
         self.resize(columns, rows)
