@@ -158,9 +158,7 @@ def score_from_report(report: EvaluationReport, folder: Path | None = None) -> A
     )
     rows = int(report.facts.get("rows", headline.paired.total))
     made = str(report.facts.get("made", ""))
-    return AdapterScore(
-        headline.outcome, report.verdict, rows, made, headline.first, before, after, folder, promotion_caveat(report)
-    )
+    return AdapterScore(report.outcome, report.verdict, rows, made, headline.first, before, after, folder, promotion_caveat(report))
 
 
 def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:

@@ -54,6 +54,12 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
             changes.append(name)
     if _differs(before, now, "template") and not _differs(before, now, "base_fingerprint"):
         changes.append("the chat template")
+    return [*changes, *_generation_changes(before, now)]
+
+
+def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
+    """Describe the differences between how answers were generated."""
+    changes = []
     for key, name in (("thinking", "thinking"), ("thinking_tokens", "the limit for reasoning")):
         if _differs(before, now, key):
             changes.append(name)
@@ -63,9 +69,13 @@ def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
 
 
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
-    """Raise ``InputError`` if the base was last evaluated in this workspace under conditions other than those in ``facts``."""
+    """Raise ``InputError`` if the base was last evaluated in this workspace on other terms than those in ``facts``.
+
+    A change of how answers are generated is not one: every evaluation includes the base, which answers again.
+    """
     for id, before in _earlier(evaluation, facts, recipe):
-        if changes := differences(before, facts):
+        generation = _generation_changes(before, facts)
+        if changes := [change for change in differences(before, facts) if change not in generation]:
             raise InputError(
                 f"{_listed(changes)} changed since the base was evaluated ({id}), so the results cannot be compared.",
                 hint="Undo the change, or evaluate the base again: mlxtune eval RECIPE",

@@ -65,7 +65,8 @@ class StoredAnswer:
     """One arm's answer; ``failed`` maps each failed required metric to the class of failure and the reason.
 
     ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens. ``thought`` is the
-    reasoning before the output, which has ``thought_tokens`` tokens.
+    reasoning before the output, which has ``thought_tokens`` tokens. ``answer_tokens`` is the length of the output; older
+    evaluations did not store it.
     """
 
     id: str
@@ -76,6 +77,7 @@ class StoredAnswer:
     tokens: int = 0
     thought: str = ""
     thought_tokens: int = 0
+    answer_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,9 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     for location, record in _records(folder / OUTPUTS):
         match record:
             case {"arm": str(arm), "id": str(id), "output": str(output), "ended": str(ended), "failed": dict(failed)}:
-                optional = {key: record[key] for key in ("nats", "tokens", "thought", "thought_tokens") if key in record}
+                optional = {
+                    key: record[key] for key in ("nats", "tokens", "thought", "thought_tokens", "answer_tokens") if key in record
+                }
                 answers.setdefault(arm, []).append(StoredAnswer(id, output, ended, failed, **optional))
             case _:
                 raise _malformed(location)

@@ -35,7 +35,7 @@ IndexedText = tuple[int, str | None]  # the index of a row, and one of its answe
 
 @dataclass(frozen=True)
 class Output:
-    """One answer: the row's ID, the text, and why it ended (``stop``, ``length`` or ``thinking``).
+    """One answer: the row's ID, the text of ``answer_tokens`` tokens, and why it ended (``stop``, ``length`` or ``thinking``).
 
     ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative
     log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the same two values for the rejected
@@ -50,6 +50,7 @@ class Output:
     rejected: tuple[float, int] | None = None
     thought: str = ""
     thought_tokens: int = 0
+    answer_tokens: int = 0
 
     @property
     def logprobs(self) -> PairLogprobs | None:
@@ -91,6 +92,18 @@ def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptR
     return frozenset(ids)
 
 
+def answer_room(
+    arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[PromptRow], *, settings: TemplateSettings, thinking_tokens: int
+) -> int | None:
+    """Return how many tokens the model's context leaves for an answer behind the longest prompt of ``arms``, if it has a limit."""
+    most = _context_length(loaded)
+    if most is None:
+        return None
+    template = load_template(loaded.source, settings, loaded.tokenizer)
+    longest = max(len(template.prompt(arm.prompt_for(row), row.tools)) for arm in arms for row in rows)
+    return most - longest - template.thinking_limit(thinking_tokens)
+
+
 def generate_answers(
     arm: Arm,
     loaded: LoadedModel,
@@ -128,7 +141,7 @@ def generate_answers(
     _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
     packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
     identity = {
-        "v": 4,
+        "v": 5,
         "made with": {name: version(name) for name in packages},
         "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
@@ -165,6 +178,7 @@ def generate_answers(
             rejected_nats.get(index),
             answer.thought,
             answer.thought_tokens,
+            answer.tokens,
         )
         for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
     )
@@ -209,15 +223,21 @@ def _require_room(
     arm: Arm, loaded: LoadedModel, rows: Sequence[PromptRow], prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> None:
     """Raise ``InputError`` if an arm's longest prompt and its answer exceed the model's maximum length."""
-    config = loaded.source.config
-    most = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    most = _context_length(loaded)
     index = max(range(len(prompts)), key=lambda index: len(prompts[index]))
-    if isinstance(most, int) and len(prompts[index]) + max_tokens > most:
+    if most is not None and len(prompts[index]) + max_tokens > most:
         raise InputError(
             f"{rows[index].location}: the prompt of {arm.name} has {len(prompts[index]):,} tokens and the answer can have up to "
             f"{max_tokens:,}, but the model is limited to {most:,}.",
             hint="Lower evaluation.max_tokens or evaluation.shots, or leave the arm out.",
         )
+
+
+def _context_length(loaded: LoadedModel) -> int | None:
+    """Return how many tokens a prompt and its answer may have, or ``None`` if the model does not say."""
+    config = loaded.source.config
+    most = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    return most if isinstance(most, int) else None
 
 
 def _content_hashes(folder: Path) -> list[str]:

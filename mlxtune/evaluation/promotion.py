@@ -8,7 +8,7 @@ from mlxtune.evaluation.report import EvaluationReport
 def promotion_caveat(report: EvaluationReport) -> str:
     """Return a short reason not to promote an adapter whose outcome is better, or ``""``."""
     headline, contract, off_task = report.headline, report.contract, report.off_task
-    if headline is None or headline.outcome != "better":
+    if headline is None or headline.outcome != "better" or report.cut_arm:
         return ""
     if contract is not None and contract.outcome == "worse":
         return "fewer answers meet the whole contract"

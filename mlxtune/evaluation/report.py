@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
+from mlxtune.evaluation.answer_statistics import MAX_CUT, AnswerStatistics
 from mlxtune.evaluation.arms import GRAMMAR, TUNED
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.json_fields import from_json, to_json
@@ -52,6 +53,8 @@ class ReportFacts(TypedDict, total=False):
     asks: list[str]
     template: str
     decoding: Decoding
+    longest_reference: int
+    room: int
     thinking: str
     thinking_tokens: int
     date: str
@@ -92,7 +95,7 @@ class ArmResult:
 
     ``margin`` is the mean log-likelihood advantage of chosen over rejected answers, in nats per token, for preference pairs.
     ``perplexity`` is computed on the reference answers, if possible. ``thought_tokens`` is the number of tokens of reasoning before
-    all answers, ``None`` if there was none.
+    all answers, ``None`` if there was none. ``answers`` is missing in older reports.
     """
 
     name: str = field(metadata={"key": "arm"})
@@ -102,6 +105,7 @@ class ArmResult:
     margin: BootstrapMean | None = None
     perplexity: float | None = None
     thought_tokens: int | None = field(default=None, metadata={"optional": True})
+    answers: AnswerStatistics | None = field(default=None, metadata={"optional": True})
 
     def rate(self, metric: str) -> Rate:
         """Return the rate of ``metric``. Raises ``KeyError``."""
@@ -146,9 +150,24 @@ class EvaluationReport:
 
     @property
     def outcome(self) -> str:
-        """The verdict's outcome: ``worse`` if the contract got worse, else the headline's; empty if nothing was compared."""
+        """The verdict's outcome: ``worse`` if the contract got worse, else the headline's; empty if nothing was compared.
+
+        It is ``cannot tell`` if the token limit may decide.
+        """
+        if self.cut_arm:
+            return "cannot tell"
         contract_is_worse = self.contract is not None and self.contract.outcome == "worse"
         return "worse" if contract_is_worse else self.headline.outcome if self.headline else ""
+
+    @property
+    def cut_arm(self) -> ArmResult | None:
+        """An arm that did not win and was cut off while still going so often that the token limit may decide, if there is one."""
+        item = self.contract
+        if item is None or (self.headline_metric != CONTRACT and item.outcome != "worse"):
+            return None
+        sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
+        most = MAX_CUT * item.paired.total
+        return next((arm for arm in self.arms if arm.name in sides and arm.answers and arm.answers.cut > most), None)
 
     def comparison(self, metric: str, first: str, second: str) -> Comparison | None:
         """Return the comparison of two arms on ``metric``, if there is one."""
@@ -205,6 +224,7 @@ class ArmScores:
     nats: float = 0.0
     tokens: int = 0
     thought_tokens: int = 0
+    answers: AnswerStatistics | None = None
 
     @property
     def perplexity(self) -> float | None:
@@ -227,6 +247,7 @@ def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashab
             _margin(arm, groups),
             arm.perplexity,
             arm.thought_tokens or None,
+            arm.answers,
         )
         for arm in arms
     )
@@ -280,10 +301,15 @@ def _both_margins(first: ArmScores, second: ArmScores, groups: Sequence[Hashable
 
 
 def _verdict(report: EvaluationReport) -> str:
-    """Return the verdict as a sentence. A gain in preferences at the contract's expense counts as worse.
+    """Return the verdict as a sentence.
 
     ``verify`` compares this text, so changing the wording would make older reports fail.
     """
+    return f"{_limit_decides(report, arm)} {_measured(report)}" if (arm := report.cut_arm) else _measured(report)
+
+
+def _measured(report: EvaluationReport) -> str:
+    """Return the verdict at this token limit. A gain in preferences at the contract's expense counts as worse."""
     headline, contract = report.headline, report.contract
     if headline is None or contract is None:
         return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
@@ -295,6 +321,17 @@ def _verdict(report: EvaluationReport) -> str:
     paired = contract.paired
     before, after = (f"{count} of {paired.total}" for count in (paired.first, paired.second))
     return f"{text} The contract held for {before} answers before and {after} after."
+
+
+def _limit_decides(report: EvaluationReport, arm: ArmResult) -> str:
+    """Return the sentence before a verdict that may only be due to the token limit."""
+    facts, cut = report.facts, arm.answers.cut if arm.answers else 0
+    limit = f"{facts['decoding']['max_tokens']:,} tokens" if "decoding" in facts else "the token limit"
+    keys = "evaluation.max_tokens or evaluation.thinking_tokens" if arm.thought_tokens else "evaluation.max_tokens"
+    return (
+        f"Cannot tell. The token limit may decide: {cut} of {facts['rows']} answers of {arm.name} were cut off at {limit} while still "
+        f"going. Raise {keys} and evaluate again. At this limit:"
+    )
 
 
 def _grammar(report: EvaluationReport) -> str:
@@ -325,4 +362,5 @@ def load(folder: Path) -> EvaluationReport:
 
 def _arm(record: dict[str, Any]) -> ArmResult:
     margin = BootstrapMean(**record["margin"]) if record.get("margin") else None  # older reports have none
-    return from_json(ArmResult, record, rates=tuple(Rate(**rate) for rate in record["rates"]), margin=margin)
+    answers = AnswerStatistics(**record["answers"]) if record.get("answers") else None
+    return from_json(ArmResult, record, rates=tuple(Rate(**rate) for rate in record["rates"]), margin=margin, answers=answers)

@@ -20,6 +20,8 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line
 from mlxtune.evaluation import report
+from mlxtune.evaluation.answer_budget import auto_limit
+from mlxtune.evaluation.answer_statistics import answer_statistics
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
@@ -31,6 +33,7 @@ from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.recipe import AUTO
 
 _NOT_RECOMPUTED = ("made",)
 
@@ -121,7 +124,14 @@ def _numbers(
         margins = [pairs[row.id].margin if row.id in pairs else None for row in evidence.rows] if pairs else []
         nats, tokens = sum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
         thought_tokens = sum(answer.thought_tokens for answer in answers)
-        arms.append(ArmScores(arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens, thought_tokens))
+        statistics = answer_statistics(answers)
+        arms.append(
+            ArmScores(
+                arm["arm"], arm["cached"], arm["seconds"], scored[arm["arm"]], margins, nats, tokens, thought_tokens, statistics
+            )
+        )  # fmt: skip
+    limit = _answer_limit(evidence, stored)
+    yield from _too_long(evidence, limit)
     facts: ReportFacts = {
         "name": evidence.recipe.name,
         "rows": len(evidence.rows),
@@ -130,7 +140,7 @@ def _numbers(
         "schema": schema_hash(folder),
         "contract": contract_hash(evidence.recipe),
         "asks": contract.required_metrics,
-        "decoding": {"kind": "greedy", "max_tokens": evidence.recipe.evaluation.max_tokens},
+        "decoding": {"kind": "greedy", "max_tokens": limit},
     }
     try:
         prompts, off_task = load_off_task(folder)
@@ -142,3 +152,17 @@ def _numbers(
     for name in _NOT_RECOMPUTED:
         result["facts"][name] = stored["facts"].get(name)
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, result)
+
+
+def _answer_limit(evidence: EvaluationEvidence, stored: Record) -> int:
+    """Return the limit of answers in tokens, derived from the length of the longest reference answer if the recipe sets none."""
+    limit = evidence.recipe.evaluation.max_tokens
+    return auto_limit(stored["facts"].get("longest_reference", 0), stored["facts"].get("room")) if limit == AUTO else limit
+
+
+def _too_long(evidence: EvaluationEvidence, limit: int) -> Iterator[str]:
+    """Yield a sentence for each answer with more than ``limit`` tokens."""
+    for arm, answers in evidence.answers.items():
+        for answer in answers:
+            if (answer.answer_tokens or 0) > limit:
+                yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {limit}."

@@ -22,6 +22,8 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import comparability, evidence, report
+from mlxtune.evaluation.answer_budget import answer_budget
+from mlxtune.evaluation.answer_statistics import answer_statistics
 from mlxtune.evaluation.arms import BASE, TUNED, build_arms
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.holdout import contamination, ledger
@@ -57,7 +59,8 @@ class _ScoredArm:
         nats, tokens = sum(output.nats for output in outputs), sum(output.tokens for output in outputs)
         thought_tokens = sum(output.thought_tokens for output in outputs)
         return report.ArmScores(
-            self.answers.arm, self.answers.cached, self.answers.seconds, self.scored, margins, nats, tokens, thought_tokens
+            self.answers.arm, self.answers.cached, self.answers.seconds, self.scored, margins, nats, tokens, thought_tokens,
+            answer_statistics(outputs),
         )  # fmt: skip
 
 
@@ -85,6 +88,10 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     )  # fmt: skip
     settings = TemplateSettings.from_recipe(recipe)
     template = load_template(source, settings, loaded.tokenizer)
+    built = build_arms(recipe, adapter, splits.train)
+    thinking_tokens = recipe.evaluation.thinking_tokens
+    room = outputs.answer_room(built, loaded, rows, settings=settings, thinking_tokens=thinking_tokens)
+    budget = answer_budget(recipe.evaluation, [*splits.train, *splits.valid], template.count_tokens, room)
     row_ids = [row.id for row in rows]
     facts: ReportFacts = {
         "name": recipe.name,
@@ -99,13 +106,17 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         "contract": comparability.contract_hash(recipe),
         "asks": contract.required_metrics,
         "template": sha256_json(settings.source or str(loaded.tokenizer.chat_template)),
-        "decoding": {"kind": "greedy", "max_tokens": recipe.evaluation.max_tokens},
+        "decoding": {"kind": "greedy", "max_tokens": budget.max_tokens},
         "compute": loaded.description,
         "wording": report.WORDING,
         "untouched": contamination_note,
     }
     if thinking := template.thinking.describe(settings.thinking):
-        facts |= {"thinking": thinking, "thinking_tokens": recipe.evaluation.thinking_tokens}
+        facts |= {"thinking": thinking, "thinking_tokens": thinking_tokens}
+    if budget.longest_reference is not None:
+        facts["longest_reference"] = budget.longest_reference
+    if budget.room is not None:
+        facts["room"] = budget.room
     if prints_date(template.source):
         facts["date"] = settings.date
     facts["moved"] = comparability.describe_changes(worker.folder, facts, recipe)
@@ -120,7 +131,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     compared = outputs.comparable_pairs(loaded, recipe, rows)
     arms: list[_ScoredArm] = []
     prefixes, has_lora = PrefixCache(loaded.model), False
-    for arm in build_arms(recipe, adapter, splits.train):
+    for arm in built:
         if arm.adapter:
             (lora.load_weights if has_lora else lora.load)(loaded.model, arm.adapter)
             prefixes, has_lora = PrefixCache(loaded.model), True
@@ -129,14 +140,14 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             arm,
             loaded,
             settings=settings,
-            thinking_tokens=recipe.evaluation.thinking_tokens,
+            thinking_tokens=thinking_tokens,
             batch_size=recipe.evaluation.batch_size,
             cache=worker.folder.parent / "cache",
             tell=partial(progress_reporter, worker, arm.name),
             shared=prefixes,
         )
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
-        answers = generate(rows, max_tokens=recipe.evaluation.max_tokens, compared=compared)
+        answers = generate(rows, max_tokens=budget.max_tokens, compared=compared)
         worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
@@ -225,6 +236,7 @@ def _write_outputs(folder: Path, rows: Sequence[PromptRow], arms: Sequence[_Scor
                 "failed": contract.failures(scores),
                 "nats": output.nats,
                 "tokens": output.tokens,
+                "answer_tokens": output.answer_tokens,
             }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(folder / evidence.OUTPUTS, "".join(lines))

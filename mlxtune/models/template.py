@@ -147,6 +147,10 @@ class ChatTemplate:
                 hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
             )
 
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens in ``text``, without the tokens that the template adds."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Return the inference prompt: ``messages`` plus the generation prompt. Raises ``TemplateError``."""
         return self.control.encode(self._rendered(messages, tools, generation_prompt=True))

@@ -108,7 +108,7 @@ def partial_length(text: str, marker: str) -> int:
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """An answer, why it ended, and the reasoning before it, which has ``thought_tokens`` tokens.
+    """An answer of ``tokens`` tokens, why it ended, and the reasoning before it, which has ``thought_tokens`` tokens.
 
     ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, or ``thinking``: the limit was reached in a thought.
     """
@@ -117,6 +117,7 @@ class GeneratedAnswer:
     ended: str
     thought: str = ""
     thought_tokens: int = 0
+    tokens: int = 0
 
 
 class AnswerBuilder:
@@ -158,4 +159,5 @@ class AnswerBuilder:
     def finish(self, ended: Ending) -> GeneratedAnswer:
         """Return the answer without its thoughts."""
         thought, answer = split_thought(self._decode(self._tokens), self._prompt)
-        return GeneratedAnswer(answer, ended, thought, self._thought_tokens if thought else 0)
+        tokens = len(self._tokens) - self._thought_tokens
+        return GeneratedAnswer(answer, ended, thought, self._thought_tokens if thought else 0, tokens)

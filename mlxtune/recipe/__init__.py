@@ -2,6 +2,7 @@
 
 from mlxtune.recipe.load import dump, load, parse, read_template
 from mlxtune.recipe.schema import (
+    AUTO,
     AdapterSection,
     DataSection,
     Disclaimer,
@@ -15,6 +16,7 @@ from mlxtune.recipe.schema import (
 )
 
 __all__ = [
+    "AUTO",
     "AdapterSection",
     "DataSection",
     "Disclaimer",

@@ -13,10 +13,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.recipe.edit import toml_literal
-from mlxtune.recipe.schema import Key, Recipe, Stepping, annotated_types
+from mlxtune.recipe.schema import AUTO, Key, Recipe, Stepping, annotated_types
 
 _DECADE = (1, 2, 5)  # steps within each power of ten
 _MAX_LAYERS = 32  # any higher number becomes "all"
+_MIN_TOKENS = 32  # any lower number becomes "auto"
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,16 @@ class RecipeKey:
             index = self.choices.index(value) if value in self.choices else 0
             return self.choices[(index + by) % len(self.choices)]
         words = [word for word in _choices(self.value_type) if isinstance(word, str)]
+        if value == AUTO:  # below every number
+            return _MIN_TOKENS if by > 0 else value
         if value in words:  # "all" is above every number
             return value if by > 0 else _MAX_LAYERS // 2
         if not isinstance(value, int | float):
             return value
         number = _step(value, self.about.stepping, by)
-        return words[0] if words and number > _MAX_LAYERS else int(number) if isinstance(value, int) else number
+        if AUTO in words and number < _MIN_TOKENS:
+            return AUTO
+        return words[0] if "all" in words and number > _MAX_LAYERS else int(number) if isinstance(value, int) else number
 
 
 def _form_keys() -> Iterator[RecipeKey]:

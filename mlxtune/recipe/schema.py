@@ -43,6 +43,7 @@ class Key:
 _POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")
 _AT_LEAST_0 = Rule(lambda number: number >= 0, "at least 0")
 _AT_LEAST_1 = Rule(lambda number: number >= 1, "at least 1")
+_AUTO_OR_AT_LEAST_1 = Rule(lambda number: number == "auto" or number >= 1, '"auto" or at least 1')
 _FRACTION = Rule(lambda fraction: 0 <= fraction < 1, "a fraction from 0 to less than 1")
 _FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the steps, from 0 to less than 1")
 _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JSON Pointer such as "/reply"')
@@ -292,6 +293,8 @@ class Length:
     at: Annotated[str, Key("JSON Pointer to a field of the answer; empty = the whole answer"), _POINTER_OR_EMPTY] = ""
 
 
+AUTO: Literal["auto"] = "auto"
+
 ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
 
 _DISCLAIMERS = Rule(
@@ -311,7 +314,8 @@ class EvaluationSection:
 
     ``reference`` metrics compare answers with the reference answers: ``exact`` equality, and the F1 score over ``fields`` of a JSON
     answer. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
-    file with off-task prompts used to detect forgetting.
+    file with off-task prompts used to detect forgetting. ``max_tokens`` = "auto" is twice the length of the longest reference answer
+    in the training and validation rows, and at least 64 tokens more than it; reasoning is not counted.
     """
 
     schema: Annotated[str, Key("JSON Schema that answers must conform to")] = ""
@@ -334,7 +338,9 @@ class EvaluationSection:
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
-    max_tokens: Annotated[int, Key("maximum length of an answer in tokens", "doubles"), _AT_LEAST_1] = 256
+    max_tokens: Annotated[int | Literal["auto"], Key("maximum length of an answer in tokens", "doubles"), _AUTO_OR_AT_LEAST_1] = (
+        AUTO
+    )
     thinking_tokens: Annotated[int, Key("maximum length of the reasoning before an answer in tokens", "doubles"), _AT_LEAST_1] = (
         1024
     )

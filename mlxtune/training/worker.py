@@ -18,6 +18,7 @@ from mlxtune.core.errors import DataError, Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.rows import shared_system_prompt
+from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.contract import Contract
 from mlxtune.models.cpu import blas
 from mlxtune.recipe import Recipe, dump, read_template
@@ -62,8 +63,9 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     if launcher.is_leader:
         loop.pause = pause
         contract = Contract.from_recipe(recipe) if recipe.has_contract else None
+        budget = answer_budget(recipe.evaluation, [*setup.splits.train, *setup.splits.valid], setup.template.count_tokens)
         loop.sample = Sampler(
-            loaded, setup.template, setup.splits.valid, recipe.training.samples, recipe.evaluation.max_tokens,
+            loaded, setup.template, setup.splits.valid, recipe.training.samples, budget.max_tokens,
             recipe.evaluation.thinking_tokens, worker.emit, loop.baseline_passes, contract,
         )  # fmt: skip
         report_data(worker, setup)

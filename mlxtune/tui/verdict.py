@@ -69,7 +69,7 @@ def read_verdict(path: Path) -> VerdictView | None:
         )
         contract = base.rates[-1]
         return VerdictView(
-            outcome=report.headline.outcome if report.headline and report.headline.outcome in VERDICT_STYLES else "",
+            outcome=report.outcome if report.outcome in VERDICT_STYLES else "",
             sentence=one_line(report.verdict),
             run_id=str(report.facts.get("run", "")),
             name=one_line(str(report.facts["name"])),

@@ -124,6 +124,32 @@ def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained:
     assert "The schema changed" in (tuned / "report.md").read_text()  # the change stays in the report
 
 
+def test_changed_token_limit_lets_the_base_answer_again(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+    recipe, own = workspace / "recipes" / "tiny.toml", trained.folder / "recipe.toml"
+    evaluate(recipe, "evaluation.max_tokens=4")
+    folder = evaluate(own, "evaluation.max_tokens=6", run=trained)
+    result = report.load(folder)
+    assert [arm.cached for arm in result.arms] == [False, False]
+    assert result.facts["moved"].startswith("The decoding (kind greedy, max_tokens 4, now kind greedy, max_tokens 6) changed")
+    outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
+    assert {record["answer_tokens"] for record in outputs if record["ended"] == "length"} == {6}
+
+
+def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+    folder = evaluate(trained.folder / "recipe.toml", "evaluation.max_tokens=auto", run=trained)
+    facts = report.load(folder).facts
+    recipe = load(folder / "recipe.toml")
+    shares = split(read_source(recipe.source), recipe.data)
+    tokenizer = load_model(resolve(str(workspace / "tiny"))).tokenizer
+    longest = max(len(tokenizer.encode(row.reference, add_special_tokens=False)) for row in [*shares.train, *shares.valid])
+    assert facts["longest_reference"] == longest
+    assert facts["decoding"]["max_tokens"] == max(2 * longest, longest + 64)
+    assert verify(folder) == []
+    stored = (folder / "report.json").read_text()
+    (folder / "report.json").write_text(stored.replace(f'"longest_reference": {longest}', f'"longest_reference": {longest + 90}'))
+    assert any("decoding, max_tokens" in difference for difference in verify(folder))
+
+
 def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
     with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
         evaluate(trained.folder / "recipe.toml", "data.seed=8", run=trained)

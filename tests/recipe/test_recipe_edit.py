@@ -66,7 +66,7 @@ def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file: Path) -
     edited = edit_text(before, {"training.epochs": 3})
     assert edited == before.replace("samples = 1\n", "samples = 1\nepochs = 3\n")
     edited = edit_text(before, {"evaluation.arms": ["base", "tuned"]})
-    assert edited == before.replace("max_tokens = 112\n", 'max_tokens = 112\narms = ["base", "tuned"]\n')
+    assert edited == before.replace("+prompt arm\n", '+prompt arm\narms = ["base", "tuned"]\n')
     assert edit_text(before, {"method.kind": "dpo"}) == before + '\n[method]\nkind = "dpo"\n'
 
 

@@ -28,6 +28,7 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.arms import BASE, TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task import prompts
@@ -154,8 +155,9 @@ class _Rows:
         recipe = worker.recipe
         self.worker, self.section = worker, recipe.evaluation
         if worker.request["rows"] == "held-out":
-            test = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).test
-            self.rows = sample_rows(prompt_rows(test), recipe.evaluation.rows)
+            splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+            self.rows = sample_rows(prompt_rows(splits.test), recipe.evaluation.rows)
+            self.training_rows = [*splits.train, *splits.valid]
             self.contract: Contract | None = Contract.from_recipe(recipe)
         else:
             self.rows = prompt_rows([prompt.row for prompt in prompts.read_prompts(recipe.source)])
@@ -169,15 +171,17 @@ class _Rows:
         from mlxtune.models.template import TemplateSettings, load_template
 
         settings = TemplateSettings.from_recipe(self.worker.recipe)
-        arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else OFF_TASK
+        template, tokenizer = load_template(loaded.source, settings, loaded.tokenizer), loaded.tokenizer
+        arm, kind, budget = Arm(name, adapter), OFF_TASK, AnswerBudget(prompts.MAX_TOKENS)
+        if self.contract:
+            kind, budget = HELD_OUT_ROW, answer_budget(self.section, self.training_rows, template.count_tokens)
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         answers = generate_answers(
-            arm, loaded, self.rows, settings=settings, max_tokens=self.section.max_tokens if self.contract else prompts.MAX_TOKENS,
+            arm, loaded, self.rows, settings=settings, max_tokens=budget.max_tokens,
             thinking_tokens=self.section.thinking_tokens, batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
             cache=self.worker.folder.parent.parent / "evals" / "cache",
         )  # fmt: skip
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
-        template, tokenizer = load_template(loaded.source, settings, loaded.tokenizer), loaded.tokenizer
         tokens = []
         for row, output in zip(self.rows, answers.outputs, strict=True):
             answer: list[int] = tokenizer.encode(output.output, add_special_tokens=False)

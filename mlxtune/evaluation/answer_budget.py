@@ -1,0 +1,44 @@
+"""The token limit of answers, derived from the reference answers so that no arm is cut off at the length that suits another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from mlxtune.data.rows import Row, Text
+from mlxtune.recipe import AUTO, EvaluationSection
+
+FACTOR = 2  # times the longest reference answer
+MINIMUM_EXTRA = 64  # tokens more than the longest reference answer, at least
+WITHOUT_REFERENCE = 256  # tokens, if no row has a reference answer
+
+
+def auto_limit(longest: int, room: int | None = None) -> int:
+    """Return the limit for a longest reference answer of ``longest`` tokens, if ``room`` tokens are left in the model's context."""
+    limit = max(FACTOR * longest, longest + MINIMUM_EXTRA) if longest else WITHOUT_REFERENCE
+    return limit if room is None else max(1, min(limit, room))
+
+
+@dataclass(frozen=True)
+class AnswerBudget:
+    """The limit of an answer in tokens, reasoning not counted.
+
+    With ``evaluation.max_tokens = "auto"``, ``longest_reference`` is the length of the longest reference answer in tokens, and ``room``
+    what the model's context leaves for an answer if that is less than the limit would be.
+    """
+
+    max_tokens: int
+    longest_reference: int | None = None
+    room: int | None = None
+
+
+def answer_budget(
+    section: EvaluationSection, rows: Iterable[Row], count_tokens: Callable[[str], int], room: int | None = None
+) -> AnswerBudget:
+    """Return the budget for answers like the references of ``rows``, the training and validation rows."""
+    if section.max_tokens != AUTO:
+        return AnswerBudget(section.max_tokens)
+    references = {row.reference for row in rows if not isinstance(row, Text)}
+    longest = max((count_tokens(text) for text in references if text), default=0)
+    limit = auto_limit(longest, room)
+    return AnswerBudget(limit, longest, room if limit < auto_limit(longest) else None)

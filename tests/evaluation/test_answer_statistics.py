@@ -1,0 +1,115 @@
+"""Which answers were cut off, loops told apart from answers that were still going, and what that means for a verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxtune.data import samples
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics, is_loop
+from mlxtune.evaluation.evidence import StoredAnswer
+from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
+from mlxtune.evaluation.report import ArmScores, EvaluationReport
+from mlxtune.evaluation.scorers import PASS, Score
+
+LOOPS = [
+    "The order ships soon. " * 20,
+    "ha" * 100,
+    '{"reply": "We are sorry' + " and we will help you" * 12,
+    "A tent for two people.\n" + "\n" * 120,
+    "".join(f"{number}. Check the order number again.\n" for number in range(1, 20)),
+    "Sorry about that! We will look into it at once and write to you. " + "您好，我们会尽快回复。" * 20,
+]
+REFERENCES = [
+    json.loads(line)["messages"][-1]["content"]
+    for line in (samples.samples_root() / "data/samples/support.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_repeated_text_is_a_loop_wherever_it_is_cut(text: str) -> None:
+    assert all(is_loop(text[: len(text) - cut]) for cut in range(20))
+
+
+def test_ordinary_answers_cut_anywhere_are_no_loops() -> None:
+    cuts = [text[:end] for text in REFERENCES for end in range(8, len(text), 11)]
+    assert len(cuts) > 5_000
+    assert not any(map(is_loop, cuts))
+
+
+def test_list_of_different_records_is_no_loop() -> None:
+    names = ("Tent", "Stove", "Climbing rope", "Head lamp", "Rain coat", "Compass", "Bottle", "Sleeping bag", "Mat")
+    records = ", ".join(f'{{"name": "{name}", "price": {index}}}' for index, name in enumerate(names))
+    assert not is_loop(records[:-5])
+
+
+def _answer(output: str, ended: str = "length", tokens: int | None = 10, thought: str = "") -> StoredAnswer:
+    return StoredAnswer("id", output, ended, {}, thought=thought, answer_tokens=tokens)
+
+
+def test_cut_answers_are_counted_apart_from_loops() -> None:
+    answers = [
+        _answer(LOOPS[0], "stop", 3), _answer(LOOPS[0]), _answer(REFERENCES[0][:90]), _answer("", "thinking", 0, LOOPS[1]),
+        _answer("", "thinking", 0, REFERENCES[1]),
+    ]  # fmt: skip
+    assert answer_statistics(answers) == AnswerStatistics(cut=2, loops=2, tokens=23)
+    assert answer_statistics([*answers, _answer("", tokens=None)]) is None  # stored by an older version
+
+
+def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract") -> EvaluationReport:
+    """Return a report of 40 rows in which each arm has (hits, answers cut off while still going)."""
+    arms = [
+        ArmScores(
+            name, False, 1.0,
+            [{"json": PASS, headline: PASS, "contract": PASS if row < hits else Score(False, "cut off", "")} for row in range(40)],
+            answers=AnswerStatistics(cut, 30, 99),
+        )
+        for name, (hits, cut) in {"base": (0, 40), "base+grammar": rival, "tuned": tuned}.items()
+    ]  # fmt: skip
+    return reports.build({"rows": 40, "headline": headline, "decoding": {"kind": "greedy", "max_tokens": 112}}, arms)
+
+
+@pytest.mark.parametrize(
+    ("rival", "tuned", "outcome", "arm"),
+    [
+        ((10, 2), (40, 0), "better", ""),  # 5% of 40 rows
+        ((10, 3), (40, 0), "cannot tell", "base+grammar"),
+        ((10, 0), (40, 9), "better", ""),  # the winner can only gain
+        ((40, 9), (10, 0), "worse", ""),
+        ((40, 0), (10, 3), "cannot tell", "tuned"),
+        ((20, 3), (21, 0), "cannot tell", "base+grammar"),
+    ],
+)
+def test_limit_decides_if_the_losing_arm_was_still_going(
+    rival: tuple[int, int], tuned: tuple[int, int], outcome: str, arm: str
+) -> None:
+    report = _report(rival, tuned)
+    assert report.outcome == outcome
+    assert (report.cut_arm.name if report.cut_arm else "") == arm
+    if arm:
+        assert report.verdict.startswith(
+            f"Cannot tell. The token limit may decide: {3} of 40 answers of {arm} were cut off at 112 tokens while still going. "
+            "Raise evaluation.max_tokens and evaluate again."
+        )
+        assert promotion_refusal(report) == report.verdict
+        assert promotion_caveat(report) == ""
+    else:
+        assert "token limit" not in report.verdict
+
+
+def test_limit_does_not_matter_for_likelihoods() -> None:
+    assert _report((40, 9), (40, 9), "preference").cut_arm is None
+
+
+def test_statistics_survive_a_round_trip_and_are_absent_in_older_reports(tmp_path: Path) -> None:
+    report = _report((10, 2), (40, 0))
+    reports.save(report, tmp_path)
+    assert reports.load(tmp_path) == report
+    stored = json.loads((tmp_path / reports.FILE).read_text())
+    for arm in stored["arms"]:
+        del arm["answers"]
+    (tmp_path / reports.FILE).write_text(json.dumps(stored))
+    assert [arm.answers for arm in reports.load(tmp_path).arms] == [None] * 3
