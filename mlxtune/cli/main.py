@@ -26,6 +26,7 @@ VERBS = {
     "advise": "advise:advise",
     "plan": "plan:plan",
     "train": "train:train",
+    "search": "search:search",
     "eval": "evaluate:evaluate",
     "compare": "compare:compare",
     "score": "score:score",

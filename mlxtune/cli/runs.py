@@ -12,6 +12,7 @@ import typer
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.search import search_json, show_search
 from mlxtune.cli.tables import print_columns, print_facts, print_heading
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import duration, size, suggest
@@ -48,7 +49,7 @@ def list_runs(kind: Kind = "", json: Json = False) -> None:
         return
     if not runs:
         item = RUN_KINDS[kind or "train"]
-        show(f"There are no {item.noun}s yet.   ", (item.create_hint, "primary"))
+        show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
         return
     headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
     rows: list[list[Cell]] = [["", *headings, ""]]
@@ -68,7 +69,8 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     run = registry.find_run(Path.cwd(), name, None)
     record, state = _record(run), run.state()
     if json:
-        show_json({**record, "warnings": state.warnings, "validations": [asdict(item) for item in state.validations]})
+        board = {"search": search_json(run)} if run.kind == "search" else {}
+        show_json({**record, **board, "warnings": state.warnings, "validations": [asdict(item) for item in state.validations]})
         return
     print_heading(out, run.id, STATUS_LABELS[record["status"]].text)
     validations = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
@@ -81,11 +83,15 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
             ("checkpoints", ", ".join(map(str, state.checkpoints[-3:])) or "none"),
         ]
     facts += [("time", duration(state.updated - state.started)), ("folder", str(run.folder))]
+    if run.kind == "search" and state.summary:
+        facts += [(name, str(value)) for name, value in state.summary]
     if state.error:
         facts.append(("error", (f"{state.error} {state.hint}".strip(), "error")))
     if record["status"] == "crashed":
         facts += [("log ends", (" ".join(run.log_tail(2)), "error")), ("resume", f"mlxtune runs resume {run.id}")]
     print_facts(facts)
+    if run.kind == "search":
+        show_search(run)
 
 
 @app.command()

@@ -42,14 +42,29 @@ def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
     return {"fine_tune_type": section.kind, "num_layers": count, "lora_parameters": parameters}
 
 
+def remove(model: nn.Module) -> None:
+    """Replace all adapters of ``model`` with the modules that they wrap, which never change."""
+    model.update_modules(tree_unflatten([(name, wrapped_module(module)) for name, module in adapter_modules(model).items()]))
+
+
+def adapter_modules(model: nn.Module) -> dict[str, Any]:
+    """Return the modules of ``model`` that have an adapter, by name."""
+    return {name: module for name, module in model.named_modules() if "lora_a" in module}
+
+
+def wrapped_module(adapter: Any) -> nn.Module:
+    """Return the module that ``adapter`` wraps."""
+    module: nn.Module = adapter["linear"] if "linear" in adapter else adapter["embedding"]
+    return module
+
+
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load the weights in ``folder`` into the adapters on ``model``. Raises ``ModelError`` if they do not match."""
     read_header(folder / WEIGHTS_FILE)
     loaded: Any = mx.load(str(folder / WEIGHTS_FILE))
     expected: dict[str, mx.array] = {}
-    for name, module in model.named_modules():
-        if "lora_a" in module:
-            expected |= {f"{name}.{array}": module[array] for array in ADAPTER_ARRAYS if array in module}
+    for name, module in adapter_modules(model).items():
+        expected |= {f"{name}.{array}": module[array] for array in ADAPTER_ARRAYS if array in module}
     check_fit(folder, expected, loaded)
     model.update(tree_unflatten([(name, array.astype(expected[name].dtype)) for name, array in loaded.items()]))
     mx.eval(model.parameters())

@@ -184,7 +184,7 @@ def make_bill(
     kWh; ``answering`` is the measured time of one answer here, in seconds.
     """
     known = prices()
-    watts, source = _watts(plan.cost.watts, chip)
+    watts, source = typical_watts(chip, plan.cost.watts)
     per_kwh = known.electricity.price if electricity_price is None else electricity_price
     energy = plan.cost.seconds * watts / 3.6e6 if plan.cost.seconds is not None and watts else None
     call = answering * watts / 3.6e6 * per_kwh if answering is not None and watts else None
@@ -228,7 +228,8 @@ def _money(dollars: float) -> str:
     return f"${dollars:,.2f}" if dollars >= 0.01 else "under 1 cent"
 
 
-def _watts(given: float, chip: str) -> tuple[float, str]:
+def typical_watts(chip: str, given: float = 0.0) -> tuple[float, str]:
+    """Return the power that a machine draws under load and the source of that figure: ``given``, or the vendor's; 0 if unknown."""
     if given:
         return given, "as given"
     draw = next((draw for draw in prices().watts if draw.chip == chip), None)

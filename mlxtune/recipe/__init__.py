@@ -12,6 +12,7 @@ from mlxtune.recipe.schema import (
     ModelSection,
     Phrase,
     Recipe,
+    SearchSection,
     TrainingSection,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "ModelSection",
     "Phrase",
     "Recipe",
+    "SearchSection",
     "TrainingSection",
     "dump",
     "load",

@@ -166,6 +166,7 @@ class MethodSection:
         return self.kind != "sft" and (self.pairs == "wrong" or not self.reference_free)
 
 
+Layers = int | Literal["all"]
 _LAYERS = Rule(lambda layers: layers == "all" or layers >= 1, '"all" or at least 1')
 _RATIO = Rule(lambda ratio: 0 < ratio <= 1000, "above 0 and at most 1000")
 
@@ -182,9 +183,7 @@ class AdapterSection:
     kind: Annotated[Literal["lora", "dora"], Key("LoRA or DoRA", inherited=True)] = "lora"
     rank: Annotated[int, Key("rank of the update matrices", "doubles", inherited=True), _AT_LEAST_1] = 16
     alpha: Annotated[float, Key("scale = alpha / rank", "doubles", inherited=True), _POSITIVE] = 32.0
-    layers: Annotated[
-        int | Literal["all"], Key("number of adapted layers, counted from the last", "doubles", inherited=True), _LAYERS
-    ] = "all"
+    layers: Annotated[Layers, Key("number of adapted layers, counted from the last", "doubles", inherited=True), _LAYERS] = "all"
     targets: Annotated[list[str] | Literal["all-linear", "attention"], Key("adapted matrices", inherited=True)] = "all-linear"
     dropout: Annotated[float, Key("dropout on the adapter's input", "twentieths"), _FRACTION] = 0.0
     rslora: Annotated[bool, Key("scale = alpha / sqrt(rank)", inherited=True)] = False
@@ -347,6 +346,48 @@ class EvaluationSection:
     batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
 
 
+_RANGE = Rule(lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1]), "two numbers above 0, the smaller one first")
+_RATES = Rule(
+    lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1] < 1), "two numbers between 0 and 1, the smaller one first"
+)
+_RANKS = Rule(lambda values: all(value >= 1 for value in values), "at least 1")
+_LAYER_COUNTS = Rule(lambda values: all(value == "all" or value >= 1 for value in values), '"all" or at least 1')
+BUDGET_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|h|Wh|steps)")
+_BUDGET = Rule(
+    lambda text: not text or BUDGET_PATTERN.fullmatch(text), 'empty, a time ("30m", "2h"), an energy ("50Wh"), or "500 steps"'
+)
+
+
+@dataclass(frozen=True)
+class SearchSection:
+    """What ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
+
+    A trial trains for a quarter, half, and all of the recipe's steps; after each, the better half continues. Trials are compared on
+    ``validation`` of all rows, or on ``data.validation`` if that is more. A range whose ends are equal is not searched.
+    """
+
+    trials: Annotated[int, Key("number of trials, including the recipe itself", in_form=False), _AT_LEAST_1] = 8
+    budget: Annotated[
+        str, Key('limit for all trials: "30m", "2h", "50Wh", or "500 steps"; empty = none', in_form=False), _BUDGET
+    ] = ""
+    validation: Annotated[float, Key("fraction of rows on which trials are compared", in_form=False), _FRACTION] = 0.15
+    learning_rate: Annotated[
+        list[float], Key("lowest and highest learning rate; empty = a fifth to five times", in_form=False), _RATES
+    ] = field(default_factory=list)
+    rank: Annotated[list[int], Key("ranks; alpha / rank stays the same; empty = half to twice", in_form=False), _RANKS] = field(
+        default_factory=list
+    )
+    layers: Annotated[list[Layers], Key("numbers of adapted layers; empty = half to twice", in_form=False), _LAYER_COUNTS] = field(
+        default_factory=list
+    )
+    beta: Annotated[
+        list[float], Key("lowest and highest beta; empty = a third to three times", in_form=False, methods=_PREFERENCE), _RANGE
+    ] = field(default_factory=list)
+    sft_weight: Annotated[
+        list[float], Key("lowest and highest weight of the loss sft, if the recipe has it", in_form=False, methods=_DPO), _RANGE
+    ] = field(default_factory=list)
+
+
 _NAME = Rule(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch, "1 to 64 letters, digits, dots, dashes, or underscores")
 
 
@@ -361,6 +402,7 @@ class Recipe:
     adapter: AdapterSection = field(default_factory=AdapterSection)
     training: TrainingSection = field(default_factory=TrainingSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    search: SearchSection = field(default_factory=SearchSection)
     folder: Path = field(default=Path(), compare=False)
 
     def path(self, relative: str) -> Path:

@@ -168,6 +168,51 @@ class FidelityMeasured(BaseEvent):
     text: str
 
 
+class SearchPlanned(BaseEvent):
+    """A search planned its trials. They are compared on ``rows`` validation rows after each of the ``rungs``, in steps."""
+
+    type: Literal["search.planned"]
+    trials: int
+    rungs: list[int]
+    rows: int
+
+
+class TrialStarted(BaseEvent):
+    """A trial of a search continues to ``steps`` steps. ``values`` describes its hyperparameters."""
+
+    type: Literal["trial.started"]
+    trial: int
+    steps: int
+    values: str
+
+
+class TrialScored(BaseEvent):
+    """A trial was scored after ``steps`` steps: its contract rate on the validation rows, and the loss of their references."""
+
+    type: Literal["trial.scored"]
+    trial: int
+    steps: int
+    rate: float
+    loss: float | None
+
+
+class TrialEnded(BaseEvent):
+    """A trial does not continue: it was ``pruned`` or ``dropped``, or it ``failed``."""
+
+    type: Literal["trial.ended"]
+    trial: int
+    status: Literal["pruned", "dropped", "failed"]
+    reason: str
+
+
+class SearchDecided(BaseEvent):
+    """A search ended with a decision, which ``text`` describes."""
+
+    type: Literal["search.decided"]
+    selected: int
+    text: str
+
+
 class Heartbeat(BaseEvent):
     """A sign of life, written every 5 s by a thread that never uses MLX."""
 
@@ -236,13 +281,14 @@ class RunFailed(BaseEvent):
 
 Event = (
     RunStarted | ModelLoaded | ReferenceProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
-    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
+    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
+    | TrialEnded | SearchDecided | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
     | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
     "run.started", "run.resumed", "model.loaded", "reference", "data.ready", "step", "validation", "sample", "checkpoint",
     "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
-    "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
+    "search.planned", "trial.started", "trial.scored", "trial.ended", "search.decided", "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip
 
 

@@ -39,11 +39,11 @@ def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any]
     template = template or read_template(recipe)
     require_free_accelerator()
     run = registry.create(workspace, kind, recipe.name)
-    write_text(run.folder / "recipe.toml", dump(_freeze(recipe, run.folder, template)))
+    write_text(run.folder / "recipe.toml", dump(freeze(recipe, run.folder, template)))
     return _spawn(run, kind, dict(request or {}))
 
 
-def _freeze(recipe: Recipe, folder: Path, template: str) -> Recipe:
+def freeze(recipe: Recipe, folder: Path, template: str) -> Recipe:
     """Return ``recipe`` with a date, by default today's, and with its own copy of the chat ``template`` that it names, if any.
 
     Prompts are then rendered the same way when the run is resumed or its adapter is evaluated on another day.

@@ -67,6 +67,21 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             return "·", "faint", text
         case "fidelity":
             return ("✓", "success", one_line(event["text"])) if event["faithful"] else ("✗", "error", one_line(event["text"]))
+        case "search.planned":
+            rungs = ", ".join(f"{steps:,}" for steps in event["rungs"])
+            return "·", "faint", (
+                f"{plural(event['trials'], 'trial')} compared on {plural(event['rows'], 'validation row')} after {rungs} steps"
+            )  # fmt: skip
+        case "trial.started":
+            return "·", "faint", f"trial {event['trial']} trains to step {event['steps']:,}: {event['values']}"
+        case "trial.scored":
+            loss = "" if event["loss"] is None else f", loss {event['loss']:.3f}"
+            return "◆", "second", f"trial {event['trial']} after {event['steps']:,} steps: contract {event['rate']:.1%}{loss}"
+        case "trial.ended":
+            style = "error" if event["status"] == "failed" else "muted"
+            return "×", style, one_line(f"trial {event['trial']} {event['status']}: {event['reason']}")
+        case "search.decided":
+            return "✓", "success", one_line(event["text"])
         case "warning":
             return "!", "warning", one_line(event["text"])
         case "run.waiting":

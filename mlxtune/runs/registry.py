@@ -31,11 +31,18 @@ class RunKind:
     module: str
     noun: str
     create_hint: str
+    many: str = ""
+
+    @property
+    def nouns(self) -> str:
+        """The noun's plural."""
+        return self.many or f"{self.noun}s"
 
 
 RUN_KINDS = {
     "train": RunKind("runs", "mlxtune.training.worker", "run", "Start one with: mlxtune train RECIPE"),
     "eval": RunKind("evals", "mlxtune.evaluation.worker", "evaluation", "Create one with: mlxtune eval RECIPE"),
+    "search": RunKind("searches", "mlxtune.training.search.worker", "search", "Start one with: mlxtune search RECIPE", "searches"),
     "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune adapters export ADAPTER"),
 }
 
@@ -140,7 +147,7 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
         what = "report" if name.endswith(".json") else item.noun
         raise InputError(f"There is no {what} at {one_line(name, 200)}.", hint=list_hint if runs else item.create_hint)
     if not runs:
-        raise InputError(f"There are no {item.noun}s in {workspace / item.folder}.", hint=item.create_hint)
+        raise InputError(f"There are no {item.nouns} in {workspace / item.folder}.", hint=item.create_hint)
     if name == "last":
         return runs[0]
     matches = [run for run in runs if run.id == name] or [run for run in runs if name in run.id]

@@ -93,6 +93,31 @@ def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int
     return code
 
 
+def run_nested(outer: Worker, folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> None:
+    """Run ``work`` as the worker of ``folder`` in this process, which is the worker of another run and has the accelerator.
+
+    Exceptions are raised after they have been written to the log of ``folder``. A stop request for ``outer`` stops both.
+    """
+    with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
+        worker = Worker(folder)
+        worker._stop = outer._stop
+        try:
+            summary = work(worker)
+        except Interrupted as stop:
+            worker.emit("run.stopped", step=stop.step, reason=stop.reason)
+            raise
+        except Exception as error:
+            failure = _as_failure(error, folder)
+            worker.emit("run.failed", error=failure.message, hint=failure.hint, code=failure.exit_code)
+            raise
+        worker.emit("run.finished", summary=dict(summary))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
+
+
 def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
     """Run ``work`` and return the exit code, or ``_RESTART`` after a GPU error."""
     done = threading.Event()
@@ -141,7 +166,7 @@ def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
     """Convert ``error`` to a user-readable error. For a bug or a GPU error, also print the traceback."""
     if isinstance(error, MlxtuneError):
         return error
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+    if is_out_of_memory(error):
         return MachineError("Out of memory.", hint="Reduce training.batch_tokens, or use a smaller model.")
     traceback.print_exc()
     if isinstance(error, RuntimeError) and (failure := gpu_errors.gpu_error(str(error))):

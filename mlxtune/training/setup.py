@@ -29,7 +29,7 @@ from mlxtune.planning.plan import Planner
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.training import sft
-from mlxtune.training.encode import count_notes, encode, row_lengths
+from mlxtune.training.encode import EncodedRows, count_notes, encode, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
@@ -62,12 +62,33 @@ class TrainingSetup:
     skipped: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Foundation:
+    """What all adapters share that are trained on the same data and base: the splits, the encoded rows and the loaded model.
+
+    ``limit`` is the memory limit in bytes. ``skipped`` is as in :class:`TrainingSetup`.
+    """
+
+    splits: Splits
+    loaded: LoadedModel
+    template: ChatTemplate
+    train: EncodedRows
+    valid: EncodedRows
+    skipped: dict[str, str]
+    limit: int
+
+
 def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
     """Read the data, load the model, encode the rows, and build the training loop for ``recipe``. ``folder`` is the run's folder.
 
     Raise ``InputError`` or a subclass if the recipe, data or model cannot be used, and ``Interrupted`` if the worker is asked to
     stop while the reference model scores the pairs.
     """
+    return build_loop(load_foundation(recipe, worker), recipe, folder, worker)
+
+
+def load_foundation(recipe: Recipe, worker: SetupListener) -> Foundation:
+    """Read and split the data, load the model, and encode the rows. Raise ``InputError`` or a subclass as :func:`prepare` does."""
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(source, recipe.data)
     try:
@@ -89,6 +110,13 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
         worker.warn(note.describe(count))
     _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
     _warn_about(list(skipped), "skipped because no trained tokens are left", recipe, worker)
+    return Foundation(splits, loaded, template, train, valid, skipped, limit)
+
+
+def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+    """Add a new adapter to the model, which must have none, and build its training loop. ``folder`` is the run's folder."""
+    loaded, train, valid, limit = base.loaded, base.train, base.valid, base.limit
+    skipped, rows = dict(base.skipped), [*train.rows, *valid.rows]
     adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     if recipe.adapter.parent:
         _load_parent(recipe, loaded, worker)
@@ -119,10 +147,10 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
         cache_type: Any = PairCache if isinstance(objective, PreferenceObjective) else FrozenCache
         loop.cache = partial(cache_type, stack, prefix=objective.prefix, budget=limit // CACHE_MEMORY_DIVISOR, folder=folder)
     if isinstance(objective, PreferenceObjective):
-        base = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
+        reference = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
         with adapters_disabled(loaded.model) if recipe.method.reference == "base" else nullcontext():
-            skipped |= _score_reference(loop, recipe, objective, base, worker)
-    return TrainingSetup(loop, loaded, template, splits, skipped)
+            skipped |= _score_reference(loop, recipe, objective, reference, worker)
+    return TrainingSetup(loop, loaded, base.template, base.splits, skipped)
 
 
 def _load_parent(recipe: Recipe, loaded: LoadedModel, worker: SetupListener) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ from mlxtune.training.power_wait import PowerWait
 
 if TYPE_CHECKING:
     from mlxtune.training.loop import TrainingSummary
-    from mlxtune.training.setup import TrainingSetup
+    from mlxtune.training.objective import TrainingRow
+    from mlxtune.training.setup import Foundation, TrainingSetup
 
 
 def lead(worker: Worker) -> TrainingSummary:
@@ -76,42 +78,49 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
     if launcher.is_leader:
         config = loop.adapter_config | {"model": str(loaded.source.folder)}
         lora.save(worker.folder / "adapter", lora.adapter_arrays(loaded.model), config)
-        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker, setup, summary))
+        write_json(worker.folder / "adapter" / LINEAGE, make_lineage(worker.folder, recipe, setup, summary))
     return summary
 
 
 def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
-    """Write ``data.json``, which lists the train, skipped and held-out rows, and emit an event with the counts."""
+    """Write ``data.json`` and emit an event with its counts."""
+    loop = setup.loop
+    rows = write_data(worker.folder, worker.recipe, setup, loop.valid)
+    worker.emit(
+        "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(setup.splits.test),
+        tokens=sum(row["tokens"] for row in rows), trained=sum(row["trained"] for row in rows),
+        truncated=sum(row.truncated for row in (*loop.train, *loop.valid)), skipped=len(setup.skipped),
+        conversations=len({row["id"] for row in rows}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+    )  # fmt: skip
+
+
+def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequence[TrainingRow]) -> list[dict[str, Any]]:
+    """Write ``data.json``, which lists the train, skipped and held-out rows, and return the train rows."""
     from mlxtune.training.coverage import turn_of
 
-    loop, splits = setup.loop, setup.splits
     rows = [
         {
             "id": row.id, "line": row.location.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()),
             "full": row.full_length, **turn_of(row),
         }
-        for row in loop.train
+        for row in setup.loop.train
     ]  # fmt: skip
-    write_json(
-        worker.folder / "data.json",
-        {
-            "source": str(worker.recipe.source),
-            "train": rows,
-            "valid": [row.id for row in loop.valid],
-            "test": [row.id for row in splits.test],
-            "skipped": setup.skipped,
-        },
-    )
-    worker.emit(
-        "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(splits.test), tokens=sum(row["tokens"] for row in rows),
-        trained=sum(row["trained"] for row in rows), truncated=sum(row.truncated for row in (*loop.train, *loop.valid)),
-        skipped=len(setup.skipped), conversations=len({row["id"] for row in rows}), steps=loop.total_steps, epochs=loop.epochs,
-        checkpointed=loop.stack.checkpointed,
-    )  # fmt: skip
+    record = {
+        "source": str(recipe.source),
+        "train": rows,
+        "valid": [row.id for row in valid],
+        "test": [row.id for row in setup.splits.test],
+        "skipped": setup.skipped,
+    }
+    write_json(folder / "data.json", record)
+    return rows
 
 
-def make_lineage(worker: Worker | PeerWorker, setup: TrainingSetup, summary: TrainingSummary) -> dict[str, Any]:
-    """Return the adapter's origin (base, recipe, data, run), system prompt and template settings, so that its folder is self-contained."""
+def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation, summary: TrainingSummary) -> dict[str, Any]:
+    """Return the origin (base, recipe, data, run), system prompt and template settings of the adapter in the run ``folder``.
+
+    With it, the adapter's folder is self-contained.
+    """
     from mlxtune.models.thinking import prints_date
 
     source, settings, dated = setup.loaded.source, setup.template.settings, prints_date(setup.template.source)
@@ -119,14 +128,14 @@ def make_lineage(worker: Worker | PeerWorker, setup: TrainingSetup, summary: Tra
         "v": 1,
         "mlxtune": __version__,
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "run": worker.folder.name,
+        "run": folder.name,
         "base": source.name,
         "base_fingerprint": source.fingerprint,
-        "method": worker.recipe.method.kind,
-        "recipe_hash": recipe_hash(worker.recipe, dated),
-        "data_hash": data_hash(read_json(worker.folder / "data.json")),
-        "weights": sha256_file(worker.folder / "adapter" / WEIGHTS),
-        "parent": _parent_lineage(worker.recipe),
+        "method": recipe.method.kind,
+        "recipe_hash": recipe_hash(recipe, dated),
+        "data_hash": data_hash(read_json(folder / "data.json")),
+        "weights": sha256_file(folder / "adapter" / WEIGHTS),
+        "parent": _parent_lineage(recipe),
         "system": shared_system_prompt(setup.splits.train),
         "thinking": settings.thinking,
         "date": settings.date if dated else "",

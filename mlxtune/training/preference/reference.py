@@ -28,6 +28,7 @@ from mlxtune.core import journal
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_json
+from mlxtune.models import lora
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.runs.locks import file_lock
 from mlxtune.training.layer_stack import LayerStack
@@ -47,7 +48,7 @@ def cache_file(base: str, model: nn.Module) -> Path:
 
 def adapter_hash(model: nn.Module) -> str:
     """Return the hex SHA-256 of the adapters on ``model``; ``""`` if they do not change any output."""
-    adapters = _adapters(model)
+    adapters = lora.adapter_modules(model)
     if not any("m" in module or mx.any(module.lora_b).item() for module in adapters.values()):
         return ""
     digest = hashlib.sha256()
@@ -62,10 +63,9 @@ def adapter_hash(model: nn.Module) -> str:
 @contextmanager
 def adapters_disabled(model: nn.Module) -> Iterator[None]:
     """Replace all adapters of ``model`` with the modules that they wrap."""
-    adapters = _adapters(model)
-    wrapped = [(name, module["linear"] if "linear" in module else module["embedding"]) for name, module in adapters.items()]
+    adapters = lora.adapter_modules(model)
     try:
-        model.update_modules(tree_unflatten(wrapped))
+        lora.remove(model)
         yield
     finally:
         model.update_modules(tree_unflatten(list(adapters.items())))
@@ -150,10 +150,6 @@ def _batch_logps(
                 hint="Remove the row.",
             )
     return by_pair
-
-
-def _adapters(model: nn.Module) -> dict[str, Any]:
-    return {name: module for name, module in model.named_modules() if "lora_a" in module}
 
 
 def _key(pair: EncodedPair) -> str:

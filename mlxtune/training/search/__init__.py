@@ -1,0 +1,1 @@
+"""Search: train a recipe with different hyperparameters, and find the best ones on validation rows."""

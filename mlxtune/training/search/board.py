@@ -1,0 +1,239 @@
+"""The state of a search, read from its folder, and the next rung to train, which depends on nothing else.
+
+    search.json                 the trials, rungs and rows; written once, before the first trial
+    choices.jsonl               trials that the user dropped or pinned, and the limit that the budget set
+    trials/03/                  a trial: its recipe and its events, as in a run's folder
+    trials/03/trunk/            checkpoints before the decay
+    trials/03/rung-2/           the adapter after the second rung, and result.json: which validation rows passed
+    trials/03/failed.json       why a trial cannot continue
+    outcome.json                the decision, the run with the selected adapter, and its evaluation
+
+A result is written once and completely, so that a search that is killed continues with the same decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from mlxtune.core import journal
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_json, write_json
+from mlxtune.core.journal import Journal
+from mlxtune.runs.locks import file_lock
+from mlxtune.training.search.space import Value
+
+PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
+INCUMBENT = 1  # the trial with the recipe's own values, which is never pruned
+Choice = Literal["drop", "pin", "limit"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial: its number (starting at 1), its values, and its relative cost per step (1 = all layers, without the adapter)."""
+
+    number: int
+    values: dict[str, Value]
+    cost: float
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """The trials, the rungs in steps, and the validation rows with their groups of near-duplicates."""
+
+    trials: tuple[Trial, ...]
+    rungs: tuple[int, ...]
+    rows: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RungResult:
+    """A trial's answers after a rung (starting at 0): which rows passed the contract, and the reference answers' likelihoods.
+
+    ``nats`` and ``tokens`` are totals over the reference answers. ``trained`` and ``seconds`` are the steps and the time that
+    this rung took, including the trunk since the previous rung.
+    """
+
+    trial: int
+    rung: int
+    passed: tuple[bool, ...]
+    nats: float
+    tokens: int
+    trained: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """The contract rate on the validation rows."""
+        return sum(self.passed) / len(self.passed)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss per token of the reference answers; infinite if it could not be computed."""
+        return self.nats / self.tokens if self.tokens else float("inf")
+
+
+@dataclass(frozen=True)
+class Board:
+    """A search's plan and what is known about its trials."""
+
+    plan: SearchPlan
+    results: Mapping[tuple[int, int], RungResult] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)
+    dropped: frozenset[int] = frozenset()
+    pinned: frozenset[int] = frozenset()
+    limit: int = 0  # the number of trials that fit the budget; 0 = all
+
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """The trials that the budget allows."""
+        return self.plan.trials[: self.limit or None]
+
+    def trial(self, number: int) -> Trial:
+        return self.plan.trials[number - 1]
+
+    def is_out(self, number: int) -> bool:
+        """Whether a trial failed or was dropped."""
+        return number in self.failures or number in self.dropped
+
+    def ranking(self, rung: int) -> list[int]:
+        """Return the trials with a result at ``rung``, best first: by contract rate, then loss, then cost, then number."""
+        scored = [trial for trial in self.trials if (trial.number, rung) in self.results and not self.is_out(trial.number)]
+        return [trial.number for trial in sorted(scored, key=lambda trial: self._order(trial, rung))]
+
+    def _order(self, trial: Trial, rung: int) -> tuple[float, float, float, int]:
+        result = self.results[trial.number, rung]
+        return -result.rate, result.loss, trial.cost, trial.number
+
+    def cohort(self, rung: int) -> list[int]:
+        """Return the trials that take part in ``rung``: all in the first one, then the better half, the recipe, and pinned trials."""
+        if rung == 0:
+            return [trial.number for trial in self.trials if not self.is_out(trial.number)]
+        ranking = self.ranking(rung - 1)
+        best = set(ranking[: (len(ranking) + 1) // 2]) | {INCUMBENT} | self.pinned
+        return sorted(number for number in ranking if number in best)
+
+    def is_pruned(self, number: int) -> bool:
+        """Return whether a trial was compared at a rung that is complete and does not continue to the next one."""
+        rung = self.last_rung(number) + 1
+        if not 0 < rung < len(self.plan.rungs) or self.is_out(number):
+            return False
+        complete = all((other, rung - 1) in self.results for other in self.cohort(rung - 1))
+        return complete and number not in self.cohort(rung)
+
+    def next_rung(self) -> tuple[int, int] | None:
+        """Return the next trial and rung to train; ``None`` if the search is complete."""
+        for rung in range(len(self.plan.rungs)):
+            for number in self.cohort(rung):
+                if (number, rung) not in self.results:
+                    return number, rung
+        return None
+
+    def last_rung(self, number: int) -> int:
+        """Return the last rung of a trial with a result; -1 if it has none."""
+        return max((rung for trial, rung in self.results if trial == number), default=-1)
+
+    @property
+    def top_rung(self) -> int:
+        """The highest rung at which trials can be compared; -1 if there is none."""
+        return max((rung for rung in range(len(self.plan.rungs)) if self.ranking(rung)), default=-1)
+
+    @property
+    def trained_steps(self) -> int:
+        """The optimizer steps that all results took."""
+        return sum(result.trained for result in self.results.values())
+
+
+def trial_folder(search: Path, number: int) -> Path:
+    return search / "trials" / f"{number:02d}"
+
+
+def rung_folder(search: Path, number: int, rung: int) -> Path:
+    return trial_folder(search, number) / f"rung-{rung + 1}"
+
+
+def write_plan(search: Path, plan: SearchPlan) -> None:
+    write_json(search / PLAN, {"v": 1, **asdict(plan)})
+
+
+def write_result(search: Path, result: RungResult) -> None:
+    write_json(rung_folder(search, result.trial, result.rung) / RESULT, {"v": 1, **asdict(result)})
+
+
+def write_failure(search: Path, number: int, reason: str) -> None:
+    write_json(trial_folder(search, number) / FAILED, {"v": 1, "reason": reason})
+
+
+def choose(search: Path, choice: Choice, number: int) -> None:
+    """Record that the user drops or pins a trial, or that the budget allows ``number`` trials."""
+    with file_lock(search / "choices.lock", busy_message="Another process is changing this search."):
+        choices = Journal(search / CHOICES)
+        try:
+            choices.append({"v": 1, "choice": choice, "trial": number})
+            choices.sync()
+        finally:
+            choices.close()
+
+
+def dropped_trials(search: Path) -> frozenset[int]:
+    """Return the trials that the user dropped and did not pin afterwards."""
+    return _choices(search)[0]
+
+
+def read_board(search: Path) -> Board | None:
+    """Read the state of the search in a folder; ``None`` if it has no plan yet. Raise ``InputError`` for a damaged file."""
+    if not (search / PLAN).is_file():
+        return None
+    plan = _plan(read_json(search / PLAN))
+    results, failures = {}, {}
+    for trial in plan.trials:
+        for rung in range(len(plan.rungs)):
+            file = rung_folder(search, trial.number, rung) / RESULT
+            if file.is_file():
+                results[trial.number, rung] = _result(file)
+        file = trial_folder(search, trial.number) / FAILED
+        if file.is_file():
+            failures[trial.number] = str(read_json(file)["reason"])
+    dropped, pinned, limit = _choices(search)
+    return Board(plan, results, failures, dropped, pinned, limit)
+
+
+def _plan(record: Mapping[str, Sequence[Mapping[str, float]]]) -> SearchPlan:
+    match record:
+        case {"trials": list(trials), "rungs": list(rungs), "rows": list(rows), "groups": list(groups)}:
+            built = tuple(Trial(int(trial["number"]), dict(trial["values"]), float(trial["cost"])) for trial in trials)
+            return SearchPlan(built, tuple(rungs), tuple(rows), tuple(groups))
+    raise InputError("The plan of the search is damaged.")
+
+
+def _result(file: Path) -> RungResult:
+    match read_json(file):
+        case {
+            "trial": int(trial), "rung": int(rung), "passed": list(passed), "nats": float() | int() as nats, "tokens": int(tokens),
+            "trained": int(trained), "seconds": float() | int() as seconds,
+        }:  # fmt: skip
+            return RungResult(trial, rung, tuple(map(bool, passed)), float(nats), tokens, trained, float(seconds))
+    raise InputError(f"{file} is damaged.", hint="Delete it; the rung is then trained again.")
+
+
+def _choices(search: Path) -> tuple[frozenset[int], frozenset[int], int]:
+    """Return the dropped and the pinned trials, and the limit. The last choice about a trial counts."""
+    latest: dict[int, str] = {}
+    limit = 0
+    for record in journal.read(search / CHOICES):
+        match record:
+            case {"choice": "limit", "trial": int(count)}:
+                limit = count
+            case {"choice": "drop" | "pin" as choice, "trial": int(number)}:
+                latest[number] = choice
+    dropped = frozenset(number for number, choice in latest.items() if choice == "drop")
+    return dropped, frozenset(latest) - dropped, limit
+
+
+def relative_cost(adapted: int, depth: int, rank: int, width: int) -> float:
+    """Return the compute of a step: a forward pass through all layers, a backward pass through the adapted ones, and the adapter's."""
+    return (depth + 2 * adapted) / (3 * depth) * (1 + 2 * rank / max(1, width))

@@ -1,0 +1,134 @@
+"""The leaderboard of a search, as the command line and the app show it. Imports no mlx."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxtune.core.files import read_json
+from mlxtune.evaluation.statistics.clusters import effective_n
+from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.training.search.board import INCUMBENT, OUTCOME, Board, read_board
+from mlxtune.training.search.decision import SearchDecision, decide, why_pruned
+from mlxtune.training.search.space import PARAMETERS, shown
+
+Status = Literal["selected", "tied", "finished", "training", "waiting", "pinned", "pruned", "failed", "dropped"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial: its values as text in the order of the parameters, its last result, and why it is where it is.
+
+    ``steps`` is the length of the last rung that it completed. ``rates`` has its rate after each rung that it completed.
+    """
+
+    number: int
+    values: tuple[str, ...]
+    steps: int
+    rates: tuple[float, ...]
+    low: float
+    high: float
+    loss: float | None
+    status: Status
+    note: str
+
+    @property
+    def rate(self) -> float | None:
+        return self.rates[-1] if self.rates else None
+
+
+@dataclass(frozen=True)
+class StoredOutcome:
+    """The decision of a finished search, the run with the selected adapter, and its evaluation, as IDs."""
+
+    decision: SearchDecision
+    run: str
+    evaluation: str
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A search's trials, best first: those that got further come first, then by rate and loss.
+
+    ``decision`` is the decision on the results so far; ``outcome`` is set when the search has made it.
+    """
+
+    parameters: tuple[str, ...]
+    rungs: tuple[int, ...]
+    rows: int
+    entries: tuple[Entry, ...]
+    trained_steps: int
+    decision: SearchDecision | None
+    outcome: StoredOutcome | None
+
+
+def read_leaderboard(search: Path) -> Leaderboard | None:
+    """Return the leaderboard of the search in a folder; ``None`` if its trials are not planned yet."""
+    board = read_board(search)
+    if board is None:
+        return None
+    outcome = _read_outcome(search / OUTCOME)
+    names = [parameter for parameter in PARAMETERS if parameter.name in board.plan.trials[0].values]
+    decision = outcome.decision if outcome else decide(board)
+    following = None if outcome else board.next_rung()
+    entries = []
+    for trial in sorted(board.plan.trials, key=lambda trial: _order(board, trial.number)):
+        rung = board.last_rung(trial.number)
+        result = board.results.get((trial.number, rung))
+        low, high = 0.0, 0.0
+        if result:
+            low, high = wilson(sum(result.passed), len(result.passed), effective_n=effective_n(result.passed, board.plan.groups))
+        status, note = _status(board, trial.number, following, decision if outcome else None)
+        rates = tuple(board.results[trial.number, index].rate for index in range(rung + 1))
+        entries.append(Entry(
+            trial.number, tuple(shown(trial.values[parameter.name]) for parameter in names),
+            board.plan.rungs[rung] if rung >= 0 else 0, rates, low, high,
+            result.loss if result and math.isfinite(result.loss) else None, status, note,
+        ))  # fmt: skip
+    return Leaderboard(
+        tuple(parameter.label for parameter in names), board.plan.rungs, len(board.plan.rows), tuple(entries), board.trained_steps,
+        decision, outcome,
+    )  # fmt: skip
+
+
+def _order(board: Board, number: int) -> tuple[bool, int, float, float, float, int]:
+    rung = board.last_rung(number)
+    result = board.results.get((number, rung))
+    rate, loss = (result.rate, result.loss) if result else (0.0, 0.0)
+    return board.is_out(number), -rung, -rate, loss, board.trial(number).cost, number
+
+
+def _status(
+    board: Board, number: int, following: tuple[int, int] | None, decision: SearchDecision | None
+) -> tuple[Status, str]:  # fmt: skip
+    """Return a trial's status, and a note for the last column."""
+    own = "the recipe itself" if number == INCUMBENT else ""
+    if number in board.failures:
+        return "failed", board.failures[number]
+    if number in board.dropped:
+        return "dropped", "dropped"
+    if decision and number == decision.selected:
+        return "selected", f"selected{f'; {own}' if own else ''}"
+    if decision and number in decision.tied:
+        return "tied", f"cannot be told apart from trial {decision.best}{f'; {own}' if own else ''}"
+    if following and following[0] == number:
+        return "training", f"training to step {board.plan.rungs[following[1]]:,}"
+    if board.is_pruned(number):
+        return "pruned", why_pruned(board, number)
+    if board.limit and number > board.limit:
+        return "waiting", "not started: the budget is too small"
+    if number in board.pinned:
+        return "pinned", "pinned"
+    if board.last_rung(number) == len(board.plan.rungs) - 1:
+        return "finished", own
+    return "waiting", own
+
+
+def _read_outcome(file: Path) -> StoredOutcome | None:
+    if not file.is_file():
+        return None
+    record: dict[str, Any] = read_json(file)
+    values = {field.name: record[field.name] for field in fields(SearchDecision)}
+    return StoredOutcome(SearchDecision(**values | {"tied": tuple(values["tied"])}), record["run"], record["evaluation"])

@@ -1,0 +1,189 @@
+"""The hyperparameters that a search varies, their ranges, and the trials that are drawn from them.
+
+Trials are points of a Halton sequence (Halton 1960), shifted at random (Cranley and Patterson 1976): they cover every range evenly, and
+each depends only on the seed and its number. Optuna was considered. Its samplers draw their first ten trials at random too, its pruners
+compare single numbers instead of paired rows, and it would add 100 MB of packages, among them a database toolkit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mlxtune.core.hashing import unit_interval
+from mlxtune.recipe import Recipe
+from mlxtune.recipe.schema import Layers
+
+Value = float | int | str
+Values = Mapping[str, Value]
+
+RATE_FACTOR = 5.0  # a default range of learning rates reaches from the recipe's divided by this to the recipe's times this
+FACTOR = 3.0  # the same for other weights
+_PRIMES = (2, 3, 5, 7, 11, 13)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All numbers from ``low`` to ``high``, evenly on a logarithmic scale."""
+
+    low: float
+    high: float
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.low == self.high
+
+    def at(self, fraction: float) -> float:
+        """Return the value at a fraction of the range, with three significant digits."""
+        return float(f"{self.low * (self.high / self.low) ** fraction:.3g}")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A few values, in ascending order."""
+
+    values: tuple[Value, ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        return len(self.values) < 2
+
+    def at(self, fraction: float) -> Value:
+        return self.values[min(len(self.values) - 1, int(fraction * len(self.values)))]
+
+
+Range = Interval | Choices
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A hyperparameter: how to read it from a recipe, to change it, and its range; ``None`` if the recipe does not use it."""
+
+    name: str
+    label: str
+    read: Callable[[Recipe], Value]
+    write: Callable[[Recipe, Value], Recipe]
+    range: Callable[[Recipe, int], Range | None]
+
+
+def search_space(recipe: Recipe, depth: int) -> dict[str, Range]:
+    """Return the range of every hyperparameter that a search of ``recipe`` varies, on a base with ``depth`` layers."""
+    ranges = {parameter.name: parameter.range(recipe, depth) for parameter in PARAMETERS}
+    return {name: range for name, range in ranges.items() if range and not range.is_fixed}
+
+
+def draw_trials(recipe: Recipe, space: Mapping[str, Range], count: int) -> list[Values]:
+    """Return the values of ``count`` trials. The first has the recipe's own values."""
+    own = {parameter.name: parameter.read(recipe) for parameter in PARAMETERS if parameter.name in space}
+    shifts = {name: unit_interval(recipe.training.seed, name) for name in space}
+    trials: list[Values] = [own]
+    for number in range(1, count):
+        points = {name: (_halton(number, prime) + shifts[name]) % 1 for name, prime in zip(space, _PRIMES, strict=False)}
+        trials.append({name: space[name].at(point) for name, point in points.items()})
+    return trials
+
+
+def with_values(recipe: Recipe, values: Values) -> Recipe:
+    """Return ``recipe`` with a trial's values."""
+    for parameter in PARAMETERS:
+        if parameter.name in values:
+            recipe = parameter.write(recipe, values[parameter.name])
+    return recipe
+
+
+def describe_values(values: Values) -> str:
+    """Return a trial's values in a short form: ``rate 3.1e-4, rank 16, layers 8``."""
+    return ", ".join(f"{parameter.label} {shown(values[parameter.name])}" for parameter in PARAMETERS if parameter.name in values)
+
+
+def shown(value: Value) -> str:
+    """Return a value in a short form."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
+
+
+def _halton(number: int, base: int) -> float:
+    """Return the radical inverse of ``number``: its digits in ``base``, mirrored at the point."""
+    result, scale = 0.0, 1.0
+    while number:
+        scale /= base
+        number, digit = divmod(number, base)
+        result += digit * scale
+    return result
+
+
+def _interval(ends: Sequence[float], value: float, factor: float, high: float = math.inf) -> Interval:
+    return Interval(*ends) if ends else Interval(value / factor, min(high, value * factor))
+
+
+def _ranks(recipe: Recipe, depth: int) -> Choices | None:
+    if recipe.adapter.parent:  # inherited
+        return None
+    rank = recipe.adapter.rank
+    return Choices(tuple(sorted(set(recipe.search.rank or (max(1, rank // 2), rank, 2 * rank)))))
+
+
+def _layers(recipe: Recipe, depth: int) -> Choices | None:
+    if recipe.adapter.parent:
+        return None
+    count = layer_count(recipe.adapter.layers, depth)
+    counts = [layer_count(value, depth) for value in recipe.search.layers] or [max(1, count // 2), count, min(depth, 2 * count)]
+    return Choices(tuple(sorted(set(counts))))
+
+
+def layer_count(layers: Layers, depth: int) -> int:
+    """Return the number of adapted layers of a base with ``depth`` layers."""
+    return depth if isinstance(layers, str) else min(layers, depth)
+
+
+def _set_rank(recipe: Recipe, value: Value) -> Recipe:
+    """Set the rank, and keep alpha / rank, so that the scale of the update stays the same."""
+    adapter = recipe.adapter
+    return replace(recipe, adapter=replace(adapter, rank=int(value), alpha=adapter.alpha * int(value) / adapter.rank))
+
+
+def _sft_weight(recipe: Recipe) -> float:
+    method = recipe.method
+    weights = method.weights or [1.0] * len(method.loss)
+    return dict(zip(method.loss, weights, strict=True)).get("sft", 0.0)
+
+
+def _set_sft_weight(recipe: Recipe, value: Value) -> Recipe:
+    method = recipe.method
+    weights = method.weights or [1.0] * len(method.loss)
+    weights = [float(value) if loss == "sft" else weight for loss, weight in zip(method.loss, weights, strict=True)]
+    return replace(recipe, method=replace(method, weights=weights))
+
+
+# To search another hyperparameter, add it here, and its range to ``SearchSection``.
+PARAMETERS = (
+    Parameter(
+        "learning_rate", "rate", lambda recipe: recipe.training.learning_rate,
+        lambda recipe, value: replace(recipe, training=replace(recipe.training, learning_rate=float(value))),
+        lambda recipe, depth: _interval(recipe.search.learning_rate, recipe.training.learning_rate, RATE_FACTOR, high=0.5),
+    ),
+    Parameter("rank", "rank", lambda recipe: recipe.adapter.rank, _set_rank, _ranks),
+    Parameter(
+        "layers", "layers", lambda recipe: recipe.adapter.layers,
+        lambda recipe, value: replace(recipe, adapter=replace(recipe.adapter, layers=value)),  # type: ignore[arg-type]
+        _layers,
+    ),
+    Parameter(
+        "beta", "beta", lambda recipe: recipe.method.beta,
+        lambda recipe, value: replace(recipe, method=replace(recipe.method, beta=float(value))),
+        lambda recipe, depth: (
+            None if recipe.method.kind == "sft" or recipe.method.reference_free
+            else _interval(recipe.search.beta, recipe.method.beta, FACTOR)
+        ),
+    ),
+    Parameter(
+        "sft_weight", "sft weight", _sft_weight, _set_sft_weight,
+        lambda recipe, depth: (
+            _interval(recipe.search.sft_weight, _sft_weight(recipe), FACTOR)
+            if recipe.method.kind == "dpo" and len(recipe.method.loss) > 1 and "sft" in recipe.method.loss
+            else None
+        ),
+    ),
+)  # fmt: skip

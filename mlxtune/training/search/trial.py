@@ -1,0 +1,169 @@
+"""Train and score one rung of a trial, with everything that trials share computed once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.files import write_text
+from mlxtune.data.rows import PromptRow
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.outputs import generate_answers
+from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
+from mlxtune.evaluation.worker import progress_reporter
+from mlxtune.models import lora
+from mlxtune.models.template import TemplateSettings
+from mlxtune.recipe import Recipe, dump
+from mlxtune.runs.events import EventWriter
+from mlxtune.runs.worker import Worker
+from mlxtune.training import checkpoint
+from mlxtune.training.objective import FrozenOutputs
+from mlxtune.training.power_wait import PowerWait
+from mlxtune.training.search import rungs
+from mlxtune.training.search.board import RungResult, SearchPlan, Trial, rung_folder, trial_folder
+from mlxtune.training.search.space import with_values
+from mlxtune.training.setup import Foundation, TrainingSetup, build_loop
+from mlxtune.training.worker import write_data
+
+
+class TrialListener:
+    """Receives a trial's events, and asks its training loop to stop for the search's reasons."""
+
+    def __init__(self, worker: Worker, folder: Path, should_stop: Callable[[], bool]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events, self._worker, self._should_stop = EventWriter(folder), worker, should_stop
+        self.emit: Callable[..., None] = self._events.emit
+
+    @property
+    def stopping(self) -> bool:
+        return self._worker.stopping or self._should_stop()
+
+    def warn(self, text: str) -> None:
+        self.emit("warning", text=text)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class _OpenCache:
+    """A cache of the frozen layers' outputs that stays open after the training loop that used it."""
+
+    def __init__(self, cache: FrozenOutputs) -> None:
+        self._cache = cache
+
+    def outputs(self, batch: Any) -> list[Any]:
+        return self._cache.outputs(batch)
+
+    def close(self) -> None:
+        """Keep the cache for the next trial with the same frozen layers."""
+
+
+@dataclass
+class TrialRunner:
+    """Trains rungs of trials of ``recipe`` in the folder of a search. ``rows`` are the validation rows in the order of the plan."""
+
+    worker: Worker
+    recipe: Recipe
+    base: Foundation
+    rows: Sequence[PromptRow]
+    _caches: dict[int, FrozenOutputs] = field(default_factory=dict)
+
+    @cached_property
+    def contract(self) -> Contract:
+        return Contract.from_recipe(self.recipe)
+
+    def trial_recipe(self, trial: Trial, length: int, total: int) -> Recipe:
+        """Return the recipe of a run that ends like the trial after ``length`` steps."""
+        return rungs.rung_recipe(with_values(self.recipe, trial.values), length, total)
+
+    def run(self, plan: SearchPlan, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
+        """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
+
+        Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or memory runs out, and another
+        ``MlxtuneError`` if the trial cannot be trained.
+        """
+        start = time.monotonic()
+        folder, target, total = trial_folder(self.worker.folder, trial.number), plan.rungs[rung], plan.rungs[-1]
+        recipe = with_values(self.recipe, trial.values)
+        listener = TrialListener(self.worker, folder, should_stop)
+        try:
+            write_text(folder / "recipe.toml", dump(self.trial_recipe(trial, total, total)))
+            setup = self._setup(recipe, folder, listener)
+            branch = rung_folder(self.worker.folder, trial.number, rung)
+            resume = checkpoint.newest(branch)
+            if resume is None:
+                self._train(setup, rungs.trunk_section(recipe.training, target, total), folder / "trunk", listener)
+                resume = checkpoint.newest(folder / "trunk")
+            if resume is None or resume.step < target:
+                self._train(setup, rungs.rung_section(recipe.training, target, total), branch, listener, resume)
+            else:
+                checkpoint.restore(resume, setup.loaded.model)
+            lora.save(branch / "adapter", lora.adapter_arrays(setup.loaded.model), setup.loop.adapter_config)
+            passed, nats, tokens = self._score(trial, branch / "adapter")
+            shutil.rmtree(branch / "checkpoints", ignore_errors=True)
+        finally:
+            listener.close()
+            lora.remove(self.base.loaded.model)
+        before = rungs.trunk_steps(recipe.training, plan.rungs[rung - 1]) if rung else 0
+        return RungResult(trial.number, rung, passed, nats, tokens, target - before, time.monotonic() - start)
+
+    def _setup(self, recipe: Recipe, folder: Path, listener: TrialListener) -> TrainingSetup:
+        """Add the trial's adapter to the model and build its loop, without validation rows: trials are compared by their answers."""
+        many = replace(recipe, training=replace(recipe.training, steps=0, epochs=max(2, recipe.training.epochs)))
+        setup = build_loop(self.base, many, folder, listener)  # all trials together make more than one pass over the rows
+        loop = setup.loop
+        write_data(folder, recipe, setup, loop.valid)
+        loop.valid, loop.pause = [], PowerWait(recipe.training.wait_for, self.worker)
+        build, key = loop.cache, loop.stack.first_adapted
+
+        def shared(rows: Sequence[Any]) -> FrozenOutputs | None:
+            if key not in self._caches and (cache := build(rows)):
+                self._caches[key] = cache
+            return _OpenCache(self._caches[key]) if key in self._caches else None
+
+        if recipe.method.kind == "sft":
+            loop.cache = shared
+        return setup
+
+    def _train(
+        self, setup: TrainingSetup, section: Any, folder: Path, listener: TrialListener, resume: checkpoint.Checkpoint | None = None
+    ) -> None:
+        """Train with ``section`` to its end, from the newest checkpoint in ``folder`` or from ``resume``."""
+        resume = checkpoint.newest(folder) or resume
+        if resume and resume.step >= section.steps:
+            return
+        loop = replace(setup.loop, folder=folder, section=section)
+        event = "run.resumed" if resume else "run.started"
+        fields = {"step": resume.step} if resume else {}
+        listener.emit(event, kind="train", name=self.recipe.name, base=self.recipe.model.base, pid=0, host="", **fields)
+        loop.run(listener, resume)
+
+    def _score(self, trial: Trial, adapter: Path) -> tuple[tuple[bool, ...], float, int]:
+        """Return which validation rows pass the contract, and the total loss in nats and tokens of their reference answers."""
+        loaded, section = self.base.loaded, self.recipe.evaluation
+        loaded.model.eval()
+        try:
+            answers = generate_answers(
+                Arm(f"trial {trial.number}", adapter), loaded, self.rows, settings=TemplateSettings.from_recipe(self.recipe),
+                max_tokens=section.max_tokens, thinking_tokens=section.thinking_tokens, batch_size=section.batch_size,
+                cache=self.worker.folder / "cache", tell=lambda of: progress_reporter(self.worker, f"trial {trial.number}", of),
+            )  # fmt: skip
+        finally:
+            loaded.model.train()
+        passed = []
+        for row, output in zip(self.rows, answers.outputs, strict=True):
+            prompt = "\n\n".join(message.content for message in row.prompt)
+            passed.append(self.contract.score(ModelAnswer(output.output, output.ended, row.reference, prompt))[CONTRACT].passed)
+        nats, tokens = sum(output.nats for output in answers.outputs), sum(output.tokens for output in answers.outputs)
+        return tuple(passed), nats, tokens
+
+    def close(self) -> None:
+        """Delete the caches of the frozen layers' outputs."""
+        for cache in self._caches.values():
+            cache.close()

@@ -1,0 +1,280 @@
+"""The search worker: ``python -m mlxtune.training.search.worker SEARCH_DIR``.
+
+It trains the trials one after another in one process, so that the rows and the base model are loaded once. The adapter of the selected
+trial becomes a training run of its own, which is evaluated on the held-out rows, once.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.adapters.layout import LINEAGE
+from mlxtune.core.errors import DataError, GpuError, Interrupted, MachineError, MlxtuneError, RecipeError
+from mlxtune.core.files import disk_errors, read_json, write_json, write_text
+from mlxtune.data.rows import PromptRow, prompt_hash
+from mlxtune.data.split import group_labels
+from mlxtune.models.cpu import blas
+from mlxtune.planning.cost import typical_watts
+from mlxtune.planning.machine import this_machine
+from mlxtune.recipe import Recipe, SearchSection, dump, read_template
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.runs.worker import Worker, is_out_of_memory, run_nested, run_worker
+from mlxtune.training.search import board as boards
+from mlxtune.training.search import decision, rungs, space
+from mlxtune.training.search.board import OUTCOME, Board, SearchPlan, Trial, rung_folder, trial_folder
+from mlxtune.training.search.budget import Budget, active_seconds, parse_budget
+
+if TYPE_CHECKING:  # these modules import mlx, which must come after the BLAS is loaded
+    from mlxtune.training.search.trial import TrialRunner
+    from mlxtune.training.setup import Foundation
+
+MIN_STEPS = 4  # of a trial
+
+
+def search(worker: Worker) -> dict[str, Any]:
+    """Train all trials, decide, and evaluate the selected trial's adapter; return the summary."""
+    from mlxtune.training.search.trial import TrialRunner
+    from mlxtune.training.setup import load_foundation
+
+    resumed = boards.read_board(worker.folder) is not None
+    worker.report_start("search", **({"step": 0} if resumed else {}))
+    recipe = search_recipe(worker.recipe)
+    base = load_foundation(recipe, worker)
+    rows = [row for row in base.splits.valid if isinstance(row, PromptRow)]
+    runner = TrialRunner(worker, recipe, base, rows)
+    try:
+        board = boards.read_board(worker.folder) or _plan(worker, recipe, base, rows)
+        worker.emit("search.planned", trials=len(board.trials), rungs=list(board.plan.rungs), rows=len(rows))
+        if list(board.plan.rows) != [row.id for row in rows]:
+            raise DataError("The validation rows differ from those that the search started with.", hint="Start a new search.")
+        board = _train_all(worker, runner, board)
+    finally:
+        runner.close()
+    outcome = decision.decide(board)
+    if outcome is None:
+        reason = next(iter(board.failures.values()), "the budget was too small.")
+        raise MlxtuneError(f"No trial was completed: {reason}", hint="Correct the recipe, or raise the budget.")
+    worker.emit("search.decided", selected=outcome.selected, text=outcome.sentence)
+    return _finish(worker, base, board, outcome)
+
+
+def search_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of all trials: with enough validation rows to compare them."""
+    data = replace(recipe.data, validation=max(recipe.data.validation, recipe.search.validation))
+    return replace(recipe, data=data)
+
+
+def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow]) -> Board:
+    """Draw the trials and write the plan. Raise ``InputError`` if there is nothing to search or to compare trials on."""
+    if not rows:
+        raise DataError("There are no validation rows with a prompt, which a search needs to compare trials.")
+    if not recipe.has_contract:
+        raise RecipeError(
+            "A search compares trials by their contract rate, but the recipe has no contract.",
+            hint="Add a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
+        )
+    model = base.loaded.model
+    depth = len(model.layers)
+    ranges = space.search_space(recipe, depth)
+    drawn = space.draw_trials(recipe, ranges, recipe.search.trials)
+    config = base.loaded.source.config
+    width = int(config.get("hidden_size") or config.get("text_config", {}).get("hidden_size") or 1)
+    trials = []
+    for number, values in enumerate(drawn, 1):
+        adapter = space.with_values(recipe, values).adapter
+        cost = boards.relative_cost(space.layer_count(adapter.layers, depth), depth, adapter.rank, width)
+        trials.append(Trial(number, dict(values), cost))
+    total = _total_steps(worker, recipe, base)
+    if total < MIN_STEPS:
+        raise RecipeError(
+            f"A search needs at least {MIN_STEPS} steps per trial, but the recipe has {total}.", hint="Raise training.epochs."
+        )
+    sources = [*base.splits.train, *base.splits.valid, *base.splits.test]
+    labels = group_labels(sources, [prompt_hash(row) for row in sources], recipe.data.group_by)
+    group_of = {row.id: str(label) for row, label in zip(sources, labels, strict=True)}
+    plan = SearchPlan(
+        tuple(trials), rungs.rung_lengths(total), tuple(row.id for row in rows), tuple(group_of[row.id] for row in rows)
+    )
+    boards.write_plan(worker.folder, plan)
+    return Board(plan)
+
+
+def _total_steps(worker: Worker, recipe: Recipe, base: Foundation) -> int:
+    """Return the number of steps of the recipe's run."""
+    from mlxtune.models import lora
+    from mlxtune.training.setup import build_loop
+
+    if recipe.training.steps:
+        return recipe.training.steps
+    setup = build_loop(base, recipe, worker.folder, worker)
+    lora.remove(base.loaded.model)
+    return setup.loop.total_steps
+
+
+def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
+    """Train every trial up to its last rung, and return the final board.
+
+    Raise ``Interrupted`` if the user stops the search, and ``MachineError`` if it cannot continue, as on a full disk.
+    """
+    budget = parse_budget(worker.recipe.search.budget)
+    clock = _Clock(worker, budget)
+    ended: set[int] = set()
+    while (following := board.next_rung()) is not None:
+        number, rung = following
+        trial = board.trial(number)
+        clock.start(board)
+        if clock.is_spent():
+            worker.warn(f"The budget of {budget} is spent. Trials that were not completed do not count.")
+            break
+        worker.emit("trial.started", trial=number, steps=board.plan.rungs[rung], values=space.describe_values(trial.values))
+
+        def should_stop(number: int = number) -> bool:
+            return clock.is_spent() or number in boards.dropped_trials(worker.folder)
+
+        try:
+            result = runner.run(board.plan, trial, rung, should_stop)
+        except Interrupted as stop:
+            if worker.stopping:
+                raise Interrupted(board.trained_steps, stop.reason) from stop
+            if stop.reason:
+                boards.write_failure(worker.folder, number, stop.reason)
+        except (MachineError, GpuError):
+            raise
+        except MlxtuneError as error:
+            boards.write_failure(worker.folder, number, error.message)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            boards.write_failure(worker.folder, number, "out of memory")
+        else:
+            boards.write_result(worker.folder, result)
+            loss = result.loss if math.isfinite(result.loss) else None
+            worker.emit("trial.scored", trial=number, steps=board.plan.rungs[rung], rate=result.rate, loss=loss)
+        board = _reread(worker)
+        _report_ended(worker, board, ended)
+    return board
+
+
+def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
+    """Emit an event for each trial that does not continue and is not in ``ended`` yet, and delete its checkpoints."""
+    for trial in board.trials:
+        number = trial.number
+        if number in ended:
+            continue
+        if number in board.failures:
+            worker.emit("trial.ended", trial=number, status="failed", reason=board.failures[number])
+        elif number in board.dropped:
+            worker.emit("trial.ended", trial=number, status="dropped", reason="dropped by the user")
+        elif board.is_pruned(number):
+            worker.emit("trial.ended", trial=number, status="pruned", reason=decision.why_pruned(board, number))
+        else:
+            continue
+        ended.add(number)
+
+
+def _reread(worker: Worker) -> Board:
+    board = boards.read_board(worker.folder)
+    assert board is not None
+    return board
+
+
+class _Clock:
+    """What the search has spent of its budget. Checked before every step."""
+
+    def __init__(self, worker: Worker, budget: Budget | None) -> None:
+        self._budget, self._start = budget, time.monotonic()
+        self._before = active_seconds(events.read_all(worker.folder)) if budget else 0.0
+        self._steps = 0
+        self._watts = typical_watts(this_machine().chip)[0]
+
+    def start(self, board: Board) -> None:
+        """Start a rung."""
+        self._steps = board.trained_steps
+
+    def is_spent(self) -> bool:
+        if self._budget is None:
+            return False
+        if self._budget.unit == "steps":
+            return self._steps >= self._budget.amount
+        seconds = self._before + time.monotonic() - self._start
+        if self._budget.unit == "Wh":
+            return seconds / 3600 * self._watts >= self._budget.amount
+        return seconds >= self._budget.amount
+
+
+def _finish(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> dict[str, Any]:
+    """Make a run of the selected trial's adapter, evaluate it on the held-out rows, and write ``outcome.json``."""
+    from mlxtune.evaluation.worker import evaluate
+
+    folder, workspace = worker.folder, worker.folder.parent.parent
+    file = folder / OUTCOME
+    record = read_json(file) if file.is_file() else {}
+    if not record:
+        run = _make_run(worker, base, board, outcome)
+        record = {"v": 1, **asdict(outcome), "run": run.id, "evaluation": ""}
+        write_json(file, record)
+    run = Run(workspace / RUN_KINDS["train"].folder / record["run"])
+    if not record["evaluation"]:
+        evaluation = registry.create(workspace, "eval", run.recipe().name)
+        write_text(evaluation.folder / "recipe.toml", dump(run.recipe()))
+        _write_launch(evaluation, {"run": run.id, "adapter": str(run.adapter)})
+        record["evaluation"] = evaluation.id
+        write_json(file, record)
+    evaluation = Run(workspace / RUN_KINDS["eval"].folder / record["evaluation"])
+    if not (evaluation.folder / "report.json").is_file():
+        run_nested(worker, evaluation.folder, evaluate)
+    for trial in board.plan.trials:
+        shutil.rmtree(trial_folder(folder, trial.number) / "trunk", ignore_errors=True)
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    return {"outcome": record["outcome"], "selected": record["selected"], "run": run.id, "evaluation": evaluation.id}
+
+
+def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> Run:
+    """Return a training run with the adapter, recipe and events of the selected trial. It appears complete or not at all."""
+    from mlxtune.training.worker import make_lineage
+
+    workspace = worker.folder.parent.parent
+    for run in registry.list_runs(workspace):
+        if (run.adapter / LINEAGE).is_file() and read_json(run.adapter / LINEAGE).get("search") == worker.folder.name:
+            return run  # a search that was killed had made it already
+    trial = board.trial(outcome.selected)
+    source, length, total = trial_folder(worker.folder, trial.number), board.plan.rungs[outcome.rung], board.plan.rungs[-1]
+    recipe = rungs.rung_recipe(space.with_values(search_recipe(worker.recipe), trial.values), length, total)
+    recipe = replace(recipe, search=SearchSection())
+    run = registry.create(workspace, "train", recipe.name)
+    with disk_errors(run.id):
+        shutil.copytree(rung_folder(worker.folder, trial.number, outcome.rung) / "adapter", run.adapter)
+        shutil.copy(source / "data.json", run.folder / "data.json")
+        shutil.copy(source / events.FILE, run.folder / events.FILE)
+    recipe = launch.freeze(recipe, run.folder, read_template(recipe))
+    loss = board.results[trial.number, outcome.rung].loss
+    summary: Any = {"steps": length, "validation": loss if math.isfinite(loss) else None, "checkpoint": 0, "adapter_step": length}
+    lineage = make_lineage(run.folder, recipe, base, summary) | {"search": worker.folder.name, "trial": trial.number}
+    write_json(run.adapter / LINEAGE, lineage)
+    _write_launch(run, {})
+    writer = events.EventWriter(run.folder)
+    writer.emit("run.finished", summary=summary)
+    writer.close()
+    write_text(run.folder / "recipe.toml", dump(recipe))  # makes it a run
+    return run
+
+
+def _write_launch(run: Run, request: dict[str, Any]) -> None:
+    write_json(run.folder / launch.LAUNCH_FILE, {"v": 1, "kind": run.kind, "request": request, "command": []})
+
+
+def main() -> int:
+    """Run the search in the folder given on the command line; return the exit code."""
+    blas.preload()
+    return run_worker(Path(sys.argv[1]), search)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

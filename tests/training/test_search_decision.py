@@ -1,0 +1,82 @@
+"""The decision of a search: ties, the cheapest, no winner among equals, and an estimate that accounts for the selection."""
+
+from __future__ import annotations
+
+import random
+from statistics import NormalDist, fmean, stdev
+
+from boards import board, rate
+
+from mlxtune.training.search import decision
+from mlxtune.training.search.board import Board
+
+
+def test_a_clearly_better_trial_improves() -> None:
+    passed = {(number, rung): rate(hits, 40) for rung in range(3) for number, hits in enumerate((10, 38, 11, 9), 1)}
+    decided = decision.decide(board(passed, trials=4))
+    assert decided is not None
+    assert (decided.outcome, decided.selected, decided.tied) == ("improved", 2, (2,))
+    assert decided.sentence == "Trial 2 is better than the recipe."
+
+
+def test_the_cheapest_of_tied_trials_is_selected() -> None:
+    passed = {(number, 2): rate(hits, 40) for number, hits in enumerate((10, 38, 37), 1)}
+    decided = decision.decide(board(passed, trials=3, costs=(1.0, 0.9, 0.4)))
+    assert decided is not None
+    assert (decided.outcome, decided.best, decided.selected) == ("improved", 2, 3)
+    assert decided.sentence == "Trial 3 is better than the recipe. It is the cheapest of 2 that cannot be told apart."
+
+
+def test_the_recipe_wins_against_equals() -> None:
+    passed = {(number, 2): rate(hits) for number, hits in enumerate((15, 16, 14), 1)}
+    decided = decision.decide(board(passed, trials=3))
+    assert decided is not None
+    assert (decided.outcome, decided.selected) == ("no difference", 1)
+    assert decided.sentence == "No difference can be told between 3 trials. Trial 1 is the recipe itself and is the cheapest."
+
+
+def test_nothing_is_decided_without_results() -> None:
+    assert decision.decide(board({}, trials=3)) is None
+
+
+def null_search(rng: random.Random, *, trials: int = 12, rows: int = 72, truth: float = 0.7) -> Board:
+    """Run a search whose trials have the same true rate: each row has a difficulty, and each answer varies around it."""
+    ease = [min(1.0, max(0.0, rng.gauss(truth, 0.25))) for _ in range(rows)]
+    passed: dict[tuple[int, int], list[int]] = {}
+    current = board(passed, trials=trials)
+    while (following := current.next_rung()) is not None:
+        number, rung = following
+        before = passed.get((number, rung - 1))
+        answers = [int(rng.random() < p) for p in ease]
+        if before:  # a longer run answers most rows as before
+            answers = [old if rng.random() < 0.7 else new for old, new in zip(before, answers, strict=True)]
+        passed[following] = answers
+        current = board(passed, trials=trials)
+    return current
+
+
+def test_null_searches() -> None:
+    """Of 500 searches among equals, few announce a winner; the best rate is optimistic, the held-out rate is not.
+
+    docs/search.md has the figures.
+    """
+    rng, mean, deviation = random.Random(20), 0.7, 0.25
+    truth = fmean(min(1.0, max(0.0, NormalDist(mean, deviation).inv_cdf((index + 0.5) / 10_000))) for index in range(10_000))
+    raw, shrunken, held_out, winners = [], [], [], 0
+    for _ in range(500):
+        current = null_search(rng, truth=mean)
+        decided = decision.decide(current)
+        assert decided is not None
+        best = decided.best
+        raw.append(current.results[best, decided.rung].rate)
+        shrunken.append(decision.shrunken_rate(current, best, decided.rung))
+        held_out.append(fmean(rng.random() < min(1.0, max(0.0, rng.gauss(mean, deviation))) for _ in range(72)))
+        winners += decided.outcome == "improved"
+    error = 4 * stdev(held_out) / len(held_out) ** 0.5
+    assert abs(fmean(held_out) - truth) < error
+    assert fmean(raw) - truth > 0.05
+    assert abs(fmean(shrunken) - truth) < 0.02
+    assert winners / 500 < 0.05
+    print(
+        f"truth {truth:.4f}, raw {fmean(raw):.4f}, shrunken {fmean(shrunken):.4f}, held-out {fmean(held_out):.4f}, winners {winners}"
+    )
