@@ -42,7 +42,9 @@ class RunKind:
 RUN_KINDS = {
     "train": RunKind("runs", "mlxtune.training.worker", "run", "Start one with: mlxtune train RECIPE"),
     "eval": RunKind("evals", "mlxtune.evaluation.worker", "evaluation", "Create one with: mlxtune eval RECIPE"),
-    "search": RunKind("searches", "mlxtune.training.search.worker", "search", "Start one with: mlxtune search RECIPE", "searches"),
+    "search": RunKind(
+        "searches", "mlxtune.training.search.search_worker", "search", "Start one with: mlxtune search RECIPE", "searches"
+    ),
     "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune adapters export ADAPTER"),
 }
 

@@ -20,8 +20,7 @@ from mlxtune.runs import events, launch, registry
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
 from mlxtune.training.search import board as boards
-from mlxtune.training.search import leaderboard
-from mlxtune.training.search import start as searches
+from mlxtune.training.search import leaderboard, search_start
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +37,7 @@ def workspace(workspace: Path) -> Iterator[Path]:
 
 
 def start(workspace: Path, *overrides: str) -> Run:
-    return searches.start(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
+    return search_start.start(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
 
 
 def finish(run: Run, seconds: float = 120) -> Run:

@@ -1,4 +1,4 @@
-"""The search worker: ``python -m mlxtune.training.search.worker SEARCH_DIR``.
+"""The search worker: ``python -m mlxtune.training.search.search_worker SEARCH_DIR``.
 
 It trains the trials one after another in one process, so that the rows and the base model are loaded once. The adapter of the selected
 trial becomes a training run of its own, which is evaluated on the held-out rows, once.
