@@ -1,0 +1,50 @@
+"""``search``, with the real worker and the tiny model, and ``runs show`` of a search."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = ("training.epochs=0", "training.steps=4", "evaluation.regression=")
+
+
+def test_a_search_ends_with_a_leaderboard_and_one_evaluation(cli, workspace: Path):
+    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
+    result = cli("search", "recipes/tiny.toml", "--trials", "2", "--set", "search.rank=[4]", *overrides)
+    assert result.code == 0, result.err
+    assert "Leaderboard" in result.out
+    assert "No difference can be told between 2 trials." in result.out
+    assert "evaluated once" in result.out
+    (search,) = json.loads(cli("runs", "--kind", "search", "--json").out)
+    shown = json.loads(cli("runs", "show", search["run"], "--json").out)
+    assert shown["search"]["outcome"]["run"] == search["run"], "both have the same name and minute, in different folders"
+    assert "Leaderboard" in cli("runs", "show", search["folder"]).out
+    assert len(json.loads(cli("runs", "--kind", "eval", "--json").out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trials", "1"), "A search needs at least 2 trials."),
+        (("--budget", "soon"), 'search.budget must be empty, a time ("30m", "2h")'),
+        (("--budget", "0m"), "Invalid budget: 0m."),
+        (("--set", "evaluation.forbid=[]"), "the recipe has no contract"),
+        (("--set", "search.learning_rate=[2e-3, 1e-3]"), "the smaller one first"),
+    ],
+)
+def test_bad_input(cli, workspace: Path, arguments: tuple[str, ...], message: str):
+    result = cli("search", "recipes/tiny.toml", *arguments)
+    assert (result.code, message in result.err) == (2, True), result.err
+    assert not (workspace / "searches").exists()
+
+
+def test_a_search_without_a_plan_is_shown(cli, workspace: Path):
+    folder = workspace / "searches" / "20261126-0900-tiny"
+    folder.mkdir(parents=True)
+    shutil.copy(workspace / "recipes" / "tiny.toml", folder / "recipe.toml")
+    assert "has not planned its trials yet" in cli("runs", "show", str(folder)).out
