@@ -12,6 +12,7 @@ from typing import Any
 
 from mlxtune.core.files import write_text
 from mlxtune.data.rows import PromptRow
+from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.outputs import generate_answers
@@ -73,6 +74,12 @@ class TrialRunner:
     base: Foundation
     rows: Sequence[PromptRow]
     _caches: dict[int, FrozenOutputs] = field(default_factory=dict)
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """The maximum length of an answer, as in the evaluation on held-out rows."""
+        rows = [*self.base.splits.train, *self.base.splits.valid]
+        return answer_budget(self.recipe.evaluation, rows, self.base.template.count_tokens).max_tokens
 
     @cached_property
     def contract(self) -> Contract:
@@ -151,7 +158,7 @@ class TrialRunner:
         try:
             answers = generate_answers(
                 Arm(f"trial {trial.number}", adapter), loaded, self.rows, settings=TemplateSettings.from_recipe(self.recipe),
-                max_tokens=section.max_tokens, thinking_tokens=section.thinking_tokens, batch_size=section.batch_size,
+                max_tokens=self.max_tokens, thinking_tokens=section.thinking_tokens, batch_size=section.batch_size,
                 cache=self.worker.folder / "cache", tell=lambda of: progress_reporter(self.worker, f"trial {trial.number}", of),
             )  # fmt: skip
         finally:
