@@ -127,7 +127,6 @@ class SourceBrowser:
                     return
                 yield self.scanned
         self._hashes.sort(self.scanned)
-        self.records.release()
         yield self.scanned
 
     # Decisions

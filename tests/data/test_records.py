@@ -3,13 +3,15 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import home
-from mlxtune.data.access import index, records, spans
+from mlxtune.data.access import index, spans
 from mlxtune.data.access.index import FileLayout
 from mlxtune.data.access.records import RecordFile, open_records
 from mlxtune.data.readers.row_format import InvalidRecord
@@ -336,10 +338,34 @@ def test_a_file_changed_while_open_raises_an_error(tmp_path, change):
         assert all(isinstance(row, DataError) for row in file)
 
 
-def test_pages_are_released_and_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "RELEASE_BYTES", 4096)
-    with open_records(_file(tmp_path, "\n".join(GOOD % index for index in range(2000)))) as file:
-        assert _texts(file) == _texts(file) == [f"é {index}" for index in range(2000)]
+TRUNCATE = """
+import os, sys
+from pathlib import Path
+from mlxtune.core.errors import DataError
+from mlxtune.data.access.records import open_records
+path, fstat = Path(sys.argv[1]), os.fstat
+
+def fstat_then_truncate(handle):
+    result = fstat(handle)
+    os.truncate(path, 10)
+    return result
+
+with open_records(path) as file:
+    os.fstat = fstat_then_truncate
+    for _ in range(2):
+        record = file.record(len(file) - 1)
+    assert isinstance(record, DataError), record
+    print(record)
+"""
+
+
+def test_a_file_truncated_at_any_moment_does_not_kill_the_reader(tmp_path):
+    """A file that was mapped into memory did: right after its size had been checked."""
+    path = _file(tmp_path, "\n".join(GOOD % index for index in range(20_000)))
+    command = python_command("x")[:-2]
+    result = subprocess.run([*command, "-c", TRUNCATE, str(path)], env=python_environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "changed while it was being read" in result.stdout
 
 
 # real files

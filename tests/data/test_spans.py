@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.data.access import mmap_file, spans
+from mlxtune.data.access import file_bytes, spans
+from mlxtune.data.access.file_bytes import FileBytes
 from mlxtune.data.access.index import detect_layout
-from mlxtune.data.access.mmap_file import MmapFile
 
 BLOCKS = st.sampled_from([1, 2, 3, 7, 64, 1 << 20])  # small blocks put block borders at every position
 TEXT = st.text(alphabet='ab",\\[]{}:;\n\té😀 ', max_size=8)
@@ -27,8 +27,8 @@ def _read(path: Path, data: bytes, block: int) -> list[tuple[int, Any]]:
     """Return line and value of each record, scanning in blocks of ``block`` bytes. Spans must be ordered and disjoint."""
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmap_file, "BLOCK", block)
-        source = MmapFile(path)
+        patch.setattr(file_bytes, "BLOCK", block)
+        source = FileBytes(path)
         layout = detect_layout(source)
         spans = layout.spans(source)
     assert spans.fit(source.size)
@@ -63,8 +63,8 @@ def test_csv_spans_equal_the_csv_module(folder, text, block):
     path = folder / "d.csv"
     path.write_bytes(b"one,two\n" + text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmap_file, "BLOCK", block)
-        source = MmapFile(path)
+        patch.setattr(file_bytes, "BLOCK", block)
+        source = FileBytes(path)
         actual = spans.csv_spans(source, ",")
         expected = spans._csv_module_spans(source, ",")
         source.close()

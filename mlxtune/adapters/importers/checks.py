@@ -61,12 +61,13 @@ def check_finite(file: Path) -> None:
 
 
 def read_bits(file: Path, tensor: TensorInfo) -> np.ndarray[Any, Any]:
-    """Memory-map a float tensor of ``file`` as unsigned integers, because numpy has no bfloat16."""
+    """Read a float tensor of ``file`` as unsigned integers, because numpy has no bfloat16. Raise ``ModelError`` if it is cut off."""
     import numpy as np
 
-    if not tensor.numbers:
-        return np.zeros(tensor.shape, _INTEGERS[tensor.dtype])
-    return np.memmap(file, _INTEGERS[tensor.dtype], "r", tensor.start, tensor.shape)
+    numbers = np.fromfile(file, _INTEGERS[tensor.dtype], tensor.numbers, offset=tensor.start)
+    if numbers.size < tensor.numbers:
+        raise ModelError(f"{file} changed while it was being read.", hint="Try again when no program writes to it.")
+    return numbers.reshape(tensor.shape)
 
 
 def check_fits(layout: AdapterLayout, source: ModelFolder) -> None:

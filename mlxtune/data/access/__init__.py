@@ -1,1 +1,1 @@
-"""Random access to the records of a source: memory-mapped files and an index of byte offsets."""
+"""Random access to the records of a source: its bytes and an index of byte offsets."""

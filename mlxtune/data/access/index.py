@@ -16,7 +16,7 @@ from mlxtune.core.errors import DataError, MachineError
 from mlxtune.core.files import home, write_bytes
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.access.mmap_file import MmapFile
+from mlxtune.data.access.file_bytes import FileBytes
 from mlxtune.data.access.spans import RecordSpans, array_spans, csv_spans, line_spans
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.readers.turns import loads
@@ -38,7 +38,7 @@ class FileLayout:
     header: tuple[str, ...] = ()
     delimiter: str = ""
 
-    def spans(self, data: MmapFile) -> RecordSpans:
+    def spans(self, data: FileBytes) -> RecordSpans:
         """Return the spans of the records. Raises ``DataError`` if the file as a whole is invalid."""
         if self.kind == "lines":
             return line_spans(data)
@@ -87,7 +87,7 @@ class FileLayout:
         return dict(zip(self.header, fields, strict=True))
 
 
-def detect_layout(data: MmapFile) -> FileLayout:
+def detect_layout(data: FileBytes) -> FileLayout:
     """Return a file's layout, based on its name and first bytes. Raises ``DataError`` if its type is not supported."""
     path = data.path
     suffix = path.suffix.lower()
@@ -100,7 +100,7 @@ def detect_layout(data: MmapFile) -> FileLayout:
     return _json_layout(data) if suffix == ".json" else FileLayout("lines")
 
 
-def _json_layout(data: MmapFile) -> FileLayout:
+def _json_layout(data: FileBytes) -> FileLayout:
     head = data.read(data.begin, data.begin + _HEAD)
     text = head.lstrip()
     if text.startswith(b"["):
@@ -119,7 +119,7 @@ def _json_layout(data: MmapFile) -> FileLayout:
     return FileLayout("lines", ("Read the .json file as one row per line.",))
 
 
-def _csv_layout(data: MmapFile) -> FileLayout:
+def _csv_layout(data: FileBytes) -> FileLayout:
     head = data.read(data.begin, data.begin + _HEAD).lstrip(b"\r\n").decode("latin-1")  # one character per byte
     lines = (line + "\n" for line in head.split("\n"))
     delimiter = max(",;\t", key=head.partition("\n")[0].count)
@@ -137,7 +137,7 @@ def _csv_layout(data: MmapFile) -> FileLayout:
     return FileLayout("csv", notes, header=header, delimiter=delimiter)
 
 
-def find_records(data: MmapFile, layout: FileLayout) -> RecordSpans:
+def find_records(data: FileBytes, layout: FileLayout) -> RecordSpans:
     """Return the spans of ``data``, from the index if that is valid. Raises ``DataError`` like :meth:`FileLayout.spans`."""
     if data.is_copy or data.size < MIN_INDEXED:
         return layout.spans(data)

@@ -10,22 +10,19 @@ from typing import Self
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import size
+from mlxtune.data.access.file_bytes import FileBytes
 from mlxtune.data.access.index import FileLayout, detect_layout, find_records
-from mlxtune.data.access.mmap_file import MmapFile
 from mlxtune.data.access.spans import LIMIT, RecordSpans
 from mlxtune.data.readers.formats import NO_MAPPING, check_format, check_mapping, parse
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.rows import Location, Row, RowError
 from mlxtune.data.source_files import source_files
 
-RELEASE_BYTES = 16 << 20  # bytes iterated over before their pages are dropped
-_RELEASE_READS = 1000  # random reads before all pages are dropped: each may touch a different page
-
 
 class RecordFile:
     """The records in one file, including invalid ones. ``notes`` says how the file was read. Must be closed."""
 
-    def __init__(self, data: MmapFile, layout: FileLayout, spans: RecordSpans, format: str, mapping: Mapping[str, str]) -> None:
+    def __init__(self, data: FileBytes, layout: FileLayout, spans: RecordSpans, format: str, mapping: Mapping[str, str]) -> None:
         self.path = data.path
         self.notes: tuple[str, ...] = (*data.notes, *layout.notes)
         self._data = data
@@ -62,17 +59,8 @@ class RecordFile:
             return error
 
     def __iter__(self) -> Iterator[Row | DataError]:
-        """Yield all records in order, keeping at most ``RELEASE_BYTES`` of the file in memory."""
-        released = 0
-        for index in range(len(self)):
-            yield self.record(index)
-            if (end := int(self._spans.ends[index])) - released > RELEASE_BYTES:
-                self._data.release(released, end)
-                released = end
-
-    def release(self) -> None:
-        """Drop the file's pages from memory; they are read again on demand."""
-        self._data.release(0, self._data.size)
+        """Yield all records in order."""
+        return map(self.record, range(len(self)))
 
     def close(self) -> None:
         self._data.close()
@@ -91,7 +79,7 @@ def open_records(path: Path, format: str = "auto", mapping: Mapping[str, str] = 
     """
     check_format(format)
     check_mapping(mapping)
-    data = MmapFile(path)
+    data = FileBytes(path)
     try:
         layout = detect_layout(data)
         return RecordFile(data, layout, find_records(data, layout), format, mapping)
@@ -112,7 +100,6 @@ class SourceRecords:
             for part, file in source_files(path).items():
                 self.files.append((part, self._open_files.enter_context(open_records(file, format, mapping))))
             undo.pop_all()
-        self._reads = 0
         self._starts = [0]
         for _, records in self.files:
             self._starts.append(self._starts[-1] + len(records))
@@ -121,9 +108,6 @@ class SourceRecords:
         return self._starts[-1]
 
     def _find(self, index: int) -> tuple[RecordFile, int]:
-        self._reads += 1
-        if not self._reads % _RELEASE_READS:
-            self.release()
         number = bisect_right(self._starts, index) - 1
         return self.files[number][1], index - self._starts[number]
 
@@ -145,11 +129,6 @@ class SourceRecords:
     def location(self, index: int) -> Location:
         file, number = self._find(index)
         return file.location(number)
-
-    def release(self) -> None:
-        """Drop the pages of all files from memory."""
-        for _, records in self.files:
-            records.release()
 
     def close(self) -> None:
         self._open_files.close()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.access.mmap_file import MmapFile
+from mlxtune.data.access.file_bytes import FileBytes
 
 LIMIT = 32 << 20  # the largest record that is parsed, in bytes
 csv.field_size_limit(LIMIT)  # a process-wide setting; the csv module's default is 128 KiB per field
@@ -63,12 +63,12 @@ def _concatenate(parts: list[RecordSpans]) -> RecordSpans:
     return RecordSpans(starts, ends, lines)
 
 
-def line_spans(data: MmapFile) -> RecordSpans:
+def line_spans(data: FileBytes) -> RecordSpans:
     """Return the spans of all lines that are not blank, without their line feeds."""
     return _concatenate([_without_blank(data, *block) for block in _scan_lines(data)])
 
 
-def csv_spans(data: MmapFile, delimiter: str) -> RecordSpans:
+def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
 
     Blank lines are skipped. An unclosed quote makes one record of all lines after it, up to ``LIMIT``.
@@ -79,7 +79,7 @@ def csv_spans(data: MmapFile, delimiter: str) -> RecordSpans:
         return _csv_module_spans(data, delimiter)
 
 
-def _scan_lines(data: MmapFile, quotes: _QuoteTracker | None = None) -> Iterator[tuple[RecordSpans, int, bytes]]:
+def _scan_lines(data: FileBytes, quotes: _QuoteTracker | None = None) -> Iterator[tuple[RecordSpans, int, bytes]]:
     """Yield the lines that end in each block, with the block's offset and bytes, and finally the rest after the last line feed.
 
     With ``quotes``, a line feed between quotes does not end a line. Raises ``_IrregularQuotes`` if quotes cannot be counted.
@@ -137,7 +137,7 @@ class _QuoteTracker:
         return even
 
 
-def _without_blank(data: MmapFile, spans: RecordSpans, base: int, block: bytes) -> RecordSpans:
+def _without_blank(data: FileBytes, spans: RecordSpans, base: int, block: bytes) -> RecordSpans:
     """Drop blank spans, reading only those that begin with white space, or before ``block`` at offset ``base``."""
     keep = spans.ends > spans.starts
     text = np.frombuffer(block, np.uint8)
@@ -148,7 +148,7 @@ def _without_blank(data: MmapFile, spans: RecordSpans, base: int, block: bytes) 
     return spans if keep.all() else spans.select(keep)
 
 
-def _is_blank(data: MmapFile, start: int, end: int) -> bool:
+def _is_blank(data: FileBytes, start: int, end: int) -> bool:
     """Return whether the bytes are all white space, reading no more of them than necessary."""
     step = 256
     while start < end:
@@ -158,7 +158,7 @@ def _is_blank(data: MmapFile, start: int, end: int) -> bool:
     return True
 
 
-def _csv_module_spans(data: MmapFile, delimiter: str) -> RecordSpans:
+def _csv_module_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     """Return the same spans as :func:`csv_spans`, using the slower ``csv`` module."""
     reader = csv.reader(_csv_lines(data), delimiter=delimiter)
     lines_read: list[int] = []  # lines read by the end of each record
@@ -182,7 +182,7 @@ def _csv_module_spans(data: MmapFile, delimiter: str) -> RecordSpans:
     return spans.select(keep)
 
 
-def _csv_lines(data: MmapFile) -> Iterator[str]:
+def _csv_lines(data: FileBytes) -> Iterator[str]:
     """Yield lines for the ``csv`` module, one character per byte. A line above ``LIMIT`` is empty; its record is rejected."""
     pending, dropped = "", False  # an unfinished line
     for _, block in data.blocks(data.begin):
@@ -203,7 +203,7 @@ _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 _VECTOR_STEPS = 32  # bytes of white space that are skipped for all elements at once
 
 
-def array_spans(data: MmapFile, bracket: int) -> RecordSpans:
+def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
     """Return the spans of the elements of the JSON array that opens at byte ``bracket``.
 
     Text after the array is one more span, which begins with the closing bracket and so is not JSON. A file cut off after a complete

@@ -1,10 +1,12 @@
-"""The bytes of a source file, memory-mapped and presented as UTF-8. The file is never modified."""
+"""The bytes of a source file, presented as UTF-8. The file is never modified.
+
+They are read on demand rather than memory-mapped: a map of a file that another program truncates kills the process.
+"""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ BLOCK = 4 << 20  # bytes per step of a scan
 _PROBE = 4096
 
 
-class MmapFile:
+class FileBytes:
     """A file's bytes, starting at ``begin`` (after any byte order mark). ``notes`` says what was converted.
 
     UTF-16 is read through a temporary UTF-8 copy, which is removed on close. Raises ``DataError`` if the file cannot be read or is
@@ -51,28 +53,22 @@ class MmapFile:
             self._convert(encoding)
             self.notes = ("Converted from UTF-16.",)
         self.size = self._state[0]
-        try:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
-        except OSError as error:
-            raise DataError(f"{path} cannot be memory-mapped: {error.strerror}.", hint="Copy it to a local disk.") from error
 
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from ``start`` to ``end``. Raises ``DataError`` if the file has changed since it was opened."""
-        if self._stat() != self._state:  # reading a map past the end of a truncated file would kill the process
+        end = min(end, self.size)
+        try:
+            data = os.pread(self._file.fileno(), max(0, end - start), start)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}.", hint="Check its disk.") from error
+        if self._stat() != self._state or len(data) < end - start:
             raise DataError(f"{self.path} changed while it was being read.", hint="Try again when no program writes to it.")
-        return self._map[start:end] if self._map is not None else b""
+        return data
 
     def blocks(self, begin: int) -> Iterator[tuple[int, bytes]]:
         """Yield ``(offset, bytes)`` from ``begin`` to the end in blocks."""
         for start in range(begin, self.size, BLOCK):
             yield start, self.read(start, start + BLOCK)
-            self.release(start, start + BLOCK)
-
-    def release(self, start: int, end: int) -> None:
-        """Drop the pages that lie entirely between ``start`` and ``end``, so that a scan does not fill memory with the file."""
-        start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, min(end, self.size)
-        if self._map is not None and end > start:
-            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def key(self) -> dict[str, int | str]:
         """Return a fingerprint of the content: size, modification time, and a hash of 16 blocks spread over the file."""
@@ -83,9 +79,6 @@ class MmapFile:
         return {"size": self._state[0], "mtime_ns": self._state[1], "probe": digest.hexdigest()}
 
     def close(self) -> None:
-        if self._map is not None:
-            self._map.close()
-            self._map = None
         self._file.close()
 
     def _stat(self) -> tuple[int, int]:
