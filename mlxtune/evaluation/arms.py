@@ -1,6 +1,7 @@
 """The arms of an evaluation: the models and prompts that answer the held-out rows.
 
-A tuned model must beat the alternatives that need no training: a better prompt, few-shot examples, a grammar.
+A tuned model must beat the alternatives that need no training: a better prompt, few-shot examples, a grammar. It may be combined with
+a prompt or a grammar itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row
 from mlxtune.recipe import Recipe
 
-BASE, PROMPT, KSHOT, GRAMMAR, PARENT, TUNED = "base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"
+BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"
+TUNED, TUNED_PROMPT, TUNED_GRAMMAR = "tuned", "tuned+prompt", "tuned+grammar"
 _SYSTEM = ("system", "developer")
 
 
@@ -41,8 +43,13 @@ class Arm:
         return ((Message("system", self.prompt),) if self.prompt else system) + self.shots + others
 
 
+def is_tuned(name: str) -> bool:
+    """Return whether the arm named ``name`` uses the adapter."""
+    return name.partition("+")[0] == TUNED
+
+
 def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> list[Arm]:
-    """Build the arms of ``recipe``, in this order: the base, the arms that need no training, the adapter's parent, the adapter.
+    """Build the arms of ``recipe``: the base, the arms that need no training, the adapter's parent, and the arms with the adapter.
 
     Few-shot examples are chosen from ``train``. Raises ``InputError`` for an unreadable file or too few conversations.
     """
@@ -57,6 +64,10 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
     if adapter and TUNED in section.arms:
         built += [Arm(PARENT, recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
         built.append(Arm(TUNED, adapter))
+        if TUNED_PROMPT in section.arms:
+            built.append(Arm(TUNED_PROMPT, adapter, prompt=_prompt(recipe)))
+        if TUNED_GRAMMAR in section.arms and recipe.schema_file:
+            built.append(Arm(TUNED_GRAMMAR, adapter, schema=json.loads(_text(recipe.schema_file))))
     return built
 
 
@@ -86,7 +97,8 @@ def _prompt(recipe: Recipe) -> str:
     text = _text(recipe.prompt_file) if recipe.prompt_file else recipe.evaluation.prompt
     if not text.strip():
         raise InputError(
-            f"{recipe.prompt_file} is empty.", hint="Write your best prompt, or leave base+prompt out of evaluation.arms."
+            f"{recipe.prompt_file} is empty.",
+            hint="Write your best prompt, or leave the arms with a prompt out of evaluation.arms.",
         )
     return text.strip()
 

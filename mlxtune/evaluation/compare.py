@@ -9,7 +9,7 @@ from pathlib import Path
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import comparability
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
 from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
@@ -22,7 +22,7 @@ from mlxtune.runs import registry
 
 @dataclass(frozen=True)
 class EvaluationSide:
-    """An evaluation and the arm that represents it: the tuned arm if there is one, otherwise the strongest."""
+    """An evaluation and the arm that represents it: the strongest tuned arm if there is one, otherwise the strongest."""
 
     folder: Path
     report: EvaluationReport
@@ -53,8 +53,8 @@ def find_side(workspace: Path, which: str) -> EvaluationSide:
     """Find an evaluation by its folder or ID, or the newest evaluation of a training run. Raises ``InputError``."""
     folder = _evaluation(workspace, which)
     report = reports.load(folder)
-    last = report.arms[-1]
-    return EvaluationSide(folder, report, last.name if last.name == TUNED else strongest_arm(report.arms, CONTRACT).name)
+    subject = report.subject.name
+    return EvaluationSide(folder, report, subject if is_tuned(subject) else strongest_arm(report.arms, CONTRACT).name)
 
 
 def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> EvaluationComparison:

@@ -34,7 +34,7 @@ _CELLS: dict[CellName, tuple[bool, bool]] = {
 class ScoredRow:
     """A held-out row with every arm's answer and its score on one metric.
 
-    ``scores`` omits arms to whose answer the metric does not apply; ``links`` is set for rows that fail in the last arm.
+    ``scores`` omits arms to whose answer the metric does not apply; ``links`` is set for rows that fail in the report's subject.
     """
 
     row: EvaluatedRow
@@ -147,25 +147,25 @@ class Drilldown:
 
 
 def failed_rows(folder: Path, report: EvaluationReport) -> list[FailedRow]:
-    """Return every row that fails the headline metric in the last arm, with newly broken rows first.
+    """Return every row that fails the headline metric in the report's subject, with newly broken rows first.
 
     Raises ``InputError`` if the evidence is missing or does not match.
     """
-    metric, last = report.headline_metric, report.arms[-1].name
+    metric, subject = report.headline_metric, report.subject.name
     first = report.headline.first if report.headline else ""
     drilldown = Drilldown(folder)
     failures = []
-    for row in drilldown.rows_for(metric, last, passed=False):
-        score, before = row.scores[last], row.scores.get(first)
+    for row in drilldown.rows_for(metric, subject, passed=False):
+        score, before = row.scores[subject], row.scores.get(first)
         failures.append(
             FailedRow(
                 row.row,
-                row.answers[last],
+                row.answers[subject],
                 row.answers.get(first),
                 before is not None and before.passed,
                 score.kind,
                 score.why,
-                drilldown.highlight(row, metric, last),
+                drilldown.highlight(row, metric, subject),
                 row.links.nearest if row.links else (),
             )
         )

@@ -31,6 +31,7 @@ from mlxtune.recipe import Recipe
 from mlxtune.runs.state import HELD_OUT_ROW
 
 IndexedText = tuple[int, str | None]  # the index of a row, and one of its answers
+Likelihoods = dict[str, list[tuple[float, int]]]  # nats and tokens of the given answers, by a hash of the model and all tokens
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def generate_answers(
     tell: Callable[[str], Progress],
     of: str = HELD_OUT_ROW,
     shared: PrefixCache | None = None,
+    likelihoods: Likelihoods | None = None,
     compared: frozenset[str] = frozenset(),
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
@@ -125,7 +127,7 @@ def generate_answers(
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
     affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
     ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
-    processed with its current weights. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
+    processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
     ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
@@ -167,7 +169,11 @@ def generate_answers(
     )  # fmt: skip
     indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
     pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
-    nats = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
+    known = {} if likelihoods is None else likelihoods
+    key = sha256_json([identity["base"], identity["adapter"], pairs])
+    if key not in known:
+        known[key] = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
+    nats = known[key]
     rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
     outputs = tuple(
         Output(

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation.answer_statistics import MAX_CUT, AnswerStatistics
-from mlxtune.evaluation.arms import GRAMMAR, TUNED
+from mlxtune.evaluation.arms import GRAMMAR, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult
@@ -129,13 +129,19 @@ class EvaluationReport:
 
     @property
     def headline(self) -> Comparison | None:
-        """The comparison of the tuned arm with the strongest other arm, behind the verdict; ``None`` without a tuned arm."""
+        """The comparison of the strongest tuned arm with the strongest other arm, behind the verdict; ``None`` without a tuned arm."""
         return self._with_strongest(self.headline_metric)
 
     @property
     def contract(self) -> Comparison | None:
         """The same comparison on the whole contract."""
         return self._with_strongest(CONTRACT)
+
+    @property
+    def subject(self) -> ArmResult:
+        """The arm that the report is about: the strongest tuned arm (of equal ones, the first), or the last arm if none is tuned."""
+        tuned = [arm for arm in self.arms if is_tuned(arm.name)]
+        return strongest_arm(tuned[::-1], self.headline_metric) if tuned else self.arms[-1]
 
     @property
     def off_task(self) -> OffTaskResult | None:
@@ -175,8 +181,10 @@ class EvaluationReport:
         return next((item for item in self.comparisons if (item.metric, item.first, item.second) == key), None)
 
     def _with_strongest(self, metric: str) -> Comparison | None:
-        *others, last = self.arms
-        return self.comparison(metric, strongest_arm(others, metric).name, last.name) if last.name == TUNED and others else None
+        others = [arm for arm in self.arms if not is_tuned(arm.name)]
+        if not others or not is_tuned(self.subject.name):
+            return None
+        return self.comparison(metric, strongest_arm(others, metric).name, self.subject.name)
 
 
 def strongest_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
@@ -232,9 +240,9 @@ class ArmScores:
 
 
 def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashable] = ()) -> EvaluationReport:
-    """Build the report of ``arms``, which answered the same rows. The base comes first, the tuned arm last.
+    """Build the report of ``arms``, which answered the same rows. The base comes first, the tuned arms last.
 
-    The tuned arm is compared with the base and with the strongest other arm, which it has to beat. ``groups`` says which rows
+    Each tuned arm is compared with the base and with the strongest other arm, which one of them has to beat. ``groups`` says which rows
     belong together (near-duplicates, or rows of one customer); by default, all rows are independent.
     """
     groups = groups or range(len(arms[0].scored))
@@ -253,9 +261,10 @@ def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashab
     )
     headline = facts.get("headline", CONTRACT)
     pairs = [(arms[0], arm) for arm in arms[1:]]
-    if len(arms) > 2 and arms[-1].name == TUNED:
-        rivals = {strongest_arm(results[:-1], metric).name for metric in (headline, CONTRACT)}
-        pairs += [(arm, arms[-1]) for arm in arms[1:-1] if arm.name in rivals]
+    tuned, others = [arm for arm in arms if is_tuned(arm.name)], [result for result in results if not is_tuned(result.name)]
+    if tuned and len(others) > 1:
+        rivals = {strongest_arm(others, metric).name for metric in (headline, CONTRACT)} - {arms[0].name}
+        pairs += [(rival, arm) for arm in tuned for rival in arms if rival.name in rivals]
     comparisons = apply_holm(
         [
             compare(metric, first.name, second.name, *_both_passed(metric, first.scored, second.scored, groups))

@@ -130,11 +130,13 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     off_task_answers: dict[str, list[str]] = {}
     compared = outputs.comparable_pairs(loaded, recipe, rows)
     arms: list[_ScoredArm] = []
-    prefixes, has_lora = PrefixCache(loaded.model), False
+    prefixes, likelihoods = PrefixCache(loaded.model), outputs.Likelihoods()
+    current: Path | None = None
     for arm in built:
-        if arm.adapter:
-            (lora.load_weights if has_lora else lora.load)(loaded.model, arm.adapter)
-            prefixes, has_lora = PrefixCache(loaded.model), True
+        if arm.adapter != current:  # arms with the same adapter follow one another
+            assert arm.adapter
+            (lora.load_weights if current else lora.load)(loaded.model, arm.adapter)
+            prefixes, current = PrefixCache(loaded.model), arm.adapter
         generate = partial(
             outputs.generate_answers,
             arm,
@@ -145,6 +147,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             cache=worker.folder.parent / "cache",
             tell=partial(progress_reporter, worker, arm.name),
             shared=prefixes,
+            likelihoods=likelihoods,
         )
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
         answers = generate(rows, max_tokens=budget.max_tokens, compared=compared)
@@ -173,10 +176,11 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     if TUNED in off_task_answers:
         evidence.save_off_task(worker.folder, off_task_prompts, off_task_answers)
         facts["regression"] = asdict(compare_off_task(off_task_prompts, off_task_answers[BASE], off_task_answers[TUNED]))
-    failed = [row for row, scores in zip(rows, arms[-1].scored, strict=True) if headline in scores and not scores[headline].passed]
-    nearest_rows.save_nearest(worker.folder, failed, splits.train, data)
     groups = [row.group for row in evidence.load_rows(worker.folder)]
     result = report.build(facts, [arm.scores(rows) for arm in arms], groups)
+    scored = next(arm.scored for arm in arms if arm.answers.arm == result.subject.name)
+    failed = [row for row, scores in zip(rows, scored, strict=True) if headline in scores and not scores[headline].passed]
+    nearest_rows.save_nearest(worker.folder, failed, splits.train, data)
     publish(result, worker.folder)
     return {"verdict": result.verdict, "rows": len(rows)}
 

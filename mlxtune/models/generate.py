@@ -51,7 +51,10 @@ def generate(
     builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens) for prompt in prompts]
     if prefix is None:
         if grammar:
-            raise ModelError("This architecture does not support grammar-constrained answers.", hint="Remove the base+grammar arm.")
+            raise ModelError(
+                "This architecture does not support grammar-constrained answers.",
+                hint="Remove the arms with a grammar from evaluation.arms.",
+            )
         return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress)
     outputs: dict[int, GeneratedAnswer] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]

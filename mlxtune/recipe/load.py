@@ -240,8 +240,13 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
             "training.epochs and training.steps are both 0.",
             hint="Set one of them to at least 1.",
         )
-    for arm, key in (("base+prompt", "prompt"), ("base+grammar", "schema")):
-        if arm in evaluation.arms and not getattr(evaluation, key).strip():
+    for arm in evaluation.arms:
+        if arm.startswith("tuned+") and "tuned" not in evaluation.arms:
+            fail(
+                "evaluation.arms", "evaluation.arms", f"The arm {arm} requires the arm tuned.", hint="Add tuned to evaluation.arms."
+            )
+        key = {"prompt": "prompt", "grammar": "schema"}.get(arm.rpartition("+")[2])
+        if key and not getattr(evaluation, key).strip():
             fail(
                 "evaluation.arms",
                 f"evaluation.{key}",

@@ -294,7 +294,7 @@ class Length:
 
 AUTO: Literal["auto"] = "auto"
 
-ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
+ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar"]
 
 _DISCLAIMERS = Rule(
     lambda items: all(item.phrases and all(phrase.text.strip() for phrase in item.phrases) for item in items),
@@ -333,7 +333,7 @@ class EvaluationSection:
     arms: Annotated[list[ArmName], Key("arms to evaluate on the held-out rows"), _WITH_BASE, _DISTINCT] = field(
         default_factory=lambda: ["base", "tuned"]
     )
-    prompt: Annotated[str, Key("system prompt for base+prompt, or a file that contains it")] = ""
+    prompt: Annotated[str, Key("system prompt for base+prompt and tuned+prompt, or a file that contains it")] = ""
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
@@ -434,7 +434,7 @@ class Recipe:
 
     @property
     def prompt_file(self) -> Path | None:
-        """The file with the system prompt of ``base+prompt``, if it is a file."""
+        """The file with the system prompt of the arms that end with ``+prompt``, if it is a file."""
         return self.path(self.evaluation.prompt) if self.evaluation.prompt.endswith((".txt", ".md")) else None
 
 

@@ -63,7 +63,7 @@ def read_verdict(path: Path) -> VerdictView | None:
         base, *others = report.arms
         changes = tuple(
             MetricChange(metric_label(rate.metric), rate.share, arm.rate(rate.metric).share)
-            for arm in others[-1:]
+            for arm in ([report.subject] if others else [])
             for rate in base.rates
             if rate.metric not in FORMS
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,17 @@ def test_base_gets_row_prompt() -> None:
 def test_base_comes_first_and_tuned_last(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"type": "object"}')
     recipe = _recipe(
-        'arms = ["tuned", "base+grammar", "base+kshot", "base+prompt", "base"]\nschema = "s.json"\nprompt = "Do it."',
+        'arms = ["tuned+grammar", "tuned+prompt", "tuned", "base+grammar", "base+kshot", "base+prompt", "base"]\nschema = "s.json"\nprompt = "Do it."',
         tmp_path,
         '[adapter]\nparent = "before"',
     )
     arms = build_arms(recipe, Path("adapter"), TRAIN)
-    assert [arm.name for arm in arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned"]
-    assert [arm.adapter for arm in arms] == [None] * 4 + [tmp_path / "before", Path("adapter")]
-    assert arms[3].schema == {"type": "object"}
+    assert [arm.name for arm in arms] == [
+        "base", "base+prompt", "base+kshot", "base+grammar", "parent", "tuned", "tuned+prompt", "tuned+grammar",
+    ]  # fmt: skip
+    assert [arm.adapter for arm in arms] == [None] * 4 + [tmp_path / "before"] + [Path("adapter")] * 3
+    assert arms[3].schema == arms[7].schema == {"type": "object"}
+    assert arms[1].prompt == arms[6].prompt == "Do it."
     assert [arm.name for arm in build_arms(recipe, None, TRAIN)] == [arm.name for arm in arms[:4]]
 
 
@@ -67,6 +71,19 @@ def test_missing_or_empty_prompt_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "best.txt").write_text(" \n")
     with pytest.raises(InputError, match="is empty"):
         build_arms(recipe, None, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ('arms = ["base", "tuned+prompt"]\nprompt = "Do it."', "tuned+prompt requires the arm tuned"),
+        ('arms = ["base", "tuned", "tuned+prompt"]', "tuned+prompt requires evaluation.prompt"),
+        ('arms = ["base", "tuned", "tuned+grammar"]', "tuned+grammar requires evaluation.schema"),
+    ],
+)
+def test_arm_without_what_it_needs_is_refused(section: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(problem)):
+        _recipe(section)
 
 
 def test_shots_are_training_rows_before_the_prompt() -> None:

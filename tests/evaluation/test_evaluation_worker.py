@@ -24,7 +24,7 @@ from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
-ARMS = 'evaluation.arms=["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]'
+ARMS = 'evaluation.arms=["base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar"]'
 SCHEMA = {
     "type": "object", "required": ["category"], "properties": {"category": {"enum": ["a", "b"]}}, "additionalProperties": False,
     "x-guidance": {"whitespace_flexible": False},  # a random model would generate spaces up to the limit
@@ -81,9 +81,13 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     )
     first = evaluate(own, *how, run=trained)
     first_report = report.load(first)
-    assert [arm.name for arm in first_report.arms] == ["base", "base+prompt", "base+kshot", "base+grammar", "tuned"]
+    assert [arm.name for arm in first_report.arms] == [
+        "base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar",
+    ]  # fmt: skip
     assert not any(arm.cached for arm in first_report.arms)
     assert first_report.arms[3].rate("schema").hits == first_report.facts["rows"]
+    assert first_report.arms[6].rate("schema").hits == first_report.facts["rows"]
+    assert first_report.arms[6].perplexity == first_report.arms[4].perplexity != first_report.arms[5].perplexity
     assert "A grammar alone" in first_report.verdict
     assert first_report.headline
     assert first_report.headline.first == "base+grammar"

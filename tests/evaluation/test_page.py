@@ -156,7 +156,7 @@ def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path
     assert [len(items) for _, items in pairs] == [4, 4, 1, 1]
     assert {items[0].metric for _, items in pairs} == {"contract"}
     text = _page(folder)
-    places = [text.index(f"<h2>{title}</h2>") for title in ("tuned over base+kshot", "tuned over base", "Without training")]
+    places = [text.index(f"<h2>{title}</h2>") for title in ("tuned over base+kshot", "tuned over base", "Other arms")]
     assert places == sorted(places)
     assert "base+prompt over base" in text[places[-1] :]
     assert "The whole contract: valid JSON, fits the schema, no forbidden phrase." in text

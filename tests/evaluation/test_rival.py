@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from mlxtune.evaluation import report as reports
@@ -33,6 +35,38 @@ def test_verdict_compares_with_strongest_arm(hits: dict[str, int], rival: str, w
     headline = _report(**hits).headline
     assert headline
     assert (headline.first, headline.second, headline.outcome) == (rival, "tuned", word)
+
+
+@pytest.mark.parametrize(
+    ("hits", "pair", "word"),
+    [
+        ({"base": 2, "base_grammar": 30, "tuned": 20, "tuned_grammar": 40}, ("base+grammar", "tuned+grammar"), "better"),
+        ({"base": 2, "base_grammar": 30, "tuned": 40, "tuned_grammar": 40}, ("base+grammar", "tuned"), "better"),
+        ({"base": 40, "base_grammar": 30, "tuned": 20, "tuned_prompt": 25}, ("base", "tuned+prompt"), "worse"),
+        ({"base": 2, "tuned": 20, "tuned_prompt": 40, "tuned_grammar": 30}, ("base", "tuned+prompt"), "better"),
+    ],
+)
+def test_verdict_is_about_the_strongest_tuned_arm(hits: dict[str, int], pair: tuple[str, str], word: str) -> None:
+    report = _report(**hits)
+    assert report.headline
+    assert (report.headline.first, report.headline.second) == pair
+    assert report.subject.name == pair[1]
+    assert report.outcome == word
+    tuned = [name.replace("_", "+") for name in hits if name.startswith("tuned")]
+    tested = [item.second for item in report.comparisons if (item.metric, item.first) == ("contract", pair[0])]
+    assert set(tuned) <= set(tested)  # all are in the family of Holm's correction, because the best was chosen on these rows
+
+
+def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate() -> None:
+    """With three tuned arms that are no better than the base, at most 5% of the verdicts are *better*."""
+    rng, better = random.Random(19), 0
+    for _ in range(400):
+        arms = []
+        for name in ("base", "tuned", "tuned+prompt", "tuned+grammar"):
+            passed = [rng.random() < 0.5 for _ in range(60)]
+            arms.append(ArmScores(name, False, 1.0, [{"contract": PASS if one else Score(False, "bad", "")} for one in passed]))
+        better += reports.build({"rows": 60}, arms).outcome == "better"
+    assert better <= 0.05 * 400
 
 
 def test_report_without_tuned_arm_has_no_verdict() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.evaluation.arms import BASE, TUNED
+from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.render.wording import (
     change_text,
@@ -127,7 +127,7 @@ def _rate(rate: Rate) -> tuple[TableCell, ...]:
 
 
 def _arm(arm: ArmResult) -> TableCell:
-    return TableCell(one_line(arm.name, 40), "primary" if arm.name == TUNED else "muted")
+    return TableCell(one_line(arm.name, 40), "primary" if is_tuned(arm.name) else "muted")
 
 
 def comparison_tables(report: EvaluationReport) -> list[ReportTable]:
@@ -139,7 +139,7 @@ def comparison_tables(report: EvaluationReport) -> list[ReportTable]:
         else:
             single.append((name, items[0]))
     if single:
-        tables.append(comparison_table("Without training", metric_label(single[0][1].metric), single))
+        tables.append(comparison_table("Other arms", metric_label(single[0][1].metric), single))
     return tables
 
 

@@ -40,7 +40,7 @@ _WIDTH = 1000  # width of a chart in its own coordinates
 
 
 def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
-    """Return the page. ``failures`` are all rows that fail in the last arm; the first :data:`SHOWN` are shown."""
+    """Return the page. ``failures`` are all rows that fail in the report's subject; the first :data:`SHOWN` are shown."""
     facts, headline = report.facts, report.headline
     rates, facts_rows = rates_table(report), facts_table(report)
     start = f"{report.outcome.capitalize()}." if report.outcome else ""
@@ -63,10 +63,10 @@ def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
         headline_label=metric_label(headline.metric) if headline else "",
         headline_text=in_words(report, headline) if headline else "",
         tables=[table for table in report_tables(report) if table != rates],
-        arm=report.arms[-1].name,
-        arm_style="primary" if headline and report.arms[-1].name == headline.second else "",
+        arm=report.subject.name,
+        arm_style="primary" if headline else "",
         rows=[(failure, *_cut_at_span(failure), other_answer(report, failure)) for failure in failures[:SHOWN]],
-        rows_note=shown_note(min(SHOWN, len(failures)), len(failures)),
+        rows_note=shown_note(min(SHOWN, len(failures)), len(failures), report.subject.name),
         facts=replace(facts_rows, rows=(*facts_rows.rows, made_with)),
     )
 

@@ -68,17 +68,17 @@ def holdout_summary(report: EvaluationReport) -> str:
 
 
 def comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:
-    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then the tuned arm's other pairs.
+    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then its tuned arm's other pairs.
 
-    Pairs without the tuned arm have only the headline metric; ``report.json`` has the rest.
+    Pairs of other arms have only the headline metric; ``report.json`` has the rest.
     """
-    metric, last = report.headline_metric, report.arms[-1].name
+    metric, subject = report.headline_metric, report.subject.name
     first = (report.headline.first, report.headline.second) if report.headline else ("", "")
     pairs: dict[tuple[str, str], list[Comparison]] = {}
     for item in sorted(report.comparisons, key=lambda item: item.metric != metric):
-        if item.second == last or item.metric == metric:
+        if item.second == subject or item.metric == metric:
             pairs.setdefault((item.first, item.second), []).append(item)
-    order = sorted(pairs, key=lambda pair: (pair != first, pair[1] != last))
+    order = sorted(pairs, key=lambda pair: (pair != first, pair[1] != subject))
     return [(f"{pair[1]} over {pair[0]}", pairs[pair]) for pair in order]
 
 
@@ -104,10 +104,10 @@ def report_date(report: EvaluationReport) -> str:
     return f"{time.strftime('%B', day)} {day.tm_mday}, {day.tm_year}"
 
 
-def shown_note(shown: int, failed: int) -> str:
-    """Describe how many of the failed rows are shown, and where the others are."""
+def shown_note(shown: int, failed: int, arm: str) -> str:
+    """Describe how many of the rows that fail in ``arm`` are shown, and where the others are."""
     if shown == failed:
-        return f"all {failed} rows that fail in the last arm" if failed > 1 else "the only row that fails in the last arm"
+        return f"all {failed} rows that fail in {arm}" if failed > 1 else f"the only row that fails in {arm}"
     return f"{shown} of {failed:,}, broken ones first; the others are in outputs.jsonl"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 
 from mlxtune.core.text import duration, one_line, plural, safe_text
+from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
@@ -27,7 +28,6 @@ from mlxtune.tui.snapshot import RunView
 from mlxtune.tui.verdict import VERDICT_STYLES
 
 NAME, FIGURES, GAP = 19, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
-TUNED = "tuned"
 _ROLES = {"system": "◇", "developer": "◇", "user": "○", "assistant": "●", "tool": "▷"}
 
 
@@ -106,7 +106,7 @@ def arms_header(metrics: Sequence[str], width: int) -> Content:
 
 def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
     """Draw an arm's name and, for each metric, its interval on the axis and in figures."""
-    own = arm.name == TUNED
+    own = is_tuned(arm.name)
     axis_width = _axis_width(metrics, width)
     parts: list[Part] = [cell(one_line(arm.name), NAME, "bold $primary" if own else "")]
     for metric in metrics:
@@ -195,7 +195,7 @@ def _thought_rows(answer: StoredAnswer, width: int) -> list[Content]:
 
 
 def _side_rows(name: str, text: str | None, span: Span | None, width: int) -> list[Content]:
-    head = Content.styled(one_line(name), "bold $primary" if name == TUNED else "bold $muted")
+    head = Content.styled(one_line(name), "bold $primary" if is_tuned(name) else "bold $muted")
     if not text:
         return [head, Content.styled("–" if text is None else "(empty)", "$muted")]
     return [head, *output_rows(text, span, width)]
@@ -254,9 +254,9 @@ def progress(view: RunView, now: float, width: int) -> Content:
     rows: list[Content] = []
     for arm, done, total in view.state.arms:
         glyph = ("✓ ", "bold $success") if done >= total else ("● ", "bold $primary")
-        token = "$primary" if arm == TUNED else "$muted"
+        token = "$primary" if is_tuned(arm) else "$muted"
         figure = f" {done:,} of {plural(total, 'row')}"
-        name = cell(one_line(arm), NAME - 2, "bold $primary" if arm == TUNED else "")
+        name = cell(one_line(arm), NAME - 2, "bold $primary" if is_tuned(arm) else "")
         filled = bar(done / max(1, total), width - NAME - 3 - len(figure), token)
         rows.append(line("  ", glyph, name, filled, (figure, "$muted")))
     if not rows:
@@ -341,7 +341,7 @@ def off_task_page(
         rows.append(line("  ", glyph, (label, f"bold {token}"), (one_line(prompt.id), "$muted")))
         rows += [Content(f"    {text}") for text in wrap(safe_text(prompt.prompt), width - 6)]
         for arm, output in zip(answers, outputs, strict=True):
-            name = cell(one_line(arm), 8, "bold $primary" if arm == TUNED else "$muted")
+            name = cell(one_line(arm), 8, "bold $primary" if is_tuned(arm) else "$muted")
             text_rows = output_rows(output, None, width - 16) or [Content("")]
             rows += [line("    ", " " * 8 if index else name, "  ", text) for index, text in enumerate(text_rows[:4])]
         accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(", ".join(prompt.accept)), "$muted"))

@@ -233,8 +233,8 @@ class EvaluateRoom(Room):
         self._loading = self._load_error = None
         if self._metric not in loaded.metrics:
             self._metric = loaded.report.headline_metric
-        self.query_one("#ev-table", ListPanel).cursor = len(loaded.report.arms) - 1
-        self._find_rows(RowFilter(loaded.report.headline_metric, loaded.report.arms[-1].name), focus=False)
+        self.query_one("#ev-table", ListPanel).cursor = loaded.report.arms.index(loaded.report.subject)
+        self._find_rows(RowFilter(loaded.report.headline_metric, loaded.report.subject.name), focus=False)
         self.redraw()
         if self.focused is None:
             self.query_one("#ev-list", ListPanel).focus()
@@ -314,7 +314,7 @@ class EvaluateRoom(Room):
         if self._report:
             metrics = self._report.metrics
             self._metric = metrics[(metrics.index(self._metric) + 1) % len(metrics)]
-            arm = self._rows.filter.arm if self._rows else self._report.report.arms[-1].name
+            arm = self._rows.filter.arm if self._rows else self._report.report.subject.name
             self._find_rows(RowFilter(self._metric, arm), focus=False)
             self.redraw()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers.registry import FORMS
@@ -53,12 +54,12 @@ class LoadedReport:
         return next((item for item in self.report.comparisons if (item.metric, item.first, item.second) == key), None)
 
     def second_metric(self, metric: str) -> str | None:
-        """Return the metric to show next to ``metric``: the contract, or else the one that the last arm changed most."""
+        """Return the metric to show next to ``metric``: the contract, or else the one that the report's subject changed most."""
         others = [name for name in self.metrics if name != metric]
         others = [name for name in others if self.comparison(name)] or others
         if "contract" in others:
             return "contract"
-        first, last = ({rate.metric: rate.share for rate in arm.rates} for arm in (self.report.arms[0], self.report.arms[-1]))
+        first, last = ({rate.metric: rate.share for rate in arm.rates} for arm in (self.report.arms[0], self.report.subject))
         return max(others, key=lambda name: abs(last.get(name, 0.0) - first.get(name, 0.0)), default=None)
 
 
@@ -126,10 +127,11 @@ def arm_options(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
         extra.append(("base+prompt", "plus the base with your best prompt"))
     if recipe.evaluation.schema and importlib.util.find_spec("llguidance"):
         extra.append(("base+grammar", "plus the base constrained to the schema"))
+        extra += [("tuned+grammar", "plus the tuned model constrained to the schema")] if "tuned" in own else []
     extra = [(arm, label) for arm, label in extra if arm not in own]
 
     def with_arms(*arms: str) -> tuple[str, ...]:
-        return (*(arm for arm in own if arm != "tuned"), *arms, *(arm for arm in own if arm == "tuned"))
+        return tuple(sorted((*own, *arms), key=is_tuned))
 
     options = [("as in the recipe", own), *((label, with_arms(arm)) for arm, label in extra)]
     return [*options, ("all of these", with_arms(*(arm for arm, _ in extra)))] if len(extra) > 1 else options
