@@ -17,9 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "conformance")]
 
-from bases import BASES, OTHERS, Base  # noqa: E402
+from bases import BASES, OTHERS, SHIPPED, Base  # noqa: E402
 from row_shapes import GROUPS, SHAPES  # noqa: E402
-from table import AVAILABLE, verdict_of  # noqa: E402
+from table import AVAILABLE, open_chat, verdict_of  # noqa: E402
+from verdict import judge  # noqa: E402
 
 from mlxtune.data.template_notes import TemplateNote  # noqa: E402
 from mlxtune.models import catalog  # noqa: E402
@@ -40,7 +41,7 @@ rows; `mlxtune data check` and Review have them for your own rows.
 
 - *all*: every shape in the group is accepted. *3 of 5*: the others are refused, for the reason in the last column.
 - *one row per answer*: the template rewrites earlier turns, so each answer becomes a separate training example, with the prompt used at inference.
-- *tools*: the tools list, calls, arguments, and results. If a template does not support tools, set `model.template` to another one.
+- *tools*: the tools list, calls, arguments, and results. If a template does not support tools, set `model.template` to another one, such as the one named here.
 - *thinking*: rows with reasoning, under `model.thinking = "keep"`. Under the default, `"off"`, reasoning is left out and counted.
 
 The templates are those in TRL 1.16.0 and the shipped one, except for copies in public repositories of those of {ELSEWHERE}.
@@ -103,8 +104,19 @@ def result_line(base: Base) -> str:
         accepted = sum(verdict.status == "ok" for verdict in verdicts)
         cell = "all" if accepted == len(verdicts) else f"{accepted} of {len(verdicts)}" if accepted else "none"
         expanded = column == "multi-turn" and any(TemplateNote.TURNS in verdict.notes for verdict in verdicts)
-        cells.append(f"{cell}, one row per answer" if expanded else cell)
+        cell += ", one row per answer" if expanded else ""
+        cells.append(cell + "".join(f"; all with `{name}`" for name in shipped_templates(base) if column == "tools"))
     return f"| {base.name} | {' | '.join(cells)} | {' '.join(reasons(base))} |"
+
+
+def shipped_templates(base: Base) -> Iterator[str]:
+    """Yield the shipped templates that a refusal suggests and that accept every row with tools."""
+    for shipped in SHIPPED:
+        hints = [verdict_of(base, shape).hint for shape in GROUPS["tools"]]
+        if any(hint.startswith(f'Set model.template to "{shipped.template}"') for hint in hints):
+            chat = open_chat(base, "off", replaced_by=shipped)
+            if all(judge(chat, shape, base.specials, thoughts=False).status == "ok" for shape in GROUPS["tools"]):
+                yield shipped.template
 
 
 def reasons(base: Base) -> Iterator[str]:

@@ -55,6 +55,9 @@ def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlToke
     if stop is None:
         raise EndlessAnswerError
     rest = text[len(prompt) :]
+    opened = next((start for start in THOUGHTS if prompt.rstrip().endswith(start)), "")
+    if opened and THOUGHTS[opened] not in rest:
+        raise OpenThoughtError
     ends = [place for word in stops.values() if (place := rest.find(word)) >= 0]
     return AnswerSpan(tokens, len(before), stop + 1, text, control.plain(rest[: min(ends, default=len(rest))]))
 

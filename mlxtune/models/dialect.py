@@ -17,7 +17,8 @@ from mlxtune.data.reasoning import join_reasoning
 from mlxtune.data.rows import REASONING, Message
 
 TurnDict = dict[str, Any]
-Apply = Callable[[Sequence[TurnDict], Sequence[dict[str, Any]], bool], str]  # turns, tools, whether to add the generation prompt
+Tools = Sequence[dict[str, Any]]
+Apply = Callable[[Sequence[TurnDict], Tools, bool], str]  # turns, tools, whether to add the generation prompt
 
 Systems = Literal["all", "first", "none"]
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -42,9 +43,11 @@ class Dialect:
     """What a chat template expects.
 
     ``systems`` are the system turns that it renders where they stand; the others are folded into a user turn. ``reasoning`` is the
-    key of an assistant turn's reasoning, "inline" for a ``<think>`` block in the content, "parts" for content parts, or empty if
-    the template has no place for it. ``content_parts`` is set if content must be a list of parts, and ``short_ids`` if call IDs must
-    have nine letters or digits. ``tools`` and ``calls`` are unset if the template drops or rejects lists of tools, or calls.
+    key of an assistant turn's reasoning, "inline" for a ``<think>`` block in the content, "opened" for one that the generation
+    prompt begins, "parts" for content parts, or empty if the template has no place for it. ``reasons_before_calls`` is set if only
+    turns with calls have one. ``content_parts`` is set if content must be a list of parts, and ``short_ids`` if call IDs must
+    have nine letters or digits. ``tools`` and ``calls`` are unset if the template drops or rejects lists of tools, or calls;
+    ``tools_in_system`` is set if the list is JSON text in the system turn.
     ``header`` is the generation prompt, and ``extra`` what it has at its end that a conversation lacks before the answer, such as
     the empty thought of Gemma 4.
     """
@@ -52,9 +55,11 @@ class Dialect:
     systems: Systems = "all"
     arguments: Literal["object", "string"] = "object"
     reasoning: str = ""
+    reasons_before_calls: bool = False
     content_parts: bool = False
     short_ids: bool = False
     tools: bool = True
+    tools_in_system: bool = False
     calls: bool = True
     header: str = ""
     extra: str = ""
@@ -75,6 +80,10 @@ class Dialect:
             reasoning = turn.extra.get(REASONING, "") if thinking and (keep or index > last_user) else ""
             adapted.append(self._turn(turn, reasoning))
         return self._with_call_ids(adapted)
+
+    def place_tools(self, turns: Sequence[TurnDict], tools: Tools) -> tuple[Sequence[TurnDict], Tools]:
+        """Return ``turns`` and the ``tools`` beside them: none if they are text in the system turn."""
+        return (with_tools_in_system(turns, tools), ()) if tools and self.tools_in_system else (turns, tools)
 
     def _renders(self, index: int) -> bool:
         return self.systems == "all" or (self.systems == "first" and index == 0)
@@ -105,6 +114,8 @@ class Dialect:
             fields["tool_calls"] = [self._call(call) for call in calls]
         if reasoning and self.reasoning == "inline":
             content = join_reasoning(reasoning, content)
+        elif reasoning and self.reasoning == "opened":
+            content = _opened(reasoning, content)
         elif reasoning and self.reasoning == "parts":
             content = [{"type": "thinking", "thinking": reasoning}, {"type": "text", "text": content}]
         elif reasoning and self.reasoning:
@@ -160,13 +171,18 @@ def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
     probe = _Probe(apply)
     arguments = probe.arguments()
     header, extra = probe.generation_prompt()
+    reasoning = probe.reasoning(inline=inline) if thinking else ""
+    reasoning_before_calls = probe.reasoning_before_calls() if thinking and not reasoning else ""
+    tools, tools_in_system = probe.tools(), probe.tools(in_system=True)
     return Dialect(
         systems=probe.systems(),
         arguments=arguments,
-        reasoning=probe.reasoning(inline=inline) if thinking else "",
+        reasoning=reasoning or reasoning_before_calls,
+        reasons_before_calls=bool(reasoning_before_calls),
         content_parts=probe.content_parts,
         short_ids=probe.short_ids,
-        tools=probe.tools(),
+        tools=tools or tools_in_system,
+        tools_in_system=tools_in_system and not tools,
         calls=probe.calls(arguments),
         header=header,
         extra=extra,
@@ -203,9 +219,13 @@ class _Probe:
             return "object"
         return "string" if json.dumps(value) in as_string else "object"
 
-    def tools(self) -> bool:
-        """Whether the list of tools is in the prompt and stays there when the answer is added."""
-        texts = [self._text([_USER], generation_prompt=True, tools=True), self._text([_USER, _ASSISTANT], tools=True)]
+    def tools(self, *, in_system: bool = False) -> bool:
+        """Whether the list of tools, or the one ``in_system``, is in the prompt and stays there when the answer is added."""
+        start = with_tools_in_system([_USER], [_TOOL]) if in_system else [_USER]
+        texts = [
+            self._text(start, generation_prompt=True, tools=not in_system),
+            self._text([*start, _ASSISTANT], tools=not in_system),
+        ]
         return all(word in text for text in texts for word in ("probe_tool", "Probe tool 9027", "probe_key"))
 
     def calls(self, arguments: Literal["object", "string"]) -> bool:
@@ -227,11 +247,13 @@ class _Probe:
 
     def reasoning(self, *, inline: bool) -> str:
         candidates: list[tuple[str, TurnDict]] = [(key, {**_ASSISTANT, key: _REASON}) for key in _REASONING_KEYS]
+        prompt = self._text([_USER], generation_prompt=True)
         if inline:
-            candidates.append(("inline", {**_ASSISTANT, "content": join_reasoning(_REASON, _ANSWER)}))
+            opened = prompt.rstrip().endswith("<think>")
+            content = _opened(_REASON, _ANSWER) if opened else join_reasoning(_REASON, _ANSWER)
+            candidates.append(("opened" if opened else "inline", {**_ASSISTANT, "content": content}))
         parts = [{"type": "thinking", "thinking": _REASON}, {"type": "text", "text": _ANSWER}]
         candidates.append(("parts", {**_ASSISTANT, "content": parts}))
-        prompt = self._text([_USER], generation_prompt=True)
         for key, turn in candidates:
             text = self._text([_USER, turn])
             is_rendered = (
@@ -239,7 +261,11 @@ class _Probe:
             )
             if text.startswith(prompt) and is_rendered:
                 return key
-        call = self._round({"probe_key": _VALUE})[1]  # Gemma 4's first templates render it before a call only
+        return ""
+
+    def reasoning_before_calls(self) -> str:
+        """Return the key of reasoning in a turn with a call. Gemma 4's first templates render it in no other."""
+        call = self._round({"probe_key": _VALUE})[1]
         return next((key for key in _REASONING_KEYS if _REASON in self._text([_USER, {**call, key: _REASON}])), "")
 
     def _round(self, arguments: Any, id: str = "probe1234") -> list[TurnDict]:
@@ -261,6 +287,23 @@ class _Probe:
             return self._apply(turns, [_TOOL] if tools else [], generation_prompt)
         except TemplateError:
             return ""
+
+
+def with_tools_in_system(turns: Sequence[TurnDict], tools: Tools) -> list[TurnDict]:
+    """Return ``turns`` with ``tools`` as JSON text in the system turn, as Phi-4-mini's template reads them."""
+    system, *rest = turns if turns and turns[0]["role"] == "system" else [{"role": "system", "content": ""}, *turns]
+    functions = [tool.get("function", tool) for tool in tools]
+    return [{**system, "tools": json.dumps(functions, ensure_ascii=False)}, *rest]
+
+
+def with_word_in_system(turns: Sequence[TurnDict], word: str) -> list[TurnDict]:
+    """Return ``turns`` with ``word`` at the end of the system turn."""
+    system, *rest = turns if turns and turns[0]["role"] == "system" else [{"role": "system", "content": ""}, *turns]
+    return [{**system, "content": f"{system['content']}\n{word}".lstrip("\n")}, *rest]
+
+
+def _opened(reasoning: str, answer: str) -> str:
+    return join_reasoning(reasoning, answer).removeprefix("<think>\n")
 
 
 def _with_system_turns(turns: list[Message], system_turns: Sequence[Message]) -> list[Message]:

@@ -25,7 +25,7 @@ from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.answer_span import AnswerSpan, EndlessAnswerError, OpenThoughtError, RewrittenAnswerError, locate_answer
 from mlxtune.models.content_proof import missing_in_answer, missing_in_text, notes
 from mlxtune.models.control_tokens import ControlTokens
-from mlxtune.models.dialect import Dialect, TurnDict, find_dialect
+from mlxtune.models.dialect import Dialect, TurnDict, find_dialect, with_word_in_system
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.stops import end_tokens
@@ -34,6 +34,13 @@ from mlxtune.models.thoughts import MARKERS
 from mlxtune.models.tool_calls import CallReader
 from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking, Turns
+
+_SHIPPED_TEMPLATE_TOKENS = {
+    "chatml-tools": {"<|im_start|>", "<|im_end|>"},
+    "phi-tools": {"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"},
+}
+"""The control tokens of the shipped templates with tools."""
+_REASONING_HINT = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ class ChatTemplate:
     @cached_property
     def thought_starts(self) -> frozenset[int]:
         """The control tokens with which a thought, or an answer behind it, may begin; empty if thinking is switched off."""
-        if self.thinking.switch and self._variables.get(self.thinking.switch) in (False, 0):
+        switch, word = self.thinking.switch, self.thinking.word("off")
+        if (switch and self._variables.get(switch) in (False, 0)) or (word and self.settings.thinking == "off"):
             return frozenset()
         control = self.tokenizer.added_tokens_decoder
         firsts = (self.tokenizer.encode(marker, add_special_tokens=False)[0] for marker in MARKERS)
@@ -283,16 +291,18 @@ class ChatTemplate:
         """
         number, message = len(messages), messages[-1]
         self._check_tools(messages, tools, location)
+        self._check_reasoning(message, number, location)
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
         text = self._rendered(messages, tools, generation_prompt=False, location=location)
         try:
             span = locate_answer(prompt, text, self.dialect, self.control, self._stops)
         except OpenThoughtError:
+            hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thought."
+            if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
+                hint = 'Set model.thinking to "off", or add the reasoning as reasoning_content.'
             raise TemplateError(
                 f"{location}: the prompt for turn {number} ends within a thought, but the turn has no reasoning.",
-                hint='Set model.thinking to "off", or add the reasoning as reasoning_content.'
-                if self.thinking.switch
-                else "The template cannot turn thinking off. Name a template in model.template that does not open a thought.",
+                hint=self._switch_hint(messages) or hint,
             ) from None
         except RewrittenAnswerError:
             raise TemplateError(
@@ -307,18 +317,15 @@ class ChatTemplate:
                 hint="Copy the template to a file, write the stop token after assistant turns, and name the file in model.template.",
             ) from None
         if lacking := missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
-            hint = "Name a template in model.template that renders it."
-            if lacking == "its reasoning":
-                hint = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
             raise TemplateError(
                 f"{location}: the chat template of {self.name} drops or changes {lacking} in turn {number}: "
                 f"it trains {one_line(span.answer, 60)!r}.",
-                hint=hint,
+                hint=_REASONING_HINT if lacking == "its reasoning" else "Name a template in model.template that renders it.",
             )
         if lacking := missing_in_text(self.control.plain(text), messages[:-1], tools):
             raise TemplateError(
                 f"{location}: the chat template of {self.name} drops or changes {lacking}.",
-                hint="Remove it from the row, or name a template in model.template that renders it.",
+                hint=self._switch_hint(messages) or "Remove it from the row, or name a template in model.template that renders it.",
             )
         return span
 
@@ -326,12 +333,29 @@ class ChatTemplate:
         calls = any("tool_calls" in message.extra for message in messages)
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
-            has_chatml = {"<|im_start|>", "<|im_end|>"} <= self.tokenizer.get_vocab().keys()
-            shipped = 'Set model.template to "chatml-tools"' if has_chatml else "Name a template with tools in model.template"
+            known = self.tokenizer.get_vocab().keys()
+            name = next((name for name, tokens in _SHIPPED_TEMPLATE_TOKENS.items() if tokens <= known), "")
+            shipped = f'Set model.template to "{name}"' if name else "Name a template with tools in model.template"
             raise TemplateError(
                 f"{location}: the row has tools, but the chat template of {self.name} does not render {lacking}.",
                 hint=f"{shipped}, or remove the tools from the rows.",
             )
+
+    def _check_reasoning(self, message: Message, number: int, location: Location) -> None:
+        if self.settings.thinking == "off" or not message.extra.get(REASONING):
+            return
+        lacking = "does not render it" if not self.dialect.reasoning else ""
+        if self.dialect.reasons_before_calls and "tool_calls" not in message.extra:
+            lacking = "renders it only in turns that call a tool"
+        if lacking:
+            problem = f"turn {number} has reasoning, but the chat template of {self.name} {lacking}."
+            raise TemplateError(f"{location}: {problem}", hint=_REASONING_HINT)
+
+    def _switch_hint(self, messages: Sequence[Message]) -> str:
+        """Return a hint if a turn has a word that the template reads and removes, as those of SmolLM3 and Nemotron Nano v2 do."""
+        if "/no_think" not in self.source or not any(word in turn.content for turn in messages for word in ("/no_think", "/think")):
+            return ""
+        return "Remove /think and /no_think from the turns. model.thinking decides whether the model reasons."
 
     def _notes(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], answers: Sequence[AnswerSpan]
@@ -376,9 +400,13 @@ class ChatTemplate:
     ) -> str:
         """Render ``messages`` to text, with a break in every control token that they contain."""
         thinking = self.settings.thinking
-        turns = self.dialect.adapt(messages, thinking=thinking != "off", keep=thinking == "keep")
+        broken = [
+            replace(turn, content=self.control.broken(turn.content), extra=self.control.broken(turn.extra)) for turn in messages
+        ]
+        adapted = self.dialect.adapt(broken, thinking=thinking != "off", keep=thinking == "keep")
+        turns, tools = self.dialect.place_tools(adapted, self.control.broken(list(tools)))
         try:
-            return self._apply(self.control.broken(turns), self.control.broken(list(tools)), generation_prompt)
+            return self._apply(turns, tools, generation_prompt)
         except TemplateError as error:
             if not location:
                 raise
@@ -387,6 +415,8 @@ class ChatTemplate:
     def _apply(self, turns: Sequence[TurnDict], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
         if not self.tokenizer.has_chat_template and not self.settings.source:
             raise TemplateError(f"The model {self.name} has no chat template.", hint="Use its instruct version, or text rows.")
+        if word := self.thinking.word(self.settings.thinking):
+            turns = with_word_in_system(turns, word)
         try:
             text: str = self.tokenizer.apply_chat_template(
                 list(turns),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -32,6 +32,7 @@ _HISTORY = {
 """Variables that keep the reasoning of earlier turns, with the value that keeps it."""
 _EFFORTS = ("reasoning_effort", "reasoning_strength", "thinking_effort")  # gpt-oss, Qwen3.8; Muse; Kimi
 _NO_EFFORT = ("none", "no_think")  # effort levels that turn reasoning off, in templates that know them
+_WORDS = ("/no_think", "/think")  # Nemotron Nano v2
 _EFFORT_LEVELS = ("low", "medium", "high")
 _REASONING = re.compile(r"think|reasoning|<\|channel", re.IGNORECASE)
 _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
@@ -44,14 +45,20 @@ class ThinkingControls:
 
     ``switch`` and ``effort`` are the variables that turn it on and set its amount, empty if there are none; ``history`` are those
     that decide whether the reasoning of earlier turns stays. ``efforts`` are the values of ``effort`` for off and on; an empty
-    value leaves the template's default. ``reasons`` says whether the template mentions reasoning at all.
+    value leaves the template's default. ``words`` in the system turn turn it off and on where no variable does; they may be empty.
+    ``reasons`` says whether the template mentions reasoning at all.
     """
 
     switch: str = ""
     effort: str = ""
     efforts: tuple[str, str] = ("", "")
     history: tuple[str, ...] = ()
+    words: tuple[str, str] = ("", "")
     reasons: bool = False
+
+    def word(self, mode: Thinking) -> str:
+        """Return the word in the system turn for ``mode``, which may be empty."""
+        return self.words[mode != "off"]
 
     def variables(self, mode: Thinking) -> dict[str, Any]:
         """Return the template variables for ``mode``. ``enable_thinking`` is always set, since mlx-lm would turn it on."""
@@ -79,10 +86,10 @@ class ThinkingControls:
         """Describe ``mode`` with this template in a few words, or return ``""`` if the template does not know reasoning."""
         if not self.reasons:
             return ""
-        if not self.switch and not self.effort:
+        if not (self.switch or self.effort or self.words[0]):
             return "up to the model, because its template has no switch"
         if mode == "off":
-            forced = not self.switch and self.efforts[0] not in _NO_EFFORT
+            forced = self.efforts[0] not in ("", *_NO_EFFORT)
             return f"at the lowest effort ({self.efforts[0]}), because the template cannot turn it off" if forced else "off"
         if mode == "on":
             return "on"
@@ -94,9 +101,10 @@ def thinking_controls(source: str) -> ThinkingControls:
     """Return how the Jinja template ``source`` controls reasoning: the variables that it reads and that change what it renders."""
     names, reasons = template_variables(source), bool(_REASONING.search(source))
 
-    def render(variables: dict[str, Any]) -> str | None:
+    def render(variables: dict[str, Any], turns: Sequence[dict[str, str]] = ()) -> str | None:
         try:
-            return str(_compile_jinja_template(source).render(messages=_QUESTION, add_generation_prompt=True, **variables))
+            messages = [*turns, *_QUESTION]
+            return str(_compile_jinja_template(source).render(messages=messages, add_generation_prompt=True, **variables))
         except Exception:  # a template is a program and may raise anything
             return None
 
@@ -111,7 +119,11 @@ def thinking_controls(source: str) -> ThinkingControls:
         if len(set(prompts.values())) > 1:
             effort, lowest = name, next(iter(prompts))
             efforts = ("", "") if switch else (lowest, _EFFORT_LEVELS[-1] if render({}) == prompts[lowest] else "")
-    return ThinkingControls(switch, effort, efforts, tuple(name for name in _HISTORY if name in names), reasons)
+    words = ("", "")
+    if not switch and not effort and all(word in source for word in _WORDS):
+        prompts = {word: render({}, [{"role": "system", "content": word}]) or word for word in _WORDS}
+        words = _WORDS if len({prompt.replace(word, "") for word, prompt in prompts.items()}) > 1 else words
+    return ThinkingControls(switch, effort, efforts, tuple(name for name in _HISTORY if name in names), words, reasons)
 
 
 def template_variables(source: str) -> frozenset[str]:

@@ -119,9 +119,12 @@ BASES = (
     ),
     lfm2("LFM2.5", "lfm2_2_5_v2", plain=HERMES[4:], thinking=True, twin=True),
 )  # fmt: skip
-SHIPPED = Base("chatml-tools (shipped)", "chatml-tools", "llama3_1", ("<|im_end|>",), CHATML, HERMES[:4])
+SHIPPED = (
+    Base("chatml-tools (shipped)", "chatml-tools", "llama3_1", ("<|im_end|>",), CHATML, HERMES[:4]),
+    phi("phi-tools (shipped)", "phi-tools", tools=True),
+)
 OTHERS = (
-    SHIPPED,
+    *SHIPPED,
     gemma("Gemma 2", "gemma"),
     gemma_4("Gemma 4 (first revision)", "gemma4_v2", thinking=False),
     llama("Llama 3", "llama3", tools=False, twin=True),

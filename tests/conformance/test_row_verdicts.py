@@ -35,10 +35,12 @@ def test_every_refusal_has_a_hint(base: Base) -> None:
     assert not [verdict.reason for verdict in refused.values() if not verdict.hint]
     without_thinking = [shape for shape, verdict in refused.items() if verdict.hint.startswith('Set model.thinking to "off"')]
     assert not [shape for shape in without_thinking if verdict_of(base, shape, thinking="off").hint == refused[shape].hint]
-    without_tools = [shape for shape, verdict in refused.items() if verdict.hint.startswith("Name a template with tools")]
-    if set(SHIPPED.specials) <= set(base.specials):  # the shipped template with tools has the model's control tokens
-        chat = open_chat(base, "off", replaced_by=SHIPPED)
-        assert not [shape for shape in without_tools if judging.judge(chat, shape, base.specials, thoughts=False).status != "ok"]
+    for shipped in SHIPPED:  # a shipped template with tools that a hint names
+        shapes = [
+            shape for shape, verdict in refused.items() if verdict.hint.startswith(f'Set model.template to "{shipped.template}"')
+        ]
+        chat = open_chat(base, "off", replaced_by=shipped)
+        assert not [shape for shape in shapes if judging.judge(chat, shape, base.specials, thoughts=False).status != "ok"]
 
 
 @by_name

@@ -68,6 +68,8 @@ def judge(chat: ChatTemplate, shape: str, specials: tuple[str, ...] = (), *, tho
     try:
         for one, start, end in spans_:
             _check_stop(chat, one.tokens[start:end])
+            if not specials or "{specials}" not in str(SHAPES[shape]):
+                _check_markers(chat, one.tokens[start:end])
             _check_prompt(chat, record, one.tokens, start)
         unreported = set(_changes(record, texts, thoughts)) - notes
         answered = 0
@@ -128,6 +130,14 @@ def _check_stop(chat: ChatTemplate, span: Sequence[int]) -> None:
         raise Mistake(f"the trained span does not end with a stop token: {chat.tokenizer.decode(span)[-60:]!r}")
     if early := [token for token in span[:-1] if token in stops]:
         raise Mistake(f"a trained span goes on after the stop token {chat.tokenizer.decode(early[:1])!r}")
+
+
+def _check_markers(chat: ChatTemplate, span: Sequence[int]) -> None:
+    """Raise ``Mistake`` if a thought is marked with text, although the vocabulary has tokens for that."""
+    ids, text = chat.tokenizer.get_vocab(), chat.tokenizer.decode(list(span))
+    for marker in ("<think>", "</think>"):
+        if marker in ids and text.count(marker) != list(span).count(ids[marker]):
+            raise Mistake(f"{marker} is text in the trained span {text!r}")
 
 
 def _check_prompt(chat: ChatTemplate, record: Record, tokens: list[int], start: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ LATE_SYSTEM = (  # as Mistral v3: before the last user turn, and only if that is
 )
 ONE_SYSTEM = START + "{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}{{ m.content }}" + END
 THINKING = START + "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}" + END
-INLINE = "{# <think> #}" + START + "{{ m.content }}" + END
+INLINE = "{# <think></think> #}" + START + "{{ m.content }}" + END
 EMPTY_THOUGHT = START + "{{ m.content }}" + END.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
 CONTINUED = (  # as Gemma 4 31B: an answer continues the turn of its call, and every prompt ends with an empty thought
     TOOLS + "{% for m in messages %}{% set continues = loop.previtem and loop.previtem.role == 'tool' %}"
@@ -39,6 +40,16 @@ CONTINUED = (  # as Gemma 4 31B: an answer continues the turn of its call, and e
     "{% if messages[-1].role != 'tool' %}<|im_start|>assistant\n{% endif %}<think></think>{% endif %}"
 )
 BEFORE_CALLS = OBJECTS.replace("{{ m.content }}", "{% if m.tool_calls %}[{{ m.reasoning }}]{% endif %}{{ m.content }}")
+TOOLS_IN_SYSTEM = START + "{{ m.content }}{% if m.tools is defined %}TOOLS {{ m.tools }} END{% endif %}" + END  # as Phi-4-mini's
+SWITCHED = (  # as Nemotron Nano v2's: the last switch in the text counts, and a thought is always opened
+    "{% set ns = namespace(think=true) %}{% for m in messages %}{% if m.role in ('user', 'system') %}"
+    "{% if '/think' in m.content %}{% set ns.think = true %}{% elif '/no_think' in m.content %}{% set ns.think = false %}{% endif %}"
+    "{% endif %}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1].strip() }}"
+    "{% elif m.role == 'assistant' %}{{ '<think>\n' if ns.think else '<think></think>' }}{{ m.content }}"
+    "{% else %}{{ m.content.replace('/think', '').replace('/no_think', '').strip() }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ '<think>\n' if ns.think else '<think></think>' }}{% endif %}"
+)
 PARTS = START + "{% for part in m.content %}{{ part.text }}{% endfor %}" + END
 
 LOCATION = Location(Path("rows.jsonl"), 1)
@@ -161,6 +172,16 @@ def test_reasoning_is_trained_or_left_out(chat: Any, source: str, expected: str,
     assert off.encode(conversation, 1000)[0].notes == {TemplateNote.REASONING}
 
 
+def test_a_thought_in_the_content_is_marked_with_the_tokens_of_the_vocabulary(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, template=INLINE, stop="<|im_end|>", plain=("<think>", "</think>"))
+    template = ChatTemplate(load_tokenizer(tmp_path), TemplateSettings(thinking="on"))
+    conversation = row(("user", "Write <think>"), {"role": "assistant", "content": "</think>?", "reasoning": "Why <think>?"})
+    (encoded,) = template.encode(conversation, 1000)
+    start, end = template.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    assert [token for token in encoded.tokens.tolist() if token in (start, end)] == [start, end]
+    assert trained(template, conversation) == ["<think>\nWhy <think>?\n</think>\n\n</think>?<|im_end|>"]
+
+
 def test_reasoning_of_earlier_turns_is_in_the_prompt_only_if_it_is_kept(chat: Any) -> None:
     turns = [("user", "Wet?"), {"role": "assistant", "content": "Yes.", "thinking": "Rain."}] * 2
     on, keep = (chat(THINKING, mode).encode(row(*turns), 1000) for mode in ("on", "keep"))
@@ -174,7 +195,7 @@ def test_reasoning_of_earlier_turns_is_in_the_prompt_only_if_it_is_kept(chat: An
 def test_reasoning_without_a_place_in_the_template_is_refused(chat: Any) -> None:
     conversation = row(("user", "Wet?"), {"role": "assistant", "content": "Yes.", "thinking": "Rain."})
     for source in (CHATML, START + "{{ m.content | string }}" + END):
-        with pytest.raises(TemplateError, match="drops or changes its reasoning in turn 2") as caught:
+        with pytest.raises(TemplateError, match="turn 2 has reasoning, but the chat template of tiny does not render it") as caught:
             chat(source, "on").encode(conversation, 1000)
         assert 'model.thinking to "off"' in caught.value.hint
 
@@ -201,8 +222,45 @@ def test_an_answer_after_a_tool_result_follows_its_prompt(chat: Any) -> None:
 def test_reasoning_may_have_a_place_before_calls_only(chat: Any) -> None:
     template = chat(BEFORE_CALLS, "on")
     assert trained(template, row(("user", "Find it"), call(reasoning="Look."), tools=[TOOL]))[0].startswith("[Look.]CALL")
-    with pytest.raises(TemplateError, match="drops or changes its reasoning in turn 2"):
+    with pytest.raises(TemplateError, match=r"turn 2 has reasoning, but .* renders it only in turns that call a tool") as caught:
         template.encode(row(("user", "Hi"), {"role": "assistant", "content": "Yes.", "reasoning": "Rain."}), 5000)
+    assert 'model.thinking to "off"' in caught.value.hint
+
+
+@pytest.mark.parametrize("turns", [[], [("system", "Be kind.")]])
+def test_tools_are_in_the_system_turn_where_the_template_reads_them_there(chat: Any, turns: list[Any]) -> None:
+    template = chat(TOOLS_IN_SYSTEM)
+    conversation = row(*turns, ("user", "Hi"), ("assistant", "Yes?"), tools=[TOOL])
+    (encoded,) = template.encode(conversation, 5000)
+    text = template.tokenizer.decode(encoded.tokens.tolist())
+    listed = text.split("TOOLS ")[1].split(" END")[0]
+    assert json.loads(listed) == [TOOL["function"]]
+    assert text.startswith(f"<|im_start|>system\n{turns[0][1] if turns else ''}TOOLS [")
+    assert encoded.tokens[: int(encoded.trained.argmax())].tolist() == template.prompt(
+        conversation.messages[:-1], conversation.tools
+    )
+    with pytest.raises(TemplateError, match="does not render calls"):
+        template.encode(row(("user", "Find it"), call(), tools=[TOOL]), 5000)
+
+
+def test_a_switch_in_the_text_of_the_system_turn_turns_reasoning_off_and_on(chat: Any) -> None:
+    answer = {"role": "assistant", "content": "Yes.", "reasoning": "Rain."}
+    turns = [("system", "Be kind."), ("user", "Wet?"), answer, ("user", "Still?"), answer]
+    for mode, lead, expected in (("off", "<think></think>", "Yes."), ("on", "<think>\n", "Rain.\n</think>\n\nYes.")):
+        template = chat(SWITCHED, mode)
+        assert trained(template, row(*turns)) == [f"{expected}<|im_end|>"] * 2
+        prompt = template.tokenizer.decode(template.prompt(row(*turns).messages[:-1]))
+        assert prompt.startswith("<|im_start|>system\nBe kind.<|im_end|>")
+        assert prompt.endswith(
+            f"<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>user\nStill?<|im_end|>\n<|im_start|>assistant\n{lead}"
+        )
+        assert template.thinking.describe(mode).startswith(mode)
+    with pytest.raises(TemplateError, match="ends within a thought, but the turn has no reasoning"):
+        chat(SWITCHED, "on").encode(row(("user", "Wet?"), ("assistant", "Yes.")), 5000)
+    for mode, word in (("off", "/think"), ("off", "/no_think"), ("on", "/no_think")):
+        with pytest.raises(TemplateError) as caught:
+            chat(SWITCHED, mode).encode(row(("system", f"Be kind. {word}"), ("user", "Wet?"), answer), 5000)
+        assert caught.value.hint.startswith("Remove /think and /no_think")
 
 
 def test_content_is_given_in_parts_where_the_template_reads_parts(chat: Any) -> None:

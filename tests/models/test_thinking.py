@@ -30,6 +30,9 @@ GPT_OSS = (
 )
 MISTRAL_4 = "{% set reasoning_effort = reasoning_effort|default('none') %}[{{ reasoning_effort }}]" + CHATML
 NEMOTRON = QWEN3 + "{% if truncate_history_thinking is not defined or truncate_history_thinking %}{% endif %}"
+LLAMA_3_1 = (
+    "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}Today Date: {{ date_string }}\n" + CHATML
+)
 R1 = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 SHADOWED = CHATML + "{% for m in messages %}{% if 1 %}{% set thinking = thinking if thinking is string %}{% endif %}{% endfor %}"
 
@@ -93,6 +96,16 @@ def test_a_model_with_thinking_tokens_does_not_think_unless_the_settings_say_so(
         prompts[mode] = template.tokenizer.decode(template.prompt(question))
     assert prompts["off"].endswith("assistant\n<think>\n\n</think>\n\n")
     assert prompts["on"] == prompts["keep"] == prompts["off"].removesuffix("<think>\n\n</think>\n\n")
+
+
+def test_a_constant_date_stays_whatever_the_settings_say(tmp_path):
+    source = resolve(str(make_tiny(tmp_path / "model", template=LLAMA_3_1)))
+    texts = {
+        load_template(source, TemplateSettings(date=date)).render([Message("user", "Hi")], (), generation_prompt=True)
+        for date in ("", "2024-02-29", "2026-11-26")
+    }
+    assert [text.splitlines()[0] for text in texts] == ["Today Date: 26 Jul 2024"]
+    assert not prints_date(LLAMA_3_1)
 
 
 def test_the_date_is_the_one_in_the_settings(tmp_path):
