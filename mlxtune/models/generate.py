@@ -6,6 +6,7 @@ left-padded; rotary positions do not count the padding.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -19,8 +20,11 @@ from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.grammar import Grammar
+from mlxtune.models.load import on_gpu
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
 from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, ThoughtSplitter
+
+CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and values grow, so old buffers are rarely used again
 
 Progress = Callable[[int, int], None]  # prompts done, total prompts
 
@@ -86,16 +90,30 @@ def _decode(
     grammar_state = grammar.start(len(tails)) if grammar else None
     active = list(range(len(tails)))
     answers: dict[int, GeneratedAnswer] = {}
-    while True:
+
+    def choose(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        """Return the next token of each active row and whether its hidden state has a NaN, both lazily."""
         logits = prefix.head.logits(hidden)
         if grammar_state:
             allowed = grammar_state.allowed_tokens(active, logits.shape[-1])
             for mask, row in zip(allowed, active, strict=True):
                 allow_thoughts(mask, builders[row].splitter, thought_starts)
             logits = mx.where(mx.array(allowed), logits, -mx.inf)
-        best, has_nan = mx.argmax(logits, axis=-1), mx.isnan(hidden).any()
+        return mx.argmax(logits, axis=-1), mx.isnan(hidden).any(axis=-1)
+
+    def choose_after(tokens: mx.array) -> tuple[mx.array, mx.array]:
+        return choose(prefix.head.backbone(tokens[:, None], caches)[:, -1])
+
+    best, has_nan = choose(hidden)
+    generated = 0
+    while True:
+        generated += 1
+        following = None
+        if on_gpu() and grammar_state is None:  # compute the next tokens while these are read
+            following = choose_after(best)
+            mx.async_eval(*following)
         mx.eval(best, has_nan)
-        _check_nan(has_nan)
+        _check_nan(has_nan.any())
         tokens: list[int] = np.array(best).tolist()
         keep = []
         for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
@@ -114,9 +132,12 @@ def _decode(
         if len(keep) < len(active):
             active = [active[index] for index in keep]
             rows = mx.array(keep)
+            best, following = best[rows], following and (following[0][rows], following[1][rows])
             for cache in caches:
                 cache.filter(rows)
-        hidden = prefix.head.backbone(mx.array([[tokens[index]] for index in keep]), caches)[:, -1]
+        best, has_nan = following or choose_after(best)
+        if generated % CLEAR_EVERY == 0:
+            mx.clear_cache()
 
 
 def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtSplitter, starts: Collection[int]) -> None:
@@ -156,7 +177,10 @@ def _generate_with_mlx_lm(
 ) -> list[GeneratedAnswer]:
     answers: dict[int, GeneratedAnswer] = {}
     most = max(builder.most_tokens for builder in builders)
-    steps = _batch_steps if _batches_correctly(model) else _single_steps
+    if id(model) not in _batching_models:
+        _batching_models[id(model)] = _batches_correctly(model)
+        weakref.finalize(model, _batching_models.pop, id(model), None)
+    steps = _batch_steps if _batching_models[id(model)] else _single_steps
     for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers):
         ending: Ending = "stop" if stopped else builders[row].add(token)
         if ending:
@@ -166,6 +190,7 @@ def _generate_with_mlx_lm(
     return [answers[row] for row in range(len(prompts))]
 
 
+_batching_models: dict[int, bool] = {}  # the results of _batches_correctly by the IDs of living models
 _Step = tuple[int, int, mx.array, bool]  # prompt, token, log-probabilities, and whether the token is a stop token
 
 

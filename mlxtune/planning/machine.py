@@ -42,6 +42,7 @@ class Machine:
     limit: int
 
 
+CACHE_LIMIT = 2**30  # bytes of free buffers that MLX may keep on a GPU; by default, it keeps up to 95% of the working set
 COMPUTE_VARIABLE = "MLXTUNE_COMPUTE"  # "native" computes in 16 bits on a CPU too
 
 ThermalPressure = Literal["nominal", "moderate", "heavy"]
@@ -85,6 +86,13 @@ def pressure() -> Memory:
         return replace(memory(), swapped=macos.swap_used(), critical=level >= 4)
     info = _meminfo()
     return replace(memory(), swapped=info.get("SwapTotal", 0) - info.get("SwapFree", 0))
+
+
+def footprint() -> int:
+    """Return the memory that this process occupies, in bytes: its physical footprint on a Mac, its resident set elsewhere."""
+    if platform.system() == "Darwin":
+        return macos.footprint()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def power() -> PowerState:

@@ -2,13 +2,15 @@
 
 Only ``machine`` calls these functions, and only on a Mac. Every function returns a neutral value if macOS does not know the fact.
 
-Sources: ``sysctlbyname(3)``, ``notify(3)``; xnu's ``mach/vm_statistics.h``, ``sys/sysctl.h`` and ``kern/host.c``; Apple's
+Sources: ``sysctlbyname(3)``, ``notify(3)``; xnu's ``mach/vm_statistics.h``, ``sys/sysctl.h``, ``sys/resource.h`` and
+``kern/host.c``; ``libproc.h``; Apple's
 ``IOKit/ps/IOPowerSources.h`` and ``IOPSKeys.h``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -18,6 +20,7 @@ CORE_FOUNDATION = "/System/Library/Frameworks/CoreFoundation.framework/CoreFound
 IOKIT = "/System/Library/Frameworks/IOKit.framework/IOKit"
 
 _HOST_VM_INFO64 = 4
+_RUSAGE_INFO_V0 = 0
 _UTF8 = 0x08000100  # kCFStringEncodingUTF8
 _SINT32 = 3  # kCFNumberSInt32Type
 
@@ -71,6 +74,24 @@ class SwapUsage(ctypes.Structure):
     ]
 
 
+class ResourceUsage(ctypes.Structure):
+    """``struct rusage_info_v0``."""
+
+    _fields_ = [
+        ("uuid", ctypes.c_uint8 * 16),
+        ("user_time", ctypes.c_uint64),
+        ("system_time", ctypes.c_uint64),
+        ("package_idle_wakeups", ctypes.c_uint64),
+        ("interrupt_wakeups", ctypes.c_uint64),
+        ("pageins", ctypes.c_uint64),
+        ("wired_size", ctypes.c_uint64),
+        ("resident_size", ctypes.c_uint64),
+        ("footprint", ctypes.c_uint64),
+        ("start_time", ctypes.c_uint64),
+        ("exit_time", ctypes.c_uint64),
+    ]
+
+
 _VM_WORDS = ctypes.sizeof(VMStatistics) // ctypes.sizeof(ctypes.c_int32)  # HOST_VM_INFO64_REV1_COUNT
 
 
@@ -101,6 +122,12 @@ def free_memory() -> int:
         return 0
     unused = statistics.free_count - statistics.speculative_count  # speculative pages are file cache, and counted there
     return int(unused + statistics.external_page_count + statistics.purgeable_count) * sysctl_number("hw.pagesize")
+
+
+def footprint() -> int:
+    """Return this process's physical footprint in bytes, as in Activity Monitor: it includes GPU buffers and compressed memory."""
+    usage = ResourceUsage()
+    return 0 if _libsystem().proc_pid_rusage(os.getpid(), _RUSAGE_INFO_V0, ctypes.byref(usage)) else int(usage.footprint)
 
 
 def low_power_mode() -> bool:
@@ -180,6 +207,7 @@ def _libsystem() -> Any:
     _declare(library.sysctlbyname, ctypes.c_int, ctypes.c_char_p, pointer, size, pointer, ctypes.c_size_t)
     _declare(library.mach_host_self, ctypes.c_uint32)
     _declare(library.host_statistics64, ctypes.c_int, ctypes.c_uint32, ctypes.c_int, pointer, ctypes.POINTER(ctypes.c_uint32))
+    _declare(library.proc_pid_rusage, ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer)
     _declare(library.notify_register_check, ctypes.c_uint32, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
     _declare(library.notify_get_state, ctypes.c_uint32, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
     _declare(library.notify_cancel, ctypes.c_uint32, ctypes.c_int)

@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import wired_limit
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxtune.adapters.entry import AdapterEntry
@@ -163,15 +162,14 @@ class Engine:
 
     def run(self) -> None:
         """Answer requests until :meth:`close`. Afterward, the model is the base without adapters."""
-        with wired_limit(self.loaded.model):
-            while self._wait():
-                self._drop_cancelled()
-                self._admit()
-                if self._prefilling:
-                    self._guarded([self._prefilling[0]], self._prefill)
-                for batch in list(self._batches.values()):
-                    self._guarded(batch.requests, partial(self._step, batch))
-                self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
+        while self._wait():
+            self._drop_cancelled()
+            self._admit()
+            if self._prefilling:
+                self._guarded([self._prefilling[0]], self._prefill)
+            for batch in list(self._batches.values()):
+                self._guarded(batch.requests, partial(self._step, batch))
+            self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
         self.pool.activate(None)
 
     def _template(self, request: GenerateRequest, entry: AdapterEntry | None) -> ChatTemplate:

@@ -19,21 +19,38 @@ ADVICE = (
 
 
 class MemoryGuard:
-    """Compares MLX's memory use with ``limit`` bytes, and monitors the machine's memory pressure and swap."""
+    """Compares this process's memory use with ``limit`` bytes, and monitors the machine's memory pressure and swap.
+
+    Memory use includes the free buffers that MLX keeps. They are released first, and only a problem that remains is reported.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._start = machine.pressure()
         self._checked = time.monotonic()
+        self._released = False  # free buffers, because of the problem at the last check
 
     def check(self) -> str:
         """Return the problem and what to do about it, or ``""``."""
-        active = mx.get_active_memory()
-        if active > self.limit:
-            return f"The run uses {size(active)} of memory, but this machine's limit is {size(self.limit)}. {ADVICE}"
-        if time.monotonic() - self._checked < INTERVAL:
-            return ""
+        if mx.get_active_memory() + mx.get_cache_memory() > self.limit:
+            mx.clear_cache()
+        problem = self._usage_problem(mx.get_active_memory())
+        if problem or time.monotonic() - self._checked < INTERVAL:
+            return problem
         self._checked = time.monotonic()
+        problem = self._usage_problem(machine.footprint()) or self._pressure_problem()
+        release = bool(problem and mx.get_cache_memory()) and not self._released
+        if release:
+            mx.clear_cache()
+        self._released = release
+        return "" if release else problem
+
+    def _usage_problem(self, used: int) -> str:
+        if used <= self.limit:
+            return ""
+        return f"The run uses {size(used)} of memory, but this machine's limit is {size(self.limit)}. {ADVICE}"
+
+    def _pressure_problem(self) -> str:
         now = machine.pressure()
         if now.critical or now.free < MIN_FREE * now.total:
             return f"The machine is running out of memory: only {size(now.free)} of {size(now.total)} is free. {ADVICE}"

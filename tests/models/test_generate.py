@@ -47,6 +47,22 @@ def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
         assert {ended for _, ended in results} <= {"stop", "length"}
 
 
+def test_decoding_ahead_on_a_gpu_does_not_change_answers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next tokens are computed before the last ones are read. Rows end at different steps, and free buffers are released."""
+    model, tokenizer = load_stock(str(tiny))
+    prompts = [[90, 91, 92, *tail] for tail in ([70, 71, 72], [73], [74, 75, 76, 77], [81, 82])]
+    options = {"max_tokens": 30, "batch_size": 4}
+    greedy = [[part.token for part in stream_generate(model, tokenizer, prompt, max_tokens=30)] for prompt in prompts]
+    options["stops"] = frozenset({greedy[0][3], greedy[1][9]})
+    expected, cleared = generate(model, tokenizer, prompts, **options), []
+    assert len({len(text) for text, _ in expected}) >= 2
+    monkeypatch.setattr(generation, "on_gpu", lambda: True)
+    monkeypatch.setattr(generation, "CLEAR_EVERY", 4)
+    monkeypatch.setattr(mx, "clear_cache", lambda: cleared.append(True))
+    assert generate(model, tokenizer, prompts, **options) == expected
+    assert cleared
+
+
 WINDOWED = ("ministral3", "gemma3_text", "gemma3", "gemma4_text", "gpt_oss")
 
 
@@ -95,6 +111,17 @@ def test_a_model_with_another_cache_uses_mlx_lm(tiny: Path, monkeypatch) -> None
     monkeypatch.setattr(prefix_cache, "KVCache", type("Other", (), {}))
     results = generate(model, tokenizer, [[70, 71], [72]], max_tokens=5, stops=frozenset(), batch_size=2)
     assert [text for text, _ in results] == expected
+
+
+def test_batching_with_mlx_lm_is_tried_once_per_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = []
+    monkeypatch.setattr(prefix_cache, "KVCache", type("Other", (), {}))
+    monkeypatch.setattr(generation, "_batches_correctly", lambda model: bool(trials.append(model)))
+    for _ in range(2):
+        model, tokenizer = load_stock(str(tiny))
+        for _ in range(2):
+            generate(model, tokenizer, [[70, 71]], max_tokens=1, stops=frozenset(), batch_size=2)
+    assert len(trials) == 2
 
 
 def test_nans_raise_an_error(tiny: Path) -> None:

@@ -13,10 +13,11 @@ from mlx_lm.utils import load_model
 from tiny_architectures import make
 
 from mlxtune.core.errors import ModelError
+from mlxtune.models import load as load_module
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.calibration import machine_facts
-from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
+from mlxtune.planning.machine import CACHE_LIMIT, COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.memory import kernels_for
 
 TOKENS = mx.array([[70, 71, 72, 73]])
@@ -62,6 +63,18 @@ def test_other_bits_than_those_of_the_weights_are_refused(tmp_path: Path) -> Non
     assert load(source, "native", 4).description.startswith("4-bit weights")
     with pytest.raises(ModelError, match=r"already has 4-bit weights, so it cannot be quantized to 8 bits"):
         load(source, "native", 8)
+
+
+def test_a_gpu_caps_free_buffers_and_wires_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every process that loads a model: training, evaluation, serving and the planner's probe."""
+    limits: dict[str, int] = {}
+    monkeypatch.setattr(load_module, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 21 * 2**30})
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "set_cache_limit", lambda limit: limits.update(cache=limit))
+    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: limits.update(wired=limit))
+    load(resolve(str(make(tmp_path, "smollm2"))), "float32")
+    assert limits == {"cache": CACHE_LIMIT, "wired": 21 * 2**30}
 
 
 def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:

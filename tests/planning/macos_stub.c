@@ -4,12 +4,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAX 16
 
 static struct { char name[64]; char value[256]; size_t size; } variables[MAX];
 static struct { char name[64]; uint64_t value; } states[MAX];
 static uint32_t vm_words[62];
+static uint64_t footprint;
 static unsigned vm_revision_words, references, host_ports, tokens;
 
 void stub_reset(void) {
@@ -24,6 +26,7 @@ void stub_variable(const char *name, const void *value, size_t size) {
 void stub_state(const char *name, uint64_t value) {
     for (int i = 0; i < MAX; i++) if (!states[i].name[0]) { strcpy(states[i].name, name); states[i].value = value; return; }
 }
+void stub_footprint(uint64_t bytes) { footprint = bytes; }
 void stub_vm(const uint32_t *words, unsigned count) { memcpy(vm_words, words, 4 * count); vm_revision_words = count; }
 unsigned stub_references(void) { return references; }
 unsigned stub_tokens(void) { return tokens; }
@@ -44,6 +47,12 @@ int host_statistics64(uint32_t host, int flavor, int32_t *out, uint32_t *count) 
     if (words > vm_revision_words) words = vm_revision_words;
     memcpy(out, vm_words, 4 * words);
     *count = words;
+    return 0;
+}
+int proc_pid_rusage(int pid, int flavor, void *buffer) { /* struct rusage_info_v0: 96 bytes, ri_phys_footprint at 72 */
+    if (pid != getpid() || flavor != 0) return -1;
+    memset(buffer, 0, 96);
+    *(uint64_t *)((char *)buffer + 72) = footprint;
     return 0;
 }
 uint32_t notify_register_check(const char *name, int *token) {

@@ -112,6 +112,20 @@ def test_pressure_level(mac: Any, level: int, critical: bool) -> None:
     assert machine.pressure().critical is critical
 
 
+def test_footprint_includes_gpu_memory(mac: Any) -> None:
+    """``rusage_info_v0``: a UUID, seven counters, then ``ri_phys_footprint``."""
+    assert (ctypes.sizeof(macos.ResourceUsage), macos.ResourceUsage.footprint.offset) == (96, 72)
+    mac.stub_footprint(ctypes.c_uint64(20 * GB))
+    assert machine.footprint() == 20 * GB
+
+
+def test_footprint_on_linux_is_the_resident_set() -> None:
+    before = machine.footprint()
+    pages = bytearray(b"x") * (64 * 2**20)
+    assert machine.footprint() - before > 48 * 2**20
+    del pages
+
+
 def test_facts_that_macos_does_not_know_are_neutral(mac: Any) -> None:
     assert machine.pressure() == Memory(32 * GB, 0)
     assert machine.power() == PowerState()

@@ -20,6 +20,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
     sample = [FINE]
     monkeypatch.setattr(machine, "pressure", lambda: sample[-1])
     monkeypatch.setattr(memory_guard, "INTERVAL", 0.0)
+    monkeypatch.setattr(mx, "get_cache_memory", lambda: 0)
     return sample
 
 
@@ -33,6 +34,39 @@ def test_mlx_over_limit_is_reported_with_figures_and_advice(now: list[Memory], m
     monkeypatch.setattr(mx, "get_active_memory", lambda: 25 * GB)
     message = MemoryGuard(limit=24 * GB).check()
     assert message == f"The run uses 25.0 GB of memory, but this machine's limit is 24.0 GB. {ADVICE}"
+
+
+def test_free_buffers_are_released_over_the_limit(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = [4 * GB]
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 22 * GB)
+    monkeypatch.setattr(mx, "get_cache_memory", lambda: cached[-1])
+    monkeypatch.setattr(mx, "clear_cache", lambda: cached.append(0))
+    assert MemoryGuard(limit=24 * GB).check() == ""
+    assert cached == [4 * GB, 0]
+
+
+@pytest.mark.parametrize("relieved", [True, False])
+def test_free_buffers_are_released_before_a_run_stops_under_pressure(
+    relieved: bool, now: list[Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops only if the pressure is still there at the next check, even if the cache has grown again."""
+    cleared: list[bool] = []
+    monkeypatch.setattr(mx, "get_cache_memory", lambda: GB)
+    monkeypatch.setattr(mx, "clear_cache", lambda: cleared.append(True))
+    watch = MemoryGuard(limit=24 * GB)
+    now.append(Memory(32 * GB, GB // 2, GB))
+    assert watch.check() == ""
+    assert cleared == [True]
+    if relieved:
+        now.append(FINE)
+    assert bool(watch.check()) is not relieved
+    assert cleared == [True]
+
+
+def test_footprint_over_limit_is_reported(now: list[Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled steps and the interpreter are not in MLX's figures."""
+    monkeypatch.setattr(machine, "footprint", lambda: 26 * GB)
+    assert "The run uses 26.0 GB of memory" in MemoryGuard(limit=24 * GB).check()
 
 
 @pytest.mark.parametrize(
