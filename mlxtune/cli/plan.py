@@ -128,6 +128,8 @@ def _run_facts(plan: Plan) -> list[tuple[str, Cell]]:
     rows: list[tuple[str, Cell]] = [("steps", f"{plan.steps:,} in {plural(plan.epochs, 'epoch')}"), ("tokens", plan.token_summary)]
     if plan.prefix:
         rows.append(("shared", f"{plan.prefix:,} tokens that all rows share are computed once per batch"))
+    if plan.compile_summary:
+        rows.append(("compiled", plan.compile_summary))
     if plan.cut:
         rows.append(("truncated", (f"{plural(plan.cut, 'row')} longer than data.max_tokens", "warning")))
     rows += plan.template_facts

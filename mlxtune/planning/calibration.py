@@ -27,7 +27,9 @@ class StepCalibration:
     """``scale``: measured working memory relative to the estimate. ``seconds``: time of a step per computed position.
 
     ``seconds`` excludes the layers below the first adapter; these take ``frozen`` seconds per position, unless their outputs are
-    cached. ``source`` is "probe", "bench" or a run ID. If ``exact`` is False, only ``scale`` applies: other settings were timed.
+    cached. If a compiled step was measured, ``trace`` is the additional time of the first step of a shape, and ``uncompiled`` is
+    the time of an uncompiled step per position. ``source`` is "probe", "bench" or a run ID. If ``exact`` is False, only ``scale``
+    applies: other settings were timed.
     """
 
     scale: float
@@ -35,6 +37,8 @@ class StepCalibration:
     frozen: float
     source: str
     exact: bool = True
+    trace: float = 0.0
+    uncompiled: float = 0.0
 
 
 def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bool) -> StepCalibration | None:
@@ -42,7 +46,8 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bo
     entries = _read_entries()
     exact = entries.get(_key(recipe, fingerprint, machine, checkpointed))
     if exact:
-        return StepCalibration(exact["scale"], exact["seconds"], exact["frozen"], "probe")
+        trace, uncompiled = exact.get("trace", 0.0), exact.get("uncompiled", 0.0)  # earlier versions did not measure them
+        return StepCalibration(exact["scale"], exact["seconds"], exact["frozen"], "probe", True, trace, uncompiled)
     key = _machine_key(recipe, fingerprint, machine)
     similar = [entry for entry in entries.values() if entry["here"] == key and entry["checkpointed"] == checkpointed]
     if not similar:
@@ -63,6 +68,8 @@ def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepC
         "scale": calibration.scale,
         "seconds": calibration.seconds,
         "frozen": calibration.frozen,
+        "trace": calibration.trace,
+        "uncompiled": calibration.uncompiled,
     }
     entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
     write_json(home() / FILE, {"v": 1, "entries": entries})

@@ -28,13 +28,19 @@ class ProbeBatch:
 
 
 class StepCost(TypedDict):
-    """Bytes at ``rest`` and at the peaks of ``loading`` and the steps; seconds for the second step and its ``frozen`` layers."""
+    """Bytes at ``rest`` and at the peaks of ``loading`` and the steps; seconds for the second step and its ``frozen`` layers.
+
+    If steps are compiled, ``trace`` has the seconds by which the first step, which is traced, exceeds the second, and ``uncompiled``
+    has the seconds of the same step without compiling; otherwise, both are 0.0.
+    """
 
     rest: int
     loading: int
     peak: int
     frozen: float
     step: float
+    trace: float
+    uncompiled: float
 
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:

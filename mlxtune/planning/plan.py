@@ -11,7 +11,7 @@ from mlxtune.data.split import Splits
 from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.planning.changes import RecipeChange, suggest_changes
-from mlxtune.planning.machine import Machine
+from mlxtune.planning.machine import Machine, computes_natively
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates
@@ -20,6 +20,7 @@ from mlxtune.recipe import Recipe
 
 Outcome = Literal["go", "warn", "refuse"]
 
+MIN_USES = 4  # uses of each shape from which compiling is assumed to pay, if no probe has measured it
 FORWARD_SHARE = 1 / 3  # of a step's time, for a forward-only position: a backward pass takes twice as long as a forward pass
 
 _SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtune bench"}
@@ -62,7 +63,8 @@ class Plan:
 
     ``limit`` is the maximum number of bytes to use. ``computed``, ``trained`` and ``read`` count tokens over the whole run: with
     padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters``
-    is the size of the base; ``prompt_tokens`` and ``answer_tokens`` are means over all rows. ``notes`` say what the chat template
+    is the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled; ``compiles`` tells if this machine compiles steps where that pays;
+    ``prompt_tokens`` and ``answer_tokens`` are means over all rows. ``notes`` say what the chat template
     changes in the rows; ``thinking`` and ``date`` are as in :class:`DatasetLengths`.
     """
 
@@ -78,6 +80,8 @@ class Plan:
     cut: int
     prefix: int
     parameters: int
+    traces: int
+    compiles: bool
     prompt_tokens: float
     answer_tokens: float
     estimate: MemoryEstimate
@@ -151,6 +155,13 @@ class Plan:
         return [part for part in parts if part.nbytes or part.name == "gradients"]
 
     @property
+    def compile_summary(self) -> str:
+        """How many steps are compiled, as text; empty if this machine does not compile."""
+        if self.traces:
+            return f"{plural(self.traces, 'step')}, one per batch shape"
+        return "off: too few steps for it to pay" if self.compiles else ""
+
+    @property
     def token_summary(self) -> str:
         """Trained and computed tokens, and the longest row, as text."""
         share = f"{100 * self.trained / max(1, self.computed):.0f}% of {self.computed:,} computed"
@@ -169,7 +180,10 @@ def margin(calibrated: bool) -> float:
 
 
 class StepDecisions(NamedTuple):
-    """A run's work, whether it caches the frozen layers and checkpoints gradients, and a measurement of such a step."""
+    """A run's work, whether it caches the frozen layers and checkpoints gradients, and a measurement of such a step.
+
+    The work has ``traces`` if steps are compiled.
+    """
 
     work: Workload
     cached: bool
@@ -188,7 +202,8 @@ class Planner:
 
     def decisions(self, recipe: Recipe) -> StepDecisions:
         """Decide the settings that ``recipe`` leaves to the planner."""
-        work = workload(self.lengths, recipe.training, recipe.data.max_tokens)
+        compiled = computes_natively(self.machine.backend)
+        work = self._workload(recipe, compiled=compiled)
         cached = memory.uses_frozen_cache(self.shapes, recipe, work, plain=self.lengths.full_attention)
         checkpointed = recipe.training.grad_checkpoint
         if not isinstance(checkpointed, bool):
@@ -196,7 +211,15 @@ class Planner:
             scale = plain.scale if plain else 1.0
             checkpointed = memory.needs_checkpointing(self.shapes, recipe, work, self.machine, cached=cached, scale=scale)
         checkpointed = checkpointed and self.shapes.can_checkpoint
-        return StepDecisions(work, cached, checkpointed, self._calibration(recipe, checkpointed))
+        calibration = self._calibration(recipe, checkpointed)
+        if compiled and not compiling_pays(work, calibration):
+            work = self._workload(recipe, compiled=False)
+            calibration = calibration and replace(calibration, seconds=calibration.uncompiled or calibration.seconds)
+        return StepDecisions(work, cached, checkpointed, calibration)
+
+    def _workload(self, recipe: Recipe, *, compiled: bool) -> Workload:
+        streams = min(memory.MAX_STREAMS, self.machine.cores) if self.machine.backend == "cpu" else 1
+        return workload(self.lengths, recipe.training, recipe.data.max_tokens, compiled=compiled, streams=streams)
 
     def estimate(self, recipe: Recipe) -> MemoryEstimate:
         """Estimate the peak memory of ``recipe``."""
@@ -218,6 +241,8 @@ class Planner:
             seconds=max(0.0, cost["step"] / batch.tokens - (0.0 if cached else frozen)),
             frozen=frozen,
             source="probe",
+            trace=cost["trace"],
+            uncompiled=max(0.0, cost["uncompiled"] / batch.tokens - (0.0 if cached else frozen)),
         )
         calibration.store(recipe, self.fingerprint, self.machine, measured, checkpointed=checkpointed)
         return measured
@@ -252,6 +277,8 @@ class Planner:
             cut=self.lengths.count_truncated(recipe.data.max_tokens),
             prefix=self.lengths.prefix,
             parameters=self.shapes.parameters,
+            traces=work.traces,
+            compiles=computes_natively(self.machine.backend),
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
             estimate=estimate,
@@ -272,6 +299,16 @@ class Planner:
         if not self.fingerprint:
             return None
         return calibration.find(recipe, self.fingerprint, self.machine, checkpointed=checkpointed)
+
+
+def compiling_pays(work: Workload, measured: StepCalibration | None) -> bool:
+    """Return whether compiling the steps of ``work`` saves more time than tracing its shapes takes.
+
+    Without a probe's measurement, it is assumed to if each shape is used a few times.
+    """
+    if measured and measured.uncompiled:
+        return work.traces * measured.trace < work.computed * (measured.uncompiled - measured.seconds)
+    return work.batch_count >= MIN_USES * work.traces
 
 
 def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine: Machine, fingerprint: str = "") -> Planner:
@@ -307,4 +344,4 @@ def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: 
         forward += work.positions_per_epoch + work.validation_positions
     above = work.computed + forward * FORWARD_SHARE
     below = work.cached_positions if cached else work.computed + forward
-    return Cost(speed.seconds * above + speed.frozen * below, speed.source, watts)
+    return Cost(speed.seconds * above + speed.frozen * below + speed.trace * work.traces, speed.source, watts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mlxtune.data import batching
+from mlxtune.data import batch_shapes, batching
+from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import BatchRows, PairLengths
 from mlxtune.recipe import TrainingSection
 
@@ -83,7 +85,8 @@ class Workload:
     """The work of a run. ``computed`` counts positions including padding over the whole run, ``positions_per_epoch`` over one epoch.
 
     ``tokens_read`` counts tokens without padding, both sequences of a pair. ``batches`` are the distinct batch shapes,
-    ``cached_positions`` the positions that a cache of the frozen layers would hold.
+    ``cached_positions`` the positions that a cache of the frozen layers would hold. ``traces`` counts the padded shapes for which
+    a step is compiled; 0 if it is not.
     """
 
     steps: int
@@ -96,17 +99,25 @@ class Workload:
     longest: int
     batches: tuple[BatchShape, ...]
     tokens_read: int = 0
+    batch_count: int = 0
+    traces: int = 0
 
 
-def workload(lengths: DatasetLengths, section: TrainingSection, max_tokens: int) -> Workload:
-    """Return the work of training on ``lengths``, with the same batches in the same order as the training loop."""
+def workload(
+    lengths: DatasetLengths, section: TrainingSection, max_tokens: int, *, compiled: bool = False, streams: int = 1
+) -> Workload:
+    """Return the work of training on ``lengths``, with the same batches in the same order as the training loop.
+
+    If steps are ``compiled``, batches are split over ``streams`` and padded to a few shapes.
+    """
     train, valid = (_TruncatedRows(rows, lengths, section, max_tokens) for rows in (lengths.train, lengths.valid))
     batches: dict[tuple[int, ...], BatchShape] = {}
     computed = trained = tokens_read = 0
     steps = list(_steps(len(lengths.train), train.arrange, section))
+    shapes = train.padded_shapes([rows for _, groups in steps for rows in groups], streams) if compiled else {}
     for _, groups in steps:
         for rows in groups:
-            batch = train.batch(rows)
+            batch = train.padded_batch(rows, shapes, streams) if shapes else train.batch(rows)
             key = (batch.rows, batch.width, *batch.sides)
             if key not in batches or batches[key].trained < batch.trained:
                 batches[key] = batch
@@ -126,6 +137,8 @@ def workload(lengths: DatasetLengths, section: TrainingSection, max_tokens: int)
         longest=max(min(row.full, max_tokens) for row in lengths.train),
         batches=tuple(batches.values()),
         tokens_read=tokens_read,
+        batch_count=sum(len(groups) for _, groups in steps),
+        traces=len(set(shapes.values())),
     )
 
 
@@ -170,6 +183,28 @@ class _TruncatedRows:
             return BatchShape(len(rows), sum(widths), prefix, trained, widths)
         width = batching.padded_length(max(self.inputs[row] for row in rows))
         return BatchShape(len(rows), width, self.prefix, sum(self.trained[row] for row in rows))
+
+    def padded_shapes(self, batches: Sequence[Sequence[int]], streams: int) -> PaddedShapes:
+        """Return the shapes that ``batches`` are padded to; see ``TrainingLoop.padded_shapes``."""
+        cost = batch_shapes.pair_batch_cost if self.sides else batch_shapes.row_batch_cost
+        return batch_shapes.choose_shapes(Counter(self._shape(rows, streams) for rows in batches), cost)
+
+    def padded_batch(self, rows: Sequence[int], shapes: PaddedShapes, streams: int) -> BatchShape:
+        """Return the shape of the batch of ``rows`` after padding."""
+        count, *sizes = shapes[self._shape(rows, streams)]
+        parts = min(streams, count)
+        if self.sides:
+            *widths, in_stem, in_sides, _ = sizes
+            return BatchShape(count, sum(widths), self.prefix, parts * (in_stem + in_sides), tuple(widths))
+        width, targets = sizes
+        return BatchShape(count, width, self.prefix, parts * targets)
+
+    def _shape(self, rows: Sequence[int], streams: int) -> Shape:
+        if self.sides:
+            sides, common = [self.sides[row] for row in rows], [self.common[row] for row in rows]
+            return batch_shapes.pair_batch_shape(sides, common, streams, shared=self.share_prompts)
+        inputs, trained = [self.inputs[row] for row in rows], [self.trained[row] for row in rows]
+        return batch_shapes.row_batch_shape(inputs, trained, streams)
 
 
 def _truncated_sides(sides: PairLengths, max_tokens: int, prefix: int) -> PairLengths:

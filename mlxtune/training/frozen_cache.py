@@ -18,9 +18,15 @@ from mlxtune.core.files import disk_errors
 from mlxtune.data.batching import group_by_length
 from mlxtune.models.encoded import Encoded
 from mlxtune.training.layer_stack import LayerStack, RecordingCache
+from mlxtune.training.objective import TrainingBatch
 from mlxtune.training.sft import SFTBatch, collate
 
 GROUP_TOKENS = 4096  # tokens computed together
+
+
+def fill_rows(batch: TrainingBatch, part: Any, count: int) -> list[int]:
+    """Return the rows of ``part`` and as many repeats of a row as padding needs. Their outputs have no effect on other rows."""
+    return [*part.rows, *[next(iter(batch.counts))] * (count - len(part.rows))]
 
 
 class FrozenCache:
@@ -43,7 +49,7 @@ class FrozenCache:
         self._compute_prefix(self.rows[0].tokens)
         for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):
             self._compute(number)
-        parts = [self._gather(part.rows, part.inputs.shape[1]) for part in batch.parts]
+        parts = [self._gather(fill_rows(batch, part, part.inputs.shape[0]), part.inputs.shape[1]) for part in batch.parts]
         return [self._prefix_output, *parts] if self._prefix_output is not None else parts
 
     def close(self) -> None:

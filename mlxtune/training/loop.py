@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -16,7 +18,8 @@ from mlx.utils import tree_map
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data import batching
+from mlxtune.data import batch_shapes, batching
+from mlxtune.data.batch_shapes import PaddedShapes
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import checkpoint, optimizer
 from mlxtune.training.coverage import Coverage, rows_fingerprint
@@ -115,6 +118,16 @@ class TrainingLoop:
                 yield StepPlan(step, epoch, batches[start : start + self.section.accumulate])
             epoch += 1
 
+    @cached_property
+    def padded_shapes(self) -> PaddedShapes:
+        """The shapes that this host's batches are padded to, chosen from all batches of the run; none if steps are not compiled."""
+        if not self.compiled:
+            return {}
+        plans = islice(self.step_plans(), self.total_steps)
+        shards = (shard for plan in plans for group in plan.groups if (shard := self.hosts.shard(group)))
+        counts = Counter(self.objective.batch_shape(self.train, shard) for shard in shards)
+        return batch_shapes.choose_shapes(counts, self.objective.batch_cost)
+
     def validation_batches(self) -> list[TrainingBatch]:
         """Return the whole validation set, always split into the same batches."""
         rows = range(len(self.valid))
@@ -190,11 +203,12 @@ class _TrainingRun:
             self._validate_and_sample(self.done)
         if self.stopping:
             raise Interrupted(self.done)
-        plans = (plan for plan in loop.step_plans() if plan.step > self.done)
-        plan, batches = self._prepare(next(plans))
-        while plan.step <= loop.total_steps and not self.best.should_stop:
+        plans = islice(loop.step_plans(), self.done, loop.total_steps)
+        prepared = self._prepare(plans)
+        while prepared and not self.best.should_stop:
+            plan, batches = prepared
             loop.pause()
-            following = self._step(plan, batches, plans)
+            prepared = self._step(plan, batches, plans)
             self.done = step = plan.step
             last = step == loop.total_steps
             due = self.validation_batches and (step % loop.section.validate_every == 0 or last)
@@ -204,19 +218,21 @@ class _TrainingRun:
                 self._save(step)
             if (self.stopping or out_of_memory) and (not last or self.validation_pending):
                 raise Interrupted(step, out_of_memory)
-            plan, batches = following
         if self.best.should_stop:
             self._warn(f"Stopped early: no lower loss in {self.best.since} validations since step {self.best.step:,}.")
         return self._finish()
 
-    def _prepare(self, plan: StepPlan) -> tuple[StepPlan, list[TrainingBatch]]:
-        loop = self.loop
+    def _prepare(self, plans: Iterator[StepPlan]) -> tuple[StepPlan, list[TrainingBatch]] | None:
+        """Return the next step and its batches; ``None`` after the last step."""
+        loop, plan = self.loop, next(plans, None)
+        if plan is None:
+            return None
         shards = [shard for rows in plan.groups if (shard := loop.hosts.shard(rows))]
-        return plan, loop.objective.collate(loop.train, shards, plan.rows)
+        return plan, loop.objective.collate(loop.train, shards, plan.rows, loop.padded_shapes)
 
     def _step(
         self, plan: StepPlan, batches: list[TrainingBatch], plans: Iterator[StepPlan]
-    ) -> tuple[StepPlan, list[TrainingBatch]]:
+    ) -> tuple[StepPlan, list[TrainingBatch]] | None:
         """Train on ``batches``, emit an event, and return the next step, which is prepared in the meantime."""
         loop, section, step = self.loop, self.loop.section, plan.step
         start = time.perf_counter()
@@ -232,7 +248,7 @@ class _TrainingRun:
         weight, trained = loop.objective.weight(counts), sum(tokens for _, tokens in counts.values())
         lazy_norm = self.stepper.apply(gradients, weight)
         mx.async_eval(lazy_norm, self.stepper.results)
-        following = self._prepare(next(plans))
+        following = self._prepare(plans)
         mx.eval(lazy_norm, self.stepper.results)
         loss, norm = _number(total) / weight, _number(lazy_norm)
         self.coverage.count(counts)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 
 import mlx.core as mx
 
+from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import BatchRows
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.recipe import TrainingSection
@@ -66,8 +67,19 @@ class Objective(Protocol[Arrays_contra]):
     def arrange(self, rows: Sequence[Any], section: TrainingSection) -> BatchRows:
         """Return a function that groups ``rows`` into batches within the recipe's limits."""
 
-    def collate(self, rows: Sequence[Any], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[Any]:
-        """Return one batch per group. ``step`` holds all rows of the optimizer step; ``groups`` may be one host's shard of them."""
+    def batch_shape(self, rows: Sequence[Any], indices: Sequence[int]) -> Shape:
+        """Return the sizes of the arrays of the batch of the rows at ``indices``."""
+
+    def batch_cost(self, shape: Shape) -> float:
+        """Return the approximate cost of a batch of this shape, in computed positions."""
+
+    def collate(
+        self, rows: Sequence[Any], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
+    ) -> list[Any]:
+        """Return one batch per group, padded to its shape in ``shapes`` if given.
+
+        ``step`` holds all rows of the optimizer step; ``groups`` may be one host's shard of them.
+        """
 
     def weight(self, counts: Counts) -> int:
         """Return the number by which sums over these rows are divided: trained tokens, or pairs."""

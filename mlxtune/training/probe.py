@@ -107,7 +107,7 @@ def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32
 def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> StepCost:
     """Run two optimizer steps of an adapter for ``loaded`` on rows with the batch's shape, and measure them.
 
-    ``step`` is the time of the second step, for one batch. ``frozen`` is the time spent in the layers below the first adapter, or
+    All times are for one batch; ``step`` is that of the second step. ``frozen`` is the time spent in the layers below the first adapter, or
     0.0 if there are none. With ``batch.grouped`` rows, these layers run before the steps, as they do when cached, and ``step`` does
     not include them.
     """
@@ -125,6 +125,7 @@ def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> Ste
     from mlxtune.training.sft import SFTObjective
     from mlxtune.training.step import Stepper
 
+    compiled = loaded.compute == "native"
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = head.split_head(loaded.model)
     stack = LayerStack(loaded.model, parts, streams.StreamPool(streams.default_size()), checkpointed=batch.checkpointed)
@@ -137,7 +138,7 @@ def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> Ste
     (chosen,) = objective.collate(rows, [range(batch.rows)], range(batch.rows))
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
-    stepper = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=loaded.compute == "native")
+    stepper = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=compiled)
     mx.eval(update.state)
     loaded.model.train()
     rest, loading = mx.get_active_memory(), mx.get_peak_memory()
@@ -147,7 +148,7 @@ def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> Ste
         frozen = cache_type(stack, rows, batch.prefix, budget=this_machine().limit // CACHE_MEMORY_DIVISOR, folder=Path(folder))
         frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen))) if batch.grouped and stack.can_skip_frozen() else 0.0
 
-        def step() -> None:
+        def step(stepper: Stepper = stepper) -> None:
             sums: Any = None
             for _ in range(batches):
                 sums = stepper.add(chosen.arrays(frozen if frozen_seconds else None), sums)
@@ -157,10 +158,17 @@ def measure_steps(loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch) -> Ste
         batches = min(2, recipe.training.accumulate)
         step_seconds = [_seconds(step) for _ in range(2)]
         peak = mx.get_peak_memory()
+        trace = uncompiled = 0.0
+        if compiled:
+            plain = Stepper(stack, update, objective, clip=recipe.training.clip, compiled=False)
+            trace, uncompiled = max(0.0, step_seconds[0] - step_seconds[1]), min(_seconds(lambda: step(plain)) for _ in range(2))
         if not frozen_seconds and stack.can_skip_frozen():
             frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen)))
         frozen.close()
-    return {"rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches}
+    return {
+        "rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches,
+        "trace": trace, "uncompiled": uncompiled / batches,
+    }  # fmt: skip
 
 
 def _seconds(work: Callable[[], None]) -> float:

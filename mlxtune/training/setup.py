@@ -25,7 +25,7 @@ from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import disk_free, this_machine
-from mlxtune.planning.plan import Planner
+from mlxtune.planning.plan import Planner, StepDecisions
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.training import sft
@@ -135,13 +135,15 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
         prefix = pair_batches.shared_prefix(rows) if can_share else 0
         objective = kind(recipe.method, can_share, prefix, stack.streams.size)
     lengths = DatasetLengths(row_lengths(train.rows), row_lengths(valid.rows), objective.prefix, can_share)
-    if _use_checkpointing(recipe, loaded.source, lengths, limit):
+    decisions = _decisions(recipe, loaded.source, lengths, limit)
+    recomputed = recipe.training.grad_checkpoint
+    if decisions.checkpointed if recomputed == "auto" else recomputed:
         stack = LayerStack(loaded.model, model_head, stack.streams, checkpointed=True)
         if not stack.checkpointed:
             worker.warn("The layers of this architecture cannot be recomputed, so gradient checkpointing is off.")
     loop = TrainingLoop(
         folder, stack, recipe.training, recipe.adapter, adapter_config, train.rows, valid.rows, objective,
-        compiled=loaded.compute == "native", guard=MemoryGuard(limit),
+        compiled=loaded.compute == "native" and decisions.work.traces > 0, guard=MemoryGuard(limit),
     )  # fmt: skip
     if _use_frozen_cache(recipe, loop, can_share=can_share):
         cache_type: Any = PairCache if isinstance(objective, PreferenceObjective) else FrozenCache
@@ -216,13 +218,10 @@ def _score_reference(
     return learned
 
 
-def _use_checkpointing(recipe: Recipe, source: ModelFolder, lengths: DatasetLengths, limit: int) -> bool:
-    """Whether to use gradient checkpointing. If the recipe says "auto", the plan for ``limit`` bytes decides."""
-    if isinstance(recipe.training.grad_checkpoint, bool):
-        return recipe.training.grad_checkpoint
+def _decisions(recipe: Recipe, source: ModelFolder, lengths: DatasetLengths, limit: int) -> StepDecisions:
+    """Return the plan's decisions for ``limit`` bytes."""
     machine = replace(this_machine(), limit=limit)
-    planner = Planner(machine, shapes.read_shapes(source.folder, source.config), lengths, source.fingerprint)
-    return planner.decisions(recipe)[2]
+    return Planner(machine, shapes.read_shapes(source.folder, source.config), lengths, source.fingerprint).decisions(recipe)
 
 
 def _use_frozen_cache(recipe: Recipe, loop: TrainingLoop, *, can_share: bool) -> bool:

@@ -9,7 +9,8 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from mlxtune.data import batching
+from mlxtune.data import batch_shapes, batching
+from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import BatchRows, padded_length
 from mlxtune.models.encoded import Encoded, common_prefix
 from mlxtune.recipe import TrainingSection
@@ -29,9 +30,9 @@ class SFTArrays(BatchArrays):
 
 @dataclass(frozen=True)
 class SFTPart:
-    """The rows computed by one stream.
+    """The ``rows`` computed by one stream.
 
-    ``inputs``, int32 ``(rows, tokens)``, is padded on the right. ``positions``, int32 ``(targets,)``, has the indices in the
+    ``inputs``, int32 ``(rows, tokens)``, is padded on the right, and below if the batch is padded to a shape. ``positions``, int32 ``(targets,)``, has the indices in the
     flattened inputs of the tokens that predict ``targets``, int32 ``(targets,)``. ``weights``, float32 ``(targets,)``, is 1 for a
     target and 0 for padding.
     """
@@ -90,8 +91,22 @@ class SFTObjective:
             batching.group_by_length, lengths, batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
         )
 
-    def collate(self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[SFTBatch]:
-        return [collate(rows, indices, self.prefix, self.streams) for indices in groups]
+    def batch_shape(self, rows: Sequence[Encoded], indices: Sequence[int]) -> Shape:
+        lengths = [len(rows[index].tokens) - 1 - self.prefix for index in indices]
+        return batch_shapes.row_batch_shape(lengths, [_count_trained(rows[index]) for index in indices], self.streams)
+
+    def batch_cost(self, shape: Shape) -> float:
+        return batch_shapes.row_batch_cost(shape)
+
+    def collate(
+        self,
+        rows: Sequence[Encoded],
+        groups: Sequence[Sequence[int]],
+        step: Sequence[int],
+        shapes: PaddedShapes | None = None,
+    ) -> list[SFTBatch]:
+        padded = [shapes[self.batch_shape(rows, indices)] if shapes else None for indices in groups]
+        return [collate(rows, indices, self.prefix, self.streams, shape) for indices, shape in zip(groups, padded, strict=True)]
 
     def weight(self, counts: Counts) -> int:
         return sum(trained for _, trained in counts.values())
@@ -107,12 +122,23 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     return shared if shared >= MIN_PREFIX and len(rows) > 1 else 0
 
 
-def collate(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, streams: int = 1) -> SFTBatch:
-    """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens, split over ``streams``."""
-    parts = [list(indices[stream::streams]) for stream in range(min(streams, len(indices)))]
-    counts = {index: (len(rows[index].tokens), int(rows[index].trained[1:].sum())) for index in indices}
+def collate(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, streams: int = 1, shape: Shape | None = None) -> SFTBatch:
+    """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens, split over ``streams``.
+
+    It is padded to ``shape``, which has at least the sizes of ``batch_shapes.row_batch_shape``.
+    """
+    padded_rows, width, targets = shape or (len(indices), 0, 0)
+    parts = [
+        _part(rows, indices[stream::streams], prefix, (len(range(stream, padded_rows, streams)), width, targets))
+        for stream in range(min(streams, padded_rows))
+    ]
+    counts = {index: (len(rows[index].tokens), _count_trained(rows[index])) for index in indices}
     shared = mx.array(rows[indices[0]].tokens[:prefix]) if prefix else None
-    return SFTBatch(shared, tuple(_part(rows, part, prefix) for part in parts), counts)
+    return SFTBatch(shared, tuple(parts), counts)
+
+
+def _count_trained(row: Encoded) -> int:
+    return int(row.trained[1:].sum())
 
 
 def loss_sum(stack: LayerStack, arrays: SFTArrays) -> mx.array:
@@ -131,17 +157,19 @@ def loss_sum(stack: LayerStack, arrays: SFTArrays) -> mx.array:
     return mx.stack(losses).sum()
 
 
-def _part(rows: Sequence[Encoded], indices: Sequence[int], prefix: int) -> SFTPart:
-    width = padded_length(max(len(rows[index].tokens) for index in indices) - 1 - prefix)
-    tokens = np.zeros((len(indices), width + 1), np.int32)
-    trained = np.zeros((len(indices), width + 1), bool)
+def _part(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, shape: Shape) -> SFTPart:
+    """Return the part of the rows at ``indices``. ``shape`` has its number of rows, and its smallest width and number of targets."""
+    padded_rows, width, size = shape
+    width = width or padded_length(max(len(rows[index].tokens) for index in indices) - 1 - prefix)
+    tokens = np.zeros((padded_rows, width + 1), np.int32)
+    trained = np.zeros((padded_rows, width + 1), bool)
     for line, index in enumerate(indices):
         row = rows[index]
         tokens[line, : len(row.tokens) - prefix] = row.tokens[prefix:]
         trained[line, : len(row.tokens) - prefix] = row.trained[prefix:]
     is_target = trained[:, 1:]
     count = int(is_target.sum())
-    size = padded_length(count)
+    size = size or padded_length(count)
     positions, targets, weights = np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32)
     positions[:count], targets[:count], weights[:count] = np.flatnonzero(is_target), tokens[:, 1:][is_target], 1
     return SFTPart(tuple(indices), mx.array(tokens[:, :-1]), mx.array(positions), mx.array(targets), mx.array(weights))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
+from mlxtune.data import batch_shapes
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.planning.workload import DatasetLengths, RowLength, smaller_batches, workload
@@ -68,6 +71,31 @@ def test_steps_epochs_and_tokens_match_the_training_loop(section: TrainingSectio
     assert planned_work.trained == sum(count for batch in prepared for _, count in batch.counts.values())
     assert {(batch.rows, batch.width) for batch in planned_work.batches} == {batch.parts[0].inputs.shape for batch in prepared}
     assert planned_work.validation_positions == sum(batch.computed_positions for batch in loop.validation_batches())
+    assert planned_work.traces == 0
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_compiled_shapes_match_the_training_loop(pairs: bool, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 5 shapes at most, batches are padded in every dimension."""
+    monkeypatch.setattr(batch_shapes.choose_shapes, "__defaults__", (5,))
+    section, prefix = TrainingSection(epochs=3, batch_tokens=700, accumulate=2), 5
+    stack: Any = Stack()
+    none: Any = None
+    if pairs:
+        rows = [_pair(index, prefix + 1 + index * 37 % 90, 5 + index * 7 % 40, 3 + index * 5 % 30) for index in range(61)]
+        given, objective = DatasetLengths(row_lengths(rows), row_lengths(rows), prefix, True), _pair_objective(prefix, streams)
+    else:
+        given, objective = lengths(*FULL, prefix=prefix), SFTObjective(prefix, streams)
+        rows = encoded(given.train, 200)
+    loop = TrainingLoop(Path(), stack, section, none, {}, rows, rows[:4], objective, compiled=True)
+    planned_work = workload(given, section, 500, compiled=True, streams=streams)
+    plans = list(itertools.islice(loop.step_plans(), loop.total_steps))
+    batches = [batch for plan in plans for batch in objective.collate(rows, plan.groups, plan.rows, loop.padded_shapes)]
+    assert planned_work.traces == len(set(loop.padded_shapes.values())) == 5
+    assert planned_work.batch_count == len(batches)
+    assert planned_work.computed == sum(batch.computed_positions for batch in batches)
+    assert len({_array_shapes(batch.arrays()) for batch in batches}) <= 5
 
 
 @pytest.mark.parametrize("prefix", [0, 20])
@@ -97,6 +125,14 @@ def test_steps_and_tokens_of_pairs_match_the_training_loop(section: TrainingSect
         assert {(batch.rows, *batch.sides) for batch in planned_work.batches} == blocks
         assert {batch.prefix for batch in planned_work.batches if batch.rows > 1} == {prefix}
         assert all(batch.prefix == 0 for batch in planned_work.batches if batch.rows == 1)
+
+
+def _pair_objective(prefix: int, streams: int) -> PreferenceObjective:
+    return PreferenceObjective(MethodSection(), True, prefix, streams)
+
+
+def _array_shapes(arrays: Any) -> tuple[Any, ...]:
+    return tuple((name, array.shape) for name, array in tree_flatten(arrays))
 
 
 def _pair(index: int, *lengths: int) -> EncodedPair:

@@ -14,7 +14,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 from test_pairs import plain_logp, random_pairs
-from test_sft import assert_equal, shaken
+from test_sft import assert_equal, padded_shapes, shaken
 
 from mlxtune.core.errors import DataError, TooLongError
 from mlxtune.data.rows import Location, Message, Preference, Unpaired
@@ -64,13 +64,15 @@ def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], Any]:
     return model, near, plain(model, near)
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("lanes", "shared", "prefix"), [(1, True, 0), (2, True, 0), (2, True, 20), (1, False, 0)])
-def test_loss_and_gradients_match_plain_computation(small: Any, lanes: int, shared: bool, prefix: int) -> None:
+def test_loss_and_gradients_match_plain_computation(small: Any, lanes: int, shared: bool, prefix: int, padded: bool) -> None:
     model, rows, expected = small
     exp.install()
     objective, stack = KTOObjective(BY, shared, prefix, lanes), LayerStack(model, split_head(model), StreamPool(lanes))
     stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=False)
-    (batch,) = objective.collate(rows, [range(len(rows))], range(len(rows)))
+    shapes = padded_shapes(objective, rows, [range(len(rows))]) if padded else {}
+    (batch,) = objective.collate(rows, [range(len(rows))], range(len(rows)), shapes)
     (loss, sums), gradients = stepper.add(batch.arrays())
     mx.eval(loss, sums, gradients)
     weight = objective.weight(batch.counts)

@@ -126,20 +126,26 @@ def test_orpo_is_finite_for_certain_answer() -> None:
 def test_kto_matches_its_paper() -> None:
     """Equation 7 with λ of 1 and 0.5, and z = 1.5: the mean of 3 and 0."""
     logps, known = mx.array([-10.0, -10.0, -30.0]), mx.array([-14.0, -14.0, -25.0])
-    z = losses.kto_reference_point(mx.array([-5.0, -9.0]), mx.array([-8.0, -9.0]))
+    z = losses.kto_reference_point(mx.array([-5.0, -9.0]), mx.array([-8.0, -9.0]), mx.ones(2))
     value = losses.kto(logps, known, mx.array([True, False, False]), z, beta=0.2, desirable_weight=1.0, undesirable_weight=0.5)
     sigma = [exp(log_sigmoid(x)) for x in (0.2 * (4 - 1.5), 0.2 * (1.5 - 4), 0.2 * (1.5 + 5))]
     assert value.tolist() == pytest.approx([1 - sigma[0], 0.5 * (1 - sigma[1]), 0.5 * (1 - sigma[2])], rel=1e-5)
 
 
 def test_kto_reference_point_is_nonnegative_without_gradient() -> None:
-    assert losses.kto_reference_point(mx.array([-9.0]), mx.array([-8.0])).item() == 0
-    gradient = mx.grad(lambda mismatched: losses.kto_reference_point(mismatched, mx.array([-8.0])))(mx.array([-5.0]))
+    assert losses.kto_reference_point(mx.array([-9.0]), mx.array([-8.0]), mx.ones(1)).item() == 0
+    gradient = mx.grad(lambda mismatched: losses.kto_reference_point(mismatched, mx.array([-8.0]), mx.ones(1)))(mx.array([-5.0]))
     assert gradient.tolist() == [0]
 
 
 def test_metrics_are_pair_sums_with_trl_names() -> None:
-    metrics = dict(zip(losses.metric_names(by("sigmoid")), losses.metric_sums(scores(), by("sigmoid")).tolist(), strict=True))
+    metrics = dict(
+        zip(
+            losses.metric_names(by("sigmoid")),
+            losses.metric_sums(scores(), by("sigmoid"), mx.ones(len(PAIRS))).tolist(),
+            strict=True,
+        )
+    )
     gains = [(c - rc, r - rr) for c, r, rc, rr, _, _ in PAIRS]
     assert metrics == pytest.approx(
         {
@@ -159,7 +165,9 @@ def test_metrics_are_pair_sums_with_trl_names() -> None:
 
 
 def test_reference_free_rewards_are_token_means_without_drift() -> None:
-    metrics = dict(zip(losses.metric_names(by("simpo")), losses.metric_sums(scores(), by("simpo")).tolist(), strict=True))
+    metrics = dict(
+        zip(losses.metric_names(by("simpo")), losses.metric_sums(scores(), by("simpo"), mx.ones(len(PAIRS))).tolist(), strict=True)
+    )
     assert metrics["rewards/chosen"] == pytest.approx(BETA * sum(pair[0] / pair[4] for pair in PAIRS))
     assert metrics["rewards/accuracies"] == sum(pair[0] / pair[4] > pair[1] / pair[5] for pair in PAIRS)
     assert "drift/chosen" not in metrics

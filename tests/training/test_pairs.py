@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
-from test_sft import assert_equal, shaken
+from test_sft import assert_equal, padded_shapes, shaken
 from tiny_architectures import ARCHITECTURES, make
 
 from mlxtune.data.batching import group_pairs, pair_batch_widths
@@ -105,15 +104,25 @@ class Ways:
     checkpointed: bool = False
     frozen: bool = False
     compiled: bool = False
+    padded: bool = False
 
 
-EACH = [Ways(shared=False), Ways(), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(compiled=True)]
+EACH = [
+    Ways(shared=False),
+    Ways(),
+    Ways(lanes=2),
+    Ways(checkpointed=True),
+    Ways(frozen=True),
+    Ways(compiled=True),
+    Ways(padded=True),
+]
 TOGETHER = [
     Ways(lanes=2, checkpointed=True, frozen=True),
     Ways(checkpointed=True, compiled=True),
     Ways(lanes=3, frozen=True),
     Ways(frozen=True, compiled=True),
     Ways(shared=False, lanes=2, checkpointed=True),
+    Ways(shared=False, lanes=2, padded=True),
 ]
 
 
@@ -125,11 +134,13 @@ def own_loss_and_gradients(
     assert can_share_prompts(stack)
     assert stack.can_skip_frozen() or not ways.frozen
     cache = PairCache(stack, rows, ways.prefix, budget=20_000, folder=folder) if ways.frozen else None
-    stepper = Stepper(stack, optim.SGD(0.0), partial(dpo.loss_sum, method=by), clip=0.0, compiled=ways.compiled)
+    objective = dpo.PreferenceObjective(by, ways.shared, ways.prefix, ways.lanes)
+    stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=ways.compiled)
     sums: Any = None
     model.train()
     groups = [range(3), [3], range(4, len(rows))]
-    batches = pair_batches.collate(rows, groups, share_prompts=ways.shared, prefix=ways.prefix, streams=ways.lanes)
+    shapes = padded_shapes(objective, rows, groups) if ways.padded else {}
+    batches = objective.collate(rows, groups, range(len(rows)), shapes)
     for batch in batches:
         sums = stepper.add(batch.arrays(cache), sums)
     mx.eval(sums)
@@ -175,6 +186,7 @@ def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: W
         Ways(prefix=20, checkpointed=True),
         Ways(prefix=20, lanes=2, checkpointed=True, frozen=True),
         Ways(prefix=20, frozen=True, compiled=True),
+        Ways(prefix=20, lanes=2, frozen=True, padded=True),
     ],
     ids=str,
 )

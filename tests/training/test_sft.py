@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
+from mlxtune.data.batch_shapes import PaddedShapes
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.models import lora
 from mlxtune.models.cpu import exp
@@ -27,6 +29,7 @@ from mlxtune.recipe import AdapterSection
 from mlxtune.training import sft
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.objective import Objective
 from mlxtune.training.step import Stepper
 
 
@@ -46,6 +49,11 @@ def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[flo
     return value.item(), dict(tree_flatten(gradients))
 
 
+def padded_shapes(objective: Objective[Any], rows: Sequence[Any], groups: Sequence[Sequence[int]]) -> PaddedShapes:
+    """Return shapes that pad each group in every dimension."""
+    return {shape: tuple(size + 2 for size in shape) for shape in (objective.batch_shape(rows, group) for group in groups)}
+
+
 @dataclass(frozen=True)
 class Ways:
     """Enabled optimizations."""
@@ -55,14 +63,16 @@ class Ways:
     checkpointed: bool = False
     frozen: bool = False
     compiled: bool = False
+    padded: bool = False
 
 
-EACH = [Ways(prefix=True), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(compiled=True)]
+EACH = [Ways(prefix=True), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(compiled=True), Ways(padded=True)]
 TOGETHER = [
     Ways(prefix=True, lanes=2, checkpointed=True, frozen=True),
     Ways(prefix=True, checkpointed=True, compiled=True),
     Ways(prefix=True, lanes=3, frozen=True),
     Ways(prefix=True, frozen=True, compiled=True),
+    Ways(prefix=True, lanes=3, frozen=True, padded=True),
 ]
 
 
@@ -75,12 +85,13 @@ def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) ->
     assert prefix >= 16 or not ways.prefix
     assert stack.can_share_prefix()
     assert stack.can_skip_frozen() or not ways.frozen
-    stepper = Stepper(stack, optim.SGD(0.0), sft.SFTObjective(), clip=0.0, compiled=ways.compiled)
+    objective = sft.SFTObjective(prefix, ways.lanes)
+    stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=ways.compiled)
     frozen = FrozenCache(stack, rows, prefix, budget=20_000, folder=Path(tempfile.gettempdir())) if ways.frozen else None
     half, sums, trained = len(rows) // 2, None, 0
     model.train()
-    for some in (range(half), range(half, len(rows))):
-        batch = sft.collate(rows, some, prefix, ways.lanes)
+    groups = [range(half), range(half, len(rows))]
+    for batch in objective.collate(rows, groups, range(len(rows)), padded_shapes(objective, rows, groups) if ways.padded else {}):
         sums = stepper.add(batch.arrays(frozen), sums)
         trained += sum(tokens for _, tokens in batch.counts.values())
     assert sums is not None

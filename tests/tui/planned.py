@@ -65,4 +65,6 @@ def plannable(shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: float = 8.0, t
 
 def took(**changes: float) -> Any:
     """What ``ask.steps`` answers: two steps of half a second, as much memory as was expected."""
-    return lambda recipe, batch, **_: {"rest": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5} | changes
+    return lambda recipe, batch, **_: (
+        {"rest": 2**27, "peak": 2**30, "frozen": 0.0, "step": 0.5, "trace": 0.0, "uncompiled": 0.0} | changes
+    )

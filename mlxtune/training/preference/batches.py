@@ -13,6 +13,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlxtune.data import batch_shapes
+from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import PairLengths, group_pairs, padded_length
 from mlxtune.models.encoded import EncodedPair, common_prefix
 from mlxtune.training.frozen_cache import GROUP_TOKENS
@@ -31,6 +33,7 @@ class PairArrays(BatchArrays):
     target_index: list[mx.array]
     mask: list[mx.array]
     reference: list[mx.array]
+    weights: list[mx.array]
     mean_length: mx.array
 
 
@@ -45,6 +48,7 @@ class PairPart:
     tokens, then the ones predicted from ``positions`` in both flattened inputs, concatenated. ``target_index``, int32 ``(2 pairs,
     completion)``, is the index in that list of each token of a completion; ``mask``, float32 of the same shape, marks real tokens.
     ``reference``, float32 ``(2 pairs,)``, has the reference's log-probabilities of chosen, then rejected completions; 0 if unknown.
+    ``weights``, float32 ``(pairs,)``, is 1, or 0 for an empty pair that pads a batch to a shape; ``rows`` excludes those.
     """
 
     rows: tuple[int, ...]
@@ -57,6 +61,7 @@ class PairPart:
     target_index: mx.array
     mask: mx.array
     reference: mx.array
+    weights: mx.array
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class PairBatch:
             "target_index": [part.target_index for part in parts],
             "mask": [part.mask for part in parts],
             "reference": [part.reference for part in parts],
+            "weights": [part.weights for part in parts],
             "mean_length": mx.array(self.mean_length),
             "frozen_outputs": cache.outputs(self) if cache else [],
         }
@@ -126,11 +132,12 @@ def collate(
     prefix: int = 0,
     streams: int = 1,
     step: Sequence[int] = (),
+    shapes: PaddedShapes | None = None,
 ) -> list[PairBatch]:
     """Return the batches of one optimizer step: one per group of indices of ``pairs``, split over ``streams``.
 
     With ``share_prompts``, stems are computed once, and their common ``prefix`` once per batch. ``step`` holds all pairs of the
-    step when ``groups`` is one host's shard.
+    step when ``groups`` is one host's shard. Batches are padded to their shape in ``shapes``, if given.
     """
     groups = list(groups)
     step_pairs = step or [index for indices in groups for index in indices]
@@ -138,50 +145,80 @@ def collate(
     batches = []
     for indices in groups:
         counts = {index: (len(pairs[index].tokens), int(pairs[index].trained.sum())) for index in indices}
-        common = prefix if share_prompts and len(indices) > 1 else 0
+        common = prefix if share_prompts and (shapes or len(indices) > 1) else 0
         tokens = mx.array(pairs[indices[0]].prompt[:common]) if common else None
-        batches.append(PairBatch(tokens, make_parts(pairs, indices, share_prompts, common, streams), counts, mean))
+        shape = shapes[batch_shape(pairs, indices, share_prompts, common, streams)] if shapes else None
+        batches.append(PairBatch(tokens, make_parts(pairs, indices, share_prompts, common, streams, shape), counts, mean))
     return batches
 
 
+def batch_shape(pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, streams: int) -> Shape:
+    """Return the shape of the batch of the pairs at ``indices``; see ``batch_shapes.pair_batch_shape``."""
+    chosen = [pairs[index] for index in indices]
+    common = [pair.common_length for pair in chosen]
+    return batch_shapes.pair_batch_shape(sides(chosen, prefix), common, streams, shared=share_prompts)
+
+
 def make_parts(
-    pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, streams: int
+    pairs: Sequence[EncodedPair],
+    indices: Sequence[int],
+    share_prompts: bool,
+    prefix: int,
+    streams: int,
+    shape: Shape | None = None,
 ) -> tuple[PairPart, ...]:
-    """Split the pairs at ``indices`` into one part per stream."""
-    return tuple(_part(pairs, indices[stream::streams], share_prompts, prefix) for stream in range(min(streams, len(indices))))
+    """Split the pairs at ``indices`` into one part per stream, padded to ``shape`` if given."""
+    rows, *sizes = shape or (len(indices),)
+    return tuple(
+        _part(pairs, indices[stream::streams], share_prompts, prefix, (len(range(stream, rows, streams)), *sizes))
+        for stream in range(min(streams, rows))
+    )
 
 
-def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int) -> PairPart:
+def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, shape: Shape) -> PairPart:
+    """Return the part of the pairs at ``indices``. ``shape`` has its number of pairs, and the other sizes if they are given."""
+    rows, *sizes = shape
+    *stem_width, chosen_width, rejected_width, stem_targets_size, side_targets_size, completion = sizes or (0,) * 6
     pairs = [all_pairs[index] for index in indices]
     common = [pair.common_length if share_prompts else 0 for pair in pairs]
     completions = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
     stems = [np.concatenate([pair.prompt, pair.chosen[:start]]) for pair, start in zip(pairs, common, strict=True)]
     before = [stem[-1:] if share_prompts else stem for stem in stems]
-    stem_block = _pad_rows([stem[prefix:-1] for stem in stems]) if share_prompts else np.zeros((0, 0), np.int32)
+    stem_block = np.zeros((0, 0), np.int32)
+    if share_prompts:
+        stem_block = _pad_rows([stem[prefix:-1] for stem in stems], rows, *stem_width)
     inputs = [
-        _pad_rows([np.concatenate([first, tokens[start:-1]]) for first, tokens, start in zip(before, side, common, strict=True)])
-        for side in completions
+        _pad_rows(
+            [np.concatenate([first, tokens[start:-1]]) for first, tokens, start in zip(before, side, common, strict=True)],
+            rows,
+            width,
+        )
+        for side, width in zip(completions, (chosen_width, rejected_width), strict=True)
     ]
-    lengths = np.array([len(tokens) for side in completions for tokens in side])
-    target_index = np.zeros((len(lengths), padded_length(int(lengths.max()))), np.int32)
-    mask = np.arange(target_index.shape[1]) < lengths[:, None]
+    lengths = np.zeros((2, rows), np.int32)
+    lengths[:, : len(pairs)] = [[len(tokens) for tokens in side] for side in completions]
+    target_index = np.zeros((2 * rows, completion or padded_length(int(lengths.max()))), np.int32)
+    mask = np.arange(target_index.shape[1]) < lengths.reshape(-1, 1)
     in_stem, stem_targets = _TargetList(), []
     for line, (pair, start) in enumerate(zip(pairs, common, strict=True)):
         stem_targets.append(in_stem.add(pair.chosen[:start], line * stem_block.shape[1] + len(pair.prompt) - 1 - prefix))
-    in_stem.pad()
+    in_stem.pad(stem_targets_size)
     in_inputs, offset = _TargetList(len(in_stem.positions)), 0
     for number, (side, block) in enumerate(zip(completions, inputs, strict=True)):
         for line, (tokens, start) in enumerate(zip(side, common, strict=True)):
-            row = target_index[number * len(pairs) + line]
+            row = target_index[number * rows + line]
             row[:start] = stem_targets[line]
             row[start : len(tokens)] = in_inputs.add(tokens[start:], offset + line * block.shape[1] + len(before[line]) - 1)
         offset += block.size
-    in_inputs.pad()
-    reference = np.array([pair.reference_logps or (0.0, 0.0) for pair in pairs], np.float32)
+    in_inputs.pad(side_targets_size)
+    reference, stem_lengths = np.zeros((rows, 2), np.float32), np.zeros(rows, np.int32)
+    for line, pair in enumerate(pairs):
+        reference[line] = pair.reference_logps or (0.0, 0.0)
+        stem_lengths[line] = len(stems[line]) - 1
     return PairPart(
         tuple(indices),
         mx.array(stem_block) if share_prompts else None,
-        mx.array(np.array([len(stem) - 1 for stem in stems], np.int32)),
+        mx.array(stem_lengths),
         (mx.array(inputs[0]), mx.array(inputs[1])),
         mx.array(np.array(in_stem.positions, np.int32)),
         mx.array(np.array(in_inputs.positions, np.int32)),
@@ -189,6 +226,7 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
         mx.array(target_index),
         mx.array(mask.astype(np.float32)),
         mx.array(reference.T.flatten()),
+        mx.array((np.arange(rows) < len(pairs)).astype(np.float32)),
     )
 
 
@@ -207,16 +245,17 @@ class _TargetList:
         self.targets += tokens.tolist()
         return range(begin, begin + len(tokens))
 
-    def pad(self) -> None:
-        """Pad to one of a few fixed lengths, unless empty."""
-        padding = [0] * (padded_length(len(self.positions)) - len(self.positions) if self.positions else 0)
+    def pad(self, size: int = 0) -> None:
+        """Pad to ``size`` or, if that is 0, to one of a few fixed lengths, unless empty."""
+        size = size or (padded_length(len(self.positions)) if self.positions else 0)
+        padding = [0] * (size - len(self.positions))
         self.positions += padding
         self.targets += padding
 
 
-def _pad_rows(rows: Sequence[Any]) -> Any:
-    """Return the token rows as one array, padded on the right."""
-    out = np.zeros((len(rows), padded_length(max(map(len, rows)))), np.int32)
+def _pad_rows(rows: Sequence[Any], count: int, width: int = 0) -> Any:
+    """Return the token rows as one array of ``count`` rows, padded on the right to ``width`` or to one of a few fixed lengths."""
+    out = np.zeros((count, width or padded_length(max(map(len, rows)))), np.int32)
     for line, row in enumerate(rows):
         out[line, : len(row)] = row
     return out

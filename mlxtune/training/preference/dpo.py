@@ -8,13 +8,15 @@ from functools import partial
 
 import mlx.core as mx
 
+from mlxtune.data import batch_shapes
+from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import BatchRows, group_pairs
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.recipe import MethodSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.objective import Counts
 from mlxtune.training.preference import losses
-from mlxtune.training.preference.batches import PairArrays, PairBatch, collate, sides
+from mlxtune.training.preference.batches import PairArrays, PairBatch, batch_shape, collate, sides
 from mlxtune.training.preference.forward import logps
 from mlxtune.training.preference.losses import PairScores
 
@@ -45,8 +47,22 @@ class PreferenceObjective:
             batch_size=section.batch_size, prefix=self.prefix,
         )  # fmt: skip
 
-    def collate(self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[PairBatch]:
-        return collate(rows, groups, share_prompts=self.share_prompts, prefix=self.prefix, streams=self.streams, step=step)
+    def batch_shape(self, rows: Sequence[EncodedPair], indices: Sequence[int]) -> Shape:
+        return batch_shape(rows, indices, self.share_prompts, self.prefix, self.streams)
+
+    def batch_cost(self, shape: Shape) -> float:
+        return batch_shapes.pair_batch_cost(shape)
+
+    def collate(
+        self,
+        rows: Sequence[EncodedPair],
+        groups: Sequence[Sequence[int]],
+        step: Sequence[int],
+        shapes: PaddedShapes | None = None,
+    ) -> list[PairBatch]:
+        return collate(
+            rows, groups, share_prompts=self.share_prompts, prefix=self.prefix, streams=self.streams, step=step, shapes=shapes
+        )
 
     def weight(self, counts: Counts) -> int:
         return len(counts)
@@ -62,8 +78,9 @@ def loss_sum(stack: LayerStack, arrays: PairArrays, method: MethodSection) -> tu
         with stack.streams(stream):
             chosen, rejected = mx.split(part_logps, 2)
             ref_chosen, ref_rejected = mx.split(arrays["reference"][stream], 2)
-            lengths = mx.split(arrays["mask"][stream].sum(axis=1), 2)
+            lengths = mx.split(mx.maximum(arrays["mask"][stream].sum(axis=1), 1), 2)
+            weights = arrays["weights"][stream]
             scores = PairScores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
-            totals.append(losses.loss(scores, method).sum())
-            metrics.append(losses.metric_sums(scores, method))
+            totals.append((losses.loss(scores, method) * weights).sum())
+            metrics.append(losses.metric_sums(scores, method, weights))
     return mx.stack(totals).sum(), mx.stack(metrics).sum(axis=0)

@@ -20,7 +20,7 @@ from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.models.head import magnitude
-from mlxtune.training.frozen_cache import FrozenCache
+from mlxtune.training.frozen_cache import FrozenCache, fill_rows
 from mlxtune.training.layer_stack import ChainedCache, LayerStack, RecordingCache, TrainingPrefixCache, plain_attention
 from mlxtune.training.preference.batches import PairArrays, collate, inference_groups, make_parts
 
@@ -121,10 +121,11 @@ class PairCache(FrozenCache):
             self._compute(number)
         arrays: list[Any] = [] if batch.prefix is None else [self._prefix_output]
         for part in batch.parts:
-            stems = self._gather(_block_keys(part.rows, 0), part.stems.shape[1])
+            rows = fill_rows(batch, part, part.stems.shape[0])
+            stems = self._gather(_block_keys(rows, 0), part.stems.shape[1])
             if batch.prefix is None and self._prefix_output is not None:  # a single pair has no shared prefix
                 stems = mx.concatenate([self._prefix_output, stems], axis=1)[:, : part.stems.shape[1]]
-            sides = [self._gather(_block_keys(part.rows, side), block.shape[1]) for side, block in enumerate(part.inputs, 1)]
+            sides = [self._gather(_block_keys(rows, side), block.shape[1]) for side, block in enumerate(part.inputs, 1)]
             arrays.append([stems, *sides])
         return arrays
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlxtune.data.batch_shapes import PaddedShapes
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.objective import FrozenOutputs
-from mlxtune.training.preference.batches import PairArrays, PairBatch, collate
+from mlxtune.training.preference.batches import PairArrays, PairBatch, PairPart
 from mlxtune.training.preference.dpo import PreferenceObjective
 from mlxtune.training.preference.forward import logps
 from mlxtune.training.preference.losses import kto, kto_reference_point
@@ -29,7 +30,7 @@ class KTOArrays(PairArrays):
 
 @dataclass(frozen=True)
 class KTOBatch(PairBatch):
-    """Pairs with ``labels``, float32 ``(rows,)`` for each part: 1 if the completion is desirable, else 0."""
+    """Pairs with ``labels``, float32 ``(rows,)`` for each part: 1 if the completion is desirable, else 0; 0 for an empty pair."""
 
     labels: tuple[mx.array, ...] = ()
 
@@ -45,12 +46,17 @@ class KTOObjective(PreferenceObjective):
     def metric_count(self) -> int:
         return len(METRICS) + 1
 
-    def collate(self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int]) -> list[PairBatch]:
-        batches: list[PairBatch] = []
-        for batch in collate(rows, groups, share_prompts=self.share_prompts, prefix=self.prefix, streams=self.streams, step=step):
-            labels = tuple(mx.array([float(bool(rows[index].label)) for index in part.rows]) for part in batch.parts)
-            batches.append(KTOBatch(batch.prefix, batch.parts, batch.counts, batch.mean_length, labels))
-        return batches
+    def collate(
+        self,
+        rows: Sequence[EncodedPair],
+        groups: Sequence[Sequence[int]],
+        step: Sequence[int],
+        shapes: PaddedShapes | None = None,
+    ) -> list[PairBatch]:
+        return [
+            KTOBatch(batch.prefix, batch.parts, batch.counts, batch.mean_length, tuple(_labels(rows, part) for part in batch.parts))
+            for batch in super().collate(rows, groups, step, shapes)
+        ]
 
     def means(self, sums: Sequence[float], weight: float) -> dict[str, float]:
         """Return the means over the rows of each label, NaN if it has no rows; ``kl`` is the mean over all rows."""
@@ -69,7 +75,8 @@ class KTOObjective(PreferenceObjective):
         references = [mx.split(reference, 2) for reference in arrays["reference"]]
         policy, labels = mx.concatenate(own), mx.concatenate(arrays["labels"])
         reference = mx.concatenate([first for first, _ in references])
-        kl = kto_reference_point(mx.concatenate(mismatched), mx.concatenate([second for _, second in references]))
+        weights = mx.concatenate(arrays["weights"])
+        kl = kto_reference_point(mx.concatenate(mismatched), mx.concatenate([second for _, second in references]), weights)
         method = self.method
         losses = kto(
             policy, reference, labels > 0, kl,
@@ -77,6 +84,11 @@ class KTOObjective(PreferenceObjective):
         )  # fmt: skip
         rewards = mx.stop_gradient(method.beta * (policy - reference))
         policy = mx.stop_gradient(policy)
-        sides = (labels, 1 - labels)
+        sides = (labels, weights - labels)
         sums = [*(side.sum() for side in sides), *((value * side).sum() for value in (rewards, policy) for side in sides)]
-        return losses.sum(), mx.stack([*sums, kl * labels.size])
+        return (losses * weights).sum(), mx.stack([*sums, kl * weights.sum()])
+
+
+def _labels(rows: Sequence[EncodedPair], part: PairPart) -> mx.array:
+    labels = [float(bool(rows[index].label)) for index in part.rows]
+    return mx.array(labels + [0.0] * (part.weights.size - len(labels)))

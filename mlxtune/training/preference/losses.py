@@ -142,13 +142,14 @@ def kto(
     return weights * mx.sigmoid(-signs * beta * (logps - reference - kl))
 
 
-def kto_reference_point(mismatched: mx.array, reference: mx.array) -> mx.array:
+def kto_reference_point(mismatched: mx.array, reference: mx.array, weights: mx.array) -> mx.array:
     """Return KTO's reference point z: the KL divergence between policy and reference, at least 0, as a scalar without gradient.
 
     It is estimated from prompts paired with completions of other prompts: ``mismatched`` and ``reference`` are the
-    log-probabilities ``(rows,)`` of these completions under the policy and the reference.
+    log-probabilities ``(rows,)`` of these completions under the policy and the reference. ``weights``, float32 ``(rows,)``, is 0
+    for rows that do not count.
     """
-    return mx.stop_gradient(mx.maximum((mismatched - reference).mean(), 0))
+    return mx.stop_gradient(mx.maximum(((mismatched - reference) * weights).sum() / weights.sum(), 0))
 
 
 def metric_names(method: MethodSection) -> tuple[str, ...]:
@@ -156,9 +157,10 @@ def metric_names(method: MethodSection) -> tuple[str, ...]:
     return METRICS if method.reference_free else (*METRICS, *DRIFT)
 
 
-def metric_sums(scores: PairScores, method: MethodSection) -> mx.array:
+def metric_sums(scores: PairScores, method: MethodSection, weights: mx.array) -> mx.array:
     """Return the sums over pairs of the metrics in :func:`metric_names`: float32 ``(metrics,)``, without gradient.
 
+    ``weights``, float32 ``(pairs,)``, is 0 for pairs that do not count.
     Rewards are β(c − c') or, without a reference, β c/|c|. Accuracy counts the pairs whose chosen reward is higher. Drift is c − c'
     in nats; if both drifts fall, the policy is unlearning both answers (likelihood displacement, arXiv:2410.08847).
     """
@@ -167,7 +169,7 @@ def metric_sums(scores: PairScores, method: MethodSection) -> mx.array:
     chosen, rejected = (method.beta * value for value in (means if method.reference_free else drift))
     rows = [chosen, rejected, chosen - rejected, (chosen > rejected).astype(mx.float32)]
     rows += [scores.chosen, scores.rejected, scores.chosen_length, scores.rejected_length]
-    return mx.stop_gradient(mx.stack(rows if method.reference_free else [*rows, *drift]).sum(axis=1))
+    return mx.stop_gradient((mx.stack(rows if method.reference_free else [*rows, *drift]) * weights).sum(axis=1))
 
 
 def _smoothed(logits: mx.array, smoothing: float) -> mx.array:

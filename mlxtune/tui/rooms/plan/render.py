@@ -163,6 +163,8 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
         ("rows", f"{plan.train:,} train, {plan.valid:,} validation, {plan.test:,} held out"),
         ("longest", f"{plan.longest:,} tokens"),
     ]
+    if plan.compile_summary:
+        values.append(("compiled", plan.compile_summary))
     if plan.cut:
         values.append(("cut", line(("! ", "bold $warning"), f"{plural(plan.cut, 'row')} longer than max_tokens")))
     if power.problems:
