@@ -32,6 +32,7 @@ SEARCH_LIMIT = 20
 BLOCK = 2**20  # bytes between progress reports
 RETRIES = 5  # after attempts that deliver no new data, with increasing delays
 TIMEOUT = 30.0  # seconds without data
+CONNECT_TIMEOUT = 3.0  # seconds until a search gives up connecting
 
 Progress = Callable[[str, float], None]  # description, completed fraction
 
@@ -48,13 +49,22 @@ class HubModel:
 
 def search(text: str) -> list[HubModel]:
     """Return MLX models whose names match ``text``, most downloaded first. Raises ``MachineError`` if the Hub is unreachable."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
 
-    with _translate_errors(text):
-        models = HfApi().list_models(
-            search=text, filter="mlx", sort="downloads", limit=SEARCH_LIMIT, expand=["downloads", "gated", "tags"]
-        )
-        return [HubModel(model.id, model.downloads or 0, _license(model.tags or []), bool(model.gated)) for model in models]
+    parameters: dict[str, str | int | list[str]] = {
+        "search": text, "filter": "mlx", "sort": "downloads", "limit": SEARCH_LIMIT, "expand": ["downloads", "gated", "tags"],
+    }  # fmt: skip
+    timeout = _http_library().Timeout(TIMEOUT, connect=CONNECT_TIMEOUT)
+    with _translate_errors(text):  # the Hub client's list_models() retries for 24 s before it reports a missing network
+        url = f"{constants.ENDPOINT}/api/models"
+        response = get_session().get(url, params=parameters, headers=build_hf_headers(), timeout=timeout)
+        hf_raise_for_status(response)
+        return [
+            HubModel(model["id"], model.get("downloads") or 0, _license(model.get("tags") or []), bool(model.get("gated")))
+            for model in response.json()
+        ]
 
 
 def cached(id: str) -> Path | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlxtune.core import gpu_errors
 from mlxtune.core.errors import GpuError, Interrupted, MachineError, MlxtuneError
+from mlxtune.core.machine_load import busy_load
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.events import EventWriter
@@ -45,6 +46,7 @@ class Worker:
         self._stop = threading.Event()
         self.emit = self._events.emit
         self.sleep_guard = 0  # the process that keeps a Mac awake
+        self._started = self._warned_of_load = False
 
     @property
     def stopping(self) -> bool:
@@ -59,6 +61,7 @@ class Worker:
         )  # fmt: skip
         if self.sleep_guard:
             self.emit("sleep.prevented", pid=self.sleep_guard)
+        self._started = True
 
     def warn(self, text: str) -> None:
         self.emit("warning", text=text)
@@ -73,8 +76,15 @@ class Worker:
         while not done.wait(HEARTBEAT):
             try:
                 self.emit("heartbeat")
+                self._warn_of_load()
             except (MlxtuneError, OSError) as error:
                 print(f"heartbeat failed: {error}", file=sys.stderr)
+
+    def _warn_of_load(self) -> None:
+        """Explain once why the run is slow."""
+        if self._started and not self._warned_of_load and (load := busy_load()):
+            self._warned_of_load = True
+            self.warn(f"Other programs keep this machine busy (load {load:.0f} on {os.cpu_count()} cores), so this run is slow.")
 
 
 def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:

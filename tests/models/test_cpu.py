@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlxtune.models.cpu import exp, quantized
+from mlxtune.models.cpu import blas, exp, quantized
 
 MASKS = {
     "none": None,
@@ -18,6 +19,32 @@ MASKS = {
     "rows": mx.array([[[[True] * 9] * 5], [[[False] * 3 + [True] * 6] * 5]]),
     "heads": mx.random.bernoulli(0.7, (2, 6, 5, 9), key=mx.random.key(2)) | (mx.arange(9) == 0),
 }
+
+
+class Library:
+    """Stands for OpenBLAS."""
+
+    threads = 2
+
+    def openblas_set_num_threads(self, count: int) -> None:
+        self.threads = count
+
+
+@pytest.mark.parametrize(("load", "threads"), [(1.0, [2, 2, 1]), (9.0, [1, 1, 1])])
+def test_a_busy_machine_gets_fewer_blas_threads(monkeypatch: pytest.MonkeyPatch, load: float, threads: list[int]) -> None:
+    library = Library()
+    monkeypatch.setattr(blas.ctypes, "CDLL", lambda name, mode: library)
+    monkeypatch.setattr(blas, "_libraries", [])
+    monkeypatch.setattr(blas, "_limits", [])
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert blas._load("openblas")
+    observed = [library.threads]
+    for count in (2, 1):
+        blas.set_threads(count)
+        observed.append(library.threads)
+    assert observed == threads
 
 
 @pytest.mark.parametrize("kind", MASKS)

@@ -95,5 +95,6 @@ def test_errors_have_hints(hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ModelError, match="is not a valid model ID"):
         hub.pull("a//b")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("A search waits before it retries."))
     with pytest.raises(MachineError, match=r"The Hub cannot be reached for llama: no network, or unknown host\."):
         hub.search("llama")

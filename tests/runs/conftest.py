@@ -17,10 +17,10 @@ from mlxtune.runs.registry import Run
 RECIPE = 'name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 
 WORKER = """\
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from mlxtune.core.errors import DataError, Interrupted
-from mlxtune.runs import launch, sleep
+from mlxtune.runs import events, launch, sleep, worker as worker_module
 from mlxtune.runs.worker import run_worker
 
 def work(worker):
@@ -37,6 +37,10 @@ def work(worker):
         raise MemoryError
     if behavior == "gpu error" and len(worker.request["messages"]) > (attempt := int(os.environ.get("MLXTUNE_RESTARTED", 0))):
         raise RuntimeError(worker.request["messages"][attempt])
+    if behavior == "busy machine":
+        os.getloadavg = lambda: (999.0, 0.0, 0.0)
+        while not any(event["type"] == "warning" for event in events.read_all(worker.folder)):
+            time.sleep(0.01)
     if behavior == "wait":
         while not worker.stopping:
             signal.pause()
@@ -44,6 +48,7 @@ def work(worker):
     names = worker.request.get("names")
     return {name: os.environ.get(name) for name in names} if names else {"steps": 3}
 
+worker_module.HEARTBEAT = launch.read_request(Path(sys.argv[1])).get("heartbeat", worker_module.HEARTBEAT)
 sleep.CAFFEINATE = launch.read_request(Path(sys.argv[1])).get("caffeinate", sleep.CAFFEINATE)
 sys.exit(run_worker(Path(sys.argv[1]), work))
 """

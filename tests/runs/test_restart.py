@@ -107,3 +107,13 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_busy_machine_is_named_as_the_reason_for_a_slow_run(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    run = launch.start(tmp_path, "train", recipe, {"behavior": "busy machine", "heartbeat": 0.05})
+    assert wait_for_end(run)["type"] == "run.finished"
+    (warning,) = run.state().warnings
+    assert warning == f"Other programs keep this machine busy (load 999 on {os.cpu_count()} cores), so this run is slow."

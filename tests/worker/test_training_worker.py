@@ -57,7 +57,8 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     assert run.status(state) == "finished", (state.error, run.log_tail(20))
     assert state.validations[-1].loss < state.validations[0].loss
     kinds = [event["type"] for event in events.read_all(run.folder)]
-    assert kinds[:3] == ["run.started", "model.loaded", "data.ready"]
+    first = [kind for kind in kinds if kind not in ("heartbeat", "warning")]  # a busy machine causes a warning
+    assert first[:3] == ["run.started", "model.loaded", "data.ready"]
     assert [event["seq"] for event in events.read_all(run.folder)] == list(range(len(kinds)))
 
     recipe = run.recipe()

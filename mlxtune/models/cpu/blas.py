@@ -19,16 +19,20 @@ import tempfile
 from pathlib import Path
 
 from mlxtune.core.files import home, sync_folder
+from mlxtune.core.machine_load import busy_load, fair_threads
 from mlxtune.planning.machine import installed_version, this_machine
 
 _SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm", "openblas_set_num_threads")  # called by libmlx and set_threads()
 _libraries: list[ctypes.CDLL] = []
+_limits: list[int] = []  # the most threads per matrix multiplication, if this process started on a busy machine
 
 
 def preload() -> str:
     """Load a fast BLAS if this machine needs one. Return its name: ``"system OpenBLAS"``, ``"OpenBLAS 0.3.34"`` or ``""``.
 
     Must run before ``mlx`` is imported. Does nothing on a Mac or with CUDA. Without a fast BLAS, MLX still works, but slowly.
+    On a busy machine, OpenBLAS's threads wait for each other while others have the cores, up to twenty times longer than they
+    compute, so it gets fewer. That may change the rounding of large products, so it is decided once per process.
     """
     if platform.system() != "Linux" or this_machine().backend != "cpu":
         return ""
@@ -47,13 +51,16 @@ def _load(library: str) -> bool:
         _libraries.append(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL))
     except OSError:
         return False
+    if load := busy_load():
+        _limits.append(fair_threads(load))
+        set_threads(_limits[0])
     return True
 
 
 def set_threads(count: int) -> None:
-    """Set the number of threads per matrix multiplication. Does nothing if no BLAS was loaded."""
+    """Set the number of threads per matrix multiplication, within the limit of a busy machine. Needs a loaded BLAS."""
     for library in _libraries:
-        library.openblas_set_num_threads(count)
+        library.openblas_set_num_threads(min([count, *_limits]))
 
 
 def _wheel_library() -> Path | None:

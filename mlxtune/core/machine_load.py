@@ -1,0 +1,27 @@
+"""Detect that other programs compete for this machine's cores, which makes every run slow."""
+
+from __future__ import annotations
+
+import os
+
+_BUSY = 2.0  # runnable threads per core; a run of our own has at most one and a half
+
+
+def busy_load() -> float:
+    """Return the load average of the last minute if this machine is busy, otherwise 0.
+
+    ``OPENBLAS_NUM_THREADS`` says that several processes share the machine on purpose, so nothing counts as busy then.
+    """
+    if os.environ.get("OPENBLAS_NUM_THREADS"):
+        return 0.0
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return 0.0
+    return load if load > _BUSY * (os.cpu_count() or 1) else 0.0
+
+
+def fair_threads(load: float) -> int:
+    """Return how many threads have a core each at this load average if as many more start as there are cores."""
+    cores = os.cpu_count() or 1
+    return max(1, int(cores * cores / (load + cores)))

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mlxtune.core.machine_load import busy_load, fair_threads
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "busy"), [(3.0, 2, False), (4.0, 2, False), (8.0, 2, True), (20.0, 16, False), (40.0, 16, True)]
+)
+def test_a_machine_is_busy_with_more_than_two_threads_per_core(monkeypatch, load, cores, busy):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert busy_load() == (load if busy else 0.0)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    assert busy_load() == 0.0
+
+
+@pytest.mark.parametrize(("load", "cores", "threads"), [(0.0, 2, 2), (8.0, 2, 1), (40.0, 16, 4), (1000.0, 8, 1)])
+def test_threads_share_the_cores_with_the_load(monkeypatch, load, cores, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert fair_threads(load) == threads
