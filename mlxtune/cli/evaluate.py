@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.promotion import promotion_refusal
 from mlxtune.evaluation.render.comparison_table import report_tables
-from mlxtune.evaluation.render.wording import holdout_summary
+from mlxtune.evaluation.render.wording import holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.start import require_adapter, start
 from mlxtune.models.resolve import resolve, same_base
@@ -28,6 +29,7 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+from mlxtune.training.seeds import trained_seeds
 from mlxtune.training.start import check_recipe
 
 
@@ -38,6 +40,9 @@ def evaluate(
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and the off-task check passes.")
     ] = False,
+    all_seeds: Annotated[
+        bool, typer.Option("--seeds", help="Evaluate all runs of this recipe that differ only in the seed, and recommend one.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
@@ -45,7 +50,8 @@ def evaluate(
     The adapter must beat the strongest arm that needs no training.
     """
     recipe, run = _subject(which, overrides or [])
-    code, folder = measure(recipe, run, entry=_adapter(adapter, recipe, run) if adapter else None, quiet=json)
+    runs = _seeds(run) if all_seeds else []
+    code, folder = measure(recipe, run, entry=_adapter(adapter, recipe, run) if adapter else None, seeds=runs, quiet=json)
     if code:
         raise typer.Exit(code)
     report = reports.load(folder)
@@ -54,10 +60,12 @@ def evaluate(
         raise GateError(f"Gate failed: {why}")
 
 
-def measure(recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, quiet: bool = False) -> tuple[int, Path]:
+def measure(
+    recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, seeds: Sequence[Run] = (), quiet: bool = False
+) -> tuple[int, Path]:
     """Run an evaluation of a run's adapter, of ``entry``, or of the base alone, with a progress bar.
 
-    Return the exit code and the evaluation's folder. Prompts are rendered as for the training of ``entry`` where ``recipe`` has only
+    ``seeds`` are runs that differ from ``run`` only in the seed. Return the exit code and the evaluation's folder. Prompts are rendered as for the training of ``entry`` where ``recipe`` has only
     defaults.
     """
     if entry:
@@ -65,7 +73,7 @@ def measure(recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = Non
     check_recipe(recipe)
     fetch(recipe)
     template = entry.template if entry and not recipe.model.template else ""
-    evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, template=template)
+    evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, seeds=seeds, template=template)
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
@@ -80,6 +88,8 @@ def table(report: EvaluationReport, folder: Path) -> None:
     """Print a report's verdict, then all its tables."""
     print_verdict(plural(report.facts["rows"], "held-out row"), report.outcome, report.verdict)
     show("    ", (holdout_summary(report), "muted"))
+    if report.seeds:
+        show("    ", seed_summary(report.seeds))
     show("")
     for report_table in report_tables(report):
         print_table(report_table)
@@ -102,6 +112,18 @@ def _subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
         raise
     require_adapter(run)
     return run.recipe(overrides), run
+
+
+def _seeds(run: Run | None) -> list[Run]:
+    """Return the runs of the recipe of ``run``, one per seed. Raise ``InputError`` if there is only one."""
+    if run is None:
+        raise InputError("--seeds needs a run.", hint="Use: mlxtune eval last --seeds")
+    runs = [*trained_seeds(Path.cwd(), run.recipe()).values()]
+    if len(runs) < 2:
+        raise InputError(
+            f"The recipe of {run.id} was trained with only one seed.", hint="Train more: mlxtune train RECIPE --seeds 3"
+        )
+    return runs
 
 
 def _adapter(which: str, recipe: Recipe, run: Run | None) -> AdapterEntry:

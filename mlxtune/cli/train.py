@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides, RecipeFile
 from mlxtune.cli.output import info, progress_bar, show, show_json
+from mlxtune.core.errors import InputError
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe, load
-from mlxtune.training import start
+from mlxtune.training import seeds, start
 from mlxtune.training.distributed import launcher
 
 
@@ -24,16 +26,23 @@ def train(
         Path | None, typer.Option("--hostfile", help="A file that lists the machines to use, in mlx.launch format.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return immediately.")] = False,
+    number: Annotated[
+        int, typer.Option("--seeds", min=1, help="Number of runs, one after another, that differ only in training.seed.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Start a run and follow it. Closing the terminal or pressing Ctrl-C does not stop it."""
     loaded = load(recipe, overrides or [])
     request = launcher.launch_request(hosts, hostfile)
+    if number > 1:
+        if detach:
+            raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
+        return _train_seeds(loaded, number, request, json=json)
     with progress_bar("looking for the model") as update:
         run = start.start(Path.cwd(), loaded, request, progress=update)
     if detach:
         show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
-        return
+        return None
     info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
     code = follow(run, json=json)
     if code == 0 and run.state().phase == "finished" and not json:
@@ -41,6 +50,26 @@ def train(
         show("Adapter: ", str(run.adapter))
         info("Evaluate it:  ", (f"mlxtune eval {run.id}", "primary"))
     raise typer.Exit(code)
+
+
+def _train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:
+    """Train one run after another, each with the next seed. Seeds that were trained before are not trained again."""
+    start.check_recipe(recipe)
+    before = seeds.trained_seeds(Path.cwd(), recipe)
+    for variant in seeds.seed_recipes(recipe, number):
+        seed = variant.training.seed
+        if run := before.get(seed):
+            info(("  ", ""), f"Seed {seed} was trained before: {run.id}")
+            continue
+        with progress_bar("looking for the model") as update:
+            run = start.start(Path.cwd(), variant, request, progress=update)
+        info(("  ", ""), f"Seed {seed}: {run.id}   ", ("press Ctrl-C to detach; no more runs are started then", "muted"))
+        code = follow(run, json=json)
+        if code or run.state().phase != "finished":
+            info("Train the remaining seeds with the same command.")
+            raise typer.Exit(code)
+    info("")
+    info("Evaluate them:  ", ("mlxtune eval last --seeds", "primary"))
 
 
 def fetch(recipe: Recipe) -> None:

@@ -7,6 +7,8 @@
     preferences.jsonl   for preference pairs, the mean log-probability of each answer under each arm
     regression.jsonl    off-task prompts, accepted words, and the answers of the base and the adapter
     nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
+    validation.jsonl    for several seeds, the validation rows, like questions.jsonl
+    seeds.jsonl         for several seeds, each one's answers (see ``seed_evidence``)
 
 ``report.json`` stores their hashes.
 """
@@ -36,7 +38,8 @@ if TYPE_CHECKING:  # validators take a while to import
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
 QUESTIONS, OUTPUTS, PREFERENCES, NEAREST = "questions.jsonl", "outputs.jsonl", "preferences.jsonl", "nearest.jsonl"
 REGRESSION = "regression.jsonl"
-FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST)
+VALIDATION, SEEDS = "validation.jsonl", "seeds.jsonl"
+FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, PREFERENCES, REGRESSION, NEAREST, VALIDATION, SEEDS)
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,9 @@ def save_evidence(
     rows: Sequence[PromptRow],
     logprobs: Mapping[str, Mapping[str, PairLogprobs]],
     source_rows: Sequence[Row],
+    validation: Sequence[PromptRow] = (),
 ) -> None:
-    """Write the schema, ``questions.jsonl`` and ``preferences.jsonl``.
+    """Write the schema, ``questions.jsonl``, ``preferences.jsonl`` and, if there are ``validation`` rows, ``validation.jsonl``.
 
     Rows that a split must keep together (near-duplicates, or rows with the same ``group_by`` value) share a group.
     """
@@ -146,21 +150,23 @@ def save_evidence(
     labels = group_labels(source_rows, hashes, recipe.data.group_by)
     first: dict[int, str] = {}
     groups = {row.hash: first.setdefault(label, hash) for row, label, hash in zip(source_rows, labels, hashes, strict=True)}
-    records = [
-        {
-            "id": row.id,
-            "line": row.location.line,
-            "group": groups.get(row.hash, prompt_hash(row)),
-            "reference": row.reference,
-            "prompt": [message.as_dict() for message in row.prompt],
-            "tools": list(row.tools),
-        }
-        for row in rows
-    ]
-    write_text(folder / QUESTIONS, to_jsonl(records))
+    for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
+        if split:
+            write_text(folder / name, to_jsonl([_record(row, groups.get(row.hash, prompt_hash(row))) for row in split]))
     pairs = [{"arm": arm, "id": id, **asdict(pair)} for arm, by_id in logprobs.items() for id, pair in by_id.items()]
     if pairs:
         write_text(folder / PREFERENCES, to_jsonl(pairs))
+
+
+def _record(row: PromptRow, group: str) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "line": row.location.line,
+        "group": group,
+        "reference": row.reference,
+        "prompt": [message.as_dict() for message in row.prompt],
+        "tools": list(row.tools),
+    }
 
 
 def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:
@@ -218,14 +224,19 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
     return EvaluationEvidence(recipe, rows, {arm: tuple(items) for arm, items in answers.items()}, logprobs)
 
 
-def load_rows(folder: Path) -> tuple[EvaluatedRow, ...]:
+def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
     """Load an evaluation's held-out rows, in order. Raises ``InputError`` if the file is missing or malformed."""
-    if not (folder / QUESTIONS).is_file():
+    if not (folder / name).is_file():
         raise InputError(
-            f"{folder} has no {QUESTIONS}, so its numbers cannot be recomputed.",
+            f"{folder} has no {name}, so its numbers cannot be recomputed.",
             hint="It is not an evaluation, or an older version of mlxtune made it. Evaluate again: mlxtune eval",
         )
-    return tuple(_row(record, location) for location, record in _records(folder / QUESTIONS))
+    return tuple(_row(record, location) for location, record in _records(folder / name))
+
+
+def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
+    """Return ``rows`` in the form in which they are stored, without groups."""
+    return [EvaluatedRow(row.id, row.location.line, "", row.reference, tuple(row.prompt), tuple(row.tools)) for row in rows]
 
 
 def load_links(folder: Path) -> dict[str, FailureLinks]:

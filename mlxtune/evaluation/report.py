@@ -19,6 +19,7 @@ from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
+from mlxtune.evaluation.seed_report import SeedReport, SeedScores, build_seed_report, load_seed_report
 from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import PairedCounts, wilson
@@ -121,6 +122,7 @@ class EvaluationReport:
     comparisons: tuple[Comparison, ...]
     verdict: str
     margins: tuple[ScoreComparison, ...] = ()
+    seeds: SeedReport | None = field(default=None, metadata={"optional": True})
 
     @property
     def headline_metric(self) -> str:
@@ -239,11 +241,14 @@ class ArmScores:
         return math.exp(self.nats / self.tokens) if self.tokens else None
 
 
-def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashable] = ()) -> EvaluationReport:
+def build(
+    facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashable] = (), seeds: Sequence[SeedScores] = ()
+) -> EvaluationReport:
     """Build the report of ``arms``, which answered the same rows. The base comes first, the tuned arms last.
 
     Each tuned arm is compared with the base and with the strongest other arm, which one of them has to beat. ``groups`` says which rows
-    belong together (near-duplicates, or rows of one customer); by default, all rows are independent.
+    belong together (near-duplicates, or rows of one customer); by default, all rows are independent. ``seeds`` are the recipe's
+    adapters, of which the tuned arms have the recommended one.
     """
     groups = groups or range(len(arms[0].scored))
     results = tuple(
@@ -280,8 +285,17 @@ def build(facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashab
         if (both := _both_margins(first, second, groups))
     )
     complete: ReportFacts = {**facts, "groups": len(set(groups)), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    report = EvaluationReport(complete, results, comparisons, "", margins)
+    report = EvaluationReport(complete, results, comparisons, "", margins, _seed_report(headline, results, arms, groups, seeds))
     return replace(report, verdict=_verdict(report))
+
+
+def _seed_report(
+    metric: str, results: Sequence[ArmResult], arms: Sequence[ArmScores], groups: Sequence[Hashable], seeds: Sequence[SeedScores]
+) -> SeedReport | None:
+    if not seeds:
+        return None
+    rival = strongest_arm([result for result in results if not is_tuned(result.name)], metric).name
+    return build_seed_report(seeds, metric, groups, rival, next(arm.scored for arm in arms if arm.name == rival))
 
 
 def _both_passed(
@@ -364,7 +378,8 @@ def load(folder: Path) -> EvaluationReport:
     try:
         comparisons = tuple(from_json(Comparison, item, paired=PairedCounts(**item["paired"])) for item in data["comparisons"])
         margins = tuple(from_json(ScoreComparison, item) for item in data.get("margins", []))
-        return EvaluationReport(data["facts"], tuple(map(_arm, data["arms"])), comparisons, data["verdict"], margins)
+        seeds = load_seed_report(data["seeds"]) if "seeds" in data else None
+        return EvaluationReport(data["facts"], tuple(map(_arm, data["arms"])), comparisons, data["verdict"], margins, seeds)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / FILE} is not a report that this version can read: {error}.") from error
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import InputError
+from mlxtune.evaluation.seed_evidence import SeedAdapter
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
@@ -21,13 +25,25 @@ def require_adapter(run: Run) -> None:
         raise InputError(f"{run.id} has no adapter: it is {run.status()}.", hint="Let it finish, or run: mlxtune runs resume")
 
 
-def start(workspace: Path, recipe: Recipe, run: Run | None = None, adapter: Path | None = None, *, template: str = "") -> Run:
+def start(
+    workspace: Path,
+    recipe: Recipe,
+    run: Run | None = None,
+    adapter: Path | None = None,
+    *,
+    seeds: Sequence[Run] = (),
+    template: str = "",
+) -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the run's adapter or the one in the folder ``adapter``.
 
-    ``template`` is the source of a chat template that replaces the recipe's. Returns the evaluation. Raises ``InputError``
-    if the run has no adapter, and ``MachineError`` if the worker does not start.
+    ``seeds`` are runs that differ from ``run`` only in the seed, including itself. ``template`` is the source of a chat template that
+    replaces the recipe's. Returns the evaluation. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker
+    does not start.
     """
-    if run:
-        require_adapter(run)
-    request = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
+    for item in seeds or ([run] if run else []):
+        require_adapter(item)
+    run = seeds[0] if seeds else run
+    request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
+    if seeds:
+        request["seeds"] = [asdict(SeedAdapter(item.id, item.recipe().training.seed, str(item.adapter))) for item in seeds]
     return launch.start(workspace, "eval", recipe, request, template=template)

@@ -33,6 +33,7 @@ from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
+from mlxtune.evaluation.seed_evidence import load_seed_scores
 from mlxtune.recipe import AUTO
 
 _NOT_RECOMPUTED = ("made",)
@@ -148,7 +149,14 @@ def _numbers(
             facts["regression"] = asdict(compare_off_task(prompts, off_task[BASE], off_task[TUNED]))
     except (InputError, KeyError, ValueError):
         yield "regression.jsonl lacks the base's or the adapter's answer to at least one prompt."
-    result = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows]))
+    try:
+        seeds = load_seed_scores(folder, contract, evidence.rows)
+    except InputError as error:
+        yield error.message
+        return
+    result = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows], seeds))
+    if (chosen := result.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))) != run:
+        yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
     for name in _NOT_RECOMPUTED:
         result["facts"][name] = stored["facts"].get(name)
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, result)

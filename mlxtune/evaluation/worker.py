@@ -1,7 +1,8 @@
 """The evaluation worker: ``python -m mlxtune.evaluation.worker EVAL_DIR``.
 
 An evaluation is a run with the same folder layout and events as training. The launch request names the training run (``run``,
-``adapter``) to compare with its base; without one, only the base is evaluated.
+``adapter``) to compare with its base; without one, only the base is evaluated. With ``seeds``, runs that differ only in the seed,
+it names the first one, and validation decides which one is compared.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.report import ReportFacts
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
+from mlxtune.evaluation.seed_evidence import SeedAdapter, SeedAnswer, load_seed_scores, save_seed_answers, score_seeds
+from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
@@ -67,6 +70,7 @@ class _ScoredArm:
 def evaluate(worker: Worker) -> dict[str, Any]:
     """Evaluate every arm on the same held-out rows, the base first; write the outputs and the report; return the summary."""
     from mlxtune.evaluation import nearest_rows, outputs
+    from mlxtune.evaluation.seed_answers import answer_with_seeds
     from mlxtune.models import load, lora
     from mlxtune.models.prefix_cache import PrefixCache
     from mlxtune.models.template import TemplateSettings, load_template
@@ -79,6 +83,10 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     splits = split(data, recipe.data)
     rows = sample_rows(outputs.prompt_rows(splits.test), recipe.evaluation.rows)
     adapter = Path(worker.request["adapter"]) if worker.request.get("adapter") else None
+    seeds = [SeedAdapter(**seed) for seed in worker.request.get("seeds", ())]
+    validation = outputs.prompt_rows(splits.valid) if seeds else []
+    for seed in seeds[1:]:
+        contamination.check(worker.folder.parent.parent, Path(seed.adapter), rows)
     contamination_note = contamination.check(worker.folder.parent.parent, adapter, rows)
     source = resolve(recipe.model.base, relative_to=recipe.folder)
     loaded = load.load(source, quantize=recipe.model.quantize)
@@ -128,11 +136,25 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         worker.emit("warning", text=f"{error.message} Later training may use the held-out rows.")
     off_task_prompts = prompts.load_prompts(recipe) if adapter else ()
     off_task_answers: dict[str, list[str]] = {}
-    compared = outputs.comparable_pairs(loaded, recipe, rows)
+    compared = outputs.comparable_pairs(loaded, recipe, [*rows, *validation])
     arms: list[_ScoredArm] = []
     prefixes, likelihoods = PrefixCache(loaded.model), outputs.Likelihoods()
     current: Path | None = None
+    seed_answers: list[SeedAnswer] = []
     for arm in built:
+        if arm.adapter and seeds:
+            if not seed_answers:
+                seed_answers = answer_with_seeds(
+                    seeds, {"validation": validation, "held-out": rows}, partial(progress_reporter, worker), loaded=loaded,
+                    settings=settings, max_tokens=budget.max_tokens, thinking_tokens=thinking_tokens,
+                    batch_size=recipe.evaluation.batch_size, cache=worker.folder.parent / "cache", compared=compared,
+                )  # fmt: skip
+                metric = PREFERENCE if recipe.method.kind == "dpo" and compared and all(one.logprobs for one in arms) else CONTRACT
+                run = recommend(score_seeds(seed_answers, contract, *map(evidence.evaluated_rows, (validation, rows))), metric)
+                chosen = next(seed for seed in seeds if seed.run == run)
+                facts |= {"run": chosen.run, "adapter": chosen.adapter}
+                prefixes, current = PrefixCache(loaded.model), Path(seeds[-1].adapter)
+            arm = replace(arm, adapter=Path(chosen.adapter)) if arm.adapter == adapter else arm
         if arm.adapter != current:  # arms with the same adapter follow one another
             assert arm.adapter
             (lora.load_weights if current else lora.load)(loaded.model, arm.adapter)
@@ -165,10 +187,13 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         worker.warn(f"Preferences are not compared: the likelihoods of both answers are missing for {', '.join(missing)}.")
         compared = frozenset()
         drop_preferences([arm.scored for arm in arms])
+        seed_answers = [replace(answer, logprobs=None) for answer in seed_answers]
         for scored_arm in arms:
             scored_arm.logprobs.clear()
     _write_outputs(worker.folder, rows, arms, contract)
-    evidence.save_evidence(worker.folder, recipe, rows, {arm.answers.arm: arm.logprobs for arm in arms}, data.rows)
+    evidence.save_evidence(worker.folder, recipe, rows, {arm.answers.arm: arm.logprobs for arm in arms}, data.rows, validation)
+    if seed_answers:
+        save_seed_answers(worker.folder, seed_answers)
     ledger.record(ledger.ledger_path(worker.folder), "eval", worker.folder.name, row_ids)
     history = ledger.history(ledger.ledger_path(worker.folder), row_ids)
     headline = PREFERENCE if recipe.method.kind == "dpo" and compared else CONTRACT
@@ -176,8 +201,9 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     if TUNED in off_task_answers:
         evidence.save_off_task(worker.folder, off_task_prompts, off_task_answers)
         facts["regression"] = asdict(compare_off_task(off_task_prompts, off_task_answers[BASE], off_task_answers[TUNED]))
-    groups = [row.group for row in evidence.load_rows(worker.folder)]
-    result = report.build(facts, [arm.scores(rows) for arm in arms], groups)
+    evaluated = evidence.load_rows(worker.folder)
+    seed_scores = load_seed_scores(worker.folder, contract, evaluated)
+    result = report.build(facts, [arm.scores(rows) for arm in arms], [row.group for row in evaluated], seed_scores)
     scored = next(arm.scored for arm in arms if arm.answers.arm == result.subject.name)
     failed = [row for row, scores in zip(rows, scored, strict=True) if headline in scores and not scores[headline].passed]
     nearest_rows.save_nearest(worker.folder, failed, splits.train, data)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,11 +59,13 @@ def trained(workspace: Path) -> Run:
 
 @pytest.fixture
 def evaluate(workspace: Path) -> Evaluate:
-    def call(recipe: Path | Recipe, *overrides: str, run: Run | None = None) -> Path:
+    def call(recipe: Path | Recipe, *overrides: str, run: Run | None = None, seeds: Sequence[Run] = ()) -> Path:
         effective = load(recipe, overrides) if isinstance(recipe, Path) else recipe
         folder = registry.create(workspace, "eval", effective.name).folder
         (folder / "recipe.toml").write_text(dump(effective))
-        request = {"run": run.id, "adapter": str(run.adapter)} if run else {}
+        request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
+        if seeds:
+            request["seeds"] = [{"run": seed.id, "seed": index, "adapter": str(seed.adapter)} for index, seed in enumerate(seeds)]
         write_json(folder / launch.LAUNCH_FILE, {"request": request})
         worker.evaluate(Worker(folder))
         return folder
@@ -113,6 +117,34 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     at = outputs.index(b'"output": "') + 12
     (again / "outputs.jsonl").write_bytes(outputs[:at] + bytes([outputs[at] ^ 1]) + outputs[at + 1 :])
     assert any("outputs.jsonl" in difference for difference in verify(again))
+
+
+def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluate: Evaluate) -> None:
+    twin = registry.create(workspace, "train", "tiny")
+    shutil.copytree(trained.folder, twin.folder, dirs_exist_ok=True)
+    loaded = load_model(resolve(str(workspace / "tiny")))
+    config = lora.add(loaded.model, AdapterSection(rank=2, alpha=64), 1)
+    lora.save(twin.adapter, lora.adapter_arrays(loaded.model), config)  # the base itself, which has a higher loss here
+    own = trained.folder / "recipe.toml"
+    folder = evaluate(own, 'evaluation.arms=["base", "tuned"]', "evaluation.max_tokens=8", run=twin, seeds=[twin, trained])
+    result = report.load(folder)
+    assert result.seeds
+    assert [seed.run for seed in result.seeds.seeds] == [twin.id, trained.id]
+    assert result.seeds.recommended == result.facts["run"] == trained.id
+    assert result.facts["adapter"] == str(trained.adapter)
+    assert result.facts["looks"] == 1
+    assert result.arms[-1].perplexity != result.arms[0].perplexity  # the last weights loaded were not the first seed's
+    assert {"validation.jsonl", "seeds.jsonl"} <= set(json.loads((folder / "report.json").read_text())["files"])
+    assert "Seed 1 is recommended" in (folder / "report.md").read_text()
+    assert verify(folder) == []
+
+    stored = json.loads((folder / "report.json").read_text())
+    stored["seeds"]["recommended"] = twin.id
+    write_json(folder / "report.json", stored)
+    assert any("recommended is stored as" in difference for difference in verify(folder))
+    seeds = (folder / "seeds.jsonl").read_text().splitlines(keepends=True)
+    (folder / "seeds.jsonl").write_text("".join(seeds[:-1]))
+    assert any("seeds.jsonl lacks an answer" in difference for difference in verify(folder))
 
 
 def test_changed_contract_requires_new_base_evaluation(workspace: Path, trained: Run, evaluate: Evaluate) -> None:

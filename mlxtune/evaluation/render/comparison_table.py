@@ -19,6 +19,7 @@ from mlxtune.evaluation.render.wording import (
     method,
     p_value,
     percent,
+    seed_spread,
     verdict_arms,
 )
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
@@ -93,6 +94,7 @@ def report_tables(report: EvaluationReport) -> list[ReportTable]:
         *comparison_tables(report),
         margins_table(report),
         answers_table(report),
+        seeds_table(report),
         off_task_table(report),
     ]
     return [table for table in tables if table]
@@ -218,6 +220,47 @@ def answers_table(report: EvaluationReport) -> ReportTable:
     columns = (TableColumn(), TableColumn("perplexity", right=True), *thinking, TableColumn("answered in"))
     note = "perplexity of the reference answers; lower is better"
     return ReportTable("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, rows)
+
+
+def seeds_table(report: EvaluationReport) -> ReportTable | None:
+    """Return each seed's result, and what the recipe achieves over its seeds; ``None`` with a single seed."""
+    seeds = report.seeds
+    if seeds is None:
+        return None
+    rows = []
+    for seed in seeds.seeds:
+        is_chosen = seed.run == seeds.recommended
+        rows.append(
+            (
+                TableCell(f"seed {seed.seed}", "primary" if is_chosen else "muted"),
+                TableCell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
+                TableCell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
+                TableCell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high)),
+                TableCell(percent(seed.hits / seed.total), "bold"),
+                TableCell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
+                TableCell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
+            )
+        )
+    mean = seeds.rate.mean
+    rows.append(
+        (
+            TableCell("this recipe", "bold"),
+            TableCell(),
+            TableCell(),
+            TableCell(bar=IntervalBar(mean.low, mean.value, mean.high)),
+            TableCell(percent(mean.value), "bold"),
+            TableCell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"),
+            TableCell(seed_spread(seeds), "muted"),
+        )
+    )
+    columns = (
+        TableColumn(), TableColumn("validation", right=True, priority=1), TableColumn("loss", right=True, priority=1), TableColumn(),
+        TableColumn("held-out", right=True), TableColumn(right=True), TableColumn(),
+    )  # fmt: skip
+    note = (
+        f"{metric_label(report.headline_metric)} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
+    )
+    return ReportTable("Seeds", note, columns, tuple(rows))
 
 
 def off_task_table(report: EvaluationReport) -> ReportTable | None:

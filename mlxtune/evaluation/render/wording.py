@@ -10,6 +10,7 @@ from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.report import ArmResult, EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.power import power_text
 from mlxtune.evaluation.verdict import Comparison, signed_points
 
@@ -33,10 +34,11 @@ def summary(report: EvaluationReport) -> str:
         counts = [f"{rate.hits:,} of {rate.total:,} ({arm.name})" for arm in report.arms for rate in [arm.rate(CONTRACT)]]
         return f"Answers that meet the whole contract without training: {', '.join(counts)}."
     paired = item.paired
-    return (
+    text = (
         f"Of {plural(paired.total, 'row')}, {paired.first:,} passed “{metric_label(item.metric)}” before ({item.first}) and "
         f"{paired.second:,} after ({item.second}): {paired.fixed:,} fixed, {paired.broken:,} broken."
     )
+    return f"{text} {seed_summary(report.seeds)}" if report.seeds else text
 
 
 def in_words(report: EvaluationReport, item: Comparison) -> str:
@@ -65,6 +67,26 @@ def holdout_summary(report: EvaluationReport) -> str:
     power = power_text(groups)
     notes += [f"{power[0].upper()}{power[1:]}."] if report.headline is None else []
     return " ".join(filter(None, notes))
+
+
+def seed_summary(seeds: SeedReport) -> str:
+    """Say what holds for the recommended adapter, and what for the recipe."""
+    chosen, mean = seeds.chosen, seeds.rate.mean
+    text = (
+        f"Seed {chosen.seed} is recommended, by the validation rows alone. This adapter: {percent(chosen.hits / chosen.total)} "
+        f"({100 * chosen.low:.0f} to {100 * chosen.high:.0f}). This recipe, trained with another seed: {percent(mean.value)} "
+        f"({100 * mean.low:.0f} to {100 * mean.high:.0f})"
+    )
+    if seeds.change is None:
+        return f"{text}."
+    change = seeds.change.mean
+    return f"{text}, {change_text(change.low, change.value, change.high)} points over {seeds.rival}."
+
+
+def seed_spread(seeds: SeedReport) -> str:
+    """Describe the standard deviation between seeds, and how much of it chance explains."""
+    observed, chance = (100 * value for value in (seeds.rate.spread, seeds.rate.chance))
+    return f"seeds differ by {observed:.1f} points (standard deviation); equal seeds would by {chance:.1f}"
 
 
 def comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:

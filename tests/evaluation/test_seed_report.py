@@ -1,0 +1,135 @@
+"""Check the recommendation and the intervals over seeds in simulations."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy
+import pytest
+from scipy import stats
+
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.scorers import Score
+from mlxtune.evaluation.seed_report import SeedScores, build_seed_report, load_seed_report, recommend
+from mlxtune.evaluation.statistics.seed_spread import seed_change, seed_rate, t_quantile
+
+FAIL, PASS = {"contract": Score(False, "x", "y")}, {"contract": Score(True)}
+
+
+def _scored(passed) -> list[dict[str, Score]]:
+    return [PASS if value else FAIL for value in passed]
+
+
+def _seed(number: int, validation, held_out, nats: float = 10.0) -> SeedScores:
+    return SeedScores(f"run-{number}", number, _scored(validation), nats, 10, _scored(held_out))
+
+
+def test_validation_recommends_and_held_out_rows_have_no_say():
+    seeds = [_seed(7, [1, 0, 0], [1, 1]), _seed(8, [1, 1, 0], [0, 0]), _seed(9, [1, 0, 1], [1, 1], nats=12.0)]
+    assert recommend(seeds, "contract") == "run-8"  # as good as seed 9 on validation, with a lower loss
+    assert recommend([seeds[0], _seed(8, [0, 1, 0], [1, 1])], "contract") == "run-7"  # equal: the earlier seed
+
+
+def test_report_survives_json():
+    report = build_seed_report(
+        [_seed(1, [1, 0], [1, 1, 0]), _seed(2, [1, 1], [1, 0, 0])], "contract", "abc", "base", _scored([0, 0, 1])
+    )
+    assert load_seed_report(to_json(report)) == report
+    assert (report.recommended, report.chosen.hits, report.chosen.total) == ("run-2", 1, 3)
+    assert report.rate.mean.value == pytest.approx(0.5)
+    assert report.change is not None
+    assert report.change.mean.value == pytest.approx(0.5 - 1 / 3)
+
+
+def test_best_of_seeds_by_validation_leaves_the_held_out_rate_unbiased():
+    """Seeds differ and are chosen by 40 validation rows: their own validation rate is optimistic, the held-out rate is not."""
+    draws, runs = numpy.random.default_rng(1), 1200
+    optimism = {"validation": 0.0, "held-out": 0.0, "chosen by held-out rows": 0.0}
+    for _ in range(runs):
+        rates = draws.uniform(0.6, 0.75, size=4)
+        seeds = [_seed(index, draws.random(40) < rate, draws.random(60) < rate) for index, rate in enumerate(rates)]
+        chosen = next(seed for seed in seeds if seed.run == recommend(seeds, "contract"))
+        best = max(seeds, key=lambda seed: sum(row["contract"].passed for row in seed.held_out))
+        share = {
+            id(seed): [numpy.mean([row["contract"].passed for row in part]) for part in (seed.validation, seed.held_out)]
+            for seed in seeds
+        }
+        optimism["validation"] += share[id(chosen)][0] - rates[chosen.seed]
+        optimism["held-out"] += share[id(chosen)][1] - rates[chosen.seed]
+        optimism["chosen by held-out rows"] += share[id(best)][1] - rates[best.seed]
+    error = 3 * numpy.sqrt(0.7 * 0.3 / 60 / runs)
+    assert abs(optimism["held-out"] / runs) < error
+    assert optimism["validation"] / runs > 0.03
+    assert optimism["chosen by held-out rows"] / runs > 0.03
+
+
+@pytest.mark.parametrize("seed_spread", [0.0, 0.3])
+def test_intervals_cover_the_recipe_over_new_seeds_and_rows(seed_spread):
+    """Pass probabilities have a row effect and a seed effect on the logit scale."""
+    draws, runs = numpy.random.default_rng(2), 100
+
+    def probabilities(rows: int, seeds: int, level: float):
+        logit = (
+            numpy.log(level / (1 - level))
+            + 1.5 * draws.standard_normal((1, rows))
+            + seed_spread * draws.standard_normal((seeds, 1))
+        )
+        return 1 / (1 + numpy.exp(-logit))
+
+    rates, changes, total = 0, 0, 0
+    for level, seeds in itertools.product([0.6, 0.9], [3, 5]):
+        truth = probabilities(1000, 1000, level).mean()
+        for _ in range(runs):
+            passed = draws.random((seeds, 72)) < probabilities(72, seeds, level)
+            before = draws.random(72) < 0.4
+            groups = range(72)
+            rate = seed_rate(passed.tolist(), groups).mean
+            change = seed_change((passed.astype(float) - before).tolist(), groups).mean
+            rates += rate.low <= truth <= rate.high
+            changes += change.low <= truth - 0.4 <= change.high
+            total += 1
+    least = 0.95 - 3 * numpy.sqrt(0.95 * 0.05 / total)
+    assert rates / total >= least
+    assert changes / total >= least
+
+
+def test_spread_tells_different_seeds_from_equal_ones():
+    draws = numpy.random.default_rng(3)
+    equal = seed_rate((draws.random((5, 400)) < 0.7).tolist(), range(400))
+    different = seed_rate((draws.random((5, 400)) < numpy.array([[0.5], [0.6], [0.7], [0.8], [0.9]])).tolist(), range(400))
+    assert equal.spread < 2 * equal.chance
+    assert different.spread > 4 * different.chance
+    assert different.mean.high - different.mean.low > 2 * (equal.mean.high - equal.mean.low)
+
+
+def test_copies_of_rows_do_not_narrow_the_interval():
+    draws = numpy.random.default_rng(4)
+    passed = draws.random((3, 60)) < 0.7
+    once = seed_rate(passed.tolist(), range(60)).mean
+    copied = seed_rate(numpy.repeat(passed, 2, axis=1).tolist(), [index // 2 for index in range(120)]).mean
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=0.1)
+
+
+@pytest.mark.parametrize("passed", [[[True] * 20] * 3, [[False] * 20] * 3, [[True, False] * 10] * 2])
+def test_equal_seeds_give_the_interval_over_rows(passed):
+    mean = seed_rate(passed, range(20))
+    assert mean.spread == 0
+    assert 0 <= mean.mean.low < mean.mean.high <= 1
+    assert mean.mean.high - mean.mean.low < 0.5
+
+
+def test_equal_rows_do_not_prove_equal_arms():
+    change = seed_change([[0.0] * 30] * 3, range(30)).mean
+    assert -0.15 < change.low < -0.05
+    assert change.value == 0
+    assert change.high == pytest.approx(-change.low)
+
+
+def test_t_quantiles_agree_with_scipy():
+    for freedom in (1, 1.3, 2, 2.7, 4, 11.5, 80, 700, 5000):
+        assert t_quantile(freedom) == pytest.approx(stats.t.isf(0.025, freedom), rel=1e-3)
+
+
+def test_one_seed_has_no_spread():
+    with pytest.raises(ValueError, match="two seeds"):
+        seed_rate([[True, False]], range(2))
