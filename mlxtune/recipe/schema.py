@@ -363,7 +363,7 @@ _BUDGET = Rule(
 class SearchSection:
     """What ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
 
-    A trial trains for a quarter, half, and all of the recipe's steps; after each, the better half continues. Trials are compared on
+    A trial trains for a sixth, a third, and all of the recipe's steps; after each, the best third continues. Trials are compared on
     ``validation`` of all rows, or on ``data.validation`` if that is more. A range whose ends are equal is not searched.
     """
 

@@ -15,7 +15,8 @@ def board(
     items = tuple(Trial(number, {"rank": number}, costs[number - 1] if costs else 1.0) for number in range(1, trials + 1))
     names = tuple(map(str, range(rows)))
     results = {key: RungResult(*key, tuple(map(bool, rows)), 1.0, 1, 10, 1.0) for key, rows in passed.items()}
-    return Board(SearchPlan(items, tuple(range(10, 10 * rungs + 1, 10)), names, names), results, **state)  # type: ignore[arg-type]
+    lengths = tuple(range(10, 10 * rungs + 1, 10))
+    return Board(SearchPlan(items, lengths, (10,) * rungs, names, names), results, **state)  # type: ignore[arg-type]
 
 
 def rate(hits: int, total: int = 20) -> list[int]:

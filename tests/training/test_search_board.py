@@ -21,11 +21,11 @@ def run_all(rates: dict[int, int], **state: object) -> list[tuple[int, int]]:
     return order
 
 
-def test_the_better_half_and_the_recipe_continue() -> None:
+def test_the_best_third_and_the_recipe_continue() -> None:
     order = run_all({1: 2, 2: 18, 3: 16, 4: 12, 5: 10, 6: 3, 7: 1, 8: 0})
     assert order[:8] == [(number, 0) for number in range(1, 9)]
-    assert order[8:13] == [(number, 1) for number in (1, 2, 3, 4, 5)]  # the best four, and the recipe
-    assert order[13:] == [(number, 2) for number in (1, 2, 3, 4)]  # the best three of five, and the recipe
+    assert order[8:12] == [(number, 1) for number in (1, 2, 3, 4)]  # the best three, and the recipe
+    assert order[12:] == [(number, 2) for number in (1, 2, 3)]  # the best two of four, and the recipe
 
 
 def test_pinned_trials_continue_and_dropped_ones_do_not() -> None:
@@ -36,7 +36,7 @@ def test_pinned_trials_continue_and_dropped_ones_do_not() -> None:
 
 def test_a_failed_trial_makes_room_for_the_next_one() -> None:
     passed = {(number, 0): rate(hits) for number, hits in enumerate((10, 18, 16, 14, 2, 1), 1)}
-    assert board(passed, trials=6).cohort(1) == [1, 2, 3, 4]
+    assert board(passed, trials=6).cohort(1) == [1, 2, 3]
     assert board(passed, trials=6, failures={2: "NaN"}).cohort(1) == [1, 3, 4]
 
 
@@ -44,9 +44,15 @@ def test_the_limit_excludes_later_trials() -> None:
     assert {number for number, _ in run_all({1: 1, 2: 2, 3: 3, 4: 4}, limit=2)} == {1, 2}
 
 
+def test_remaining_steps() -> None:
+    current = board({(1, 0): rate(5), (2, 0): rate(6)}, trials=8)
+    assert current.remaining_steps(8) == 10 * (6 + 4 + 3)
+    assert current.remaining_steps(2) == 10 * (0 + 2 + 2)
+
+
 def test_files_restore_the_board(tmp_path: Path) -> None:
     plan = SearchPlan(
-        (Trial(1, {"rank": 8, "learning_rate": 1e-3}, 0.5), Trial(2, {"rank": 16}, 1.0)), (4, 8), ("a", "b"), ("x", "y")
+        (Trial(1, {"rank": 8, "learning_rate": 1e-3}, 0.5), Trial(2, {"rank": 16}, 1.0)), (4, 8), (4, 5), ("a", "b"), ("x", "y")
     )
     assert boards.read_board(tmp_path) is None
     boards.write_plan(tmp_path, plan)

@@ -13,6 +13,7 @@ A result is written once and completely, so that a search that is killed continu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,6 +28,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.training.search.space import Value
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
+REDUCTION = 3  # of the trials after a rung, the best third continues
 INCUMBENT = 1  # the trial with the recipe's own values, which is never pruned
 Choice = Literal["drop", "pin", "limit"]
 
@@ -42,10 +44,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """The trials, the rungs in steps, and the validation rows with their groups of near-duplicates."""
+    """The trials, the rungs in steps, and the validation rows with their groups of near-duplicates.
+
+    ``steps`` has the optimizer steps that each rung takes, including the trunk since the rung before.
+    """
 
     trials: tuple[Trial, ...]
     rungs: tuple[int, ...]
+    steps: tuple[int, ...]
     rows: tuple[str, ...]
     groups: tuple[str, ...]
 
@@ -110,11 +116,11 @@ class Board:
         return -result.rate, result.loss, trial.cost, trial.number
 
     def cohort(self, rung: int) -> list[int]:
-        """Return the trials that take part in ``rung``: all in the first one, then the better half, the recipe, and pinned trials."""
+        """Return the trials that take part in ``rung``: all in the first one, then the best third, the recipe, and pinned trials."""
         if rung == 0:
             return [trial.number for trial in self.trials if not self.is_out(trial.number)]
         ranking = self.ranking(rung - 1)
-        best = set(ranking[: (len(ranking) + 1) // 2]) | {INCUMBENT} | self.pinned
+        best = set(ranking[: math.ceil(len(ranking) / REDUCTION)]) | {INCUMBENT} | self.pinned
         return sorted(number for number in ranking if number in best)
 
     def is_pruned(self, number: int) -> bool:
@@ -141,6 +147,19 @@ class Board:
     def top_rung(self) -> int:
         """The highest rung at which trials can be compared; -1 if there is none."""
         return max((rung for rung in range(len(self.plan.rungs)) if self.ranking(rung)), default=-1)
+
+    def rung_steps(self, rung: int) -> int:
+        """Return the optimizer steps of a trial's rung, including the trunk since the rung before."""
+        return self.plan.steps[rung]
+
+    def remaining_steps(self, trials: int) -> int:
+        """Return about how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
+        total, count = 0, trials
+        for rung in range(len(self.plan.rungs)):
+            done = sum((number, rung) in self.results for number in range(1, trials + 1))
+            total += max(0, count - done) * self.rung_steps(rung)
+            count = min(count, math.ceil(count / REDUCTION) + 1)  # the best third, and the recipe if it is not among them
+        return total
 
     @property
     def trained_steps(self) -> int:
@@ -204,9 +223,9 @@ def read_board(search: Path) -> Board | None:
 
 def _plan(record: Mapping[str, Sequence[Mapping[str, float]]]) -> SearchPlan:
     match record:
-        case {"trials": list(trials), "rungs": list(rungs), "rows": list(rows), "groups": list(groups)}:
+        case {"trials": list(trials), "rungs": list(rungs), "steps": list(steps), "rows": list(rows), "groups": list(groups)}:
             built = tuple(Trial(int(trial["number"]), dict(trial["values"]), float(trial["cost"])) for trial in trials)
-            return SearchPlan(built, tuple(rungs), tuple(rows), tuple(groups))
+            return SearchPlan(built, tuple(rungs), tuple(steps), tuple(rows), tuple(groups))
     raise InputError("The plan of the search is damaged.")
 
 

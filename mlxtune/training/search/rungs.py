@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mlxtune.recipe import Recipe, TrainingSection
 
-FRACTIONS = (0.25, 0.5, 1.0)  # of the recipe's steps
+FRACTIONS = (1 / 6, 1 / 3, 1.0)  # of the recipe's steps
 _NEVER = 1_000_000_000  # steps
 
 
@@ -24,6 +24,13 @@ def rung_lengths(total: int) -> tuple[int, ...]:
 def trunk_steps(section: TrainingSection, length: int) -> int:
     """Return the number of steps of the trunk before the rung of ``length`` steps branches off."""
     return length - _decay_steps(section, length)
+
+
+def rung_steps(section: TrainingSection, total: int) -> tuple[int, ...]:
+    """Return the steps that each rung takes: the trunk since the rung before branched off, and the decay."""
+    lengths = rung_lengths(total)
+    starts = [0, *(trunk_steps(section, length) for length in lengths[:-1])]
+    return tuple(length - start for start, length in zip(starts, lengths, strict=True))
 
 
 def trunk_section(section: TrainingSection, length: int, total: int) -> TrainingSection:

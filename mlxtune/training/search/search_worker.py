@@ -29,13 +29,14 @@ from mlxtune.runs.worker import Worker, is_out_of_memory, run_nested, run_worker
 from mlxtune.training.search import board as boards
 from mlxtune.training.search import decision, rungs, space
 from mlxtune.training.search.board import OUTCOME, Board, SearchPlan, Trial, rung_folder, trial_folder
-from mlxtune.training.search.budget import Budget, active_seconds, parse_budget
+from mlxtune.training.search.budget import active_seconds, parse_budget
 
 if TYPE_CHECKING:  # these modules import mlx, which must come after the BLAS is loaded
     from mlxtune.training.search.trial import TrialRunner
     from mlxtune.training.setup import Foundation
 
 MIN_STEPS = 4  # of a trial
+MIN_TRIALS = 2  # whatever the budget
 
 
 def search(worker: Worker) -> dict[str, Any]:
@@ -100,8 +101,9 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     labels = group_labels(sources, [prompt_hash(row) for row in sources], recipe.data.group_by)
     group_of = {row.id: str(label) for row, label in zip(sources, labels, strict=True)}
     plan = SearchPlan(
-        tuple(trials), rungs.rung_lengths(total), tuple(row.id for row in rows), tuple(group_of[row.id] for row in rows)
-    )
+        tuple(trials), rungs.rung_lengths(total), rungs.rung_steps(recipe.training, total), tuple(row.id for row in rows),
+        tuple(group_of[row.id] for row in rows),
+    )  # fmt: skip
     boards.write_plan(worker.folder, plan)
     return Board(plan)
 
@@ -123,20 +125,23 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
 
     Raise ``Interrupted`` if the user stops the search, and ``MachineError`` if it cannot continue, as on a full disk.
     """
-    budget = parse_budget(worker.recipe.search.budget)
-    clock = _Clock(worker, budget)
+    clock = _Clock(worker)
     ended: set[int] = set()
     while (following := board.next_rung()) is not None:
         number, rung = following
         trial = board.trial(number)
-        clock.start(board)
-        if clock.is_spent():
-            worker.warn(f"The budget of {budget} is spent. Trials that were not completed do not count.")
+        if rung == 0 and number > MIN_TRIALS and not board.limit and not clock.allows(board, board.remaining_steps(number)):
+            boards.choose(worker.folder, "limit", number - 1)
+            worker.warn(f"The budget of {clock.budget} allows {number - 1} trials.")
+            board = _reread(worker)
+            continue
+        if not clock.allows(board, board.rung_steps(rung)):
+            worker.warn(f"The budget of {clock.budget} is spent. Trials are compared at the last rung that they completed.")
             break
         worker.emit("trial.started", trial=number, steps=board.plan.rungs[rung], values=space.describe_values(trial.values))
 
         def should_stop(number: int = number) -> bool:
-            return clock.is_spent() or number in boards.dropped_trials(worker.folder)
+            return number in boards.dropped_trials(worker.folder)
 
         try:
             result = runner.run(board.plan, trial, rung, should_stop)
@@ -186,27 +191,23 @@ def _reread(worker: Worker) -> Board:
 
 
 class _Clock:
-    """What the search has spent of its budget. Checked before every step."""
+    """What the search has spent of its budget, and what the rest will take at the speed so far."""
 
-    def __init__(self, worker: Worker, budget: Budget | None) -> None:
-        self._budget, self._start = budget, time.monotonic()
-        self._before = active_seconds(events.read_all(worker.folder)) if budget else 0.0
-        self._steps = 0
+    def __init__(self, worker: Worker) -> None:
+        self.budget = parse_budget(worker.recipe.search.budget)
+        self._start = time.monotonic()
+        self._before = active_seconds(events.read_all(worker.folder)) if self.budget else 0.0
         self._watts = typical_watts(this_machine().chip)[0]
 
-    def start(self, board: Board) -> None:
-        """Start a rung."""
-        self._steps = board.trained_steps
-
-    def is_spent(self) -> bool:
-        if self._budget is None:
-            return False
-        if self._budget.unit == "steps":
-            return self._steps >= self._budget.amount
-        seconds = self._before + time.monotonic() - self._start
-        if self._budget.unit == "Wh":
-            return seconds / 3600 * self._watts >= self._budget.amount
-        return seconds >= self._budget.amount
+    def allows(self, board: Board, steps: int) -> bool:
+        """Return whether the budget allows ``steps`` more steps. The first rung is always allowed, to measure the speed."""
+        if self.budget is None or not board.results:
+            return True
+        if self.budget.unit == "steps":
+            return board.trained_steps + steps <= self.budget.amount
+        per_step = sum(result.seconds for result in board.results.values()) / board.trained_steps
+        seconds = self._before + time.monotonic() - self._start + steps * per_step
+        return (seconds / 3600 * self._watts if self.budget.unit == "Wh" else seconds) <= self.budget.amount
 
 
 def _finish(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> dict[str, Any]:

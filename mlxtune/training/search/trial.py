@@ -117,8 +117,7 @@ class TrialRunner:
         finally:
             listener.close()
             lora.remove(self.base.loaded.model)
-        before = rungs.trunk_steps(recipe.training, plan.rungs[rung - 1]) if rung else 0
-        return RungResult(trial.number, rung, passed, nats, tokens, target - before, time.monotonic() - start)
+        return RungResult(trial.number, rung, passed, nats, tokens, plan.steps[rung], time.monotonic() - start)
 
     def _setup(self, recipe: Recipe, folder: Path, listener: TrialListener) -> TrainingSetup:
         """Add the trial's adapter to the model and build its loop, without validation rows: trials are compared by their answers."""
