@@ -35,11 +35,8 @@ from mlxtune.models.tool_calls import CallReader
 from mlxtune.recipe import Recipe, read_template
 from mlxtune.recipe.schema import Thinking, Turns
 
-_SHIPPED_TEMPLATE_TOKENS = {
-    "chatml-tools": {"<|im_start|>", "<|im_end|>"},
-    "phi-tools": {"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"},
-}
-"""The control tokens of the shipped templates with tools."""
+_SHIPPED_TEMPLATES = {"chatml-tools": ("<|im_start|>", "<|im_end|>"), "phi-tools": ("<|assistant|>", "<|end|>")}
+"""The shipped templates with tools, and the control tokens of the templates that they can replace."""
 _REASONING_HINT = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
 
 
@@ -333,8 +330,13 @@ class ChatTemplate:
         calls = any("tool_calls" in message.extra for message in messages)
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
-            known = self.tokenizer.get_vocab().keys()
-            name = next((name for name, tokens in _SHIPPED_TEMPLATE_TOKENS.items() if tokens <= known), "")
+            known = self.tokenizer.get_vocab()
+            fitting = (
+                name
+                for name, tokens in _SHIPPED_TEMPLATES.items()
+                if all(token in known and token in self.source for token in tokens)
+            )
+            name = next(fitting, "")
             shipped = f'Set model.template to "{name}"' if name else "Name a template with tools in model.template"
             raise TemplateError(
                 f"{location}: the row has tools, but the chat template of {self.name} does not render {lacking}.",
