@@ -30,6 +30,7 @@ from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.memory_guard import MemoryGuard
 from mlxtune.training.objective import FrozenOutputs, Objective, TrainingBatch, TrainingRow
 from mlxtune.training.preference import drift
+from mlxtune.training.resume_check import check_origin
 from mlxtune.training.step import Stepper
 
 
@@ -72,6 +73,7 @@ class TrainingLoop:
     ``cache`` returns a cache of the frozen layers' outputs for some rows, or ``None``. ``sample`` generates answers to a few
     prompts and returns a warning or ``""``; ``baseline_passes`` records which of these answers passed the contract before the first
     step. ``reference_kl`` computes the policy's distance from the reference. ``pause`` is called before each step.
+    ``origin`` is what must not change when the run is resumed.
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class TrainingLoop:
     reference_kl: Callable[[], float | None] | None = None
     pause: Callable[[], None] = field(default=lambda: None)
     hosts: HostGroup = field(default_factory=HostGroup)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each as indices into the train rows."""
@@ -361,7 +364,7 @@ class _TrainingRun:
             "step": step, "rows": self.rows, "seed": loop.section.seed, "certificate": self.coverage.state,
             "best": {"step": self.best.step, "loss": _finite(self.best.loss), "since": self.best.since},
             "validated": _finite(self.validation_loss), "unchecked": self.validation_pending, "held": loop.baseline_passes,
-            "batches": self.batches, "first": self.divergence.first, "last": list(self.divergence.last),
+            "batches": self.batches, "origin": dict(loop.origin), "first": self.divergence.first, "last": list(self.divergence.last),
         }  # fmt: skip
         checkpoint.save(loop.folder, loop.stack.model, self.optimizer, loop.adapter_config, state, loop.section.keep)
         self.saved = step
@@ -369,6 +372,7 @@ class _TrainingRun:
 
     def _restore(self, resume: checkpoint.Checkpoint) -> None:
         state = resume.state
+        check_origin(state.get("origin", {}), self.loop.origin, resume.step)
         if state["rows"] != self.rows or state["seed"] != self.loop.section.seed:
             raise DataError(
                 f"The data differs from the data used for the checkpoint at step {resume.step:,}.",

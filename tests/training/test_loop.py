@@ -13,9 +13,11 @@ import pytest
 from loops import SECTION, Listener, Ways, assert_resumes, assert_same, make, stopped, weights
 from tiny_model import make_tiny
 
-from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError
+from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError, ModelError
+from mlxtune.recipe import parse
 from mlxtune.training import checkpoint, early_stopping, loop, memory_guard, optimizer
 from mlxtune.training.memory_guard import MemoryGuard
+from mlxtune.training.resume_check import make_origin
 
 
 def test_loss_falls_and_every_step_is_reported(tiny: Path, tmp_path: Path) -> None:
@@ -120,6 +122,34 @@ def test_changed_batches_are_refused_on_resume(tiny: Path, tmp_path: Path) -> No
     saved = stopped(make(tiny, tmp_path), 2)
     with pytest.raises(DataError, match="would build different batches than the run used until its checkpoint at step 2"):
         make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("base", "other", "The base's weights differ from those that the run used until its checkpoint at step 2."),
+        ("parent", "other", "The parent's weights differ from those that the run used until its checkpoint at step 2."),
+        ("training.learning_rate", 0.1, "training.learning_rate is 0.1, but the run used 0.005 until its checkpoint at step 2."),
+        ("training.save_every", 9, ""),
+    ],
+)
+def test_another_base_or_setting_is_refused_on_resume(tiny: Path, tmp_path: Path, key: str, value: object, message: str) -> None:
+    recipe = parse('name = "a"\n[model]\nbase = "b"\n[data]\nsource = "c"\n[training]\nlearning_rate = 5e-3\n')
+    loop = make(tiny, tmp_path)
+    loop.origin = make_origin(recipe, "fingerprint", "")
+    saved = stopped(loop, 2)
+    again = make(tiny, tmp_path)
+    again.origin = make_origin(recipe, "fingerprint", "")
+    if key in again.origin:
+        again.origin = {**again.origin, key: value}
+    if not message:
+        assert key not in again.origin
+        again.run(Listener(), saved)
+        return
+    with pytest.raises((DataError, ModelError)) as refused:
+        again.run(Listener(), saved)
+    assert refused.value.message == message
+    assert "start a new run" in refused.value.hint
 
 
 @pytest.mark.parametrize("at", [5, 9])

@@ -96,6 +96,13 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     steps = [step.step for step in run.state().steps]
     assert steps == list(range(1, len(steps) + 1))
 
+    weights = workspace / "tiny" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1000] + bytes(1000))
+    launch.resume(run)
+    wait_for(run, lambda state: state.phase == "failed")
+    assert run.state().error.startswith("The base's weights differ from those that the run used until its checkpoint")
+
 
 def test_killed_run_is_crashed_and_resumes_from_its_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
