@@ -12,15 +12,16 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import progress_bar, show, show_json
+from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.promotion import promotion_refusal
-from mlxtune.evaluation.render.comparison_table import report_tables
+from mlxtune.evaluation.off_task.result import off_task_power
+from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal
+from mlxtune.evaluation.render.comparison_table import OUTCOME_MARKS, report_tables
 from mlxtune.evaluation.render.wording import holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.start import require_adapter, start
@@ -38,7 +39,10 @@ def evaluate(
     adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.", show_default=False)] = "",
     overrides: Overrides = None,
     gate: Annotated[
-        bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and the off-task check passes.")
+        bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task answers are 'held'.")
+    ] = False,
+    accept_unknown: Annotated[
+        bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task answers.")
     ] = False,
     all_seeds: Annotated[
         bool, typer.Option("--seeds", help="Evaluate all runs of this recipe that differ only in the seed, and recommend one.")
@@ -56,8 +60,8 @@ def evaluate(
         raise typer.Exit(code)
     report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else table(report, folder)
-    if gate and (why := promotion_refusal(report)):
-        raise GateError(f"Gate failed: {why}")
+    if gate and (why := promotion_refusal(report, accept_unknown=accept_unknown)):
+        raise GateError(f"Gate failed: {why}", hint=off_task_hint(report))
 
 
 def measure(
@@ -73,6 +77,8 @@ def measure(
     check_recipe(recipe)
     fetch(recipe)
     template = entry.template if entry and not recipe.model.template else ""
+    if (run or entry) and (power := off_task_power(recipe)):
+        info("  ", ("Off-task ", "muted"), power)
     evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, seeds=seeds, template=template)
     with progress_bar("loading the model") as update:
 
@@ -94,7 +100,8 @@ def table(report: EvaluationReport, folder: Path) -> None:
     for report_table in report_tables(report):
         print_table(report_table)
     if off_task := report.off_task:
-        show("  ", ("✗ ", "bold error") if off_task.blocks_promotion else ("✓ ", "bold success"), off_task.summary)
+        glyph, style = OUTCOME_MARKS.get(off_task.word, ("·", "warning"))
+        show("  ", (f"{glyph} ", f"bold {style}"), off_task.summary)
         show("")
     show(("  Report   ", "muted"), str(folder / reports.FILE))
     show(("  Outputs  ", "muted"), str(folder / "outputs.jsonl"))

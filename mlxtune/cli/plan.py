@@ -16,6 +16,7 @@ from mlxtune.core.errors import GateError
 from mlxtune.core.text import plural, size
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
+from mlxtune.evaluation.off_task.result import off_task_power
 from mlxtune.evaluation.statistics.power import power_statement
 from mlxtune.models import bundled, catalog
 from mlxtune.models.bundled import install
@@ -73,7 +74,7 @@ def plan(
     if json:
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power())})
     else:
-        _print_plan(result, bill)
+        _print_plan(result, bill, off_task_power(loaded))
         if base:
             show("")
             note = f"{base.id} is not downloaded. Its shapes are from the catalog, and tokens are counted with {bundled.DEFAULT.alias}."
@@ -99,7 +100,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, bill: Bill) -> None:
+def _print_plan(plan: Plan, bill: Bill, off_task: str) -> None:
     print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"with the largest batch, {plan.largest_batch}")
@@ -111,7 +112,7 @@ def _print_plan(plan: Plan, bill: Bill) -> None:
     total = f"of {size(plan.limit)}, {plan.peak_moment}"
     print_columns([[("total", "bold"), (size(plan.memory), "bold"), (total, "muted")]])
     print_section("Run", f"{plan.train:,} training rows, {plan.valid:,} validation, {plan.test:,} held out")
-    print_facts(_run_facts(plan))
+    print_facts(_run_facts(plan, off_task))
     print_section("Cost", "list prices as of the dates shown")
     print_columns([[(line.label, "muted"), line.value, (line.note, "muted")] for line in bill_lines(plan, bill)])
     if plan.changes:
@@ -124,7 +125,7 @@ def _print_plan(plan: Plan, bill: Bill) -> None:
         print_columns(rows, right=(2,))
 
 
-def _run_facts(plan: Plan) -> list[tuple[str, Cell]]:
+def _run_facts(plan: Plan, off_task: str) -> list[tuple[str, Cell]]:
     rows: list[tuple[str, Cell]] = [("steps", f"{plan.steps:,} in {plural(plan.epochs, 'epoch')}"), ("tokens", plan.token_summary)]
     if plan.prefix:
         rows.append(("shared", f"{plan.prefix:,} tokens that all rows share are computed once per batch"))
@@ -136,6 +137,7 @@ def _run_facts(plan: Plan) -> list[tuple[str, Cell]]:
     rows += [("template" if number == 0 else "", (note, "warning")) for number, note in enumerate(plan.notes)]
     if plan.test:
         rows.append(("evidence", power_statement(plan.test)))
+        rows += [("off-task", off_task)] if off_task else []
     if problems := power().problems:
         rows.append(("power", (f"{', '.join(problems)}: the run would be slow, or might not finish", "warning")))
     rows.append(("time", plan.cost.time_summary or ("unknown until --probe", "muted")))

@@ -22,6 +22,8 @@ _OTHER_KEYS = {
     "shots",
     "rows",
     "regression",
+    "regression_margin",
+    "regression_system",
     "max_tokens",
     "thinking_tokens",
     "batch_size",

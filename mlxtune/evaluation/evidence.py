@@ -5,7 +5,7 @@
     questions.jsonl     each held-out row: ID, line, group, reference, prompt
     outputs.jsonl       each arm's answer to each row, the reasoning before it, and which required metrics it fails
     preferences.jsonl   for preference pairs, the mean log-probability of each answer under each arm
-    regression.jsonl    off-task prompts, accepted words, and the answers of the base and the adapter
+    regression.jsonl    off-task prompts, the conditions of correct answers, and the answers of the base and the adapter
     nearest.jsonl       for failed rows, the most similar training rows and who reviewed them
     validation.jsonl    for several seeds, the validation rows, like questions.jsonl
     seeds.jsonl         for several seeds, each one's answers (see ``seed_evidence``)
@@ -27,7 +27,7 @@ from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.json_fields import from_json
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.preference import PREFERENCE, PairLogprobs
 from mlxtune.recipe import Recipe, load
@@ -172,7 +172,7 @@ def _record(row: PromptRow, group: str) -> dict[str, Any]:
 def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:
     """Write ``regression.jsonl``: each arm's answers to ``prompts``, in order."""
     records = [
-        {"arm": arm, "id": prompt.id, "prompt": prompt.prompt, "accept": prompt.accept, "output": output}
+        {"arm": arm, **prompt.record(), "output": output}
         for arm, outputs in answers.items()
         for prompt, output in zip(prompts, outputs, strict=True)
     ]
@@ -181,12 +181,13 @@ def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mappi
 
 def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]:
     """Load the off-task prompts and each arm's answers; empty if the file is missing. Raises ``InputError``."""
-    prompts: dict[str, OffTaskPrompt] = {}
+    prompts: dict[tuple[str, bool], OffTaskPrompt] = {}
     answers: dict[str, list[str]] = {}
     for location, record in _records(folder / REGRESSION):
+        prompt = parse_prompt(record, Location(folder / REGRESSION, len(prompts) + 1))
         match record:
-            case {"arm": str(arm), "id": str(id), "prompt": str(prompt), "accept": list(accept), "output": str(output)}:
-                prompts[id] = OffTaskPrompt(id, prompt, tuple(map(str, accept)), Location(folder / REGRESSION, len(prompts) + 1))
+            case {"arm": str(arm), "output": str(output)} if prompt:
+                prompts[prompt.id, prompt.with_system] = prompt
                 answers.setdefault(arm, []).append(output)
             case _:
                 raise _malformed(location)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlxtune.evaluation.off_task.result import DROPPED, HELD, UNKNOWN
 from mlxtune.evaluation.report import EvaluationReport
 
 
@@ -12,15 +13,24 @@ def promotion_caveat(report: EvaluationReport) -> str:
         return ""
     if contract is not None and contract.outcome == "worse":
         return "fewer answers meet the whole contract"
-    return off_task.drop if off_task and off_task.blocks_promotion else ""
+    return off_task.caveat if off_task else ""
 
 
-def promotion_refusal(report: EvaluationReport) -> str:
+def off_task_hint(report: EvaluationReport) -> str:
+    """Return what to do if off-task answers are the reason not to promote the adapter, or ``""``."""
+    word = report.off_task.word if report.off_task and report.outcome == "better" else HELD
+    lever = "Mix in replayed answers of the base (data.replay), lower training.learning_rate, or train fewer steps"
+    return "" if word == HELD else f"{lever}." if word == DROPPED else f"{lever}; or add --accept-unknown."
+
+
+def promotion_refusal(report: EvaluationReport, *, accept_unknown: bool = False) -> str:
     """Return why the report's adapter may not be promoted, or ``""`` if it may be.
 
-    It must beat the strongest arm that needs no training, not do worse on the contract, and pass the off-task check.
+    It must beat the strongest arm that needs no training, not do worse on the contract, and hold off-task answers. With
+    ``accept_unknown``, it is enough that no off-task drop was shown.
     """
     if report.headline is None or report.outcome != "better":
         return report.verdict
     off_task = report.off_task
-    return off_task.summary if off_task and off_task.blocks_promotion else ""
+    accepted = (HELD, UNKNOWN) if accept_unknown else (HELD,)
+    return off_task.summary if off_task and off_task.word not in accepted else ""

@@ -16,7 +16,7 @@ from mlxtune.evaluation.answer_statistics import MAX_CUT, AnswerStatistics
 from mlxtune.evaluation.arms import GRAMMAR, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.json_fields import from_json, to_json
-from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.off_task.result import OffTaskResult, from_record
 from mlxtune.evaluation.scorers import CONTRACT, Score
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.seed_report import SeedReport, SeedScores, build_seed_report, load_seed_report
@@ -66,7 +66,8 @@ class ReportFacts(TypedDict, total=False):
     headline: str
     looks: int
     ledger: str
-    regression: dict[str, Any]
+    off_task: dict[str, Any]
+    regression: dict[str, Any]  # the off-task result in older reports
     made: str
 
 
@@ -148,8 +149,8 @@ class EvaluationReport:
     @property
     def off_task(self) -> OffTaskResult | None:
         """The off-task result, or ``None`` if there were no off-task prompts."""
-        record = self.facts.get("regression")
-        return OffTaskResult(**{**record, "broken": tuple(record["broken"]), "fixed": tuple(record["fixed"])}) if record else None
+        record = self.facts.get("off_task") or self.facts.get("regression")
+        return from_record(record) if record else None
 
     @property
     def grouped(self) -> bool:

@@ -67,12 +67,7 @@ def compare(
     rows, the interval uses the effective number of rows, and the test flips the signs of whole groups. Raises ``ValueError`` if
     there are no rows.
     """
-    paired = PairedCounts(
-        both=sum(one and two for one, two in passed),
-        broken=sum(one and not two for one, two in passed),
-        fixed=sum(two and not one for one, two in passed),
-        neither=sum(not one and not two for one, two in passed),
-    )
+    paired = PairedCounts.count(passed)
     gains, groups = [two - one for one, two in passed], groups or range(len(passed))
     low, change, high = newcombe(paired, effective_n=effective_n(gains, groups))
     p = permutation_p(group_sums(gains, groups))

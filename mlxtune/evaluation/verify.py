@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -146,7 +145,11 @@ def _numbers(
     try:
         prompts, off_task = load_off_task(folder)
         if prompts:
-            facts["regression"] = asdict(compare_off_task(prompts, off_task[BASE], off_task[TUNED]))
+            result = compare_off_task(prompts, off_task[BASE], off_task[TUNED], evidence.recipe.evaluation.regression_margin)
+            if "regression" in stored["facts"]:
+                facts["regression"] = result.legacy_record()
+            else:
+                facts["off_task"] = to_json(result)
     except (InputError, KeyError, ValueError):
         yield "regression.jsonl lacks the base's or the adapter's answer to at least one prompt."
     try:
@@ -154,12 +157,12 @@ def _numbers(
     except InputError as error:
         yield error.message
         return
-    result = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows], seeds))
-    if (chosen := result.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))) != run:
+    current = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows], seeds))
+    if (chosen := current.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))) != run:
         yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
     for name in _NOT_RECOMPUTED:
-        result["facts"][name] = stored["facts"].get(name)
-    yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, result)
+        current["facts"][name] = stored["facts"].get(name)
+    yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
 
 
 def _answer_limit(evidence: EvaluationEvidence, stored: Record) -> int:

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.rows import PromptRow
+from mlxtune.data.rows import PromptRow, shared_system_prompt
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import comparability, evidence, report
@@ -28,6 +28,7 @@ from mlxtune.evaluation.answer_statistics import answer_statistics
 from mlxtune.evaluation.arms import BASE, TUNED, build_arms
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.holdout import contamination, ledger
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.render.publish import publish
@@ -134,7 +135,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         record_splits(data, recipe.data, splits, seal=True)
     except MachineError as error:
         worker.emit("warning", text=f"{error.message} Later training may use the held-out rows.")
-    off_task_prompts = prompts.load_prompts(recipe) if adapter else ()
+    system = shared_system_prompt(splits.train) if recipe.evaluation.regression_system else ""
+    off_task_prompts = prompts.in_both_conditions(prompts.load_prompts(recipe), system) if adapter else ()
     off_task_answers: dict[str, list[str]] = {}
     compared = outputs.comparable_pairs(loaded, recipe, [*rows, *validation])
     arms: list[_ScoredArm] = []
@@ -178,11 +180,16 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
         arms.append(_score(contract, rows, answers))
         if off_task_prompts and arm.name in (BASE, TUNED):
-            count = len(off_task_prompts)
-            worker.emit("arm.started", arm=arm.name, rows=count, of=OFF_TASK)
-            off_task = generate([prompt.row for prompt in off_task_prompts], max_tokens=prompts.MAX_TOKENS, of=OFF_TASK)
-            worker.emit("arm.finished", arm=arm.name, rows=count, cached=off_task.cached, seconds=off_task.seconds, of=OFF_TASK)
-            off_task_answers[arm.name] = [output.output for output in off_task.outputs]
+            outputs_by_prompt: dict[prompts.OffTaskPrompt, str] = {}
+            for limit in sorted({prompt.max_tokens for prompt in off_task_prompts}):
+                own = [prompt for prompt in off_task_prompts if prompt.max_tokens == limit]
+                worker.emit("arm.started", arm=arm.name, rows=len(own), of=OFF_TASK)
+                off_task = generate([prompt.row(system) for prompt in own], max_tokens=limit, of=OFF_TASK)
+                worker.emit(
+                    "arm.finished", arm=arm.name, rows=len(own), cached=off_task.cached, seconds=off_task.seconds, of=OFF_TASK
+                )
+                outputs_by_prompt |= {prompt: output.output for prompt, output in zip(own, off_task.outputs, strict=True)}
+            off_task_answers[arm.name] = [outputs_by_prompt[prompt] for prompt in off_task_prompts]
     if compared and (missing := [arm.answers.arm for arm in arms if not arm.logprobs]):
         worker.warn(f"Preferences are not compared: the likelihoods of both answers are missing for {', '.join(missing)}.")
         compared = frozenset()
@@ -200,7 +207,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     facts |= {"headline": headline, "looks": history.evaluations, "ledger": ledger.describe(history)}
     if TUNED in off_task_answers:
         evidence.save_off_task(worker.folder, off_task_prompts, off_task_answers)
-        facts["regression"] = asdict(compare_off_task(off_task_prompts, off_task_answers[BASE], off_task_answers[TUNED]))
+        answers_by_arm, margin = (off_task_answers[BASE], off_task_answers[TUNED]), recipe.evaluation.regression_margin
+        facts["off_task"] = to_json(compare_off_task(off_task_prompts, *answers_by_arm, margin))
     evaluated = evidence.load_rows(worker.folder)
     seed_scores = load_seed_scores(worker.folder, contract, evaluated)
     result = report.build(facts, [arm.scores(rows) for arm in arms], [row.group for row in evaluated], seed_scores)

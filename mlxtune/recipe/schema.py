@@ -304,6 +304,7 @@ _DISCLAIMERS = Rule(
 _PHRASES = Rule(lambda phrases: all(phrase.strip() for phrase in phrases), "a list of non-empty phrases")
 _LENGTH = Rule(lambda limit: limit.min >= 0 and (limit.max == 0 or limit.max >= limit.min), "a range with 0 <= min <= max")
 _POINTERS = Rule(lambda paths: all(path.startswith("/") for path in paths), 'a list of JSON Pointers such as "/category"')
+_MARGIN = Rule(lambda margin: 0 < margin < 1, "a fraction of the answers, above 0 and below 1")
 _WITH_BASE = Rule(lambda arms: "base" in arms, 'a list that includes "base"')
 _DISTINCT = Rule(lambda arms: len(set(arms)) == len(arms), "a list without duplicates")
 
@@ -314,7 +315,7 @@ class EvaluationSection:
 
     ``reference`` metrics compare answers with the reference answers: ``exact`` equality, and the F1 score over ``fields`` of a JSON
     answer. ``prompt`` may be a .txt or .md file. ``shots`` training rows precede each prompt in ``base+kshot``. ``regression`` is a
-    file with off-task prompts used to detect forgetting. ``max_tokens`` = "auto" is twice the length of the longest reference answer
+    file with off-task prompts used to detect forgetting (see docs/evaluation.md). ``max_tokens`` = "auto" is twice the length of the longest reference answer
     in the training and validation rows, and at least 64 tokens more than it; reasoning is not counted.
     """
 
@@ -338,6 +339,10 @@ class EvaluationSection:
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
     rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", in_form=False), _AT_LEAST_0] = 0
     regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
+    regression_system: Annotated[bool, Key("also ask off-task prompts with the task's system prompt", in_form=False)] = True
+    regression_margin: Annotated[
+        float, Key("the drop in the rate of correct off-task answers that the evaluation must rule out", in_form=False), _MARGIN
+    ] = 0.05
     max_tokens: Annotated[int | Literal["auto"], Key("maximum length of an answer in tokens", "doubles"), _AUTO_OR_AT_LEAST_1] = (
         AUTO
     )

@@ -103,7 +103,9 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     off_task = [
         event for event in events.read_all(first) if event["type"] == "arm.finished" and event.get("of") == "off-task prompt"
     ]
-    assert [event["arm"] for event in off_task] == ["base", "tuned"]
+    assert [event["arm"] for event in off_task] == ["base", "base", "tuned", "tuned"]  # short and long answers
+    assert first_report.off_task
+    assert sum(cell.total for cell in first_report.off_task.cells) == sum(event["rows"] for event in off_task[:2])
     assert verify(first) == []
 
     again = evaluate(own, *how, run=trained)

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.off_task.result import OffTaskResult
-from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
+from mlxtune.evaluation.promotion import off_task_hint, promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report import ArmScores, EvaluationReport
 from mlxtune.evaluation.scorers import PASS, Score
 
@@ -20,7 +17,11 @@ def _measured(name: str, hits: int, preferred: int) -> ArmScores:
 
 
 def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = None, **arms: tuple[int, int]) -> EvaluationReport:
-    facts = {"regression": dataclasses.asdict(OffTaskResult(34, *off_task, (), ()))} if off_task else {}
+    facts: reports.ReportFacts = {}
+    if off_task:  # off-task answers that broke and were fixed, of 300
+        broken, fixed = off_task
+        ids = {"broken": [f"b{at}" for at in range(broken)], "fixed": [f"f{at}" for at in range(fixed)]}
+        facts["regression"] = {"total": 300, "base": 200, "tuned": 200 - broken + fixed, **ids}
     return reports.build({"rows": ROWS, "headline": headline, **facts}, [_measured(name, *hits) for name, hits in arms.items()])
 
 
@@ -28,8 +29,9 @@ def _report(*, headline: str = "contract", off_task: tuple[int, int] | None = No
     ("report", "why"),
     [
         (_report(base=(2, 2), tuned=(30, 2)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 17)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 16)), "Failed the off-task check"),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), ""),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "Off-task answers: cannot tell."),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "Off-task answers: dropped."),
         (_report(base=(20, 2), tuned=(22, 2)), "Cannot tell."),
         (_report(base=(30, 2), tuned=(2, 2)), "Worse."),
         (_report(base=(2, 2)), "The base is measured."),
@@ -45,14 +47,23 @@ def test_only_improvement_without_regression_is_promoted(report: EvaluationRepor
 @pytest.mark.parametrize(
     ("report", "why"),
     [
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 17)), ""),
-        (_report(base=(2, 2), tuned=(30, 2), off_task=(20, 15)), "off-task answers dropped from 20 to 15 of 34"),
-        (_report(base=(20, 2), tuned=(22, 2), off_task=(20, 15)), ""),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(10, 8)), ""),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 20)), "off-task answers may have dropped by 5 points or more"),
+        (_report(base=(2, 2), tuned=(30, 2), off_task=(30, 5)), "off-task answers dropped from 66.7% to 58.3%"),
+        (_report(base=(20, 2), tuned=(22, 2), off_task=(30, 5)), ""),
         (_report(headline="preference", base=(30, 2), tuned=(2, 30)), "fewer answers meet the whole contract"),
     ],
 )
 def test_caveat_explains_unpromoted_improvement(report: EvaluationReport, why: str) -> None:
     assert promotion_caveat(report) == why
+
+
+@pytest.mark.parametrize(("off_task", "accepted"), [((10, 8), True), ((30, 20), True), ((30, 5), False)])
+def test_cannot_tell_can_be_accepted(off_task: tuple[int, int], accepted: bool) -> None:
+    report = _report(base=(2, 2), tuned=(30, 2), off_task=off_task)
+    assert bool(promotion_refusal(report, accept_unknown=True)) != accepted
+    assert ("data.replay" in off_task_hint(report)) == bool(promotion_refusal(report))
+    assert ("--accept-unknown" in off_task_hint(report)) == (off_task == (30, 20))
 
 
 @pytest.mark.parametrize(

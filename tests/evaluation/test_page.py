@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,7 +9,6 @@ from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.evaluation import report
 from mlxtune.evaluation.drilldown import failed_rows
-from mlxtune.evaluation.off_task.result import OffTaskResult
 from mlxtune.evaluation.render import html, markdown, wording
 from mlxtune.evaluation.verdict import compare
 
@@ -165,11 +164,12 @@ def test_headline_pairs_come_first_and_others_show_headline_metric_only(tmp_path
 def test_off_task_regression_is_stated_at_top(tmp_path):
     folder = write_evaluation(tmp_path)
     loaded = report.load(folder)
-    for tuned, blocked in ((13, True), (19, False)):
-        regressed = replace(loaded, facts={**loaded.facts, "regression": asdict(OffTaskResult(34, 20, tuned, ("capital",), ()))})
+    for broken, dropped in ((9, True), (0, False)):
+        record = {"total": 34, "base": 20, "tuned": 20 - broken, "broken": [f"b{at}" for at in range(broken)], "fixed": []}
+        regressed = replace(loaded, facts={**loaded.facts, "regression": record})
         text = html.render_html(regressed, failed_rows(folder, regressed))
-        assert ('class="lede blocked"' in text) == blocked
-        assert "broken: capital" in text
+        assert ('class="lede blocked"' in text) == dropped
+        assert f"{100 * (20 - broken) / 34:.1f}%" in text
         assert "## Off-task prompts" in markdown.render_markdown(regressed, failed_rows(folder, regressed))
 
 

@@ -1,26 +1,33 @@
-"""Off-task prompts: which answers count, and when a regression blocks promotion."""
+"""Off-task prompts: which answers count, and the non-inferiority test that decides whether they were held."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import samples
 from mlxtune.data.rows import Location
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.off_task.result import OffTaskResult, compare_off_task, off_task_power
 from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, tango, tango_statistic
+from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power
 from mlxtune.recipe import parse
 
 PLACE = Location(Path("r.jsonl"), 1)
+RECIPE = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"'
 
 
-def _probe(*accept: str, id: str = "x") -> OffTaskPrompt:
-    return OffTaskPrompt(id, "Which?", accept, PLACE)
+def _probe(*accept: str, id: str = "x", category: str = "", **conditions: object) -> OffTaskPrompt:
+    return OffTaskPrompt(id, "Which?", accept, PLACE, category, **conditions)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -40,41 +47,109 @@ def test_answer_counts_when_accepted_word_appears_as_whole_word(accept: list[str
     assert _probe(*accept).passes(output) is holds
 
 
-def test_gained_and_lost_prompts_are_named() -> None:
-    result = compare_off_task(
-        [_probe("a", id="one"), _probe("b", id="two"), _probe("c", id="three")], ["a", "b", "x"], ["a", "x", "c"]
-    )
-    assert (result.total, result.base, result.tuned, result.broken, result.fixed) == (3, 2, 2, ("two",), ("three",))
-    assert not result.blocks_promotion
-    facts = {"regression": {**asdict(result), "broken": ["two"], "fixed": ["three"]}}
-    assert EvaluationReport(facts, (), (), "").off_task == result
+def _sum(prompt: str, number: float) -> OffTaskPrompt:
+    return OffTaskPrompt("x", prompt, (), PLACE, number=number)
+
+
+@pytest.mark.parametrize(
+    ("probe", "output", "holds"),
+    [
+        (_sum("What is 5 + 3?", 8), "5 + 3 = 8. This was question 2.", True),
+        (_sum("What is 5 + 3?", 8), "5 + 3 = 9, not 8", False),
+        (_sum("What is 5 + 3?", 8), "5 + 3", False),
+        (_sum("What is 6 - 0?", 6), "6 - 0 = 6", True),
+        (_sum("What is 6 - 0?", 6), "6 - 0", False),
+        (_probe(number=1000), "It is 1,000.", True),
+        (_probe(number=-2), "That is −2.", True),
+        (_probe(number=8), "eight", False),
+        (_probe("dog", reject=("cat",)), "A dog barks.", True),
+        (_probe("dog", reject=("cat",)), "A dog or a cat", False),
+        (_probe(pattern=r"\A\W*yes\b"), "yes, it is", True),
+        (_probe(pattern=r"\A\W*yes\b"), "I say yes", False),
+        pytest.param(_probe(pattern=r"(?:a+)+\Z"), "a" * 5000 + "b", False, id="timeout"),
+    ],
+)
+def test_every_condition_must_hold(probe: OffTaskPrompt, output: str, holds: bool) -> None:
+    assert probe.passes(output) is holds
+
+
+def test_prompts_are_asked_with_and_without_the_system_prompt() -> None:
+    alone, with_system = prompts.in_both_conditions([_probe("b")], "You are a shop.")
+    assert [turn.role for turn in alone.row("You are a shop.").prompt] == ["user"]
+    assert [turn.role for turn in with_system.row("You are a shop.").prompt] == ["system", "user"]
+    assert prompts.in_both_conditions([alone], "") == (alone,)
+
+
+def test_counts_are_paired_and_cells_below_a_fifth_are_set_apart() -> None:
+    probes = [_probe("yes", id=f"{name}{at}", category=name) for name in ("a", "b") for at in range(10)]
+    asked = prompts.in_both_conditions(probes, "system")
+    # a: 8 of 10 alone, 2 of 10 with the system prompt; b: 5 of 10 alone, 1 of 10 with it, which is not counted
+    base = ["yes"] * 8 + ["no"] * 2 + ["yes"] * 5 + ["no"] * 5 + ["yes"] * 2 + ["no"] * 8 + ["yes"] + ["no"] * 9
+    tuned = ["no"] * 2 + ["yes"] * 7 + ["no"] + base[10:30] + ["no"] * 10
+    result = compare_off_task(asked, base, tuned)
+    assert [(cell.category, cell.with_system) for cell in result.set_apart] == [("b", True)]
+    assert result.overall.paired == PairedCounts(both=13, broken=2, fixed=1, neither=14)
+    assert [change.paired.total for change in result.categories] == [20, 10]
+    assert result.overall.prompts == 20
+    assert result.broken == ("a0", "a1", "b0+system")
+    assert result.fixed == ("a8",)
+    assert 20 <= result.overall.effective_n <= 30
+    assert EvaluationReport({"off_task": to_json(result)}, (), (), "").off_task == result
     assert EvaluationReport({}, (), (), "").off_task is None
+    nothing = compare_off_task(probes, ["no"] * 20, ["no"] * 20)
+    assert nothing.word == "cannot tell"
+    assert "fewer than 20%" in nothing.summary
 
 
-@pytest.mark.parametrize(("lost", "gained", "blocks"), [(0, 0, False), (3, 0, False), (4, 0, True), (6, 3, False), (8, 3, True)])
-def test_drop_of_over_ten_percent_blocks_promotion(lost: int, gained: int, blocks: bool) -> None:
-    probes = [_probe("yes", id=str(at)) for at in range(30)]
-    base = ["yes"] * 20 + ["no"] * 10
-    tuned = ["no"] * lost + ["yes"] * (20 - lost) + ["yes"] * gained + ["no"] * (10 - gained)
-    result = compare_off_task(probes, base, tuned)
-    assert result.blocks_promotion is blocks
-    assert result.summary.startswith("Failed the off-task check" if blocks else "Passed the off-task check")
-    assert f"{20 - lost + gained} of 30" in result.summary
+def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> OffTaskResult:
+    probes = [_probe("yes", id=str(at)) for at in range(total)]
+    base = ["yes"] * right + ["no"] * (total - right)
+    tuned = ["no"] * broken + ["yes"] * (right - broken) + ["yes"] * fixed + ["no"] * (total - right - fixed)
+    return compare_off_task(probes, base, tuned)
 
 
-def test_bundled_prompts_load_with_unique_ids() -> None:
-    bundled = prompts.load_prompts(parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"'))
-    assert 20 <= len(bundled) <= 40
+@pytest.mark.parametrize(
+    ("broken", "fixed", "word"),
+    [(0, 0, "held"), (10, 10, "held"), (5, 0, "held"), (50, 50, "cannot tell"), (20, 8, "dropped"), (40, 5, "dropped")],
+)
+def test_word_follows_from_the_limits_and_the_margin(broken: int, fixed: int, word: str) -> None:
+    result = _compared(broken, fixed)
+    assert result.word == word
+    assert result.summary.startswith(f"Off-task answers: {word}.")
+    assert bool(result.caveat) == (word != "held")
+    low, change, high = tango(PairedCounts(150 - broken, broken, fixed, 150 - fixed))
+    assert (result.overall.low, result.overall.change, result.overall.high) == (low, change, high)
+
+
+def test_record_of_older_report_is_judged_by_todays_test() -> None:
+    old = {"total": 34, "base": 20, "tuned": 15, "broken": list("abcdefgh"), "fixed": list("xyz")}
+    result = EvaluationReport({"regression": old}, (), (), "").off_task
+    assert result is not None
+    assert result.word == "cannot tell"  # 8 broken, 3 fixed: p = 0.23
+    assert result.overall.paired == PairedCounts(12, 8, 3, 11)
+    assert result.legacy_record() == old
+
+
+def test_bundled_prompts_are_distinct_and_spread_evenly() -> None:
+    bundled = prompts.load_prompts(parse(RECIPE))
+    categories = Counter(probe.category for probe in bundled)
+    assert sum(categories.values()) >= 240
+    assert len(categories) == 6
+    assert len(set(categories.values())) == 1
+    assert len({probe.prompt for probe in bundled}) == len(bundled)
     assert (samples.samples_root() / prompts.SHIPPED).is_file()
-    assert all(probe.passes(probe.accept[0]) and not probe.passes(probe.prompt) for probe in bundled if probe.id != "bark")
+    for probe in bundled:
+        assert probe.category != "knowledge" or (probe.passes(probe.accept[0]) and not probe.passes(probe.prompt)), probe.id
+        assert probe.number is None or probe.passes(f"It is {probe.number:g}.")
+        assert not probe.passes(""), probe.id
 
 
 def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:
-    text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\nregression = '
+    text = f"{RECIPE}\n[evaluation]\nregression = "
     assert prompts.load_prompts(parse(f'{text}""')) == ()
     (tmp_path / "own.jsonl").write_text('{"id": "a", "prompt": "Say b.", "accept": ["b"]}\n')
     (own,) = prompts.load_prompts(parse(f'{text}"own.jsonl"', folder=tmp_path))
-    assert (own.id, own.row.prompt[0].content, own.row.reference) == ("a", "Say b.", None)
+    assert (own.id, own.row().prompt[0].content, own.row().reference) == ("a", "Say b.", None)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +158,9 @@ def test_recipe_can_replace_or_disable_prompts(tmp_path: Path) -> None:
         ('{"id": "a", "prompt": "b", "accept": ["c"]}\nno', "line 2: invalid JSON"),
         ('{"id": "a", "prompt": "b", "accept": []}', "line 1: expected"),
         ('{"id": "a", "prompt": "b", "accept": [" "]}', "line 1: expected"),
+        ('{"id": "a", "prompt": "b", "reject": ["c"]}', "line 1: expected"),
+        ('{"id": "a", "prompt": "b", "number": true}', "line 1: expected"),
+        ('{"id": "a", "prompt": "b", "pattern": "("}', "line 1: expected"),
         ('{"id": "a", "accept": ["b"]}', "line 1: expected"),
         ('{"id": "a", "prompt": "b", "accept": ["c"]}\n' * 2, "two prompts have the same ID"),
         ("", "has no prompts"),
@@ -92,3 +170,91 @@ def test_malformed_prompt_file_is_refused_with_line(tmp_path: Path, text: str, m
     (tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         prompts.read_prompts(tmp_path / "r.jsonl")
+
+
+def test_score_interval_agrees_with_tangos_example() -> None:
+    """The crossover trial of contact lens disinfection in Tango 1998: Z = 1.709, 90% interval −0.096 to 0.037."""
+    paired = PairedCounts(both=43, broken=1, fixed=0, neither=0)
+    assert tango_statistic(paired, -0.1) == pytest.approx(1.709, abs=5e-4)
+    low, change, high = tango(paired)
+    assert (low, change, high) == (pytest.approx(-0.096, abs=5e-4), pytest.approx(-1 / 44), pytest.approx(0.037, abs=5e-4))
+    with pytest.raises(ValueError, match="no rows"):
+        tango(PairedCounts(0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("table", [(150, 20, 8, 122), (10, 3, 0, 5), (0, 9, 4, 0), (40, 1, 6, 2)])
+def test_score_statistic_uses_the_likelihoods_maximum(table: tuple[int, int, int, int]) -> None:
+    """Maximize the trinomial likelihood under the hypothesis on a grid, as an independent computation."""
+    paired, total = PairedCounts(*table), sum(table)
+    for hypothesis in (-0.2, -0.05, 0.1):
+        broken = np.linspace(max(0.0, -hypothesis), (1 - hypothesis) / 2, 200_001)[1:-1]
+        fixed = broken + hypothesis
+        same = 1 - broken - fixed
+        best = float(
+            broken[np.argmax(paired.broken * np.log(broken) + paired.fixed * np.log(fixed) + (total - paired.broken - paired.fixed) * np.log(same))]
+        )  # fmt: skip
+        deviation = math.sqrt((2 * best + hypothesis - hypothesis**2) / total)
+        expected = ((paired.fixed - paired.broken) / total - hypothesis) / deviation
+        assert tango_statistic(paired, hypothesis) == pytest.approx(expected, rel=1e-3)
+        assert tango_statistic(paired, hypothesis, effective_n=total / 4) == pytest.approx(expected / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("broken", [0.06, 0.075, 0.1, 0.15, 0.2])
+@pytest.mark.parametrize("prompts_counted", [120, 240, 300])
+def test_error_at_the_margin_is_five_percent(prompts_counted: int, broken: float) -> None:
+    """The exact probability of *held* if the rate drops by exactly the margin."""
+    assert 0.035 < non_inferiority_power(prompts_counted, 0.05, broken, broken - 0.05) < 0.0525
+
+
+def _simulated(drop: float, dependence: float, trials: int, count: int = 300) -> tuple[float, float]:
+    """Return how often simulated evaluations are *held* and *dropped*, if rates drop by ``drop`` and 10% more answers flip.
+
+    Each of ``count`` prompts in six categories is asked twice; with probability ``dependence``, both answers change alike. The base
+    answers two of the categories correctly too rarely with the system prompt, so those cells are near the limit for being counted.
+    """
+    random = np.random.default_rng(11)
+    names = np.repeat(np.arange(6), count // 6)
+    asked = prompts.in_both_conditions([_probe("1", id=str(at), category=str(name)) for at, name in enumerate(names)], "system")
+    difficulty = np.concatenate([np.array([0.8, 0.5, 0.6, 0.4, 0.3, 0.7])[names], np.array([0.7, 0.22, 0.5, 0.2, 0.4, 0.6])[names]])
+    words = Counter[str]()
+    for _ in range(trials):
+        ease = np.tile(random.random(count), 2)
+        own = random.random(2 * count)
+        same = np.tile(random.random(count) < dependence, 2)
+        base = np.where(same, ease, own) < difficulty
+        # of all answers, FLIPPED / 2 + drop break and FLIPPED / 2 are fixed, in proportion to those that can
+        luck = np.where(same, np.tile(random.random(count), 2), random.random(2 * count))
+        tuned = np.where(base, luck > (FLIPPED / 2 + drop) / difficulty, luck < FLIPPED / 2 / (1 - difficulty))
+        words[compare_off_task(asked, _answers(base), _answers(tuned)).word] += 1
+    return words["held"] / trials, words["dropped"] / trials
+
+
+def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
+    return ["1" if one else "0" for one in passes]
+
+
+@pytest.mark.parametrize("dependence", [0.0, 0.7])
+def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: pytest.MonkeyPatch, dependence: float) -> None:
+    """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""
+    monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")  # the scorers take most of the time
+    trials = 400
+    deviation = math.sqrt(0.05 * 0.95 / trials)
+    held, _ = _simulated(0.05, dependence, trials)
+    assert held < 0.05 + 2.5 * deviation
+    held, dropped = _simulated(0.0, dependence, trials)
+    stated = non_inferiority_power(300, 0.05)
+    assert held > stated - 2.5 * math.sqrt(stated * (1 - stated) / trials)
+    assert dropped < 0.05 + 2.5 * deviation
+    assert off_task_power(parse(RECIPE)).startswith(f"300 prompts: {stated:.0%} power")
+
+
+def test_power_equals_a_direct_enumeration() -> None:
+    rows, broken, fixed = 40, 0.06, 0.04
+    power = 0.0
+    for lost in range(rows + 1):
+        for gained in range(rows + 1 - lost):
+            ways = math.comb(rows, lost) * math.comb(rows - lost, gained)
+            chance = ways * broken**lost * fixed**gained * (1 - broken - fixed) ** (rows - lost - gained)
+            power += chance * (tango_statistic(PairedCounts(rows - lost - gained, lost, gained, 0), -0.1) > Z_ONE_SIDED)
+    assert non_inferiority_power(rows, 0.1, broken, fixed) == pytest.approx(power, rel=1e-6)
+    assert non_inferiority_power(0, 0.1) == 0.0

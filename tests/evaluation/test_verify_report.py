@@ -5,13 +5,18 @@ import json
 import os
 import shutil
 
+import jsonschema
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
+from mlxtune.data.rows import Location
 from mlxtune.evaluation import report, verdict
-from mlxtune.evaluation.evidence import FILES
+from mlxtune.evaluation.evidence import FILES, save_off_task
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
+from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.statistics import bootstrap, intervals
 from mlxtune.evaluation.verify import schema, verify
 
@@ -146,3 +151,20 @@ def test_schema_lists_exactly_the_report_fields():
         assert set(schema()["$defs"][name]["properties"]) == set(keys), name
         assert set(schema()["$defs"][name]["required"]) == {key for key, required in keys.items() if required}, name
     assert set(schema()["properties"]) == {field.name for field in dataclasses.fields(report.EvaluationReport)} | {"v", "files"}
+
+
+def test_off_task_answers_are_recomputed_in_new_and_older_reports(tmp_path):
+    for older in (False, True):
+        (tmp_path / str(older)).mkdir()
+        folder = write_evaluation(tmp_path / str(older))
+        probes = [OffTaskPrompt(f"q{at}", "Which?", ("yes",), Location(folder, at + 1)) for at in range(30)]
+        answers = {"base": ["yes"] * 20 + ["no"] * 10, "tuned": ["no"] * 5 + ["yes"] * 15 + ["no"] * 10}
+        save_off_task(folder, probes, answers)
+        result = compare_off_task(probes, *answers.values())
+        facts = {"regression": result.legacy_record()} if older else {"off_task": to_json(result)}
+        loaded = report.load(folder)
+        report.save(dataclasses.replace(loaded, facts={**loaded.facts, **facts}), folder)
+        assert verify(folder) == []
+        jsonschema.validate(json.loads((folder / "report.json").read_text()), schema())
+        _change(folder, "regression.jsonl", '"output": "yes"', '"output": "no"', hash_too=True)
+        assert any("broken" in difference or "base" in difference for difference in verify(folder))

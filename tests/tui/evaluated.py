@@ -14,6 +14,7 @@ from mlxtune.evaluation import evidence, nearest_rows, report
 from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.render.publish import publish
@@ -128,7 +129,7 @@ def evaluation(
         right = [f"It is {at + 1}." for at in range(10)]
         wrong = [text if at >= off_task else "I do not know." for at, text in enumerate(right)]
         evidence.save_off_task(folder, probes, {"base": right, "tuned": wrong})
-        facts["regression"] = vars(compare_off_task(probes, right, wrong))
+        facts["off_task"] = to_json(compare_off_task(probes, right, wrong))
     measured = [
         report.ArmScores(arm, at == 0, 95.0 + at, scores, [facts_of_rows[arm][row.id].margin for row in held_out] if pairs else [], 800.0 + 50 * at, 1200)
         for at, (arm, scores) in enumerate(scored.items())

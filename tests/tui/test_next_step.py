@@ -158,9 +158,9 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
     stage, advice = workflow(snapshot)[-1], next_step(snapshot)
-    assert (stage.glyph, stage.detail) == ("!", "support-json is better, but off-task answers dropped from 10 to 6 of 10")
+    assert (stage.glyph, stage.detail) == ("!", "support-json is better, but off-task answers dropped from 100.0% to 60.0%")
     assert advice.glyph == "!"
-    assert advice.why.startswith("Not recommended: off-task answers dropped from 10 to 6 of 10. ")
+    assert advice.why.startswith("Not recommended: off-task answers dropped from 100.0% to 60.0%. ")
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None

@@ -160,7 +160,7 @@ class _Rows:
             self.training_rows = [*splits.train, *splits.valid]
             self.contract: Contract | None = Contract.from_recipe(recipe)
         else:
-            self.rows = prompt_rows([prompt.row for prompt in prompts.read_prompts(recipe.source)])
+            self.rows = prompt_rows([prompt.row() for prompt in prompts.read_prompts(recipe.source)])
             self.contract = None
 
     def answers(

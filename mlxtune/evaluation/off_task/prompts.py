@@ -4,38 +4,77 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import regex
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
 from mlxtune.evaluation.scorers.output_text import normalize
+from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT
 from mlxtune.recipe import Recipe
 
 SHIPPED = Path("data/samples/regression.jsonl")
-MAX_TOKENS = 32  # maximum length of an answer
+MAX_TOKENS = 32  # default maximum length of an answer
+_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
+_CHECKS = ("accept", "reject", "number", "pattern")
 
 
 @dataclass(frozen=True)
 class OffTaskPrompt:
-    """A prompt, and the accepted words; a correct answer contains at least one of them."""
+    """A prompt, and the conditions that a correct answer meets. ``with_system`` prompts are asked with the task's system prompt.
+
+    The answer contains at least one of the words in ``accept`` (if there are any) and none of those in ``reject``, its first number
+    that is not in the prompt is ``number`` (its last one, if the prompt contains ``number``), and the regular expression ``pattern``
+    matches somewhere in it. Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
+    """
 
     id: str
     prompt: str
     accept: tuple[str, ...]
     location: Location
+    category: str = ""
+    reject: tuple[str, ...] = ()
+    number: float | None = None
+    pattern: str = ""
+    with_system: bool = False
+    max_tokens: int = MAX_TOKENS
 
-    @property
-    def row(self) -> Unpaired:
-        """The prompt as a row without a reference answer."""
-        return Unpaired(self.location, {}, (Message("user", self.prompt),), "", False)
+    def row(self, system: str = "") -> Unpaired:
+        """Return the prompt as a row without a reference answer, after ``system`` if it is asked with a system prompt."""
+        turns = (Message("system", system),) if self.with_system else ()
+        return Unpaired(self.location, {}, (*turns, Message("user", self.prompt)), "", False)
 
     def passes(self, output: str) -> bool:
-        """Return whether ``output`` contains an accepted word, ignoring case."""
+        """Return whether ``output`` is a correct answer. Words match whole words, ignoring case."""
         text = normalize(output)
-        return any(re.search(rf"(?<!\w){re.escape(normalize(word))}(?!\w)", text) for word in self.accept)
+        if (self.accept and not _contains(text, self.accept)) or _contains(text, self.reject):
+            return False
+        if self.number is not None and _stated_number(text, normalize(self.prompt), self.number) != self.number:
+            return False
+        try:
+            return not self.pattern or bool(regex.search(self.pattern, output, timeout=TIME_LIMIT))
+        except TimeoutError:
+            return False
+
+    @property
+    def expectation(self) -> str:
+        """The conditions in a few words."""
+        number = "" if self.number is None else f"the number {self.number:g}"
+        texts = (", ".join(self.accept), f"not {', '.join(self.reject)}" if self.reject else "", number, self.pattern)
+        return "; ".join(filter(None, texts))
+
+    def record(self) -> dict[str, Any]:
+        """Return the prompt as a JSON object, as in the files that :func:`read_prompts` reads."""
+        checks = {key: value for key in _CHECKS if (value := getattr(self, key)) not in ((), None, "")}
+        optional = {"category": self.category, "with_system": self.with_system}
+        limit = {"max_tokens": self.max_tokens} if self.max_tokens != MAX_TOKENS else {}
+        return {"id": self.id, "prompt": self.prompt, **checks, **{key: value for key, value in optional.items() if value}, **limit}
 
 
 def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:
@@ -46,13 +85,21 @@ def load_prompts(recipe: Recipe) -> tuple[OffTaskPrompt, ...]:
     return read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
 
 
+def in_both_conditions(prompts: Sequence[OffTaskPrompt], system: str) -> tuple[OffTaskPrompt, ...]:
+    """Return ``prompts`` and, if the task has a ``system`` prompt, the same prompts asked with it."""
+    return (*prompts, *(replace(prompt, with_system=True) for prompt in prompts if system))
+
+
 def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
-    """Read lines of ``{"id", "prompt", "accept": [words]}``. Raises ``DataError`` for a malformed line."""
+    """Read lines of ``{"id", "category", "prompt"}`` with at least one of ``accept``, ``number`` and ``pattern``.
+
+    Raises ``DataError`` for a malformed line.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error
-    prompts = [_parse(line, Location(file, number)) for number, line in enumerate(lines, 1) if line.strip()]
+    prompts = [_read_line(line, Location(file, number)) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise DataError(f"{file} has no prompts.", hint='To skip off-task prompts, set evaluation.regression = "".')
     if len({prompt.id for prompt in prompts}) < len(prompts):
@@ -60,13 +107,61 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
     return tuple(prompts)
 
 
-def _parse(line: str, location: Location) -> OffTaskPrompt:
+def parse_prompt(value: Any, location: Location) -> OffTaskPrompt | None:
+    """Return the prompt that a JSON value describes, or ``None`` if it is malformed."""
+    match value:
+        case {"id": str(id), "prompt": str(prompt)} if prompt.strip():
+            accept, reject, number, pattern = (
+                value.get(key, default) for key, default in zip(_CHECKS, ((), (), None, ""), strict=True)
+            )
+            category, with_system = value.get("category", ""), value.get("with_system", False)
+            limit = value.get("max_tokens", MAX_TOKENS)
+            is_text = isinstance(category, str) and isinstance(pattern, str) and isinstance(with_system, bool)
+            is_number = number is None or (isinstance(number, int | float) and not isinstance(number, bool))
+            given = "accept" in value or number is not None or bool(pattern)
+            if not (
+                isinstance(limit, int)
+                and limit > 0
+                and is_text
+                and is_number
+                and given
+                and _are_words(accept, "accept" in value)
+                and _are_words(reject, False)
+            ):
+                return None
+            try:
+                regex.compile(pattern)
+            except regex.error:
+                return None
+            return OffTaskPrompt(id, prompt, tuple(accept), location, category, tuple(reject), number, pattern, with_system, limit)
+    return None
+
+
+def _are_words(value: object, required: bool) -> bool:
+    """Whether ``value`` is a list of words, which is not empty if ``required``."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(word, str) and word.strip() for word in value)
+    return is_list and bool(value or not required)
+
+
+def _read_line(line: str, location: Location) -> OffTaskPrompt:
     try:
         value = json.loads(line)
     except ValueError as error:
         raise DataError(f"{location}: invalid JSON.") from error
-    match value:
-        case {"id": str(id), "prompt": str(prompt), "accept": [_, *_] as accept} if prompt.strip():
-            if all(isinstance(word, str) and word.strip() for word in accept):
-                return OffTaskPrompt(id, prompt, tuple(accept), location)
-    raise DataError(f'{location}: expected {{"id": …, "prompt": …, "accept": [words]}}.')
+    prompt = parse_prompt(value, location)
+    if prompt is None:
+        raise DataError(
+            f'{location}: expected {{"id": …, "prompt": …}} with "accept": [words], "number": … or "pattern": "regular expression".'
+        )
+    return prompt
+
+
+def _stated_number(text: str, prompt: str, expected: float) -> float | None:
+    """Return the number that an answer states: the first one that does not repeat the prompt, or the last if that one is expected."""
+    known, numbers = ([float(number) for number in _NUMBER.findall(one.replace(",", ""))] for one in (prompt, text))
+    new = numbers[::-1] if expected in known else [number for number in numbers if number not in known]
+    return new[0] if new else None
+
+
+def _contains(text: str, words: Sequence[str]) -> bool:
+    return any(re.search(rf"(?<!\w){re.escape(normalize(word))}(?!\w)", text) for word in words)

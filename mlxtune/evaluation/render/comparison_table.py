@@ -17,6 +17,7 @@ from mlxtune.evaluation.render.wording import (
     comparisons_by_pair,
     fact_list,
     method,
+    off_task_method,
     p_value,
     percent,
     seed_spread,
@@ -26,7 +27,7 @@ from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 
-OUTCOME_MARKS = {"better": ("✓", "success"), "worse": ("✗", "error")}
+OUTCOME_MARKS = {"better": ("✓", "success"), "worse": ("✗", "error"), "held": ("✓", "success"), "dropped": ("✗", "error")}
 """The glyph and style token of each outcome; any other outcome has ``("·", "muted")``."""
 FAILURE_KINDS = 6  # maximum number of rows in the failures table
 
@@ -264,24 +265,32 @@ def seeds_table(report: EvaluationReport) -> ReportTable | None:
 
 
 def off_task_table(report: EvaluationReport) -> ReportTable | None:
-    """Return how many off-task prompts the base and the adapter answer correctly, or ``None`` if there were none."""
+    """Return how the rate of correct off-task answers changed, by category, or ``None`` if there were no off-task prompts."""
     result = report.off_task
     if result is None:
         return None
-    rows = tuple(
-        (
-            TableCell(arm, "primary" if arm == TUNED else "muted"),
-            TableCell(bar=IntervalBar(0, count, count, 0, result.total)),
-            TableCell(f"{count:,}", "bold"),
-            TableCell(f"{word}: {one_line(', '.join(ids), 200)}" if ids else "", style),
+    rows = []
+    for change in (result.overall, *result.categories):
+        counted, style = change.paired.total > 0, "" if change.category else "bold"
+        figures = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
+        limits = (change.low, change.change, change.high)
+        rows.append(
+            (
+                outcome_mark(change.word),
+                TableCell(one_line(change.category, 40) or "all", style),
+                TableCell(f"{change.paired.total:,}", "muted"),
+                *(TableCell(figure if counted else "–", style) for figure in figures),
+                TableCell(bar=IntervalBar(*limits, -0.3, 0.3) if counted else None),
+                TableCell(change.text if counted else "–", style),
+                TableCell(change.word if counted else "set apart", outcome_mark(change.word).style),
+                TableCell(f"{change.power:.0%}" if counted else "–", "muted"),
+            )
         )
-        for arm, count, word, ids, style in (
-            (BASE, result.base, "fixed", result.fixed, "success"),
-            (TUNED, result.tuned, "broken", result.broken, "error"),
-        )
-    )
-    note = f"{plural(result.total, 'prompt')} that training should not affect, answered correctly"
-    return ReportTable("Off-task prompts", note, (TableColumn(), TableColumn(), TableColumn(right=True), TableColumn()), rows)
+    columns = (
+        TableColumn(), TableColumn(), TableColumn("answers", right=True, priority=1), TableColumn(BASE, right=True), TableColumn(TUNED, right=True),
+        TableColumn(priority=2), TableColumn("change, points"), TableColumn(), TableColumn("power", right=True, priority=1),
+    )  # fmt: skip
+    return ReportTable("Off-task prompts", off_task_method(result), columns, tuple(rows))
 
 
 def failures_table(report: EvaluationReport) -> ReportTable | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 
-from mlxtune.core.text import duration, plural
+from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation.drilldown import FailedRow
 from mlxtune.evaluation.evidence import NearestRow
+from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.report import ArmResult, EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.seed_report import SeedReport
-from mlxtune.evaluation.statistics.power import power_text
+from mlxtune.evaluation.statistics.power import FLIPPED, power_text
 from mlxtune.evaluation.verdict import Comparison, signed_points
 
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
@@ -140,6 +141,20 @@ def other_answer(report: EvaluationReport, failure: FailedRow) -> tuple[str, str
     return ("reference", failure.row.reference) if failure.row.reference is not None else None
 
 
+def off_task_method(result: OffTaskResult) -> str:
+    """Describe the test of off-task answers, and the prompts that it does not count."""
+    conditions = "asked with and without the system prompt; " if any(cell.with_system for cell in result.cells) else ""
+    parts = (
+        f"{conditions}Tango's score interval with one-sided 95% limits; held means that a drop of {100 * result.margin:g} points is ruled "
+        f"out; power if {FLIPPED:.0%} of answers change"
+    )
+    names = [
+        f"{one_line(cell.category, 40) or 'prompts'} {'with' if cell.with_system else 'without'} system prompt"
+        for cell in result.set_apart
+    ]
+    return f"{parts}; not counted, because the base is below {LEAST:.0%}: {', '.join(names)}" if names else parts
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
@@ -188,7 +203,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ("compute", facts.get("compute", "")),
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
         ("perplexity", f"{', '.join(perplexities)} (reference answers)" if perplexities else ""),
-        ("off-task", f"{off_task.base} of {off_task.total} correct (base), {off_task.tuned} (adapter)" if off_task else ""),
+        ("off-task", off_task.summary if off_task else ""),
     ]
     return [(name, value) for name, value in items if value]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Self
 
 Z = NormalDist().inv_cdf(0.975)
+Z_ONE_SIDED = NormalDist().inv_cdf(0.95)
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,16 @@ class PairedCounts:
     broken: int  # first passes, second fails
     fixed: int  # first fails, second passes
     neither: int
+
+    @classmethod
+    def count(cls, passed: Sequence[tuple[bool, bool]]) -> Self:
+        """Count rows by whether the first and the second arm passed."""
+        return cls(
+            both=sum(one and two for one, two in passed),
+            broken=sum(one and not two for one, two in passed),
+            fixed=sum(two and not one for one, two in passed),
+            neither=sum(not one and not two for one, two in passed),
+        )
 
     @property
     def total(self) -> int:
@@ -71,3 +84,43 @@ def _phi(paired: PairedCounts, size: float) -> float:
     if cross > 0:
         cross = max(cross - paired.total**2 / size / 2, 0.0)  # continuity correction of half a row
     return cross / math.sqrt(product)
+
+
+def tango(paired: PairedCounts, z: float = Z_ONE_SIDED, effective_n: float = 0.0) -> tuple[float, float, float]:
+    """Return the change in the rate with its score interval, which inverts :func:`tango_statistic`: ``(low, change, high)``.
+
+    By default, each limit is a one-sided 95% limit, as in a non-inferiority test at 5%. ``effective_n`` is used as in
+    :func:`wilson`: the counts are scaled by the design effect (Rao and Scott 1992, Biometrics 48:577). Raises ``ValueError`` if there
+    are no rows.
+    """
+    if not paired.total:
+        raise ValueError("there are no rows")
+    change = (paired.fixed - paired.broken) / paired.total
+
+    def limit(sign: int) -> float:
+        inside, outside = change, float(sign)
+        for _ in range(60):  # bisection: the statistic falls as the assumed change rises
+            middle = (inside + outside) / 2
+            excluded = sign * tango_statistic(paired, middle, effective_n) < -z
+            inside, outside = (inside, middle) if excluded else (middle, outside)
+        return inside
+
+    return limit(-1), change, limit(1)
+
+
+def tango_statistic(paired: PairedCounts, change: float, effective_n: float = 0.0) -> float:
+    """Return the score statistic of the hypothesis that the rate changes by ``change``, in standard deviations.
+
+    It is positive if the observed change is larger. The variance uses the maximum-likelihood estimate of the discordant shares under
+    the hypothesis (Tango 1998, Statistics in Medicine 17:891). There must be at least one row.
+    """
+    size = effective_n or paired.total
+    fixed, broken = (count * size / paired.total for count in (paired.fixed, paired.broken))
+    b = (2 * size - fixed + broken) * change - fixed - broken
+    c = -broken * change * (1 - change)
+    share = (math.sqrt(max(0.0, b * b - 8 * size * c)) - b) / (4 * size)  # of rows that break, under the hypothesis
+    variance = size * (2 * share + change * (1 - change))
+    distance = fixed - broken - size * change
+    if variance <= 1e-12:
+        return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
+    return distance / math.sqrt(variance)

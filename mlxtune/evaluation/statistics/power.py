@@ -8,12 +8,13 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from mlxtune.core.text import plural
-from mlxtune.evaluation.statistics.intervals import PairedCounts, Z
+from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, Z, tango_statistic
 
 POWER = 0.8
 LEVEL = 0.05
 EXACT = 2000  # maximum discordant rows for exact sums; beyond this, the normal approximation is used
 BROKEN = 0.05  # share of rows assumed to regress while others improve
+FLIPPED = 0.1  # share of off-task answers assumed to change, as many for the better as for the worse
 
 
 def mcnemar_power(rows: int, fixed: float, broken: float) -> float:
@@ -65,6 +66,26 @@ def power_text(rows: int) -> str:
 def power_statement(rows: int) -> str:
     """Return :func:`power_text` with the number of rows: ``80 rows: 80% power to …``."""
     return f"{plural(rows, 'row')}: {power_text(rows)}."
+
+
+@lru_cache(maxsize=256)
+def non_inferiority_power(rows: int, margin: float, broken: float = FLIPPED / 2, fixed: float = FLIPPED / 2) -> float:
+    """Return the power of Tango's test at one-sided 5% to rule out that a rate drops by ``margin`` or more, 0 to 1.
+
+    ``broken`` and ``fixed`` are the shares of rows that change each way. The sum is over both numbers, omitting terms beyond nine
+    standard deviations. If ``broken - fixed`` is the margin, the result is the test's error.
+    """
+    discordant, power = broken + fixed, 0.0
+    for changed in _bulk(rows, discordant) if rows else ():
+        weight = _binomial(changed, rows, discordant)
+        low, high = 0, changed + 1  # find the fewest fixed rows that rule it out, which is monotone
+        while low < high:
+            middle = (low + high) // 2
+            paired = PairedCounts(rows - changed, changed - middle, middle, 0)
+            low, high = (low, middle) if tango_statistic(paired, -margin) > Z_ONE_SIDED else (middle + 1, high)
+        share = fixed / discordant if discordant else 0.0
+        power += weight * sum(_binomial(count, changed, share) for count in range(low, changed + 1))
+    return min(1.0, power)
 
 
 def needed_rows(paired: PairedCounts, power: float = POWER) -> int | None:

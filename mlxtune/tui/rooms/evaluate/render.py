@@ -12,7 +12,7 @@ from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks, StoredAnswer
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.off_task.result import DROPPED, HELD, OffTaskResult
 from mlxtune.evaluation.render.comparison_table import comparison_table, facts_table, report_tables
 from mlxtune.evaluation.render.wording import change_text, nearest_row_text, p_value, summary
 from mlxtune.evaluation.report import ArmResult
@@ -71,7 +71,7 @@ def _verdict_notes(loaded: LoadedReport) -> list[tuple[str, str, str]]:
 
 
 def _off_task_mark(result: OffTaskResult) -> tuple[str, str]:
-    return ("✗", "$error") if result.blocks_promotion else ("✓", "$success")
+    return {HELD: ("✓", "$success"), DROPPED: ("✗", "$error")}.get(result.word, ("·", "$warning"))
 
 
 def _margins(loaded: LoadedReport) -> list[str]:
@@ -338,13 +338,14 @@ def off_task_page(
         if after == failed_before:
             label, token = ("fixed  ", "$success") if after else ("broken  ", "$error")
         glyph = ("✓ ", "bold $success") if after else ("✗ ", "bold $error")
-        rows.append(line("  ", glyph, (label, f"bold {token}"), (one_line(prompt.id), "$muted")))
+        asked = "  with the system prompt" if prompt.with_system else ""
+        rows.append(line("  ", glyph, (label, f"bold {token}"), (f"{one_line(prompt.id)}{asked}", "$muted")))
         rows += [Content(f"    {text}") for text in wrap(safe_text(prompt.prompt), width - 6)]
         for arm, output in zip(answers, outputs, strict=True):
             name = cell(one_line(arm), 8, "bold $primary" if is_tuned(arm) else "$muted")
             text_rows = output_rows(output, None, width - 16) or [Content("")]
             rows += [line("    ", " " * 8 if index else name, "  ", text) for index, text in enumerate(text_rows[:4])]
-        accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(", ".join(prompt.accept)), "$muted"))
+        accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(prompt.expectation), "$muted"))
         rows += [accepted.truncate(max(width, 0)), Content("")]
     return rows
 
