@@ -1,4 +1,4 @@
-"""Statistics of an arm's answers: how many were cut off at the token limit, and how long they were.
+"""Statistics of an arm's answers: how many were cut off at the token limit, how long they were, and how long they took.
 
 An answer that was cut off while it repeated itself would not have ended later either. One that was still going might have passed
 with a higher limit, so a comparison in which many answers of the losing arm were still going says little about the arms.
@@ -6,9 +6,10 @@ with a higher limit, so a comparison in which many answers of the losing arm wer
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mlxtune.evaluation.scorers import THINKING_LIMIT
@@ -21,7 +22,7 @@ _CUT = ("length", THINKING_LIMIT)
 
 
 class Answer(Protocol):
-    """An answer whose ``answer_tokens`` is ``None`` in evaluations by older versions, which did not store it."""
+    """An answer with the time that it takes alone. In older evaluations, which did not store it, ``answer_tokens`` is ``None``."""
 
     @property
     def output(self) -> str: ...
@@ -31,15 +32,22 @@ class Answer(Protocol):
     def thought(self) -> str: ...
     @property
     def answer_tokens(self) -> int | None: ...
+    @property
+    def seconds(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class AnswerStatistics:
-    """``cut`` answers were cut off while still going and ``loops`` while repeating themselves; all have ``tokens`` tokens in total."""
+    """``cut`` answers were cut off while still going and ``loops`` while repeating themselves; all have ``tokens`` tokens in total.
+
+    ``p50`` and ``p95`` are percentiles of the seconds per answer, if all were measured.
+    """
 
     cut: int
     loops: int
     tokens: int
+    p50: float | None = field(default=None, metadata={"optional": True})
+    p95: float | None = field(default=None, metadata={"optional": True})
 
 
 def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics | None:
@@ -49,7 +57,14 @@ def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics | None:
         return None
     at_limit = [answer.thought if answer.ended == THINKING_LIMIT else answer.output for answer in answers if answer.ended in _CUT]
     loops = sum(map(is_loop, at_limit))
-    return AnswerStatistics(len(at_limit) - loops, loops, sum(lengths))
+    seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
+    percentiles = [_percentile(seconds, share) for share in (0.5, 0.95)] if len(seconds) == len(answers) else [None, None]
+    return AnswerStatistics(len(at_limit) - loops, loops, sum(lengths), *percentiles)
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least ``share`` of the values do not exceed."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def is_loop(text: str) -> bool:

@@ -68,8 +68,8 @@ class StoredAnswer:
     """One arm's answer; ``failed`` maps each failed required metric to the class of failure and the reason.
 
     ``nats`` is the total negative log-likelihood of the row's reference answer, which has ``tokens`` tokens. ``thought`` is the
-    reasoning before the output, which has ``thought_tokens`` tokens. ``answer_tokens`` is the length of the output; older
-    evaluations did not store it.
+    reasoning before the output, which has ``thought_tokens`` tokens. ``answer_tokens`` is the length of the output and
+    ``seconds`` the time that it takes alone; older evaluations did not store them.
     """
 
     id: str
@@ -81,6 +81,7 @@ class StoredAnswer:
     thought: str = ""
     thought_tokens: int = 0
     answer_tokens: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,9 @@ def load_evidence(folder: Path) -> EvaluationEvidence:
         match record:
             case {"arm": str(arm), "id": str(id), "output": str(output), "ended": str(ended), "failed": dict(failed)}:
                 optional = {
-                    key: record[key] for key in ("nats", "tokens", "thought", "thought_tokens", "answer_tokens") if key in record
+                    key: record[key]
+                    for key in ("nats", "tokens", "thought", "thought_tokens", "answer_tokens", "seconds")
+                    if key in record
                 }
                 answers.setdefault(arm, []).append(StoredAnswer(id, output, ended, failed, **optional))
             case _:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, assistant_message
 from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.latency import measure_latency
 from mlxtune.evaluation.scorers.preference import PairLogprobs
 from mlxtune.models import lora
 from mlxtune.models.generate import Progress, generate
@@ -27,6 +28,7 @@ from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
 from mlxtune.runs.state import HELD_OUT_ROW
 
@@ -40,7 +42,7 @@ class Output:
 
     ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative
     log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the same two values for the rejected
-    answer of a preference pair.
+    answer of a preference pair. ``seconds`` is how long the answer would take alone, if that was measured.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Output:
     thought: str = ""
     thought_tokens: int = 0
     answer_tokens: int = 0
+    seconds: float | None = None
 
     @property
     def logprobs(self) -> PairLogprobs | None:
@@ -120,6 +123,7 @@ def generate_answers(
     shared: PrefixCache | None = None,
     likelihoods: Likelihoods | None = None,
     compared: frozenset[str] = frozenset(),
+    timed: bool = False,
 ) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts, and compute the likelihood of their references.
 
@@ -127,8 +131,9 @@ def generate_answers(
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
     affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
     ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
-    processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. Raises ``InputError`` if a prompt and its answer exceed the model's context, and
-    ``MlxtuneError`` for NaNs.
+    processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
+    the time that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's
+    context, and ``MlxtuneError`` for NaNs.
     """
     start = time.perf_counter()
     template = load_template(loaded.source, settings, loaded.tokenizer)
@@ -158,15 +163,27 @@ def generate_answers(
         "rows": [row.id for row in rows],
     }
     file = cache / f"{sha256_json(identity)[:32]}.jsonl"
-    if cached := _load_outputs(file, rows):
+    cached = _load_outputs(file, rows)
+    if cached and not (timed and None in [output.seconds for output in cached]):
         tell(of)(len(rows), len(rows))
         return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
     grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
     prefix = (shared or PrefixCache(loaded.model))(prompts)
-    answers = generate(
-        loaded.model, loaded.tokenizer, prompts, max_tokens=max_tokens, stops=template.stop_tokens, batch_size=batch_size,
-        progress=tell(of), prefix=prefix, grammar=grammar, thinking_tokens=thinking_tokens, thought_starts=template.thought_starts,
+    generate_arm = partial(
+        generate, loaded.model, loaded.tokenizer, stops=template.stop_tokens, prefix=prefix, grammar=grammar,
+        thought_starts=template.thought_starts,
     )  # fmt: skip
+    answers = generate_arm(
+        prompts, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=batch_size, progress=tell(of)
+    )
+    latency = None
+    if timed:
+
+        def answer_alone(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
+            thoughts = min(most, thinking_tokens)
+            return generate_arm([prompt], max_tokens=most, thinking_tokens=thoughts, batch_size=1, progress=progress)[0]
+
+        latency = measure_latency(prompts, answer_alone)
     indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
     pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
     known = {} if likelihoods is None else likelihoods
@@ -185,6 +202,7 @@ def generate_answers(
             answer.thought,
             answer.thought_tokens,
             answer.tokens,
+            latency.seconds(answer.thought_tokens + answer.tokens) if latency else None,
         )
         for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
     )

@@ -174,7 +174,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             likelihoods=likelihoods,
         )
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
-        answers = generate(rows, max_tokens=budget.max_tokens, compared=compared)
+        answers = generate(rows, max_tokens=budget.max_tokens, compared=compared, timed=True)
         worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
@@ -275,6 +275,7 @@ def _write_outputs(folder: Path, rows: Sequence[PromptRow], arms: Sequence[_Scor
                 "nats": output.nats,
                 "tokens": output.tokens,
                 "answer_tokens": output.answer_tokens,
+                "seconds": output.seconds,
             }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(folder / evidence.OUTPUTS, "".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_cut_answers_are_counted_apart_from_loops() -> None:
     ]  # fmt: skip
     assert answer_statistics(answers) == AnswerStatistics(cut=2, loops=2, tokens=23)
     assert answer_statistics([*answers, _answer("", tokens=None)]) is None  # stored by an older version
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    answers = [dataclasses.replace(_answer("", "stop", 1), seconds=float(index)) for index in range(1, 41)]
+    statistics = answer_statistics(answers[::-1])
+    assert statistics
+    assert (statistics.p50, statistics.p95) == (20.0, 38.0)  # as numpy.percentile(…, method="inverted_cdf")
+    statistics = answer_statistics([*answers, _answer("")])
+    assert statistics
+    assert (statistics.p50, statistics.p95) == (None, None)
 
 
 def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract") -> EvaluationReport:

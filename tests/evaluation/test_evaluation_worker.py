@@ -17,6 +17,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import report, worker
+from mlxtune.evaluation.render.comparison_table import arms_table
 from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
@@ -107,6 +108,10 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace: Path, trained
     assert first_report.off_task
     assert sum(cell.total for cell in first_report.off_task.cells) == sum(event["rows"] for event in off_task[:2])
     assert verify(first) == []
+    table = arms_table(first_report)
+    assert table
+    assert [row[0].text for row in table.rows] == [arm.name for arm in first_report.arms]
+    assert all(0 < arm.answers.p50 <= arm.answers.p95 for arm in first_report.arms)
 
     again = evaluate(own, *how, run=trained)
     second = report.load(again)

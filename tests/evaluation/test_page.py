@@ -8,8 +8,10 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.evaluation import report
+from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.render import html, markdown, wording
+from mlxtune.evaluation.render.comparison_table import arms_table
 from mlxtune.evaluation.verdict import compare
 
 SCRIPT = "<script>alert(1)</script>"
@@ -225,3 +227,16 @@ def test_markdown_injection_is_escaped(tmp_path):
     assert markdown.plain("a|b <i>*x*</i> [y](https://z.example) www.z.example a@z.example\n# no") == (
         r"a\|b \<i\>\*x\*\</i\> \[y\](https\://z.example) www\.z.example a\@z.example \# no"
     )
+
+
+def test_arms_show_latency_and_lengths_and_the_form_of_answers_is_a_diagnostic(tmp_path):
+    folder = write_evaluation(tmp_path)
+    loaded = report.load(folder)
+    assert "<h2>Arms</h2>" not in _page(folder), "an older report has no lengths"
+    arms = (replace(loaded.arms[0], answers=AnswerStatistics(1, 2, 400, 0.5, 12.4)), *loaded.arms[1:])
+    (row,) = arms_table(replace(loaded, arms=arms)).rows
+    assert [cell.text for cell in row] == ["base", "25.0%", "5–70", "0.50", "12", "100", "25.0%", "50.0%"]
+    assert row[6].style == "error"
+    page = _page(folder)
+    rates, diagnostics = page.index("<h2>Rates</h2>"), page.index("<h2>Diagnostics</h2>")
+    assert rates < page.index("fits the schema", rates) < diagnostics < page.index("JSON in a fence")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.evaluation.answer_statistics import MAX_CUT
 from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.render.wording import (
@@ -24,6 +25,7 @@ from mlxtune.evaluation.render.wording import (
     verdict_arms,
 )
 from mlxtune.evaluation.report import ArmResult, EvaluationReport, Rate
+from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 
@@ -90,6 +92,7 @@ def outcome_cell(outcome: str) -> TableCell:
 def report_tables(report: EvaluationReport) -> list[ReportTable]:
     """Return every table of a report, in reading order."""
     tables = [
+        arms_table(report),
         rates_table(report),
         failures_table(report),
         *comparison_tables(report),
@@ -97,21 +100,61 @@ def report_tables(report: EvaluationReport) -> list[ReportTable]:
         answers_table(report),
         seeds_table(report),
         off_task_table(report),
+        diagnostics_table(report),
     ]
     return [table for table in tables if table]
 
 
-def rates_table(report: EvaluationReport) -> ReportTable:
-    """Return each metric's rate in each arm. The headline metric comes first; metrics of the answers' form come last."""
+def arms_table(report: EvaluationReport) -> ReportTable | None:
+    """Return each arm's rate on the contract beside the time and length of its answers, or ``None`` for an older report."""
     rows = []
-    headline = report.headline_metric
-    for rate in sorted(report.arms[0].rates, key=lambda rate: (rate.metric != headline, rate.metric in FORMS)):
-        for index, arm in enumerate(report.arms):
+    for arm in report.arms:
+        if answers := arm.answers:
+            contract = arm.rate(CONTRACT)
             rows.append(
-                (TableCell(metric_label(rate.metric) if index == 0 else "", "bold"), _arm(arm), *_rate(arm.rate(rate.metric)))
+                (
+                    _arm(arm),
+                    *rate_cells(contract)[:2],
+                    *(TableCell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
+                    TableCell(f"{answers.tokens / contract.total:,.0f}"),
+                    TableCell(
+                        percent(answers.cut / contract.total), "error" if answers.cut > MAX_CUT * contract.total else "muted"
+                    ),
+                    TableCell(percent(answers.loops / contract.total), "muted"),
+                )
             )
+    labels = (metric_label(CONTRACT), "", "p50, s", "p95, s", "tokens", "cut off", "loops")
+    columns = (TableColumn(), *(TableColumn(label, right=True) for label in labels))
+    return (
+        ReportTable("Arms", "seconds alone and tokens per answer; share cut off, or in a loop", columns, tuple(rows))
+        if rows
+        else None
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def rates_table(report: EvaluationReport) -> ReportTable:
+    """Return each metric's rate in each arm, without metrics of the answers' form. The headline metric comes first."""
+    metrics = [rate.metric for rate in report.arms[0].rates if rate.metric not in FORMS]
+    return _rates_table("Rates", "share of rows that pass, 95% Wilson intervals", report, metrics)
+
+
+def diagnostics_table(report: EvaluationReport) -> ReportTable | None:
+    """Return the rates of the answers' form, which is not part of the contract, or ``None`` if none was measured."""
+    metrics = [rate.metric for rate in report.arms[0].rates if rate.metric in FORMS]
+    return _rates_table("Diagnostics", "the form of the answers; not part of the contract", report, metrics) if metrics else None
+
+
+def _rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> ReportTable:
+    rows = []
+    for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
+        for index, arm in enumerate(report.arms):
+            rows.append((TableCell(metric_label(metric) if index == 0 else "", "bold"), _arm(arm), *_rate(arm.rate(metric))))
     columns = (TableColumn(), TableColumn(), TableColumn(), TableColumn(right=True), TableColumn(right=True), TableColumn())
-    return ReportTable("Rates", "share of rows that pass, 95% Wilson intervals", columns, tuple(rows))
+    return ReportTable(title, note, columns, tuple(rows))
 
 
 def rate_cells(rate: Rate) -> tuple[TableCell, TableCell, TableCell]:

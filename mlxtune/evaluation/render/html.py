@@ -42,7 +42,8 @@ _WIDTH = 1000  # width of a chart in its own coordinates
 def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
     """Return the page. ``failures`` are all rows that fail in the report's subject; the first :data:`SHOWN` are shown."""
     facts, headline = report.facts, report.headline
-    rates, facts_rows = rates_table(report), facts_table(report)
+    tables, facts_rows = report_tables(report), facts_table(report)
+    after_rates = 1 + tables.index(rates_table(report))
     start = f"{report.outcome.capitalize()}." if report.outcome else ""
     prefixed = bool(start) and report.verdict.startswith(start)
     made_with = (TableCell("made with", "muted"), TableCell(f"mlxtune {mlxtune.__version__}"))
@@ -58,11 +59,11 @@ def render_html(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
         holdout=holdout_summary(report),
         off_task=report.off_task,
         contract=contract_text(report),
-        rates=rates,
+        first_tables=tables[:after_rates],
         headline=headline,
         headline_label=metric_label(headline.metric) if headline else "",
         headline_text=in_words(report, headline) if headline else "",
-        tables=[table for table in report_tables(report) if table != rates],
+        tables=tables[after_rates:],
         arm=report.subject.name,
         arm_style="primary" if headline else "",
         rows=[(failure, *_cut_at_span(failure), other_answer(report, failure)) for failure in failures[:SHOWN]],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.drilldown import FailedRow
-from mlxtune.evaluation.render.comparison_table import ReportTable, facts_table, report_tables
+from mlxtune.evaluation.render.comparison_table import ReportTable, facts_table, rates_table, report_tables
 from mlxtune.evaluation.render.wording import (
     contract_text,
     holdout_summary,
@@ -26,15 +26,16 @@ _LENGTH = 900  # maximum characters per text
 
 def render_markdown(report: EvaluationReport, failures: Sequence[FailedRow]) -> str:
     """Return the whole report. Text from data or a model is escaped, or put in a fence that it cannot close."""
-    rates, *tables = report_tables(report)
+    tables = report_tables(report)
+    after_rates = 1 + tables.index(rates_table(report))
     blocks = [
         f"# {plain(report.verdict)}",
         plain(summary(report)),
         plain(holdout_summary(report)),
         plain(contract_text(report)),
-        *table_blocks(rates),
+        *(block for table in tables[:after_rates] for block in table_blocks(table)),
         *_square(report),
-        *(block for table in tables for block in table_blocks(table)),
+        *(block for table in tables[after_rates:] for block in table_blocks(table)),
         *_failures(report, failures),
         *table_blocks(facts_table(report)),
         "Run `mlxtune verify report.json` to recompute every number here from the outputs stored next to it.",
