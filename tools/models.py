@@ -41,6 +41,9 @@ rows; `mlxtune data check` and Review have them for your own rows.
 
 - *all*: every shape in the group is accepted. *3 of 5*: the others are refused, for the reason in the last column.
 - *one row per answer*: the template rewrites earlier turns, so each answer becomes a separate training example, with the prompt used at inference.
+  The earlier turns are computed again for each answer: about 2 times the tokens for a conversation of 3 answers, 5.5 times for 10. They
+  could be shared only if every layer attended to all earlier positions, but Qwen3.5 to Qwen3.8 have recurrent layers, and gpt-oss and
+  Gemma 4 have sliding windows; only the first Qwen3 has neither. `data.turns = "last"` trains on the last answer only.
 - *tools*: the tools list, calls, arguments, and results. If a template does not support tools, set `model.template` to another one, such as the one named here.
 - *thinking*: rows with reasoning, under `model.thinking = "keep"`. Under the default, `"off"`, reasoning is left out and counted.
 

@@ -23,7 +23,7 @@ from mlxtune.models.bundled import install
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, bill_lines, make_bill
 from mlxtune.planning.machine import power, this_machine
-from mlxtune.planning.plan import Plan, local_planner, remote_planner
+from mlxtune.planning.plan import Plan, local_planner
 from mlxtune.recipe import load
 from mlxtune.runs.registry import resolve_parent
 
@@ -58,9 +58,7 @@ def plan(
         if base:
             install.ensure(bundled.DEFAULT, update)
             update("measuring the rows", 0.0)
-            planner = remote_planner(
-                loaded, machine, base.shapes, full_attention=base.full_attention, tokenizer=bundled.DEFAULT.alias
-            )
+            planner = base.planner(loaded, machine)
         else:
             source = resolve(loaded.model.base, relative_to=loaded.folder, progress=update)
             update("measuring the rows", 0.0)
@@ -77,7 +75,10 @@ def plan(
         _print_plan(result, bill, off_task_power(loaded))
         if base:
             show("")
-            note = f"{base.id} is not downloaded. Its shapes are from the catalog, and tokens are counted with {bundled.DEFAULT.alias}."
+            note = (
+                f"{base.id} is not downloaded. Its shapes are from the catalog, and tokens are counted with {bundled.DEFAULT.alias}"
+            )
+            note += ", without reasoning." if loaded.model.thinking != "off" else "."
             show("  ", (note, "muted"))
             show("  ", (f"mlxtune models pull {base.id}", "primary"), (f"   {size(base.nbytes)}, {base.license}", "muted"))
     if result.outcome == "refuse":

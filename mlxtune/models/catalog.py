@@ -13,11 +13,13 @@ from typing import Any, Literal, cast
 from mlxtune.core.errors import ModelError
 from mlxtune.core.text import one_line
 from mlxtune.models import bundled
+from mlxtune.planning import measurements
 from mlxtune.planning.machine import Machine
 from mlxtune.planning.plan import Outcome, Planner, outcome_for
 from mlxtune.planning.shapes import ModelShapes, WeightShape
-from mlxtune.planning.workload import DatasetLengths, RowLength
+from mlxtune.planning.workload import DatasetLengths, RowLength, run_date
 from mlxtune.recipe import AdapterSection, DataSection, ModelSection, Recipe, TrainingSection
+from mlxtune.recipe.schema import Thinking
 
 ThinkingDefault = Literal["none", "off", "on", "always"]
 
@@ -28,7 +30,8 @@ class CatalogModel:
 
     ``config`` has the keys of its config.json that determine its shapes, and ``source`` is where they were read. ``template`` is the
     name of its chat template in docs/models.md, if that was tested. ``thinking`` says whether the template lets the model reason by
-    default, and ``tools`` whether it renders tool calls. ``recipes`` is its folder in the recipe gallery, if any. ``download`` is the
+    default, ``tools`` whether it renders tool calls, ``dated`` whether it prints the current date, and ``rewrites`` whether it
+    renders earlier answers differently, so that each answer of a conversation becomes a row of its own. ``recipes`` is its folder in the recipe gallery, if any. ``download`` is the
     size of the files on the Hub in bytes, if they contain more than the text model.
     """
 
@@ -42,6 +45,8 @@ class CatalogModel:
     template: str = ""
     thinking: ThinkingDefault = "none"
     tools: bool = False
+    dated: bool = False
+    rewrites: bool = False
     condition: str = ""
     recipes: str = ""
     download: int = 0
@@ -104,6 +109,31 @@ class CatalogModel:
         planner = Planner(machine, self.shapes, replace(_TYPICAL_ROWS, full_attention=self.full_attention))
         need = planner.estimate(TYPICAL_RECIPE).total
         return MachineFit(outcome_for(need, machine.limit), need, machine.limit)
+
+    def planner(self, recipe: Recipe, machine: Machine) -> Planner:
+        """Return a planner for ``recipe`` with this base, which need not be downloaded. Raises the worker's errors for the rows.
+
+        Rows are tokenized with the bundled model and a shipped template with tools. Its vocabulary is small: most others need fewer
+        tokens for the same text, but their templates may add some. Reasoning in the rows is not counted.
+        """
+        model, data = recipe.model, recipe.data
+        model = replace(model, base=bundled.DEFAULT.alias, thinking="off", template=model.template or "chatml-tools")
+        data = replace(data, turns="each") if self.rewrites and data.turns == "auto" else data
+        lengths = measurements.row_lengths(replace(recipe, model=model, data=data))
+        lengths = replace(
+            lengths, notes=(), thinking=self._thinking(recipe.model.thinking), date=run_date(recipe) if self.dated else ""
+        )
+        if not self.full_attention:
+            lengths = replace(lengths, prefix=0, full_attention=False)
+        return Planner(machine, self.shapes, lengths)
+
+    def _thinking(self, mode: Thinking) -> str:
+        """Describe ``mode``, as :meth:`mlxtune.models.thinking.ThinkingControls.describe` does for a template."""
+        if self.thinking == "none":
+            return ""
+        if mode == "off":
+            return "at the lowest effort, because the template cannot turn it off" if self.thinking == "always" else "off"
+        return "on" if mode == "on" else "on, also in earlier turns if the template keeps it"
 
     @property
     def _text_config(self) -> Mapping[str, Any]:

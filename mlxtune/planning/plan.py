@@ -319,18 +319,6 @@ def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine:
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 
-def remote_planner(recipe: Recipe, machine: Machine, shapes: ModelShapes, *, full_attention: bool, tokenizer: str) -> Planner:
-    """Return a planner for ``recipe`` with a base of ``shapes``. Rows are tokenized with the local model ``tokenizer``.
-
-    The bundled tokenizer has a small vocabulary: most others need fewer tokens for the same text, but their templates may add
-    some. Raises the worker's errors for the rows.
-    """
-    lengths = measurements.row_lengths(replace(recipe, model=replace(recipe.model, base=tokenizer)))
-    if not full_attention:  # prefixes cannot be shared
-        lengths = replace(lengths, prefix=0, full_attention=False)
-    return Planner(machine, shapes, lengths)
-
-
 def _cost(recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool) -> Cost:
     """Compute the time of all steps, validations and the reference pass. Generating samples is not included.
 

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from mlxtune.data import batch_shapes, batching
 from mlxtune.data.batch_shapes import PaddedShapes, Shape
 from mlxtune.data.batching import BatchRows, PairLengths
-from mlxtune.recipe import TrainingSection
+from mlxtune.recipe import Recipe, TrainingSection
+
+
+def run_date(recipe: Recipe) -> str:
+    """Return the date that templates print as today's in a run of ``recipe``, as text."""
+    return recipe.data.date or "the day on which the run starts"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
 from mlxtune.planning.measurements import ProbeBatch, StepCost
-from mlxtune.planning.workload import DatasetLengths
+from mlxtune.planning.workload import DatasetLengths, run_date
 from mlxtune.recipe import MethodSection, Recipe, parse
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     prefix = shared_prefix([*train, *valid]) if plain else 0
     notes = tuple(note.describe(count) for note, count in count_notes([*train, *valid]).items())
     thinking = template.thinking.describe(recipe.model.thinking)
-    date = (recipe.data.date or "the day on which the run starts") if prints_date(template.source) else ""
+    date = run_date(recipe) if prints_date(template.source) else ""
     return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes, thinking, date)
 
 

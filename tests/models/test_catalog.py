@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning import shapes
 from mlxtune.planning.machine import mac_with
+from mlxtune.planning.workload import DatasetLengths
+from mlxtune.recipe import ModelSection
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "conformance")]
@@ -170,6 +173,11 @@ def test_fit_improves_with_memory_and_worsens_with_size() -> None:
     assert largest.fit(mac_with(32)).outcome == "go"
 
 
+def test_bases_whose_answers_become_rows_of_their_own_cannot_share_prefixes() -> None:
+    """So that docs/models.md is right about why these rows are computed separately."""
+    assert not [base.id for base in catalog.models() if base.rewrites and base.full_attention]
+
+
 def test_an_unknown_id_is_not_in_the_catalog() -> None:
     assert catalog.find("nothing/like-it") is None
 
@@ -178,3 +186,28 @@ def test_an_unknown_id_is_not_in_the_catalog() -> None:
 def test_a_broken_catalog_raises_a_model_error(text: str) -> None:
     with pytest.raises(ModelError, match="Cannot read the model catalog"):
         catalog.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("id", "mode", "thinking", "dated"),
+    [
+        ("mlx-community/Qwen3.5-4B-MLX-4bit", "off", "off", False),
+        ("mlx-community/Qwen3.5-4B-MLX-4bit", "on", "on", False),
+        ("mlx-community/Qwen2.5-7B-Instruct-4bit", "on", "", False),
+        ("mlx-community/gpt-oss-20b-MXFP4-Q8", "off", "at the lowest effort, because the template cannot turn it off", True),
+        ("mlx-community/gpt-oss-20b-MXFP4-Q8", "keep", "on, also in earlier turns if the template keeps it", True),
+    ],
+)
+def test_a_plan_before_the_download_says_what_the_template_does(
+    id: str, mode: str, thinking: str, dated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = []
+    monkeypatch.setattr(
+        catalog.measurements, "row_lengths", lambda recipe: recipes.append(recipe) or DatasetLengths((), (), 8, True, ("a note",))
+    )
+    recipe = replace(catalog.TYPICAL_RECIPE, model=ModelSection(id, thinking=mode))
+    lengths = BASES[id].planner(recipe, mac_with(32)).lengths
+    assert (lengths.thinking, lengths.date, lengths.notes) == (thinking, "the day on which the run starts" if dated else "", ())
+    assert recipes[0].model == ModelSection("smollm2-135m", template="chatml-tools")
+    assert recipes[0].data.turns == ("each" if BASES[id].rewrites else "auto")
+    assert lengths.prefix == (8 if BASES[id].full_attention else 0)

@@ -92,7 +92,7 @@ class PlanService:
         loaded = resolve_parent(self._workspace, recipe)
         files = sorted(loaded.source.glob("*.jsonl")) if loaded.source.is_dir() else [loaded.source]
         stamps = [file_stamp(file) for file in (*files, review.journal_path(loaded.source))]
-        key = (loaded.model.base, loaded.data, loaded.method.kind, loaded.folder, stamps)
+        key = (loaded.model, loaded.data, loaded.method.kind, loaded.folder, stamps)
         if self._inputs is None or self._inputs.key != key:
             progress("measuring the rows", 0.0)
             splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
@@ -124,14 +124,11 @@ def _catalog_planner(recipe: Recipe) -> Planner:
     from mlxtune.models.bundled import install
     from mlxtune.models.resolve import resolve
     from mlxtune.planning.machine import this_machine
-    from mlxtune.planning.plan import remote_planner
 
     base = recipe.model.base
     entry = catalog.find(base)
     if entry and install.is_ready(bundled.DEFAULT):
-        return remote_planner(
-            recipe, this_machine(), entry.shapes, full_attention=entry.full_attention, tokenizer=bundled.DEFAULT.alias
-        )
+        return entry.planner(recipe, this_machine())
     on_hub = "/" in base and not base.startswith((".", "/", "~"))
     if not bundled.find(base) and not on_hub:
         resolve(base, relative_to=recipe.folder, fetch=False)  # raises if there is no such base

@@ -1,11 +1,14 @@
-"""The catalog's thinking defaults are those of the chat templates."""
+"""What the catalog says about chat templates is true of them."""
 
 from __future__ import annotations
 
 import pytest
-from table import AVAILABLE, template_tokenizer
+from bases import template_file
+from table import AVAILABLE, template_tokenizer, verdict_of
 
+from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models import catalog
+from mlxtune.models.thinking import prints_date
 
 TEMPLATES = {base.name: base for base in AVAILABLE}
 MODELS = [model for model in catalog.entries() if model.template in TEMPLATES]
@@ -24,3 +27,11 @@ def test_the_thinking_default_is_the_templates(model: catalog.CatalogModel) -> N
         assert (model.thinking == "always") == ("Reasoning:" in prompt())
     else:
         assert model.thinking == ("on" if prompt() == prompt(enable_thinking=True) else "off")
+
+
+@pytest.mark.parametrize("model", MODELS, ids=[model.id for model in MODELS])
+def test_dates_tools_and_rewritten_answers_are_the_templates(model: catalog.CatalogModel) -> None:
+    base = TEMPLATES[model.template]
+    assert model.dated == prints_date(template_file(base).read_text())
+    assert model.rewrites == (TemplateNote.TURNS in verdict_of(base, "multi-turn").notes)
+    assert model.tools == (verdict_of(base, "final call").status == "ok")
