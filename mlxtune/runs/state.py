@@ -67,6 +67,7 @@ class RunState:
     warnings: tuple[str, ...] = ()
     arms: tuple[tuple[str, int, int], ...] = ()  # (arm, held-out rows done, held-out rows)
     current_arm: tuple[str, str, int, int] | None = None  # (arm, kind of prompt, done, total)
+    trial: int = 0  # the trial of a search that trains
     reference_progress: tuple[int, int] = (0, 0)  # (pairs scored by the reference model, pairs)
     memory: int = 0
     peak: int = 0
@@ -160,6 +161,8 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
                 changes["current_arm"] = (event["arm"], prompt_kind, *progress)
                 if prompt_kind == HELD_OUT_ROW:
                     arms[event["arm"]] = progress
+            case "trial.started":
+                changes["trial"] = event["trial"]
             case "warning":
                 warnings.append(event["text"])
             case "run.waiting":

@@ -268,6 +268,29 @@ class BaseApp(App[None]):
             self.selected = None
             self.action_room("train")
 
+    def new_search(self) -> None:
+        """Start a search of the workspace's recipe, or ask of which one if there are several."""
+        views = [view for view in self.snapshot.startable if view.recipe] if self.snapshot else []
+        if len(views) == 1:
+            self.start_search(views[0].path)
+        else:
+            self._ask_for_recipe(views, self.start_search)
+
+    def start_search(self, path: Path) -> None:
+        """Start a search of the recipe in ``path``."""
+        try:
+            recipe = load(path)
+        except MlxtuneError as error:
+            self.show_error(error)
+            return
+
+        def job() -> None:
+            from mlxtune.training.search import search_start  # its imports would slow down the app's start
+
+            search_start.start(self.workspace, recipe)
+
+        self.run_job(job, busy=f"Starting a search of {recipe.name}.")
+
     def resume_run(self, view: RunView) -> None:
         """Resume a run from its newest checkpoint."""
         step = last_checkpoint(view)

@@ -70,6 +70,9 @@ def next_step(snapshot: Snapshot) -> NextStep:
     if live and live.state.kind == "eval":
         watch = ("E", "watch", "watch it", _open("evaluate"))
         return NextStep("Let the evaluation finish.", _evaluation_progress(live), *watch)
+    if live and live.state.kind == "search":
+        why = f"Trial {live.state.trial} is training." if live.state.trial else "It is loading the model."
+        return NextStep("Let the search finish.", f"{why} The adapter it selects is evaluated at the end.", *_WATCH)
     if live:
         return _while_training(live, snapshot)
     if snapshot.runs:

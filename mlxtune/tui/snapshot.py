@@ -90,13 +90,14 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything the rooms draw, as of the time ``now``. Runs and evaluations are newest first."""
+    """Everything the rooms draw, as of the time ``now``. Runs, evaluations, and searches are newest first."""
 
     now: float
     workspace: Path
     recipes: tuple[RecipeView, ...] = ()
     runs: tuple[RunView, ...] = ()
     evals: tuple[RunView, ...] = ()
+    searches: tuple[RunView, ...] = ()
     verdict: VerdictView | None = None  # of the newest report
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
@@ -105,8 +106,8 @@ class Snapshot:
 
     @property
     def live(self) -> RunView | None:
-        """The active run or evaluation, which holds the accelerator."""
-        return next((view for view in (*self.runs, *self.evals) if view.alive), None)
+        """The active run, evaluation, or search, which holds the accelerator."""
+        return next((view for view in (*self.searches, *self.runs, *self.evals) if view.alive), None)
 
     @property
     def startable(self) -> tuple[RecipeView, ...]:
@@ -138,8 +139,8 @@ class Watcher:
     def read(self) -> Snapshot:
         """Return the current state of the workspace. Folders that disappear during the read are omitted."""
         now = self._clock()
-        runs, evals = (self._read_runs(kind, now) for kind in ("train", "eval"))
-        folders = {view.run.folder for view in (*runs, *evals)}
+        runs, evals, searches = (self._read_runs(kind, now) for kind in ("train", "eval", "search"))
+        folders = {view.run.folder for view in (*runs, *evals, *searches)}
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
         verdict, best = self._read_verdicts()
@@ -150,6 +151,7 @@ class Watcher:
             recipes=self._read_recipes(now),
             runs=runs,
             evals=evals,
+            searches=searches,
             verdict=verdict,
             memory=self._memory,
             power=self._power,

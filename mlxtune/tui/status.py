@@ -11,7 +11,8 @@ from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
 
-_RUNNING = {"train": "training", "eval": "evaluating"}  # by the kind of a run
+_RUNNING = {"train": "training", "eval": "evaluating", "search": "searching"}  # by the kind of a run
+_NOUNS = {"eval": "evaluation", "search": "search"}
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
         label = "stopping"
     elif view.status == "running":
         label = _RUNNING.get(state.kind, label)
-    elif state.kind == "eval" and not view.alive:
-        label = f"evaluation {label}"
+    elif state.kind in _NOUNS and not view.alive:
+        label = f"{_NOUNS[state.kind]} {label}"
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
     if state.kind == "eval":
         step, total = "", ""
         if state.current_arm and view.alive:
             arm, _, done, prompts = state.current_arm
             step, total = f"{arm} {done:,}", f"{prompts:,}"
+    elif state.kind == "search":
+        step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:
         step = ""
     return Headline(sign.glyph, f"${sign.style}", label, step, total, _time(view, now))

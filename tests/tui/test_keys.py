@@ -31,6 +31,7 @@ from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, plannable, took
 from .rows_stage import Checks, checks, fill, pair, ready, tokens
+from .searched import write_search
 from .stage import Shop, shown, until
 from .test_adapters_room import adapter
 from .test_advice_room import ANSWERS, EVIDENCE
@@ -65,6 +66,11 @@ def trained(shop: Shop, _: pytest.MonkeyPatch) -> None:
 def training(shop: Shop, _: pytest.MonkeyPatch) -> None:
     trained(shop, _)
     shop.run("20261124-1412-brand-voice", steps=120, total=300, alive=True, samples=True, pairs=True)
+
+
+def searching(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    shop.recipe()
+    write_search(shop, done=9, alive=True)
 
 
 def two_recipes(shop: Shop, patch: pytest.MonkeyPatch) -> None:
@@ -170,6 +176,7 @@ STAGES = (
     Stage("train", training, before=("l",)),
     Stage("train", training, before=("s",)),
     Stage("train", training, before=("semicolon",)),
+    Stage("train", searching, before=("h",)),
     Stage("evaluate", evaluated, sees="1 of 7"),
     Stage("evaluate", at_work, sees="Evaluating"),
     Stage("blind", evaluated, sees="base or tuned?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.training.search.board import INCUMBENT, OUTCOME, Board, read_board
 from mlxtune.training.search.decision import SearchDecision, decide, why_pruned
-from mlxtune.training.search.space import PARAMETERS, shown
+from mlxtune.training.search.space import PARAMETERS, log_scale, shown
 
 Status = Literal["selected", "tied", "finished", "training", "waiting", "pinned", "pruned", "failed", "dropped"]
 
@@ -52,7 +53,8 @@ class StoredOutcome:
 class Leaderboard:
     """A search's trials, best first: those that got further come first, then by rate and loss.
 
-    ``decision`` is the decision on the results so far; ``outcome`` is set when the search has made it.
+    ``decision`` is the decision on the results so far; ``outcome`` is set when the search has made it. ``places`` maps the trials, for
+    each parameter, to where their value lies between the lowest and the highest one in ``ends``, from 0 to 1.
     """
 
     parameters: tuple[str, ...]
@@ -62,6 +64,8 @@ class Leaderboard:
     trained_steps: int
     decision: SearchDecision | None
     outcome: StoredOutcome | None
+    places: tuple[Mapping[int, float], ...]
+    ends: tuple[tuple[str, str], ...]
 
 
 def read_leaderboard(search: Path) -> Leaderboard | None:
@@ -89,8 +93,24 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
         ))  # fmt: skip
     return Leaderboard(
         tuple(parameter.label for parameter in names), board.plan.rungs, len(board.plan.rows), tuple(entries), board.trained_steps,
-        decision, outcome,
+        decision, outcome, tuple(_places(board, parameter.name) for parameter in names),
+        tuple(_ends(board, parameter.name) for parameter in names),
     )  # fmt: skip
+
+
+def _places(board: Board, name: str) -> dict[int, float]:
+    numbers = log_scale([trial.values[name] for trial in board.plan.trials])
+    low, high = min(numbers), max(numbers)
+    return {
+        trial.number: (number - low) / (high - low) if high > low else 0.5
+        for trial, number in zip(board.plan.trials, numbers, strict=True)
+    }  # fmt: skip
+
+
+def _ends(board: Board, name: str) -> tuple[str, str]:
+    values = [trial.values[name] for trial in board.plan.trials]
+    order = sorted(zip(log_scale(values), map(shown, values), strict=True))
+    return order[0][1], order[-1][1]
 
 
 def _order(board: Board, number: int) -> tuple[bool, int, float, float, float, int]:
@@ -112,6 +132,8 @@ def _status(
     if decision and number == decision.selected:
         return "selected", f"selected{f'; {own}' if own else ''}"
     if decision and number in decision.tied:
+        if number == decision.best:
+            return "tied", "the best rate, but not the cheapest"
         return "tied", f"cannot be told apart from trial {decision.best}{f'; {own}' if own else ''}"
     if following and following[0] == number:
         return "training", f"training to step {board.plan.rungs[following[1]]:,}"

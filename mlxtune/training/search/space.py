@@ -93,7 +93,7 @@ def with_values(recipe: Recipe, values: Values) -> Recipe:
 
 
 def describe_values(values: Values) -> str:
-    """Return a trial's values in a short form: ``rate 3.1e-4, rank 16, layers 8``."""
+    """Return a trial's values in a short form: ``lr 3.1e-4, rank 16, layers 8``."""
     return ", ".join(f"{parameter.label} {shown(values[parameter.name])}" for parameter in PARAMETERS if parameter.name in values)
 
 
@@ -102,6 +102,13 @@ def shown(value: Value) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
+
+
+def log_scale(values: Sequence[Value]) -> list[float]:
+    """Return the logarithms of ``values``. ``"all"`` layers are as many as the highest number."""
+    numbers = [math.log(value) if isinstance(value, int | float) else math.inf for value in values]
+    highest = max((number for number in numbers if number < math.inf), default=0.0)
+    return [min(number, highest) for number in numbers]
 
 
 def _halton(number: int, base: int) -> float:
@@ -160,7 +167,7 @@ def _set_sft_weight(recipe: Recipe, value: Value) -> Recipe:
 # To search another hyperparameter, add it here, and its range to ``SearchSection``.
 PARAMETERS = (
     Parameter(
-        "learning_rate", "rate", lambda recipe: recipe.training.learning_rate,
+        "learning_rate", "lr", lambda recipe: recipe.training.learning_rate,
         lambda recipe, value: replace(recipe, training=replace(recipe.training, learning_rate=float(value))),
         lambda recipe, depth: _interval(recipe.search.learning_rate, recipe.training.learning_rate, RATE_FACTOR, high=0.5),
     ),

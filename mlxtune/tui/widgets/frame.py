@@ -164,7 +164,9 @@ def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> 
     left: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
     if snapshot is not None:
-        view = snapshot.live or max((*snapshot.runs[:1], *snapshot.evals[:1]), key=lambda view: view.updated, default=None)
+        view = snapshot.live or max(
+            (*snapshot.runs[:1], *snapshot.evals[:1], *snapshot.searches[:1]), key=lambda view: view.updated, default=None
+        )
         name = one_line(snapshot.workspace.resolve().name, 40)
         left += [f"  {name}"] if name else []
         recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)

@@ -46,7 +46,7 @@ class TrainRoom(Room):
     CSS_PATH = "style.tcss"
     ABOUT = "a run's progress and result"
     CONDITIONAL_ACTIONS = frozenset(
-        {"stop", "resume", "new", "compare", "measure", "zoom", "samples", "log_page", "older", "newer"}
+        {"stop", "resume", "new", "compare", "measure", "zoom", "samples", "log_page", "older", "newer", "searches"}
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", "stop", id="train.stop"),
@@ -54,6 +54,7 @@ class TrainRoom(Room):
         Binding("n", "new", "new run", id="train.new"),
         Binding("c", "compare", "compare", id="train.compare"),
         Binding("m", "measure", "metric", id="train.measure"),
+        Binding("h", "searches", "search", id="train.search"),
         Binding("z", "zoom", "zoom", id="train.zoom"),
         Binding("g", "samples", "samples", id="train.samples"),
         Binding("l", "log_page", "log", id="train.log"),
@@ -137,6 +138,8 @@ class TrainRoom(Room):
     def footer_actions(self) -> Sequence[FooterAction]:
         snapshot, view = self.app.snapshot, self.view
         new = [FooterAction("n", "new", "new", "start a new run")] if self.app.can_start else []
+        if self.app.can_start or (snapshot and snapshot.searches):
+            new.append(FooterAction("h", "search", "searches", "search for better hyperparameters, and show earlier searches"))
         if snapshot is None or view is None:
             return new
         state, index = view.state, snapshot.runs.index(view)
@@ -215,6 +218,11 @@ class TrainRoom(Room):
 
     def action_new(self) -> None:
         self.app.new_run()
+
+    def action_searches(self) -> None:
+        from mlxtune.tui.rooms.train.search_page import SearchPage  # its imports would slow down the app's start
+
+        self.app.push_screen(SearchPage())
 
     def action_zoom(self) -> None:
         self._zoomed = not self._zoomed

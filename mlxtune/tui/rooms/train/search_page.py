@@ -1,0 +1,172 @@
+"""The search page over the Train room: the leaderboard of a search, its rates, and what its hyperparameters changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.runs import launch
+from mlxtune.training.search import board as boards
+from mlxtune.training.search.importance import Trend, trends
+from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
+from mlxtune.tui.follow import file_stamp
+from mlxtune.tui.render.text import Part, key, line
+from mlxtune.tui.rooms.train import search_render
+from mlxtune.tui.snapshot import RunView
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+if TYPE_CHECKING:
+    from mlxtune.tui.base import BaseApp
+
+
+class SearchPage(PageScreen):
+    """Shows the newest search or, after [ and ], an older one."""
+
+    app: BaseApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,h", "dismiss", "close", id="search.close"),
+        Binding("n", "new", "new search", id="search.new"),
+        Binding("x", "choose('drop')", "drop the trial", id="search.drop"),
+        Binding("p", "choose('pin')", "pin the trial", id="search.pin"),
+        Binding("s", "stop", "stop", id="search.stop"),
+        Binding("r", "resume", "continue", id="search.resume"),
+        Binding("e", "evaluation", "its evaluation", id="search.evaluation"),
+        Binding("left_square_bracket", "turn(1)", "older", id="search.older"),
+        Binding("right_square_bracket", "turn(-1)", "newer", id="search.newer"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__("Search", lambda width: [])
+        self._index = 0
+        self._cache: tuple[object, Leaderboard | None, tuple[Trend, ...]] | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="page"):
+            yield Section("Search", Panel(id="search-banner"), lit=True, id="search-head")
+            about = "Trials, best first. x drops a trial, p keeps it from being pruned."
+            yield Section("Leaderboard", ListPanel(about=about, id="search-trials"), id="search-board", classes="fill")
+            yield Section("Contract rate", Panel(id="search-rates"), id="search-chart")
+            yield Section("Hyperparameters", Panel(id="search-values"), id="search-strips")
+            yield Panel(id="foot")
+
+    @property
+    def view(self) -> RunView | None:
+        """The displayed search."""
+        searches = self.app.snapshot.searches if self.app.snapshot else ()
+        return searches[min(self._index, len(searches) - 1)] if searches else None
+
+    def _board(self, view: RunView) -> tuple[Leaderboard | None, tuple[Trend, ...]]:
+        """Return the leaderboard, read again only if the search has written an event or the user has chosen something."""
+        stamp = (view.id, len(view.log), view.status, file_stamp(view.run.folder / boards.CHOICES))
+        if self._cache is None or self._cache[0] != stamp:
+            try:
+                board = boards.read_board(view.run.folder)
+                self._cache = (stamp, read_leaderboard(view.run.folder), trends(board) if board else ())
+            except MlxtuneError:
+                self._cache = (stamp, None, ())
+        return self._cache[1], self._cache[2]
+
+    @property
+    def _entry(self) -> Entry | None:
+        """The trial under the cursor."""
+        view = self.view
+        board = self._board(view)[0] if view else None
+        cursor = self.query_one("#search-trials", ListPanel).cursor
+        return board.entries[cursor] if board and cursor < len(board.entries) else None
+
+    def redraw(self) -> None:
+        """Draw the displayed search."""
+        view, snapshot = self.view, self.app.snapshot
+        board, known = self._board(view) if view else (None, ())
+        for name in ("#search-board", "#search-strips"):
+            self.query_one(name).display = board is not None
+        self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
+        self.query_one("#foot", Panel).update(lambda width, _height: self._keys(view).truncate(max(width, 0)))
+        head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
+        if view is None or snapshot is None:
+            panel.update(lambda width, _height: search_render.empty_page(self.app.can_start, width))
+            return
+        head.set(title=f"Search {view.name}", note=view.title)
+        panel.update(lambda width, _height: search_render.banner(view, board, snapshot.now, width))
+        if board is None:
+            return
+        alive = view.alive
+        shown, trials = board, self.query_one("#search-trials", ListPanel)
+        trials.set(
+            len(shown.entries), lambda index, width: search_render.row(shown, shown.entries[index], alive, width),
+            header=lambda width: search_render.header(shown, width), on_move=lambda index: self._draw_trial(shown, known, index),
+        )  # fmt: skip
+        if self.focused is None:
+            trials.focus()
+        self._draw_trial(shown, known, trials.cursor)
+
+    def _draw_trial(self, board: Leaderboard, known: Sequence[Trend], index: int) -> None:
+        number = board.entries[index].number
+        self.query_one("#search-chart", Section).head.set(
+            title=f"Contract rate of trial {number}", note="after each rung, in percent"
+        )
+        self.query_one("#search-rates", Panel).update(lambda width, height: search_render.rates(board, number, width, height))
+        note = "trend of the rate over the range, with its 95% interval" if known else ""
+        self.query_one("#search-strips", Section).head.set(note=note)
+        self.query_one("#search-values", Panel).update(lambda width, _height: search_render.positions(board, known, number, width))
+
+    def _keys(self, view: RunView | None) -> Content:
+        keys: list[Part] = ["  "]
+        searches = self.app.snapshot.searches if self.app.snapshot else ()
+        options = [
+            (view is not None and view.alive, "x", "drop", "screen.choose('drop')"),
+            (view is not None and view.alive, "p", "pin", "screen.choose('pin')"),
+            (view is not None and view.alive, "s", "stop", "screen.stop"),
+            (self._can_resume(view), "r", "continue", "screen.resume"),
+            (self.app.can_start, "n", "new search", "screen.new"),
+            (view is not None and view.status == "finished", "e", "evaluation", "screen.evaluation"),
+            (self._index < len(searches) - 1, "[", "older", "screen.turn(1)"),
+            (self._index > 0, "]", "newer", "screen.turn(-1)"),
+            (True, "esc", "close", "screen.dismiss"),
+        ]
+        for possible, name, label, action in options:
+            if possible:
+                keys += [key(name, label, action, "$muted"), "   "]
+        return line(*keys)
+
+    def _can_resume(self, view: RunView | None) -> bool:
+        return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.accelerator_free
+
+    def action_turn(self, by: int) -> None:
+        searches = self.app.snapshot.searches if self.app.snapshot else ()
+        self._index = max(0, min(self._index + by, len(searches) - 1))
+        self.redraw()
+
+    def action_choose(self, choice: boards.Choice) -> None:
+        """Drop or pin the trial under the cursor. The last choice counts."""
+        view, entry = self.view, self._entry
+        if view and view.alive and entry:
+            self.app.run_job(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")
+
+    def action_stop(self) -> None:
+        if self.view and self.view.alive:
+            self.app.confirm_stop(self.view)
+
+    def action_resume(self) -> None:
+        view = self.view
+        if view and self._can_resume(view):
+            self.app.run_job(lambda: launch.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
+
+    def action_new(self) -> None:
+        if self.app.can_start:
+            self.app.new_search()
+
+    def action_evaluation(self) -> None:
+        if self.view and self.view.status == "finished":
+            self.dismiss()
+            self.app.action_room("evaluate")

@@ -1,0 +1,140 @@
+"""Draw the search page: the decision, the leaderboard, one trial's rates, and where each value lies in its range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from mlxtune.core.text import duration, one_line, plural
+from mlxtune.runs.status import STATUS_LABELS
+from mlxtune.training.search.importance import Trend
+from mlxtune.training.search.leaderboard import Entry, Leaderboard
+from mlxtune.tui.render.bars import interval
+from mlxtune.tui.render.charts import Curve, Series, draw_chart
+from mlxtune.tui.render.text import Part, cell, fold, key, line, lines, marked
+from mlxtune.tui.snapshot import RunView
+
+_GLYPHS = {
+    "selected": ("✓", "bold $success"), "tied": ("≈", "$muted"), "finished": ("·", "$muted"), "training": ("●", "bold $primary"),
+    "waiting": ("○", "$faint"), "pinned": ("◆", "$second"), "pruned": ("×", "$muted"), "failed": ("✗", "bold $error"),
+    "dropped": ("×", "$muted"),
+}  # fmt: skip
+_VALUE, _FIGURE, _BAR = 8, 7, 25  # cells
+
+
+def empty_page(can_start: bool, width: int) -> Content:
+    """Return what the page shows before the first search."""
+    about = (
+        "A search trains a recipe with different learning rates, ranks, and layers, compares the trials on validation rows, and evaluates "
+        "the best adapter once on the held-out rows."
+    )
+    rows = [fold("No searches yet.", width, style="bold"), fold(about, width), Content("")]
+    if can_start:
+        rows.append(line("  ", key("n", "start a search", "screen.new")))
+    else:
+        rows.append(fold("A search can start when there is a recipe and the accelerator is free.", width))
+    return lines(*rows)
+
+
+def banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> Content:
+    """Return the status of a search, its spent steps, and its decision so far."""
+    label, state = STATUS_LABELS[view.status], view.state
+    facts: list[Part] = [(f"  {label.glyph} ", f"bold ${label.style}"), (label.text, "bold")]
+    if view.alive and state.started:
+        facts.append((f"  {duration(now - state.started)}", "$muted"))
+    if board:
+        facts.append(
+            (f"  {plural(board.trained_steps, 'step')} of training, compared on {plural(board.rows, 'validation row')}", "$muted")
+        )
+    rows = [line(*facts).truncate(max(width, 0), ellipsis=True)]
+    if view.status == "failed":
+        rows += marked("✗", "$error", one_line(state.error), width, "bold")
+        rows += [fold(one_line(state.hint), width, "    ")] if state.hint else []
+    elif view.status in ("crashed", "stopped"):
+        rows.append(line("    Every result is saved.   ", key("r", "continue", "screen.resume")))
+    elif board and board.decision:
+        prefix = "" if board.outcome else "So far: "
+        rows += marked(
+            "◐" if not board.outcome else "✓",
+            "$primary" if not board.outcome else "$success",
+            prefix + board.decision.sentence,
+            width,
+        )
+    return lines(*rows)
+
+
+def header(board: Leaderboard, width: int) -> Content:
+    """Return the headings of the leaderboard."""
+    values = [cell(name, _VALUE, "$muted", right=True) for name in board.parameters]
+    bar = [cell("  95% interval, 0 to 100", _bar_width(board, width) + 2, "$muted")] if _bar_width(board, width) else []
+    titles = [cell("steps", 6, "$muted", right=True), cell("contract", _FIGURE + 2, "$muted", right=True), *bar]
+    return line("    ", cell("trial", 5, "$muted", right=True), *values, *titles).truncate(max(width, 0))
+
+
+def row(board: Leaderboard, entry: Entry, alive: bool, width: int) -> Content:
+    """Return a trial: its glyph, number, values, rate with interval, and note. Nothing trains unless the search is ``alive``."""
+    stopped = entry.status == "training" and not alive
+    glyph = _GLYPHS["waiting" if stopped else entry.status]
+    faded = "$muted" if entry.status in ("pruned", "dropped") or not entry.rates else ""
+    values = [cell(value, _VALUE, faded, right=True) for value in entry.values]
+    parts: list[Part] = [glyph, " ", cell(str(entry.number), 5, faded or "bold", right=True), *values]
+    parts.append(cell(f"{entry.steps:,}" if entry.steps else "", 6, "$muted", right=True))
+    rate = entry.rate
+    parts.append(cell(f"{rate:.1%}" if rate is not None else "", _FIGURE + 2, faded or "bold", right=True))
+    bar_width = _bar_width(board, width)
+    if bar_width:
+        style = "$primary" if entry.status in ("selected", "training") else "$muted"
+        parts += ["  ", interval(entry.low, rate, entry.high, bar_width, style) if rate is not None else " " * bar_width]
+    parts += ["  ", ("next" if stopped else one_line(entry.note), "$error" if entry.status == "failed" else "$muted")]
+    return line(*parts).truncate(max(width, 0), ellipsis=True)
+
+
+def _bar_width(board: Leaderboard, width: int) -> int:
+    used = 2 + 5 + _VALUE * len(board.parameters) + 6 + _FIGURE + 2 + 2
+    return _BAR if width - used - _BAR >= 30 else 0
+
+
+def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
+    """Return the contract rates after each rung, with the trial ``number`` in front of the others."""
+    points = {
+        entry.number: [(float(steps), 100 * rate) for steps, rate in zip(board.rungs, entry.rates, strict=False)]
+        for entry in board.entries
+    }
+    beside = tuple(Series(points[other], "$muted") for other in points if other != number and points[other])
+    own = points.get(number, [])
+    return draw_chart(Curve([], own, own, board.rungs[-1], beside, (0.0, 100.0)), width, height, False, None)
+
+
+def positions(board: Leaderboard, trends: Sequence[Trend], selected: int, width: int) -> Content:
+    """Return a row per hyperparameter: its range with the trials by number, and the trend of the rate over the range."""
+    rows = []
+    known = {trend.label: trend for trend in trends}
+    best = {entry.number: index for index, entry in enumerate(board.entries)}
+    for index, label in enumerate(board.parameters):
+        places = board.places[index]
+        strip = [(" ", "")] * max(12, min(36, width - 58))
+        for column in (0, len(strip) - 1):
+            strip[column] = ("┊", "$line")
+        for number in sorted(places, key=lambda number: (number == selected, -best.get(number, 99))):
+            column = round(places[number] * (len(strip) - 1))
+            strip[column] = (
+                str(number % 10),
+                "bold $primary" if number == selected else "" if best.get(number, 99) < 3 else "$faint",
+            )
+        trend = known.get(label)
+        ends = board.ends[index]
+        parts: list[Part] = [
+            "  ",
+            cell(label, 10, "$muted"),
+            cell(ends[0], 8, "$muted", right=True),
+            " ",
+            *strip,
+            " ",
+            cell(ends[1], 8, "$muted"),
+        ]
+        if trend:
+            low, change, high = (round(100 * value) for value in (trend.low, trend.change, trend.high))
+            parts += [(f"{change:+d} points".replace("-", "−"), "bold"), (f" ({low:+d} to {high:+d})".replace("-", "−"), "$muted")]
+        rows.append(line(*parts).truncate(max(width, 0)))
+    return lines(*rows)

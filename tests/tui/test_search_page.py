@@ -1,0 +1,77 @@
+"""The search page over the Train room: before, during and after a search, and the choices on its trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlxtune.training.search import board as boards
+from mlxtune.tui.rooms.train.search_page import SearchPage
+
+from .conftest import OpenRoom
+from .driver import NARROW
+from .searched import write_search
+from .stage import Shop
+
+pytestmark = pytest.mark.slow
+
+LARGE = (140, 45)
+
+
+async def opened(room: Any) -> None:
+    await room.press("h")
+    await room.until(lambda: isinstance(room.screen, SearchPage))
+
+
+async def test_before_the_first_search(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    async with open_room("train", size=NARROW) as room:
+        await opened(room)
+        assert "No searches yet." in room.text("#search-banner")
+        assert "n start a search" in room.text("#search-banner")
+
+
+async def test_a_running_search_and_choices(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    folder = write_search(shop, done=9, failed=True, alive=True)
+    async with open_room("train", size=LARGE) as room:
+        assert "searching" in room.text("#top")
+        await opened(room)
+        trials = room.text("#search-trials")
+        assert "training to step 20" in trials
+        assert "The loss at step 7 is NaN" in trials
+        assert "So far: " in room.text("#search-banner")
+        await room.press("end", "x", "p", "up", "x")
+        await room.until(lambda: (board := boards.read_board(folder)) is not None and bool(board.pinned and board.dropped))
+
+
+async def test_a_finished_search(shop: Shop, open_room: OpenRoom) -> None:
+    write_search(shop, finished=True)
+    async with open_room("train", size=LARGE) as room:
+        await opened(room)
+        assert "Trial 3 is better than the recipe." in room.text("#search-banner")
+        first, second = room.text("#search-trials").splitlines()[1:3]
+        assert "selected" in first + second
+        assert "points" in room.text("#search-values")
+        await room.press("escape")
+        await room.until(lambda: room.mode == "train")
+
+
+async def test_a_crashed_search_offers_to_continue(shop: Shop, open_room: OpenRoom) -> None:
+    write_search(shop, done=3)
+    async with open_room("train", size=NARROW) as room:
+        await opened(room)
+        assert "crashed" in room.text("#search-banner")
+        assert "r continue" in room.text("#search-banner")
+
+
+@pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"])
+@pytest.mark.parametrize("state", ["running", "finished", "crashed"])
+def test_pictures(shop: Shop, snap_compare: Any, size: tuple[int, int], state: str) -> None:
+    shop.recipe()
+    write_search(
+        shop,
+        **{"running": {"done": 9, "failed": True, "alive": True}, "finished": {"finished": True}, "crashed": {"done": 3}}[state],
+    )
+    assert snap_compare(shop.app(), terminal_size=size, press=["T", "h"])
