@@ -250,9 +250,9 @@ def test_cap_includes_spending_of_earlier_runs(evaluation):
     questions = []
 
     def ask(messages):
-        with meter.reserve(messages):
+        with meter.reserve(meter.worst_case(messages)):
             questions.append(1)
-            meter.charge(messages)
+            meter.charge(meter.worst_case(messages))
         return _asker(honest)(messages)
 
     for _ in range(3):
@@ -260,7 +260,7 @@ def test_cap_includes_spending_of_earlier_runs(evaluation):
             judge_session.run_judge(fixed, ask, meter, lambda *_: None)
         meter = CostMeter(1.0, 1.0, cap=5.5 * worst)
     assert 5 <= len(questions) <= 7
-    assert judge_session._state(fixed.folder)[2] <= 5.5 * worst
+    assert judge_session.dollars_spent(fixed) <= 5.5 * worst
 
 
 def test_rows_are_sent_only_with_recorded_consent(evaluation):
@@ -328,14 +328,14 @@ def test_concurrent_questions_give_same_result_and_are_each_billed(evaluation):
 
     def ask(messages):
         threads.add(threading.get_ident())
-        meter.charge(messages)
+        meter.charge(meter.worst_case(messages))
         return _asker(honest)(messages)
 
     concurrent = judge_session.run_judge(fixed, ask, meter, lambda *_: None, workers=4)
     assert threading.get_ident() not in threads
     assert {key: verdict.problem for key, verdict in concurrent.items()} == {call.key: "" for call in fixed.calls}
-    assert judge_session._state(fixed.folder)[2] == pytest.approx(sum(meter.worst_case(call.messages) for call in fixed.calls))
-    assert meter.spent == pytest.approx(judge_session._state(fixed.folder)[2])
+    assert judge_session.dollars_spent(fixed) == pytest.approx(sum(meter.worst_case(call.messages) for call in fixed.calls))
+    assert meter.spent == pytest.approx(judge_session.dollars_spent(fixed))
 
 
 def test_refusal_stops_concurrent_questions_and_keeps_replies(evaluation):
@@ -360,9 +360,9 @@ def test_cap_holds_with_concurrent_questions(evaluation):
     meter = CostMeter(1.0, 1.0, cap=6.5 * worst)
 
     def ask(messages):
-        with meter.reserve(messages):
+        with meter.reserve(meter.worst_case(messages)):
             time.sleep(0.01)
-            meter.charge(messages)
+            meter.charge(meter.worst_case(messages))
         return _asker(honest)(messages)
 
     with pytest.raises(CostCapReached):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.hashing import sha256_json, unit_interval
+from mlxtune.evaluation.judge.endpoint import CostMeter
 from mlxtune.evaluation.judge.rubric import (
     Grade,
     Rubric,
@@ -54,6 +55,14 @@ class JudgeCall:
     def key(self) -> str:
         """The key that identifies the call in the journal."""
         return sha256_json([self.messages, self.repeat])[:32]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"row": self.row, "subject": self.subject}
+
+    def worst_case(self, meter: CostMeter) -> float:
+        """Return the highest possible cost in dollars."""
+        return meter.worst_case(self.messages)
 
     def read(self, reply: str) -> Grade:
         """Parse the judge's ``reply`` strictly."""

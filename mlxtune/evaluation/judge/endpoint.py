@@ -1,14 +1,16 @@
-"""A judge at an OpenAI-compatible endpoint, with a cost cap, safe retries, and a key that is never displayed."""
+"""A model at an OpenAI-compatible endpoint, with a cost cap, safe retries, and a key that is never displayed."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,11 +21,15 @@ from mlxtune.evaluation.judge import ReplyLost
 
 OFFICIAL = "https://api.openai.com/v1"
 KEY, OFFICIAL_KEY = "MLXTUNE_JUDGE_KEY", "OPENAI_API_KEY"
-REPLY_TOKENS = 1024  # reasoning included
+REPLY_TOKENS = 1024  # of a judge, reasoning included
 TIMEOUT = 120.0  # seconds
 TRIES = 5
 WAIT = 60.0  # maximum seconds between two attempts
 _BEFORE_WORK = ("ConnectError", "ConnectTimeout")  # HTTP client errors that mean nothing was sent
+
+
+Messages = Sequence[dict[str, Any]]  # chat messages in OpenAI's format
+Tools = Sequence[dict[str, Any]]  # function descriptions in OpenAI's format
 
 
 class CostCapReached(MlxtuneError):
@@ -36,11 +42,13 @@ class CostMeter:
     """A thread-safe meter with prices in dollars per million tokens, the amount ``spent``, and its ``cap`` (``None`` = no limit).
 
     Before a question is sent, its worst case and those of all questions in flight must fit under the cap. A prompt has at most one
-    token per byte, and a reply at most :data:`REPLY_TOKENS`.
+    token per byte, and a reply at most ``reply_tokens``.
     """
 
-    def __init__(self, price_in: float = 0.0, price_out: float = 0.0, cap: float | None = None) -> None:
-        self.price_in, self.price_out, self.cap = price_in, price_out, cap
+    def __init__(
+        self, price_in: float = 0.0, price_out: float = 0.0, cap: float | None = None, reply_tokens: int = REPLY_TOKENS
+    ) -> None:
+        self.price_in, self.price_out, self.cap, self.reply_tokens = price_in, price_out, cap, reply_tokens
         self.spent = 0.0
         self._reserved = 0.0
         self._lock = threading.Lock()
@@ -51,20 +59,21 @@ class CostMeter:
         """Dollars spent by the calling thread."""
         return float(getattr(self._local, "spent", 0.0))
 
-    def worst_case(self, messages: list[dict[str, str]]) -> float:
+    def worst_case(self, messages: Messages, tools: Tools = ()) -> float:
         """Return the highest possible cost of asking ``messages``, with 16 tokens per message for the chat template."""
         tokens = sum(len(message["content"].encode("utf-8", "surrogatepass")) + 16 for message in messages)
-        return (tokens * self.price_in + REPLY_TOKENS * self.price_out) / 1e6
+        more = [{key: value for key, value in message.items() if key not in ("role", "content")} for message in messages]
+        tokens += sum(len(json.dumps(item)) for item in (*filter(None, more), *tools))
+        return (tokens * self.price_in + self.reply_tokens * self.price_out) / 1e6
 
     @contextmanager
-    def reserve(self, messages: list[dict[str, str]]) -> Iterator[None]:
-        """Reserve the worst-case cost of ``messages`` during the call. Raises ``CostCapReached`` if it exceeds the cap."""
-        worst = self.worst_case(messages)
+    def reserve(self, worst: float) -> Iterator[None]:
+        """Reserve ``worst``, a worst-case cost, during the call. Raises ``CostCapReached`` if it exceeds the cap."""
         with self._lock:
             if self.cap is not None and self.spent + self._reserved + worst > self.cap:
                 raise CostCapReached(
                     f"${self.spent:.4f} of ${self.cap:.2f} has been spent, and the next question could cost ${worst:.4f}.",
-                    hint="Replies are saved. Run again with a higher --cap to continue.",
+                    hint="Replies are saved. Run again with a higher cap to continue.",
                 )
             self._reserved += worst
         try:
@@ -73,13 +82,13 @@ class CostMeter:
             with self._lock:
                 self._reserved -= worst
 
-    def charge(self, messages: list[dict[str, str]], usage: Any = None) -> None:
-        """Add the cost of a reply: the reported usage, or else the worst case."""
+    def charge(self, worst: float, usage: Any = None) -> None:
+        """Add the cost of a reply: the reported usage, or else the ``worst`` case."""
         match getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None):
             case int(prompt), int(reply) if prompt >= 0 and reply >= 0:
                 cost = (prompt * self.price_in + reply * self.price_out) / 1e6
             case _:
-                cost = self.worst_case(messages)
+                cost = worst
         with self._lock:
             self.spent += cost
         self._local.spent = self.own_spent + cost
@@ -89,11 +98,11 @@ def host(url: str) -> str:
     """Return the host in an endpoint's ``url``. Raises ``InputError`` if the URL has secrets or lacks encryption."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError("The judge's URL must start with https:// (or http:// on this machine).")
+        raise InputError("The endpoint's URL must start with https:// (or http:// on this machine).")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
-            "The judge's URL must not contain credentials, a query or a fragment.",
-            hint=f"Set the key in the environment variable {KEY}.",
+            "The endpoint's URL must not contain credentials, a query or a fragment.",
+            hint="Set the key in an environment variable.",
         )
     if parts.scheme == "http" and not is_local(parts.hostname):
         raise InputError(f"The rows and the key would be sent to {one_line(parts.hostname, 60)} unencrypted.", hint="Use https://.")
@@ -108,13 +117,17 @@ def is_local(name: str) -> bool:
         return name == "localhost"
 
 
-def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.environ) -> str:
-    """Return the key from the environment: ``variable``, or the default one. Raises ``InputError`` if a required key is missing."""
+def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.environ, *, default: str = KEY) -> str:
+    """Return the key from the environment: ``variable``, or OpenAI's for its endpoint and ``default`` for all others.
+
+    Raises ``InputError`` if a required key is missing.
+    """
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # not shown, since it may be the key
         raise InputError(
-            "--key-env takes the name of an environment variable, not a key.", hint=f"Run: export {KEY}=…, and omit --key-env."
+            "The key's environment variable must be a name, not a key.",
+            hint=f"Run: export {default}=…, and name no variable.",
         )
-    name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else KEY)
+    name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else default)
     secret = environment.get(name, "").strip()
     if not secret and (variable or not is_local(host(url))):
         raise InputError(
@@ -124,8 +137,23 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
     return secret
 
 
-class EndpointJudge:
-    """An :data:`AskJudge` over HTTP. The key is redacted from every reply and every error message."""
+@dataclass(frozen=True)
+class Completion:
+    """A reply, why it ended, its tool calls in OpenAI's format, its tokens if reported, and the seconds from request to reply.
+
+    ``tokens`` includes ``thought_tokens``, the tokens of reasoning.
+    """
+
+    text: str
+    ended: str
+    calls: tuple[dict[str, Any], ...]
+    tokens: int | None
+    thought_tokens: int
+    seconds: float
+
+
+class EndpointClient:
+    """A model over HTTP. The key is redacted from every reply and every error message."""
 
     def __init__(self, url: str, model: str, secret: str, meter: CostMeter, sleep: Callable[[float], None] = time.sleep) -> None:
         """Raises ``InputError`` if the ``judge`` extra is not installed."""
@@ -133,7 +161,7 @@ class EndpointJudge:
             import openai
         except ImportError as error:
             raise InputError(
-                "A judge at an endpoint needs the openai package.", hint="Run: pip install 'mlxtune[judge]'"
+                "A model at an endpoint needs the openai package.", hint="Run: pip install 'mlxtune[judge]'"
             ) from error
         self._name, self._model, self._secret, self._meter, self._sleep = host(url), model, secret, meter, sleep
         # No redirect or proxy may send rows elsewhere.
@@ -145,43 +173,47 @@ class EndpointJudge:
         self._create: Callable[..., Any] = self._client.chat.completions.create
         # OpenAI's newer models reject max_tokens and temperature; older models and local servers support nothing else.
         self._options: dict[str, Any] = (
-            {"max_completion_tokens": REPLY_TOKENS}
+            {"max_completion_tokens": meter.reply_tokens}
             if self._name == host(OFFICIAL)
-            else {"max_tokens": REPLY_TOKENS, "temperature": 0.0}
+            else {"max_tokens": meter.reply_tokens, "temperature": 0.0}
         )
 
-    def __call__(self, messages: list[dict[str, str]]) -> str:
+    def complete(self, messages: Messages, tools: Tools = ()) -> Completion:
         """Return the reply to ``messages``.
 
         A question is retried only if the endpoint certainly did no work (429, 503, no connection). After any other failure, it may
         have been billed: its worst case is charged and :class:`ReplyLost` is raised. Raises ``InputError`` if the endpoint rejects
         the key, model or request, ``MachineError`` if it cannot be reached, and ``CostCapReached`` at the cap.
         """
-        with self._meter.reserve(messages):
-            return self._ask(messages)
+        worst = self._meter.worst_case(messages, tools)
+        with self._meter.reserve(worst):
+            return self._ask(messages, tools, worst)
 
-    def _ask(self, messages: list[dict[str, str]]) -> str:
-        once = {"Idempotency-Key": sha256_json([self._model, messages])}  # endpoints that support it bill a retry once
+    def _ask(self, messages: Messages, tools: Tools, worst: float) -> Completion:
+        content = [self._model, messages, *([tools] if tools else [])]
+        once = {"Idempotency-Key": sha256_json(content)}  # endpoints that support it bill a retry once
+        options = self._options | ({"tools": list(tools)} if tools else {})
         for attempt in range(1, TRIES + 1):
+            start = time.perf_counter()
             try:
-                reply = self._create(model=self._model, messages=messages, extra_headers=once, **self._options)
+                reply = self._create(model=self._model, messages=messages, extra_headers=once, **options)
             except self._openai.APIStatusError as error:
-                wait = self._retry_delay(error, messages)
+                wait = self._retry_delay(error, worst)
             except self._openai.APIConnectionError as error:
                 if type(error.__cause__).__name__ not in _BEFORE_WORK:
-                    self._meter.charge(messages)
+                    self._meter.charge(worst)
                     raise ReplyLost(f"{self._name} did not reply.") from None
                 wait = 0.0
             except (self._openai.OpenAIError, ValueError) as error:  # an unreadable reply
-                self._meter.charge(messages)
+                self._meter.charge(worst)
                 raise ReplyLost(one_line(self._redact(str(error)), 300)) from None
             else:
-                return self._reply_text(reply, messages)
+                return self._completion(reply, worst, time.perf_counter() - start)
             if attempt < TRIES:
                 self._sleep(min(WAIT, max(wait, 2.0 ** (attempt - 1))))
         raise MachineError(f"Cannot reach {self._name}.", hint="Replies are saved. Run again to continue.")
 
-    def _retry_delay(self, error: Any, messages: list[dict[str, str]]) -> float:
+    def _retry_delay(self, error: Any, worst: float) -> float:
         """Return the seconds to wait after a status that proves no work was done; raise for every other status."""
         status, text = int(error.status_code), one_line(self._redact(str(error.message)), 300)
         if status in (429, 503) and getattr(error, "code", None) != "insufficient_quota":
@@ -191,17 +223,38 @@ class EndpointJudge:
                 f"{self._name} rejected the request with status {status}: {text}",
                 hint="Check the model name, the API key and the URL.",
             ) from None
-        self._meter.charge(messages)
+        self._meter.charge(worst)
         raise ReplyLost(f"{self._name} replied with status {status}: {text}") from None
 
-    def _reply_text(self, reply: Any, messages: list[dict[str, str]]) -> str:
-        self._meter.charge(messages, getattr(reply, "usage", None))
+    def _completion(self, reply: Any, worst: float, seconds: float) -> Completion:
+        usage = getattr(reply, "usage", None)
+        self._meter.charge(worst, usage)
         choices = getattr(reply, "choices", None)
-        text = choices[0].message.content if choices else None
-        return self._redact(text) if isinstance(text, str) else ""
+        message = getattr(choices[0], "message", None) if choices else None
+        if not choices or message is None:
+            raise ReplyLost(f"{self._name} sent something that is not a chat completion.")
+        calls = tuple(json.loads(self._redact(call.model_dump_json())) for call in getattr(message, "tool_calls", None) or ())
+        text = self._redact(message.content) if isinstance(message.content, str) else ""
+        tokens = getattr(usage, "completion_tokens", None)
+        details = getattr(usage, "completion_tokens_details", None)
+        thought_tokens = getattr(details, "reasoning_tokens", None) or 0
+        ended = "length" if choices[0].finish_reason == "length" else "stop"
+        return Completion(text, ended, calls, tokens if isinstance(tokens, int) else None, thought_tokens, seconds)
 
     def _redact(self, text: str) -> str:
         return text.replace(self._secret, "[key]") if self._secret else text
+
+
+class EndpointJudge:
+    """An :data:`AskJudge` over HTTP."""
+
+    def __init__(self, url: str, model: str, secret: str, meter: CostMeter, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Raises ``InputError`` if the ``judge`` extra is not installed."""
+        self._client = EndpointClient(url, model, secret, meter, sleep)
+
+    def __call__(self, messages: Messages) -> str:
+        """Return the text of the reply to ``messages``. Raises as :meth:`EndpointClient.complete` does."""
+        return self._client.complete(messages).text
 
 
 def _seconds(text: str) -> float:

@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import re
 import secrets
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_json, unit_interval
-from mlxtune.core.journal import Journal, read
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.json_fields import to_json
-from mlxtune.evaluation.judge import AskJudge, ReplyLost
+from mlxtune.evaluation.judge import AskJudge
 from mlxtune.evaluation.judge.batch import JudgeCall, batch
 from mlxtune.evaluation.judge.endpoint import CostMeter
+from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
 from mlxtune.evaluation.judge.rubric import DEFAULT, Grade, Rubric, rubric_from_json
 from mlxtune.evaluation.paired_answers import AnswerPair, load_pairs
 from mlxtune.runs.locks import file_lock
 
 FILE = "session.json"
-MAX_LOST_IN_A_ROW = 3  # lost replies after which the endpoint is considered down
+CALLS = "calls.jsonl"
 
 
 @dataclass(frozen=True)
@@ -117,14 +113,14 @@ def record_consent(session: JudgeSession, how: str) -> JudgeSession:
 
 def load_grades(session: JudgeSession) -> dict[str, Grade]:
     """Return the grades so far, keyed by call key. A question without a reply counts as ``lost``."""
-    replies, lost, _ = _state(session.folder)
-    grades = {call.key: call.read(replies[call.key]) for call in session.calls if call.key in replies}
-    return grades | {key: Grade(None, problem="lost") for key in lost}
+    journal = read_calls(session.folder / CALLS)
+    grades = {call.key: call.read(journal.replies[call.key]) for call in session.calls if call.key in journal.replies}
+    return grades | {key: Grade(None, problem="lost") for key in journal.lost}
 
 
 def dollars_spent(session: JudgeSession) -> float:
     """Return what the session has cost so far, in dollars."""
-    return _state(session.folder)[2]
+    return read_calls(session.folder / CALLS).spent
 
 
 def run_judge(
@@ -139,92 +135,12 @@ def run_judge(
     if session.host and not session.consent:
         raise InputError(f"Sending rows to {session.host} needs your consent.", hint="Agree with --send.")
     with file_lock(session.folder / "session.lock", busy_message="Another process is running this judge.", timeout=0.3):
-        calls = session.calls
-        replies, lost, meter.spent = _state(session.folder)
-        journal = Journal(session.folder / "calls.jsonl")
-        try:
-            remaining = [call for call in calls if call.key not in replies and call.key not in lost]
-            in_a_row = 0
-            with closing(_ask_all(remaining, ask, meter, journal, workers)) as replied:
-                for done, came in enumerate(replied, len(calls) - len(remaining) + 1):
-                    progress(done, len(calls))
-                    in_a_row = 0 if came else in_a_row + 1
-                    if in_a_row == MAX_LOST_IN_A_ROW:
-                        raise MachineError(
-                            f"{MAX_LOST_IN_A_ROW} replies in a row were lost.",
-                            hint="Replies are saved. Check the endpoint, then run again.",
-                        )
-            if remaining:
-                rows = [row.id for row in session.rows]
-                ledger.record(ledger.ledger_path(session.evaluation), "judge", session.evaluation.name, rows)
-        finally:
-            journal.close()
+        calls, journal = session.calls, read_calls(session.folder / CALLS)
+        done = {*journal.replies, *journal.lost}
+        make_calls(
+            calls, lambda call: ask(call.messages), meter, session.folder / CALLS, progress, workers=workers, done=done
+        )  # fmt: skip
+        if any(call.key not in done for call in calls):
+            rows = [row.id for row in session.rows]
+            ledger.record(ledger.ledger_path(session.evaluation), "judge", session.evaluation.name, rows)
     return load_grades(session)
-
-
-def _ask_all(
-    remaining: Sequence[JudgeCall], ask: AskJudge, meter: CostMeter, journal: Journal, workers: int
-) -> Generator[bool, None, None]:
-    """Ask each question and yield whether a reply arrived. If closed early, save the replies to questions in flight first."""
-    lock, stop = threading.Lock(), threading.Event()
-    if workers == 1:
-        for call in remaining:
-            yield _ask(call, ask, meter, journal, lock)
-        return
-
-    def work(call: JudgeCall) -> bool:
-        try:
-            return stop.is_set() or _ask(call, ask, meter, journal, lock)
-        except BaseException:
-            stop.set()
-            raise
-
-    with ThreadPoolExecutor(workers, "judge") as pool:
-        try:
-            for done in as_completed([pool.submit(work, call) for call in remaining]):
-                yield done.result()
-        finally:
-            stop.set()
-
-
-def _ask(call: JudgeCall, ask: AskJudge, meter: CostMeter, journal: Journal, lock: threading.Lock) -> bool:
-    """Ask one question, journal it, and return whether a reply arrived."""
-    entry: dict[str, Any] = {"key": call.key, "row": call.row, "subject": call.subject}
-    with lock:
-        journal.append({**entry, "t": time.time(), "asked": True, "worst": meter.worst_case(call.messages)})
-        journal.sync()
-    before = meter.own_spent
-    try:
-        reply = {"reply": ask(call.messages)}
-    except ReplyLost as error:
-        reply = {"lost": str(error)}
-    except MlxtuneError:  # the endpoint did no work
-        with lock:
-            journal.append({"key": call.key, "refused": True})
-        raise
-    with lock:
-        journal.append({"key": call.key, **reply, "spent": meter.own_spent - before})
-    return "reply" in reply
-
-
-def _state(folder: Path) -> tuple[dict[str, str], set[str], float]:
-    """Return the replies by key, the keys of lost replies, and the dollars spent."""
-    replies: dict[str, str] = {}
-    open: dict[str, float] = {}
-    spent = 0.0
-    lost = set[str]()
-    for entry in read(folder / "calls.jsonl"):
-        match entry:
-            case {"key": str(key), "asked": True, "worst": int(worst) | float(worst)}:
-                open[key] = worst
-            case {"key": str(key), "reply": str(reply), "spent": int(cost) | float(cost)}:
-                replies[key] = reply
-                spent += cost
-                open.pop(key, None)
-            case {"key": str(key), "lost": str(), "spent": int(cost) | float(cost)}:
-                lost.add(key)
-                spent += cost
-                open.pop(key, None)
-            case {"key": str(key), "refused": True}:
-                open.pop(key, None)
-    return replies, lost | set(open), spent + sum(open.values())

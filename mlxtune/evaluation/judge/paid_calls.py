@@ -1,0 +1,144 @@
+"""Calls to a model that may cost money. Each is journaled before and after it, so that no reply is paid for twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.journal import Journal, read
+from mlxtune.evaluation.judge import ReplyLost
+from mlxtune.evaluation.judge.endpoint import CostMeter
+
+MAX_LOST_IN_A_ROW = 3  # lost replies after which the endpoint is considered down
+
+
+class PaidCall(Protocol):
+    """A call with its ``key`` in the journal, and ``labels`` that describe it there."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def labels(self) -> dict[str, str]: ...
+    def worst_case(self, meter: CostMeter) -> float:
+        """Return the highest possible cost in dollars."""
+        ...
+
+
+C = TypeVar("C", bound=PaidCall)
+
+
+@dataclass(frozen=True)
+class CallLog:
+    """The replies by key, the keys of calls without one (which may have been billed), and the dollars spent at most."""
+
+    replies: dict[str, Any]
+    lost: frozenset[str]
+    spent: float
+
+
+def read_calls(file: Path) -> CallLog:
+    """Read the journal of calls. A call that was sent before a crash counts as lost, at its worst case."""
+    replies: dict[str, Any] = {}
+    open: dict[str, float] = {}
+    lost = set[str]()
+    spent = 0.0
+    for entry in read(file):
+        match entry:
+            case {"key": str(key), "asked": True, "worst": int(worst) | float(worst)}:
+                spent += open.get(key, 0.0)
+                open[key] = worst
+            case {"key": str(key), "reply": str() | dict() as reply, "spent": int(cost) | float(cost)}:
+                replies[key] = reply
+                spent += cost
+                open.pop(key, None)
+            case {"key": str(key), "lost": str(), "spent": int(cost) | float(cost)}:
+                lost.add(key)
+                spent += cost
+                open.pop(key, None)
+            case {"key": str(key), "refused": True}:
+                open.pop(key, None)
+    return CallLog(replies, frozenset((lost | set(open)) - set(replies)), spent + sum(open.values()))
+
+
+def make_calls(
+    calls: Sequence[C],
+    ask: Callable[[C], Any],
+    meter: CostMeter,
+    file: Path,
+    progress: Callable[[int, int], None],
+    *,
+    workers: int = 1,
+    done: Collection[str] = (),
+) -> None:
+    """Make those ``calls`` whose key is not in ``done``, ``workers`` at a time, and journal them in ``file``.
+
+    ``ask`` returns the reply as JSON; with one worker, it is called in the calling thread. ``meter`` starts at what was spent before.
+    Raises any error from ``ask``, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
+    """
+    meter.spent = read_calls(file).spent
+    journal = Journal(file)
+    remaining = [call for call in calls if call.key not in done]
+    in_a_row = 0
+    try:
+        with closing(_ask_all(remaining, ask, meter, journal, workers)) as replied:
+            for count, came in enumerate(replied, len(calls) - len(remaining) + 1):
+                progress(count, len(calls))
+                in_a_row = 0 if came else in_a_row + 1
+                if in_a_row == MAX_LOST_IN_A_ROW:
+                    raise MachineError(
+                        f"{MAX_LOST_IN_A_ROW} replies in a row were lost.",
+                        hint="Replies are saved. Check the endpoint, then run again.",
+                    )
+    finally:
+        journal.close()
+
+
+def _ask_all(
+    remaining: Sequence[C], ask: Callable[[C], Any], meter: CostMeter, journal: Journal, workers: int
+) -> Generator[bool, None, None]:
+    """Make each call and yield whether a reply arrived. If closed early, save the replies to calls in flight first."""
+    lock, stop = threading.Lock(), threading.Event()
+    if workers == 1:
+        for call in remaining:
+            yield _ask(call, ask, meter, journal, lock)
+        return
+
+    def work(call: C) -> bool:
+        try:
+            return stop.is_set() or _ask(call, ask, meter, journal, lock)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(workers, "calls") as pool:
+        try:
+            for done in as_completed([pool.submit(work, call) for call in remaining]):
+                yield done.result()
+        finally:
+            stop.set()
+
+
+def _ask(call: C, ask: Callable[[C], Any], meter: CostMeter, journal: Journal, lock: threading.Lock) -> bool:
+    """Make one call, journal it, and return whether a reply arrived."""
+    with lock:
+        journal.append({"key": call.key, **call.labels, "t": time.time(), "asked": True, "worst": call.worst_case(meter)})
+        journal.sync()
+    before = meter.own_spent
+    try:
+        reply = {"reply": ask(call)}
+    except ReplyLost as error:
+        reply = {"lost": str(error)}
+    except MlxtuneError:  # the endpoint did no work
+        with lock:
+            journal.append({"key": call.key, "refused": True})
+        raise
+    with lock:
+        journal.append({"key": call.key, **reply, "spent": meter.own_spent - before})
+    return "reply" in reply
