@@ -28,6 +28,7 @@ VERBS = {
     "train": "train:train",
     "search": "search:search",
     "eval": "evaluate:evaluate",
+    "queue": "queue:app",
     "compare": "compare:compare",
     "score": "score:score",
     "selftest": "selftest:selftest",

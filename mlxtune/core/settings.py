@@ -2,6 +2,7 @@
 
 theme = "paper"             # ink (dark), paper (light), or ansi (the terminal's own colors)
 relax_gpu_watchdog = false  # let macOS stop long GPU work while the display is on
+notify_command = "say"      # run when a queue ends, with a summary as its last argument
 
 [keys]                      # a binding's ID = one key, or several separated by commas; F1 in the app shows the IDs
 "train.zoom" = "x"
@@ -21,20 +22,21 @@ from mlxtune.core.files import home, write_text
 from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
-_KNOWN = ("theme", "relax_gpu_watchdog", "keys")
+_KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys")
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings. ``keys`` maps binding IDs to keys. ``errors`` has one sentence per invalid setting.
 
-    ``relax_gpu_watchdog`` is for workers on a Mac; see ``gpu_errors``.
+    ``relax_gpu_watchdog`` is for workers on a Mac; see ``gpu_errors``. ``notify_command`` is run when a queue ends.
     """
 
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     relax_gpu_watchdog: bool = True
+    notify_command: str = ""
 
 
 def path() -> Path:
@@ -59,6 +61,10 @@ def load() -> Settings:
     if not isinstance(relax, bool):
         warnings.append(f"{FILE}: relax_gpu_watchdog must be true or false.")
         relax = True
+    command = document.get("notify_command", "")
+    if not isinstance(command, str):
+        warnings.append(f"{FILE}: notify_command must be a quoted command.")
+        command = ""
     if not isinstance(keys, dict):
         warnings.append(f"{FILE}: keys must be a table: [keys].")
         keys = {}
@@ -68,7 +74,7 @@ def load() -> Settings:
             bindings[id] = value
         else:
             warnings.append(f"{FILE}: keys.{one_line(id)} must be a quoted key.")
-    return Settings(theme, bindings, tuple(warnings), relax)
+    return Settings(theme, bindings, tuple(warnings), relax, command)
 
 
 def save_theme(name: str) -> None:

@@ -1,0 +1,207 @@
+"""``queue``: run trainings, evaluations, searches, and exports one after another, for example overnight."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import Cell, err, info, show, show_json
+from mlxtune.cli.tables import print_columns
+from mlxtune.core import settings
+from mlxtune.core.child_process import python_command, python_environment
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation import report as reports
+from mlxtune.runs.locks import accelerator_lock, is_locked
+from mlxtune.runs.queue import LOG, Queue, QueueEntry
+from mlxtune.runs.registry import Run
+from mlxtune.runs.status import ACTIVE
+
+app = typer.Typer(help="Run trainings, evaluations, searches, and exports one after another.", no_args_is_help=True)
+
+COMMANDS = ("train", "eval", "search", "adapters export")
+DETACHED = ("train", "search")  # their runs can be found again after the queue's process ended
+POLL = 1.0  # seconds
+_GLYPHS: dict[str, Cell] = {
+    "waiting": ("○", "faint"), "started": ("●", "bold primary"), "done": ("✓", "bold success"), "failed": ("✗", "bold error"),
+    "cleared": ("·", "faint"),
+}  # fmt: skip
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def add(
+    command: Annotated[
+        list[str], typer.Argument(help="A command, for example: train recipes/support-json.toml", show_default=False)
+    ],
+) -> None:
+    """Add a command: train, eval, search, or adapters export, with its arguments. A trained adapter is also evaluated."""
+    from mlxtune.cli.main import load_verb  # imports this module
+
+    name = next((name for name in COMMANDS if tuple(command[: len(name.split())]) == tuple(name.split())), None)
+    if name is None:
+        raise InputError(f"{command[0]} cannot be queued.", hint=f"Use one of: {', '.join(COMMANDS)}.")
+    load_verb(name).make_context(name, command[len(name.split()) :])  # raises if an option is unknown or missing
+    entry = Queue(Path.cwd()).add(command)
+    show(f"Added as number {entry.number}.   ", ("mlxtune queue run", "primary"))
+
+
+@app.command("list")
+def list_entries(json: Json = False) -> None:
+    """List the commands and how they ended."""
+    queue = Queue(Path.cwd())
+    entries = [entry for entry in queue.entries() if entry.status != "cleared"]
+    if json:
+        show_json({"running": queue.is_running, "entries": [asdict(entry) for entry in entries]})
+    elif entries:
+        print_columns(
+            [[_GLYPHS[entry.status], str(entry.number), entry.text, (entry.message, "muted")] for entry in entries], right=(1,)
+        )
+    else:
+        show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
+
+
+@app.command()
+def clear() -> None:
+    """Remove the commands that have not been started."""
+    show(f"Removed {plural(Queue(Path.cwd()).clear(), 'command')}.")
+
+
+@app.command()
+def run(
+    detach: Annotated[bool, typer.Option("--detach", help="Run the queue in the background, and return immediately.")] = False,
+) -> None:
+    """Run the commands in order. After an interruption, run it again: it continues with the command that was interrupted."""
+    queue = Queue(Path.cwd())
+    if detach:
+        if queue.is_running:
+            raise MachineError("Another process already runs this queue.")
+        with (queue.workspace / LOG).open("ab") as log:
+            command = python_command("mlxtune", "queue", "run")
+            subprocess.Popen(
+                command, env=python_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        show("The queue runs in the background. Its output is in ", (LOG, "primary"), ".")
+        return
+    with queue.runner_lock():
+        done: list[QueueEntry] = []
+        evaluations = _evaluations(queue.workspace)
+        while entry := next((entry for entry in queue.entries() if entry.status in ("started", "waiting")), None):
+            info(("● ", "bold primary"), entry.text)
+            try:
+                _run_entry(queue, entry)
+            except KeyboardInterrupt:
+                info("")
+                info(("■ ", "muted"), "Stopped; what runs now continues.   ", ("mlxtune queue run", "primary"))
+                raise typer.Exit(130) from None
+            done.append(next(item for item in queue.entries() if item.number == entry.number))
+            info(_GLYPHS[done[-1].status], " ", done[-1].text, "  ", (done[-1].message, "muted"))
+    if not done:
+        show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
+        return
+    summary = summarize(done, [folder for folder in _evaluations(queue.workspace) if folder not in evaluations])
+    show(summary)
+    _notify(summary)
+    raise typer.Exit(int(any(entry.status == "failed" for entry in done)))
+
+
+def summarize(entries: list[QueueEntry], evaluations: list[Path]) -> str:
+    """Return how many entries are done, and the best adapter among the new evaluations."""
+    text = f"{sum(entry.status == 'done' for entry in entries)} of {len(entries)} done"
+    rates = []
+    for folder in evaluations:
+        with suppress(InputError, KeyError, StopIteration):
+            report = reports.load(folder)
+            tuned = next(arm for arm in reversed(report.arms) if arm.name == "tuned").rate("contract")
+            rates.append((tuned.hits / tuned.total, one_line(str(report.facts["name"]))))
+    if rates:
+        rate, name = max(rates)
+        text += f", best: {name}, contract {rate:.1%}"
+    return f"{text}."
+
+
+def _run_entry(queue: Queue, entry: QueueEntry) -> None:
+    """Run an entry to its end, and record it. An entry that was started before continues with its run."""
+    while is_locked(accelerator_lock()) and not _is_alive(entry.run):
+        time.sleep(POLL)
+    if entry.command[0] not in DETACHED:
+        queue.start(entry)
+        code, output = _call(*entry.command)
+        queue.end(entry, failed=code != 0, message=_last_line(output) if code else "")
+        return
+    folder = entry.run
+    if not folder:
+        code, output = _call(*entry.command, "--detach", "--json")
+        if code:
+            queue.end(entry, failed=True, message=_last_line(output))
+            return
+        folder = str(json.loads(output)["folder"])
+        queue.start(entry, folder)
+    task = Run(Path(folder))
+    if not (task.folder / "recipe.toml").is_file():
+        queue.end(entry, failed=True, message="its run was removed")
+        return
+    status = task.status()
+    code, output = 0, ""
+    if status in ("stopped", "crashed"):
+        code, output = _call("runs", "resume", folder)
+    elif status != "finished":
+        code, output = _call("runs", "attach", folder)
+    if code == 0 and task.kind == "train":
+        code, output = _call("eval", folder)
+    queue.end(entry, failed=code != 0, message=_last_line(output) if code else task.id)
+
+
+def _is_alive(folder: str) -> bool:
+    return bool(folder) and Run(Path(folder)).status() in ACTIVE
+
+
+def _call(*command: str) -> tuple[int, str]:
+    """Run a command of mlxtune. Return its exit code, and its standard output or, if it failed, its error messages."""
+    result = subprocess.run(
+        python_command("mlxtune", *command),
+        env=python_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # Ctrl-C ends only the queue
+    )
+    return result.returncode, result.stderr if result.returncode else result.stdout
+
+
+def _last_line(output: str) -> str:
+    """Return the error in an output: the last line with a cross, or the last line."""
+    rows = [row.strip() for row in output.splitlines() if row.strip()]
+    errors = [row for row in rows if row.startswith("✗")]
+    return one_line((errors or rows or ["failed"])[-1].lstrip("✗ "), 200)
+
+
+def _evaluations(workspace: Path) -> list[Path]:
+    return [file.parent for file in workspace.glob("evals/*/report.json")]
+
+
+def _notify(summary: str) -> None:
+    """Ring the terminal's bell, show a notification on a Mac, and run the user's command."""
+    if err.is_terminal:
+        err.bell()
+    commands: list[list[str]] = []
+    if sys.platform == "darwin":
+        script = ("on run argv", 'display notification (item 1 of argv) with title "mlxtune"', "end run")
+        commands.append(["osascript", *(part for row in script for part in ("-e", row)), summary])
+    if command := settings.load().notify_command:
+        commands.append([*shlex.split(command), summary])
+    for arguments in commands:
+        try:
+            subprocess.run(arguments, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            info(("! ", "bold warning"), f"{arguments[0]} could not be run: {one_line(str(error))}")

@@ -1,0 +1,105 @@
+"""The queue of a workspace: commands to run one after another, in ``queue.jsonl``.
+
+Each line adds an entry, or says that one was started, that it ended, or that the waiting entries were cleared.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxtune.core import journal
+from mlxtune.core.journal import Journal
+from mlxtune.runs.locks import file_lock, is_locked
+
+FILE, LOCK, LOG = "queue.jsonl", "queue.lock", "queue.log"
+
+EntryStatus = Literal["waiting", "started", "done", "failed", "cleared"]
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A command without ``mlxtune``, the folder of the run that it started (if known), and how it ended."""
+
+    number: int
+    command: tuple[str, ...]
+    status: EntryStatus = "waiting"
+    run: str = ""
+    message: str = ""
+
+    @property
+    def text(self) -> str:
+        return shlex.join(self.command)
+
+
+class Queue:
+    """The queue of a workspace. Any process may add entries; one at a time runs them."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process runs the entries."""
+        return is_locked(self.workspace / LOCK)
+
+    def runner_lock(self) -> AbstractContextManager[None]:
+        """Return a lock for the process that runs the entries. Raise ``MachineError`` if there is another one."""
+        return file_lock(self.workspace / LOCK, busy_message="Another process already runs this queue.")
+
+    def entries(self) -> list[QueueEntry]:
+        """Return all entries, oldest first."""
+        entries: dict[int, QueueEntry] = {}
+        for record in journal.read(self.workspace / FILE):
+            _apply(entries, record)
+        return list(entries.values())
+
+    def add(self, command: Sequence[str]) -> QueueEntry:
+        """Add a command."""
+        with file_lock(self.workspace / f"{FILE}.lock", busy_message="Another process is changing the queue."):
+            entry = QueueEntry(1 + max((entry.number for entry in self.entries()), default=0), tuple(command))
+            self._append({"type": "added", "number": entry.number, "command": list(command)})
+        return entry
+
+    def start(self, entry: QueueEntry, run: str = "") -> None:
+        """Record that an entry was started, and later the folder of its run."""
+        self._record({"type": "started", "number": entry.number, "run": run})
+
+    def end(self, entry: QueueEntry, *, failed: bool, message: str) -> None:
+        self._record({"type": "ended", "number": entry.number, "failed": failed, "message": message})
+
+    def clear(self) -> int:
+        """Remove the waiting entries and return their number."""
+        waiting = [entry for entry in self.entries() if entry.status == "waiting"]
+        for entry in waiting:
+            self._record({"type": "cleared", "number": entry.number})
+        return len(waiting)
+
+    def _record(self, record: Mapping[str, Any]) -> None:
+        with file_lock(self.workspace / f"{FILE}.lock", busy_message="Another process is changing the queue."):
+            self._append(record)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        file = Journal(self.workspace / FILE)
+        try:
+            file.append({"v": 1, **record})
+            file.sync()
+        finally:
+            file.close()
+
+
+def _apply(entries: dict[int, QueueEntry], record: Mapping[str, Any]) -> None:
+    """Change ``entries`` as a line of the journal says. Unknown lines are ignored."""
+    match record:
+        case {"type": "added", "number": int(number), "command": list(command)}:
+            entries[number] = QueueEntry(number, tuple(map(str, command)))
+        case {"type": "started", "number": int(number), "run": str(run)} if number in entries:
+            entries[number] = replace(entries[number], status="started", run=run)
+        case {"type": "ended", "number": int(number), "failed": bool(failed), "message": str(message)} if number in entries:
+            entries[number] = replace(entries[number], status="failed" if failed else "done", message=message)
+        case {"type": "cleared", "number": int(number)} if number in entries:
+            entries[number] = replace(entries[number], status="cleared")

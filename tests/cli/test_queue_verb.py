@@ -1,0 +1,59 @@
+"""``queue``: commands one after another, with evaluations, a summary, and a queue that was interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxtune.core import files
+from mlxtune.runs.queue import Queue
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
+
+
+def test_a_night(cli, workspace: Path):
+    script = workspace / "notify.py"
+    script.write_text("import sys; open('notified', 'w').write(sys.argv[1])")
+    (files.home() / "settings.toml").write_text(f"notify_command = '{sys.executable} {script}'\n")
+    try:
+        assert cli("queue", "add", "train", "recipes/tiny.toml", *SMALL).out.startswith("Added as number 1.")
+        cli("queue", "add", "train", "recipes/tiny.toml", "--set", "data.source=missing.jsonl")
+        cli("queue", "add", "eval", "last")
+        entries = json.loads(cli("queue", "list", "--json").out)["entries"]
+        assert [(entry["number"], entry["status"]) for entry in entries] == [(1, "waiting"), (2, "waiting"), (3, "waiting")]
+        result = cli("queue", "run")
+        assert result.code == 1
+        assert result.out.startswith("2 of 3 done, best: tiny, contract ")
+        assert (workspace / "notified").read_text() == result.out.strip()
+    finally:
+        (files.home() / "settings.toml").unlink()
+    first, second, third = Queue(workspace).entries()
+    assert (first.status, second.status, third.status) == ("done", "failed", "done")
+    assert "missing.jsonl" in second.message
+    assert len(list(workspace.glob("evals/*/report.json"))) == 2
+    assert "✗" in cli("queue", "list").out
+
+
+def test_an_interrupted_queue_continues_its_run(cli, workspace: Path):
+    cli("queue", "add", "train", "recipes/tiny.toml")
+    detached = json.loads(cli("train", "recipes/tiny.toml", *SMALL, "--detach", "--json").out)
+    queue = Queue(workspace)
+    queue.start(queue.entries()[0], detached["folder"])  # as if the queue's process had been killed here
+    assert cli("queue", "run").code == 0
+    assert len(list(workspace.glob("runs/*"))) == 1
+    assert len(list(workspace.glob("evals/*/report.json"))) == 1
+
+
+def test_commands_are_checked_and_cleared(cli, cwd: Path):
+    assert "serve cannot be queued." in cli("queue", "add", "serve").err
+    assert cli("queue", "add", "train").code == 2
+    assert cli("queue", "add", "train", "x.toml", "--unknown").code == 2
+    assert "The queue is empty." in cli("queue", "list").out
+    cli("queue", "add", "train", "x.toml")
+    assert "Removed 1 command." in cli("queue", "clear").out
+    assert "The queue is empty." in cli("queue", "run").out
