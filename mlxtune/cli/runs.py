@@ -21,6 +21,8 @@ from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.runs.status import ACTIVE, STATUS_LABELS
 from mlxtune.training import start
 
+STOP_PATIENCE = 5.0  # seconds before stop says what it waits for
+
 app = typer.Typer(help="List, show, attach to, stop, resume, and remove runs.", invoke_without_command=True, no_args_is_help=False)
 
 RunName = Annotated[
@@ -105,7 +107,11 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     """Stop a run after its current step and save a checkpoint. It can be resumed."""
     run = registry.find_run(Path.cwd(), name, None)
     registry.stop(run)
+    started, explained = time.monotonic(), False
     while run.status() in ACTIVE:
+        if not explained and time.monotonic() - started > STOP_PATIENCE:
+            explained = True
+            info(("● ", "primary"), "Waiting for the current step to finish. Ctrl-C stops waiting; the run still stops.")
         time.sleep(0.1)
     if json:
         show_json(_record(run))

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from types import UnionType
+from typing import Any, Literal, NotRequired, TypedDict, Union, cast, get_args, get_origin, get_type_hints
 
+from mlxtune.core.errors import MachineError
 from mlxtune.core.journal import Journal, Tail
 
 FILE = "events.jsonl"
@@ -91,7 +95,7 @@ class StepDone(BaseEvent):
     epoch: float
     loss: float | None
     rate: float
-    norm: float | None
+    norm: NotRequired[float | None]
     tokens: int
     computed: NotRequired[int]
     speed: float
@@ -292,6 +296,15 @@ EventType = Literal[
 ]  # fmt: skip
 
 
+_BASE_KEYS = {"v": (int,), "seq": (int,), "t": (int, float), "type": (str,)}
+
+_MAX_TIME = 1e11  # seconds since the epoch; a date that every platform can show
+
+
+class RunRemoved(MachineError):
+    """The run's folder or its event log was deleted while the run was active."""
+
+
 class EventWriter:
     """Append events to a run's log. Thread-safe."""
 
@@ -301,8 +314,10 @@ class EventWriter:
         self._lock = threading.Lock()
 
     def emit(self, type: EventType, **fields: Any) -> None:
-        """Write one event. Raise ``MachineError`` if the disk is full."""
+        """Write one event. Raise ``MachineError`` if the disk is full, and ``RunRemoved`` if the log was deleted."""
         with self._lock:
+            if not self._journal.path.exists():  # the journal would create it again, in a folder that is being deleted
+                raise RunRemoved(f"The folder {self._journal.path.parent} was deleted, so the run was ended.")
             self._journal.append({"v": VERSION, "seq": self._seq, "t": round(time.time(), 3), "type": type, **fields})
             self._seq += 1
             if type in _SYNCED:
@@ -313,15 +328,51 @@ class EventWriter:
 
 
 class EventReader:
-    """Read a run's events. Each :meth:`read` returns the new ones, oldest first."""
+    """Read a run's events. Each :meth:`read` returns the new ones, oldest first. Lines that are not valid events are skipped."""
 
     def __init__(self, folder: Path) -> None:
         self._tail = Tail(folder / FILE)
 
     def read(self) -> list[Event]:
-        return cast(list[Event], self._tail.read())
+        return cast(list[Event], [record for record in self._tail.read() if _is_event(record)])
 
 
 def read_all(folder: Path) -> list[Event]:
     """Return all complete events of a run, oldest first."""
     return EventReader(folder).read()
+
+
+def _is_event(record: Mapping[str, Any]) -> bool:
+    """Return whether ``record`` has the fields of an event, and of its type if that is known, with values of the right types."""
+    if not _has_fields(record, _BASE_KEYS, _BASE_KEYS) or not 0 <= record["t"] < _MAX_TIME:
+        return False
+    types, required = _fields().get(record["type"], (_BASE_KEYS, ()))
+    return _has_fields(record, types, required)
+
+
+def _has_fields(record: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], required: Iterable[str]) -> bool:
+    return all(key in record for key in required) and all(
+        isinstance(record[key], allowed) for key, allowed in types.items() if key in record
+    )
+
+
+@cache
+def _fields() -> dict[str, tuple[dict[str, tuple[type, ...]], frozenset[str]]]:
+    """Return the types of each event type's fields, and which of them are required, from the classes above."""
+    result: dict[str, tuple[dict[str, tuple[type, ...]], frozenset[str]]] = {}
+    for one in get_args(Event):
+        hints = get_type_hints(one, include_extras=True)
+        required = frozenset(key for key, hint in hints.items() if get_origin(hint) is not NotRequired)
+        types = {key: _runtime_types(hint) for key, hint in hints.items()}
+        result |= dict.fromkeys(get_args(hints["type"]), (types, required))
+    return result
+
+
+def _runtime_types(hint: Any) -> tuple[type, ...]:
+    """Return the types of the JSON values that a field's type hint allows."""
+    if get_origin(hint) in (Union, UnionType, NotRequired):
+        return tuple(one for part in get_args(hint) for one in _runtime_types(part))
+    if get_origin(hint) is Literal:
+        return (str,)
+    plain = get_origin(hint) or hint
+    return {float: (int, float), tuple: (list,)}.get(plain, (plain,))

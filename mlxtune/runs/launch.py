@@ -21,9 +21,8 @@ from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.runs import events, registry
 from mlxtune.runs.locks import is_locked, require_free_accelerator
-from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
 
-LAUNCH_FILE = "launch.json"
 TEMPLATE_FILE = "chat_template.jinja"
 START_TIMEOUT = 60.0  # seconds a worker may take to write its first event
 EXIT_TIMEOUT = 5.0  # seconds a worker may take to exit after its terminal event

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlxtune.core.errors import MachineError
-from mlxtune.core.files import disk_errors, home
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import disk_errors, home, open_regular
 
 _IN_USE = "The accelerator is in use by {note}. Wait for it to finish, or stop it."
 
@@ -33,8 +33,7 @@ def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float =
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip()
-                    raise MachineError(busy_message.format(note=holder)) from error
+                    raise MachineError(busy_message.format(note=lock_note(path))) from error
                 time.sleep(0.05)
         with disk_errors(path.name):
             os.ftruncate(handle, 0)
@@ -42,6 +41,15 @@ def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float =
         yield
     finally:
         os.close(handle)
+
+
+def lock_note(path: Path) -> str:
+    """Return what the holder of the lock at ``path`` wrote to it, or an empty string."""
+    try:
+        with open_regular(path) as file:
+            return file.read(4096).decode("utf-8", "replace").strip()
+    except InputError:
+        return ""
 
 
 def is_locked(path: Path) -> bool:

@@ -6,21 +6,24 @@ import os
 import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxtune.core.errors import InputError, MachineError, RecipeError
-from mlxtune.core.files import disk_errors
+from mlxtune.core.files import disk_errors, machine_id, read_json
 from mlxtune.core.text import nearest, one_line
 from mlxtune.recipe import Recipe, load
 from mlxtune.recipe.parent import CONFIG, inherit
 from mlxtune.recipe.schema import is_date
 from mlxtune.runs import events
-from mlxtune.runs.locks import is_locked
+from mlxtune.runs.locks import is_locked, lock_note
 from mlxtune.runs.state import RunState, fold
 from mlxtune.runs.status import ACTIVE, LOCK_FILE, RunStatus, run_status
+
+LAUNCH_FILE = "launch.json"  # what a worker was started with, and on which machine
 
 
 @dataclass(frozen=True)
@@ -191,14 +194,54 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
 
 
 def stop(run: Run) -> None:
-    """Ask the worker to finish its step, save, and exit. Raise ``InputError`` if the run is not running."""
+    """Ask the worker to finish its step, save, and exit.
+
+    Raise ``InputError`` if the run is not running or runs on another machine, and ``MachineError`` if its process is unknown.
+    """
     state = run.state()
     if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running. Its status is {run.status(state)}.")
+    if host := _other_host(run):
+        raise InputError(
+            f"{run.id} runs on {one_line(host, 80)}, not on this machine.", hint=f"Stop it there: mlxtune runs stop {run.id}"
+        )
+    if not _is_worker(run, state.pid):
+        raise MachineError(
+            f"Process {state.pid} is not the worker of {run.id}, so it was not stopped.",
+            hint="Another machine or container may be running it. Stop it there.",
+        )
     try:
         os.kill(state.pid, signal.SIGTERM)
     except ProcessLookupError as error:
         raise MachineError(f"The worker of {run.id} (process {state.pid}) no longer exists.") from error
+
+
+def _other_host(run: Run) -> str:
+    """Return the name of the machine that ``run`` was started on if it is not this one. A shared disk shows runs of others."""
+    try:
+        record = read_json(run.folder / LAUNCH_FILE)
+    except InputError:
+        return ""
+    if not isinstance(record, dict):
+        return ""
+    machine, host = record.get("machine"), str(record.get("host", ""))
+    same = machine == machine_id() if machine else host in ("", socket.gethostname())
+    return "" if same else host
+
+
+def _is_worker(run: Run, pid: int) -> bool:
+    """Return whether ``pid`` is the process that holds the lock of ``run``, as far as this system can tell.
+
+    The lock's file names its holder. In a container, that number may belong to another process, which a command line without the
+    run's folder shows.
+    """
+    if lock_note(run.lock) not in ("", str(pid)):
+        return False
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # a Mac, or a process that no longer exists
+        return True
+    return os.fsencode(run.id) in command
 
 
 def remove(run: Run) -> None:

@@ -19,9 +19,9 @@ from mlxtune.core.errors import GpuError, Interrupted, MachineError, MlxtuneErro
 from mlxtune.core.machine_load import busy_load
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
-from mlxtune.runs.events import EventWriter
+from mlxtune.runs.events import EventWriter, RunRemoved
 from mlxtune.runs.locks import accelerator_lease, file_lock
-from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
 from mlxtune.runs.sleep import prevent_sleep
 
 HEARTBEAT = 5.0  # seconds
@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = re.compile(  # in MLX's words
     r"unable to allocate|out of memory|maximum allowed buffer size", re.IGNORECASE
 )
 # A partly written checkpoint or a file that is not renamed yet, but never the launch record, which the launcher may be writing.
-_TEMPORARY = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(launch.LAUNCH_FILE)}).+\.\w{{8}}")
+_TEMPORARY = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(LAUNCH_FILE)}).+\.\w{{8}}")
 
 
 class Worker:
@@ -77,6 +77,9 @@ class Worker:
             try:
                 self.emit("heartbeat")
                 self._warn_of_load()
+            except RunRemoved as error:  # nobody can see or stop this run, and it holds the accelerator
+                print(error.message, file=sys.stderr, flush=True)
+                os._exit(error.exit_code)
             except (MlxtuneError, OSError) as error:
                 print(f"heartbeat failed: {error}", file=sys.stderr)
 

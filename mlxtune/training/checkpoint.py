@@ -49,7 +49,8 @@ def save(run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[s
     scratch = parent / f".{target.name}"
     with disk_errors(f"step {state['step']:,}"):
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        parent.mkdir(exist_ok=True)  # not its parents: the run's folder may have been deleted
+        scratch.mkdir()
         lora.save(scratch, lora.adapter_arrays(model), config)
         write_bytes(scratch / OPTIMIZER, lora.to_bytes(dict(sorted(tree_flatten(optimizer.state)))))
         write_json(scratch / STATE, state)

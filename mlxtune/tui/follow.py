@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +15,6 @@ from mlxtune.runs.state import RunState, fold
 FileStamp = tuple[int, int, int]
 
 _MULTILINE = frozenset({"prompt", "output"})  # fields that keep their line breaks
-_INVALID = (KeyError, TypeError, ValueError, AttributeError)  # raised by JSON that is not an event
 
 
 class Follower:
@@ -32,7 +29,7 @@ class Follower:
 
     def _restart(self) -> None:
         self._reader = events.EventReader(self._run.folder)
-        self._count = 0
+        self._next_seq = 0
         self._size = 0
         self.state = RunState()
         self.log: list[LogLine] = []
@@ -51,36 +48,24 @@ class Follower:
             self._restart()
         self._size = size
         new = self._reader.read()
-        if any(event.get("seq") != self._count + index for index, event in enumerate(new)) and self._count:
+        if self._next_seq and new and new[0]["seq"] != self._next_seq:
             self._restart()  # a partial line was overwritten between two reads
             self._size = size
             new = self._reader.read()
-        self._count += len(new)
+        if new:
+            self._next_seq = new[-1]["seq"] + 1
         new = [_safe_event(event) for event in new]
-        self._fold(new)
+        self.state = fold(new, self.state) if new else self.state
         for event in new:
             self._add_line(event)
 
-    def _fold(self, new: list[Event]) -> None:
-        try:
-            self.state = fold(new, self.state) if new else self.state
-        except _INVALID:
-            for event in new:
-                with suppress(*_INVALID):
-                    self.state = fold([event], self.state)
-
     def _add_line(self, event: Event) -> None:
-        try:
-            line = describe(event)
-        except _INVALID:
-            line = LogLine(time.time(), "!", "warning", f"an event of type {event.get('type', 'unknown')} could not be read")
-        if event.get("type") == "data.ready":
-            with suppress(*_INVALID):
-                data = cast(events.DataReady, event)
-                self.rows = int(data["train"]), int(data["valid"]), int(data["test"])
+        line = describe(event)
+        if event["type"] == "data.ready":
+            self.rows = event["train"], event["valid"], event["test"]
         if line is None:
             return
-        step = event.get("type") == "step"
+        step = event["type"] == "step"
         if step and self._after_step:
             self.short_log[-1] = line
         else:

@@ -24,7 +24,7 @@ from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import dump
 from mlxtune.recipe import load as load_recipe
-from mlxtune.runs import events, launch, registry
+from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 from mlxtune.serving.engine import Engine
@@ -120,7 +120,7 @@ def create(folder: Path, kind: str, **request: str) -> Run:
     recipe = load_recipe(folder / "recipe.toml")
     run = registry.create(folder, kind, recipe.name)
     (run.folder / "recipe.toml").write_text(dump(recipe))
-    write_json(run.folder / launch.LAUNCH_FILE, {"request": request})
+    write_json(run.folder / registry.LAUNCH_FILE, {"request": request})
     return run
 
 

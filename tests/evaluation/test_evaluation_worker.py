@@ -23,7 +23,7 @@ from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, Recipe, dump, load
-from mlxtune.runs import events, launch, registry
+from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
@@ -67,7 +67,7 @@ def evaluate(workspace: Path) -> Evaluate:
         request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         if seeds:
             request["seeds"] = [{"run": seed.id, "seed": index, "adapter": str(seed.adapter)} for index, seed in enumerate(seeds)]
-        write_json(folder / launch.LAUNCH_FILE, {"request": request})
+        write_json(folder / registry.LAUNCH_FILE, {"request": request})
         worker.evaluate(Worker(folder))
         return folder
 

@@ -17,7 +17,7 @@ from mlxtune.evaluation.render.comparison_table import answers_table
 from mlxtune.evaluation.render.wording import fact_list
 from mlxtune.evaluation.verify import verify
 from mlxtune.recipe import dump, load
-from mlxtune.runs import launch, registry
+from mlxtune.runs import registry
 from mlxtune.runs.worker import Worker
 from mlxtune.tui.rooms.evaluate import render
 from mlxtune.tui.rooms.evaluate.service import RowFilter, load_report
@@ -60,7 +60,7 @@ def evaluate(workspace: Path) -> Callable[..., Path]:
         recipe = load(workspace / "recipe.toml", overrides)
         folder = registry.create(workspace, "eval", recipe.name).folder
         (folder / "recipe.toml").write_text(dump(recipe))
-        write_json(folder / launch.LAUNCH_FILE, {"request": {"adapter": str(workspace / "adapter")} if adapter else {}})
+        write_json(folder / registry.LAUNCH_FILE, {"request": {"adapter": str(workspace / "adapter")} if adapter else {}})
         worker.evaluate(Worker(folder))
         return folder
 

@@ -20,7 +20,7 @@ from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, dump, parse
-from mlxtune.runs import launch
+from mlxtune.runs import registry
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import TrainingLoop
@@ -55,7 +55,7 @@ samples = 0
 def prepare(folder: Path) -> None:
     """Create the files that the launcher writes before it starts a worker."""
     write_text(folder / "recipe.toml", dump(parse(RECIPE)))
-    write_json(folder / launch.LAUNCH_FILE, {"v": 1, "kind": "train", "request": {}})
+    write_json(folder / registry.LAUNCH_FILE, {"v": 1, "kind": "train", "request": {}})
 
 
 def rows() -> list[Encoded]:

@@ -79,7 +79,7 @@ def test_new_worker_removes_only_partial_files(run: Run) -> None:
     complete = [
         ".DS_Store",
         ".gitignore",
-        f".{launch.LAUNCH_FILE}.abcd1234",
+        f".{registry.LAUNCH_FILE}.abcd1234",
         "adapter/adapters.safetensors",
         "checkpoints/0000003/state.json",
     ]

@@ -41,6 +41,8 @@ def work(worker):
         os.getloadavg = lambda: (999.0, 0.0, 0.0)
         while not any(event["type"] == "warning" for event in events.read_all(worker.folder)):
             time.sleep(0.01)
+    if behavior == "busy":
+        time.sleep(600)  # as if computing
     if behavior == "wait":
         while not worker.stopping:
             signal.pause()

@@ -3,8 +3,11 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from mlxtune.runs import events
 from mlxtune.runs.events import EventWriter
+from mlxtune.runs.state import fold
 
 
 def test_events_have_version_number_time_and_type(tmp_path):
@@ -52,3 +55,40 @@ def test_terminal_events_are_flushed_to_disk(tmp_path, monkeypatch):
     for type in ("heartbeat", "step", "run.started", "checkpoint", *sorted(events.TERMINAL)):
         writer.emit(type)
     assert len(synced) == 2 + len(events.TERMINAL)
+
+
+INVALID = (
+    "{}", '{"seq": 8, "type": "step"}', '{"v": 1, "seq": "8", "t": 0, "type": "heartbeat"}',
+    '{"v": 1, "seq": 8, "t": 1e400, "type": "heartbeat"}', '{"v": 1, "seq": 8, "t": 0, "type": "step", "step": 3}',
+    '{"v": 1, "seq": 8, "t": 0, "type": "warning", "text": null}', "[]", "null", "{", '{"v": 1, "seq": 8, "t": 0, "type": []}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", INVALID)
+def test_a_line_that_is_not_a_valid_event_is_skipped(tmp_path, line):
+    writer = EventWriter(tmp_path)
+    writer.emit("warning", text="one")
+    with (tmp_path / events.FILE).open("a") as file:
+        file.write(line + "\n")
+    writer.emit("warning", text="two")
+    assert [event["text"] for event in events.read_all(tmp_path)] == ["one", "two"]
+    EventWriter(tmp_path).emit("heartbeat")
+    fold(events.read_all(tmp_path))
+
+
+def test_events_of_newer_versions_are_kept(tmp_path):
+    (tmp_path / events.FILE).write_text('{"v": 1, "seq": 0, "t": 0, "type": "new", "x": 1}\n')
+    assert events.read_all(tmp_path)[0]["type"] == "new"
+
+
+@pytest.mark.parametrize("keep_folder", [True, False])
+def test_a_deleted_log_is_not_created_again(tmp_path, keep_folder):
+    (tmp_path / "run").mkdir()
+    writer = EventWriter(tmp_path / "run")
+    writer.emit("heartbeat")
+    (tmp_path / "run" / events.FILE).unlink()
+    if not keep_folder:
+        (tmp_path / "run").rmdir()
+    with pytest.raises(events.RunRemoved, match="was deleted, so the run was ended"):
+        writer.emit("heartbeat")
+    assert not (tmp_path / "run" / events.FILE).exists()

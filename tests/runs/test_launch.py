@@ -35,7 +35,7 @@ def test_a_run_is_launched_detached_and_finishes(tmp_path, recipe):
     state = _wait_for_end(run)
     assert (state.phase, state.summary, state.name) == ("finished", (("steps", 3),), "shop")
     assert run.status() == "finished"
-    record = json.loads((run.folder / launch.LAUNCH_FILE).read_text())
+    record = json.loads((run.folder / registry.LAUNCH_FILE).read_text())
     assert (record["kind"], record["request"], record["pid"]) == ("train", {"behavior": "finish"}, state.pid)
     assert launch.read_request(run.folder) == {"behavior": "finish"}
     assert load(run.folder / "recipe.toml").source == recipe.source

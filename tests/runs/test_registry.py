@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import write_json
 from mlxtune.runs import registry
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.status import QUIET_AFTER, STARTING_FOR
@@ -118,14 +121,46 @@ def test_a_failed_run_that_was_resumed_is_running(make_run):
 
 
 def test_stop_sends_the_worker_one_sigterm(make_run):
-    code = "import signal; signal.signal(15, lambda *_: exit(33)); print('up', flush=True); signal.pause()"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
-        assert child.stdout
-        child.stdout.readline()
+    with _process("20261124-1412-a") as child:
         run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
-        with file_lock(run.lock, busy_message=""):
+        with file_lock(run.lock, busy_message="", note=str(child.pid)):
             registry.stop(run)
             assert child.wait(10) == 33
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that exits with 33 when it is asked to stop."""
+    code = "import signal; signal.signal(15, lambda *_: exit(33)); print('up', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        yield child
+        child.kill()
+
+
+def test_an_unrelated_process_is_never_stopped(make_run):
+    """The PID of a run on another machine that shares the disk, or one that was reused, may belong to any process here."""
+    with _process("20261124-1412-b") as child:
+        run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
+        with file_lock(run.lock, busy_message="", note=str(child.pid + 1)):
+            with pytest.raises(MachineError, match=f"Process {child.pid} is not the worker of 20261124-1412-a"):
+                registry.stop(run)
+            for record in ({"machine": "another", "host": "studio"}, {"host": "studio"}):
+                write_json(run.folder / registry.LAUNCH_FILE, record)
+                with pytest.raises(InputError, match=r"20261124-1412-a runs on studio, not on this machine\.") as refused:
+                    registry.stop(run)
+                assert refused.value.hint == "Stop it there: mlxtune runs stop 20261124-1412-a"
+        assert child.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_of_another_container_is_never_stopped(make_run):
+    with _process("something else") as child:
+        run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
+        with file_lock(run.lock, busy_message="", note=str(child.pid)), pytest.raises(MachineError, match="is not the worker"):
+            registry.stop(run)
+        assert child.poll() is None
 
 
 def test_stopping_an_ended_run_is_refused(make_run):
@@ -138,7 +173,7 @@ def test_stopping_a_missing_worker_is_a_machine_error(make_run, monkeypatch):
         assert number == signal.SIGTERM
         raise ProcessLookupError
 
-    run = make_run("20261124-1412-a", STARTED)
+    run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": 2**22 + 1}))
     monkeypatch.setattr(os, "kill", kill)
     with file_lock(run.lock, busy_message=""), pytest.raises(MachineError, match="no longer exists"):
         registry.stop(run)

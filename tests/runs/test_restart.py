@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlxtune.core import settings
 from mlxtune.core.gpu_errors import RELAXED_WATCHDOG, SMALLER_COMMANDS
 from mlxtune.recipe import Recipe
 from mlxtune.runs import events, launch, registry
+from mlxtune.runs.locks import accelerator_lock, is_locked
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STARTING_FOR
 
@@ -117,3 +119,14 @@ def test_a_busy_machine_is_named_as_the_reason_for_a_slow_run(
     assert wait_for_end(run)["type"] == "run.finished"
     (warning,) = run.state().warnings
     assert warning == f"Other programs keep this machine busy (load 999 on {os.cpu_count()} cores), so this run is slow."
+
+
+@pytest.mark.parametrize("behavior", ["wait", "busy"])
+def test_a_worker_ends_when_its_run_is_deleted(tmp_path: Path, recipe: Recipe, behavior: str) -> None:
+    run = launch.start(tmp_path, "train", recipe, {"behavior": behavior, "heartbeat": 0.05})
+    pid = run.state().pid
+    shutil.rmtree(run.folder)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 4
+    assert not run.folder.exists()
+    assert not is_locked(accelerator_lock())

@@ -25,7 +25,7 @@ from mlxtune.evaluation.render.wording import fact_list
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
 from mlxtune.recipe import load
-from mlxtune.runs import launch
+from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 from mlxtune.training import worker as training_worker
@@ -61,7 +61,7 @@ def stop_early(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     stops: list[bool] = []
 
     def spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
-        write_json(run.folder / launch.LAUNCH_FILE, {"kind": kind, "request": dict(request)})
+        write_json(run.folder / registry.LAUNCH_FILE, {"kind": kind, "request": dict(request)})
         worker = Worker(run.folder)
         emit = worker.emit
 

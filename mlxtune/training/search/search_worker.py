@@ -268,7 +268,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
 
 
 def _write_launch(run: Run, request: dict[str, Any]) -> None:
-    write_json(run.folder / launch.LAUNCH_FILE, {"v": 1, "kind": run.kind, "request": request, "command": []})
+    write_json(run.folder / registry.LAUNCH_FILE, {"v": 1, "kind": run.kind, "request": request, "command": []})
 
 
 def main() -> int:
