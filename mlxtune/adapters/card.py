@@ -31,7 +31,7 @@ README = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PUBLIC_KEYS = (
     "v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash", "thinking", "date",
-    "template",
+    "template", "replay_rows",
 )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase) -> str:
         "method": entry.method, "rank, scale": f"{entry.rank}, {entry.scale:g}", "layers": str(entry.layers),
         "modules": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets), "parameters": f"{entry.parameters:,}",
         "base weights": entry.base_hash[:16], "recipe": entry.recipe_hash[:16], "data": entry.data_hash[:16],
-        "parent": entry.parent.run or entry.parent.sha256[:16] if entry.parent else "", **_template_facts(read_lineage(entry.folder)),
+        "parent": entry.parent.run or entry.parent.sha256[:16] if entry.parent else "", **_data_facts(read_lineage(entry.folder)),
     }  # fmt: skip
     kind = "DoRA" if entry.kind == "dora" else "LoRA"
     summary = (
@@ -128,7 +128,7 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
         "export": proof.sentence,
         "rank, scale": f"{adapter.get('rank')}, {adapter.get('scale')}",
         "run": str(adapter.get("run") or ""),
-        **_template_facts(adapter),
+        **_data_facts(adapter),
     }
     command = 'llama-cli -m model.gguf -p "…"' if proof.form == "gguf" else 'mlx_lm.generate --model FOLDER --prompt "…"'
     summary = f"{_link(base)} with a {kind} adapter fused into its weights, {form}, made by mlxtune."
@@ -196,13 +196,14 @@ def _adapter(lineage: Mapping[str, Any]) -> dict[str, Any]:
     return adapter if isinstance(adapter, dict) else {}
 
 
-def _template_facts(lineage: Mapping[str, Any]) -> dict[str, str]:
-    """Return how the training rows of the adapter with this ``lineage`` were rendered, where it differs from the defaults."""
-    thinking, template = lineage.get("thinking"), lineage.get("template")
+def _data_facts(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """Return how many rows of the adapter with this ``lineage`` are replayed, and how rows were rendered if not by default."""
+    thinking, template, replayed = (lineage.get(key) for key in ("thinking", "template", "replay_rows"))
     return {
         "thinking": str(thinking) if thinking not in (None, "off") else "",
         "date in its prompts": str(lineage.get("date") or ""),
         "chat template": sha256_json(template)[:16] if template else "",
+        "replay": f"{plural(int(replayed), 'training row')} with the base's own answers" if isinstance(replayed, int) else "",
     }
 
 

@@ -112,7 +112,7 @@ def _print_plan(plan: Plan, bill: Bill, off_task: str) -> None:
     print_columns(parts, right=(1,))
     total = f"of {size(plan.limit)}, {plan.peak_moment}"
     print_columns([[("total", "bold"), (size(plan.memory), "bold"), (total, "muted")]])
-    print_section("Run", f"{plan.train:,} training rows, {plan.valid:,} validation, {plan.test:,} held out")
+    print_section("Run", plan.rows_summary)
     print_facts(_run_facts(plan, off_task))
     print_section("Cost", "list prices as of the dates shown")
     print_columns([[(line.label, "muted"), line.value, (line.note, "muted")] for line in bill_lines(plan, bill)])

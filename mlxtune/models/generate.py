@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, Thou
 CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and values grow, so old buffers are rarely used again
 
 Progress = Callable[[int, int], None]  # prompts done, total prompts
+TokenSampler = Callable[[mx.array], mx.array]  # logits or log-probabilities (rows, vocabulary) to tokens (rows,)
 
 
 def generate(
@@ -42,16 +44,18 @@ def generate(
     grammar: Grammar | None = None,
     thinking_tokens: int = 0,
     thought_starts: Collection[int] = (),
+    sample_seed: int = 0,
 ) -> list[GeneratedAnswer]:
     """Return the greedy answer to each prompt: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
     If ``thinking_tokens`` is 0, thoughts count as part of the answer. Before an answer that ``grammar`` constrains, a thought may
     begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures
     whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that would change
-    their answers. ``progress`` is called after every token, and may raise to stop. Raises ``MlxtuneError`` for NaN outputs, and
+    their answers. A ``sample_seed`` other than 0 samples from the model's own distribution instead, at temperature 1.
+    ``progress`` is called after every token, and may raise to stop. Raises ``MlxtuneError`` for NaN outputs, and
     ``ModelError`` for a grammar on an architecture that does not support it.
     """
-    prefix = prefix or PrefixCache(model)(prompts)
+    prefix, choose_token = prefix or PrefixCache(model)(prompts), token_sampler(sample_seed)
     builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens) for prompt in prompts]
     if prefix is None:
         if grammar:
@@ -59,7 +63,7 @@ def generate(
                 "This architecture does not support grammar-constrained answers.",
                 hint="Remove the arms with a grammar from evaluation.arms.",
             )
-        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress)
+        return _generate_with_mlx_lm(model, prompts, builders, stops, batch_size, progress, choose_token)
     outputs: dict[int, GeneratedAnswer] = {}
     tails = [prompt[len(prefix) :] for prompt in prompts]
     for batch in prefix.batches([len(tail) for tail in tails], batch_size, extra=max_tokens + thinking_tokens):
@@ -68,9 +72,23 @@ def generate(
             progress(done + ended, len(prompts))
 
         parts = [tails[row] for row in batch], [builders[row] for row in batch]
-        answers = _decode(prefix, *parts, stops, grammar, thought_starts, report)
+        answers = _decode(prefix, *parts, stops, grammar, thought_starts, report, choose_token)
         outputs |= zip(batch, answers, strict=True)
     return [outputs[row] for row in range(len(prompts))]
+
+
+def token_sampler(seed: int) -> TokenSampler:
+    """Return a function that samples tokens at temperature 1, or chooses the likeliest ones if ``seed`` is 0."""
+    if not seed:
+        return partial(mx.argmax, axis=-1)
+    key = mx.random.key(seed)
+
+    def sample(logits: mx.array) -> mx.array:
+        nonlocal key
+        key, own = mx.random.split(key)
+        return mx.random.categorical(logits, key=own)
+
+    return sample
 
 
 def _decode(
@@ -81,8 +99,9 @@ def _decode(
     grammar: Grammar | None,
     thought_starts: Collection[int],
     report: Callable[[int], None],
+    choose_token: TokenSampler,
 ) -> list[GeneratedAnswer]:
-    """Return the greedy answer after each of ``tails``, which are sorted by length.
+    """Return the answer after each of ``tails``, which are sorted by length.
 
     Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill.
     """
@@ -99,7 +118,7 @@ def _decode(
             for mask, row in zip(allowed, active, strict=True):
                 allow_thoughts(mask, builders[row].splitter, thought_starts)
             logits = mx.where(mx.array(allowed), logits, -mx.inf)
-        return mx.argmax(logits, axis=-1), mx.isnan(hidden).any(axis=-1)
+        return choose_token(logits), mx.isnan(hidden).any(axis=-1)
 
     def choose_after(tokens: mx.array) -> tuple[mx.array, mx.array]:
         return choose(prefix.head.backbone(tokens[:, None], caches)[:, -1])
@@ -174,6 +193,7 @@ def _generate_with_mlx_lm(
     stops: frozenset[int],
     batch_size: int,
     progress: Progress,
+    choose_token: TokenSampler,
 ) -> list[GeneratedAnswer]:
     answers: dict[int, GeneratedAnswer] = {}
     most = max(builder.most_tokens for builder in builders)
@@ -181,7 +201,7 @@ def _generate_with_mlx_lm(
         _batching_models[id(model)] = _batches_correctly(model)
         weakref.finalize(model, _batching_models.pop, id(model), None)
     steps = _batch_steps if _batching_models[id(model)] else _single_steps
-    for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers):
+    for row, token, logprobs, stopped in steps(model, prompts, most, stops, batch_size, answers, choose_token):
         ending: Ending = "stop" if stopped else builders[row].add(token)
         if ending:
             _check_nan(mx.isnan(logprobs).any())
@@ -201,10 +221,15 @@ def _batch_steps(
     stops: frozenset[int],
     batch_size: int,
     answered: Collection[int],
+    choose_token: TokenSampler,
 ) -> Iterator[_Step]:
     """Generate with mlx-lm's batch generator. Prompts that the caller adds to ``answered`` end."""
     generator = BatchGenerator(
-        model, max_tokens=max_tokens, stop_tokens=[[stop] for stop in sorted(stops)], completion_batch_size=batch_size
+        model,
+        max_tokens=max_tokens,
+        stop_tokens=[[stop] for stop in sorted(stops)],
+        completion_batch_size=batch_size,
+        sampler=choose_token,
     )
     try:
         rows = {uid: row for row, uid in enumerate(generator.insert([list(prompt) for prompt in prompts]))}
@@ -225,10 +250,11 @@ def _single_steps(
     stops: frozenset[int],
     batch_size: int,
     answered: Collection[int],
+    choose_token: TokenSampler,
 ) -> Iterator[_Step]:
     """Generate one answer at a time, with the arguments of :func:`_batch_steps`."""
     for row, prompt in enumerate(prompts):
-        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens):
+        for token, logprobs in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens, sampler=choose_token):
             yield row, token, logprobs, token in stops
             if row in answered:
                 break
@@ -242,9 +268,9 @@ def _batches_correctly(model: nn.Module) -> bool:
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]
     try:
-        for row, _, logprobs, _ in _batch_steps(model, prompts, 2, frozenset(), 2, ()):
+        for row, _, logprobs, _ in _batch_steps(model, prompts, 2, frozenset(), 2, (), token_sampler(0)):
             batched[row].append(logprobs)
-        single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, ())]
+        single = [step[2] for step in _single_steps(model, prompts, 2, frozenset(), 1, (), token_sampler(0))]
         return same_logits(mx.stack([*batched[0], *batched[1]]), mx.stack(single))
     except Exception as error:  # some incompatibilities between caches and layers appear only when they run
         if gpu_error(str(error)):

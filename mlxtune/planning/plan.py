@@ -65,7 +65,7 @@ class Plan:
     padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters``
     is the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled; ``compiles`` tells if this machine compiles steps where that pays;
     ``prompt_tokens`` and ``answer_tokens`` are means over all rows. ``notes`` say what the chat template
-    changes in the rows; ``thinking`` and ``date`` are as in :class:`DatasetLengths`.
+    changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in :class:`DatasetLengths`.
     """
 
     train: int
@@ -92,6 +92,13 @@ class Plan:
     notes: tuple[str, ...] = ()
     thinking: str = ""
     date: str = ""
+    replayed: int = 0
+
+    @property
+    def rows_summary(self) -> str:
+        """The rows of each split, and the replay rows in addition to the training rows, as text."""
+        replayed = f" and {self.replayed:,} replayed" if self.replayed else ""
+        return f"{self.train:,} training rows{replayed}, {self.valid:,} validation, {self.test:,} held out"
 
     @property
     def template_facts(self) -> list[tuple[str, str]]:
@@ -289,6 +296,7 @@ class Planner:
             notes=self.lengths.notes,
             thinking=self.lengths.thinking,
             date=self.lengths.date,
+            replayed=self.lengths.replayed,
         )
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:

@@ -37,7 +37,7 @@ class DatasetLengths:
 
     ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what the
     chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are empty
-    if the template knows no reasoning, or prints no date.
+    if the template knows no reasoning, or prints no date. The last ``replayed`` rows of ``train`` are answers of the base.
     """
 
     train: tuple[RowLength, ...]
@@ -47,6 +47,7 @@ class DatasetLengths:
     notes: tuple[str, ...] = ()
     thinking: str = ""
     date: str = ""
+    replayed: int = 0
 
     def count_truncated(self, max_tokens: int) -> int:
         """Return how many rows are longer than ``max_tokens``."""

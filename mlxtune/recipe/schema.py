@@ -86,6 +86,9 @@ RowFormatName = Literal[
 ]
 
 
+_SFT, _DPO, _KTO, _PREFERENCE = ("sft",), ("dpo",), ("kto",), ("dpo", "kto")
+
+
 @dataclass(frozen=True)
 class DataSection:
     """The location of the rows and how they are split.
@@ -95,7 +98,8 @@ class DataSection:
     to rows with no trained tokens within ``max_tokens``: they are rejected, or skipped and counted. ``date`` is the
     date that templates insert as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all"
     trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
-    last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do.
+    last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
+    general prompts with the base's own answers, so that the adapter forgets less.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
@@ -113,13 +117,18 @@ class DataSection:
         Turns, Key("answers of a conversation to train on: all in one example, one example each, or the last", in_form=False)
     ] = "auto"
     date: Annotated[str, Key("date that templates insert as today's; empty = the day the run starts", in_form=False), _DATE] = ""
+    replay: Annotated[
+        float,
+        Key("fraction of training rows that are the base's own answers to general prompts", "twentieths", methods=_SFT),
+        _FRACTION,
+    ] = 0.0
+    replay_prompts: Annotated[str, Key("prompts for replay: shipped, or a file", in_form=False, methods=_SFT)] = "shipped"
 
 
 # To add a preference loss, write a function with its name in training/preference/losses.py and add the name here.
 Loss = Literal["sigmoid", "ipo", "hinge", "robust", "sft", "simpo", "orpo"]
 REFERENCE_FREE_LOSSES = {"sft", "simpo", "orpo"}  # losses that do not use the reference model
 
-_DPO, _KTO, _PREFERENCE = ("dpo",), ("kto",), ("dpo", "kto")
 _LOSSES = Rule(lambda names: names and len(set(names)) == len(names), "at least one loss, with no duplicates")
 _WEIGHTS = Rule(lambda weights: all(0 < weight < math.inf for weight in weights), "above 0 (to disable a loss, remove it)")
 _SMOOTHING = Rule(lambda fraction: 0 <= fraction < 0.5, "a fraction of the pairs, from 0 to less than 0.5")

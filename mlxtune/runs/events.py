@@ -62,10 +62,19 @@ class ReferenceProgress(BaseEvent):
     total: int
 
 
+class ReplayProgress(BaseEvent):
+    """The number of replay prompts that the base has answered."""
+
+    type: Literal["replay"]
+    done: int
+    total: int
+
+
 class DataReady(BaseEvent):
     """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``).
 
-    ``conversations`` is less than ``train`` if answers of one conversation are rows of their own.
+    ``conversations`` is less than ``train`` if answers of one conversation are rows of their own. ``replayed`` rows, answers of the base,
+    are trained in addition to ``train``.
     """
 
     type: Literal["data.ready"]
@@ -77,6 +86,7 @@ class DataReady(BaseEvent):
     truncated: int
     skipped: NotRequired[int]
     conversations: NotRequired[int]
+    replayed: NotRequired[int]
     steps: int
     epochs: int
     checkpointed: NotRequired[bool]
@@ -284,13 +294,13 @@ class RunFailed(BaseEvent):
 
 
 Event = (
-    RunStarted | ModelLoaded | ReferenceProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
+    RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
     | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
     | TrialEnded | SearchDecided | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
     | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
-    "run.started", "run.resumed", "model.loaded", "reference", "data.ready", "step", "validation", "sample", "checkpoint",
+    "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validation", "sample", "checkpoint",
     "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
     "search.planned", "trial.started", "trial.scored", "trial.ended", "search.decided", "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip

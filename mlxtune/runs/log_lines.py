@@ -38,14 +38,19 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             if event["done"] < event["total"]:
                 return None
             return "·", "faint", f"reference model scored {plural(event['total'], 'pair')}"
+        case "replay":
+            if event["done"] < event["total"]:
+                return None
+            return "·", "faint", f"the base answered {plural(event['total'], 'replay prompt')}"
         case "data.ready":
             conversations = event.get("conversations", event["train"])
             source = f" from {plural(conversations, 'conversation')}" if conversations < event["train"] else ""
+            replayed = f" and {event['replayed']:,} replayed" if event.get("replayed") else ""
             extra = f", {plural(event['truncated'], 'row')} truncated" if event["truncated"] else ""
             extra += f", {plural(event['skipped'], 'row')} skipped" if event.get("skipped") else ""
             extra += "; gradient checkpointing is on to save memory" if event.get("checkpointed") else ""
             return "·", "faint", (
-                f"{event['train']:,} training{source}, {event['valid']:,} validation, {event['test']:,} held-out rows; "
+                f"{event['train']:,} training{source}{replayed}, {event['valid']:,} validation, {event['test']:,} held-out rows; "
                 f"{event['trained']:,} of {event['tokens']:,} tokens are trained{extra}"
             )  # fmt: skip
         case "step":

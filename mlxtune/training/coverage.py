@@ -49,14 +49,22 @@ class Coverage:
                     f"{row.location}: visit count {visits} contradicts trained-token count {trained}.", hint="Do not use this run."
                 )
             counts = {"visits": visits, "seen": seen, "trained": trained, "truncated": row.truncated}
-            rows.append({"id": row.id, "line": row.location.line, **turn_of(row), **counts})
-        totals = {name: sum(row[name] for row in rows) for name in ("visits", "seen", "trained", "truncated")}
-        write_json(folder / FILE, {"v": 1, "totals": totals, "rows": rows})
+            rows.append({"id": row.id, "line": row.location.line, **row_labels(row), **counts})
+        record: dict[str, Any] = {"v": 1, "totals": _totals(rows), "rows": rows}
+        if replayed := [row for row in rows if row.get("replay")]:
+            record["replay"] = {"rows": len(replayed), **_totals(replayed)}
+        write_json(folder / FILE, record)
 
 
-def turn_of(row: TrainingRow) -> dict[str, int]:
-    """Return the turn that a row trains, as an entry of a record, if the other turns of its conversation are rows of their own."""
-    return {"turn": row.turn} if isinstance(row, Encoded) and row.turn else {}
+def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {name: sum(row[name] for row in rows) for name in ("visits", "seen", "trained", "truncated")}
+
+
+def row_labels(row: TrainingRow) -> dict[str, Any]:
+    """Return entries for a row's record: that it is replayed, or its turn if other turns of its conversation are rows of their own."""
+    if not isinstance(row, Encoded):
+        return {}
+    return {**({"turn": row.turn} if row.turn else {}), **({"replay": True} if row.replay else {})}
 
 
 def rows_fingerprint(rows: Sequence[TrainingRow]) -> str:

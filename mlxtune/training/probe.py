@@ -44,12 +44,15 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     from mlxtune.training.encode import count_notes, encode, row_lengths
     from mlxtune.training.layer_stack import plain_attention
     from mlxtune.training.preference import batches
+    from mlxtune.training.replay import planned_replay_rows
 
     shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))
     train, valid = (encode(template, rows, recipe).rows for rows in (shares.train, shares.valid))
+    replayed = planned_replay_rows(recipe, source.fingerprint, template, shares)
+    train += replayed
     model, _ = load_model(source.folder, lazy=True)
     plain = plain_attention(model)
     shared_prefix = sft.shared_prefix if recipe.method.kind == "sft" else batches.shared_prefix
@@ -57,7 +60,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     notes = tuple(note.describe(count) for note, count in count_notes([*train, *valid]).items())
     thinking = template.thinking.describe(recipe.model.thinking)
     date = run_date(recipe) if prints_date(template.source) else ""
-    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes, thinking, date)
+    return DatasetLengths(tuple(row_lengths(train)), tuple(row_lengths(valid)), prefix, plain, notes, thinking, date, len(replayed))
 
 
 def tokens(recipe: Recipe) -> list[TokenCount | None]:

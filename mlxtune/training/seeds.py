@@ -39,7 +39,7 @@ def trained_seeds(workspace: Path, recipe: Recipe) -> dict[int, Run]:
 def _used_rows(run: Run) -> tuple[set[str], set[str]]:
     """Return the IDs of the rows that a run trained or validated on or skipped, and of its held-out rows."""
     data = read_json(run.folder / "data.json")
-    return {row["id"] for row in data["train"]} | {*data["valid"], *data["skipped"]}, set(data["test"])
+    return {row["id"] for row in data["train"] if not row.get("replay")} | {*data["valid"], *data["skipped"]}, set(data["test"])
 
 
 def _without_seed(recipe: Recipe) -> list[str]:

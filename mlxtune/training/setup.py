@@ -40,6 +40,7 @@ from mlxtune.training.preference.drift import ReferenceKL
 from mlxtune.training.preference.forward import PairCache, can_share_prompts
 from mlxtune.training.preference.kto import KTOObjective
 from mlxtune.training.preference.reference import adapters_disabled, reference_logps
+from mlxtune.training.replay import replay_rows
 from mlxtune.training.sft import SFTObjective
 
 CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory; the rest goes to disk
@@ -105,6 +106,7 @@ def load_foundation(recipe: Recipe, worker: SetupListener) -> Foundation:
     splits.refuse_sealed((*splits.train, *splits.valid))
     train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
     skipped = train.skipped | valid.skipped
+    train = replace(train, rows=[*train.rows, *replay_rows(recipe, loaded, template, splits, worker)])
     rows = [*train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
         worker.warn(note.describe(count))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlxtune.data.replay import replay_prompts
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation.contract import Contract
@@ -20,7 +21,8 @@ from mlxtune.runs.status import ACTIVE
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise ``InputError`` if the recipe's data cannot be read or split, or if its contract is invalid."""
-    split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    replay_prompts(recipe, splits.train)
     Contract.from_recipe(recipe)
 
 

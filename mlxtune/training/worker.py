@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,22 +89,23 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     """Write ``data.json`` and emit an event with its counts."""
     loop = setup.loop
     rows = write_data(worker.folder, worker.recipe, setup, loop.valid)
+    replayed = sum(bool(row.get("replay")) for row in rows)
     worker.emit(
-        "data.ready", train=len(loop.train), valid=len(loop.valid), test=len(setup.splits.test),
+        "data.ready", train=len(loop.train) - replayed, valid=len(loop.valid), test=len(setup.splits.test),
         tokens=sum(row["tokens"] for row in rows), trained=sum(row["trained"] for row in rows),
         truncated=sum(row.truncated for row in (*loop.train, *loop.valid)), skipped=len(setup.skipped),
-        conversations=len({row["id"] for row in rows}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
+        conversations=len({row["id"] for row in rows if not row.get("replay")}), **({"replayed": replayed} if replayed else {}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
     )  # fmt: skip
 
 
 def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequence[TrainingRow]) -> list[dict[str, Any]]:
     """Write ``data.json``, which lists the train, skipped and held-out rows, and return the train rows."""
-    from mlxtune.training.coverage import turn_of
+    from mlxtune.training.coverage import row_labels
 
     rows = [
         {
             "id": row.id, "line": row.location.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()),
-            "full": row.full_length, **turn_of(row),
+            "full": row.full_length, **row_labels(row),
         }
         for row in setup.loop.train
     ]  # fmt: skip
@@ -140,12 +141,19 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
         "weights": sha256_file(folder / "adapter" / WEIGHTS),
         "parent": _parent_lineage(recipe),
         "system": shared_system_prompt(setup.splits.train),
+        **_replay_record(read_json(folder / "data.json")),
         "thinking": settings.thinking,
         "date": settings.date if dated else "",
         "template": settings.source,
         "steps": summary["adapter_step"],
         "validation": summary["validation"],
     }
+
+
+def _replay_record(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the number of replay rows as an entry of the lineage; empty without replay."""
+    count = sum(bool(row.get("replay")) for row in data["train"])
+    return {"replay_rows": count} if count else {}
 
 
 def recipe_hash(recipe: Recipe, dated: bool) -> str:

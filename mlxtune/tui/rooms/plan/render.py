@@ -160,7 +160,7 @@ def run_rows(plan: Plan, bill: Bill, can_probe: bool, power: PowerState, width: 
         ("steps", line((f"{plan.steps:,}", "bold"), f" in {plural(plan.epochs, 'epoch')}")),
         ("batch", f"at most {plan.largest_batch}"),
         ("trained", line((f"{plan.trained:,}", "bold"), f" of {plan.computed:,} ({share:.0f}%)")),
-        ("rows", f"{plan.train:,} train, {plan.valid:,} validation, {plan.test:,} held out"),
+        ("rows", plan.rows_summary),
         ("longest", f"{plan.longest:,} tokens"),
     ]
     if plan.compile_summary:

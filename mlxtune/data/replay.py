@@ -1,0 +1,88 @@
+"""Replay: general prompts that the base answers itself, trained beside the task so that the adapter forgets less.
+
+Self-generated replay nearly removes forgetting (arXiv:2605.26097). Every other answer is greedy, which keeps the base's most likely
+answers; the others are sampled at temperature 1, for which the expected gradient at the base is zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.errors import DataError, RecipeError
+from mlxtune.core.text import one_line
+from mlxtune.data import samples
+from mlxtune.data.rows import Location, Message, Row, shared_system_prompt
+from mlxtune.recipe import Recipe
+
+SHIPPED = Path("data/samples/replay.jsonl")
+MAX_TOKENS = 48  # maximum length of a replayed answer
+
+
+@dataclass(frozen=True)
+class ReplayPrompt:
+    """A prompt that the base answers. ``seed`` is that of a sampled answer, or 0 for the greedy one."""
+
+    location: Location
+    messages: tuple[Message, ...]
+    seed: int
+
+
+def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:
+    """Return the prompts of the rows to mix into ``train``, so that ``data.replay`` is their share of the training rows.
+
+    The task's system prompt, if all of ``train`` begin with the same one, precedes prompts that have none. If there are fewer prompts
+    than rows, each is answered again, first with the other kind of answer, then with further samples. Raises ``RecipeError`` for a
+    method other than SFT, and ``DataError`` for a file that cannot be used.
+    """
+    share = recipe.data.replay
+    if not share:
+        return []
+    if recipe.method.kind != "sft":
+        raise RecipeError(f'data.replay cannot be used with method.kind = "{recipe.method.kind}".', hint="Set data.replay = 0.")
+    setting, system = recipe.data.replay_prompts, shared_system_prompt(train)
+    prompts = read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
+    chosen = []
+    for number in range(round(share / (1 - share) * len(train))):
+        turn, index = divmod(number, len(prompts))
+        location, messages = prompts[index]
+        if system and not messages[0].is_system:
+            messages = (Message("system", system), *messages)
+        seed = turn if turn > 1 else (turn + index) % 2
+        chosen.append(ReplayPrompt(location, messages, seed))
+    return chosen
+
+
+def read_prompts(file: Path) -> list[tuple[Location, tuple[Message, ...]]]:
+    """Read lines of ``{"prompt": text}`` or ``{"messages": […]}``, whose last assistant turn is ignored. Raises ``DataError``."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Correct data.replay_prompts.") from error
+    prompts = [(location, _parse(line, location)) for location, line in ((Location(file, at), line) for at, line in enumerate(lines, 1)) if line.strip()]  # fmt: skip
+    if not prompts:
+        raise DataError(f"{file} has no prompts.", hint="Correct data.replay_prompts, or set data.replay = 0.")
+    return prompts
+
+
+def _parse(line: str, location: Location) -> tuple[Message, ...]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{location}: invalid JSON.") from error
+    match value:
+        case {"prompt": str(prompt)} if prompt.strip():
+            return (Message("user", prompt),)
+        case {"messages": [*turns]}:
+            messages = [
+                Message(turn["role"], turn["content"], trained=False)
+                for turn in turns
+                if isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+            ]
+            if messages and messages[-1].role == "assistant":
+                messages.pop()
+            if messages and messages[-1].role == "user":
+                return tuple(messages)
+    raise DataError(f'{location}: expected {{"prompt": …}} or {{"messages": […]}} with a user\'s turn.')

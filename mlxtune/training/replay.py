@@ -1,0 +1,131 @@
+"""Let the base answer the replay prompts, and encode the answers as training rows.
+
+Answers are cached in ``replay/`` in mlxtune's home, in one file per base, keyed by a prompt's tokens and the kind of answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlxtune.core.errors import Interrupted
+from mlxtune.core.files import disk_errors, home, write_text
+from mlxtune.core.hashing import sha256_json
+from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
+from mlxtune.data.rows import Conversation, assistant_message
+from mlxtune.models.encoded import Encoded
+from mlxtune.models.template import ChatTemplate
+from mlxtune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlxtune.data.split import Splits
+    from mlxtune.models.load import LoadedModel
+    from mlxtune.training.setup import SetupListener
+
+BATCH_SIZE = 96
+
+
+@dataclass(frozen=True)
+class ReplayAnswer:
+    """The base's answer to a replay prompt, and whether it was cut at the limit."""
+
+    text: str
+    cut: bool
+
+
+def replay_rows(
+    recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, splits: Splits, worker: SetupListener
+) -> list[Encoded]:
+    """Return the training rows to mix in. ``loaded`` has no adapter yet. Raise ``InputError`` for prompts that cannot be used."""
+    prompts = replay_prompts(recipe, splits.train)
+    if not prompts:
+        return []
+    file = _cache_file(recipe, loaded.source.fingerprint)
+    keys = [_key(template, prompt) for prompt in prompts]
+    answers = _read(file)
+    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in answers}
+    if missing:
+        answers |= _generate(missing, len(prompts), loaded, template, worker)
+        with disk_errors(str(file)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps({"key": key, "text": answer.text, "cut": answer.cut}) + "\n" for key, answer in answers.items())
+            write_text(file, "".join(lines))
+    rows = [_row(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if answers[key].text.strip()]
+    splits.refuse_sealed(rows)
+    cut = [answers[key].cut for key in keys if answers[key].text.strip()]
+    return [_encoded(template, row, recipe.data.max_tokens, is_cut) for row, is_cut in zip(rows, cut, strict=True)]
+
+
+def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate, splits: Splits) -> list[Encoded]:
+    """Return the rows of :func:`replay_rows` as far as they are cached; the other answers are assumed to have the maximum length."""
+    answers = _read(_cache_file(recipe, fingerprint))
+    rows = []
+    for prompt in replay_prompts(recipe, splits.train):
+        answer = answers.get(_key(template, prompt))
+        if answer is None:
+            tokens = np.array([*template.prompt(prompt.messages), *[0] * MAX_TOKENS], np.int32)
+            trained = np.arange(len(tokens)) >= len(tokens) - MAX_TOKENS
+            rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True))
+        elif answer.text.strip():
+            rows.append(_encoded(template, _row(prompt, answer), recipe.data.max_tokens, answer.cut))
+    return rows
+
+
+def _cache_file(recipe: Recipe, fingerprint: str) -> Path:
+    return home() / "replay" / f"{sha256_json([1, fingerprint, recipe.model.quantize])[:32]}.jsonl"
+
+
+def _key(template: ChatTemplate, prompt: ReplayPrompt) -> str:
+    return sha256_json([template.prompt(prompt.messages), prompt.seed, MAX_TOKENS])[:32]
+
+
+def _read(file: Path) -> dict[str, ReplayAnswer]:
+    """Read cached answers; none if the file is missing or damaged."""
+    try:
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {record["key"]: ReplayAnswer(record["text"], record["cut"]) for record in records}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _generate(
+    prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: SetupListener
+) -> dict[str, ReplayAnswer]:
+    from mlxtune.models.generate import generate
+
+    def progress(ended: int, _: int, before: int = 0) -> None:
+        if worker.stopping:
+            raise Interrupted(0)
+
+    loaded.model.eval()
+    answers: dict[str, ReplayAnswer] = {}
+    for seed in sorted({prompt.seed for prompt in prompts.values()}):
+        keys = [key for key, prompt in prompts.items() if prompt.seed == seed]
+        worker.emit("replay", done=total - len(prompts) + len(answers), total=total)
+        outputs = generate(
+            loaded.model, loaded.tokenizer, [template.prompt(prompts[key].messages) for key in keys], max_tokens=MAX_TOKENS,
+            stops=template.stop_tokens, batch_size=BATCH_SIZE, progress=progress, sample_seed=seed,
+        )  # fmt: skip
+        answers |= {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(keys, outputs, strict=True)}
+    worker.emit("replay", done=total, total=total)
+    return answers
+
+
+def _row(prompt: ReplayPrompt, answer: ReplayAnswer) -> Conversation:
+    return Conversation(prompt.location, {}, (*prompt.messages, assistant_message(answer.text)))
+
+
+def _encoded(template: ChatTemplate, row: Conversation, window: int, cut: bool) -> Encoded:
+    """Encode an answer. One that was cut is trained without an end, because the base would have gone on."""
+    (encoded,) = template.encode(row, window)
+    tokens, trained = encoded.tokens, encoded.trained
+    if cut:
+        ends = np.flatnonzero(trained & np.isin(tokens, list(template.stop_tokens)))
+        length = int(ends[-1]) if ends.size else len(tokens)
+        tokens, trained = tokens[:length], trained[:length]
+    return replace(encoded, tokens=tokens, trained=trained, full_length=len(tokens), replay=True)
