@@ -181,14 +181,13 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         arms.append(_score(contract, rows, answers))
         if off_task_prompts and arm.name in (BASE, TUNED):
             outputs_by_prompt: dict[prompts.OffTaskPrompt, str] = {}
-            for limit in sorted({prompt.max_tokens for prompt in off_task_prompts}):
-                own = [prompt for prompt in off_task_prompts if prompt.max_tokens == limit]
-                worker.emit("arm.started", arm=arm.name, rows=len(own), of=OFF_TASK)
-                off_task = generate([prompt.row(system) for prompt in own], max_tokens=limit, of=OFF_TASK)
+            for limit, group in prompts.group_by_prefix(off_task_prompts):
+                worker.emit("arm.started", arm=arm.name, rows=len(group), of=OFF_TASK)
+                off_task = generate([prompt.row(system) for prompt in group], max_tokens=limit, of=OFF_TASK)
                 worker.emit(
-                    "arm.finished", arm=arm.name, rows=len(own), cached=off_task.cached, seconds=off_task.seconds, of=OFF_TASK
+                    "arm.finished", arm=arm.name, rows=len(group), cached=off_task.cached, seconds=off_task.seconds, of=OFF_TASK
                 )
-                outputs_by_prompt |= {prompt: output.output for prompt, output in zip(own, off_task.outputs, strict=True)}
+                outputs_by_prompt |= {prompt: output.output for prompt, output in zip(group, off_task.outputs, strict=True)}
             off_task_answers[arm.name] = [outputs_by_prompt[prompt] for prompt in off_task_prompts]
     if compared and (missing := [arm.answers.arm for arm in arms if not arm.logprobs]):
         worker.warn(f"Preferences are not compared: the likelihoods of both answers are missing for {', '.join(missing)}.")

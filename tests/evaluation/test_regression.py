@@ -47,6 +47,16 @@ def test_answer_counts_when_accepted_word_appears_as_whole_word(accept: list[str
     assert _probe(*accept).passes(output) is holds
 
 
+def test_prompts_with_the_same_limit_and_system_prompt_are_answered_together():
+    short, long = _probe("a", id="a", max_tokens=16), _probe("b", id="b")
+    both = prompts.in_both_conditions([long, short], "You are a shop.")
+    groups = prompts.group_by_prefix(both)
+    assert [(limit, [(one.id, one.with_system) for one in group]) for limit, group in groups] == [
+        (16, [("a", False)]), (16, [("a", True)]), (32, [("b", False)]), (32, [("b", True)]),
+    ]  # fmt: skip
+    assert sorted(map(id, (one for _, group in groups for one in group))) == sorted(map(id, both))
+
+
 def _sum(prompt: str, number: float) -> OffTaskPrompt:
     return OffTaskPrompt("x", prompt, (), PLACE, number=number)
 

@@ -90,6 +90,15 @@ def in_both_conditions(prompts: Sequence[OffTaskPrompt], system: str) -> tuple[O
     return (*prompts, *(replace(prompt, with_system=True) for prompt in prompts if system))
 
 
+def group_by_prefix(prompts: Sequence[OffTaskPrompt]) -> list[tuple[int, list[OffTaskPrompt]]]:
+    """Return the prompts to answer together, with their limit: those with the same limit and the same system prompt.
+
+    The tokens that all prompts of a group begin with are computed once. Without the system prompt, only a few are the same.
+    """
+    keys = sorted({(prompt.max_tokens, prompt.with_system) for prompt in prompts})
+    return [(key[0], [prompt for prompt in prompts if (prompt.max_tokens, prompt.with_system) == key]) for key in keys]
+
+
 def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
     """Read lines of ``{"id", "category", "prompt"}`` with at least one of ``accept``, ``number`` and ``pattern``.
 
