@@ -52,6 +52,9 @@ class JudgeStub:
 
     def __init__(self, behavior: Behavior) -> None:
         self.behavior = behavior
+        self.answer: Callable[[list[dict[str, Any]]], str] | None = None  # instead of a judge's behavior
+        self.finish_reason = "stop"
+        self.message: dict[str, Any] = {}  # more of the reply's message
         self.script: list[int | str] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
@@ -84,6 +87,8 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
             key = self.headers.get("Authorization", "")
             if step == "garbage":
                 self._send(200, "{not json", {})
+            elif step == "page":
+                self._send(200, "<html>Welcome</html>", {"Content-Type": "text/html"})
             elif isinstance(step, int) and step != 200:
                 error = {
                     "error": {
@@ -94,12 +99,12 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
                 extra = {"Retry-After": stub.retry_after} if stub.retry_after else {}
                 self._send(step, json.dumps(error), {**extra, **({"Location": "/elsewhere"} if step == 307 else {})})
             else:
-                reply = stub.behavior(*parts(body["messages"]))
+                reply = stub.answer(body["messages"]) if stub.answer else stub.behavior(*parts(body["messages"]))
                 text = reply if isinstance(reply, str) else json.dumps(reply)
                 choice = {
                     "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": text.replace("KEY", key)},
+                    "finish_reason": stub.finish_reason,
+                    "message": {"role": "assistant", "content": text.replace("KEY", key), **stub.message},
                 }
                 completion = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
                 self._send(

@@ -153,7 +153,7 @@ def sample_recipe(recipe: Recipe) -> Recipe:
             hint='Add a schema, disclaimers, forbidden phrases or reference = ["exact"] to [evaluation].',
         )
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
-    section = replace(recipe.evaluation, arms=arms, rows=SAMPLE_ROWS)  # type: ignore[arg-type]
+    section = replace(recipe.evaluation, arms=arms, rows=SAMPLE_ROWS)
     return replace(recipe, name=sample_name(recipe.name), evaluation=section)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
+from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import info, progress_bar, show, show_json
@@ -18,6 +19,7 @@ from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.endpoints import remote_hosts
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
 from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal
@@ -47,6 +49,9 @@ def evaluate(
     all_seeds: Annotated[
         bool, typer.Option("--seeds", help="Evaluate all runs of this recipe that differ only in the seed, and recommend one.")
     ] = False,
+    send: Annotated[
+        bool, typer.Option("--send", help="Consent to sending held-out prompts to the endpoints among the arms.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
@@ -55,7 +60,8 @@ def evaluate(
     """
     recipe, run = _subject(which, overrides or [])
     runs = _seeds(run) if all_seeds else []
-    code, folder = measure(recipe, run, entry=_adapter(adapter, recipe, run) if adapter else None, seeds=runs, quiet=json)
+    entry = _adapter(adapter, recipe, run) if adapter else None
+    code, folder = measure(recipe, run, entry=entry, seeds=runs, quiet=json, consent=_consent(recipe, send))
     if code:
         raise typer.Exit(code)
     report = reports.load(folder)
@@ -65,7 +71,13 @@ def evaluate(
 
 
 def measure(
-    recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, seeds: Sequence[Run] = (), quiet: bool = False
+    recipe: Recipe,
+    run: Run | None,
+    *,
+    entry: AdapterEntry | None = None,
+    seeds: Sequence[Run] = (),
+    quiet: bool = False,
+    consent: str = "",
 ) -> tuple[int, Path]:
     """Run an evaluation of a run's adapter, of ``entry``, or of the base alone, with a progress bar.
 
@@ -79,7 +91,7 @@ def measure(
     template = entry.template if entry and not recipe.model.template else ""
     if (run or entry) and (power := off_task_power(recipe)):
         info("  ", ("Off-task ", "muted"), power)
-    evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, seeds=seeds, template=template)
+    evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, seeds=seeds, template=template, consent=consent)
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
@@ -88,6 +100,15 @@ def measure(
                 update(f"{arm} answers {plural(total, what)}", done / max(1, total))
 
         return follow(evaluation, on_state=draw), evaluation.folder
+
+
+def _consent(recipe: Recipe, send: bool) -> str:
+    """Return how the user consented to sending prompts to endpoints, empty if none is remote. Raise ``InputError`` without consent."""
+    hosts = remote_hosts(recipe)
+    if not hosts:
+        return ""
+    what = f"The held-out prompts will be sent to {', '.join(hosts)}."
+    return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.")
 
 
 def table(report: EvaluationReport, folder: Path) -> None:

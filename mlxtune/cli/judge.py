@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from mlxtune.cli.consent import require_consent
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import err, info, progress_bar, show, show_json, styled
+from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
@@ -130,14 +130,8 @@ def _tell(fixed: JudgeSession, meter: CostMeter) -> None:
 
 def _consent(fixed: JudgeSession, send: bool) -> str:
     """Return how the user consented to sending the rows. Raise ``InputError`` without consent."""
-    if send:
-        return "--send"
     what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}."
-    if sys.stdin.isatty():
-        err.print(styled(("  ! ", "bold warning"), what))
-        if typer.confirm("  Send them?", err=True):
-            return "asked in the terminal"
-    raise InputError(f"{what} This needs your consent.", hint="Consent with --send, or use a judge on this machine with --local.")
+    return require_consent(what, send, "Consent with --send, or use a judge on this machine with --local.")
 
 
 def table(report: JudgeReport) -> None:

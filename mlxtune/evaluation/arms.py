@@ -16,16 +16,17 @@ from typing import Any
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row
-from mlxtune.recipe import Recipe
+from mlxtune.recipe import Endpoint, Recipe
 
 BASE, PROMPT, KSHOT, GRAMMAR, PARENT = "base", "base+prompt", "base+kshot", "base+grammar", "parent"
+ENDPOINT = "endpoint:"  # followed by the name of an endpoint
 TUNED, TUNED_PROMPT, TUNED_GRAMMAR = "tuned", "tuned+prompt", "tuned+grammar"
 _SYSTEM = ("system", "developer")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The base model, optionally with ``adapter``.
+    """The base model, optionally with ``adapter``, or the model at ``endpoint``.
 
     ``prompt``, if set, replaces a row's system turn; ``shots`` are inserted before the user's turn; ``schema`` constrains decoding.
     """
@@ -35,6 +36,7 @@ class Arm:
     prompt: str = ""
     shots: tuple[Message, ...] = ()
     schema: Any = None
+    endpoint: Endpoint | None = None
 
     def prompt_for(self, row: PromptRow) -> tuple[Message, ...]:
         """Return the prompt for ``row`` as turns."""
@@ -61,6 +63,9 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
         built.append(Arm(KSHOT, shots=sample_shots(train, section.shots, recipe.data.seed)))
     if GRAMMAR in section.arms and recipe.schema_file:
         built.append(Arm(GRAMMAR, schema=json.loads(_text(recipe.schema_file))))
+    built += [
+        Arm(name, endpoint=section.endpoints[name.removeprefix(ENDPOINT)]) for name in section.arms if name.startswith(ENDPOINT)
+    ]
     if adapter and TUNED in section.arms:
         built += [Arm(PARENT, recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
         built.append(Arm(TUNED, adapter))

@@ -18,6 +18,7 @@ _FIRST_KEYS = {"disclaimers", "forbid", "length", "reference", "fields"}
 _OTHER_KEYS = {
     "schema",
     "arms",
+    "endpoints",
     "prompt",
     "shots",
     "rows",

@@ -163,7 +163,7 @@ def generate_answers(
         "rows": [row.id for row in rows],
     }
     file = cache / f"{sha256_json(identity)[:32]}.jsonl"
-    cached = _load_outputs(file, rows)
+    cached = load_outputs(file, rows)
     if cached and not (timed and None in [output.seconds for output in cached]):
         tell(of)(len(rows), len(rows))
         return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
@@ -206,7 +206,7 @@ def generate_answers(
         )
         for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
     )
-    _save_outputs(file, outputs)
+    save_outputs(file, outputs)
     return ArmAnswers(arm.name, outputs, False, time.perf_counter() - start, no_likelihood_reason)
 
 
@@ -275,13 +275,13 @@ def _file_hash(file: Path, size: int, changed: int) -> str:
     return sha256_file(file)
 
 
-def _save_outputs(file: Path, outputs: Sequence[Output]) -> None:
+def save_outputs(file: Path, outputs: Sequence[Output]) -> None:
     """Write a line with the hash of ``outputs``, then ``outputs``."""
     lines = "".join(json.dumps(asdict(output), ensure_ascii=True) + "\n" for output in outputs)
     write_text(file, json.dumps({"sha256": hashlib.sha256(lines.encode()).hexdigest()}) + "\n" + lines)
 
 
-def _load_outputs(file: Path, rows: Sequence[PromptRow]) -> tuple[Output, ...]:
+def load_outputs(file: Path, rows: Sequence[PromptRow]) -> tuple[Output, ...]:
     """Read cached outputs; empty if the file is missing, damaged, or belongs to different rows."""
     try:
         head, _, lines = file.read_bytes().partition(b"\n")

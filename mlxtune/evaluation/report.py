@@ -37,6 +37,14 @@ class Decoding(TypedDict):
     max_tokens: int
 
 
+class EndpointFacts(TypedDict):
+    """The model behind an arm, and the dollars spent on its answers, at most."""
+
+    url: str
+    model: str
+    spent: float
+
+
 class ReportFacts(TypedDict, total=False):
     """What was compared, as stored in ``report.json`` (:data:`VERSION`); ``report.schema.json`` describes each key."""
 
@@ -54,6 +62,7 @@ class ReportFacts(TypedDict, total=False):
     asks: list[str]
     template: str
     decoding: Decoding
+    endpoints: dict[str, EndpointFacts]
     longest_reference: int
     room: int
     thinking: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
+from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.seed_evidence import SeedAdapter
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
@@ -33,17 +34,21 @@ def start(
     *,
     seeds: Sequence[Run] = (),
     template: str = "",
+    consent: str = "",
 ) -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the run's adapter or the one in the folder ``adapter``.
 
     ``seeds`` are runs that differ from ``run`` only in the seed, including itself. ``template`` is the source of a chat template that
-    replaces the recipe's. Returns the evaluation. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker
+    replaces the recipe's. ``consent`` is how the user agreed to send prompts to an endpoint. Returns the evaluation. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker
     does not start.
     """
     for item in seeds or ([run] if run else []):
         require_adapter(item)
     run = seeds[0] if seeds else run
     request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
+    require_endpoints(recipe, consent)
+    if consent:
+        request["consent"] = consent
     if seeds:
         request["seeds"] = [asdict(SeedAdapter(item.id, item.recipe().training.seed, str(item.adapter))) for item in seeds]
     return launch.start(workspace, "eval", recipe, request, template=template)

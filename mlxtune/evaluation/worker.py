@@ -27,6 +27,7 @@ from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.answer_statistics import answer_statistics
 from mlxtune.evaluation.arms import BASE, TUNED, build_arms
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.holdout import contamination, ledger
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task import prompts
@@ -71,6 +72,7 @@ class _ScoredArm:
 def evaluate(worker: Worker) -> dict[str, Any]:
     """Evaluate every arm on the same held-out rows, the base first; write the outputs and the report; return the summary."""
     from mlxtune.evaluation import nearest_rows, outputs
+    from mlxtune.evaluation.endpoint_answers import endpoint_answers
     from mlxtune.evaluation.seed_answers import answer_with_seeds
     from mlxtune.models import load, lora
     from mlxtune.models.prefix_cache import PrefixCache
@@ -79,6 +81,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
 
     recipe = worker.recipe
     worker.report_start("eval")
+    require_endpoints(recipe, worker.request.get("consent", ""))
     contract = Contract.from_recipe(recipe)
     data = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(data, recipe.data)
@@ -142,6 +145,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     arms: list[_ScoredArm] = []
     prefixes, likelihoods = PrefixCache(loaded.model), outputs.Likelihoods()
     current: Path | None = None
+    endpoint_facts: dict[str, report.EndpointFacts] = {}
     seed_answers: list[SeedAnswer] = []
     for arm in built:
         if arm.adapter and seeds:
@@ -174,7 +178,15 @@ def evaluate(worker: Worker) -> dict[str, Any]:
             likelihoods=likelihoods,
         )
         worker.emit("arm.started", arm=arm.name, rows=len(rows))
-        answers = generate(rows, max_tokens=budget.max_tokens, compared=compared, timed=True)
+        if arm.endpoint:
+            answers, spent = endpoint_answers(
+                arm, arm.endpoint, rows, max_tokens=budget.max_tokens + (0 if settings.thinking == "off" else thinking_tokens),
+                cache=worker.folder.parent / "cache", tell=partial(progress_reporter, worker, arm.name),
+                count_tokens=template.count_tokens,
+            )  # fmt: skip
+            endpoint_facts[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
+        else:
+            answers = generate(rows, max_tokens=budget.max_tokens, compared=compared, timed=True)
         worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
@@ -189,6 +201,8 @@ def evaluate(worker: Worker) -> dict[str, Any]:
                 )
                 outputs_by_prompt |= {prompt: output.output for prompt, output in zip(group, off_task.outputs, strict=True)}
             off_task_answers[arm.name] = [outputs_by_prompt[prompt] for prompt in off_task_prompts]
+    if endpoint_facts:
+        facts["endpoints"] = endpoint_facts
     if compared and (missing := [arm.answers.arm for arm in arms if not arm.logprobs]):
         worker.warn(f"Preferences are not compared: the likelihoods of both answers are missing for {', '.join(missing)}.")
         compared = frozenset()

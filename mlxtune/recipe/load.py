@@ -174,6 +174,8 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     if origin is list and isinstance(value, list):
         return [_value(arguments[0], item, path, locate) for item in value]
     if origin is dict and isinstance(value, Mapping):
+        if dataclasses.is_dataclass(arguments[1]):
+            return {key: _build(arguments[1], item, (*path, key), locate) for key, item in value.items()}  # type: ignore[arg-type]
         return dict(value)
     if origin is Literal and not isinstance(value, bool | list | dict) and (current := _RENAMED.get(value, value)) in arguments:
         return current
@@ -206,6 +208,8 @@ def _expected(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(f'"{word}"' if isinstance(word, str) else str(word) for word in arguments)
+    if origin is Annotated:
+        return " ".join(rule.expected for rule in arguments[1:] if isinstance(rule, Rule))
     if origin is list:
         return f"a list of {_PLURALS.get(arguments[0]) or f'values, each {_expected(arguments[0])}'}"
     if origin in (Union, types.UnionType):
@@ -245,6 +249,12 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
             fail(
                 "evaluation.arms", "evaluation.arms", f"The arm {arm} requires the arm tuned.", hint="Add tuned to evaluation.arms."
             )
+        kind, _, name = arm.partition(":")
+        if name and name not in evaluation.endpoints:
+            hint = f"Add [evaluation.endpoints.{name}] with its url and model."
+            fail("evaluation.arms", "evaluation.endpoints", f"The arm {arm} requires evaluation.endpoints.{name}.", hint=hint)
+        if name and method.kind == "dpo":
+            fail("evaluation.arms", "method.kind", f"The arm {kind}:{name} has no likelihoods, which dpo compares.")
         key = {"prompt": "prompt", "grammar": "schema"}.get(arm.rpartition("+")[2])
         if key and not getattr(evaluation, key).strip():
             fail(

@@ -302,9 +302,26 @@ class Length:
     at: Annotated[str, Key("JSON Pointer to a field of the answer; empty = the whole answer"), _POINTER_OR_EMPTY] = ""
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """A model at an OpenAI-compatible endpoint, evaluated as the arm ``endpoint:NAME``: a hosted model, Ollama, or ``mlxtune serve``.
+
+    It gets the same prompts as the base. Prices and a cap are required unless it runs on this machine. The key is never stored: it
+    is read from the environment variable ``key_env``, by default OPENAI_API_KEY for OpenAI and MLXTUNE_ENDPOINT_KEY for all others.
+    """
+
+    model: Annotated[str, Key("the model's name at the endpoint"), Rule(bool, "a model name")]
+    url: Annotated[str, Key("base URL of the endpoint, up to and including /v1")] = "https://api.openai.com/v1"
+    key_env: Annotated[str, Key("environment variable with the key")] = ""
+    price_in: Annotated[float, Key("dollars per million prompt tokens"), _AT_LEAST_0] = 0.0
+    price_out: Annotated[float, Key("dollars per million answer tokens"), _AT_LEAST_0] = 0.0
+    cap: Annotated[float, Key("spending cap in dollars, over all evaluations that ask the same"), _AT_LEAST_0] = 0.0
+
+
 AUTO: Literal["auto"] = "auto"
 
 ArmName = Literal["base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar"]
+EndpointArmName = Annotated[str, Rule(re.compile(r"endpoint:[A-Za-z0-9_-]+").fullmatch, "endpoint:NAME")]
 
 _DISCLAIMERS = Rule(
     lambda items: all(item.phrases and all(phrase.text.strip() for phrase in item.phrases) for item in items),
@@ -341,8 +358,11 @@ class EvaluationSection:
     fields: Annotated[list[str], Key('JSON Pointers for reference = ["fields"]; empty = all', in_form=False), _POINTERS] = field(
         default_factory=list
     )
-    arms: Annotated[list[ArmName], Key("arms to evaluate on the held-out rows"), _WITH_BASE, _DISTINCT] = field(
+    arms: Annotated[list[ArmName | EndpointArmName], Key("arms to evaluate on the held-out rows"), _WITH_BASE, _DISTINCT] = field(
         default_factory=lambda: ["base", "tuned"]
+    )
+    endpoints: Annotated[dict[str, Endpoint], Key("models at endpoints, by name, for arms named endpoint:NAME", in_form=False)] = (
+        field(default_factory=dict)
     )
     prompt: Annotated[str, Key("system prompt for base+prompt and tuned+prompt, or a file that contains it")] = ""
     shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3

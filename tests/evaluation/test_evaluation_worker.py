@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_stub import serve
 
 from mlxtune.core.errors import InputError, Interrupted
 from mlxtune.core.files import write_json
@@ -191,6 +192,30 @@ def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace: 
     stored = (folder / "report.json").read_text()
     (folder / "report.json").write_text(stored.replace(f'"longest_reference": {longest}', f'"longest_reference": {longest + 90}'))
     assert any("decoding, max_tokens" in difference for difference in verify(folder))
+
+
+def test_endpoint_is_a_rival_and_its_report_is_verified(
+    workspace: Path, trained: Run, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", "sk-canary-90ab")
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    with serve() as stub:
+        stub.answer = lambda messages: '{"category": "a"}'
+        endpoint = f'evaluation.endpoints.big={{ model = "big-1", url = "{stub.url}" }}'
+        how = (endpoint, f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=8", "evaluation.rows=4")
+        arms = 'evaluation.arms=["base", "endpoint:big", "tuned"]'
+        folder = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
+        again = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
+    result = report.load(folder)
+    assert [arm.name for arm in result.arms] == ["base", "endpoint:big", "tuned"]
+    assert (result.headline.first, result.headline.second, result.outcome) == ("endpoint:big", "tuned", "cannot tell")
+    assert result.arms[1].answers
+    assert result.facts["endpoints"]["endpoint:big"] == {"url": stub.url, "model": "big-1", "spent": 0.0}
+    assert report.load(again).arms[1].cached
+    assert len(stub.bodies) == 4
+    assert verify(folder) == []
+    files = [file for file in workspace.rglob("*") if file.is_file()]
+    assert not any(b"sk-canary-90ab" in file.read_bytes() for file in files)
 
 
 def test_training_rows_are_refused_and_not_sealed(workspace: Path, trained: Run, evaluate: Evaluate) -> None:

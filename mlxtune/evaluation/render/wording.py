@@ -188,7 +188,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
     facts, decoding = report.facts, report.facts.get("decoding")
     base = [facts.get("base", ""), _short_hash(facts.get("base_fingerprint", ""))]
     perplexities = [f"{arm.name} {arm.perplexity:.2f}" for arm in report.arms if arm.perplexity is not None]
-    off_task = report.off_task
+    off_task, endpoints = report.off_task, facts.get("endpoints", {}).items()
     items = [
         ("base", " ".join(filter(None, base))),
         ("run", facts.get("run", "")),
@@ -201,11 +201,19 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ("thinking", f"{facts['thinking']}; at most {facts['thinking_tokens']:,} tokens" if "thinking" in facts else ""),
         ("date", f"{facts['date']} in the prompts" if facts.get("date") else ""),
         ("compute", facts.get("compute", "")),
+        *(
+            (arm, f"{one_line(item['model'], 60)} at {one_line(item['url'], 80)}{_dollars(item['spent'])}")
+            for arm, item in endpoints
+        ),
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
         ("perplexity", f"{', '.join(perplexities)} (reference answers)" if perplexities else ""),
         ("off-task", off_task.summary if off_task else ""),
     ]
     return [(name, value) for name, value in items if value]
+
+
+def _dollars(spent: float) -> str:
+    return f", at most ${spent:.4f}" if spent else ""
 
 
 def _short_hash(value: str) -> str:

@@ -1,0 +1,21 @@
+"""Ask for consent before anything is sent to another machine."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mlxtune.cli.output import err, styled
+from mlxtune.core.errors import InputError
+
+
+def require_consent(what: str, send: bool, hint: str) -> str:
+    """Return how the user consented to ``what``, a sentence. Raise ``InputError`` with ``hint`` without consent."""
+    if send:
+        return "--send"
+    if sys.stdin.isatty():
+        err.print(styled(("  ! ", "bold warning"), what))
+        if typer.confirm("  Send them?", err=True):
+            return "asked in the terminal"
+    raise InputError(f"{what} This needs your consent.", hint=hint)

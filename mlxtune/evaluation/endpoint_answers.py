@@ -1,0 +1,131 @@
+"""Answers of a model at an OpenAI-compatible endpoint to the held-out rows, cached like those of any other arm."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import MachineError
+from mlxtune.core.hashing import sha256_json
+from mlxtune.core.text import plural
+from mlxtune.data.rows import Message, PromptRow, calls_as_json
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.endpoints import secret_key
+from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host
+from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
+from mlxtune.evaluation.outputs import ArmAnswers, Output, load_outputs, save_outputs
+from mlxtune.evaluation.scorers import THINKING_LIMIT
+from mlxtune.models.generate import Progress
+from mlxtune.models.thoughts import split_thought
+from mlxtune.recipe import Endpoint
+from mlxtune.runs.locks import file_lock
+from mlxtune.runs.state import HELD_OUT_ROW
+
+WORKERS = 4  # concurrent requests
+
+
+@dataclass(frozen=True)
+class RowCall:
+    """The request for a row's answer, in OpenAI's format."""
+
+    row: str
+    messages: list[dict[str, Any]]
+    tools: tuple[dict[str, Any], ...]
+
+    @property
+    def key(self) -> str:
+        """The key that identifies the call in the journal."""
+        return sha256_json([self.row, self.messages, self.tools])[:32]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"row": self.row}
+
+    def worst_case(self, meter: CostMeter) -> float:
+        """Return the highest possible cost in dollars."""
+        return meter.worst_case(self.messages, self.tools)
+
+
+def endpoint_answers(
+    arm: Arm,
+    endpoint: Endpoint,
+    rows: Sequence[PromptRow],
+    *,
+    max_tokens: int,
+    cache: Path,
+    tell: Callable[[str], Progress],
+    count_tokens: Callable[[str], int],
+) -> tuple[ArmAnswers, float]:
+    """Return the endpoint's answers to ``rows``, and the dollars spent on them so far.
+
+    Answers have at most ``max_tokens``, reasoning included. Each reply is saved as it arrives, so that an interrupted evaluation
+    continues where it ended. A reply that was lost may have been billed: it counts toward the cap at its worst case, and only another
+    evaluation asks for it again. ``count_tokens`` is used if the endpoint does not report tokens. Raises ``InputError`` if the
+    endpoint rejects a request, ``MachineError`` if it cannot be reached or replies were lost, and ``CostCapReached`` at the cap.
+    """
+    start = time.perf_counter()
+    calls = [RowCall(row.id, [_message(turn) for turn in arm.prompt_for(row)], tuple(row.tools)) for row in rows]
+    name = sha256_json(
+        {"v": 1, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": [call.key for call in calls]}
+    )
+    file, journal = (cache / f"{name[:32]}{suffix}" for suffix in (".jsonl", ".calls.jsonl"))
+    cached = load_outputs(file, rows)
+    if not cached:
+        meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
+        client = EndpointClient(endpoint.url, endpoint.model, secret_key(endpoint), meter)
+        with file_lock(cache / f"{name[:32]}.lock", busy_message=f"Another evaluation is asking {arm.name}.", timeout=0.3):
+            make_calls(
+                calls, lambda call: asdict(client.complete(call.messages, call.tools)), meter, journal, tell(HELD_OUT_ROW),
+                workers=WORKERS, done=read_calls(journal).replies,
+            )  # fmt: skip
+            replies = read_calls(journal).replies
+        if missing := sum(call.key not in replies for call in calls):
+            raise MachineError(
+                f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost. They may have been billed and count toward the cap.",
+                hint="The other replies are saved. Run again to ask for the lost ones.",
+            )
+        save_outputs(file, [_output(call.row, replies[call.key], count_tokens) for call in calls])
+    outputs = cached or load_outputs(file, rows)
+    tell(HELD_OUT_ROW)(len(rows), len(rows))
+    seconds = time.perf_counter() - start
+    return ArmAnswers(arm.name, outputs, bool(cached), seconds, "an endpoint returns no likelihoods"), read_calls(journal).spent
+
+
+def _message(turn: Message) -> dict[str, Any]:
+    """Return a turn in the form that OpenAI's API accepts, without reasoning and with arguments of calls as text."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    message |= {key: turn.extra[key] for key in ("name", "tool_call_id") if key in turn.extra}
+    if calls := turn.extra.get("tool_calls"):
+        message["tool_calls"] = [
+            {
+                "id": call.get("id") or f"call_{index}",
+                "type": "function",
+                "function": {**call["function"], "arguments": json.dumps(call["function"].get("arguments", {}))},
+            }
+            for index, call in enumerate(calls)
+        ]
+    return message
+
+
+def _output(row: str, reply: dict[str, Any], count_tokens: Callable[[str], int]) -> Output:
+    """Return a completion as an answer: behind its reasoning, or its calls as JSON."""
+    thought, text = split_thought(reply["text"])
+    thought_tokens = reply["thought_tokens"] or (count_tokens(thought) if thought else 0)
+    answer = calls_as_json([_plain_call(call) for call in reply["calls"]]) if reply["calls"] else text
+    tokens = max(0, reply["tokens"] - thought_tokens) if reply["tokens"] is not None else count_tokens(answer)
+    ended = THINKING_LIMIT if reply["ended"] == "length" and thought_tokens and not answer else reply["ended"]
+    return Output(row, answer, ended, 0.0, 0, None, thought, thought_tokens, tokens, reply["seconds"])
+
+
+def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a call with its arguments as a JSON value if they are one."""
+    function = call.get("function") or {}
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+    except ValueError:
+        arguments = function["arguments"]
+    return {"function": {"name": function.get("name", ""), "arguments": arguments}}
