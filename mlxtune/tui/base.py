@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.reactive import Reactive
 from textual.screen import Screen
@@ -24,6 +24,7 @@ from mlxtune.data import samples
 from mlxtune.recipe import load
 from mlxtune.runs import registry
 from mlxtune.tui import keys
+from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import age
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
@@ -40,7 +41,7 @@ QUIT = FooterAction("q", "quit", "app.quit", "quit; runs continue")
 T = TypeVar("T")
 
 
-class BaseApp(App[None]):
+class BaseApp(OrderedKeys):
     """The part of the app that rooms use: the snapshot, the selected run and recipe, jobs and notices."""
 
     def __init__(self, workspace: Path, **kwargs: Any) -> None:

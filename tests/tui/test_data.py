@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 
 from mlxtune.core.errors import MachineError
 from mlxtune.data.review import ReviewSession, journal_path
@@ -484,3 +485,15 @@ async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_r
         await room.until(lambda: ready(room) and selected(room) == 6)
         assert session_of(room).row_index == 6
         assert room.screen.query_one("#filter-text").value == "tag:login"
+
+
+async def test_letters_typed_right_after_slash_go_into_the_filter(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data", NARROW) as room:
+        session = await checked(room)
+        for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("s", "s")):
+            room.app.post_message(events.Key(key, character))
+        await room.until(lambda: session.selection.order == "findings")
+        assert (session.selection.filter, room.focus) == ("bx", "list")
+        assert room.screen is room.app.screen
+        assert not session.source.state.steps

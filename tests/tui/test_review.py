@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 
 from mlxtune.core.errors import MachineError
 from mlxtune.data.review import ReviewSession, journal_path
@@ -277,6 +278,16 @@ async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(shop: Shop, ch
         await room.press("ctrl+s")
         await room.until_notice("✗ support-json.jsonl, line 1: an assistant turn is empty.")
         assert "editing turn 3" in room.head("#read")
+
+
+async def test_letters_typed_right_after_e_go_into_the_editor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        for key in "exa":
+            room.app.post_message(events.Key(key, key))
+        await room.until(lambda: room.screen.query_one(Editor).text.endswith("xa"))
+        assert not statuses(room)
 
 
 async def test_an_edit_preserves_characters_that_cannot_be_shown(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

@@ -210,11 +210,11 @@ class ChatRoom(Room):
         self.run_job(job, loading)
 
     def action_write(self) -> None:
-        self.query_one("#chat-field", Input).focus()
+        self.set_focus(self.query_one("#chat-field", Input))
 
     def action_leave(self) -> None:
         if self.query_one("#chat-field").has_focus:
-            self.query_one("#chat-transcript", ScrollPanel).focus()
+            self.set_focus(self.query_one("#chat-transcript", ScrollPanel))
         else:
             self.app.action_dismiss_notice()
 

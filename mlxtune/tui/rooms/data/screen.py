@@ -37,6 +37,12 @@ class StatsColumn(Vertical):
             self.screen.redraw()
 
 
+class FilterField(Input):
+    """The filter above the rows. Enter leaves it at once, so that the next key acts on the rows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.leave", "rows", id="filter.leave")]
+
+
 class DataRoom(SourceRoom):
     """Actions apply to the row or the finding under the cursor."""
 
@@ -80,7 +86,7 @@ class DataRoom(SourceRoom):
                     "Rows",
                     Horizontal(
                         Panel(lambda _width, _height: line("  ", ("/", "bold $primary"))),
-                        Input(placeholder="status:pending  tag:x  finding:x  len>400  /regex/  text", compact=True, id="filter-text"),
+                        FilterField(placeholder="status:pending  tag:x  finding:x  len>400  /regex/  text", compact=True, id="filter-text"),
                         Panel(id="order"),
                         id="filter",
                     ),
@@ -289,23 +295,20 @@ class DataRoom(SourceRoom):
     def action_filter(self) -> None:
         self._show_stats = False
         self.redraw()
-        self.query_one("#filter-text").focus()
+        self.set_focus(self.query_one("#filter-text"))
 
     def action_leave(self) -> None:
         if self._show_stats or (self.focused is not None and self.focused.id != "list"):
             self._show_stats = False
             self.redraw()
-            self.query_one("#list").focus()
+            self.set_focus(self.query_one("#list"))
         else:
             self.app.action_dismiss_notice()
 
     def action_stats(self) -> None:
         self._show_stats = not self._show_stats and not self.wide
         self.redraw()
-        self.call_after_refresh(self._focus_list)
-
-    def _focus_list(self) -> None:  # the next key may have switched back before this runs
-        self.query_one("#findings-list" if self._show_stats else "#list").focus()
+        self.set_focus(self.query_one("#findings-list" if self._show_stats else "#list"))
 
     def action_sort(self) -> None:
         if session := self.session:
@@ -355,10 +358,6 @@ class DataRoom(SourceRoom):
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         self._select(event.value)
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        self.query_one("#list").focus()
 
     # Many rows at once
 

@@ -237,7 +237,7 @@ class EvaluateRoom(Room):
         self._find_rows(RowFilter(loaded.report.headline_metric, loaded.report.subject.name), focus=False)
         self.redraw()
         if self.focused is None:
-            self.query_one("#ev-list", ListPanel).focus()
+            self.set_focus(self.query_one("#ev-list", ListPanel))
 
     def _find_rows(self, filter: RowFilter, *, focus: bool = True) -> None:
         loaded = self._report
@@ -252,7 +252,7 @@ class EvaluateRoom(Room):
         rows.cursor = 0
         self.redraw()
         if focus:
-            rows.focus()
+            self.set_focus(rows)
 
     def footer_actions(self) -> Sequence[FooterAction]:
         stop = [FooterAction("s", "stop", "stop", "stop the evaluation, after a confirmation")] if self._live else []

@@ -327,7 +327,7 @@ class PlanRoom(Room):
 
     def _close_field(self) -> None:
         self.query_one("#plan-field", Field).close()
-        self._list.focus()
+        self.set_focus(self._list)
 
     def action_step(self, by: int) -> None:
         if (item := self._key) and self._form:

@@ -415,7 +415,7 @@ class ReviewRoom(SourceRoom):
     def action_details(self) -> None:
         self._show_details = not self._show_details and not self.wide
         self.redraw()
-        self.call_after_refresh(self.query_one("#contract" if self._show_details else "#reader").focus)
+        self.set_focus(self.query_one("#contract" if self._show_details else "#reader"))
 
     def action_back(self) -> None:
         if self._edited_part is not None:
@@ -442,7 +442,7 @@ class ReviewRoom(SourceRoom):
         editor.load_text(self._drafts.get(self._draft_key, safe_text(self._edited_part.text)))
         editor.move_cursor(editor.document.end)
         self.redraw()
-        self.call_after_refresh(editor.focus)  # it is hidden until then
+        self.set_focus(editor)
 
     def on_text_area_changed(self) -> None:
         if self._edited_part is not None:
@@ -497,4 +497,4 @@ class ReviewRoom(SourceRoom):
         reader = self.query_one(RowReader)
         if (session := self.session) is not None and (row := self.row) is not None:
             reader.set(len(parts_of(row)), self._row_lines(session, row), cursor=self._cursor_before_edit)
-        reader.focus()
+        self.set_focus(reader)

@@ -1,0 +1,73 @@
+"""Keys that are handled one at a time, in the order in which they were typed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from textual import events
+from textual.app import App
+from textual.timer import Timer
+
+_PATIENCE = 2.0  # seconds after which the next key is forwarded: a widget that is being removed never handles its key
+
+
+class _TrackedKey(events.Key):
+    """A key that reports when a widget has handled it."""
+
+    def __init__(self, key: events.Key, on_stop: Callable[[_TrackedKey], None]) -> None:
+        super().__init__(key.key, key.character)
+        self._sender = None  # the screen would stop a key of the app before the app's bindings see it
+        self._on_stop = on_stop
+
+    def stop(self, stop: bool = True) -> _TrackedKey:
+        super().stop(stop)
+        self._on_stop(self)
+        return self
+
+
+_TrackedKey.handler_name = events.Key.handler_name  # Textual derives it from the name of the class
+
+
+class OrderedKeys(App[None]):
+    """An app that forwards a key only after the one before has been handled.
+
+    Textual forwards each key at once to the focused widget, and runs a binding only after the key has bubbled up from there. If
+    the first key moves the focus, a second one that was typed quickly still goes to the old widget: a letter meant for a text
+    field then runs an action.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._typed: deque[events.Key] = deque()
+        self._current: _TrackedKey | None = None
+        self._patience: Timer | None = None
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and not self._screen_stack:  # typed while the app exits
+            return
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            self._typed.append(event)
+            if self._current is None:
+                await self._forward_next()
+            return
+        await super().on_event(event)
+        if event is self._current:
+            await self._forward_next()
+
+    async def _forward_next(self) -> None:
+        self._current = None
+        if self._patience is not None:
+            self._patience.stop()
+        while self._typed and self._current is None:
+            key = self._current = _TrackedKey(self._typed.popleft(), self._on_stop)
+            await super().on_event(key)
+            if not key.is_forwarded:  # a priority binding handled it
+                self._current = None
+        if self._current is not None:
+            self._patience = self.set_timer(_PATIENCE, self._forward_next)
+
+    def _on_stop(self, key: _TrackedKey) -> None:
+        if key is self._current:
+            self.call_later(self._forward_next)
