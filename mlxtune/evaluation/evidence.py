@@ -95,7 +95,10 @@ class ReviewDecision:
 
 @dataclass(frozen=True)
 class NearestRow:
-    """A training row similar to a failed row (Jaccard similarity of 5-grams, 0 to 1), with its reviews, oldest first."""
+    """A training row similar to a failed row, with its reviews, oldest first.
+
+    The similarity, 0 to 1, is the cosine of the base's hidden states, or, where there are none, the Jaccard similarity of 5-grams.
+    """
 
     id: str
     file: str

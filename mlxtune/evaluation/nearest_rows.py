@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mlxtune.core.files import write_text
 from mlxtune.data import review
@@ -18,10 +19,16 @@ from mlxtune.evaluation.evidence import NEAREST, FailureLinks, NearestRow, Revie
 from mlxtune.evaluation.json_fields import to_json
 
 COUNT = 3
-_FAILED, _TRAIN = 256, 1024  # rows per batch
+MAX_ROWS = 10_000  # training rows whose vectors are computed; with more, only shared wording counts
+_FAILED = 256  # rows per batch
+
+RowVectors = Mapping[str, npt.NDArray[np.float32]]
+"""Unit vectors of rows by ID, whose dot products are similarities of meaning."""
 
 
-def save_nearest(folder: Path, failed: Sequence[Row], train: Sequence[Row], source: Source) -> None:
+def save_nearest(
+    folder: Path, failed: Sequence[Row], train: Sequence[Row], source: Source, vectors: RowVectors | None = None
+) -> None:
     """Write ``nearest.jsonl``: for each failed row, its reviews and its nearest training rows with their reviews."""
     by_hash = _reviews_by_hash(review.load(source.path))
 
@@ -34,48 +41,60 @@ def save_nearest(folder: Path, failed: Sequence[Row], train: Sequence[Row], sour
 
     records = [
         {"id": row.id, **to_json(FailureLinks(reviews(row), tuple(nearest(*match) for match in matches)))}
-        for row, matches in zip(failed, nearest_rows(failed, train), strict=True)
+        for row, matches in zip(failed, nearest_rows(failed, train, vectors), strict=True)
     ]
     write_text(folder / NEAREST, to_jsonl(records))
 
 
-def nearest_rows(failed: Sequence[Row], train: Sequence[Row], count: int = COUNT) -> list[list[tuple[int, float]]]:
-    """Return, for each failed row, its ``count`` nearest training rows as ``(index, similarity)``, most similar first.
+def nearest_rows(
+    failed: Sequence[Row], train: Sequence[Row], vectors: RowVectors | None = None, count: int = COUNT
+) -> list[list[tuple[int, float]]]:
+    """Return, for each failed row, its ``count`` nearest training rows as ``(index, similarity)``, nearest first.
 
-    The search is exact: every pair is compared by the Jaccard similarity of its shingles. Ties go to the earlier row, and rows
-    without a shared shingle are omitted.
+    The search is exact: every pair is compared by the Jaccard similarity of its shingles and, with ``vectors``, by their cosine, each
+    divided by its standard deviation over the training rows. The similarity returned is then the cosine. Ties go to the earlier row.
+    Without vectors, rows without a shared shingle are omitted.
     """
     return [
-        matches for start in range(0, len(failed), _FAILED) for matches in _nearest(failed[start : start + _FAILED], train, count)
+        matches
+        for start in range(0, len(failed), _FAILED)
+        for matches in _nearest(failed[start : start + _FAILED], train, vectors, count)
     ]
 
 
-def _nearest(failed: Sequence[Row], train: Sequence[Row], count: int) -> list[list[tuple[int, float]]]:
+def _nearest(failed: Sequence[Row], train: Sequence[Row], vectors: RowVectors | None, count: int) -> list[list[tuple[int, float]]]:
+    wording = _shared_wording(failed, train)
+    if vectors is None or not len(train):
+        return [
+            [(index, float(row[index])) for index in _order(row, count) if row[index] > 0] for row in wording.T
+        ]  # fmt: skip
+    meaning = np.stack([vectors[row.id] for row in train]) @ np.stack([vectors[row.id] for row in failed]).T
+    score = sum(part / np.maximum(part.std(axis=0), 1e-6) for part in (wording, meaning))
+    return [
+        [(index, max(0.0, float(meaning[index, column]))) for index in _order(row, count)] for column, row in enumerate(score.T)
+    ]  # fmt: skip
+
+
+def _order(scores: Array, count: int) -> list[int]:
+    """Return the indices of the ``count`` highest ``scores``, highest first."""
+    order: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
+    return order
+
+
+def _shared_wording(failed: Sequence[Row], train: Sequence[Row]) -> Array:
+    """Return the Jaccard similarities of the rows' shingles, of shape ``(train, failed)``."""
     sets = [shingles(fold(prompt_text(row))) for row in failed]
     ids = {token: index for index, token in enumerate(sorted(frozenset().union(*sets)))}
     contains = np.zeros((len(ids), len(failed)), np.uint8)  # (shingles, failed)
     for column, tokens in enumerate(sets):
         contains[[ids[token] for token in tokens], column] = 1
     sizes = np.array([len(tokens) for tokens in sets])
-    best: list[list[tuple[int, float]]] = [[] for _ in failed]
-    for start, similarity in _similarities(train, ids, contains, sizes):
-        for column, matches in enumerate(best):
-            order = np.argsort(-similarity[:, column], kind="stable")[:count]
-            new = [(start + int(index), float(similarity[index, column])) for index in order if similarity[index, column] > 0]
-            matches[:] = sorted([*matches, *new], key=lambda match: (-match[1], match[0]))[:count]
-    return best
-
-
-def _similarities(train: Sequence[Row], ids: dict[str, int], contains: Array, sizes: Array) -> Iterator[tuple[int, Array]]:
-    """Yield, for each batch of training rows, the index of its first row and similarities of shape ``(train, failed)``."""
-    for start in range(0, len(train), _TRAIN):
-        batch = train[start : start + _TRAIN]
-        similarity = np.zeros((len(batch), len(sizes)))
-        for index, row in enumerate(batch):
-            tokens = shingles(fold(prompt_text(row)))
-            shared = contains[[ids[token] for token in tokens if token in ids]].sum(axis=0, dtype=np.int64)
-            similarity[index] = shared / (sizes + len(tokens) - shared)
-        yield start, similarity
+    similarity = np.zeros((len(train), len(failed)), np.float32)
+    for index, row in enumerate(train):
+        tokens = shingles(fold(prompt_text(row)))
+        shared = contains[[ids[token] for token in tokens if token in ids]].sum(axis=0, dtype=np.int64)
+        similarity[index] = shared / (sizes + len(tokens) - shared)
+    return similarity
 
 
 def _reviews_by_hash(state: ReviewState) -> dict[str, tuple[ReviewDecision, ...]]:

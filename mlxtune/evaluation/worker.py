@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.errors import Interrupted, MachineError
 from mlxtune.core.files import write_text
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.rows import PromptRow, shared_system_prompt
+from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import comparability, evidence, report
@@ -77,6 +77,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     from mlxtune.models import load, lora
     from mlxtune.models.prefix_cache import PrefixCache
     from mlxtune.models.template import TemplateSettings, load_template
+    from mlxtune.models.text_vectors import standardized, text_vectors
     from mlxtune.models.thinking import prints_date
 
     recipe = worker.recipe
@@ -143,6 +144,13 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     off_task_answers: dict[str, list[str]] = {}
     compared = outputs.comparable_pairs(loaded, recipe, [*rows, *validation])
     arms: list[_ScoredArm] = []
+    vectors = None
+    if len(splits.train) <= nearest_rows.MAX_ROWS:  # before an adapter changes the base's hidden states
+        compared_rows = [*splits.train, *rows]
+        texts = [prompt_text(row) for row in compared_rows]
+        of_texts = text_vectors(loaded, texts, worker.folder.parent / "cache", progress_reporter(worker, BASE, "row to compare"))
+        if of_texts is not None:
+            vectors = {row.id: vector for row, vector in zip(compared_rows, standardized(of_texts), strict=True)}
     prefixes, likelihoods = PrefixCache(loaded.model), outputs.Likelihoods()
     current: Path | None = None
     endpoint_facts: dict[str, report.EndpointFacts] = {}
@@ -227,7 +235,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     result = report.build(facts, [arm.scores(rows) for arm in arms], [row.group for row in evaluated], seed_scores)
     scored = next(arm.scored for arm in arms if arm.answers.arm == result.subject.name)
     failed = [row for row, scores in zip(rows, scored, strict=True) if headline in scores and not scores[headline].passed]
-    nearest_rows.save_nearest(worker.folder, failed, splits.train, data)
+    nearest_rows.save_nearest(worker.folder, failed, splits.train, data, vectors)
     publish(result, worker.folder)
     return {"verdict": result.verdict, "rows": len(rows)}
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from mlxtune.data import review
@@ -28,7 +29,6 @@ def _row(text: str, line: int = 1) -> Conversation:
 
 def test_nearest_rows_match_brute_force(monkeypatch):
     monkeypatch.setattr(nearest_rows, "_FAILED", 4)
-    monkeypatch.setattr(nearest_rows, "_TRAIN", 7)
     random = Random(3)
     words = ["where", "is", "my", "parcel", "the", "order", "tent", "rope", "stove", "wet", "lost", "back", "money", "colour"]
     rows = [_row(" ".join(random.choices(words, k=random.randint(1, 12))), at) for at in range(60)]
@@ -43,6 +43,22 @@ def test_rows_without_overlap_are_not_near():
     assert nearest_rows.nearest_rows([_row("Where is my parcel?")], [_row("qqqqq zzzzz")]) == [[]]
     assert nearest_rows.nearest_rows([], [_row("a")]) == []
     assert nearest_rows.nearest_rows([_row("")], [_row("")]) == [[(0, 1.0)]]
+
+
+def test_meaning_counts_as_much_as_wording():
+    train = [_row("my parcel is late"), _row("the delivery has not come"), _row("how do I wash a tent")]
+    asked = _row("my parcel has gone missing")
+    vectors = {
+        row.id: np.array(value, np.float32)
+        for row, value in zip([asked, *train], [[1, 0], [0.6, 0.8], [0.9, 0.436], [-1, 0]], strict=True)
+    }
+    wording = np.array([jaccard(prompt_text(asked), prompt_text(row)) for row in train])
+    meaning = np.array([0.6, 0.9, -1])
+    score = wording / wording.std() + meaning / meaning.std()
+    [found] = nearest_rows.nearest_rows([asked], train, vectors)
+    assert [index for index, _ in found] == np.argsort(-score).tolist()
+    assert dict(found) == pytest.approx({0: 0.6, 1: 0.9, 2: 0.0})
+    assert nearest_rows.nearest_rows([asked], [], vectors) == [[]]
 
 
 @pytest.fixture

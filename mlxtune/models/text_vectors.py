@@ -1,0 +1,144 @@
+"""Vectors of texts from a model's own hidden states, to find similar texts without another model.
+
+A vector is the mean over a text's tokens after a quarter of the layers. On 300 questions of the sample shop, the nearest
+question has the same category more often than with the last layer's states (62% against 59%, with the bundled model), in a quarter
+of the time. Compare vectors after :func:`standardized`, because a few dimensions are large for every text.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+from mlxtune.core.files import write_bytes
+from mlxtune.core.gpu_errors import gpu_error
+from mlxtune.core.hashing import sha256_json
+from mlxtune.models.cpu.streams import parallel_map
+from mlxtune.models.generate import Progress
+from mlxtune.models.head import BackboneHead, split_head
+from mlxtune.models.load import LoadedModel
+
+Vectors = npt.NDArray[np.float32]  # (texts, width)
+
+DEPTH = 0.25  # share of the layers
+MAX_TOKENS = 256  # of a text; the rest does not count
+_POSITIONS = 1024  # tokens per forward pass, including padding
+_ROWS = 64  # texts per forward pass
+
+
+def text_vectors(
+    loaded: LoadedModel, texts: Sequence[str], cache: Path, progress: Progress = lambda done, total: None
+) -> Vectors | None:
+    """Return the vectors of ``texts`` as ``(texts, width)``, or ``None`` if the model's hidden states cannot be read.
+
+    ``loaded`` must have no adapter. Vectors are stored in the folder ``cache`` by model and text, so that each is computed once.
+    """
+    head = split_head(loaded.model)
+    if head.warning:
+        return None
+    file = cache / f"vectors-{sha256_json([loaded.source.fingerprint, loaded.description, DEPTH, MAX_TOKENS])[:16]}.npz"
+    known = _load(file)
+    keys = [sha256_json(text)[:32] for text in texts]
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if missing:
+        tokens = [loaded.tokenizer.encode(text, add_special_tokens=False)[:MAX_TOKENS] or [0] for text in missing.values()]
+        with _first_layers(loaded.model, head):
+            known |= dict(zip(missing, _mean_states(head, tokens, progress), strict=True))
+        _save(file, known)
+    return np.stack([known[key] for key in keys]) if keys else None
+
+
+def standardized(vectors: Vectors) -> Vectors:
+    """Return unit vectors with every dimension centered and scaled over all texts; their dot products are cosine similarities."""
+    centered = vectors - vectors.mean(axis=0)
+    scaled = centered / np.maximum(centered.std(axis=0), 1e-6)
+    unit: Vectors = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-6)
+    return unit
+
+
+def _mean_states(head: BackboneHead, tokens: Sequence[Sequence[int]], progress: Progress) -> list[Vectors]:
+    """Return the mean hidden state of each sequence. Padding is on the right, where no earlier token sees it."""
+    means: list[Any] = [None] * len(tokens)
+    done = 0
+    for batch, states in parallel_map(lambda batch: _batch_means(head, [tokens[index] for index in batch]), _batches(tokens)):
+        for index, row in zip(batch, np.array(states), strict=True):
+            means[index] = row
+        done += len(batch)
+        progress(done, len(tokens))
+    return means
+
+
+def _batch_means(head: BackboneHead, rows: Sequence[Sequence[int]]) -> mx.array:
+    width = max(map(len, rows))
+    states = head.backbone(mx.array([[*row, *[0] * (width - len(row))] for row in rows]), None).astype(mx.float32)
+    lengths = mx.array([len(row) for row in rows])[:, None]
+    real = (mx.arange(width)[None] < lengths)[..., None]
+    return mx.where(real, states, 0.0).sum(axis=1) / lengths
+
+
+def _batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield batches of indices of sequences with similar lengths."""
+    batch: list[int] = []
+    for index in sorted(range(len(tokens)), key=lambda index: len(tokens[index])):
+        if batch and (len(batch) == _ROWS or (len(batch) + 1) * len(tokens[index]) > _POSITIONS):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
+    """Let ``model`` run only its first layers. An architecture that needs all of them, or has several lists, runs them all."""
+    layers = list(model.layers)
+    places = [
+        (module, name)
+        for module in model.modules()
+        for name, value in module.items()
+        if isinstance(value, list) and len(value) == len(layers) and all(map(_is_same, value, layers))
+    ]
+    count = max(1, round(DEPTH * len(layers)))
+    try:
+        if len(places) == 1:
+            setattr(*places[0], layers[:count])
+            if not _runs(head):
+                setattr(*places[0], layers)
+        yield
+    finally:
+        for module, name in places:
+            setattr(module, name, layers)
+
+
+def _is_same(one: object, two: object) -> bool:
+    return one is two
+
+
+def _runs(head: BackboneHead) -> bool:
+    try:
+        return bool(mx.isfinite(head.backbone(mx.array([[1, 5, 2]]), None)).all().item())
+    except Exception as error:  # how an architecture fails without its upper layers is its own business
+        if gpu_error(str(error)):
+            raise
+        return False
+
+
+def _load(file: Path) -> dict[str, Vectors]:
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file, allow_pickle=False) as stored:
+        return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+    return {}
+
+
+def _save(file: Path, known: dict[str, Vectors]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
+    write_bytes(file, buffer.getvalue())
