@@ -48,14 +48,14 @@ def gullible(material: dict[str, str], question: str) -> dict[str, Any]:
 
 
 class JudgeStub:
-    """Requests received, and how to reply: ``script`` lists the statuses of the next requests; later ones get 200."""
+    """Requests received, and how to reply: ``script`` lists the statuses, or headers and bodies, of the next replies; later ones are good."""
 
     def __init__(self, behavior: Behavior) -> None:
         self.behavior = behavior
         self.answer: Callable[[list[dict[str, Any]]], str] | None = None  # instead of a judge's behavior
         self.finish_reason = "stop"
         self.message: dict[str, Any] = {}  # more of the reply's message
-        self.script: list[int | str] = []
+        self.script: list[int | str | tuple[dict[str, str], bytes]] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
         self.usage: dict[str, int] | None = {"prompt_tokens": 100, "completion_tokens": 10}
@@ -85,7 +85,9 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
                 self.connection.close()
                 return
             key = self.headers.get("Authorization", "")
-            if step == "garbage":
+            if isinstance(step, tuple):
+                self._send(200, step[1], step[0])
+            elif step == "garbage":
                 self._send(200, "{not json", {})
             elif step == "page":
                 self._send(200, "<html>Welcome</html>", {"Content-Type": "text/html"})
@@ -111,8 +113,8 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
                     200, json.dumps({**completion, **({"usage": stub.usage | {"total_tokens": 0}} if stub.usage else {})}), {}
                 )
 
-        def _send(self, status: int, text: str, headers: dict[str, str]) -> None:
-            data = text.encode()
+        def _send(self, status: int, text: str | bytes, headers: dict[str, str]) -> None:
+            data = text if isinstance(text, bytes) else text.encode()
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name, value)

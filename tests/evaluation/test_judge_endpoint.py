@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import gzip
+import json
 import logging
 import sys
 import threading
@@ -78,6 +81,38 @@ def test_possibly_billed_request_is_charged_and_not_retried(stub, ask, waits, st
     assert len(stub.bodies) == 1
     assert waits == []
     assert ask.meter.spent == pytest.approx(ask.meter.worst_case(MESSAGES))
+
+
+def _choice(**message: object) -> dict[str, object]:
+    return {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x", **message}}]}
+
+
+NOT_COMPLETIONS = (
+    {"choices": [None]}, {"choices": {}}, {"choices": {"a": 1}}, {"choices": "x"}, {"choices": [[]]}, {"choices": 5}, {"choices": [{"message": []}]},
+    {"choices": [{"message": {"content": [1]}}]}, _choice(content={"a": 1}), _choice(tool_calls=[None]), _choice(tool_calls="x"),
+    _choice(tool_calls=[{"id": 5}]), _choice(tool_calls={"a": 1}), _choice() | {"usage": []}, _choice() | {"usage": {"prompt_tokens": "x"}},
+    _choice() | {"usage": {"completion_tokens_details": [1]}}, [], 5, None, "x", {"choices": [{}]},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", NOT_COMPLETIONS, ids=str)
+def test_a_malformed_reply_is_lost_or_has_no_text_but_breaks_nothing(stub, ask, reply):
+    stub.script = [({}, json.dumps(reply).encode())]
+    with contextlib.suppress(ReplyLost):
+        assert isinstance(ask(MESSAGES), str)
+    assert len(stub.bodies) == 1
+    assert ask.meter.spent == pytest.approx(ask.meter.worst_case(MESSAGES))
+
+
+def test_an_oversized_reply_is_abandoned(stub, ask, monkeypatch):
+    monkeypatch.setattr(endpoint, "MAX_REPLY_BYTES", 2**20)
+    large = json.dumps(_choice(content="x" * 2**21)).encode()
+    stub.script = [({}, large), ({"Content-Encoding": "gzip"}, gzip.compress(bytes(10**7)))]
+    for reason in ("is larger than 1 MB", "is compressed"):
+        with pytest.raises(ReplyLost, match=reason):
+            ask(MESSAGES)
+    assert all(headers["accept-encoding"] == "identity" for headers in stub.headers)
+    assert ask.meter.spent == pytest.approx(2 * ask.meter.worst_case(MESSAGES))
 
 
 def test_timeout_is_not_retried(stub, monkeypatch, waits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import json
 import os
@@ -24,12 +25,44 @@ KEY, OFFICIAL_KEY = "MLXTUNE_JUDGE_KEY", "OPENAI_API_KEY"
 REPLY_TOKENS = 1024  # of a judge, reasoning included
 TIMEOUT = 120.0  # seconds
 TRIES = 5
+MAX_REPLY_BYTES = 16 * 2**20  # far more than a reply of REPLY_TOKENS
 WAIT = 60.0  # maximum seconds between two attempts
+_MAX_TOKENS = 10**9  # a larger number of tokens cannot be true
 _BEFORE_WORK = ("ConnectError", "ConnectTimeout")  # HTTP client errors that mean nothing was sent
 
 
 Messages = Sequence[dict[str, Any]]  # chat messages in OpenAI's format
 Tools = Sequence[dict[str, Any]]  # function descriptions in OpenAI's format
+
+
+class _ReplyRefused(Exception):
+    """The reply is compressed or too large to be read. The text continues a sentence about the reply."""
+
+
+def _limit_size(response: Any) -> None:
+    """Make reading ``response`` raise ``_ReplyRefused`` instead of filling the memory.
+
+    No compressed reply was asked for. A small one can expand to gigabytes.
+    """
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _ReplyRefused("is compressed")
+    library = importlib.import_module(type(response).__module__.partition(".")[0])  # openai's HTTP library, by version
+
+    class LimitedStream(library.SyncByteStream):  # type: ignore[name-defined]
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            count = 0
+            for block in self._stream:
+                if (count := count + len(block)) > MAX_REPLY_BYTES:
+                    raise _ReplyRefused(f"is larger than {MAX_REPLY_BYTES / 2**20:.0f} MB")
+                yield block
+
+        def close(self) -> None:
+            self._stream.close()
+
+    response.stream = LimitedStream(response.stream)
 
 
 class CostCapReached(MlxtuneError):
@@ -84,8 +117,8 @@ class CostMeter:
 
     def charge(self, worst: float, usage: Any = None) -> None:
         """Add the cost of a reply: the reported usage, or else the ``worst`` case."""
-        match getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None):
-            case int(prompt), int(reply) if prompt >= 0 and reply >= 0:
+        match usage:
+            case {"prompt_tokens": int(prompt), "completion_tokens": int(reply)} if 0 <= prompt <= _MAX_TOKENS >= reply >= 0:
                 cost = (prompt * self.price_in + reply * self.price_out) / 1e6
             case _:
                 cost = worst
@@ -165,12 +198,15 @@ class EndpointClient:
             ) from error
         self._name, self._model, self._secret, self._meter, self._sleep = host(url), model, secret, meter, sleep
         # No redirect or proxy may send rows elsewhere.
-        client = openai.DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(self._name))
+        client = openai.DefaultHttpxClient(
+            follow_redirects=False, trust_env=not is_local(self._name), headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [_limit_size]},
+        )  # fmt: skip
         self._openai = openai
         self._client = openai.OpenAI(
             base_url=url, api_key=secret or "none", organization="", project="", max_retries=0, timeout=TIMEOUT, http_client=client
         )  # fmt: skip
-        self._create: Callable[..., Any] = self._client.chat.completions.create
+        self._create: Callable[..., Any] = self._client.chat.completions.with_raw_response.create
         # OpenAI's newer models reject max_tokens and temperature; older models and local servers support nothing else.
         self._options: dict[str, Any] = (
             {"max_completion_tokens": meter.reply_tokens}
@@ -199,6 +235,9 @@ class EndpointClient:
                 reply = self._create(model=self._model, messages=messages, extra_headers=once, **options)
             except self._openai.APIStatusError as error:
                 wait = self._retry_delay(error, worst)
+            except _ReplyRefused as error:
+                self._meter.charge(worst)
+                raise ReplyLost(f"{self._name} sent a reply that {error}.") from None
             except self._openai.APIConnectionError as error:
                 if type(error.__cause__).__name__ not in _BEFORE_WORK:
                     self._meter.charge(worst)
@@ -208,7 +247,7 @@ class EndpointClient:
                 self._meter.charge(worst)
                 raise ReplyLost(one_line(self._redact(str(error)), 300)) from None
             else:
-                return self._completion(reply, worst, time.perf_counter() - start)
+                return self._completion(reply.content, worst, time.perf_counter() - start)
             if attempt < TRIES:
                 self._sleep(min(WAIT, max(wait, 2.0 ** (attempt - 1))))
         raise MachineError(f"Cannot reach {self._name}.", hint="Replies are saved. Run again to continue.")
@@ -226,20 +265,27 @@ class EndpointClient:
         self._meter.charge(worst)
         raise ReplyLost(f"{self._name} replied with status {status}: {text}") from None
 
-    def _completion(self, reply: Any, worst: float, seconds: float) -> Completion:
-        usage = getattr(reply, "usage", None)
+    def _completion(self, body: bytes, worst: float, seconds: float) -> Completion:
+        try:
+            reply = json.loads(self._redact(body.decode()))
+        except (ValueError, RecursionError):
+            reply = None
+        usage = reply.get("usage") if isinstance(reply, dict) else None
         self._meter.charge(worst, usage)
-        choices = getattr(reply, "choices", None)
-        message = getattr(choices[0], "message", None) if choices else None
-        if not choices or message is None:
-            raise ReplyLost(f"{self._name} sent something that is not a chat completion.")
-        calls = tuple(json.loads(self._redact(call.model_dump_json())) for call in getattr(message, "tool_calls", None) or ())
-        text = self._redact(message.content) if isinstance(message.content, str) else ""
-        tokens = getattr(usage, "completion_tokens", None)
-        details = getattr(usage, "completion_tokens_details", None)
-        thought_tokens = getattr(details, "reasoning_tokens", None) or 0
-        ended = "length" if choices[0].finish_reason == "length" else "stop"
-        return Completion(text, ended, calls, tokens if isinstance(tokens, int) else None, thought_tokens, seconds)
+        match reply:
+            case {"choices": [{"message": dict(message)} as choice, *_]}:
+                content, calls = message.get("content"), message.get("tool_calls")
+            case _:
+                raise ReplyLost(f"{self._name} sent something that is not a chat completion.")
+        tokens = thought_tokens = None
+        if isinstance(usage, dict):
+            details, tokens = usage.get("completion_tokens_details"), usage.get("completion_tokens")
+            thought_tokens = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        return Completion(
+            content if isinstance(content, str) else "", "length" if choice.get("finish_reason") == "length" else "stop",
+            tuple(call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else (),
+            tokens if isinstance(tokens, int) else None, thought_tokens if isinstance(thought_tokens, int) else 0, seconds,
+        )  # fmt: skip
 
     def _redact(self, text: str) -> str:
         return text.replace(self._secret, "[key]") if self._secret else text
