@@ -34,14 +34,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "wide": LLAMA | {"hidden_size": 384, "intermediate_size": 3072, "num_attention_heads": 6, "num_key_value_heads": 1},
     "words": LLAMA | {"hidden_size": 256, "vocab_size": 151936, "num_attention_heads": 4, "num_key_value_heads": 2},
     "normed": QWEN,
-    "gemma": QWEN
+    "gelu": LLAMA
     | {
         "model_type": "gemma3_text",
         "head_dim": 128,
         "intermediate_size": 2048,
         "num_attention_heads": 4,
         "num_key_value_heads": 1,
-        "vocab_size": 262144,
         "sliding_window": 512,
     },
     "bits": LLAMA | {"num_key_value_heads": 2, "bits": 4, "vocab_size": 32000},
@@ -95,8 +94,8 @@ CASES = {
     "wide MLP, one key head": Case("wide", batch(8, 128), batch(4, 128), (ALL,)),
     "large vocabulary": Case("words", batch(8, 128), batch(8, 64), (FEW,)),
     "normed queries": Case("normed", batch(4, 256), batch(8, 128), (ALL, "adapter.rank=32")),
-    "GELU gate": Case("gemma", batch(4, 256), batch(2, 128), (ALL, "adapter.rank=8")),
-    "GELU gate, native": Case("gemma", batch(4, 256), batch(2, 128), (ALL, "adapter.rank=8"), native=True),
+    "GELU gate": Case("gelu", batch(4, 256), batch(2, 128), (ALL, "adapter.rank=8")),
+    "GELU gate, native": Case("gelu", batch(4, 256), batch(2, 128), (ALL, "adapter.rank=8"), native=True),
     "4 bits, native": Case("bits", batch(4, 128), batch(2, 128), (ALL,), native=True),
     "pairs": Case(BUNDLED, pairs(4, 208, 72, 72), pairs(2, 208, 72, 72), (HALF, "adapter.rank=8")),
     "pairs, all layers": Case(BUNDLED, pairs(2, 128, 256, 224), pairs(4, 64, 128, 128), (ALL,)),

@@ -31,7 +31,7 @@ class TemplateNote(StrEnum):
 
 _SENTENCES = {
     TemplateNote.SYSTEM: "The template does not render a system turn at that position, so it is merged into the user turn.",
-    TemplateNote.REASONING: 'Reasoning is left out, because model.thinking is "off". Set it to "on" to train on it.',
+    TemplateNote.REASONING: 'Reasoning is left out, because model.thinking is "off". Set it to "on" to train on it, if the template renders it.',
     TemplateNote.NAME: "The template does not render the names of speakers. Write them in the messages if they matter.",
     TemplateNote.TRIMMED: "The template trims answers, so whitespace at their start or end is not trained on.",
     TemplateNote.COMPOSED: "The tokenizer composes characters (Unicode NFC), so decomposed ones are not trained on as written.",

@@ -16,7 +16,7 @@ from mlxtune.models import bundled
 from mlxtune.planning import measurements
 from mlxtune.planning.machine import Machine
 from mlxtune.planning.plan import Outcome, Planner, outcome_for
-from mlxtune.planning.shapes import ModelShapes, WeightShape
+from mlxtune.planning.shapes import ModelShapes, WeightShape, has_gelu
 from mlxtune.planning.workload import DatasetLengths, RowLength, run_date
 from mlxtune.recipe import AdapterSection, DataSection, ModelSection, Recipe, TrainingSection
 from mlxtune.recipe.schema import Thinking
@@ -61,7 +61,7 @@ class CatalogModel:
             WeightShape(name, layer, tuple(shape), nbytes, size, bits) for layer, (name, shape, nbytes, size, bits) in rows
         )
         facts = (entry[name] for name in ("heads", "kv_heads", "head_dim", "active_experts", "tied"))
-        return ModelShapes(weights, *facts)
+        return replace(ModelShapes(weights, *facts), gelu=has_gelu(self._text_config))
 
     @property
     def full_attention(self) -> bool:

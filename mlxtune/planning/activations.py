@@ -14,6 +14,7 @@ from mlxtune.planning.shapes import ModelShapes, WeightShape
 from mlxtune.planning.workload import BatchShape
 from mlxtune.recipe import AdapterSection
 
+_GELU = 5.5  # MLP-width arrays that a product with an approximate GELU saves, on every compute path
 _FLOAT = 4  # bytes; adapters are trained in float32 on every compute path
 
 
@@ -22,7 +23,7 @@ class Kernels:
     """The arrays that a compute path's attention and gate kernels save.
 
     ``float32``: everything is computed in float32, with dense weights. ``output``: attention also saves its output. ``gated``:
-    the number of MLP-width arrays that a gated product saves. ``block``: queries per attention block in a long row, where each
+    the number of MLP-width arrays that a product with a SiLU gate saves. ``block``: queries per attention block in a long row, where each
     block reads only the keys it needs; 0 if attention is not blocked.
     """
 
@@ -77,8 +78,8 @@ def layer_activations(
     query, key = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     mlp_width, gated = _mlp(shapes, weights)
     norms = sum(_norm_inputs(weight, shapes.width, query, key) for weight in weights if len(weight.shape) == 1)
-    gate = kernels.gated if gated else 2
-    numbers = norms + query * (1 + kernels.output) + 2 * key + gate * mlp_width
+    gate = 2 if not gated else _GELU if shapes.gelu else kernels.gated
+    numbers = norms + query * (1 + kernels.output) + 2 * key + round(gate * mlp_width)
     position = size * numbers + sum(_adapter(shapes, weight, section, kernels) for weight in targets)
     if kernels.float32 and not section.dropout:  # q, k and v share their input, and so do gate and up
         inputs = {(weight.is_attention, weight.is_output_projection): _inputs(shapes, weight) for weight in targets}

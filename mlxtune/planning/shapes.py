@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -84,7 +84,7 @@ class WeightShape:
 class ModelShapes:
     """A model's weights, and facts from its configuration: the heads, and the number of active experts per token.
 
-    ``residual_streams`` is the number of hidden states per position that a layer passes to the next one. ``can_checkpoint`` tells
+    ``gelu`` is set if the MLP's gate is a GELU, as in Gemma. ``residual_streams`` is the number of hidden states per position that a layer passes to the next one. ``can_checkpoint`` tells
     whether the layers can be recomputed for the backward pass.
     """
 
@@ -94,6 +94,7 @@ class ModelShapes:
     head_dim: int
     active_experts: int
     tied: bool
+    gelu: bool = False
     residual_streams: int = 1
     can_checkpoint: bool = True
 
@@ -173,9 +174,15 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
         head_dim=int(text.get("head_dim") or width // heads),
         active_experts=int(text.get("num_experts_per_tok") or text.get("top_k_experts") or 1),
         tied=tied or not any(_HEAD.search(weight.name) for weight in weights if weight.layer < 0),
+        gelu=has_gelu(config | text),
         residual_streams=int(text.get("altup_num_inputs") or 1),
         can_checkpoint=config.get("model_type") not in _NOT_CHECKPOINTED,
     )
+
+
+def has_gelu(config: Mapping[str, Any]) -> bool:
+    """Return whether the gate of a text model's MLP is a GELU. mlx-lm ignores the activation in the configuration."""
+    return str(config.get("model_type", "")).startswith("gemma")
 
 
 def _number_layers(weights: Iterator[WeightShape]) -> tuple[WeightShape, ...]:

@@ -20,6 +20,7 @@ from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, shapes
 from mlxtune.planning.workload import BatchShape, Workload
+from mlxtune.recipe import Recipe
 from mlxtune.training import frozen_cache, optimizer, setup
 from mlxtune.training.layer_stack import LayerStack
 
@@ -173,13 +174,37 @@ def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dt
         shape, shape.layers[0], shape.adapter_targets(settings.adapter), settings.adapter, activations.NATIVE
     )
     assert layer.score == size * shape.heads
-    model = load(resolve(str(folder)), "native").model
-    exp.uninstall()
+    peaks = step_peaks(folder, "native", settings, 128, 256, 384)
+    measured = (peaks[2] - 2 * peaks[1] + peaks[0]) / (2 * 128**2)  # bytes per score, from the second difference
+    assert (shape.depth + memory.Coefficients().backward) * layer.score == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(("family", "compute"), [("smollm2", "native"), ("gemma2", "native"), ("gemma2", "float32")])
+def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, compute: str) -> None:
+    """The peak grows with the width of the MLP, by what the layers save and the topmost one needs for its gradients."""
+    settings = recipe("adapter.rank=4", 'adapter.targets="attention"', 'adapter.layers="all"')
+    measured, expected = [], []
+    for inner in (1024, 2048):
+        folder = make(tmp_path / str(inner), family, dtype="float32", num_hidden_layers=8, intermediate_size=inner)
+        shape = shapes.read_shapes(folder, json.loads((folder / "config.json").read_text()))
+        targets = shape.adapter_targets(settings.adapter)
+        kernels = activations.NATIVE if compute == "native" else activations.CPU
+        layer = activations.layer_activations(shape, shape.layers[1], targets, settings.adapter, kernels)
+        expected.append((shape.depth + memory.Coefficients().backward) * layer.nbytes(BatchShape(1, 128, 0, 1)))
+        measured += step_peaks(folder, compute, settings, 128)
+    assert expected[1] - expected[0] == pytest.approx(measured[1] - measured[0], rel=0.2)
+
+
+def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> list[int]:
+    """Return the peak bytes of a step on one row of each of ``widths`` tokens."""
+    model = load(resolve(str(folder)), compute).model
+    if compute == "native":
+        exp.uninstall()
     lora.add(model, settings.adapter, seed=1)
     stack = LayerStack(model, head.split_head(model))
     step = nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
     peaks = []
-    for width in (128, 256, 384):
+    for width in widths:
         tokens = mx.zeros((1, width), mx.int32)
         mx.eval(step(tokens))
         mx.clear_cache()
@@ -187,5 +212,4 @@ def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dt
         mx.reset_peak_memory()
         mx.eval(step(tokens))
         peaks.append(mx.get_peak_memory() - start)
-    measured = (peaks[2] - 2 * peaks[1] + peaks[0]) / (2 * 128**2)  # bytes per score, from the second difference
-    assert (shape.depth + memory.Coefficients().backward) * layer.score == pytest.approx(measured, rel=0.2)
+    return peaks
