@@ -15,15 +15,22 @@ from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.search import search_json, show_search
 from mlxtune.cli.tables import print_columns, print_facts, print_heading
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import duration, size, suggest
+from mlxtune.core.text import duration, plural, size, suggest
 from mlxtune.runs import launch, registry
+from mlxtune.runs.events import EventReader
+from mlxtune.runs.metrics import CsvSink, MetricSink, TensorBoardSink, TrackioSink, metric_rows
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.runs.status import ACTIVE, STATUS_LABELS
 from mlxtune.training import start
 
 STOP_PATIENCE = 5.0  # seconds before stop says what it waits for
 
-app = typer.Typer(help="List, show, attach to, stop, resume, and remove runs.", invoke_without_command=True, no_args_is_help=False)
+FORMATS = ("csv", "tensorboard", "trackio")
+POLL = 2.0  # seconds
+
+app = typer.Typer(
+    help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True, no_args_is_help=False
+)
 
 RunName = Annotated[
     str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the newest training run).", show_default=False)
@@ -141,6 +148,51 @@ def resume(
         show_json({"run": run.id}) if json else show(run.id)
         return
     raise typer.Exit(follow(run, json=json))
+
+
+@app.command()
+def export(
+    name: RunName = "last",
+    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.", metavar="FORMAT")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file (csv) or folder (tensorboard) to write.", show_default=False)
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Continue until the run ends.")] = False,
+) -> None:
+    """Export the metrics of a training run, or of all trials of a search."""
+    if to not in FORMATS:
+        raise InputError(f"Unknown format: {to}.", hint=suggest(to, FORMATS, "Use one of:"))
+    run = registry.find_run(Path.cwd(), name, None)
+    if run.kind not in ("train", "search"):
+        raise InputError(
+            f"{run.id} is an {RUN_KINDS[run.kind].noun} without metrics over steps.", hint="Export a training run or a search."
+        )
+    target = output or Path(f"{run.id}.csv" if to == "csv" else "tensorboard")
+    sink: MetricSink = (
+        CsvSink(target) if to == "csv" else TensorBoardSink(target) if to == "tensorboard" else TrackioSink(run.recipe().name)
+    )
+    readers: dict[Path, EventReader] = {}
+    count = 0
+    try:
+        while True:
+            ended = not live or run.state().ended or run.status() == "crashed"
+            for part in (
+                [run] if run.kind == "train" else sorted(map(Run, (run.folder / "trials").glob("*")), key=lambda part: part.folder)
+            ):
+                title = run.id if part is run else f"{run.id}-trial-{part.id}"
+                for row in metric_rows(title, readers.setdefault(part.folder, EventReader(part.folder)).read()):
+                    sink.log(row)
+                    count += 1
+            if ended:
+                break
+            time.sleep(POLL)
+    finally:
+        sink.close()
+    if not count:
+        raise InputError(f"{run.id} has no steps yet.")
+    place = f"the Trackio project {run.recipe().name}" if to == "trackio" else str(target)
+    commands = {"tensorboard": f"tensorboard --logdir {target}", "trackio": f"trackio show --project {run.recipe().name}"}
+    show(("✓ ", "bold success"), f"{plural(count, 'row')} exported to {place}.   ", (commands.get(to, ""), "primary"))
 
 
 @app.command()

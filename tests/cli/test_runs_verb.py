@@ -189,3 +189,14 @@ def test_remove_with_yes_deletes(cli, cwd):
     folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
     assert cli("runs", "remove", "shop", "--yes").code == 0
     assert not folder.exists()
+
+
+def test_metrics_are_exported_as_csv(cli, cwd):
+    _run(cwd, "20261122-0900-shop", end=FINISHED)
+    _run(cwd, "20261123-0900-shop", parent="evals")
+    assert "1 row exported" not in cli("runs", "export", "--to", "csv", "-o", "out.csv").out
+    header, row = (cwd / "out.csv").read_text().splitlines()
+    assert header.startswith("run,step,train/loss,")
+    assert row.startswith("20261122-0900-shop,1204,1.5,")
+    assert "Did you mean csv?" in cli("runs", "export", "--to", "csvs").err
+    assert "without metrics over steps" in cli("runs", "export", "20261123").err

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune.core import files
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.recipe import load
@@ -169,6 +170,22 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: 
     fault("")
     finish(launch.resume(search))
     assert results(search) == results(whole)
+
+
+def test_preference_training_is_searched(workspace: Path) -> None:
+    pairs = [
+        {"prompt": f"Question {index}?", "chosen": "warm " * (1 + index % 4) + str(index), "rejected": f"cold {index}"}
+        for index in range(40)
+    ]
+    (workspace / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    method = ("method.kind=dpo", 'method.loss=["sigmoid", "sft"]', "data.source=../pairs.jsonl")
+    references = set((files.home() / "references").glob("*.jsonl"))
+    search = finish(start(workspace, *method, "search.trials=2"))
+    board = boards.read_board(search.folder)
+    assert board
+    assert set(board.plan.trials[1].values) == {"learning_rate", "rank", "layers", "beta", "sft_weight"}
+    assert board.top_rung == 2
+    assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
 
 
 def test_two_searches_at_once(workspace: Path) -> None:

@@ -1,0 +1,67 @@
+"""Metrics of runs in other tools' formats."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlxtune.core.errors import InputError
+from mlxtune.runs.metrics import CsvSink, MetricRow, TensorBoardSink, TrackioSink, metric_rows
+
+STEP = {"type": "step", "step": 1, "t": 5.0, "loss": 0.5, "rate": 1e-3, "speed": 9.0, "norm": None, "metrics": {"rewards/margins": 0.25}}
+VALIDATION = {"type": "validation", "step": 1, "t": 6.0, "loss": float("nan"), "metrics": {"kl": 0.01}}
+ROWS = [
+    MetricRow("a", 1, 5.0, {"train/loss": 0.5, "train/learning_rate": 1e-3, "train/tokens_per_second": 9.0, "train/rewards/margins": 0.25}),
+    MetricRow("a", 1, 6.0, {"validation/kl": 0.01}),
+]  # fmt: skip
+
+
+def test_events_become_rows_without_values_that_are_not_finite() -> None:
+    events: Any = [{"type": "heartbeat", "t": 1.0}, STEP, VALIDATION]
+    assert list(metric_rows("a", events)) == ROWS
+
+
+def test_csv(tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "metrics.csv")
+    for row in [*ROWS, MetricRow("b", 2, 7.0, {"train/loss": 0.25})]:
+        sink.log(row)
+    sink.close()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["run"], first["step"], first["train/loss"], first["validation/kl"]) == ("a", "1", "0.5", "0.01")
+    assert (second["run"], second["step"], second["train/loss"], second["validation/kl"]) == ("b", "2", "0.25", "")
+
+
+def test_tensorboard_and_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[Any, ...]] = []
+
+    def writer(folder: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            add_scalar=lambda name, value, step, walltime: logged.append((Path(folder).name, name, value, step)), close=lambda: None
+        )
+
+    trackio = SimpleNamespace(
+        init=lambda project, name, embed: logged.append((project, name)),
+        log=lambda values, step: logged.append((values, step)), finish=lambda: logged.append(("finished",)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=writer))
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    for sink in (TensorBoardSink(tmp_path), TrackioSink("shop")):
+        sink.log(ROWS[1])
+        sink.log(MetricRow("b", 2, 7.0, {"train/loss": 0.25}))
+        sink.close()
+    assert logged == [
+        ("a", "validation/kl", 0.01, 1), ("b", "train/loss", 0.25, 2),
+        ("shop", "a"), ({"validation/kl": 0.01}, 1), ("finished",), ("shop", "b"), ({"train/loss": 0.25}, 2), ("finished",),
+    ]  # fmt: skip
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError, match="TensorBoard needs the package tensorboardX"):
+        TensorBoardSink(tmp_path)
