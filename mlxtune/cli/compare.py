@@ -1,20 +1,27 @@
-"""``compare``: compare two evaluations on the same rows."""
+"""``compare``: compare two or more evaluations on the same rows."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import show, show_json
-from mlxtune.cli.tables import print_table, print_verdict
-from mlxtune.core.errors import GateError
+from mlxtune.cli.output import Cell, show, show_json
+from mlxtune.cli.tables import print_columns, print_section, print_table, print_verdict
+from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import plural
-from mlxtune.evaluation.compare import compare_evaluations, find_side
+from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, compare_many, find_side
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import evaluation_comparison_table
+from mlxtune.evaluation.render.wording import p_value
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.verdict import signed_points
+from mlxtune.runs import registry
+
+_GLYPHS: dict[str, Cell] = {"better": ("✓", "bold success"), "worse": ("✗", "bold error")}
 
 
 def compare(
@@ -22,10 +29,16 @@ def compare(
     second: Annotated[
         str, typer.Argument(help="The candidate: the evaluation or run to test against the first.", show_default=False)
     ],
+    more: Annotated[
+        list[str] | None, typer.Argument(help="Further evaluations or runs to test against the first.", show_default=False)
+    ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the second one is better.")] = False,
     json: Json = False,
 ) -> None:
-    """Compare two evaluations row by row. Their rows, schema, template, and decoding must be the same."""
+    """Compare evaluations row by row with the first one. Their rows, schema, template, and decoding must be the same."""
+    if more:
+        _compare_many([first, second, *more], gate=gate, json=json)
+        return
     result = compare_evaluations(find_side(Path.cwd(), first), find_side(Path.cwd(), second))
     if json:
         show_json(to_json(result))
@@ -35,3 +48,52 @@ def compare(
         print_table(evaluation_comparison_table(result))
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {result.verdict}")
+
+
+def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
+    """Print a row per evaluation: its rate, its difference from the first one, and the loss curve of its run."""
+    if gate:
+        raise InputError("--gate compares two evaluations, but there are more.", hint="Pass two evaluations.")
+    sides = [find_side(Path.cwd(), name) for name in names]
+    comparisons = compare_many(sides[0], sides[1:])
+    if json:
+        show_json({"first": sides[0].name, "comparisons": to_json(comparisons)})
+        return
+    rows = int(sides[0].report.facts["rows"])
+    print_section("Whole contract", f"{plural(rows, 'held-out row')}, the same for all; p after Holm")
+    curves = [_losses(side) for side in sides]
+    known = [loss for curve in curves for loss in curve]
+    table: list[list[Cell]] = [
+        ["", *((title, "faint") for title in ("evaluation", "rate", "points", "interval", "p", "loss of its run"))]
+    ]
+    for index, (side, curve) in enumerate(zip(sides, curves, strict=True)):
+        rate = next(arm for arm in side.report.arms if arm.name == side.arm).rate(CONTRACT)
+        cells: list[Cell] = ["", "", ""]
+        glyph: Cell = ("·", "faint")
+        if index:
+            item = comparisons[index - 1]
+            low, change, high = (signed_points(round(100 * value)) for value in (item.low, item.change, item.high))
+            p = item.p if item.adjusted is None else item.adjusted
+            cells = [change, (f"{low} to {high}", "muted"), p_value(p)]
+            glyph = _GLYPHS.get(item.outcome, glyph)
+        last = f" {curve[-1]:.3f}" if curve else ""
+        table.append([glyph, (side.name, "bold"), f"{rate.hits / rate.total:.1%}", *cells, (_spark(curve, known) + last, "muted")])
+    print_columns(table, right=(2, 3, 5))
+
+
+def _losses(side: EvaluationSide) -> list[float]:
+    """Return the validation losses of the run behind an evaluation or, without any, its training losses."""
+    try:
+        state = registry.find_run(Path.cwd(), str(side.report.facts["run"])).state()
+    except InputError:
+        return []
+    losses = [item.loss for item in state.validations] or [step.loss for step in state.steps]
+    return [loss for loss in losses if math.isfinite(loss)]
+
+
+def _spark(values: list[float], all_values: list[float], width: int = 20) -> str:
+    """Return a sparkline of ``values`` on the scale of ``all_values``."""
+    low, high = min(all_values, default=0.0), max(all_values, default=0.0)
+    count = min(width, len(values))
+    chosen = [values[round(index * (len(values) - 1) / max(1, count - 1))] for index in range(count)]
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low))] if high > low else "▁" for value in chosen)

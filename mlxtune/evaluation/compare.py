@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,14 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
     )  # fmt: skip
     verdict = verdict_sentence(comparisons[-1], metric_label(CONTRACT), grouped=len(set(groups)) < len(groups))
     return EvaluationComparison(first.name, second.name, len(groups), comparisons, verdict)
+
+
+def compare_many(first: EvaluationSide, others: Sequence[EvaluationSide]) -> list[Comparison]:
+    """Compare each of ``others`` with ``first`` on the whole contract, with p-values adjusted for their number (Holm).
+
+    Raises ``InputError`` as :func:`compare_evaluations` does.
+    """
+    return list(apply_holm([compare_evaluations(first, other).headline for other in others]))
 
 
 def _evaluation(workspace: Path, which: str) -> Path:

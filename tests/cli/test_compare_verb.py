@@ -61,3 +61,21 @@ def test_a_missing_evaluation_is_bad_input(cli, cwd: Path) -> None:
     result = cli("compare", "nothing", "nowhere")
     assert result.code == 2
     assert "There are no evaluations" in result.err
+
+
+def test_several_evaluations_are_compared_with_the_first(cli, cwd: Path) -> None:
+    for name, answers in (("one", [BAD] * 12), ("two", [GOOD] * 12), ("three", [BAD] * 11 + [GOOD])):
+        (cwd / name).mkdir()
+        folder = write_evaluation(cwd / name, base=[BAD] * 12, tuned=answers)
+        folder.rename(folder.parent / name)
+    names = ("one/evals/one", "two/evals/two", "three/evals/three")
+    result = cli("compare", *names)
+    assert result.code == 0, result.err
+    first, second, third = result.out.splitlines()[-3:]
+    assert first.split()[:5] == ["·", "tuned", "of", "one", "0.0%"]
+    assert second.split()[:6] == ["✓", "tuned", "of", "two", "100.0%", "+100"]
+    assert third.split()[:6] == ["·", "tuned", "of", "three", "8.3%", "+8"]
+    items = json.loads(cli("compare", *names, "--json").out)["comparisons"]
+    assert [item["word"] for item in items] == ["better", "cannot tell"]
+    assert items[0]["adjusted"] == 2 * items[0]["p"]
+    assert "--gate compares two evaluations" in cli("compare", *names, "--gate").err
