@@ -303,7 +303,7 @@ def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspac
     assert worker.folder.name.endswith("-mine")
     exporting.export(worker)
     result = fidelity.load(worker.folder)
-    assert (result.rows, result.rates) == (34, ())
+    assert (result.rows, result.rates) == (38, ())
 
 
 def test_different_base_weights_are_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mlxtune.models.load import LoadedModel
 
 EXPORTED = "exported"
+OFF_TASK_STEP = 8  # use every eighth off-task prompt: fidelity compares the logits at every token of an answer
 _LOGITS = "reference"  # progress label while logits are computed, as in an evaluation
 
 
@@ -160,7 +161,7 @@ class _Rows:
             self.training_rows = [*splits.train, *splits.valid]
             self.contract: Contract | None = Contract.from_recipe(recipe)
         else:
-            self.rows = prompt_rows([prompt.row() for prompt in prompts.read_prompts(recipe.source)])
+            self.rows = prompt_rows([prompt.row() for prompt in prompts.read_prompts(recipe.source)[::OFF_TASK_STEP]])
             self.contract = None
 
     def answers(
