@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line
+
+_TOO_COMPLEX = re.compile(r"(lexer|parser) error", re.IGNORECASE)  # how llguidance's messages about its limits begin
 
 
 class Grammar:
@@ -66,7 +69,13 @@ class GrammarState:
         return np.pad(bits, ((0, 0), (0, max(0, missing))))[:, :vocab_size]
 
     def advance(self, row: int, token: int) -> None:
-        """Append ``token`` to ``row``. Raises ``MlxtuneError`` when the grammar rejects it."""
+        """Append ``token`` to ``row``.
+
+        Raises ``InputError`` if the schema is too complex for llguidance's limits, and ``MlxtuneError`` if the grammar rejects it.
+        """
         matcher = self._matchers[row]
         if not matcher.consume_token(token):
-            raise MlxtuneError(f"The grammar rejected a token: {one_line(matcher.get_error(), 200)}")
+            reason = one_line(matcher.get_error(), 200)
+            if _TOO_COMPLEX.match(reason):
+                raise InputError(f"The schema is too complex to constrain an answer: {reason}", hint="Simplify the schema.")
+            raise MlxtuneError(f"The grammar rejected a token: {reason}")

@@ -276,21 +276,38 @@ class Engine:
         self.pool.activate(requests[0].adapter)
         tokens = mx.array([[request.last_token] for request in requests])
         logits = self.loaded.model(tokens, cache=batch.caches)[:, -1].astype(mx.float32)
-        ended = []
-        for index, (request, choice) in enumerate(zip(requests, self._choose(requests, logits), strict=True)):
-            if self.exact and choice.margin < SAFETY * self.deviation:
-                choice = self._choose_alone(request, logits[index])
-            computed = request.tokens
-            pieces, reason = request.append(choice.token)
-            for piece in pieces:
-                self._on_event(piece)
-            if reason:
+        choices, ended = self._choose_each(requests, logits), []
+        for index, (request, choice) in enumerate(zip(requests, choices, strict=True)):
+            if self._isolated([request], partial(self._extend, batch, index, choice, logits[index])):
                 ended.append(index)
-                self.prompt_cache.put(request.adapter, computed, batch.extract(index))
-                self._finish(request, reason)
         batch.remove(ended)
         if ended:
             mx.clear_cache()
+
+    def _extend(self, batch: _DecodeBatch, index: int, choice: TokenChoice | Exception, logits: mx.array) -> None:
+        """Append the chosen token to a request, and finish it if that ends its answer. Raise ``choice`` if it is an error."""
+        request = batch.requests[index]
+        if isinstance(choice, Exception):
+            raise choice
+        if self.exact and choice.margin < SAFETY * self.deviation:
+            choice = self._choose_alone(request, logits)
+        computed = request.tokens
+        pieces, reason = request.append(choice.token)
+        for piece in pieces:
+            self._on_event(piece)
+        if reason:
+            self.prompt_cache.put(request.adapter, computed, batch.extract(index))
+            self._finish(request, reason)
+
+    def _choose_each(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice | Exception]:
+        """Choose a token for every request, or return the error for those whose sampling or grammar raises one."""
+        try:
+            return [*self._choose(requests, logits)]
+        except Exception as error:
+            if len(requests) == 1:
+                return [error]
+            rows = (([request], logits[index : index + 1]) for index, request in enumerate(requests))
+            return [choice for row in rows for choice in self._choose_each(*row)]
 
     def _choose(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice]:
         if any(request.grammar for request in requests):
@@ -321,15 +338,21 @@ class Engine:
             self._active -= 1
 
     def _guarded(self, requests: Sequence[ActiveRequest], work: Callable[[], None], kind: FailureKind | None = None) -> None:
-        """Run ``work``. If it raises an error, fail ``requests`` and no others."""
+        """Run ``work``. If it raises an error, fail ``requests`` and no others, and drop their batches."""
+        affected = set(requests)
+        if self._isolated(requests, work, kind):
+            self._batches = {key: batch for key, batch in self._batches.items() if not set(batch.requests) & affected}
+
+    def _isolated(self, requests: Sequence[ActiveRequest], work: Callable[[], None], kind: FailureKind | None = None) -> bool:
+        """Run ``work``. If it raises an error, fail ``requests``. Return whether all of them are finished."""
         affected = list(requests)
         try:
             work()
-            return
+            return all(request.finished for request in affected)
         except MlxtuneError as error:
             known = error
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
+            traceback.print_exception(error, file=sys.stderr)
             known = gpu_error(str(error)) or MlxtuneError(
                 f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log."
             )
@@ -338,7 +361,7 @@ class Engine:
             if not request.finished:
                 self._release(request)
                 self._on_event(Failed.of(request.id, known, kind))
-        self._batches = {key: batch for key, batch in self._batches.items() if not set(batch.requests) & set(affected)}
+        return True
 
 
 def _context_length(loaded: LoadedModel) -> int:

@@ -19,6 +19,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.serving.protocol import Sampling
 
 _SEED_MULTIPLIER = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, so that neighboring seeds have distant keys
+_MIN_TEMPERATURE = 1e-6  # below, sampling is greedy, and logits / temperature may overflow
 _NUCLEUS_TOLERANCE = 1e-3  # of the mass: how far rounding may move the edge of the nucleus
 
 
@@ -37,12 +38,12 @@ def choose_tokens(
 
     ``positions`` holds the number of tokens that each answer already has. Raises ``MlxtuneError`` for NaN logits.
     """
-    if all(sampling.temperature == 0 for sampling in settings):
+    if all(sampling.temperature < _MIN_TEMPERATURE for sampling in settings):
         return _greedy(logits)
     choices: list[TokenChoice] = []
     for row, sampling in enumerate(settings):
         own = logits[row : row + 1]
-        choices += _greedy(own) if sampling.temperature == 0 else [_sample(own, sampling, seeds[row], positions[row])]
+        choices += _greedy(own) if sampling.temperature < _MIN_TEMPERATURE else [_sample(own, sampling, seeds[row], positions[row])]
     return choices
 
 

@@ -21,6 +21,7 @@ from mlxtune.models.template import ChatTemplate
 from mlxtune.serving import engine as engines
 from mlxtune.serving.engine import Engine, QueueFullError
 from mlxtune.serving.protocol import Done, Failed, Piece
+from mlxtune.serving.request import ActiveRequest
 
 pytestmark = pytest.mark.slow
 
@@ -270,3 +271,43 @@ def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, na
     for request in requests:
         assert together.text(request.id) == run_requests(engine(1), [request]).text(request.id)
         assert isinstance(together.last(request.id), Done)
+
+
+HOSTILE = {
+    "temperature": {"temperature": 1e-40, "seed": 1},
+    "temperature and nucleus": {"temperature": 1e-40, "top_p": 1e-40, "seed": 1},
+    "grammar": {"schema": {"type": "string", "pattern": "^a{1000000}$"}},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_request_does_not_affect_its_neighbors(make_engine, case: str) -> None:
+    requests = [make_request(str(number), text) for number, text in enumerate(questions(3))]
+    expected = run_requests(make_engine(), requests)
+    log = run_requests(make_engine(), [requests[0], make_request("hostile", "Hello.", **HOSTILE[case]), *requests[1:]])
+    assert [log.text(request.id) for request in requests] == [expected.text(request.id) for request in requests]
+    assert all(isinstance(log.last(request.id), Done) for request in requests)
+    last = log.last("hostile")
+    if case == "grammar":
+        assert isinstance(last, Failed)
+        assert (last.kind, last.error.hint) == ("input", "Simplify the schema.")
+    else:
+        assert isinstance(last, Done)
+
+
+def test_a_fault_of_one_row_ends_only_that_request(make_engine, monkeypatch) -> None:
+    requests = [make_request(str(number), text) for number, text in enumerate(questions(3))]
+    expected = run_requests(make_engine(), requests)
+    append = ActiveRequest.append
+
+    def broken(request: ActiveRequest, token: int):
+        if request.id == "1" and len(request.output) == 3:
+            raise RuntimeError("odd")
+        return append(request, token)
+
+    monkeypatch.setattr(ActiveRequest, "append", broken)
+    log = run_requests(make_engine(), requests)
+    assert isinstance(log.last("1"), Failed)
+    for id in ("0", "2"):
+        assert log.text(id) == expected.text(id)
+        assert isinstance(log.last(id), Done)
