@@ -175,7 +175,7 @@ def _rates(score: AdapterScore) -> str:
         pair = (before.get(rate.metric), rate)
         cells = [f"{100 * item.share:.1f}% ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in pair]
         body.append([plain(metric_label(rate.metric)), *cells])
-    return table(["", plain(score.rival), "tuned"], body)
+    return table(["", plain(score.rival), plain(score.arm)], body)
 
 
 def _evidence(score: AdapterScore) -> list[str]:

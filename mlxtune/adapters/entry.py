@@ -14,6 +14,7 @@ from mlxtune.adapters.layout import LINEAGE, AdapterLayout, read_config, read_la
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.promotion import promotion_caveat
 from mlxtune.evaluation.report import EvaluationReport, Rate
@@ -29,6 +30,7 @@ from mlxtune.runs.registry import start_date
 class AdapterScore:
     """The result of an evaluation: rates for the adapter (``after``) and for the strongest arm without training (``before``).
 
+    ``arm`` is how the adapter was evaluated: alone, or with a prompt or a grammar.
     ``caveat`` is the reason that a better adapter should still not be promoted, or empty. ``folder`` is the evaluation's folder, or
     ``None`` if the score comes from the adapter's lineage and is unverified.
     """
@@ -42,6 +44,7 @@ class AdapterScore:
     after: tuple[Rate, ...]
     folder: Path | None = None
     caveat: str = field(default="", metadata={"key": "reservation"})
+    arm: str = TUNED
 
     def rate(self, metric: str = CONTRACT) -> tuple[Rate, Rate] | None:
         """Return a metric's rates before and after training, or ``None`` if it was not measured."""
@@ -158,7 +161,9 @@ def score_from_report(report: EvaluationReport, folder: Path | None = None) -> A
     )
     rows = int(report.facts.get("rows", headline.paired.total))
     made = str(report.facts.get("made", ""))
-    return AdapterScore(report.outcome, report.verdict, rows, made, headline.first, before, after, folder, promotion_caveat(report))
+    return AdapterScore(
+        report.outcome, report.verdict, rows, made, headline.first, before, after, folder, promotion_caveat(report), headline.second
+    )  # fmt: skip
 
 
 def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
@@ -167,13 +172,13 @@ def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
         record = lineage["evaluation"]
         before, after = (tuple(Rate(**rate) for rate in record[side]) for side in ("before", "after"))
         outcome, verdict, made, rival = (record[key] for key in ("word", "verdict", "made", "rival"))
-        caveat = record.get("reservation", "")  # missing in older lineages
-        texts = [outcome, verdict, made, rival, caveat, *(rate.metric for rate in (*before, *after))]
+        caveat, arm = record.get("reservation", ""), record.get("arm", TUNED)  # missing in older lineages
+        texts = [outcome, verdict, made, rival, caveat, arm, *(rate.metric for rate in (*before, *after))]
         numbers = [number for rate in (*before, *after) for number in (rate.hits, rate.total, rate.low, rate.high)]
         valid = all(isinstance(text, str) for text in texts) and all(isinstance(number, int | float) for number in numbers)
         if not valid or not all(rate.total > 0 for rate in (*before, *after)):
             return None
-        return AdapterScore(outcome, verdict, int(record["rows"]), made, rival, before, after, caveat=caveat)
+        return AdapterScore(outcome, verdict, int(record["rows"]), made, rival, before, after, caveat=caveat, arm=arm)
     except (KeyError, TypeError, ValueError):
         return None
 

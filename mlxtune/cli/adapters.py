@@ -219,7 +219,7 @@ def _print_score(score: AdapterScore) -> None:
     if score.folder is None:
         show("  ", ("Reported by its author, not verified.", "warning"))
     before = {rate.metric: rate for rate in score.before}
-    rows: list[list[Cell]] = [["", (score.rival, "faint"), ("tuned", "faint"), ""]]
+    rows: list[list[Cell]] = [["", (score.rival, "faint"), (one_line(score.arm, 40), "faint"), ""]]
     for rate in score.after:
         if rate.metric in before:
             style = "bold primary" if rate.metric == CONTRACT else "primary"

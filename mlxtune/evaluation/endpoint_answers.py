@@ -92,7 +92,7 @@ def endpoint_answers(
     outputs = cached or load_outputs(file, rows)
     tell(HELD_OUT_ROW)(len(rows), len(rows))
     seconds = time.perf_counter() - start
-    return ArmAnswers(arm.name, outputs, bool(cached), seconds, "an endpoint returns no likelihoods"), read_calls(journal).spent
+    return ArmAnswers(arm.name, outputs, bool(cached), seconds), read_calls(journal).spent
 
 
 def _message(turn: Message) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from mlxtune.adapters.entry import score_from_lineage, score_from_report, score_to_lineage
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.report import ArmScores, EvaluationReport
 from mlxtune.evaluation.scorers import PASS, Score
@@ -89,3 +90,14 @@ def test_perplexity_is_exponential_of_token_mean() -> None:
     report = reports.build({}, [_measured("base", 1, nats=30.0, tokens=20), _measured("tuned", 2)])
     assert report.arms[0].perplexity == pytest.approx(4.4816890703)
     assert report.arms[1].perplexity is None
+
+
+def test_score_of_an_adapter_names_the_arm_that_it_was_evaluated_as() -> None:
+    score = score_from_report(_report(base=2, base_grammar=30, tuned=20, tuned_grammar=40))
+    assert score
+    assert (score.rival, score.arm, score.after[-1].hits) == ("base+grammar", "tuned+grammar", 40)
+    assert score_from_lineage({"evaluation": score_to_lineage(score)}) == score
+    older = {key: value for key, value in score_to_lineage(score).items() if key != "arm"}
+    again = score_from_lineage({"evaluation": older})
+    assert again
+    assert again.arm == "tuned"

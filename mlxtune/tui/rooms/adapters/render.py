@@ -108,7 +108,7 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         for rate in score.rates:
             rows.append(line("  ", cell(rate.name, width - 2, "$muted")))
             rows.append(_rate_row(score.baseline, rate.before, "", "$muted", width))
-            rows.append(_rate_row("tuned", rate.after, f"{rate.low * 100:.0f}–{rate.high * 100:.0f}", "$primary", width))
+            rows.append(_rate_row(score.arm, rate.after, f"{rate.low * 100:.0f}–{rate.high * 100:.0f}", "$primary", width))
     if adapter.parent or adapter.children:
         rows += [Content(""), line(("  Lineage", "bold"))]
         rows += [line("  ", (f"● {adapter.parent}", "$muted"))] if adapter.parent else []

@@ -42,6 +42,7 @@ class ScoreView:
     outcome: str
     verdict: str
     baseline: str
+    arm: str
     rates: tuple[RateChange, ...]
     caveat: str
     claimed: bool
@@ -130,6 +131,7 @@ def _score(score: AdapterScore) -> ScoreView:
         outcome=one_line(score.outcome),
         verdict=one_line(score.verdict),
         baseline=one_line(score.rival),
+        arm=one_line(score.arm),
         rates=rates,
         caveat=one_line(score.caveat),
         claimed=score.folder is None,
