@@ -330,9 +330,9 @@ def _show_finding(report: CheckReport, finding: Finding) -> None:
         return
     location, id = report.locations[finding.rows[0]]
     file = f"{location.file.stem} " if len(report.files) > 1 else ""
-    where = f"{file}line {location.line:,}" if location.element is None else f"{file}row {location.element:,}"
+    where = f"{file}{location.place}"
     others = [report.locations[index][0] for index in finding.rows[1:3]]
-    related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}line {one.line:,}" for one in others)
+    related = ", ".join(f"{'' if one.file == location.file else one.file.stem + ' '}{one.place}" for one in others)
     sentence = f"{finding.reason}{f' ({related})' if related else ''}"
     _paragraph(sentence, (f"{where}  {id[:6]:6}  " if id else f"{where}  ", "primary"), indent=6)
     for span in finding.spans[:1]:

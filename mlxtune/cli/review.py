@@ -43,7 +43,8 @@ _ACTION_DONE: dict[str, str] = {
 _PREVIEW_ROWS = 5
 
 Rows = Annotated[
-    list[str] | None, typer.Argument(metavar="ROW", help="Rows to decide on, by ID or line number.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="ROW", help="Rows to decide on, by ID, or by line (row of a JSON array).", show_default=False),
 ]
 Edit = Annotated[
     str,
@@ -147,16 +148,16 @@ def _matching(browser: SourceBrowser, filter: str) -> list[int]:
 
 
 def _find(browser: SourceBrowser, name: str) -> int:
-    """Return the row that ``name`` identifies: a line number (up to five digits), or a prefix of its original or edited ID."""
-    by_line = [index for index in browser.rows if name.isdigit() and browser.location(index).line == int(name)]
+    """Return the row that ``name`` identifies: the number of its line or array element (up to five digits), or a prefix of its original or edited ID."""
+    by_number = [index for index in browser.rows if name.isdigit() and browser.location(index).number == int(name)]
     prefix = name.lower()
     edited = {index for index, decision in browser.decisions.items() if decision.after.startswith(prefix)}
     by_id = sorted({index for index in browser.rows if browser.key(index).startswith(prefix)} | edited)
-    matches = by_line if len(name) < 6 and name.isdigit() else by_id if len(name) > 3 else []
-    matches = matches or by_line
+    matches = by_number if len(name) < 6 and name.isdigit() else by_id if len(name) > 3 else []
+    matches = matches or by_number
     if len(matches) != 1:
         count = "Several rows match" if matches else "No row matches"
-        raise InputError(f"{count} {one_line(name, 70)} in {browser.path.name}.", hint="Use --list to see IDs and line numbers.")
+        raise InputError(f"{count} {one_line(name, 70)} in {browser.path.name}.", hint="Use --list to see IDs and numbers.")
     return matches[0]
 
 
@@ -173,7 +174,7 @@ def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: Sour
     rows = [browser.records.row(index) for index in browser.rows_with_keys(change["row"] for change in changes)]
     info(f"{plural(len(rows), 'row')} would be {_ACTION_DONE[action]}:")
     for row in rows[:_PREVIEW_ROWS]:
-        info("  ", (f"{row.location.line:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))
+        info("  ", (f"{row.location.number:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))
     if len(rows) > _PREVIEW_ROWS:
         info("  ", (f"and {len(rows) - _PREVIEW_ROWS:,} more", "muted"))
     if not rows or yes:
@@ -233,7 +234,7 @@ def _row_cells(browser: SourceBrowser, index: int) -> list[Cell]:
     is_pending_edit = decision.record is not None and decision.status == "pending"
     return [
         ("~", "primary") if is_pending_edit else _STATUS_MARKS[decision.status],
-        f"{row.row.location.line:,}",
+        f"{row.row.location.number:,}",
         (row.row.id, "muted"),
         (decision.status, "muted"),
         (" ".join(row_tags(row.current)), "second"),
@@ -245,6 +246,6 @@ def _row_json(browser: SourceBrowser, index: int) -> dict[str, Any]:
     row, decision = browser.lazy_row(index), browser.state.decision(browser.key(index))
     return {
         "id": row.row.id, "row": decision.row, "after": decision.after, "file": row.row.location.file.name,
-        "line": row.row.location.line, "status": decision.status, "edited": decision.record is not None,
+        "line": row.row.location.line, "element": row.row.location.element, "status": decision.status, "edited": decision.record is not None,
         "tags": list(row_tags(row.current)), "note": decision.note, "content": row.current.content,
     }  # fmt: skip

@@ -22,8 +22,18 @@ class Location:
     line: int
     element: int | None = None
 
+    @property
+    def number(self) -> int:
+        """The number by which the row is known everywhere: its element in a JSON array, otherwise its line."""
+        return self.line if self.element is None else self.element
+
+    @property
+    def place(self) -> str:
+        """The position within the file, such as ``line 4`` or ``row 18``."""
+        return f"{'line' if self.element is None else 'row'} {self.number:,}"
+
     def __str__(self) -> str:
-        return f"{self.file.name}, line {self.line}" + (f", element {self.element}" if self.element else "")
+        return f"{self.file.name}, {self.place}"
 
 
 class RowError(DataError):

@@ -92,6 +92,17 @@ def test_split_lists_rows_it_set_aside(cli, cwd):
     assert len(_json(cli("data", "split", "d.jsonl", "--json"))["set_aside"]) == 1
 
 
+def test_a_row_of_an_array_has_the_number_that_the_checks_print(cli, cwd):
+    path = cwd / "shop.json"
+    rows = [{"prompt": f"Question {index}?", "completion": "" if index == 2 else "Yes."} for index in range(4)]
+    path.write_text(json.dumps(rows, indent=1))
+    assert "row 3 " in cli("data", "check", "shop.json").out
+    path.write_text(json.dumps([row | {"completion": "Yes."} for row in rows], indent=1))
+    assert cli("data", "review", "shop.json", "3", "--accept").code == 0
+    assert _status(path, read_file(path)[2]) == "accepted"
+    assert " 3  " in cli("data", "review", "shop.json", "--list").out
+
+
 def test_review_by_line_and_by_id(cli, shop):
     rows = read_file(shop)
     result = cli("data", "review", "shop.jsonl", "1", rows[1].id[:6], "--accept", "--reason", "checked")

@@ -180,7 +180,7 @@ def test_array_elements_have_line_and_number(tmp_path):
     path = _file(tmp_path, '\n[\n  {"text": "]},\\""},\n\n  5, {"text": "c"}\n]\n', "d.json")
     with open_records(path) as file:
         assert [file.location(index) for index in range(3)] == [Location(path, 3, 1), Location(path, 5, 2), Location(path, 5, 3)]
-        assert _texts(file) == [']},"', "d.json, line 5, element 2: a row must be a JSON object, not int.", "c"]
+        assert _texts(file) == [']},"', "d.json, row 2: a row must be a JSON object, not int.", "c"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_rows_of_different_kinds_have_different_hashes():
 
 def test_a_location_prints_file_and_line():
     assert str(LOCATION) == "x.jsonl, line 3"
-    assert str(Location(Path("/a/x.json"), 3, 2)) == "x.json, line 3, element 2"
+    assert str(Location(Path("/a/x.json"), 3, 2)) == "x.json, row 2"
 
 
 def test_a_row_error_has_location_reason_and_hint():

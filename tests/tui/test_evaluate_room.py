@@ -19,8 +19,11 @@ from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
 from .evaluated import base, evaluating, evaluation
+from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
 from .test_naughty import NAUGHTY
+
+__all__ = ["checks", "tokens"]
 
 pytestmark = pytest.mark.slow
 
@@ -229,6 +232,24 @@ async def test_w_opens_a_similar_training_row_in_review(shop: Shop, open_room: O
         assert room.app.row_to_open == id
         ids = [row.id for row in read_file(shop.folder / "data" / "support.jsonl")]
         assert ids.index(id) >= 40, "a training row"
+
+
+async def test_w_opens_the_recipes_row_although_another_file_is_open(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    evaluation(shop)
+    other = shop.folder / "data" / "other.jsonl"
+    write(other, ROWS)
+    async with open_room("evaluate") as room:
+        room.app.sessions.open_file(other)
+        await rows_found(room)
+        await room.press("w")
+        await room.until(lambda: room.mode == "")
+        id = room.screen._options[1].value
+        await room.choose(id)
+        await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.app.row_to_open is None)
+        assert room.screen.row.id == id
+        room.app.row_to_open = "0" * 12
+        room.screen.redraw()
+        await room.until_notice("! That row is not in support.jsonl. It has been changed or removed since.")
 
 
 async def test_a_baseline_alone_has_no_comparison(shop: Shop, open_room: OpenRoom) -> None:

@@ -280,6 +280,16 @@ async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(shop: Shop, ch
         assert "editing turn 3" in room.head("#read")
 
 
+async def test_escape_leaves_the_room_right_after_a_decision(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("a")
+        await room.until_notice("✓ Row 1 accepted.")
+        await room.press("escape")
+        await room.until(lambda: room.mode == "data")
+
+
 async def test_letters_typed_right_after_e_go_into_the_editor(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop)
     async with open_room("review") as room:

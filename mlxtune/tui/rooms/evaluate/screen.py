@@ -361,6 +361,7 @@ class EvaluateRoom(Room):
     def _open_review(self, id: str) -> None:
         if self._report:
             self.app.select_recipe(str(self._report.report.facts.get("name", "")))
+        self.app.sessions.open_file(None)  # the recipe's source, even if another file is open
         self.app.row_to_open = id
         self.app.action_room("review")
 

@@ -138,9 +138,8 @@ class ReviewRoom(SourceRoom):
         if ready is None:
             self.query_one("#no-row", Panel).update(lambda width, _height: self.render_unavailable(session, width))
             return
-        if self.app.row_to_open and (rows := ready.source.rows_with_hash_prefix(self.app.row_to_open)):
-            ready.move_to(rows[0])
-            self.app.row_to_open = None
+        if self.app.row_to_open:
+            self._open_requested_row(ready, self.app.row_to_open)
         self._find_position(ready)
         row = self.row
         self._draw_row(ready, row)
@@ -150,6 +149,17 @@ class ReviewRoom(SourceRoom):
         position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} shown" if filtered else ""
         pace = self._seconds_per_row()
         self.query_one("#progress", Panel).update(lambda width, _height: render.progress(decided, total, pace, position, width))
+
+    def _open_requested_row(self, session: SourceSession, hash_prefix: str) -> None:
+        """Move to the row that another room asked for, as soon as it has been read."""
+        if not (rows := session.source.rows_with_hash_prefix(hash_prefix)) and session.source.scanned < len(session.source):
+            return
+        self.app.row_to_open = None
+        if rows:
+            session.move_to(rows[0])
+        else:
+            text = f"That row is not in {session.ref.name}."
+            self.app.show_notice(Notice("!", "$warning", text, "It has been changed or removed since."))
 
     def _find_position(self, session: SourceSession) -> None:
         """Find the current row among the selected ones. A row that no longer matches the filter stays visible."""
@@ -422,7 +432,7 @@ class ReviewRoom(SourceRoom):
             self.action_leave()
         elif self._show_details:
             self.action_details()
-        elif self.app.notice is not None:
+        elif self.app.notice is not None and self.app.notice.undo is None:  # the answer to a decision is not in the way
             self.app.action_dismiss_notice()
         else:
             self.app.action_room("data")
