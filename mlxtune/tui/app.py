@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.text import Text
+from rich.traceback import Traceback
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
@@ -154,8 +155,21 @@ class MlxtuneApp(BaseApp):
             super()._fatal_error()
         elif not self._exit_renderables:  # report only the first error, which causes the others
             error = sys.exc_info()[1]
-            message = one_line(f"Internal error: {type(error).__name__}: {error}", 400)
-            self.panic(Text(f"✗ {message}\n  Runs continue. Set MLXTUNE_DEBUG=1 for a traceback."))
+            self._exit_with_error(f"{type(error).__name__}: {error}")
+
+    def panic(self, *renderables: Any) -> None:
+        """Do the same for an error in Textual's input thread, such as a key sequence that is not a character."""
+        traceback = next((item for item in renderables if isinstance(item, Traceback)), None)
+        if traceback is None or os.environ.get("MLXTUNE_DEBUG"):
+            super().panic(*renderables)
+        elif not self._exit_renderables:
+            stack = traceback.trace.stacks[0]
+            self._exit_with_error(f"{stack.exc_type}: {stack.exc_value}")
+
+    def _exit_with_error(self, text: str) -> None:
+        self._return_code = 1
+        message = one_line(f"Internal error: {text}", 400)
+        super().panic(Text(f"✗ {message}\n  Runs continue. Set MLXTUNE_DEBUG=1 for a traceback."))
 
     def on_unmount(self) -> None:
         self._exiting.set()

@@ -120,6 +120,27 @@ def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path: Path) -> 
         assert screen.restored
 
 
+def test_a_key_that_is_no_character_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home") as screen:
+        screen.until("Start with the sample workspace.")
+        screen.press("\x1b[1114112u")  # a code point above the last one, 0x10FFFF, in the Kitty keyboard protocol
+        assert screen.end() == 4
+        output = plain(screen.written).decode()
+        assert "✗ Internal error: ValueError: chr() arg not in range(0x110000)" in output
+        assert "Traceback" not in output
+        assert screen.restored
+
+
+def test_keys_typed_after_quitting_are_ignored(tmp_path: Path) -> None:
+    samples.create(tmp_path / "work")
+    with terminal(tmp_path / "work", tmp_path / "home") as screen:
+        screen.until("▎ Home")
+        screen.press("qDARqD")
+        assert screen.end() == 0
+        assert screen.restored
+
+
 @pytest.mark.parametrize("mode", list(ROOMS))
 def test_the_app_opens_in_the_last_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """On a terminal a room is created before it is on the screen stack; in a test it is not."""
