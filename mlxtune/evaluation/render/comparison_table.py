@@ -18,7 +18,6 @@ from mlxtune.evaluation.render.wording import (
     comparisons_by_pair,
     fact_list,
     method,
-    off_task_method,
     p_value,
     percent,
     seed_spread,
@@ -333,7 +332,8 @@ def off_task_table(report: EvaluationReport) -> ReportTable | None:
         TableColumn(), TableColumn(), TableColumn("answers", right=True, priority=1), TableColumn(BASE, right=True), TableColumn(TUNED, right=True),
         TableColumn(priority=2), TableColumn("change, points"), TableColumn(), TableColumn("power", right=True, priority=1),
     )  # fmt: skip
-    return ReportTable("Off-task prompts", off_task_method(result), columns, tuple(rows))
+    note = f"correct answers, with one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
+    return ReportTable("Off-task prompts", note, columns, tuple(rows))
 
 
 def failures_table(report: EvaluationReport) -> ReportTable | None:

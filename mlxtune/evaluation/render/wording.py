@@ -143,16 +143,13 @@ def other_answer(report: EvaluationReport, failure: FailedRow) -> tuple[str, str
 
 def off_task_method(result: OffTaskResult) -> str:
     """Describe the test of off-task answers, and the prompts that it does not count."""
-    conditions = "asked with and without the system prompt; " if any(cell.with_system for cell in result.cells) else ""
-    parts = (
-        f"{conditions}Tango's score interval with one-sided 95% limits; held means that a drop of {100 * result.margin:g} points is ruled "
-        f"out; power if {FLIPPED:.0%} of answers change"
-    )
+    conditions = ", with and without the system prompt" if any(cell.with_system for cell in result.cells) else ""
+    method = f"Tango's score interval{conditions}; power if {FLIPPED:.0%} of answers change"
     names = [
         f"{one_line(cell.category, 40) or 'prompts'} {'with' if cell.with_system else 'without'} system prompt"
         for cell in result.set_apart
     ]
-    return f"{parts}; not counted, because the base is below {LEAST:.0%}: {', '.join(names)}" if names else parts
+    return f"{method}; not counted, because the base is below {LEAST:.0%}: {', '.join(names)}" if names else method
 
 
 def percent(share: float) -> str:
@@ -208,6 +205,7 @@ def fact_list(report: EvaluationReport) -> list[tuple[str, str]]:
         ("answers", "; ".join(f"{arm.name} {'cached' if arm.cached else duration(arm.seconds)}" for arm in report.arms)),
         ("perplexity", f"{', '.join(perplexities)} (reference answers)" if perplexities else ""),
         ("off-task", off_task.summary if off_task else ""),
+        ("off-task test", off_task_method(off_task) if off_task else ""),
     ]
     return [(name, value) for name, value in items if value]
 
