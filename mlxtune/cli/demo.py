@@ -6,6 +6,8 @@ import os
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,7 @@ from mlxtune.data import samples
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import BASE, GRAMMAR, TUNED, TUNED_GRAMMAR
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
@@ -50,7 +53,7 @@ def demo(
     recipe_file = folder / samples.RECIPE
     if not recipe_file.is_file():
         samples.create(folder)
-    recipe = load(recipe_file, overrides or [])
+    recipe = with_grammar_arms(load(recipe_file, overrides or []))
     os.chdir(folder)
     print_heading(err, "1  Model")
     with progress_bar("looking for the bundled model") as update:
@@ -69,7 +72,7 @@ def demo(
     if planned.outcome == "refuse":
         raise MlxtuneError(planned.sentence)
     info("")
-    print_heading(err, "3  Baseline", "the base model with the format in its system prompt")
+    print_heading(err, "3  Baseline", _baseline_description(recipe))
     _require(measure(recipe, None)[0])
     run = _train(4, recipe)
     results = [_evaluate(5, recipe, run, json=json)]
@@ -85,6 +88,23 @@ def demo(
     show("")
     command = (f"cd {shlex.quote(str(folder))} && {command_name()}", "primary")
     show("  Next: ", command, " opens the app in this workspace. Put your own recipes in ", ("recipes/", "primary"), ".")
+
+
+def with_grammar_arms(recipe: Recipe) -> Recipe:
+    """Return ``recipe`` with the base and the adapter also constrained to its schema, if llguidance is installed.
+
+    The grammar is the strongest rival that needs no training, and the adapter may use it as well. A recipe that names its arms is
+    not changed.
+    """
+    section = recipe.evaluation
+    if section.arms != [BASE, TUNED] or not section.schema or find_spec("llguidance") is None:
+        return recipe
+    return replace(recipe, evaluation=replace(section, arms=[BASE, GRAMMAR, TUNED, TUNED_GRAMMAR]))
+
+
+def _baseline_description(recipe: Recipe) -> str:
+    text = "the base model with the format in its system prompt"
+    return f"{text}, without and with a grammar" if GRAMMAR in recipe.evaluation.arms else text
 
 
 def _train(number: int, recipe: Recipe) -> Run:
