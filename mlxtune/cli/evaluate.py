@@ -19,7 +19,7 @@ from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.endpoints import remote_hosts
+from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
 from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal
@@ -107,7 +107,8 @@ def _consent(recipe: Recipe, send: bool) -> str:
     hosts = remote_hosts(recipe)
     if not hosts:
         return ""
-    what = f"The held-out prompts will be sent to {', '.join(hosts)}."
+    cap = sum(endpoint.cap for endpoint in endpoint_arms(recipe).values())
+    what = f"The held-out prompts will be sent to {', '.join(hosts)}, for at most ${cap:.2f}."
     return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.")
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation.answer_statistics import MAX_CUT, AnswerStatistics
-from mlxtune.evaluation.arms import GRAMMAR, is_tuned
+from mlxtune.evaluation.arms import GRAMMAR, TUNED, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.json_fields import from_json, to_json
 from mlxtune.evaluation.off_task.result import OffTaskResult, from_record
@@ -346,11 +346,12 @@ def _measured(report: EvaluationReport) -> str:
     headline, contract = report.headline, report.contract
     if headline is None or contract is None:
         return f"The base is measured. Train, then evaluate the adapter against it.{_grammar(report)}"
-    text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped) + _grammar(report)
+    arm = "" if report.subject.name == TUNED else report.subject.name
+    text = verdict_sentence(headline, metric_label(headline.metric), grouped=report.grouped, arm=arm) + _grammar(report)
     if headline is contract:
         return text
     if contract.outcome == "worse":
-        return f"{verdict_sentence(contract, metric_label(contract.metric), grouped=report.grouped)} {text}"
+        return f"{verdict_sentence(contract, metric_label(contract.metric), grouped=report.grouped, arm=arm)} {text}"
     paired = contract.paired
     before, after = (f"{count} of {paired.total}" for count in (paired.first, paired.second))
     return f"{text} The contract held for {before} answers before and {after} after."

@@ -112,10 +112,13 @@ def decide(p: float, low: float, high: float) -> Outcome:
     return "cannot tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot tell"
 
 
-def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = False) -> str:
-    """Describe a comparison in a sentence, in whole points. For ``grouped`` rows, the number of rows needed is omitted."""
+def verdict_sentence(comparison: Comparison, label: str, *, grouped: bool = False, arm: str = "") -> str:
+    """Describe a comparison in a sentence, in whole points. For ``grouped`` rows, the number of rows needed is omitted.
+
+    ``arm`` names the second arm, if it is not obvious.
+    """
     low, change, high = (round(100 * value) for value in (comparison.low, comparison.change, comparison.high))
-    name = label[0].upper() + label[1:]
+    name = f"With {arm}, {label}" if arm else label[0].upper() + label[1:]
     if comparison.outcome == "better":
         return f"Better. {name} rose by {change} points, between {low} and {high}, over {comparison.first}."
     if comparison.outcome == "worse":

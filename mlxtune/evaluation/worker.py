@@ -105,6 +105,10 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     thinking_tokens = recipe.evaluation.thinking_tokens
     room = outputs.answer_room(built, loaded, rows, settings=settings, thinking_tokens=thinking_tokens)
     budget = answer_budget(recipe.evaluation, [*splits.train, *splits.valid], template.count_tokens, room)
+    if budget.room is not None:
+        worker.warn(
+            f"The model's context leaves {budget.max_tokens:,} tokens for an answer, less than evaluation.max_tokens would allow."
+        )
     row_ids = [row.id for row in rows]
     facts: ReportFacts = {
         "name": recipe.name,
