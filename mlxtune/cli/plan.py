@@ -24,8 +24,10 @@ from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, bill_lines, make_bill
 from mlxtune.planning.machine import power, this_machine
 from mlxtune.planning.plan import Plan, local_planner
-from mlxtune.recipe import load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import resolve_parent
+from mlxtune.training.search.price import price_search
+from mlxtune.training.search.rungs import MIN_STEPS
 
 _MARKS: dict[str, Cell] = {"go": ("✓ ", "bold success"), "warn": ("! ", "bold warning"), "refuse": ("✗ ", "bold error")}
 _BAR_WIDTH = 24  # cells
@@ -70,9 +72,10 @@ def plan(
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     if json:
-        show_json(document(result, bill) | {"seen": base is None, "power": asdict(power())})
+        search = price_search(loaded, result.steps, result.cost.seconds, bill.kilowatt_hours)
+        show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
-        _print_plan(result, bill, off_task_power(loaded))
+        _print_plan(result, bill, loaded)
         if base:
             show("")
             note = (
@@ -101,7 +104,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, bill: Bill, off_task: str) -> None:
+def _print_plan(plan: Plan, bill: Bill, recipe: Recipe) -> None:
     print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"with the largest batch, {plan.largest_batch}")
@@ -113,7 +116,11 @@ def _print_plan(plan: Plan, bill: Bill, off_task: str) -> None:
     total = f"of {size(plan.limit)}, {plan.peak_moment}"
     print_columns([[("total", "bold"), (size(plan.memory), "bold"), (total, "muted")]])
     print_section("Run", plan.rows_summary)
-    print_facts(_run_facts(plan, off_task))
+    price, budget = price_search(recipe, plan.steps, plan.cost.seconds, bill.kilowatt_hours).describe()
+    search: list[tuple[str, Cell]] = (
+        [("search", price), ("", (budget, "muted"))] if recipe.has_contract and plan.steps >= MIN_STEPS else []
+    )
+    print_facts([*_run_facts(plan, off_task_power(recipe)), *search])
     print_section("Cost", "list prices as of the dates shown")
     print_columns([[(line.label, "muted"), line.value, (line.note, "muted")] for line in bill_lines(plan, bill)])
     if plan.changes:

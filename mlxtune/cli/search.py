@@ -14,9 +14,11 @@ from mlxtune.cli.output import Cell, info, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_section
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.verdict import signed_points
 from mlxtune.recipe import load
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.training.search import search_start
+from mlxtune.training.search.importance import Trend
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 
 _STATUS: dict[str, Cell] = {
@@ -61,6 +63,9 @@ def show_search(run: Run) -> None:
         (title, "faint") for title in ("trial", *board.parameters, "steps", "contract", "95% interval", "loss", "")
     ]
     print_columns([["", *headings], *(_row(entry) for entry in board.entries)], right=range(1, len(headings) - 2))
+    if board.trends:
+        print_section("Hyperparameters", "trend of the contract rate over the range in the first rung, with its 95% interval")
+        print_columns([_trend_row(trend) for trend in board.trends], right=(1, 3))
     if board.decision:
         show("")
         show("  ", (board.decision.sentence, "bold"))
@@ -77,6 +82,17 @@ def _row(entry: Entry) -> list[Cell]:
         (entry.note, "error" if entry.status == "failed" else "muted"),
     ]
     return [_STATUS.get(entry.status, ("·", "faint")), str(entry.number), *entry.values, f"{entry.steps:,}", *cells]
+
+
+def _trend_row(trend: Trend) -> list[Cell]:
+    low, change, high = (signed_points(round(100 * value)) for value in (trend.low, trend.change, trend.high))
+    return [
+        (trend.label, "muted"),
+        trend.lowest,
+        f"to {trend.highest}",
+        (f"{change} points", "bold"),
+        (f"{low} to {high}", "muted"),
+    ]
 
 
 def _show_outcome(run: Run, board: Leaderboard) -> None:

@@ -154,17 +154,24 @@ class Board:
 
     def remaining_steps(self, trials: int) -> int:
         """Return about how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
-        total, count = 0, trials
-        for rung in range(len(self.plan.rungs)):
+        total = 0
+        for rung, count in enumerate(cohort_sizes(trials, len(self.plan.rungs))):
             done = sum((number, rung) in self.results for number in range(1, trials + 1))
             total += max(0, count - done) * self.rung_steps(rung)
-            count = min(count, math.ceil(count / REDUCTION) + 1)  # the best third, and the recipe if it is not among them
         return total
 
     @property
     def trained_steps(self) -> int:
         """The optimizer steps that all results took."""
         return sum(result.trained for result in self.results.values())
+
+
+def cohort_sizes(trials: int, rungs: int) -> list[int]:
+    """Return how many trials take part in each rung, if the recipe itself is not among the best ones."""
+    sizes = [trials]
+    for _ in range(rungs - 1):
+        sizes.append(min(sizes[-1], math.ceil(sizes[-1] / REDUCTION) + 1))
+    return sizes
 
 
 def trial_folder(search: Path, number: int) -> Path:

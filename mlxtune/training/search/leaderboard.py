@@ -13,6 +13,7 @@ from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.training.search.board import INCUMBENT, OUTCOME, Board, read_board
 from mlxtune.training.search.decision import SearchDecision, decide, why_pruned
+from mlxtune.training.search.importance import Trend, trends
 from mlxtune.training.search.space import PARAMETERS, log_scale, shown
 
 Status = Literal["selected", "tied", "finished", "training", "waiting", "pinned", "pruned", "failed", "dropped"]
@@ -66,6 +67,7 @@ class Leaderboard:
     outcome: StoredOutcome | None
     places: tuple[Mapping[int, float], ...]
     ends: tuple[tuple[str, str], ...]
+    trends: tuple[Trend, ...]
 
 
 def read_leaderboard(search: Path) -> Leaderboard | None:
@@ -94,7 +96,7 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
     return Leaderboard(
         tuple(parameter.label for parameter in names), board.plan.rungs, len(board.plan.rows), tuple(entries), board.trained_steps,
         decision, outcome, tuple(_places(board, parameter.name) for parameter in names),
-        tuple(_ends(board, parameter.name) for parameter in names),
+        tuple(_ends(board, parameter.name) for parameter in names), trends(board),
     )  # fmt: skip
 
 

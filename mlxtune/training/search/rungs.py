@@ -13,12 +13,13 @@ from dataclasses import replace
 from mlxtune.recipe import Recipe, TrainingSection
 
 FRACTIONS = (1 / 6, 1 / 3, 1.0)  # of the recipe's steps
+MIN_STEPS = 4  # of a trial
 _NEVER = 1_000_000_000  # steps
 
 
 def rung_lengths(total: int) -> tuple[int, ...]:
     """Return the numbers of steps after which trials of ``total`` steps are compared, in ascending order."""
-    return tuple(sorted({max(1, math.ceil(fraction * total)) for fraction in FRACTIONS}))
+    return tuple(sorted({max(2, math.ceil(fraction * total)) for fraction in FRACTIONS}))
 
 
 def trunk_steps(section: TrainingSection, length: int) -> int:
@@ -61,7 +62,7 @@ def _common(section: TrainingSection, steps: int, total: int) -> TrainingSection
 
 
 def _decay_steps(section: TrainingSection, length: int) -> int:
-    return min(length - 1, max(1, math.ceil(section.decay * length))) if length > 1 else 0
+    return min(length - 1, max(1, math.ceil(section.decay * length)))
 
 
 def _fraction(count: int, total: int) -> float:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # these modules import mlx, which must come after the BLAS is
     from mlxtune.training.search.trial import TrialRunner
     from mlxtune.training.setup import Foundation
 
-MIN_STEPS = 4  # of a trial
 MIN_TRIALS = 2  # whatever the budget
 
 
@@ -93,9 +92,9 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
         cost = boards.relative_cost(space.layer_count(adapter.layers, depth), depth, adapter.rank, width)
         trials.append(Trial(number, dict(values), cost))
     total = _total_steps(worker, recipe, base)
-    if total < MIN_STEPS:
+    if total < rungs.MIN_STEPS:
         raise RecipeError(
-            f"A search needs at least {MIN_STEPS} steps per trial, but the recipe has {total}.", hint="Raise training.epochs."
+            f"A search needs at least {rungs.MIN_STEPS} steps per trial, but the recipe has {total}.", hint="Raise training.epochs."
         )
     sources = [*base.splits.train, *base.splits.valid, *base.splits.test]
     labels = group_labels(sources, [prompt_hash(row) for row in sources], recipe.data.group_by)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.files import write_text
+from mlxtune.core.files import disk_errors, write_text
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import Arm
@@ -144,6 +144,8 @@ class TrialRunner:
         resume = checkpoint.newest(folder) or resume
         if resume and resume.step >= section.steps:
             return
+        with disk_errors(folder.name):
+            folder.mkdir(exist_ok=True)
         loop = replace(setup.loop, folder=folder, section=section)
         event = "run.resumed" if resume else "run.started"
         fields = {"step": resume.step} if resume else {}

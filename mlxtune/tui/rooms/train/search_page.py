@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -13,7 +12,6 @@ from textual.content import Content
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.runs import launch
 from mlxtune.training.search import board as boards
-from mlxtune.training.search.importance import Trend, trends
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 from mlxtune.tui.follow import file_stamp
 from mlxtune.tui.render.text import Part, key, line
@@ -48,7 +46,7 @@ class SearchPage(PageScreen):
     def __init__(self) -> None:
         super().__init__("Search", lambda width: [])
         self._index = 0
-        self._cache: tuple[object, Leaderboard | None, tuple[Trend, ...]] | None = None
+        self._cache: tuple[object, Leaderboard | None] | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="page"):
@@ -65,29 +63,29 @@ class SearchPage(PageScreen):
         searches = self.app.snapshot.searches if self.app.snapshot else ()
         return searches[min(self._index, len(searches) - 1)] if searches else None
 
-    def _board(self, view: RunView) -> tuple[Leaderboard | None, tuple[Trend, ...]]:
+    def _board(self, view: RunView) -> Leaderboard | None:
         """Return the leaderboard, read again only if the search has written an event or the user has chosen something."""
         stamp = (view.id, len(view.log), view.status, file_stamp(view.run.folder / boards.CHOICES))
         if self._cache is None or self._cache[0] != stamp:
             try:
-                board = boards.read_board(view.run.folder)
-                self._cache = (stamp, read_leaderboard(view.run.folder), trends(board) if board else ())
-            except MlxtuneError:
-                self._cache = (stamp, None, ())
-        return self._cache[1], self._cache[2]
+                self._cache = (stamp, read_leaderboard(view.run.folder))
+            except MlxtuneError as error:
+                self._cache = (stamp, None)
+                self.app.show_error(error)
+        return self._cache[1]
 
     @property
     def _entry(self) -> Entry | None:
         """The trial under the cursor."""
         view = self.view
-        board = self._board(view)[0] if view else None
+        board = self._board(view) if view else None
         cursor = self.query_one("#search-trials", ListPanel).cursor
         return board.entries[cursor] if board and cursor < len(board.entries) else None
 
     def redraw(self) -> None:
         """Draw the displayed search."""
         view, snapshot = self.view, self.app.snapshot
-        board, known = self._board(view) if view else (None, ())
+        board = self._board(view) if view else None
         for name in ("#search-board", "#search-strips"):
             self.query_one(name).display = board is not None
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
@@ -104,21 +102,21 @@ class SearchPage(PageScreen):
         shown, trials = board, self.query_one("#search-trials", ListPanel)
         trials.set(
             len(shown.entries), lambda index, width: search_render.row(shown, shown.entries[index], alive, width),
-            header=lambda width: search_render.header(shown, width), on_move=lambda index: self._draw_trial(shown, known, index),
+            header=lambda width: search_render.header(shown, width), on_move=lambda index: self._draw_trial(shown, index),
         )  # fmt: skip
         if self.focused is None:
             trials.focus()
-        self._draw_trial(shown, known, trials.cursor)
+        self._draw_trial(shown, trials.cursor)
 
-    def _draw_trial(self, board: Leaderboard, known: Sequence[Trend], index: int) -> None:
+    def _draw_trial(self, board: Leaderboard, index: int) -> None:
         number = board.entries[index].number
         self.query_one("#search-chart", Section).head.set(
             title=f"Contract rate of trial {number}", note="after each rung, in percent"
         )
         self.query_one("#search-rates", Panel).update(lambda width, height: search_render.rates(board, number, width, height))
-        note = "trend of the rate over the range, with its 95% interval" if known else ""
+        note = "trend of the rate over the range, with its 95% interval" if board.trends else ""
         self.query_one("#search-strips", Section).head.set(note=note)
-        self.query_one("#search-values", Panel).update(lambda width, _height: search_render.positions(board, known, number, width))
+        self.query_one("#search-values", Panel).update(lambda width, _height: search_render.positions(board, number, width))
 
     def _keys(self, view: RunView | None) -> Content:
         keys: list[Part] = ["  "]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from textual.content import Content
 
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.runs.status import STATUS_LABELS
-from mlxtune.training.search.importance import Trend
 from mlxtune.training.search.leaderboard import Entry, Leaderboard
 from mlxtune.tui.render.bars import interval
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
@@ -106,10 +103,10 @@ def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
     return draw_chart(Curve([], own, own, board.rungs[-1], beside, (0.0, 100.0)), width, height, False, None)
 
 
-def positions(board: Leaderboard, trends: Sequence[Trend], selected: int, width: int) -> Content:
+def positions(board: Leaderboard, selected: int, width: int) -> Content:
     """Return a row per hyperparameter: its range with the trials by number, and the trend of the rate over the range."""
     rows = []
-    known = {trend.label: trend for trend in trends}
+    known = {trend.label: trend for trend in board.trends}
     best = {entry.number: index for index, entry in enumerate(board.entries)}
     for index, label in enumerate(board.parameters):
         places = board.places[index]

@@ -1,0 +1,41 @@
+"""The price of a search, and the rungs that it is computed from."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxtune.recipe import TrainingSection, parse
+from mlxtune.training.optimizer import learning_rate
+from mlxtune.training.search import rungs
+from mlxtune.training.search.price import price_search
+
+RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
+
+
+def test_price() -> None:
+    price = price_search(parse(f'name = "shop"\n{RECIPE}'), 60, 600.0, 0.05)
+    assert (price.steps, price.full_steps) == (8 * 10 + 4 * 12 + 3 * 44, 480)
+    assert price.seconds == pytest.approx(10 * price.steps)
+    assert price.describe() == (
+        "8 trials take 260 steps instead of 480, about 43 min, 217 Wh",
+        "from 19 trials (77 min) on, a further one is the best of all with at most 5% probability",
+    )
+    assert price_search(parse(f'name = "shop"\n{RECIPE}'), 60, None, None).describe()[0] == "8 trials take 260 steps instead of 480"
+
+
+@pytest.mark.parametrize("total", [4, 7, 60, 143])
+@pytest.mark.parametrize("section", [TrainingSection(), TrainingSection(warmup=0.3, decay=0.5), TrainingSection(warmup=0.0)])
+def test_a_rung_is_a_run_that_continues_the_trunk(section: TrainingSection, total: int) -> None:
+    """The trunk and the rung have the rates of one run from the start, and every trunk continues the one before."""
+    lengths = rungs.rung_lengths(total)
+    trunk: list[float] = []
+    for length in lengths:
+        before, after = rungs.trunk_section(section, length, total), rungs.rung_section(section, length, total)
+        rates = [learning_rate(before, step, before.steps) for step in range(before.steps)]
+        assert rates[: len(trunk)] == pytest.approx(trunk)
+        trunk = rates
+        complete = [learning_rate(after, step, after.steps) for step in range(after.steps)]
+        assert complete[: before.steps] == pytest.approx(rates)
+        assert complete[-1] < max(complete) or length < 10  # a decay of one step has the full rate
+    assert rungs.rung_steps(section, total)[0] == lengths[0]
+    assert sum(rungs.rung_steps(section, total)) < 2 * total
