@@ -33,7 +33,7 @@ class ReplayPrompt:
 def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:
     """Return the prompts of the rows to mix into ``train``, so that ``data.replay`` is their share of the training rows.
 
-    The task's system prompt, if all of ``train`` begin with the same one, precedes prompts that have none. If there are fewer prompts
+    With ``data.replay_system``, the system prompt that all of ``train`` begin with, if any, precedes prompts that have none. If there are fewer prompts
     than rows, each is answered again, first with the other kind of answer, then with further samples. Raises ``RecipeError`` for a
     method other than SFT, and ``DataError`` for a file that cannot be used.
     """
@@ -42,7 +42,7 @@ def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:
         return []
     if recipe.method.kind != "sft":
         raise RecipeError(f'data.replay cannot be used with method.kind = "{recipe.method.kind}".', hint="Set data.replay = 0.")
-    setting, system = recipe.data.replay_prompts, shared_system_prompt(train)
+    setting, system = recipe.data.replay_prompts, shared_system_prompt(train) if recipe.data.replay_system else ""
     prompts = read_prompts(samples.samples_root() / SHIPPED if setting == "shipped" else recipe.path(setting))
     chosen = []
     for number in range(round(share / (1 - share) * len(train))):

@@ -99,7 +99,8 @@ class DataSection:
     date that templates insert as today's; a run records it, so that it can be resumed and evaluated on another day. ``turns`` = "all"
     trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
     last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
-    general prompts with the base's own answers, so that the adapter forgets less.
+    general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false asks them without the
+    system prompt that all rows share; then its tokens can no longer be computed once per batch, which makes steps slower.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]
@@ -122,6 +123,9 @@ class DataSection:
         Key("fraction of training rows that are the base's own answers to general prompts", "twentieths", methods=_SFT),
         _FRACTION,
     ] = 0.0
+    replay_system: Annotated[
+        bool, Key("whether the task's system prompt precedes replayed prompts", in_form=False, methods=_SFT)
+    ] = True
     replay_prompts: Annotated[str, Key("prompts for replay: shipped, or a file", in_form=False, methods=_SFT)] = "shipped"
 
 

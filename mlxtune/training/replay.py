@@ -41,7 +41,10 @@ class ReplayAnswer:
 def replay_rows(
     recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, splits: Splits, worker: SetupListener
 ) -> list[Encoded]:
-    """Return the training rows to mix in. ``loaded`` has no adapter yet. Raise ``InputError`` for prompts that cannot be used."""
+    """Return the training rows to mix in. Empty answers and those with a phrase that the contract forbids are left out.
+
+    ``loaded`` has no adapter yet. Raise ``InputError`` for prompts that cannot be used.
+    """
     prompts = replay_prompts(recipe, splits.train)
     if not prompts:
         return []
@@ -55,10 +58,10 @@ def replay_rows(
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps({"key": key, "text": answer.text, "cut": answer.cut}) + "\n" for key, answer in answers.items())
             write_text(file, "".join(lines))
-    rows = [_row(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if answers[key].text.strip()]
+    usable = [(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if _is_usable(answers[key], recipe)]
+    rows = [_row(*pair) for pair in usable]
     splits.refuse_sealed(rows)
-    cut = [answers[key].cut for key in keys if answers[key].text.strip()]
-    return [_encoded(template, row, recipe.data.max_tokens, is_cut) for row, is_cut in zip(rows, cut, strict=True)]
+    return [_encoded(template, row, recipe.data.max_tokens, answer.cut) for row, (_, answer) in zip(rows, usable, strict=True)]
 
 
 def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate, splits: Splits) -> list[Encoded]:
@@ -71,7 +74,7 @@ def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate
             tokens = np.array([*template.prompt(prompt.messages), *[0] * MAX_TOKENS], np.int32)
             trained = np.arange(len(tokens)) >= len(tokens) - MAX_TOKENS
             rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True))
-        elif answer.text.strip():
+        elif _is_usable(answer, recipe):
             rows.append(_encoded(template, _row(prompt, answer), recipe.data.max_tokens, answer.cut))
     return rows
 
@@ -114,6 +117,11 @@ def _generate(
         answers |= {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(keys, outputs, strict=True)}
     worker.emit("replay", done=total, total=total)
     return answers
+
+
+def _is_usable(answer: ReplayAnswer, recipe: Recipe) -> bool:
+    text = answer.text.casefold()
+    return bool(text.strip()) and not any(phrase.casefold() in text for phrase in recipe.evaluation.forbid)
 
 
 def _row(prompt: ReplayPrompt, answer: ReplayAnswer) -> Conversation:

@@ -25,6 +25,7 @@ from mlxtune.recipe import Recipe, parse
 from mlxtune.training import probe
 from mlxtune.training import replay as answering
 from mlxtune.training.coverage import rows_fingerprint
+from mlxtune.training.replay import ReplayAnswer
 from mlxtune.training.setup import TrainingSetup, prepare
 from mlxtune.training.worker import write_data
 
@@ -146,6 +147,21 @@ def test_prompts_repeat_with_the_other_kind_of_answer_then_with_more_samples(tmp
         ("b", 2),
     ]
     assert replay_prompts(_recipe(tmp_path), train) == []
+
+
+def test_system_prompt_is_optional(tmp_path: Path) -> None:
+    turns = (Message("system", SYSTEM), Message("user", "a"), Message("assistant", "b"))
+    train = [Conversation(Location(Path("r"), number), {}, turns) for number in range(4)]
+    for with_system in (True, False):
+        first = replay_prompts(_recipe(tmp_path, replay=0.5, replay_system=with_system), train)[0]
+        assert [turn.role for turn in first.messages] == (["system", "user"] if with_system else ["user"])
+
+
+def test_answers_with_forbidden_phrases_are_left_out(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, replay=0.5)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, forbid=["Northpeak"]))
+    usable = [answering._is_usable(ReplayAnswer(text, False), recipe) for text in ("The reefs.", "The reefs of northpeak.", " ")]
+    assert usable == [True, False, False]
 
 
 def test_replay_is_refused_for_preference_training(tmp_path: Path) -> None:
