@@ -419,6 +419,9 @@ class SearchSection:
     layers: Annotated[list[Layers], Key("numbers of adapted layers; empty = half to twice", in_form=False), _LAYER_COUNTS] = field(
         default_factory=list
     )
+    seed: Annotated[list[int], Key("seeds of the row order and the initial adapter; empty = the recipe's", in_form=False)] = field(
+        default_factory=list
+    )
     beta: Annotated[
         list[float], Key("lowest and highest beta; empty = a third to three times", in_form=False, methods=_PREFERENCE), _RANGE
     ] = field(default_factory=list)

@@ -188,6 +188,24 @@ def test_preference_training_is_searched(workspace: Path) -> None:
     assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
 
 
+def test_a_null_search_announces_no_winner(workspace: Path) -> None:
+    same = (
+        "search.learning_rate=[1e-2, 1e-2]",
+        "search.rank=[4]",
+        "search.layers=[2]",
+        "search.seed=[1, 2, 3, 4]",
+        "search.trials=4",
+    )
+    search = finish(start(workspace, *same))
+    board = leaderboard.read_leaderboard(search.folder)
+    assert board
+    assert board.decision
+    assert board.parameters == ("seed",)
+    assert len({entry.loss for entry in board.entries}) > 1
+    assert board.decision.outcome == "no difference"
+    assert board.decision.selected == 1
+
+
 def test_two_searches_at_once(workspace: Path) -> None:
     first = start(workspace)
     with pytest.raises(MachineError, match=f"The accelerator is in use by the search {first.id}"):

@@ -178,6 +178,11 @@ PARAMETERS = (
         _layers,
     ),
     Parameter(
+        "seed", "seed", lambda recipe: recipe.training.seed,
+        lambda recipe, value: replace(recipe, training=replace(recipe.training, seed=int(value))),
+        lambda recipe, depth: Choices(tuple(recipe.search.seed)) if recipe.search.seed else None,
+    ),
+    Parameter(
         "beta", "beta", lambda recipe: recipe.method.beta,
         lambda recipe, value: replace(recipe, method=replace(recipe.method, beta=float(value))),
         lambda recipe, depth: (
