@@ -28,7 +28,8 @@ def verify(
     folder = path.parent if path.name == reports.FILE and path.is_file() else registry.find_run(Path.cwd(), report, "eval").folder
     differences = verifying.verify(folder)
     if json:
-        show_json({"holds": not differences, "folder": str(folder), "differences": differences})
+        recorded = [] if differences else verifying.unverified(folder)
+        show_json({"holds": not differences, "folder": str(folder), "differences": differences, "unverified": recorded})
     else:
         for difference in differences[:_SHOWN]:
             show(("  ✗ ", "bold error"), one_line(difference, 240))
@@ -42,5 +43,7 @@ def verify(
         counts = f"{rates} and {plural(len(result.comparisons), 'comparison')} for {plural(result.facts['rows'], 'row')}"
         show(("  ✓ ", "bold success"), f"The report is correct: {counts} were recomputed with identical results.")
         show("    ", (one_line(result.verdict), "muted"))
+        if recorded := verifying.unverified(folder):
+            show("    ", (f"Recorded by the evaluation, not recomputed: {', '.join(recorded)}.", "muted"))
         if caveat := promotion_caveat(result):
             show(("  ! ", "bold warning"), f"Not recommended: {caveat}.")

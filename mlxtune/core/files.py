@@ -60,14 +60,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid."""
+def read_json(path: Path, *, unique_keys: bool = False) -> Any:
+    """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid.
+
+    With ``unique_keys``, a repeated key is invalid, too. Programs differ in which of its values they use.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique if unique_keys else None)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        name = next(name for index, (name, _) in enumerate(pairs) if name in {key for key, _ in pairs[:index]})
+        raise ValueError(f"the key {name!r} occurs twice")
+    return result
 
 
 def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:

@@ -27,11 +27,18 @@ def differences(location: str, stored: Any, current: Any) -> Iterator[str]:
         case (bool(), _) | (_, bool()) if stored is current:
             pass
         case int() | float(), int() | float() if not (isinstance(stored, bool) or isinstance(current, bool)):
-            if not math.isclose(stored, current, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+            if not _is_close(stored, current):
                 yield f"{location} is stored as {stored} but recomputed as {current}."
         case _:
             if stored != current:
                 yield f"{location} is stored as {_short(stored)} but recomputed as {_short(current)}."
+
+
+def _is_close(one: float, two: float) -> bool:
+    try:
+        return math.isclose(one, two, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    except OverflowError:  # an integer that no float can hold
+        return one == two
 
 
 def _name(value: Any, index: int) -> str:

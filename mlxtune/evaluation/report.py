@@ -75,6 +75,7 @@ class ReportFacts(TypedDict, total=False):
     headline: str
     looks: int
     ledger: str
+    renderer: str  # a hash of the code that wrote the pages
     off_task: dict[str, Any]
     regression: dict[str, Any]  # the off-task result in older reports
     made: str

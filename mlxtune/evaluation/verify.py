@@ -29,13 +29,19 @@ from mlxtune.evaluation.json_differences import differences
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.judge.verify_judge import verify_judges
 from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.render.publish import render_pages, renderer_hash
 from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.seed_evidence import load_seed_scores
 from mlxtune.recipe import AUTO
 
-_NOT_RECOMPUTED = ("made",)
+# Facts that no file in the folder proves: the evaluation recorded them.
+_RECORDED = {
+    "base_fingerprint", "run", "adapter", "source", "template", "endpoints", "longest_reference", "room", "thinking",
+    "thinking_tokens", "date", "compute", "untouched", "moved", "looks", "ledger", "made",
+}  # fmt: skip
+_OFF_TASK = ("off_task", "regression")  # facts that exist only if there are off-task answers
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
 
@@ -45,7 +51,11 @@ def verify(folder: Path) -> list[str]:
 
     Raises ``InputError`` if there is no report, or if it has no evidence.
     """
-    stored = read_json(folder / report.FILE)
+    try:
+        stored = read_json(folder / report.FILE, unique_keys=True)
+    except InputError as error:
+        read_json(folder / report.FILE)  # raises the same error, unless a key occurs twice
+        return [error.message]
     if not isinstance(stored, dict) or "files" not in stored:
         raise InputError(
             f"{folder / report.FILE} lists no files to verify it against.",
@@ -64,7 +74,40 @@ def verify(folder: Path) -> list[str]:
     scored = {arm: evidence.scores(arm, contract) for arm in evidence.answers}
     parts = 2 if stored["facts"].get("wording") == report.WORDING else 1  # compare the class and the reason, or only the class
     problems += _failures(evidence, contract, scored, parts)
-    return [*problems, *_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
+    problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
+    return problems or list(_pages(folder, stored))  # pages of a report with differences differ as well
+
+
+def unverified(folder: Path) -> list[str]:
+    """Return what cannot be recomputed from the evidence in ``folder``: facts, the arms' ``seconds``, and pages of other versions.
+
+    They are as the evaluation recorded them.
+    """
+    stored = read_json(folder / report.FILE)
+    pages = () if _has_current_pages(stored) else PAGES
+    return [*sorted(stored["facts"].keys() & _RECORDED), "seconds", *(name for name in pages if name in stored["files"])]
+
+
+def _has_current_pages(stored: Record) -> bool:
+    return stored["facts"].get("renderer") == renderer_hash()
+
+
+def _pages(folder: Path, stored: Record) -> Iterator[str]:
+    """Render the pages again, if this version wrote them, and yield the name of each that differs."""
+    if not _has_current_pages(stored):
+        return
+    try:
+        pages = render_pages(report.load(folder), folder)
+    except InputError as error:
+        yield error.message
+        return
+    for name, text in pages.items():
+        try:
+            same = (folder / name).read_bytes() == text.encode("utf-8", "surrogatepass")
+        except OSError:
+            same = False
+        if not same:
+            yield f"{name} is not what report.json and the outputs render to."
 
 
 @cache
@@ -134,6 +177,7 @@ def _numbers(
     yield from _too_long(evidence, limit)
     facts: ReportFacts = {
         "name": evidence.recipe.name,
+        "base": evidence.recipe.model.base,
         "rows": len(evidence.rows),
         "row_ids": [row.id for row in evidence.rows],
         "headline": PREFERENCE if evidence.recipe.method.kind == "dpo" and evidence.logprobs else CONTRACT,
@@ -157,11 +201,11 @@ def _numbers(
     except InputError as error:
         yield error.message
         return
-    current = to_json(report.build({**stored["facts"], **facts}, arms, [row.group for row in evidence.rows], seeds))
+    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in _OFF_TASK}
+    current = to_json(report.build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     if (chosen := current.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))) != run:
         yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
-    for name in _NOT_RECOMPUTED:
-        current["facts"][name] = stored["facts"].get(name)
+    current["facts"]["made"] = stored["facts"].get("made")
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
 
 

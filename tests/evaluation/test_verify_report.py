@@ -17,8 +17,9 @@ from mlxtune.evaluation.evidence import FILES, save_off_task
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.statistics import bootstrap, intervals
-from mlxtune.evaluation.verify import schema, verify
+from mlxtune.evaluation.verify import schema, unverified, verify
 
 
 @pytest.fixture(autouse=True)
@@ -163,8 +164,67 @@ def test_off_task_answers_are_recomputed_in_new_and_older_reports(tmp_path):
         result = compare_off_task(probes, *answers.values())
         facts = {"regression": result.legacy_record()} if older else {"off_task": to_json(result)}
         loaded = report.load(folder)
-        report.save(dataclasses.replace(loaded, facts={**loaded.facts, **facts}), folder)
+        publish(dataclasses.replace(loaded, facts={**loaded.facts, **facts}), folder)
         assert verify(folder) == []
         jsonschema.validate(json.loads((folder / "report.json").read_text()), schema())
         _change(folder, "regression.jsonl", '"output": "yes"', '"output": "no"', hash_too=True)
         assert any("broken" in difference or "base" in difference for difference in verify(folder))
+
+
+def _forge(folder, **facts):
+    """Change facts of the report and update all hashes, as a forger would."""
+    stored = json.loads((folder / "report.json").read_text())
+    stored["facts"] |= facts
+    stored["files"] = {name: sha256_file(folder / name) for name in stored["files"] if (folder / name).is_file()}
+    (folder / "report.json").write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize("key", ["off_task", "regression"])
+def test_an_invented_off_task_result_is_detected(tmp_path, key):
+    folder = write_evaluation(tmp_path)
+    result = compare_off_task([OffTaskPrompt("q", "Which?", ("yes",), Location(folder, 1))], {"q": "yes"}, {"q": "yes"})
+    _forge(folder, **{key: result.legacy_record() if key == "regression" else to_json(result)})
+    assert f"report.json, facts, {key} is only stored." in verify(folder)
+
+
+@pytest.mark.parametrize("page", report.PAGES)
+def test_a_rewritten_page_is_detected_even_with_updated_hash(tmp_path, page):
+    folder = write_evaluation(tmp_path)
+    text = (folder / page).read_text()
+    (folder / page).write_text(text.replace("Cannot tell", "Better"))
+    _forge(folder)
+    assert verify(folder) == [f"{page} is not what report.json and the outputs render to."]
+
+
+def test_pages_of_another_version_are_called_unverified(tmp_path):
+    folder = write_evaluation(tmp_path)
+    assert not set(report.PAGES) & set(unverified(folder))
+    _forge(folder, renderer="0" * 64)
+    assert verify(folder) == []
+    assert set(report.PAGES) < set(unverified(folder))
+
+
+def test_facts_are_recomputed_or_called_unverified(tmp_path):
+    folder = write_evaluation(tmp_path)
+    stored = json.loads((folder / "report.json").read_text())
+    recorded = unverified(folder)
+    assert {"looks", "ledger", "run", "adapter", "made"} < set(recorded)
+    for key in stored["facts"].keys() - set(recorded) - {"wording", "renderer"}:
+        other = {str: "x", int: 99, list: [], dict: {"kind": "greedy", "max_tokens": 99}}[type(stored["facts"][key])]
+        _forge(folder, **{key: other})
+        assert verify(folder), key
+        _forge(folder, **{key: stored["facts"][key]})
+    assert verify(folder) == []
+
+
+def test_a_repeated_key_is_detected(tmp_path):
+    folder = write_evaluation(tmp_path)
+    path = folder / "report.json"
+    path.write_text(path.read_text().rstrip()[:-1] + ', "verdict": ' + json.dumps(json.loads(path.read_text())["verdict"]) + "}")
+    assert ["the key 'verdict' occurs twice" in problem for problem in verify(folder)] == [True]
+
+
+def test_a_number_that_no_float_can_hold_is_a_difference(tmp_path):
+    folder = write_evaluation(tmp_path)
+    _change(folder, "report.json", '"hits": 3', f'"hits": {10**400}')
+    assert any("rates json, hits is stored as 1000" in problem for problem in verify(folder))

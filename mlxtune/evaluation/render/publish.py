@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from mlxtune.core.files import write_text
+from mlxtune.core.hashing import sha256_json
 from mlxtune.evaluation import report
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.render.html import render_html
@@ -17,7 +20,21 @@ def publish(result: EvaluationReport, folder: Path) -> None:
 
     Raises ``InputError`` if the evidence is missing, and ``MachineError`` if the disk is full.
     """
-    failures = failed_rows(folder, result)
-    for name, text in zip(PAGES, (render_markdown(result, failures), render_html(result, failures)), strict=True):
+    result = replace(result, facts={**result.facts, "renderer": renderer_hash()})
+    for name, text in render_pages(result, folder).items():
         write_text(folder / name, text)
     report.save(result, folder)
+
+
+def render_pages(result: EvaluationReport, folder: Path) -> dict[str, str]:
+    """Return the text of each page of a report. Raises ``InputError`` if the evidence in ``folder`` is missing."""
+    failures = failed_rows(folder, result)
+    return dict(zip(PAGES, (render_markdown(result, failures), render_html(result, failures)), strict=True))
+
+
+@cache
+def renderer_hash() -> str:
+    """Return a hash of this version's renderer. Another version may render the same report differently."""
+    folder = Path(__file__).parent
+    code = sorted(path for path in (folder.parent / "drilldown.py", *folder.iterdir()) if path.suffix in (".py", ".css", ".j2"))
+    return sha256_json([[path.name, path.read_text(encoding="utf-8")] for path in code])
