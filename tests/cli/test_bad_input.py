@@ -16,6 +16,9 @@ OUTPUT = '{"id": 1, "output": "{}"}\n'
 FILES = {
     "data.jsonl": "".join(json.dumps({"prompt": f"q{number}", "completion": "a"}) + "\n" for number in range(60)),
     "good.toml": GOOD,
+    "hosted.toml": GOOD
+    + '[evaluation]\narms = ["base", "endpoint:big"]\n[evaluation.endpoints.big]\nurl = "https://models.example/v1"\n'
+    'model = "big-1"\nprice_in = 1\nprice_out = 2\ncap = 3\n',
     "nodata.toml": GOOD.replace("data.jsonl", "nowhere.jsonl"),
     "broken.toml": 'name = "shop\n',
     "key.toml": GOOD + "[training]\nlerning_rate = 1e-4\n",
@@ -53,6 +56,12 @@ def files(cwd: Path) -> Path:
 
 
 CASES = [
+    (
+        "eval hosted.toml",
+        "The held-out prompts will be sent to models.example, for at most $3.00. This needs your consent. | Consent with --send",
+    ),
+    ("eval good.toml --set evaluation.arms=['base','endpoint:x']", "The arm endpoint:x requires evaluation.endpoints.x."),
+    ("eval good.toml --set evaluation.arms=['base','base+gramar']", "Did you mean base+grammar?"),
     ("train none.toml", "There is no recipe at none.toml"),
     ("train folder", "folder is a folder, not a recipe"),
     ("train broken.toml", "broken.toml is not valid TOML"),
