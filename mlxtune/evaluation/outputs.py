@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -163,20 +163,43 @@ def generate_answers(
         "rows": [row.id for row in rows],
     }
     file = cache / f"{sha256_json(identity)[:32]}.jsonl"
-    cached = load_outputs(file, rows)
-    if cached and not (timed and None in [output.seconds for output in cached]):
+    outputs = load_outputs(file, rows)
+    cached = bool(outputs)
+    if cached:
         tell(of)(len(rows), len(rows))
-        return ArmAnswers(arm.name, cached, True, time.perf_counter() - start, no_likelihood_reason)
+    if cached and not (timed and None in [output.seconds for output in outputs]):
+        return ArmAnswers(arm.name, outputs, True, time.perf_counter() - start, no_likelihood_reason)
     grammar = Grammar(loaded.tokenizer, arm.schema, template.stop_tokens) if arm.schema is not None else None
     prefix = (shared or PrefixCache(loaded.model))(prompts)
     generate_arm = partial(
         generate, loaded.model, loaded.tokenizer, stops=template.stop_tokens, prefix=prefix, grammar=grammar,
         thought_starts=template.thought_starts,
     )  # fmt: skip
-    answers = generate_arm(
-        prompts, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=batch_size, progress=tell(of)
-    )
-    latency = None
+    if not cached:
+        answers = generate_arm(
+            prompts, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=batch_size, progress=tell(of)
+        )
+        indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
+        pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
+        known = {} if likelihoods is None else likelihoods
+        key = sha256_json([identity["base"], identity["adapter"], pairs])
+        if key not in known:
+            known[key] = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
+        nats = known[key]
+        rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
+        outputs = tuple(
+            Output(
+                row.id,
+                template.calls.read(answer.text, row.tools),
+                answer.ended,
+                *(nats[index] if nats else (0.0, 0)),
+                rejected_nats.get(index),
+                answer.thought,
+                answer.thought_tokens,
+                answer.tokens,
+            )
+            for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
+        )
     if timed:
 
         def answer_alone(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
@@ -184,30 +207,9 @@ def generate_answers(
             return generate_arm([prompt], max_tokens=most, thinking_tokens=thoughts, batch_size=1, progress=progress)[0]
 
         latency = measure_latency(prompts, answer_alone)
-    indices = [index for index, _ in (chosen if references else []) + (others if rejected else [])]
-    pairs = [(prompts[index], tokens) for index, tokens in zip(indices, references + rejected, strict=True)]
-    known = {} if likelihoods is None else likelihoods
-    key = sha256_json([identity["base"], identity["adapter"], pairs])
-    if key not in known:
-        known[key] = _likelihoods(arm, loaded, pairs, batch_size=batch_size, prefix=prefix, progress=tell("reference"))
-    nats = known[key]
-    rejected_nats = dict(zip(indices[len(rows) :], nats[len(rows) :], strict=True))
-    outputs = tuple(
-        Output(
-            row.id,
-            template.calls.read(answer.text, row.tools),
-            answer.ended,
-            *(nats[index] if nats else (0.0, 0)),
-            rejected_nats.get(index),
-            answer.thought,
-            answer.thought_tokens,
-            answer.tokens,
-            latency.seconds(answer.thought_tokens + answer.tokens) if latency else None,
-        )
-        for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
-    )
+        outputs = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in outputs)
     save_outputs(file, outputs)
-    return ArmAnswers(arm.name, outputs, False, time.perf_counter() - start, no_likelihood_reason)
+    return ArmAnswers(arm.name, outputs, cached, time.perf_counter() - start, no_likelihood_reason)
 
 
 def _answer_tokens(

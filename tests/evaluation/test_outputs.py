@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -31,7 +32,9 @@ def loaded(tiny: Path) -> LoadedModel:
     return load(resolve(str(tiny)))
 
 
-def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6) -> ArmAnswers:
+def _answer(
+    loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS, max_tokens: int = 6, **options: bool
+) -> ArmAnswers:
     return generate_answers(
         arm,
         loaded,
@@ -42,6 +45,7 @@ def _answer(loaded: LoadedModel, cache: Path, arm: Arm = Arm("base"), rows=ROWS,
         batch_size=2,
         cache=cache,
         tell=lambda of: lambda done, total: None,
+        **options,
     )
 
 
@@ -55,6 +59,22 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded: LoadedModel, tmp_path:
         (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)
     ]
     assert (answers.arm, answers.cached) == ("base+kshot", False)
+
+
+def test_answers_cached_without_their_time_are_only_timed(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untimed = _answer(loaded, tmp_path)
+    assert {out.seconds for out in untimed.outputs} == {None}
+    sizes: list[int] = []
+    monkeypatch.setattr(outputs, "generate", lambda *args, **options: sizes.append(len(args[2])) or generate(*args, **options))
+    timed = _answer(loaded, tmp_path, timed=True)
+    assert timed.cached
+    assert sizes == [1, 1, 1]  # the answers themselves were not generated again
+    assert [replace(out, seconds=None) for out in timed.outputs] == list(untimed.outputs)
+    assert all(out.seconds for out in timed.outputs)
+    assert _answer(loaded, tmp_path, timed=True).outputs == timed.outputs
+    assert len(sizes) == 3
 
 
 def test_reference_likelihood_covers_trained_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
