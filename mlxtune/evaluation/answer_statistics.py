@@ -17,7 +17,7 @@ from mlxtune.evaluation.scorers import THINKING_LIMIT
 MAX_CUT = 0.05  # largest share of answers cut off while still going with which an arm may lose a comparison
 _LENGTH = 16  # characters per n-gram
 _TAIL = 64  # characters at the end of an answer, at least, in which n-grams are counted
-_SHARE = 0.8  # of the n-grams in the tail that occurred before, in a loop
+_SHARE = 0.5  # of the n-grams in the tail that occurred before, in a loop; ordinary answers stay below a tenth
 _CUT = ("length", THINKING_LIMIT)
 
 
@@ -68,7 +68,7 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def is_loop(text: str) -> bool:
-    """Return whether ``text`` ends in a loop: nearly all n-grams of characters in its last quarter occurred before it.
+    """Return whether ``text`` ends in a loop: most n-grams of characters in its last quarter occurred before it.
 
     Numbers count as equal, so that a list that repeats one item is a loop, too.
     """
