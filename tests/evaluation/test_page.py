@@ -10,8 +10,14 @@ from evaluation_files import BAD, GOOD, write_evaluation
 from mlxtune.evaluation import report
 from mlxtune.evaluation.answer_statistics import AnswerStatistics
 from mlxtune.evaluation.drilldown import failed_rows
+from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult
 from mlxtune.evaluation.render import html, markdown, wording
 from mlxtune.evaluation.render.comparison_table import arms_table
+from mlxtune.evaluation.seed_report import SeedReport, SeedResult
+from mlxtune.evaluation.statistics.agreement import Estimate
+from mlxtune.evaluation.statistics.intervals import PairedCounts
+from mlxtune.evaluation.statistics.seed_spread import SeedMean
 from mlxtune.evaluation.verdict import compare
 
 SCRIPT = "<script>alert(1)</script>"
@@ -235,8 +241,34 @@ def test_arms_show_latency_and_lengths_and_the_form_of_answers_is_a_diagnostic(t
     assert "<h2>Arms</h2>" not in _page(folder), "an older report has no lengths"
     arms = (replace(loaded.arms[0], answers=AnswerStatistics(1, 2, 400, 0.5, 12.4)), *loaded.arms[1:])
     (row,) = arms_table(replace(loaded, arms=arms)).rows
-    assert [cell.text for cell in row] == ["base", "25.0%", "5–70", "0.50", "12", "100", "25.0%", "50.0%"]
-    assert row[6].style == "error"
+    assert [cell.text for cell in row if not cell.bar] == ["base", "25.0%", "5–70", "0.50", "12", "100", "25.0%", "50.0%"]
+    assert row[7].style == "error"
     page = _page(folder)
     rates, diagnostics = page.index("<h2>Rates</h2>"), page.index("<h2>Diagnostics</h2>")
     assert rates < page.index("fits the schema", rates) < diagnostics < page.index("JSON in a fence")
+
+
+def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
+    folder = write_evaluation(tmp_path)
+    loaded = report.load(folder)
+    mean = SeedMean(Estimate(0.3, 0.5, 0.7), 0.1, 0.2)
+    seeds = SeedReport(
+        tuple(SeedResult(f"r{seed}", seed, 3, 4, None, 3, 4, 0.3, 0.95) for seed in (7, 8)), "r8", mean, "base", mean
+    )
+    paired = PairedCounts(200, 12, 9, 79)
+    change = OffTaskChange("", 300, paired, 300.0, -0.035, -0.01, 0.015, 0.7, "held")
+    off_task = OffTaskResult(0.05, change, (replace(change, category="reading", low=-0.2, word="dropped"),), (), (), ())
+    arms = tuple(replace(arm, answers=AnswerStatistics(0, 0, 90, 0.5, 0.5 + at)) for at, arm in enumerate(loaded.arms))
+    rich = replace(loaded, arms=arms, seeds=seeds, facts={**loaded.facts, "off_task": to_json(off_task)})
+    page = html.render_html(rich, failed_rows(folder, rich))
+    _Seen(page)
+    rival = loaded.arms[0].rate("contract").share
+    assert page.count(f'<line x1="{1000 * rival:.1f}" y1="-4"') == 3  # two seeds and the recipe
+    assert page.count(f'<line x1="{1000 * (0.2 - 0.05) / 0.4:.1f}" y1="-4"') == 2  # the margin, on a scale of ±20 points
+    assert 'class="bar success"' in page
+    assert 'class="bar error"' in page
+    assert f'<rect x="{1000 * 0.5 / 1.5:.1f}" y="6" width="{1000 * 1.0 / 1.5:.1f}"' in page  # median to 95th percentile
+    assert "Seed 8 is recommended" in page
+    text = markdown.render_markdown(rich, [])
+    assert "| seed 8 | 3 of 4 |" in text
+    assert "Dashed" not in text

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.evaluation.answer_statistics import MAX_CUT
+from mlxtune.evaluation.answer_statistics import MAX_CUT, AnswerStatistics
 from mlxtune.evaluation.arms import BASE, TUNED, is_tuned
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.render.wording import (
@@ -35,13 +35,18 @@ FAILURE_KINDS = 6  # maximum number of rows in the failures table
 
 @dataclass(frozen=True)
 class IntervalBar:
-    """An interval around a value, on an axis from ``minimum`` to ``maximum``."""
+    """An interval around a value, on an axis from ``minimum`` to ``maximum``. The page marks the ``limit``, if any, with a dashed line.
+
+    ``style`` is the token of its color; empty for the color of the row.
+    """
 
     low: float
     value: float
     high: float
     minimum: float = 0.0
     maximum: float = 1.0
+    limit: float | None = None
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,13 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class ReportTable:
+    """A table with its title and a note. ``legend`` explains the charts, for a renderer that draws them in full."""
+
     title: str
     note: str
     columns: tuple[TableColumn, ...]
     rows: tuple[tuple[TableCell, ...], ...]
+    legend: str = ""
 
     def visible(self, priority: int, *, bars: bool = True) -> ReportTable:
         """Return the table with the columns up to ``priority``, excluding charts unless ``bars`` is true."""
@@ -107,6 +115,7 @@ def report_tables(report: EvaluationReport) -> list[ReportTable]:
 def arms_table(report: EvaluationReport) -> ReportTable | None:
     """Return each arm's rate on the contract beside the time and length of its answers, or ``None`` for an older report."""
     rows = []
+    slowest = max((arm.answers.p95 or 0.0 for arm in report.arms if arm.answers), default=0.0)
     for arm in report.arms:
         if answers := arm.answers:
             contract = arm.rate(CONTRACT)
@@ -114,6 +123,7 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
                 (
                     _arm(arm),
                     *rate_cells(contract)[:2],
+                    *([_latency_cell(answers, slowest)] if slowest else []),
                     *(TableCell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
                     TableCell(f"{answers.tokens / contract.total:,.0f}"),
                     TableCell(
@@ -122,13 +132,28 @@ def arms_table(report: EvaluationReport) -> ReportTable | None:
                     TableCell(percent(answers.loops / contract.total), "muted"),
                 )
             )
-    labels = (metric_label(CONTRACT), "", "p50, s", "p95, s", "tokens", "cut off", "loops")
-    columns = (TableColumn(), *(TableColumn(label, right=True) for label in labels))
-    return (
-        ReportTable("Arms", "seconds alone and tokens per answer; share cut off, or in a loop", columns, tuple(rows))
-        if rows
-        else None
+    if not rows:
+        return None
+    labels = ("p50, s", "p95, s", "tokens", "cut off", "loops")
+    columns = (
+        TableColumn(),
+        TableColumn(metric_label(CONTRACT), right=True),
+        TableColumn(right=True),
+        *([TableColumn(priority=2)] if slowest else []),
+        *(TableColumn(label, right=True) for label in labels),
     )
+    note = "seconds alone and tokens per answer; share cut off, or in a loop"
+    legend = (
+        f"Bars: seconds per answer, from the median to the 95th percentile, on a scale to {_seconds(slowest)} s." if slowest else ""
+    )
+    return ReportTable("Arms", note, columns, tuple(rows), legend)
+
+
+def _latency_cell(answers: AnswerStatistics, slowest: float) -> TableCell:
+    """Return the range from the median to the 95th percentile of the seconds per answer, if they were measured."""
+    if answers.p50 is None or answers.p95 is None:
+        return TableCell()
+    return TableCell(bar=IntervalBar(answers.p50, answers.p50, answers.p95, 0, slowest))
 
 
 def _seconds(seconds: float) -> str:
@@ -271,6 +296,7 @@ def seeds_table(report: EvaluationReport) -> ReportTable | None:
     if seeds is None:
         return None
     rows = []
+    rival = next((arm.rate(report.headline_metric).share for arm in report.arms if arm.name == seeds.rival), None)
     for seed in seeds.seeds:
         is_chosen = seed.run == seeds.recommended
         rows.append(
@@ -278,7 +304,7 @@ def seeds_table(report: EvaluationReport) -> ReportTable | None:
                 TableCell(f"seed {seed.seed}", "primary" if is_chosen else "muted"),
                 TableCell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
                 TableCell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
-                TableCell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high)),
+                TableCell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high, limit=rival)),
                 TableCell(percent(seed.hits / seed.total), "bold"),
                 TableCell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
                 TableCell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
@@ -290,7 +316,7 @@ def seeds_table(report: EvaluationReport) -> ReportTable | None:
             TableCell("this recipe", "bold"),
             TableCell(),
             TableCell(),
-            TableCell(bar=IntervalBar(mean.low, mean.value, mean.high)),
+            TableCell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
             TableCell(percent(mean.value), "bold"),
             TableCell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"),
             TableCell(seed_spread(seeds), "muted"),
@@ -303,7 +329,8 @@ def seeds_table(report: EvaluationReport) -> ReportTable | None:
     note = (
         f"{metric_label(report.headline_metric)} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
     )
-    return ReportTable("Seeds", note, columns, tuple(rows))
+    legend = f"Dashed line: {seeds.rival}, the strongest arm without training." if rival is not None else ""
+    return ReportTable("Seeds", note, columns, tuple(rows), legend)
 
 
 def off_task_table(report: EvaluationReport) -> ReportTable | None:
@@ -312,17 +339,19 @@ def off_task_table(report: EvaluationReport) -> ReportTable | None:
     if result is None:
         return None
     rows = []
-    for change in (result.overall, *result.categories):
+    changes = (result.overall, *result.categories)
+    reach = max([2 * result.margin, *(max(-change.low, change.high) for change in changes if change.paired.total)])
+    for change in changes:
         counted, style = change.paired.total > 0, "" if change.category else "bold"
         figures = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
-        limits = (change.low, change.change, change.high)
+        limits, mark = (change.low, change.change, change.high), outcome_mark(change.word).style
         rows.append(
             (
                 outcome_mark(change.word),
                 TableCell(one_line(change.category, 40) or "all", style),
                 TableCell(f"{change.paired.total:,}", "muted"),
                 *(TableCell(figure if counted else "–", style) for figure in figures),
-                TableCell(bar=IntervalBar(*limits, -0.3, 0.3) if counted else None),
+                TableCell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
                 TableCell(change.text if counted else "–", style),
                 TableCell(change.word if counted else "set apart", outcome_mark(change.word).style),
                 TableCell(f"{change.power:.0%}" if counted else "–", "muted"),
@@ -333,7 +362,8 @@ def off_task_table(report: EvaluationReport) -> ReportTable | None:
         TableColumn(priority=2), TableColumn("change, points"), TableColumn(), TableColumn("power", right=True, priority=1),
     )  # fmt: skip
     note = f"correct answers, with one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
-    return ReportTable("Off-task prompts", note, columns, tuple(rows))
+    legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. Held is an interval to its right."
+    return ReportTable("Off-task prompts", note, columns, tuple(rows), legend)
 
 
 def failures_table(report: EvaluationReport) -> ReportTable | None:

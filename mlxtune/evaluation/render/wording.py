@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.drilldown import FailedRow
 from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
@@ -74,7 +75,7 @@ def seed_summary(seeds: SeedReport) -> str:
     """Say what holds for the recommended adapter, and what for the recipe."""
     chosen, mean = seeds.chosen, seeds.rate.mean
     text = (
-        f"Seed {chosen.seed} is recommended, by the validation rows alone. This adapter: {percent(chosen.hits / chosen.total)} "
+        f"Seed {chosen.seed} is recommended, by the validation rows alone. This adapter ({TUNED}): {percent(chosen.hits / chosen.total)} "
         f"({100 * chosen.low:.0f} to {100 * chosen.high:.0f}). This recipe, trained with another seed: {percent(mean.value)} "
         f"({100 * mean.low:.0f} to {100 * mean.high:.0f})"
     )
