@@ -15,7 +15,7 @@ import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlxtune.recipe.edit import toml_literal
 from mlxtune.recipe.schema import Disclaimer, Endpoint, Key, Length, Phrase, Recipe, annotated_types
@@ -139,12 +139,16 @@ def _takes(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ", ".join(f"`{toml_literal(value)}`" for value in inner if value != "")
+    if origin is Annotated:
+        return f"`{inner[1].expected}`"
+    if origin is dict and inner[1] in TABLES:
+        return f"table of {_takes(inner[1])}".replace("[table]", "[tables]")
     if origin is list:
         return "list of " + re.sub(r"\b(string|integer|number|table)\b", r"\1s", _takes(inner[0]))
     if origin in (Union, types.UnionType):
         return " or ".join(filter(None, map(_takes, inner)))
     if kind in TABLES:
-        return f"{'string or ' if kind is not Length else ''}[table](#{TABLES[kind].lower().replace(' ', '-')})"
+        return f"{'string or ' if kind in (Disclaimer, Phrase) else ''}[table](#{TABLES[kind].lower().replace(' ', '-')})"
     return {str: "string", int: "integer", float: "number", bool: "`true`, `false`"}.get(kind, "table")
 
 
