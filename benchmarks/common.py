@@ -14,10 +14,15 @@ from mlxtune.planning.machine import this_machine
 FOLDER = Path(__file__).resolve().parent
 
 
-def call(script: str, *arguments: str, note: str = "") -> dict[str, Any]:
-    """Run ``script`` and return the JSON document that it prints last; ``note`` is printed on stderr."""
+def call(script: str, *arguments: str, note: str = "", python: str = "") -> dict[str, Any]:
+    """Run ``script`` and return the JSON document that it prints last; ``note`` is printed on stderr.
+
+    ``python`` is the interpreter of another environment.
+    """
     print(f"· {script} {note}", file=sys.stderr, flush=True)
-    process = subprocess.run([sys.executable, str(FOLDER / script), *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    process = subprocess.run(
+        [python or sys.executable, str(FOLDER / script), *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 

@@ -31,6 +31,14 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8080,
     slots: Annotated[int, typer.Option("--slots", help="Number of answers generated concurrently.", min=1, max=256)] = 16,
     queue: Annotated[int, typer.Option("--queue", help="Maximum number of requests waiting for a slot.", min=0, max=10_000)] = 64,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help="Make greedy and seeded answers independent of the other requests. Default: on a CPU only. In 16-bit precision, "
+            "as on a GPU, many more tokens have to be computed again, alone.",
+        ),
+    ] = None,
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
@@ -59,7 +67,7 @@ def serve(
 
     with (
         http.listen(host, port) as listener,
-        Client(base, share_accelerator=share_accelerator, exact=True, slots=slots, queue=queue, on_event=on_event) as client,
+        Client(base, share_accelerator=share_accelerator, exact=exact, slots=slots, queue=queue, on_event=on_event) as client,
     ):
         with progress_bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxtune.planning.shapes import ModelShapes, WeightShape
+from mlxtune.planning.shapes import ModelShapes, WeightShape, computes_scores
 from mlxtune.planning.workload import BatchShape
 from mlxtune.recipe import AdapterSection
 
@@ -85,7 +85,8 @@ def layer_activations(
         inputs = {(weight.is_attention, weight.is_output_projection): _inputs(shapes, weight) for weight in targets}
         position += _FLOAT * sum(inputs.values())
     dense = sum(size * weight.numbers for weight in targets) if section.kind == "dora" and not kernels.float32 else 0
-    return LayerActivations(dense, position, shapes.heads * size, 2 * key * size, kernels)
+    score = shapes.heads * size if computes_scores(weights) else 0
+    return LayerActivations(dense, position, score, 2 * key * size, kernels)
 
 
 def _adapter(shapes: ModelShapes, weight: WeightShape, section: AdapterSection, kernels: Kernels) -> int:

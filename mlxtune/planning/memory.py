@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlxtune.planning import activations
 from mlxtune.planning.activations import Kernels
-from mlxtune.planning.machine import Machine, computes_natively
+from mlxtune.planning.machine import CACHE_LIMIT, Machine, computes_natively
 from mlxtune.planning.shapes import ModelShapes, WeightShape
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe
@@ -30,7 +30,9 @@ CHUNK = 64  # positions whose logits exist at a time: models.head.CHUNK
 GROUP = 4096  # tokens that the cache of the frozen layers computes at a time: training.frozen_cache.GROUP_TOKENS
 CACHED = 8  # that cache may use 1/8 of the limit: training.setup.CACHE_MEMORY_DIVISOR
 MAX_STREAMS = 4  # on a CPU: models.cpu.streams.MAX_STREAMS
-BUFFERS = 32 * 2**20  # bytes of free buffers that MLX keeps on a CPU; on a GPU it releases them under pressure
+BUFFERS = 32 * 2**20  # bytes of free buffers that MLX keeps on a CPU; on a GPU, up to CACHE_LIMIT
+PROCESS = 128 * 2**20  # bytes of the interpreter and its libraries, measured on Linux
+TRACE = 8 * 2**20  # bytes that MLX retains for each compiled step
 MARGIN = 0.2  # fraction of the limit that a plan with outcome "go" leaves free; 0.1 if it was measured
 
 _OPTIMIZER_STATES = {"adamw": 2.0, "lion": 1.0, "muon": 1.0}
@@ -51,7 +53,7 @@ class Coefficients:
 class MemoryEstimate:
     """Bytes at the peak ``moment`` of the largest batch, by part. ``loading`` is the peak before the first step.
 
-    ``buffers`` are not part of MLX's peak. A reference model takes no memory: it is the base itself.
+    ``buffers`` and ``process`` (the interpreter, its libraries and compiled steps) are not part of MLX's peak. A reference model takes no memory: it is the base itself.
     """
 
     weights: int
@@ -63,6 +65,7 @@ class MemoryEstimate:
     frozen: int
     loading: int
     buffers: int
+    process: int
     moment: str
     batch: BatchShape
     checkpointed: bool
@@ -90,7 +93,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """The peak memory of the process."""
-        return self.peak + self.buffers
+        return self.peak + self.buffers + self.process
 
 
 def estimate(
@@ -119,7 +122,7 @@ def needs_checkpointing(
 ) -> bool:
     """Decide ``training.grad_checkpoint = "auto"``: true if the plain step does not fit with a margin."""
     plain = estimate(shapes, recipe, work, machine, cached=cached, checkpointed=False, scale=scale)
-    return plain.step + plain.buffers > (1 - MARGIN) * machine.limit
+    return plain.step + plain.buffers + plain.process > (1 - MARGIN) * machine.limit
 
 
 def uses_frozen_cache(shapes: ModelShapes, recipe: Recipe, work: Workload, *, plain: bool) -> bool:
@@ -181,7 +184,7 @@ class _Step:
         moment = max(moments, key=lambda name: sum(moments[name]))
         gradients, saved, head = (round(self.scale * part) for part in moments[moment])
         cache = work.cached_positions * self.shapes.width * self.number_size
-        return MemoryEstimate(
+        estimate = MemoryEstimate(
             weights=self.weights,
             adapter=self.adapter,
             optimizer=self.optimizer,
@@ -190,11 +193,17 @@ class _Step:
             head=head,
             frozen=min(cache, self.machine.limit // CACHED) if self.cached else 0,
             loading=self.loading,
-            buffers=BUFFERS if self.machine.backend == "cpu" else 0,
+            buffers=BUFFERS,
+            process=PROCESS + TRACE * work.traces,
             moment=moment,
             batch=batch,
             checkpointed=self.checkpointed,
         )
+        if self.machine.backend == "cpu":
+            return estimate
+        # a GPU keeps buffers that a step has used, up to a limit, and releases them if memory runs short
+        room = round((1 - MARGIN) * self.machine.limit) - estimate.peak - estimate.process
+        return replace(estimate, buffers=max(0, min(CACHE_LIMIT, estimate.step - estimate.rest, room)))
 
     def _moments(self, batch: BatchShape, work: Workload) -> dict[str, tuple[float, float, float]]:
         """Return the bytes of gradients, activations and head at each moment."""

@@ -157,6 +157,7 @@ class Plan:
             MemoryPart("head", one.head, ""),
             MemoryPart("frozen layers", one.frozen, "the cache of their outputs"),
             MemoryPart("free buffers", one.buffers, "kept by MLX"),
+            MemoryPart("process", one.process, "Python and libraries" + (", and compiled steps" if self.traces else "")),
             MemoryPart("loading", one.before, "extra memory before the first step, to convert the weights"),
         ]
         return [part for part in parts if part.nbytes or part.name == "gradients"]

@@ -24,6 +24,10 @@ _OUT = re.compile(r"(?:^|\.)(?:o_proj|out_proj|wo|dense|down_proj|w2|c_proj|fc2|
 NOT_ADAPTED = re.compile(r"(?:^|\.)(?:\w*router|gate|shared_expert_gate|altup)(?:\.|$)")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed|embed_tokens|embed_in|embedding|(?:tok_|token_|word_)?embeddings|wte)$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|output|embed_out)$")
+_RECURRENCE = re.compile(
+    r"(?:^|\.)(?:A_log|g_norm|(?:[qkv]_)?conv1?d?)$"
+)  # arrays that only a recurrent or convolutional module has
+_QUERY = re.compile(r"(?:^|[._])(?:q|qkv|query\w*|q_a|q_b|wq|Wqkv|c_attn|att)(?:_proj)?$")
 _NOT_CHECKPOINTED = ("iquestloopcoder",)  # these call the parts of their layers, so no layer can be recomputed as a whole
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
 _HALF = 2  # bytes of a 16-bit number
@@ -149,6 +153,12 @@ class ModelShapes:
         if any(weight.layer < 0 and not _HEAD.search(weight.name) for weight in targets):
             return 0
         return min((weight.layer for weight in targets if weight.layer >= 0), default=self.depth)
+
+
+def computes_scores(weights: Sequence[WeightShape]) -> bool:
+    """Return whether a layer with these weights computes attention scores: all layers do, except recurrent and convolutional ones."""
+    modules = {weight.name.rpartition(".")[0] for weight in weights if _RECURRENCE.search(weight.name)}
+    return not modules or any(_QUERY.search(weight.name) and weight.name.rpartition(".")[0] not in modules for weight in weights)
 
 
 def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:

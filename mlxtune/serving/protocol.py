@@ -48,12 +48,12 @@ GREEDY = Sampling()
 
 
 class LoadParams(TypedDict):
-    """The parameters of ``load``; see ``client.Client``."""
+    """The parameters of ``load``; see ``client.Client``. If ``exact`` is ``None``, it is on unless the model runs on a GPU."""
 
     base: str
     slots: int
     queue: int
-    exact: bool
+    exact: bool | None
     share_accelerator: bool
 
 

@@ -39,14 +39,14 @@ class ModelProcess:
     def run(self, load_request: Request, params: LoadParams, channel: Channel) -> None:
         """Load the base model and answer until the client is gone. Raises ``ModelError`` if it cannot be loaded."""
         source = resolve(params["base"])
-        from mlxtune.models.load import load  # these import mlx, which must be loaded after the BLAS
+        from mlxtune.models.load import load, on_gpu  # these import mlx, which must be loaded after the BLAS
         from mlxtune.serving.engine import Engine
 
         loaded = load(source)
-        workspace = Path.cwd()
+        workspace, exact = Path.cwd(), params["exact"]
         self.engine = engine = Engine(
             loaded, lambda name: adapter_index.find_adapter(workspace, name, source.fingerprint), self._send,
-            slots=params["slots"], queue=params["queue"], exact=params["exact"],
+            slots=params["slots"], queue=params["queue"], exact=not on_gpu() if exact is None else exact,
         )  # fmt: skip
         ready = Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)
         load_request.result(event_to_json(ready))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 from mlx_lm.utils import load_model
+from tiny_architectures import make
 from tiny_model import make_tiny
 
 from mlxtune.core.errors import ModelError, RecipeError
@@ -14,6 +16,7 @@ from mlxtune.models import lora
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import shapes
+from mlxtune.planning.shapes import WeightShape
 from mlxtune.recipe import AdapterSection
 
 from .conftest import llama, write_model
@@ -97,3 +100,24 @@ def test_a_broken_header_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         shapes.read_shapes(tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["lfm2", "qwen3_5", "phi3", "gemma3_text"])
+def test_recurrent_layers_compute_no_attention_scores(name: str, tmp_path: Path) -> None:
+    """A layer that caches its state instead of keys and values is recurrent."""
+    folder = make(tmp_path / name, name)
+    model, config = load_model(folder)
+    caches = make_prompt_cache(model)
+    computed = [shapes.computes_scores(layer) for layer in shapes.read_shapes(folder, config).layers]
+    assert computed == [not isinstance(cache, ArraysCache) for cache in caches]
+
+
+def test_attention_beside_a_recurrence_computes_scores() -> None:
+    layer = [weight(name) for name in ("mamba.A_log", "mamba.conv1d", "self_attn.q_proj", "self_attn.o_proj")]
+    assert shapes.computes_scores(layer)
+    assert not shapes.computes_scores(layer[:2])
+    assert not shapes.computes_scores([weight("self_attn.q_proj"), weight("self_attn.q_conv1d"), weight("self_attn.A_log")])
+
+
+def weight(name: str) -> WeightShape:
+    return WeightShape(name, 0, (8, 8), 128, 2)

@@ -130,9 +130,7 @@ class ChatService:
         self.close()
         self.state, self.error, self.ready = "loading", None, None
         self.use(adapter)
-        self._client = Client(
-            base, self.workspace, share_accelerator=share_accelerator, exact=True, slots=2, on_event=self._on_process_event
-        )
+        self._client = Client(base, self.workspace, share_accelerator=share_accelerator, slots=2, on_event=self._on_process_event)
 
     def close(self) -> None:
         """End the process and free its memory. The conversation is kept."""
