@@ -22,10 +22,12 @@ class MemoryGuard:
     """Compares this process's memory use with ``limit`` bytes, and monitors the machine's memory pressure and swap.
 
     Memory use includes the free buffers that MLX keeps. They are released first, and only a problem that remains is reported.
+    ``over_limit`` says whether the last problem was this process's own use, as opposed to that of other apps.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.over_limit = False
         self._start = machine.pressure()
         self._checked = time.monotonic()
         self._released = False  # free buffers, because of the problem at the last check
@@ -46,7 +48,8 @@ class MemoryGuard:
         return "" if release else problem
 
     def _usage_problem(self, used: int) -> str:
-        if used <= self.limit:
+        self.over_limit = used > self.limit
+        if not self.over_limit:
             return ""
         return f"The run uses {size(used)} of memory, but this machine's limit is {size(self.limit)}. {ADVICE}"
 

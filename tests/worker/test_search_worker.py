@@ -33,7 +33,7 @@ from mlxtune.models.cpu import blas
 
 blas.preload()
 blas.preload = lambda: None
-from mlxtune.training import loop, optimizer
+from mlxtune.training import loop, memory_guard, optimizer
 from mlxtune.training.search import search_worker
 
 set_rate, replace = optimizer.set_rate, os.replace
@@ -44,9 +44,12 @@ if os.environ.get("FAULT") == "memory":
     def all_reduce(self, *arguments):
         result = check(self, *arguments)
         if self.loop.stack.first_adapted == 0:
-            self._memory_warning = "The machine is running out of memory."
+            self._memory_warning = "The run uses 9 GB."
+            self.loop.guard.over_limit = True
         return result
     loop._TrainingRun._all_reduce = all_reduce
+if os.environ.get("FAULT") == "pressure":
+    memory_guard.MemoryGuard.check = lambda guard: "The machine is running out of memory."
 if os.environ.get("FAULT") == "disk":
     def full(source, target):
         if str(target).endswith("03/rung-1/result.json"):
@@ -157,7 +160,20 @@ def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault:
     fault("memory")
     shown = entries(finish(start(workspace, "search.layers=[1, 2]", "search.rank=[4]", "adapter.layers=1")))
     assert {entry.status for entry in shown.values() if "2" in entry.values} == {"failed"}
-    assert all(entry.note == "The machine is running out of memory." for entry in shown.values() if entry.status == "failed")
+    assert all(
+        entry.note == "It does not fit in memory: The run uses 9 GB." for entry in shown.values() if entry.status == "failed"
+    )
+
+
+def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault: Callable[[str], None]) -> None:
+    whole = finish(start(workspace))
+    fault("pressure")
+    search = start(workspace)
+    wait_until(search, lambda: search.state().ended)
+    assert (search.state().phase, search.state().error) == ("stopped", "The machine is running out of memory.")
+    fault("")
+    finish(launch.resume(search))
+    assert results(search) == results(whole)
 
 
 def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: Callable[[str], None]) -> None:

@@ -145,10 +145,8 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
         try:
             result = runner.run(board.plan, trial, rung, should_stop)
         except Interrupted as stop:
-            if worker.stopping:
+            if worker.stopping or stop.reason:  # a reason means that other apps need the memory
                 raise Interrupted(board.trained_steps, stop.reason) from stop
-            if stop.reason:
-                boards.write_failure(worker.folder, number, stop.reason)
         except (MachineError, GpuError):
             raise
         except MlxtuneError as error:

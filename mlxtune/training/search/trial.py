@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.files import disk_errors, write_text
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.answer_budget import answer_budget
@@ -92,13 +93,13 @@ class TrialRunner:
     def run(self, plan: SearchPlan, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
         """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
 
-        Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or memory runs out, and another
-        ``MlxtuneError`` if the trial cannot be trained.
+        Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or other apps need the memory, and
+        another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
         start = time.monotonic()
         folder, target, total = trial_folder(self.worker.folder, trial.number), plan.rungs[rung], plan.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
-        listener = TrialListener(self.worker, folder, should_stop)
+        listener, setup = TrialListener(self.worker, folder, should_stop), None
         try:
             write_text(folder / "recipe.toml", dump(self.trial_recipe(trial, total, total)))
             setup = self._setup(recipe, folder, listener)
@@ -114,6 +115,10 @@ class TrialRunner:
             lora.save(branch / "adapter", lora.adapter_arrays(setup.loaded.model), setup.loop.adapter_config)
             passed, nats, tokens = self._score(trial, branch / "adapter")
             shutil.rmtree(branch / "checkpoints", ignore_errors=True)
+        except Interrupted as stop:
+            if stop.reason and setup and setup.loop.guard and setup.loop.guard.over_limit:
+                raise MlxtuneError(f"It does not fit in memory: {stop.reason}") from stop
+            raise
         finally:
             listener.close()
             lora.remove(self.base.loaded.model)

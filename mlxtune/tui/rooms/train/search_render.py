@@ -38,6 +38,8 @@ def banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> 
     """Return the status of a search, its spent steps, and its decision so far."""
     label, state = STATUS_LABELS[view.status], view.state
     facts: list[Part] = [(f"  {label.glyph} ", f"bold ${label.style}"), (label.text, "bold")]
+    if view.alive and board and board.outcome:
+        facts.append((f"  evaluating trial {board.outcome.decision.selected} on the held-out rows", "$muted"))
     if view.alive and state.started:
         facts.append((f"  {duration(now - state.started)}", "$muted"))
     if board:
