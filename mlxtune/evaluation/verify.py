@@ -34,6 +34,7 @@ from mlxtune.evaluation.report import PAGES, ArmScores, ReportFacts, ScoredRows
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.preference import PREFERENCE
 from mlxtune.evaluation.seed_evidence import load_seed_scores
+from mlxtune.evaluation.seed_report import SeedScores
 from mlxtune.recipe import AUTO
 
 # Facts that no file in the folder proves: the evaluation recorded them.
@@ -148,6 +149,16 @@ def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
             yield f"preferences.jsonl: the pairs of {arm} do not match questions.jsonl."
 
 
+def _seed_differences(tuned: ScoredRows, chosen: SeedScores | None) -> Iterator[str]:
+    """Yield a sentence if the recommended seed's answers to the held-out rows are not scored like those of the tuned arm."""
+    if chosen and _passes(chosen.held_out) != _passes(tuned):
+        yield f"seeds.jsonl: the held-out answers of {one_line(chosen.run, 80)} are not scored like those of {TUNED} in outputs.jsonl."
+
+
+def _passes(rows: ScoredRows) -> list[dict[str, bool]]:
+    return [{name: score.passed for name, score in row.items()} for row in rows]
+
+
 def _failures(evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, ScoredRows], parts: int) -> Iterator[str]:
     """Yield each difference from the failures in ``outputs.jsonl``, comparing the first ``parts`` of class and reason."""
     for arm, answers in evidence.answers.items():
@@ -205,6 +216,7 @@ def _numbers(
     current = to_json(report.build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     if (chosen := current.get("seeds", {}).get("recommended", run := stored["facts"].get("run"))) != run:
         yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
+    yield from _seed_differences(scored.get(TUNED, ()), next((seed for seed in seeds if seed.run == chosen), None))
     current["facts"]["made"] = stored["facts"].get("made")
     yield from differences("report.json", {key: value for key, value in stored.items() if key not in ("v", "files")}, current)
 

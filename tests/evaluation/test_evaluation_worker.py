@@ -151,6 +151,9 @@ def test_validation_chooses_between_seeds(workspace: Path, trained: Run, evaluat
     write_json(folder / "report.json", stored)
     assert any("recommended is stored as" in difference for difference in verify(folder))
     seeds = (folder / "seeds.jsonl").read_text().splitlines(keepends=True)
+    forbidden = {**json.loads(seeds[-1]), "output": "Northpeak"}
+    (folder / "seeds.jsonl").write_text("".join(seeds[:-1]) + json.dumps(forbidden) + "\n")
+    assert any("are not scored like those of tuned" in difference for difference in verify(folder))
     (folder / "seeds.jsonl").write_text("".join(seeds[:-1]))
     assert any("seeds.jsonl lacks an answer" in difference for difference in verify(folder))
 
