@@ -99,8 +99,19 @@ def require_comparable(first: str, before: ReportFacts, second: str, now: Report
     if changes := differences(before, now):
         raise InputError(
             f"{first} and {second} cannot be compared: {', '.join(changes)} changed between them.",
-            hint="Evaluate both with the same rows, schema, template and decoding.",
+            hint=_same_limit(before, now) or "Evaluate both with the same rows, schema, template and decoding.",
         )
+
+
+def _same_limit(before: ReportFacts, now: ReportFacts) -> str:
+    """Return how to evaluate again with the higher limit of two reports, or ``""`` if they differ in more than the limit."""
+    if not _differs(before, now, "decoding"):
+        return ""
+    one, two = sorted((before, now), key=lambda facts: facts["decoding"]["max_tokens"])
+    limit = two["decoding"]["max_tokens"]
+    if differences({**one, "decoding": two["decoding"]}, two):
+        return ""
+    return f"Evaluate the one with the lower limit again: mlxtune eval {one.get('run') or 'RECIPE'} --set evaluation.max_tokens={limit}"
 
 
 def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[str, ReportFacts]]:

@@ -38,6 +38,19 @@ def test_every_changed_term_is_named(now: dict[str, object], differences: list[s
     assert comparability.differences(FACTS, {**FACTS, **now}) == differences
 
 
+def test_evaluation_with_the_lower_token_limit_is_to_be_made_again() -> None:
+    short, long = (
+        {**FACTS, "run": run, "decoding": {"kind": "greedy", "max_tokens": limit}} for run, limit in (("a", 64), ("b", 320))
+    )
+    for pair in ((short, long), (long, short)):
+        with pytest.raises(InputError) as refused:
+            comparability.require_comparable("one", pair[0], "two", pair[1])
+        assert refused.value.hint.endswith("mlxtune eval a --set evaluation.max_tokens=320")
+    with pytest.raises(InputError) as refused:
+        comparability.require_comparable("one", short, "two", {**long, "schema": "other"})
+    assert "same rows" in refused.value.hint
+
+
 def test_fact_missing_from_older_report_is_ignored() -> None:
     assert comparability.differences({key: FACTS[key] for key in ("name", "row_ids", "schema", "decoding")}, FACTS) == []
 
