@@ -19,6 +19,13 @@ import openai
 import pytest
 
 from mlxtune.core.errors import InputError
+from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.endpoint_answers import endpoint_answers
+from mlxtune.evaluation.outputs import generate_answers
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.template import TemplateSettings
+from mlxtune.recipe import Endpoint
 from mlxtune.serving import server as servers
 from mlxtune.serving.client import Client
 from mlxtune.serving.server import Server, listen, run
@@ -347,3 +354,20 @@ def test_500_requests_leak_nothing(served) -> None:
     assert memory() - before < 30 * 2**20
     alive(served)
     assert threading.active_count() < 30
+
+
+def test_served_model_is_an_arm_of_an_evaluation(served, tiny_loaded: LoadedModel, tmp_path: Path) -> None:
+    rows = [
+        Conversation(Location(Path("d.jsonl"), at), {}, (Message("user", f"Question {at}?"), Message("assistant", "Yes.")))
+        for at in range(6)
+    ]
+    common = {"max_tokens": 8, "cache": tmp_path, "tell": lambda of: lambda done, total: None}
+    endpoint = Endpoint("tiny", served.url)
+    answers, spent = endpoint_answers(Arm("endpoint:tiny", endpoint=endpoint), endpoint, rows, count_tokens=len, **common)
+    base = generate_answers(
+        Arm("base"), tiny_loaded, rows, settings=TemplateSettings(), thinking_tokens=8, batch_size=6, **common
+    ).outputs  # the same model, so the same answers
+    assert spent == 0
+    assert [(out.id, out.output, out.ended, out.answer_tokens) for out in answers.outputs] == [
+        (out.id, out.output, out.ended, out.answer_tokens) for out in base
+    ]
