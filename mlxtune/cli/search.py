@@ -100,17 +100,17 @@ def _show_outcome(run: Run, board: Leaderboard) -> None:
     assert board.outcome
     decision, workspace = board.outcome.decision, run.folder.parent.parent
     evaluation = Run(workspace / RUN_KINDS["eval"].folder / board.outcome.evaluation)
-    if (evaluation.folder / "report.json").is_file():
-        report = reports.load(evaluation.folder)
+    if rate := board.outcome.held_out:
         print_section(f"Trial {decision.selected}", "contract rate")
-        tuned = next(arm for arm in report.arms if arm.name == "tuned").rate("contract")
+        limits, held_out = (f"{low:.1%} to {high:.1%}" for low, high in ((decision.low, decision.high), (rate.low, rate.high)))
+        note = f"{limits}; optimistic, because it was selected on these rows"
         print_columns([
-            [("validation", "muted"), f"{decision.rate:.1%}", (f"{decision.low:.1%} to {decision.high:.1%}; optimistic, because it was selected on these rows", "muted")],
+            [("validation", "muted"), f"{decision.rate:.1%}", (note, "muted")],
             [("adjusted", "muted"), f"{decision.shrunken:.1%}", ("an estimate that accounts for the selection", "muted")],
-            [("held-out", "muted"), (f"{tuned.hits / tuned.total:.1%}", "bold"), (f"{tuned.low:.1%} to {tuned.high:.1%}; evaluated once", "muted")],
+            [("held-out", "muted"), (f"{rate.share:.1%}", "bold"), (f"{held_out}; evaluated once", "muted")],
         ], right=(1,))  # fmt: skip
         show("")
-        table(report, evaluation.folder)
+        table(reports.load(evaluation.folder), evaluation.folder)
     show(("  Adapter  ", "muted"), str(Run(workspace / RUN_KINDS["train"].folder / board.outcome.run).adapter))
     show(("  Recipe   ", "muted"), str(workspace / RUN_KINDS["train"].folder / board.outcome.run / "recipe.toml"))
 

@@ -128,7 +128,7 @@ def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
     verdict = snapshot.verdict
     if verdict and verdict.outcome and verdict.run_id == view.id:
         caveat = f"Not recommended: {verdict.caveat}. " if verdict.caveat else ""
-        why = f"{caveat}Change one setting in the recipe and train again."
+        why = f"{caveat}Change one setting in the recipe and train again, or search for better ones: h in Train."
         new = ("n", "new", "start a new run", "screen.new")
         return NextStep(verdict.sentence, why, *new, verdict.glyph, verdict.token, _after_verdict(verdict, snapshot.best))
     evaluate = ("E", "evaluate", "evaluate it", _open("evaluate"))

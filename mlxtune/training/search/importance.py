@@ -60,7 +60,8 @@ def _trend(label: str, values: Sequence[Value], rates: Sequence[float]) -> Trend
     slopes.sort()
     low, high = (slopes[round(share * (len(slopes) - 1))] for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     order = sorted(range(len(values)), key=numbers.__getitem__)
-    return Trend(label, shown(values[order[0]]), shown(values[order[-1]]), low * span, change * span, high * span)
+    low, change, high = (max(-1.0, min(1.0, slope * span)) for slope in (low, change, high))
+    return Trend(label, shown(values[order[0]]), shown(values[order[-1]]), low, change, high)
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float | None:

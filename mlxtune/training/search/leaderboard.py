@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.files import read_json
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.report import Rate
+from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.training.search.board import INCUMBENT, OUTCOME, Board, read_board
 from mlxtune.training.search.decision import SearchDecision, decide, why_pruned
 from mlxtune.training.search.importance import Trend, trends
@@ -43,11 +48,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """The decision of a finished search, the run with the selected adapter, and its evaluation, as IDs."""
+    """The decision of a finished search, the run with the selected adapter, and its evaluation, as IDs.
+
+    ``held_out`` is the adapter's contract rate on the held-out rows, ``None`` until it is evaluated.
+    """
 
     decision: SearchDecision
     run: str
     evaluation: str
+    held_out: Rate | None
 
 
 @dataclass(frozen=True)
@@ -155,4 +164,13 @@ def _read_outcome(file: Path) -> StoredOutcome | None:
         return None
     record: dict[str, Any] = read_json(file)
     values = {field.name: record[field.name] for field in fields(SearchDecision)}
-    return StoredOutcome(SearchDecision(**values | {"tied": tuple(values["tied"])}), record["run"], record["evaluation"])
+    decision = SearchDecision(**values | {"tied": tuple(values["tied"])})
+    return StoredOutcome(decision, record["run"], record["evaluation"], _held_out(file.parent.parent.parent, record["evaluation"]))
+
+
+def _held_out(workspace: Path, evaluation: str) -> Rate | None:
+    folder = workspace / RUN_KINDS["eval"].folder / evaluation
+    if not evaluation or not (folder / reports.FILE).is_file():
+        return None
+    arms = {arm.name: arm for arm in reports.load(folder).arms}
+    return next((rate for rate in arms[TUNED].rates if rate.metric == CONTRACT), None) if TUNED in arms else None

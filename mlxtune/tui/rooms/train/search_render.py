@@ -52,6 +52,16 @@ def banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> 
         rows += [fold(one_line(state.hint), width, "    ")] if state.hint else []
     elif view.status in ("crashed", "stopped"):
         rows.append(line("    Every result is saved.   ", key("r", "continue", "screen.resume")))
+    elif board and board.outcome and (rate := board.outcome.held_out):
+        decision = board.outcome.decision
+        rows += marked("✓", "$success", decision.sentence, width)
+        validation: Part = (f"    validation {decision.rate:.1%}, optimistic; adjusted {decision.shrunken:.1%}; ", "$muted")
+        held_out: Part = (f"held-out {rate.share:.1%}", "bold")
+        rows.append(
+            line(validation, held_out, (f" ({100 * rate.low:.0f} to {100 * rate.high:.0f}), evaluated once", "$muted")).truncate(
+                max(width, 0)
+            )
+        )
     elif board and board.decision:
         prefix = "" if board.outcome else "So far: "
         rows += marked(
