@@ -113,12 +113,14 @@ def parse_layout(config: Mapping[str, Any], header: Header, folder: Path) -> Ada
             raise ModelError(f"{folder / CONFIG} lacks the kind, rank, scale or number of layers that mlx-lm requires.")
     if not (1 <= rank <= _MAX_VALUE and abs(layers) <= _MAX_VALUE and abs(scale) <= _MAX_VALUE):  # false if the scale is NaN
         raise ModelError(f"{folder / CONFIG} has an invalid rank, scale or number of layers.")
+    if not (isinstance(dropout, int | float) and 0 <= dropout < 1):
+        raise ModelError(f"{folder / CONFIG} has an invalid dropout.")
     modules = _modules(header, folder / WEIGHTS)
     for module in modules.values():
         _check_module(module, kind, rank, folder)
     named = more.get("keys")
     layout = AdapterLayout(
-        kind, rank, float(scale), dropout if isinstance(dropout, float) else 0.0, layers,
+        kind, rank, float(scale), float(dropout), layers,
         str(config.get("model") or ""), modules, sum(tensor.size for tensor in header.tensors.values()),
     )  # fmt: skip
     if isinstance(named, list) and (unnamed := sorted(set(layout.keys) - set(map(str, named)))):

@@ -17,6 +17,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, print_error, progress_bar
 from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.files import user_path
 from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
@@ -237,6 +238,6 @@ def _list_adapters(session: ChatSession, workspace: Path, fingerprint: str) -> N
 def _save(session: ChatSession, argument: str) -> None:
     if not argument:
         raise InputError("/save requires a file.", hint="For example: /save data/chat.jsonl")
-    file = Path(shlex.split(argument)[0]).expanduser()
+    file = user_path(shlex.split(argument)[0])
     session.save_row(file)
     info(("▾ ", "bold primary"), f"Added a row to {file}.")

@@ -94,6 +94,8 @@ def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
 def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
     """Read each line's output with its ``id``, or with its line number if no line has an ID."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+            raise InputError(f"Cannot read {path}: it is not a regular file.")
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON strings may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.") from error

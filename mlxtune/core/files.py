@@ -7,8 +7,8 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import stat
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,16 +36,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace ``path`` with ``data`` atomically. Raise ``MachineError`` if the disk is full or read-only."""
     with disk_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # within the user's umask
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 sync_file(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 
@@ -98,6 +98,14 @@ def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
         os.close(handle)
         raise InputError(f"{path} is not a regular file.")
     return os.fdopen(handle, "rb")
+
+
+def user_path(text: str) -> Path:
+    """Return ``text`` as a path, with ``~`` expanded. Raise ``InputError`` if it names a user who does not exist."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: there is no user of that name.", hint="Use a path, or ~ for your own home folder.") from error
 
 
 def sync_file(handle: int) -> None:

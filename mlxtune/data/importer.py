@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mlxtune.core.errors import DataError, MachineError
-from mlxtune.core.files import read_json, write_bytes
+from mlxtune.core.files import read_json, user_path, write_bytes
 from mlxtune.core.text import one_line
 from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
@@ -44,7 +44,7 @@ class ImportResult:
 
 def locate(name: str, file: str = "") -> Path:
     """Return the path ``name``, or download ``file`` from the dataset ``name``. Raises ``DataError`` if there is neither."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.exists():
         return path
     if not is_hub_id(name):

@@ -70,11 +70,11 @@ def search(text: str) -> list[HubModel]:
 def cached(id: str) -> Path | None:
     """Return the folder of model ``id`` in the Hub's cache if it is complete. Makes no requests."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(id, allow_patterns=FILES, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):  # an incomplete snapshot raises the first
+    except (LocalEntryNotFoundError, HFValidationError, OSError):  # an incomplete snapshot raises the first
         return None
     return folder if (folder / "config.json").is_file() else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import ModelError
+from mlxtune.core.files import user_path
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import nearest, one_line
 from mlxtune.models import bundled, families, hub
 from mlxtune.models.bundled import install
 
 ALIASES = tuple(model.alias for model in bundled.MODELS)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"(?=.{3,96}$)\w[\w.-]*/\w[\w.-]*(?<![.-])", re.ASCII)
 _BLOCKS, _BLOCK_SIZE = 128, 2**13  # sampled blocks per weight file, and bytes per block
 
 
@@ -86,8 +88,8 @@ def same_base(recorded: str, fingerprint: str) -> bool:
 
 
 def _local_folder(base: str, relative_to: Path) -> Path | None:
-    path = Path(base).expanduser()
-    return next((folder for folder in (relative_to / path, path) if folder.is_dir()), None)
+    path = user_path(base)
+    return next((folder for folder in (relative_to / path, path) if os.path.isdir(folder)), None)  # no error for a long name
 
 
 def _open(name: str, folder: Path) -> ModelFolder:

@@ -31,6 +31,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raise ``RecipeError`` for a missing file, invalid TOML, an unknown key, a wrong type, or an invalid value.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for a writer
+            raise RecipeError(f"{path} is not a regular file.", hint="Save the recipe to a file.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         hint = _suggestion(path) or "Check the path, or create a workspace with: mlxtune init DIR"
@@ -53,8 +55,8 @@ def parse(text: str, *, folder: Path = Path(), overrides: Sequence[str] = (), wh
     """Parse a recipe's text, as :func:`load` does. ``where`` is the recipe's name in errors."""
     try:
         document: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{where} is not valid TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:  # also for a number with thousands of digits, and for deep nesting
+        raise RecipeError(f"{where} is not valid TOML: {one_line(str(error), 200).rstrip('.')}.") from error
     for override in overrides:
         _override(document, override)
     locations = _KeyLocations(text, where, overrides)
@@ -101,6 +103,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), raw
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"--set {one_line(key, 60)}: {one_line(str(error), 200).rstrip('.')}.") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -189,6 +193,8 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
         return value.isoformat()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise RecipeError(f"{locate(path)}: {'.'.join(path)} must be a 64-bit integer, but is {_shown(value)}.")
     if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     match = nearest(value, _literals(kind)) if isinstance(value, str) else None

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
+from mlxtune.core.files import user_path
+
 Stepping = Literal["", "ones", "tens", "doubles", "twentieths", "decade"]
 
 
@@ -43,6 +45,9 @@ class Key:
 _POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")
 _AT_LEAST_0 = Rule(lambda number: number >= 0, "at least 0")
 _AT_LEAST_1 = Rule(lambda number: number >= 1, "at least 1")
+_SEED = Rule(lambda number: 0 <= number < 2**63, "from 0 to 2**63 - 1")
+_STEPS = Rule(lambda number: 0 <= number <= 1_000_000, "from 0 to 1,000,000")  # planning reads the batches of every step
+_EPOCHS = Rule(lambda number: 0 <= number <= 10_000, "from 0 to 10,000")
 _AUTO_OR_AT_LEAST_1 = Rule(lambda number: number == "auto" or number >= 1, '"auto" or at least 1')
 _FRACTION = Rule(lambda fraction: 0 <= fraction < 1, "a fraction from 0 to less than 1")
 _FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the steps, from 0 to less than 1")
@@ -113,7 +118,7 @@ class DataSection:
     too_long: Annotated[Literal["refuse", "skip"], Key("what to do with rows that truncation leaves without trained tokens")] = (
         "refuse"
     )
-    seed: Annotated[int, Key("random seed of the split", in_form=False)] = 7
+    seed: Annotated[int, Key("random seed of the split", in_form=False), _SEED] = 7
     turns: Annotated[
         Turns, Key("answers of a conversation to train on: all in one example, one example each, or the last", in_form=False)
     ] = "auto"
@@ -219,8 +224,8 @@ _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, abov
 class TrainingSection:
     """Training length and hyperparameters. Schedules, ``validate_every``, and ``save_every`` count optimizer steps."""
 
-    epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps"), _AT_LEAST_0] = 2
-    steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _AT_LEAST_0] = 0
+    epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps"), _EPOCHS] = 2
+    steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0
     batch_size: Annotated[int, Key("rows per batch; 0 uses batch_tokens", "doubles"), _AT_LEAST_0] = 0
     batch_tokens: Annotated[int, Key("tokens per batch", "doubles", overridden_by="batch_size"), _AT_LEAST_1] = 2048
     accumulate: Annotated[int, Key("batches per optimizer step", "doubles"), _AT_LEAST_1] = 1
@@ -240,7 +245,7 @@ class TrainingSection:
     early_stop: Annotated[int, Key("validations without improvement before stopping; 0 = off", "ones"), _AT_LEAST_0] = 0
     samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
     keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
-    seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones")] = 7
+    seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones"), _SEED] = 7
     wait_for: Annotated[Literal["", "power"], Key("power pauses the run while this machine is on battery power", in_form=False)] = (
         ""
     )
@@ -449,7 +454,7 @@ class Recipe:
 
     def path(self, relative: str) -> Path:
         """Resolve ``relative`` against the recipe's folder."""
-        return (self.folder / Path(relative).expanduser()).resolve()
+        return (self.folder / user_path(relative)).resolve()
 
     @property
     def source(self) -> Path:

@@ -230,7 +230,7 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
         return [
             {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}} for call in calls
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ApiError(400, f"{where}.tool_calls must be function calls with JSON arguments.", param=where) from error
 
 

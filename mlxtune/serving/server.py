@@ -313,7 +313,7 @@ class AccessGuard:
         if "origin" in headers and not self._is_own(headers["origin"], any_address=False):
             raise ApiError(403, "Web pages from other sites may not use this server.", code="origin_not_allowed")
         expected = f"Bearer {self.token}".encode()
-        if self.token and not hmac.compare_digest(headers.get("authorization", "").encode(), expected):
+        if self.token and not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
             raise ApiError(401, "The API token is missing or invalid.", code="invalid_api_key", **{"WWW-Authenticate": "Bearer"})
 
     def _is_own(self, url: str, *, any_address: bool) -> bool:

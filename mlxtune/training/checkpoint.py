@@ -117,9 +117,11 @@ def _remove(folder: Path) -> None:
 def _verified(folder: Path) -> Checkpoint | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if any(sha256_file(folder / name) != digest for name, digest in manifest.items()):
+        if not manifest.keys() >= {OPTIMIZER, STATE, lora.WEIGHTS_FILE, lora.CONFIG_FILE} or any(
+            sha256_file(folder / name) != digest for name, digest in manifest.items()
+        ):
             return None
         state = json.loads((folder / STATE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, TypeError):  # also for JSON that is not a manifest
         return None
     return Checkpoint(folder, state["step"], state)

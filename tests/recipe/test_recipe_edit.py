@@ -85,7 +85,7 @@ def test_none_removes_a_key(file: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"training.epochs": -1}, "^training.epochs must be at least 0, but is -1"),
+        ({"training.epochs": -1}, "^training.epochs must be from 0 to 10,000, but is -1"),
         ({"training.epoch": 1}, "^unknown key epoch in .training."),
         ({"adapter.rank": "many"}, "^adapter.rank must be an integer, but is .many."),
         ({"name.x": 1}, "cannot be edited"),

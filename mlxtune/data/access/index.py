@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +130,9 @@ def _csv_layout(data: FileBytes) -> FileLayout:
         raise DataError(
             f"The header of {data.path} cannot be read: {one_line(str(error), 80)}.", hint="Save the file as UTF-8."
         ) from error
-    for name in header:
-        if header.count(name) > 1:
-            raise DataError(f"{data.path} has two columns named {one_line(name, 30) or '“” (empty)'}.", hint="Rename one of them.")
+    name, count = Counter(header).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{data.path} has two columns named {one_line(name, 30) or '“” (empty)'}.", hint="Rename one of them.")
     delimiter_name = {";": "semicolons", "\t": "tabs"}.get(delimiter)
     notes = (f"Read columns separated by {delimiter_name}.",) if delimiter_name and data.path.suffix.lower() == ".csv" else ()
     return FileLayout("csv", notes, header=header, delimiter=delimiter)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from mlxtune.core.files import home, sync_folder
@@ -74,7 +75,10 @@ def _wheel_library() -> Path | None:
     target = home() / "blas" / name
     if target.is_file() or not source.is_file():
         return target if target.is_file() else None
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):  # a home folder that cannot be written: models compute slowly
+        return None
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         copy, names = Path(folder) / name, Path(folder) / "names"
         shutil.copyfile(source, copy)
