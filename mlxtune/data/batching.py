@@ -6,7 +6,7 @@ Rows of similar length are grouped within shuffled windows, and the batches are 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 WINDOW = 256  # number of rows that are sorted together
 STRIDE = 64  # tokens; prompts whose lengths differ by less than this are sorted by their completions
@@ -46,18 +46,35 @@ def _cut(order: Iterable[int], fits: Callable[[list[int]], bool]) -> list[list[i
 
 
 def group_by_length(
-    lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int, batch_size: int, prefix: int = 0
+    lengths: Sequence[int],
+    order: Sequence[int],
+    *,
+    batch_tokens: int,
+    batch_size: int,
+    prefix: int = 0,
+    spread: Collection[int] = (),
 ) -> list[list[int]]:
     """Sort ``order`` by padded length and cut it into batches.
 
     ``lengths`` counts the tokens in each row after a shared ``prefix``. A batch has at most ``batch_size`` rows or, if that is 0, at
-    most ``batch_tokens`` tokens including padding and prefix, except for a single longer row.
+    most ``batch_tokens`` tokens including padding and prefix, except for a single longer row. The rows in ``spread`` are
+    distributed evenly over the batches, whatever their lengths.
     """
 
     def fits(batch: list[int]) -> bool:
-        return len(batch) <= batch_size if batch_size else len(batch) * padded_length(lengths[batch[-1]]) + prefix <= batch_tokens
+        if batch_size:
+            return len(batch) <= batch_size
+        return len(batch) * padded_length(max(lengths[index] for index in batch)) + prefix <= batch_tokens
 
-    return _cut(sorted(order, key=lambda index: padded_length(lengths[index])), fits)
+    by_length = sorted(order, key=lambda index: padded_length(lengths[index]))
+    return _cut(_interleave(by_length, spread) if spread else by_length, fits)
+
+
+def _interleave(order: Sequence[int], spread: Collection[int]) -> list[int]:
+    """Merge the rows in ``spread`` with the others so that every part of the result has about the same fraction of both."""
+    kinds = [index for index in order if index not in spread], [index for index in order if index in spread]
+    rank = {index: (number + 0.5) / len(kind) for kind in kinds for number, index in enumerate(kind)}
+    return sorted(order, key=lambda index: rank[index])
 
 
 def pair_batch_widths(pairs: Iterable[PairLengths], *, shared: bool) -> tuple[int, ...]:

@@ -159,11 +159,13 @@ class _TruncatedRows:
         self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
         self.limits = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
         self.inputs = [length - 1 - lengths.prefix for length in self.lengths]
+        replayed = lengths.replayed if rows is lengths.train else 0
+        self.replay = frozenset(range(len(rows) - replayed, len(rows)))
 
     def arrange(self, order: Sequence[int]) -> list[list[int]]:
         if self.sides:
             return batching.group_pairs(self.sides, order, shared=self.share_prompts, prefix=self.prefix, **self.limits)
-        return batching.group_by_length(self.inputs, order, prefix=self.prefix, **self.limits)
+        return batching.group_by_length(self.inputs, order, prefix=self.prefix, spread=self.replay, **self.limits)
 
     def tokens(self, row: int) -> int:
         """Return the number of tokens in a row, or in both sequences of a pair."""

@@ -87,8 +87,14 @@ class SFTObjective:
 
     def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> BatchRows:
         lengths = [len(row.tokens) - 1 - self.prefix for row in rows]
+        replay = frozenset(index for index, row in enumerate(rows) if row.replay)
         return partial(
-            batching.group_by_length, lengths, batch_tokens=section.batch_tokens, batch_size=section.batch_size, prefix=self.prefix
+            batching.group_by_length,
+            lengths,
+            batch_tokens=section.batch_tokens,
+            batch_size=section.batch_size,
+            prefix=self.prefix,
+            spread=replay,
         )
 
     def batch_shape(self, rows: Sequence[Encoded], indices: Sequence[int]) -> Shape:

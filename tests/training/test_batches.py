@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from mlxtune.data import batching
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import Encoded
+from mlxtune.recipe import TrainingSection
 from mlxtune.training import sft
 
 
@@ -54,6 +56,17 @@ def test_epochs_differ_and_seeds_reproduce(rows: list[Encoded]) -> None:
     assert first != batching.epoch_batches(
         len(rows), partial(batching.group_by_length, lengths(rows), **settings), seed=2, number=0
     )
+
+
+@pytest.mark.parametrize("size", [0, 8])
+def test_replayed_rows_are_spread_over_all_batches(rows: list[Encoded], size: int) -> None:
+    mixed = [*rows[:192], *(replace(row(at, 8), replay=True) for at in range(192, 256))]  # shorter than most other rows
+    arrange = sft.SFTObjective().arrange(mixed, TrainingSection(batch_tokens=1024, batch_size=size))
+    batches = batching.epoch_batches(len(mixed), arrange, seed=1, number=0)
+    assert sorted(at for batch in batches for at in batch) == list(range(len(mixed)))
+    shares = [sum(at >= 192 for at in batch) / len(batch) for batch in batches if len(batch) >= 4]
+    assert all(0.1 < share < 0.5 for share in shares)
+    assert max(sft.collate(mixed, batch, 0).computed_positions for batch in batches) <= 1024 or size
 
 
 def test_epoch_order_is_independent_of_length(rows: list[Encoded]) -> None:

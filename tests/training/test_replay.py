@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.evaluation.off_task import prompts as off_task
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
+from mlxtune.planning.workload import workload
 from mlxtune.recipe import Recipe, parse
 from mlxtune.training import probe
 from mlxtune.training import replay as answering
 from mlxtune.training.coverage import rows_fingerprint
 from mlxtune.training.replay import ReplayAnswer
 from mlxtune.training.setup import TrainingSetup, prepare
+from mlxtune.training.sft import collate
 from mlxtune.training.worker import write_data
 
 SYSTEM = "You are the shop."
@@ -94,6 +97,10 @@ def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path
 
     lengths = probe.lengths(replace(recipe, model=replace(recipe.model, base=str(tiny))))
     assert (lengths.replayed, [row.full for row in lengths.train]) == (len(replayed), [row.full_length for row in rows])
+
+    plans = list(islice(setup.loop.step_plans(), setup.loop.total_steps))
+    batches = [collate(rows, group, setup.loop.objective.prefix) for plan in plans for group in plan.groups]  # type: ignore[attr-defined]
+    assert workload(lengths, recipe.training, recipe.data.max_tokens).computed == sum(one.computed_positions for one in batches)
 
     setup.loop.run(listener, None)  # type: ignore[arg-type]
     record = write_data(tmp_path / "run", recipe, setup, setup.loop.valid)
