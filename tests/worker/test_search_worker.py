@@ -204,6 +204,19 @@ def test_preference_training_is_searched(workspace: Path) -> None:
     assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
 
 
+def test_arms_at_endpoints_are_not_asked(workspace: Path) -> None:
+    endpoint = (
+        'evaluation.arms=["base", "endpoint:other", "tuned"]',
+        'evaluation.endpoints.other={ model = "m", url = "http://127.0.0.1:9/v1" }',
+    )
+    search = finish(start(workspace, *endpoint, "search.trials=2"))
+    board = leaderboard.read_leaderboard(search.folder)
+    assert board
+    assert board.outcome
+    assert board.outcome.held_out
+    assert "endpoint:other" in Run(workspace / "runs" / board.outcome.run).recipe().evaluation.arms
+
+
 def test_a_null_search_announces_no_winner(workspace: Path) -> None:
     same = (
         "search.learning_rate=[1e-2, 1e-2]",

@@ -19,6 +19,7 @@ from mlxtune.core.errors import DataError, GpuError, Interrupted, MachineError, 
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.data.rows import PromptRow, prompt_hash
 from mlxtune.data.split import group_labels
+from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
 from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
@@ -221,7 +222,7 @@ def _finish(worker: Worker, base: Foundation, board: Board, outcome: decision.Se
     run = Run(workspace / RUN_KINDS["train"].folder / record["run"])
     if not record["evaluation"]:
         evaluation = registry.create(workspace, "eval", run.recipe().name)
-        write_text(evaluation.folder / "recipe.toml", dump(run.recipe()))
+        write_text(evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe())))
         _write_launch(evaluation, {"run": run.id, "adapter": str(run.adapter)})
         record["evaluation"] = evaluation.id
         write_json(file, record)
@@ -232,6 +233,12 @@ def _finish(worker: Worker, base: Foundation, board: Board, outcome: decision.Se
         shutil.rmtree(trial_folder(folder, trial.number) / "trunk", ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return {"outcome": record["outcome"], "selected": record["selected"], "run": run.id, "evaluation": evaluation.id}
+
+
+def _without_endpoints(recipe: Recipe) -> Recipe:
+    """Return ``recipe`` without arms at endpoints, to which nothing is sent without the user's consent."""
+    section = recipe.evaluation
+    return replace(recipe, evaluation=replace(section, arms=[arm for arm in section.arms if not arm.startswith(ENDPOINT)]))
 
 
 def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> Run:
