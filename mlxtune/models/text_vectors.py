@@ -42,14 +42,14 @@ def text_vectors(
 
     ``loaded`` must have no adapter. Vectors are stored in the folder ``cache`` by model and text, so that each is computed once.
     """
-    head = split_head(loaded.model)
-    if head.warning:
-        return None
     file = cache / f"vectors-{sha256_json([loaded.source.fingerprint, loaded.description, DEPTH, MAX_TOKENS])[:16]}.npz"
     known = _load(file)
     keys = [sha256_json(text)[:32] for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
+        head = split_head(loaded.model)
+        if head.warning:
+            return None
         tokens = [loaded.tokenizer.encode(text, add_special_tokens=False)[:MAX_TOKENS] or [0] for text in missing.values()]
         with _first_layers(loaded.model, head):
             known |= dict(zip(missing, _mean_states(head, tokens, progress), strict=True))
