@@ -15,7 +15,8 @@ from typer.exceptions import TyperException
 
 import mlxtune
 from mlxtune.cli.output import info, out, print_error
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.text import one_line
 
 # Every command with the function or Typer app that implements it. The name of a command in a group starts with the group.
 VERBS = {
@@ -149,6 +150,9 @@ def exit_with(error: Exception) -> NoReturn:
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        case OSError(filename=str(name)):  # such as a home folder that cannot be created
+            print_error(MachineError(f"{one_line(name, 200)}: {error.strerror}.", hint="Check the path and its permissions."))
+            sys.exit(4)
     if os.environ.get("MLXTUNE_DEBUG"):
         traceback.print_exception(error)
     info(("✗ ", "bold error"), f"Internal error: {type(error).__name__}: {error}")

@@ -31,6 +31,7 @@ from mlxtune.core.text import one_line
 from mlxtune.serving import adapter_index
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.completions import ApiError, CompletionRequest, CompletionResponse, parse_request
+from mlxtune.serving.header_timeout import HeaderTimeoutProtocol
 from mlxtune.serving.protocol import Accepted, Done, Event, Failed, Piece, ToolCall
 
 MAX_BODY = 4 * 2**20  # bytes of a request
@@ -346,7 +347,8 @@ def listen(host: str, port: int) -> socket.socket:
 def run(app: App, listener: socket.socket, on_start: Callable[[uvicorn.Server], None]) -> None:
     """Serve ``app`` until SIGINT or SIGTERM, or until ``should_exit`` is set on the server passed to ``on_start``."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2, http="h11", ws="none"
+        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2, http=HeaderTimeoutProtocol,
+        ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
     on_start(server)
