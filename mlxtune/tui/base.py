@@ -285,10 +285,11 @@ class BaseApp(OrderedKeys):
             self.show_error(error)
             return
 
-        def job() -> None:
+        def job() -> Notice:
             from mlxtune.training.search import search_start  # its imports would slow down the app's start
 
             search_start.start(self.workspace, recipe)
+            return Notice("✓", "$success", f"The search of {one_line(recipe.name)} has started.", "h in Train shows it.")
 
         self.run_job(job, busy=f"Starting a search of {recipe.name}.")
 

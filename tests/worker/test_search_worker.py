@@ -165,6 +165,7 @@ def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault:
     )
 
 
+@pytest.mark.exhaustive
 def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault: Callable[[str], None]) -> None:
     whole = finish(start(workspace))
     fault("pressure")
@@ -188,6 +189,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: 
     assert results(search) == results(whole)
 
 
+@pytest.mark.exhaustive
 def test_preference_training_is_searched(workspace: Path) -> None:
     pairs = [
         {"prompt": f"Question {index}?", "chosen": "warm " * (1 + index % 4) + str(index), "rejected": f"cold {index}"}
@@ -204,6 +206,7 @@ def test_preference_training_is_searched(workspace: Path) -> None:
     assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
 
 
+@pytest.mark.exhaustive
 def test_arms_at_endpoints_are_not_asked(workspace: Path) -> None:
     endpoint = (
         'evaluation.arms=["base", "endpoint:other", "tuned"]',
@@ -217,6 +220,7 @@ def test_arms_at_endpoints_are_not_asked(workspace: Path) -> None:
     assert "endpoint:other" in Run(workspace / "runs" / board.outcome.run).recipe().evaluation.arms
 
 
+@pytest.mark.exhaustive
 def test_a_null_search_announces_no_winner(workspace: Path) -> None:
     same = (
         "search.learning_rate=[1e-2, 1e-2]",
@@ -235,6 +239,7 @@ def test_a_null_search_announces_no_winner(workspace: Path) -> None:
     assert board.decision.selected == 1
 
 
+@pytest.mark.exhaustive
 def test_two_searches_at_once(workspace: Path) -> None:
     first = start(workspace)
     with pytest.raises(MachineError, match=f"The accelerator is in use by the search {first.id}"):
@@ -243,6 +248,7 @@ def test_two_searches_at_once(workspace: Path) -> None:
     finish(first)
 
 
+@pytest.mark.exhaustive
 def test_the_user_drops_a_trial(workspace: Path) -> None:
     search = start(workspace)
     boards.choose(search.folder, "drop", 2)
@@ -250,6 +256,7 @@ def test_the_user_drops_a_trial(workspace: Path) -> None:
     assert entries(search)[2].status == "dropped"
 
 
+@pytest.mark.exhaustive
 def test_the_budget_limits_the_trials(workspace: Path) -> None:
     search = finish(start(workspace, "search.budget=21 steps"))
     board = boards.read_board(search.folder)

@@ -84,6 +84,8 @@ class SearchPage(PageScreen):
 
     def redraw(self) -> None:
         """Draw the displayed search."""
+        if not self.is_mounted or not self.query("#search-board"):  # the page is closing
+            return
         view, snapshot = self.view, self.app.snapshot
         board = self._board(view) if view else None
         for name in ("#search-board", "#search-strips"):
@@ -162,6 +164,7 @@ class SearchPage(PageScreen):
 
     def action_new(self) -> None:
         if self.app.can_start:
+            self.dismiss()  # the room shows whether the search starts
             self.app.new_search()
 
     def action_evaluation(self) -> None:
