@@ -152,7 +152,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     if len(splits.train) <= nearest_rows.MAX_ROWS:  # before an adapter changes the base's hidden states
         compared_rows = [*splits.train, *rows]
         texts = [prompt_text(row) for row in compared_rows]
-        of_texts = text_vectors(loaded, texts, worker.folder.parent / "cache", progress_reporter(worker, BASE, "row to compare"))
+        of_texts = text_vectors(loaded, texts, worker.folder.parent / "cache", progress_reporter(worker, BASE, "prompt"))
         if of_texts is not None:
             vectors = {row.id: vector for row, vector in zip(compared_rows, standardized(of_texts), strict=True)}
     prefixes, likelihoods = PrefixCache(loaded.model), outputs.Likelihoods()

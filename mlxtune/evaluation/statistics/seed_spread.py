@@ -12,7 +12,7 @@ from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
 
 LEVEL = 0.95
-_NORMAL = 2000.0  # degrees of freedom beyond which Student's t is practically normal
+_NORMAL = 2000.0  # degrees of freedom from which Student's t is practically normal
 _INTERVALS = 64  # of Simpson's rule
 
 
@@ -81,7 +81,7 @@ def t_quantile(freedom: float, level: float = LEVEL) -> float:
 
     With t = √ν·tan φ, the probability is the integral of cos^(ν−1) from 0 to φ, divided by the one to π/2 (a beta function).
     """
-    if freedom > _NORMAL:
+    if freedom >= _NORMAL:
         return NormalDist().inv_cdf((1 + level) / 2)
     whole = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
     low, high = 0.0, math.pi / 2
