@@ -15,7 +15,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.models.cpu import streams
 from mlxtune.models.encoded import common_prefix
-from mlxtune.models.head import BackboneHead, magnitude, split_head
+from mlxtune.models.head import BackboneHead, split_head
 
 _GROUPED_MASK = ("gemma2",)  # its attention code puts query heads that share a key head on a separate axis
 MAX_POSITIONS = 32_768  # positions in the caches of a batch, where every row has a copy of the prefix
@@ -125,12 +125,13 @@ class PrefixCache:
 def same_logits(actual: mx.array, expected: mx.array) -> bool:
     """Return whether two computations of the same logits differ by rounding only. NaNs on the expected side prove nothing.
 
-    In 16 bits, the rounding of 30 layers after a few tokens moves single logits by an eighth of the largest one.
+    The norm of the difference is compared with that of the logits. With the 30 layers of the bundled model, plain code in 16 bits is
+    5% (f16) to 14% (bf16) away from float32, so two computations differ by up to 20%. Wrong keys change logits by more than 100%.
     """
     actual, wanted = actual.astype(mx.float32), expected.astype(mx.float32)
-    tolerance = (1e-3 if expected.dtype == mx.float32 else 0.25) * magnitude(expected)
-    different = mx.abs(actual - wanted) > tolerance
-    return bool((mx.isnan(wanted).any() | ~(different | mx.isnan(actual)).any()).item())
+    tolerance = 1e-3 if expected.dtype == mx.float32 else 0.2
+    same = mx.linalg.norm((actual - wanted).flatten()) <= tolerance * mx.linalg.norm(wanted.flatten())
+    return bool((mx.isnan(wanted).any() | same).item())
 
 
 class SlidingKVCache(KVCache):

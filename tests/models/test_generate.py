@@ -155,6 +155,17 @@ def test_prefill_in_steps_and_parts_does_not_change_answers(tiny: Path, monkeypa
         assert [text for text, _ in results] == expected
 
 
+@pytest.mark.parametrize(("dtype", "rounding"), [(mx.float32, 1e-4), (mx.float16, 0.1), (mx.bfloat16, 0.2)])
+def test_rounding_is_distinguished_from_wrong_logits(dtype: mx.Dtype, rounding: float) -> None:
+    """The rounding is what plain code shows with 30 layers. Wrong logits are those of other keys, or of another token."""
+    mx.random.seed(2)
+    logits, noise = (mx.random.normal((4, 500)) for _ in range(2))
+    assert prefix_cache.same_logits((logits + 0.9 * rounding * noise).astype(dtype), logits.astype(dtype))
+    assert not prefix_cache.same_logits((logits + 0.3 * noise).astype(dtype), logits.astype(dtype))
+    assert not prefix_cache.same_logits(mx.where(noise > 3, mx.nan, logits), logits)
+    assert prefix_cache.same_logits(logits, mx.where(noise > 3, mx.nan, logits))
+
+
 def test_a_prefix_reuses_the_previous_one(tiny: Path, monkeypatch) -> None:
     model, tokenizer = load_stock(str(tiny))
     read: list[int] = []
