@@ -43,6 +43,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 1,
         "sliding_window": 512,
     },
+    "deep": LLAMA
+    | {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 8192,
+        "bits": 4,
+    },
     "bits": LLAMA | {"num_key_value_heads": 2, "bits": 4, "vocab_size": 32000},
 }
 
@@ -104,6 +114,10 @@ CASES = {
         BUNDLED, pairs(4, 48, 72, 72, prefix=160), pairs(8, 48, 72, 72, prefix=160), (HALF, "adapter.rank=8"), cached=True
     ),
     "pairs, checkpointed": Case(BUNDLED, pairs(4, 208, 256, 240), pairs(4, 64, 96, 96), (ALL,), checkpointed=True),
+    "deep, native": Case("deep", batch(2, 128), batch(2, 64), (ALL,), native=True),
+    "deep, a long row, native": Case("deep", batch(1, 384), batch(2, 64), (ALL,), native=True),
+    "deep, checkpointed, native": Case("deep", batch(2, 128), batch(2, 64), (ALL,), checkpointed=True, native=True),
+    "deep, pairs, native": Case("deep", pairs(2, 64, 32, 32), pairs(1, 64, 32, 32), (ALL,), native=True),
     "quantized on load, native": Case("normed", batch(4, 64), batch(2, 64), (ALL, "model.quantize=8"), native=True),
 }
 
