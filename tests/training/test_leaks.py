@@ -24,8 +24,6 @@ pytestmark = pytest.mark.slow
 STEPS = 500 if os.environ.get("MLXTUNE_LONG_RUNS") else 120  # .ci/run sets it
 EVERY = 10  # steps between validations, samples and checkpoints
 MAX_GROWTH = 4 * 2**20  # bytes over the second half of the run
-    6 * 2**20
-)  # bytes over the second half of the run; MLX's smallest leak here, a trace per validation, would be twice that
 DESCRIPTORS = Path("/dev/fd")
 
 
