@@ -29,7 +29,7 @@ from mlxtune.training.objective import FrozenOutputs
 from mlxtune.training.power_wait import PowerWait
 from mlxtune.training.search import rungs
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial, rung_folder, trial_folder
-from mlxtune.training.search.space import with_values
+from mlxtune.training.search.space import Value, with_values
 from mlxtune.training.setup import Foundation, TrainingSetup, build_loop
 from mlxtune.training.worker import write_data
 
@@ -74,6 +74,7 @@ class TrialRunner:
     recipe: Recipe
     base: Foundation
     rows: Sequence[PromptRow]
+    depths: set[Value] = field(default_factory=set)  # the numbers of adapted layers of all trials
     _caches: dict[int, FrozenOutputs] = field(default_factory=dict)
 
     @cached_property
@@ -97,6 +98,7 @@ class TrialRunner:
         another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
         start = time.monotonic()
+        self.depths = {trial.values.get("layers", "") for trial in plan.trials}
         folder, target, total = trial_folder(self.worker.folder, trial.number), plan.rungs[rung], plan.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
         listener, setup = TrialListener(self.worker, folder, should_stop), None
@@ -131,16 +133,19 @@ class TrialRunner:
         loop = setup.loop
         write_data(folder, recipe, setup, loop.valid)
         loop.valid, loop.pause = [], PowerWait(recipe.training.wait_for, self.worker)
-        build, key = loop.cache, loop.stack.first_adapted
-
-        def shared(rows: Sequence[Any]) -> FrozenOutputs | None:
-            if key not in self._caches and (cache := build(rows)):
-                self._caches[key] = cache
-            return _OpenCache(self._caches[key]) if key in self._caches else None
-
+        build = loop.cache
         if recipe.method.kind == "sft":
-            loop.cache = shared
+            loop.cache = lambda rows: self._shared_cache(loop.stack.first_adapted, lambda: build(rows))
+        else:
+            loop.cache = lambda rows: _OpenCache(cache) if (cache := build(rows)) else None  # the trunk and the rung use it
         return setup
+
+    def _shared_cache(self, first_adapted: int, build: Callable[[], Any]) -> FrozenOutputs | None:
+        """Return the cache of the layers below ``first_adapted`` for all trials. It has its share of one run's memory."""
+        if first_adapted not in self._caches and (cache := build()):
+            cache.budget //= max(1, len(self.depths))
+            self._caches[first_adapted] = cache
+        return _OpenCache(self._caches[first_adapted]) if first_adapted in self._caches else None
 
     def _train(
         self, setup: TrainingSetup, section: Any, folder: Path, listener: TrialListener, resume: checkpoint.Checkpoint | None = None
