@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,7 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to create.", sh
         ("recipes/mac", f"the same tasks for {plural(base_count, 'larger base model')} on a Mac, one folder each"),
         ("data/samples", "sample rows from an outdoor shop; put your own data in data"),
     ])  # fmt: skip
-    cd = f"cd {folder} && " if folder.resolve() != Path.cwd() else ""
+    cd = f"cd {shlex.quote(str(folder))} && " if folder.resolve() != Path.cwd() else ""
     train, open_app = (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"), (f"{cd}mlxtune", "primary")
     show("  ", train, "   or open the app: ", open_app)
 

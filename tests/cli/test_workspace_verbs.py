@@ -31,6 +31,10 @@ def test_init_creates_a_workspace_and_shows_the_next_command(cli, cwd):
     assert load(cwd / "shop" / "recipes" / "support-json.toml").source.is_file()
 
 
+def test_the_next_command_works_as_pasted_for_any_folder_name(cli, cwd):
+    assert "cd '[my shop]' && mlxtune train recipes/support-json.toml" in cli("init", "[my shop]").out
+
+
 def test_init_never_overwrites(cli, cwd):
     cli("init", "shop")
     recipe = cwd / "shop" / "recipes" / "support-json.toml"
