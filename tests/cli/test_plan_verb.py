@@ -35,7 +35,7 @@ def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe) -> None
     parts = ("weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen")
     assert sum(document["estimate"][part] for part in parts) == document["step"]
     assert document["peak"] == max(document["step"], document["estimate"]["loading"])
-    assert document["memory"] == document["peak"] + document["estimate"]["buffers"]
+    assert document["memory"] == document["peak"] + document["estimate"]["buffers"] + document["estimate"]["process"]
     assert document["cost"] == {"seconds": None, "source": "", "watts": 0.0}
 
 
