@@ -85,5 +85,5 @@ def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSet
     assert stack.can_skip_frozen()
     loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder)
-    template = SimpleNamespace(settings=TemplateSettings(), source="")
+    template = SimpleNamespace(settings=TemplateSettings(), source="", count_tokens=len)
     return TrainingSetup(loop, loaded, template, Splits((), (), ()), {})
