@@ -188,8 +188,8 @@ def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dt
         shape, shape.layers[0], shape.adapter_targets(settings.adapter), settings.adapter, activations.NATIVE
     )
     assert layer.score == size * shape.heads
-    peaks = step_peaks(folder, "native", settings, 128, 256, 384)
-    measured = (peaks[2] - 2 * peaks[1] + peaks[0]) / (2 * 128**2)  # bytes per score, from the second difference
+    peaks = step_peaks(folder, "native", settings, 256, 512, 768)
+    measured = (peaks[2] - 2 * peaks[1] + peaks[0]) / (2 * 256**2)  # bytes per score, from the second difference
     assert (shape.depth + memory.Coefficients().backward) * layer.score == pytest.approx(measured, rel=0.2)
 
 
@@ -225,5 +225,5 @@ def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> li
         mx.eval(step(tokens))
         return mx.get_peak_memory() - start
 
-    # on a busy machine, MLX allocates further ahead of its computations, so the lowest of several peaks counts
-    return [min(peak(mx.zeros((1, width), mx.int32)) for _ in range(6)) for width in widths]
+    # on a busy machine, MLX allocates further ahead of its computations, so the lowest of three peaks counts
+    return [min(peak(mx.zeros((1, width), mx.int32)) for _ in range(3)) for width in widths]

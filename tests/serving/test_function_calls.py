@@ -36,7 +36,7 @@ ASK: dict[str, Any] = {"model": "model", "messages": QUESTION, "tools": TOOLS}
 def ai(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     workspace = tmp_path_factory.mktemp("calls")
     make_scripted(workspace / "model", TEMPLATE, SCRIPT)
-    with Client("model", workspace, beside=True, exact=True) as client, openai_client(client, workspace) as api:
+    with Client("model", workspace, share_accelerator=True, exact=True) as client, openai_client(client, workspace) as api:
         yield api
 
 
