@@ -14,7 +14,7 @@ _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDiv
 
 @dataclass(frozen=True)
 class MetricChange:
-    """The rates of a metric on the held-out rows, from 0 to 1, for the base and the last arm."""
+    """The rates of a metric on the held-out rows, from 0 to 1, for the base and the arm that the verdict is about."""
 
     name: str
     base: float
@@ -25,7 +25,7 @@ class MetricChange:
 class VerdictView:
     """A verdict and its figures. ``outcome`` is empty while only the base has been measured.
 
-    ``caveat`` says why an adapter that is better is still not recommended.
+    ``arm`` is the arm that the verdict is about. ``caveat`` says why an adapter that is better is still not recommended.
     """
 
     outcome: str
@@ -36,6 +36,7 @@ class VerdictView:
     baseline: str
     metrics: tuple[MetricChange, ...]
     caveat: str = ""
+    arm: str = "tuned"
 
     @property
     def glyph(self) -> str:
@@ -77,6 +78,7 @@ def read_verdict(path: Path) -> VerdictView | None:
             baseline=f"{contract.share * 100:.1f}% {metric_label(contract.metric)}",
             metrics=changes,
             caveat=one_line(promotion_caveat(report)),
+            arm=one_line(report.subject.name),
         )
     except (MlxtuneError, OSError, *_INVALID):
         return None

@@ -57,8 +57,8 @@ class PairedTable(FocusPanel):
         if self._flat:
             row = (part for content in cells.values() for part in (content, "   "))
             return line("  ", *row, paired_note(item, brief=True)).truncate(max(width, 0))
-        first, second = one_line(item.first), one_line(item.second)
-        name_width = min(max(len(first), len(second)) + 2, max(width - 34, 4))
+        name_width = min(max(len(item.first), len(item.second)) + 2, max(width - 34, 12))
+        first, second = one_line(item.first, name_width - 2), one_line(item.second, 10)
 
         def draw(name: str, left: Content, right: Content) -> Content:
             return line("  ", cell(name, name_width, "$muted"), cell(left, 12, right=True), (" │ ", "$line"), right)

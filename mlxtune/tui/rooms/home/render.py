@@ -67,7 +67,7 @@ def best_adapter(verdict: VerdictView, newest: VerdictView | None, width: int) -
         return Content("")  # Textual asks a hidden panel for its height, too
     rows = [line("  ", cell(verdict.name, width - 2, "bold")), Content("")]
     for metric in _key_metrics(verdict.metrics):
-        rows += [*_metric(metric, width), Content("")]
+        rows += [*_metric(metric, verdict.arm, width), Content("")]
     outcome = verdict.outcome.capitalize()
     if verdict.caveat:
         body = fold(f"{outcome}, but not recommended: {verdict.caveat}.", width - 2, "    ", "$warning")
@@ -89,10 +89,11 @@ def _key_metrics(metrics: Sequence[MetricChange]) -> list[MetricChange]:
     return [*sorted(parts, key=lambda metric: -abs(metric.tuned - metric.base))[:1], contract]
 
 
-def _metric(metric: MetricChange, width: int) -> list[Content]:
+def _metric(metric: MetricChange, arm: str, width: int) -> list[Content]:
     space = width - 18
+    name = metric.name if arm == "tuned" else f"{metric.name}, {arm}"
     return [
-        line("  ", cell(metric.name, width - 2, "$muted")),
+        line("  ", cell(name, width - 2, "$muted")),
         line("  base   ", bar(metric.base, space, "$muted"), cell(f"{metric.base * 100:.1f}%", 9, "$muted", right=True)),
         line("  tuned  ", bar(metric.tuned, space), cell(f"{metric.tuned * 100:.1f}%", 9, "bold", right=True)),
     ]
