@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from exhaustive import EXHAUSTIVE
 from hub_stub import ID, Hub, serve
 from tiny_model import make_tiny, write_chat
 
@@ -33,7 +34,7 @@ if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU comp
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out exhaustive tests unless they are wanted, and run the slow files first, so that neither process waits at the end."""
-    if not os.environ.get("MLXTUNE_EXHAUSTIVE"):
+    if not EXHAUSTIVE:
         config.hook.pytest_deselected(items=[item for item in items if "exhaustive" in item.keywords])
         items[:] = [item for item in items if "exhaustive" not in item.keywords]
     items.sort(key=lambda item: "slow" not in item.keywords)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from exhaustive import EXHAUSTIVE
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
@@ -196,7 +196,7 @@ DECISIONS = st.lists(
 )
 
 
-@settings(max_examples=12 if os.environ.get("MLXTUNE_EXHAUSTIVE") else 3)
+@settings(max_examples=12 if EXHAUSTIVE else 3)
 @given(DECISIONS, DECISIONS, st.integers(7, 8))
 def test_any_review_exports_its_accepted_rows_and_keeps_test_rows(first, then, seed):
     with tempfile.TemporaryDirectory() as name:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exhaustive import EXHAUSTIVE
 
 pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).with_name("driver.py")
-STRIDE = 1 if os.environ.get("MLXTUNE_EXHAUSTIVE") else 3  # `make test` tries every third fault, .ci/run all of them
+STRIDE = 1 if EXHAUSTIVE else 3  # `make test` tries every third fault, .ci/run all of them
 
 
 @pytest.fixture(scope="module")

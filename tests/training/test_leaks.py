@@ -12,6 +12,7 @@ from typing import Any
 
 import loops
 import pytest
+from exhaustive import EXHAUSTIVE
 from mlx_lm.utils import load_tokenizer
 
 from mlxtune.data.source import read_file
@@ -21,7 +22,7 @@ from mlxtune.training.sampler import Sampler
 
 pytestmark = pytest.mark.slow
 
-STEPS = 500 if os.environ.get("MLXTUNE_LONG_RUNS") else 120  # .ci/run sets it
+STEPS = 500 if EXHAUSTIVE else 120
 EVERY = 10  # steps between validations, samples and checkpoints
 MAX_GROWTH = 4 * 2**20  # bytes over the second half of the run
 DESCRIPTORS = Path("/dev/fd")

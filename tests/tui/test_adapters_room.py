@@ -95,7 +95,7 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop: Shop, open
     async with open_room("adapters", size=(140, 45)) as room:
         await move_to(room, RUN)
         assert "! 202611" in room.text("#adapters-list")
-        assert "not advised" in room.text("#adapters-list")
+        assert "not recommended" in room.text("#adapters-list")
         detail = " ".join(room.text("#adapters-detail").split())
         assert "! Better." in detail
         assert "Not recommended: off-task answers dropped" in detail

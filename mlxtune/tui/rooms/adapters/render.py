@@ -12,7 +12,7 @@ from mlxtune.tui.render.text import Part, age, cell, fold, key, line, lines, mar
 from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView, RateChange
 from mlxtune.tui.verdict import verdict_style
 
-KIND, SIZE, OUTCOME, RATE, AGE = 9, 9, 15, 12, 7  # widths of the list's columns
+KIND, SIZE, OUTCOME, RATE, AGE = 9, 9, 17, 12, 7  # widths of the list's columns
 WIDE = 72  # cells from which the list has a column for the contract's rate
 
 
@@ -77,7 +77,7 @@ def _name_width(width: int) -> int:
 def _outcome(adapter: AdapterView) -> str:
     if adapter.score is None:
         return "not evaluated"
-    return "not advised" if adapter.score.caveat else adapter.score.outcome
+    return "not recommended" if adapter.score.caveat else adapter.score.outcome
 
 
 def _contract(adapter: AdapterView) -> RateChange | None:
@@ -125,8 +125,8 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
 def _rate_row(name: str, rate: float, limits: str, token: str, width: int) -> Content:
     own = token == "$primary"
     figure = (f"{f'{rate:.1%}':>7}", "bold" if own else "$muted")
-    label = cell(name, 12, "" if own else "$muted")
-    return line("  ", label, " ", bar(rate, width - 33, token), " ", figure, "  ", (limits, "$muted"))
+    label = cell(name, 13, "" if own else "$muted")
+    return line("  ", label, " ", bar(rate, width - 34, token), " ", figure, "  ", (limits, "$muted"))
 
 
 def comparison(compared: AdapterComparison, width: int) -> list[Content]:
