@@ -61,7 +61,7 @@ def facts(entry: AdapterEntry) -> dict[str, str]:
         "targets": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets),
         "layers": str(entry.layers),
         "size": f"{entry.parameters:,} parameters, {size(entry.size)}",
-        "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created)),
+        "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created)),
         "method": entry.method,
         "thinking": entry.thinking if entry.thinking != "off" else "",
         "run": entry.run,
