@@ -18,7 +18,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, err, info, show, show_json
 from mlxtune.cli.tables import print_columns
 from mlxtune.core import settings
-from mlxtune.core.child_process import python_command, python_environment
+from mlxtune.core.child_process import python_command, python_environment, start_detached
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
@@ -85,11 +85,7 @@ def run(
     if detach:
         if queue.is_running:
             raise MachineError("Another process already runs this queue.")
-        with (queue.workspace / LOG).open("ab") as log:
-            command = python_command("mlxtune", "queue", "run")
-            subprocess.Popen(
-                command, env=python_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        start_detached(python_command("mlxtune", "queue", "run"), queue.workspace / LOG)
         show("The queue runs in the background. Its output is in ", (LOG, "primary"), ".")
         return
     with queue.runner_lock():

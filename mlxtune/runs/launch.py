@@ -6,7 +6,6 @@ As with inspect_ai's detached launch, a launch record is written to the folder b
 from __future__ import annotations
 
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune import __version__
-from mlxtune.core.child_process import python_command, python_environment
+from mlxtune.core.child_process import python_command, start_detached
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.files import disk_errors, machine_id, read_json, write_json, write_text
+from mlxtune.core.files import machine_id, read_json, write_json, write_text
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.runs import events, registry
@@ -39,7 +38,7 @@ def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any]
     require_free_accelerator()
     run = registry.create(workspace, kind, recipe.name)
     write_text(run.folder / "recipe.toml", dump(freeze(recipe, run.folder, template)))
-    return _spawn(run, kind, dict(request or {}))
+    return _spawn(run, kind, request or {})
 
 
 def freeze(recipe: Recipe, folder: Path, template: str) -> Recipe:
@@ -74,18 +73,20 @@ def read_request(folder: Path) -> dict[str, Any]:
     return request
 
 
-def _spawn(run: Run, kind: str, request: dict[str, Any]) -> Run:
-    old_count = len(events.read_all(run.folder))
-    command = python_command(RUN_KINDS[kind].module, str(run.folder))
+def write_record(run: Run, kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Write and return the launch record: what the run's worker needs besides the recipe, its command, and its machine."""
     record = {
-        "v": 1, "kind": kind, "request": request, "command": command, "version": __version__, "host": socket.gethostname(),
-        "machine": machine_id(),
+        "v": 1, "kind": kind, "request": dict(request), "command": python_command(RUN_KINDS[kind].module, str(run.folder)),
+        "version": __version__, "host": socket.gethostname(), "machine": machine_id(),
     }  # fmt: skip
     write_json(run.folder / LAUNCH_FILE, record)
-    with disk_errors(str(run.log)), run.log.open("ab") as log:
-        child = subprocess.Popen(
-            command, env=python_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+    return record
+
+
+def _spawn(run: Run, kind: str, request: Mapping[str, Any]) -> Run:
+    old_count = len(events.read_all(run.folder))
+    record = write_record(run, kind, request)
+    child = start_detached(record["command"], run.log)
     write_json(run.folder / LAUNCH_FILE, record | {"pid": child.pid, "started": time.time()})
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SPAWNING = {  # the only files that start programs
-    "cli/queue.py", "core/child_process.py", "runs/launch.py", "runs/worker.py", "runs/sleep.py", "models/bundled/install.py", "models/cpu/blas.py",
+    "cli/queue.py", "core/child_process.py", "runs/worker.py", "runs/sleep.py", "models/bundled/install.py", "models/cpu/blas.py",
 }  # fmt: skip
 
 

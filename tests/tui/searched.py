@@ -48,7 +48,7 @@ def write_search(shop: Shop, *, done: int = 99, failed: bool = False, finished: 
         number, rung = following
         hits = HITS[number][min(rung, len(HITS[number]) - 1)]
         passed = tuple((index * 29 + 11 * number) % ROWS < hits for index in range(ROWS))
-        boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, board.rung_steps(rung), 60.0))
+        boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, board.plan.steps[rung], 60.0))
         events.append(("trial.started", {"trial": number, "steps": board.plan.rungs[rung], "values": ""}))
     board = boards.read_board(folder)
     assert board

@@ -1,4 +1,4 @@
-"""Real searches on the tiny model: rungs are complete runs, killed searches continue, and failed trials are told."""
+"""Real searches on the tiny model: rungs are complete runs, killed searches continue, and failed trials are reported."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ FAULTY_WORKER = """
 import errno
 import os
 import sys
+import weakref
 from mlxtune.models.cpu import blas
 
 blas.preload()
@@ -56,6 +57,16 @@ if os.environ.get("FAULT") == "disk":
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
     os.replace = full
+if os.environ.get("FAULT") == "one model":
+    from mlxtune.models import load
+    load_model, models = load.load, []
+    def load_one(*arguments, **options):
+        if any(model() is not None for model in models):
+            raise MemoryError
+        loaded = load_model(*arguments, **options)
+        models.append(weakref.ref(loaded.model))
+        return loaded
+    load.load = load_one
 sys.exit(search_worker.main())
 """
 SMALL = ("training.epochs=0", "training.steps=8", "training.save_every=2", "evaluation.regression=", "search.trials=3")
@@ -187,6 +198,11 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: 
     fault("")
     finish(launch.resume(search))
     assert results(search) == results(whole)
+
+
+def test_the_evaluation_does_not_load_a_second_model(workspace: Path, fault: Callable[[str], None]) -> None:
+    fault("one model")
+    finish(start(workspace, "search.trials=2"))
 
 
 @pytest.mark.exhaustive

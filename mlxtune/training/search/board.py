@@ -148,16 +148,12 @@ class Board:
         """The highest rung at which trials can be compared; -1 if there is none."""
         return max((rung for rung in range(len(self.plan.rungs)) if self.ranking(rung)), default=-1)
 
-    def rung_steps(self, rung: int) -> int:
-        """Return the optimizer steps of a trial's rung, including the trunk since the rung before."""
-        return self.plan.steps[rung]
-
     def remaining_steps(self, trials: int) -> int:
         """Return about how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
         total = 0
         for rung, count in enumerate(cohort_sizes(trials, len(self.plan.rungs))):
             done = sum((number, rung) in self.results for number in range(1, trials + 1))
-            total += max(0, count - done) * self.rung_steps(rung)
+            total += max(0, count - done) * self.plan.steps[rung]
         return total
 
     @property

@@ -6,6 +6,7 @@ trial becomes a training run of its own, which is evaluated on the held-out rows
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import sys
@@ -19,6 +20,7 @@ from mlxtune.core.errors import DataError, GpuError, Interrupted, MachineError, 
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.data.rows import PromptRow, prompt_hash
 from mlxtune.data.split import group_labels
+from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
 from mlxtune.planning.cost import typical_watts
@@ -41,20 +43,27 @@ MIN_TRIALS = 2  # whatever the budget
 
 def search(worker: Worker) -> dict[str, Any]:
     """Train all trials, decide, and evaluate the selected trial's adapter; return the summary."""
+    worker.report_start("search", **({"step": 0} if boards.read_board(worker.folder) else {}))
+    if not (worker.folder / OUTCOME).is_file():
+        _train_and_decide(worker)
+        gc.collect()  # frees the model, because the evaluation loads it again
+    return _evaluate(worker)
+
+
+def _train_and_decide(worker: Worker) -> None:
+    """Train all trials, make a run of the selected trial's adapter, and write ``outcome.json``."""
     from mlxtune.training.search.trial import TrialRunner
     from mlxtune.training.setup import load_foundation
 
-    resumed = boards.read_board(worker.folder) is not None
-    worker.report_start("search", **({"step": 0} if resumed else {}))
     recipe = search_recipe(worker.recipe)
     base = load_foundation(recipe, worker)
     rows = [row for row in base.splits.valid if isinstance(row, PromptRow)]
-    runner = TrialRunner(worker, recipe, base, rows)
+    board = boards.read_board(worker.folder) or _plan(worker, recipe, base, rows)
+    if list(board.plan.rows) != [row.id for row in rows]:
+        raise DataError("The validation rows differ from those that the search started with.", hint="Start a new search.")
+    worker.emit("search.planned", trials=len(board.trials), rungs=list(board.plan.rungs), rows=len(rows))
+    runner = TrialRunner(worker, recipe, base, rows, board.plan)
     try:
-        board = boards.read_board(worker.folder) or _plan(worker, recipe, base, rows)
-        worker.emit("search.planned", trials=len(board.trials), rungs=list(board.plan.rungs), rows=len(rows))
-        if list(board.plan.rows) != [row.id for row in rows]:
-            raise DataError("The validation rows differ from those that the search started with.", hint="Start a new search.")
         board = _train_all(worker, runner, board)
     finally:
         runner.close()
@@ -63,7 +72,8 @@ def search(worker: Worker) -> dict[str, Any]:
         reason = next(iter(board.failures.values()), "the budget was too small.")
         raise MlxtuneError(f"No trial was completed: {reason}", hint="Correct the recipe, or raise the budget.")
     worker.emit("search.decided", selected=outcome.selected, text=outcome.sentence)
-    return _finish(worker, base, board, outcome)
+    run = _make_run(worker, base, board, outcome)
+    write_json(worker.folder / OUTCOME, {"v": 1, **asdict(outcome), "run": run.id, "evaluation": ""})
 
 
 def search_recipe(recipe: Recipe) -> Recipe:
@@ -76,11 +86,6 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     """Draw the trials and write the plan. Raise ``InputError`` if there is nothing to search or to compare trials on."""
     if not rows:
         raise DataError("There are no validation rows with a prompt, which a search needs to compare trials.")
-    if not recipe.has_contract:
-        raise RecipeError(
-            "A search compares trials by their contract rate, but the recipe has no contract.",
-            hint="Add a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
-        )
     model = base.loaded.model
     depth = len(model.layers)
     ranges = space.search_space(recipe, depth)
@@ -129,22 +134,22 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
     ended: set[int] = set()
     while (following := board.next_rung()) is not None:
         number, rung = following
-        trial = board.trial(number)
         if rung == 0 and number > MIN_TRIALS and not board.limit and not clock.allows(board, board.remaining_steps(number)):
             boards.choose(worker.folder, "limit", number - 1)
             worker.warn(f"The budget of {clock.budget} allows {number - 1} trials.")
             board = _reread(worker)
             continue
-        if not clock.allows(board, board.rung_steps(rung)):
+        if not clock.allows(board, board.plan.steps[rung]):
             worker.warn(f"The budget of {clock.budget} is spent. Trials are compared at the last rung that they completed.")
             break
-        worker.emit("trial.started", trial=number, steps=board.plan.rungs[rung], values=space.describe_values(trial.values))
+        values = space.describe_values(board.trial(number).values)
+        worker.emit("trial.started", trial=number, steps=board.plan.rungs[rung], values=values)
 
         def should_stop(number: int = number) -> bool:
             return number in boards.dropped_trials(worker.folder)
 
         try:
-            result = runner.run(board.plan, trial, rung, should_stop)
+            result = runner.run(board.trial(number), rung, should_stop)
         except Interrupted as stop:
             if worker.stopping or stop.reason:  # a reason means that other apps need the memory
                 raise Interrupted(board.trained_steps, stop.reason) from stop
@@ -166,7 +171,7 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
 
 
 def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
-    """Emit an event for each trial that does not continue and is not in ``ended`` yet, and delete its checkpoints."""
+    """Emit an event for each trial that does not continue and is not in ``ended`` yet."""
     for trial in board.trials:
         number = trial.number
         if number in ended:
@@ -208,29 +213,24 @@ class _Clock:
         return (seconds / 3600 * self._watts if self.budget.unit == "Wh" else seconds) <= self.budget.amount
 
 
-def _finish(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> dict[str, Any]:
-    """Make a run of the selected trial's adapter, evaluate it on the held-out rows, and write ``outcome.json``."""
+def _evaluate(worker: Worker) -> dict[str, Any]:
+    """Evaluate the selected trial's adapter on the held-out rows, delete the checkpoints, and return the summary."""
     from mlxtune.evaluation.worker import evaluate
 
     folder, workspace = worker.folder, worker.folder.parent.parent
-    file = folder / OUTCOME
-    record = read_json(file) if file.is_file() else {}
-    if not record:
-        run = _make_run(worker, base, board, outcome)
-        record = {"v": 1, **asdict(outcome), "run": run.id, "evaluation": ""}
-        write_json(file, record)
+    record = read_json(folder / OUTCOME)
     run = Run(workspace / RUN_KINDS["train"].folder / record["run"])
     if not record["evaluation"]:
         evaluation = registry.create(workspace, "eval", run.recipe().name)
         write_text(evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe())))
-        _write_launch(evaluation, {"run": run.id, "adapter": str(run.adapter)})
+        launch.write_record(evaluation, "eval", {"run": run.id, "adapter": str(run.adapter)})
         record["evaluation"] = evaluation.id
-        write_json(file, record)
+        write_json(folder / OUTCOME, record)
     evaluation = Run(workspace / RUN_KINDS["eval"].folder / record["evaluation"])
-    if not (evaluation.folder / "report.json").is_file():
+    if not (evaluation.folder / reports.FILE).is_file():
         run_nested(worker, evaluation.folder, evaluate)
-    for trial in board.plan.trials:
-        shutil.rmtree(trial_folder(folder, trial.number) / "trunk", ignore_errors=True)
+    for trunk in folder.glob("trials/*/trunk"):
+        shutil.rmtree(trunk, ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return {"outcome": record["outcome"], "selected": record["selected"], "run": run.id, "evaluation": evaluation.id}
 
@@ -263,16 +263,12 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
     summary: Any = {"steps": length, "validation": loss if math.isfinite(loss) else None, "checkpoint": 0, "adapter_step": length}
     lineage = make_lineage(run.folder, recipe, base, summary) | {"search": worker.folder.name, "trial": trial.number}
     write_json(run.adapter / LINEAGE, lineage)
-    _write_launch(run, {})
+    launch.write_record(run, "train", {})
     writer = events.EventWriter(run.folder)
     writer.emit("run.finished", summary=summary)
     writer.close()
     write_text(run.folder / "recipe.toml", dump(recipe))  # makes it a run
     return run
-
-
-def _write_launch(run: Run, request: dict[str, Any]) -> None:
-    write_json(run.folder / registry.LAUNCH_FILE, {"v": 1, "kind": run.kind, "request": request, "command": []})
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
 from mlxtune.evaluation.worker import progress_reporter
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
-from mlxtune.recipe import Recipe, dump
+from mlxtune.recipe import Recipe, TrainingSection, dump
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.worker import Worker
 from mlxtune.training import checkpoint
@@ -29,7 +29,7 @@ from mlxtune.training.objective import FrozenOutputs
 from mlxtune.training.power_wait import PowerWait
 from mlxtune.training.search import rungs
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial, rung_folder, trial_folder
-from mlxtune.training.search.space import Value, with_values
+from mlxtune.training.search.space import with_values
 from mlxtune.training.setup import Foundation, TrainingSetup, build_loop
 from mlxtune.training.worker import write_data
 
@@ -68,13 +68,13 @@ class _OpenCache:
 
 @dataclass
 class TrialRunner:
-    """Trains rungs of trials of ``recipe`` in the folder of a search. ``rows`` are the validation rows in the order of the plan."""
+    """Trains rungs of trials of ``recipe`` in the folder of a search. ``rows`` are the validation rows in the order of ``plan``."""
 
     worker: Worker
     recipe: Recipe
     base: Foundation
     rows: Sequence[PromptRow]
-    depths: set[Value] = field(default_factory=set)  # the numbers of adapted layers of all trials
+    plan: SearchPlan
     _caches: dict[int, FrozenOutputs] = field(default_factory=dict)
 
     @cached_property
@@ -87,23 +87,23 @@ class TrialRunner:
     def contract(self) -> Contract:
         return Contract.from_recipe(self.recipe)
 
-    def trial_recipe(self, trial: Trial, length: int, total: int) -> Recipe:
-        """Return the recipe of a run that ends like the trial after ``length`` steps."""
-        return rungs.rung_recipe(with_values(self.recipe, trial.values), length, total)
+    @cached_property
+    def cache_count(self) -> int:
+        """The number of caches: one for each number of adapted layers."""
+        return len({trial.values.get("layers") for trial in self.plan.trials})
 
-    def run(self, plan: SearchPlan, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
+    def run(self, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
         """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
 
         Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or other apps need the memory, and
         another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
         start = time.monotonic()
-        self.depths = {trial.values.get("layers", "") for trial in plan.trials}
-        folder, target, total = trial_folder(self.worker.folder, trial.number), plan.rungs[rung], plan.rungs[-1]
+        folder, target, total = trial_folder(self.worker.folder, trial.number), self.plan.rungs[rung], self.plan.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
         listener, setup = TrialListener(self.worker, folder, should_stop), None
         try:
-            write_text(folder / "recipe.toml", dump(self.trial_recipe(trial, total, total)))
+            write_text(folder / "recipe.toml", dump(rungs.rung_recipe(recipe, total, total)))
             setup = self._setup(recipe, folder, listener)
             branch = rung_folder(self.worker.folder, trial.number, rung)
             resume = checkpoint.newest(branch)
@@ -124,7 +124,7 @@ class TrialRunner:
         finally:
             listener.close()
             lora.remove(self.base.loaded.model)
-        return RungResult(trial.number, rung, passed, nats, tokens, plan.steps[rung], time.monotonic() - start)
+        return RungResult(trial.number, rung, passed, nats, tokens, self.plan.steps[rung], time.monotonic() - start)
 
     def _setup(self, recipe: Recipe, folder: Path, listener: TrialListener) -> TrainingSetup:
         """Add the trial's adapter to the model and build its loop, without validation rows: trials are compared by their answers."""
@@ -141,14 +141,19 @@ class TrialRunner:
         return setup
 
     def _shared_cache(self, first_adapted: int, build: Callable[[], Any]) -> FrozenOutputs | None:
-        """Return the cache of the layers below ``first_adapted`` for all trials. It has its share of one run's memory."""
+        """Return the cache of the layers below ``first_adapted`` for all trials. It gets its share of the memory for one run's cache."""
         if first_adapted not in self._caches and (cache := build()):
-            cache.budget //= max(1, len(self.depths))
+            cache.budget //= self.cache_count
             self._caches[first_adapted] = cache
         return _OpenCache(self._caches[first_adapted]) if first_adapted in self._caches else None
 
     def _train(
-        self, setup: TrainingSetup, section: Any, folder: Path, listener: TrialListener, resume: checkpoint.Checkpoint | None = None
+        self,
+        setup: TrainingSetup,
+        section: TrainingSection,
+        folder: Path,
+        listener: TrialListener,
+        resume: checkpoint.Checkpoint | None = None,
     ) -> None:
         """Train with ``section`` to its end, from the newest checkpoint in ``folder`` or from ``resume``."""
         resume = checkpoint.newest(folder) or resume
