@@ -16,7 +16,6 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
@@ -77,15 +76,15 @@ PARSER: Any = typer.main.get_command(app)
 
 
 class InProcessWorker:
-    """A stand-in for ``Popen`` that runs a worker in this process, since every new process would load MLX again."""
+    """A stand-in for ``start_detached`` that runs a worker in this process, since every new process would load MLX again."""
 
-    def __init__(self, command: list[str], *, stdout: Any, **_: Any) -> None:
+    def __init__(self, command: list[str], log: Path) -> None:
         self.pid = os.getpid()
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         before = [signal.getsignal(number) for number in numbers]
         arguments, sys.argv = sys.argv, command[3:]
         try:
-            with os.fdopen(os.dup(stdout.fileno()), "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 self.returncode = importlib.import_module(command[3]).main()
         finally:
             sys.argv = arguments
@@ -115,7 +114,7 @@ def reader(small_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(blas, "preload", lambda: "a BLAS")  # already loaded
-    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=InProcessWorker, DEVNULL=subprocess.DEVNULL))
+    monkeypatch.setattr(launch, "start_detached", InProcessWorker)
     monkeypatch.setattr(measurements, "row_lengths", probe.lengths)
     monkeypatch.setattr(measurements, "record_tokens", probe.tokens)
     create = samples.create
