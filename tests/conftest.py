@@ -24,6 +24,7 @@ REAL_HOME = files.home()
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
 gc.set_threshold(100_000, 20, 100)  # garbage collection takes a fifth of the time of the app's tests with the default of 2,000
+os.fsync = lambda handle: None  # no test cuts the power
 hypothesis.settings.register_profile("tests", deadline=None)  # a deadline would fail on a busy machine
 hypothesis.settings.load_profile("tests")
 if sys.platform == "darwin":  # exact comparisons need float32: an M5's GPU computes in TF32, and virtual GPUs differ, too

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from http_stub import StubHandler, serve_http
 
 ID = "mlx-community/tiny"
 COMMIT = "c0ffee" + "0" * 34
@@ -35,24 +34,13 @@ def serve(stub: Hub) -> Iterator[Hub]:
     class Handler(_Handler):
         hub = stub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serve_http(Handler) as stub.address:
         yield stub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(StubHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self._file(body=False)
@@ -68,11 +56,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, id: str, parts: list[str], text: str) -> None:
         self.hub.requests.append(("GET", self.path, 0))
         if not id:
-            self._json([self._model(id) for id in self.hub.files if text in id.lower()])
+            self.send_json(200, [self._model(id) for id in self.hub.files if text in id.lower()])
         elif id not in self.hub.files:
-            self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+            self.send_json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         else:
-            self._json(list(map(self._entry, self.hub.files[id].items())) if "tree" in parts else self._model(id))
+            self.send_json(200, list(map(self._entry, self.hub.files[id].items())) if "tree" in parts else self._model(id))
 
     def _model(self, id: str) -> dict[str, Any]:
         siblings = [{"rfilename": name} for name in self.hub.files[id]]
@@ -93,35 +81,18 @@ class _Handler(BaseHTTPRequestHandler):
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         self.hub.requests.append(("GET" if body else "HEAD", self.path, start))
         if data is None:
-            self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            self.send_json(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return
         entry = self._entry((file, data))
         etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
         if file in self.hub.damage:
             data = data[:-1] + bytes([data[-1] ^ 1])
         start = start if self.hub.ranges else 0
-        self.send_response(206 if start else 200)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        if not body:
-            return
         end = self.hub.cut.get(file, len(data))
-        self.wfile.write(data[start:end])
-        if end < len(data):
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes", "Content-Length": str(len(data) - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.send_body(206 if start else 200, data[start:end], headers)
+        if body and end < len(data):
             self.wfile.flush()
             self.close_connection = True
-
-    def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in (headers or {}).items():
-            self.send_header(name, text)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from http_stub import StubHandler, serve_http
 
 Behavior = Callable[[dict[str, str], str], dict[str, Any] | str]
 """Return the reply to the parts of the material (conversation, answer, or answer 1 and answer 2) and the question."""
@@ -72,10 +72,7 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
     """Run the endpoint in a thread."""
     stub = JudgeStub(behavior)
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
+    class Handler(StubHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             stub.headers.append({name.lower(): value for name, value in self.headers.items()})
@@ -86,11 +83,11 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
                 return
             key = self.headers.get("Authorization", "")
             if isinstance(step, tuple):
-                self._send(200, step[1], step[0])
+                self.send_body(200, step[1], {"Content-Type": "application/json", **step[0]})
             elif step == "garbage":
-                self._send(200, "{not json", {})
+                self.send_body(200, b"{not json", {"Content-Type": "application/json"})
             elif step == "page":
-                self._send(200, "<html>Welcome</html>", {"Content-Type": "text/html"})
+                self.send_body(200, b"<html>Welcome</html>", {"Content-Type": "text/html"})
             elif isinstance(step, int) and step != 200:
                 error = {
                     "error": {
@@ -99,7 +96,7 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
                     }
                 }
                 extra = {"Retry-After": stub.retry_after} if stub.retry_after else {}
-                self._send(step, json.dumps(error), {**extra, **({"Location": "/elsewhere"} if step == 307 else {})})
+                self.send_json(step, error, {**extra, **({"Location": "/elsewhere"} if step == 307 else {})})
             else:
                 reply = stub.answer(body["messages"]) if stub.answer else stub.behavior(*parts(body["messages"]))
                 text = reply if isinstance(reply, str) else json.dumps(reply)
@@ -109,28 +106,8 @@ def serve(behavior: Behavior = honest) -> Iterator[JudgeStub]:
                     "message": {"role": "assistant", "content": text.replace("KEY", key), **stub.message},
                 }
                 completion = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
-                self._send(
-                    200, json.dumps({**completion, **({"usage": stub.usage | {"total_tokens": 0}} if stub.usage else {})}), {}
-                )
+                self.send_json(200, {**completion, **({"usage": stub.usage | {"total_tokens": 0}} if stub.usage else {})})
 
-        def _send(self, status: int, text: str | bytes, headers: dict[str, str]) -> None:
-            data = text if isinstance(text, bytes) else text.encode()
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: Any) -> None:  # the client disconnected
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
-    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serve_http(Handler) as url:
+        stub.url = f"{url}/v1"
         yield stub
-    finally:
-        server.shutdown()
-        server.server_close()

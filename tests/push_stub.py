@@ -9,13 +9,13 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from http_stub import StubHandler, serve_http
 
 
 @dataclass
@@ -57,11 +57,8 @@ def serve(token: str) -> Iterator[Hub]:
     """Run a Hub server."""
     hub = Hub(token)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(StubHandler):
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            pass
 
         def _body(self) -> bytes:
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -71,7 +68,7 @@ def serve(token: str) -> Iterator[Hub]:
             hub.requests.append(f"{self.command} {path}")
             for part, statuses in hub.refuse.items():
                 if part in f"{self.command} {path}" and statuses:
-                    self._json(statuses.pop(0), {"error": f"no, {self.headers.get('Authorization')}"})
+                    self.send_json(statuses.pop(0), {"error": f"no, {self.headers.get('Authorization')}"})
                     return path, body, False
             return path, body, True
 
@@ -80,29 +77,29 @@ def serve(token: str) -> Iterator[Hub]:
             if not allowed:
                 return None
             if self.headers.get("Authorization") != f"Bearer {hub.token}":
-                return self._json(
+                return self.send_json(
                     401, {"error": f"who is {self.headers.get('Authorization')}?"}, {"X-Error-Message": "Invalid token"}
                 )
             if path == "/api/repos/create":
                 return self._create(json.loads(body))
             if path == "/api/validate-yaml":
-                return self._json(200, {"errors": [], "warnings": []})
+                return self.send_json(200, {"errors": [], "warnings": []})
             if path.startswith("/verify"):
-                return self._json(200, {})
+                return self.send_json(200, {})
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
                 return self._preupload(hub.repos[match[1]], json.loads(body))
             if re.fullmatch(r"/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
                 return self._batch(json.loads(body))
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
                 return self._commit(match[1], body)
-            return self._json(404, {"error": path})
+            return self.send_json(404, {"error": path})
 
         def _create(self, payload: dict[str, Any]) -> None:
             name = f"{payload['organization']}/{payload['name']}"
             if name in hub.repos:
-                return self._json(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
+                return self.send_json(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
             hub.repos[name] = Repo(payload.get("visibility") == "private")
-            return self._json(200, {"url": f"{hub.url}/{name}", "name": name})
+            return self.send_json(200, {"url": f"{hub.url}/{name}", "name": name})
 
         def _preupload(self, repo: Repo, payload: dict[str, Any]) -> None:
             files = []
@@ -112,7 +109,7 @@ def serve(token: str) -> Iterator[Hub]:
                 git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() if data is not None else None
                 oid = hashlib.sha256(data).hexdigest() if data is not None and large else git
                 files.append({"path": item["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid})
-            return self._json(200, {"files": files})
+            return self.send_json(200, {"files": files})
 
         def _batch(self, payload: dict[str, Any]) -> None:
             objects = []
@@ -120,7 +117,7 @@ def serve(token: str) -> Iterator[Hub]:
                 exists = item["oid"] in hub.blobs
                 actions = {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}, "verify": {"href": f"{hub.url}/verify"}}
                 objects.append({**item, **({} if exists else {"actions": actions})})
-            return self._json(200, {"transfer": "basic", "objects": objects})
+            return self.send_json(200, {"transfer": "basic", "objects": objects})
 
         def _commit(self, name: str, body: bytes) -> None:
             repo = hub.repos[name]
@@ -131,7 +128,9 @@ def serve(token: str) -> Iterator[Hub]:
                 elif line["key"] == "lfsFile":
                     repo.files[value["path"]] = hub.blobs[value["oid"]]
             repo.commits += 1
-            return self._json(200, {"commitUrl": f"{hub.url}/{name}/commit/{repo.sha}", "commitOid": repo.sha, "hookOutput": ""})
+            return self.send_json(
+                200, {"commitUrl": f"{hub.url}/{name}/commit/{repo.sha}", "commitOid": repo.sha, "hookOutput": ""}
+            )
 
         def do_PUT(self) -> None:
             path, body, allowed = self._begin()
@@ -139,7 +138,7 @@ def serve(token: str) -> Iterator[Hub]:
                 oid = path.rsplit("/", 1)[-1]
                 assert hashlib.sha256(body).hexdigest() == oid
                 hub.blobs[oid] = body
-                self._json(200, {})
+                self.send_json(200, {})
 
         def do_HEAD(self) -> None:
             self.do_GET()
@@ -153,7 +152,7 @@ def serve(token: str) -> Iterator[Hub]:
                 if repo:
                     files = [{"rfilename": name, "size": len(data)} for name, data in repo.files.items()]
                     info = {"_id": "1", "id": match[1], "modelId": match[1], "sha": repo.sha, "private": repo.private}
-                    self._json(
+                    self.send_json(
                         200, info | {"siblings": files, "cardData": {"license": "mit"}, "tags": [], "downloads": 0, "likes": 0}
                     )
                 return
@@ -162,12 +161,12 @@ def serve(token: str) -> Iterator[Hub]:
                 if repo:
                     self._file(repo, match[3])
                 return
-            self._json(404, {"error": path})
+            self.send_json(404, {"error": path})
 
         def _readable_repo(self, name: str) -> Repo | None:
             repo = hub.repos.get(name)
             if repo is None or (repo.private and self.headers.get("Authorization") != f"Bearer {hub.token}"):
-                self._json(
+                self.send_json(
                     401 if not self.headers.get("Authorization") else 404, {"error": "none"}, {"X-Error-Code": "RepoNotFound"}
                 )
                 return None
@@ -176,12 +175,11 @@ def serve(token: str) -> Iterator[Hub]:
         def _file(self, repo: Repo, name: str) -> None:
             data = repo.files.get(name)
             if data is None:
-                return self._json(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound"})
+                return self.send_json(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound"})
             start = 0
             if range_header := self.headers.get("Range"):
                 hub.ranges.append(range_header)
                 start = int(range_header.removeprefix("bytes=").split("-")[0])
-            self.send_response(206 if range_header else 200)
             headers = {
                 "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
                 "X-Repo-Commit": repo.sha,
@@ -189,38 +187,12 @@ def serve(token: str) -> Iterator[Hub]:
             }
             if range_header:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "HEAD":
-                return None
-            if hub.cut and len(data) > hub.cut[0]:
-                self.wfile.write(data[start : start + hub.cut.pop(0)])
+            cut = self.command != "HEAD" and hub.cut and len(data) > hub.cut[0]
+            self.send_body(206 if range_header else 200, data[start : start + hub.cut.pop(0) if cut else None], headers)
+            if cut:
                 self.close_connection = True
                 self.connection.close()
-                return None
-            self.wfile.write(data[start:])
             return None
 
-        def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            for key, text in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
-                self.send_header(key, text)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: Any) -> None:  # the client disconnected
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serve_http(Handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -13,11 +13,6 @@ from mlxtune.data.source import read_file
 from mlxtune.evaluation.holdout.ledger import history, ledger_path
 
 
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.fixture
 def folder(cwd):
     return write_unscored_evaluation(cwd)

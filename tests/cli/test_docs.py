@@ -112,7 +112,6 @@ def reader(small_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setenv("MLXTUNE_HOME", str(small_home))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(blas, "preload", lambda: "a BLAS")  # already loaded
     monkeypatch.setattr(launch, "start_detached", InProcessWorker)
     monkeypatch.setattr(measurements, "row_lengths", probe.lengths)

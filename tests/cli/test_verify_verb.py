@@ -1,15 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from evaluation_files import write_evaluation
-
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.mark.parametrize("name", ["last", "shop", "evals/20261124-1412-shop", "evals/20261124-1412-shop/report.json"])

@@ -28,18 +28,6 @@ def _pairs(count: int) -> list[AnswerPair]:
     return [AnswerPair(f"r{at}", PROMPT, "ref", f"g{at}", f"base says {at}", f"tuned says {at} at length") for at in range(count)]
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def evaluation(tmp_path):
-    folder = tmp_path / "evals" / "20261124-1412-shop"
-    folder.mkdir(parents=True)
-    return folder
-
-
 def _vote_all(session: BlindSession, prefer) -> None:
     """Vote on every pair; ``prefer`` maps the shown pair to the preferred arm or a tie."""
     while (now := session.current) is not None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
@@ -9,11 +8,6 @@ from evaluation_files import BAD, GOOD, write_evaluation
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import report
 from mlxtune.evaluation.drilldown import Drilldown
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def test_row_lists_match_every_report_number(tmp_path):

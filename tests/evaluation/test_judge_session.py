@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import threading
 import time
 
@@ -38,18 +37,6 @@ def _asker(behavior: Behavior):
         return reply if isinstance(reply, str) else json.dumps(reply)
 
     return ask
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def evaluation(tmp_path):
-    folder = tmp_path / "evals" / "20261124-1412-shop"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _judged(evaluation, behavior: Behavior, rows: list[AnswerPair], reader=None, rubric: Rubric = RUBRIC):

@@ -1,18 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory, describe, history, ledger_path, record
 
 ROWS = ["a1", "b2", "c3"]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

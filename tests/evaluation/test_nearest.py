@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from random import Random
 
@@ -16,11 +15,6 @@ from mlxtune.data.source import read_source
 from mlxtune.evaluation import nearest_rows
 from mlxtune.evaluation.evidence import NearestRow, load_links
 from mlxtune.evaluation.render.wording import nearest_row_text
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def _row(text: str, line: int = 1) -> Conversation:

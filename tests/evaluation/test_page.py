@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.evaluation import report
@@ -27,11 +25,6 @@ HOSTILE = [
     "</pre></style><style>*{display:none}</style>\u202eevil\u2066\x1b[31m\x00",
     "````\n# Big\n[link](https://evil.example) <b>| a | b |",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 class _Seen(HTMLParser):

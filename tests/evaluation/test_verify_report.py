@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 
 import jsonschema
@@ -20,11 +19,6 @@ from mlxtune.evaluation.off_task.result import compare_off_task
 from mlxtune.evaluation.render.publish import publish
 from mlxtune.evaluation.statistics import bootstrap, intervals
 from mlxtune.evaluation.verify import schema, unverified, verify
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def _change(folder, name, old, new, *, hash_too=False):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
@@ -14,18 +13,6 @@ from mlxtune.evaluation.holdout.ledger import history, ledger_path
 from mlxtune.evaluation.paired_answers import AnswerPair
 
 PAIRS = [AnswerPair(f"r{at}", (Message("user", "Where?"),), "ref", f"g{at}", f"base {at}", f"tuned {at}") for at in range(12)]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def evaluation(tmp_path):
-    folder = tmp_path / "evals" / "20261124-1412-shop"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def test_status_is_read_from_journal_without_lock(evaluation):

@@ -8,6 +8,7 @@ from pathlib import Path
 import loops
 import mlx.core as mx
 import pytest
+from listener import Listener
 from tiny_architectures import make
 
 from mlxtune.models import load
@@ -77,10 +78,10 @@ def test_logits_of_a_4_bit_model(tmp_path: Path, dtype: mx.Dtype, family: str) -
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_losses(tmp_path: Path, tiny: Path, compiled: bool, gpu: mx.Device) -> None:
     native = loops.make(tiny, tmp_path / "native", SECTION, loops.Ways(dropout=0.0, half=True, compiled=compiled))
-    listener = loops.Listener()
+    listener = Listener()
     native.run(listener)
     mx.set_default_device(mx.cpu)
-    exact, reference = loops.make(tiny, tmp_path / "exact", SECTION, loops.Ways(dropout=0.0)), loops.Listener()
+    exact, reference = loops.make(tiny, tmp_path / "exact", SECTION, loops.Ways(dropout=0.0)), Listener()
     exact.run(reference)
     assert [event["loss"] for event in listener.of("step")] == pytest.approx(
         [event["loss"] for event in reference.of("step")], rel=0.01

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,11 +11,6 @@ from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 
 TEXTS = ["Where is my parcel?", "The tent leaks.", "", "Where is my other parcel, which I paid for last week?", "The tent leaks."]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

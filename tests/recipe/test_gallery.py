@@ -8,9 +8,9 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from listener import Listener
 
 from mlxtune.data import samples
 from mlxtune.data.source import read_source
@@ -108,19 +108,6 @@ def test_sample_rows_pass_their_contract_and_have_unique_prompts(task: str) -> N
 
 
 # two training steps of each bundled recipe, on the tiny model
-
-
-class Listener:
-    stopping = False
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-
-    def emit(self, type: str, **fields: Any) -> None:
-        self.events.append({"type": type, **fields})
-
-    def warn(self, text: str) -> None:
-        self.emit("warning", text=text)
 
 
 @pytest.fixture(scope="module")

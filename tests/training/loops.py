@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import pytest
+from listener import Listener
 from mlx_lm.utils import load_model, load_tokenizer
 from tiny_model import write_chat
 
@@ -25,24 +26,6 @@ from mlxtune.training.loop import TrainingLoop
 from mlxtune.training.sft import SFTObjective
 
 SECTION = TrainingSection(epochs=3, batch_size=4, accumulate=2, learning_rate=5e-3, validate_every=5, save_every=3, keep=2)
-
-
-class Listener:
-    """Record events and request a stop after ``stop_at`` steps."""
-
-    def __init__(self, stop_at: int = 0) -> None:
-        self.events: list[dict] = []
-        self.stop_at = stop_at
-
-    @property
-    def stopping(self) -> bool:
-        return bool(self.stop_at) and len(self.of("step")) >= self.stop_at
-
-    def emit(self, type: str, **fields: object) -> None:
-        self.events.append({"type": type, **fields})
-
-    def of(self, type: str) -> list[dict]:
-        return [event for event in self.events if event["type"] == type]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import loops
 import pytest
 from exhaustive import EXHAUSTIVE
+from listener import Listener
 from mlx_lm.utils import load_tokenizer
 
 from mlxtune.data.source import read_file
@@ -28,7 +29,7 @@ MAX_GROWTH = 4 * 2**20  # bytes over the second half of the run
 DESCRIPTORS = Path("/dev/fd")
 
 
-class Meter(loops.Listener):
+class Meter(Listener):
     """Records the process's open files and memory after every ``EVERY`` steps."""
 
     def __init__(self) -> None:

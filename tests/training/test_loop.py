@@ -10,7 +10,8 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.optimizers as optim
 import pytest
-from loops import SECTION, Listener, Ways, assert_resumes, assert_same, make, stopped, weights
+from listener import Listener
+from loops import SECTION, Ways, assert_resumes, assert_same, make, stopped, weights
 from tiny_model import make_tiny
 
 from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError, ModelError

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listener import Listener
 from tiny_model import CHATML
 
 from mlxtune.core.errors import DataError, RecipeError
@@ -33,19 +34,6 @@ from mlxtune.training.sft import collate
 from mlxtune.training.worker import write_data
 
 SYSTEM = "You are the shop."
-
-
-class Listener:
-    stopping = False
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-
-    def emit(self, type: str, **fields: Any) -> None:
-        self.events.append({"type": type, **fields})
-
-    def warn(self, text: str) -> None:
-        self.emit("warning", text=text)
 
 
 @pytest.fixture(autouse=True)

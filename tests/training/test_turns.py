@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listener import Listener
 from tiny_model import CHATML
 
 from mlxtune.core.errors import DataError, TemplateError
@@ -18,19 +19,6 @@ from mlxtune.training.setup import prepare
 
 REWRITES = CHATML.replace("{{ message.content }}", "{% if loop.last %}<think></think>{% endif %}{{ message.content }}")
 ENDLESS = CHATML.replace("<|im_end|>\n{% endfor %}", "{{ '' if loop.last else '<|im_end|>' }}\n{% endfor %}")
-
-
-class Listener:
-    stopping = False
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-
-    def emit(self, type: str, **fields: Any) -> None:
-        self.events.append({"type": type, **fields})
-
-    def warn(self, text: str) -> None:
-        self.emit("warning", text=text)
 
 
 def turns(number: int) -> list[dict[str, Any]]:
