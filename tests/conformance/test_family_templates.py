@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bases import Base, write_base
+from exhaustive import cases
 from row_shapes import SHAPES
 from table import AVAILABLE, open_chat, verdict_of
 from tiny_architectures import make
@@ -49,7 +49,6 @@ FAMILIES = {  # base: architecture
     "SmolLM3": "smollm3",
     "Granite 4": "granite",
 }
-FEW = ("Qwen3.5-4B", "Gemma 4 E2B", "gpt-oss")  # the others train only in .ci/run
 ROWS = ("one turn", "multi-turn", "system", "tool round", "thinking, two turns")  # those that the template accepts
 RECIPE = """
 name = "family"
@@ -74,16 +73,11 @@ max_tokens = 4
 """
 
 
-EACH = [
-    pytest.param(base, id=base.name, marks=() if base.name in FEW else pytest.mark.exhaustive)
-    for base in AVAILABLE
-    if base.name in FAMILIES
-]
+EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3.5-4B", name=lambda base: base.name)
 
 
 @pytest.mark.parametrize("base", EACH)
 def test_a_family_trains_resumes_evaluates_and_answers(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     folder = workspace(base, tmp_path)
     run = create(folder, "train")
     with pytest.raises(Interrupted):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import verdict as judging
 from bases import BASES, SHIPPED, Base
+from exhaustive import cases
 from row_shapes import GROUPS, SHAPES, THINKING
 from table import AVAILABLE, UNTRAINABLE, open_chat, verdict_of, verdicts
 
@@ -85,7 +86,7 @@ def test_the_calls_that_a_template_trains_are_read_back(base: Base) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base", [base for base in AVAILABLE if base.name in REAL], ids=lambda base: base.name)
+@pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.name in REAL], "Phi-3", name=lambda base: base.name))
 def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str, Path]) -> None:
     real, bytewise = (
         {shape: (one.status, one.trained) for shape, one in verdicts(base, real=flag).items()} for flag in (True, False)

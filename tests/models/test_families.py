@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from exhaustive import cases
 from hub_stub import Hub
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import save_config, save_model
@@ -30,6 +31,7 @@ from mlxtune.training.layer_stack import LayerStack
 NAMES = families.names()
 PAGE = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text().splitlines()
 TRAINABLE = [name for name in NAMES if name not in UNTRAINABLE]
+every_family = pytest.mark.parametrize("name", cases(TRAINABLE, "gemma3n", "falcon_h1", "gpt2", "glm4_moe", "qwen3_next"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +43,7 @@ def uncompiled() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINABLE)
+@every_family
 def test_a_family_trains_the_same_with_checkpointing_and_is_evaluated(name: str, tmp_path: Path) -> None:
     model = families.build(name)
     assert families.is_causal(model)
@@ -68,7 +70,7 @@ def test_a_family_trains_the_same_with_checkpointing_and_is_evaluated(name: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINABLE)
+@every_family
 def test_a_training_step_can_be_traced_for_compilation(name: str) -> None:
     model = families.build(name)
     lora.add(model, AdapterSection(rank=4, alpha=8), seed=3)

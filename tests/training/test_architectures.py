@@ -12,6 +12,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
+from exhaustive import cases
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
@@ -28,6 +29,7 @@ from mlxtune.training import checkpoint, sft
 from mlxtune.training.layer_stack import LayerStack
 
 pytestmark = pytest.mark.slow
+every_architecture = pytest.mark.parametrize("name", cases(ARCHITECTURES, "smollm2", "gemma4", "qwen3_5", "gpt_oss"))
 
 PREFIX = 2 * WINDOW  # longer than any sliding window here
 ROWS = [
@@ -96,7 +98,7 @@ def assert_plain(stack: LayerStack) -> tuple[float, Any]:
 
 
 @pytest.mark.parametrize("compute", ["float32", "native"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@every_architecture
 def test_gradients_match_plain_computation_and_step_lowers_loss(folder: Any, name: str, compute: Compute) -> None:
     model, _ = adapted(folder(name), compute)
     parts = split_head(model)
@@ -125,7 +127,7 @@ def test_trained_head_gets_plain_gradients(folder: Any, name: str, kind: str, ta
     assert_plain(LayerStack(model, parts))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@every_architecture
 def test_checkpoints_and_adapters_round_trip(folder: Any, name: str, tmp_path: Path) -> None:
     model, config = adapted(folder(name), "native")
     optimizer = optim.AdamW(1e-2)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exhaustive import cases
 from textual.app import App
 from textual.binding import Binding
 from textual.dom import DOMNode
@@ -307,9 +308,7 @@ def room_of(kind: keys.Kind, binding: Binding) -> str:
     return rest.partition(".")[0] if rest else SHARED[package]
 
 
-@pytest.mark.parametrize(
-    "mode", [mode if mode in ("data", "review", "train") else pytest.param(mode, marks=pytest.mark.exhaustive) for mode in ROOMS]
-)
+@pytest.mark.parametrize("mode", cases(ROOMS, "data", "review", "train"))
 async def test_every_key_does_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Ran, mode: str) -> None:
     bindings = [(kind, binding) for kind in keys.binding_classes() for binding in keys.own_bindings(kind)]
     silent = [(kind, binding) for kind, binding in bindings if room_of(kind, binding) == mode]

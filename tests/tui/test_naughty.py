@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from exhaustive import cases
 from rich.cells import cell_len
 
 from mlxtune.evaluation.report import ArmScores, build, save
@@ -106,9 +107,7 @@ def open_in_terminal(screen: Terminal, mode: str) -> None:
     screen.until(f"▎{ROOMS[mode].name}", start, seconds=0.1)
 
 
-@pytest.mark.parametrize(
-    "mode", [mode if mode in SHOWS_ROWS else pytest.param(mode, marks=pytest.mark.exhaustive) for mode in ROOMS]
-)
+@pytest.mark.parametrize("mode", cases(ROOMS, *SHOWS_ROWS))
 def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: str) -> None:
     naughty_shop(shop)
     with terminal(shop.folder, tmp_path / "home", columns=80, rows=24) as screen:
