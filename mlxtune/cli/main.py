@@ -40,6 +40,7 @@ VERBS = {
     "serve": "serve:serve",
     "data": "data:app",
     "data review": "review:review",
+    "data apply": "apply:apply",
     "recipe": "recipe:app",
     "runs": "runs:app",
     "models": "models:app",

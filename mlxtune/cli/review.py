@@ -96,14 +96,14 @@ def review(
             step = session.undo() if undo else session.redo()
             _show_step(path, step, "undone" if undo else "redone", session.state, json)
         return
-    with _open(source, path, section, "finding:" in filter) as browser:
+    with open_browser(source, path, section, "finding:" in filter) as browser:
         if not actions:
             if rows or all:
                 raise InputError(
                     "No decision was specified.", hint="Use --accept, --reject, --skip, --tag, another decision, or --list."
                 )
             browser.apply_review(reviews.load(path))
-            _show_review(browser, _matching(browser, filter), json, full=list_ or bool(filter))
+            _show_review(browser, matching_rows(browser, filter), json, full=list_ or bool(filter))
             return
         options: dict[str, Any] = {}
         if edit:
@@ -114,7 +114,7 @@ def review(
             options["note"] = note
         with ReviewSession(path) as session:
             browser.apply_review(session.state)
-            indices = _matching(browser, filter) if all else [_find(browser, name) for name in rows or ()]
+            indices = matching_rows(browser, filter) if all else [_find(browser, name) for name in rows or ()]
             chosen = [browser.keyed_row(index) for index in indices]
             if all:
                 _confirm(actions[0], reviews.plan_changes(actions[0], chosen, session.state, **options), browser, yes, json)
@@ -127,7 +127,7 @@ def review(
 
 
 @contextmanager
-def _open(source: Path, path: Path, section: DataSection, with_checks: bool) -> Iterator[SourceBrowser]:
+def open_browser(source: Path, path: Path, section: DataSection, with_checks: bool) -> Iterator[SourceBrowser]:
     """Open the source and read all rows. Also run the checks if ``with_checks``."""
     from mlxtune.data.browser import SourceBrowser  # imports numpy, which --help does not need
     from mlxtune.data.checks.report import CheckResult
@@ -143,7 +143,7 @@ def _open(source: Path, path: Path, section: DataSection, with_checks: bool) -> 
         yield browser
 
 
-def _matching(browser: SourceBrowser, filter: str) -> list[int]:
+def matching_rows(browser: SourceBrowser, filter: str) -> list[int]:
     return [index for _, batch in browser.matching(filters.parse(filter)) for index in batch]
 
 

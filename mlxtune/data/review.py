@@ -8,12 +8,13 @@ Every event in the journal has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds 
     edit                   rows: [{row, before, after, record}]
     tag                    rows: [{row, before, after, tags}], all tags that the row now has
     note                   rows: [{row, before, after, note}]
+    apply                  rows: [{row, before, after, and any of status, tags, meta, record}]; reason is the pipeline
     undo                   undoes: the ``seq`` of the decision to undo
     redo                   redoes: the ``seq`` of the decision to apply again
 
 ``row`` is the row's key in its file: the hash of its content there, followed by ``#2`` for the second of several copies.
 ``before`` and ``after`` are content hashes. They differ after an edit, and ``record`` is then the whole new content, or null if the
-source's own content is restored. One event is one decision, no matter how many rows it has, so it is undone as a unit.
+source's own content is restored; ``meta`` is the whole new metadata without tags, or null. One event is one decision, no matter how many rows it has, so it is undone as a unit.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from mlxtune.core.files import disk_errors, home, sync_folder
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
-from mlxtune.data.rows import Location, Preference, Row, row_tags
+from mlxtune.data.rows import TAG_KEYS, Location, Preference, Row, row_tags
 from mlxtune.data.source_files import sidecar_path
 
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 EXCLUDED: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # never used for training or exported
-Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note"]
+Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note", "apply"]
 VERSION = 1
 
 Event = dict[str, Any]
@@ -56,7 +57,7 @@ _ACTION_STATUS: dict[str, Status] = {
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision about the row with key ``row``. ``tags`` and ``record`` are ``None`` unless they replace the source's own.
+    """The decision about the row with key ``row``. ``tags``, ``meta`` and ``record`` are ``None`` unless they replace the source's own.
 
     ``after`` is the hash of the content after edits.
     """
@@ -67,6 +68,7 @@ class Decision:
     tags: tuple[str, ...] | None = None
     note: str = ""
     record: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = None
 
     @property
     def is_undecided(self) -> bool:
@@ -75,7 +77,7 @@ class Decision:
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been decided about the row."""
-        return self.status == "pending" and self.tags is None and not self.note and self.record is None
+        return self.status == "pending" and not self.note and (self.tags, self.record, self.meta) == (None, None, None)
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
                 after = replace(after, note=str(change["note"]))
             if "record" in change:
                 after = replace(after, record=None if change["record"] is None else dict(change["record"]))
+            if "meta" in change:
+                after = replace(after, meta=None if change["meta"] is None else dict(change["meta"]))
             changes[after.row] = (before, after)
         who, t, reason = str(event["who"]), float(event["t"]), str(event["reason"])
         return ReviewStep(event["seq"], event["action"], who, t, reason, tuple(changes.values()))
@@ -187,7 +191,11 @@ def with_keys(rows: Iterable[Row]) -> Iterator[KeyedRow]:
 
 def apply_decision(row: Row, decision: Decision) -> Row:
     """Return ``row`` with edited content and tags. Raises ``DataError`` if the record in the journal is invalid."""
-    meta = row.meta if decision.tags is None else {**row.meta, "tags": list(decision.tags)}
+    meta = row.meta
+    if decision.meta is not None:
+        meta = {**decision.meta, **{key: value for key, value in row.meta.items() if key in TAG_KEYS}}
+    if decision.tags is not None:
+        meta = {**meta, "tags": list(decision.tags)}
     if decision.record is None:
         return row if meta is row.meta else replace(row, meta=meta)
     return replace(parse(decision.record, row.location, CONTENT_FORMATS[type(row)]), meta=meta, format=row.format)
@@ -229,11 +237,13 @@ def plan_changes(
     note: str = "",
     record: Mapping[str, Any] | None = None,
     records: Mapping[str, Mapping[str, Any]] = _NO_RECORDS,
+    edits: Mapping[str, Row | None] = _NO_RECORDS,
 ) -> list[dict[str, Any]]:
     """Return the changes that ``action`` makes, as the ``rows`` of an event, without rows that stay the same.
 
     ``rows`` are the original rows, as from :func:`with_keys`. ``tag`` uses ``add`` and ``remove``, ``note`` uses ``note``, and
-    ``edit`` uses ``record``, the row's whole new content, or ``records`` by row key. Raises ``DataError`` for a record that is not a
+    ``edit`` uses ``record``, the row's whole new content, or ``records`` by row key. ``apply`` uses ``edits``: the new row by row key,
+    or ``None`` to reject it. Raises ``DataError`` for a record that is not a
     row of the same kind, and for a pair action on a row that is not a pair.
     """
     result: dict[str, dict[str, Any]] = {}
@@ -249,6 +259,15 @@ def plan_changes(
             after = replace(current, chosen=current.rejected, rejected=current.chosen)
         elif action == "edit":
             after = parse(records.get(key, record), row.location, CONTENT_FORMATS[type(row)])
+        elif action == "apply":
+            edited = edits[key]
+            if edited is None:
+                change["status"] = "rejected"
+            else:
+                after = edited
+                change["tags"] = list(row_tags(edited))
+                if _untagged(edited.meta) != _untagged(current.meta):
+                    change["meta"] = None if _untagged(edited.meta) == _untagged(row.meta) else _untagged(edited.meta)
         elif action == "tag":
             tags = [tag for tag in row_tags(current) if tag not in remove]
             change["tags"] = [*tags, *(tag for tag in dict.fromkeys(add) if tag not in tags)]
@@ -257,10 +276,16 @@ def plan_changes(
         if after.hash != current.hash:
             change["record"] = None if after.hash == row.hash else after.content
         same = {"status": decision.status, "tags": list(row_tags(current)), "note": decision.note}
-        if any(name == "record" or value != same[name] for name, value in change.items()):
-            inherited = key not in state.decisions and not decision.is_empty
-            result[key] = {"row": key, "before": current.hash, "after": after.hash, **(same if inherited else {}), **change}
+        change = {name: value for name, value in change.items() if name not in same or value != same[name]}
+        if change:
+            inherited = same | ({} if decision.meta is None else {"meta": decision.meta})
+            is_inherited = key not in state.decisions and not decision.is_empty
+            result[key] = {"row": key, "before": current.hash, "after": after.hash, **(inherited if is_inherited else {}), **change}
     return list(result.values())
+
+
+def _untagged(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in meta.items() if key not in TAG_KEYS}
 
 
 def journal_path(source: Path) -> Path:

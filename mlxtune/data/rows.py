@@ -272,6 +272,9 @@ def _fold(value: object) -> object:
     return {key: _fold(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+TAG_KEYS = ("tags", "tag")  # of metadata
+
+
 def row_tags(row: Row) -> tuple[str, ...]:
     """Return the tags in a row's metadata: ``tags`` (a list or one word), or else ``tag``."""
     tags = row.meta.get("tags", row.meta.get("tag"))

@@ -289,3 +289,51 @@ def test_import_downloads_a_hub_dataset(cli, cwd, monkeypatch):
 def test_an_unknown_export_target_is_refused(cli, shop):
     result = cli("data", "export", "shop.jsonl", "--to", "parquet", "--out", "out")
     assert (result.code, "Unknown export target parquet." in result.err) == (2, True)
+
+
+def test_apply_previews_and_records_one_decision(cli, shop):
+    before = shop.read_bytes()
+    preview = cli("data", "apply", "shop.jsonl", 'replace "a" "b" in answer | cap tag 5')
+    assert preview.code == 0
+    assert "45 edited, 15 left out: 60 → 45 rows." in preview.out
+    assert "Nothing was changed." in preview.out
+    assert not review.load(shop).steps
+    result = cli("data", "apply", "shop.jsonl", 'replace "a" "b" in answer | cap tag 5', "--yes")
+    assert "60 rows changed." in result.out
+    (step,) = review.load(shop).steps
+    assert (step.action, step.reason) == ("apply", 'replace "a" "b" in answer | cap tag 5')
+    assert shop.read_bytes() == before
+    assert cli("data", "apply", "shop.jsonl", "--applied").out == 'replace "a" "b" in answer | cap tag 5\n'
+    assert "No change to 60 rows." in cli("data", "apply", "shop.jsonl", "trim", "--yes").out
+    assert cli("data", "review", "shop.jsonl", "--undo").code == 0
+    assert review.load(shop).decisions == {}
+
+
+def test_apply_only_changes_rows_that_match_the_filter(cli, shop):
+    report = _json(cli("data", "apply", "shop.jsonl", "tag x", "--filter", "tag:new", "--yes", "--json"))
+    assert (report["rows"], report["edited"], report["seq"]) == (20, 20, 0)
+    assert _json(cli("data", "apply", "shop.jsonl", "tag x", "--filter", "tag:new", "--json"))["edited"] == 0
+
+
+def test_apply_writes_a_new_file_for_verbs_that_add_rows(cli, shop, cwd):
+    result = cli("data", "apply", "shop.jsonl", "merge shop.jsonl", "--yes")
+    assert result.code == 2
+    assert "mlxtune data apply shop.jsonl 'merge shop.jsonl' --out shop.applied.jsonl" in result.err
+    report = _json(cli("data", "apply", "shop.jsonl", "merge shop.jsonl | sample 70", "--out", "shop.applied.jsonl", "--json"))
+    assert report["written"] == 70
+    assert len(read_file(cwd / "shop.applied.jsonl")) == 70
+    assert cli("data", "apply", "shop.jsonl", "trim", "--out", "shop.applied.jsonl").code == 2
+
+
+def test_apply_maps_columns_into_a_new_file(cli, cwd):
+    (cwd / "qa.jsonl").write_text('{"q": "Why?", "a": " Because. "}\n')
+    assert cli("data", "apply", "qa.jsonl", "map prompt=q,completion=a").code == 2
+    assert cli("data", "apply", "qa.jsonl", "map prompt=q,completion=a | trim", "--out", "chat.jsonl").code == 0
+    assert read_file(cwd / "chat.jsonl")[0].messages[1].content == "Because."
+
+
+@pytest.mark.parametrize("line", ["", "fly", "replace /(/x/", "sample no"])
+def test_apply_explains_an_invalid_line(cli, shop, line):
+    result = cli("data", "apply", "shop.jsonl", line)
+    assert result.code == 2
+    assert result.err.count("\n") == 2

@@ -79,7 +79,7 @@ class Corpus:
             self.pairs.append((len(row.chosen), len(row.rejected)))
         for key, value in row.meta.items():
             self._count_tag(key, value)
-        for key, value in _json_fields(target).items():
+        for key, value in json_fields(target).items():
             self._count_tag(f"answer.{key}", value)
 
     def _count_tag(self, key: str, value: Any) -> None:
@@ -95,7 +95,7 @@ class Corpus:
             self.tags[key] = None
 
 
-def _json_fields(answer: str) -> dict[str, Any]:
+def json_fields(answer: str) -> dict[str, Any]:
     """Return the fields of an answer that is a JSON object."""
     if not answer.startswith("{"):
         return {}

@@ -1,0 +1,139 @@
+"""``data apply``: change many rows at once with a pipeline of transforms."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source
+from mlxtune.cli.options import Json
+from mlxtune.cli.output import info, progress_bar, show, show_json
+from mlxtune.cli.review import Filter, matching_rows, open_browser
+from mlxtune.cli.tables import print_columns
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data import review as reviews
+from mlxtune.data.review import ReviewSession
+from mlxtune.data.rows import last_prompt
+
+if TYPE_CHECKING:  # imports numpy
+    from mlxtune.data.transforms.pipeline import RowEdit
+    from mlxtune.data.transforms.preview import Outcome
+
+_PREVIEW_ROWS = 5
+
+Line = Annotated[
+    str,
+    typer.Argument(metavar="LINE", help='The pipeline, such as "trim | cap category 200", or @FILE.', show_default=False),
+]
+
+
+def apply(
+    source: SourceArgument,
+    line: Line = "",
+    filter: Filter = "",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Record the change. Without it, the command shows a preview and asks.")
+    ] = False,
+    new_file: Annotated[
+        Path | None, typer.Option("--out", help="Write all rows to this new .jsonl file instead.", show_default=False)
+    ] = None,
+    verbs: Annotated[bool, typer.Option("--verbs", help="List the verbs.")] = False,
+    applied: Annotated[bool, typer.Option("--applied", help="Print what was applied, as a pipeline file.")] = False,
+    format: Format = "auto",
+    map: Map = "",
+    json: Json = False,
+) -> None:
+    """Change many rows at once: replace text, set the system turn, cut turns, sample, tag, and more.
+
+    The change is one decision in the review of the source, which is not modified.
+    """
+    from mlxtune.data.transforms.pipeline import parse  # imports numpy, which --help does not need
+    from mlxtune.data.transforms.preview import Outcome, recorded_edits, write_outcome
+    from mlxtune.data.transforms.verbs import VERBS
+
+    if verbs:
+        print_columns([[(verb.usage, "bold"), (verb.about, "muted")] for verb in VERBS.values()])
+        return
+    path, section = resolve_source(source, format, map)
+    if applied:
+        for decision in reviews.load(path).steps:
+            if decision.action == "apply":
+                show(decision.reason)
+        return
+    if not line:
+        raise InputError(
+            "No pipeline was specified.", hint=f"List the verbs: mlxtune data apply {shlex.quote(str(source))} --verbs"
+        )
+    pipeline = parse(line, Path.cwd())
+    copy = shlex.quote(os.path.relpath(path.with_name(f"{path.stem}.applied.jsonl")))
+    hint = f"mlxtune data apply {shlex.quote(str(source))} {shlex.quote(line)} --out {copy}"
+    if pipeline.mapping and not new_file:
+        raise InputError("map changes how the file is read, so it needs a new file.", hint=hint)
+    section = replace(section, map={**section.map, **pipeline.mapping})
+    with open_browser(source, path, section, "finding:" in filter or "finding:" in line) as browser, ReviewSession(path) as session:
+        browser.apply_review(session.state)
+        indices = matching_rows(browser, filter)
+        outcome = Outcome(len(indices))
+        with progress_bar("applying"):
+            for edit in pipeline.edits(indices, browser.lazy_row):
+                outcome.add(edit)
+        facts: dict[str, Any] = {
+            "rows": outcome.rows, "edited": outcome.edited, "left_out": outcome.left_out, "added": outcome.added,
+            "failed": outcome.failed, "error": outcome.error,
+        }  # fmt: skip
+        if new_file:
+            count = write_outcome(browser, outcome.shown, new_file)
+            if json:
+                show_json({**facts, "out": str(new_file), "written": count})
+            else:
+                show(("✓ ", "bold success"), f"Wrote {plural(count, 'row')} to {new_file}. {outcome.sentence}")
+            return
+        edits = recorded_edits(outcome.shown, browser.key, hint)
+        if not json:
+            _show_preview(outcome)
+        can_ask = not yes and not json and bool(edits) and sys.stdin.isatty()
+        if edits and (yes or (can_ask and typer.confirm(f"Change {plural(outcome.changed, 'row')}?", err=True))):
+            chosen = [browser.keyed_row(edit.index) for edit in outcome.shown]
+            step = session.decide("apply", chosen, reason=pipeline.text, edits=edits)
+            if json:
+                show_json({**facts, "seq": step.seq if step else None})
+            else:
+                command = f"mlxtune data review {shlex.quote(os.path.relpath(path))} --undo"
+                show(
+                    ("✓ ", "bold success"),
+                    f"{plural(outcome.changed, 'row')} changed.   ",
+                    ("Undo: ", "muted"),
+                    (command, "primary"),
+                )
+        elif json:
+            show_json({**facts, "seq": None})
+        elif edits:
+            show("Nothing was changed.   ", ("Record the change with ", "muted"), ("--yes", "primary"))
+
+
+def _show_preview(outcome: Outcome) -> None:
+    from mlxtune.data.transforms.preview import changed_texts
+
+    show(outcome.sentence)
+    for edit in outcome.shown[:_PREVIEW_ROWS]:
+        number = f"{_number(edit):>6,}  "
+        if not edit.after:
+            assert edit.before
+            info("  ", (number, "muted"), ("left out  ", "warning"), one_line(last_prompt(edit.before), 80))
+        for change in changed_texts(edit)[:2]:
+            info("  ", (number, "muted"), (f"{change.part}: ", "muted"), one_line(change.before, 60) or "(empty)")
+            info("  ", (" " * len(number), "muted"), ("→ ", "primary"), one_line(change.after, 100) or "(empty)")
+    if outcome.changed > _PREVIEW_ROWS:
+        info("  ", (f"and {outcome.changed - _PREVIEW_ROWS:,} more", "muted"))
+
+
+def _number(edit: RowEdit) -> int:
+    assert edit.before
+    return edit.before.location.number

@@ -1,0 +1,1 @@
+"""Transforms: a small language to change many rows at once. ``pipeline`` parses and runs it; ``verbs`` lists its verbs."""

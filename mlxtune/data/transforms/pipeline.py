@@ -1,0 +1,169 @@
+"""Pipelines: steps that change many rows at once, as one line or as a file with one step per line.
+
+    normalize | trim
+    where tag:billing
+    replace /(\\d+) USD/$\\1/ in assistant
+    where | cap category 200
+
+Steps run in order and are separated by ``|`` or line breaks; ``#`` begins a comment line. Relative paths begin in the folder of the
+file, or in the working directory. ``@FILE`` as the whole line reads a file. :data:`mlxtune.data.transforms.verbs.VERBS` lists the
+verbs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.files import user_path
+from mlxtune.core.text import one_line, suggest
+from mlxtune.data.filters import FilterRow
+from mlxtune.data.readers.formats import CONTENT_FORMATS
+from mlxtune.data.readers.formats import parse as parse_row
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.rows import Row, RowError
+from mlxtune.data.transforms.transform import ADDED, ArgumentScanner, PipelineRow, Rewrite, Rows, Step
+from mlxtune.data.transforms.verbs import VERBS
+
+_COMMENT = re.compile(r"^[^\S\n]*#[^\n]*", re.MULTILINE)
+_SEPARATOR = re.compile(r"[\s|]*")
+_VERB = re.compile(r"[^\s|]+")
+
+
+@dataclass(frozen=True)
+class RowEdit:
+    """What a pipeline makes of one row: ``before``, and the rows ``after`` (none if it is left out, or several).
+
+    ``index`` is the row's position in the source, or :data:`ADDED` with ``before`` as ``None``. With an ``error``, the row stays.
+    """
+
+    index: int
+    before: Row | None
+    after: tuple[Row, ...]
+    error: str = ""
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a review can record the edit: it makes at most one row of one."""
+        return self.before is not None and len(self.after) < 2
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Parsed steps. ``text`` is what they were parsed from; ``mapping`` has the columns that ``map`` names."""
+
+    text: str
+    steps: tuple[Step, ...]
+    mapping: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, rows: Rows) -> Iterator[PipelineRow]:
+        """Yield the rows after all steps, in order."""
+        for step in self.steps:
+            rows = step.bind(rows)
+        return rows()
+
+    def edits(self, indices: Sequence[int], row_at: Callable[[int], FilterRow]) -> Iterator[RowEdit]:
+        """Yield what changes in the rows at ``indices`` (ascending), of which ``row_at`` returns one at a time.
+
+        Invalid and rejected rows are not touched. A row stays as it is, with an error, if a step fails or its result is not a valid row.
+        """
+        errors: dict[int, str] = {}
+
+        def source() -> Iterator[PipelineRow]:
+            return _readable(indices, row_at)
+
+        guarded = replace(self, steps=tuple(_guarded(step, errors) for step in self.steps))
+        outputs = groupby(guarded.run(source), key=lambda row: row.index)
+        index, after = next(outputs, (None, iter(())))
+        for before in source():
+            rows: tuple[Row, ...] = ()
+            if index == before.index:
+                rows = tuple(row.current for row in after)
+                index, after = next(outputs, (None, iter(())))
+            if error := errors.pop(before.index, ""):
+                yield RowEdit(before.index, before.current, (before.current,), error)
+            elif not _is_same(before.current, rows):
+                yield _validated(RowEdit(before.index, before.current, rows))
+        if index == ADDED:
+            yield from (RowEdit(ADDED, None, (row.current,)) for row in after)
+
+
+def _readable(indices: Iterable[int], row_at: Callable[[int], FilterRow]) -> Iterator[PipelineRow]:
+    for index in indices:
+        row = row_at(index)
+        try:
+            if row.decision.status not in EXCLUDED:
+                yield PipelineRow(index, row.current, row)
+        except DataError:
+            continue
+
+
+def _guarded(step: Step, errors: dict[int, str]) -> Step:
+    """Return ``step`` so that a row on which it fails passes unchanged, and its error is in ``errors`` by the row's index."""
+    if not isinstance(step, Rewrite):
+        return step
+    rewrite = step.rewrite
+
+    def guarded(row: PipelineRow) -> Sequence[Row]:
+        try:
+            return rewrite(row)
+        except DataError as error:
+            errors[row.index] = error.reason if isinstance(error, RowError) else error.message
+            return [row.current]
+
+    return replace(step, rewrite=guarded)
+
+
+def _is_same(before: Row, after: tuple[Row, ...]) -> bool:
+    if len(after) != 1:
+        return False
+    row = after[0]
+    return row is before or (row.content == before.content and row.meta == before.meta)
+
+
+def _validated(edit: RowEdit) -> RowEdit:
+    """Return ``edit``, or one with an error that changes nothing if it makes an invalid row."""
+    assert edit.before is not None
+    try:
+        for row in edit.after:
+            if row.content != edit.before.content:
+                parse_row(row.content, row.location, CONTENT_FORMATS[type(row)])
+    except RowError as error:
+        return replace(edit, after=(edit.before,), error=error.reason)
+    return edit
+
+
+def parse(text: str, folder: Path) -> Pipeline:
+    """Parse a pipeline. Raises ``InputError`` that says which step is invalid, with the verb's usage as the hint."""
+    if text.strip().startswith("@"):
+        file = folder / user_path(text.strip()[1:])
+        try:
+            return parse(file.read_text(encoding="utf-8"), file.parent)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{one_line(str(file), 100)} cannot be read.", hint="Write @ and the path of a text file.") from error
+    scanner = ArgumentScanner(_COMMENT.sub("", text), folder)
+    steps: list[Step] = []
+    while (start := _SEPARATOR.match(scanner.text, scanner.position)) and start.end() < len(scanner.text):
+        word = _VERB.match(scanner.text, start.end())
+        assert word
+        verb = VERBS.get(word[0])
+        if verb is None:
+            raise InputError(f"Unknown verb {one_line(word[0], 30)}.", hint=suggest(word[0], VERBS))
+        scanner.usage, scanner.position = verb.usage, word.end()
+        step = verb.parse(scanner)
+        steps.append(step)
+        if not scanner.at_end:
+            rest = one_line(scanner.text[scanner.position :].strip(), 30)
+            raise scanner.error(f"{verb.name}: unexpected {rest}. Separate steps with |.")
+    if not steps:
+        raise InputError("There is no step in the pipeline.", hint=f"Begin with a verb: {', '.join(VERBS)}.")
+    return Pipeline(_summary(scanner.text), tuple(steps), scanner.mapping)
+
+
+def _summary(text: str) -> str:
+    """Return the steps on one line."""
+    return " | ".join(line for part in text.splitlines() if (line := part.strip().strip("|").strip()))

@@ -1,0 +1,142 @@
+"""The outcome of a pipeline: how many rows it edits, leaves out and adds, and which texts change."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.files import write_bytes
+from mlxtune.core.text import plural
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.checks.check_input import text_parts
+from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.rows import Row
+from mlxtune.data.transforms.pipeline import RowEdit
+
+_CONTEXT = 16  # characters before the first difference
+
+
+@dataclass
+class Outcome:
+    """Counts of a pipeline's edits. ``rows`` is the number of rows it applies to; the first ``limit`` edits are kept in ``shown``."""
+
+    rows: int
+    limit: int | None = None
+    edited: int = 0
+    left_out: int = 0
+    added: int = 0
+    failed: int = 0
+    error: str = ""
+    shown: list[RowEdit] = field(default_factory=list)
+
+    def add(self, edit: RowEdit) -> None:
+        """Count an edit."""
+        if edit.error:
+            self.failed += 1
+            self.error = self.error or edit.error
+            return
+        self.edited += edit.before is not None and bool(edit.after)
+        self.left_out += not edit.after
+        self.added += len(edit.after) - (edit.before is not None and bool(edit.after))
+        if self.limit is None or len(self.shown) < self.limit:
+            self.shown.append(edit)
+
+    @property
+    def changed(self) -> int:
+        """The number of the source's rows that change."""
+        return self.edited + self.left_out
+
+    @property
+    def sentence(self) -> str:
+        """The counts in one sentence."""
+        parts = [
+            *([f"{self.edited:,} edited"] if self.edited else []),
+            *([f"{self.left_out:,} left out"] if self.left_out else []),
+            *([f"{self.added:,} added"] if self.added else []),
+        ]
+        after = self.rows - self.left_out + self.added
+        counts = (
+            f"{', '.join(parts)}: {self.rows:,} → {plural(after, 'row')}" if parts else f"No change to {plural(self.rows, 'row')}"
+        )
+        failed = f" {plural(self.failed, 'row')} cannot be changed: {self.error}" if self.failed else ""
+        return f"{counts}.{failed}"
+
+
+def recorded_edits(edits: Iterable[RowEdit], key: Callable[[int], str], hint: str) -> dict[str, Row | None]:
+    """Return the edits for an ``apply`` decision by row key. Raises ``InputError`` with ``hint`` if they add rows."""
+    result: dict[str, Row | None] = {}
+    for edit in edits:
+        if edit.error:
+            continue
+        if not edit.is_recordable:
+            raise InputError("A review cannot add rows to its source, so this needs a new file.", hint=hint)
+        result[key(edit.index)] = edit.after[0] if edit.after else None
+    return result
+
+
+def write_outcome(browser: SourceBrowser, edits: Iterable[RowEdit], out: Path) -> int:
+    """Write all rows of a source after its review and ``edits`` to ``out``, a new ``.jsonl`` file. Return their number."""
+    check_new_jsonl(out)
+    by_index: dict[int, list[Row]] = {}
+    for edit in edits:
+        by_index.setdefault(edit.index, []).extend(edit.after)
+
+    def rows() -> Iterator[Row]:
+        for index in browser.rows:
+            if index in by_index:
+                yield from by_index[index]
+            elif browser.decision(index).status not in EXCLUDED:
+                yield browser.lazy_row(index).current
+        yield from by_index.get(-1, ())
+
+    records = [native_record(row) for row in rows()]
+    if not records:
+        raise DataError("No row is left, so nothing was written.", hint="Change the pipeline or the filter.")
+    write_bytes(out, jsonl_bytes(records))
+    return len(records)
+
+
+@dataclass(frozen=True)
+class TextChange:
+    """A text of a row before and after an edit, without the beginning that both share."""
+
+    part: str
+    before: str
+    after: str
+
+
+def changed_texts(edit: RowEdit) -> list[TextChange]:
+    """Return what an edit changes in a row: its texts, its number of turns, and its metadata."""
+    if edit.before is None or len(edit.after) != 1:
+        return []
+    before, after = edit.before, edit.after[0]
+    old, new = list(text_parts(before)), list(text_parts(after))
+    changes = []
+    if [part.role for part in old] == [part.role for part in new]:
+        pairs = [(one.name, one.text, other.text) for one, other in zip(old, new, strict=True)]
+    elif new[1:] and [part.role for part in old] == [part.role for part in new[1:]]:
+        pairs = [(new[0].role, "", new[0].text)]
+    else:
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0].text == pair[1].text, zip(old, new, strict=False)))
+        texts = ["\n".join(part.text for part in parts[shared:]) for parts in (old, new)]
+        pairs = [(f"{len(old)} → {plural(len(new), 'turn')}", texts[0], texts[1])]
+    pairs += [
+        (f"meta.{key}", str(before.meta.get(key, "")), str(after.meta.get(key, "")))
+        for key in dict.fromkeys((*before.meta, *after.meta))
+        if before.meta.get(key) != after.meta.get(key)
+    ]
+    for name, one, other in pairs:
+        if one != other:
+            start = max(_shared_length(one, other) - _CONTEXT, 0)
+            lead = "…" if start else ""
+            changes.append(TextChange(name, lead + one[start:], lead + other[start:]))
+    return changes
+
+
+def _shared_length(one: str, two: str) -> int:
+    """Return the length of the beginning that two texts share."""
+    return next((index for index, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

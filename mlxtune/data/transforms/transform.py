@@ -1,0 +1,217 @@
+"""What a transform is made of: the verbs of the language, the steps that they parse to, and the rows that steps see.
+
+A step is a pure function of the rows that reach it. Steps stream: only :class:`Selection` reads its rows twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line
+from mlxtune.data.filters import Filter, FilterRow
+from mlxtune.data.review import Decision
+from mlxtune.data.rows import Row
+
+ADDED = -1  # the index of a row that is not in the source
+
+
+@dataclass(frozen=True)
+class PipelineRow:
+    """A row between two steps. ``index`` is the position of the source's row that it comes from, ``source`` that row.
+
+    It can be filtered like any other row.
+    """
+
+    index: int
+    current: Row
+    source: FilterRow | None = None
+
+    @property
+    def row(self) -> Row:
+        return self.current if self.source is None else self.source.row
+
+    @property
+    def decision(self) -> Decision:
+        return Decision(self.current.hash, self.current.hash) if self.source is None else self.source.decision
+
+    @property
+    def findings(self) -> Collection[str]:
+        return () if self.source is None else self.source.findings
+
+    @property
+    def tokens(self) -> int:
+        return -1 if self.source is None else self.source.tokens
+
+
+Rows = Callable[[], Iterator[PipelineRow]]  # can be read more than once
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Replaces each row that matches ``where`` by none, one or several rows. Returning the same object means no change."""
+
+    rewrite: Callable[[PipelineRow], Sequence[Row]]
+    where: Filter | None = None
+
+    def bind(self, rows: Rows) -> Rows:
+        def stream() -> Iterator[PipelineRow]:
+            for row in rows():
+                if self.where is not None and not self.where(row):
+                    yield row
+                    continue
+                for one in self.rewrite(row):
+                    yield row if one is row.current else replace(row, current=one)
+
+        return stream
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Leaves out the rows that ``choose`` does not select among all rows that match ``where``.
+
+    ``choose`` gets the rows with their positions in the stream and returns the positions to leave out.
+    """
+
+    choose: Callable[[Iterator[tuple[int, PipelineRow]]], frozenset[int]]
+    where: Filter | None = None
+
+    def bind(self, rows: Rows) -> Rows:
+        dropped: list[frozenset[int]] = []  # of the first read; later reads see the same rows
+
+        def stream() -> Iterator[PipelineRow]:
+            if not dropped:
+                numbered = enumerate(rows())
+                dropped.append(self.choose((number, row) for number, row in numbered if self.where is None or self.where(row)))
+            return (row for number, row in enumerate(rows()) if number not in dropped[0])
+
+        return stream
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Appends rows that are not in the source."""
+
+    rows: Callable[[], Iterable[Row]]
+
+    def bind(self, rows: Rows) -> Rows:
+        def stream() -> Iterator[PipelineRow]:
+            yield from rows()
+            yield from (PipelineRow(ADDED, row) for row in self.rows())
+
+        return stream
+
+
+def no_change(row: PipelineRow) -> list[Row]:
+    """Return a row as it is."""
+    return [row.current]
+
+
+Step = Rewrite | Selection | Addition
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the language. ``parse`` reads its arguments. ``usage`` and ``about`` are for help and error messages."""
+
+    usage: str
+    about: str
+    parse: Callable[[ArgumentScanner], Step]
+
+    @property
+    def name(self) -> str:
+        return self.usage.partition(" ")[0]
+
+
+_WORD = re.compile(r'\s*("(?:\\.|[^"\\])*"|[^\s|]+)')
+_SPACE = re.compile(r"[^\S\n]*")
+_DELIMITED = re.compile(r"/((?:\\.|[^/\\\n])+)/((?:\\.|[^/\\\n])*)/([i]*)(?=\s|\||$)")
+_FILTER = re.compile(r'(?:\s*(?:-?/(?:\\.|[^/\\\n])+/i?|-?(?:\w+:)?"[^"\n]*"|[^\s|]+))*')
+
+
+class ArgumentScanner:
+    """Reads the arguments of the verbs in a pipeline. Relative paths begin in ``folder``; ``where`` is the condition for the next step.
+
+    ``mapping`` collects the columns of ``map``.
+    """
+
+    def __init__(self, text: str, folder: Path) -> None:
+        self.text, self.folder = text, folder
+        self.position = 0
+        self.usage = ""
+        self.where: Filter | None = None
+        self.mapping: dict[str, str] = {}
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the step has no more arguments: a bar, a line break or the end of the text follows."""
+        space = _SPACE.match(self.text, self.position)
+        assert space
+        return space.end() == len(self.text) or self.text[space.end()] in "|\n"
+
+    def error(self, message: str) -> InputError:
+        """Return an error about the step, with its usage as the hint."""
+        return InputError(message, hint=f"Usage: {self.usage}")
+
+    @property
+    def name(self) -> str:
+        """The verb."""
+        return self.usage.partition(" ")[0]
+
+    def word(self, what: str) -> str:
+        """Read a word, or a text in double quotes."""
+        if self.at_end:
+            raise self.error(f"{self.name} needs {what}.")
+        match = _WORD.match(self.text, self.position)
+        if match is None or (match[1].startswith('"') and (len(match[1]) < 2 or not match[1].endswith('"'))):
+            raise self.error(f"{self.name}: a quote is not closed.")
+        self.position = match.end()
+        return _unquote(match[1])
+
+    def number(self, what: str) -> int:
+        """Read a whole number."""
+        word = self.word(what)
+        try:
+            return int(word.replace(",", ""))
+        except ValueError:
+            raise self.error(f"{self.name}: {one_line(word, 30)} is not {what}.") from None
+
+    def keyword(self, word: str) -> bool:
+        """Read ``word`` if it comes next."""
+        match = re.compile(rf"\s*{word}(?=\s|\||$)").match(self.text, self.position)
+        if self.at_end or match is None:
+            return False
+        self.position = match.end()
+        return True
+
+    def delimited(self) -> tuple[str, str, str] | None:
+        """Read ``/pattern/replacement/flags`` if it comes next."""
+        start = _SPACE.match(self.text, self.position)
+        assert start
+        if self.text[start.end() : start.end() + 1] != "/":
+            return None
+        match = _DELIMITED.match(self.text, start.end())
+        if match is None:
+            raise self.error(f"{self.name}: write /pattern/replacement/, and \\/ for a slash.")
+        self.position = match.end()
+        pattern, new, flags = match.groups()
+        return pattern.replace("\\/", "/"), new.replace("\\/", "/"), flags
+
+    def filter(self) -> str:
+        """Read a filter: the rest of the step. Bars inside quotes and slashes belong to it."""
+        match = _FILTER.match(self.text, self.position, self._line_end)
+        assert match
+        self.position = match.end()
+        return match[0].strip()
+
+    @property
+    def _line_end(self) -> int:
+        end = self.text.find("\n", self.position)
+        return len(self.text) if end < 0 else end
+
+
+def _unquote(word: str) -> str:
+    return re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word
