@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mlxtune.evaluation.scorers import THINKING_LIMIT
+from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT
 
 MAX_CUT = 0.05  # largest share of answers cut off while still going with which an arm may lose a comparison
 _LENGTH = 16  # characters per n-gram
 _TAIL = 64  # characters at the end of an answer, at least, in which n-grams are counted
 _SHARE = 0.5  # of the n-grams in the tail that occurred before, in a loop; ordinary answers stay below a tenth
-_CUT = ("length", THINKING_LIMIT)
+_CUT = ("length", LOOP, THINKING_LIMIT)
 
 
 class Answer(Protocol):
@@ -55,11 +55,13 @@ def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics | None:
     lengths = [answer.answer_tokens for answer in answers if answer.answer_tokens is not None]
     if len(lengths) < len(answers):
         return None
-    at_limit = [answer.thought if answer.ended == THINKING_LIMIT else answer.output for answer in answers if answer.ended in _CUT]
-    loops = sum(map(is_loop, at_limit))
+    cut = [answer for answer in answers if answer.ended in _CUT]
+    loops = sum(
+        answer.ended == LOOP or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output) for answer in cut
+    )
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
     percentiles = [_percentile(seconds, share) for share in (0.5, 0.95)] if len(seconds) == len(answers) else [None, None]
-    return AnswerStatistics(len(at_limit) - loops, loops, sum(lengths), *percentiles)
+    return AnswerStatistics(len(cut) - loops, loops, sum(lengths), *percentiles)
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

@@ -45,18 +45,20 @@ def generate(
     thinking_tokens: int = 0,
     thought_starts: Collection[int] = (),
     sample_seed: int = 0,
+    stop_loops: bool = False,
 ) -> list[GeneratedAnswer]:
     """Return the greedy answer to each prompt: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
     If ``thinking_tokens`` is 0, thoughts count as part of the answer. Before an answer that ``grammar`` constrains, a thought may
     begin with one of ``thought_starts``. ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures
     whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that would change
-    their answers. A ``sample_seed`` other than 0 samples from the model's own distribution instead, at temperature 1.
+    their answers. A ``sample_seed`` other than 0 samples from the model's own distribution instead, at temperature 1. With
+    ``stop_loops``, an answer that repeats itself ends early. Leave it out with a grammar, whose length limits may end a loop.
     ``progress`` is called after every token, and may raise to stop. Raises ``MlxtuneError`` for NaN outputs, and
     ``ModelError`` for a grammar on an architecture that does not support it.
     """
     prefix, choose_token = prefix or PrefixCache(model)(prompts), token_sampler(sample_seed)
-    builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens) for prompt in prompts]
+    builders = [AnswerBuilder(tokenizer.decode, prompt, max_tokens, thinking_tokens, stop_loops=stop_loops) for prompt in prompts]
     if prefix is None:
         if grammar:
             raise ModelError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
+from mlxtune.models.loops import LoopDetector
 
 THOUGHTS = {
     "<think>": "</think>",  # Qwen3, SmolLM3, DeepSeek, GLM, Nemotron 3, Granite 3, Phi-4-mini-reasoning and others
@@ -25,7 +26,7 @@ MARKERS = (*THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
 PROMPT_TAIL = 32  # tokens of a prompt that may open a thought
 
-Ending = Literal["", "stop", "length", "thinking"]
+Ending = Literal["", "stop", "length", "loop", "thinking"]
 
 
 class ThoughtSplitter:
@@ -110,7 +111,8 @@ def partial_length(text: str, marker: str) -> int:
 class GeneratedAnswer:
     """An answer of ``tokens`` tokens, why it ended, and the reasoning before it, which has ``thought_tokens`` tokens.
 
-    ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, or ``thinking``: the limit was reached in a thought.
+    ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, ``loop`` (see :class:`~mlxtune.models.loops.LoopDetector`),
+    or ``thinking``: the limit was reached in a thought, or the thought was a loop.
     """
 
     text: str
@@ -123,14 +125,18 @@ class GeneratedAnswer:
 class AnswerBuilder:
     """Collects the tokens of one answer and counts them: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
-    If ``thinking_tokens`` is 0, thoughts have no limit of their own and count as part of the answer.
+    If ``thinking_tokens`` is 0, thoughts have no limit of their own and count as part of the answer. With ``stop_loops``, an answer
+    that repeats itself ends before its limit.
     """
 
-    def __init__(self, decode: Decode, prompt: Sequence[int], max_tokens: int, thinking_tokens: int = 0) -> None:
+    def __init__(
+        self, decode: Decode, prompt: Sequence[int], max_tokens: int, thinking_tokens: int = 0, *, stop_loops: bool = False
+    ) -> None:
         self._decode, self.max_tokens, self.thinking_tokens = decode, max_tokens, thinking_tokens
         self._prompt = decode(prompt[-PROMPT_TAIL:])
         self.splitter = ThoughtSplitter(self._prompt)
         self._detokenizer = StreamingDetokenizer(decode)
+        self._loops = LoopDetector() if stop_loops else None
         self._tokens: list[int] = []
         self._thought_tokens = 0
 
@@ -144,17 +150,18 @@ class AnswerBuilder:
     def add(self, token: int) -> Ending:
         """Append ``token``. Return why the answer has to end after it, or ``""``."""
         self._tokens.append(token)
+        is_loop = self._loops is not None and self._loops.add(token)
         if not self.splitter.answering:
             was_thinking = self.splitter.thinking
             self.splitter.add(self._detokenizer.add(token))
             if was_thinking or self.splitter.thinking:
                 self._thought_tokens = len(self._tokens)
         if self.splitter.thinking:
-            return "thinking" if self._thought_tokens >= (self.thinking_tokens or self.max_tokens) else ""
+            return "thinking" if is_loop or self._thought_tokens >= (self.thinking_tokens or self.max_tokens) else ""
         if self.thinking_tokens and self.splitter.unconstrained:  # perhaps in the middle of a marker
             return ""
         counted = len(self._tokens) - (self._thought_tokens if self.thinking_tokens else 0)
-        return "length" if counted >= self.max_tokens else ""
+        return "length" if counted >= self.max_tokens else "loop" if is_loop else ""
 
     def finish(self, ended: Ending) -> GeneratedAnswer:
         """Return the answer without its thoughts."""

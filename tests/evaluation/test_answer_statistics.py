@@ -57,6 +57,8 @@ def test_cut_answers_are_counted_apart_from_loops() -> None:
         _answer("", "thinking", 0, REFERENCES[1]),
     ]  # fmt: skip
     assert answer_statistics(answers) == AnswerStatistics(cut=2, loops=2, tokens=23)
+    ended_early = [*answers, _answer("A tent for two.", "loop", 40)]
+    assert answer_statistics(ended_early) == AnswerStatistics(cut=2, loops=3, tokens=63)
     assert answer_statistics([*answers, _answer("", tokens=None)]) is None  # stored by an older version
 
 

@@ -35,3 +35,9 @@ def test_length_scores(output, limit, kind):
     score = score_length(ModelAnswer(output), limit)
     assert (score.passed, score.kind) == (not kind, kind)
     assert bool(score.why) == bool(kind)
+
+
+def test_answer_in_a_loop_is_longer_than_any_maximum() -> None:
+    looping = ModelAnswer("ha ha ha", "loop")
+    assert score_length(looping, Length(max=300)).kind == "too long"
+    assert score_length(looping, Length(min=2)).passed

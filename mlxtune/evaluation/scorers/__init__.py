@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class ModelAnswer:
     """The text to score, why it ended, the reference answer, and the text of the prompt.
 
-    ``output`` is the answer behind the model's reasoning. ``ended`` is ``stop``, ``length`` or ``thinking`` (:data:`THINKING_LIMIT`).
+    ``output`` is the answer behind the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`) or ``thinking``
+    (:data:`THINKING_LIMIT`).
     """
 
     output: str
@@ -40,6 +41,7 @@ class Score:
 
 
 PASS = Score(True)
+LOOP = "loop"  # an answer ended because it repeated itself, which it would have done up to the token limit
 THINKING_LIMIT = "thinking"  # an answer ended within its reasoning, which reached its limit
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]

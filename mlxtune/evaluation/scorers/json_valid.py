@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
 from mlxtune.evaluation.scorers.json_parser import InvalidJSON, parse_json
 from mlxtune.evaluation.scorers.output_text import THINKING
 
@@ -34,8 +34,8 @@ def _failure(answer: ModelAnswer, error: InvalidJSON) -> tuple[str, str]:
         return "thinking", "the output starts with reasoning"
     if _FENCE.search(text):
         return "fence", "the JSON is inside a code fence"
-    if error.at_end and answer.ended == "length":
-        return "cut off", f"cut off by the token limit: {error}"
+    if error.at_end and answer.ended in ("length", LOOP):
+        return "cut off", f"cut off {'in a loop' if answer.ended == LOOP else 'by the token limit'}: {error}"
     if error.kind in ("bad word", "bad number", "syntax", "text after it") and text[0] not in '{["':
         return "prose", f"the output starts with text: {one_line(text, 40)}"
     return error.kind, str(error)

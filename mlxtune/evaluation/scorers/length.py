@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer
+from mlxtune.evaluation.scorers import LOOP, PASS, ModelAnswer, Score, Scorer
 from mlxtune.evaluation.scorers.json_search import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.recipe import Length
 
 
 def score_length(answer: ModelAnswer, limit: Length) -> Score:
-    """Score whether the length in characters or words, excluding reasoning, is within ``limit``. Non-string fields fail."""
+    """Score whether the length in characters or words, excluding reasoning, is within ``limit``. Non-string fields fail.
+
+    An answer that ended in a loop has no end of its own, so it is longer than any maximum.
+    """
     text = strip_thinking(answer.output).strip()
     if limit.at:
         match = find_json(text)
@@ -22,8 +25,9 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
     count = len(text.split()) if limit.unit == "words" else len(text)
     if count < limit.min:
         return Score(False, "too short", f"{count:,} {limit.unit}, at least {limit.min:,}")
-    if limit.max and count > limit.max:
-        return Score(False, "too long", f"{count:,} {limit.unit}, at most {limit.max:,}")
+    if limit.max and (count > limit.max or answer.ended == LOOP):
+        more = " before a loop" if answer.ended == LOOP else ""
+        return Score(False, "too long", f"{count:,} {limit.unit}{more}, at most {limit.max:,}")
     return PASS
 
 

@@ -1,0 +1,31 @@
+"""Detect that a greedy answer repeats itself, so that it can end before the token limit.
+
+Greedy decoding has no randomness that could lead out of a loop, and a model that has copied a passage several times is ever more
+likely to copy it again (Xu et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list whose numbers rise continues.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+COPIES = 2  # of the passage, besides its first occurrence, before an answer counts as a loop
+LEAST = 32  # tokens that must repeat what came before, at least
+MAX_PERIOD = 96  # tokens of the longest passage that is recognized
+
+
+class LoopDetector:
+    """Says after each token whether the output ends in a passage that has repeated often enough to be a loop."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._matches = np.zeros(MAX_PERIOD, np.int32)  # by period − 1: tokens at the end that equal those one period earlier
+
+    def add(self, token: int) -> bool:
+        """Append ``token``. Return whether the output is a loop."""
+        earlier = np.array(self._tokens[: -MAX_PERIOD - 1 : -1], np.int64)  # the last token first
+        self._tokens.append(token)
+        matches = self._matches[: len(earlier)]
+        matches += 1
+        matches[earlier != token] = 0
+        periods = np.arange(1, len(earlier) + 1)
+        return bool((matches >= np.maximum(LEAST, COPIES * periods)).any())
