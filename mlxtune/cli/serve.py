@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -39,19 +41,45 @@ def serve(
             "as on a GPU, many more tokens have to be computed again, alone.",
         ),
     ] = None,
+    keep_alive: Annotated[
+        float,
+        typer.Option(
+            "--keep-alive",
+            metavar="MINUTES",
+            min=0,
+            help="Unload the model after this time without a request; the next one loads it again. The default, 0, keeps it loaded.",
+        ),
+    ] = 0.0,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="URL",
+            help="Let web pages from this origin, such as https://example.com, use the server (CORS).",
+        ),
+    ] = None,
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
-    """Serve a base model and its adapters over an OpenAI-compatible API. The "model" field of a request selects one. Ctrl-C stops the server.
+    """Serve a base model and its adapters over an OpenAI-compatible API. The "model" field of a request selects one. Ctrl-C stops the server,
+    and SIGTERM does once the answers in progress are complete.
 
     If MLXTUNE_SERVE_TOKEN is set, clients must send it as the API key.
     """  # fmt: skip
     try:
         import uvicorn
 
-        from mlxtune.serving import server as http
+        from mlxtune.serving import http_server
+        from mlxtune.serving.model_host import ModelHost
+        from mlxtune.serving.server import Server
     except ImportError as error:
         raise InputError("Serving requires starlette and uvicorn.", hint="Run: pip install 'mlxtune[serve]'") from error
+    origins = allow_origin or []
+    for origin in origins:
+        if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+            raise InputError(
+                f"{one_line(origin, 80)} is not an origin.", hint="Use scheme, host, and port: https://example.com, or *."
+            )
     base, _ = parse_model(Path.cwd(), which)
     token = os.environ.get(TOKEN_VARIABLE, "")
     with progress_bar("looking for the model") as update:
@@ -61,26 +89,30 @@ def serve(
 
     def on_event(event: Event) -> None:
         if isinstance(event, Failed):
+            if keep_alive and running:  # the next request loads the model again
+                _log_request(base, event)
+                return
             failures.append(event)
             if running:
                 running[0].should_exit = True
 
-    with (
-        http.listen(host, port) as listener,
-        Client(base, share_accelerator=share_accelerator, exact=exact, slots=slots, queue=queue, on_event=on_event) as client,
-    ):
+    def start() -> Client:
+        return Client(base, share_accelerator=share_accelerator, exact=exact, slots=slots, queue=queue, on_event=on_event)
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(http_server.listen(host, port))
         with progress_bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)
-            ready = client.ready()
-        server = http.Server(client, Path.cwd(), slots=slots, queue=queue, on_finish=_log_request)
-        _print_start(ready, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1", json)
+            model = stack.enter_context(closing(ModelHost(start, keep_alive * 60)))
+        server = Server(model, Path.cwd(), slots=slots, queue=queue, on_finish=_log_request)
+        _print_start(model.ready, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1", json)
         if host not in _LOOPBACK and not token:
             info(
                 ("! ", "bold warning"),
                 f"Anyone who can reach {host} can use this server. Set {TOKEN_VARIABLE} to require an API key.",
             )
         try:
-            http.run(server.app(host, token), listener, running.append)
+            http_server.run(server.app(host, token, origins), listener, running.append)
         except KeyboardInterrupt:
             info("")
     if failures:

@@ -51,7 +51,7 @@ def text_vectors(
         if head.warning:
             return None
         tokens = [loaded.tokenizer.encode(text, add_special_tokens=False)[:MAX_TOKENS] or [0] for text in missing.values()]
-        with _first_layers(loaded.model, head):
+        with first_layers(loaded.model, head):
             known |= dict(zip(missing, _mean_states(head, tokens, progress), strict=True))
         _save(file, known)
     return np.stack([known[key] for key in keys]) if keys else None
@@ -69,7 +69,7 @@ def _mean_states(head: BackboneHead, tokens: Sequence[Sequence[int]], progress: 
     """Return the mean hidden state of each sequence. Padding is on the right, where no earlier token sees it."""
     means: list[Any] = [None] * len(tokens)
     done = 0
-    for batch, states in parallel_map(lambda batch: _batch_means(head, [tokens[index] for index in batch]), _batches(tokens)):
+    for batch, states in parallel_map(lambda batch: mean_states(head, [tokens[index] for index in batch]), batches(tokens)):
         for index, row in zip(batch, np.array(states), strict=True):
             means[index] = row
         done += len(batch)
@@ -77,7 +77,8 @@ def _mean_states(head: BackboneHead, tokens: Sequence[Sequence[int]], progress: 
     return means
 
 
-def _batch_means(head: BackboneHead, rows: Sequence[Sequence[int]]) -> mx.array:
+def mean_states(head: BackboneHead, rows: Sequence[Sequence[int]]) -> mx.array:
+    """Return the mean hidden state of each of ``rows`` of tokens, float32 ``(rows, width)``, computed in one batch."""
     width = max(map(len, rows))
     states = head.backbone(mx.array([[*row, *[0] * (width - len(row))] for row in rows]), None).astype(mx.float32)
     lengths = mx.array([len(row) for row in rows])[:, None]
@@ -85,7 +86,7 @@ def _batch_means(head: BackboneHead, rows: Sequence[Sequence[int]]) -> mx.array:
     return mx.where(real, states, 0.0).sum(axis=1) / lengths
 
 
-def _batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Yield batches of indices of sequences with similar lengths."""
     batch: list[int] = []
     for index in sorted(range(len(tokens)), key=lambda index: len(tokens[index])):
@@ -98,7 +99,7 @@ def _batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
+def first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
     """Let ``model`` run only its first layers. An architecture that needs all of them, or has several lists, runs them all."""
     layers = list(model.layers)
     places = [

@@ -22,13 +22,26 @@ from typing import Any, Self
 from mlxtune.core.child_process import ChildProcess, Reply
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import GREEDY, Done, Event, Failed, GenerateRequest, LoadParams, Ready, Sampling, event_from_json
+from mlxtune.serving.protocol import (
+    GREEDY,
+    Done,
+    Embedded,
+    EmbedRequest,
+    Event,
+    Failed,
+    GenerateRequest,
+    LoadParams,
+    Prompt,
+    Ready,
+    Sampling,
+    event_from_json,
+)
 
 EventListener = Callable[[Event], None]
 
 
 class PendingAnswer:
-    """An answer in progress. Iterate over its events; the last is ``Done`` or ``Failed``."""
+    """An answer in progress. Iterate over its events; the last is ``Done``, ``Embedded``, or ``Failed``."""
 
     def __init__(self, id: str, cancel: Callable[[str], None]) -> None:
         self.id = id
@@ -44,7 +57,7 @@ class PendingAnswer:
         if self._ended:
             raise StopIteration
         event = self._events.get()
-        self._ended = isinstance(event, Done | Failed)
+        self._ended = isinstance(event, Done | Embedded | Failed)
         return event
 
     def cancel(self) -> None:
@@ -87,10 +100,20 @@ class Client:
 
     def ask(
         self, messages: Sequence[Message], *, adapter: str = "", sampling: Sampling = GREEDY, tools: Sequence[dict[str, Any]] = (),
-        schema: Any = None, effort: str = "", variables: Mapping[str, Any] = MappingProxyType({}), on_event: EventListener | None = None,
+        schema: Any = None, effort: str = "", variables: Mapping[str, Any] = MappingProxyType({}), prompt: Prompt | None = None,
+        on_event: EventListener | None = None,
     ) -> PendingAnswer:  # fmt: skip
         """Ask the base model or an adapter. Returns immediately, even before the base is loaded; answers are generated in parallel."""
-        answer = PendingAnswer(str(next(self._ids)), lambda id: self._child.notify("cancel", {"id": id}))
+        id = str(next(self._ids))
+        request = GenerateRequest(id, tuple(messages), adapter, sampling, tuple(tools), schema, effort, dict(variables), prompt)
+        return self._send("generate", request, on_event)
+
+    def embed(self, inputs: Sequence[Prompt], *, on_event: EventListener | None = None) -> PendingAnswer:
+        """Request the vectors of texts or token IDs from the base model. Returns immediately."""
+        return self._send("embed", EmbedRequest(str(next(self._ids)), tuple(inputs)), on_event)
+
+    def _send(self, method: str, request: GenerateRequest | EmbedRequest, on_event: EventListener | None) -> PendingAnswer:
+        answer = PendingAnswer(request.id, lambda id: self._child.notify("cancel", {"id": id}))
         listener = self._pending[answer.id] = on_event or answer._events.put
 
         def on_reply(reply: Reply) -> None:
@@ -100,9 +123,13 @@ class Client:
                 Failed(answer.id, "gone", self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value)
             )
 
-        request = GenerateRequest(answer.id, tuple(messages), adapter, sampling, tuple(tools), schema, effort, dict(variables))
-        self._child.request("generate", request.to_json(), on_reply)
+        self._child.request(method, request.to_json(), on_reply)
         return answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has neither failed nor ended."""
+        return self._error is None
 
     @property
     def busy(self) -> int:

@@ -7,6 +7,7 @@ submit requests (:meth:`Engine.submit`) and cancel them (:meth:`Engine.cancel`);
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import random
@@ -16,10 +17,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxtune.adapters.entry import AdapterEntry
@@ -27,14 +29,26 @@ from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
 from mlxtune.models.grammar import Grammar
+from mlxtune.models.head import BackboneHead, split_head
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+from mlxtune.models.text_vectors import batches, first_layers, mean_states
 from mlxtune.models.thinking import template_variables
 from mlxtune.recipe.schema import Thinking
 from mlxtune.serving.adapter_pool import AdapterPool
 from mlxtune.serving.batch_invariance import SAFETY, measure_deviation
 from mlxtune.serving.prompt_cache import PromptCache
-from mlxtune.serving.protocol import Accepted, Event, Failed, FailureKind, FinishReason, GenerateRequest
+from mlxtune.serving.protocol import (
+    Accepted,
+    Embedded,
+    EmbedRequest,
+    Event,
+    Failed,
+    FailureKind,
+    FinishReason,
+    GenerateRequest,
+    Prompt,
+)
 from mlxtune.serving.request import ActiveRequest
 from mlxtune.serving.sampling import TokenChoice, choose_tokens
 
@@ -82,6 +96,27 @@ class _DecodeBatch:
                 cache.filter(keep)
 
 
+class _EmbeddingJob:
+    """A request for vectors, computed batch by batch while others decode."""
+
+    def __init__(self, id: str, rows: Sequence[Sequence[int]]) -> None:
+        self.id, self.rows = id, rows
+        self.vectors: list[Any] = [None] * len(rows)
+        self._batches = batches(rows)
+
+    def compute_batch(self, head: BackboneHead) -> bool:
+        """Compute the next batch. Return ``False`` if there is none."""
+        batch = next(self._batches, [])
+        if batch:
+            for index, vector in zip(batch, np.array(mean_states(head, [self.rows[index] for index in batch])), strict=True):
+                self.vectors[index] = vector / max(float(np.linalg.norm(vector)), 1e-9)
+        return bool(batch)
+
+    def result(self) -> Embedded:
+        vectors = (base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in self.vectors)
+        return Embedded(self.id, tuple(vectors), sum(map(len, self.rows)))
+
+
 class Engine:
     """Answers requests with ``loaded`` and its adapters. Create it and call :meth:`run` in the thread that owns MLX.
 
@@ -116,6 +151,7 @@ class Engine:
         self._find_adapter, self._on_event = find_adapter, on_event
         self._changed = threading.Condition()
         self._waiting: deque[ActiveRequest] = deque()
+        self._embeddings: deque[_EmbeddingJob] = deque()
         self._cancelled: set[str] = set()
         self._closing = False
         self._prefilling: list[ActiveRequest] = []
@@ -148,6 +184,19 @@ class Engine:
             self._waiting.append(active)
             self._changed.notify()
 
+    def submit_embedding(self, request: EmbedRequest) -> None:
+        """Queue a request for vectors. Raises the same errors as :meth:`submit`."""
+        rows = [self._tokens(prompt) for prompt in request.inputs]
+        if (longest := max(map(len, rows), default=0)) > self.context:
+            raise InputError(
+                f"An input has {longest:,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
+            )
+        with self._changed:
+            if len(self._embeddings) >= self.queue:
+                raise QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
+            self._embeddings.append(_EmbeddingJob(request.id, rows))
+            self._changed.notify()
+
     def cancel(self, id: str) -> None:
         """Cancel a request. Its slot is freed before the next token."""
         with self._changed:
@@ -167,10 +216,17 @@ class Engine:
             self._admit()
             if self._prefilling:
                 self._guarded([self._prefilling[0]], self._prefill)
+            if self._embeddings:
+                self._embed()
             for batch in list(self._batches.values()):
                 self._guarded(batch.requests, partial(self._step, batch))
             self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
         self.pool.activate(None)
+
+    @cached_property
+    def _head(self) -> BackboneHead:
+        """The base model split for reading its hidden states. Computed in the thread that owns MLX."""
+        return split_head(self.loaded.model)
 
     def _template(self, request: GenerateRequest, entry: AdapterEntry | None) -> ChatTemplate:
         """Return the template with the settings of the adapter's training, or without reasoning for the base, and of the request."""
@@ -191,7 +247,23 @@ class Engine:
         settings = replace(settings, thinking=mode, effort=request.effort, variables=tuple(request.variables.items()))
         return load_template(self.loaded.source, settings, self.loaded.tokenizer)
 
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of a raw ``prompt``. Control tokens in its text are encoded as such."""
+        if not isinstance(prompt, str):
+            size = len(self.loaded.tokenizer)
+            if any(not 0 <= token < size for token in prompt):
+                raise InputError(f"Token IDs must be from 0 to {size - 1:,}.")
+            return list(prompt)
+        tokens: list[int] = self.loaded.tokenizer.encode(prompt)
+        if tokens[:2] == [self.loaded.tokenizer.bos_token_id] * 2:  # the text begins with the token that the tokenizer adds
+            tokens = tokens[1:]
+        if not tokens:
+            raise InputError("A prompt has no tokens.", hint="Send some text.")
+        return tokens
+
     def _encode(self, request: GenerateRequest, template: ChatTemplate) -> list[int]:
+        if request.prompt is not None:
+            return self._tokens(request.prompt)
         try:
             json.dumps([[message.as_dict() for message in request.messages], request.tools], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -208,7 +280,7 @@ class Engine:
     def _wait(self) -> bool:
         """Sleep until there is work. Return ``False`` when the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._active)
+            self._changed.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._active or self._embeddings)
             return not self._closing
 
     def _drop_cancelled(self) -> None:
@@ -216,6 +288,10 @@ class Engine:
             cancelled, self._cancelled = self._cancelled, set()
             waiting = [request for request in self._waiting if request.id in cancelled]
             self._waiting = deque(request for request in self._waiting if request.id not in cancelled)
+            unwanted = [job for job in self._embeddings if job.id in cancelled]
+            self._embeddings = deque(job for job in self._embeddings if job.id not in cancelled)
+        for job in unwanted:
+            self._on_event(Failed.of(job.id, InputError("The request was canceled.")))
         for request in waiting:
             self._on_event(request.done("cancelled"))
         for request in [request for request in self._prefilling if request.id in cancelled]:
@@ -299,6 +375,26 @@ class Engine:
             self.prompt_cache.put(request.adapter, computed, batch.extract(index))
             self._finish(request, reason)
 
+    def _embed(self) -> None:
+        """Compute one batch of the first request for vectors."""
+        job = self._embeddings[0]
+        event: Event | None = None
+        self.pool.activate(None)
+        try:
+            if self._head.warning:
+                raise InputError("The hidden states of this architecture cannot be read, so it has no embeddings.")
+            with first_layers(self.loaded.model, self._head):
+                if not job.compute_batch(self._head):
+                    event = job.result()
+        except MlxtuneError as error:
+            event = Failed.of(job.id, error)
+        except Exception as error:
+            event = Failed.of(job.id, _known_error(error))
+        if event:
+            with self._changed:
+                self._embeddings.popleft()
+            self._on_event(event)
+
     def _choose_each(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice | Exception]:
         """Choose a token for every request, or return the error for those whose sampling or grammar raises one."""
         try:
@@ -352,16 +448,19 @@ class Engine:
         except MlxtuneError as error:
             known = error
         except Exception as error:
-            traceback.print_exception(error, file=sys.stderr)
-            known = gpu_error(str(error)) or MlxtuneError(
-                f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log."
-            )
-            kind = "fault"
+            known, kind = _known_error(error), "fault"
         for request in affected:
             if not request.finished:
                 self._release(request)
                 self._on_event(Failed.of(request.id, known, kind))
         return True
+
+
+def _known_error(error: Exception) -> MlxtuneError:
+    """Return an unexpected ``error`` as one with a message for users, after writing it to the log."""
+    traceback.print_exception(error, file=sys.stderr)
+    internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log.")
+    return gpu_error(str(error)) or internal
 
 
 def _context_length(loaded: LoadedModel) -> int:

@@ -1,7 +1,8 @@
 """Requests to the model process and its events, as JSON. Does not import mlx, because the CLI and the app use it.
 
 ``client.py`` sends a ``load`` request, answered by :class:`Ready`, then ``generate`` requests: progress is :class:`Accepted`,
-:class:`Piece` and :class:`ToolCall`, the result is :class:`Done` or :class:`Failed`.
+:class:`Piece` and :class:`ToolCall`, the result is :class:`Done` or :class:`Failed`. The result of an ``embed`` request is :class:`Embedded`
+or :class:`Failed`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal, TypedDict, get_args
 from mlxtune.core.errors import InputError, MlxtuneError, error_from_json, error_to_json
 from mlxtune.data.rows import Message
 
+Prompt = str | tuple[int, ...]
 FailureKind = Literal["input", "adapter", "full", "gone", "fault"]
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -62,7 +64,8 @@ class GenerateRequest:
     """The messages so far, the adapter (empty: the base model), tools for the template, and a JSON Schema for the answer.
 
     ``effort`` is an OpenAI reasoning effort, and ``variables`` are further variables of the chat template. Both are empty by default:
-    an adapter then reasons as in its training, and the base model does not.
+    an adapter then reasons as in its training, and the base model does not. A ``prompt``, text or token IDs, is continued as it is,
+    without the template, instead of ``messages``.
     """
 
     id: str
@@ -73,6 +76,7 @@ class GenerateRequest:
     schema: Any = None
     effort: str = ""
     variables: dict[str, Any] = field(default_factory=dict)
+    prompt: Prompt | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "messages": [message.as_dict() for message in self.messages], "sampling": asdict(self.sampling)}
@@ -85,9 +89,28 @@ class GenerateRequest:
             sampling = Sampling(**{**record["sampling"], "stop": tuple(record["sampling"]["stop"])})
             return cls(
                 str(record["id"]), messages, str(record["adapter"]), sampling, tuple(record["tools"]), record["schema"],
-                str(record["effort"]), dict(record["variables"]),
+                str(record["effort"]), dict(record["variables"]), None if record["prompt"] is None else _prompt(record["prompt"]),
             )  # fmt: skip
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"Malformed request: {error!r}.") from error
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Texts, or lists of token IDs, whose vectors are wanted."""
+
+    id: str
+    inputs: tuple[Prompt, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> EmbedRequest:
+        """Parse a request. Raises ``InputError`` if it is malformed."""
+        try:
+            return cls(str(record["id"]), tuple(map(_prompt, record["inputs"])))
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"Malformed request: {error!r}.") from error
 
 
@@ -158,6 +181,15 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The unit vector of each input, as base64 of little-endian float32, and the number of ``tokens`` in all inputs."""
+
+    id: str
+    vectors: tuple[str, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """A request failed, or the whole process if ``id`` is empty.
 
@@ -174,7 +206,7 @@ class Failed:
         return cls(id, kind or ("input" if isinstance(error, InputError) else "fault"), error)
 
 
-Event = Ready | Accepted | Piece | ToolCall | Done | Failed
+Event = Ready | Accepted | Piece | ToolCall | Done | Embedded | Failed
 _EVENTS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 
 
@@ -189,6 +221,10 @@ def event_from_json(record: Mapping[str, Any]) -> Event:
     kind = _EVENTS[record["event"]]
     values = {item.name: record[item.name] for item in fields(kind)}
     return kind(**values | ({"error": error_from_json(values["error"])} if kind is Failed else {}))
+
+
+def _prompt(value: Any) -> Prompt:
+    return value if isinstance(value, str) else tuple(map(int, value))
 
 
 def _message(turn: Mapping[str, Any]) -> Message:

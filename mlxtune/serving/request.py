@@ -48,7 +48,8 @@ class ActiveRequest:
         self.prefilled = self.cached = self.computed_alone = 0
         self.finished = False
         self._detokenizer = StreamingDetokenizer(decode, request.sampling.stop)
-        self._splitter = ThoughtSplitter(decode(self.prompt[-PROMPT_TAIL:]))
+        self._splitter = ThoughtSplitter(decode(self.prompt[-PROMPT_TAIL:]) if request.prompt is None else "")
+        self._splitter.answering = request.prompt is not None  # what follows a raw prompt is shown as it is
         self._calls = CallSplitter(template.calls, request.tools if request.schema is None else ())
         self._reasoned = False  # whether any reasoning has been shown
         self._scorer: BatchInvariantScorer | None = None

@@ -1,88 +1,98 @@
-"""OpenAI-compatible server for one base model and its adapters: ``/v1/models`` and ``/v1/chat/completions``. Does not import mlx.
+"""OpenAI-compatible server for one base model and its adapters. Does not import mlx.
 
-It converts HTTP requests to requests to the model process (``client.py``) and its events to responses. The request's ``model``
-selects the adapter. A request is canceled when its client disconnects.
+It converts HTTP requests to requests to the model process (``client.py``) and its events to responses: ``/v1/chat/completions``,
+``/v1/completions``, ``/v1/responses``, ``/v1/embeddings``, ``/v1/models``, ``/health``, and ``/metrics``. The request's ``model``
+selects the adapter. The library is read for every request, so an adapter that is added or replaced is served immediately. A request
+is canceled when its client disconnects.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import ipaddress
 import json
 import math
-import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.serving import adapter_index
-from mlxtune.serving.client import Client, PendingAnswer
-from mlxtune.serving.completions import ApiError, CompletionRequest, CompletionResponse, parse_request
-from mlxtune.serving.header_timeout import HeaderTimeoutProtocol
-from mlxtune.serving.protocol import Accepted, Done, Event, Failed, Piece, ToolCall
+from mlxtune.serving import adapter_index, chat_completions, embeddings, responses, text_completions
+from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
+from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, ResponseFormat
+from mlxtune.serving.client import PendingAnswer
+from mlxtune.serving.metrics import CONTENT_TYPE, Metrics
+from mlxtune.serving.model_host import ModelHost
+from mlxtune.serving.protocol import Accepted, Done, Embedded, Event, Failed, Piece, ToolCall
 
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
 MAX_DRAIN = 64 * 2**20  # bytes of a longer body to read and discard, so that the client receives the error
 _RETRY_AFTER = (1, 60)  # shortest and longest Retry-After in seconds, when the queue is full
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Chunks = AsyncGenerator[dict[str, Any], None]
+Chunks = AsyncGenerator[Document, None]
+Parse = Callable[[Any, Sequence[str]], AnswerRequest]
+Format = Callable[[AnswerRequest, str], ResponseFormat]
 
 
 class Server:
-    """Serves ``client``, whose base model is loaded. ``slots`` and ``queue`` have the same values as in its engine.
+    """Serves the model of ``host``. ``slots`` and ``queue`` have the same values as in its engine.
 
     ``on_finish`` is called with the model's name when a request ends.
     """
 
     def __init__(
         self,
-        client: Client,
+        host: ModelHost,
         workspace: Path,
         *,
         slots: int,
         queue: int,
         on_finish: Callable[[str, Done | Failed], None] = lambda model, event: None,
     ) -> None:
-        self.client, self.workspace, self.capacity = client, workspace, slots + queue
-        self.ready = client.ready()
+        self.host, self.workspace, self.capacity = host, workspace, slots + queue
         self.on_finish = on_finish
+        self.metrics = Metrics()
         self._open = 0  # requests without a response
         self._last_seconds = 1.0  # duration of the last answer
 
-    def app(self, host: str, token: str = "") -> App:
-        """Return the ASGI application."""
+    def app(self, host: str, token: str = "", origins: Collection[str] = ()) -> App:
+        """Return the ASGI application; see :func:`~mlxtune.serving.access_guard.guarded`."""
         routes = [
             Route("/v1/models", self.list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.get_model, methods=["GET"]),
-            Route("/v1/chat/completions", self.create_completion, methods=["POST"]),
+            Route("/v1/chat/completions", self.create_chat_completion, methods=["POST"]),
+            Route("/v1/completions", self.create_completion, methods=["POST"]),
+            Route("/v1/responses", self.create_response, methods=["POST"]),
+            Route("/v1/embeddings", self.create_embeddings, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.show_metrics, methods=["GET"]),
         ]
         handlers: dict[Any, Any] = {
             ApiError: _api_error, HTTPException: _http_error, ClientDisconnect: _disconnected, Exception: _internal_error,
         }  # fmt: skip
-        return AccessGuard(Starlette(routes=routes, exception_handlers=handlers), host, token)
+        app = guarded(Starlette(routes=routes, exception_handlers=handlers), host, token, origins)
+        return self._counting(app, {route.path.partition("/{")[0] for route in routes})
 
     async def health(self, _: Request) -> Response:
         """Report the server's load."""
-        return JSONResponse({"status": "ok", "base": self.ready.base, "open": self._open, "places": self.capacity})
+        state = {"open": self._open, "places": self.capacity, "loaded": self.host.loaded}
+        return JSONResponse({"status": "ok", "base": self.host.ready.base, **state})
+
+    async def show_metrics(self, _: Request) -> Response:
+        """Report what was served, for Prometheus."""
+        gauges = {
+            "open_requests": ("Requests without a response.", self._open),
+            "model_loaded": ("Whether the model is in memory.", self.host.loaded),
+        }
+        return Response(self.metrics.render(gauges), media_type=CONTENT_TYPE)
 
     async def list_models(self, _: Request) -> Response:
         """List the base model and its adapters."""
@@ -95,87 +105,143 @@ class Server:
             raise ApiError(404, f"There is no model named {one_line(name, 80)}.", code="model_not_found", param="model")
         return JSONResponse(self._model(name))
 
+    async def create_chat_completion(self, request: Request) -> Response:
+        """Answer a chat."""
+        return await self._answer(request, chat_completions.parse_request, chat_completions.ChatResponse)
+
     async def create_completion(self, request: Request) -> Response:
-        """Answer a chat, as one document or as a stream of server-sent events."""
-        if self._open >= self.capacity:
-            raise ApiError(
-                429, "Too many requests are waiting.", code="rate_limit_exceeded", **{"Retry-After": str(self._retry_after)}
-            )
-        self._open += 1
-        try:
-            wanted = parse_request(_parse_json(await _read_body(request)), await self._model_names())
+        """Continue a raw prompt."""
+        return await self._answer(request, text_completions.parse_request, text_completions.TextResponse)
+
+    async def create_response(self, request: Request) -> Response:
+        """Answer a conversation given as items."""
+        return await self._answer(request, responses.parse_request, responses.ModelResponse)
+
+    async def create_embeddings(self, request: Request) -> Response:
+        """Return the vectors of texts."""
+        with self._place():
+            base, *adapters = await self._model_names()
+            wanted = embeddings.parse_request(_parse_json(await _read_body(request)), base, adapters)
+            async with self.host.client() as client:
+                events = _EventQueue(request)
+                pending = client.embed(wanted.inputs, on_event=events.put)
+                try:
+                    event = await events.next()
+                finally:
+                    pending.cancel()
+                    events.close()
+            if not isinstance(event, Embedded):
+                raise self._failure(wanted.model, event)
+            return JSONResponse(embeddings.build_response(wanted, event))
+
+    async def _answer(self, request: Request, parse: Parse, format: Format) -> Response:
+        """Answer ``request``, as one document or as a stream of server-sent events."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._place())
+            wanted = parse(_parse_json(await _read_body(request)), await self._model_names())
+            client = await stack.enter_async_context(self.host.client())
             events = _EventQueue(request)
-            answer = self.client.ask(
+            answer = client.ask(
                 wanted.messages,
-                adapter="" if wanted.model == self.ready.base else wanted.model,
+                adapter="" if wanted.model == self.host.ready.base else wanted.model,
                 sampling=wanted.sampling,
                 tools=wanted.tools,
                 schema=wanted.schema,
                 effort=wanted.effort,
                 variables=wanted.variables,
+                prompt=wanted.prompt,
                 on_event=events.put,
             )
-        except BaseException:
-            self._open -= 1
-            raise
-        chunks = self._chunks(wanted, answer, events)
-        try:
-            first = await anext(chunks)
-        except BaseException:
-            await chunks.aclose()
-            raise
+            response = format(wanted, self.host.ready.fingerprint)
+            chunks = self._chunks(wanted, response, answer, events, stack.pop_all())
+        first = await anext(chunks)
         if wanted.stream:
-            headers = {"Cache-Control": "no-store"}
-            return StreamingResponse(_server_sent_events(first, chunks), media_type="text/event-stream", headers=headers)
+            stream = _server_sent_events(first, chunks, response.done_marker)
+            return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         await chunks.aclose()
         return JSONResponse(first)
 
-    async def _chunks(self, wanted: CompletionRequest, answer: PendingAnswer, events: _EventQueue) -> Chunks:
-        """Yield the documents of a response: one, or many for a stream.
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Occupy a place in the queue. Raises ``ApiError`` if there is none."""
+        if self._open >= self.capacity:
+            headers = {"Retry-After": str(self._retry_after)}
+            raise ApiError(429, "Too many requests are waiting.", code="rate_limit_exceeded", **headers)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _chunks(
+        self,
+        wanted: AnswerRequest,
+        response: ResponseFormat,
+        answer: PendingAnswer,
+        events: _EventQueue,
+        stack: contextlib.AsyncExitStack,
+    ) -> Chunks:
+        """Yield the documents of a response: one, or many for a stream. Closes ``stack`` afterward.
 
         Raises ``ApiError`` before the first document if there is no answer, and ``ClientDisconnect`` when the client disconnects.
         """
-        response = CompletionResponse.to(wanted, self.ready.fingerprint)
         try:
             accepted = await events.next()
             event = await events.next() if isinstance(accepted, Accepted) else accepted
             if isinstance(event, Failed) or not isinstance(accepted, Accepted):
-                raise self._failure(wanted, event)
-            if wanted.stream:
-                yield response.first_chunk()
+                raise self._failure(wanted.model, event)
+            for document in response.start() if wanted.stream else ():
+                yield document
             pieces: dict[bool, list[str]] = {True: [], False: []}
             calls: list[ToolCall] = []
             while isinstance(event, Piece | ToolCall):
-                if wanted.stream:
-                    yield response.piece_chunk(event) if isinstance(event, Piece) else response.call_chunk(event, len(calls))
+                for document in response.part(event) if wanted.stream else ():
+                    yield document
                 if isinstance(event, Piece):
                     pieces[event.reasoning].append(event.text)
                 else:
                     calls.append(event)
                 event = await events.next()
             if not isinstance(event, Done):
-                failure = self._failure(wanted, event)
+                failure = self._failure(wanted.model, event)
                 if not wanted.stream:
                     raise failure
-                yield failure.body
+                yield response.failure(failure)
                 return
             self._last_seconds = event.seconds
-            self.on_finish(wanted.model, event)
-            if not wanted.stream:
-                yield response.document("".join(pieces[False]), "".join(pieces[True]).rstrip(), calls, accepted, event)
-                return
-            yield response.last_chunk(calls, accepted, event)
-            if wanted.include_usage:
-                yield response.usage_chunk(event)
+            self._finish(wanted.model, event)
+            complete = CompletedAnswer("".join(pieces[False]), "".join(pieces[True]).rstrip(), calls, accepted, event)
+            for document in response.end(complete) if wanted.stream else [response.document(complete)]:
+                yield document
         finally:
-            self._open -= 1
             answer.cancel()
             events.close()
+            await stack.aclose()
 
-    def _failure(self, wanted: CompletionRequest, event: Event) -> ApiError:
+    def _failure(self, model: str, event: Event) -> ApiError:
         assert isinstance(event, Failed), event
-        self.on_finish(wanted.model, event)
+        self._finish(model, event)
         return ApiError.from_event(event, self._retry_after)
+
+    def _finish(self, model: str, event: Done | Failed) -> None:
+        self.metrics.add_answer(model, event)
+        self.on_finish(model, event)
+
+    def _counting(self, app: App, paths: Collection[str]) -> App:
+        """Return ``app`` with its responses counted by path, which is one of ``paths`` or ``other``."""
+
+        async def counting_app(scope: Scope, receive: Receive, send: Send) -> None:
+            path: str = scope.get("path", "")
+            path = "/v1/models" if path.startswith("/v1/models/") else path if path in paths else "other"
+
+            async def counting_send(message: Scope) -> None:
+                if message["type"] == "http.response.start":
+                    self.metrics.add_request(path, message["status"])
+                await send(message)
+
+            await app(scope, receive, counting_send)
+
+        return counting_app
 
     @property
     def _retry_after(self) -> int:
@@ -183,11 +249,11 @@ class Server:
         return min(max(shortest, math.ceil(self._last_seconds)), longest)
 
     async def _model_names(self) -> list[str]:
-        adapters = await asyncio.to_thread(adapter_index.compatible_adapters, self.workspace, self.ready.fingerprint)
-        return [self.ready.base, *(adapter.name for adapter in adapters)]
+        adapters = await asyncio.to_thread(adapter_index.compatible_adapters, self.workspace, self.host.ready.fingerprint)
+        return [self.host.ready.base, *(adapter.name for adapter in adapters)]
 
-    def _model(self, name: str) -> dict[str, Any]:
-        parent = None if name == self.ready.base else self.ready.base
+    def _model(self, name: str) -> Document:
+        parent = None if name == self.host.ready.base else self.host.ready.base
         return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "mlxtune", "parent": parent}
 
 
@@ -224,17 +290,23 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-async def _server_sent_events(first: dict[str, Any], chunks: Chunks) -> AsyncIterator[str]:
+async def _server_sent_events(first: Document, chunks: Chunks, done_marker: bool) -> AsyncIterator[str]:
+    """Yield the events of a stream. An event has a name if its document has a type."""
     chunk = first
     with contextlib.suppress(ClientDisconnect):
         try:
-            yield f"data: {json.dumps(first)}\n\n"
+            yield _event(first)
             async for chunk in chunks:
-                yield f"data: {json.dumps(chunk)}\n\n"
-            if "error" not in chunk:
+                yield _event(chunk)
+            if done_marker and "error" not in chunk:
                 yield "data: [DONE]\n\n"
         finally:
             await chunks.aclose()
+
+
+def _event(document: Document) -> str:
+    name = f"event: {document['type']}\n" if "type" in document else ""
+    return f"{name}data: {json.dumps(document)}\n\n"
 
 
 async def _read_body(request: Request) -> bytes:
@@ -283,73 +355,3 @@ async def _disconnected(*_: Any) -> Response:
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     return await _api_error(request, ApiError(500, f"Internal error: {type(error).__name__}.", code="server_error"))
-
-
-class AccessGuard:
-    """ASGI middleware that accepts only requests to this machine's own names, from its own pages, with the ``token`` if set.
-
-    A web page in the user's browser can send requests to a server on loopback, and with DNS rebinding even read the responses: the
-    page's own name then resolves to 127.0.0.1. Such a request still has that name as its Host, and the page as its Origin.
-    Starlette's TrustedHostMiddleware checks neither IP addresses nor the Origin.
-    """
-
-    def __init__(self, app: App, host: str, token: str = "") -> None:
-        """``host`` is the address that the server listens on."""
-        self.app, self.token = app, token
-        self.names = {"localhost", host.lower(), socket.gethostname().lower()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                self._check({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
-            except ApiError as error:
-                await JSONResponse(error.body, error.status, error.headers)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-    def _check(self, headers: dict[str, str]) -> None:
-        """Raise ``ApiError`` for a request that is not allowed."""
-        if not self._is_own(f"//{headers.get('host', '')}", any_address=True):
-            raise ApiError(403, "This server accepts requests only to its own address.", code="host_not_allowed")
-        if "origin" in headers and not self._is_own(headers["origin"], any_address=False):
-            raise ApiError(403, "Web pages from other sites may not use this server.", code="origin_not_allowed")
-        expected = f"Bearer {self.token}".encode()
-        if self.token and not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
-            raise ApiError(401, "The API token is missing or invalid.", code="invalid_api_key", **{"WWW-Authenticate": "Bearer"})
-
-    def _is_own(self, url: str, *, any_address: bool) -> bool:
-        """Return whether a URL's host is a name of this machine, or an IP address, which cannot be rebound.
-
-        Only loopback addresses count unless ``any_address``.
-        """
-        try:
-            name = (urlsplit(url).hostname or "").lower()
-            if name in self.names or name.removesuffix(".local") in self.names:
-                return True
-            address = ipaddress.ip_address(name)
-            return any_address or address.is_loopback
-        except ValueError:
-            return False
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open a socket to serve on. Raises ``InputError`` when the address cannot be used."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "invalid port"
-        raise InputError(
-            f"Cannot listen on {host}:{port}: {reason}.", hint="Use another port; --port 0 finds a free one."
-        ) from error
-
-
-def run(app: App, listener: socket.socket, on_start: Callable[[uvicorn.Server], None]) -> None:
-    """Serve ``app`` until SIGINT or SIGTERM, or until ``should_exit`` is set on the server passed to ``on_start``."""
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2, http=HeaderTimeoutProtocol,
-        ws="none",
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    on_start(server)
-    server.run(sockets=[listener])

@@ -21,7 +21,7 @@ from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import accelerator_lease
 from mlxtune.serving import adapter_index
-from mlxtune.serving.protocol import Done, Event, Failed, GenerateRequest, LoadParams, Ready, event_to_json
+from mlxtune.serving.protocol import Done, Embedded, EmbedRequest, Event, Failed, GenerateRequest, LoadParams, Ready, event_to_json
 
 if TYPE_CHECKING:
     from mlxtune.serving.engine import Engine
@@ -70,7 +70,10 @@ class ModelProcess:
             id = str(request.params.get("id"))
             self._requests[id] = request
             try:
-                engine.submit(GenerateRequest.from_json(request.params))
+                if request.method == "embed":
+                    engine.submit_embedding(EmbedRequest.from_json(request.params))
+                else:
+                    engine.submit(GenerateRequest.from_json(request.params))
             except QueueFullError as error:
                 self._send(Failed(id, "full", error))
             except MlxtuneError as error:
@@ -80,7 +83,7 @@ class ModelProcess:
 
     def _send(self, event: Event) -> None:
         assert not isinstance(event, Ready)
-        if isinstance(event, Done | Failed):
+        if isinstance(event, Done | Embedded | Failed):
             self._requests.pop(event.id).result(event_to_json(event))
         else:
             self._requests[event.id].progress(event_to_json(event))

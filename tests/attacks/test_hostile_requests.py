@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from mlxtune.serving import header_timeout
-from mlxtune.serving.completions import ApiError, _tool_calls
-from mlxtune.serving.server import AccessGuard, listen, run
+from mlxtune.serving.access_guard import AccessGuard
+from mlxtune.serving.api import ApiError
+from mlxtune.serving.chat_completions import _tool_calls
+from mlxtune.serving.http_server import listen, run
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

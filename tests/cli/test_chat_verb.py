@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_a_bad_line_is_reported_and_the_next_one_runs(cli, chat_workspace: Path,
         (["chat", "smollm2-135"], "Did you mean smollm2-135m?"), (["chat", "./nowhere"], "There is no model named ./nowhere"),
         (["chat", "--temperature", "7"], "temperature must be from 0 to 5, but is 7"), (["serve", "mein"], "no adapter or model named mein"),
         (["serve", "--host", "203.0.113.9", "tiny"], "Cannot listen on"),
+        (["serve", "tiny", "--allow-origin", "https://example.com/chat"], "https://example.com/chat is not an origin"),
     ],
 )  # fmt: skip
 def test_bad_input_is_reported_before_loading(cli, cwd: Path, tiny: Path, arguments: list[str], words: str) -> None:
@@ -151,6 +153,30 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
         assert "mine" in server.stderr.read()
+
+
+def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None:
+    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=chat_workspace, env=os.environ
+    ) as server:
+        assert server.stdout
+        lines = ""
+        while not lines.endswith("}\n"):
+            lines += server.stdout.readline()
+            assert server.poll() is None
+        url = json.loads(lines)["url"]
+        body = {"model": "tiny", "prompt": "Once", "max_tokens": 1500, "stream": True, "stream_options": {"include_usage": True}}
+        request = urllib.request.Request(f"{url}/completions", json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            reply.readline()
+            server.send_signal(signal.SIGTERM)
+            text = reply.read().decode()
+        assert '"completion_tokens": 1500' in text
+        assert text.endswith("data: [DONE]\n\n")
+        assert server.wait(30) == 0
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(request, timeout=5)
 
 
 def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection
 from mlxtune.serving.client import Client
 from mlxtune.serving.engine import Engine
+from mlxtune.serving.http_server import listen, run
+from mlxtune.serving.model_host import ModelHost
 from mlxtune.serving.protocol import Accepted, Done, Event, Failed, GenerateRequest, Piece, Sampling
-from mlxtune.serving.server import Server, listen, run
+from mlxtune.serving.server import Server
 
 SECTIONS = {
     "all": AdapterSection(rank=4, alpha=8),
@@ -85,10 +87,14 @@ def run_requests(engine: Engine, requests: Sequence[GenerateRequest]) -> EventLo
 
 
 @contextmanager
-def openai_client(client: Client, workspace: Path) -> Iterator[openai.OpenAI]:
-    """Serve ``client`` on a free loopback port, in this process, and connect to it."""
-    with listen("127.0.0.1", 0) as socket:
-        server, started = Server(client, workspace, slots=8, queue=8), []
+def openai_client(workspace: Path, model: str, keep_alive: float = 0.0) -> Iterator[openai.OpenAI]:
+    """Serve ``model`` and its adapters on a free loopback port, in this process, and connect to it."""
+
+    def start() -> Client:
+        return Client(model, workspace, share_accelerator=True, exact=True)
+
+    with listen("127.0.0.1", 0) as socket, closing(ModelHost(start, keep_alive)) as host:
+        server, started = Server(host, workspace, slots=8, queue=8), []
         thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket, started.append))
         thread.start()
         url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"

@@ -11,8 +11,6 @@ import pytest
 from scripted_model import make_scripted
 from served import openai_client
 
-from mlxtune.serving.client import Client
-
 pytestmark = pytest.mark.slow
 
 CALL = '{"name": "track", "arguments": {"order": "LF-7"}}'
@@ -36,7 +34,7 @@ ASK: dict[str, Any] = {"model": "model", "messages": QUESTION, "tools": TOOLS}
 def ai(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     workspace = tmp_path_factory.mktemp("calls")
     make_scripted(workspace / "model", TEMPLATE, SCRIPT)
-    with Client("model", workspace, share_accelerator=True, exact=True) as client, openai_client(client, workspace) as api:
+    with openai_client(workspace, "model") as api:
         yield api
 
 

@@ -45,7 +45,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def ai(client: Client) -> Iterator[openai.OpenAI]:
-    with openai_client(client, client.workspace) as api:  # type: ignore[attr-defined]
+    with openai_client(client.workspace, "model") as api:  # type: ignore[attr-defined]
         yield api
 
 

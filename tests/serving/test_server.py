@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,9 @@ from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Endpoint
 from mlxtune.serving import server as servers
 from mlxtune.serving.client import Client
-from mlxtune.serving.server import Server, listen, run
+from mlxtune.serving.http_server import listen, run
+from mlxtune.serving.model_host import ModelHost
+from mlxtune.serving.server import Server
 
 pytestmark = pytest.mark.slow
 
@@ -45,16 +48,17 @@ def served(tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.
     (workspace / "tiny").symlink_to(tiny)
     for name in NAMES[1:]:
         shutil.copytree(tiny_adapters[name], workspace / "adapters" / name)
-    with (
-        Client("tiny", workspace, share_accelerator=True, exact=True, slots=SLOTS, queue=QUEUE) as client,
-        listen("127.0.0.1", 0) as socket_,
-    ):
-        server = Server(client, workspace, slots=SLOTS, queue=QUEUE)
+
+    def start() -> Client:
+        return Client("tiny", workspace, share_accelerator=True, exact=True, slots=SLOTS, queue=QUEUE)
+
+    with listen("127.0.0.1", 0) as socket_, closing(ModelHost(start)) as host:
+        server = Server(host, workspace, slots=SLOTS, queue=QUEUE)
         started: list[Any] = []
         thread = threading.Thread(target=run, args=(server.app("127.0.0.1"), socket_, started.append))
         thread.start()
         port = socket_.getsockname()[1]
-        yield SimpleNamespace(server=server, client=client, port=port, url=f"http://127.0.0.1:{port}/v1")
+        yield SimpleNamespace(server=server, client=host._client, workspace=workspace, port=port, url=f"http://127.0.0.1:{port}/v1")
         started[0].should_exit = True
         thread.join(20)
 
@@ -163,7 +167,7 @@ def test_a_json_schema_is_honored(ai: openai.OpenAI) -> None:
 
 def test_without_llguidance_a_schema_is_refused(served) -> None:
     """The model process's error becomes a 400."""
-    from mlxtune.serving.completions import ApiError
+    from mlxtune.serving.api import ApiError
     from mlxtune.serving.protocol import Failed
 
     event = Failed(
@@ -261,7 +265,7 @@ def test_a_body_that_never_arrives_times_out(served, monkeypatch) -> None:
 
 
 def test_other_paths_and_methods_get_the_same_error_format(served) -> None:
-    assert post(served, ASK, path="/v1/completions")[0] == 404
+    assert post(served, ASK, path="/v1/images")[0] == 404
     status, reply, headers = post(served, ASK, path="/v1/models")
     assert (status, set(headers["Allow"].split(", "))) == (405, {"GET", "HEAD"})
     assert reply["error"]["message"] == "Method Not Allowed"

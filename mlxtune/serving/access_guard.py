@@ -1,0 +1,82 @@
+"""Who may use the server: requests to this machine's own names, from its own pages and from allowed sites, with the token."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
+
+from mlxtune.serving.api import ApiError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def guarded(app: App, host: str, token: str = "", origins: Collection[str] = ()) -> App:
+    """Return ``app`` behind an :class:`AccessGuard`. Browsers let pages from ``origins`` read its responses (CORS)."""
+    guard = AccessGuard(app, host, token, origins)
+    if not origins:
+        return guard
+    cors: App = CORSMiddleware(guard, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
+    return cors
+
+
+class AccessGuard:
+    """ASGI middleware that accepts only requests to this machine's own names, from its own pages, with the ``token`` if set.
+
+    A web page in the user's browser can send requests to a server on loopback, and with DNS rebinding even read the responses: the
+    page's own name then resolves to 127.0.0.1. Such a request still has that name as its Host, and the page as its Origin.
+    Starlette's TrustedHostMiddleware checks neither IP addresses nor the Origin.
+    """
+
+    def __init__(self, app: App, host: str, token: str = "", origins: Collection[str] = ()) -> None:
+        """``host`` is the address that the server listens on. Pages from ``origins`` are accepted as well; ``*`` accepts any."""
+        self.app, self.token, self.origins = app, token, origins
+        self.names = {"localhost", host.lower(), socket.gethostname().lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+            except ApiError as error:
+                await JSONResponse(error.body, error.status, error.headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _check(self, headers: dict[str, str]) -> None:
+        """Raise ``ApiError`` for a request that is not allowed."""
+        if not self._is_own(f"//{headers.get('host', '')}", any_address=True):
+            raise ApiError(403, "This server accepts requests only to its own address.", code="host_not_allowed")
+        origin = headers.get("origin")
+        foreign = origin is not None and not self._is_own(origin, any_address=False)
+        if foreign and origin not in self.origins and "*" not in self.origins:
+            raise ApiError(
+                403,
+                "Web pages from other sites may not use this server, unless --allow-origin names them.",
+                code="origin_not_allowed",
+            )
+        expected = f"Bearer {self.token}".encode()
+        if self.token and not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
+            raise ApiError(401, "The API token is missing or invalid.", code="invalid_api_key", **{"WWW-Authenticate": "Bearer"})
+
+    def _is_own(self, url: str, *, any_address: bool) -> bool:
+        """Return whether a URL's host is a name of this machine, or an IP address, which cannot be rebound.
+
+        Only loopback addresses count unless ``any_address``.
+        """
+        try:
+            name = (urlsplit(url).hostname or "").lower()
+            if name in self.names or name.removesuffix(".local") in self.names:
+                return True
+            address = ipaddress.ip_address(name)
+            return any_address or address.is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,215 @@
+"""The parts of OpenAI's API that the endpoints share: errors, checked parameters, and the interface of a response.
+
+No parameter is ignored: an unknown one, or one that would change the answer but is not supported, is rejected by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import nearest, one_line
+from mlxtune.data.rows import Message
+from mlxtune.serving.protocol import Accepted, Done, Failed, Piece, Prompt, Sampling, ToolCall
+
+METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # parameters that do not change the answer
+SAMPLING = frozenset({"temperature", "top_p", "seed", "stop"})
+_MAX_STOPS = 16
+_TYPE_NAMES: dict[type, str] = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+}
+
+Document = dict[str, Any]
+Parameters = dict[str, Any]
+
+
+class ApiError(Exception):
+    """An error response: HTTP ``status``, OpenAI's ``code``, the parameter that caused it, and HTTP headers."""
+
+    def __init__(self, status: int, message: str, *, code: str = "invalid_request_error", param: str = "", **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
+
+    @classmethod
+    def from_event(cls, failed: Failed, retry_after: int) -> ApiError:
+        """Convert a failed request. If the queue is full, the client should retry after ``retry_after`` seconds."""
+        text = f"{failed.error.message} {failed.error.hint}".strip()
+        match failed.kind:
+            case "full":
+                return cls(429, text, code="rate_limit_exceeded", **{"Retry-After": str(retry_after)})
+            case "adapter":
+                return cls(422, text, code="model_not_usable", param="model")
+            case "input":
+                return cls(400, text)
+            case "gone":
+                return cls(503, text, code="server_error")
+        return cls(500, text, code="server_error")
+
+    @property
+    def body(self) -> Document:
+        """The response body in OpenAI's format."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param or None, "code": self.code}}
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """A parsed request for an answer to ``messages``, or for the continuation of a raw ``prompt``: text or token IDs.
+
+    With ``include_usage``, a stream ends with token counts.
+    """
+
+    model: str
+    sampling: Sampling
+    messages: tuple[Message, ...] = ()
+    prompt: Prompt | None = None
+    tools: tuple[Document, ...] = ()
+    schema: Any = None
+    effort: str = ""
+    variables: Document = field(default_factory=dict)
+    stream: bool = False
+    include_usage: bool = False
+
+
+@dataclass(frozen=True)
+class CompletedAnswer:
+    """A complete answer."""
+
+    text: str
+    reasoning: str
+    calls: Sequence[ToolCall]
+    accepted: Accepted
+    done: Done
+
+    @property
+    def own_fields(self) -> Document:
+        """Fields beyond OpenAI's: the seed that reproduces a sampled answer, and timing."""
+        done = self.done
+        seconds = {"queued": done.waited, "first_token": done.first, "total": done.seconds}
+        timing = {f"{name}_s": round(value, 4) for name, value in seconds.items()}
+        return {"seed": self.accepted.seed, "timing": {**timing, "tokens_per_s": round(done.speed, 2)}}
+
+
+class ResponseFormat(Protocol):
+    """Builds the documents of one response: either one ``document``, or a stream from ``start`` to ``end``."""
+
+    done_marker: bool
+    """Whether ``[DONE]`` follows the stream's last document."""
+
+    def document(self, answer: CompletedAnswer) -> Document:
+        """Return the response to a request that does not stream."""
+
+    def start(self) -> list[Document]:
+        """Return the documents that begin a stream."""
+
+    def part(self, part: Piece | ToolCall) -> list[Document]:
+        """Return the documents for a piece of the answer or of the reasoning before it, or for a whole call."""
+
+    def end(self, answer: CompletedAnswer) -> list[Document]:
+        """Return the documents that end a stream."""
+
+    def failure(self, error: ApiError) -> Document:
+        """Return the document that ends a stream in which the answer failed."""
+
+
+def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any] = MappingProxyType({})) -> Parameters:
+    """Return the parameters in ``body``, a JSON value. Those in ``defaults`` are accepted only with that value.
+
+    Raises ``ApiError`` for a parameter that is not in ``supported``.
+    """
+    if not isinstance(body, dict):
+        raise ApiError(400, "The request body must be a JSON object.")
+    given = {name: value for name, value in body.items() if value is not None}
+    for name, value in given.items():
+        if name in supported or name in METADATA:
+            continue
+        if name in defaults:
+            if value == defaults[name]:
+                continue
+            raise ApiError(400, f"{name} is not supported.", code="unsupported_parameter", param=name)
+        shown, suggestion = one_line(name, 60), nearest(name, supported)
+        message = f"There is no parameter named {shown}" + (f"; did you mean {suggestion}?" if suggestion else ".")
+        raise ApiError(400, message, code="unknown_parameter", param=shown)
+    return given
+
+
+def get(given: Parameters, name: str, *types: type, required: bool = False, default: Any = None) -> Any:
+    """Return a parameter of one of ``types``. Raises ``ApiError``."""
+    if name not in given:
+        if required:
+            raise ApiError(400, f"{name} is missing.", code="missing_required_parameter", param=name)
+        return default
+    value = given[name]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise ApiError(400, f"{name} must be {_TYPE_NAMES[types[-1]]}.", code="invalid_type", param=name)
+    return value
+
+
+def get_model(given: Parameters, models: Sequence[str]) -> str:
+    """Return the requested model, one of ``models``. Raises ``ApiError``."""
+    model: str = get(given, "model", str, required=True)
+    if model not in models:
+        suggestion = nearest(model, models)
+        some = f"Available: {', '.join(models[:5])}{' …' if len(models) > 5 else ''}."
+        message = f"There is no model named {one_line(model, 80)}. {f'Did you mean {suggestion}?' if suggestion else some}"
+        raise ApiError(404, message, code="model_not_found", param="model")
+    return model
+
+
+def get_sampling(given: Parameters, limits: Sequence[str], default_limit: int = Sampling.max_tokens) -> Sampling:
+    """Return how to sample. ``limits`` are the parameter's names for the largest number of tokens. Raises ``ApiError``."""
+    used = [name for name in limits if name in given]
+    if len(used) > 1:
+        raise ApiError(400, f"{' and '.join(used)} mean the same; use only one.", param=used[0])
+    limit = used[0] if used else limits[0]
+    stops = given.get("stop", [])
+    stops = [stops] if isinstance(stops, str) else stops
+    if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(stop, str) for stop in stops):
+        raise ApiError(400, f"stop must be a string or a list of at most {_MAX_STOPS} strings.", param="stop")
+    settings = {
+        "max_tokens": get(given, limit, int, default=default_limit),
+        "temperature": get(given, "temperature", int, float),
+        "top_p": get(given, "top_p", int, float),
+        "seed": get(given, "seed", int),
+    }
+    try:
+        return Sampling(**{name: value for name, value in settings.items() if value is not None}, stop=tuple(stops))
+    except InputError as error:
+        name = error.message.split()[0]
+        message = f"{error.message} {error.hint}".strip()
+        if name == "max_tokens":
+            raise ApiError(400, message.replace(name, limit, 1), param=limit) from error
+        raise ApiError(400, message, param=name if name in given else "stop") from error
+
+
+def get_include_usage(given: Parameters) -> bool:
+    """Return whether a stream ends with token counts. Raises ``ApiError`` for other stream options."""
+    options = get(given, "stream_options", dict, default={})
+    if unsupported := [name for name, value in options.items() if name != "include_usage" and value]:
+        message = f"stream_options.{one_line(unsupported[0], 60)} is not supported."
+        raise ApiError(400, message, code="unsupported_parameter", param="stream_options")
+    return bool(options.get("include_usage"))
+
+
+def finish_reason(done: Done, calls: Sequence[ToolCall] = ()) -> str:
+    """Return why the answer ended, in OpenAI's words for completions."""
+    return "tool_calls" if calls and done.ended == "stop" else done.ended
+
+
+def usage(done: Done) -> Document:
+    """Return the token counts of an answer, in OpenAI's format for completions."""
+    return {
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.tokens,
+        "total_tokens": done.prompt_tokens + done.tokens,
+        "prompt_tokens_details": {"cached_tokens": done.cached},
+        **({"completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens}} if done.reasoning_tokens else {}),
+    }

@@ -1,0 +1,179 @@
+"""``/v1/chat/completions``: parse requests, build responses (https://platform.openai.com/docs/api-reference/chat/create).
+
+As in vLLM and SGLang, ``chat_template_kwargs`` are variables of the chat template, and a message has its reasoning in
+``reasoning_content``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from mlxtune.core.text import one_line
+from mlxtune.data.rows import Message
+from mlxtune.serving import api
+from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
+from mlxtune.serving.protocol import Piece, ToolCall
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_SUPPORTED = api.SAMPLING | {
+    "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "tools", "tool_choice", "response_format",
+    "reasoning_effort", "chat_template_kwargs",
+}  # fmt: skip
+_DEFAULTS: dict[str, Any] = {  # of parameters that are not supported
+    "n": 1,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logprobs": False,
+    "logit_bias": {},
+    "parallel_tool_calls": True,
+    "store": False,
+}
+_REASONING = ("reasoning_content", "reasoning")  # what servers call the text before an answer
+
+
+def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
+    """Parse ``body``, a JSON value, as a request to one of ``models``. Raises ``ApiError``."""
+    given = api.parameters(body, _SUPPORTED, _DEFAULTS)
+    model = api.get_model(given, models)
+    messages = get(given, "messages", list, required=True)
+    if not messages:
+        raise ApiError(400, "messages must not be empty.", param="messages")
+    return AnswerRequest(
+        model=model,
+        include_usage=api.get_include_usage(given),
+        tools=get_tools(given),
+        messages=tuple(parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)),
+        sampling=api.get_sampling(given, ("max_tokens", "max_completion_tokens")),
+        schema=get_schema(given),
+        effort=get(given, "reasoning_effort", str, default=""),
+        variables=get(given, "chat_template_kwargs", dict, default={}),
+        stream=get(given, "stream", bool, default=False),
+    )
+
+
+def get_tools(given: Parameters) -> tuple[Document, ...]:
+    """Return the functions that the model may call. Raises ``ApiError``."""
+    tools = get(given, "tools", list, default=[])
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise ApiError(400, 'A tool must have the form {"type": "function", "function": {"name": …}}.', param="tools")
+    choice = given.get("tool_choice", "auto")
+    if choice not in ("auto", "none"):
+        raise ApiError(400, 'tool_choice must be "auto" or "none".', code="unsupported_value", param="tool_choice")
+    return tuple(tools) if choice == "auto" else ()
+
+
+def get_schema(given: Parameters) -> Any:
+    """Return the JSON Schema for the answer, or ``None`` if any text is allowed. Raises ``ApiError``."""
+    response_format = get(given, "response_format", dict, default={"type": "text"})
+    match response_format.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            return {"type": "object"}
+        case "json_schema":
+            inner = response_format.get("json_schema")
+            schema = inner.get("schema") if isinstance(inner, dict) else None
+            if isinstance(schema, dict):
+                return schema
+            raise ApiError(400, "response_format.json_schema.schema must be a valid JSON Schema.", param="response_format")
+    raise ApiError(400, "response_format.type must be text, json_object, or json_schema.", param="response_format")
+
+
+def parse_message(message: Any, where: str) -> Message:
+    """Return the message at ``where`` in the request. Raises ``ApiError``."""
+    role = message.get("role") if isinstance(message, dict) else None
+    if not isinstance(role, str) or role not in _ROLES:
+        raise ApiError(400, f"{where}.role must be one of {', '.join(_ROLES)}.", param=where)
+    names = {name for name, value in message.items() if value is not None}
+    if unsupported := names - {"role", "content", "name", "tool_calls", "tool_call_id", *_REASONING}:
+        raise ApiError(
+            400, f"{where}.{one_line(min(unsupported), 60)} is not supported.", code="unsupported_parameter", param=where
+        )
+    extra = {name: message[name] for name in ("name", "tool_call_id") if message.get(name) is not None}
+    if reasoning := next(filter(None, map(message.get, _REASONING)), None):
+        if not isinstance(reasoning, str):
+            raise ApiError(400, f"{where}.{_REASONING[0]} must be text.", param=where)
+        extra[_REASONING[0]] = reasoning
+    if message.get("tool_calls"):
+        extra["tool_calls"] = _tool_calls(message["tool_calls"], where)
+    return Message(_ROLES[role], _content(message.get("content"), where, has_tool_calls="tool_calls" in extra), extra)
+
+
+def _content(content: Any, where: str, *, has_tool_calls: bool) -> str:
+    if content is None and has_tool_calls:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and content:
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
+            return "".join(map(str, texts))
+    raise ApiError(400, f"{where}.content must be text.", param=where)
+
+
+def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    """Return tool calls with their arguments as objects, which is what templates expect."""
+    try:
+        return [
+            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}} for call in calls
+        ]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ApiError(400, f"{where}.tool_calls must be function calls with JSON arguments.", param=where) from error
+
+
+class ChatResponse:
+    """Builds the documents of a response. All chunks share the same ID, time and fingerprint."""
+
+    done_marker = True
+
+    def __init__(self, request: AnswerRequest, fingerprint: str) -> None:
+        self._model, self._fingerprint, self._include_usage = request.model, f"fp_{fingerprint[:12]}", request.include_usage
+        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self._calls = 0
+
+    def document(self, answer: CompletedAnswer) -> Document:
+        message: Document = {
+            "role": "assistant",
+            "content": None if answer.calls and not answer.text else answer.text,
+            "refusal": None,
+        }
+        message |= {_REASONING[0]: answer.reasoning} if answer.reasoning else {}
+        message |= {"tool_calls": [_call(call) for call in answer.calls]} if answer.calls else {}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": api.finish_reason(answer.done, answer.calls)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": api.usage(answer.done), **answer.own_fields}
+
+    def start(self) -> list[Document]:
+        return [self._chunk({"role": "assistant", "content": ""})]
+
+    def part(self, part: Piece | ToolCall) -> list[Document]:
+        if isinstance(part, Piece):
+            return [self._chunk({_REASONING[0] if part.reasoning else "content": part.text})]
+        self._calls += 1
+        return [self._chunk({"tool_calls": [{"index": self._calls - 1, **_call(part)}]})]
+
+    def end(self, answer: CompletedAnswer) -> list[Document]:
+        last = self._chunk({}, api.finish_reason(answer.done, answer.calls)) | answer.own_fields
+        counts = {**self._head("chat.completion.chunk"), "choices": [], "usage": api.usage(answer.done)}
+        return [last, *([counts] if self._include_usage else [])]
+
+    def failure(self, error: ApiError) -> Document:
+        return error.body
+
+    def _chunk(self, delta: Document, finish_reason: str | None = None) -> Document:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _head(self, kind: str) -> Document:
+        head = {"id": self._id, "object": kind, "created": self._created}
+        return {**head, "model": self._model, "system_fingerprint": self._fingerprint}
+
+
+def _call(call: ToolCall) -> Document:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
