@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment
 
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_lineage, score_from_lineage, score_to_lineage
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.layout import LINEAGE, read_layout
-from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.files import disk_errors, write_json, write_text
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.render.comparison_table import comparison_tables
 from mlxtune.evaluation.render.markdown import plain, table, table_blocks
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.models import bundled
+from mlxtune.models import bundled, catalog
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 README = "README.md"
+Library = Literal["mlx", "peft"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PUBLIC_KEYS = (
     "v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash", "thinking", "date",
@@ -64,10 +64,11 @@ def read_license(folder: Path) -> str:
     return match[1] if match else ""
 
 
-def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path) -> list[str]:
+def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, *, library: Library = "mlx") -> list[str]:
     """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
 
-    The configuration and lineage contain no local paths. Raise ``ModelError`` if the adapter cannot be read.
+    The configuration (mlx-lm's) and lineage contain no local paths. ``library`` loads the adapter. Raise ``ModelError`` if the
+    adapter cannot be read.
     """
     layout = read_layout(entry.folder)
     write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
@@ -77,7 +78,7 @@ def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path) ->
     if entry.parent:
         lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
     write_json(folder / LINEAGE, lineage)
-    write_text(folder / README, adapter_card(entry, base))
+    write_text(folder / README, adapter_card(entry, base, library))
     return [CONFIG, LINEAGE, README]
 
 
@@ -86,23 +87,14 @@ def write_adapter(entry: AdapterEntry, folder: Path) -> list[str]:
 
     Raise ``InputError`` if ``folder`` exists.
     """
-    if folder.exists():
-        raise InputError(f"{folder} already exists.", hint="Choose another folder with --to.")
-    scratch = folder.with_name(f".{folder.name}.partial")
-    with disk_errors(str(folder)):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        try:
-            names = write_publishable(entry, published_base(entry.base), scratch)
-            shutil.copyfile(entry.weights, scratch / WEIGHTS)
-            os.rename(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with new_folder(folder) as scratch:
+        names = write_publishable(entry, published_base(entry.base), scratch)
+        shutil.copyfile(entry.weights, scratch / WEIGHTS)
     return [WEIGHTS, *names]
 
 
-def adapter_card(entry: AdapterEntry, base: PublishedBase) -> str:
-    """Return an adapter's model card, as Markdown."""
+def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "mlx") -> str:
+    """Return the model card of an adapter in the format of ``library``, as Markdown."""
     facts = {
         "method": entry.method, "rank, scale": f"{entry.rank}, {entry.scale:g}", "layers": str(entry.layers),
         "modules": ", ".join(target.rsplit(".", 1)[-1] for target in entry.targets), "parameters": f"{entry.parameters:,}",
@@ -114,7 +106,11 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase) -> str:
         f"A rank-{entry.rank} {kind} adapter for {_link(base)}, trained by mlxtune with [MLX](https://github.com/ml-explore/mlx)."
     )
     command = f'mlx_lm.generate --model {base.hub_id or "BASE"} --adapter-path FOLDER --prompt "…"'
-    return _render(entry.name, base, summary, command, entry.score, facts, "adapter")
+    if library == "peft":
+        command = (
+            f"vllm serve {catalog.original(entry.base) or base.hub_id or 'BASE'} --enable-lora --lora-modules {entry.name}=FOLDER"
+        )
+    return _render(entry.name, base, summary, command, entry.score, facts, "adapter", library)
 
 
 def export_card(name: str, folder: Path, base: PublishedBase) -> str:
@@ -152,15 +148,16 @@ def _render(
     score: AdapterScore | None,
     facts: Mapping[str, str],
     noun: str,
+    library: Library = "mlx",
 ) -> str:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
     environment.filters["plain"] = plain
     template = environment.from_string(files("mlxtune.adapters").joinpath("card.md.j2").read_text("utf-8"))
     return template.render(
-        name=name, base=base, summary=summary, command=command, score=score, noun=noun,
+        name=name, base=base, summary=summary, command=command, score=score, noun=noun, library=library,
         relation="adapter" if noun == "adapter" else "finetune",
         license=base.license if re.fullmatch(r"[\w.-]+", base.license) else "",
-        tags=["mlx", "mlxtune", *(["lora"] if noun == "adapter" else [])],
+        tags=[library, "mlxtune", *(["lora"] if noun == "adapter" else [])],
         rows=plural(score.rows, "held-out row") if score else "",
         rates=_rates(score) if score else "",
         evidence=_evidence(score) if score else [],

@@ -21,7 +21,7 @@ from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
 
 app = typer.Typer(
-    help="List, show, compare, rename, tag, import, fuse, export, push, pull, remove, and restore adapters.",
+    help="List, show, compare, rename, tag, import, push, pull, remove, and restore adapters.",
     invoke_without_command=True,
     no_args_is_help=False,
 )

@@ -1,4 +1,4 @@
-"""``adapters fuse``, ``adapters export``, ``adapters push``, and ``adapters pull``."""
+"""``export``: write an adapter in the format of another program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.start import ExportForm
-from mlxtune.cli.adapters import Base, Name, OtherWeights, Which, report_import
+from mlxtune.adapters.importers.importer import find_base
+from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
@@ -33,89 +34,54 @@ Rows = Annotated[
     Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Keep the export even if it is not faithful to the adapter.")]
-Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.", show_default=False)]
-_FORMS = ("hf", "gguf", "adapter")
+FORMATS = {
+    "mlx": "a model folder for MLX",
+    "llamacpp": "a GGUF file for llama.cpp",
+    "hf": "a folder of safetensors for Transformers",
+    "peft": "only the adapter, for PEFT, vLLM, and TRL",
+}
+Format = Annotated[
+    str, typer.Argument(help="; ".join(f"{name}: {text}" for name, text in FORMATS.items()) + ".", show_default=False)
+]
 
 
-def fuse(
+def export(
+    form: Format,
     which: Which = "last",
+    lora: Annotated[bool, typer.Option("--lora", help="Export only the adapter, not fused into its base (mlx).")] = False,
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Quantize the adapted weights again. Smaller, but lossy.")
+        bool, typer.Option("--requantize", help="Quantize the adapted weights as in the base: smaller, but lossy (mlx).")
     ] = False,
     to: To = None,
     recipe: Rows = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Fuse an adapter into its base, write an MLX model folder, and check it against the adapter."""
-    _export(which, "quantized" if requantize else "fused", to, recipe, force, json)
-
-
-def export(
-    which: Which = "last",
-    form: Annotated[
-        str, typer.Option("--as", help="hf: a folder with safetensors; gguf: for llama.cpp; adapter: only the adapter.")
-    ] = "hf",
-    to: To = None,
-    recipe: Rows = None,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Export an adapter for other programs, either fused into its base or on its own with a model card."""
-    if form not in _FORMS:
-        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, _FORMS))
-    if form != "adapter":
-        _export(which, "gguf" if form == "gguf" else "hf", to, recipe, force, json)
+    """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
+    if form not in FORMATS:
+        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, list(FORMATS)))
+    for option, given in (("--lora", lora), ("--requantize", requantize)):
+        if given and form != "mlx":
+            raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export mlx {which} {option}")
+    if form == "peft" or lora:
+        _export_adapter(form, which, to, json)
         return
+    forms: dict[str, ExportForm] = {"mlx": "quantized" if requantize else "fused", "hf": "hf", "llamacpp": "gguf"}
+    _export(which, forms[form], to, recipe, force, json)
+
+
+def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
+    """Write only the adapter, which needs no worker."""
     from mlxtune.adapters.card import write_adapter
+    from mlxtune.adapters.export import peft_writer
 
     entry = library.find_usable(Path.cwd(), which)
-    folder = to or Path(entry.name)
-    names = write_adapter(entry, folder)
+    folder = to or Path(f"{entry.name}-{form}")
+    names = peft_writer.write(entry, find_base(entry.folder, ""), folder) if form == "peft" else write_adapter(entry, folder)
     if json:
-        show_json({"folder": str(folder), "form": "adapter", "files": names})
+        show_json({"folder": str(folder), "form": form, "files": names})
     else:
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {folder}: {', '.join(names)}")
-
-
-def push(
-    which: Annotated[str, typer.Argument(help="An adapter, or an export's folder.", show_default=False)],
-    repo: Repo,
-    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
-    json: Json = False,
-) -> None:
-    """Push an adapter or an export with a model card to the Hub. The repository is private by default."""
-    from mlxtune.adapters import hub
-
-    folder = Path(which)
-    with progress_bar("contacting the Hub") as update:
-        if (folder / fidelity.FILE).is_file():
-            result = hub.push_export(folder, repo, public=public, progress=update)
-        else:
-            result = hub.push_adapter(library.find_usable(Path.cwd(), which), repo, public=public, progress=update)
-    if json:
-        show_json(to_json(result))
-        return
-    visibility = "private" if result.private else "public"
-    info(("✓ ", "bold success"), f"Pushed to {result.url} ({visibility}): {', '.join(result.files)}")
-    if public and result.private:
-        info(("  ! ", "warning"), "The repository already existed and remains private.")
-
-
-def pull(
-    repo: Repo,
-    name: Name = "",
-    base: Base = "",
-    revision: Annotated[str, typer.Option("--revision", help="A branch, tag, or commit.", show_default=False)] = "",
-    other_weights: OtherWeights = False,
-    json: Json = False,
-) -> None:
-    """Download an adapter from the Hub and import it, with the same checks as 'adapters import'."""
-    from mlxtune.adapters import hub
-
-    with progress_bar("contacting the Hub") as update:
-        entry = hub.pull(Path.cwd(), repo, name, base, revision=revision, other_weights=other_weights, progress=update)
-    report_import(entry, json)
 
 
 def _export(which: str, form: ExportForm, to: Path | None, recipe_file: Path | None, force: bool, json: bool) -> None:

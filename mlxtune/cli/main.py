@@ -36,6 +36,7 @@ VERBS = {
     "blind": "blind:blind",
     "judge": "judge:judge",
     "verify": "verify:verify",
+    "export": "export:export",
     "chat": "chat:chat",
     "serve": "serve:serve",
     "data": "data:app",
@@ -45,10 +46,8 @@ VERBS = {
     "runs": "runs:app",
     "models": "models:app",
     "adapters": "adapters:app",
-    "adapters fuse": "export:fuse",
-    "adapters export": "export:export",
-    "adapters push": "export:push",
-    "adapters pull": "export:pull",
+    "adapters push": "hub:push",
+    "adapters pull": "hub:pull",
 }
 
 

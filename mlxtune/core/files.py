@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -58,6 +59,33 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` with indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` at the end, with everything in it on disk, and is removed after an error.
+
+    ``path`` is thus complete or absent. Raise ``InputError`` if it exists, and ``MachineError`` if the disk is full or read-only.
+    """
+    taken = InputError(f"{path} already exists.", hint="Choose another folder with --to.")
+    if os.path.lexists(path):
+        raise taken
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        with disk_errors(str(path)):
+            shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted process
+            scratch.mkdir(parents=True)
+            yield scratch
+            for file in scratch.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        sync_file(stream.fileno())
+            if os.path.lexists(path):  # made by another program in the meantime
+                raise taken
+            os.rename(scratch, path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_json(path: Path, *, unique_keys: bool = False) -> Any:

@@ -189,3 +189,9 @@ def _shape_table() -> dict[str, Any]:
 def find(id: str) -> CatalogModel | None:
     """Return the catalog model with this ID."""
     return next((model for model in models() if model.id == id), None)
+
+
+def original(id: str) -> str:
+    """Return the Hub ID of the model that the catalog model ``id`` was converted from, or ``""`` if it is not in the catalog."""
+    model = next((model for model in entries() if model.id == id), None)
+    return model.source.removeprefix("https://huggingface.co/").partition("/blob/")[0] if model else ""

@@ -48,7 +48,7 @@ RUN_KINDS = {
     "search": RunKind(
         "searches", "mlxtune.training.search.search_worker", "search", "Start one with: mlxtune search RECIPE", "searches"
     ),
-    "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune adapters export ADAPTER"),
+    "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune export mlx ADAPTER"),
 }
 
 

@@ -153,7 +153,7 @@ def test_import_copies_folder_into_library(cli, shop, tiny):
 
 
 def test_adapter_export_includes_card(cli, shop):
-    ended = cli("adapters", "export", "--as", "adapter", "--to", "out")
+    ended = cli("export", "mlx", "--lora", "--to", "out")
     assert ended.code == 0, ended.err
     assert sorted(file.name for file in (shop / "out").iterdir()) == [
         "README.md",
@@ -161,7 +161,7 @@ def test_adapter_export_includes_card(cli, shop):
         "adapters.safetensors",
         "mlxtune.json",
     ]
-    assert "already exists" in cli("adapters", "export", "--as", "adapter", "--to", "out").err
+    assert "already exists" in cli("export", "mlx", "--lora", "--to", "out").err
 
 
 FAR, NEAR = LogitDistance(5.0, 1.0, 0.5, 0.4, 10), LogitDistance(0.1, 0.01, 0.001, 1.0, 10)
@@ -190,7 +190,7 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
 
 def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
     exported(shop, monkeypatch, NEAR)
-    ended = cli("adapters", "fuse")
+    ended = cli("export", "mlx")
     assert ended.code == 0, ended.err
     for words in (
         "Faithful: it lost",
@@ -205,13 +205,13 @@ def test_faithful_fuse_prints_location_and_loss(cli, shop, monkeypatch):
 
 def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
     exported(shop, monkeypatch, FAR)
-    ended = cli("adapters", "fuse", "--requantize")
+    ended = cli("export", "mlx", "--requantize")
     assert ended.code == 1
     assert "It lost more than the adapter changed" in ended.err
     assert "without --requantize" in ended.err
-    fused = json.loads(cli("adapters", "fuse", "--requantize", "--json").out)
+    fused = json.loads(cli("export", "mlx", "--requantize", "--json").out)
     assert (fused["faithful"], fused["refused"], fused["folder"]) == (False, True, None)
-    forced = json.loads(cli("adapters", "fuse", "--requantize", "--force", "--json").out)
+    forced = json.loads(cli("export", "mlx", "--requantize", "--force", "--json").out)
     assert (forced["faithful"], forced["refused"]) == (False, False)
 
 
@@ -225,8 +225,8 @@ def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
         ("adapters import none", "The folder none does not exist"),
         ("adapters import runs", "contains no adapter: it has no adapters.safetensors"),
         ("adapters restore", "No adapter has been removed"),
-        ("adapters export --as hg", "Unknown export format hg. | Did you mean hf?"),
-        ("adapters fuse --to runs", "already exists"),
+        ("export hg", "Unknown export format hg. | Did you mean hf?"),
+        ("export mlx --to runs", "already exists"),
         ("adapters push last nowhere", "'nowhere' is not a valid Hub repository ID. | Use the form OWNER/NAME"),
         ("adapters pull a/b/c", "'a/b/c' is not a valid Hub repository ID"),
         ("adapters compare last", "Missing argument"),
@@ -258,3 +258,11 @@ def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, m
     ended = cli("eval", recipe, "--adapter", "mine", "--set", f"model.base={other}")
     assert (ended.code, "mine was trained from" in ended.err, len(requests)) == (2, True, 1)
     assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err
+
+
+def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):
+    ended = cli("export", "peft", "--to", "out folder")
+    assert ended.code == 0, ended.err
+    assert "adapter_model.safetensors" in ended.err
+    assert cli("adapters", "import", "out folder", "--name", "again", "--base", str(tiny)).code == 0
+    assert "--lora cannot be used with peft." in cli("export", "peft", "--lora").err

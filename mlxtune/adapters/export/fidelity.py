@@ -87,7 +87,7 @@ def require_faithful(proof: Fidelity) -> None:
         return
     alternatives = {
         "quantized": "Fuse it without --requantize, or use the adapter itself.",
-        "gguf": "Use the adapter itself, or a folder of safetensors: --as hf",
+        "gguf": "Use the adapter itself, or a folder of safetensors: mlxtune export hf",
     }
     raise GateError(
         proof.failure, hint=f"{alternatives.get(proof.form, 'Use the adapter itself.')} --force keeps the export anyway."

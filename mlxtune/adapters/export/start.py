@@ -27,7 +27,7 @@ FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
 MODEL = "model"  # the default export folder, inside the run folder
 # Architectures whose weights have the same names and layout in mlx-lm and in transformers.
 HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3")
-CONVERT = "Export with --as hf, then convert the folder with llama.cpp's convert_hf_to_gguf.py."
+CONVERT = "Export it with: mlxtune export hf. Then convert the folder with llama.cpp's convert_hf_to_gguf.py."
 GGUF = ("llama", "mistral")  # architectures that mlx-lm can write, except mixtures of experts
 
 
@@ -75,7 +75,7 @@ def require_exportable(form: ExportForm, source: ModelFolder, quantize: int = 0)
     if form == "hf" and kind not in HF:
         raise ModelError(
             f"mlx-lm stores the weights of {kind or 'this architecture'} in a different layout than transformers.",
-            hint=f"Fuse it for MLX instead: mlxtune adapters fuse. Supported by --as hf: {', '.join(HF)}.",
+            hint=f"Fuse it for MLX instead: mlxtune export mlx. Supported by mlxtune export hf: {', '.join(HF)}.",
         )
     if form == "gguf" and kind not in GGUF:
         raise ModelError(

@@ -71,11 +71,11 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
             raise ModelError(f"{FILE}: two tensors map to {one_line(own, 100)}.")
         renamed[own] = tensor
     lowest = min((int(match[1]) for own in renamed if (match := shapes.LAYER.search(own))), default=0)
-    _write(folder / FILE, renamed, folder / WEIGHTS)
+    write_transposed(folder / FILE, renamed, folder / WEIGHTS, "mlx")
     return {
         "fine_tune_type": kind,
         "num_layers": base.depth - lowest,
-        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0},
+        "lora_parameters": {"rank": rank, "scale": scale, "dropout": config.get("lora_dropout", 0.0)},
     }
 
 
@@ -101,13 +101,15 @@ def _parameters(config: Mapping[str, Any], folder: Path) -> tuple[Kind, int, flo
     match config.get("r"), config.get("lora_alpha"):
         case int(rank), (int() | float()) as alpha if 1 <= rank <= 2**20 and abs(alpha) <= 2**20:
             scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+            decimal = float(f"{scale:.12g}")  # the scale 0.1 at rank 6 is an alpha of 0.1 * 6, and 0.1 * 6 / 6 is not 0.1
+            scale = decimal if decimal * rank == alpha else scale
             return "dora" if config.get("use_dora") else "lora", rank, scale
     raise ModelError(f"The configuration in {folder} lacks a numeric r or lora_alpha.")
 
 
-def _write(file: Path, tensors: Mapping[str, TensorInfo], target: Path) -> None:
-    """Write ``tensors`` of ``file`` to ``target`` under their new names, transposed."""
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+def write_transposed(file: Path, tensors: Mapping[str, TensorInfo], target: Path, framework: str) -> None:
+    """Write ``tensors`` of ``file`` to ``target`` under their new names, transposed. ``framework`` is ``mlx`` or ``pt``."""
+    header: dict[str, Any] = {"__metadata__": {"format": framework}}
     offset = 0
     for name, tensor in sorted(tensors.items()):
         header[name] = {
