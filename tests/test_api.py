@@ -1,0 +1,38 @@
+"""The Python API. ``docs/python.md``, which ``test_docs.py`` runs, shows the whole of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mlxtune
+from mlxtune.core.errors import Interrupted, MlxtuneError
+from mlxtune.runs.state import RunState
+from mlxtune.runs.watch import require_finished
+
+
+def test_every_name_can_be_imported_from_the_package() -> None:
+    assert all(callable(getattr(mlxtune, name)) for name in mlxtune.__all__)
+    stub = (Path(mlxtune.__file__).parent / "__init__.pyi").read_text(encoding="utf-8")
+    assert all(f"import {name} as {name}\n" in stub for name in mlxtune.__all__)
+
+
+@pytest.mark.parametrize("prompt", [[{"role": "user"}], [{"role": 1, "content": ""}], [{"role": "user", "content": None}]])
+def test_a_malformed_message_is_refused_before_a_model_is_loaded(prompt: object) -> None:
+    with pytest.raises(mlxtune.api.InputError, match="Not a message") as error:
+        mlxtune.generate(prompt)
+    assert "role" in error.value.hint
+
+
+def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MlxtuneError, match="nothing"):
+        mlxtune.check_data(tmp_path / "nothing.jsonl")
+
+
+def test_the_error_of_a_failed_run_is_raised_with_its_exit_code() -> None:
+    with pytest.raises(MlxtuneError, match="no memory") as failed:
+        require_finished(RunState(phase="failed", error="There is no memory left.", hint="Close an app.", code=4))
+    assert (failed.value.exit_code, failed.value.hint) == (4, "Close an app.")
+    with pytest.raises(Interrupted, match="step 0"):
+        require_finished(RunState(phase="stopped"))
