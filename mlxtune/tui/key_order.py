@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from textual import events
@@ -53,21 +54,23 @@ class OrderedKeys(App[None]):
                 await self._forward_next()
             return
         await super().on_event(event)
-        if event is self._current:
-            await self._forward_next()
+        if isinstance(event, _TrackedKey):
+            self._on_stop(event)
 
-    async def _forward_next(self) -> None:
+    def _on_stop(self, key: _TrackedKey) -> None:
+        """Forward the next key, but only after the changes of focus and of room that this one has requested."""
+        self.call_later(self._forward_next, key)
+
+    async def _forward_next(self, handled: _TrackedKey | None = None) -> None:
+        if handled is not self._current:  # reported twice, or only after its time was up
+            return
         self._current = None
         if self._patience is not None:
             self._patience.stop()
-        while self._typed and self._current is None:
+        while self._typed and self._current is None and self._screen_stack:
             key = self._current = _TrackedKey(self._typed.popleft(), self._on_stop)
             await super().on_event(key)
             if not key.is_forwarded:  # a priority binding handled it
                 self._current = None
         if self._current is not None:
-            self._patience = self.set_timer(_PATIENCE, self._forward_next)
-
-    def _on_stop(self, key: _TrackedKey) -> None:
-        if key is self._current:
-            self.call_later(self._forward_next)
+            self._patience = self.set_timer(_PATIENCE, partial(self._forward_next, self._current))

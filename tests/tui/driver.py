@@ -114,9 +114,12 @@ async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) ->
 
     Textual's own wait for an idle process takes 40 ms per key or more, and up to two seconds while a thread computes.
     """
-    pilot: Pilot[Any] = Pilot(active_app.get())
+    app = active_app.get()
+    pilot: Pilot[Any] = Pilot(app)
     for _ in range(2):
         await pilot._wait_for_screen()
+        await asyncio.sleep(0)
+    while getattr(app, "_current", None) is not None and app.is_running:  # a key that is being handled
         await asyncio.sleep(0)
 
 
