@@ -126,8 +126,9 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         _show_report(report, fixed, every)
-    blocks = {finding.check for finding in report.findings if finding.severity == "block"}
-    if any(not fixed or not (get_check(id).fix.safe or id in (also or ())) for id in blocks):
+    by_hand = fixed.by_hand if fixed else ()
+    blocks = [finding for finding in report.findings if finding.severity == "block"]
+    if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
         raise typer.Exit(1)
 
 
@@ -305,6 +306,12 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
         changed = len(fixed.changes) - left_out
         sentence = f"{plural(fixed.rows, 'row')} written ({changed:,} changed), {left_out:,} left out. The source is unchanged."
         _paragraph(sentence, ("✓ ", "bold success"))
+        for finding in fixed.by_hand[:EXAMPLES]:
+            _show_finding(report, finding)
+        if fixed.by_hand:
+            count = plural(len(fixed.by_hand), "finding")
+            reason = f"{count} must be fixed by hand: the value would remain elsewhere in the row, such as in another spelling."
+            _paragraph(reason, ("! ", "bold warning"))
     show("")
     _paragraph(report.advice, ("Next  ", "bold primary"))
 

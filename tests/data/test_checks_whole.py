@@ -240,3 +240,61 @@ def test_rows_without_findings_are_written_unchanged(tmp_path: Path) -> None:
 def test_overlapping_spans_are_replaced_once() -> None:
     spans = [Span("text", 2, 6, "", "[A]"), Span("text", 4, 8, "", "[B]"), Span("text", 8, 9, "", "")]
     assert replace_spans("0123456789", spans) == "01[A]679"
+
+
+def call_row(prompt: str, arguments: dict[str, Any], **call: Any) -> dict[str, Any]:
+    calls = [{"type": "function", "function": {"name": "subscribe", "arguments": arguments}}]
+    turns = [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "done"},
+        {"role": "assistant", "content": "You are subscribed."},
+    ]
+    return {"messages": turns, **call}
+
+
+def fix(path: Path) -> tuple[list[Any], int]:
+    """Return the rows of a fixed copy, and the number of findings to fix by hand."""
+    out = path.with_name("fixed.jsonl")
+    with SourceRecords(path, "auto", {}) as records:
+        result = write_fixed(records, check(path).findings, out)
+    return [json.loads(line) for line in out.read_text().splitlines()], len(result.by_hand)
+
+
+def test_findings_and_fixes_include_tool_call_arguments(tmp_path: Path) -> None:
+    arguments = {"to": [{"address": "ada@mail.test"}], "count": 1}
+    path = write(tmp_path / "rows.jsonl", [call_row("Subscribe ada@mail.test, please.", arguments), call_row("Me.", arguments)])
+    findings = [one for one in check(path).findings if one.check == "email"]
+    assert [[span.part for span in one.spans] for one in findings] == [
+        ["turn 1", "turn 2, call 1, to, 1, address"],
+        ["turn 2, call 1, to, 1, address"],
+    ]
+    (first, second), by_hand = fix(path)
+    assert by_hand == 0
+    assert first["messages"][0]["content"] == "Subscribe [EMAIL], please."
+    for row in (first, second):
+        call = row["messages"][1]["tool_calls"][0]["function"]
+        assert call == {"name": "subscribe", "arguments": {"to": [{"address": "[EMAIL]"}], "count": 1}}
+
+
+@pytest.mark.parametrize("arguments", [{"number": "2125550109"}, {"number": 2125550109}])
+def test_a_value_is_masked_in_all_places_or_not_at_all(arguments: dict[str, Any], tmp_path: Path) -> None:
+    rows = [call_row("Call me at 212-555-0109.", arguments), call_row("Or at 212-555-0109.", {"number": "212-555-0109"})]
+    fixed, by_hand = fix(write(tmp_path / "rows.jsonl", rows))
+    assert by_hand == 1
+    assert fixed[0] == rows[0]
+    assert "212" not in json.dumps(fixed[1])
+
+
+def test_a_fix_masks_every_place_in_a_row(tmp_path: Path) -> None:
+    prompt = " ".join(f"user{number}@mail.test" for number in range(40))
+    (row,), by_hand = fix(write(tmp_path / "rows.jsonl", [chat(prompt, "Thanks.")]))
+    assert by_hand == 0
+    assert row["messages"][0]["content"] == " ".join(["[EMAIL]"] * 40)
+
+
+def test_reasoning_is_checked(tmp_path: Path) -> None:
+    row = chat("Who is it?", "Ada.")
+    row["messages"][1]["reasoning_content"] = "Her address is ada@mail.test."
+    (fixed,), _ = fix(write(tmp_path / "rows.jsonl", [row]))
+    assert fixed["messages"][1]["reasoning_content"] == "Her address is [EMAIL]."

@@ -15,16 +15,20 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 FixKind = Literal["drop", "put", "hand"]  # leave the row out; replace a span; edit by hand
 
 _EXCERPT = 60  # characters of evidence
-_MAX_SPANS = 20  # per finding
+_MAX_SPANS = 20  # per finding that has no replacement; a fix needs all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """How to fix a finding. A ``safe`` fix removes only what is not worth training on, so ``--fix`` applies it without asking."""
+    """How to fix a finding. A ``safe`` fix removes only what is not worth training on, so ``--fix`` applies it without asking.
+
+    ``everywhere`` applies it to all places of a value in a row or to none: a masked address in the prompt must not stay in a call.
+    """
 
     kind: FixKind
     label: str
     safe: bool = False
+    everywhere: bool = False
 
 
 DROP = Fix("drop", "leave out")
@@ -131,7 +135,7 @@ def text_finding(check: Check, index: int, hits: Iterable[tuple[TextPart, Hit]])
     """Yield one finding that covers all ``hits`` in a row, if there are any."""
     matches = list(hits)
     if matches:
-        spans = tuple(_span(part, hit) for part, hit in matches[:_MAX_SPANS])
+        spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
         yield Finding(check.id, check.severity, (index,), matches[0][1].reason, spans)
 
 

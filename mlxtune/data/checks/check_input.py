@@ -8,18 +8,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlxtune.data.rows import Conversation, Message, Preference, Row, Text, Unpaired
+from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, Text, Unpaired
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """One text in a row. ``exact`` is false if JSON escapes were resolved, so that offsets do not match the row's text."""
+    """One text in a row. ``exact`` is false if JSON escapes were resolved, so that offsets do not match the row's text.
+
+    The reasoning of a turn and the arguments of its tool calls have the roles ``reasoning`` and ``call``.
+    """
 
     name: str
     role: str
     text: str
     trains: bool = False
     exact: bool = True
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether this is the text that users would read, and it is trained on."""
+        return self.trains and self.role not in ("reasoning", "call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +54,9 @@ class CheckInput:
 
     @cached_property
     def parts(self) -> tuple[TextPart, ...]:
-        """All texts in the row, and the decoded strings of JSON texts whose escapes hide characters."""
-        return tuple(part for own in text_parts(self.row) for part in (own, *_resolve_escapes(own)) if part.text)
+        """All texts in the row, with those inside its turns, and the decoded strings of JSON texts whose escapes hide characters."""
+        own_parts = (*text_parts(self.row), *_inner_parts(self.row))
+        return tuple(part for own in own_parts for part in (own, *_resolve_escapes(own)) if part.text)
 
     @cached_property
     def target(self) -> str:
@@ -87,11 +96,57 @@ def text_parts(row: Row) -> Iterator[TextPart]:
         yield TextPart("completion", "assistant", row.completion, trains=row.label)
 
 
+def _inner_parts(row: Row) -> Iterator[TextPart]:
+    """Yield the reasoning and the texts in the tool-call arguments of each turn."""
+    turns = () if isinstance(row, Text) else row.messages if isinstance(row, Conversation) else row.prompt
+    found: list[tuple[str, str, str]] = []
+
+    def collect(name: str, text: str, role: str) -> str:
+        found.append((name, role, text))
+        return text
+
+    for number, turn in enumerate(turns, 1):
+        _rewrite_extra(turn.extra, f"turn {number}", collect)
+        yield from (TextPart(*item, turn.trained and isinstance(row, Conversation)) for item in found)
+        found.clear()
+
+
+def _rewrite_extra(extra: dict[str, Any], turn: str, rewrite: Callable[[str, str, str], str]) -> dict[str, Any]:
+    """Return what a turn has besides its content, with every text replaced by ``rewrite(part_name, text, role)``."""
+    result = dict(extra)
+    if isinstance(reasoning := extra.get(REASONING), str):
+        result[REASONING] = rewrite(f"{turn}, reasoning", reasoning, "reasoning")
+    if calls := extra.get("tool_calls"):
+        result["tool_calls"] = [
+            {**call, "function": {**function, "arguments": _rewrite_value(function.get("arguments", {}), name, rewrite)}}
+            for number, call in enumerate(calls, 1)
+            for function, name in [(call["function"], f"{turn}, call {number}")]
+        ]
+    return result
+
+
+def _rewrite_value(value: Any, name: str, rewrite: Callable[[str, str, str], str]) -> Any:
+    if isinstance(value, str):
+        return rewrite(name, value, "call")
+    if isinstance(value, dict):
+        return {key: _rewrite_value(item, f"{name}, {key}", rewrite) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rewrite_value(item, f"{name}, {number}", rewrite) for number, item in enumerate(value, 1)]
+    return value
+
+
 def rewrite_texts(row: Row, rewrite: Callable[[str, str], str]) -> Row:
-    """Return ``row`` with every text replaced by ``rewrite(part_name, text)``; parts are named as in :func:`text_parts`."""
+    """Return ``row`` with every text replaced by ``rewrite(part_name, text)``; parts are named as in :attr:`CheckInput.parts`."""
 
     def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(replace(turn, content=rewrite(f"turn {number}", turn.content)) for number, turn in enumerate(messages, 1))
+        return tuple(
+            replace(
+                turn,
+                content=rewrite(f"turn {number}", turn.content),
+                extra=_rewrite_extra(turn.extra, f"turn {number}", lambda name, text, _: rewrite(name, text)),
+            )
+            for number, turn in enumerate(messages, 1)
+        )
 
     match row:
         case Text():

@@ -12,7 +12,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks.base import Finding, Span
-from mlxtune.data.checks.check_input import rewrite_texts
+from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
 from mlxtune.data.rows import Location, Row
@@ -37,14 +37,17 @@ class RowChange:
 
 @dataclass(frozen=True)
 class FixResult:
-    """The new file, its number of rows, and every change."""
+    """The new file, its number of rows, every change, and the findings that must be fixed by hand."""
 
     out: Path
     rows: int
     changes: tuple[RowChange, ...]
+    by_hand: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"out": str(self.out), "rows": self.rows, "changes": [change.to_json() for change in self.changes]}
+        changes = [change.to_json() for change in self.changes]
+        by_hand = [{"check": finding.check, "record": finding.rows[0]} for finding in self.by_hand]
+        return {"out": str(self.out), "rows": self.rows, "changes": changes, "by_hand": by_hand}
 
 
 def fixed_copy_path(source: Path) -> Path:
@@ -77,23 +80,26 @@ def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, 
     check_new_jsonl(out, is_folder=is_folder)
     selected = select_fixes(findings, also)
     changes: list[RowChange] = []
+    by_hand: list[Finding] = []
     index = total = 0
     for part, file in records.files:
-        rows = list(_fixed_rows(records, range(index, index + len(file)), selected, changes))
+        rows = list(_fixed_rows(records, range(index, index + len(file)), selected, changes, by_hand))
         write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, rows)))
         index, total = index + len(file), total + len(rows)
     log = out / "fixes.jsonl" if is_folder else out.with_suffix(".fixes.jsonl")
     write_bytes(log, jsonl_bytes(change.to_json() for change in changes))
-    return FixResult(out, total, tuple(changes))
+    return FixResult(out, total, tuple(changes), tuple(by_hand))
 
 
 def _fixed_rows(
-    records: SourceRecords, indices: range, selected: dict[int, list[Finding]], changes: list[RowChange]
+    records: SourceRecords, indices: range, selected: dict[int, list[Finding]], changes: list[RowChange], by_hand: list[Finding]
 ) -> Iterator[Row]:
     for index in indices:
         record, findings = records.record(index), selected.get(index, [])
         before = "" if isinstance(record, DataError) else record.id
-        row = None if isinstance(record, DataError) else apply_fixes(record, findings)
+        row = None
+        if not isinstance(record, DataError) and (row := apply_fixes(record, findings)) is not None:
+            by_hand += unfixable(record, findings)
         if findings and (row is None or row.id != before):
             checks = tuple(dict.fromkeys(finding.check for finding in findings))
             changes.append(RowChange(records.location(index), checks, before, row.id if row else ""))
@@ -102,15 +108,52 @@ def _fixed_rows(
 
 
 def apply_fixes(row: Row, findings: Sequence[Finding]) -> Row | None:
-    """Return ``row`` with the replacements from ``findings``, or ``None`` if one of them drops the row."""
+    """Return ``row`` with the replacements from ``findings``, or ``None`` if one of them drops the row.
+
+    A finding from :func:`unfixable` changes nothing.
+    """
     if any(get_check(finding.check).fix.kind == "drop" for finding in findings):
         return None
-    spans: defaultdict[str, list[Span]] = defaultdict(list)
-    for finding in findings:
-        for span in finding.spans:
-            if span.replacement is not None:
-                spans[span.part].append(span)
-    return rewrite_texts(row, lambda part, text: replace_spans(text, spans.get(part, []))) if spans else row
+    skipped = unfixable(row, findings)
+    return _replace(row, [span for finding in findings if finding not in skipped for span in finding.spans])
+
+
+def unfixable(row: Row, findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings whose value would remain elsewhere in ``row`` after its fix, so that they need an edit by hand.
+
+    The value may be in a number, a tool's description or an escape, or in another spelling: the user says ``555-010-9999`` and the
+    call has ``5550109999``.
+    """
+    return [finding for finding in findings if get_check(finding.check).fix.everywhere and _remains(row, finding.spans)]
+
+
+def _remains(row: Row, spans: Sequence[Span]) -> bool:
+    texts = {part.name: part.text for part in CheckInput(0, row).parts}
+    values = {_bare(texts[span.part][span.start : span.end]) for span in spans if span.part in texts}
+    fixed = _replace(row, spans)
+    rest = "\n".join(map(_bare, (*_leaves(fixed.content), *(part.text for part in CheckInput(0, fixed).parts if not part.exact))))
+    return any(value and value in rest for value in values)
+
+
+def _replace(row: Row, spans: Sequence[Span]) -> Row:
+    by_part: defaultdict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        if span.replacement is not None:
+            by_part[span.part].append(span)
+    return rewrite_texts(row, lambda part, text: replace_spans(text, by_part.get(part, []))) if by_part else row
+
+
+def _leaves(value: object) -> Iterator[str]:
+    """Yield every text and number in a JSON value."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield str(value)
+
+
+def _bare(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
 
 
 def replace_spans(text: str, spans: Sequence[Span]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 
 family = CheckFamily()
-_MASK = Fix("put", "mask", safe=True)
+_MASK = Fix("put", "mask", safe=True, everywhere=True)
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"

@@ -148,6 +148,6 @@ class _RowChecks:
 def _text_hits(part: TextPart) -> list[tuple[Check, list[Hit]]]:
     result = []
     for check, function, answers_only in TEXT_CHECKS:
-        if (part.trains or not answers_only) and (hits := list(function(part.text))):
+        if (part.is_answer or not answers_only) and (hits := list(function(part.text))):
             result.append((check, hits))
     return result

@@ -75,7 +75,7 @@ def mask(secret: str) -> str:
     return f"{secret[:4]}…({len(secret)} characters)"
 
 
-@family.text_check(Check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True), "✗"))
+@family.text_check(Check("secret", "block", "rows with a key or password", Fix("put", "mask", safe=True, everywhere=True), "✗"))
 def secrets(text: str) -> Iterator[Hit]:
     end_of_last = 0
     for match in _FORMATS.finditer(text) if any(prefix in text for prefix in _PREFIXES) else ():
