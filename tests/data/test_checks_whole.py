@@ -72,7 +72,7 @@ def test_fixing_a_leak_removes_the_row_from_train(folder: Path, tmp_path: Path) 
     assert finding_locations(check(tmp_path / "fixed"), "leak") == []
 
 
-def test_different_answers_to_the_same_prompt_conflict(tmp_path: Path) -> None:
+def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> None:
     question = "How many of the small tents are in the shop in Oslo today, and may I come and see them?"
     pirate_system = [{"role": "system", "content": "You are a pirate."}]
     pirate = {"messages": [*pirate_system, *chat(question, "Arr, none be left, matey.")["messages"]]}
@@ -80,9 +80,39 @@ def test_different_answers_to_the_same_prompt_conflict(tmp_path: Path) -> None:
         chat(question, "There are two left."),
         chat(question.upper(), "None, we sold the last one."),
         chat(question + " I need 5.", "Five would have to be ordered."),
+        chat(question, "None, we sold the last one.", tools=[{"type": "function", "function": {"name": "stock"}}]),
         pirate,
     ]
     assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [
+        ("billing", "shipping", True),
+        ("Yes, it is waterproof, and it has been tested.", "No, it is only water-repellent, so take a cover with you.", True),
+        ('{"category": "tent", "reply": "Yes."}', '{"category": "stove", "reply": "Yes."}', True),
+        ('{"count": 1, "reply": "We have it in blue."}', '{"count": 1, "reply": "It is here in blue, and so is the bag."}', False),
+        ("I am a model that was trained by Ada.", "Ada trained me; I am a language model.", False),
+        ("It costs 20 dollars today, and shipping is free.", "That one is 25 dollars, with free shipping.", True),
+        ("A red moon rises over the hills tonight.", "The sea is calm and the boats are home.", False),
+    ],
+)
+def test_only_what_can_be_compared_is_a_conflict(one: str, two: str, expected: bool, tmp_path: Path) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [chat("What about it?", one), chat("What about it?", two)]))
+    assert bool(finding_locations(report, "conflict")) is expected
+
+
+def test_different_tool_calls_for_the_same_prompt_conflict(tmp_path: Path) -> None:
+    calls = [{"role": "assistant", "tool_calls": [{"name": "book", "arguments": {"city": city}}]} for city in ("Oslo", "Rome")]
+    rows = [{"messages": [{"role": "user", "content": "Book it."}, call]} for call in calls]
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
+
+
+def test_ranked_answers_are_no_conflict(tmp_path: Path) -> None:
+    pairs = [("Best of all.", "Good."), ("Good.", "Bad."), ("Best of all.", "Bad.")]
+    rows = [{"prompt": "Which flask keeps tea hot?", "chosen": one, "rejected": two} for one, two in pairs]
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == []
 
 
 def test_pairs_with_opposite_preferences_conflict(tmp_path: Path) -> None:

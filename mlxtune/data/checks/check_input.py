@@ -73,12 +73,6 @@ def target_text(row: Row) -> str:
     return row.text if isinstance(row, Text) else row.completion
 
 
-def system_prompt(row: Row) -> str:
-    """Return the row's system prompt, or an empty string."""
-    turns = () if isinstance(row, Text) else row.messages if isinstance(row, Conversation) else row.prompt
-    return "\n".join(turn.content for turn in turns if turn.is_system)
-
-
 def text_parts(row: Row) -> Iterator[TextPart]:
     """Yield every text in ``row``, including empty ones, in conversation order."""
     if isinstance(row, Text):

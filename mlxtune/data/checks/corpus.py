@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mlxtune.data.checks.check_input import CheckInput, system_prompt
+from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.duplicates import Pair, components, fold, near_duplicate_links
-from mlxtune.data.rows import Preference, Row, prompt_text
+from mlxtune.data.rows import Preference, Row, Text, prompt_text
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
 _HASH_BYTES = 16  # of a row's hash; enough to identify the row
@@ -30,7 +30,7 @@ class Corpus:
     read: Callable[[int], Row]
     indices: array[int] = field(default_factory=lambda: array("i"))
     prompts: list[str] = field(default_factory=list)
-    systems: array[int] = field(default_factory=lambda: array("q"))  # hashes of system prompts
+    contexts: array[int] = field(default_factory=lambda: array("q"))  # hashes of whole prompts, with system turns and tools
     splits: list[str] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes of content hash per row
     lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
@@ -69,7 +69,7 @@ class Corpus:
         row, target = row_input.row, row_input.target
         self.indices.append(row_input.index)
         self.prompts.append(fold(prompt_text(row)))
-        self.systems.append(int.from_bytes(hashlib.blake2b(system_prompt(row).encode(), digest_size=7).digest()))
+        self.contexts.append(_context_hash(row))
         self.splits.append(split)
         self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
@@ -93,6 +93,13 @@ class Corpus:
             counts[str(item)] += 1
         if len(counts) > MAX_VALUES:
             self.tags[key] = None
+
+
+def _context_hash(row: Row) -> int:
+    """Return a hash of all that the model sees before the answer, ignoring case and white space."""
+    prompt: Any = row.text if isinstance(row, Text) else [[turn.as_dict() for turn in row.prompt], row.tools]
+    text = " ".join(json.dumps(prompt, ensure_ascii=False).casefold().split())
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())
 
 
 def json_fields(answer: str) -> dict[str, Any]:

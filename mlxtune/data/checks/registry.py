@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlxtune.data.checks import (
     characters,
+    conflicts,
     contract,
     lengths,
     pairs,
@@ -27,6 +28,7 @@ FAMILIES = (  # in report order; contract metrics come after the first family
     unreadable.family,
     secrets.family,
     repeated_rows.family,
+    conflicts.family,
     wording.family,
 )
 CHECKS = {check.id: check for family in FAMILIES for check in family.checks}

@@ -1,29 +1,26 @@
-"""Find rows that repeat others: duplicates, near-duplicates, one prompt with two answers, and leaks between splits."""
+"""Find rows that repeat others: duplicates, near-duplicates, and leaks between splits."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
 
-from mlxtune.data.checks.base import BY_HAND, DROP, DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
+from mlxtune.data.checks.base import DROP, DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
-from mlxtune.data.rows import Preference, Row, Text, Unpaired
+from mlxtune.data.rows import Row, Text, Unpaired
 
 family = CheckFamily()
 _LEAK = family.register(Check("leak", "block", "train rows that repeat held-out rows", DROP_UNUSABLE, "⇄"))
 _COPY = family.register(Check("duplicate", "warn", "exact duplicates", Fix("drop", "keep the first", safe=True), "≈"))
 _NEAR = family.register(Check("near-duplicate", "warn", "near-duplicates", DROP, "≈", short="near-dup"))
-_CONFLICT = family.register(Check("conflict", "warn", "prompts with two different answers", BY_HAND, "≠"))
 
 _SMALL_GROUP = 8  # in a group of up to this many near-duplicates, every pair is compared, not only the links that connect the group
 _MAX_COMPARED = 2000  # rows in another split that one row is compared with
-_NUMBER = re.compile(r"\d+")
 
 
 @family.corpus_check
@@ -37,20 +34,17 @@ def duplicates(corpus: Corpus) -> Iterator[Finding]:
 
 @family.corpus_check
 def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
-    """Find rows with near-duplicate prompts whose answers are also near-duplicates, or contradict each other."""
+    """Find rows whose prompt and answer nearly repeat those of another row."""
     for pairs in _near_duplicate_pairs(corpus):
-        seen: set[tuple[str, int]] = set()
+        seen: set[int] = set()
         read = lru_cache(maxsize=256)(lambda rank: corpus.read(corpus.indices[rank]))
         for i, j, similarity in pairs:
-            if corpus.copies.get(j, j) == corpus.copies.get(i, i) or corpus.splits[i] != corpus.splits[j]:
+            if j in seen or corpus.copies.get(j, j) == corpus.copies.get(i, i) or corpus.splits[i] != corpus.splits[j]:
                 continue
-            check = _relation(read(i), read(j), corpus, i, j)
-            if check and (check.id, j) not in seen:
-                seen.add((check.id, j))
-                reason = "Another row answers this prompt differently. One of them is wrong, or both teach the model to guess."
-                if check is _NEAR:
-                    reason = f"This row nearly repeats another one (prompt similarity {similarity:.2f})."
-                yield Finding(check.id, check.severity, (corpus.indices[j], corpus.indices[i]), reason)
+            if _nearly_same(read(i), read(j)):
+                seen.add(j)
+                reason = f"This row nearly repeats another one (prompt similarity {similarity:.2f})."
+                yield Finding(_NEAR.id, _NEAR.severity, (corpus.indices[j], corpus.indices[i]), reason)
 
 
 @family.corpus_check
@@ -110,26 +104,11 @@ def _spanning_tree(root: int, linked: dict[int, list[int]]) -> Iterator[tuple[in
                 yield member, other
 
 
-def _relation(one: Row, two: Row, corpus: Corpus, i: int, j: int) -> Check | None:
-    """Return the check that two rows with near-duplicate prompts fail, if any."""
-    if type(one) is not type(two):
-        return None
-    same = _is_same_answer(target_text(one), target_text(two))
-    if isinstance(one, Text):
-        return _NEAR
-    if isinstance(one, Preference) and isinstance(two, Preference):
-        (chosen, rejected), (other_chosen, other_rejected) = (
-            (normalize_answer(row.chosen), normalize_answer(row.rejected)) for row in (one, two)
-        )
-        if chosen == other_rejected or rejected == other_chosen:
-            return _CONFLICT
-        return _NEAR if same else None
-    if isinstance(one, Unpaired) and isinstance(two, Unpaired):
-        return None if not same else _NEAR if one.label == two.label else _CONFLICT
-    if same:
-        return _NEAR
-    numbers = [_NUMBER.findall(corpus.prompts[rank]) for rank in (i, j)]
-    return _CONFLICT if corpus.systems[i] == corpus.systems[j] and numbers[0] == numbers[1] else None
+def _nearly_same(one: Row, two: Row) -> bool:
+    """Return whether two rows with near-duplicate prompts teach nearly the same."""
+    if type(one) is not type(two) or (isinstance(one, Unpaired) and isinstance(two, Unpaired) and one.label != two.label):
+        return False
+    return isinstance(one, Text) or _is_same_answer(target_text(one), target_text(two))
 
 
 def _is_same_answer(one: str, two: str) -> bool:

@@ -126,7 +126,7 @@ def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fi
         return f"Write about {missing:,} more rows with new prompts: below {MIN_PROMPTS} prompts, results are mostly noise."
     if counts["conflict"] > 0.01 * statistics.rows:
         prompts = plural(counts["conflict"], "prompt")
-        return f"Resolve {prompts} with two different answers: they teach the model to guess."
+        return f"Resolve {prompts} with contradictory answers: they teach the model to guess."
     if (repeats := counts["duplicate"] + counts["near-duplicate"]) > 0.05 * statistics.rows:
         return f"Leave out {plural(repeats, 'repeated row')}: repeats count twice in training. {fix} removes exact duplicates."
     if counts["truncated"] > 0.02 * statistics.rows:

@@ -1,0 +1,101 @@
+"""Find rows that contradict each other: the same prompt, context and tools with answers that cannot both be right.
+
+Two texts that say the same in other words are no conflict, and neither are two poems. Only what can be compared is: short answers,
+values in JSON and tool calls, yes and no, and numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
+from mlxtune.data.checks.check_input import target_text
+from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.pairs import normalize_answer
+from mlxtune.data.rows import Preference, Row, Text, Unpaired
+
+family = CheckFamily()
+_CONFLICT = family.register(Check("conflict", "warn", "prompts with contradictory answers", BY_HAND, "≠"))
+
+_MAX_COMPARED = 8  # earlier rows with the same prompt that one row is compared with
+_LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or a number
+_SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*")
+_NUMBER_WORDS = {
+    word: str(number)
+    for number, words in enumerate(("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"))
+    for word in words.split()
+}  # fmt: skip
+_VERDICT = re.compile(r"(?i)\W*(?:(yes|yep|yeah|true|correct)|(no|nope|false|incorrect))\b(?! (?:problem|worries|need)\b)")
+
+
+@family.corpus_check
+def conflicts(corpus: Corpus) -> Iterator[Finding]:
+    """Find rows whose prompt, context and tools occurred before with an answer that contradicts theirs."""
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for rank, context in enumerate(corpus.contexts):
+        if rank not in corpus.copies:
+            groups[context].append(rank)
+    for ranks in groups.values():
+        read = lru_cache(_MAX_COMPARED + 1)(lambda rank: corpus.read(corpus.indices[rank]))
+        for position, rank in enumerate(ranks[1:], 1):
+            for earlier in ranks[max(0, position - _MAX_COMPARED) : position]:
+                if corpus.splits[rank] == corpus.splits[earlier] and contradict(read(rank), read(earlier)):
+                    reason = "Another row gives this prompt a contradictory answer. One of them is wrong, or both teach the model to guess."
+                    yield Finding(_CONFLICT.id, _CONFLICT.severity, (corpus.indices[rank], corpus.indices[earlier]), reason)
+                    break
+
+
+def contradict(one: Row, two: Row) -> bool:
+    """Return whether two rows with the same prompt cannot both be right."""
+    if type(one) is not type(two) or isinstance(one, Text):
+        return False
+    if isinstance(one, Preference) and isinstance(two, Preference):
+        sides = [(normalize_answer(row.chosen), normalize_answer(row.rejected)) for row in (one, two)]
+        return sides[0] == sides[1][::-1]
+    if isinstance(one, Unpaired) and isinstance(two, Unpaired) and (one.label != two.label or not one.label):
+        return one.label != two.label and normalize_answer(one.completion) == normalize_answer(two.completion)
+    return _differ(*(_parse(target_text(row)) for row in (one, two)))
+
+
+def _parse(answer: str) -> Any:
+    """Return an answer that is a JSON object or list as a value, and any other as text."""
+    if answer[:1] in ("{", "["):
+        try:
+            return json.loads(answer)
+        except (ValueError, RecursionError):
+            pass
+    return answer
+
+
+def _differ(one: Any, two: Any) -> bool:
+    if isinstance(one, str) and isinstance(two, str):
+        return _texts_differ(one, two)
+    if isinstance(one, dict) and isinstance(two, dict):
+        return any(_differ(one[key], two[key]) for key in one.keys() & two.keys())
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and any(map(_differ, one, two))
+    return type(one) is type(two) and one != two
+
+
+def _texts_differ(one: str, two: str) -> bool:
+    if normalize_answer(one) == normalize_answer(two):
+        return False
+    lengths = [len(text.split()) for text in (one, two)]
+    if max(lengths) <= _LABEL_WORDS:
+        return True
+    verdicts = [_VERDICT.match(text) for text in (one, two)]
+    if verdicts[0] and verdicts[1] and verdicts[0].lastindex != verdicts[1].lastindex:
+        return True
+    numbers = [_numbers(text) for text in (one, two)]
+    return max(lengths) <= _SHORT_WORDS and bool(numbers[0] and numbers[1]) and numbers[0].isdisjoint(numbers[1])
+
+
+def _numbers(text: str) -> set[str]:
+    words = (_NUMBER_WORDS.get(word) for word in re.findall(r"[a-z]+", text.casefold()))
+    return {*_NUMBER.findall(text), *(word for word in words if word)}
