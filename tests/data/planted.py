@@ -106,7 +106,7 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("same-pair", "pair", lambda row: {**row, "rejected": row["chosen"].upper().replace(" ", "  ")})
     plant("different-prompts", "pair", _different_prompts)
     plant("placeholder", "chat", append_to_prompt("Is {{product_name}} in stock?"))
-    plant("email", "chat", append_to_prompt("Write to ada.holm@example.com"))
+    plant("email", "chat", append_to_prompt("Write to ada.holm@northpeak.shop"))
     plant("phone", "chat", append_to_prompt("Call +44 20 7946 0958"))
     plant("card", "chat", append_to_prompt("I paid with 4111 1111 1111 1111"))
     plant("iban", "chat", append_to_prompt("Send it to GB82 WEST 1234 5698 7654 32 today"))

@@ -26,7 +26,7 @@ def chat(question: str, answer: str, **meta: Any) -> dict[str, Any]:
 
 ROWS: list[Any] = [
     chat("Where is my parcel?", "On its way.", tags=["shipping"]),
-    chat("May I return the tent?", "Write to ada@example.com and send it back."),
+    chat("May I return the tent?", "Write to ada@northpeak.shop and send it back."),
     "not a row",
     chat("Where is my parcel?", "On its way.", note="a copy, but for its metadata"),
     chat("Is the lamp warm?", "No. " * 200, tags=["product"]),

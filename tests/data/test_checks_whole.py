@@ -292,8 +292,8 @@ def fix(path: Path) -> tuple[list[Any], int]:
 
 
 def test_findings_and_fixes_include_tool_call_arguments(tmp_path: Path) -> None:
-    arguments = {"to": [{"address": "ada@mail.test"}], "count": 1}
-    path = write(tmp_path / "rows.jsonl", [call_row("Subscribe ada@mail.test, please.", arguments), call_row("Me.", arguments)])
+    arguments = {"to": [{"address": "ada@northpeak.shop"}], "count": 1}
+    path = write(tmp_path / "rows.jsonl", [call_row("Subscribe ada@northpeak.shop, please.", arguments), call_row("Me.", arguments)])
     findings = [one for one in check(path).findings if one.check == "email"]
     assert [[span.part for span in one.spans] for one in findings] == [
         ["turn 1", "turn 2, call 1, to, 1, address"],
@@ -307,9 +307,9 @@ def test_findings_and_fixes_include_tool_call_arguments(tmp_path: Path) -> None:
         assert call == {"name": "subscribe", "arguments": {"to": [{"address": "[EMAIL]"}], "count": 1}}
 
 
-@pytest.mark.parametrize("arguments", [{"number": "2125550109"}, {"number": 2125550109}])
+@pytest.mark.parametrize("arguments", [{"number": "2126640109"}, {"number": 2126640109}])
 def test_a_value_is_masked_in_all_places_or_not_at_all(arguments: dict[str, Any], tmp_path: Path) -> None:
-    rows = [call_row("Call me at 212-555-0109.", arguments), call_row("Or at 212-555-0109.", {"number": "212-555-0109"})]
+    rows = [call_row("Call me at 212-664-0109.", arguments), call_row("Or at 212-664-0109.", {"number": "212-664-0109"})]
     fixed, by_hand = fix(write(tmp_path / "rows.jsonl", rows))
     assert by_hand == 1
     assert fixed[0] == rows[0]
@@ -317,7 +317,7 @@ def test_a_value_is_masked_in_all_places_or_not_at_all(arguments: dict[str, Any]
 
 
 def test_a_fix_masks_every_place_in_a_row(tmp_path: Path) -> None:
-    prompt = " ".join(f"user{number}@mail.test" for number in range(40))
+    prompt = " ".join(f"ada{number}@northpeak.shop" for number in range(40))
     (row,), by_hand = fix(write(tmp_path / "rows.jsonl", [chat(prompt, "Thanks.")]))
     assert by_hand == 0
     assert row["messages"][0]["content"] == " ".join(["[EMAIL]"] * 40)
@@ -325,6 +325,6 @@ def test_a_fix_masks_every_place_in_a_row(tmp_path: Path) -> None:
 
 def test_reasoning_is_checked(tmp_path: Path) -> None:
     row = chat("Who is it?", "Ada.")
-    row["messages"][1]["reasoning_content"] = "Her address is ada@mail.test."
+    row["messages"][1]["reasoning_content"] = "Her address is ada@northpeak.shop."
     (fixed,), _ = fix(write(tmp_path / "rows.jsonl", [row]))
     assert fixed["messages"][1]["reasoning_content"] == "Her address is [EMAIL]."

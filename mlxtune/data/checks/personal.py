@@ -21,6 +21,13 @@ _PHONE = re.compile(
     | 0\d{2,5}[ /-]\d{3,8}(?:[ -]\d{2,5}){0,3}            # 020 7946 0958, 030/1234567
     )(?![\w/]|[.,]\d|-\d)"""
 )
+# Not assigned to anyone: domains for documentation (RFC 2606), common stand-ins, and North American numbers with 555 (except 555-1212).
+_RESERVED_DOMAIN = re.compile(
+    r"(?i)(?:[\w-]+\.)*(?:example\.(?:com|net|org)|(?:your|my)[\w-]*\.\w+|(?:some|any)?(?:company|domain|organization|website|site|mail|email)\.com"
+    r"|[\w-]+\.(?:example|test|invalid|localhost)|localhost)(?![\w-])"
+)
+_STAND_IN = re.compile(r"(?i)(?:your|my)[\w.+-]*|user(?:name)?\d*|e?mail|name|someone|somebody|recipient|sender|first\.?last")
+_FICTIONAL = re.compile(r"(?:\+?1)?(?:555\d{7}|\d{3}555(?!1212)\d{4})")
 _DIGITS = re.compile(r"\d(?:[ ().\-/]{0,3}\d){8}")  # every phone or card number matches this
 _CARD = re.compile(
     r"""(?x)(?<![\w.-])(?:
@@ -46,13 +53,16 @@ _IBAN_LENGTHS = {  # by country, from the registry of ISO 13616
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
-            yield Hit(*match.span(), "The model may learn and repeat this email address.", "[EMAIL]")
+            name, _, domain = match[0].partition("@")
+            if not is_reserved_domain(domain) and not _STAND_IN.fullmatch(name):
+                yield Hit(*match.span(), "The model may learn and repeat this email address.", "[EMAIL]")
 
 
 @family.text_check(Check("phone", "warn", "rows with a phone number", _MASK, "@"))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text) if _DIGITS.search(text) else ():
-        if 9 <= sum(char.isdigit() for char in match[0]) <= (15 if re.search(r"[ ().-]", match[0]) else 13):
+        digits = "".join(char for char in match[0] if char.isdigit())
+        if 9 <= len(digits) <= (15 if re.search(r"[ ().-]", match[0]) else 13) and not _FICTIONAL.fullmatch(digits):
             yield Hit(*match.span(), "The model may learn and repeat this phone number.", "[PHONE]")
 
 
@@ -76,6 +86,11 @@ def ibans(text: str) -> Iterator[Hit]:
                     reason = "The model may learn and repeat this IBAN."
                     yield Hit(match.start(), end, reason, "[IBAN]", f"{match[0][:4]}…")
                 break
+
+
+def is_reserved_domain(text: str) -> bool:
+    """Return whether ``text`` begins with a domain that belongs to nobody, such as ``example.com``."""
+    return bool(_RESERVED_DOMAIN.match(text))
 
 
 def luhn(digits: list[int]) -> bool:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
+from mlxtune.data.checks.personal import is_reserved_domain
 
 family = CheckFamily()
 
@@ -62,7 +63,10 @@ _PREFIXES = (  # every format contains one of these; searching for them is 100 t
 )  # fmt: skip
 _WORDS = ("key", "secret", "token", "passw", "pwd", "credential", "bearer")
 _MIN_ENTROPY = 3.5  # bits per character; gitleaks' threshold for a generic key
-_PLACEHOLDER = re.compile(r"(?i)your|placeholder|redacted|changeme|dummy|\*{3}|x{4}|\.{3}|<|\{|\[")
+_PLACEHOLDER = re.compile(
+    r"(?i)your|example|placeholder|redacted|changeme|change_me|dummy|\*{3}|x{4}|\.{3}|<|\{|\[|12345678|abcdefg|^(?:user(?:name)?|admin|name)?:?(?:pass(?:word)?|pw|secret)\d{0,3}$"
+)
+_MIN_ALPHABETICAL = 5  # letters
 
 
 def entropy(text: str) -> float:
@@ -83,6 +87,8 @@ def secrets(text: str) -> Iterator[Hit]:
         if name == "API key" and not any(char.isdigit() for char in match[0]):
             continue  # hyphenated words after sk-
         start, end = match.span(match.lastgroup or 0)
+        if _PLACEHOLDER.search(match[0]) or (name == "password in a URL" and is_reserved_domain(text[end + 1 : end + 100])):
+            continue
         yield _hit(start, end, name, text)
         end_of_last = end
     lower = text.lower()
@@ -97,10 +103,11 @@ def secrets(text: str) -> Iterator[Hit]:
 
 def _random(value: str) -> bool:
     """Return whether ``value`` looks generated: it has digits, letters and high entropy, and is not an example."""
-    if _PLACEHOLDER.search(value) or not any(char.isdigit() for char in value) or not any(char.isalpha() for char in value):
+    letters = [char for char in value.casefold() if char.isalpha()]
+    if _PLACEHOLDER.search(value) or not letters or not any(char.isdigit() for char in value):
         return False
-    if "example" in value.lower() and len(value) < 32:
-        return False
+    if len(letters) >= _MIN_ALPHABETICAL and letters == sorted(letters):
+        return False  # typed as an example: A1b2C3d4E5f6
     return len(value) >= 10 and entropy(value) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
 
 
