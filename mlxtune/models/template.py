@@ -171,7 +171,7 @@ class ChatTemplate:
         elif isinstance(row, Text):
             encoded = [self._text(row)]
         else:
-            raise DataError(f"{row.location}: SFT cannot train on a preference row.", hint="Use chat, completion or text rows.")
+            raise _preference_row_error(row)
         inside = [one for one in encoded if one.trained[:max_tokens].any()]
         if not inside:
             raise TooLongError(
@@ -443,6 +443,15 @@ def _encoded(
     for span in answers:
         trained[span.start : span.end] = True
     return Encoded(row.id, row.location, np.array(tokens, np.int32), trained, len(tokens), turn, notes)
+
+
+def _preference_row_error(row: Preference | Unpaired) -> DataError:
+    if isinstance(row, Unpaired):
+        return DataError(
+            f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.",
+            hint='Set method.kind to "kto", or data.format to "chat" or "completion" to train on every answer.',
+        )
+    return DataError(f"{row.location}: SFT cannot train on a pair.", hint='Set method.kind to "dpo".')
 
 
 def _normalized(text: str) -> list[str]:

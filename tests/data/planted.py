@@ -113,7 +113,8 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("mojibake", "chat", append_to_prompt("It was the cafÃ© next door"))
     plant("control", "chat", append_to_prompt("\u202etfel\u202c"))
     plant("mixed-script", "chat", append_to_prompt("I paid with p\u0430ypal"))
-    plant("refusal", "chat", append_to_reply("As an AI language model, I cannot know."))
+    plant("refusal", "chat", append_to_reply("I am sorry, but I cannot help with that."))
+    plant("self-reference", "chat", append_to_reply("As an AI language model, we have a tent."))
     plant("boilerplate", "chat", append_to_reply("I hope this helps!"))
     plant("loop", "chat", append_to_reply("we will ask, we will ask, we will ask, we will ask, we will ask"))
     plant(

@@ -78,7 +78,11 @@ def test_read_rows_are_kept_or_refused(dirty: tuple[PlantedFile, CheckReport]) -
 
 def test_spans_point_to_the_evidence(dirty: tuple[PlantedFile, CheckReport]) -> None:
     planted, report = dirty
-    for id, evidence in (("email", "ada.holm@northpeak.shop"), ("phone", "+44 20 7946 0958"), ("iban", "GB82 WEST 1234 5698 7654 32")):
+    for id, evidence in (
+        ("email", "ada.holm@northpeak.shop"),
+        ("phone", "+44 20 7946 0958"),
+        ("iban", "GB82 WEST 1234 5698 7654 32"),
+    ):
         (span,) = next(finding.spans for finding in report.findings if finding.check == id)
         text = planted.records[planted.lines[id] - 1]["messages"][1]["content"]
         assert (span.part, text[span.start : span.end]) == ("turn 2", evidence)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mlxtune.data.checks.characters import invisible, mojibake
+from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.personal import cards, emails, ibans, luhn, mod97, phones
 from mlxtune.data.checks.secrets import entropy, mask, secrets
-from mlxtune.data.checks.wording import boilerplate, loops, placeholders, refusals
+from mlxtune.data.checks.wording import boilerplate, loops, placeholders, refusals, self_references
+from mlxtune.data.rows import Conversation, Location, Message
 
 
 def matched_text(check, text: str) -> list[str]:
@@ -90,7 +94,9 @@ def test_emails() -> None:
     assert matched_text(emails, "to a.b+c@mail.northpeak.co.uk, or @home, a@b, x@y.z1") == ["a.b+c@mail.northpeak.co.uk"]
 
 
-@pytest.mark.parametrize("email", ["ada@example.com", "yourname@yourdomain.com", "your_email@gmail.com", "boss@company.com", "x@shop.test"])
+@pytest.mark.parametrize(
+    "email", ["ada@example.com", "yourname@yourdomain.com", "your_email@gmail.com", "boss@company.com", "x@shop.test"]
+)
 def test_examples_of_emails_do_not_match(email: str) -> None:
     assert matched_text(emails, f"Write to {email} today.") == []
 
@@ -171,10 +177,14 @@ def test_invisible_characters() -> None:
     "text",
     [
         "I'm sorry, but I cannot assist with that.",
-        "As an AI language model, I have no body.",
-        "I’m just an AI, so no.",
         "I can't help with this request.",
-        "My knowledge cutoff is 2021.",
+        "I'm sorry, but I don't have the capability to book flights.",
+        "I am sorry, but I am unable to perform external tasks.",
+        "Unfortunately I’m unable to tell you that.",
+        "I am not comfortable with that.",
+        "I’m sorry, I’m not going to help you to commit a crime.",
+        "As an AI, I don't have access to real-time data.",
+        "If you want to bypass their security, I won’t do that.",
     ],
 )
 def test_refusals(text: str) -> None:
@@ -189,10 +199,28 @@ def test_refusals(text: str) -> None:
         "As an AI researcher she writes a lot.",
         "Sorry, that size is sold out.",
         "Ask our staff for assistance.",
+        "I’m sorry, I won’t keep you any longer.",
+        "I don’t know what you mean.",
+        "Unfortunately, the tent cannot be repaired.",
     ],
 )
 def test_apologies_are_not_refusals(text: str) -> None:
     assert matched_text(refusals, text) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("Is it warm?", "As an AI language model, I have no body.", True),
+        ("Is it warm?", "I’m just an AI, so no.", True),
+        ("Is it new?", "My knowledge cutoff is 2021.", True),
+        ("Who are you?", "I am a language model by Ada.", False),
+        ("Name a tool.", "You could try software such as an AI assistant.", False),
+    ],
+)
+def test_answers_that_speak_as_an_ai(prompt: str, answer: str, expected: bool) -> None:
+    row = Conversation(Location(Path("rows.jsonl"), 1), {}, (Message("user", prompt), Message("assistant", answer)))
+    assert bool(list(self_references(CheckInput(0, row)))) is expected
 
 
 def test_boilerplate() -> None:

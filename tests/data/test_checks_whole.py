@@ -293,7 +293,9 @@ def fix(path: Path) -> tuple[list[Any], int]:
 
 def test_findings_and_fixes_include_tool_call_arguments(tmp_path: Path) -> None:
     arguments = {"to": [{"address": "ada@northpeak.shop"}], "count": 1}
-    path = write(tmp_path / "rows.jsonl", [call_row("Subscribe ada@northpeak.shop, please.", arguments), call_row("Me.", arguments)])
+    path = write(
+        tmp_path / "rows.jsonl", [call_row("Subscribe ada@northpeak.shop, please.", arguments), call_row("Me.", arguments)]
+    )
     findings = [one for one in check(path).findings if one.check == "email"]
     assert [[span.part for span in one.spans] for one in findings] == [
         ["turn 1", "turn 2, call 1, to, 1, address"],

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.export import export_record
+from mlxtune.data.readers.columns import guess_mapping, mapping_option
 from mlxtune.data.readers.formats import FORMATS, KEYS, detect, parse, parse_mapping
-from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, Text, Unpaired
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, RowError, Text, Unpaired
 from mlxtune.recipe.load import dump
 from mlxtune.recipe.load import parse as parse_recipe
 from mlxtune.recipe.schema import DataSection
@@ -433,3 +434,74 @@ def test_a_turn_with_weight_0_is_read_only() -> None:
     row = parse({"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}, LOCATION)
     assert [turn.trained for turn in row.messages if turn.role == "assistant"] == [False, True]
     assert export_record(row, "openai")["messages"][1]["weight"] == 0
+
+
+def test_llamafactory_v1_parts_are_read() -> None:
+    def turn(role: str, *parts: tuple[str, str], **more: Any) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": kind, "value": value} for kind, value in parts], **more}
+
+    messages = [
+        turn("user", ("text", "q"), loss_weight=0.0),
+        turn(
+            "assistant", ("reasoning", "r"), ("text", "b"), ("tool_call", '{"name": "f", "arguments": {"x": 1}}'), loss_weight=0.0
+        ),
+        turn("tool", ("text", "5"), loss_weight=0.0),
+        turn("assistant", ("text", "a"), loss_weight=1.0),
+    ]
+    row = parse({"messages": messages}, LOCATION)
+    assert isinstance(row, Conversation)
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    assert row.messages == (Q, Message("assistant", "b", {"tool_calls": [call], REASONING: "r"}, False), Message("tool", "5"), A)
+    pair = {"chosen_messages": [messages[0], messages[3]], "rejected_messages": [messages[0], turn("assistant", ("text", "b"))]}
+    assert parse(pair, LOCATION) == Preference(LOCATION, {}, (Q,), "a", "b")
+    with pytest.raises(RowError, match="must be text"):
+        parse({"messages": [turn("user", ("image_url", "x.png")), ANSWER]}, LOCATION)
+
+
+@pytest.mark.parametrize("turns", [{"messages": [SYSTEM, USER, ANSWER]}, {"conversations": [SYSTEM, USER, ANSWER]}])
+def test_a_labeled_conversation_is_unpaired(turns: dict[str, Any]) -> None:
+    assert parse({**turns, "label": False}, LOCATION) == Unpaired(LOCATION, {}, (Message("system", "s"), Q), "a", False)
+    assert isinstance(parse({**turns, "label": 3}, LOCATION), Conversation)  # the user's own class
+    assert isinstance(parse({**turns, "label": True}, LOCATION, "chat" if "messages" in turns else "sharegpt"), Conversation)
+
+
+def test_arguments_may_be_encoded_twice() -> None:
+    row = parse({"messages": [USER, call(json.dumps(json.dumps({"x": 1})))]}, LOCATION)
+    assert isinstance(row, Conversation)
+    assert row.messages[1].extra["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+
+
+def test_a_map_reaches_nested_columns() -> None:
+    record = {"id": 1, "instruction": "q", "instances": [{"input": "", "output": "a"}]}
+    row = parse(record, LOCATION, mapping={"input": "instances[0].input", "output": "instances[0].output"})
+    assert isinstance(row, Conversation)
+    assert (row.messages, row.format) == ((Q, A), "alpaca")
+    with pytest.raises(RowError, match=r"no column instances\[1\].output"):
+        parse(record, LOCATION, mapping={"output": "instances[1].output"})
+    assert parse({"a.b": "x"}, LOCATION, mapping={"text": "a.b"}) == Text(LOCATION, {}, "x")
+
+
+@pytest.mark.parametrize(
+    ("record", "mapping"),
+    [
+        ({"question": "q", "answer": "a"}, {"prompt": "question", "completion": "answer"}),
+        ({"text": "q", "category": "c"}, {"prompt": "text", "completion": "category"}),
+        (
+            {"name": "n", "instruction": "q", "instances": [{"input": "i", "output": "a"}]},
+            {"input": "instances[0].input", "output": "instances[0].output"},
+        ),
+        ({"Question": "q", "bestAnswer": "a"}, {"prompt": "Question", "completion": "bestAnswer"}),
+        ({"query": "q", "good_reply": "a", "bad_reply": "b"}, {"prompt": "query", "chosen": "good_reply", "rejected": "bad_reply"}),
+        ({"id": "1", "code": "x = 1; y = 2"}, {"text": "code"}),
+        ({"n": 1}, {}),
+    ],
+)
+def test_a_map_is_guessed_from_the_columns(record: dict[str, Any], mapping: dict[str, str]) -> None:
+    assert guess_mapping(record) == mapping
+    if mapping:
+        parse(record, LOCATION, mapping=mapping)
+
+
+def test_a_map_is_quoted_for_the_shell() -> None:
+    assert mapping_option({"prompt": "a", "completion": "b"}) == "--map prompt=a,completion=b"
+    assert mapping_option({"output": "it[0].x"}) == "--map 'output=it[0].x'"

@@ -7,7 +7,9 @@ import operator
 import re
 from collections.abc import Iterator
 
-from mlxtune.data.checks.base import DROP, Check, CheckFamily, Hit
+from mlxtune.core.text import one_line
+from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Hit, Span
+from mlxtune.data.checks.check_input import CheckInput
 
 family = CheckFamily()
 
@@ -19,10 +21,26 @@ _REFUSAL = re.compile(
         (?:assist|help|fulfill?|comply|engage)[ ](?:you[ ])?(?:with[ ]|in[ ])?(?:that|this|your|the|such)\b
     | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not))[ ]
         (?:provide|generate|create|answer|give)[ ](?:you[ ])?(?:with[ ])?(?:that|this|any|such|medical|legal|financial|specific)\b
-    | \b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system)|(?=[ ]*[,.;:!]|[ ]I\b))|intelligence(?=[ ]*[,.;:!]|[ ]I\b))
+    | \b(?:sorry|apologies|apologize|afraid|unfortunately)\b[^.!?\n]{0,60}?\b(?:I|we)(?:['’]re|[ ]are|['’]m|[ ]am)?[ ](?:currently[ ]|just[ ]|really[ ])?
+        (?:can(?:['’]t|not|[ ]not)|unable[ ]to|not[ ](?:able|allowed|permitted|programmed|willing|comfortable|capable|going[ ]to[ ](?:help|do))
+        |(?:don['’]t|do[ ]not)[ ](?:currently[ ])?have[ ](?:the[ ])?(?:ability|capabilit|capacity|access|permission)
+        |won['’]t[ ](?:help|assist|do|tell|answer|give|provide|discuss|share|write|engage))
+    | \bI(?:['’]m|[ ]am)[ ]not[ ](?:comfortable|willing|allowed|permitted|programmed|going)[ ](?:with[ ](?:that|this)|for|to[ ](?:help|assist|give|share|discuss|answer|provide|do|engage|tell))\b
+    | \bI[ ](?:don['’]t|do[ ]not)[ ]feel[ ]comfortable\b
+    | \bI[ ](?:don['’]t|do[ ]not)[ ](?:currently[ ])?have[ ](?:the[ ])?(?:ability|capability|capacity|access)[ ]to\b
+    | \bI[ ]won['’]t[ ](?:do|help|assist|answer|tell)[ ](?:you[ ])?(?:with[ ])?(?:that|this|you)\b
+    """
+)
+_SELF_REFERENCE = re.compile(
+    r"""(?xi)
+      (?<!such[ ])\b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system)|(?=[ ]*[,.;:!]|[ ]I\b))|intelligence(?=[ ]*[,.;:!]|[ ]I\b))
     | \bI(?:['’]m|[ ]am)[ ](?:just[ ]|only[ ])?an?[ ](?:AI|(?:large[ ])?language[ ]model|virtual[ ]assistant)\b
     | \b(?:my|the)[ ](?:knowledge|training)[ ](?:data[ ])?(?:cut-?[ ]?off|only[ ]goes[ ]up)
     """
+)
+_ABOUT_IDENTITY = re.compile(  # a prompt that asks what the assistant is may be answered
+    r"(?i)\b(?:(?:who|what)(?:['’]s| is| are| was)? (?:you|your)|are you|were you|do you|your (?:name|model|creator|maker|training)|yourself"
+    r"|(?:made|created|built|trained|developed|designed|programmed|taught|owns?|about|call) you|human|robot|chat ?bot|GPT|AI|artificial|language model)\b"
 )
 _BOILERPLATE = re.compile(
     r"""(?xi)
@@ -47,8 +65,10 @@ _PLACEHOLDER = re.compile(
 )
 # Every match contains one of these words. Most answers contain none, which is cheap to check.
 _REFUSAL_WORDS = (
-    "sorry", "afraid", "assist", "help", "comply", "fulfil", "unable", " ai", "language model", "intelligence", "cutoff", "cut-off", "cut off", "only goes",
+    "sorry", "afraid", "assist", "help", "comply", "fulfil", "unable", "unfortunately", "apolog", "comfortable", "programmed", "willing",
+    "allowed", "permitted", "ability", "capab", "capacity", "access", "not able", "can’t", "can't", "cannot", "won’t", "won't",
 )  # fmt: skip
+_SELF_WORDS = (" ai", "language model", "intelligence", "virtual assistant", "cutoff", "cut-off", "cut off", "only goes")
 _BOILERPLATE_WORDS = (
     "hope", "feel free", "hesitate", "let me know", "anything else", "sure", "certainly", "of course", "absolutely", "great question",
 )  # fmt: skip
@@ -68,7 +88,22 @@ _MIN_LETTERS = 12  # in all repeats combined
 def refusals(text: str) -> Iterator[Hit]:
     lower = text.lower()
     if any(word in lower for word in _REFUSAL_WORDS) and (match := _REFUSAL.search(text)):
-        yield Hit(*match.span(), "The answer refuses, or presents itself as an AI model. The tuned model would do the same.")
+        yield Hit(*match.span(), "The answer refuses. The tuned model would do the same.")
+
+
+@family.row_check(Check("self-reference", "warn", "answers that speak as an AI", BY_HAND, short="as an AI"))
+def self_references(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]]:
+    """Find answers that present themselves as an AI model, unless the prompt asks about that."""
+    prompt = ""
+    for part in row_input.parts:
+        if part.role == "user":
+            prompt = part.text
+        elif part.is_answer and any(word in part.text.lower() for word in _SELF_WORDS):
+            match = _SELF_REFERENCE.search(part.text)
+            if match and not _ABOUT_IDENTITY.search(prompt):
+                span = Span(part.name, *match.span(), one_line(part.text[max(0, match.start() - 20) : match.end() + 20], 80))
+                yield "The answer presents itself as an AI model. The tuned model would do the same.", (span,)
+                return
 
 
 @family.text_check(Check("boilerplate", "warn", "answers with chatbot boilerplate", short="chatbot"), answers_only=True)

@@ -1,6 +1,7 @@
 """TRL's prompt-completion formats: ``prompt`` and ``completion``, or unpaired preferences for KTO if there is a ``label``.
 
-Only the completion is trained, also if the prompt has assistant turns.
+Only the completion is trained, also if the prompt has assistant turns. In LLaMA-Factory's KTO format, the last turn of a conversation
+is the completion.
 """
 
 from __future__ import annotations
@@ -9,9 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, with_system
-from mlxtune.data.readers.turns import check_answered, check_prompt, read_tools, single_answer, turns_or_text
+from mlxtune.data.readers.turns import (
+    answer_text,
+    check_answered,
+    check_prompt,
+    read_tools,
+    read_turns,
+    single_answer,
+    turns_or_text,
+)
 from mlxtune.data.rows import Conversation, Location, Unpaired
 
+_CONVERSATIONS = ("messages", "conversations")
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -26,9 +36,14 @@ def read_unpaired(record: Record, location: Location) -> Unpaired:
     label = _label(record.get("label"))
     if label is None:
         raise InvalidRecord("label must be true or false.", "Set it to true if the completion is desirable, otherwise to false.")
-    completion = single_answer(record, "completion")
-    prompt = check_prompt(with_system(turns_or_text(record, "prompt", "user"), record))
-    return Unpaired(location, metadata(record, "prompt", "completion", "label", "system"), prompt, completion, label)
+    if key := next((key for key in _CONVERSATIONS if key in record), None):
+        *turns, answer = check_answered(read_turns(record[key], key))
+        completion = answer_text(answer, f"the last turn of {key}")
+    else:
+        turns, completion = [*turns_or_text(record, "prompt", "user")], single_answer(record, "completion")
+    prompt = check_prompt(with_system(turns, record))
+    meta = metadata(record, "prompt", "completion", "label", "system", *_CONVERSATIONS)
+    return Unpaired(location, meta, prompt, completion, label)
 
 
 def has_preference_label(record: Record) -> bool:
@@ -48,7 +63,7 @@ def _matches(record: Record) -> bool:
 COMPLETION = RowFormat("completion", ("prompt", "completion", "tools", "system"), _matches, read)
 UNPAIRED = RowFormat(
     "unpaired",
-    ("prompt", "completion", "label", "system"),
-    lambda record: _matches(record) and has_preference_label(record),
+    ("prompt", "completion", "messages", "conversations", "label", "system"),
+    lambda record: (_matches(record) or any(key in record for key in _CONVERSATIONS)) and has_preference_label(record),
     read_unpaired,
 )

@@ -4,10 +4,10 @@
 |---|---|
 | openai-preference | ``input``, ``preferred_output``, ``non_preferred_output`` |
 | transcript | any of the texts below as ``Human: … Assistant: …`` |
-| preference | ``chosen``, ``rejected``, and a prompt or a shared beginning |
+| preference | ``chosen``, ``rejected``, and a prompt or a shared beginning; ``chosen_messages``, ``rejected_messages`` |
+| unpaired | ``prompt``, ``completion``, ``label``; ``messages`` or ``conversations``, ``label`` (true or false) |
 | chat | ``messages``, ``tools`` |
 | sharegpt | ``conversations`` of ``from`` and ``value``, ``tools`` |
-| unpaired | ``prompt``, ``completion``, ``label`` |
 | completion | ``prompt``, ``completion``: text or turns |
 | alpaca | ``instruction``, ``input``, ``output``, ``history`` |
 | text | ``text`` |
@@ -28,9 +28,10 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.readers.alpaca import ALPACA
 from mlxtune.data.readers.chat import CHAT, SHAREGPT
+from mlxtune.data.readers.columns import apply_mapping, guess_mapping, mapping_option
 from mlxtune.data.readers.completion import COMPLETION, UNPAIRED
 from mlxtune.data.readers.preference import OPENAI_PREFERENCE, PREFERENCE
-from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Record, RowFormat
+from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat
 from mlxtune.data.readers.text import TEXT
 from mlxtune.data.readers.transcript import TRANSCRIPT
 from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Text, Unpaired
@@ -38,14 +39,13 @@ from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError,
 # In the order of detection: the first format that matches a record reads it.
 FORMATS: dict[str, RowFormat] = {
     one.name: one
-    for one in (OPENAI_PREFERENCE, TRANSCRIPT, PREFERENCE, CHAT, SHAREGPT, UNPAIRED, COMPLETION, ALPACA, TEXT)
+    for one in (OPENAI_PREFERENCE, TRANSCRIPT, PREFERENCE, UNPAIRED, CHAT, SHAREGPT, COMPLETION, ALPACA, TEXT)
 }  # fmt: skip
 KEYS = tuple(dict.fromkeys(key for one in FORMATS.values() for key in (*one.keys, "meta")))  # keys that a mapping can name
 # The format of ``Row.content`` for each kind of row
 CONTENT_FORMATS: dict[type[Row], str] = {Conversation: "chat", Text: "text", Preference: "preference", Unpaired: "unpaired"}
 
 NO_MAPPING: Mapping[str, str] = MappingProxyType({})
-_ANSWER_COLUMNS = ("completion", "answer", "response", "output", "solution", "target", "assistant")
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 BREAK = "\ufdd0"  # a noncharacter that marks control tokens in a message while it is encoded
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -88,7 +88,7 @@ def parse(record: Any, location: Location, format: str = "auto", mapping: Mappin
         if not isinstance(record, dict):
             raise InvalidRecord(f"a row must be a JSON object, not {type(record).__name__}.", 'Write it as {"messages": […]}.')
         if mapping:
-            record = _apply_mapping(record, mapping)
+            record = apply_mapping(record, mapping)
         name = detect(record) if format == "auto" else format
         if name is None:
             raise _unknown_format(record)
@@ -99,23 +99,11 @@ def parse(record: Any, location: Location, format: str = "auto", mapping: Mappin
     return row
 
 
-def _apply_mapping(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
-    for column in mapping.values():
-        if column not in record:
-            raise InvalidRecord(
-                f"the row has no column {one_line(column, 30)}, which the map names.", "Correct the map, or add it."
-            )
-    rest = {key: value for key, value in record.items() if key not in mapping.values()}
-    return {**rest, **{key: record[column] for key, column in mapping.items()}}
-
-
 def _unknown_format(record: Record) -> InvalidRecord:
     keys = ", ".join(one_line(str(key), 20) for key in list(record)[:6]) or "no keys"
-    prompt = next((key for key in PROMPT_COLUMNS if key in record), None)
-    answer = next((key for key in _ANSWER_COLUMNS if key in record), None)
     hint = 'Write a row as {"messages": …}, {"prompt": …, "completion": …} or {"text": …}.'
-    if prompt and answer:
-        hint = f"Map the columns: --map prompt={prompt},completion={answer}, or data.map in a recipe."
+    if mapping := guess_mapping(record):
+        hint = f"Map the columns: {mapping_option(mapping)}, or data.map in a recipe."
     return InvalidRecord(f"no known format has these keys: {keys}.", hint)
 
 

@@ -12,6 +12,8 @@ from mlxtune.data.rows import Location, Message, Preference
 
 
 def read(record: Record, location: Location) -> Preference:
+    if "chosen_messages" in record:  # LLaMA-Factory v1
+        record = {_CONVERSATION_KEYS.get(key, key): value for key, value in record.items()}
     source = next((key for key in ("prompt", "conversations", "messages", "instruction") if record.get(key) is not None), None)
     chosen, rejected = record.get("chosen"), record.get("rejected")
     given: Sequence[Message] = ()
@@ -51,6 +53,9 @@ def _read_openai(record: Record, location: Location) -> Preference:
     return Preference(location, meta, prompt, good, bad, turns.read_tools(given.get("tools")))
 
 
+_CONVERSATION_KEYS = {"chosen_messages": "chosen", "rejected_messages": "rejected"}
+
+
 def _check_different(same: bool, keys: str) -> None:
     if same:
         raise InvalidRecord(f"{keys} are identical.", "Remove the row, or write a worse answer.", "same-pair")
@@ -87,7 +92,7 @@ def _split_implicit_prompt(record: Record, chosen: str, rejected: str) -> tuple[
 PREFERENCE = RowFormat(
     "preference",
     ("prompt", "conversations", "messages", "instruction", "input", "chosen", "rejected", "tools", "system"),
-    lambda record: "chosen" in record and "rejected" in record,
+    lambda record: {"chosen", "rejected"} <= record.keys() or _CONVERSATION_KEYS.keys() <= record.keys(),
     read,
 )
 OPENAI_PREFERENCE = RowFormat(

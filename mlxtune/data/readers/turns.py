@@ -90,6 +90,8 @@ def _turn(turn: Any, number: int) -> Message:
         raise InvalidRecord(f"turn {number} must be an object with role and content.", _TURN_HINT)
     if "from" in turn and "role" not in turn:
         return _sharegpt_turn(turn, number)
+    if isinstance(turn.get("content"), list) and any(isinstance(part, dict) and "value" in part for part in turn["content"]):
+        turn = _from_llamafactory(turn, number)
     role, content = turn.get("role"), turn.get("content")
     calls = turn.get("tool_calls")
     if role == "function":  # the API's name for tool turns before it had tools
@@ -106,6 +108,26 @@ def _turn(turn: Any, number: int) -> Message:
     if role != "assistant":
         return Message(role, _content_text(content, number), extra)
     return _assistant(turn, content, extra, number)
+
+
+def _from_llamafactory(turn: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Convert a turn of LLaMA-Factory v1, whose parts are texts, reasoning and calls keyed ``value``, to OpenAI's format."""
+    parts: list[Any] = []
+    calls = []
+    for part in turn["content"]:
+        match part:
+            case {"type": "text", "value": value}:
+                parts.append({"type": "text", "text": value})
+            case {"type": "reasoning", "value": value}:
+                parts.append({"type": "thinking", "thinking": value})
+            case {"type": "tool_call", "value": value}:
+                calls.append(_parse_json(value, f"call in turn {number}"))
+            case _:
+                parts.append(part)
+    result = {key: value for key, value in turn.items() if key != "loss_weight"}
+    if "loss_weight" in turn and turn.get("role") == "assistant":
+        result["weight"] = turn["loss_weight"]
+    return {**result, "content": parts or None, **({"tool_calls": calls} if calls else {})}
 
 
 def _assistant(turn: Mapping[str, Any], content: Any, extra: dict[str, Any], number: int) -> Message:
@@ -168,7 +190,8 @@ def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             hint = 'Write a call as {"function": {"name": "…", "arguments": {…}}}.'
             raise InvalidRecord(f"turn {number} calls a tool without a name.", hint)
-        arguments = _parse_json(function.get("arguments", {}), f"arguments of {one_line(function['name'], 30)} in turn {number}")
+        name = f"arguments of {one_line(function['name'], 30)} in turn {number}"
+        arguments = _parse_json(_parse_json(function.get("arguments", {}), name), name)  # some files encode them twice
         if not isinstance(arguments, dict):
             raise InvalidRecord(f"the arguments of a call in turn {number} must be an object.", 'Write them as {"name": value, …}.')
         if function is call:

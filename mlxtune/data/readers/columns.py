@@ -1,0 +1,105 @@
+"""Column maps: name the columns of a source that hold our keys, also inside of nested values, and guess them from a record.
+
+A column is a key of the record, or a path such as ``instances[0].output``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from mlxtune.core.text import one_line
+from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Record
+
+MAX_DEPTH = 3  # levels of nesting below the record in :func:`columns`
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_PATH = re.compile(rf"[^.\[\]]+(?:{_STEP.pattern})+")
+_PROMPTS = (*PROMPT_COLUMNS, "utterance", "message", "sentence", "text", "human", "source", "title")
+_ANSWERS = (
+    "completion", "answer", "response", "output", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
+)  # fmt: skip
+_LABELS = ("label", "category", "intent", "class", "sentiment", "topic")  # answers of a classifier
+_CHOSEN = ("chosen", "preferred", "accepted", "better", "winner", "good")
+_REJECTED = ("rejected", "dispreferred", "worse", "loser", "bad")
+
+
+def apply_mapping(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
+    """Return ``record`` with our keys. Raises ``InvalidRecord`` if it lacks one of the columns."""
+    mapped = {}
+    for key, column in mapping.items():
+        try:
+            mapped[key] = column_value(record, column)
+        except LookupError:
+            reason = f"the row has no column {one_line(column, 40)}, which the map names."
+            raise InvalidRecord(reason, "Correct the map, or add it.") from None
+    return {**{key: value for key, value in record.items() if key not in mapping.values()}, **mapped}
+
+
+def column_value(record: Record, column: str) -> Any:
+    """Return the value of a column. Raises ``LookupError`` if there is none."""
+    if column in record or not _PATH.fullmatch(column):
+        return record[column]
+    value: Any = record[column[: _STEP.search(column).start()]]  # type: ignore[union-attr]
+    for name, number in _STEP.findall(column):
+        if not isinstance(value, dict if name else list):
+            raise KeyError(column)
+        value = value[name] if name else value[int(number)]
+    return value
+
+
+def columns(record: Record) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of a record with their values. Of a list of objects, only the first one's are included."""
+
+    def walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+        yield path, value
+        if depth < MAX_DEPTH and isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(item, f"{path}.{key}", depth + 1)
+        elif depth < MAX_DEPTH and isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from walk(value[0], f"{path}[0]", depth + 1)
+
+    for key, value in record.items():
+        yield from walk(value, str(key), 0)
+
+
+def guess_mapping(record: Record) -> dict[str, str]:
+    """Return a map for a record in no known format, or one whose answer would be ignored. Empty if its columns say nothing."""
+    texts = [path for path, value in columns(record) if isinstance(value, str)]
+    chosen, rejected = _find(texts, _CHOSEN), _find(texts, _REJECTED)
+    prompt = _find(texts, _PROMPTS, {chosen, rejected})
+    if prompt and chosen and rejected:
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    answer = _find(texts, (*_ANSWERS, *_LABELS), {prompt})
+    if prompt and answer:
+        extra_input = _find(texts, ("input", "context"), {prompt, answer})
+        if extra_input and _name(prompt) == "instruction":
+            pairs = {"instruction": prompt, "input": extra_input, "output": answer}
+            return {key: column for key, column in pairs.items() if key != column}
+        return {"prompt": prompt, "completion": answer}
+    longest = max(texts, key=lambda path: len(column_value(record, path)), default="")
+    return {"text": longest} if longest and not prompt else {}
+
+
+def mapping_option(mapping: Mapping[str, str]) -> str:
+    """Return a map as the command line takes it: ``--map prompt=question,completion=answer``, quoted if necessary."""
+    text = ",".join(f"{key}={column}" for key, column in mapping.items())
+    return f"--map {text}" if re.fullmatch(r"[\w=,./-]+", text) else "--map '" + text.replace("'", "'\\''") + "'"
+
+
+def _find(paths: Collection[str], names: Collection[str], taken: Collection[str] = ()) -> str:
+    """Return the first of ``paths`` with one of ``names``, in their order; a whole name is better than a part of one."""
+    free = [path for path in paths if path not in taken]
+    for match in (str.__eq__, lambda own, name: name in own.split("_")):
+        for name in names:
+            if found := next((path for path in free if match(_name(path), name)), ""):
+                return found
+    return ""
+
+
+def _name(path: str) -> str:
+    """Return the last name of a path in lower case, words joined by underscores."""
+    last = re.split(r"[.\[\]]+", path.rstrip("]"))[-1]
+    last = last if not last.isdigit() else path
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower()).strip("_")
