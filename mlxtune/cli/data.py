@@ -126,7 +126,7 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         _show_report(report, fixed, every)
-    by_hand = fixed.by_hand if fixed else ()
+    by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
         raise typer.Exit(1)
@@ -306,7 +306,7 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
         changed = len(fixed.changes) - left_out
         sentence = f"{plural(fixed.rows, 'row')} written ({changed:,} changed), {left_out:,} left out. The source is unchanged."
         _paragraph(sentence, ("✓ ", "bold success"))
-        for finding in fixed.by_hand[:EXAMPLES]:
+        for _, finding in fixed.by_hand[:EXAMPLES]:
             _show_finding(report, finding)
         if fixed.by_hand:
             count = plural(len(fixed.by_hand), "finding")

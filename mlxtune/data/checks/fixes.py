@@ -42,11 +42,11 @@ class FixResult:
     out: Path
     rows: int
     changes: tuple[RowChange, ...]
-    by_hand: tuple[Finding, ...] = ()
+    by_hand: tuple[tuple[Location, Finding], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         changes = [change.to_json() for change in self.changes]
-        by_hand = [{"check": finding.check, "record": finding.rows[0]} for finding in self.by_hand]
+        by_hand = [{"file": place.file.name, "line": place.line, "check": finding.check} for place, finding in self.by_hand]
         return {"out": str(self.out), "rows": self.rows, "changes": changes, "by_hand": by_hand}
 
 
@@ -80,7 +80,7 @@ def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, 
     check_new_jsonl(out, is_folder=is_folder)
     selected = select_fixes(findings, also)
     changes: list[RowChange] = []
-    by_hand: list[Finding] = []
+    by_hand: list[tuple[Location, Finding]] = []
     index = total = 0
     for part, file in records.files:
         rows = list(_fixed_rows(records, range(index, index + len(file)), selected, changes, by_hand))
@@ -92,14 +92,18 @@ def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, 
 
 
 def _fixed_rows(
-    records: SourceRecords, indices: range, selected: dict[int, list[Finding]], changes: list[RowChange], by_hand: list[Finding]
+    records: SourceRecords,
+    indices: range,
+    selected: dict[int, list[Finding]],
+    changes: list[RowChange],
+    by_hand: list[tuple[Location, Finding]],
 ) -> Iterator[Row]:
     for index in indices:
         record, findings = records.record(index), selected.get(index, [])
         before = "" if isinstance(record, DataError) else record.id
         row = None
         if not isinstance(record, DataError) and (row := apply_fixes(record, findings)) is not None:
-            by_hand += unfixable(record, findings)
+            by_hand += [(records.location(index), finding) for finding in unfixable(record, findings)]
         if findings and (row is None or row.id != before):
             checks = tuple(dict.fromkeys(finding.check for finding in findings))
             changes.append(RowChange(records.location(index), checks, before, row.id if row else ""))
