@@ -1,4 +1,4 @@
-"""``data``: check, split, import, and export rows. ``data review`` is in ``review.py``."""
+"""``data``: check, split, import, and export rows. ``data review`` is in ``review.py``, ``data generate`` in ``generate.py``."""
 
 from __future__ import annotations
 

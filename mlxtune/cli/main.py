@@ -42,6 +42,7 @@ VERBS = {
     "data": "data:app",
     "data review": "review:review",
     "data apply": "apply:apply",
+    "data generate": "generate:generate",
     "recipe": "recipe:app",
     "runs": "runs:app",
     "models": "models:app",

@@ -23,6 +23,7 @@ from mlxtune.data import filters
 from mlxtune.data import review as reviews
 from mlxtune.data.review import STATUSES, Action, ReviewSession, ReviewState, ReviewStep
 from mlxtune.data.rows import last_prompt, row_tags
+from mlxtune.data.source_files import GENERATED
 from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # imports numpy
@@ -148,8 +149,12 @@ def matching_rows(browser: SourceBrowser, filter: str) -> list[int]:
 
 
 def _find(browser: SourceBrowser, name: str) -> int:
-    """Return the row that ``name`` identifies: the number of its line or array element (up to five digits), or a prefix of its original or edited ID."""
-    by_number = [index for index in browser.rows if name.isdigit() and browser.location(index).number == int(name)]
+    """Return the row that ``name`` identifies: the number of its line or array element (up to five digits), or a prefix of its original or edited ID.
+
+    Numbers are those of the source's own rows. Generated rows are known by their ID.
+    """
+    own = [index for index in browser.rows if browser.records.part(index)[0] != GENERATED] if name.isdigit() else []
+    by_number = [index for index in own if browser.location(index).number == int(name)]
     prefix = name.lower()
     edited = {index for index, decision in browser.decisions.items() if decision.after.startswith(prefix)}
     by_id = sorted({index for index in browser.rows if browser.key(index).startswith(prefix)} | edited)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, read_json, write_json
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.source_files import source_files
+from mlxtune.data.source_files import all_files
 
 _VERSION = 2
 
@@ -42,7 +42,7 @@ def load(source: Path) -> CheckOutcome | None:
 
 def _stamps(source: Path) -> list[list[object]]:
     """Return the path, modification time and size of each file."""
-    stats = [(file, file.stat()) for file in source_files(source).values()]
+    stats = [(file, file.stat()) for file in all_files(source).values()]
     return [[str(file.resolve()), stat.st_mtime_ns, stat.st_size] for file, stat in stats]
 
 

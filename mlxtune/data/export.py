@@ -27,7 +27,7 @@ from mlxtune.data.readers.formats import CONTENT_FORMATS
 from mlxtune.data.review import journal_path
 from mlxtune.data.rows import Conversation, Message, Preference, Row, Text, Unpaired
 from mlxtune.data.source import Source
-from mlxtune.data.source_files import source_files
+from mlxtune.data.source_files import all_files
 from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits, SplitSettings, record_splits, split
 from mlxtune.recipe import DataSection
 
@@ -162,7 +162,7 @@ def _manifest(
     source: Source, data: DataSection, to: Target, kind: str, folder: Path, rows: Mapping[SplitName, list[Row]], splits: Splits
 ) -> dict[str, Any]:
     journal = journal_path(source.path)
-    files = source_files(source.path).values()
+    files = all_files(source.path).values()
     return {
         "mlxtune": mlxtune.__version__,
         "whole": True,

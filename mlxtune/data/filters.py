@@ -1,6 +1,6 @@
 """A small query language to filter the rows of a review.
 
-    status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided
+    status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided; proposed = generated, undecided
     tag:billing          a tag of the row
     finding:conflict     a check with a finding about the row
     id:3f2a9c            the beginning of the row's ID
@@ -21,6 +21,7 @@ from typing import Protocol
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
+from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.review import STATUSES, Decision
 from mlxtune.data.rows import Row, row_tags, row_text
 
@@ -29,7 +30,7 @@ _TERM = re.compile(
 )
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 _FIELDS = ("status", "tag", "finding", "id")
-_STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided")
+_STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "proposed")
 
 
 class FilterRow(Protocol):
@@ -94,6 +95,8 @@ def _field_filter(field: str, value: str) -> Filter:
         case "status":
             if value not in _STATUS_VALUES:
                 raise InputError(f"Unknown status {one_line(value, 30)}.", hint=suggest(value, _STATUS_VALUES))
+            if value == "proposed":
+                return lambda row: row.decision.is_undecided and lineage_of(row.row) is not None
             return lambda row: _has_status(row.decision, value)
         case "tag":
             return lambda row: value in row_tags(row.current)

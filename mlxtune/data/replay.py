@@ -55,15 +55,18 @@ def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:
     return chosen
 
 
-def read_prompts(file: Path) -> list[tuple[Location, tuple[Message, ...]]]:
-    """Read lines of ``{"prompt": text}`` or ``{"messages": […]}``, whose last assistant turn is ignored. Raises ``DataError``."""
+def read_prompts(file: Path, setting: str = "data.replay_prompts") -> list[tuple[Location, tuple[Message, ...]]]:
+    """Read lines of ``{"prompt": text}`` or ``{"messages": […]}``, whose last assistant turn is ignored.
+
+    Raises ``DataError``, whose hint names the ``setting`` that the file comes from.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Correct data.replay_prompts.") from error
+        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint=f"Correct {setting}.") from error
     prompts = [(location, _parse(line, location)) for location, line in ((Location(file, at), line) for at, line in enumerate(lines, 1)) if line.strip()]  # fmt: skip
     if not prompts:
-        raise DataError(f"{file} has no prompts.", hint="Correct data.replay_prompts, or set data.replay = 0.")
+        raise DataError(f"{file} has no prompts.", hint=f"Correct {setting}.")
     return prompts
 
 

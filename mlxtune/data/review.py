@@ -211,13 +211,15 @@ class ReviewedRows:
     accepted: frozenset[Location]
 
 
-def apply_review(rows: Iterable[Row], state: ReviewState) -> ReviewedRows:
-    """Return all ``rows`` of a file without excluded ones, and with edits and tags applied."""
+def apply_review(rows: Iterable[Row], state: ReviewState, *, only_accepted: bool = False) -> ReviewedRows:
+    """Return all ``rows`` of a file without excluded ones (or ``only_accepted`` ones), and with edits and tags applied."""
     reviewed, left_out, edited, accepted = [], 0, {}, []
     for key, row in with_keys(rows):
         decision = state.decision(key)
         if decision.status in EXCLUDED:
             left_out += 1
+            continue
+        if only_accepted and decision.status != "accepted":
             continue
         reviewed.append(apply_decision(row, decision))
         if decision.status == "accepted":

@@ -11,7 +11,7 @@ from mlxtune.core.files import disk_errors
 
 RECIPE = Path("recipes/support-json.toml")
 VOICE = Path("recipes/brand-voice.toml")  # its child, trained on preference pairs
-_SIDECARS = (".split.json", ".review.jsonl", ".lock")
+_SIDECARS = (".split.json", ".review.jsonl", ".generated.jsonl", ".lock")
 
 
 def samples_root() -> Path:

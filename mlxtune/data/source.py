@@ -11,12 +11,13 @@ from mlxtune.core.text import plural
 from mlxtune.data import review
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import Location, Row
-from mlxtune.data.source_files import source_files
+from mlxtune.data.source_files import GENERATED, all_files
 
 
 @dataclass(frozen=True)
 class Source:
     """All rows of a source after its review. ``parts`` maps splits to their rows if the files define splits, else ``all`` to all rows.
+    Generated rows are the part ``generated``, which has only the accepted ones.
 
     The review left out ``left_out`` rows. ``edited`` maps the hash of an edited row to the original hash, and ``accepted`` has the
     locations of accepted rows.
@@ -36,7 +37,12 @@ class Source:
 def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> Source:
     """Read all rows of ``path`` and apply its review. Raises ``DataError`` if there are no rows, or a row is invalid."""
     state = review.load(path)
-    parts = {part: review.apply_review(read_file(file, format, mapping), state) for part, file in source_files(path).items()}
+    parts = {}
+    for part, file in all_files(path).items():
+        if part == GENERATED:
+            parts[part] = review.apply_review(read_file(file), state, only_accepted=True)
+        else:
+            parts[part] = review.apply_review(read_file(file, format, mapping), state)
     return Source(
         path,
         {name: part.rows for name, part in parts.items()},

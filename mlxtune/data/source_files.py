@@ -7,6 +7,7 @@ from pathlib import Path
 from mlxtune.core.errors import DataError
 
 PARTS = ("train", "valid", "test")
+GENERATED = "generated"  # the part with the rows that a model wrote, which are kept in a file of their own
 
 
 def source_files(path: Path) -> dict[str, Path]:
@@ -20,6 +21,20 @@ def source_files(path: Path) -> dict[str, Path]:
     if "train" not in files:
         raise DataError(f"{path} has no train.jsonl.", hint="Add one, or specify a file.")
     return files
+
+
+def all_files(path: Path) -> dict[str, Path]:
+    """Return a source's files and, as the part ``generated``, the file with the rows that a model wrote for it, if there is one.
+
+    Raises ``DataError`` as :func:`source_files` does.
+    """
+    generated = generated_path(path)
+    return source_files(path) | ({GENERATED: generated} if generated.is_file() and generated.stat().st_size else {})
+
+
+def generated_path(source: Path) -> Path:
+    """Return the path of the generated rows: ``support.generated.jsonl`` next to ``support.jsonl``. They are proposals until accepted."""
+    return sidecar_path(source, "generated.jsonl")
 
 
 def sidecar_path(source: Path, suffix: str) -> Path:

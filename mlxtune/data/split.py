@@ -1,7 +1,7 @@
 """Split a source into train, valid and test by content, not by position, so that every row stays in its split.
 
 The assignment is recorded in a sidecar file next to the source, which also holds the hashes of sealed rows: rows that an evaluation
-or an export has used and that must never be used for training.
+or an export has used and that must never be used for training. Generated rows are only ever used for training.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, read_json, write_json
 from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
+from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.rows import Row, prompt_hash, prompt_text, row_tags
 from mlxtune.data.source import Source
-from mlxtune.data.source_files import sidecar_path
+from mlxtune.data.source_files import GENERATED, sidecar_path
 from mlxtune.recipe import DataSection
 
 SplitName = Literal["train", "valid", "test"]
@@ -53,7 +54,8 @@ class Membership:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of a source. ``set_aside`` has new rows whose near-duplicates are in several splits.
+    """The three splits of a source. ``set_aside`` has new rows whose near-duplicates are in several splits, and generated ones that are
+    too close to held-out rows.
 
     ``previously_sealed`` has the hashes of rows and prompts that an earlier evaluation or export has sealed.
     """
@@ -89,28 +91,47 @@ def split(source: Source, data: DataSection) -> Splits:
     others are added, and a recorded row never moves at all. Sealed rows are always in the test split. New rows whose
     near-duplicates are in several splits are set aside.
 
+    Generated rows are training rows, and do not change the size of the other splits. A new row that nearly duplicates one is a training
+    row, too. A generated row is set aside if it nearly duplicates a row in the test or valid split, or was generated from one.
+
     Raises ``DataError`` if a requested split is empty, or if held-out rows are among the others.
     """
     parts = dict(source.parts)
+    generated = parts.pop(GENERATED, ())
     pool = parts.pop("all" if "all" in parts else "train")
+    generated += tuple(row for row in pool if lineage_of(row))
+    pool = tuple(row for row in pool if not lineage_of(row))
+    if not data.generated:
+        generated = ()
     fractions: dict[SplitName, float] = {
         "test": 0.0 if "test" in parts else data.holdout,
         "valid": 0.0 if "valid" in parts else data.validation,
     }
     membership = load_membership(source.path)
     recorded = membership.splits.get(SplitSettings.from_section(data), {})
-    prompts = [prompt_hash(row) for row in pool]
-    known: list[SplitName | None] = []
-    for row, prompt in zip(pool, prompts, strict=True):
-        hashes = (row.hash, source.edited.get(row.hash, row.hash), prompt)
-        name = _known_split(hashes, recorded, membership.sealed)
-        known.append(None if name in parts else name)
+
+    def known_split(row: Row) -> SplitName | None:
+        return _known_split((row.hash, source.edited.get(row.hash, row.hash), prompt_hash(row)), recorded, membership.sealed)
+
+    known = [None if name in parts else name for name in map(known_split, pool)]
+    is_new = None in known or any(known_split(row) != "train" for row in generated)
+    others = [*generated, *(row for name in ("test", "valid") for row in parts.get(name, ()))] if generated else []
+    prompts = [prompt_hash(row) for row in (*pool, *others)]
     # if every row's split is known, near-duplicates do not matter
-    labels = group_labels(pool, prompts, data.group_by) if None in known else range(len(pool))
+    labels: Sequence[int] = range(len(prompts))
+    if is_new:
+        labels = group_labels([*pool, *others], prompts, data.group_by)
+    generated_labels = labels[len(pool) : len(pool) + len(generated)]
+    near_generated = set(generated_labels)
+    held_out = {label for name, label in zip(known, labels, strict=False) if name in ("test", "valid")}
+    held_out |= set(labels[len(pool) + len(generated) :])
     items = [
-        SplitItem(label, group_name(row, data.group_by) if data.group_by else prompt, next(iter(row_tags(row)), ""), name)
-        for row, prompt, label, name in zip(pool, prompts, labels, known, strict=True)
-    ]
+        SplitItem(
+            label, group_name(row, data.group_by) if data.group_by else prompt, next(iter(row_tags(row)), ""),
+            name or ("train" if label in near_generated and label not in held_out else None),
+        )
+        for row, prompt, label, name in zip(pool, prompts, labels, known, strict=False)
+    ]  # fmt: skip
     rows: dict[SplitName | None, list[Row]] = {None: []} | {name: list(parts.get(name, ())) for name in SPLIT_NAMES}
     for row, assigned in zip(pool, assign(items, fractions, data.seed), strict=True):
         rows[assigned].append(row)
@@ -121,6 +142,12 @@ def split(source: Source, data: DataSection) -> Splits:
                 f"The {name} split is empty: {plural(len(source.rows), 'row')} {'is' if len(source.rows) == 1 else 'are'} too few.",
                 hint="Add rows, or change data.holdout and data.validation.",
             )
+    held_out_ids = {id for name in ("test", "valid") for row in rows[name] for id in (row.id, source.edited.get(row.hash, "")[:12])}
+    for row, label in zip(generated, generated_labels, strict=True):
+        lineage = lineage_of(row)
+        is_close = label in held_out or known_split(row) in ("test", "valid")
+        derived = lineage is not None and not held_out_ids.isdisjoint(lineage.examples)
+        rows[None if is_close or derived else "train"].append(row)
     train, valid, test, set_aside = (tuple(rows[name]) for name in (*SPLIT_NAMES, None))
     result = Splits(train, valid, test, set_aside, membership.sealed)
     result.refuse_sealed((*result.train, *result.valid))

@@ -114,6 +114,7 @@ class DataSection:
     holdout: Annotated[float, Key("fraction of rows held out for evaluation", "twentieths"), _FRACTION] = 0.15
     validation: Annotated[float, Key("fraction of rows used for the validation loss", "twentieths"), _FRACTION] = 0.10
     group_by: Annotated[str, Key("metadata key; rows with the same value stay in the same split")] = ""
+    generated: Annotated[bool, Key("train on generated rows that were accepted in the review", in_form=False)] = True
     max_tokens: Annotated[int, Key("maximum tokens per row; longer rows are truncated", "doubles"), _AT_LEAST_1] = 1024
     too_long: Annotated[Literal["refuse", "skip"], Key("what to do with rows that truncation leaves without trained tokens")] = (
         "refuse"

@@ -227,6 +227,14 @@ class SearchDecided(BaseEvent):
     text: str
 
 
+class RowsProposed(BaseEvent):
+    """A generation proposed rows. ``refused`` counts the other rows by reason."""
+
+    type: Literal["rows.proposed"]
+    proposed: int
+    refused: dict[str, int]
+
+
 class Heartbeat(BaseEvent):
     """A sign of life, written every 5 s by a thread that never uses MLX."""
 
@@ -296,13 +304,13 @@ class RunFailed(BaseEvent):
 Event = (
     RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationDone | SampleWritten | CheckpointSaved
     | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
-    | TrialEnded | SearchDecided | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
+    | TrialEnded | SearchDecided | RowsProposed | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
     | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
     "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validation", "sample", "checkpoint",
     "arm.started", "arm.progress", "arm.finished", "export.written", "fidelity", "heartbeat", "warning", "sleep.prevented",
-    "search.planned", "trial.started", "trial.scored", "trial.ended", "search.decided", "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
+    "search.planned", "trial.started", "trial.scored", "trial.ended", "search.decided", "rows.proposed", "run.waiting", "run.continued", "run.restarting", "run.finished", "run.stopped", "run.failed",
 ]  # fmt: skip
 
 

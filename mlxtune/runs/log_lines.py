@@ -87,6 +87,13 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
             return "×", style, one_line(f"trial {event['trial']} {event['status']}: {event['reason']}")
         case "search.decided":
             return "✓", "success", one_line(event["text"])
+        case "rows.proposed":
+            refused = ", ".join(f"{count:,} {one_line(kind, 60)}" for kind, count in event["refused"].items())
+            return (
+                "✓",
+                "success",
+                f"{plural(event['proposed'], 'row')} proposed for review{f'; refused: {refused}' if refused else ''}",
+            )
         case "warning":
             return "!", "warning", one_line(event["text"])
         case "run.waiting":

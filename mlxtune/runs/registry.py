@@ -49,6 +49,9 @@ RUN_KINDS = {
         "searches", "mlxtune.training.search.search_worker", "search", "Start one with: mlxtune search RECIPE", "searches"
     ),
     "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune export mlx ADAPTER"),
+    "generate": RunKind(
+        "generations", "mlxtune.data.generate.worker", "generation", "Start one with: mlxtune data generate RECIPE"
+    ),
 }
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxtune.core.child_process import serve
-from mlxtune.core.errors import DataError, TemplateError
-from mlxtune.data.rows import Conversation, Location, Preference, Row, Unpaired, assistant_message
+from mlxtune.data.rows import Location
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.models.cpu import blas
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.models.encoded import Encoded, EncodedPair
     from mlxtune.models.load import LoadedModel
-    from mlxtune.models.template import ChatTemplate
-
-_NO_LIMIT = 2**31 - 1  # tokens
 
 
 def lengths(recipe: Recipe) -> DatasetLengths:
@@ -69,35 +65,13 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
     For a pair, the longer answer is counted. Raise ``InputError`` if the model or the whole file is invalid, but never for a row.
     """
     from mlxtune.data.access.records import SourceRecords
+    from mlxtune.models.row_tokens import count_row_tokens
     from mlxtune.models.template import TemplateSettings, load_template
 
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))
     with SourceRecords(recipe.source, recipe.data.format, recipe.data.map) as records:
-        return [_count(template, records.record(index)) for index in range(len(records))]
-
-
-def _count(template: ChatTemplate, record: Row | DataError) -> TokenCount | None:
-    from mlxtune.data.checks.check_input import TokenCount
-
-    try:
-        if isinstance(record, DataError):
-            return None
-        if isinstance(record, Preference):
-            pair = template.encode_pair(record, _NO_LIMIT)
-            total = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
-            return TokenCount(total, len(pair.prompt), notes=tuple(sorted(pair.notes)))
-        if isinstance(record, Unpaired):
-            record = Conversation(record.location, record.meta, (*record.prompt, assistant_message(record.completion)))
-        rows = template.encode(record, _NO_LIMIT)
-        notes = sorted(frozenset().union(*(row.notes for row in rows)))
-        return TokenCount(max(row.full_length for row in rows), min(int(row.trained.argmax()) for row in rows), notes=tuple(notes))
-    except TemplateError as error:
-        reason = error.message.partition(f"{record.location}: ")[2] if not isinstance(record, DataError) else ""
-        reason = reason or error.message
-        return TokenCount(0, 0, f"{reason[:1].upper()}{reason[1:]} {error.hint}")
-    except DataError:  # no trained tokens
-        return None
+        return [count_row_tokens(template, records.record(index)) for index in range(len(records))]
 
 
 def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32"] | None = None) -> StepCost:

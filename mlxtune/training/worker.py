@@ -18,6 +18,7 @@ from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.rows import shared_system_prompt
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.contract import Contract
@@ -102,10 +103,11 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
     """Write ``data.json``, which lists the train, skipped and held-out rows, and return the train rows."""
     from mlxtune.training.coverage import row_labels
 
+    generated = {row.id for row in setup.splits.train if lineage_of(row)}
     rows = [
         {
             "id": row.id, "line": row.location.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()),
-            "full": row.full_length, **row_labels(row),
+            "full": row.full_length, **row_labels(row), **({"generated": True} if row.id in generated else {}),
         }
         for row in setup.loop.train
     ]  # fmt: skip
@@ -141,7 +143,7 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
         "weights": sha256_file(folder / "adapter" / WEIGHTS),
         "parent": _parent_lineage(recipe),
         "system": shared_system_prompt(setup.splits.train),
-        **_replay_record(read_json(folder / "data.json")),
+        **_row_counts(read_json(folder / "data.json")),
         "thinking": settings.thinking,
         "date": settings.date if dated else "",
         "template": settings.source,
@@ -150,10 +152,15 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
     }
 
 
-def _replay_record(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the number of replay rows as an entry of the lineage; empty without replay."""
-    count = sum(bool(row.get("replay")) for row in data["train"])
-    return {"replay_rows": count} if count else {}
+def _row_counts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of replayed rows, and of generated rows and all rows of the source, as entries of the lineage, if there are any."""
+    replayed = sum(bool(row.get("replay")) for row in data["train"])
+    generated = {row["id"] for row in data["train"] if row.get("generated")}
+    rows = {row["id"] for row in data["train"] if not row.get("replay")}
+    return {
+        **({"replay_rows": replayed} if replayed else {}),
+        **({"generated_rows": len(generated), "training_rows": len(rows)} if generated else {}),
+    }
 
 
 def recipe_hash(recipe: Recipe, dated: bool) -> str:

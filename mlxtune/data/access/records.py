@@ -16,7 +16,7 @@ from mlxtune.data.access.spans import LIMIT, RecordSpans
 from mlxtune.data.readers.formats import NO_MAPPING, check_format, check_mapping, parse
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.rows import Location, Row, RowError
-from mlxtune.data.source_files import source_files
+from mlxtune.data.source_files import GENERATED, all_files
 
 
 class RecordFile:
@@ -97,8 +97,9 @@ class SourceRecords:
         self.files: list[tuple[str, RecordFile]] = []
         with ExitStack() as undo:
             undo.push(self._open_files)
-            for part, file in source_files(path).items():
-                self.files.append((part, self._open_files.enter_context(open_records(file, format, mapping))))
+            for part, file in all_files(path).items():
+                settings = ("auto", NO_MAPPING) if part == GENERATED else (format, mapping)
+                self.files.append((part, self._open_files.enter_context(open_records(file, *settings))))
             undo.pop_all()
         self._starts = [0]
         for _, records in self.files:

@@ -16,6 +16,7 @@ from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
 from mlxtune.data.rows import Location, Row
+from mlxtune.data.source_files import GENERATED
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dic
 
 
 def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, also: Collection[str] = ()) -> FixResult:
-    """Write all rows of ``records`` in mlxtune's own format, with the fixes from :func:`select_fixes`, and log the changes.
+    """Write the source's own rows in ``records`` in mlxtune's own format, with the fixes from :func:`select_fixes`, and log the changes.
 
     ``out`` is a new ``.jsonl`` file, or a new folder if the source is a folder. Raises ``InputError`` if it exists.
     """
@@ -83,6 +84,8 @@ def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, 
     by_hand: list[tuple[Location, Finding]] = []
     index = total = 0
     for part, file in records.files:
+        if part == GENERATED:  # the last part
+            continue
         rows = list(_fixed_rows(records, range(index, index + len(file)), selected, changes, by_hand))
         write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, rows)))
         index, total = index + len(file), total + len(rows)

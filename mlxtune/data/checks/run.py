@@ -19,6 +19,7 @@ from mlxtune.data.checks.report import CheckReport, FileCount, advice
 from mlxtune.data.checks.unreadable import unreadable
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import Location, Row
+from mlxtune.data.source_files import GENERATED
 
 Progress = Callable[[float], None]
 _PROGRESS_ROWS = 500  # rows between two calls of ``progress``
@@ -64,7 +65,8 @@ def check(
                     findings += row_checks.findings(row_input)
                     if scorer:
                         findings += contract_findings(row_input, scorer)
-                    corpus.add(row_input, part if part != "all" else split_of(record) if split_of else part)
+                    split = "train" if part == GENERATED else part
+                    corpus.add(row_input, split if split != "all" else split_of(record) if split_of else split)
                 index += 1
                 if not index % _PROGRESS_ROWS:
                     progress(0.7 * index / len(records))
@@ -95,9 +97,11 @@ def check(
         return report
 
 
-def recheck(index: int, row: Row, scorer: ContractScorer | None = None) -> tuple[Finding, ...]:
-    """Run the single-row checks and the contract on an edited row."""
-    row_input = CheckInput(index, row)
+def recheck(
+    index: int, row: Row, scorer: ContractScorer | None = None, tokens: TokenCount | None = None, max_tokens: int = 0
+) -> tuple[Finding, ...]:
+    """Run the single-row checks and the contract on an edited or generated row."""
+    row_input = CheckInput(index, row, tokens, max_tokens)
     return (*_RowChecks().findings(row_input), *(contract_findings(row_input, scorer) if scorer else ()))
 
 

@@ -214,8 +214,8 @@ class EndpointClient:
             else {"max_tokens": meter.reply_tokens, "temperature": 0.0}
         )
 
-    def complete(self, messages: Messages, tools: Tools = ()) -> Completion:
-        """Return the reply to ``messages``.
+    def complete(self, messages: Messages, tools: Tools = (), *, seed: int = 0) -> Completion:
+        """Return the reply to ``messages``: the likeliest one, or with a ``seed`` other than 0, one sampled at temperature 1.
 
         A question is retried only if the endpoint certainly did no work (429, 503, no connection). After any other failure, it may
         have been billed: its worst case is charged and :class:`ReplyLost` is raised. Raises ``InputError`` if the endpoint rejects
@@ -223,12 +223,14 @@ class EndpointClient:
         """
         worst = self._meter.worst_case(messages, tools)
         with self._meter.reserve(worst):
-            return self._ask(messages, tools, worst)
+            return self._ask(messages, tools, seed, worst)
 
-    def _ask(self, messages: Messages, tools: Tools, worst: float) -> Completion:
-        content = [self._model, messages, *([tools] if tools else [])]
+    def _ask(self, messages: Messages, tools: Tools, seed: int, worst: float) -> Completion:
+        content = [self._model, messages, *([tools] if tools else []), *([seed] if seed else [])]
         once = {"Idempotency-Key": sha256_json(content)}  # endpoints that support it bill a retry once
         options = self._options | ({"tools": list(tools)} if tools else {})
+        if seed and "temperature" in options:
+            options |= {"temperature": 1.0, "seed": seed}
         for attempt in range(1, TRIES + 1):
             start = time.perf_counter()
             try:

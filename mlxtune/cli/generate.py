@@ -1,0 +1,223 @@
+"""``data generate``: let a teacher propose rows, which are used only after they are accepted in the review."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlxtune.adapters import library
+from mlxtune.cli.consent import require_consent
+from mlxtune.cli.follow import follow
+from mlxtune.cli.options import Json, Overrides, RecipeFile
+from mlxtune.cli.output import Cell, info, progress_bar, show, show_json
+from mlxtune.cli.tables import print_columns, print_section
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import user_path
+from mlxtune.core.journal import read
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.generate import start as generation
+from mlxtune.data.generate.lineage import Task
+from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
+from mlxtune.data.generate.start import Quote, quote
+from mlxtune.evaluation.judge import endpoint
+from mlxtune.recipe import load
+from mlxtune.runs.registry import Run
+from mlxtune.runs.state import RunState
+
+_ALL_PROMPTS = 1_000_000  # more prompts than a file has
+_DEFAULT_ROWS = 20
+
+
+def generate(
+    recipe: RecipeFile,
+    prompts: Annotated[
+        str,
+        typer.Option("--prompts", help="Answer the prompts in this file (.jsonl, or .txt with one per line).", show_default=False),
+    ] = "",
+    documents: Annotated[
+        str,
+        typer.Option(
+            "--documents", help="Write prompts that a folder of Markdown, text, or PDF files answers.", show_default=False
+        ),
+    ] = "",
+    worse: Annotated[
+        bool, typer.Option("--worse", help="Write worse answers for preference pairs, each with a named flaw.")
+    ] = False,
+    score: Annotated[bool, typer.Option("--score", help="Grade training rows by the rubric instead of writing new ones.")] = False,
+    like: Annotated[
+        str,
+        typer.Option(
+            "--like", help="Write variations of the training rows that match this filter (see data review).", show_default=False
+        ),
+    ] = "",
+    where: Annotated[
+        str,
+        typer.Option(
+            "--where", help="Use only training rows with this metadata, for example category=account.", show_default=False
+        ),
+    ] = "",
+    about: Annotated[str, typer.Option("--about", help="What the new prompts should be about.", show_default=False)] = "",
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.", show_default=False
+        ),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option("-k", "--candidates", min=1, max=32, help="Answers per prompt, of which the best is kept.")
+    ] = 4,
+    rubric: Annotated[
+        str,
+        typer.Option(
+            "--rubric", help="Let the teacher grade the answers: a TOML file with questions, or default.", show_default=False
+        ),
+    ] = "",
+    local: Annotated[
+        str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.", show_default=False)
+    ] = "",
+    adapter: Annotated[
+        str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.", show_default=False)
+    ] = "",
+    model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.", show_default=False)] = "",
+    url: Annotated[str, typer.Option("--url", help="An OpenAI-compatible endpoint.")] = endpoint.OFFICIAL,
+    key_env: Annotated[
+        str,
+        typer.Option(
+            "--key-env", help="The environment variable with the API key.", show_default="OPENAI_API_KEY or MLXTUNE_ENDPOINT_KEY"
+        ),
+    ] = "",
+    price_in: Annotated[float, typer.Option("--price-in", min=0, help="Dollars per million prompt tokens.")] = 0.0,
+    price_out: Annotated[float, typer.Option("--price-out", min=0, help="Dollars per million reply tokens.")] = 0.0,
+    cap: Annotated[float | None, typer.Option("--cap", min=0, help="Maximum cost in dollars.")] = None,
+    send: Annotated[bool, typer.Option("--send", help="Consent to sending training rows to the endpoint.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the cost.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the generation and return immediately.")] = False,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Let a teacher write rows for a recipe's source, and follow it.
+
+    The rows that pass the contract and all checks and repeat no other row are proposed: they train only after you accept them in the
+    review, and are never held out. The teacher sees only training rows.
+    """
+    loaded = load(recipe, overrides or [])
+    task = _task(prompts, documents, worse=worse, score=score)
+    spec = _teacher(
+        local, adapter, TeacherSpec(url=url, model=model, key_env=key_env, price_in=price_in, price_out=price_out, cap=cap)
+    )
+    request = GenerationRequest(
+        task, spec, n or (_ALL_PROMPTS if task == "answers" else _DEFAULT_ROWS), 1 if task == "scores" else candidates, like, where, (),
+        about, _absolute(prompts), _absolute(documents), _rubric(rubric, score=score), seed=seed,
+    )  # fmt: skip
+    offer = quote(loaded, request)
+    _tell(offer, request, json=json)
+    if dry_run:
+        if json:
+            show_json({"rows": offer.rows, "questions": offer.questions, "dollars": offer.dollars, "host": offer.host})
+        return
+    if offer.host:
+        what = f"Up to {offer.questions:,} questions with training rows will be sent to {offer.host}."
+        consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
+        request = replace(request, teacher=replace(spec, consent=consent))
+    with progress_bar("looking for the model") as update:
+        run = generation.start(Path.cwd(), loaded, request, progress=update)
+    if detach:
+        show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
+        return
+    code = _follow(run)
+    if code == 0 and run.state().phase == "finished":
+        show_json({"run": run.id, **dict(run.state().summary)}) if json else show_generation(run, recipe)
+    raise typer.Exit(code)
+
+
+def show_generation(run: Run, recipe: Path | None = None) -> None:
+    """Print how many rows a generation proposed, why others were refused, and how to review them."""
+    summary = dict(run.state().summary)
+    if "scored" in summary:
+        _show_scores(run, summary)
+        return
+    refused: dict[str, int] = summary.get("refused", {})
+    show(
+        ("✓ ", "bold success"),
+        f"{plural(summary.get('proposed', 0), 'row')} proposed by {one_line(str(summary.get('teacher', '')), 80)}.",
+    )
+    if refused:
+        print_section("Refused", plural(sum(refused.values()), "text"))
+        print_columns([["", one_line(kind, 60), f"{count:,}"] for kind, count in refused.items()], right=(2,))
+        show(("  All of them  ", "muted"), str(run.folder / "refused.jsonl"))
+    if summary.get("spent"):
+        show(("  Spent  ", "muted"), f"${summary['spent']:.4f}")
+    if summary.get("proposed"):
+        target = os.path.relpath(recipe) if recipe else "RECIPE"
+        info("Review them:  ", (f'mlxtune data review {target} --filter "status:proposed"', "primary"))
+
+
+def _show_scores(run: Run, summary: dict[str, Any]) -> None:
+    show(("✓ ", "bold success"), f"{plural(summary['scored'], 'row')} graded: mean {summary['mean']:.2f} of 1.")
+    lines = read(run.folder / "scores.jsonl")[:10]
+    print_section("Lowest grades", "from 0 to 1")
+    cells: list[list[Cell]] = [
+        [f"{line['line']:,}", (line["id"], "muted"), f"{line['grade']:.2f}", ", ".join(f"{name} {value:.2f}" for name, value in line["scores"].items())]
+        for line in lines
+    ]  # fmt: skip
+    print_columns(cells, right=(0, 2))
+
+
+def _follow(run: Run) -> int:
+    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the generation continues", "muted"))
+    with progress_bar("loading the model") as update:
+
+        def draw(state: RunState) -> None:
+            if state.current_arm:
+                name, what, done, total = state.current_arm
+                update(f"{one_line(name, 40)} answers {plural(total, what)}", done / max(1, total))
+
+        return follow(run, on_state=draw)
+
+
+def _task(prompts: str, documents: str, *, worse: bool, score: bool) -> Task:
+    given: dict[Task, object] = {"answers": prompts, "documents": documents, "pairs": worse, "scores": score}
+    chosen = [task for task, value in given.items() if value]
+    if len(chosen) > 1:
+        raise InputError("--prompts, --documents, --worse, and --score cannot be combined.", hint="Run the command once for each.")
+    return chosen[0] if chosen else "variations"
+
+
+def _teacher(local: str, adapter: str, spec: TeacherSpec) -> TeacherSpec:
+    """Return the teacher that the options name. Raise ``InputError`` if they name several."""
+    if sum(map(bool, (local, adapter, spec.model))) > 1:
+        raise InputError("--local, --adapter, and --model cannot be combined.", hint="Use only one of them.")
+    if adapter:
+        entry = library.find_usable(Path.cwd(), adapter)
+        return TeacherSpec(base=entry.base, adapter=str(entry.folder))
+    return TeacherSpec(base=local) if local else spec
+
+
+def _rubric(name: str, *, score: bool) -> str:
+    if not name:
+        return "default" if score else ""
+    return name if name == "default" else _absolute(name)
+
+
+def _absolute(path: str) -> str:
+    return str(user_path(path).resolve()) if path else ""
+
+
+def _tell(offer: Quote, request: GenerationRequest, *, json: bool) -> None:
+    """Print the number of questions and their maximum cost."""
+    if json:
+        return
+    money = f", at most ${offer.dollars:.2f}" if offer.dollars else ""
+    limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""
+    teacher = request.teacher.model or (
+        f"{Path(request.teacher.adapter).parent.name}" if request.teacher.adapter else request.teacher.base
+    )
+    info(
+        ("  ", ""),
+        f"{plural(offer.rows, 'prompt')}, up to {plural(offer.questions, 'question')} to {one_line(teacher, 60)}{money}{limit}.",
+    )

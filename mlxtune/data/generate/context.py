@@ -1,0 +1,182 @@
+"""What a generation works with: the training rows that the teacher may see, the texts it must not repeat, and its first questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.files import user_path
+from mlxtune.core.text import one_line
+from mlxtune.data import filters, review
+from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.generate import questions
+from mlxtune.data.generate.documents import Passage, read_passages
+from mlxtune.data.generate.lineage import lineage_of
+from mlxtune.data.generate.questions import Subject, TeacherQuestion
+from mlxtune.data.generate.request import GenerationRequest
+from mlxtune.data.generate.selection import HELD_OUT
+from mlxtune.data.replay import read_prompts
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, with_keys
+from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, shared_system_prompt
+from mlxtune.data.source import Source, read_source
+from mlxtune.data.source_files import GENERATED
+from mlxtune.data.split import Splits, split
+from mlxtune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class GenerationContext:
+    """``train`` has the training rows that no model wrote, and ``examples`` those of them that the teacher writes variations of."""
+
+    source: Source
+    splits: Splits
+    train: tuple[Conversation | Preference, ...]
+    examples: tuple[Conversation | Preference, ...]
+    system: str
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """The first questions, and the passages or example groups they are about, or the subjects if the prompts are known already."""
+
+    questions: tuple[TeacherQuestion, ...] = ()
+    groups: tuple[tuple[PromptRow, ...], ...] = ()
+    passages: tuple[Passage, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+
+
+def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContext:
+    """Read and split the recipe's source, and choose the examples. Raises ``InputError`` if the request does not fit the rows."""
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+    splits = split(source, recipe.data)
+    kind = Preference if recipe.method.kind == "dpo" else Conversation
+    own = [row for row in splits.train if not lineage_of(row)]
+    train = tuple(row for row in own if isinstance(row, Conversation | Preference) and isinstance(row, kind) and not row.tools)
+    if recipe.method.kind == "kto":
+        raise InputError("Rows for KTO cannot be generated.", hint="Use a recipe with method.kind = sft or dpo.")
+    if (request.task == "pairs") != (kind is Preference) and request.task != "scores":
+        raise InputError(
+            f'A recipe with method.kind = "{recipe.method.kind}" trains on {"pairs" if kind is Preference else "answers"}.',
+            hint="Generate worse answers with --worse." if kind is Preference else "Use a recipe for dpo with --worse.",
+        )
+    if not train:
+        raise DataError(
+            f"{source.path.name} has no training rows that a teacher could follow.",
+            hint="Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs.",
+        )
+    examples = _examples(train, request, review.load(source.path), source)
+    return GenerationContext(source, splits, train, examples, shared_system_prompt(train))
+
+
+def first_stage(context: GenerationContext, request: GenerationRequest) -> FirstStage:
+    """Return the first questions for the teacher. Raises ``DataError`` if a file or the documents cannot be read."""
+    if request.task == "variations":
+        groups = questions.example_groups(context.examples, request.count, request.seed)
+        asked = questions.variation_questions(groups, request.about, request.seed)
+        return FirstStage(tuple(asked), groups=tuple(map(tuple, groups)))
+    if request.task == "documents":
+        passages = read_passages(user_path(request.documents))
+        needed = max(1, -(-int(questions.SPARE * request.count) // questions.PER_QUESTION))
+        step = max(1, len(passages) // needed)
+        chosen = passages[::step][:needed]  # spread over the documents
+        asked = questions.document_questions(chosen, context.examples, request.about, request.seed)
+        return FirstStage(tuple(asked), passages=tuple(chosen))
+    if request.task == "pairs":
+        return FirstStage(subjects=tuple(questions.pair_subjects(context.examples, request.count, request.seed)))
+    if request.task == "answers":
+        return FirstStage(subjects=tuple(_prompt_subjects(context, request)[: request.count]))
+    return FirstStage()
+
+
+def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str, Row]]:
+    """Yield every row of the source, of every split and decision, as it is and as edited, with what it is for a generated row."""
+    state = review.load(context.source.path)
+    held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
+    with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
+        for part, file in records.files:
+            rows = (record for record in file if not isinstance(record, DataError))
+            for key, row in with_keys(rows):
+                decision = state.decision(key)
+                current = apply_decision(row, decision)
+                if part in ("test", "valid") or not held_out.isdisjoint((row.hash, current.hash)):
+                    kind = HELD_OUT
+                elif decision.status in EXCLUDED:
+                    kind = "rejected"
+                else:
+                    kind = "proposed" if part == GENERATED and decision.status != "accepted" else "training"
+                yield kind, current
+                if current.hash != row.hash:
+                    yield kind, row
+
+
+def prompt_only(subject: Subject, file: Path) -> Conversation:
+    """Return the prompt of ``subject`` as a row without an answer."""
+    return Conversation(Location(file, 1), {}, (*subject.prompt, Message("assistant", "")))
+
+
+def new_subject(context: GenerationContext, prompt: str, rows: Sequence[PromptRow] = ()) -> Subject:
+    """Return a subject for a new prompt, with the system turn and the metadata that ``rows`` share."""
+    system = shared_system_prompt(rows) if rows else context.system
+    head = (Message("system", system),) if system else ()
+    meta = questions.common_meta(rows) if rows else {}
+    return Subject((*head, Message("user", prompt)), meta=meta, examples=tuple(row.id for row in rows))
+
+
+def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> list[Subject]:
+    file = user_path(request.prompts)
+    if file.suffix == ".txt":
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Correct --prompts.") from error
+        return [new_subject(context, line.strip()) for line in lines if line.strip()]
+    result = []
+    for _, messages in read_prompts(file, "--prompts"):
+        head = () if messages[0].is_system or not context.system else (Message("system", context.system),)
+        result.append(Subject((*head, *messages)))
+    return result
+
+
+def _examples(
+    train: Sequence[Conversation | Preference], request: GenerationRequest, state: ReviewState, source: Source
+) -> tuple[Conversation | Preference, ...]:
+    """Return the training rows that ``request`` selects. Raises ``InputError`` if there are none."""
+    matches = filters.parse(request.filter)
+    if "finding:" in request.filter or "tokens" in request.filter:
+        raise InputError("Findings and tokens are not known here.", hint="Select rows by tag, status, id, len, or text.")
+    key, _, value = request.where.partition("=")
+    if request.where and not value:
+        raise InputError(f"--where {one_line(request.where, 40)} has no value.", hint="For example: --where category=account")
+    chosen = tuple(
+        row
+        for row in train
+        if (not request.rows or row.id in request.rows)
+        and (not key or str(row.meta.get(key)) == value)
+        and matches(_TrainRow(row, state.decision(source.edited.get(row.hash, row.hash))))
+    )
+    if not chosen:
+        what = " ".join(filter(None, [request.filter, f"{key}={value}" if key else ""])) or "the given IDs"
+        known = sorted({str(row.meta[key]) for row in train if key in row.meta})[:8] if key else []
+        raise InputError(
+            f"No training row matches {one_line(what, 80)}.",
+            hint=f"{key} is one of {', '.join(known)}."
+            if known
+            else "Only training rows are shown to a teacher. Use a wider filter.",
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class _TrainRow:
+    """A training row as a filter sees it."""
+
+    row: Row
+    decision: Decision
+    findings: tuple[str, ...] = ()
+    tokens: int = -1
+
+    @property
+    def current(self) -> Row:
+        return self.row

@@ -1,0 +1,92 @@
+"""Read a folder of documents, and divide their texts into passages that a teacher can ask about."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.text import one_line
+
+TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
+PASSAGE = 2400  # characters, about a page
+_MAX_BYTES = 20 * 2**20  # of one document
+_PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a document: its name, the character offset of ``text`` in it, and the text."""
+
+    file: str
+    start: int
+    text: str
+
+
+def read_passages(folder: Path) -> list[Passage]:
+    """Return the passages of all documents in ``folder`` (or of one file), in order. Files of other kinds are skipped.
+
+    Raises ``DataError`` if there is none, or if one cannot be read.
+    """
+    if not folder.exists():
+        raise DataError(f"There are no documents at {folder}.", hint="Use a folder with Markdown, text, or PDF files.")
+    root = folder if folder.is_dir() else folder.parent
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    passages = [
+        passage
+        for file in files
+        if file.suffix.lower() in (*TEXT_SUFFIXES, ".pdf") and not file.name.startswith(".")
+        for passage in split_passages(str(file.relative_to(root)), _read(file))
+    ]
+    if not passages:
+        raise DataError(f"{folder} has no documents with text.", hint="Use a folder with Markdown, text, or PDF files.")
+    return passages
+
+
+def split_passages(name: str, text: str) -> list[Passage]:
+    """Divide ``text`` between paragraphs into passages of about a page. A longer paragraph is divided anywhere."""
+    passages: list[Passage] = []
+    start = 0
+    while start < len(text):
+        end = min(len(text), start + PASSAGE)
+        if end < len(text):
+            breaks = [match.end() for match in _PARAGRAPHS.finditer(text, start + PASSAGE // 4, end)]
+            end = breaks[-1] if breaks else end
+        part = text[start:end]
+        if part.strip():
+            lead = len(part) - len(part.lstrip())
+            passages.append(Passage(name, start + lead, part.strip()))
+        start = end
+    return passages
+
+
+def find_quote(passage: Passage, quote: str) -> tuple[int, int] | None:
+    """Return the character offsets of ``quote`` in the document, ignoring white space and case, or ``None`` if it is not there."""
+    words = quote.split()
+    if not words:
+        return None
+    match = re.search(r"\s+".join(map(re.escape, words)), passage.text, re.IGNORECASE)
+    return (passage.start + match.start(), passage.start + match.end()) if match else None
+
+
+def _read(file: Path) -> str:
+    if file.stat().st_size > _MAX_BYTES:
+        raise DataError(f"{file} is larger than {_MAX_BYTES // 2**20} MB.", hint="Split it, or leave it out.")
+    if file.suffix.lower() == ".pdf":
+        return _pdf_text(file)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Save it as UTF-8.") from error
+
+
+def _pdf_text(file: Path) -> str:
+    try:
+        from pypdf import PdfReader
+    except ImportError as error:
+        raise InputError("Reading PDF files requires pypdf.", hint="Run: pip install 'mlxtune[pdf]'") from error
+    try:
+        return "\n\n".join(page.extract_text() for page in PdfReader(file).pages)
+    except Exception as error:  # pypdf raises many kinds for damaged files
+        raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Convert it to text first.") from error

@@ -1,0 +1,61 @@
+"""What a generation is asked for: the task, the number of rows, the teacher, and the rows that it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlxtune.data.generate.lineage import Task
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A teacher on this machine (``base``, with ``adapter`` if set), or a ``model`` at an OpenAI-compatible endpoint (``url``).
+
+    Prices are in dollars per million tokens, ``cap`` is the highest cost in dollars, and ``consent`` is how the user agreed to send rows.
+    """
+
+    base: str = ""
+    adapter: str = ""
+    url: str = ""
+    model: str = ""
+    key_env: str = ""
+    price_in: float = 0.0
+    price_out: float = 0.0
+    cap: float | None = None
+    consent: str = ""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """``count`` rows, each the best of ``candidates``.
+
+    Examples are the training rows that match ``filter`` and have the value of ``where`` (``category=account``), or those with the IDs
+    ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a folder.
+    With ``rubric`` (a file, or ``default``), the teacher also grades the candidates. ``reason`` says why the rows are needed.
+    """
+
+    task: Task
+    teacher: TeacherSpec
+    count: int = 20
+    candidates: int = 4
+    filter: str = ""
+    where: str = ""
+    rows: tuple[str, ...] = ()
+    about: str = ""
+    prompts: str = ""
+    documents: str = ""
+    rubric: str = ""
+    reason: str = ""
+    seed: int = 7
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as it is stored in the launch record."""
+        return asdict(self)
+
+
+def request_from_json(record: Mapping[str, Any]) -> GenerationRequest:
+    """Return the request in a launch record."""
+    values = dict(record) | {"teacher": TeacherSpec(**record["teacher"]), "rows": tuple(record["rows"])}
+    return GenerationRequest(**values)

@@ -1,0 +1,186 @@
+"""Decide which generated rows are proposed: refuse those that break a rule, keep the best candidate of each prompt, and rank them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlxtune.data.checks.check_input import TokenCount, target_text
+from mlxtune.data.checks.contract import ContractScorer
+from mlxtune.data.checks.registry import get_check
+from mlxtune.data.checks.run import recheck
+from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles
+from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
+
+HELD_OUT = "held-out"
+_CONTAINED = 0.8  # the share of a held-out prompt's shingles in a generated text from which it counts as copied
+_MIN_SHINGLES = 24  # of a held-out prompt; a shorter one is contained in many texts by chance
+_MAX_COMPARED = 2000  # known texts in one group of near-duplicates that a text is compared with
+_MAX_NOVELTY_ROWS = 10_000  # training rows that novelty is measured against
+SAME_ANSWER = 0.97  # similarity from which both answers of a pair say the same
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A generated row for the subject number ``subject``. ``scores`` has the teacher's grades from 0 to 1 and the ``novelty``."""
+
+    subject: int
+    row: Row
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def grade(self) -> float:
+        """The mean grade, or 0.5 if there is none."""
+        grades = [value for name, value in self.scores.items() if name != "novelty"]
+        return sum(grades) / len(grades) if grades else 0.5
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A generated row or text that is not proposed, and why. ``kind`` is what refusals are counted by."""
+
+    kind: str
+    reason: str
+    text: str
+
+
+class KnownTexts:
+    """The texts that a generated row must not repeat, and what they are: ``training``, ``held-out``, ``proposed``, or ``rejected``."""
+
+    def __init__(self, rows: Iterable[tuple[str, Row]]) -> None:
+        self._kinds: list[str] = []
+        self._texts: list[str] = []
+        self._prompts: dict[str, str] = {}
+        self._postings: defaultdict[str, list[int]] = defaultdict(list)
+        self._held_out: list[int] = []  # the number of shingles of each held-out prompt
+        for kind, row in rows:
+            self._kinds.append(kind)
+            self._texts.append(twin_text(row))
+            self._prompts.setdefault(prompt_hash(row), kind)
+            if kind == HELD_OUT:
+                self._prompts[prompt_hash(row)] = kind
+                tokens = shingles(fold(prompt_text(row)))
+                for token in tokens:
+                    self._postings[token].append(len(self._held_out))
+                self._held_out.append(len(tokens))
+
+    def repeated(self, rows: Sequence[Row]) -> list[str]:
+        """Return what each of ``rows`` repeats: the kind of the known text, ``generated`` for an earlier one of ``rows``, or ``""``.
+
+        A row is a repetition if its text is a near-duplicate (Jaccard similarity of at least 0.8), if it has the prompt of a held-out
+        row, or if most of a held-out prompt occurs in it.
+        """
+        texts = [twin_text(row) for row in rows]
+        every = [*self._texts, *texts]
+        labels = components(len(every), links(every, THRESHOLD))
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for index, label in enumerate(labels[: len(self._texts)]):
+            if len(members[label]) < _MAX_COMPARED:
+                members[label].append(index)
+        result: list[str] = []
+        for number, row in enumerate(rows):
+            label = labels[len(self._texts) + number]
+            found = [index for index in members[label] if index < len(self._texts)]
+            kinds = [self._kinds[index] for index in found if jaccard(self._texts[index], texts[number]) >= THRESHOLD]
+            known_prompt = self._prompts.get(prompt_hash(row), "")
+            if HELD_OUT in (*kinds, known_prompt) or self.copies_held_out(row):
+                result.append(HELD_OUT)
+                continue
+            kind = kinds[0] if kinds else "" if isinstance(row, Preference) else known_prompt
+            earlier = [index - len(self._texts) for index in members[label] if index >= len(self._texts)]
+            if not kind and any(not result[index] and jaccard(texts[index], texts[number]) >= THRESHOLD for index in earlier):
+                kind = "generated"
+            result.append(kind)
+            members[label].append(len(self._texts) + number)
+        return result
+
+    def copies_held_out(self, row: Row) -> bool:
+        """Return whether most of a held-out prompt occurs in the texts of ``row`` that a teacher wrote."""
+        text = f"{prompt_text(row)}\n{target_text(row)}" if not isinstance(row, Preference) else row.rejected
+        shared = Counter(index for token in shingles(fold(text)) for index in self._postings.get(token, ()))
+        return any(
+            self._held_out[index] >= _MIN_SHINGLES and count >= _CONTAINED * self._held_out[index]
+            for index, count in shared.items()
+        )
+
+
+def twin_text(row: Row) -> str:
+    """Return the text by which ``row`` is compared with others: its prompt and, in a pair, the worse answer, which is what is new."""
+    return f"{prompt_text(row)}\n{row.rejected}" if isinstance(row, Preference) else prompt_text(row)
+
+
+def check_row(row: Row, scorer: ContractScorer | None, tokens: TokenCount | None, max_tokens: int) -> Refusal | None:
+    """Return why ``row`` is refused: a check that warns or blocks, or the contract. ``None`` if it passes all of them."""
+    if isinstance(row, Preference) and jaccard(row.chosen, row.rejected) >= SAME_ANSWER:
+        return Refusal("no difference", "The worse answer says the same as the good one.", row.rejected)
+    findings = [one for one in recheck(0, row, scorer, tokens, max_tokens) if one.severity != "note"]
+    if not findings:
+        return None
+    found = findings[0]
+    return Refusal(found.check, found.reason, target_text(row)) if get_check(found.check) else None
+
+
+def best_of_each(proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[Proposal]]:
+    """Return the best proposal of each subject, and the others.
+
+    The best has the highest grade and, among equals, the answer that most candidates agree with, by the mean similarity to them.
+    """
+    by_subject: defaultdict[int, list[Proposal]] = defaultdict(list)
+    for proposal in proposals:
+        by_subject[proposal.subject].append(proposal)
+    best, others = [], []
+    for candidates in by_subject.values():
+        texts = [target_text(one.row) for one in candidates]
+        agreement = [sum(jaccard(text, other) for other in texts) for text in texts] if len(texts) > 1 else [0.0]
+        order = sorted(range(len(candidates)), key=lambda index: (-candidates[index].grade, -agreement[index], index))
+        best.append(candidates[order[0]])
+        others += [candidates[index] for index in order[1:]]
+    return best, others
+
+
+def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal]:
+    """Return ``proposals`` with the most useful first, each with its ``novelty`` in its scores.
+
+    Usefulness is the grade plus the novelty: 1 minus the highest similarity to a training row or a proposal that ranks higher (maximal
+    marginal relevance, Carbonell and Goldstein 1998).
+    """
+    index = _ShingleIndex(train[:_MAX_NOVELTY_ROWS])
+    sets = [shingles(fold(twin_text(one.row))) for one in proposals]
+    closest = [index.highest_similarity(tokens) for tokens in sets]
+    remaining, result = list(range(len(proposals))), []
+    while remaining:
+        chosen = max(remaining, key=lambda number: (proposals[number].grade - closest[number], -number))
+        remaining.remove(chosen)
+        scores = proposals[chosen].scores | {"novelty": round(1 - closest[chosen], 3)}
+        result.append(Proposal(proposals[chosen].subject, proposals[chosen].row, scores))
+        for number in remaining:
+            closest[number] = max(closest[number], _similarity(sets[chosen], sets[number]))
+    return result
+
+
+class _ShingleIndex:
+    """Finds the highest Jaccard similarity of a text to any of ``rows``."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._sizes: list[int] = []
+        self._postings: defaultdict[str, list[int]] = defaultdict(list)
+        for number, row in enumerate(rows):
+            tokens = shingles(fold(twin_text(row)))
+            self._sizes.append(len(tokens))
+            for token in tokens:
+                self._postings[token].append(number)
+
+    def highest_similarity(self, tokens: frozenset[str]) -> float:
+        shared = Counter(number for token in tokens for number in self._postings.get(token, ()))
+        return max((count / (len(tokens) + self._sizes[number] - count) for number, count in shared.items()), default=0.0)
+
+
+def _similarity(one: frozenset[str], two: frozenset[str]) -> float:
+    shared = len(one & two)
+    return shared / (len(one) + len(two) - shared)
+
+
+def refusal_counts(refusals: Iterable[Refusal], title: Callable[[str], str] = lambda kind: kind) -> Mapping[str, int]:
+    """Count refusals by kind, most frequent first."""
+    return dict(Counter(title(one.kind) for one in refusals).most_common())

@@ -1,0 +1,65 @@
+"""Check a generation's request, say what it costs, and start its run. Imports no mlx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.data.generate import questions
+from mlxtune.data.generate.context import first_stage, load_context
+from mlxtune.data.generate.request import GenerationRequest
+from mlxtune.data.generate.teachers import TeacherCall, make_meter, remote_host, require_consent, require_teacher
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.judge import rubric
+from mlxtune.models.bundled import Progress
+from mlxtune.models.resolve import resolve
+from mlxtune.recipe import Recipe
+from mlxtune.runs import launch
+from mlxtune.runs.locks import require_free_accelerator
+from mlxtune.runs.registry import Run
+
+_GRADING_BYTES = 2000  # of the instructions in a grading question
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a generation costs at most: ``questions`` to the teacher, ``dollars``, and the cost ``cap``. ``host`` receives the rows."""
+
+    rows: int
+    questions: int
+    dollars: float
+    cap: float | None
+    host: str
+
+
+def quote(recipe: Recipe, request: GenerationRequest) -> Quote:
+    """Return the highest cost of a generation. Raises ``InputError`` if the request or the recipe's rows cannot be used."""
+    require_teacher(request.teacher)
+    Contract.from_recipe(recipe)
+    context = load_context(recipe, request)
+    meter = make_meter(request.teacher)
+    first = first_stage(context, request)
+    costs = [TeacherCall("", (question,)).worst_case(meter) for question in first.questions]
+    subjects = len(first.subjects) or (-(-request.count * 5 // 4) if first.questions else 0)
+    longest = max((len(row.reference or "") + sum(len(turn.content) for turn in row.prompt) for row in context.train), default=0)
+    messages = [{"role": "user", "content": "x" * (longest * (questions.SHOTS + 1))}]
+    answers = subjects * request.candidates
+    costs += [meter.worst_case(messages)] * answers
+    graded = answers if request.task != "scores" else min(request.count, len(context.examples))
+    if request.rubric:
+        asked = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
+        grading = [{"role": "user", "content": "x" * (longest + _GRADING_BYTES)}]
+        costs += [meter.worst_case(grading)] * (graded * len(asked.questions))
+    return Quote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher))
+
+
+def start(workspace: Path, recipe: Recipe, request: GenerationRequest, *, progress: Progress = lambda what, share: None) -> Run:
+    """Start a generation. Raises ``InputError`` for what cannot be used, and ``MachineError`` if another process has the accelerator."""
+    require_teacher(request.teacher)
+    require_consent(request.teacher)
+    load_context(recipe, request)
+    require_free_accelerator()
+    resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+    if request.teacher.base:
+        resolve(request.teacher.base, relative_to=recipe.folder, progress=progress)
+    return launch.start(workspace, "generate", recipe, request.to_json())

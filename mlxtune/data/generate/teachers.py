@@ -1,0 +1,218 @@
+"""The teacher: a model on this machine, a tuned adapter, or a model at an endpoint. It answers questions in calls that are journaled.
+
+The calls, the cost cap, consent, and key rules are those of the judge (``evaluation.judge``). Only the generation worker loads a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlxtune.core.errors import InputError, TemplateError
+from mlxtune.core.hashing import sha256_json
+from mlxtune.core.text import one_line
+from mlxtune.data.generate.questions import TeacherQuestion
+from mlxtune.data.generate.request import TeacherSpec
+from mlxtune.data.rows import Message
+from mlxtune.evaluation import endpoints
+from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostMeter, EndpointClient, api_key, host, is_local
+from mlxtune.models.thoughts import split_thought
+from mlxtune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlxtune.models.grammar import Grammar
+    from mlxtune.models.load import LoadedModel
+    from mlxtune.models.template import ChatTemplate
+
+BATCH_SIZE = 16  # questions that a model on this machine answers together
+WORKERS = 4  # concurrent questions to an endpoint
+THINKING_TOKENS = 2048  # of a teacher that cannot be asked without reasoning
+
+
+@dataclass(frozen=True)
+class TeacherReply:
+    """A reply's text without reasoning, why it ended (``stop`` or ``length``), and the seed that it was sampled with."""
+
+    text: str
+    ended: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class TeacherCall:
+    """Questions that are answered together."""
+
+    stage: str
+    questions: tuple[TeacherQuestion, ...]
+
+    @property
+    def key(self) -> str:
+        """The key that identifies the call in the journal."""
+        return sha256_json([self.stage, *(question.key for question in self.questions)])[:32]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"stage": self.stage}
+
+    def worst_case(self, meter: CostMeter) -> float:
+        """Return the highest possible cost in dollars."""
+        return sum(meter.worst_case(question.messages) for question in self.questions)
+
+
+class Teacher(Protocol):
+    """Answers calls. ``shots`` is whether training rows precede a prompt."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def meter(self) -> CostMeter: ...
+    @property
+    def uses_examples(self) -> bool: ...
+    def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Return the replies in the form in which the journal stores them."""
+        ...
+
+
+def teacher_calls(stage: str, questions: Sequence[TeacherQuestion], batch_size: int) -> list[TeacherCall]:
+    """Divide ``questions`` into calls: greedy ones first, because those of one call are sampled together."""
+    calls = []
+    for greedy in (True, False):
+        same = [question for question in questions if (question.seed == 0) == greedy]
+        calls += [TeacherCall(stage, tuple(same[at : at + batch_size])) for at in range(0, len(same), batch_size)]
+    return calls
+
+
+def read_replies(call: TeacherCall, reply: Any) -> list[TeacherReply]:
+    """Return the journaled replies to ``call``, one per question; none if the record is damaged."""
+    match reply:
+        case {"replies": [*replies]} if len(replies) == len(call.questions):
+            return [TeacherReply(str(one["text"]), str(one["ended"]), int(one["seed"])) for one in replies]
+    return []
+
+
+def require_teacher(spec: TeacherSpec) -> None:
+    """Raise ``InputError`` unless ``spec`` names one teacher and an endpoint has a key and, elsewhere, prices, a cap, and consent."""
+    if not spec.base and not spec.model:
+        raise InputError(
+            "No teacher was specified.",
+            hint="Use --local NAME for a model on this machine, --adapter NAME, or --model NAME --url URL for one at an endpoint.",
+        )
+    if spec.base:
+        return
+    api_key(spec.url, spec.key_env, default=endpoints.KEY)
+    if remote_host(spec) and not (spec.cap and spec.price_in and spec.price_out):
+        raise InputError(
+            "A remote teacher costs money, so it needs prices and a cap.",
+            hint="Use --price-in and --price-out (dollars per million tokens) and --cap.",
+        )
+
+
+def require_consent(spec: TeacherSpec) -> None:
+    """Raise ``InputError`` if rows would be sent to another machine without consent."""
+    if (name := remote_host(spec)) and not spec.consent:
+        raise InputError(f"Training rows will be sent to {name}. This needs your consent.", hint="Consent with --send.")
+
+
+def remote_host(spec: TeacherSpec) -> str:
+    """Return the other machine that rows would be sent to, or an empty string."""
+    name = host(spec.url) if spec.model else ""
+    return "" if not name or is_local(name) else name
+
+
+class EndpointTeacher:
+    """A model at an OpenAI-compatible endpoint."""
+
+    uses_examples = True
+    batch_size = 1
+    workers = WORKERS
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        """Raises ``InputError`` if the ``judge`` extra is not installed, or the key is missing."""
+        require_teacher(spec)
+        require_consent(spec)
+        self.name, self.host = spec.model, remote_host(spec)
+        self.meter = make_meter(spec)
+        self._client = EndpointClient(spec.url, spec.model, api_key(spec.url, spec.key_env, default=endpoints.KEY), self.meter)
+
+    def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Return the reply to the call's only question. Raises as :meth:`EndpointClient.complete` does."""
+        (question,) = call.questions
+        completion = self._client.complete(question.messages, seed=question.seed)
+        text = split_thought(completion.text)[1]
+        return {"replies": [{"text": text, "ended": completion.ended, "seed": question.seed}]}
+
+
+class LocalTeacher:
+    """A model on this machine, with an adapter if ``spec`` names one. Its answers follow the schema of the contract, if there is one.
+
+    A tuned adapter knows the task, so it gets no examples.
+    """
+
+    host = ""
+    batch_size = BATCH_SIZE
+    workers = 1
+
+    def __init__(self, spec: TeacherSpec, recipe: Recipe, loaded: LoadedModel, max_tokens: int) -> None:
+        """``loaded`` has the adapter already. ``max_tokens`` limits answers; other replies have a limit of their own."""
+        from mlxtune.models.template import TemplateSettings, load_template
+
+        self.meter = CostMeter()
+        self.uses_examples = not spec.adapter
+        name = Path(loaded.source.name).name
+        self.name = one_line(
+            f"{Path(spec.adapter).parent.name} on {name}" if spec.adapter else f"{name}@{loaded.source.fingerprint[:8]}", 100
+        )
+        self._recipe, self._loaded, self._max_tokens = recipe, loaded, max_tokens
+        settings = TemplateSettings.from_recipe(recipe) if spec.adapter else TemplateSettings(date=recipe.data.date)
+        self._template: ChatTemplate = load_template(loaded.source, settings, loaded.tokenizer)
+
+    def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Return the replies to the call's questions, which are computed together."""
+        from mlxtune.models.generate import generate
+
+        constrained = all(question.is_answer for question in call.questions)
+        seed = call.questions[0].seed
+        outputs = generate(
+            self._loaded.model, self._loaded.tokenizer, [self._prompt(question) for question in call.questions],
+            max_tokens=self._max_tokens if constrained else REPLY_TOKENS, stops=self._template.stop_tokens, batch_size=BATCH_SIZE,
+            progress=progress, grammar=self._grammar if constrained else None, thought_starts=self._template.thought_starts,
+            thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), sample_seed=seed,
+        )  # fmt: skip
+        return {"replies": [{"text": output.text, "ended": output.ended, "seed": seed} for output in outputs]}
+
+    def _prompt(self, question: TeacherQuestion) -> list[int]:
+        messages = [Message(turn["role"], turn["content"].encode("utf-8", "replace").decode()) for turn in question.messages]
+        try:
+            return self._template.prompt(messages)
+        except TemplateError:  # some templates have no system role
+            system, *rest = messages
+            if not system.is_system or not rest:
+                raise
+            return self._template.prompt([Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]])
+
+    @cached_property
+    def _grammar(self) -> Grammar | None:
+        from mlxtune.models.grammar import Grammar
+
+        file = self._recipe.schema_file
+        if file is None:
+            return None
+        try:
+            return Grammar(self._loaded.tokenizer, json.loads(file.read_text(encoding="utf-8")), self._template.stop_tokens)
+        except InputError:  # without llguidance, or for a schema that it cannot express, the contract only filters
+            return None
+
+
+def make_meter(spec: TeacherSpec) -> CostMeter:
+    """Return the meter for a teacher's calls."""
+    return CostMeter(spec.price_in, spec.price_out, spec.cap, REPLY_TOKENS)

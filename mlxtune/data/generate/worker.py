@@ -1,0 +1,339 @@
+"""The generation worker: ``python -m mlxtune.data.generate.worker GENERATION_DIR``.
+
+A generation is a run. Its journal ``calls.jsonl`` has every question and reply, so that nothing is asked or paid for twice after a
+crash, and ``stage-….json`` the prompts that were chosen, so that a resumed run asks the same questions. The rows that pass every filter
+are added to the source's generated rows; ``refused.jsonl`` has the others with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.files import read_json, write_json, write_text
+from mlxtune.core.hashing import sha256_json
+from mlxtune.data.checks import contract
+from mlxtune.data.checks.contract import ContractScorer
+from mlxtune.data.checks.registry import get_check, is_check
+from mlxtune.data.generate import questions
+from mlxtune.data.generate.context import (
+    FirstStage,
+    GenerationContext,
+    first_stage,
+    known_rows,
+    load_context,
+    new_subject,
+    prompt_only,
+)
+from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage
+from mlxtune.data.generate.proposals import propose
+from mlxtune.data.generate.questions import Subject, TeacherQuestion
+from mlxtune.data.generate.request import GenerationRequest, request_from_json
+from mlxtune.data.generate.selection import KnownTexts, Proposal, Refusal, best_of_each, check_row, ranked, refusal_counts
+from mlxtune.data.generate.teachers import (
+    EndpointTeacher,
+    LocalTeacher,
+    Teacher,
+    TeacherCall,
+    TeacherReply,
+    read_replies,
+    require_consent,
+    require_teacher,
+    teacher_calls,
+)
+from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, assistant_message
+from mlxtune.data.source_files import generated_path
+from mlxtune.data.split import record_splits
+from mlxtune.evaluation.answer_budget import answer_budget
+from mlxtune.evaluation.check_process import contract_scorer
+from mlxtune.evaluation.judge import rubric
+from mlxtune.evaluation.judge.endpoint import CostCapReached
+from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
+from mlxtune.evaluation.worker import progress_reporter
+from mlxtune.models.cpu import blas
+from mlxtune.models.resolve import resolve
+from mlxtune.planning.machine import this_machine
+from mlxtune.runs.worker import Worker, run_worker
+
+CALLS, REPORT, REFUSED, SCORES = "calls.jsonl", "report.json", "refused.jsonl", "scores.jsonl"
+_SPARE_SUBJECTS = 1.25  # prompts that are answered per row, because some answers are refused
+
+
+def generate_rows(worker: Worker) -> dict[str, Any]:
+    """Ask the teacher, filter its rows, and propose the rest; return the summary."""
+    recipe, request = worker.recipe, request_from_json(worker.request)
+    worker.report_start("generate")
+    context = load_context(recipe, request)
+    record_splits(context.source, recipe.data, context.splits)  # so that generated rows never change the split
+    teacher, count_tokens = _open_teacher(worker, request)
+    run = _Generation(worker, request, context, teacher)
+    scorer = contract_scorer(recipe, {})
+    if scorer:
+        contract.use_labels(scorer.labels)
+    if request.task == "scores":
+        summary = run.score_rows()
+    else:
+        subjects = run.choose_subjects(first_stage(context, request))
+        summary = run.propose_rows(subjects, scorer, count_tokens)
+    return summary | {"teacher": teacher.name, "spent": round(teacher.meter.spent, 6)}
+
+
+class _Generation:
+    """One generation: asks the teacher in stages, and collects what it refuses."""
+
+    def __init__(self, worker: Worker, request: GenerationRequest, context: GenerationContext, teacher: Teacher) -> None:
+        self.worker, self.request, self.context, self.teacher = worker, request, context, teacher
+        self.refusals: list[Refusal] = []
+        self.known = KnownTexts(known_rows(context, worker.recipe))
+        self.capped = False
+
+    def choose_subjects(self, first: FirstStage) -> list[Subject]:
+        """Return the prompts to answer. New ones must not repeat any row of the source, or one another."""
+        if first.subjects and self.request.task == "pairs":
+            return list(first.subjects)
+        file = self.worker.folder / "stage-prompts.json"
+        if file.is_file():
+            saved = read_json(file)
+            self.refusals += [Refusal(**one) for one in saved["refused"]]
+            return [_subject_from_json(one) for one in saved["subjects"]]
+        candidates = list(first.subjects)
+        if first.questions:
+            replies = self.ask("prompts", first.questions)
+            for question in first.questions:
+                if reply := replies.get(question.key):
+                    candidates += self._new_subjects(first, question, reply)
+        kept: list[Subject] = []
+        repeated = self.known.repeated([prompt_only(subject, self.context.source.path) for subject in candidates])
+        for subject, kind in zip(candidates, repeated, strict=True):
+            if kind:
+                self._refuse(f"repeats a {kind} row", "The prompt repeats another row.", subject.prompt[-1].content)
+            else:
+                kept.append(subject)
+        most = self.request.count if first.subjects else int(_SPARE_SUBJECTS * self.request.count + 0.999)
+        rows = [Proposal(number, prompt_only(subject, self.context.source.path)) for number, subject in enumerate(kept)]
+        kept = [kept[one.subject] for one in ranked(rows, self.context.train)[:most]] if first.questions else kept[:most]
+        record = {"subjects": [asdict(subject) for subject in kept], "refused": [asdict(one) for one in self.refusals]}
+        write_json(file, record)
+        return kept
+
+    def propose_rows(
+        self, subjects: Sequence[Subject], scorer: ContractScorer | None, count_tokens: Callable[[Row], Any]
+    ) -> dict[str, Any]:
+        """Answer ``subjects``, refuse what breaks a rule, and propose the best answer to each; write the report."""
+        recipe, request = self.worker.recipe, self.request
+        train = [row for row in self.context.train if isinstance(row, Conversation)]
+        shots = questions.SHOTS if self.teacher.uses_examples else 0
+        asked = questions.answer_questions(subjects, train, request.candidates, request.seed, shots=shots)
+        replies = self.ask("answers", [question for _, own in asked for question in own])
+        proposals = []
+        for number, (subject, own) in enumerate(asked):
+            texts = set[str]()
+            for question in own:
+                reply = replies.get(question.key)
+                if reply is None:
+                    self._refuse("no reply", "The reply was lost, or the cost cap was reached.", subject.prompt[-1].content)
+                    continue
+                text = reply.text.strip()
+                if not text or reply.ended != "stop":
+                    reason = "The reply is empty." if not text else "The reply was cut off at the token limit."
+                    self._refuse("empty" if not text else "cut off", reason, text)
+                    continue
+                if text in texts:
+                    continue
+                texts.add(text)
+                row = self._row(subject, question, reply)
+                refusal = check_row(row, scorer, count_tokens(row), recipe.data.max_tokens)
+                if refusal is None and self.known.copies_held_out(row):
+                    refusal = Refusal("repeats a held-out row", "The answer has the prompt of a held-out row in it.", text)
+                if refusal:
+                    self.refusals.append(refusal)
+                else:
+                    proposals.append(Proposal(number, row))
+        best, others = best_of_each(self._graded(proposals))
+        for _ in others:
+            self._refuse("not the best of its candidates", "Another answer to the same prompt was better.", "")
+        if request.task == "pairs":
+            kinds = self.known.repeated([one.row for one in best])
+            for kind in filter(None, kinds):
+                self._refuse(f"repeats a {kind} row", "The worse answer repeats another one.", "")
+            best = [one for one, kind in zip(best, kinds, strict=True) if not kind]
+        order = ranked(best, self.context.train)[: request.count]
+        rows = [_with_scores(one.row, one.scores) for one in order]
+        count = propose(self.context.source.path, rows)
+        refused = refusal_counts(self.refusals, _title)
+        write_text(
+            self.worker.folder / REFUSED, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.refusals)
+        )
+        self.worker.emit("rows.proposed", proposed=len(rows), refused=dict(refused))
+        summary = {"proposed": len(rows), "refused": dict(refused)}
+        details = {"new": count, "rows": [row.id for row in rows], "capped": self.capped, "spent": self.teacher.meter.spent}
+        write_json(self.worker.folder / REPORT, {"v": 1, "request": request.to_json(), **summary, **details})
+        return summary
+
+    def score_rows(self) -> dict[str, Any]:
+        """Grade the example rows by the rubric, worst first; write ``scores.jsonl``."""
+        graded = self._graded([Proposal(number, row) for number, row in enumerate(self.context.examples[: self.request.count])])
+        graded.sort(key=lambda one: one.grade)
+        lines = [{"id": one.row.id, "line": one.row.location.number, "grade": one.grade, "scores": one.scores} for one in graded]
+        write_text(self.worker.folder / SCORES, "".join(json.dumps(line) + "\n" for line in lines))
+        return {"scored": len(lines), "mean": round(sum(one.grade for one in graded) / max(1, len(graded)), 3)}
+
+    def ask(self, stage: str, asked: Sequence[TeacherQuestion]) -> dict[str, TeacherReply]:
+        """Return the replies to the questions of a stage by key. Those that are in the journal already are not asked again."""
+        calls = teacher_calls(stage, asked, self.teacher.batch_size)
+        file = self.worker.folder / CALLS
+        before = read_calls(file)
+        name, total = self.teacher.name, len(asked)
+        self.worker.emit("arm.started", arm=name, rows=total, of="question")
+        report = progress_reporter(self.worker, name, "question")
+        done = 0
+
+        def ask_one(call: TeacherCall) -> dict[str, Any]:
+            return self.teacher.ask(call, lambda ended, _: report(min(total, done + ended), total))
+
+        def progress(count: int, _: int) -> None:
+            nonlocal done
+            done = sum(len(call.questions) for call in calls[:count])
+            report(done, total)
+
+        try:
+            make_calls(
+                calls, ask_one, self.teacher.meter, file, progress, workers=self.teacher.workers,
+                done={*before.replies, *before.lost},
+            )  # fmt: skip
+        except CostCapReached as error:
+            self.capped = True
+            self.worker.warn(f"{error.message} The rows so far are kept.")
+        self.worker.emit("arm.finished", arm=name, rows=total, of="question", cached=False, seconds=0.0)
+        journal = read_calls(file).replies
+        return {
+            question.key: reply
+            for call in calls
+            for question, reply in zip(call.questions, read_replies(call, journal.get(call.key)), strict=False)
+        }
+
+    def _new_subjects(self, first: FirstStage, question: TeacherQuestion, reply: TeacherReply) -> list[Subject]:
+        """Return the prompts in a reply. Prompts from a document must quote it."""
+        if self.request.task == "variations":
+            rows = first.groups[question.about]
+            prompts = questions.read_prompts_reply(reply.text)
+            if not prompts:
+                self._refuse("not in the requested form", "The reply is not a list of prompts.", reply.text)
+            return [new_subject(self.context, prompt, rows) for prompt in prompts]
+        passage = first.passages[question.about]
+        found = questions.read_document_reply(reply.text, passage)
+        if not found:
+            self._refuse("not in the requested form", "The reply is not a list of questions with quotes.", reply.text)
+        subjects = []
+        for prompt, span in found:
+            if span is None:
+                self._refuse("no source", f"The quote does not occur in {passage.file}.", prompt)
+            else:
+                told = f"Answer from this passage only:\n{passage.text}"
+                subjects.append(replace(new_subject(self.context, prompt), source=span, context=told))
+        return subjects
+
+    def _graded(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """Return ``proposals`` with the teacher's grades by the rubric, if there is one."""
+        if not self.request.rubric:
+            return list(proposals)
+        chosen = rubric.DEFAULT if self.request.rubric == "default" else rubric.load_rubric(Path(self.request.rubric))
+        asked: dict[tuple[int, str], TeacherQuestion] = {}
+        for number, proposal in enumerate(proposals):
+            prompt, answer = _graded_answer(proposal.row)
+            mark = sha256_json([proposal.row.hash, "grade"])[:8]
+            for one in chosen.questions:
+                messages = tuple(rubric.grading_messages(one, prompt, answer, mark))
+                asked[number, one.name] = TeacherQuestion(number, 0, messages)
+        replies = self.ask("grades", list(asked.values()))
+        result = []
+        for number, proposal in enumerate(proposals):
+            scores = {}
+            for one in chosen.questions:
+                reply = replies.get(asked[number, one.name].key)
+                grade = rubric.parse_grade(one, reply.text, _graded_answer(proposal.row)[1]) if reply else None
+                if grade is not None and grade.value is not None:
+                    supported = not grade.problem
+                    top = rubric.STEPS - 1 if one.anchors else 1
+                    scores[one.name] = (grade.value - (1 if one.anchors else 0)) / top if supported else 0.0
+            result.append(replace(proposal, scores=scores))
+        return result
+
+    def _row(self, subject: Subject, question: TeacherQuestion, reply: TeacherReply) -> Row:
+        """Return the row with its lineage. The teacher's reply is only ever the text of an answer."""
+        lineage = Lineage(
+            self.request.task, self.teacher.name, self.teacher.host, self.worker.folder.name, question.messages[-1]["content"],
+            reply.seed, subject.examples, {}, subject.source, subject.flaw,
+        )  # fmt: skip
+        meta = {**subject.meta, KEY: lineage.to_json()}
+        location = Location(generated_path(self.context.source.path), 1)
+        text = reply.text.strip()
+        if subject.good:
+            return Preference(location, meta, subject.prompt, subject.good, text, subject.tools)
+        return Conversation(location, meta, (*subject.prompt, assistant_message(text)), subject.tools)
+
+    def _refuse(self, kind: str, reason: str, text: str) -> None:
+        self.refusals.append(Refusal(kind, reason, text[:500]))
+
+
+def _open_teacher(worker: Worker, request: GenerationRequest) -> tuple[Teacher, Callable[[Row], Any]]:
+    """Return the teacher, and a function that counts a row's tokens with the recipe's own tokenizer."""
+    from mlxtune.models import load, lora  # these import mlx, which must be loaded after the BLAS
+    from mlxtune.models.row_tokens import count_row_tokens
+    from mlxtune.models.template import TemplateSettings, load_template
+
+    recipe, spec = worker.recipe, request.teacher
+    require_teacher(spec)
+    require_consent(spec)
+    template = load_template(resolve(recipe.model.base, relative_to=recipe.folder), TemplateSettings.from_recipe(recipe))
+    if spec.model:
+        return EndpointTeacher(spec), lambda row: count_row_tokens(template, row)
+    loaded = load.load(resolve(spec.base, relative_to=recipe.folder), quantize=recipe.model.quantize if spec.adapter else 0)
+    worker.emit(
+        "model.loaded", base=loaded.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
+        limit=load.memory_limit(this_machine().limit),
+    )  # fmt: skip
+    if spec.adapter:
+        lora.load(loaded.model, Path(spec.adapter))
+    loaded.model.eval()
+    context = load_context(recipe, request)
+    budget = answer_budget(recipe.evaluation, context.train, template.count_tokens)
+    return LocalTeacher(spec, recipe, loaded, budget.max_tokens), lambda row: count_row_tokens(template, row)
+
+
+def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
+    """Return the prompt and the answer that is graded: of a pair, the worse one."""
+    assert isinstance(row, PromptRow)
+    return row.prompt, row.rejected if isinstance(row, Preference) else row.reference or ""
+
+
+def _with_scores(row: Row, scores: dict[str, float]) -> Row:
+    assert isinstance(row, Conversation | Preference)
+    return replace(row, meta=row.meta | {KEY: row.meta[KEY] | {"scores": scores}})
+
+
+def _title(kind: str) -> str:
+    """Return what a refusal is counted as: a check's title, or the kind itself."""
+    return get_check(kind).title if is_check(kind) else kind
+
+
+def _subject_from_json(record: dict[str, Any]) -> Subject:
+    messages = tuple(Message(turn["role"], turn["content"], turn["extra"], turn["trained"]) for turn in record["prompt"])
+    span = DocumentSpan(**record["source"]) if record["source"] else None
+    return Subject(
+        **(record | {"prompt": messages, "tools": tuple(record["tools"]), "examples": tuple(record["examples"]), "source": span})
+    )
+
+
+def main() -> int:
+    """Run the generation in the folder given on the command line; return the exit code."""
+    blas.preload()
+    return run_worker(Path(sys.argv[1]), generate_rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
