@@ -36,6 +36,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, home, sync_folder
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
+from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
 from mlxtune.data.rows import TAG_KEYS, Location, Preference, Row, row_tags
 from mlxtune.data.source_files import sidecar_path
@@ -211,15 +212,18 @@ class ReviewedRows:
     accepted: frozenset[Location]
 
 
-def apply_review(rows: Iterable[Row], state: ReviewState, *, only_accepted: bool = False) -> ReviewedRows:
-    """Return all ``rows`` of a file without excluded ones (or ``only_accepted`` ones), and with edits and tags applied."""
+def apply_review(rows: Iterable[Row], state: ReviewState) -> ReviewedRows:
+    """Return all ``rows`` of a file without excluded and proposed ones, and with edits and tags applied.
+
+    A generated row is a proposal until it is accepted.
+    """
     reviewed, left_out, edited, accepted = [], 0, {}, []
     for key, row in with_keys(rows):
         decision = state.decision(key)
         if decision.status in EXCLUDED:
             left_out += 1
             continue
-        if only_accepted and decision.status != "accepted":
+        if decision.status != "accepted" and lineage_of(row):
             continue
         reviewed.append(apply_decision(row, decision))
         if decision.status == "accepted":

@@ -37,12 +37,11 @@ class Source:
 def read_source(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> Source:
     """Read all rows of ``path`` and apply its review. Raises ``DataError`` if there are no rows, or a row is invalid."""
     state = review.load(path)
-    parts = {}
-    for part, file in all_files(path).items():
-        if part == GENERATED:
-            parts[part] = review.apply_review(read_file(file), state, only_accepted=True)
-        else:
-            parts[part] = review.apply_review(read_file(file, format, mapping), state)
+    settings = {GENERATED: ("auto", NO_MAPPING)}
+    parts = {
+        part: review.apply_review(read_file(file, *settings.get(part, (format, mapping))), state)
+        for part, file in all_files(path).items()
+    }
     return Source(
         path,
         {name: part.rows for name, part in parts.items()},
