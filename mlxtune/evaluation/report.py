@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,7 +24,9 @@ from mlxtune.evaluation.seed_report import SeedReport, SeedScores, build_seed_re
 from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import PairedCounts, wilson
-from mlxtune.evaluation.verdict import Comparison, ScoreComparison, apply_holm, compare, compare_scores, verdict_sentence
+from mlxtune.evaluation.verdict import (
+    Comparison, ScoreComparison, apply_holm, compare, compare_scores, outcomes_with_passes, verdict_sentence,
+)  # fmt: skip
 
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
@@ -178,15 +181,22 @@ class EvaluationReport:
         contract_is_worse = self.contract is not None and self.contract.outcome == "worse"
         return "worse" if contract_is_worse else self.headline.outcome if self.headline else ""
 
-    @property
+    @cached_property
     def cut_arm(self) -> ArmResult | None:
-        """An arm that did not win and was cut off while still going so often that the token limit may decide, if there is one."""
+        """An arm that did not win and was cut off while still going so often that the token limit may decide, if there is one.
+
+        The limit does not decide if the outcome is the same with all of these answers counted as passes.
+        """
         item = self.contract
         if item is None or (self.headline_metric != CONTRACT and item.outcome != "worse"):
             return None
         sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
-        most = MAX_CUT * item.paired.total
-        return next((arm for arm in self.arms if arm.name in sides and arm.answers and arm.answers.cut > most), None)
+        for arm in self.arms:
+            if arm.name in sides and arm.answers and arm.answers.cut > MAX_CUT * item.paired.total:
+                outcomes = outcomes_with_passes(self.comparisons, item, arm.name, arm.answers.cut, self.headline_metric)
+                if self.grouped or outcomes != {item.outcome}:
+                    return arm
+        return None
 
     def comparison(self, metric: str, first: str, second: str) -> Comparison | None:
         """Return the comparison of two arms on ``metric``, if there is one."""
@@ -339,7 +349,8 @@ def _verdict(report: EvaluationReport) -> str:
 
     ``verify`` compares this text, so changing the wording would make older reports fail.
     """
-    return f"{_limit_decides(report, arm)} {_measured(report)}" if (arm := report.cut_arm) else _measured(report)
+    text, arm = _measured(report), report.cut_arm
+    return f"{_limit_decides(report, arm)} {text.removeprefix('Cannot tell. ')}" if arm else text
 
 
 def _measured(report: EvaluationReport) -> str:

@@ -107,6 +107,32 @@ def apply_holm(comparisons: Sequence[Compared], headline: str = CONTRACT) -> tup
     return tuple(adjusted)
 
 
+def outcomes_with_passes(
+    comparisons: Sequence[Comparison], item: Comparison, arm: str, passes: int, headline: str = CONTRACT
+) -> set[Outcome]:
+    """Return the outcomes of ``item``, one of ``comparisons``, if ``passes`` more answers of ``arm``, one of its two, had passed.
+
+    They may have been answers to rows that the other arm passed or failed, so both extremes are computed. Rows are taken as independent.
+    """
+    table, is_first = item.paired, arm == item.first
+    lost = table.fixed if is_first else table.broken  # rows that only the other arm passes
+    passes = min(passes, lost + table.neither)
+    outcomes: set[Outcome] = set()
+    for even in {max(0, passes - table.neither), min(passes, lost)}:  # rows that both arms would then pass
+        ahead = passes - even  # rows that only this arm would then pass
+        broken, fixed = (table.broken + ahead, lost - even) if is_first else (lost - even, table.fixed + ahead)
+        counts = {
+            (True, True): table.both + even,
+            (True, False): broken,
+            (False, True): fixed,
+            (False, False): table.neither - ahead,
+        }
+        other = compare(item.metric, item.first, item.second, [row for row, count in counts.items() for _ in range(count)])
+        changed = [other if one is item else one for one in comparisons]
+        outcomes |= {new.outcome for old, new in zip(comparisons, apply_holm(changed, headline), strict=True) if old is item}
+    return outcomes
+
+
 def decide(p: float, low: float, high: float) -> Outcome:
     """Return the outcome. A change counts only if the test at 5% and the interval agree."""
     return "cannot tell" if p >= LEVEL else "better" if low > 0 else "worse" if high < 0 else "cannot tell"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from mlxtune.evaluation.evidence import StoredAnswer
 from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report import ArmScores, EvaluationReport
 from mlxtune.evaluation.scorers import PASS, Score
+from mlxtune.evaluation.verdict import compare, outcomes_with_passes
 
 LOOPS = [
     "The order ships soon. " * 20,
@@ -88,12 +91,16 @@ def _report(rival: tuple[int, int], tuned: tuple[int, int], headline: str = "con
 @pytest.mark.parametrize(
     ("rival", "tuned", "outcome", "arm"),
     [
-        ((10, 2), (40, 0), "better", ""),  # 5% of 40 rows
-        ((10, 3), (40, 0), "cannot tell", "base+grammar"),
+        ((24, 2), (34, 0), "better", ""),  # 5% of 40 rows
+        ((24, 8), (34, 0), "cannot tell", "base+grammar"),  # with 8 more passes, 32 against 34
+        ((10, 3), (40, 0), "better", ""),  # 13 against 40 is still better
+        ((10, 30), (40, 0), "cannot tell", "base+grammar"),
         ((10, 0), (40, 9), "better", ""),  # the winner can only gain
         ((40, 9), (10, 0), "worse", ""),
-        ((40, 0), (10, 3), "cannot tell", "tuned"),
-        ((20, 3), (21, 0), "cannot tell", "base+grammar"),
+        ((40, 0), (10, 3), "worse", ""),
+        ((34, 0), (24, 8), "cannot tell", "tuned"),
+        ((20, 3), (21, 0), "cannot tell", ""),  # 23 against 21 decides no more than 20 against 21
+        ((20, 12), (21, 0), "cannot tell", "base+grammar"),
     ],
 )
 def test_limit_decides_if_the_losing_arm_was_still_going(
@@ -104,13 +111,29 @@ def test_limit_decides_if_the_losing_arm_was_still_going(
     assert (report.cut_arm.name if report.cut_arm else "") == arm
     if arm:
         assert report.verdict.startswith(
-            f"Cannot tell. The token limit may decide: {3} of 40 answers of {arm} were cut off at 112 tokens while still going. "
-            "Raise evaluation.max_tokens and evaluate again."
+            f"Cannot tell. The token limit may decide: {(rival if arm == 'base+grammar' else tuned)[1]} of 40 answers of {arm} were cut "
+            "off at 112 tokens while still going. Raise evaluation.max_tokens and evaluate again. At this limit: "
         )
+        assert report.verdict.count("Cannot tell") == 1
         assert promotion_refusal(report) == report.verdict
         assert promotion_caveat(report) == ""
     else:
         assert "token limit" not in report.verdict
+
+
+def test_bound_holds_however_the_cut_answers_would_have_ended() -> None:
+    """Every choice of failed answers that might have passed has an outcome within the bound."""
+    rng = random.Random(7)
+    for _ in range(60):
+        rows = [(rng.random() < 0.2, rng.random() < 0.8) for _ in range(12)]
+        item = compare("contract", "base", "tuned", rows)
+        failed = [index for index, (first, _) in enumerate(rows) if not first]
+        count = rng.randrange(len(failed) + 1)
+        possible = set()
+        for chosen in combinations(failed, count):
+            changed = [(first or index in chosen, second) for index, (first, second) in enumerate(rows)]
+            possible.add(compare("contract", "base", "tuned", changed).outcome)
+        assert outcomes_with_passes([item], item, "base", count) == possible
 
 
 def test_limit_does_not_matter_for_likelihoods() -> None:
