@@ -25,8 +25,14 @@ from mlxtune.evaluation.statistics.bootstrap import BootstrapMean, bootstrap
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import PairedCounts, wilson
 from mlxtune.evaluation.verdict import (
-    Comparison, ScoreComparison, apply_holm, compare, compare_scores, outcomes_with_passes, verdict_sentence,
-)  # fmt: skip
+    Comparison,
+    ScoreComparison,
+    apply_holm,
+    compare,
+    compare_scores,
+    outcomes_with_passes,
+    verdict_sentence,
+)
 
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
