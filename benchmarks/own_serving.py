@@ -68,9 +68,10 @@ def measure(options: argparse.Namespace, conversations: list[Any], concurrency: 
 
 
 @contextmanager
-def serving(workspace: Path, slots: int) -> Iterator[dict[str, Any]]:
-    """Start a server on a free port and yield the document it prints."""
-    command = [sys.executable, "-m", "mlxtune", "serve", "--port", "0", "--slots", str(slots), "--beside", "--json"]
+def serving(workspace: Path, slots: int, model: str = "") -> Iterator[dict[str, Any]]:
+    """Start a server on a free port, and yield the document that it prints and its process ID as ``pid``."""
+    options = ["--port", "0", "--slots", str(slots), "--share-accelerator", "--json"]
+    command = [sys.executable, "-m", "mlxtune", "serve", *([model] if model else []), *options]
     with subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout
         lines = []
@@ -79,7 +80,7 @@ def serving(workspace: Path, slots: int) -> Iterator[dict[str, Any]]:
             if line == "}\n":
                 break
         try:
-            yield json.loads("".join(lines))
+            yield json.loads("".join(lines)) | {"pid": server.pid}
         finally:
             server.send_signal(signal.SIGINT)
 
