@@ -1,8 +1,9 @@
 """Continuous batching of many requests on one base model, each with its own adapter, in the one thread that owns MLX.
 
 Each round prefills one block of one prompt; then every adapter with active requests is activated in turn, and each of its requests
-gets one token. Requests join after prefill and leave when they finish, so none waits for a batch to fill or drain. Other threads
-submit requests (:meth:`Engine.submit`) and cancel them (:meth:`Engine.cancel`); results are events.
+gets one token. Requests join after prefill and leave when they finish, so none waits for a batch to fill or drain. A GPU computes the next
+tokens of a batch while the current ones are read. Other threads submit requests (:meth:`Engine.submit`) and cancel them
+(:meth:`Engine.cancel`); results are events.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.head import BackboneHead, split_head
-from mlxtune.models.load import LoadedModel
+from mlxtune.models.load import LoadedModel, on_gpu
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.text_vectors import batches, first_layers, mean_states
 from mlxtune.models.thinking import template_variables
@@ -50,7 +51,7 @@ from mlxtune.serving.protocol import (
     Prompt,
 )
 from mlxtune.serving.request import ActiveRequest
-from mlxtune.serving.sampling import TokenChoice, choose_tokens
+from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens, nan_error
 
 PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get their next token
 MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more
@@ -63,11 +64,16 @@ class QueueFullError(MachineError):
 
 
 class _DecodeBatch:
-    """The active requests for one adapter and their caches. Holds a single request if the model is not ``batchable``."""
+    """The active requests for one adapter and their caches. Holds a single request if the model is not ``batchable``.
+
+    ``ahead`` holds the next token of each request and whether its logits are finite, if they are already being computed. The caches
+    then include each request's last token.
+    """
 
     def __init__(self, batchable: bool) -> None:
         self.requests: list[ActiveRequest] = []
         self.caches: list[Any] = []
+        self.ahead: tuple[mx.array, mx.array] | None = None
         self._batchable = batchable
 
     def add(self, request: ActiveRequest) -> None:
@@ -90,8 +96,10 @@ class _DecodeBatch:
         keep = [index for index in range(len(self.requests)) if index not in indices]
         self.requests = [self.requests[index] for index in keep]
         if not keep:
-            self.caches = []
+            self.caches, self.ahead = [], None
         elif indices:
+            rows = mx.array(keep)
+            self.ahead = self.ahead and (self.ahead[0][rows], self.ahead[1][rows])
             for cache in self.caches:
                 cache.filter(keep)
 
@@ -300,7 +308,8 @@ class Engine:
             leaving = [index for index, request in enumerate(batch.requests) if request.id in cancelled]
             for index in leaving:
                 request = batch.requests[index]
-                self.prompt_cache.put(request.adapter, request.tokens[:-1], batch.extract(index))
+                computed = request.tokens if batch.ahead else request.tokens[:-1]
+                self.prompt_cache.put(request.adapter, computed, batch.extract(index))
                 self._finish(request, "cancelled")
             batch.remove(leaving)
 
@@ -339,6 +348,7 @@ class Engine:
             request.prefilled += len(block)
         if request.prefilled == last:
             self._prefilling.remove(request)
+            self._finish_ahead(request.adapter)
             batch = self._batches.setdefault(request.adapter if self.batchable else request, _DecodeBatch(self.batchable))
             if self.batchable and last:
                 self.prompt_cache.put(request.adapter, request.prompt[:last], request.caches)
@@ -346,28 +356,63 @@ class Engine:
             request.caches = []
             mx.clear_cache()
 
-    def _step(self, batch: _DecodeBatch) -> None:
-        """Generate one token for each request of ``batch``."""
+    def _finish_ahead(self, adapter: Any) -> None:
+        """Read the tokens that are being computed ahead for ``adapter``, so that a request can join its batch."""
+        if (batch := self._batches.get(adapter)) and batch.ahead:
+            self._guarded(batch.requests, partial(self._step, batch, look_ahead=False))
+
+    def _step(self, batch: _DecodeBatch, look_ahead: bool = True) -> None:
+        """Generate one token for each request of ``batch``. With ``look_ahead``, begin with the next ones if the device can."""
         requests = batch.requests
         self.pool.activate(requests[0].adapter)
-        tokens = mx.array([[request.last_token] for request in requests])
-        logits = self.loaded.model(tokens, cache=batch.caches)[:, -1].astype(mx.float32)
-        choices, ended = self._choose_each(requests, logits), []
+        if self.exact or any(request.grammar for request in requests):
+            logits = self._logits(batch, mx.array([request.last_token for request in requests]))
+            choices = self._choose_each(requests, logits)
+        else:
+            logits = None
+            choices = self._choose_ahead(batch, look_ahead and on_gpu())
+        ended = []
         for index, (request, choice) in enumerate(zip(requests, choices, strict=True)):
-            if self._isolated([request], partial(self._extend, batch, index, choice, logits[index])):
+            if self._isolated([request], partial(self._extend, batch, index, choice, logits)):
                 ended.append(index)
         batch.remove(ended)
         if ended:
             mx.clear_cache()
 
-    def _extend(self, batch: _DecodeBatch, index: int, choice: TokenChoice | Exception, logits: mx.array) -> None:
-        """Append the chosen token to a request, and finish it if that ends its answer. Raise ``choice`` if it is an error."""
+    def _logits(self, batch: _DecodeBatch, tokens: mx.array) -> mx.array:
+        """Return the logits after ``tokens`` ``(rows,)``, float32 ``(rows, vocabulary)``."""
+        logits: mx.array = self.loaded.model(tokens[:, None], cache=batch.caches)[:, -1].astype(mx.float32)
+        return logits
+
+    def _choose_ahead(self, batch: _DecodeBatch, look_ahead: bool) -> list[TokenChoice | Exception]:
+        """Choose a token for every request, which may be the one computed ahead, while computing the next one."""
+        requests = batch.requests
+        settings, seeds = [request.request.sampling for request in requests], [request.seed for request in requests]
+
+        def choose(tokens: mx.array, count: int) -> tuple[mx.array, mx.array]:
+            positions = [len(request.output) + count for request in requests]
+            return choose_lazily(self._logits(batch, tokens), settings, seeds, positions)
+
+        chosen = batch.ahead or choose(mx.array([request.last_token for request in requests]), 0)
+        batch.ahead = None
+        if look_ahead and any(len(request.output) + 1 < request.max_tokens for request in requests):
+            batch.ahead = choose(chosen[0], 1)
+            mx.async_eval(*batch.ahead)  # type: ignore[no-untyped-call]
+        mx.eval(*chosen)
+        tokens, finite = (np.array(array).tolist() for array in chosen)
+        return [TokenChoice(token, 0.0) if good else nan_error() for token, good in zip(tokens, finite, strict=True)]
+
+    def _extend(self, batch: _DecodeBatch, index: int, choice: TokenChoice | Exception, logits: mx.array | None) -> None:
+        """Append the chosen token to a request, and finish it if that ends its answer. Raise ``choice`` if it is an error.
+
+        ``logits`` of the batch are needed only if answers are exact.
+        """
         request = batch.requests[index]
         if isinstance(choice, Exception):
             raise choice
-        if self.exact and choice.margin < SAFETY * self.deviation:
-            choice = self._choose_alone(request, logits)
-        computed = request.tokens
+        if self.exact and logits is not None and choice.margin < SAFETY * self.deviation:
+            choice = self._choose_alone(request, logits[index])
+        computed = [*request.tokens, choice.token] if batch.ahead else request.tokens
         pieces, reason = request.append(choice.token)
         for piece in pieces:
             self._on_event(piece)

@@ -38,40 +38,78 @@ def choose_tokens(
 
     ``positions`` holds the number of tokens that each answer already has. Raises ``MlxtuneError`` for NaN logits.
     """
-    if all(sampling.temperature < _MIN_TEMPERATURE for sampling in settings):
+    if all(map(_is_greedy, settings)):
         return _greedy(logits)
     choices: list[TokenChoice] = []
     for row, sampling in enumerate(settings):
         own = logits[row : row + 1]
-        choices += _greedy(own) if sampling.temperature < _MIN_TEMPERATURE else [_sample(own, sampling, seeds[row], positions[row])]
+        choices += _greedy(own) if _is_greedy(sampling) else [_sample(own, sampling, seeds[row], positions[row])]
     return choices
 
 
+def choose_lazily(
+    logits: mx.array, settings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
+) -> tuple[mx.array, mx.array]:
+    """Return what :func:`choose_tokens` chooses, ``(rows,)``, and whether each row is finite, without evaluating them."""
+    scores = logits
+    if not all(map(_is_greedy, settings)):
+        rows = [logits[row : row + 1] for row in range(len(settings))]
+        scores = mx.concatenate([
+            own if _is_greedy(sampling) else _scores(own, sampling, seed, position)
+            for own, sampling, seed, position in zip(rows, settings, seeds, positions, strict=True)
+        ])  # fmt: skip
+    return mx.argmax(scores, axis=-1), mx.isfinite(logits.max(axis=-1))
+
+
 def _greedy(logits: mx.array) -> list[TokenChoice]:
-    """Return the best token of each row and its lead over the second."""
+    """Return the best token of each row and its lead over the second. Raises ``MlxtuneError`` for NaN logits."""
     best = mx.argmax(logits, axis=-1, keepdims=True)
     top = mx.take_along_axis(logits, best, axis=-1)
     second = mx.where(mx.arange(logits.shape[-1]) == best, -mx.inf, logits).max(axis=-1, keepdims=True)
     mx.eval(best, top, second)
     tops, margins = np.array(top)[:, 0], np.array(top - second)[:, 0]
     if not np.isfinite(tops).all():
-        raise MlxtuneError("The model produced NaNs. The adapter may be corrupt.", hint="Run: mlxtune adapters show NAME")
+        raise nan_error()
     tokens: list[int] = np.array(best)[:, 0].tolist()
     return [TokenChoice(token, float(margin)) for token, margin in zip(tokens, margins, strict=True)]
 
 
 def _sample(logits: mx.array, sampling: Sampling, seed: int, position: int) -> TokenChoice:
     """Sample from one row of logits."""
-    key: Any = mx.random.key((seed * _SEED_MULTIPLIER + position) % 2**64)
-    noisy = logits / sampling.temperature + mx.random.gumbel(logits.shape, key=key)
+    noisy = _noisy(logits, sampling, seed, position)
     if sampling.top_p == 1:
         (choice,) = _greedy(noisy)
         return TokenChoice(choice.token, choice.margin * sampling.temperature)
-    order = mx.argsort(-logits, axis=-1)
-    mass = mx.softmax(mx.take_along_axis(logits, order, axis=-1) / sampling.temperature, axis=-1, precise=True)
-    mass_before = mx.put_along_axis(mx.zeros_like(mass), order, mx.cumsum(mass, axis=-1) - mass, axis=-1)
+    mass_before = _mass_before(logits, sampling)
     (wide,) = _greedy(mx.where(mass_before < sampling.top_p + _NUCLEUS_TOLERANCE, noisy, -mx.inf))
     (close,) = _greedy(mx.where(mass_before < sampling.top_p, noisy, -mx.inf))
     reached: Any = mass_before[0, close.token].item()
     certain = wide.token == close.token and reached < sampling.top_p - _NUCLEUS_TOLERANCE
     return TokenChoice(close.token, wide.margin * sampling.temperature if certain else 0.0)
+
+
+def _scores(logits: mx.array, sampling: Sampling, seed: int, position: int) -> mx.array:
+    """Return values whose largest is the sample from one row of logits."""
+    noisy = _noisy(logits, sampling, seed, position)
+    return noisy if sampling.top_p == 1 else mx.where(_mass_before(logits, sampling) < sampling.top_p, noisy, -mx.inf)
+
+
+def _noisy(logits: mx.array, sampling: Sampling, seed: int, position: int) -> mx.array:
+    key: Any = mx.random.key((seed * _SEED_MULTIPLIER + position) % 2**64)
+    return logits / sampling.temperature + mx.random.gumbel(logits.shape, key=key)
+
+
+def _mass_before(logits: mx.array, sampling: Sampling) -> mx.array:
+    """Return the probability of all tokens that are likelier than each."""
+    order = mx.argsort(-logits, axis=-1)
+    mass = mx.softmax(mx.take_along_axis(logits, order, axis=-1) / sampling.temperature, axis=-1, precise=True)
+    return mx.put_along_axis(mx.zeros_like(mass), order, mx.cumsum(mass, axis=-1) - mass, axis=-1)
+
+
+def _is_greedy(sampling: Sampling) -> bool:
+    return sampling.temperature < _MIN_TEMPERATURE
+
+
+def nan_error() -> MlxtuneError:
+    """Return the error for logits that are not finite."""
+    return MlxtuneError("The model produced NaNs. The adapter may be corrupt.", hint="Run: mlxtune adapters show NAME")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 from served import EventLog, make_request, run_requests
 from tiny_architectures import make
 
@@ -87,6 +88,87 @@ def test_a_later_turn_reuses_the_prompt_cache(make_engine) -> None:
     assert both.last("2").cached > 30
     assert both.last("3").cached == 0  # another adapter has different keys and values
     assert both.text("2") == run_requests(other_engine, [prompts[1]]).text("2")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the engine compute ahead as on a GPU. Returns a list with an element for each step that it began ahead."""
+    begun: list[int] = []
+    async_eval = mx.async_eval
+    monkeypatch.setattr(engines, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: (begun.append(len(arrays)), async_eval(*arrays)))
+    return begun
+
+
+def test_computing_ahead_changes_no_answer(make_engine, gpu) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    requests = [
+        make_request(
+            str(number), text, NAMES[number % 3], max_tokens=6 + 3 * (number % 5), stop=("zz",),
+            **({"temperature": 0.9, "top_p": 0.9 if number % 4 else 1.0, "seed": number} if number % 2 else {}),
+        )
+        for number, text in enumerate(questions(14))
+    ]  # fmt: skip
+    requests.insert(7, make_request("grammar", "Which?", max_tokens=12, schema=schema))
+    ahead = run_requests(make_engine(slots=5, exact=False), requests)
+    assert len(gpu) > 20
+    steps = len(gpu)
+    exact = run_requests(make_engine(slots=5), requests)
+    assert len(gpu) == steps  # exact answers may need a token to be computed again, so nothing is computed ahead
+    for request in requests:
+        assert ahead.text(request.id) == exact.text(request.id)
+        assert ahead.last(request.id).tokens == exact.last(request.id).tokens
+
+
+@pytest.mark.parametrize("name", ["gemma3", "lfm2", "qwen3_5"])
+def test_computing_ahead_changes_no_answer_of_other_architectures(tmp_path: Path, gpu, name: str) -> None:
+    loaded = load(resolve(str(make(tmp_path / name, name))))
+    requests = [make_request(str(number), text, max_tokens=9 + 4 * number) for number, text in enumerate(questions(4))]
+
+    def run(**options) -> EventLog:
+        find = lambda name: AdapterEntry(name, name, Path(name))  # noqa: E731
+        return run_requests(Engine(loaded, find, lambda event: None, **options), requests)
+
+    ahead, exact = run(exact=False), run(exact=True)
+    assert gpu
+    assert [ahead.text(request.id) for request in requests] == [exact.text(request.id) for request in requests]
+
+
+def test_tokens_computed_ahead_are_reused_by_the_next_turn(make_engine, gpu) -> None:
+    engine = make_engine(exact=False)
+    log = EventLog()
+
+    def listen(event) -> None:
+        log(event)
+        if isinstance(event, Piece) and event.id == "1" and log.last("1") is event and len(log.text("1")) > 3:
+            engine.cancel("1")
+        if log.ended == 2:
+            engine.close()
+
+    engine._on_event = listen
+    engine.submit(make_request("0", "Go on and on.", max_tokens=30))
+    engine.submit(make_request("1", "And you, too: go on.", max_tokens=200))
+    engine.run()
+    assert gpu
+    for entry in engine.prompt_cache._entries:  # what was stored is what its tokens compute
+        caches = make_prompt_cache(engine.loaded.model)
+        engine.loaded.model(mx.array([entry.tokens]), cache=caches)
+        assert len(entry.tokens) == entry.caches[0].offset
+        for stored, expected in zip(entry.caches, caches, strict=True):
+            assert mx.allclose(stored.keys[..., : stored.offset, :], expected.keys[..., : expected.offset, :], atol=1e-3)
+
+
+def test_nans_computed_ahead_fail_only_their_request(make_engine, gpu, monkeypatch) -> None:
+    choose = engines.choose_lazily
+
+    def spoiled(logits, settings, *rest):
+        rows = mx.array([sampling.max_tokens == 7 for sampling in settings])
+        return choose(mx.where(rows[:, None], mx.nan, logits), settings, *rest)
+
+    monkeypatch.setattr(engines, "choose_lazily", spoiled)
+    log = run_requests(make_engine(exact=False), [make_request("1", "Hi.", max_tokens=7), make_request("2", "Hi.", max_tokens=8)])
+    assert "NaN" in log.last("1").error.message
+    assert isinstance(log.last("2"), Done)
 
 
 def test_a_seed_reproduces_an_answer_in_any_batch(make_engine) -> None:
