@@ -207,8 +207,7 @@ def _split_notes(source: Source, result: Splits, sealed: int, total: int) -> lis
     if source.left_out or source.edited:
         notes.append(f"The review left out {plural(source.left_out, 'row')} and edited {len(source.edited):,}.")
     if sealed:
-        verb = "is" if sealed == 1 else "are"
-        notes.append(f"{plural(sealed, 'test row')} {verb} sealed: used by an evaluation or an export.")
+        notes.append(f"{plural(sealed, 'test row')} can never be used for training, because an evaluation or an export used them.")
     if result.set_aside:
         locations = ", ".join(str(row.location) for row in result.set_aside[:5])
         more = " …" if len(result.set_aside) > 5 else ""
@@ -233,7 +232,7 @@ def export(
 ) -> None:
     """Write the accepted rows as train.jsonl, valid.jsonl, and test.jsonl with a manifest.
 
-    The test split is sealed: it can never be used for training.
+    From then on, the rows of the test split can never be used for training.
     """
     if to not in exports.TARGETS:
         raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.TARGETS)}.")
@@ -248,7 +247,7 @@ def export(
     show(("✓ ", "bold success"), f"Exported to {folder}: {counts}.")
     if result.set_aside:
         info("  ", (f"{plural(result.set_aside, 'row')} set aside as near-duplicates of rows in different splits.", "muted"))
-    info("  ", ("The test split is sealed: it can never be used for training.", "muted"))
+    info("  ", ("From now on, the rows of the test split can never be used for training.", "muted"))
 
 
 @app.command("import")

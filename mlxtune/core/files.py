@@ -133,7 +133,7 @@ def user_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{text}: there is no user of that name.", hint="Use a path, or ~ for your own home folder.") from error
+        raise InputError(f"{text}: there is no user with that name.", hint="Use a path, or ~ for your own home folder.") from error
 
 
 def sync_file(handle: int) -> None:

@@ -22,6 +22,6 @@ def busy_load() -> float:
 
 
 def fair_threads(load: float) -> int:
-    """Return how many threads have a core each at this load average if as many more start as there are cores."""
+    """Return this process's fair share of the cores, in threads, if it competes with ``load`` other threads."""
     cores = os.cpu_count() or 1
     return max(1, int(cores * cores / (load + cores)))

@@ -37,9 +37,10 @@ Stop = Callable[[], bool]
 
 
 class SourceBrowser:
-    """``scanned`` is the number of rows that :meth:`scan` has reached. ``scorer`` scores edited answers. Must be closed.
+    """The rows of a source, by number, with their decisions and findings. Must be closed.
 
-    Raises ``DataError`` if a source file as a whole cannot be read.
+    ``scanned`` is the number of rows that :meth:`scan` has reached. ``scorer`` scores edited answers. Raises ``DataError`` if
+    a source file as a whole cannot be read.
     """
 
     def __init__(self, path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:

@@ -1,4 +1,4 @@
-"""Replay: general prompts that the base answers itself, trained beside the task so that the adapter forgets less.
+"""Replay: train on the base's own answers to general prompts as well, so that the adapter forgets less.
 
 Self-generated replay nearly removes forgetting (arXiv:2605.26097). Every other answer is greedy, which keeps the base's most likely
 answers; the others are sampled at temperature 1, for which the expected gradient at the base is zero.
@@ -88,4 +88,4 @@ def _parse(line: str, location: Location) -> tuple[Message, ...]:
                 messages.pop()
             if messages and messages[-1].role == "user":
                 return tuple(messages)
-    raise DataError(f'{location}: expected {{"prompt": …}} or {{"messages": […]}} with a user\'s turn.')
+    raise DataError(f'{location}: expected {{"prompt": …}} or {{"messages": […]}} with a user turn.')

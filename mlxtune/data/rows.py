@@ -24,7 +24,7 @@ class Location:
 
     @property
     def number(self) -> int:
-        """The number by which the row is known everywhere: its element in a JSON array, otherwise its line."""
+        """The row's number in messages: its element in a JSON array, otherwise its line."""
         return self.line if self.element is None else self.element
 
     @property
@@ -53,7 +53,7 @@ REASONING = "reasoning_content"  # the key of ``Message.extra`` with the reasoni
 class Message:
     """One turn. ``extra`` holds other keys that a chat template uses, such as ``tool_calls`` (arguments as objects) or ``name``.
 
-    An assistant turn that is not ``trained`` is only read. This is not part of the row's hash.
+    An assistant turn that is not ``trained`` is context only. ``trained`` is not part of the row's hash.
     """
 
     role: str
@@ -111,12 +111,12 @@ class _Row:
 
     @property
     def identity(self) -> Any:
-        """What identifies the row, as a JSON value: its content, whatever of it is trained."""
+        """The JSON value that identifies the row: its content, regardless of which parts are trained."""
         return self.content
 
     @cached_property
     def hash(self) -> str:
-        """Hex sha256 of the identity: what splits, reviews and reports know the row by."""
+        """The hex SHA-256 of :attr:`identity`, by which splits, reviews and reports refer to the row."""
         return sha256_json(self.identity)
 
     @property

@@ -23,8 +23,8 @@ def auto_limit(longest: int, room: int | None = None) -> int:
 class AnswerBudget:
     """The limit of an answer in tokens, reasoning not counted.
 
-    With ``evaluation.max_tokens = "auto"``, ``longest_reference`` is the length of the longest reference answer in tokens, and ``room``
-    what the model's context leaves for an answer if that is less than the limit would be.
+    With ``evaluation.max_tokens = "auto"``, ``longest_reference`` is the length of the longest reference answer in tokens, and
+    ``room`` is what the model's context leaves for an answer, if that is less than the limit.
     """
 
     max_tokens: int

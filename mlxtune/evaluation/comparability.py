@@ -72,9 +72,9 @@ def _generation_changes(before: ReportFacts, now: ReportFacts) -> list[str]:
 
 
 def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
-    """Raise ``InputError`` if the base was last evaluated in this workspace on other terms than those in ``facts``.
+    """Raise ``InputError`` if the base was last evaluated in this workspace under conditions other than those in ``facts``.
 
-    A change of how answers are generated is not one: every evaluation includes the base, which answers again.
+    A change in how answers are generated does not matter: every evaluation includes the base, which answers again.
     """
     for id, before in _earlier(evaluation, facts, recipe):
         generation = _generation_changes(before, facts)

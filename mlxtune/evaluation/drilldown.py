@@ -65,7 +65,7 @@ class Drilldown:
     """The rows of a finished evaluation. Scores of metrics that are only reported are computed on demand."""
 
     def __init__(self, folder: Path) -> None:
-        """Load the evidence in ``folder``. Raises ``InputError`` if it is missing or the arms answered different rows."""
+        """Load the stored answers in ``folder``. Raises ``InputError`` if they are missing or the arms answered different rows."""
         self._evidence = load_evidence(folder)
         self._links = load_links(folder)
         ids = [row.id for row in self._evidence.rows]
@@ -149,7 +149,7 @@ class Drilldown:
 def failed_rows(folder: Path, report: EvaluationReport) -> list[FailedRow]:
     """Return every row that fails the headline metric in the report's subject, with newly broken rows first.
 
-    Raises ``InputError`` if the evidence is missing or does not match.
+    Raises ``InputError`` if the stored answers are missing or do not match.
     """
     metric, subject = report.headline_metric, report.subject.name
     first = report.headline.first if report.headline else ""

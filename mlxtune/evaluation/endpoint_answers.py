@@ -112,7 +112,7 @@ def _message(turn: Message) -> dict[str, Any]:
 
 
 def _output(row: str, reply: dict[str, Any], count_tokens: Callable[[str], int]) -> Output:
-    """Return a completion as an answer: behind its reasoning, or its calls as JSON."""
+    """Return a completion as an answer: the text after its reasoning, or its calls as JSON."""
     thought, text = split_thought(reply["text"])
     thought_tokens = reply["thought_tokens"] or (count_tokens(thought) if thought else 0)
     answer = calls_as_json([_plain_call(call) for call in reply["calls"]]) if reply["calls"] else text

@@ -204,7 +204,7 @@ def to_jsonl(records: Sequence[Any]) -> str:
 
 
 def load_evidence(folder: Path) -> EvaluationEvidence:
-    """Load the evidence in ``folder``. Raises ``InputError`` if a file is missing or malformed."""
+    """Load the stored answers in ``folder``. Raises ``InputError`` if a file is missing or malformed."""
     rows = load_rows(folder)
     recipe = load(folder / RECIPE)
     if recipe.evaluation.schema:

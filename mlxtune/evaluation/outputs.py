@@ -99,7 +99,7 @@ def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptR
 def answer_room(
     arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[PromptRow], *, settings: TemplateSettings, thinking_tokens: int
 ) -> int | None:
-    """Return how many tokens the model's context leaves for an answer behind the longest prompt of ``arms``, if it has a limit."""
+    """Return how many tokens the model's context leaves for an answer after the longest prompt of ``arms``, if it has a limit."""
     most = _context_length(loaded)
     if most is None:
         return None
@@ -260,7 +260,7 @@ def _require_room(
 
 
 def _context_length(loaded: LoadedModel) -> int | None:
-    """Return how many tokens a prompt and its answer may have, or ``None`` if the model does not say."""
+    """Return how many tokens a prompt and its answer may have, or ``None`` if the model does not specify it."""
     config = loaded.source.config
     most = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
     return most if isinstance(most, int) else None

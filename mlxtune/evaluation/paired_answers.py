@@ -26,7 +26,7 @@ class AnswerPair:
 
 
 def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
-    """Return the rows that both arms answered, in order. Raises ``InputError`` for an unknown arm or missing evidence."""
+    """Return the rows that both arms answered, in order. Raises ``InputError`` for an unknown arm or missing answers."""
     if first == second:
         raise InputError(f"{one_line(first, 40)} cannot be compared with itself.", hint="Specify two different arms.")
     evidence = load_evidence(folder)

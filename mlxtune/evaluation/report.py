@@ -173,7 +173,7 @@ class EvaluationReport:
 
     @property
     def grouped(self) -> bool:
-        """Whether some rows belong to the same group and so are not independent evidence."""
+        """Whether some rows belong to the same group, and so are not independent."""
         return self.facts.get("groups", 0) < self.facts.get("rows", 0)
 
     @property
@@ -376,7 +376,7 @@ def _measured(report: EvaluationReport) -> str:
 
 
 def _limit_decides(report: EvaluationReport, arm: ArmResult) -> str:
-    """Return the sentence before a verdict that may only be due to the token limit."""
+    """Return the sentence that precedes a verdict that may be due only to the token limit, else ``""``."""
     facts, cut = report.facts, arm.answers.cut if arm.answers else 0
     limit = f"{facts['decoding']['max_tokens']:,} tokens" if "decoding" in facts else "the token limit"
     keys = "evaluation.max_tokens or evaluation.thinking_tokens" if arm.thought_tokens else "evaluation.max_tokens"

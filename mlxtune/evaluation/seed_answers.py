@@ -1,4 +1,4 @@
-"""Let the adapters of several seeds answer the validation and the held-out rows."""
+"""Generate the answers of several seeds' adapters to the validation and the held-out rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def answer_with_seeds(
     loaded: LoadedModel,
     **options: Any,
 ) -> list[SeedAnswer]:
-    """Return every seed's answers to ``rows``. ``loaded`` has no adapter before, and the last seed's afterwards.
+    """Return every seed's answers to ``rows``. ``loaded`` has no adapter before the call, and the last seed's after it.
 
     ``tell`` returns the progress callback for a seed and a kind of work. ``options`` are those of :func:`generate_answers`.
     """

@@ -1,4 +1,4 @@
-"""The evidence of an evaluation over several seeds, from which ``verify`` recomputes its numbers.
+"""The files of an evaluation over several seeds, from which ``verify`` recomputes its numbers.
 
 validation.jsonl    the validation rows, like questions.jsonl
 seeds.jsonl         each seed's answers to the validation and the held-out rows
@@ -59,7 +59,7 @@ def save_seed_answers(folder: Path, answers: Iterable[SeedAnswer]) -> None:
 
 
 def load_seed_scores(folder: Path, contract: Contract, held_out: Sequence[EvaluatedRow]) -> list[SeedScores]:
-    """Score each seed's answers; empty if the evaluation has no seeds. Raises ``InputError`` if the evidence is malformed."""
+    """Score each seed's answers; empty if the evaluation has no seeds. Raises ``InputError`` if a file is malformed."""
     if not (folder / SEEDS).is_file():
         return []
     answers = [_answer(record) for record in read(folder / SEEDS)]

@@ -1,4 +1,4 @@
-"""Compare the adapters that one recipe gives with several training seeds, and recommend one of them by validation."""
+"""Compare the adapters that one recipe produces with several training seeds, and recommend one by its validation results."""
 
 from __future__ import annotations
 

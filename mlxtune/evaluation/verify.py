@@ -48,9 +48,9 @@ Record = dict[str, Any]  # the content of report.json, which may be damaged
 
 
 def verify(folder: Path) -> list[str]:
-    """Return every difference between ``report.json`` in ``folder``, or a judge's report, and its evidence, with its location.
+    """Return every difference between the reports in ``folder``, its own and its judges', and the stored answers, with its location.
 
-    Raises ``InputError`` if there is no report, or if it has no evidence.
+    Raises ``InputError`` if there is no report, or if its files are missing.
     """
     try:
         stored = read_json(folder / report.FILE, unique_keys=True)
@@ -80,7 +80,7 @@ def verify(folder: Path) -> list[str]:
 
 
 def unverified(folder: Path) -> list[str]:
-    """Return what cannot be recomputed from the evidence in ``folder``: facts, the arms' ``seconds``, and pages of other versions.
+    """Return what cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and pages of other versions.
 
     They are as the evaluation recorded them.
     """
@@ -171,7 +171,7 @@ def _failures(evidence: EvaluationEvidence, contract: Contract, scored: Mapping[
 def _numbers(
     folder: Path, stored: Record, evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, ScoredRows]
 ) -> Iterator[str]:
-    """Yield each difference between the stored report and one rebuilt from the evidence."""
+    """Yield each difference between the stored report and one rebuilt from the stored answers."""
     arms = []
     for arm in stored["arms"]:
         pairs, answers = evidence.logprobs.get(arm["arm"], {}), evidence.answers[arm["arm"]]

@@ -12,7 +12,7 @@ from mlxtune.data.template_notes import TemplateNote
 
 
 def missing_in_answer(answer: str, message: Message, *, thinking: bool) -> str:
-    """Return what the rendered ``answer`` lacks of ``message``, such as "its reasoning", or an empty string."""
+    """Return what of ``message`` is missing in the rendered ``answer``, such as "its reasoning", or an empty string."""
     if message.content.strip() not in answer:
         return "its text"
     if thinking and (reasoning := message.extra.get(REASONING)) and reasoning.strip() not in answer:
@@ -24,7 +24,7 @@ def missing_in_answer(answer: str, message: Message, *, thinking: bool) -> str:
 
 
 def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
-    """Return what the rendered ``text`` lacks of the turns that are read and of ``tools``, or an empty string."""
+    """Return what of the context turns and of ``tools`` is missing in the rendered ``text``, or an empty string."""
     for number, message in enumerate(messages, 1):
         if message.role != "assistant" and not _contains(text, message.content):
             return f"the text of turn {number} ({message.role})"

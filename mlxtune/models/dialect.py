@@ -42,7 +42,7 @@ _TOOL = {
 class Dialect:
     """What a chat template expects.
 
-    ``systems`` are the system turns that it renders where they stand; the others are folded into a user turn. ``reasoning`` is the
+    ``systems`` are the system turns that it renders in place; the others are folded into a user turn. ``reasoning`` is the
     key of an assistant turn's reasoning, "inline" for a ``<think>`` block in the content, "opened" for one that the generation
     prompt begins, "parts" for content parts, or empty if the template has no place for it. ``reasons_before_calls`` is set if only
     turns with calls have one. ``content_parts`` is set if content must be a list of parts, and ``short_ids`` if call IDs must
@@ -71,7 +71,7 @@ class Dialect:
     def adapt(self, messages: Sequence[Message], *, thinking: bool, keep: bool) -> list[TurnDict]:
         """Return ``messages`` as the template expects them.
 
-        Without ``thinking``, reasoning is left out; without ``keep``, also that of the turns before the last user turn.
+        Without ``thinking``, reasoning is left out; without ``keep``, so is that of turns before the last user turn.
         """
         turns = self._folded(messages)
         last_user = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=0)
@@ -82,16 +82,17 @@ class Dialect:
         return self._with_call_ids(adapted)
 
     def place_tools(self, turns: Sequence[TurnDict], tools: Tools) -> tuple[Sequence[TurnDict], Tools]:
-        """Return ``turns`` and the ``tools`` beside them: none if they are text in the system turn."""
+        """Return ``turns``, and the ``tools`` to pass with them: none if they are text in the system turn."""
         return (with_tools_in_system(turns, tools), ()) if tools and self.tools_in_system else (turns, tools)
 
     def _renders(self, index: int) -> bool:
         return self.systems == "all" or (self.systems == "first" and index == 0)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
-        """Return ``messages`` with each system turn that the template does not render joined to the next user turn, or the previous.
+        """Return ``messages`` with each system turn that the template does not render joined to a user turn.
 
-        Its authors recommend this for Gemma 2 and older Mistral models. A system turn without such a neighbor stays.
+        It is the next user turn, or else the previous one. The authors of Gemma 2 and older Mistral models recommend this. A system
+        turn without such a neighbor stays.
         """
         turns: list[Message] = []
         waiting: list[Message] = []
@@ -166,7 +167,7 @@ class Dialect:
 def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
     """Return the dialect of the template that ``apply`` renders; it raises ``TemplateError`` for turns that the template rejects.
 
-    Reasoning is probed only with ``thinking``. ``inline`` is set if the template knows ``<think>``.
+    Reasoning is probed only with ``thinking``. ``inline`` is set if the template mentions ``<think>``.
     """
     probe = _Probe(apply)
     arguments = probe.arguments()
@@ -239,7 +240,7 @@ class _Probe:
         return all(texts) and texts[0] != texts[1]
 
     def generation_prompt(self) -> tuple[str, str]:
-        """Return the generation prompt, and the part at its end that is not before an answer in a conversation."""
+        """Return the generation prompt, and the part at its end that does not precede an answer in a conversation."""
         before, prompt, text = self._text([_USER]), self._text([_USER], generation_prompt=True), self._text([_USER, _ASSISTANT])
         header = prompt[len(before) :] if before and prompt.startswith(before) else ""
         common = common_length(prompt, text)
@@ -314,7 +315,7 @@ def _with_system_turns(turns: list[Message], system_turns: Sequence[Message]) ->
 
 
 def _merged(user: Message, turns: Sequence[Message]) -> Message:
-    """Return ``user`` with the text of ``turns``, in their order; blank ones other than itself are left out."""
+    """Return ``user`` with the text of ``turns``, in their order; blank ones, except ``user`` itself, are left out."""
     return replace(user, content="\n\n".join(turn.content for turn in turns if turn is user or turn.content.strip()))
 
 

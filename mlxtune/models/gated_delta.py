@@ -11,8 +11,8 @@ With D(i, j) = g(j+1) ⋯ g(i), and D(i) the same from the start of the chunk:
     (I + A) δ = β (v − S (D(i) k))                 A(i, j) = β(i) k(i)ᵀ D(i, j) k(j) for j < i
     y(i) = S (D(i) q(i)) + Σ_{j ≤ i} δ(j) k(j)ᵀ D(i, j) q(i)
 
-The backward pass recomputes the states between segments of a few chunks, then one segment at a time. A segment waits
-for the one before it: MLX schedules ahead, and would keep what all of them compute.
+The backward pass recomputes the states between segments of a few chunks, then one segment at a time. Each segment waits for the one
+before it. Otherwise, MLX, which schedules ahead, would keep the intermediate results of all segments.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def gated_delta_rule(
 
     ``q`` and ``k`` are ``(rows, tokens, key heads, keys)``, ``v`` is ``(rows, tokens, value heads, values)``, ``beta`` is
     ``(rows, tokens, value heads)``, and ``g`` is the same or has a gate per key. ``mask`` ``(rows, tokens)`` is False for tokens that
-    leave the state unchanged; their outputs mean nothing. Replaces mlx-lm's ``gated_delta_ops``.
+    leave the state unchanged; their outputs are undefined. Replaces mlx-lm's ``gated_delta_ops``.
     """
     rows, tokens, _, keys = q.shape
     if tokens == 1:
@@ -102,7 +102,7 @@ def _rule(chunk: int) -> Any:
 
 
 def _segment(chunk: int, arrays: Sequence[mx.array]) -> tuple[mx.array, mx.array]:
-    """Compute whole chunks in float32, with everything but the states for all chunks at the same time.
+    """Compute whole chunks in float32: everything except the states for all chunks at the same time.
 
     ``arrays`` are q, k, v, g, beta and the state.
     """
@@ -144,7 +144,7 @@ def _segment(chunk: int, arrays: Sequence[mx.array]) -> tuple[mx.array, mx.array
 def _decay_between(log_g: mx.array) -> mx.array:
     """Return D(i, j) ``(…, tokens, tokens, keys)``, 0 for j > i, from the logarithms ``(…, tokens, keys)`` of the gates.
 
-    Each product is the exponential of its own sum. Differences of one cumulative sum would lose the digits that its size takes.
+    Each product is the exponential of its own sum. Differences of one cumulative sum would lose precision.
     """
     tokens = log_g.shape[-2]
     later = mx.arange(tokens)[:, None] > mx.arange(tokens)

@@ -160,7 +160,7 @@ def split_head(model: nn.Module) -> BackboneHead:
 
 
 def _shares_keys_through_caches(model: nn.Module) -> bool:
-    """Whether the model computes something else without a cache, because some layers read the keys of others from theirs."""
+    """Whether the model's results differ without a cache, because some layers read the keys of others from the cache."""
     tokens = mx.array([_TEST_TOKENS])
     try:
         return not _agree(model(tokens), expected := model(tokens, cache=make_prompt_cache(model)), expected)

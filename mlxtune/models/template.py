@@ -89,7 +89,7 @@ class ChatTemplate:
         return thinking_controls(self.source) if self.source else ThinkingControls()
 
     def thinking_limit(self, tokens: int) -> int:
-        """Return ``tokens``, the limit for thoughts, or 0 if neither the template nor the vocabulary knows them."""
+        """Return ``tokens``, the limit for thoughts, or 0 if neither the template nor the vocabulary supports them."""
         return tokens if self.thinking.reasons or self.tokenizer.has_thinking else 0
 
     @cached_property
@@ -140,11 +140,11 @@ class ChatTemplate:
 
     @cached_property
     def calls(self) -> CallReader:
-        """Reads the calls in an output."""
+        """The reader of the calls in an output."""
         return CallReader(self.tokenizer, self.source)
 
     def check_trainable(self) -> None:
-        """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, as GLM-4's."""
+        """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, like GLM-4's."""
         self.render([Message("user", "Hi")], (), generation_prompt=True)
         if self._end_tokens == frozenset():
             raise TemplateError(
@@ -316,7 +316,7 @@ class ChatTemplate:
         if lacking := missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             raise TemplateError(
                 f"{location}: the chat template of {self.name} drops or changes {lacking} in turn {number}: "
-                f"it trains {one_line(span.answer, 60)!r}.",
+                f"it trains on {one_line(span.answer, 60)!r}.",
                 hint=_REASONING_HINT if lacking == "its reasoning" else "Name a template in model.template that renders it.",
             )
         if lacking := missing_in_text(self.control.plain(text), messages[:-1], tools):

@@ -100,7 +100,7 @@ def batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 @contextmanager
 def first_layers(model: nn.Module, head: BackboneHead) -> Iterator[None]:
-    """Let ``model`` run only its first layers. An architecture that needs all of them, or has several lists, runs them all."""
+    """Make ``model`` run only its first layers. An architecture that needs all of them, or has several lists, runs them all."""
     layers = list(model.layers)
     places = [
         (module, name)

@@ -83,7 +83,7 @@ class ThinkingControls:
         return "off" if not on else "keep" if any(kept or [default == "keep"]) else "on"
 
     def describe(self, mode: Thinking) -> str:
-        """Describe ``mode`` with this template in a few words, or return ``""`` if the template does not know reasoning."""
+        """Describe ``mode`` with this template in a few words, or return ``""`` if the template does not support reasoning."""
         if not self.reasons:
             return ""
         if not (self.switch or self.effort or self.words[0]):

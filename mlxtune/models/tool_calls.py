@@ -1,4 +1,4 @@
-"""Read the calls in a model's output, with mlx-lm's parser for the chat template, or one of ours for the formats that it lacks."""
+"""Parse the function calls in a model's output, with mlx-lm's parser for the chat template, or our own if mlx-lm has none."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class CallSplitter:
         return self._release(self._start(self._format) if self._format else len(self._withheld))
 
     def end(self) -> tuple[str, list[FunctionCall]]:
-        """Return the text that was withheld, without the calls in it, and these."""
+        """Return the withheld text without the calls in it, and the calls."""
         return self._reader.split(self._release(len(self._withheld)), self._tools)
 
     def _start(self, format: CallFormat) -> int:

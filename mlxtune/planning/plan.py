@@ -62,10 +62,11 @@ class Plan:
     """The expected memory, time and work of a run.
 
     ``limit`` is the maximum number of bytes to use. ``computed``, ``trained`` and ``read`` count tokens over the whole run: with
-    padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters``
-    is the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled; ``compiles`` tells if this machine compiles steps where that pays;
-    ``prompt_tokens`` and ``answer_tokens`` are means over all rows. ``notes`` say what the chat template
-    changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in :class:`DatasetLengths`.
+    padding and prompts, without both, and with prompts only. ``cut`` rows are longer than ``data.max_tokens``. ``parameters`` is
+    the size of the base; ``traces`` is the number of compiled steps, one per shape of a batch, or 0 if steps are not compiled;
+    ``compiles`` says whether this machine compiles steps if that saves time; ``prompt_tokens`` and ``answer_tokens`` are means over
+    all rows. ``notes`` say what the chat template changes in the rows; ``thinking``, ``date`` and ``replayed`` are as in
+    :class:`DatasetLengths`.
     """
 
     train: int
@@ -313,7 +314,7 @@ class Planner:
 def compiling_pays(work: Workload, measured: StepCalibration | None) -> bool:
     """Return whether compiling the steps of ``work`` saves more time than tracing its shapes takes.
 
-    Without a probe's measurement, it is assumed to if each shape is used a few times.
+    Without a measurement, it is assumed to pay if each shape is used a few times.
     """
     if measured and measured.uncompiled:
         return work.traces * measured.trace < work.computed * (measured.uncompiled - measured.seconds)

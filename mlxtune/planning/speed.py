@@ -66,7 +66,7 @@ def estimate_speed(
 
 
 def _active_numbers(weight: WeightShape, active_experts: int) -> int:
-    """Return how many of a matrix's numbers a token uses: of ``(experts, out, in)``, those of the active experts."""
+    """Return how many of a matrix's elements a token uses: of ``(experts, out, in)``, those of the active experts."""
     if len(weight.shape) == 3:
         return weight.numbers * min(active_experts, weight.shape[0]) // weight.shape[0]
     return weight.numbers if weight.is_matrix else 0

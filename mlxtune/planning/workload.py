@@ -35,9 +35,10 @@ class RowLength:
 class DatasetLengths:
     """The lengths of all rows. ``prefix`` is the number of leading tokens that they share.
 
-    ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what the
-    chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are empty
-    if the template knows no reasoning, or prints no date. The last ``replayed`` rows of ``train`` are answers of the base.
+    ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what
+    the chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are
+    empty if the template does not support reasoning, or does not print the date. The last ``replayed`` rows of ``train`` are
+    answers of the base.
     """
 
     train: tuple[RowLength, ...]

@@ -93,7 +93,7 @@ class Queue:
 
 
 def _apply(entries: dict[int, QueueEntry], record: Mapping[str, Any]) -> None:
-    """Change ``entries`` as a line of the journal says. Unknown lines are ignored."""
+    """Apply a line of the journal to ``entries``. Unknown lines are ignored."""
     match record:
         case {"type": "added", "number": int(number), "command": list(command)}:
             entries[number] = QueueEntry(number, tuple(map(str, command)))

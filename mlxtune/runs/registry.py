@@ -122,7 +122,7 @@ def create(workspace: Path, kind: str, name: str) -> Run:
 
 
 def start_date(id: str) -> str:
-    """Return the ISO date on which the run with this ID was started; empty if ``id`` does not say so."""
+    """Return the ISO date on which the run with this ID was started; empty if ``id`` does not contain it."""
     match = re.match(r"(\d{4})(\d\d)(\d\d)-\d{4}-", id)
     date = "-".join(match.groups()) if match else ""
     return date if is_date(date) else ""
@@ -220,7 +220,10 @@ def stop(run: Run) -> None:
 
 
 def _other_host(run: Run) -> str:
-    """Return the name of the machine that ``run`` was started on if it is not this one. A shared disk shows runs of others."""
+    """Return the name of the machine that ``run`` was started on if it is not this one.
+
+    On a shared disk, runs of other machines are visible.
+    """
     try:
         record = read_json(run.folder / LAUNCH_FILE)
     except InputError:
@@ -235,8 +238,8 @@ def _other_host(run: Run) -> str:
 def _is_worker(run: Run, pid: int) -> bool:
     """Return whether ``pid`` is the process that holds the lock of ``run``, as far as this system can tell.
 
-    The lock's file names its holder. In a container, that number may belong to another process, which a command line without the
-    run's folder shows.
+    The lock's file names its holder. In a container, that process ID may belong to another process, whose command line does not
+    contain the run's folder.
     """
     if lock_note(run.lock) not in ("", str(pid)):
         return False

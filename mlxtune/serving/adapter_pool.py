@@ -96,7 +96,7 @@ class AdapterPool:
         check_fit(folder, {name: module[own] for name, (module, own) in slots.items()}, arrays)
         if not modules:
             raise ModelError(
-                f"The adapter in {folder} changes nothing in this model.", hint="It may have been trained from a different base."
+                f"The adapter in {folder} adapts no module of this model.", hint="It may have been trained from a different base."
             )
         for name, array in arrays.items():
             module, own = slots[name]

@@ -237,7 +237,7 @@ class Engine:
         return split_head(self.loaded.model)
 
     def _template(self, request: GenerateRequest, entry: AdapterEntry | None) -> ChatTemplate:
-        """Return the template with the settings of the adapter's training, or without reasoning for the base, and of the request."""
+        """Return the template with the settings of the request and of the adapter's training; for the base, without reasoning."""
         settings = TemplateSettings(entry.thinking, entry.date, entry.template) if entry else TemplateSettings()
         if settings not in self._templates:
             self._templates[settings] = load_template(self.loaded.source, settings, self.loaded.tokenizer)
@@ -245,7 +245,7 @@ class Engine:
         if not request.effort and not request.variables:
             return template
         if request.effort not in ("", "none") and not template.thinking.reasons:
-            raise InputError("This model's chat template does not know reasoning.", hint="Remove reasoning_effort.")
+            raise InputError("This model's chat template does not support reasoning.", hint="Remove reasoning_effort.")
         known = {*template_variables(template.source), "enable_thinking"} - _OTHER_VARIABLES
         if unknown := sorted(set(request.variables) - known):
             names = ", ".join(sorted(known))

@@ -172,7 +172,10 @@ def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
 
 
 def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
-    """Return random pairs of the batch's widths. If the sides include prompts, a prompt has the tokens that its answers leave."""
+    """Return random pairs of the batch's widths.
+
+    If the sides include prompts, a prompt takes the tokens that its answers do not.
+    """
     import numpy as np
 
     from mlxtune.models.encoded import EncodedPair

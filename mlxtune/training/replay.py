@@ -129,7 +129,7 @@ def _row(prompt: ReplayPrompt, answer: ReplayAnswer) -> Conversation:
 
 
 def _encoded(template: ChatTemplate, row: Conversation, window: int, cut: bool) -> Encoded:
-    """Encode an answer. One that was cut is trained without an end, because the base would have gone on."""
+    """Encode an answer. A truncated answer is trained on without a stop token, because the base would have continued."""
     (encoded,) = template.encode(row, window)
     tokens, trained = encoded.tokens, encoded.trained
     if cut:

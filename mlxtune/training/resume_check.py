@@ -1,6 +1,6 @@
-"""Refuse to resume a run whose base, parent or settings are not those that its checkpoint was trained with.
+"""Refuse to resume a run whose base, parent or settings differ from those that its checkpoint was trained with.
 
-The result would be that of neither the old nor the new ones. Rows, their order and their batches are checked by the loop itself.
+The result would match neither the old nor the new settings. Rows, their order and their batches are checked by the loop itself.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class TrainingSetup:
 
 @dataclass(frozen=True)
 class Foundation:
-    """What all adapters share that are trained on the same data and base: the splits, the encoded rows and the loaded model.
+    """What all adapters that are trained on the same data and base share: the splits, the encoded rows and the loaded model.
 
     ``limit`` is the memory limit in bytes. ``skipped`` is as in :class:`TrainingSetup`.
     """

@@ -164,7 +164,7 @@ def _row_counts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe_hash(recipe: Recipe, dated: bool) -> str:
-    """Return a hash of ``recipe`` that is the same for every run of it, but for the date if prompts contain it."""
+    """Return a hash of ``recipe`` that is the same for every run of it, except for the date if prompts contain it."""
     same = replace(recipe, model=replace(recipe.model, template=""))
     same = same if dated else replace(same, data=replace(same.data, date=""))
     return sha256_json([dump(same), read_template(recipe)])

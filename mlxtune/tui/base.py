@@ -270,7 +270,7 @@ class BaseApp(OrderedKeys):
             self.action_room("train")
 
     def new_search(self) -> None:
-        """Start a search of the workspace's recipe, or ask of which one if there are several."""
+        """Start a search of the workspace's recipe, or ask which recipe if there are several."""
         views = [view for view in self.snapshot.startable if view.recipe] if self.snapshot else []
         if len(views) == 1:
             self.start_search(views[0].path)

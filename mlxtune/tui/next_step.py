@@ -320,7 +320,7 @@ def _blind_stage(snapshot: Snapshot) -> WorkflowStage:
     if status := snapshot.blind_status:
         done = status.votes >= status.votes_needed
         detail = f"{status.votes:,} of {plural(status.votes_needed, 'vote')} on {plural(status.pairs, 'pair')}"
-        result = "revealed" if status.opened else "ready to reveal" if done else "sealed"
+        result = "revealed" if status.opened else "ready to reveal" if done else "in progress"
         opened = ("✓", "$success") if status.opened else ("◐", "$primary")
         return WorkflowStage(*opened, "Blind", detail, result, "blind")
     compared = snapshot.verdict is not None and bool(snapshot.verdict.outcome)

@@ -241,7 +241,7 @@ class _SourceWatch:
         self.reviewed = 0
 
     def read(self, now: float) -> None:
-        """Look at the source again, unless that happened a moment ago."""
+        """Check the source again, unless it was checked a moment ago."""
         if 0 <= now - self._read_at < SOURCE_SECONDS:
             return
         self._read_at = now

@@ -52,7 +52,7 @@ def test_a_hostile_override_is_bad_input() -> None:
 
 
 def test_a_user_who_does_not_exist_is_bad_input() -> None:
-    with pytest.raises(InputError, match="~nouser/x: there is no user of that name"):
+    with pytest.raises(InputError, match="~nouser/x: there is no user with that name"):
         user_path("~nouser/x")
     with pytest.raises(InputError, match="there is no user"):
         _ = parse(RECIPE.replace("d.jsonl", "~nouser/x")).source

@@ -256,7 +256,7 @@ def test_export_and_import_round_trip(cli, shop, cwd):
     result = cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out")
     assert result.code == 0
     assert result.out.startswith("✓ Exported to out: ")
-    assert "The test split is sealed" in result.err
+    assert "the rows of the test split can never be used for training" in result.err
     assert _json(cli("data", "split", "shop.jsonl", "--json"))["sealed"] > 0
     result = cli("data", "import", "out", "--out", "back.jsonl")
     assert result.out == "✓ Imported 60 rows to back.jsonl (60 chat).\n"

@@ -162,7 +162,7 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     lines = finding_lines(report)
     assert (lines.get("contract-length"), lines.get("contract-disclaimer-fuzzy")) == ([2], [3])
     titles = {finding["check"]: finding["title"] for finding in report["findings"]}
-    assert titles["contract-length"] == "answers that fail “right length”"
+    assert titles["contract-length"] == "answers that fail “allowed length”"
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(report)
     listed = json.loads(cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").out)["listed"]
     assert [row["line"] for row in listed] == [2]

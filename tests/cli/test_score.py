@@ -75,7 +75,7 @@ def test_text_has_one_line_per_metric(cli, outputs):
         "JSON in a fence",
         "JSON found in it",
         "fits the schema",
-        "right disclaimer",
+        "correct disclaimer",
         "no forbidden phrase",
         "whole contract",
     ]

@@ -259,7 +259,7 @@ def test_a_recipe_accepts_every_format_and_a_mapping():
         ("prompt", "does not have the form"),
         ("=x", "does not have the form"),
         ("promt=x", "unknown key promt"),
-        ("prompt=x,completion=x", "one separate column"),
+        ("prompt=x,completion=x", "no column twice"),
     ],
 )
 def test_an_invalid_mapping_is_refused(text, words):

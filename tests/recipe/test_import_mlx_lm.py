@@ -156,7 +156,7 @@ def test_held_out_rows_without_a_test_file_get_a_note(convert, tmp_path: Path) -
         ({"lerning_rate": 1}, "unknown key lerning_rate", "Did you mean learning_rate?"),
         ({"zzz": 1}, "unknown key zzz", "Known keys: "),
         ({"lora_parameters": {"rank": 8, "alpha": 16}}, r"unknown key lora_parameters\.alpha", "scale = alpha / rank"),
-        ({"lora_parameters": 8}, "lora_parameters must contain keys and values", ""),
+        ({"lora_parameters": 8}, "lora_parameters must be a mapping", ""),
         ({"hf_dataset": {"path": "x"}}, "hf_dataset cannot be imported", "Download the dataset"),
         ({"data": "mlx-community/wikisql"}, "data: mlx-community/wikisql does not exist", "download the dataset"),
         ({"fine_tune_type": "full"}, "fine_tune_type: full cannot be imported", "lora and dora"),

@@ -23,7 +23,7 @@ from mlxtune.training.sampler import Sampler
 
 pytestmark = pytest.mark.slow
 
-STEPS = 500 if EXHAUSTIVE else 120
+STEPS = 500 if EXHAUSTIVE else 60
 EVERY = 10  # steps between validations, samples and checkpoints
 MAX_GROWTH = 4 * 2**20  # bytes over the second half of the run
 DESCRIPTORS = Path("/dev/fd")

@@ -78,7 +78,7 @@ def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindS
     return blind
 
 
-async def test_a_session_asks_how_many_pairs_and_shows_two_sealed_answers(shop: Shop, open_room: OpenRoom) -> None:
+async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(shop: Shop, open_room: OpenRoom) -> None:
     folder = evaluation(shop)
     async with open_room("blind") as room:
         await arms_loaded(room)
@@ -95,7 +95,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_sealed_answers(shop: 
             assert question in room.text("#bl-asks")
         seals = [room.screen.query_one(f"#bl-{side}") for side in "ab"]
         assert [str(seal.border_title).strip() for seal in seals] == ["A", "B"]
-        await room.until(lambda: all("sealed" in str(seal.border_subtitle) for seal in seals))
+        await room.until(lambda: all("hidden" in str(seal.border_subtitle) for seal in seals))
         assert room.actions == ["A", "same", "B", "prompt"]
         assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
 
@@ -167,7 +167,7 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop: Shop
         await room.press("enter")
         assert room.screen._state == "vote", "enter reveals nothing before the end"
         await room.press("a")
-        assert "That was the last vote." in room.text("#bl-sealed")
+        assert "That was the last vote." in room.text("#bl-finished")
         assert room.actions[:2] == ["reveal", "undo"]
         await room.press("u")
         assert room.screen._state == "vote"

@@ -141,7 +141,7 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
     ]
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 1, seed=3) as session:
         session.vote("a")
-        assert last(loaded)[0] == ("◐", "Blind", f"1 of {session.votes_needed} votes on 1 pair", "sealed")
+        assert last(loaded)[0] == ("◐", "Blind", f"1 of {session.votes_needed} votes on 1 pair", "in progress")
         while session.current:
             session.vote("a")
         assert last(loaded)[0][3] == "ready to reveal"

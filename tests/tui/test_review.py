@@ -413,7 +413,7 @@ async def test_a_narrow_screen_shows_the_contract_in_one_line(shop: Shop, checks
         await opened(room)
         assert "✓ contract passes  4 of 4 pass" in room.text("#contract-line")
         await go_to(room, 11)
-        assert "✗ right disclaimer:" in room.text("#contract-line")
+        assert "✗ correct disclaimer:" in room.text("#contract-line")
         assert "3 of 4 pass" in room.text("#contract-line")
         await room.press("c")
         await room.until(lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)

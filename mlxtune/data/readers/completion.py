@@ -1,7 +1,7 @@
 """TRL's prompt-completion formats: ``prompt`` and ``completion``, or unpaired preferences for KTO if there is a ``label``.
 
-Only the completion is trained, also if the prompt has assistant turns. In LLaMA-Factory's KTO format, the last turn of a conversation
-is the completion.
+Only the completion is trained on, even if the prompt has assistant turns. In LLaMA-Factory's KTO format, the last turn of a
+conversation is the completion.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
         if key not in KEYS:
             raise DataError(f"The map has the unknown key {one_line(key, 30)}.", hint=suggest(key, KEYS))
         if not isinstance(column, str) or list(mapping.values()).count(column) > 1:
-            raise DataError(f"The map must name one separate column for {key}.", hint='For example: prompt = "question"')
+            raise DataError(
+                f"The map must name exactly one column for {key}, and no column twice.", hint='For example: prompt = "question"'
+            )
 
 
 def check_format(name: str) -> None:

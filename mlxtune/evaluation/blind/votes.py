@@ -146,7 +146,7 @@ def tally_votes(
 ) -> VoteTally:
     """Tally ``choices`` on one question. The outcome is based on ``adjusted``, or on the sign test's p-value if it is ``None``.
 
-    Votes on rows in the same group count as one piece of evidence.
+    Votes on rows in the same group count as one independent vote.
     """
     decided = [(choice == "second", group) for choice, group in zip(choices, groups, strict=True) if choice != "tie"]
     won, own_groups = [vote for vote, _ in decided], [group for _, group in decided]

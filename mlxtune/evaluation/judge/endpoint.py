@@ -42,7 +42,7 @@ class _ReplyRefused(Exception):
 def _limit_size(response: Any) -> None:
     """Make reading ``response`` raise ``_ReplyRefused`` instead of filling the memory.
 
-    No compressed reply was asked for. A small one can expand to gigabytes.
+    Replies are requested uncompressed, because a small compressed one can expand to gigabytes.
     """
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise _ReplyRefused("is compressed")

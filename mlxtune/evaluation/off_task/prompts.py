@@ -147,7 +147,7 @@ def parse_prompt(value: Any, location: Location) -> OffTaskPrompt | None:
 
 
 def _are_words(value: object, required: bool) -> bool:
-    """Whether ``value`` is a list of words, which is not empty if ``required``."""
+    """Return whether ``value`` is a list of words, nonempty if ``required``."""
     is_list = isinstance(value, list | tuple) and all(isinstance(word, str) and word.strip() for word in value)
     return is_list and bool(value or not required)
 

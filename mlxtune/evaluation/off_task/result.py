@@ -157,7 +157,7 @@ def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], m
 
 
 def _word(low: float, high: float, margin: float) -> Word:
-    """Return *held* if a drop of ``margin`` is ruled out, and otherwise *dropped* if rates that did not drop are."""
+    """Return *held* if a drop of ``margin`` is ruled out, else *dropped* if a drop is certain, else *cannot tell*."""
     return "held" if low > -margin else "dropped" if high < 0 else "cannot tell"
 
 

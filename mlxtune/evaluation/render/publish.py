@@ -13,12 +13,13 @@ from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.render.html import render_html
 from mlxtune.evaluation.render.markdown import render_markdown
 from mlxtune.evaluation.report import PAGES, EvaluationReport
+from mlxtune.evaluation.scorers.registry import LABELS
 
 
 def publish(result: EvaluationReport, folder: Path) -> None:
     """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
 
-    Raises ``InputError`` if the evidence is missing, and ``MachineError`` if the disk is full.
+    Raises ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
     """
     result = replace(result, facts={**result.facts, "renderer": renderer_hash()})
     for name, text in render_pages(result, folder).items():
@@ -27,14 +28,14 @@ def publish(result: EvaluationReport, folder: Path) -> None:
 
 
 def render_pages(result: EvaluationReport, folder: Path) -> dict[str, str]:
-    """Return the text of each page of a report. Raises ``InputError`` if the evidence in ``folder`` is missing."""
+    """Return the text of each page of a report. Raises ``InputError`` if the stored answers are missing."""
     failures = failed_rows(folder, result)
     return dict(zip(PAGES, (render_markdown(result, failures), render_html(result, failures)), strict=True))
 
 
 @cache
 def renderer_hash() -> str:
-    """Return a hash of this version's renderer. Another version may render the same report differently."""
+    """Return a hash of this version's renderer and labels. Another version may render the same report differently."""
     folder = Path(__file__).parent
     code = sorted(path for path in (folder.parent / "drilldown.py", *folder.iterdir()) if path.suffix in (".py", ".css", ".j2"))
-    return sha256_json([[path.name, path.read_text(encoding="utf-8")] for path in code])
+    return sha256_json([LABELS, *([path.name, path.read_text(encoding="utf-8")] for path in code)])

@@ -72,7 +72,7 @@ def holdout_summary(report: EvaluationReport) -> str:
 
 
 def seed_summary(seeds: SeedReport) -> str:
-    """Say what holds for the recommended adapter, and what for the recipe."""
+    """Describe what holds for the recommended adapter, and what holds for the recipe."""
     chosen, mean = seeds.chosen, seeds.rate.mean
     text = (
         f"Seed {chosen.seed} is recommended, by the validation rows alone. This adapter ({TUNED}): {percent(chosen.hits / chosen.total)} "

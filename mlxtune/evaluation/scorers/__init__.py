@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class ModelAnswer:
     """The text to score, why it ended, the reference answer, and the text of the prompt.
 
-    ``output`` is the answer behind the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`) or ``thinking``
+    ``output`` is the answer after the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`) or ``thinking``
     (:data:`THINKING_LIMIT`).
     """
 

@@ -98,7 +98,7 @@ def _has_fuzzy_phrase(contract: Contract) -> bool:
 
 STRICT = Scorer(
     "disclaimer",
-    "right disclaimer",
+    "correct disclaimer",
     lambda contract: partial(score_disclaimers, rules=contract.section.disclaimers) if contract.section.disclaimers else None,
     required=lambda contract: not _has_fuzzy_phrase(contract),
     replaces_json=True,

@@ -33,7 +33,7 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
 
 SCORER = Scorer(
     "length",
-    "right length",
+    "allowed length",
     lambda contract: partial(score_length, limit=contract.section.length) if contract.section.length != Length() else None,
     replaces_json=True,
 )

@@ -64,7 +64,7 @@ class SchemaValidator:
         return next(self._validator.iter_errors(value), None)
 
     def score_value(self, value: Any) -> Score:
-        """Score a JSON value like :meth:`score`."""
+        """Score a JSON value as :meth:`score` scores an output."""
         try:
             error = self.first_error(value)
         except ValueError as failure:  # such as a lone surrogate

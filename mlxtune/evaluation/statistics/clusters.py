@@ -1,4 +1,4 @@
-"""Statistics for dependent rows: near-duplicates and rows of the same customer are not independent evidence.
+"""Statistics for dependent rows, such as near-duplicates and rows of the same customer.
 
 If every row is in its own group, each function gives the result for independent rows.
 """

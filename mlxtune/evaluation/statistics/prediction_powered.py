@@ -28,9 +28,9 @@ def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float
 
     All values are between 0 and 1, and the labeled units are a random sample of all. The estimate is the power-tuned PPI++
     (Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453): unbiased however poor the predictions are, because the labels measure
-    their error. Its normal interval covers too rarely with few labels, and has no width where they agree with all predictions. So
-    variances count two more labels, of which the predictions miss both, and the interval is Wilson's for the effective sample size.
-    Raises ``ValueError`` if there are no labels or the lengths differ.
+    their error. With few labels, its normal interval is too narrow, and it has no width at all if every label agrees with its
+    prediction. The variances therefore count two more labels, both predicted wrongly, and the interval is Wilson's for the
+    effective sample size. Raises ``ValueError`` if there are no labels or the lengths differ.
     """
     count = len(labels)
     if not labels or count != len(predictions):

@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{shown} is not valid YAML: {one_line(str(error), 160)}.") from error
     if not isinstance(config, dict):
-        raise RecipeError(f"{shown} is not a config: it must contain keys and values.")
+        raise RecipeError(f"{shown} is not a config: it must be a mapping of keys to values.")
     known = [*DEFAULTS, *NO_COUNTERPART, "train"]
     for key in config:
         if key in _REJECTED:
@@ -211,7 +211,7 @@ def _relative(path: Path, target: Path) -> str:
 
 def _table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(values[key], dict):
-        raise RecipeError(f"{key} must contain keys and values, but is {one_line(str(values[key]), 60)}.")
+        raise RecipeError(f"{key} must be a mapping, but is {one_line(str(values[key]), 60)}.")
     return dict(values[key])
 
 

@@ -149,7 +149,7 @@ class Board:
         return max((rung for rung in range(len(self.plan.rungs)) if self.ranking(rung)), default=-1)
 
     def remaining_steps(self, trials: int) -> int:
-        """Return about how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
+        """Estimate how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
         total = 0
         for rung, count in enumerate(cohort_sizes(trials, len(self.plan.rungs))):
             done = sum((number, rung) in self.results for number in range(1, trials + 1))
@@ -158,7 +158,7 @@ class Board:
 
     @property
     def trained_steps(self) -> int:
-        """The optimizer steps that all results took."""
+        """The number of optimizer steps that all results took together."""
         return sum(result.trained for result in self.results.values())
 
 

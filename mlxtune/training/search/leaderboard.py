@@ -26,7 +26,7 @@ Status = Literal["selected", "tied", "finished", "training", "waiting", "pinned"
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial: its values as text in the order of the parameters, its last result, and why it is where it is.
+    """A trial: its values as text in the order of the parameters, its last result, and the reason for its place.
 
     ``steps`` is the length of the last rung that it completed. ``rates`` has its rate after each rung that it completed.
     """

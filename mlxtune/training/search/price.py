@@ -17,8 +17,8 @@ CHANCE = 0.05  # that a further trial is better than all earlier ones, below whi
 class SearchPrice:
     """The optimizer steps of ``trials`` trials, ``full_steps`` if each trained to the end, and the time and energy, if known.
 
-    The time is that of the training steps; answering the validation rows comes on top. Of ``enough`` trials, each further one
-    is the best of all with a probability of at most :data:`CHANCE`.
+    The time is that of the training steps; it does not include answering the validation rows. Of ``enough`` trials, each further
+    one is the best of all with a probability of at most :data:`CHANCE`.
     """
 
     trials: int

@@ -23,7 +23,7 @@ def start(workspace: Path, recipe: Recipe, *, progress: Progress = lambda what, 
     budget = parse_budget(recipe.search.budget)
     if budget and budget.unit == "Wh" and not typical_watts(this_machine().chip)[0]:
         raise RecipeError(
-            "The power of this machine is unknown, so a budget in Wh cannot be kept.", hint="Use a time: --budget 2h."
+            "The power of this machine is unknown, so a budget in Wh cannot be enforced.", hint="Use a time: --budget 2h."
         )
     if recipe.search.trials < 2:
         raise RecipeError("A search needs at least 2 trials.", hint="Raise search.trials.")

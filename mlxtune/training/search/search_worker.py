@@ -194,7 +194,7 @@ def _reread(worker: Worker) -> Board:
 
 
 class _Clock:
-    """What the search has spent of its budget, and what the rest will take at the speed so far."""
+    """How much of its budget the search has spent, and how much the rest will take at the current speed."""
 
     def __init__(self, worker: Worker) -> None:
         self.budget = parse_budget(worker.recipe.search.budget)

@@ -112,7 +112,7 @@ def log_scale(values: Sequence[Value]) -> list[float]:
 
 
 def _halton(number: int, base: int) -> float:
-    """Return the radical inverse of ``number``: its digits in ``base``, mirrored at the point."""
+    """Return the radical inverse of ``number``: its digits in ``base``, mirrored at the radix point."""
     result, scale = 0.0, 1.0
     while number:
         scale /= base

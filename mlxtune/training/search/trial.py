@@ -35,7 +35,7 @@ from mlxtune.training.worker import write_data
 
 
 class TrialListener:
-    """Receives a trial's events, and asks its training loop to stop for the search's reasons."""
+    """Receives a trial's events, and asks its training loop to stop when the search needs it to."""
 
     def __init__(self, worker: Worker, folder: Path, should_stop: Callable[[], bool]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

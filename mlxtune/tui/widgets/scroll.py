@@ -60,7 +60,7 @@ class ScrollPanel(FocusPanel):
         self._go(self._first + pages * max(self.size.height - 1, 1))
 
     def action_edge(self, end: bool) -> None:
-        """Go to the first row, or to the end to follow it."""
+        """Scroll to the first row, or to the end and follow it."""
         self._go(self._count if end else 0)
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:

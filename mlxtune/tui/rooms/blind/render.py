@@ -36,7 +36,7 @@ def invitation(arms: ArmPair, width: int) -> Content:
     """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
     about = (
-        f"From evaluation {one_line(arms.folder.name)}. There are three questions per pair. Sides are random and stay sealed until "
+        f"From evaluation {one_line(arms.folder.name)}. There are three questions per pair. Sides are random and stay hidden until "
         "the last vote."
     )
     rows = [
@@ -114,7 +114,7 @@ def questions(given: Sequence[Vote], width: int) -> Content:
     return lines(*rows)
 
 
-def sealed(session: BlindSession, width: int) -> Content:
+def last_vote(session: BlindSession, width: int) -> Content:
     """Draw the state after the last vote, before the arms are revealed."""
     keys = line("  ", key("enter", "reveal the arms", "screen.enter"), "   ", key("u", "undo the last vote", "screen.undo"))
     return lines(

@@ -82,7 +82,7 @@ class BlindRoom(Room):
                 yield Panel(id="bl-a", classes="seal")
                 yield Panel(id="bl-b", classes="seal")
             yield Section("Which one?", Panel(id="bl-asks"), lit=True, id="bl-questions")
-        yield Section("Sealed", Panel(id="bl-sealed"), lit=True, id="bl-end")
+        yield Section("Finished", Panel(id="bl-finished"), lit=True, id="bl-end")
         with Vertical(id="bl-result"):
             yield Section("Verdict", Panel(id="bl-verdict"), lit=True, id="bl-outcome")
             yield Section("Votes", Panel(id="bl-votes"), id="bl-counts")
@@ -128,7 +128,7 @@ class BlindRoom(Room):
         elif pair is not None:
             self._draw_pair(session, pair)
         else:
-            self.query_one("#bl-sealed", Panel).update(lambda width, _height: render.sealed(session, width))
+            self.query_one("#bl-finished", Panel).update(lambda width, _height: render.last_vote(session, width))
 
     def _draw_choice(self, has_recipes: bool) -> None:
         arms, error, panel, one_arm = self._arms, self._error, self.query_one("#bl-invite", Panel), self._one_arm
@@ -148,7 +148,7 @@ class BlindRoom(Room):
             seal.update(partial(render.answer, text, first))
             rows, height = len(render.answer_lines(text, seal.content_size.width)), seal.content_size.height
             seal.border_title = f" {name.upper()} "
-            seal.border_subtitle = " ↓ more " if first + height < rows else " sealed "
+            seal.border_subtitle = " ↓ more " if first + height < rows else " hidden "
         self.query_one("#bl-asks", Panel).update(lambda width, _height: render.questions(given, width))
         self.query_one("#bl-questions", Section).head.set(note=f"{len(given)} of {len(QUESTIONS)} answered")
 

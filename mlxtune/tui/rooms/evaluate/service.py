@@ -97,7 +97,7 @@ def load_report(folder: Path) -> LoadedReport:
 
 
 def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
-    """Return the matching rows, broken ones first. Raise ``InputError`` if the evidence is missing."""
+    """Return the matching rows, broken ones first. Raise ``InputError`` if the stored answers are missing."""
     drilldown, arm = loaded.drilldown, filter.arm
     if drilldown is None:
         raise loaded.evidence_error or ValueError("The report was loaded without evidence or a reason.")

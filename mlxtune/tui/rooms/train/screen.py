@@ -255,7 +255,7 @@ class TrainRoom(Room):
 
 
 def _process_lines(view: RunView) -> list[LogLine]:
-    """Return the worker's last output as log lines and, if it crashed, the evidence of the crash."""
+    """Return the worker's last output as log lines and, if it crashed, how this is known."""
     lines = [LogLine(view.updated, "✗", "error", f"worker.log: {text}") for text in view.process_output]
     if view.status == "crashed":
         lines.append(LogLine(view.updated, "!", "warning", "the process crashed: it wrote no final event and holds no lock"))
