@@ -1,11 +1,12 @@
 # make demo: run the whole workflow on the bundled model    make test: run the tests    make check: lint, types, import contracts
 # make test-fast: the tests of the inner loop    make coverage: every test, exhaustive ones included, with a coverage report
+# make docs: build docs/ as a site, in site/
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-fast coverage check screenshots format clean
+.PHONY: setup demo test test-fast coverage check docs screenshots format clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +38,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 screenshots: $(VENV)/.dev
 	test -d demo || $(BIN)/mlxtune demo
 	$(BIN)/python tools/screenshots.py demo
@@ -46,4 +51,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,7 @@
-"""Generate ``docs/recipe.md`` from the recipe's dataclasses and ``docs/architecture.md`` from module docstrings.
+"""Generate pages of ``docs/`` from the code, so that they cannot become wrong.
+
+``recipe.md`` comes from the recipe's dataclasses, ``architecture.md`` from module docstrings, ``troubleshooting.md`` from the errors
+that the code raises, and ``commands.md`` and the man page ``mlxtune.1`` from the command line's own help.
 
 python tools/reference.py            write the pages that are out of date
 python tools/reference.py --check    write nothing; print the pages that are out of date and exit with 1 if there are any
@@ -9,6 +12,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 import sys
 import tomllib
@@ -17,6 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from typer.main import get_command
+
+import mlxtune
+from mlxtune.cli.main import app
+from mlxtune.core import errors
 from mlxtune.recipe.edit import toml_literal
 from mlxtune.recipe.schema import Disclaimer, Endpoint, Key, Length, Phrase, Recipe, annotated_types
 
@@ -64,6 +73,26 @@ The tables below have one line per file, taken from its docstring.
 
 """
 
+TROUBLESHOOTING = f"""{GENERATED}
+# Troubleshooting
+
+Every error message with its remedy, by the part of mlxtune that it comes from. An error says what happened and where, then what to
+do; `…` stands for a name, number, or path. To find a message, search this page for a few of its words.
+
+A run that failed: `mlxtune runs show last`, and its log, `runs/…/worker.log`. The machine and the installation: `mlxtune doctor`.
+"Internal error" is a bug in mlxtune: set `MLXTUNE_DEBUG=1` to print the traceback for a report.
+
+"""
+
+COMMANDS = f"""{GENERATED}
+# Commands
+
+Commands that print a result accept `--json`. Results go to stdout, progress and errors to stderr. Exit codes: 0 success, 1 a gate or
+check failed, 2 invalid input, 3 stopped and resumable, 4 internal or system error. `mlxtune --install-completion` sets up completion in
+bash, zsh, and fish; `man mlxtune` shows this page.
+
+"""
+
 
 def main() -> int:
     """Write the pages that are out of date, or with ``--check`` only report them; return the exit code."""
@@ -80,6 +109,9 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/recipe.md": RECIPE + "".join(_recipe()),
         ROOT / "docs/architecture.md": ARCHITECTURE + "".join(_packages()),
+        ROOT / "docs/troubleshooting.md": TROUBLESHOOTING + "".join(_errors()),
+        ROOT / "docs/commands.md": COMMANDS + "".join(_commands()),
+        ROOT / "docs/mlxtune.1": "".join(_man_page()),
     }
 
 
@@ -170,13 +202,16 @@ def _marked(text: str) -> str:
 
 
 def _packages() -> Iterator[str]:
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    layers: list[str] = config["tool"]["importlinter"]["contracts"][0]["layers"]
-    names = [re.findall(r"mlxtune\.(\w+)", layer) for layer in layers]
-    yield "```text\n" + "\n".join("  ".join(some) for some in names) + "\n```\n\n"
+    yield "```text\n" + "\n".join("  ".join(layer) for layer in _layers()) + "\n```\n\n"
     yield _files(ROOT / "mlxtune", "mlxtune", deep=False)
-    for name in (name for some in names for name in some):
+    for name in itertools.chain.from_iterable(_layers()):
         yield _files(ROOT / "mlxtune" / name, f"mlxtune/{name}", deep=True)
+
+
+def _layers() -> list[list[str]]:
+    """Return the packages of each layer, the topmost layer first."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return [re.findall(r"mlxtune\.(\w+)", layer) for layer in config["tool"]["importlinter"]["contracts"][0]["layers"]]
 
 
 def _files(folder: Path, title: str, *, deep: bool) -> str:
@@ -192,6 +227,103 @@ def first_line(path: Path) -> str:
     """Return the first line of a module's docstring as Markdown."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return _marked(docstring.split("\n", 1)[0])
+
+
+# ---- errors ----
+
+TITLES = {"cli": "Command line", "tui": "App", "core": "Files and processes"}
+ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.MlxtuneError)}
+
+
+def _errors() -> Iterator[str]:
+    """Yield a table for each package: the message of each error that has a remedy, and the remedy."""
+    for name in itertools.chain.from_iterable(_layers()):
+        files = sorted((ROOT / "mlxtune" / name).rglob("*.py"))
+        found = {error for path in files for error in _raised(ast.parse(path.read_text(encoding="utf-8")))}
+        if found:
+            rows = "".join(
+                f"| {_text(message)} | {_text(hint)} |\n"
+                for message, hint in sorted(found, key=lambda error: (_letters(error[0]), error))
+            )
+            yield f"## {TITLES.get(name, name.capitalize())}\n\n| message | what to do |\n|---|---|\n{rows}\n"
+
+
+def _raised(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the message and the hint of each error in a module whose texts are written out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
+            hint = next((_literal(keyword.value) for keyword in node.keywords if keyword.arg == "hint"), "")
+            if len(_letters(message := _literal(node.args[0]))) > 1 and _letters(hint):
+                yield message, hint
+
+
+def _literal(node: ast.expr) -> str:
+    """Return a string as written, with an ellipsis for each expression in it; empty if it is none."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return re.sub("…+", "…", "".join(_literal(value) for value in values))
+        case ast.FormattedValue():
+            return "…"
+    return ""
+
+
+def _letters(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _text(text: str) -> str:
+    """Escape plain text for a cell of a Markdown table."""
+    return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(text.split()))
+
+
+# ---- commands ----
+
+
+def _tree(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield a command and all commands below it, each with its whole name."""
+    yield name, command
+    for word, child in getattr(command, "commands", {}).items():
+        yield from _tree(child, f"{name} {word}")
+
+
+def _described(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield each argument and option of a command as typed, with its description."""
+    context = command.make_context(name, [], resilient_parsing=True)
+    for parameter in command.get_params(context):
+        if record := parameter.get_help_record(context):
+            yield record[0], " ".join(record[1].split())
+
+
+def _usage(command: Any, name: str) -> str:
+    pieces = command.collect_usage_pieces(command.make_context(name, [], resilient_parsing=True))
+    return " ".join([name, *pieces])
+
+
+def _commands() -> Iterator[str]:
+    for name, command in _tree(get_command(app), "mlxtune"):
+        yield f"## {name}\n\n{_text(command.help)}\n\n**{name}**{_text(_usage(command, name)).removeprefix(name)}\n\n"
+        if rows := list(_described(command, name)):
+            yield "| option | |\n|---|---|\n" + "".join(f"| {_text(typed)} | {_text(text)} |\n" for typed, text in rows) + "\n"
+
+
+def _man_page() -> Iterator[str]:
+    """Yield the man page in roff (man(7))."""
+    root = get_command(app)
+    yield f'.TH MLXTUNE 1 "" "mlxtune {mlxtune.__version__}"\n.SH NAME\nmlxtune \\- {_roff(root.help.split(".")[0])}\n'
+    yield f".SH SYNOPSIS\n.B mlxtune\n[COMMAND] [OPTIONS]\n.SH DESCRIPTION\n{_roff(root.help)}\n.SH COMMANDS\n"
+    for name, command in _tree(root, "mlxtune"):
+        if command is not root:
+            yield f".SS {_roff(_usage(command, name))}\n{_roff(command.help)}\n"
+        for typed, text in _described(command, name):
+            yield f".TP\n.B {_roff(typed)}\n{_roff(text)}\n"
+    yield ".SH EXIT STATUS\n0 success, 1 a gate or check failed, 2 invalid input, 3 stopped and resumable, 4 internal or system error.\n"
+
+
+def _roff(text: str) -> str:
+    """Escape plain text for one line of roff."""
+    return re.sub(r"^([.'])", r"\\&\1", " ".join(text.split()).replace("\\", "\\e").replace("-", "\\-"))
 
 
 if __name__ == "__main__":
