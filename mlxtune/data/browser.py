@@ -106,7 +106,7 @@ class SourceBrowser:
 
         Raises ``DataError`` if a file has changed since it was opened.
         """
-        throttle = _Throttle()
+        throttle = Throttle()
         for index in range(self.scanned, len(self)):
             record = self.records.record(index)
             if isinstance(record, DataError):
@@ -254,7 +254,7 @@ class SourceBrowser:
 
     def matching(self, matches: Filter, stop: Stop = lambda: False) -> Iterator[tuple[int, list[int]]]:
         """Yield ``(rows tested, new matches)`` every few milliseconds. It waits for :meth:`scan` if necessary."""
-        throttle, index = _Throttle(), 0
+        throttle, index = Throttle(), 0
         batch: list[int] = []
         while index < len(self) and not stop():
             if index >= self.scanned:
@@ -397,7 +397,7 @@ class HashIndex:
         return [int(index) for index in np.flatnonzero((first_words >= low) & (first_words <= high))]
 
 
-class _Throttle:
+class Throttle:
     """Makes a background thread pause every few milliseconds, so that the UI thread never waits long."""
 
     def __init__(self) -> None:

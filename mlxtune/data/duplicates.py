@@ -50,6 +50,11 @@ def jaccard(one: str, two: str) -> float:
     return _jaccard(shingles(fold(one)), shingles(fold(two)))
 
 
+def jaccard_distance(one: frozenset[str], two: frozenset[str]) -> float:
+    """Return one minus the Jaccard similarity of two sets of shingles."""
+    return 1 - _jaccard(one, two)
+
+
 def links(texts: Sequence[str], threshold: float = THRESHOLD) -> list[Pair]:
     """Return near-duplicate pairs ``(i, j, similarity)``, ``i < j``, in order, that connect all near-duplicates.
 

@@ -24,6 +24,7 @@ OUTCOMES = {  # by action: the participle, its glyph and its style
     "edit": ("edited", "~", "$primary"),
     "tag": ("tagged", "✓", "$success"),
     "note": ("annotated", "✓", "$success"),
+    "apply": ("changed", "~", "$primary"),
 }
 
 

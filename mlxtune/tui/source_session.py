@@ -22,6 +22,7 @@ from mlxtune.tui.follow import file_stamp
 
 if TYPE_CHECKING:  # most of these load numpy, which the first screen does not need
     from mlxtune.data.browser import SourceBrowser
+    from mlxtune.data.transforms.pipeline import Pipeline
     from mlxtune.evaluation.check_process import CheckProcess, CheckRequest
     from mlxtune.evaluation.contract import Contract
     from mlxtune.planning.masks import MaskProcess, TrainingMask
@@ -280,6 +281,14 @@ class SourceSession:
         """Record one decision on ``rows``. Raise any review error, and ``DataError`` for a row that is invalid or not read yet."""
         keyed = [self.source.keyed_row(index) for index in rows]
         return self._apply(self._open_review().decide(action, keyed, **more))
+
+    def apply(self, pipeline: Pipeline, rows: Sequence[int]) -> ReviewStep | None:
+        """Record what ``pipeline`` changes in ``rows`` (ascending) as one decision. Raise review errors, and ``InputError``."""
+        from mlxtune.data.transforms.preview import recorded_edits
+
+        found = [edit for edit in pipeline.edits(rows, self.source.lazy_row) if not edit.error]
+        edits = recorded_edits(found, self.source.key, "Use mlxtune data apply with --out.")
+        return self.decide("apply", [edit.index for edit in found], edits=edits, reason=pipeline.text)
 
     def undo(self) -> ReviewStep | None:
         """Undo the most recent decision. Return ``None`` if there is none."""

@@ -162,6 +162,7 @@ STAGES = (
     Stage("data", filled, size=SMALL, then=checked),
     Stage("data", filled, then=checked, before=("i",)),
     Stage("data", filled, then=checked, before=("a", "u")),
+    Stage("data", filled, then=checked, before=("colon",)),
     Stage("review", filled, then=checked),
     Stage("review", filled, size=SMALL, then=checked, before=("e",)),
     Stage("review", filled, then=checked, before=("a", "u")),
@@ -292,12 +293,13 @@ SHARED = {  # the rooms in which keys of shared widgets are pressed
     "mlxtune.tui.jump": "train",
     "mlxtune.tui.widgets.dialog": "data",
     "mlxtune.tui.widgets.field": "plan",
+    "mlxtune.tui.transform_dialog": "data",
     "mlxtune.tui.widgets.list": "data",
     "mlxtune.tui.widgets.page": "train",
     "mlxtune.tui.widgets.row_reader": "review",
     "mlxtune.tui.widgets.scroll": "chat",
 }
-BY_ID = {"edit.leave": "review", "choice.close": "train", "app.undo": "plan", "app.dismiss": "plan"}
+BY_ID = {"edit.leave": "review", "choice.close": "train", "app.undo": "plan", "app.dismiss": "plan", "source.transform": "data"}
 
 
 def room_of(kind: keys.Kind, binding: Binding) -> str:

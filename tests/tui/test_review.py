@@ -12,7 +12,7 @@ from textual import events
 from mlxtune.core.errors import MachineError
 from mlxtune.data.review import ReviewSession, journal_path
 from mlxtune.data.review import load as load_review
-from mlxtune.tui.rooms.review.service import word_diff
+from mlxtune.tui.render.word_diff import word_diff
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
@@ -18,6 +19,9 @@ from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 
+if TYPE_CHECKING:
+    from mlxtune.data.transforms.pipeline import Pipeline
+
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
 
 
@@ -25,6 +29,7 @@ class SourceRoom(Room):
     """A room that shows the rows of a source."""
 
     RECIPE_KEY: ClassVar[str]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("colon", "transform", "change many rows", id="source.transform")]
 
     @property
     def sessions(self) -> SessionManager:
@@ -73,6 +78,38 @@ class SourceRoom(Room):
             return False
         self.app.show_notice(decision_notice(step, [index]))
         return True
+
+    @property
+    def marked_rows(self) -> list[int]:
+        """The rows that the user has marked, in order."""
+        return []
+
+    def clear_marks(self) -> None:
+        """Unmark all rows."""
+
+    def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
+        """Return the rows that a decision on many rows is about, ascending, and what they are: marked, filtered or all rows."""
+        if marked := self.marked_rows:
+            return marked, f"{plural(len(marked), 'marked row')}"
+        rows = sorted(int(index) for index in session.selection.rows if session.source.is_row(int(index)))
+        return rows, f"All {plural(len(rows), 'row')}{' that match the filter' if session.selection.filter.strip() else ''}"
+
+    def action_transform(self) -> None:
+        """Ask for a pipeline, and apply it to the marked rows, or else to all displayed rows."""
+        from mlxtune.tui.transform_dialog import TransformDialog
+
+        if (session := self.session) is None:
+            return
+        rows, title = self.chosen_rows(session)
+        history = [step.reason for step in session.source.state.steps if step.action == "apply"]
+
+        def apply(pipeline: Pipeline | None) -> None:
+            if pipeline is not None:
+                self.clear_marks()
+                busy = f"Changing {plural(len(rows), 'row')}."
+                self.app.run_job(lambda: decision_notice(session.apply(pipeline, rows), []), busy=busy)
+
+        self.app.push_screen(TransformDialog(session, rows, f"Change: {title.lower()}", history), apply)
 
     def action_undo(self) -> None:
         self._undo_or_redo("undo")

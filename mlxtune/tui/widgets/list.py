@@ -1,4 +1,4 @@
-"""A list of any length, with a cursor on one row."""
+"""Lists of any length, with a cursor on one row; in one of them, several rows can be marked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 
-from mlxtune.tui.render.text import line, lines
+from mlxtune.tui.render.text import Part, line, lines
 from mlxtune.tui.widgets.panel import FocusPanel
 
 DrawRow = Callable[[int, int], Content]  # from an index and a width to the row's content, which starts at column 2
@@ -86,11 +86,15 @@ class ListPanel(FocusPanel):
 
     def _draw_row(self, index: int, width: int) -> Content:
         here = index == self.cursor
-        bar = ("▌ ", "$primary") if self.has_focus else ("▎ ", "$muted")
-        row = line(bar if here else "  ", self._row(index, width - 2)).truncate(max(width, 0))
+        bar = ("▌", "$primary") if self.has_focus else ("▎", "$muted")
+        row = line(self._gutter(index, bar if here else (" ", "")), self._row(index, width - 2)).truncate(max(width, 0))
         if not here or not self.has_focus:
             return row
         return line(row, " " * max(width - row.cell_length, 0)).stylize_before("$select-ink on $select")
+
+    def _gutter(self, index: int, bar: tuple[str, str]) -> Part:
+        """Return the two cells before a row, which begin with ``bar``."""
+        return f"{bar[0]} ", bar[1]
 
     def go(self, index: int) -> None:
         """Move the cursor to a row."""
@@ -132,3 +136,75 @@ class ListPanel(FocusPanel):
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
         self.go(self.cursor - 3)
+
+
+class MarkableList(ListPanel):
+    """A list in which space marks a row, and v or shift with the arrows mark a range. ``marked`` has the keys of the marked rows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "mark", "mark the row", id="list.mark"),
+        Binding("v", "visual", "mark a range while moving", id="list.visual"),
+        Binding("shift+up,K", "extend(-1)", "mark upwards", id="list.mark-up"),
+        Binding("shift+down,J", "extend(1)", "mark downwards", id="list.mark-down"),
+    ]
+
+    @dataclass
+    class Marked(Message):
+        """Rows were marked or unmarked."""
+
+        panel: MarkableList
+
+        @property
+        def control(self) -> MarkableList:
+            return self.panel
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.marked: set[int] = set()
+        self.key: Callable[[int], int] = lambda index: index  # identifies a row, wherever it is in the list
+        self._anchor: int | None = None  # where a range begins
+        self._marked_before: frozenset[int] = frozenset()  # the range
+
+    @property
+    def is_visual(self) -> bool:
+        """Whether moving the cursor marks rows."""
+        return self._anchor is not None
+
+    def clear_marks(self) -> None:
+        """Unmark all rows."""
+        self._anchor = None
+        self._set(set())
+
+    def go(self, index: int) -> None:
+        super().go(index)
+        if self._anchor is not None and self.count:
+            low, high = sorted((self._anchor, self.cursor))
+            self._set(set(self._marked_before) | {self.key(position) for position in range(low, min(high + 1, self.count))})
+
+    def action_mark(self) -> None:
+        if self.count:
+            self._anchor = None
+            self._set(self.marked ^ {self.key(self.cursor)})
+            self.go(self.cursor + 1)
+
+    def action_visual(self) -> None:
+        self._anchor = None if self.is_visual or not self.count else self.cursor
+        self._marked_before = frozenset(self.marked)
+        self.go(self.cursor)
+        self.post_message(self.Marked(self))
+
+    def action_extend(self, by: int) -> None:
+        if not self.is_visual:
+            self.action_visual()
+        self.go(self.cursor + by)
+
+    def _set(self, marked: set[int]) -> None:
+        if marked != self.marked:
+            self.marked = marked
+            self.update(self._draw)
+            self.post_message(self.Marked(self))
+
+    def _gutter(self, index: int, bar: tuple[str, str]) -> Part:
+        if self.marked and self.key(index) in self.marked:
+            return line(bar, ("•", "bold $primary"))
+        return super()._gutter(index, bar)

@@ -21,7 +21,7 @@ from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, RoomFooter
-from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.tui.widgets.section import Section
 
@@ -51,7 +51,7 @@ class DataRoom(SourceRoom):
     AUTO_FOCUS = "#list"
     RECIPE_KEY = "c"
     CONDITIONAL_ACTIONS = frozenset(
-        {"filter", "review", "fix", "accept", "reject", "tag", "redo", "sort", "bulk", "import_rows", "stats", "recipe", "check_again"}
+        {"filter", "review", "fix", "accept", "reject", "tag", "redo", "sort", "bulk", "transform", "import_rows", "stats", "recipe", "check_again"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter", id="data.filter"),
@@ -91,7 +91,10 @@ class DataRoom(SourceRoom):
                         id="filter",
                     ),
                     Panel(id="message"),
-                    ListPanel(id="list", about="The rows that match the filter. Enter opens the row in Review."),
+                    MarkableList(
+                        id="list",
+                        about="The rows that match the filter. Enter opens the row in Review. Space marks a row, v a range.",
+                    ),
                     id="rows",
                     classes="fill",
                 )  # fmt: skip
@@ -137,6 +140,7 @@ class DataRoom(SourceRoom):
 
     def _show_session(self, session: SourceSession | None) -> None:
         self._drawn_session = session
+        self.clear_marks()
         if session is None:
             return
         if self._saved and not session.selection.filter:
@@ -151,7 +155,7 @@ class DataRoom(SourceRoom):
 
     def _draw_rows(self, session: SourceSession) -> None:
         browser, selection = session.source, session.selection
-        panel = self.query_one("#list", ListPanel)
+        panel = self._list
         rows, unit = selection.rows, "tokens" if browser.check_result and len(browser.check_result.tokens) else "chars"
         on_row = panel.cursor < len(rows) and rows[panel.cursor] == session.row_index
 
@@ -165,9 +169,10 @@ class DataRoom(SourceRoom):
             header=lambda width: render.table_header(columns(), width, unit),
             on_move=lambda position: session.move_to(int(rows[position])),  # a thread may replace selection.rows
         )
+        panel.key = lambda position: int(rows[position])
         if len(rows):
             session.row_index = int(rows[panel.cursor])  # not move_to, because the filter may still find the previous row
-        self.query_one("#rows", Section).head.set(note=render.position_note(session, panel.cursor))
+        self._draw_note(session)
         order = self.query_one("#order", Panel)
         order.display = bool(_ORDERS[selection.order])
         order.update(lambda width, _height: cell(_ORDERS[selection.order], width, "$muted", right=True))
@@ -175,6 +180,31 @@ class DataRoom(SourceRoom):
         check_failed = session.check.error is not None and not self.query_one("#stats").display
         message.display = bool(selection.error) or not len(rows) or check_failed
         message.update(lambda width, _height: render.table_message(session, width))
+
+    @property
+    def _list(self) -> MarkableList:
+        return self.query_one("#list", MarkableList)
+
+    def _draw_note(self, session: SourceSession) -> None:
+        """Show the cursor's position and the number of marked rows."""
+        panel = self._list
+        note = render.position_note(session, panel.cursor)
+        marked = f"{len(panel.marked):,} marked{', marking' if panel.is_visual else ''}   " if panel.marked else ""
+        self.query_one("#rows", Section).head.set(note=line((marked, "$primary"), note))
+
+    @property
+    def marked_rows(self) -> list[int]:
+        session = self.session
+        return sorted(index for index in self._list.marked if session is not None and session.source.is_row(index))
+
+    def clear_marks(self) -> None:
+        self._list.clear_marks()
+
+    def on_markable_list_marked(self, event: MarkableList.Marked) -> None:
+        event.stop()
+        if session := self.session:
+            self._draw_note(session)
+            self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))
 
     def _draw_findings(self, session: SourceSession) -> None:
         check, verdict, checked = session.check, session.source.verdict, session.source.check_result
@@ -269,6 +299,7 @@ class DataRoom(SourceRoom):
             (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
             (has_rows, FooterAction("b", "bulk", "bulk", "decide on all displayed rows")),
             (on_row, FooterAction("t", "tag", "tag", "add or remove a tag")),
+            (has_rows, FooterAction(":", "change", "transform", "change many rows: replace text, cap a category, and more")),
             (True, FooterAction("s", "sort", "sort", "sort by row number, severity or length")),
             (bool(state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
             (
@@ -302,6 +333,8 @@ class DataRoom(SourceRoom):
             self._show_stats = False
             self.redraw()
             self.set_focus(self.query_one("#list"))
+        elif self._list.marked:
+            self.clear_marks()
         else:
             self.app.action_dismiss_notice()
 
@@ -330,11 +363,28 @@ class DataRoom(SourceRoom):
     def action_reject(self) -> None:
         self.decide("reject")
 
+    def decide(self, action: Action, **more: Any) -> bool:
+        """Record a decision on the marked rows, or else on the row under the cursor."""
+        session, rows = self.session, self.marked_rows
+        if session is None or not rows:
+            return super().decide(action, **more)
+        self._decide_all(session, action, rows, **more)
+        return True
+
+    def toggle_tag(self, tag: str | None) -> None:
+        """Add a tag to the marked rows, or remove it if all have it."""
+        session, rows = self.session, self.marked_rows
+        if session is None or not rows or not tag:
+            super().toggle_tag(tag)
+            return
+        changes = [session.tag_change(index, tag) for index in rows]
+        self._decide_all(session, "tag", rows, **(changes[0] if all("remove" in one for one in changes) else {"add": [tag]}))
+
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
         session = self.session
         if session is not None and event.panel.id == "list":
-            self.query_one("#rows", Section).head.set(note=render.position_note(session, event.panel.cursor))
+            self._draw_note(session)
         self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))  # nothing else depends on the cursor
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
@@ -365,26 +415,30 @@ class DataRoom(SourceRoom):
         """Ask what to do with all displayed rows."""
         if (session := self.session) is None:
             return
-        rows = [int(index) for index in session.selection.rows if session.source.is_row(int(index))]
+        rows, title = self.chosen_rows(session)
         count = plural(len(rows), "row")
         options = [ChoiceOption("", "Cancel", "change nothing")]
         for action, changed in service.pending_changes(session.source, rows).items():
             options.append(ChoiceOption(action, action.capitalize(), f"changes {plural(changed, 'row')}"))
         options += [ChoiceOption("tag", "Tag", "add a tag"), ChoiceOption("untag", "Untag", "remove a tag")]
+        options.append(ChoiceOption("note", "Note", "write a note about them"))
 
         def chosen(action: Any) -> None:
             if action in ("tag", "untag"):
                 field = "add" if action == "tag" else "remove"
                 dialog = PromptDialog(f"{action.capitalize()} {count}", "", label=action)
                 self.app.push_screen(dialog, lambda tag: self._decide_all(session, "tag", rows, **{field: [tag]}) if tag else None)
+            elif action == "note":
+                dialog = PromptDialog(f"Note on {count}", "The note is saved with your decisions and never used for training.")
+                self.app.push_screen(dialog, lambda note: self._decide_all(session, "note", rows, note=note) if note else None)
             elif action:
                 self._decide_all(session, action, rows)
 
-        title = f"All {count} that match the filter" if session.selection.filter.strip() else f"All {count}"
         self.app.push_screen(ChoiceDialog(title, service.preview(session.source, rows), options), chosen)
 
     def _decide_all(self, session: SourceSession, action: Action, rows: Sequence[int], **more: Any) -> None:
         """Record one decision on ``rows`` in a thread."""
+        self.clear_marks()
         message = f"Applying {action} to {plural(len(rows), 'row')}."
         self.app.run_job(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy=message)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
-from mlxtune.data.rows import last_prompt
+from mlxtune.data.rows import Preference, last_prompt
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.frame import Notice
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PREVIEW_ROWS = 4
 _STATUS: Mapping[Action, str] = {"accept": "accepted", "reject": "rejected", "skip": "skipped"}
+_PAIR_STATUS: Mapping[Action, str] = {"tie": "tied", "bad": "bad"}
 
 
 def preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
@@ -35,6 +36,10 @@ def preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
 def pending_changes(browser: SourceBrowser, rows: Sequence[int]) -> dict[Action, int]:
     """Return how many of ``rows`` each decision would change, omitting decisions that would change none."""
     counts = {action: sum(browser.decision(index).status != status for index in rows) for action, status in _STATUS.items()}
+    if rows and all(isinstance(browser.record(index), Preference) for index in rows[:_PREVIEW_ROWS]):
+        counts |= {
+            action: sum(browser.decision(index).status != status for index in rows) for action, status in _PAIR_STATUS.items()
+        }
     return {action: count for action, count in counts.items() if count}
 
 

@@ -14,7 +14,8 @@ from mlxtune.planning.masks import TurnTokens
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph
 from mlxtune.tui.render.text import cell, clickable, fold, justify, key, line, lines, marked
-from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart, Words, word_diff
+from mlxtune.tui.render.word_diff import Words, word_diff
+from mlxtune.tui.rooms.review.service import SIDES, ContractCheck, RowPart
 from mlxtune.tui.widgets.row_reader import Lines
 
 if TYPE_CHECKING:  # it loads numpy

@@ -42,7 +42,7 @@ class ReviewRoom(SourceRoom):
     RECIPE_KEY = "r"
     CONDITIONAL_ACTIONS = frozenset(
         {"accept", "reject", "skip", "prefer_right", "disclaimer", "tie", "bad", "swap", "edit", "keep", "leave", "tag", "note",
-         "redo", "details", "recipe", "import_rows"}
+         "redo", "details", "transform", "recipe", "import_rows"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "accept", "accept; in a pair, prefer the left answer", id="review.accept"),
@@ -317,6 +317,7 @@ class ReviewRoom(SourceRoom):
             (pair, edit),
             (valid, FooterAction("n", "note", "note", "write a note about this row")),
             (bool(session.source.state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
+            (True, FooterAction(":", "change", "transform", "change many rows: replace text, cap a category, and more")),
             (several, FooterAction("→", "next", "next", "next row, decided or not")),
             (several, FooterAction("←", "previous", "previous", "previous row")),
         ]  # fmt: skip

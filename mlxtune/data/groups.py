@@ -1,0 +1,86 @@
+"""Groups of rows that belong together: duplicates, near-duplicates, conflicting rows, and clusters of similar texts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from mlxtune.data.checks.base import Finding
+from mlxtune.data.duplicates import fold, jaccard_distance, shingles
+
+FINDING_KINDS = ("duplicate", "near-duplicate", "conflict")  # checks whose findings are about several rows
+CLUSTER, OUTLIERS = "cluster", "outliers"
+_MAX_TEXT = 4000  # characters of a row that are compared with the other members
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows, by record number in ascending order, and why they belong together: a check, ``cluster`` or ``outliers``.
+
+    ``label`` has the words that set a cluster apart.
+    """
+
+    kind: str
+    rows: tuple[int, ...]
+    label: str = ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the group while rows are left out of it: its kind and first row."""
+        return self.kind, self.rows[0]
+
+    def without(self, rows: Collection[int]) -> RowGroup:
+        """Return the group without some of its rows."""
+        return RowGroup(self.kind, tuple(row for row in self.rows if row not in rows), self.label)
+
+
+def finding_groups(findings: Iterable[Finding]) -> list[RowGroup]:
+    """Return the rows that findings of one kind connect, largest group first."""
+    parents: defaultdict[str, dict[int, int]] = defaultdict(dict)
+
+    def root(kind: str, row: int) -> int:
+        of = parents[kind]
+        while (above := of.setdefault(row, row)) != row:
+            of[row] = of.get(above, above)
+            row = above
+        return row
+
+    for finding in findings:
+        if finding.check in FINDING_KINDS and len(finding.rows) > 1:
+            first = root(finding.check, finding.rows[0])
+            for other in finding.rows[1:]:
+                second = root(finding.check, other)
+                low, high = sorted((first, second))
+                parents[finding.check][high] = first = low
+    groups: list[RowGroup] = []
+    for kind, of in parents.items():
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for row in sorted(of):
+            members[root(kind, row)].append(row)
+        groups += [RowGroup(kind, tuple(rows)) for rows in members.values()]
+    return by_size(groups)
+
+
+def by_size(groups: Iterable[RowGroup]) -> list[RowGroup]:
+    """Return groups of two or more rows, largest first; outliers come first, however few they are."""
+    kept = [group for group in groups if len(group.rows) > 1 or (group.kind == OUTLIERS and group.rows)]
+    return sorted(kept, key=lambda group: (group.kind != OUTLIERS, -len(group.rows), group.kind, group.rows))
+
+
+def most_diverse(texts: Sequence[str], count: int) -> list[int]:
+    """Return the positions of ``count`` texts that differ most from each other, in ascending order.
+
+    The first text is kept, and then always the text with the largest distance (of 5-gram shingles, Jaccard) to those already kept
+    (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance").
+    """
+    sets = [shingles(fold(text[:_MAX_TEXT])) for text in texts]
+    chosen = [0] if texts else []
+    distances = [1.0] * len(texts)
+    while len(chosen) < min(count, len(texts)):
+        newest = sets[chosen[-1]]
+        distances = [min(known, jaccard_distance(newest, own)) for known, own in zip(distances, sets, strict=True)]
+        for position in chosen:
+            distances[position] = -1.0
+        chosen.append(max(range(len(texts)), key=lambda position: distances[position]))
+    return sorted(chosen)

@@ -1,0 +1,70 @@
+"""Cluster the rows of a source by the base's hidden states. Runs as the child process of ``planning.cluster_process``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.child_process import Request, serve
+from mlxtune.core.errors import MachineError, ModelError
+from mlxtune.core.files import home, read_json, write_json
+from mlxtune.core.hashing import sha256_json
+from mlxtune.data import review
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.rows import prompt_text
+from mlxtune.models.clusters import cluster
+from mlxtune.models.load import load
+from mlxtune.models.resolve import resolve
+from mlxtune.models.text_vectors import MAX_TOKENS, standardized, text_vectors
+from mlxtune.planning.cluster_process import ClusterResult
+from mlxtune.recipe import Recipe
+from mlxtune.recipe import load as load_recipe
+from mlxtune.runs.locks import accelerator_lease
+
+MAX_ROWS = 20_000  # of a larger source, evenly spaced rows are clustered
+_VERSION = 1
+
+
+def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
+    """Return the prompts of the rows by record number, as reviewed and without rejected rows."""
+    with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
+        for scanned in browser.scan():
+            request.progress(["reading rows", scanned / max(len(browser), 1)])
+        browser.apply_review(review.load(recipe.source))
+        indices = [index for index in browser.rows if browser.decision(index).status not in EXCLUDED]
+        step = max(1, -(-len(indices) // MAX_ROWS))
+        return {index: prompt_text(browser.lazy_row(index).current) for index in indices[::step]}
+
+
+def clusters(request: Request) -> Any:
+    """Return a :class:`ClusterResult` as JSON. It is stored in the home folder, by the model and the rows' texts."""
+    recipe = load_recipe(Path(request.params["recipe"]))
+    texts = _texts(recipe, request)
+    source = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
+    key = [_VERSION, source.fingerprint, recipe.model.quantize, MAX_TOKENS, list(texts.items())]
+    file = home() / "clusters" / f"{sha256_json(key)[:32]}.json"
+    if file.is_file():
+        return read_json(file)
+    with accelerator_lease(f"a clustering of {recipe.source.name}"):
+        request.progress(["loading the model", 0.0])
+        loaded = load(source, quantize=recipe.model.quantize)
+
+        def progress(done: int, total: int) -> None:
+            request.progress(["computing hidden states", done / total])
+
+        vectors = text_vectors(loaded, list(texts.values()), home() / "clusters", progress)
+    if vectors is None:
+        raise ModelError(f"The hidden states of {recipe.model.base} cannot be read.", hint="Use another base to cluster rows.")
+    request.progress(["clustering", 0.0])
+    found = cluster(standardized(vectors), list(texts.values()))
+    result = ClusterResult(tuple(texts), found.labels, found.words).to_json()
+    with suppress(MachineError):  # a full disk: the result is still good
+        write_json(file, result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(serve({"clusters": clusters}))

@@ -1,0 +1,216 @@
+"""The dialog for a pipeline of transforms, with a live preview of what it changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.data.rows import last_prompt
+from mlxtune.tui.render.text import cell, line, lines, marked
+from mlxtune.tui.render.word_diff import Words, word_diff
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.panel import Panel
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.browser import LazyRow
+    from mlxtune.data.transforms.pipeline import Pipeline, RowEdit
+    from mlxtune.data.transforms.preview import Outcome
+    from mlxtune.data.transforms.transform import Verb
+    from mlxtune.tui.base import BaseApp
+
+_SHOWN_EDITS = 20
+_NOTIFY_INTERVAL = 0.2  # seconds between two redraws while rows are read
+_MAX_TEXT = 2000  # characters of a changed text that are compared
+_SYMBOLS = {ord("\n"): "␊", ord("\r"): "␍", ord("\t"): "␉"}
+
+
+class _Superseded(Exception):
+    """Raised in the thread of a preview that nobody waits for."""
+
+
+class TransformDialog(ModalScreen["Pipeline | None"]):
+    """Asks for a pipeline for ``rows`` (ascending) and previews it while it is typed. Returns it, or ``None`` on escape.
+
+    The up and down keys recall ``history``, whose newest line is last.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "close", id="transform.close"),
+        Binding("up", "recall(-1)", "an earlier line", id="transform.earlier"),
+        Binding("down", "recall(1)", "a later line", id="transform.later"),
+    ]
+
+    app: BaseApp
+
+    def __init__(self, session: SourceSession, rows: Sequence[int], title: str, history: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._session, self._rows, self._heading = session, rows, title
+        self._history = [*dict.fromkeys(history), ""]
+        self._recalled = len(self._history) - 1
+        self._pipeline: Pipeline | None = None
+        self._error: InputError | None = None
+        self._outcome: Outcome | None = None
+        self._read = 0  # rows read for the preview
+        self._generation = 0  # incremented per line, so that the thread of an older one ends
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="sheet"):
+            yield Panel(lambda width, _height: line("  ", (self._heading, "bold")).truncate(max(width, 0)))
+            yield Input(placeholder="replace /old/new/ in answer | cap category 200", compact=True, select_on_focus=False)
+            yield Panel(id="outcome")
+            yield Panel(id="changes")
+            names = (("enter", "apply"), ("↑", "earlier lines"), ("esc", "close"))
+            keys = line("  ", *(part for name, label in names for part in ((name, "bold $primary"), (f" {label}   ", "$muted"))))
+            yield Panel(lambda width, _height: keys.truncate(max(width, 0)))
+
+    def on_mount(self) -> None:
+        self._draw()
+
+    def on_unmount(self) -> None:
+        self._generation += 1
+
+    # The preview
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._preview(event.value)
+
+    def _preview(self, text: str) -> None:
+        from mlxtune.data.transforms.pipeline import parse
+
+        self._generation += 1
+        self._pipeline = self._error = self._outcome = None
+        self._read = 0
+        if text.strip():
+            try:
+                self._pipeline = parse(text, self.app.workspace)
+            except InputError as error:
+                self._error = error
+        if self._pipeline is not None:
+            pipeline, generation = self._pipeline, self._generation
+            self.app.run_job(lambda: self._run(pipeline, generation), lambda _: self._draw(), group="transform", exclusive=False)
+        self._draw()
+
+    def _run(self, pipeline: Pipeline, generation: int) -> None:
+        """Apply ``pipeline`` in a thread, for as long as it is the current one."""
+        from mlxtune.data.browser import Throttle
+        from mlxtune.data.transforms.preview import Outcome
+
+        outcome, throttle, notified = Outcome(len(self._rows), _SHOWN_EDITS), Throttle(), time.monotonic()
+
+        def row_at(index: int) -> LazyRow:
+            nonlocal notified
+            if throttle.pause():
+                if generation != self._generation:
+                    raise _Superseded
+                if (now := time.monotonic()) - notified > _NOTIFY_INTERVAL:
+                    notified = now
+                    self.app.call_later(self._draw)
+            self._read += 1
+            return self._session.source.lazy_row(index)
+
+        error: InputError | None = None
+        try:
+            for edit in pipeline.edits(self._rows, row_at):
+                outcome.add(edit)
+        except _Superseded:
+            return
+        except InputError as caught:  # a file that the pipeline merges
+            error = caught
+        if generation == self._generation:
+            self._error, self._outcome = error, None if error else outcome
+
+    # Drawing
+
+    def _draw(self) -> None:
+        if not self.is_attached:
+            return
+        text, error, outcome = self.query_one(Input).value, self._error, self._outcome
+        changes = self.query_one("#changes", Panel)
+
+        def result(width: int, _height: int) -> Content:
+            if error is not None:
+                return lines(*marked("·", "$muted", one_line(error.message), width, "$muted"))
+            if outcome is not None:
+                token = "$success" if outcome.shown else "$muted"
+                return lines(*marked("✓" if outcome.shown else "·", token, outcome.sentence, width))
+            share = f" {min(self._read / max(len(self._rows), 1), 1):.0%}" if self._read else ""
+            return line((f"  ● reading{share}" if text.strip() else "  Type a verb:", "$muted"))
+
+        self.query_one("#outcome", Panel).update(result)
+        height = max(self.app.size.height - 14, 3)
+        if outcome is not None:
+            rows = list(outcome.shown)
+            changes.update(lambda width, _height: lines(*_edit_rows(rows, width, height)))
+        else:
+            verbs = self._matching_verbs(text)
+            changes.update(lambda width, _height: lines(*(_verb_row(verb, width) for verb in verbs[:height])))
+        changes.display = bool(outcome.shown) if outcome is not None else True
+
+    def _matching_verbs(self, text: str) -> list[Verb]:
+        """Return the verbs that the last step may be, or all of them."""
+        from mlxtune.data.transforms.verbs import VERBS
+
+        words = text.rpartition("|")[2].split()
+        return [verb for name, verb in VERBS.items() if not words or name.startswith(words[0]) or words[0] == name] or [
+            *VERBS.values()
+        ]
+
+    # Actions
+
+    def action_recall(self, by: int) -> None:
+        self._recalled = max(0, min(self._recalled + by, len(self._history) - 1))
+        field = self.query_one(Input)
+        field.value = self._history[self._recalled]
+        field.cursor_position = len(field.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if self._error is not None:
+            self.app.bell()
+        elif self._pipeline is not None and (outcome := self._outcome) is not None and outcome.shown:
+            if outcome.added or self._pipeline.mapping:
+                self._error = InputError("This adds or reads rows, so it needs a new file: mlxtune data apply … --out NEW.jsonl.")
+                self._draw()
+            else:
+                self.dismiss(self._pipeline)
+
+
+def _verb_row(verb: Verb, width: int) -> Content:
+    usage = cell(verb.usage, min(40, max(width // 2 - 2, 4)), "bold")
+    return line("  ", usage, "  ", (verb.about, "$muted")).truncate(max(width, 0), ellipsis=True)
+
+
+def _edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Content]:
+    """Return the edits in at most ``height`` rows: the number, the changed part, and its text before and after."""
+    from mlxtune.data.transforms.preview import changed_texts
+
+    rows: list[Content] = []
+    for edit in edits:
+        number = cell(f"{edit.index + 1:,}" if edit.index >= 0 else "new", 7, "$muted", right=True)
+        if not edit.after and edit.before is not None:
+            rows.append(line(number, ("  ✗ ", "bold $error"), cell(one_line(last_prompt(edit.before), 200), width - 12, "$muted")))
+        for change in changed_texts(edit):
+            before, after = word_diff(change.before[:_MAX_TEXT], change.after[:_MAX_TEXT])
+            name = cell(change.part, min(12, max(width // 4, 4)), "$muted")
+            rows.append(line(number, "  ", name, ("− ", "bold $error"), _words(before)).truncate(max(width - 2, 0), ellipsis=True))
+            indent = " " * (9 + name.cell_length)
+            rows.append(line(indent, ("+ ", "bold $success"), _words(after)).truncate(max(width - 2, 0), ellipsis=True))
+            number = cell("", 7)
+        if len(rows) > height:
+            return [*rows[: height - 1], line((f"    … and more, {plural(len(edits), 'row')} shown of all", "$faint"))]
+    return rows
+
+
+def _words(words: Words) -> Content:
+    return line(*((safe_text(text.translate(_SYMBOLS)), "underline" if differs else "") for text, differs in words))
