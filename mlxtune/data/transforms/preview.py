@@ -13,9 +13,12 @@ from mlxtune.core.text import plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.filters import FilterRow
+from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row
 from mlxtune.data.transforms.pipeline import RowEdit
+from mlxtune.data.transforms.transform import ADDED
 
 _CONTEXT = 16  # characters before the first difference
 
@@ -79,25 +82,34 @@ def recorded_edits(edits: Iterable[RowEdit], key: Callable[[int], str], hint: st
 
 
 def write_outcome(browser: SourceBrowser, edits: Iterable[RowEdit], out: Path) -> int:
-    """Write all rows of a source after its review and ``edits`` to ``out``, a new ``.jsonl`` file. Return their number."""
+    """Write all rows of a source after its review and ``edits`` to ``out``, a new ``.jsonl`` file. Return their number.
+
+    Generated rows that have not been accepted are left out.
+    """
     check_new_jsonl(out)
     by_index: dict[int, list[Row]] = {}
     for edit in edits:
         by_index.setdefault(edit.index, []).extend(edit.after)
+    added = by_index.pop(ADDED, [])
 
     def rows() -> Iterator[Row]:
         for index in browser.rows:
-            if index in by_index:
-                yield from by_index[index]
-            elif browser.decision(index).status not in EXCLUDED:
-                yield browser.lazy_row(index).current
-        yield from by_index.get(-1, ())
+            if is_left_out(row := browser.lazy_row(index)):
+                continue
+            yield from by_index.get(index, (row.current,))
+        yield from added
 
     records = [native_record(row) for row in rows()]
     if not records:
         raise DataError("No row is left, so nothing was written.", hint="Change the pipeline or the filter.")
     write_bytes(out, jsonl_bytes(records))
     return len(records)
+
+
+def is_left_out(row: FilterRow) -> bool:
+    """Return whether a row is rejected, or a proposal that has not been accepted."""
+    status = row.decision.status
+    return status in EXCLUDED or (status != "accepted" and lineage_of(row.row) is not None)
 
 
 @dataclass(frozen=True)

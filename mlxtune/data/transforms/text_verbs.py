@@ -42,7 +42,7 @@ def rewrite_parts(row: Row, function: TextFunction, target: str = "") -> Row:
 
     def rewrite(name: str, text: str) -> str:
         nonlocal changed
-        role = roles.get(name, "")
+        role = roles.get(name.partition(", ")[0], "")  # reasoning and the arguments of calls belong to their turn
         is_answer = role == "assistant" or name in _ANSWERS
         matches = not target or target in (name, role) or target == ("answer" if is_answer else "prompt")
         new = function(text) if matches and text else text
