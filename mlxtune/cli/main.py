@@ -24,6 +24,7 @@ VERBS = {
     "doctor": "workspace:doctor",
     "bench": "bench:bench",
     "init": "workspace:init",
+    "open": "open:open_room",
     "advise": "advise:advise",
     "plan": "plan:plan",
     "train": "train:train",

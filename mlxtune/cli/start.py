@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -14,10 +16,15 @@ def main() -> None:
         run_verb()
         return
     try:
-        from mlxtune.tui.app import run
-
-        run(Path.cwd())
+        open_app({})
     except Exception as error:
         from mlxtune.cli.main import exit_with
 
         exit_with(error)
+
+
+def open_app(state: Mapping[str, Any]) -> None:
+    """Open the app on this folder. ``state`` takes precedence over the state that the app saved when it was last closed."""
+    from mlxtune.tui.app import run
+
+    run(Path.cwd(), state)

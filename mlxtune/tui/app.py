@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,7 +53,11 @@ def _create_room(mode: str) -> Room:
 
 
 class MlxtuneApp(BaseApp):
-    """Displays a workspace. If ``watch`` is false, it shows only posted snapshots and saves no state."""
+    """Displays a workspace. If ``watch`` is false, it shows only posted snapshots and saves no state.
+
+    ``state`` takes precedence over the state that was saved when the app was last closed. Unlike that one, it may also have an
+    ``adapter`` for Chat to load (its key), and a ``row`` for Review to open (its ID).
+    """
 
     TITLE = "mlxtune"
     CSS_PATH = "mlxtune.tcss"
@@ -74,9 +78,13 @@ class MlxtuneApp(BaseApp):
         Binding("escape", "dismiss_notice", "Dismiss the notice", id="app.dismiss"),
     ]
 
-    def __init__(self, workspace: Path, *, clock: Callable[[], float] = time.time, watch: bool = True) -> None:
-        self._state = app_state.load(workspace) if watch else {}
-        self._state_on_disk = self._state
+    def __init__(
+        self, workspace: Path, *, clock: Callable[[], float] = time.time, watch: bool = True, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self._state_on_disk = app_state.load(workspace) if watch else {}
+        rooms = self._state_on_disk.get("rooms")
+        self._state = {**self._state_on_disk, **(state or {})}
+        self._state["rooms"] = {**(rooms if isinstance(rooms, dict) else {}), **(state or {}).get("rooms", {})}
         if (mode := str(self._state.get("room"))) in ROOMS:
             self.DEFAULT_MODE = mode  # type: ignore[misc]  # Textual reads the instance attribute
         no_color = bool(os.environ.get("NO_COLOR"))
@@ -112,6 +120,8 @@ class MlxtuneApp(BaseApp):
         with suppress(OSError, ValueError):  # the name may not be a valid file name
             if isinstance(run, str) and (self.workspace / "runs" / run / "recipe.toml").is_file():
                 self.selected = run
+        self.adapter = self.adapter_to_load = self._state.pop("adapter", None)
+        self.row_to_open = self._state.pop("row", None)
         if isinstance(recipe, str) and not Path(recipe).is_absolute():
             self._recipe = self.workspace / recipe
 
@@ -308,9 +318,9 @@ class MlxtuneApp(BaseApp):
         yield SystemCommand(f"Quit ({self.shown_key('app.quit', 'q')})", "quit; runs continue", self.action_quit)
 
 
-def run(workspace: Path) -> None:
+def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:
     """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
-    app = MlxtuneApp(workspace)
+    app = MlxtuneApp(workspace, state=state)
     terminal_watch.start_watch(app.write_state)
     app.run()
     if app.return_code:

@@ -299,6 +299,19 @@ async def test_room_run_and_cursor_come_back(loaded: Shop) -> None:
         await room.until(lambda: "▌ ✗ support-json" in room.text("#runs-picture"))
 
 
+async def test_the_app_opens_where_the_command_line_asks(loaded: Shop) -> None:
+    app_state.save(loaded.folder, {"room": "plan", "rooms": {"train": {"zoomed": True, "measure": "loss", "compare": None}}})
+    state = {"room": "train", "run": "20261122-0900-support-json", "adapter": "adapters/shop", "row": "4f0a"}
+    app = MlxtuneApp(loaded.folder, clock=lambda: NOW, state=state)
+    assert (app.adapter_to_load, app.row_to_open) == ("adapters/shop", "4f0a")
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.current_mode == "train" and app.selected == state["run"])
+        await until(pilot, lambda: app_state.load(loaded.folder).get("room") == "train")
+    saved = app_state.load(loaded.folder)
+    assert saved["rooms"]["train"]["zoomed"] is True
+    assert not {"adapter", "row"} & set(saved)
+
+
 async def test_the_state_is_saved_while_the_app_runs(loaded: Shop) -> None:
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(120, 36)) as pilot:

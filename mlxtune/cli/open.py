@@ -1,0 +1,73 @@
+"""``open``: open the app in a room, on a recipe, a row, a run, an evaluation, or an adapter."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlxtune.adapters import library
+from mlxtune.cli.start import open_app
+from mlxtune.core.errors import InputError
+from mlxtune.core.text import one_line, suggest
+from mlxtune.recipe import load
+from mlxtune.runs import registry
+
+
+def open_room(
+    room: Annotated[str, typer.Argument(help="The room, for example train.", show_default=False)],
+    item: Annotated[
+        str,
+        typer.Argument(
+            help="What to show there: a recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an "
+            "adapter (adapters, chat).",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
+    """Open the app in a room."""
+    name = room.lower()
+    if name not in ROOM_ITEMS:
+        raise InputError(f"There is no room named {one_line(room, 40)}.", hint=suggest(name, ROOM_ITEMS))
+    find = ROOM_ITEMS[name]
+    if item and find is None:
+        raise InputError(f"The room {name} shows nothing in particular.", hint=f"mlxtune open {name}")
+    state = find(Path.cwd(), item) if item and find else {}
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InputError("The app needs a terminal.", hint="Run mlxtune --help to list the commands that work without one.")
+    open_app({"room": name, **state})
+
+
+def _recipe(workspace: Path, which: str) -> dict[str, Any]:
+    path = Path(which) if which.endswith(".toml") else workspace / "recipes" / f"{which}.toml"
+    load(path)
+    try:
+        return {"recipe": path.resolve().relative_to(workspace.resolve()).as_posix()}
+    except ValueError as error:
+        raise InputError(f"{path} is outside this workspace.", hint="Open the app in its workspace.") from error
+
+
+def _run(workspace: Path, which: str) -> dict[str, Any]:
+    return {"run": registry.find_run(workspace, which).id}
+
+
+def _evaluation(workspace: Path, which: str) -> dict[str, Any]:
+    return {"rooms": {"evaluate": {"evaluation": registry.find_run(workspace, which, "eval").id}}}
+
+
+def _adapter(workspace: Path, which: str) -> dict[str, Any]:
+    return {"rooms": {"adapters": {"key": library.find(workspace, which).key}}}
+
+
+def _chat(workspace: Path, which: str) -> dict[str, Any]:
+    return {"adapter": library.find_usable(workspace, which).key}
+
+
+# What an item is in each room, as the part of the app's saved state that shows it.
+ROOM_ITEMS: Mapping[str, Callable[[Path, str], dict[str, Any]] | None] = {
+    "home": None, "data": _recipe, "review": lambda _workspace, which: {"row": which}, "plan": _recipe, "train": _run,
+    "evaluate": _evaluation, "blind": None, "adapters": _adapter, "chat": _chat, "advice": None,
+}  # fmt: skip

@@ -1,0 +1,72 @@
+"""``mlxtune open``: what each room can be opened on. ``tests/tui/test_frame.py`` opens the app with the resulting state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapters.conftest import arrays, config, write
+from typer.testing import CliRunner
+
+from mlxtune.cli import open as opening
+from mlxtune.cli.main import app
+from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.tui.rooms import ROOMS
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A workspace with an adapter and a recipe, and the states that the app is opened with."""
+    write(tmp_path / "adapters" / "shop", arrays(), config())
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "shop.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
+    monkeypatch.chdir(tmp_path)
+    states: list[dict[str, Any]] = []
+    monkeypatch.setattr(opening, "open_app", states.append)
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+    return states
+
+
+def test_every_room_can_be_opened() -> None:
+    assert set(opening.ROOM_ITEMS) == set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("room", "item", "state"),
+    [
+        ("Train", "", {"room": "train"}),
+        ("plan", "shop", {"room": "plan", "recipe": "recipes/shop.toml"}),
+        ("data", "recipes/shop.toml", {"room": "data", "recipe": "recipes/shop.toml"}),
+        ("review", "4f0a", {"room": "review", "row": "4f0a"}),
+        ("adapters", "shop", {"room": "adapters", "rooms": {"adapters": {"key": "adapters/shop"}}}),
+        ("chat", "last", {"room": "chat", "adapter": "adapters/shop"}),
+    ],
+)
+def test_a_room_is_opened_on_an_item(room: str, item: str, state: dict[str, Any], opened: list[dict[str, Any]]) -> None:
+    opening.open_room(room, item)
+    assert opened == [state]
+
+
+@pytest.mark.parametrize(
+    ("room", "item", "message"),
+    [
+        ("trian", "", "no room named trian"),
+        ("home", "x", "nothing in particular"),
+        ("train", "last", "no runs"),
+        ("evaluate", "x", "no evaluations"),
+        ("plan", "gone", "no recipe at"),
+        ("chat", "gone", "no adapter"),
+    ],
+)
+def test_what_does_not_exist_is_an_error(room: str, item: str, message: str, opened: list[dict[str, Any]]) -> None:
+    with pytest.raises(MlxtuneError, match=message) as error:
+        opening.open_room(room, item)
+    assert error.value.hint
+    assert not opened
+
+
+def test_the_app_needs_a_terminal() -> None:
+    result = CliRunner().invoke(app, ["open", "train"])
+    assert isinstance(result.exception, InputError)
