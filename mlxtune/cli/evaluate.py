@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,12 @@ from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, find_side
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
 from mlxtune.evaluation.promotion import off_task_hint, promotion_refusal
-from mlxtune.evaluation.render.comparison_table import OUTCOME_MARKS, report_tables
+from mlxtune.evaluation.render.comparison_table import OUTCOME_MARKS, evaluation_comparison_table, report_tables
 from mlxtune.evaluation.render.wording import holdout_summary, seed_summary
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.start import require_adapter, start
@@ -32,8 +34,10 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+from mlxtune.training.generated_rows import generated_variants
 from mlxtune.training.seeds import trained_seeds
 from mlxtune.training.start import check_recipe
+from mlxtune.training.start import start as start_training
 
 
 def evaluate(
@@ -49,6 +53,10 @@ def evaluate(
     all_seeds: Annotated[
         bool, typer.Option("--seeds", help="Evaluate all runs of this recipe that differ only in the seed, and recommend one.")
     ] = False,
+    generated: Annotated[
+        bool,
+        typer.Option("--generated", help="Compare training with and without the generated rows. Trains what is missing first."),
+    ] = False,
     send: Annotated[
         bool, typer.Option("--send", help="Consent to sending held-out prompts to the endpoints among the arms.")
     ] = False,
@@ -59,6 +67,11 @@ def evaluate(
     The adapter must beat the strongest arm that needs no training.
     """
     recipe, run = _subject(which, overrides or [])
+    if generated:
+        if all_seeds or adapter:
+            raise InputError("--generated cannot be combined with --seeds or --adapter.", hint="Use only one of them.")
+        compare_generated(recipe, consent=_consent(recipe, send), gate=gate, json=json)
+        return
     runs = _seeds(run) if all_seeds else []
     entry = _adapter(adapter, recipe, run) if adapter else None
     code, folder = measure(recipe, run, entry=entry, seeds=runs, quiet=json, consent=_consent(recipe, send))
@@ -68,6 +81,63 @@ def evaluate(
     show_json({"folder": str(folder), **to_json(report)}) if json else table(report, folder)
     if gate and (why := promotion_refusal(report, accept_unknown=accept_unknown)):
         raise GateError(f"Gate failed: {why}", hint=off_task_hint(report))
+
+
+def compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
+    """Train ``recipe`` with and without its generated rows unless that was done before, evaluate both, and compare them.
+
+    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless they pay.
+    """
+    variants = generated_variants(recipe)
+    info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
+    sides: list[EvaluationSide] = []
+    runs = [_trained(variant) for variant in (variants.without, variants.with_generated)]
+    limit: int | None = None
+    for variant, run in reversed([*zip((variants.without, variants.with_generated), runs, strict=True)]):
+        if limit is not None:  # the limit of answers may depend on the training rows, but both must have the same
+            variant = replace(variant, evaluation=replace(variant.evaluation, max_tokens=limit))
+        code, folder = measure(variant, run, quiet=json, consent=consent)
+        if code:
+            raise typer.Exit(code)
+        limit = reports.load(folder).facts["decoding"]["max_tokens"]
+        sides.insert(0, find_side(Path.cwd(), str(folder)))
+    result = compare_evaluations(*sides)
+    steps = [run.state().total for run in runs]
+    if json:
+        show_json({"own": variants.own, "generated": variants.generated, "steps": steps, **to_json(result)})
+    else:
+        print_verdict(
+            f"with {variants.generated:,} generated rows, against {variants.own:,} own rows alone",
+            result.headline.outcome,
+            result.verdict,
+        )
+        show(
+            "    ",
+            (
+                f"{plural(result.rows, 'held-out row')}, the same for both; one training run of each: {steps[1]:,} and {steps[0]:,} steps",
+                "muted",
+            ),
+        )
+        show("")
+        print_table(evaluation_comparison_table(result))
+    if gate and result.headline.outcome != "better":
+        raise GateError(f"Gate failed: {result.verdict}")
+
+
+def _trained(recipe: Recipe) -> Run:
+    """Return the newest run of ``recipe`` on its current rows, or train one. Raise ``typer.Exit`` if it does not finish."""
+    run = trained_seeds(Path.cwd(), recipe).get(recipe.training.seed)
+    if run is not None:
+        info(("  ", ""), f"{run.id} was trained before.")
+        return run
+    with progress_bar("looking for the model") as update:
+        run = start_training(Path.cwd(), recipe, progress=update)
+    info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
+    code = follow(run)
+    if code or run.state().phase != "finished":
+        info("When it has finished, run the same command again.")
+        raise typer.Exit(code)
+    return run
 
 
 def measure(
