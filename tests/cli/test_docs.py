@@ -54,6 +54,7 @@ NOT_RUN = {
     "mlxtune chat": "a conversation: it needs a terminal",
     "mlxtune blind": "reads votes: it needs a terminal",
     "mlxtune judge": "needs a model that can judge",
+    "mlxtune eval recipes/support-json.toml --generated": "needs accepted generated rows, and trains twice",
     "mlxtune data generate": "needs a teacher; tests/worker/test_generation_worker.py runs one",
     "mlxtune search": "trains for minutes; tests/cli/test_search_verb.py starts one",
     "mlxtune models pull": "needs the Hub",

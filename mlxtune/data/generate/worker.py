@@ -18,6 +18,7 @@ from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.checks import contract
 from mlxtune.data.checks.contract import ContractScorer
+from mlxtune.data.checks.corpus import json_fields
 from mlxtune.data.checks.registry import get_check, is_check
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import (
@@ -269,9 +270,11 @@ class _Generation:
             self.request.task, self.teacher.name, self.teacher.host, self.worker.folder.name, question.messages[-1]["content"],
             reply.seed, subject.examples, {}, subject.source, subject.flaw,
         )  # fmt: skip
-        meta = {**subject.meta, KEY: lineage.to_json()}
-        location = Location(generated_path(self.context.source.path), 1)
         text = reply.text.strip()
+        fields = {} if subject.good else json_fields(text)
+        shared = {key: value for key, value in subject.meta.items() if fields.get(key, value) == value}
+        meta = {**shared, KEY: lineage.to_json()}  # metadata that the answer contradicts does not describe the new row
+        location = Location(generated_path(self.context.source.path), 1)
         if subject.good:
             return Preference(location, meta, subject.prompt, subject.good, text, subject.tools)
         return Conversation(location, meta, (*subject.prompt, assistant_message(text)), subject.tools)

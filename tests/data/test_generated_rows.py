@@ -1,0 +1,164 @@
+"""Generated rows: their lineage, and the guarantee that they are never held out and never train before they are accepted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxtune.core.errors import InputError
+from mlxtune.data.generate.documents import Passage, find_quote, split_passages
+from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
+from mlxtune.data.generate.proposals import propose
+from mlxtune.data.generate.questions import read_prompts_reply
+from mlxtune.data.generate.selection import Proposal, best_of_each, ranked
+from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.rows import Conversation, Location, Message, Row
+from mlxtune.data.source import Source, read_file, read_source
+from mlxtune.data.source_files import generated_path
+from mlxtune.data.split import record_splits, split
+from mlxtune.recipe import DataSection, parse
+from mlxtune.training.generated_rows import generated_variants
+
+WORDS = [
+    "anchor",
+    "basket",
+    "candle",
+    "dolphin",
+    "engine",
+    "feather",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+    "magnet",
+    "needle",
+    "orchard",
+]
+DATA = DataSection("rows.jsonl", holdout=0.25, validation=0.1)
+
+
+def row(text: str, answer: str = "Yes.", *, examples: tuple[str, ...] = (), generated: bool = False) -> Conversation:
+    meta = {KEY: Lineage("variations", "big", "", "run-1", "Write.", 3, examples).to_json()} if generated else {}
+    return Conversation(Location(Path("rows.jsonl"), 1), meta, (Message("user", text), Message("assistant", answer)))
+
+
+def prompts(number: int) -> list[str]:
+    return [f"{WORDS[at % 15]} {WORDS[at * 7 % 15]} {WORDS[at * 4 % 15]} {at * at * 7919}?" for at in range(number)]
+
+
+def names(rows: tuple[Row, ...]) -> set[str]:
+    return {one.id for one in rows}
+
+
+def test_lineage_survives_the_metadata():
+    lineage = Lineage(
+        "documents", "big", "api.example.org", "run-1", "Write.", 3, ("0123456789ab",), {"send": 0.5}, DocumentSpan("a.md", 2, 9, "seven"), "tone",
+    )  # fmt: skip
+    stored = json.loads(json.dumps(lineage.to_json()))
+    assert lineage_of(replace(row("x"), meta={KEY: stored})) == lineage
+    for other in (True, {"v": 2, "task": "answers"}, {"v": 1, "task": "answers", "teacher": 3, "run": "x"}, "yes"):
+        assert lineage_of(replace(row("x"), meta={KEY: other})) is None
+
+
+@given(seed=st.integers(0, 2**31), number=st.integers(1, 30), tagged=st.booleans())
+def test_generated_rows_are_never_held_out_and_change_no_other_split(seed: int, number: int, tagged: bool):
+    own = [replace(row(text), meta={"tags": [text[0]]} if tagged else {}) for text in prompts(60)]
+    new = [row(f"{text} and also {at * 31337}", generated=True) for at, text in enumerate(reversed(prompts(90)[60:]))][:number]
+    data = replace(DATA, seed=seed)
+    before = split(Source(Path("d"), {"all": tuple(own)}), data)
+    for parts in ({"all": tuple(own), "generated": tuple(new)}, {"all": (*own, *new)}):
+        after = split(Source(Path("d"), parts), data)
+        assert (after.test, after.valid) == (before.test, before.valid)
+        assert not names(tuple(new)) & names((*after.test, *after.valid))
+        assert names(after.train) == names(before.train) | (names(tuple(new)) - names(after.set_aside))
+        without = split(Source(Path("d"), parts), replace(data, generated=False))
+        assert not names(tuple(new)) & names((*without.train, *without.valid, *without.test, *without.set_aside))
+
+
+def test_rows_close_to_held_out_ones_or_derived_from_them_are_set_aside(tmp_path: Path):
+    source = Source(tmp_path / "d.jsonl", {"all": tuple(map(row, prompts(60)))})
+    before = split(source, DATA)
+    record_splits(source, DATA, before)
+    test, train = before.test[0], before.train[0]
+    assert isinstance(test, Conversation)
+    close = row(f"{test.messages[0].content} ", generated=True)
+    derived = row("How do whales sleep at night?", examples=(test.id,), generated=True)
+    good = row("Why is the moon so bright tonight?", examples=(train.id,), generated=True)
+    after = split(replace(source, parts={**source.parts, "generated": (close, derived, good)}), DATA)
+    assert names(after.set_aside) == {close.id, derived.id}
+    assert good in after.train
+    twin = row("why is the moon so bright tonight")  # a new row of the user's own, which could be drawn for any split
+    for seed in range(8):
+        later = split(replace(source, parts={"all": (*source.rows, twin), "generated": (good,)}), replace(DATA, seed=seed))
+        assert twin in later.train
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text, "completion": "Yes."}) + "\n" for text in prompts(40)))
+    return path
+
+
+def test_proposals_train_only_after_they_are_accepted(source: Path):
+    new = [row(f"Where does the {word} go?", generated=True) for word in ("moss", "fern", "reed")]
+    assert propose(source, new) == 3
+    assert propose(source, new[:2]) == 0
+    assert [one.id for one in read_file(generated_path(source))] == [one.id for one in new]
+    assert len(read_source(source).rows) == 40
+    recipe = parse(f'name = "r"\n[model]\nbase = "b"\n[data]\nsource = "{source}"')
+    with pytest.raises(InputError, match="No generated row"):
+        generated_variants(recipe)
+    with ReviewSession(source) as session:
+        rows = list(with_keys(new))
+        session.decide("accept", rows[:2])
+        session.decide("reject", rows[2:])
+    assert len(read_source(source).rows) == 42
+    variants = generated_variants(recipe)
+    assert variants.generated == 2
+    counts = [len(split(read_source(source), one.data).train) for one in (variants.without, variants.with_generated)]
+    assert counts == [variants.own, variants.own + 2]
+    with ReviewSession(source) as session:
+        session.undo()
+        session.undo()
+    assert len(read_source(source).rows) == 40
+
+
+def test_the_best_candidate_is_kept_and_useful_rows_come_first():
+    graded = [Proposal(0, row("a?", "One way."), {"send": 0.0}), Proposal(0, row("a?", "Two ways."), {"send": 1.0})]
+    agreed = [Proposal(1, row("b?", text)) for text in ("Blue, mostly.", "Something else entirely.", "Blue, mostly!")]
+    best, others = best_of_each([*graded, *agreed])
+    assert [one.row.messages[-1].content for one in best if isinstance(one.row, Conversation)] == ["Two ways.", "Blue, mostly."]
+    assert len(others) == 3
+    train = [row("How do I clean a tent?")]
+    rows = [
+        Proposal(at, row(text)) for at, text in enumerate(["How do I clean a tents?", "Can dogs swim far?", "Can dogs swim, far?"])
+    ]
+    assert [one.subject for one in ranked(rows, train)] == [1, 2, 0]
+
+
+def test_replies_are_read_as_lists_of_prompts():
+    assert read_prompts_reply('Sure! ["One?", "", 3, "Two?"] Bye.') == ["One?", "Two?"]
+    assert read_prompts_reply('1. One?\n2) Two?\n- "Three?"\nThat is all.') == ["One?", "Two?", "Three?"]
+    assert read_prompts_reply("I cannot do that.") == []
+
+
+@given(st.text(alphabet="ab \n.", max_size=9000))
+def test_passages_are_parts_of_the_document(text: str):
+    passages = split_passages("a.md", text)
+    assert all(text[one.start : one.start + len(one.text)] == one.text and one.text.strip() for one in passages)
+    assert "".join("".join(one.text.split()) for one in passages) == "".join(text.split())
+
+
+def test_quotes_are_found_in_the_document():
+    passage = Passage("a.md", 10, "The wax\n  is warm. Use it.")
+    assert find_quote(passage, "the wax is  warm.") == (10, 28)
+    assert find_quote(passage, "is cold") is None
+    assert find_quote(passage, " ") is None
