@@ -118,7 +118,7 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
     lineage = read_lineage(folder)
     adapter = _adapter(lineage)
     proof = fidelity.load(folder)
-    form = {"quantized": "requantized", "gguf": "in GGUF format"}.get(proof.form, "not quantized")
+    fused = {"quantized": "requantized", "gguf": "in GGUF format"}.get(proof.form, "not quantized")
     kind = "DoRA" if adapter.get("kind") == "dora" else "LoRA"
     facts = {
         "export": proof.sentence,
@@ -126,8 +126,13 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
         "run": str(adapter.get("run") or ""),
         **_data_facts(adapter),
     }
-    command = 'llama-cli -m model.gguf -p "…"' if proof.form == "gguf" else 'mlx_lm.generate --model FOLDER --prompt "…"'
-    summary = f"{_link(base)} with a {kind} adapter fused into its weights, {form}, made by mlxtune."
+    command = {
+        "gguf": 'llama-cli -m model.gguf -p "…"',
+        "gguf-lora": 'llama-cli -m BASE.gguf --lora adapter.gguf -p "…"',
+    }.get(proof.form, 'mlx_lm.generate --model FOLDER --prompt "…"')
+    summary = f"{_link(base)} with a {kind} adapter fused into its weights, {fused}, made by mlxtune."
+    if proof.form == "gguf-lora":
+        summary = f"A {kind} adapter for {_link(base)} in GGUF format, made by mlxtune."
     return _render(name, base, summary, command, score_from_lineage(lineage), facts, "model")
 
 

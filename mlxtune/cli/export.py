@@ -12,7 +12,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import ExportForm
+from mlxtune.adapters.export.start import ExportForm, Precision
 from mlxtune.adapters.importers.importer import find_base
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow
@@ -48,7 +48,10 @@ Format = Annotated[
 def export(
     form: Format,
     which: Which = "last",
-    lora: Annotated[bool, typer.Option("--lora", help="Export only the adapter, not fused into its base (mlx).")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Export only the adapter, not fused into its base (mlx, llamacpp).")] = False,
+    precision: Annotated[
+        str, typer.Option("--precision", help=f"The precision of a GGUF file (llamacpp): {', '.join(exports.PRECISIONS)}.")
+    ] = "",
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Quantize the adapted weights as in the base: smaller, but lossy (mlx).")
     ] = False,
@@ -60,14 +63,26 @@ def export(
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
     if form not in FORMATS:
         raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, list(FORMATS)))
-    for option, given in (("--lora", lora), ("--requantize", requantize)):
-        if given and form != "mlx":
-            raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export mlx {which} {option}")
-    if form == "peft" or lora:
+    if precision and precision not in exports.PRECISIONS:
+        raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, exports.PRECISIONS))
+    for option, given, usable in (
+        ("--lora", lora, ("mlx", "llamacpp")),
+        ("--requantize", requantize, ("mlx",)),
+        (f"--precision {precision}", bool(precision), ("llamacpp",)),
+    ):
+        if given and form not in usable:
+            raise InputError(
+                f"{option.partition(' ')[0]} cannot be used with {form}.", hint=f"mlxtune export {usable[0]} {which} {option}"
+            )
+    if form == "peft" or (lora and form == "mlx"):
         _export_adapter(form, which, to, json)
         return
-    forms: dict[str, ExportForm] = {"mlx": "quantized" if requantize else "fused", "hf": "hf", "llamacpp": "gguf"}
-    _export(which, forms[form], to, recipe, force, json)
+    forms: dict[str, ExportForm] = {
+        "mlx": "quantized" if requantize else "fused",
+        "hf": "hf",
+        "llamacpp": "gguf-lora" if lora else "gguf",
+    }
+    _export(which, forms[form], to, recipe, force, json, precision or "f16")
 
 
 def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
@@ -84,12 +99,14 @@ def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {folder}: {', '.join(names)}")
 
 
-def _export(which: str, form: ExportForm, to: Path | None, recipe_file: Path | None, force: bool, json: bool) -> None:
+def _export(
+    which: str, form: ExportForm, to: Path | None, recipe_file: Path | None, force: bool, json: bool, precision: Precision
+) -> None:
     entry = library.find_usable(Path.cwd(), which)
     recipe = load(recipe_file) if recipe_file else None
     if recipe:
         check_recipe(recipe)
-    run = exports.start(Path.cwd(), entry, form, target=to, recipe=recipe, force=force, prepare=fetch)
+    run = exports.start(Path.cwd(), entry, form, target=to, recipe=recipe, force=force, precision=precision, prepare=fetch)
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:

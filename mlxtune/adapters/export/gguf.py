@@ -1,156 +1,221 @@
-"""Write a fused Llama model as one 16-bit GGUF file, using mlx-lm.
+"""Write a model, or an adapter alone, as a GGUF file for llama.cpp and programs that build on it, and read it back.
 
-mlx-lm writes every tokenizer as SentencePiece without its merge order, so llama.cpp would tokenize text differently than in
-training. Therefore, this module writes the tokenizer for the two kinds that llama.cpp supports exactly, and rejects all others.
+A model's file has its weights, its tokenizer, and its chat template. An adapter's file has its A and B matrices: llama.cpp adds them to a model
+that the user already has (``--lora``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import gguf
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
-from mlx_lm import gguf as stock
-from mlx_lm.utils import load_tokenizer
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.utils import dequantize_model, load_model
 
-from mlxtune.adapters.export.safetensors import copy_tokenizer
-from mlxtune.adapters.export.start import CONVERT
+from mlxtune.adapters.export import gguf_architectures as architectures
+from mlxtune.adapters.export.gguf_architectures import Array, Placement
+from mlxtune.adapters.export.gguf_tokenizer import check_tokenizer, write_tokenizer
+from mlxtune.adapters.export.start import Precision
+from mlxtune.adapters.layout import AdapterLayout, read_layout
 from mlxtune.core.errors import ModelError
-from mlxtune.core.files import read_json, write_json
-from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.core.files import disk_errors, sync_file
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.resolve import ModelFolder
+from mlxtune.recipe.parent import WEIGHTS
 
 FILE = "model.gguf"
-_NORMAL, _CONTROL, _ADDED, _UNUSED = 1, 3, 4, 5  # GGUF token types
-# Llama 3's pre-tokenizer (https://github.com/ggml-org/llama.cpp, src/llama-vocab.cpp: LLAMA_VOCAB_PRE_TYPE_LLAMA3).
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_ARRAYS = (("self_attn.q_proj.weight", "num_attention_heads"), ("self_attn.k_proj.weight", "num_key_value_heads"))
+LORA_FILE = "adapter.gguf"
+_TYPES = {
+    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+_FLOAT32 = ("shortconv.conv.weight", "ssm_conv1d.weight")  # matrices for which llama.cpp requires float32
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
-def check(source: ModelFolder) -> None:
-    """Raise ``ModelError`` if ``source`` has a feature that the file cannot represent."""
-    config = source.config
-    scaling = config.get("rope_scaling") or {}
-    if scaling and scaling.get("type", scaling.get("rope_type")) not in ("linear", "default"):
-        raise _unsupported("mlx-lm cannot write its kind of RoPE scaling")
-    if config.get("attention_bias") or config.get("mlp_bias"):
-        raise _unsupported("mlx-lm does not write biases in the order that llama.cpp requires")
-    _split(source)
+def check(source: ModelFolder, adapter: Path | None = None) -> None:
+    """Raise ``ModelError`` if ``source`` cannot be written as GGUF, or ``adapter`` not without it."""
+    if adapter:
+        _lora_places(source, read_layout(adapter))
+        return
+    model, config = load_model(source.folder, lazy=True)
+    _describable(model, config)
+    check_tokenizer(source)
 
 
-def write(model: nn.Module, config: Mapping[str, Any], source: ModelFolder, folder: Path) -> None:
-    """Write the dequantized ``model`` as ``folder/model.gguf``. Raise ``ModelError`` like :func:`check`."""
-    config = {"num_key_value_heads": config["num_attention_heads"], **config}
+def write_gguf(
+    model: nn.Module, config: Mapping[str, Any], source: ModelFolder, file: Path, precision: Precision = "f16", template: str = ""
+) -> None:
+    """Write the unquantized ``model`` with the tokenizer of ``source`` to ``file``, with matrices in ``precision``.
+
+    ``config`` is the model's configuration, and ``template`` its chat template. Raise ``ModelError`` if llama.cpp cannot compute the model, or would
+    tokenize text differently, and ``MachineError`` if the disk is full.
+    """
+    architecture, text = _describable(model, config)
+    matrix, file_type = _TYPES[precision]
+    writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
+    writer.add_type("model")
+    writer.add_name(source.name.rpartition("/")[2])
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    architectures.describe(writer, architecture, text)
+    weights = dict(tree_flatten(model.parameters()))
+    places = dict(architectures.placements(model, architecture, text))
+    embedding = next(name for name, place in places.items() if place.tensor == "token_embd.weight")
+    write_tokenizer(writer, source, weights[embedding].shape[0], template, raw_merges=architecture.raw_merges)
+    factors = architectures.rope_factors(model, text)
+    if factors is not None:
+        writer.add_tensor_info(_ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+    types = {}
+    for name, place in places.items():
+        shape = _file_shape(weights[name])
+        types[name] = _type(place.tensor, shape, matrix)
+        writer.add_tensor_info(place.tensor, shape, np.dtype(np.float32), _nbytes(shape, types[name]), types[name])
+
+    def tensors() -> Iterator[Array]:
+        if factors is not None:
+            yield factors
+        for name, place in places.items():
+            values = _to_numpy(weights[name]).reshape(_file_shape(weights[name]))
+            yield _encoded(place.to_file(values), types[name], name)
+
+    _write(writer, file, tensors())
+
+
+def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
+    """Write the ``adapter`` of ``source`` to ``file``, in float32, for llama.cpp to add to a GGUF file of the same base.
+
+    Raise ``ModelError`` if it is not LoRA, or adapts modules that llama.cpp cannot adapt, and ``MachineError`` if the disk is full.
+    """
+    layout = read_layout(adapter)
+    architecture, places = _lora_places(source, layout)
+    weights: Any = mx.load(str(adapter / WEIGHTS))
+    writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
+    writer.add_type("adapter")
+    writer.add_name(adapter.resolve().name)
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, source.name)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, layout.scale * layout.rank)
+    tensors = []
+    for name, place in places.items():
+        a, b = (_to_numpy(weights[f"{name}.{part}"]).T for part in ("lora_a", "lora_b"))
+        for part, values in (
+            ("lora_a", a if place.columns is None else a[:, place.columns]),
+            ("lora_b", b if place.rows is None else b[place.rows]),
+        ):
+            tensors.append(np.ascontiguousarray(values))
+            writer.add_tensor_info(f"{place.tensor}.{part}", values.shape, values.dtype, values.nbytes)
+    _write(writer, file, iter(tensors))
+
+
+def read_back(file: Path, loaded: LoadedModel, config: Mapping[str, Any]) -> None:
+    """Replace the model in ``loaded``, whose configuration is ``config``, with the one in ``file``, so that MLX can run it."""
+    loaded.model = model = dequantize_model(loaded.model)
+    architecture, reader = architectures.find(config), GGUFReader(file)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    weights = dict(tree_flatten(model.parameters()))
+    arrays = []
+    for name, place in architectures.placements(model, architecture, architectures.text_config(model, config)):
+        tensor = tensors[place.tensor]
+        values = place.from_file(gguf.dequantize(tensor.data, tensor.tensor_type))
+        arrays.append((name, mx.array(values.reshape(weights[name].shape)).astype(weights[name].dtype)))
+    model.update(tree_unflatten(arrays))
+    mx.eval(model.parameters())
+
+
+def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path) -> None:
+    """Write the adapter in ``file`` as a folder ``target`` in mlx-lm's layout; ``adapter`` is the original, with the configuration."""
+    import shutil
+
+    layout = read_layout(adapter)
+    _, places = _lora_places(source, layout)
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
     weights = {}
-    for name, array in tree_flatten(model.parameters()):
-        heads = next((config[key] for part, key in _ARRAYS if part in name), 0)
-        array = stock.permute_weights(array, heads) if heads else array
-        dtype = mx.float32 if array.ndim == 1 else mx.float16  # llama.cpp requires norms in float32
-        weights[stock.translate_weight_names(name)] = array.astype(dtype)
-    metadata = _metadata(config, source, weights["token_embd.weight"].shape[0])
-    mx.save_gguf(str(folder / FILE), weights, metadata)
-
-
-def read_back(folder: Path, source: ModelFolder, target: Path) -> ModelFolder:
-    """Convert the file in ``folder`` back to a model folder in ``target``, so that MLX can run it."""
-    config = {name: value for name, value in source.config.items() if name not in ("quantization", "quantization_config")}
-    heads = {"num_key_value_heads": config["num_attention_heads"], **config}
-    loaded: Any = mx.load(str(folder / FILE))
-    weights = {}
-    for name, array in loaded.items():
-        own = _mlx_name(name)
-        count = next((heads[key] for part, key in _ARRAYS if part in own), 0)
-        if count:
-            array = array.reshape(count, array.shape[0] // count // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
-        weights[own] = array
+    for name, place in places.items():
+        a, b = (np.array(tensors[f"{place.tensor}.{part}"]) for part in ("lora_a", "lora_b"))
+        weights[f"{name}.lora_a"] = mx.array((a if place.columns is None else a[:, np.argsort(place.columns)]).T)
+        weights[f"{name}.lora_b"] = mx.array((b if place.rows is None else b[np.argsort(place.rows)]).T)
     target.mkdir(parents=True)
-    mx.save_safetensors(str(target / "model.safetensors"), weights, metadata={"format": "mlx"})
-    write_json(target / "config.json", config)
-    copy_tokenizer(source, target)
-    return resolve(str(target))
+    mx.save_safetensors(str(target / WEIGHTS), weights, metadata={"format": "mlx"})
+    shutil.copyfile(adapter / "adapter_config.json", target / "adapter_config.json")
 
 
-def _metadata(config: Mapping[str, Any], source: ModelFolder, rows: int) -> dict[str, Any]:
-    """Return GGUF metadata: the architecture as written by mlx-lm, and the tokenizer as written by this module."""
-    tokenizer = load_tokenizer(source.folder)
-    no_tokens = SimpleNamespace(vocab_size=0, all_tokens=lambda: (), tokenizer=tokenizer)  # mlx-lm's token list cannot have gaps
-    metadata: dict[str, Any] = stock.prepare_metadata(dict(config), no_tokens)
-    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    for key in ("llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"):
-        metadata[key] = mx.array(width, mx.uint32)
-    tokens, types = _tokens(source, rows)
-    del metadata["tokenizer.ggml.scores"]
-    template = tokenizer.chat_template
-    return metadata | {
-        "general.name": config.get("_name_or_path") or source.name.rsplit("/", 1)[-1],
-        "llama.vocab_size": mx.array(rows, mx.uint32),
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": _split(source),
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": mx.array(types, mx.int32),
-        "tokenizer.ggml.merges": _merges(source),
-        "tokenizer.ggml.add_bos_token": mx.array(_adds_bos(source)),
-        **({"tokenizer.chat_template": template} if isinstance(template, str) else {}),
-    }
+def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architectures.Architecture, architectures.Config]:
+    """Return the architecture and configuration of the text model. Raise ``ModelError`` if llama.cpp cannot compute it."""
+    architecture = architectures.find(config)
+    text = architectures.text_config(model, config)
+    if problem := architecture.unsupported(text):
+        raise ModelError(f"This base cannot be written as GGUF: llama.cpp does not support {problem}.")
+    return architecture, text
 
 
-def _split(source: ModelFolder) -> str:
-    """Return llama.cpp's name for the pre-tokenizer. Raise ``ModelError`` if it is unknown."""
-    tokenizer = _tokenizer(source)
-    pre_tokenizer = tokenizer.get("pre_tokenizer") or {}
-    parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    match tokenizer.get("model", {}).get("type"), tokenizer.get("normalizer"), parts:
-        case "BPE", None, [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False}]:
-            return "smollm"
-        case "BPE", None, [
-            {"type": "Split", "pattern": {"Regex": pattern}, "invert": False},
-            {"type": "ByteLevel", "use_regex": False},
-        ]:
-            if pattern == _LLAMA3:
-                return "llama-bpe"
-    raise _unsupported("llama.cpp would split text differently than its tokenizer does")
+def _lora_places(source: ModelFolder, layout: AdapterLayout) -> tuple[architectures.Architecture, dict[str, Placement]]:
+    """Return the placements of the weights that ``layout`` adapts, by module. Raise ``ModelError`` if llama.cpp cannot adapt one."""
+    if layout.kind != "lora":
+        raise ModelError(
+            "llama.cpp cannot add a DoRA adapter to a model.", hint="Export it fused into its base: mlxtune export llamacpp"
+        )
+    model, config = load_model(source.folder, lazy=True)
+    architecture, text = _describable(model, config)
+    places = dict(architectures.placements(model, architecture, text))
+    for name, module in layout.modules.items():
+        if module.expert or name.endswith("embed_tokens") or f"{name}.weight" not in places:
+            raise ModelError(f"llama.cpp cannot adapt {name}.", hint="Export it fused into its base: mlxtune export llamacpp")
+    return architecture, {name: places[f"{name}.weight"] for name in layout.modules}
 
 
-def _tokens(source: ModelFolder, rows: int) -> tuple[list[str], list[int]]:
-    """Return ``rows`` tokens and their GGUF types. IDs that the tokenizer does not use are marked as unused."""
-    tokenizer = _tokenizer(source)
-    by_id = {id: (token, _NORMAL) for token, id in tokenizer["model"]["vocab"].items()}
-    by_id |= {item["id"]: (item["content"], _CONTROL if item["special"] else _ADDED) for item in tokenizer.get("added_tokens", [])}
-    if max(by_id) >= rows:
-        raise _unsupported(f"its tokenizer has {max(by_id) + 1:,} tokens but its embedding has only {rows:,}")
-    tokens = [by_id.get(id, (f"[PAD{id}]", _UNUSED)) for id in range(rows)]
-    return [token for token, _ in tokens], [kind for _, kind in tokens]
+def _write(writer: GGUFWriter, file: Path, tensors: Iterator[Array]) -> None:
+    """Write the metadata and ``tensors`` to ``file``, and flush it to the disk."""
+    with disk_errors(file.name):
+        try:
+            writer.write_header_to_file(file)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for values in tensors:
+                writer.write_tensor_data(values)
+            writer.flush()
+            for stream in writer.fout or ():
+                sync_file(stream.fileno())
+        finally:
+            writer.close()
+    assert os.path.getsize(file)
 
 
-def _merges(source: ModelFolder) -> list[str]:
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in _tokenizer(source)["model"]["merges"]]
+def _to_numpy(array: mx.array) -> Array:
+    return np.array(array.astype(mx.float32))
 
 
-def _adds_bos(source: ModelFolder) -> bool:
-    """Whether the tokenizer starts every text with its BOS token."""
-    after = _tokenizer(source).get("post_processor") or {}
-    return any(part.get("type") == "TemplateProcessing" for part in after.get("processors", [after]))
+def _file_shape(array: mx.array) -> tuple[int, ...]:
+    """Return the shape without dimensions of 1, which convolutions have."""
+    return tuple(size for size in array.shape if size > 1) or (1,)
 
 
-def _tokenizer(source: ModelFolder) -> dict[str, Any]:
-    file = source.folder / "tokenizer.json"
-    tokenizer: dict[str, Any] = read_json(file) if file.is_file() else {}
-    return tokenizer
+def _type(tensor: str, shape: tuple[int, ...], matrix: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the type of a tensor: ``matrix`` for matrices whose rows consist of whole blocks, and float32 for vectors."""
+    if len(shape) == 1 or tensor.endswith(_FLOAT32):
+        return GGMLQuantizationType.F32
+    return matrix if shape[-1] % gguf.GGML_QUANT_SIZES[matrix][0] == 0 else GGMLQuantizationType.F16
 
 
-def _mlx_name(name: str) -> str:
-    for old, new in (
-        ("blk.", "model.layers."), ("ffn_gate", "mlp.gate_proj"), ("ffn_down", "mlp.down_proj"), ("ffn_up", "mlp.up_proj"),
-        ("attn_q.", "self_attn.q_proj."), ("attn_k.", "self_attn.k_proj."), ("attn_v.", "self_attn.v_proj."),
-        ("attn_output", "self_attn.o_proj"), ("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"),
-        ("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output.weight", "lm_head.weight"),
-    ):  # fmt: skip
-        name = name.replace(old, new)
-    return name
+def _nbytes(shape: tuple[int, ...], type: GGMLQuantizationType) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[type]
+    return int(np.prod(shape)) // block * size
 
 
-def _unsupported(reason: str) -> ModelError:
-    return ModelError(f"This base cannot be written as GGUF: {reason}.", hint=CONVERT)
+def _encoded(values: Array, type: GGMLQuantizationType, name: str) -> Array:
+    """Return float32 ``values`` as a tensor of this type. Raise ``ModelError`` if some do not fit."""
+    with np.errstate(over="ignore"):
+        encoded = gguf.quantize(np.ascontiguousarray(values), type)
+    if type is GGMLQuantizationType.F16 and not np.isfinite(encoded).all():
+        raise ModelError(f"{name} has weights that are too large for 16-bit floating point.", hint="Use bf16.")
+    return np.ascontiguousarray(encoded)

@@ -4,17 +4,19 @@ fused        a dequantized model folder for MLX
 quantized    the same, with adapted weights requantized as before: smaller, but lossy
 hf           a folder of safetensors for transformers and similar libraries
 gguf         one file for llama.cpp and similar programs
+gguf-lora    the adapter alone, for a GGUF file of the base that the user has
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlxtune.adapters.entry import AdapterEntry, score_to_lineage, with_template_settings
-from mlxtune.core.errors import InputError, ModelError
+from mlxtune.core.errors import InputError, MachineError, ModelError
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.models.resolve import ModelFolder
@@ -22,13 +24,14 @@ from mlxtune.recipe import DataSection, ModelSection, Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 
-ExportForm = Literal["fused", "quantized", "hf", "gguf"]
+ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
 FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
+GGUF_FORMS = ("gguf", "gguf-lora")
+Precision = Literal["f16", "bf16", "q8_0", "f32"]  # of the matrices in a GGUF file
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MODEL = "model"  # the default export folder, inside the run folder
 # Architectures whose weights have the same names and layout in mlx-lm and in transformers.
 HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3")
-CONVERT = "Export it with: mlxtune export hf. Then convert the folder with llama.cpp's convert_hf_to_gguf.py."
-GGUF = ("llama", "mistral")  # architectures that mlx-lm can write, except mixtures of experts
 
 
 def start(
@@ -39,23 +42,27 @@ def start(
     target: Path | None = None,
     recipe: Recipe | None = None,
     force: bool = False,
+    precision: Precision = "f16",
     prepare: Callable[[Recipe], None] = lambda recipe: None,
 ) -> Run:
     """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
-    off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``prepare`` is called with the recipe
-    before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used or ``target`` exists.
+    off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is that of the matrices in a GGUF
+    file. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used or
+    ``target`` exists, and ``MachineError`` if a package is missing.
     """
     if entry.problem:
         raise InputError(f"{entry.name} cannot be exported: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
     if target is not None and target.exists():
         raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
+    if form in GGUF_FORMS and find_spec("gguf") is None:
+        raise MachineError("Writing GGUF requires the package gguf.", hint="pip install 'mlxtune[gguf]'")
     own = entry.folder.parent / "recipe.toml"
     if recipe is None and entry.key.startswith("runs/") and own.is_file():
         recipe = Run(own.parent).recipe()
     request: dict[str, Any] = {
-        "adapter": str(entry.folder), "form": form, "force": force, "target": str(target.resolve()) if target else "",
+        "adapter": str(entry.folder), "form": form, "precision": precision, "force": force, "target": str(target.resolve()) if target else "",
         "rows": "held-out" if recipe else "probes", "evaluation": score_to_lineage(entry.score) if entry.score else None,
     }  # fmt: skip
     if recipe is None:
@@ -76,9 +83,4 @@ def require_exportable(form: ExportForm, source: ModelFolder, quantize: int = 0)
         raise ModelError(
             f"mlx-lm stores the weights of {kind or 'this architecture'} in a different layout than transformers.",
             hint=f"Fuse it for MLX instead: mlxtune export mlx. Supported by mlxtune export hf: {', '.join(HF)}.",
-        )
-    if form == "gguf" and kind not in GGUF:
-        raise ModelError(
-            f"mlx-lm can write GGUF for {' and '.join(GGUF)}, but this base is {kind or 'of an unknown architecture'}.",
-            hint=CONVERT,
         )

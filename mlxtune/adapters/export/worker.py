@@ -20,7 +20,7 @@ from mlxtune import __version__
 from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import MODEL, require_exportable
+from mlxtune.adapters.export.start import GGUF_FORMS, MODEL, require_exportable
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import disk_errors, sync_folder, write_json, write_text
@@ -67,7 +67,7 @@ class ExportSummary(TypedDict):
 def export(worker: Worker) -> ExportSummary:
     """Write the model, compare it with the adapter, and move it into place. Raise ``GateError`` if it is not faithful."""
     from mlxtune.adapters import fuse  # these modules import mlx, which must come after the BLAS is loaded
-    from mlxtune.adapters.export import gguf, logits, safetensors
+    from mlxtune.adapters.export import gguf, logits
     from mlxtune.models import load, lora
     from mlxtune.training.preference.reference import adapters_disabled
 
@@ -81,10 +81,10 @@ def export(worker: Worker) -> ExportSummary:
             hint="Export it with the base that it was trained from.",
         )
     require_exportable(form, source, recipe.model.quantize)
-    if form == "gguf":
-        gguf.check(source)
+    if form in GGUF_FORMS:
+        gguf.check(source, adapter if form == "gguf-lora" else None)
     target = Path(request["target"]) if request["target"] else worker.folder / MODEL
-    scratch, read_back = target.with_name(f".{target.name}.partial"), worker.folder / "again"
+    scratch, again = target.with_name(f".{target.name}.partial"), worker.folder / "again"
     loaded = load.load(source, quantize=recipe.model.quantize)
     worker.emit(
         "model.loaded", base=source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
@@ -106,25 +106,32 @@ def export(worker: Worker) -> ExportSummary:
     del loaded, model
 
     start = time.perf_counter()
-    _remove(scratch, read_back)
+    _remove(scratch, again)
     try:
-        fused, config = fuse.fuse(source, adapter, requantize=form == "quantized", quantize=recipe.model.quantize)
         with disk_errors(str(scratch)):
             scratch.mkdir(parents=True)
-            try:
-                (gguf if form == "gguf" else safetensors).write(fused, config, source, scratch)
-            except RuntimeError as error:  # mlx's error for a full disk
-                if "write" not in str(error):
-                    raise
-                raise MachineError(
-                    f"{target.name} could not be written: {one_line(str(error), 120)}.", hint="Check that the disk is not full."
-                ) from error
+            if form == "gguf-lora":
+                gguf.write_lora_gguf(source, adapter, scratch / gguf.LORA_FILE)
+            else:
+                fused, config = fuse.fuse(source, adapter, requantize=form == "quantized", quantize=recipe.model.quantize)
+                if form == "gguf":
+                    gguf.write_gguf(fused, config, source, scratch / gguf.FILE, request["precision"], rows.template)
+                else:
+                    _write_safetensors(fused, config, source, scratch, target.name)
+                del fused
         if template := read_template(recipe):
             write_text(scratch / launch.TEMPLATE_FILE, template)
-        del fused
         size_on_disk = sum(file.stat().st_size for file in scratch.iterdir())
         worker.emit("export.written", form=form, bytes=size_on_disk, seconds=time.perf_counter() - start)
-        exported = load.load(gguf.read_back(scratch, source, read_back) if form == "gguf" else resolve(str(scratch)))
+        if form in GGUF_FORMS:
+            exported = load.load(source, quantize=recipe.model.quantize)
+            if form == "gguf":
+                gguf.read_back(scratch / gguf.FILE, exported, source.config)
+            else:
+                gguf.read_lora_back(scratch / gguf.LORA_FILE, source, adapter, again)
+                lora.load(exported.model, again)
+        else:
+            exported = load.load(resolve(str(scratch)))
         outputs, _ = rows.answers(exported, EXPORTED, None)
         loss = logits.distance(tuned, row_logits(exported.model, EXPORTED, tokens))
         del exported
@@ -140,7 +147,7 @@ def export(worker: Worker) -> ExportSummary:
             os.rename(scratch, target)
             sync_folder(target.parent)
     finally:
-        _remove(scratch, read_back)
+        _remove(scratch, again)
     return {
         "folder": str(target), "form": form, "bytes": size_on_disk, "faithful": not proof.failure, "lost": proof.lost_share,
         "verdict": proof.sentence,
@@ -154,7 +161,7 @@ class _Rows:
         from mlxtune.evaluation.outputs import prompt_rows
 
         recipe = worker.recipe
-        self.worker, self.section = worker, recipe.evaluation
+        self.worker, self.section, self.template = worker, recipe.evaluation, ""
         if worker.request["rows"] == "held-out":
             splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
             self.rows = sample_rows(prompt_rows(splits.test), recipe.evaluation.rows)
@@ -173,6 +180,7 @@ class _Rows:
 
         settings = TemplateSettings.from_recipe(self.worker.recipe)
         template, tokenizer = load_template(loaded.source, settings, loaded.tokenizer), loaded.tokenizer
+        self.template = template.source
         arm, kind, budget = Arm(name, adapter), OFF_TASK, AnswerBudget(prompts.MAX_TOKENS)
         if self.contract:
             kind, budget = HELD_OUT_ROW, answer_budget(self.section, self.training_rows, template.count_tokens)
@@ -208,9 +216,22 @@ class _Rows:
         )
 
 
+def _write_safetensors(model: Any, config: dict[str, Any], source: ModelFolder, scratch: Path, name: str) -> None:
+    from mlxtune.adapters.export import safetensors
+
+    try:
+        safetensors.write(model, config, source, scratch)
+    except RuntimeError as error:  # mlx's error for a full disk
+        if "write" not in str(error):
+            raise
+        raise MachineError(
+            f"{name} could not be written: {one_line(str(error), 120)}.", hint="Check that the disk is not full."
+        ) from error
+
+
 def _check_disk(target: Path, parameters: int, form: str) -> None:
     """Raise ``MachineError`` if there is not enough disk space for the export."""
-    needed = parameters * {"quantized": 1, "gguf": 4}.get(form, 2)  # 16 bits per parameter; GGUF is read back into a second copy
+    needed = parameters * {"quantized": 1, "gguf-lora": 0}.get(form, 2)  # at most 16 bits per parameter
     free = disk_free(target.parent)
     if free < needed:
         raise MachineError(

@@ -21,6 +21,7 @@ EXPORT_FORMS = {
     "quantized": ("Fuse and quantize", "as small as the base, slightly lossy"),
     "hf": ("Export", "safetensors for transformers"),
     "gguf": ("Export GGUF", "one file for llama.cpp"),
+    "gguf-lora": ("Export GGUF adapter", "the adapter alone, for llama.cpp"),
 }
 
 

@@ -1,0 +1,144 @@
+"""GGUF files give the same tokens and answers in llama.cpp as their models in MLX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from llama_cpp import Llama, llama
+from mlx_lm.utils import dequantize_model, load_model
+from tiny_architectures import ARCHITECTURES as TINY
+from tiny_architectures import WINDOW, make
+
+from mlxtune.adapters import fuse
+from mlxtune.adapters.export import gguf
+from mlxtune.core.errors import ModelError
+from mlxtune.models import lora
+from mlxtune.models.resolve import ModelFolder, resolve
+from mlxtune.recipe import AdapterSection
+
+PROMPT = [(7 * place) % 250 for place in range(2 * WINDOW)]
+COUNT = 6
+GEMMA = {"query_pre_attn_scalar": 16}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gemma2": GEMMA, "gemma3_text": GEMMA, "gemma3": {"text_config": TINY["gemma3"].full_config["text_config"] | GEMMA},
+}  # fmt: skip
+NAMES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3")
+FEW = ("llama", "gemma3_text")  # the others only in .ci/run
+EACH = [pytest.param(name, marks=() if name in FEW else pytest.mark.exhaustive) for name in NAMES]
+
+
+def tiny_base(folder: Path, name: str, **config: Any) -> ModelFolder:
+    """Write a tiny random model of architecture ``name``, in 4 bits, with words as tokens and no constant parameters."""
+    make(folder, name, **config)
+    file = folder / "model.safetensors"
+    mx.random.seed(5)
+    noisy = {}
+    for key, array in mx.load(str(file)).items():
+        noise = mx.random.normal(array.shape) * 0.1 if array.ndim == 1 else mx.zeros(())
+        noisy[key] = array if array.dtype == mx.uint32 else array + noise.astype(array.dtype)
+    mx.save_safetensors(str(file), noisy, metadata={"format": "mlx"})
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    words = {f"w{id}": id for id in range(250)}  # llama.cpp tells no probabilities of tokens that are parts of a character
+    tokenizer["model"] |= {"vocab": words | {"o": 250, "k": 251, "ok": 252}, "merges": [["o", "k"]]}
+    file.write_text(json.dumps(tokenizer))
+    return resolve(str(folder))
+
+
+def random_adapter(base: ModelFolder, folder: Path, **section: Any) -> Path:
+    """Write an adapter with random weights for all linear modules of ``base``."""
+    model, _ = load_model(base.folder)
+    settings = lora.add(model, AdapterSection(rank=4, **section), seed=1)
+    mx.random.seed(3)
+    arrays = {name: array + 0.2 * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()}
+    lora.save(folder, arrays, settings)
+    return folder
+
+
+def in_float32(model: Any) -> Any:
+    model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
+    return model
+
+
+def assert_same_answer(server: Llama, model: Any, prompt: list[int], tolerance: float, count: int = COUNT) -> None:
+    """Check log-probabilities and greedy tokens, up to the first tie within ``tolerance``."""
+    tokens, likeliest = server.greedy(prompt, count)
+    for place, expected in enumerate(likeliest):
+        logits = model(mx.array([[*prompt, *tokens[:place]]]))[0, -1].astype(mx.float32)
+        logprobs = np.array(logits - mx.logsumexp(logits))
+        found = list(expected)
+        np.testing.assert_allclose([expected[token] for token in found], logprobs[found], atol=tolerance)
+        best = int(logprobs.argmax())
+        assert tokens[place] == best or logprobs[best] - logprobs[tokens[place]] < tolerance
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> None:
+    base = tiny_base(tmp_path / "base", name, **CONFIGS.get(name, {}))
+    adapter = random_adapter(base, tmp_path / "adapter")
+    model, config = fuse.fuse(base, adapter, requantize=False)
+    gguf.write_gguf(model, config, base, tmp_path / "fused.gguf", "f32")
+    plain, config = load_model(base.folder)
+    plain = dequantize_model(plain)
+    gguf.write_gguf(plain, config, base, tmp_path / "base.gguf", "f32")
+    gguf.write_lora_gguf(base, adapter, tmp_path / "adapter.gguf")
+    with llama(tmp_path / "fused.gguf") as server:
+        assert_same_answer(server, in_float32(model), PROMPT, 1e-3)
+    tuned, _ = load_model(base.folder)
+    tuned = in_float32(dequantize_model(tuned))
+    lora.load(tuned, adapter)
+    with llama(tmp_path / "base.gguf", tmp_path / "adapter.gguf") as server:
+        assert_same_answer(server, tuned, PROMPT, 1e-3)
+    first = mx.array([PROMPT])
+    assert mx.abs(tuned(first) - in_float32(plain)(first)).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [({"kind": "dora"}, "cannot add a DoRA adapter"), ({"targets": ["q_proj", "embed_tokens"]}, "cannot adapt model.embed_tokens")],
+)
+def test_adapter_that_llama_cpp_cannot_add_is_refused(tmp_path: Path, section: dict[str, Any], why: str) -> None:
+    base = tiny_base(tmp_path / "base", "smollm2")
+    adapter = random_adapter(base, tmp_path / "adapter", **section)
+    for attempt in (lambda: gguf.check(base, adapter), lambda: gguf.write_lora_gguf(base, adapter, tmp_path / "adapter.gguf")):
+        with pytest.raises(ModelError, match=why) as caught:
+            attempt()
+        assert "mlxtune export llamacpp" in caught.value.hint
+    assert not (tmp_path / "adapter.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "why"),
+    [
+        ("phi", {}, "The architecture phi cannot be written as GGUF"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "does not support its kind of RoPE scaling, yarn"),
+        ("llama", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}, "layers with a sliding window"),
+        ("gemma2", {"query_pre_attn_scalar": 24}, "its attention scale"),
+    ],
+)
+def test_model_that_llama_cpp_cannot_compute_is_refused(tmp_path: Path, name: str, config: dict[str, Any], why: str) -> None:
+    base = tiny_base(tmp_path / "base", name, **config)
+    with pytest.raises(ModelError, match=why):
+        gguf.check(base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"model": {"type": "WordPiece"}}, "not a byte-pair tokenizer"),
+        ({"model": {"type": "BPE", "merges": []}}, "has no merges"),
+        ({"normalizer": {"type": "Lowercase"}}, "would split text differently"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "would split text differently"),
+    ],
+)
+def test_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    base = tiny_base(tmp_path / "base", "smollm2")
+    file = base.folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ModelError, match=why):
+        gguf.check(base)
