@@ -38,7 +38,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_children_can_be_new_processes(tmp_path: Path) -> None:
     """As on macOS, where a process that has imported MLX cannot be forked."""
-    command = [sys.executable, DRIVER, tmp_path, "40", "150"]
+    command = [sys.executable, DRIVER, tmp_path, "40", "1000"]
     driver = subprocess.run(command, env=os.environ | {"MLXTUNE_SPAWN_FAULTS": "1"}, capture_output=True, check=True)
     report = json.loads(driver.stdout)
     assert report["killed"] + report["full"] >= 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import loops
 import pytest
-from exhaustive import EXHAUSTIVE
+from exhaustive import EXHAUSTIVE, cases
 from listener import Listener
 from mlx_lm.utils import load_tokenizer
 
@@ -46,7 +46,7 @@ class Meter(Listener):
             self.bytes.append(footprint())
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", cases([False, True], "False"))
 def test_files_and_memory_stay_flat(tiny: Path, tmp_path: Path, compiled: bool) -> None:
     section = dataclasses.replace(
         loops.SECTION, epochs=1, steps=STEPS, batch_size=2, accumulate=1, learning_rate=1e-4, validate_every=EVERY, save_every=EVERY

@@ -22,6 +22,7 @@ import test_drift
 import test_kto
 import test_pairs
 import test_sft
+from exhaustive import cases
 from mlx.utils import tree_flatten
 from tiny_architectures import make
 
@@ -98,7 +99,7 @@ def continued(model: nn.Module, prompt: Sequence[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@pytest.fixture(scope="module", params=[mx.bfloat16, mx.float16], ids=["bf16", "f16"])
+@pytest.fixture(scope="module", params=cases([mx.bfloat16, mx.float16], "bf16", name={mx.bfloat16: "bf16", mx.float16: "f16"}.get))
 def bits16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bits16:
     dtype = request.param
     source = resolve(str(make(tmp_path_factory.mktemp("native"), "smollm2", dtype=str(dtype).split(".")[-1], num_hidden_layers=3)))

@@ -174,14 +174,18 @@ def footer(app: MlxtuneApp) -> str:
 
 
 async def until(pilot: Any, true: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Let the app work until something is true. A widget that is not there yet makes it false."""
-    give_up = time.monotonic() + seconds
+    """Let the app work until something is true. A widget that is not there yet makes it false.
+
+    It is checked less and less often, because a check takes time from the worker that the test waits for.
+    """
+    give_up, interval = time.monotonic() + seconds, 0.01
     while True:
         with suppress(NoMatches):
             if true():
                 return
         assert time.monotonic() < give_up, f"never came true; on screen:\n{shown(pilot.app)}"
-        await pilot.pause(0.02)
+        await pilot.pause(interval)
+        interval = min(0.2, 1.3 * interval)
 
 
 async def observe(pilot: Any, snapshot: Snapshot) -> None:
