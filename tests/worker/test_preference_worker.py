@@ -163,9 +163,13 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent: tupl
     ("row", "message"),
     [
         ({"prompt": "Same?", "chosen": "Yes.", "rejected": " Yes. \n"}, "are identical"),
-        ({"prompt": "Empty?", "chosen": "", "rejected": "No."}, "chosen"),
-        ({"prompt": "Long? " * 60, "chosen": "Yes.", "rejected": "No."}, "fills the window of 200"),
-        ({"prompt": "Deep?", "chosen": "x" * 300, "rejected": "x" * 301}, "identical within the window"),
+        pytest.param({"prompt": "Empty?", "chosen": "", "rejected": "No."}, "chosen", marks=pytest.mark.exhaustive),
+        pytest.param(
+            {"prompt": "Long? " * 60, "chosen": "Yes.", "rejected": "No."}, "fills the window", marks=pytest.mark.exhaustive
+        ),
+        pytest.param(
+            {"prompt": "Deep?", "chosen": "x" * 300, "rejected": "x" * 301}, "identical within", marks=pytest.mark.exhaustive
+        ),
     ],
 )
 def test_invalid_pairs_are_rejected_by_row(parent: tuple[Path, Run], row: dict, message: str) -> None:
