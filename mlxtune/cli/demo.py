@@ -6,18 +6,18 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mlxtune.cli.evaluate import measure, table
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
-from mlxtune.cli.output import command_name, err, info, progress_bar, show, show_json
-from mlxtune.cli.tables import print_facts, print_heading
+from mlxtune.cli.output import command_name, info, progress_bar, show, show_json
+from mlxtune.cli.stages import Stages, stages
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration
 from mlxtune.data import samples
@@ -26,6 +26,7 @@ from mlxtune.data.split import split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, GRAMMAR, TUNED, TUNED_GRAMMAR
 from mlxtune.evaluation.json_fields import to_json
+from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
@@ -33,6 +34,10 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.training import start as training
+
+# The share of the whole time that each stage took when the figures of README.md were measured; --full adds the others.
+_STAGES = (("Model", 0.01), ("Plan", 0.01), ("Baseline", 0.33), ("Train", 0.31), ("Evaluate", 0.34))
+_FULL = (("Train on pairs", 0.4), ("Evaluate", 0.3))
 
 
 def demo(
@@ -55,39 +60,57 @@ def demo(
         samples.create(folder)
     recipe = with_grammar_arms(load(recipe_file, overrides or []))
     os.chdir(folder)
-    print_heading(err, "1  Model")
-    with progress_bar("looking for the bundled model") as update:
-        source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
-    info("  ", (source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
-    info("")
-    print_heading(err, "2  Plan")
-    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-    planned = local_planner(recipe, source.folder, source.config, this_machine()).plan(recipe, splits)
-    layers = "all" if recipe.adapter.layers == "all" else f"the last {recipe.adapter.layers}"
-    print_facts([
-        ("rows", f"{planned.train:,} training, {planned.valid:,} validation, {planned.test:,} held out"),
-        ("steps", f"{planned.steps:,}, adapter of rank {recipe.adapter.rank} on {layers} layers"),
-        ("memory", planned.sentence),
-    ], console=err)  # fmt: skip
-    if planned.outcome == "refuse":
-        raise MlxtuneError(planned.sentence)
-    info("")
-    print_heading(err, "3  Baseline", _baseline_description(recipe))
-    _require(measure(recipe, None)[0])
-    run = _train(4, recipe)
-    results = [_evaluate(5, recipe, run, json=json)]
-    if full:
-        show("")
-        voice = load(samples.VOICE, [f"adapter.parent={run.adapter}", *(overrides or [])])
-        run = _train(6, voice)
-        results.append(_evaluate(7, run.recipe(), run, json=json))
+    info("The demo runs the whole workflow: about 13 minutes on two CPU cores, which is where it was measured.")
+    with stages([*_STAGES, *(_FULL if full else ())]) as panel:
+        results = [_run_workflow(recipe, panel)]
+        if full:
+            voice = load(samples.VOICE, [f"adapter.parent={results[0].run.adapter}", *(overrides or [])])
+            run = _train(voice, panel)
+            results.append(_evaluate(run.recipe(), run, panel))
     if json:
-        show_json({"seconds": round(time.monotonic() - start), **results[0], **({"voice": results[1]} if full else {})})
+        documents = [
+            {"run": item.run.id, "adapter": str(item.run.adapter), "report": to_json(reports.load(item.evaluation))}
+            for item in results
+        ]
+        voice_document = {"voice": documents[1]} if full else {}
+        show_json({"seconds": round(time.monotonic() - start), **documents[0], **voice_document})
         return
+    for item in results:
+        table(reports.load(item.evaluation), item.evaluation)
+        show(("  Adapter  ", "muted"), str(item.run.adapter))
+        show("")
     show(("  Took     ", "muted"), duration(time.monotonic() - start))
     show("")
     command = (f"cd {shlex.quote(str(folder))} && {command_name()}", "primary")
     show("  Next: ", command, " opens the app in this workspace. Put your own recipes in ", ("recipes/", "primary"), ".")
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A run and the folder of its evaluation."""
+
+    run: Run
+    evaluation: Path
+
+
+def _run_workflow(recipe: Recipe, panel: Stages) -> _Trained:
+    """Find the model, plan, evaluate the base, train, and evaluate again."""
+    panel.begin()
+    with progress_bar("looking for the bundled model") as update:
+        source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
+    panel.end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
+    panel.begin()
+    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    planned = local_planner(recipe, source.folder, source.config, this_machine()).plan(recipe, splits)
+    if planned.outcome == "refuse":
+        raise MlxtuneError(planned.sentence)
+    rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
+    panel.end(f"{rows}; {planned.steps:,} steps. ", planned.sentence)
+    panel.begin(_baseline_description(recipe))
+    report = reports.load(_measure(recipe, None))
+    panel.end("whole contract: ", ", ".join(f"{arm.name} {arm.rate(CONTRACT).share:.1%}" for arm in report.arms))
+    run = _train(recipe, panel)
+    return _evaluate(recipe, run, panel)
 
 
 def with_grammar_arms(recipe: Recipe) -> Recipe:
@@ -107,46 +130,46 @@ def _baseline_description(recipe: Recipe) -> str:
     return f"{text}, without and with a grammar" if GRAMMAR in recipe.evaluation.arms else text
 
 
-def _train(number: int, recipe: Recipe) -> Run:
-    """Train ``recipe`` and print how its validation loss changed."""
-    print_heading(err, f"{number}  Train", recipe.name)
+def _train(recipe: Recipe, panel: Stages) -> Run:
+    """Train ``recipe`` and say how its validation loss changed."""
+    panel.begin(recipe.name)
     run = training.start(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:
-        _require(follow(run, on_state=lambda state: _draw(state, update)))
+        code = follow(run, on_state=lambda state: _draw(state, panel, update))
     state = run.state()
+    if code or state.phase != "finished":  # it failed, was stopped, or continues without us
+        raise typer.Exit(code)
     first, last = state.validations[0], state.validations[-1]
     text = f"{state.step:,} steps in {duration(state.updated - state.started)}, validation loss {first.loss:.2f} to {last.loss:.2f}"
     if metrics := dict(last.metrics):
         text += f", margin {metrics['rewards/margins']:+.2f}, accuracy {metrics['rewards/accuracies']:.0%}"
         text += f", KL {metrics['kl']:.3f}" if "kl" in metrics else ""
-    info("  ", ("✓ ", "bold success"), text)
-    info("")
+    panel.end(text)
     return run
 
 
-def _evaluate(number: int, recipe: Recipe, run: Run, *, json: bool) -> dict[str, Any]:
-    """Evaluate ``run``, print the report unless ``json``, and return it for the JSON document."""
-    print_heading(err, f"{number}  Evaluate", recipe.name)
-    code, evaluation = measure(recipe, run)
-    _require(code)
-    report = reports.load(evaluation)
-    if not json:
-        table(report, evaluation)
-        show(("  Adapter  ", "muted"), str(run.adapter))
-    return {"run": run.id, "adapter": str(run.adapter), "report": to_json(report)}
+def _evaluate(recipe: Recipe, run: Run, panel: Stages) -> _Trained:
+    panel.begin(recipe.name)
+    evaluation = _measure(recipe, run)
+    panel.end(reports.load(evaluation).verdict)
+    return _Trained(run, evaluation)
 
 
-def _draw(state: RunState, update: Callable[[str, float], None]) -> None:
+def _measure(recipe: Recipe, run: Run | None) -> Path:
+    """Evaluate and return the evaluation's folder. Exit if it failed, was stopped, or continues without us."""
+    code, folder = measure(recipe, run)
+    if code or not (folder / reports.FILE).is_file():
+        raise typer.Exit(code)
+    return folder
+
+
+def _draw(state: RunState, panel: Stages, update: Callable[[str, float], None]) -> None:
     if not state.total:
         done, total = state.reference_progress
         if total:
             update(f"scoring {total:,} pairs with the reference model", done / total)
         return
+    panel.losses[:] = [step.loss for step in state.steps]
     loss = f"loss {state.steps[-1].loss:.2f}" if state.steps else "first validation"
     left = f", {duration(state.remaining_seconds)} left" if state.remaining_seconds else ""
     update(f"step {state.step:,} of {state.total:,}, {loss}{left}", state.step / state.total)
-
-
-def _require(code: int) -> None:
-    if code:
-        raise typer.Exit(code)

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,16 +87,38 @@ def command_name() -> str:
     return shlex.quote(str(own)) if own.is_file() else f"{shlex.quote(sys.executable)} -P -m mlxtune"
 
 
+_LINE_SECONDS = 10.0  # between two lines of progress, where stderr is not a terminal
+_draw_progress: ProgressUpdate | None = None
+
+
+@contextmanager
+def draw_progress_with(update: ProgressUpdate) -> Iterator[None]:
+    """Send the progress of :func:`progress_bar` to ``update`` instead of drawing a bar."""
+    global _draw_progress
+    _draw_progress = update
+    try:
+        yield
+    finally:
+        _draw_progress = None
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[ProgressUpdate]:
-    """Show a progress bar on stderr and yield ``update(description, fraction)``. Print lines if stderr is not a terminal."""
+    """Show a progress bar on stderr and yield ``update(description, fraction)``.
+
+    If stderr is not a terminal, print the first description, then a changed one at most every ten seconds.
+    """
+    if _draw_progress is not None:
+        _draw_progress(title, 0.0)
+        yield _draw_progress
+        return
     if not err.is_terminal:
-        printed = ""
+        printed, due = "", 0.0
 
         def print_change(description: str, fraction: float) -> None:
-            nonlocal printed
-            if description != printed:
-                printed = description
+            nonlocal printed, due
+            if description != printed and time.monotonic() >= due:
+                printed, due = description, time.monotonic() + _LINE_SECONDS
                 info(("· ", "faint"), description)
 
         yield print_change
