@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.gpu_errors import gpu_error
-from mlxtune.models.cpu.streams import parallel_map
+from mlxtune.models.cpu.streams import parallel_map, thread_pool
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.load import on_gpu
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
@@ -28,6 +29,9 @@ from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, Thou
 CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and values grow, so old buffers are rarely used again
 
 Progress = Callable[[int, int], None]  # prompts done, total prompts
+MIN_LANE_ROWS = 8  # rows that are decoded on a stream of their own, at least; matrix multiplication is slower in smaller parts
+
+_Chosen = tuple[mx.array, mx.array]  # tokens (rows,) and whether each row's hidden state has a NaN (rows,)
 TokenSampler = Callable[[mx.array], mx.array]  # logits or log-probabilities (rows, vocabulary) to tokens (rows,)
 
 
@@ -93,6 +97,23 @@ def token_sampler(seed: int) -> TokenSampler:
     return sample
 
 
+@dataclass
+class _Lane:
+    """Rows of a batch that are decoded together, on the stream of index ``stream``: their numbers, caches, and last hidden states."""
+
+    stream: int
+    rows: list[int]
+    caches: list[BatchKVCache]
+    hidden: mx.array
+    chosen: _Chosen | None = None
+
+    def keep(self, indices: list[int]) -> None:
+        """Keep only the rows at ``indices``."""
+        self.rows = [self.rows[index] for index in indices]
+        for cache in self.caches:
+            cache.filter(mx.array(indices))
+
+
 def _decode(
     prefix: SharedPrefix,
     tails: Sequence[Sequence[int]],
@@ -105,39 +126,33 @@ def _decode(
 ) -> list[GeneratedAnswer]:
     """Return the answer after each of ``tails``, which are sorted by length.
 
-    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill.
+    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill. On a CPU, where
+    half of a step is work that one stream does on one core, there is a batch per core.
     """
-    hidden, caches = _prefill(prefix, tails, report)
+    pool = thread_pool()
+    lanes = _prefill(prefix, tails, report, max(1, min(pool.size, len(tails) // MIN_LANE_ROWS)))
     grammar_state = grammar.start(len(tails)) if grammar else None
-    active = list(range(len(tails)))
     answers: dict[int, GeneratedAnswer] = {}
 
-    def choose(hidden: mx.array) -> tuple[mx.array, mx.array]:
-        """Return the next token of each active row and whether its hidden state has a NaN, both lazily."""
+    def choose(lane: _Lane, hidden: mx.array) -> _Chosen:
+        """Return the next token of each row and whether its hidden state has a NaN, both lazily."""
         logits = prefix.head.logits(hidden)
         if grammar_state:
-            allowed = grammar_state.allowed_tokens(active, logits.shape[-1])
-            for mask, row in zip(allowed, active, strict=True):
+            allowed = grammar_state.allowed_tokens(lane.rows, logits.shape[-1])
+            for mask, row in zip(allowed, lane.rows, strict=True):
                 allow_thoughts(mask, builders[row].splitter, thought_starts)
             logits = mx.where(mx.array(allowed), logits, -mx.inf)
         return choose_token(logits), mx.isnan(hidden).any(axis=-1)
 
-    def choose_after(tokens: mx.array) -> tuple[mx.array, mx.array]:
-        return choose(prefix.head.backbone(tokens[:, None], caches)[:, -1])
+    def choose_after(lane: _Lane, tokens: mx.array) -> _Chosen:
+        return choose(lane, prefix.head.backbone(tokens[:, None], lane.caches)[:, -1])
 
-    best, has_nan = choose(hidden)
-    generated = 0
-    while True:
-        generated += 1
-        following = None
-        if on_gpu() and grammar_state is None:  # compute the next tokens while these are read
-            following = choose_after(best)
-            mx.async_eval(*following)
-        mx.eval(best, has_nan)
-        _check_nan(has_nan.any())
-        tokens: list[int] = np.array(best).tolist()
-        keep = []
-        for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
+    def read(lane: _Lane, chosen: _Chosen) -> list[int]:
+        """Add the chosen tokens to the answers. Return the indices of the rows that go on."""
+        _check_nan(chosen[1].any())
+        tokens: list[int] = np.array(chosen[0]).tolist()
+        going_on = []
+        for index, (row, token) in enumerate(zip(lane.rows, tokens, strict=True)):
             builder = builders[row]
             constrained = not builder.splitter.unconstrained
             ending: Ending = "stop" if token in stops else builder.add(token)
@@ -146,19 +161,41 @@ def _decode(
             if ending:
                 answers[row] = builder.finish(ending)
             else:
-                keep.append(index)
-        report(len(tails) - len(keep))
-        if not keep:
-            return [answers[row] for row in range(len(tails))]
-        if len(keep) < len(active):
-            active = [active[index] for index in keep]
-            rows = mx.array(keep)
-            best, following = best[rows], following and (following[0][rows], following[1][rows])
-            for cache in caches:
-                cache.filter(rows)
-        best, has_nan = following or choose_after(best)
-        if generated % CLEAR_EVERY == 0:
-            mx.clear_cache()
+                going_on.append(index)
+        return going_on
+
+    try:
+        generated = 0
+        while lanes:
+            pool.share_cores(len(lanes))
+            for lane in lanes:
+                with pool(lane.stream):
+                    lane.chosen = lane.chosen or choose(lane, lane.hidden)
+            generated += 1
+            chosen = [lane.chosen for lane in lanes if lane.chosen]
+            following: list[_Chosen | None] = [None] * len(lanes)
+            if on_gpu() and grammar_state is None:  # compute the next tokens while these are read
+                following = [choose_after(lane, tokens) for lane, (tokens, _) in zip(lanes, chosen, strict=True)]
+                mx.async_eval(following)
+            mx.eval(chosen)
+            for lane, (tokens, has_nan), ahead in zip(lanes, chosen, following, strict=True):
+                going_on = read(lane, (tokens, has_nan))
+                with pool(lane.stream):
+                    if 0 < len(going_on) < len(lane.rows):
+                        rows = mx.array(going_on)
+                        tokens, ahead = tokens[rows], ahead and (ahead[0][rows], ahead[1][rows])
+                        lane.keep(going_on)
+                    elif not going_on:
+                        lane.rows = []
+                        continue
+                    lane.chosen = ahead or choose_after(lane, tokens)
+            lanes = [lane for lane in lanes if lane.rows]
+            report(len(answers))
+            if generated % CLEAR_EVERY == 0:
+                mx.clear_cache()
+    finally:
+        pool.share_cores(1)
+    return [answers[row] for row in range(len(tails))]
 
 
 def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtSplitter, starts: Collection[int]) -> None:
@@ -169,23 +206,30 @@ def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtS
         mask[list(starts)] = True
 
 
-def _prefill(
-    prefix: SharedPrefix, tails: Sequence[Sequence[int]], report: Callable[[int], None]
-) -> tuple[mx.array, list[BatchKVCache]]:
-    """Return the last hidden state of each of ``tails``, ``(rows, hidden)``, and one cache per layer for all rows."""
-    hidden, parts = [], []
-    batches = prefix.batches([len(tail) for tail in tails], len(tails), max_computed=part_size())
-    for _, (states, caches) in parallel_map(lambda batch: prefix.prefill([tails[row] for row in batch]), batches):
-        hidden.append(states[:, -1])
-        parts.append(caches)
+def _prefill(prefix: SharedPrefix, tails: Sequence[Sequence[int]], report: Callable[[int], None], lanes: int) -> list[_Lane]:
+    """Return ``lanes`` lanes with the last hidden state of each of ``tails``, ``(rows, hidden)``, and one cache per layer."""
+    numbers: list[list[int]] = [[] for _ in range(lanes)]
+    hidden: list[list[mx.array]] = [[] for _ in range(lanes)]
+    parts: list[list[list[BatchKVCache]]] = [[] for _ in range(lanes)]
+    batches = prefix.batches([len(tail) for tail in tails], len(tails) // lanes, max_computed=part_size())
+    for batch, (states, caches) in parallel_map(lambda batch: prefix.prefill([tails[row] for row in batch]), batches):
+        lane = min(range(lanes), key=lambda lane: len(numbers[lane]))
+        numbers[lane] += batch
+        hidden[lane].append(states[:, -1])
+        parts[lane].append(caches)
         report(0)
+    return [_Lane(lane, numbers[lane], _joined(parts[lane]), mx.concatenate(hidden[lane])) for lane in range(lanes)]
+
+
+def _joined(parts: list[list[BatchKVCache]]) -> list[BatchKVCache]:
+    """Return one cache per layer for the rows of all ``parts``, which are freed."""
     joined = []
     for layer in range(len(parts[0])):
         joined.append(BatchKVCache.concatenate([caches[layer] for caches in parts]))
         mx.eval(joined[-1].keys, joined[-1].values)
         for caches in parts:
             caches[layer] = joined[-1]  # frees the part
-    return mx.concatenate(hidden), joined
+    return joined
 
 
 def _generate_with_mlx_lm(

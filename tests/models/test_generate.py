@@ -16,6 +16,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.models import generate as generation
 from mlxtune.models import prefix_cache
+from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
@@ -61,6 +62,25 @@ def test_decoding_ahead_on_a_gpu_does_not_change_answers(tiny: Path, monkeypatch
     monkeypatch.setattr(mx, "clear_cache", lambda: cleared.append(True))
     assert generate(model, tokenizer, prompts, **options) == expected
     assert cleared
+
+
+def test_lanes_of_a_batch_decode_to_the_same_answers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several cores, a batch is decoded in lanes, which end at different steps. A grammar follows the rows of each lane."""
+    model, tokenizer = load_stock(str(tiny))
+    prompts = [[90, 91, 92, *tail] for tail in ([70, 71, 72], [73], [74, 75, 76, 77], [81, 82], [83, 84, 85, 86, 87])]
+    greedy = [[part.token for part in stream_generate(model, tokenizer, prompt, max_tokens=30)] for prompt in prompts]
+    options = {"max_tokens": 30, "batch_size": 4, "stops": frozenset({greedy[0][3], greedy[1][9]})}
+    grammar = Grammar(tokenizer, {"enum": ["a", "bcd", 12345]}, frozenset(tokenizer.eos_token_ids))
+    constrained = {**options, "stops": frozenset(tokenizer.eos_token_ids), "grammar": grammar}
+    expected = [generate(model, tokenizer, prompts, **given) for given in (options, constrained)]
+    pool = StreamPool(3)
+    monkeypatch.setattr(generation, "thread_pool", lambda: pool)
+    monkeypatch.setattr(generation, "MIN_LANE_ROWS", 1)
+    done: list[int] = []
+    assert generate(model, tokenizer, prompts, progress=lambda ended, total: done.append(ended), **options) == expected[0]
+    assert generate(model, tokenizer, prompts, **constrained) == expected[1]
+    assert done == sorted(done)
+    assert done[-1] == len(prompts)
 
 
 WINDOWED = ("ministral3", "gemma3_text", "gemma3", "gemma4_text", "gpt_oss")
