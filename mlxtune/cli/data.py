@@ -18,8 +18,9 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_facts, print_heading, print_section, share_bar
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line, plural, suggest
 from mlxtune.data import export as exports
+from mlxtune.data import review as reviews
 from mlxtune.data import split as splits
 from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
@@ -102,11 +103,21 @@ def check(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every finding.")] = False,
+    mute: Annotated[
+        str, typer.Option("--mute", help="Stop reporting this check for this source; requires --reason.", metavar="CHECK")
+    ] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why the check is muted; recorded in the journal.", show_default=False)
+    ] = "",
+    unmute: Annotated[str, typer.Option("--unmute", help="Report this check again.", metavar="CHECK")] = "",
     format: Format = "auto",
     map: Map = "",
     json: Json = False,
 ) -> None:
-    """Find problems in the rows and show how to fix them. Exits 1 if a problem blocks training."""
+    """Find problems in the rows and show how to fix them. Exits 1 if a problem blocks training.
+
+    Rows are checked as edited in their review.
+    """
     from mlxtune.data.access.records import SourceRecords
     from mlxtune.data.checks.fixes import fixed_copy_path, select_fixes, write_fixed
     from mlxtune.data.checks.registry import get_check
@@ -116,12 +127,13 @@ def check(
         raise InputError("--also and --out require --fix.", hint="Add --fix.")
     path, section = resolve_source(source, format, map)
     select_fixes((), also or ())
+    _mute(path, mute, unmute, reason)
     report = run_checks(source, path, section)
     fixed = None
     if fix:
         target = out or fixed_copy_path(path)
         with SourceRecords(path, section.format, section.map) as records:
-            fixed = write_fixed(records, report.findings, target, also or ())
+            fixed = write_fixed(records, report.findings, target, also or (), state=reviews.load(path))
     if json:
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
@@ -130,6 +142,27 @@ def check(
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
         raise typer.Exit(1)
+
+
+def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
+    """Mute and unmute checks in the review of ``path``. Raise ``InputError`` for an unknown check or a missing reason."""
+    from mlxtune.data.checks.registry import CHECKS, is_check, may_mute
+
+    for check in filter(None, (mute, unmute)):
+        if not is_check(check):
+            raise InputError(f"Unknown check {one_line(check, 30)}.", hint=suggest(check, CHECKS))
+    if reason and not mute:
+        raise InputError("--reason requires --mute.", hint="Add --mute CHECK.")
+    if mute and not reason.strip():
+        raise InputError("A muted check needs a reason.", hint=f'Add --reason, such as: --mute {mute} --reason "our policy"')
+    if mute and not may_mute(mute):
+        raise InputError(f"{mute} cannot be muted, because its rows cannot be read.", hint="Leave them out with --fix.")
+    if mute or unmute:
+        with reviews.ReviewSession(path) as session:
+            if mute:
+                session.mute(mute, reason.strip())
+            if unmute:
+                session.unmute(unmute)
 
 
 @app.command("stats")
@@ -297,6 +330,13 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
     for finding in report.findings:
         if finding.severity == "note":
             _paragraph(finding.reason, ("· ", "muted"))
+    for muted in report.muted:
+        _paragraph(
+            f"{muted.check} is muted ({plural(muted.count, 'finding')}): {one_line(muted.reason, 200)}", ("○ ", "muted"), "muted"
+        )
+    if report.left_out or report.edited:
+        reviewed = f"The review left out {plural(report.left_out, 'row')}; {plural(len(report.edited), 'row')} checked as edited."
+        _paragraph(reviewed, ("○ ", "muted"), "muted")
     for name, reason in report.skipped.items():
         _paragraph(f"{name} was not checked: {reason}", ("○ ", "muted"), "muted")
     if fixed:

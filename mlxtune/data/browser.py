@@ -57,7 +57,7 @@ class SourceBrowser:
         self._tags: Counter[str] = Counter()
         self._decisions: dict[int, Decision] = {}
         self._verdict: tuple[object, ReviewVerdict] | None = None
-        self._rechecked: dict[str, tuple[Finding, ...]] = {}
+        self._rechecked: dict[tuple[int, str], tuple[Finding, ...]] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -195,17 +195,24 @@ class SourceBrowser:
     # Findings
 
     def findings(self, index: int) -> tuple[Finding, ...]:
-        """Return the findings about a row. After an edit, the single-row checks run again on its current content."""
+        """Return the findings about a row that are not muted. The single-row checks run again on content that they have not seen."""
         if self.check_result is None:
             return ()
         findings = self.check_result.by_row.get(index, ())
-        decision = self._decisions.get(index)
-        if decision is None or decision.record is None:
-            return findings
-        if decision.after not in self._rechecked:
+        if not self._is_checked(index):
             row = self.lazy_row(index).current_or_error
-            self._rechecked[decision.after] = () if isinstance(row, DataError) else recheck(index, row, self.scorer)
-        return (*self._rechecked[decision.after], *(one for one in findings if not depends_on_row_only(one.check)))
+            key = (index, "" if isinstance(row, DataError) else row.hash)
+            if key not in self._rechecked:
+                self._rechecked[key] = () if isinstance(row, DataError) else recheck(index, row, self.scorer)
+            findings = (*self._rechecked[key], *(one for one in findings if not depends_on_row_only(one.check)))
+        muted = self.state.muted
+        return tuple(one for one in findings if one.check not in muted) if muted else findings
+
+    def _is_checked(self, index: int) -> bool:
+        """Return whether the checks saw the row's current content."""
+        decision = self._decisions.get(index)
+        edited = None if decision is None or decision.record is None else decision.after
+        return self.check_result is not None and self.check_result.edited.get(index) == edited
 
     @property
     def verdict(self) -> ReviewVerdict | None:
@@ -221,8 +228,12 @@ class SourceBrowser:
         decisions = self.decisions
         left_out = {index for index, decision in decisions.items() if decision.status in EXCLUDED}
         edited = {index for index, decision in decisions.items() if decision.record is not None} - left_out
-        findings = [one for one in result.findings if not one.rows or one.rows[0] not in decisions]
-        findings += [one for index in sorted(decisions.keys() - left_out) for one in self.findings(index)]
+        muted = self.state.muted
+        changed = decisions.keys() | result.edited.keys()
+        findings = [one for one in result.findings if one.check not in muted and not (one.rows and one.rows[0] in changed)]
+        findings += [one for index in sorted(changed - left_out) for one in self.findings(index)]
+        if left_out:  # a finding about a row and its twins is settled when all twins are left out
+            findings = [one for one in findings if len(one.rows) < 2 or not left_out.issuperset(one.rows[1:])]
         findings.sort(key=report_order)
         rows: dict[str, list[int]] = {}
         for one in findings:
@@ -235,8 +246,7 @@ class SourceBrowser:
         """Return a row's length in tokens, or -1 if it is unknown or the row was edited."""
         if self.check_result is None or index >= len(self.check_result.tokens):
             return -1
-        decision = self._decisions.get(index)
-        return -1 if decision is not None and decision.record is not None else int(self.check_result.tokens[index])
+        return int(self.check_result.tokens[index]) if self._is_checked(index) else -1
 
     def length(self, index: int) -> int:
         """Return a row's length in the source, in characters, or 0 if it is unknown."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, read_json, write_json
 from mlxtune.core.hashing import sha256_json
+from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def load(source: Path) -> CheckOutcome | None:
 
 
 def _stamps(source: Path) -> list[list[object]]:
-    """Return the path, modification time and size of each file."""
-    stats = [(file, file.stat()) for file in all_files(source).values()]
+    """Return the path, modification time and size of each file, and of the review."""
+    journal = journal_path(source)
+    stats = [(file, file.stat()) for file in (*all_files(source).values(), *([journal] if journal.is_file() else []))]
     return [[str(file.resolve()), stat.st_mtime_ns, stat.st_size] for file, stat in stats]
 
 

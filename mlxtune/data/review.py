@@ -8,6 +8,7 @@ Every event in the journal has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds 
     edit                   rows: [{row, before, after, record}]
     tag                    rows: [{row, before, after, tags}], all tags that the row now has
     note                   rows: [{row, before, after, note}]
+    mute unmute            checks: [check]; their findings are not reported for this source; reason says why
     apply                  rows: [{row, before, after, and any of status, tags, meta, record}]; reason is the pipeline
     undo                   undoes: the ``seq`` of the decision to undo
     redo                   redoes: the ``seq`` of the decision to apply again
@@ -83,7 +84,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class ReviewStep:
-    """One decision event, with each row's decision before (or ``None``) and after it."""
+    """One decision event, with each row's decision before (or ``None``) and after it, or the ``checks`` that it mutes."""
 
     seq: int
     action: str
@@ -91,6 +92,7 @@ class ReviewStep:
     t: float
     reason: str
     changes: tuple[tuple[Decision | None, Decision], ...]
+    checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,17 @@ class ReviewState:
     @cached_property
     def _edited(self) -> dict[str, Decision]:
         return {decision.after: decision for decision in self.decisions.values() if decision.record is not None}
+
+    @cached_property
+    def muted(self) -> Mapping[str, str]:
+        """The muted checks, each with the reason."""
+        muted: dict[str, str] = {}
+        for step in self.steps:
+            for check in step.checks:
+                muted.pop(check, None)
+                if step.action == "mute":
+                    muted[check] = step.reason
+        return muted
 
     @cached_property
     def affected_hashes(self) -> frozenset[str]:
@@ -162,7 +175,8 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
     """Return the decision in ``event``, or ``None`` if it is invalid."""
     changes = {}
     try:
-        for change in event["rows"]:
+        checks = tuple(map(str, event["checks"])) if event["action"] in ("mute", "unmute") else ()
+        for change in event["rows"] if not checks else ():
             before = decisions.get(change["row"])
             after = replace(before or Decision(change["row"], change["before"]), after=change["after"])
             if "status" in change:
@@ -177,7 +191,7 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
                 after = replace(after, meta=None if change["meta"] is None else dict(change["meta"]))
             changes[after.row] = (before, after)
         who, t, reason = str(event["who"]), float(event["t"]), str(event["reason"])
-        return ReviewStep(event["seq"], event["action"], who, t, reason, tuple(changes.values()))
+        return ReviewStep(event["seq"], event["action"], who, t, reason, tuple(changes.values()), checks)
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -407,6 +421,20 @@ class ReviewSession:
         if not changes:
             return None
         self._append({"action": action, "reason": reason, "rows": changes})
+        return self.state.steps[-1]
+
+    def mute(self, check: str, reason: str) -> ReviewStep:
+        """Report no findings of ``check`` for this source from now on; ``reason`` says why."""
+        self.synchronize()
+        self._append({"action": "mute", "reason": reason, "checks": [check]})
+        return self.state.steps[-1]
+
+    def unmute(self, check: str) -> ReviewStep | None:
+        """Report the findings of ``check`` again, or return ``None`` if it is not muted."""
+        self.synchronize()
+        if check not in self.state.muted:
+            return None
+        self._append({"action": "unmute", "reason": "", "checks": [check]})
         return self.state.steps[-1]
 
     def undo(self) -> ReviewStep | None:

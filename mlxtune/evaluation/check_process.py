@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from mlxtune.core.child_process import ChildProcess, Request, serve
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
+from mlxtune.data import review
 from mlxtune.data.source import read_source
 from mlxtune.data.split import SPLIT_NAMES, load_membership, split, with_recorded_settings
 from mlxtune.recipe import DataSection, Recipe, load
@@ -52,7 +53,7 @@ def check_source(
     split_of = _split_lookup(recipe, path, data, skipped)
     return check(
         path, data.format, data.map, scorer=scorer, split_of=split_of, tokens=tokens, max_tokens=data.max_tokens, skipped=skipped,
-        progress=lambda done: progress(f"checking {name}", done),
+        state=review.load(path), progress=lambda done: progress(f"checking {name}", done),
     )  # fmt: skip
 
 

@@ -64,14 +64,16 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
 
     For a pair, the longer answer is counted. Raise ``InputError`` if the model or the whole file is invalid, but never for a row.
     """
+    from mlxtune.data import review
     from mlxtune.data.access.records import SourceRecords
+    from mlxtune.data.reviewed_records import ReviewedRecords
     from mlxtune.models.row_tokens import count_row_tokens
     from mlxtune.models.template import TemplateSettings, load_template
 
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))
     with SourceRecords(recipe.source, recipe.data.format, recipe.data.map) as records:
-        return [count_row_tokens(template, records.record(index)) for index in range(len(records))]
+        return [count_row_tokens(template, item.record) for item in ReviewedRecords(records, review.load(recipe.source))]
 
 
 def steps(recipe: Recipe, batch: ProbeBatch, compute: Literal["native", "float32"] | None = None) -> StepCost:

@@ -173,3 +173,18 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe) -> None:
     assert [(row["line"], row["edited"]) for row in listed] == [(2, True)]
     fixed = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)["fixed"]
     assert [change["line"] for change in fixed["changes"] if "contract-length" in change["checks"]] == [2]
+
+
+def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "I can't help with that."}]
+    source.write_text(json.dumps({"messages": turns}) + "\n")
+    assert "needs a reason" in cli("data", "check", str(source), "--mute", "refusal").err
+    assert "Did you mean refusal" in cli("data", "check", str(source), "--mute", "refusals", "--reason", "x").err
+    assert "cannot be muted" in cli("data", "check", str(source), "--mute", "bad-row", "--reason", "x").err
+    shown = cli("data", "check", str(source), "--mute", "refusal", "--reason", "our policy")
+    assert "refusal is muted (1 finding): our policy" in shown.out
+    assert json.loads(cli("data", "check", str(source), "--json").out)["muted"] == [
+        {"check": "refusal", "count": 1, "reason": "our policy"}
+    ]
+    assert "answers that refuse" in cli("data", "check", str(source), "--unmute", "refusal").out

@@ -17,9 +17,10 @@ from mlxtune.data.checks.fixes import replace_spans, select_fixes, write_fixed
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.checks.registry import CHECKS
-from mlxtune.data.checks.report import CheckReport
+from mlxtune.data.checks.report import CheckReport, MutedCheck
 from mlxtune.data.checks.run import check
 from mlxtune.data.checks.statistics import effective_number, tier
+from mlxtune.data.review import ReviewSession, load, with_keys
 from mlxtune.data.source import read_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -330,3 +331,41 @@ def test_reasoning_is_checked(tmp_path: Path) -> None:
     row["messages"][1]["reasoning_content"] = "Her address is ada@northpeak.shop."
     (fixed,), _ = fix(write(tmp_path / "rows.jsonl", [row]))
     assert fixed["messages"][1]["reasoning_content"] == "Her address is [EMAIL]."
+
+
+def test_checks_run_on_rows_as_edited(tmp_path: Path) -> None:
+    rows = [chat(question, f"Answer {number} to ada{number}@northpeak.shop.") for number, question in enumerate(QUESTIONS[:3])]
+    rows += [chat(QUESTIONS[3], "Yes."), chat(QUESTIONS[3], "No."), chat(QUESTIONS[4], "Yes."), chat(QUESTIONS[4], "No.")]
+    path = write(tmp_path / "rows.jsonl", rows)
+    with ReviewSession(path) as session:
+        keyed = list(with_keys(read_file(path)))
+        session.decide("edit", keyed[:1], record=chat(QUESTIONS[0], "No address. Write to eve@northpeak.shop."))
+        session.decide("edit", keyed[1:2], record=chat(QUESTIONS[1], "No address."))
+        session.decide("reject", [keyed[2], keyed[4]])
+        state = session.state
+    report = check(path, state=state)
+    assert finding_locations(report, "email") == [["rows:1"]]
+    assert finding_locations(report, "conflict") == [["rows:7", "rows:6"]]
+    assert [one.rows[0] for one in report.hidden if one.check == "email"] == [2]
+    assert (report.kept, report.refused, report.left_out, sorted(report.edited)) == (7, 0, 2, [0, 1])
+    with SourceRecords(path, "auto", {}) as records:
+        write_fixed(records, report.findings, tmp_path / "fixed.jsonl", state=state)
+    answers = [row["messages"][1]["content"] for row in map(json.loads, (tmp_path / "fixed.jsonl").read_text().splitlines())]
+    assert answers == ["No address. Write to [EMAIL].", "No address.", "Yes.", "Yes.", "No."]
+
+
+def test_a_muted_check_is_not_reported_and_can_be_undone(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [chat(QUESTIONS[0], "I can't help with that.")])
+    with ReviewSession(path) as session:
+        session.mute("refusal", "policy")
+        state = session.state
+        report = check(path, state=state)
+        assert finding_locations(report, "refusal") == []
+        assert report.muted == (MutedCheck("refusal", 1, "policy"),)
+        session.undo()
+        assert not session.state.muted
+        session.redo()
+        assert session.unmute("email") is None
+        assert session.unmute("refusal") is not None
+        assert not session.state.muted
+    assert load(path).muted == {}

@@ -15,6 +15,8 @@ from mlxtune.data.checks.base import Finding, Span
 from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
+from mlxtune.data.review import ReviewState
+from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED
 
@@ -72,8 +74,12 @@ def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dic
     return dict(selected)
 
 
-def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, also: Collection[str] = ()) -> FixResult:
+def write_fixed(
+    records: SourceRecords, findings: Sequence[Finding], out: Path, also: Collection[str] = (), state: ReviewState | None = None
+) -> FixResult:
     """Write the source's own rows in ``records`` in mlxtune's own format, with the fixes from :func:`select_fixes`, and log the changes.
+
+    ``findings`` are about the rows as edited in the review, ``state``, and rows that it left out are not written.
 
     ``out`` is a new ``.jsonl`` file, or a new folder if the source is a folder. Raises ``InputError`` if it exists.
     """
@@ -82,36 +88,36 @@ def write_fixed(records: SourceRecords, findings: Sequence[Finding], out: Path, 
     selected = select_fixes(findings, also)
     changes: list[RowChange] = []
     by_hand: list[tuple[Location, Finding]] = []
-    index = total = 0
-    for part, file in records.files:
-        if part == GENERATED:  # the last part
+    rows: dict[str, list[Row]] = {part: [] for part, _ in records.files if part != GENERATED}
+    for item in ReviewedRecords(records, state or ReviewState()):
+        if item.part == GENERATED or item.is_left_out:
             continue
-        rows = list(_fixed_rows(records, range(index, index + len(file)), selected, changes, by_hand))
-        write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, rows)))
-        index, total = index + len(file), total + len(rows)
+        row = _fixed_row(records.location(item.index), item, selected.get(item.index, []), changes, by_hand)
+        if row is not None:
+            rows[item.part].append(row)
+    for part, part_rows in rows.items():
+        write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, part_rows)))
     log = out / "fixes.jsonl" if is_folder else out.with_suffix(".fixes.jsonl")
     write_bytes(log, jsonl_bytes(change.to_json() for change in changes))
-    return FixResult(out, total, tuple(changes), tuple(by_hand))
+    return FixResult(out, sum(map(len, rows.values())), tuple(changes), tuple(by_hand))
 
 
-def _fixed_rows(
-    records: SourceRecords,
-    indices: range,
-    selected: dict[int, list[Finding]],
+def _fixed_row(
+    location: Location,
+    item: ReviewedRecord,
+    findings: list[Finding],
     changes: list[RowChange],
     by_hand: list[tuple[Location, Finding]],
-) -> Iterator[Row]:
-    for index in indices:
-        record, findings = records.record(index), selected.get(index, [])
-        before = "" if isinstance(record, DataError) else record.id
-        row = None
-        if not isinstance(record, DataError) and (row := apply_fixes(record, findings)) is not None:
-            by_hand += [(records.location(index), finding) for finding in unfixable(record, findings)]
-        if findings and (row is None or row.id != before):
-            checks = tuple(dict.fromkeys(finding.check for finding in findings))
-            changes.append(RowChange(records.location(index), checks, before, row.id if row else ""))
-        if row is not None:
-            yield row
+) -> Row | None:
+    record = item.record
+    before, row = "", None
+    if not isinstance(record, DataError):
+        before, row = record.id, apply_fixes(record, findings)
+        by_hand += [(location, finding) for finding in unfixable(record, findings)] if row is not None else []
+    if findings and (row is None or row.id != before):
+        checks = tuple(dict.fromkeys(finding.check for finding in findings))
+        changes.append(RowChange(location, checks, before, row.id if row else ""))
+    return row
 
 
 def apply_fixes(row: Row, findings: Sequence[Finding]) -> Row | None:

@@ -51,6 +51,11 @@ def get_check(id: str) -> Check:
     return contract.metric_check(id) if id.startswith(contract.PREFIX) else CHECKS[id]
 
 
+def may_mute(id: str) -> bool:
+    """Return whether a check may be muted. Records that cannot be read are refused by training as well."""
+    return id not in {check.id for check in unreadable.family.checks}
+
+
 def depends_on_row_only(id: str) -> bool:
     """Return whether a check's findings depend on a single row, so that editing the row invalidates them."""
     return id in _SINGLE_ROW or id.startswith(contract.PREFIX)

@@ -15,7 +15,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks import contract
 from mlxtune.data.checks.base import SEVERITIES, Finding, Severity, Span
-from mlxtune.data.checks.registry import get_check
+from mlxtune.data.checks.registry import get_check, report_order
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
 from mlxtune.data.rows import Location
 from mlxtune.data.split import SPLIT_NAMES, SplitName
@@ -43,11 +43,21 @@ class FileCount:
 
 
 @dataclass(frozen=True)
+class MutedCheck:
+    """A check whose findings are not reported for a source, with their number and the user's reason."""
+
+    check: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """Everything that a check found. ``lengths`` are in tokens if ``max_tokens`` is set, else in characters.
 
     ``locations`` has the location and ID of every record in a finding. ``skipped`` maps each group of checks that did not run to
-    the reason. ``tokens`` and ``splits`` have, for each record, its length (-1 if unknown) and its split (empty if unknown).
+    the reason. ``hidden`` has the findings of muted checks and of rows that the review left out, and ``edited`` the hashes of edited
+    rows. ``tokens`` and ``splits`` have, for each record, its length (-1 if unknown) and its split (empty if unknown).
     """
 
     path: Path
@@ -63,6 +73,10 @@ class CheckReport:
     tokens: tuple[int, ...] = ()
     splits: tuple[str, ...] = ()
     contract_labels: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[Finding, ...] = ()
+    muted: tuple[MutedCheck, ...] = ()
+    edited: Mapping[int, str] = field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def read(self) -> int:
@@ -83,12 +97,12 @@ class CheckReport:
     @property
     def label(self) -> str:
         """The verdict: ``blocked``, ``look`` or ``clean``."""
-        return verdict(self.findings, self.read)[0]
+        return verdict(self.findings, self.read - self.left_out)[0]
 
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        return verdict(self.findings, self.read)[1]
+        return verdict(self.findings, self.read - self.left_out)[1]
 
 
 def _row_count(findings: Iterable[Finding], severity: Severity) -> int:
@@ -163,6 +177,8 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
         ],
         "counts": {severity: sum(one.severity == severity for one in report.findings) for severity in SEVERITIES},
         "not_checked": report.skipped,
+        "muted": [asdict(muted) for muted in report.muted],
+        "review": {"left_out": report.left_out, "edited": len(report.edited)},
         "findings": [_finding_json(report, finding) for finding in report.findings],
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
@@ -208,6 +224,7 @@ class CheckResult:
     """The part of a report that a check process sends to the app, by record number.
 
     ``tokens`` has the length of each record, or -1 if unknown; ``letters`` has one letter per record that encodes its split.
+    ``edited`` has the hashes of the rows that were checked as edited. Findings of muted checks and left-out rows are included.
     """
 
     statistics: Statistics
@@ -217,12 +234,16 @@ class CheckResult:
     max_tokens: int
     skipped: Mapping[str, str]
     contract_labels: Mapping[str, str] = field(default_factory=dict)
+    edited: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def from_report(cls, report: CheckReport) -> CheckResult:
         tokens = np.array(report.tokens, np.int64)
         letters = "".join(_LETTERS.get(split, " ") for split in report.splits)
-        return cls(report.statistics, report.findings, tokens, letters, report.max_tokens, report.skipped, report.contract_labels)
+        findings = tuple(sorted((*report.findings, *report.hidden), key=report_order)) if report.hidden else report.findings
+        return cls(
+            report.statistics, findings, tokens, letters, report.max_tokens, report.skipped, report.contract_labels, report.edited
+        )  # fmt: skip
 
     def split_of(self, index: int) -> SplitName | None:
         """Return a record's split, or ``None`` if it is unknown."""
@@ -249,7 +270,10 @@ class CheckResult:
             [one.check, one.severity, one.rows, one.reason, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans]]
             for one in self.findings
         ]
-        return {**values, "statistics": asdict(self.statistics), "findings": findings, "tokens": self.tokens.tolist()}
+        edited = list(self.edited.items())  # JSON would turn the numbers to strings
+        return {
+            **values, "statistics": asdict(self.statistics), "findings": findings, "tokens": self.tokens.tolist(), "edited": edited
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
@@ -260,4 +284,5 @@ class CheckResult:
             for check, severity, rows, reason, spans in value["findings"]
         )
         tokens = np.array(value["tokens"], np.int64)
-        return cls(**{**value, "statistics": Statistics(**value["statistics"]), "findings": findings, "tokens": tokens})
+        statistics, edited = Statistics(**value["statistics"]), dict(map(tuple, value["edited"]))
+        return cls(**{**value, "statistics": statistics, "findings": findings, "tokens": tokens, "edited": edited})

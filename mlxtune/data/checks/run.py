@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
@@ -15,9 +16,11 @@ from mlxtune.data.checks.check_input import CheckInput, TextPart, TokenCount
 from mlxtune.data.checks.contract import ContractScorer, contract_findings
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.registry import CHECKS, CORPUS_CHECKS, ROW_CHECKS, TEXT_CHECKS, report_order
-from mlxtune.data.checks.report import CheckReport, FileCount, advice
+from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck, advice
 from mlxtune.data.checks.unreadable import unreadable
 from mlxtune.data.readers.formats import NO_MAPPING
+from mlxtune.data.review import ReviewState
+from mlxtune.data.reviewed_records import ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED
 
@@ -35,9 +38,10 @@ def check(
     tokens: Sequence[TokenCount | None] | None = None,
     max_tokens: int = 0,
     skipped: Mapping[str, str] = NO_MAPPING,
+    state: ReviewState | None = None,
     progress: Progress = lambda fraction: None,
 ) -> CheckReport:
-    """Check every record of a source.
+    """Check every record of a source as edited in its review, ``state``.
 
     ``scorer`` scores answers against a contract, ``split_of`` returns a row's split, and ``tokens`` has the lengths of all records in
     order. If one of them is missing, its checks do not run, and ``skipped`` says why. Raises ``DataError`` if a file as a whole
@@ -48,53 +52,72 @@ def check(
             raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
         if scorer:
             contract.use_labels(scorer.labels)
-        corpus = Corpus(records.row)
+        state = state or ReviewState()
+        reviewed = ReviewedRecords(records, state)
+        corpus = Corpus(reviewed.row)
         findings: list[Finding] = []
         formats: Counter[str] = Counter()
-        files = []
+        kept: Counter[str] = Counter()
+        edited: dict[int, str] = {}
+        left_out: set[int] = set()
         row_checks = _RowChecks()
-        index = 0
-        for part, file in records.files:
-            before = len(corpus.indices)
-            for record in file:
-                if isinstance(record, DataError):
-                    findings.append(unreadable(index, record))
+        for item in reviewed:
+            index, part, record = item.index, item.part, item.record
+            if isinstance(record, DataError):
+                findings.append(unreadable(index, record))
+            else:
+                formats[record.format] += 1
+                kept[part] += 1
+                row_input = CheckInput(index, record, tokens[index] if tokens else None, max_tokens)
+                findings += row_checks.findings(row_input)
+                if scorer:
+                    findings += contract_findings(row_input, scorer)
+                if item.is_edited:
+                    edited[index] = record.hash
+                if item.is_left_out:
+                    left_out.add(index)
                 else:
-                    formats[record.format] += 1
-                    row_input = CheckInput(index, record, tokens[index] if tokens else None, max_tokens)
-                    findings += row_checks.findings(row_input)
-                    if scorer:
-                        findings += contract_findings(row_input, scorer)
                     split = "train" if part == GENERATED else part
                     corpus.add(row_input, split if split != "all" else split_of(record) if split_of else split)
-                index += 1
-                if not index % _PROGRESS_ROWS:
-                    progress(0.7 * index / len(records))
-            files.append(FileCount(file.path, part, len(file), len(corpus.indices) - before, file.notes))
+            if not (index + 1) % _PROGRESS_ROWS:
+                progress(0.7 * (index + 1) / len(records))
+        files = [FileCount(file.path, part, len(file), kept[part], file.notes) for part, file in records.files]
         for number, function in enumerate(CORPUS_CHECKS, 1):
             findings += function(corpus)
             progress(0.7 + 0.3 * number / len(CORPUS_CHECKS))
         findings.sort(key=report_order)
+        is_shown = [one.check not in state.muted and not (one.rows and one.rows[0] in left_out) for one in findings]
+        shown = list(compress(findings, is_shown))
         figures = statistics.statistics(corpus)
         known_lengths = tuple(one.total for one in tokens or () if one is not None and not one.error)
         report = CheckReport(
             path=path,
             files=tuple(files),
             formats=dict(formats.most_common()),
-            findings=tuple(findings),
+            findings=tuple(shown),
+            hidden=tuple(one for one, visible in zip(findings, is_shown, strict=True) if not visible),
+            muted=muted_counts(findings, state.muted),
+            edited=edited,
+            left_out=len(left_out),
             locations=_locations(records, findings),
             statistics=figures,
             lengths=known_lengths or tuple(corpus.lengths),
             max_tokens=max_tokens if known_lengths else 0,
-            advice=advice(figures, findings),
+            advice=advice(figures, shown),
             skipped=dict(skipped),
             tokens=tuple(-1 if one is None or one.error else one.total for one in tokens or ()),
-            splits=_splits(corpus, index),
+            splits=_splits(corpus, len(records)),
             contract_labels=dict(scorer.labels) if scorer else {},
         )
         flagged = report.rows("block") or report.rows("warn")
         check_cache.save(path, check_cache.CheckOutcome(report.label, report.sentence, report.kept, flagged))
         return report
+
+
+def muted_counts(findings: Sequence[Finding], muted: Mapping[str, str]) -> tuple[MutedCheck, ...]:
+    """Return the muted checks with their reasons and numbers of findings."""
+    counts = Counter(finding.check for finding in findings)
+    return tuple(MutedCheck(id, counts[id], reason) for id, reason in muted.items())
 
 
 def recheck(

@@ -77,8 +77,8 @@ def write_fixed_copy(session: SourceSession) -> Notice:
     from mlxtune.data.checks.fixes import fixed_copy_path, write_fixed
 
     browser = session.source
-    assert browser.check_result is not None
-    copy = write_fixed(browser.records, browser.check_result.findings, fixed_copy_path(session.ref.path))
+    assert browser.verdict is not None
+    copy = write_fixed(browser.records, browser.verdict.findings, fixed_copy_path(session.ref.path), state=browser.state)
     left_out = sum(not change.after for change in copy.changes)
     text = f"Wrote {one_line(copy.out.name, 40)}: {plural(copy.rows, 'row')}, {left_out:,} left out."
     return Notice("✓", "$success", text, "Set data.source in a recipe to use it.")

@@ -1,0 +1,71 @@
+"""A source's records after its review, in one pass: with edits applied, and known to be left out if they were rejected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlxtune.core.errors import DataError
+from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision
+from mlxtune.data.rows import Row
+
+
+@dataclass(frozen=True)
+class ReviewedRecord:
+    """A record by number, in the part of the source that it is in. ``decision`` is ``None`` if nothing was decided about it."""
+
+    index: int
+    part: str
+    record: Row | DataError
+    decision: Decision | None
+
+    @property
+    def is_left_out(self) -> bool:
+        return self.decision is not None and self.decision.status in EXCLUDED
+
+    @property
+    def is_edited(self) -> bool:
+        return self.decision is not None and self.decision.record is not None
+
+
+class ReviewedRecords:
+    """The records of a source after its review. Iterating finds the decisions, which :meth:`row` then uses."""
+
+    def __init__(self, records: SourceRecords, state: ReviewState) -> None:
+        self.records = records
+        self._state = state
+        self._decisions: dict[int, Decision] = {}
+
+    def __iter__(self) -> Iterator[ReviewedRecord]:
+        index = 0
+        affected = self._state.affected_hashes
+        for part, file in self.records.files:
+            copies: Counter[str] = Counter()
+            for record in file:
+                decision = None
+                if not isinstance(record, DataError) and affected and record.hash in affected:
+                    copies[record.hash] += 1
+                    key = record.hash if copies[record.hash] == 1 else f"{record.hash}#{copies[record.hash]}"
+                    decision = self._state.decision(key)
+                if decision is not None and not decision.is_empty:
+                    self._decisions[index] = decision
+                    yield ReviewedRecord(index, part, _apply(record, decision), decision)
+                else:
+                    yield ReviewedRecord(index, part, record, None)
+                index += 1
+
+    def row(self, index: int) -> Row:
+        """Read a record that was passed in the iteration as a row. Raises ``RowError`` if it is invalid."""
+        row = self.records.row(index)
+        return apply_decision(row, self._decisions[index]) if index in self._decisions else row
+
+
+def _apply(record: Row | DataError, decision: Decision) -> Row | DataError:
+    if isinstance(record, DataError):
+        return record
+    try:
+        return apply_decision(record, decision)
+    except DataError as error:
+        return error
