@@ -25,6 +25,8 @@ OUTCOMES = {  # by action: the participle, its glyph and its style
     "tag": ("tagged", "✓", "$success"),
     "note": ("annotated", "✓", "$success"),
     "apply": ("changed", "~", "$primary"),
+    "mute": ("muted", "○", "$muted"),
+    "unmute": ("reported again", "✓", "$success"),
 }
 
 
@@ -109,4 +111,6 @@ def undo_or_redo(session: SourceSession, action: str) -> Notice:
 
 
 def _subject(step: ReviewStep, rows: list[int]) -> str:
+    if step.checks:
+        return f"Check {step.checks[0]}"
     return f"Row {rows[0] + 1:,}" if len(rows) == 1 else plural(len(step.changes), "row")

@@ -290,6 +290,10 @@ class SourceSession:
         edits = recorded_edits(found, self.source.key, "Use mlxtune data apply with --out.")
         return self.decide("apply", [edit.index for edit in found], edits=edits, reason=pipeline.text)
 
+    def mute(self, check: str, reason: str) -> ReviewStep | None:
+        """Report no findings of ``check`` for this source. Raise any review error."""
+        return self._apply(self._open_review().mute(check, reason))
+
     def undo(self) -> ReviewStep | None:
         """Undo the most recent decision. Return ``None`` if there is none."""
         return self._apply(self._open_review().undo()) if self.source.state.steps else None

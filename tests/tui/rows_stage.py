@@ -66,7 +66,7 @@ ROWS: list[Any] = [
     for at, question in enumerate(QUESTIONS)
 ] + [
     chat("May I burn coal in the hut stove?", answer("safety", "Only with a flue."), tag="safety"),  # 11: no disclaimer
-    chat("Please write to me.", answer("returns", "We write to ada.holm@northpeak.shop today."), tag="login"),  # 12: an address
+    chat("Please write to me.", answer("returns", "We write to ada.holm@larkfell.shop today."), tag="login"),  # 12: an address
     chat(QUESTIONS[0], answer("returns", "Number 0: we look into it at once."), tag="login"),  # 13: a copy of the first
     {"messages": [{"role": "user", "content": "half a row"}]},  # 14: no answer
 ]  # fmt: skip

@@ -272,6 +272,24 @@ async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(shop: Shop,
         assert session.source.state.steps[-1].reason == "data check: duplicate"
 
 
+async def test_a_check_is_muted_with_a_reason(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop)
+    async with open_room("data") as room:
+        session = await checked(room)
+        verdict = session.source.verdict
+        assert verdict is not None
+        assert "email" in verdict.rows
+        await room.press("tab", *["down"] * list(verdict.rows).index("email"), "m")
+        await room.type("our own address")
+        await room.press("enter")
+        await room.until_notice("○ Check email muted.")
+        assert session.source.state.muted == {"email": "our own address"}
+        assert session.source.verdict is not None
+        assert "email" not in session.source.verdict.rows
+        await room.press("u")
+        await room.until(lambda: not session.source.state.muted)
+
+
 async def test_unreadable_rows_are_left_out_of_a_fixed_copy(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop)
     async with open_room("data") as room:

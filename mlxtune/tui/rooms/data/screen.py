@@ -11,6 +11,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Input
 
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
@@ -51,11 +52,15 @@ class DataRoom(SourceRoom):
     AUTO_FOCUS = "#list"
     RECIPE_KEY = "c"
     CONDITIONAL_ACTIONS = frozenset(
-        {"filter", "review", "fix", "accept", "reject", "tag", "redo", "sort", "bulk", "transform", "import_rows", "stats", "recipe", "check_again"}
+        {
+            "filter", "review", "fix", "accept", "reject", "tag", "redo", "mute", "sort", "bulk", "transform", "import_rows", "stats",
+            "recipe", "check_again",
+        }
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter", id="data.filter"),
         Binding("f", "fix", "fix", id="data.fix"),
+        Binding("m", "mute", "mute", id="data.mute"),
         Binding("a", "accept", "accept", id="data.accept"),
         Binding("x", "reject", "reject", id="data.reject"),
         Binding("t", "tag", "tag", id="data.tag"),
@@ -294,6 +299,10 @@ class DataRoom(SourceRoom):
             (on_row, FooterAction("enter", "review", "review", "open this row in Review")),
             (not self.wide, stats),
             (bool(self._fixable_check()), FooterAction("f", "fix", "fix", "preview the fix for this finding, then apply it")),
+            (
+                bool(self._check_to_mute()),
+                FooterAction("m", "mute", "mute", "stop reporting this check for this source, with a reason"),
+            ),
             (on_row, FooterAction("a", "accept", "accept", "accept this row")),
             (on_row, FooterAction("x", "reject", "reject", "reject this row: it is never trained on")),
             (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
@@ -322,6 +331,36 @@ class DataRoom(SourceRoom):
             own = [finding.check for finding in session.source.findings(session.row_index) if finding.severity != "note"]
             names = own or names
         return next((name for name in names if get_check(name).fix.kind != "hand" and name in verdict.rows), "")
+
+    def _check_to_mute(self) -> str:
+        """Return the check under the cursor in the list of findings if it may be muted, or else an empty string."""
+        from mlxtune.data.checks.registry import may_mute
+
+        session = self.session
+        verdict = session.source.verdict if session else None
+        if verdict is None or self.focused is None or self.focused.id != "findings-list":
+            return ""
+        cursor = self.query_one("#findings-list", ListPanel).cursor
+        return next((name for name in list(verdict.rows)[cursor : cursor + 1] if may_mute(name)), "")
+
+    def action_mute(self) -> None:
+        from mlxtune.data.checks.registry import get_check
+
+        session, name = self.session, self._check_to_mute()
+        if session is None or not name:
+            return
+        title = get_check(name).title
+
+        def save(reason: str | None) -> None:
+            if not reason or not reason.strip():
+                return
+            try:
+                self.app.show_notice(decision_notice(session.mute(name, reason.strip()), []))
+            except MlxtuneError as error:
+                self.app.show_error(error)
+
+        text = "They are not reported for this source any more. The reason is recorded in the journal; u undoes it."
+        self.app.push_screen(PromptDialog(f"Mute {title}: why?", text, label="mute"), save)
 
     def action_filter(self) -> None:
         self._show_stats = False
