@@ -24,6 +24,14 @@ def load(workspace: Path) -> dict[str, Any]:
     return {}
 
 
+def last_saved(workspace: Path) -> float | None:
+    """Return when the state was last saved, in seconds since the epoch; ``None`` if never."""
+    try:
+        return _file(workspace).stat().st_mtime
+    except OSError:
+        return None
+
+
 def save(workspace: Path, state: Mapping[str, Any]) -> None:
     """Save ``state``, a JSON object. Raise ``MachineError`` if it cannot be written."""
     write_json(_file(workspace), {"v": _VERSION, "workspace": str(workspace.resolve()), "left": dict(state)})

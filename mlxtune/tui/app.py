@@ -90,6 +90,7 @@ class MlxtuneApp(BaseApp):
         no_color = bool(os.environ.get("NO_COLOR"))
         super().__init__(workspace, ansi_color=True if no_color else None)
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
+        self.last_visit = app_state.last_saved(workspace) if watch else None
         self._watcher = Watcher(workspace, clock) if watch else None
         self._exiting, self._save_lock = threading.Event(), threading.Lock()
         self._snapshot_pending = False  # while a terminal does not take the app's output, snapshots must not pile up
@@ -183,6 +184,7 @@ class MlxtuneApp(BaseApp):
 
     def on_unmount(self) -> None:
         self._exiting.set()
+        self._state = dict(self._state)  # save it even if it has not changed: the time of the file is that of this visit
         self.write_state()
 
     def _watch(self, watcher: Watcher) -> None:

@@ -50,6 +50,7 @@ class BaseApp(OrderedKeys):
         self.snapshot: Snapshot | None = None
         self.selected: str | None = None  # the ID of the displayed run; None means the newest
         self.adapter: str | None = None  # the folder of the adapter used in Chat, relative to the workspace
+        self.last_visit: float | None = None  # when the app was last open on this workspace, in seconds since the epoch
         self.stopping: frozenset[str] = frozenset()  # the IDs of runs that were asked to stop
         self.notice: Notice | None = None
         self.toast: Notice | None = None

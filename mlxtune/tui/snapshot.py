@@ -115,6 +115,11 @@ class Snapshot:
         ready = (view for view in self.recipes if self.runs or view.recipe is None or not view.recipe.adapter.parent)
         return tuple(ready) or self.recipes
 
+    def ended_since(self, time: float) -> list[RunView]:
+        """Return the runs, evaluations, and searches that have ended since ``time`` (seconds since the epoch), newest first."""
+        views = (*self.runs, *self.evals, *self.searches)
+        return sorted((view for view in views if not view.alive and view.updated > time), key=lambda view: -view.updated)
+
     def find_run(self, id: str | None) -> RunView | None:
         """Return the run with this ID."""
         return next((view for view in self.runs if view.id == id), None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlxtune.core import app_state
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.report import ArmScores, build, save
 from mlxtune.evaluation.scorers import Score
@@ -18,7 +20,7 @@ from mlxtune.tui.widgets.frame import tab_places
 
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver, drive
-from .stage import Shop
+from .stage import NOW, Shop
 
 
 def next_text(room: RoomDriver) -> str:
@@ -215,3 +217,17 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop: Shop, open_r
     async with open_room("home") as room:
         assert "Baseline" in room.text("#workflow-picture")
         assert room.text("#best-picture") == ""
+
+
+async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
+    async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home") as room:
+        await room.until(lambda: room.app.snapshot is not None)
+        assert not room.screen.query_one("#changes").display  # the first visit
+    visited = NOW - 3 * 86400
+    os.utime(app_state._file(loaded.folder), (visited, visited))
+    async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home", NARROW) as room:
+        await room.until(lambda: room.screen.query_one("#changes").display)
+        await room.until(lambda: room.head("#changes") == "Since your last visit 3 d ago")
+        rows = [" ".join(row.split()) for row in room.text("#changes-picture").splitlines()]
+        assert rows == ["✓ support-json, finished", "✗ support-json, failed"]
+    assert app_state.last_saved(loaded.folder) > visited

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.next_step import NextStep, WorkflowStage
 from mlxtune.tui.render.bars import bar
@@ -53,6 +54,22 @@ def run_row(runs: Sequence[RunView], now: float, index: int, width: int) -> Cont
         cell(brief_result(view), 11, "$muted", right=True),
         cell(age(now - view.updated), 7, "$faint", right=True),
     ).truncate(max(width, 0))
+
+
+def changes(views: Sequence[RunView], limit: int, width: int) -> Content:
+    """Return a row for each of the first ``limit`` runs of any kind that have ended, and the number of the others."""
+    rows = [_ended(view).truncate(max(width, 0)) for view in views[:limit]]
+    if len(views) > limit:
+        rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
+    return lines(*rows)
+
+
+def _ended(view: RunView) -> Content:
+    sign = STATUS_LABELS[view.status]
+    noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
+    verdict = str(dict(view.state.summary).get("verdict", ""))  # of an evaluation: “Better. …”
+    outcome = verdict.partition(".")[0].lower() or sign.text
+    return line("  ", (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {outcome}", "$muted"))
 
 
 def best_title(snapshot: Snapshot) -> str:

@@ -12,6 +12,7 @@ from textual.containers import Container, Vertical
 
 from mlxtune.tui.base import Room
 from mlxtune.tui.next_step import next_step, workflow
+from mlxtune.tui.render.text import ago
 from mlxtune.tui.rooms.home import render
 from mlxtune.tui.snapshot import RunView, Snapshot
 from mlxtune.tui.widgets.frame import FooterAction
@@ -57,6 +58,7 @@ class HomeRoom(Room):
             with Vertical(classes="left"):
                 yield Section("Workflow", Panel(id="workflow-picture"), id="workflow")
             with Vertical(classes="right"):
+                yield Section("Since your last visit", Panel(id="changes-picture"), id="changes")
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
                 about = "All runs in this workspace, newest first. Enter opens one in the Train room."
                 yield Section("Runs", RunList(id="runs-picture", about=about), id="runs", classes="fill")
@@ -76,8 +78,14 @@ class HomeRoom(Room):
             best.head.set(title=render.best_title(snapshot))
             panel = self.query_one("#best-picture", Panel)
             panel.update(lambda width, _height: render.best_adapter(verdict, snapshot.verdict, width))
+        last_visit = self.app.last_visit or snapshot.now
+        changes = snapshot.ended_since(last_visit)
+        self.query_one("#changes").display = bool(changes)
+        self.query_one("#changes", Section).head.set(note=ago(snapshot.now - last_visit))
+        limit = 4 if tall else 2
+        self.query_one("#changes-picture", Panel).update(lambda width, _height: render.changes(changes, limit, width))
         self.query_one("#runs").display = bool(runs)
-        self.query_one(".right").display = bool(runs) or verdict is not None
+        self.query_one(".right").display = bool(runs or changes) or verdict is not None
         cursor = next((index for index, view in enumerate(runs) if view.id == self._run_id), 0)
 
         def select(index: int) -> None:
