@@ -25,7 +25,7 @@ from mlxtune.data.checks.report import CheckResult, verdict
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.filters import Filter
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision
+from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision, is_resolved
 from mlxtune.data.rows import Location, Row, RowError, row_tags, row_text
 
 ORDERS = ("row", "findings", "longest", "shortest")
@@ -198,7 +198,7 @@ class SourceBrowser:
         """Return the findings about a row that are not muted. The single-row checks run again on content that they have not seen."""
         if self.check_result is None:
             return ()
-        findings = self.check_result.by_row.get(index, ())
+        findings = tuple(one for one in self.check_result.by_row.get(index, ()) if not self._is_resolved(one))
         if not self._is_checked(index):
             row = self.lazy_row(index).current_or_error
             key = (index, "" if isinstance(row, DataError) else row.hash)
@@ -213,6 +213,12 @@ class SourceBrowser:
         decision = self._decisions.get(index)
         edited = None if decision is None or decision.record is None else decision.after
         return self.check_result is not None and self.check_result.edited.get(index) == edited
+
+    def _is_resolved(self, finding: Finding) -> bool:
+        """Return whether a finding about several rows was dismissed for all of them, or all but its first row are left out."""
+        if len(finding.rows) < 2 or not self._decisions:
+            return False
+        return is_resolved(finding.check, [self._decisions.get(index) or _NO_DECISION for index in finding.rows])
 
     @property
     def verdict(self) -> ReviewVerdict | None:
@@ -230,10 +236,9 @@ class SourceBrowser:
         edited = {index for index, decision in decisions.items() if decision.record is not None} - left_out
         muted = self.state.muted
         changed = decisions.keys() | result.edited.keys()
-        findings = [one for one in result.findings if one.check not in muted and not (one.rows and one.rows[0] in changed)]
+        unchanged = (one for one in result.findings if one.check not in muted and not (one.rows and one.rows[0] in changed))
+        findings = [one for one in unchanged if not self._is_resolved(one)]
         findings += [one for index in sorted(changed - left_out) for one in self.findings(index)]
-        if left_out:  # a finding about a row and its twins is settled when all twins are left out
-            findings = [one for one in findings if len(one.rows) < 2 or not left_out.issuperset(one.rows[1:])]
         findings.sort(key=report_order)
         rows: dict[str, list[int]] = {}
         for one in findings:

@@ -9,6 +9,7 @@ Every event in the journal has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds 
     tag                    rows: [{row, before, after, tags}], all tags that the row now has
     note                   rows: [{row, before, after, note}]
     mute unmute            checks: [check]; their findings are not reported for this source; reason says why
+    dismiss                rows: [{row, before, after, dismissed}], the checks whose findings among these rows are not reported again
     apply                  rows: [{row, before, after, and any of status, tags, meta, record}]; reason is the pipeline
     undo                   undoes: the ``seq`` of the decision to undo
     redo                   redoes: the ``seq`` of the decision to apply again
@@ -45,7 +46,7 @@ from mlxtune.data.source_files import sidecar_path
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 EXCLUDED: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # never used for training or exported
-Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note", "apply"]
+Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note", "dismiss", "apply"]
 VERSION = 1
 
 Event = dict[str, Any]
@@ -71,6 +72,7 @@ class Decision:
     note: str = ""
     record: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
+    dismissed: tuple[str, ...] = ()
 
     @property
     def is_undecided(self) -> bool:
@@ -79,7 +81,16 @@ class Decision:
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been decided about the row."""
-        return self.status == "pending" and not self.note and (self.tags, self.record, self.meta) == (None, None, None)
+        nothing = (self.tags, self.record, self.meta) == (None, None, None)
+        return self.status == "pending" and not self.note and not self.dismissed and nothing
+
+
+def is_resolved(check: str, decisions: Sequence[Decision]) -> bool:
+    """Return whether a finding of ``check`` about rows with these ``decisions``, the row to fix first, needs no decision any more.
+
+    It was dismissed for all of them, or no other row than the first is left.
+    """
+    return all(check in one.dismissed for one in decisions) or all(one.status in EXCLUDED for one in decisions[1:])
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,8 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
                 after = replace(after, note=str(change["note"]))
             if "record" in change:
                 after = replace(after, record=None if change["record"] is None else dict(change["record"]))
+            if "dismissed" in change:
+                after = replace(after, dismissed=tuple(map(str, change["dismissed"])))
             if "meta" in change:
                 after = replace(after, meta=None if change["meta"] is None else dict(change["meta"]))
             changes[after.row] = (before, after)
@@ -258,12 +271,13 @@ def plan_changes(
     record: Mapping[str, Any] | None = None,
     records: Mapping[str, Mapping[str, Any]] = _NO_RECORDS,
     edits: Mapping[str, Row | None] = _NO_RECORDS,
+    check: str = "",
 ) -> list[dict[str, Any]]:
     """Return the changes that ``action`` makes, as the ``rows`` of an event, without rows that stay the same.
 
     ``rows`` are the original rows, as from :func:`with_keys`. ``tag`` uses ``add`` and ``remove``, ``note`` uses ``note``, and
     ``edit`` uses ``record``, the row's whole new content, or ``records`` by row key. ``apply`` uses ``edits``: the new row by row key,
-    or ``None`` to reject it. Raises ``DataError`` for a record that is not a
+    or ``None`` to reject it. ``dismiss`` uses ``check``. Raises ``DataError`` for a record that is not a
     row of the same kind, and for a pair action on a row that is not a pair.
     """
     result: dict[str, dict[str, Any]] = {}
@@ -293,9 +307,13 @@ def plan_changes(
             change["tags"] = [*tags, *(tag for tag in dict.fromkeys(add) if tag not in tags)]
         elif action == "note":
             change["note"] = note
+        elif action == "dismiss":
+            change["dismissed"] = list(dict.fromkeys((*decision.dismissed, check)))
         if after.hash != current.hash:
             change["record"] = None if after.hash == row.hash else after.content
-        same = {"status": decision.status, "tags": list(row_tags(current)), "note": decision.note}
+        same = {
+            "status": decision.status, "tags": list(row_tags(current)), "note": decision.note, "dismissed": list(decision.dismissed),
+        }  # fmt: skip
         change = {name: value for name, value in change.items() if name not in same or value != same[name]}
         if change:
             inherited = same | ({} if decision.meta is None else {"meta": decision.meta})

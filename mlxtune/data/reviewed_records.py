@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_resolved
 from mlxtune.data.rows import Row
 
 
@@ -55,6 +55,11 @@ class ReviewedRecords:
                 else:
                     yield ReviewedRecord(index, part, record, None)
                 index += 1
+
+    def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
+        """Return whether a finding of ``check`` about several records needs no decision any more."""
+        decisions = [self._decisions.get(index) or Decision("", "") for index in rows]
+        return len(rows) > 1 and is_resolved(check, decisions)
 
     def row(self, index: int) -> Row:
         """Read a record that was passed in the iteration as a row. Raises ``RowError`` if it is invalid."""

@@ -1,4 +1,4 @@
-"""Manage the source that the Data and Review rooms show. Both share one session: its filter, cursor and review lock."""
+"""Manage the source that the Data, Groups and Review rooms show. They share one session: its filter, cursor and review lock."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ OUTCOMES = {  # by action: the participle, its glyph and its style
     "edit": ("edited", "~", "$primary"),
     "tag": ("tagged", "✓", "$success"),
     "note": ("annotated", "✓", "$success"),
+    "dismiss": ("will not be reported again", "✓", "$success"),
     "apply": ("changed", "~", "$primary"),
     "mute": ("muted", "○", "$muted"),
     "unmute": ("reported again", "✓", "$success"),
 }
+
+
+SOURCE_MODES = ("data", "groups", "review")  # the rooms that show the session
 
 
 class SessionManager:
@@ -55,7 +59,7 @@ class SessionManager:
         self._app.call_later(self._redraw)
 
     def _redraw(self) -> None:
-        if self._app.current_mode in ("data", "review"):
+        if self._app.current_mode in SOURCE_MODES:
             self._app.redraw()
 
     def open_file(self, path: Path | None) -> None:

@@ -31,7 +31,7 @@ from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
 from .driver import RoomDriver
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, plannable, took
-from .rows_stage import Checks, checks, fill, pair, ready, tokens
+from .rows_stage import GOOD, Checks, checks, fill, pair, ready, tokens
 from .searched import write_search
 from .stage import Shop, shown, until
 from .test_adapters_room import adapter
@@ -128,6 +128,10 @@ def filled(shop: Shop, _: pytest.MonkeyPatch) -> None:
     fill(shop)
 
 
+def repeated(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    fill(shop, [*GOOD, *GOOD])
+
+
 async def checked(pilot: Any) -> None:
     await until(pilot, lambda: ready(RoomDriver(pilot.app, pilot)))
 
@@ -163,6 +167,9 @@ STAGES = (
     Stage("data", filled, then=checked, before=("i",)),
     Stage("data", filled, then=checked, before=("a", "u")),
     Stage("data", filled, then=checked, before=("colon",)),
+    Stage("groups", repeated, then=checked),
+    Stage("groups", repeated, then=checked, before=("x", "u")),
+    Stage("groups", repeated, then=checked, before=("c",)),
     Stage("review", filled, then=checked),
     Stage("review", filled, size=SMALL, then=checked, before=("e",)),
     Stage("review", filled, then=checked, before=("a", "u")),

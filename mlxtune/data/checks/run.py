@@ -86,7 +86,12 @@ def check(
             findings += function(corpus)
             progress(0.7 + 0.3 * number / len(CORPUS_CHECKS))
         findings.sort(key=report_order)
-        is_shown = [one.check not in state.muted and not (one.rows and one.rows[0] in left_out) for one in findings]
+        is_shown = [
+            one.check not in state.muted
+            and not (one.rows and one.rows[0] in left_out)
+            and not reviewed.is_resolved(one.check, one.rows)
+            for one in findings
+        ]
         shown = list(compress(findings, is_shown))
         figures = statistics.statistics(corpus)
         known_lengths = tuple(one.total for one in tokens or () if one is not None and not one.error)

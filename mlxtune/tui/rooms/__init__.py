@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoomEntry:
-    """A room's name, and its key: a letter of the name, underlined in the tab."""
+    """A room's name, and its key: a letter of the name, underlined in the tab. A room ``inside`` another one has no tab of its own."""
 
     name: str
     key: str
+    inside: str = ""
 
     @property
     def mode(self) -> str:
@@ -42,6 +43,7 @@ ROOMS: Mapping[str, RoomEntry] = {
     for entry in (
         RoomEntry("Home", "H"),
         RoomEntry("Data", "D"),
+        RoomEntry("Groups", "G", inside="data"),
         RoomEntry("Review", "R"),
         RoomEntry("Plan", "P"),
         RoomEntry("Train", "T"),

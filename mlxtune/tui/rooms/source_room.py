@@ -14,7 +14,7 @@ from mlxtune.data.review import Action
 from mlxtune.tui.base import Room
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.source import no_source, source_unavailable
-from mlxtune.tui.session_manager import SessionManager, decision_notice, undo_or_redo
+from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice
@@ -45,7 +45,7 @@ class SourceRoom(Room):
         self.sessions.close()
 
     def on_screen_suspend(self) -> None:
-        if self.app.current_mode not in ("data", "review"):
+        if self.app.current_mode not in SOURCE_MODES:
             self.sessions.release_lock()
 
     def render_unavailable(self, session: SourceSession | None, width: int) -> Content:

@@ -115,11 +115,13 @@ def tabs(current: str, width: int) -> Content:
 
     If the names do not fit, the other rooms show only their keys.
     """
+    current = ROOMS[current].inside or current
     return line(*(_draw_tab(tab, tab.entry.mode == current) for tab in _visible_tabs(current, width))).truncate(max(width, 0))
 
 
 def tab_places(current: str, width: int) -> dict[str, int]:
     """Return the column of the key of each visible tab, by mode."""
+    current = ROOMS[current].inside or current
     places: dict[str, int] = {}
     left = 0
     for tab in _visible_tabs(current, width):
@@ -132,12 +134,12 @@ def tab_places(current: str, width: int) -> dict[str, int]:
 
 def _visible_tabs(current: str, width: int) -> list[_Tab]:
     """Return the tabs that fit, which always include the current one."""
-    entries = tuple(ROOMS.values())
+    entries = tuple(entry for entry in ROOMS.values() if not entry.inside)
     names = sum(len(entry.name) + 2 for entry in entries)
     if names <= width:
         gap = 1 if width >= WIDE and names + 2 * len(entries) <= width else 0
         return [_Tab(entry, gap) for entry in entries]
-    first, index = 0, list(ROOMS).index(current)
+    first, index = 0, [entry.mode for entry in entries].index(current)
     while first < index and 3 * (index - first) + len(current) + 2 > width:
         first += 1
     return [_Tab(entry, short=entry.mode != current) for entry in entries[first:]]

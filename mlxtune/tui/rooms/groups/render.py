@@ -1,0 +1,135 @@
+"""Text of the Groups room: the list of groups, the members of one, and two members side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, zip_longest
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.data.rows import Row, last_prompt
+from mlxtune.tui.render.source import check_glyph, decision_glyph
+from mlxtune.tui.render.text import Part, cell, fold, key, line, lines
+from mlxtune.tui.render.word_diff import Words, word_diff
+from mlxtune.tui.rooms.groups.service import current, flagged_spans
+from mlxtune.tui.rooms.review.service import RowPart, parts_of
+from mlxtune.tui.widgets.row_reader import Lines
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.browser import SourceBrowser
+    from mlxtune.data.checks.base import Span
+    from mlxtune.data.groups import RowGroup
+
+_MAX_TEXT = 8000  # characters of a part that are compared and shown
+_PREVIEW = 200
+_GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
+
+
+def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
+    """Return a group's size, its kind and what it is about."""
+    glyph, style = _GLYPHS.get(group.kind) or (check_glyph(group.kind), "$warning")
+    name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
+    about = group.label
+    if not about and (row := current(browser, group.rows[0])) is not None:
+        about = one_line(last_prompt(row)[: 2 * _PREVIEW], _PREVIEW)
+    return line(
+        cell(f"{len(group.rows):,}", 6, "bold", right=True), "  ", (glyph, f"bold {style}"), " ", cell(name, 11, "$muted"),
+        cell(about, width - 21),
+    )  # fmt: skip
+
+
+def groups_message(found: int, view: str, progress: str, error: str, width: int) -> Content:
+    """Return why there are no groups, or what is being computed."""
+    if error:
+        return fold(f"✗ {error}", width, style="$error")
+    if progress:
+        return line((f"  ● {progress}", "$muted"))
+    if found:
+        return Content("")
+    if view == "clusters":
+        return fold("Too few rows to cluster.", width)
+    clusters = key("c", "cluster all rows by similarity", "screen.clusters")
+    return lines(fold("No duplicates, near-duplicates or conflicts are left.", width), "", line("  ", clusters))
+
+
+def member_row(browser: SourceBrowser, index: int, is_base: bool, prefix: str, width: int) -> Content:
+    """Return a member with its decision and the text that sets it apart. ``prefix`` is what the members' prompts begin with."""
+    glyph, style = decision_glyph(browser.decision(index))
+    row = current(browser, index)
+    text = "" if row is None else last_prompt(row)[: 4 * _PREVIEW].removeprefix(prefix)
+    lead = "…" if prefix and row is not None else ""
+    split = (browser.check_result.split_of(index) or "") if browser.check_result else ""
+    cells = line(
+        (f"{glyph} ", f"bold {style}"), cell(f"{index + 1:,}", 8, "$muted", right=True), "  ", cell(split, 6, "$muted"),
+        cell("left" if is_base else "", 5, "$muted"),
+    )  # fmt: skip
+    return line(cells, cell(lead + one_line(text, _PREVIEW), width - cells.cell_length))
+
+
+def comparison(browser: SourceBrowser, left: int, right: int, width: int) -> Lines:
+    """Return two rows side by side, part by part. Differences are underlined, and spans that a finding flags are lit."""
+    one, two = current(browser, left), current(browser, right)
+    if one is None or two is None:
+        return [fold("This row cannot be read.", width)], [0]
+    if left == right:
+        return _single(browser, left, one, width)
+    half = (width - 3) // 2
+    spans = flagged_spans(browser.findings(left)), flagged_spans(browser.findings(right))
+    heads = [line(("  ", ""), (f"Row {index + 1:,}", "bold")) for index in (left, right)]
+    rows, starts = [line(cell(heads[0], half), "   ", heads[1]), Content("")], []
+    for first, second in zip_longest(parts_of(one), parts_of(two)):
+        if first is not None and second is not None and first.role == "system" and first.text == second.text:
+            continue  # it is usually long, and the same
+        words = word_diff(first.text[:_MAX_TEXT] if first else "", second.text[:_MAX_TEXT] if second else "")
+        sides = [
+            [_head(part), *_body(part, own, lit.get(part.name, ()), half)] if part is not None else []
+            for part, own, lit in zip((first, second), words, spans, strict=True)
+        ]
+        starts.append(len(rows))
+        for this, other in zip_longest(*sides, fillvalue=Content("")):
+            rows.append(line(cell(this, half), "   ", other).truncate(max(width, 0)))
+        rows.append(Content(""))
+    return rows, starts
+
+
+def _single(browser: SourceBrowser, index: int, row: Row, width: int) -> Lines:
+    spans = flagged_spans(browser.findings(index))
+    rows, starts = [line(("  ", ""), (f"Row {index + 1:,}", "bold")), Content("")], []
+    for part in parts_of(row):
+        starts.append(len(rows))
+        rows += [_head(part), *_body(part, ((part.text[:_MAX_TEXT], False),), spans.get(part.name, ()), width), Content("")]
+    return rows, starts
+
+
+def _head(part: RowPart) -> Content:
+    return line("  ", (f"{part.glyph} ", part.style), (part.role, f"bold {part.style}"))
+
+
+def _body(part: RowPart, words: Words, spans: Sequence[Span], width: int) -> list[Content]:
+    """Return a part's text, wrapped to ``width`` cells."""
+    pieces: list[Part] = []
+    start = 0
+    for text, differs in words:
+        for piece, lit in _cut(text, start, spans):
+            style = "$span-ink on $span" if lit else ""
+            pieces.append((safe_text(piece).expandtabs(4), f"{style} underline".strip() if differs else style))
+        start += len(text)
+    pieces += [("\n" + call, "$muted") for call in part.calls]
+    return [line("    ", row) for row in line(*pieces).wrap(max(width - 5, 1)) or [Content("")]]
+
+
+def _cut(text: str, start: int, spans: Sequence[Span]) -> list[tuple[str, bool]]:
+    """Cut ``text``, which begins at ``start`` in its part, where flagged spans begin and end."""
+    edges = sorted({0, len(text), *(min(max(edge - start, 0), len(text)) for span in spans for edge in (span.start, span.end))})
+    return [
+        (text[low:high], any(span.start <= start + low and start + high <= span.end for span in spans))
+        for low, high in pairwise(edges)
+    ]
+
+
+def summary(groups: Sequence[RowGroup]) -> str:
+    """Return the number of groups and rows."""
+    rows = len({row for group in groups for row in group.rows})
+    return f"{plural(len(groups), 'group')}, {plural(rows, 'row')}" if groups else ""

@@ -1,0 +1,447 @@
+"""The Groups room: rows that repeat or contradict each other, and clusters of similar rows, decided group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.content import Content
+
+from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.review import Action
+from mlxtune.tui.rooms.groups import render, service
+from mlxtune.tui.rooms.source_room import SourceRoom
+from mlxtune.tui.session_manager import decision_notice
+from mlxtune.tui.snapshot import Snapshot
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.frame import FooterAction, Notice, RoomFooter
+from mlxtune.tui.widgets.list import ListPanel, MarkableList
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.row_reader import RowReader
+from mlxtune.tui.widgets.section import Section
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.groups import RowGroup
+    from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
+
+_DEFAULT_KEPT = 3  # of the most diverse rows
+_REASONS = {"conflict": "not a conflict", "near-duplicate": "not a duplicate", "duplicate": "repeated on purpose"}
+
+
+@dataclass
+class _Clusters:
+    """The clusters of a session: computed, being computed (``progress``), or the reason why there are none."""
+
+    session: SourceSession
+    groups: list[RowGroup] = field(default_factory=list)
+    progress: str = ""
+    error: str = ""
+    process: ClusterProcess | None = None
+
+
+class GroupsRoom(SourceRoom):
+    """A decision on a group is one event in the journal, so that one undo takes it back. Rows that were left out are not shown."""
+
+    ABOUT = "decide on duplicates, conflicts and clusters of rows"
+    CSS_PATH = "style.tcss"
+    AUTO_FOCUS = "#group-list"
+    RECIPE_KEY = "r"
+    CONDITIONAL_ACTIONS = frozenset(
+        {"keep_one", "keep_diverse", "drop_rest", "ignore", "accept", "reject", "tag", "redo", "clusters", "repeats", "transform",
+         "open", "import_rows", "recipe"}
+    )  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("o", "keep_one", "keep one", id="groups.keep-one"),
+        Binding("m", "keep_diverse", "keep the most diverse", id="groups.diverse"),
+        Binding("d", "drop_rest", "drop the rest", id="groups.drop"),
+        Binding("n", "ignore", "do not ask again", id="groups.ignore"),
+        Binding("a", "accept", "accept", id="groups.accept"),
+        Binding("x", "reject", "reject", id="groups.reject"),
+        Binding("t", "tag", "tag", id="groups.tag"),
+        Binding("u", "undo", "undo", id="groups.undo"),
+        Binding("U,ctrl+r", "redo", "redo", id="groups.redo"),
+        Binding("c", "clusters", "clusters", id="groups.clusters"),
+        Binding("c", "repeats", "repeats", id="groups.repeats"),
+        Binding("i", "import_rows", "import", id="groups.import"),
+        Binding("r", "recipe", "recipe", id="groups.recipe"),
+        Binding("escape", "back", "back", id="groups.back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._view = "repeats"
+        self._repeats: tuple[object, list[RowGroup]] = (None, [])  # with the key of its cache
+        self._clusters: _Clusters | None = None
+        self._shown_group: tuple[str, int] | None = None
+        self._decided_group: tuple[str, int] | None = None  # to which undo returns
+        self._base = -1  # the member on the left of the comparison
+        self._inside = False  # on a narrow screen, whether the members are shown in place of the groups
+        self._opened_row = -1  # the row of the session for which the room was opened
+
+    def compose_body(self) -> ComposeResult:
+        yield Section("Groups", Panel(id="no-groups"), lit=True, id="groups-empty")
+        with Container(id="groups-columns"):
+            with Vertical(id="groups-side"):
+                about = "Groups of rows, largest first. Enter goes to the members; space marks several groups."
+                yield Section(
+                    "Groups",
+                    Panel(id="groups-message"),
+                    MarkableList(id="group-list", about=about),
+                    id="groups-section",
+                    classes="fill",
+                )
+            with Vertical(id="members-side"):
+                about = "The rows of the group. Space marks the ones to keep with d; enter opens a row in Review."
+                yield Section("Members", MarkableList(id="member-list", about=about), id="members")
+                about = "The first row, and the one under the cursor. Differences are underlined, flagged text is highlighted."
+                yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")
+
+    # The groups
+
+    @property
+    def _list(self) -> MarkableList:
+        return self.query_one("#group-list", MarkableList)
+
+    @property
+    def _members(self) -> MarkableList:
+        return self.query_one("#member-list", MarkableList)
+
+    def _groups(self, session: SourceSession) -> list[RowGroup]:
+        """Return the groups of the current view, without rows that are left out."""
+        browser = session.source
+        if self._view == "clusters":
+            found = self._clusters.groups if self._clusters is not None and self._clusters.session is session else []
+            return service.remaining(browser, found)
+        key = (id(browser.check_result), browser.state.next_seq, len(browser.decisions))
+        if key != self._repeats[0]:
+            self._repeats = (key, service.repeat_groups(browser))
+        return self._repeats[1]
+
+    @property
+    def group(self) -> RowGroup | None:
+        """The group under the cursor."""
+        session = self.session
+        groups = self._groups(session) if session else []
+        return groups[self._list.cursor] if self._list.cursor < len(groups) else None
+
+    def _target_groups(self, session: SourceSession) -> list[RowGroup]:
+        """Return the marked groups, or else the one under the cursor."""
+        groups = self._groups(session)
+        marked = [group for position, group in enumerate(groups) if position in self._list.marked]
+        return marked or ([self.group] if self.group else [])
+
+    # Drawing
+
+    def draw(self, snapshot: Snapshot) -> None:
+        session = self.sessions.session_for(self.app.recipe)
+        ready = session is not None and session.error is None and session.browser is not None and len(session.browser) > 0
+        self.set_class(not ready, "-bare")
+        self.set_class(self._inside, "-inside")
+        if session is None or not ready:
+            self.query_one("#no-groups", Panel).update(lambda width, _height: self.render_unavailable(session, width))
+            return
+        groups = self._groups(session)
+        self._follow_row(session, groups)
+        position = next((at for at, group in enumerate(groups) if group.key == self._shown_group), None)
+        panel, browser = self._list, session.source
+        panel.set(
+            len(groups),
+            lambda position, width: render.group_row(browser, groups[position], width),
+            cursor=position if position is not None and not panel.marked else None,
+            on_move=lambda position: self._show_group(groups[position]),
+        )
+        self.query_one("#groups-section", Section).head.set(
+            title="Clusters" if self._view == "clusters" else "Groups", note=render.summary(groups)
+        )
+        message = self.query_one("#groups-message", Panel)
+        progress, error = self._status(session)
+        message.display = not groups or bool(progress or error)
+        message.update(lambda width, _height: render.groups_message(len(groups), self._view, progress, error, width))
+        self._draw_members(session)
+
+    def _status(self, session: SourceSession) -> tuple[str, str]:
+        """Return what is being computed, and what went wrong."""
+        if self._view == "clusters" and self._clusters is not None:
+            return self._clusters.progress, self._clusters.error
+        check = session.check
+        if check.error is not None:
+            return "", one_line(check.error.message)
+        return ("" if check.finished else f"{check.step or 'starting the checks'} {check.fraction:.0%}"), ""
+
+    def _follow_row(self, session: SourceSession, groups: Sequence[RowGroup]) -> None:
+        """Show the group of the row that another room has the cursor on, once per visit."""
+        if self._opened_row == session.row_index or not (groups or session.check.finished):
+            return
+        self._opened_row = session.row_index
+        if (position := service.group_of(groups, session.row_index)) is not None:
+            self._list.cursor = position
+            self._show_group(groups[position])
+
+    def on_screen_resume(self) -> None:
+        self._opened_row = -1
+        super().on_screen_resume()
+
+    def _show_group(self, group: RowGroup) -> None:
+        self._shown_group = group.key
+        self._members.clear_marks()
+        self._members.cursor = 0
+
+    def _draw_members(self, session: SourceSession) -> None:
+        group, panel = self.group, self._members
+        if group is None:
+            panel.set(0, lambda _position, _width: Content(""))
+            self.query_one("#compared", RowReader).set(0, lambda _width, _cursor: ([], []), cursor=0)
+            self.query_one("#members", Section).head.set(title="Members", note="")
+            return
+        if self._shown_group != group.key:
+            self._show_group(group)
+        self._base = group.rows[0]
+        browser, rows, base = session.source, group.rows, self._base
+        prefix = service.shared_beginning(browser, group)
+        panel.key = lambda position: rows[position]
+        panel.styles.height = min(len(rows), max(self.app.size.height // 3, 4))
+        panel.set(
+            len(rows),
+            lambda position, width: render.member_row(browser, rows[position], rows[position] == base, prefix, width),
+        )
+        self.query_one("#members", Section).head.set(
+            title=f"{plural(len(rows), 'row')}: {group.kind}", note=one_line(group.label, 40)
+        )
+        self._draw_comparison()
+
+    def _draw_comparison(self) -> None:
+        session, group = self.session, self.group
+        if session is None or group is None:
+            return
+        browser, left = session.source, self._base
+        index = group.rows[min(self._members.cursor, len(group.rows) - 1)]
+        other = group.rows[1] if index == left and len(group.rows) > 1 else index
+        self.query_one("#compared", RowReader).set(
+            1, lambda width, _cursor: render.comparison(browser, left, other, width), cursor=0
+        )
+
+    # Actions
+
+    def footer_actions(self) -> Sequence[FooterAction]:
+        session = self.session
+        if session is None or not len(session.source):
+            return self.source_actions()
+        group, state = self.group, session.source.state
+        has_group, on_members = group is not None, self.focused is self._members
+        repeats = self._view == "repeats"
+        several = len(self._list.marked)
+        in_groups = f" in {plural(several, 'group')}" if several else ""
+        actions = [
+            (has_group and not on_members, FooterAction("enter", "members", "open", "go to the members of this group")),
+            (has_group and on_members, FooterAction("enter", "review", "open", "open this row in Review")),
+            (has_group, FooterAction("o", "keep one", "keep_one", f"keep the row under the cursor, or the first, and reject the others{in_groups}")),
+            (has_group and not several, FooterAction("m", "diverse", "keep_diverse", "keep the rows that differ most and reject the others")),
+            (has_group and not several, FooterAction("d", "drop rest", "drop_rest", "reject the rows that are not marked")),
+            (has_group and repeats, FooterAction("n", "not one", "ignore", f"this is no {group.kind if group else ''}: do not ask again")),
+            (has_group, FooterAction("x", "reject", "reject", "reject the marked rows, or the one under the cursor")),
+            (has_group, FooterAction("a", "accept", "accept", "accept the marked rows, or the one under the cursor")),
+            (bool(state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
+            (repeats, FooterAction("c", "clusters", "clusters", "cluster all rows by the model's hidden states")),
+            (not repeats, FooterAction("c", "repeats", "repeats", "back to duplicates and conflicts")),
+            (has_group, FooterAction("t", "tag", "tag", "tag the marked rows, or the one under the cursor")),
+            (has_group, FooterAction(":", "change", "transform", "change the rows of the group: replace text, and more")),
+            (bool(state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
+        ]  # fmt: skip
+        return [*(action for possible, action in actions if possible), *self.source_actions()]
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
+        if event.panel is self._list:
+            self.redraw()
+        else:
+            self._draw_comparison()
+
+    def on_markable_list_marked(self, event: MarkableList.Marked) -> None:
+        event.stop()
+        self.query_one(RoomFooter).set(self.with_user_keys(self.footer_actions()))
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        self.action_open()
+
+    def action_open(self) -> None:
+        """Go to the members, or open the member under the cursor in Review."""
+        session, group = self.session, self.group
+        if session is None or group is None:
+            return
+        if self.focused is not self._members:
+            self._inside = True
+            self.redraw()
+            self.set_focus(self._members)
+            return
+        session.move_to(group.rows[self._members.cursor])
+        self._opened_row = session.row_index
+        self.app.action_room("review")
+
+    def action_back(self) -> None:
+        for panel in (self._members, self._list):
+            if panel.marked:
+                panel.clear_marks()
+                return
+        if self._inside or self.focused is not self._list:
+            self._inside = False
+            self.redraw()
+            self.set_focus(self._list)
+        elif self.app.notice is not None and self.app.notice.undo is None:
+            self.app.action_dismiss_notice()
+        else:
+            self.app.action_room("data")
+
+    @property
+    def marked_rows(self) -> list[int]:
+        return sorted(self._members.marked)
+
+    def clear_marks(self) -> None:
+        self._members.clear_marks()
+
+    def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
+        """Return the marked rows, or all rows of the group."""
+        group = self.group
+        if self.marked_rows or group is None:
+            return super().chosen_rows(session)
+        return list(group.rows), f"All {plural(len(group.rows), 'row')} of the group"
+
+    def _rows(self) -> list[int]:
+        """Return the marked rows, or the one under the cursor."""
+        group = self.group
+        return self.marked_rows or ([group.rows[self._members.cursor]] if group else [])
+
+    def _decide(self, action: Action, rows: Sequence[int], **more: Any) -> None:
+        """Record one decision on ``rows`` in a thread, and show the next group if this one is gone."""
+        if (session := self.session) is None or not rows:
+            return
+        self._decided_group = self._shown_group
+        self._members.clear_marks()
+        self._list.clear_marks()
+        busy = f"Applying {action} to {plural(len(rows), 'row')}."
+        self.app.run_job(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy=busy)
+
+    def _keep(self, kept: Callable[[RowGroup], Sequence[int]], reason: str) -> None:
+        """Reject all rows of the target groups except those that ``kept`` returns for each."""
+        if session := self.session:
+            rows = sorted({row for group in self._target_groups(session) for row in set(group.rows) - set(kept(group))})
+            if not rows:
+                self.app.show_notice(Notice("·", "$muted", "All rows are kept."))
+            self._decide("reject", rows, reason=reason)
+
+    def action_keep_one(self) -> None:
+        current = self.group
+        cursor = self._members.cursor
+
+        def kept(group: RowGroup) -> Sequence[int]:
+            return group.rows[cursor : cursor + 1] if current is not None and group.key == current.key else group.rows[:1]
+
+        self._keep(kept, "groups: keep one")
+
+    def action_drop_rest(self) -> None:
+        rows = self._rows()
+        self._keep(lambda group: rows, "groups: drop the rest")
+
+    def action_keep_diverse(self) -> None:
+        session, group = self.session, self.group
+        if session is None or group is None:
+            return
+
+        def keep(text: str | None) -> None:
+            if text:
+                self._keep(lambda group: service.diverse_rows(session, group, int(text)), f"groups: keep the {text} most diverse")
+
+        def error_in(text: str) -> str:
+            return "" if text.isdigit() and int(text) else "Enter a whole number."
+
+        title = f"Keep how many of {plural(len(group.rows), 'row')}?"
+        text = "The rows that differ most from each other are kept. The others are rejected."
+        value = str(min(_DEFAULT_KEPT, len(group.rows) - 1) or 1)
+        self.app.push_screen(PromptDialog(title, text, value, label="keep", validate=error_in), keep)
+
+    def action_ignore(self) -> None:
+        session, group = self.session, self.group
+        if session is None or group is None:
+            return
+        groups = self._target_groups(session)
+        kind = group.kind
+        rows = sorted({row for one in groups if one.kind == kind for row in one.rows})
+
+        def dismiss(reason: str | None) -> None:
+            if reason:
+                self._decide("dismiss", rows, reason=reason, check=kind)
+
+        text = f"The reason is saved with your decisions, and {plural(len(rows), 'row')} will not be reported as {kind} again."
+        self.app.push_screen(PromptDialog("Why?", text, _REASONS.get(kind, ""), label="do not ask again"), dismiss)
+
+    def action_undo(self) -> None:
+        self._shown_group = self._decided_group or self._shown_group
+        super().action_undo()
+
+    def action_accept(self) -> None:
+        self._decide("accept", self._rows())
+
+    def action_reject(self) -> None:
+        self._decide("reject", self._rows())
+
+    def action_tag(self) -> None:
+        rows = self._rows()
+        dialog = PromptDialog(f"Tag {plural(len(rows), 'row')}", "", label="tag")
+        self.app.push_screen(dialog, lambda tag: self._decide("tag", rows, add=[tag]) if tag else None)
+
+    # Clusters
+
+    def action_repeats(self) -> None:
+        self._switch("repeats")
+
+    def action_clusters(self) -> None:
+        """Show the clusters, and compute them if that has not been done."""
+        if (session := self.session) is None:
+            return
+        if self._clusters is None or self._clusters.session is not session or self._clusters.error:
+            self._clusters = clusters = _Clusters(session, progress="starting")
+            self.run_job(
+                lambda: self._compute(clusters), lambda result: self._computed(clusters, result), self._failed, group="clusters"
+            )
+        self._switch("clusters")
+
+    def _switch(self, view: str) -> None:
+        self._view, self._shown_group = view, None
+        self._list.clear_marks()
+        self._list.cursor = 0
+        self.redraw()
+
+    def _compute(self, clusters: _Clusters) -> ClusterResult | None:
+        from mlxtune.planning.cluster_process import ClusterProcess
+
+        recipe = clusters.session.ref.recipe_path
+        if recipe is None:
+            raise InputError("Clusters need a model, and this file has no recipe.", hint="Choose a recipe with r.")
+
+        def progress(step: str, share: float) -> None:
+            clusters.progress = f"{step} {share:.0%}" if share else step
+            self.app.call_later(self.redraw)
+
+        clusters.process = ClusterProcess(recipe)
+        return clusters.process.follow(progress)
+
+    def _computed(self, clusters: _Clusters, result: ClusterResult | None) -> None:
+        clusters.progress, clusters.process = "", None
+        clusters.groups = result.groups if result else []
+        self.redraw()
+
+    def _failed(self, error: MlxtuneError) -> None:
+        if self._clusters is not None:
+            self._clusters.progress, self._clusters.error = "", one_line(f"{error.message} {error.hint}")
+            self.redraw()
+
+    def on_unmount(self) -> None:
+        if self._clusters is not None and self._clusters.process is not None:
+            self._clusters.process.stop()
+        super().on_unmount()

@@ -1,0 +1,83 @@
+"""The Groups room's service: the groups of a session, and the decisions on their members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlxtune.core.errors import DataError
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.rows import Row, last_prompt, row_text
+from mlxtune.tui.source_session import SourceSession
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.browser import SourceBrowser
+    from mlxtune.data.checks.base import Finding, Span
+    from mlxtune.data.groups import RowGroup
+
+
+_COMPARED = 20  # members whose beginnings are compared
+
+
+def repeat_groups(browser: SourceBrowser) -> list[RowGroup]:
+    """Return the groups of duplicates, near-duplicates and conflicts among the rows that are not left out."""
+    from mlxtune.data.groups import finding_groups
+
+    verdict = browser.verdict
+    return remaining(browser, finding_groups(verdict.findings)) if verdict else []
+
+
+def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGroup]:
+    """Return ``groups`` without rows that are left out, and without groups of which nothing is left to compare."""
+    from mlxtune.data.groups import by_size
+
+    left_out = {index for index, decision in browser.decisions.items() if decision.status in EXCLUDED}
+    return by_size(group.without(left_out) for group in groups) if left_out else list(groups)
+
+
+def group_of(groups: Sequence[RowGroup], row: int) -> int | None:
+    """Return the position of the first group that has ``row``."""
+    return next((position for position, group in enumerate(groups) if row in group.rows), None)
+
+
+def current(browser: SourceBrowser, index: int) -> Row | None:
+    """Return a row as reviewed, or ``None`` if it cannot be read."""
+    row = browser.lazy_row(index).current_or_error
+    return None if isinstance(row, DataError) else row
+
+
+def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
+    """Return the ``count`` rows of a group that differ most from each other."""
+    from mlxtune.data.groups import most_diverse
+
+    rows = [row for row in group.rows if current(session.source, row) is not None]
+    texts = [row_text(row) for index in rows if (row := current(session.source, index)) is not None]
+    return tuple(rows[position] for position in most_diverse(texts, count))
+
+
+def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
+    """Return the spans that findings flag, by the part of the row."""
+    spans: dict[str, list[Span]] = {}
+    for finding in findings:
+        if finding.severity != "note":
+            for span in finding.spans:
+                spans.setdefault(span.part, []).append(span)
+    return spans
+
+
+def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
+    """Return the words with which the prompts of the group's first members begin, if they go on differently."""
+    rows = (current(browser, index) for index in group.rows[:_COMPARED])
+    texts = [last_prompt(row) for row in rows if row is not None]
+    if len(set(texts)) < 2:
+        return ""
+    shared = texts[0][: shared_length(texts)]
+    return shared[: shared.rfind(" ") + 1]
+
+
+def shared_length(texts: Sequence[str]) -> int:
+    """Return the number of characters with which all ``texts`` begin."""
+    low, high = min(texts), max(texts)
+    return next(
+        (index for index, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), min(len(low), len(high))
+    )

@@ -1,0 +1,210 @@
+"""The Groups room: groups of repeated and conflicting rows, the decisions on them, and clusters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from textual.widgets import Input
+
+from mlxtune.core.errors import ModelError
+from mlxtune.planning.cluster_process import ClusterResult
+from mlxtune.tui.widgets.list import MarkableList
+
+from . import rows_stage
+from .conftest import OpenRoom
+from .driver import NARROW, RoomDriver
+from .rows_stage import GOOD, Checks, answer, chat, checks, fill, journal, ready, statuses, tokens
+from .stage import Shop
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["checks", "tokens"]
+
+LONG = "The zipper of the blue jacket broke on the second day of our trip to the north"
+ROWS = [
+    *GOOD,
+    chat(f"{LONG}.", answer("returns", "We repair it at once and send it back to you.")),  # 11
+    *[
+        chat(f"{LONG}{end}", answer("returns", "We repair it at once and send it back to you.")) for end in ("!", "?", " please.")
+    ],  # 12–14
+    GOOD[0],  # 15
+    GOOD[1],  # 16
+    chat("Write to ada.holm@example.com about the lamp that I bought in May", answer("returns", "We do.")),  # 17
+    chat("Write to ada.holm@example.com about the lamp that I bought in May", answer("shipping", "No, we never write.")),  # 18
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put all rows in one split, so that none of them is a leak."""
+    monkeypatch.setattr(rows_stage, "_split", lambda row: "train")
+
+
+async def opened(room: RoomDriver) -> None:
+    await room.until(lambda: ready(room) and "group" in room.head("#groups-section"))
+
+
+def lines(room: RoomDriver) -> list[str]:
+    return [line[1:].rstrip() for line in room.text("#group-list").splitlines() if line.strip()]
+
+
+def members(room: RoomDriver) -> int:
+    return room.screen.query_one("#member-list", MarkableList).count
+
+
+async def go_to(room: RoomDriver, kind: str) -> None:
+    """Move the cursor to the first group of a kind."""
+    position = next(index for index, line in enumerate(lines(room)) if f" {kind} " in f"{line} ")
+    await room.press("home", *["down"] * position)
+    await room.until(lambda: room.head("#members").endswith(kind) or f": {kind}" in room.head("#members"))
+
+
+async def test_groups_are_listed_by_size_with_their_members_side_by_side(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, ROWS)
+    async with open_room("groups") as room:
+        await opened(room)
+        await room.press("home")
+        assert lines(room)[0].split()[:4] == ["4", "≈", "near-dup", "The"]
+        assert members(room) == 4
+        assert "Row 11" in room.text("#compared")
+        assert "Row 12" in room.text("#compared")
+        await room.press("enter", "end")
+        await room.until(lambda: "Row 14" in room.text("#compared"))
+        assert room.focus == "member-list"
+
+
+async def test_keep_one_is_one_event_and_one_undo(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, ROWS)
+    async with open_room("groups") as room:
+        await opened(room)
+        await room.press("home")
+        before = lines(room)
+        await room.press("enter", "down", "o")
+        await room.until_notice("✗ 3 rows rejected.")
+        assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
+        assert len(lines(room)) == len(before) - 1
+        await room.press("u")
+        await room.until_notice("↶ 3 rows: reject undone.")
+        await room.until(lambda: lines(room) == before)
+    assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep one"), ("undo", "")]
+
+
+async def test_keep_the_most_diverse_or_the_marked_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, ROWS)
+    async with open_room("groups") as room:
+        await opened(room)
+        await room.press("home", "m")
+        await room.answer("2")
+        await room.until_notice("✗ 2 rows rejected.")
+        assert 13 not in statuses(room)  # the longest text differs most
+        await room.press("u")
+        await room.until(lambda: not statuses(room))
+        await room.press("enter", "space", "down", "space", "d")
+        await room.until_notice("✗ 2 rows rejected.")
+        assert sorted(statuses(room)) == [11, 13]
+
+
+async def test_several_groups_at_once(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, ROWS)
+    async with open_room("groups") as room:
+        await opened(room)
+        await go_to(room, "duplicate")
+        await room.press("v", "down", "o")
+        await room.until_notice("✗ 2 rows rejected.")
+        assert statuses(room) == {14: "rejected", 15: "rejected"}
+    assert len(journal(source)) == 1
+
+
+async def test_a_dismissed_conflict_is_not_reported_again(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, ROWS)
+    async with open_room("groups") as room:
+        await opened(room)
+        await go_to(room, "conflict")
+        assert "ada.holm@example.com" in room.text("#compared")
+        await room.press("n")
+        await room.until(lambda: bool(room.screen.query(Input)))
+        assert room.screen.query_one(Input).value == "not a conflict"
+        await room.press("enter")
+        await room.until_notice("✓ 2 rows will not be reported again.")
+        assert not any("conflict" in line for line in lines(room))
+        await room.press("D")
+        await room.until(lambda: "conflict" not in room.text("#findings-list"))
+        await room.press("u", "G")
+        await room.until(lambda: any("conflict" in line for line in lines(room)))
+    (event, _) = journal(source)
+    assert (event["action"], event["reason"], [row["dismissed"] for row in event["rows"]]) == (
+        "dismiss", "not a conflict", [["conflict"], ["conflict"]],
+    )  # fmt: skip
+
+
+async def test_the_group_of_the_row_on_show_is_opened(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, ROWS)
+    async with open_room("review") as room:
+        await room.until(lambda: ready(room))
+        await room.press(*["right"] * 14)
+        await room.until(lambda: room.head("#read").startswith("▌ Row 15 "))
+        assert "row 1" in room.text("#origin")
+        await room.press("G")
+        await room.until(lambda: room.mode == "groups" and "duplicate" in room.head("#members"))
+        assert "Row 15" in room.text("#compared")
+        await room.press("enter", "enter")
+        await room.until(lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
+
+
+async def test_members_replace_the_groups_on_a_narrow_screen(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, ROWS)
+    async with open_room("groups", NARROW) as room:
+        await opened(room)
+        assert not room.screen.query_one("#members-side").display
+        await room.press("enter")
+        await room.until(lambda: room.screen.query_one("#members-side").display)
+        await room.press("escape")
+        await room.until(lambda: room.focus == "group-list")
+
+
+class Clusters:
+    """A stand-in for the clustering process."""
+
+    error: ModelError | None = None
+
+    def __init__(self, recipe: Any) -> None:
+        pass
+
+    def follow(self, progress: Any) -> ClusterResult:
+        progress("computing hidden states", 0.5)
+        if self.error:
+            raise self.error
+        return ClusterResult(tuple(range(9)), (0, 0, 0, 0, 1, 1, 1, 1, -1), ("parcel stove", "boots"))
+
+    def stop(self) -> None:
+        pass
+
+
+async def test_clusters_and_outliers(shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxtune.planning.cluster_process.ClusterProcess", Clusters)
+    fill(shop, GOOD)
+    async with open_room("groups") as room:
+        await room.until(lambda: ready(room))
+        await room.until(lambda: "No duplicates" in room.text("#groups-message"))
+        await room.press("c")
+        await room.until(lambda: "3 groups, 9 rows" in room.head("#groups-section"))
+        assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
+        await room.press("down", "m")
+        await room.answer("1")
+        await room.until_notice("✗ 3 rows rejected.")
+        assert len(lines(room)) == 2
+        await room.press("c")
+        await room.until(lambda: "No duplicates" in room.text("#groups-message"))
+
+
+async def test_a_failed_clustering_says_why(
+    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxtune.planning.cluster_process.ClusterProcess", Clusters)
+    monkeypatch.setattr(Clusters, "error", ModelError("smollm2-135m is not on this machine."))
+    fill(shop, GOOD)
+    async with open_room("groups") as room:
+        await room.until(lambda: ready(room))
+        await room.press("c")
+        await room.until(lambda: "not on this machine" in room.text("#groups-message"))
