@@ -337,3 +337,15 @@ def test_apply_explains_an_invalid_line(cli, shop, line):
     result = cli("data", "apply", "shop.jsonl", line)
     assert result.code == 2
     assert result.err.count("\n") == 2
+
+
+def test_a_dismissed_conflict_is_not_reported(cli, cwd):
+    path = cwd / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "Where is my parcel now?", "completion": text}) + "\n" for text in ("At home", "Lost")))
+    assert _json(cli("data", "check", "rows.jsonl", "--json"))["findings"][0]["check"] == "conflict"
+    with ReviewSession(path) as session:
+        session.decide("dismiss", list(review.with_keys(read_file(path))), check="conflict", reason="both are true")
+    assert not [one for one in _json(cli("data", "check", "rows.jsonl", "--json"))["findings"] if one["check"] == "conflict"]
+    with ReviewSession(path) as session:
+        session.undo()
+    assert _json(cli("data", "check", "rows.jsonl", "--json"))["findings"][0]["check"] == "conflict"
