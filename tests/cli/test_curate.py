@@ -341,7 +341,9 @@ def test_apply_explains_an_invalid_line(cli, shop, line):
 
 def test_a_dismissed_conflict_is_not_reported(cli, cwd):
     path = cwd / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": "Where is my parcel now?", "completion": text}) + "\n" for text in ("At home", "Lost")))
+    path.write_text(
+        "".join(json.dumps({"prompt": "Where is my parcel now?", "completion": text}) + "\n" for text in ("At home", "Lost"))
+    )
     assert _json(cli("data", "check", "rows.jsonl", "--json"))["findings"][0]["check"] == "conflict"
     with ReviewSession(path) as session:
         session.decide("dismiss", list(review.with_keys(read_file(path))), check="conflict", reason="both are true")
