@@ -24,14 +24,15 @@ from textual.screen import Screen
 
 from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line
+from mlxtune.core.files import read_json
+from mlxtune.core.text import one_line, plural
 from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.base import BaseApp, Room
 from mlxtune.tui.help import help_rows
 from mlxtune.tui.jump import JumpScreen
 from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.snapshot import Snapshot, Watcher
+from mlxtune.tui.snapshot import RunView, Snapshot, Watcher
 from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.theme import THEME_LABELS, THEMES
 from mlxtune.tui.widgets.frame import Notice
@@ -212,18 +213,43 @@ class MlxtuneApp(BaseApp):
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
         if self.snapshot is None:
             self.run_job(self._load_rooms, group="load rooms")
-        self.snapshot = snapshot = message.snapshot
+        before, snapshot = self.snapshot, message.snapshot
+        self.snapshot = snapshot
         self._snapshot_pending = False
         alive = {view.id for view in snapshot.runs if view.alive}
         if self.stopping - alive and self.notice and self.notice.glyph == "■":
             self.notice = None  # the run has stopped, and the room shows that
         self.stopping &= alive
+        self._announce_proposals(before, snapshot)
         if self.selected and snapshot.find_run(self.selected) is None:
             text = f"The folder {one_line(self.selected)} was removed."
             self.notice = Notice("!", "$warning", text, "Now showing the newest run." if snapshot.runs else "")
             self.selected = None
         self._update_state()
         self.redraw()
+
+    def _announce_proposals(self, before: Snapshot | None, snapshot: Snapshot) -> None:
+        """Show a notice when a generation has finished. Review then opens its first row."""
+        was_alive = {view.run.folder for view in (before.generations if before else ()) if view.alive}
+        for view in snapshot.generations:
+            if view.run.folder in was_alive and not view.alive:
+                self.notice = self._proposal_notice(view)
+
+    def _proposal_notice(self, view: RunView) -> Notice:
+        if view.status != "finished":
+            return Notice(
+                "✗", "$error", f"The generation {view.status}: {one_line(view.state.error, 120)}", one_line(view.state.hint)
+            )
+        count = int(dict(view.state.summary).get("proposed", 0))
+        refused = sum(dict(view.state.summary).get("refused", {}).values())
+        text = f"{plural(count, 'row')} proposed, {refused:,} refused."
+        if not count:
+            return Notice("!", "$warning", text, f"The reasons are in {view.run.folder / 'refused.jsonl'}.")
+        with suppress(MlxtuneError, LookupError):
+            self.row_to_open = str(read_json(view.run.folder / "report.json")["rows"][0])
+        self.select_recipe(view.name)
+        self.sessions.open_file(None)
+        return Notice("✓", "$success", text, "R reviews them, the most useful first.")
 
     def redraw(self) -> None:
         for screen in self.screen_stack if self.is_running else ():  # screens lose their widgets while the app exits

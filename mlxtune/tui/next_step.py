@@ -73,6 +73,17 @@ def next_step(snapshot: Snapshot) -> NextStep:
     if live and live.state.kind == "search":
         why = f"Trial {live.state.trial} is training." if live.state.trial else "It is loading the model."
         return NextStep("Let the search finish.", f"{why} The adapter it selects is evaluated at the end.", *_WATCH)
+    if live and live.state.kind == "generate":
+        _, _, done, total = live.state.current_arm or ("", "", 0, 0)
+        why = f"The teacher has answered {done:,} of {plural(total, 'question')}." if total else "It is loading the model."
+        return NextStep(
+            "Let the teacher finish.",
+            f"{why} Its rows are used only after you accept them.",
+            "R",
+            "review",
+            "review rows",
+            _open("review"),
+        )
     if live:
         return _while_training(live, snapshot)
     if snapshot.runs:

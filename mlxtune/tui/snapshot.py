@@ -90,7 +90,7 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything the rooms draw, as of the time ``now``. Runs, evaluations, and searches are newest first."""
+    """Everything the rooms draw, as of the time ``now``. Runs, evaluations, searches, and generations are newest first."""
 
     now: float
     workspace: Path
@@ -98,6 +98,7 @@ class Snapshot:
     runs: tuple[RunView, ...] = ()
     evals: tuple[RunView, ...] = ()
     searches: tuple[RunView, ...] = ()
+    generations: tuple[RunView, ...] = ()
     verdict: VerdictView | None = None  # of the newest report
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
@@ -106,8 +107,8 @@ class Snapshot:
 
     @property
     def live(self) -> RunView | None:
-        """The active run, evaluation, or search, which holds the accelerator."""
-        return next((view for view in (*self.searches, *self.runs, *self.evals) if view.alive), None)
+        """The active run, evaluation, search, or generation, which holds the accelerator."""
+        return next((view for view in (*self.searches, *self.runs, *self.evals, *self.generations) if view.alive), None)
 
     @property
     def startable(self) -> tuple[RecipeView, ...]:
@@ -144,8 +145,8 @@ class Watcher:
     def read(self) -> Snapshot:
         """Return the current state of the workspace. Folders that disappear during the read are omitted."""
         now = self._clock()
-        runs, evals, searches = (self._read_runs(kind, now) for kind in ("train", "eval", "search"))
-        folders = {view.run.folder for view in (*runs, *evals, *searches)}
+        runs, evals, searches, generations = (self._read_runs(kind, now) for kind in ("train", "eval", "search", "generate"))
+        folders = {view.run.folder for view in (*runs, *evals, *searches, *generations)}
         self._followers = {folder: follower for folder, follower in self._followers.items() if folder in folders}
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
         verdict, best = self._read_verdicts()
@@ -157,6 +158,7 @@ class Watcher:
             runs=runs,
             evals=evals,
             searches=searches,
+            generations=generations,
             verdict=verdict,
             memory=self._memory,
             power=self._power,

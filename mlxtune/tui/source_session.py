@@ -16,7 +16,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data import filters, review
 from mlxtune.data.review import Action, ReviewSession, ReviewStep
 from mlxtune.data.rows import Row, row_tags
-from mlxtune.data.source_files import PARTS
+from mlxtune.data.source_files import PARTS, generated_path
 from mlxtune.recipe import Recipe
 from mlxtune.tui.follow import file_stamp
 
@@ -259,7 +259,8 @@ class SourceSession:
     def file_stamps(self) -> tuple[object, ...]:
         """Return the stamps of the source's files, which change when the source does."""
         path = self.ref.path
-        return tuple(file_stamp(path / f"{part}.jsonl") for part in PARTS) if path.is_dir() else (file_stamp(path),)
+        files = [path / f"{part}.jsonl" for part in PARTS] if path.is_dir() else [path]
+        return tuple(map(file_stamp, (*files, generated_path(path))))
 
     def reload_decisions(self) -> None:
         """Load any new decisions from another window."""

@@ -11,8 +11,8 @@ from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
 
-_RUNNING = {"train": "training", "eval": "evaluating", "search": "searching"}  # by the kind of a run
-_NOUNS = {"eval": "evaluation", "search": "search"}
+_RUNNING = {"train": "training", "eval": "evaluating", "search": "searching", "generate": "generating"}  # by the kind of a run
+_NOUNS = {"eval": "evaluation", "search": "search", "generate": "generation"}
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
     elif state.kind in _NOUNS and not view.alive:
         label = f"{_NOUNS[state.kind]} {label}"
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
-    if state.kind == "eval":
+    if state.kind in ("eval", "generate"):
         step, total = "", ""
         if state.current_arm and view.alive:
             arm, _, done, prompts = state.current_arm
-            step, total = f"{arm} {done:,}", f"{prompts:,}"
+            step, total = f"{arm} {done:,}" if state.kind == "eval" else f"{done:,}", f"{prompts:,}"
     elif state.kind == "search":
         step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:

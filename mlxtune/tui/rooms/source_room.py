@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui.base import Room
+from mlxtune.tui.generate_flow import choose_task
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
@@ -29,7 +30,10 @@ class SourceRoom(Room):
     """A room that shows the rows of a source."""
 
     RECIPE_KEY: ClassVar[str]
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("colon", "transform", "change many rows", id="source.transform")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("colon", "transform", "change many rows", id="source.transform"),
+        Binding("w", "generate", "let a teacher write rows", id="source.generate"),
+    ]
 
     @property
     def sessions(self) -> SessionManager:
@@ -61,9 +65,31 @@ class SourceRoom(Room):
         has_recipes = self.app.snapshot is not None and bool(self.app.snapshot.recipes)
         recipe = FooterAction(self.RECIPE_KEY, "recipe", "recipe", "switch to another recipe")
         return [
+            *self._generate_actions(),
             FooterAction("i", "import", "import_rows", "import rows in any format into this workspace"),
             *([recipe] if has_recipes else []),
         ]
+
+    def _generate_actions(self) -> list[FooterAction]:
+        view = self.app.recipe
+        session = self.sessions.session
+        possible = view is not None and view.recipe is not None and session is not None and session.ref.recipe is not None
+        return [FooterAction("w", "write", "generate", "let a teacher write rows")] if possible and self.app.can_start else []
+
+    def action_generate(self) -> None:
+        """Ask what to generate. Variations are of the marked or filtered rows."""
+        session = self.sessions.session
+        if session is None or session.ref.recipe_path is None:
+            return
+        rows: tuple[str, ...] = ()
+        what = "the training rows"
+        source = session.browser
+        if source is not None and (self.marked_rows or session.selection.filter.strip()):
+            chosen, title = self.chosen_rows(session)
+            current = [source.lazy_row(index).current_or_error for index in chosen]
+            rows = tuple(row.id for row in current if not isinstance(row, DataError))
+            what = f"the {title.removeprefix('All ').lower()}"
+        choose_task(self.app, session.ref.recipe_path, rows, what)
 
     def decide(self, action: Action, **more: Any) -> bool:
         """Record a decision on the current row and show a notice. Return whether it was possible."""

@@ -167,7 +167,9 @@ def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> 
     right: list[Part] = []
     if snapshot is not None:
         view = snapshot.live or max(
-            (*snapshot.runs[:1], *snapshot.evals[:1], *snapshot.searches[:1]), key=lambda view: view.updated, default=None
+            (*snapshot.runs[:1], *snapshot.evals[:1], *snapshot.searches[:1], *snapshot.generations[:1]),
+            key=lambda view: view.updated,
+            default=None,
         )
         name = one_line(snapshot.workspace.resolve().name, 40)
         left += [f"  {name}"] if name else []

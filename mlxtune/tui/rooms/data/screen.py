@@ -53,8 +53,8 @@ class DataRoom(SourceRoom):
     RECIPE_KEY = "c"
     CONDITIONAL_ACTIONS = frozenset(
         {
-            "filter", "review", "fix", "accept", "reject", "tag", "redo", "mute", "sort", "bulk", "transform", "import_rows", "stats",
-            "recipe", "check_again",
+            "filter", "review", "fix", "accept", "reject", "tag", "redo", "mute", "sort", "bulk", "transform", "generate",
+            "import_rows", "stats", "recipe", "check_again",
         }
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -17,6 +17,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
+from mlxtune.evaluation.failure_groups import failure_groups
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
@@ -24,6 +25,7 @@ from mlxtune.recipe import load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.tui.base import Room
+from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.paths import display_path
 from mlxtune.tui.render.text import ago, error_rows, lines
 from mlxtune.tui.rooms.evaluate import render, service
@@ -38,6 +40,7 @@ from mlxtune.tui.widgets.panel import FocusPanel, Panel
 from mlxtune.tui.widgets.section import Section
 
 REFERENCE = "reference"
+MAX_GROUPS = 8  # groups of failing rows offered
 MAX_RUNS = 8  # recent runs offered for evaluation
 
 
@@ -48,7 +51,7 @@ class EvaluateRoom(Room):
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#ev-list"
     CONDITIONAL_ACTIONS = frozenset(
-        {"metric", "kinds", "versus", "review", "compare", "other", "evaluate", "html", "off_task", "stop"}
+        {"metric", "kinds", "versus", "review", "compare", "other", "evaluate", "html", "off_task", "stop", "generate"}
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "open", id="evaluate.enter"),
@@ -56,6 +59,7 @@ class EvaluateRoom(Room):
         Binding("f", "kinds", "filter by kind of failure", id="evaluate.classes"),
         Binding("v", "versus", "compare with another answer", id="evaluate.versus"),
         Binding("w", "review", "review a training row", id="evaluate.review"),
+        Binding("g", "generate", "generate rows like the failing ones", id="evaluate.generate"),
         Binding("n", "evaluate", "new evaluation", id="evaluate.new"),
         Binding("c", "compare", "compare reports", id="evaluate.compare"),
         Binding("o", "other", "another report", id="evaluate.older"),
@@ -271,6 +275,8 @@ class EvaluateRoom(Room):
             actions.append(FooterAction("v", "versus", "versus", "compare with the reference or another arm's answer"))
         if self._can_review:
             actions.append(FooterAction("w", "review", "review", "open a similar training row in Review"))
+            if self.app.can_start:
+                actions.append(FooterAction("g", "generate", "generate", "let a teacher write training rows like the failing ones"))
         actions += stop
         if self.app.can_start:
             actions.append(FooterAction("n", "new", "evaluate", "evaluate a run or a base"))
@@ -364,6 +370,45 @@ class EvaluateRoom(Room):
         self.app.sessions.open_file(None)  # the recipe's source, even if another file is open
         self.app.row_to_open = id
         self.app.action_room("review")
+
+    def action_generate(self) -> None:
+        """Ask for a group of failing rows, and let a teacher write rows like their nearest training rows."""
+        loaded, found, row = self._report, self._rows, self._row
+        if loaded is None or found is None or row is None:
+            return
+        groups = failure_groups(found.rows, found.filter.arm)
+        groups.sort(key=lambda group: row not in group.rows)  # the one under the cursor first
+        recipe = next(
+            (
+                view.path
+                for view in (self.app.snapshot.recipes if self.app.snapshot else ())
+                if view.recipe and view.recipe.name == loaded.report.facts.get("name")
+            ),
+            None,
+        )
+        if not groups or recipe is None:
+            text = (
+                "There is no training row to write more rows like." if recipe else "The recipe of this report is not in recipes/."
+            )
+            self.app.show_notice(Notice("!", "$warning", text))
+            return
+
+        def chosen(index: str | None) -> None:
+            if index:
+                group = groups[int(index)]
+                reason = f"{loaded.folder.name}: {plural(len(group.rows), 'row')} fail with {group.kind}"
+                choose_teacher(self.app, recipe, "variations", rows=group.examples, reason=reason)
+
+        options = [
+            ChoiceOption(
+                str(index),
+                f"{plural(len(group.rows), 'row')}: {one_line(group.kind, 30)}",
+                one_line(group.rows[0].row.question, 60),
+            )
+            for index, group in enumerate(groups[:MAX_GROUPS])
+        ]
+        text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
+        self.app.push_screen(ChoiceDialog("Write rows like which failures?", text, options), chosen)
 
     def action_html(self) -> None:
         if self._report and self._report.html:

@@ -42,7 +42,7 @@ class ReviewRoom(SourceRoom):
     RECIPE_KEY = "r"
     CONDITIONAL_ACTIONS = frozenset(
         {"accept", "reject", "skip", "prefer_right", "disclaimer", "tie", "bad", "swap", "edit", "keep", "leave", "tag", "note",
-         "redo", "details", "transform", "recipe", "import_rows"}
+         "redo", "details", "transform", "generate", "recipe", "import_rows"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "accept", "accept; in a pair, prefer the left answer", id="review.accept"),

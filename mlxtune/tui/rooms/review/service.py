@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import one_line
+from mlxtune.data.generate.lineage import KEY, lineage_of
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 
 if TYPE_CHECKING:  # they load numpy
@@ -116,7 +117,8 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
     if similar := [finding.rows[1] for finding in browser.findings(index) if len(finding.rows) > 1]:
         facts.append(("similar", ", ".join(dict.fromkeys(f"row {other + 1:,}" for other in similar[:3]))))
     if row is not None:
-        meta = [(name, value) for name, value in row.meta.items() if name not in ("tags", "tag")]
+        facts += _lineage_facts(row)
+        meta = [(name, value) for name, value in row.meta.items() if name not in ("tags", "tag", KEY)]
         facts += [(one_line(str(name), 8), one_line(str(value), 60)) for name, value in meta[:3]]
     facts.append(("edited", "yes" if decision.record is not None else "no"))
     if decision.note:
@@ -124,6 +126,21 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
     if step := browser.last_step(index):
         reason = f", {one_line(step.reason, 40)}" if step.reason else ""
         facts.append((step.action, f"by {one_line(step.who, 20)}, {format_time(step.t)}{reason}"))
+    return facts
+
+
+def _lineage_facts(row: Row) -> list[tuple[str, str]]:
+    """Return who wrote a generated row, from what, and its scores."""
+    lineage = lineage_of(row)
+    if lineage is None:
+        return []
+    facts = [("written", f"by {one_line(lineage.teacher, 60)}{f' at {one_line(lineage.host, 40)}' if lineage.host else ''}")]
+    if lineage.source:
+        facts.append(("quotes", f"{one_line(lineage.source.file, 40)}: “{one_line(lineage.source.quote, 160)}”"))
+    if lineage.flaw:
+        facts.append(("flaw", one_line(lineage.flaw, 40)))
+    if lineage.scores:
+        facts.append(("scores", ", ".join(f"{one_line(name, 20)} {value:.2f}" for name, value in lineage.scores.items())))
     return facts
 
 

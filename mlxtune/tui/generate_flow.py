@@ -1,0 +1,160 @@
+"""The dialogs that lead to a generation: the task, then the teacher with what it costs. The choice of a teacher starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.text import one_line, plural
+from mlxtune.recipe import Recipe, load
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
+from mlxtune.tui.widgets.frame import Notice
+
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.generate.lineage import Task
+    from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
+    from mlxtune.tui.base import BaseApp
+
+ROWS = 20
+_OTHER = "other"
+
+
+def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
+    """Ask what to generate. Variations are of the training rows with the IDs ``rows``, or of all; ``what`` describes them."""
+    try:
+        method = load(recipe).method.kind
+    except MlxtuneError as error:
+        app.show_error(error)
+        return
+    tasks: list[tuple[Task, str, str]] = [
+        ("variations", "Variations", f"new prompts like {what}, and their answers"),
+        ("documents", "From documents", "questions that a folder of your documents answers"),
+        ("answers", "Answers", "answers to prompts that have none"),
+        ("pairs", "Worse answers", "preference pairs with a named flaw"),
+    ]
+    possible = [task for task in tasks if (task[0] == "pairs") == (method == "dpo")]
+    options = [ChoiceOption(task, name, about) for task, name, about in possible]
+
+    def chosen(task: str | None) -> None:
+        match task:
+            case "variations":
+                choose_teacher(app, recipe, "variations", rows=rows)
+            case "pairs":
+                choose_teacher(app, recipe, "pairs", rows=rows)
+            case "documents":
+                text = "Markdown, text, or PDF files. Each question quotes the sentence that answers it."
+                _ask_path(app, "Which folder?", text, lambda path: choose_teacher(app, recipe, "documents", documents=path))
+            case "answers":
+                text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
+                _ask_path(app, "Which prompts?", text, lambda path: choose_teacher(app, recipe, "answers", prompts=path))
+
+    text = "A teacher writes them. They are used only after you accept them in Review, and are never held out."
+    app.push_screen(ChoiceDialog("Generate rows", text, options), chosen)
+
+
+def choose_teacher(
+    app: BaseApp, recipe: Path, task: Task, *, rows: tuple[str, ...] = (), documents: str = "", prompts: str = "", reason: str = ""
+) -> None:
+    """Ask which teacher writes the rows, with the highest cost of each, and start the generation with it."""
+    from mlxtune.data.generate.request import GenerationRequest
+    from mlxtune.data.generate.start import Quote, quote
+
+    app_workspace = app.workspace
+
+    def teachers() -> tuple[Recipe, list[tuple[str, TeacherSpec, GenerationRequest, Quote | MlxtuneError]]]:
+        loaded = load(recipe)
+        result = []
+        for name, spec in _teachers(app_workspace, loaded):
+            request = GenerationRequest(
+                task, spec, ROWS if not prompts else 10_000, rows=rows, documents=documents, prompts=prompts, reason=reason
+            )
+            try:
+                offer: Quote | MlxtuneError = quote(loaded, request)
+            except MlxtuneError as error:
+                offer = error
+            result.append((name, spec, request, offer))
+        return loaded, result
+
+    def show(found: tuple[Recipe, list[tuple[str, TeacherSpec, GenerationRequest, Quote | MlxtuneError]]]) -> None:
+        loaded, offers = found
+        usable = [(name, request, offer) for name, _, request, offer in offers if not isinstance(offer, MlxtuneError)]
+        if not usable:
+            app.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
+            return
+        options = [ChoiceOption(str(index), one_line(name, 30), _cost(offer)) for index, (name, _, offer) in enumerate(usable)]
+        options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder on this machine"))
+
+        def chosen(index: str | None) -> None:
+            if index == _OTHER:
+                other = partial(_start_other, app, recipe, loaded, usable[0][1])
+                text = "A larger model writes better rows. It is downloaded if it is missing."
+                app.push_screen(PromptDialog("Which model?", text, label="start"), lambda name: other(name) if name else None)
+            elif index:
+                _, request, offer = usable[int(index)]
+                if offer.host:
+                    request = replace(request, teacher=replace(request.teacher, consent="asked in the app"))
+                _start(app, loaded, request)
+
+        title = f"Who writes up to {plural(min(ROWS, usable[0][2].rows) if task != 'answers' else usable[0][2].rows, 'row')}?"
+        text = "The teacher sees only training rows. enter starts it."
+        app.push_screen(ChoiceDialog(title, text, options), chosen)
+
+    app.run_job(teachers, show, busy="Counting the questions.")
+
+
+def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
+    """Return the teachers to offer: the newest adapters, the recipe's base, and its endpoints."""
+    from mlxtune.adapters import library
+    from mlxtune.data.generate.request import TeacherSpec
+
+    adapters = [entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base == recipe.model.base]
+    adapters.sort(key=lambda entry: -entry.created)
+    result = [(entry.name, TeacherSpec(base=entry.base, adapter=str(entry.folder))) for entry in adapters[:3]]
+    result.append((recipe.model.base, TeacherSpec(base=recipe.model.base)))
+    for name, endpoint in recipe.evaluation.endpoints.items():
+        spec = TeacherSpec(
+            url=endpoint.url, model=endpoint.model, key_env=endpoint.key_env, price_in=endpoint.price_in, price_out=endpoint.price_out,
+            cap=endpoint.cap or None,
+        )  # fmt: skip
+        result.append((name, spec))
+    return result
+
+
+def _cost(offer: object) -> str:
+    from mlxtune.data.generate.start import Quote
+
+    assert isinstance(offer, Quote)
+    text = f"up to {plural(offer.questions, 'question')}"
+    if not offer.host:
+        return f"{text}, on this machine"
+    return f"{text}, at most ${min(offer.dollars, offer.cap or offer.dollars):.2f}; training rows are sent to {offer.host}"
+
+
+def _start_other(app: BaseApp, recipe: Path, loaded: Recipe, request: GenerationRequest, name: str) -> None:
+    from mlxtune.data.generate.request import TeacherSpec
+
+    _start(app, loaded, replace(request, teacher=TeacherSpec(base=name)))
+
+
+def _start(app: BaseApp, recipe: Recipe, request: GenerationRequest) -> None:
+    def job() -> Notice:
+        from mlxtune.data.generate import start  # its imports would slow down the app's start
+
+        start.start(app.workspace, recipe, request)
+        return Notice(
+            "●", "$primary", f"Generating rows for {one_line(recipe.name)}.", "A notice appears when they can be reviewed."
+        )
+
+    app.run_job(job, busy="Starting the teacher.")
+
+
+def _ask_path(app: BaseApp, title: str, text: str, then: Callable[[str], None]) -> None:
+    def chosen(path: str | None) -> None:
+        if path:
+            then(str((app.workspace / Path(path).expanduser()).resolve()))
+
+    app.push_screen(PromptDialog(title, text, label="continue"), chosen)

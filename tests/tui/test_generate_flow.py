@@ -1,0 +1,123 @@
+"""From a failure, or from rows, to proposed rows in Review: the dialogs, what starts, and what is shown when it has finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxtune.core.files import write_json
+from mlxtune.data.generate import start
+from mlxtune.data.generate.lineage import KEY, Lineage
+from mlxtune.data.generate.proposals import propose
+from mlxtune.data.generate.request import GenerationRequest
+from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.data.source import read_file, read_source
+from mlxtune.data.split import split
+from mlxtune.recipe import Recipe, load
+
+from .conftest import OpenRoom
+from .evaluated import evaluation
+from .rows_stage import GOOD, Checks, checks, tokens, write
+from .stage import NOW, Shop
+
+__all__ = ["checks", "tokens"]
+
+pytestmark = pytest.mark.slow
+
+Started = list[tuple[Recipe, GenerationRequest]]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    requests: Started = []
+
+    def record(workspace: Path, recipe: Recipe, request: GenerationRequest, **_: Any) -> None:
+        requests.append((recipe, request))
+
+    monkeypatch.setattr(start, "start", record)
+    return requests
+
+
+async def test_three_keys_from_failing_rows_to_a_teacher(shop: Shop, open_room: OpenRoom, started: Started) -> None:
+    """The teacher gets the nearest training rows, never the failing held-out ones."""
+    evaluation(shop)
+    async with open_room("evaluate") as room:
+        await room.until(lambda: room.screen._rows is not None and len(room.screen._rows.rows) == 7)
+        await room.pilot.pause()
+        await room.press("g")
+        await room.until(lambda: room.mode == "")
+        assert "never the held-out rows" in room.screen._text
+        await room.press("enter")
+        await room.until(lambda: room.mode == "" and "Who writes" in room.screen._heading)
+        options = [(option.name, option.about) for option in room.screen._options]
+        assert options[0][0] == "smollm2-135m"
+        assert options[0][1].startswith("up to ")
+        assert options[0][1].endswith("on this machine")
+        await room.press("enter")
+        await room.until_notice("● Generating rows for support-json.")
+    ((recipe, request),) = started
+    splits = split(read_source(recipe.source), recipe.data)
+    assert request.rows
+    assert {row.id for row in splits.train}.issuperset(request.rows)
+    assert (request.task, request.teacher.base, request.count) == ("variations", "smollm2-135m", 20)
+    assert "fail" in request.reason
+
+
+async def test_variations_of_the_filtered_rows(shop: Shop, checks: Checks, open_room: OpenRoom, started: Started) -> None:
+    file = shop.recipe()
+    write(shop.folder / "data" / "support.jsonl", GOOD)
+    async with open_room("data") as room:
+        await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == 10)
+        await room.press("slash")
+        await room.type("tag:login")
+        await room.press("enter")
+        await room.until(lambda: len(room.screen.session.selection.rows) == 4)
+        await room.press("w")
+        await room.until(lambda: room.mode == "")
+        assert [option.value for option in room.screen._options] == ["variations", "documents", "answers"]
+        assert "4 rows that match the filter" in room.screen._options[0].about
+        await room.choose("variations")
+        await room.choose("0")
+        await room.until_notice("● Generating")
+        await room.press("w")
+        await room.choose("documents")
+        await room.answer("no-such-folder")
+        await room.until_notice("✗ There are no documents at")
+    rows = {row.id for row in read_file(load(file).source) if row.meta["tag"] == "login"}
+    assert set(started[0][1].rows) == rows
+
+
+async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    recipe = load(shop.recipe())
+    write(shop.folder / "data" / "support.jsonl", GOOD)
+    folder = shop.folder / "generations" / "20261124-1500-support-json"
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
+    story: list[tuple[str, dict[str, Any]]] = [
+        ("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}),
+        ("arm.progress", {"arm": "big", "done": 3, "total": 26, "of": "question"}),
+    ]
+    shop.tell(folder, story)
+    shop.hold(folder)
+    async with open_room("home") as room:
+        assert "generating 3/26" in " ".join(room.text("RoomHeader").split())
+        assert "Let the teacher finish." in room.text("#next-picture")
+        meta = {KEY: Lineage("variations", "big", "", folder.name, "Write.", 3, scores={"novelty": 0.7}, flaw="").to_json()}
+        row = Conversation(
+            Location(Path("x"), 1), meta, (Message("user", "Do you rent skis?"), Message("assistant", json.dumps({"a": 1})))
+        )
+        propose(recipe.source, [row])
+        write_json(folder / "report.json", {"rows": [row.id]})
+        shop.tell(folder, [("run.finished", {"summary": {"proposed": 1, "refused": {"empty": 2}}})])
+        await room.observe(shop.snapshot(NOW + 5))
+        await room.until_notice("✓ 1 row proposed, 2 refused. R reviews them, the most useful first.")
+        await room.press("R")
+        await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
+        origin = " ".join(room.text("#origin").split())
+        assert "written by big" in origin
+        assert "novelty 0.70" in origin
+        await room.press("a")
+        await room.until(lambda: len(read_source(recipe.source).rows) == 11)
