@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+from exhaustive import cases
 from textual._context import active_app
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -23,6 +25,8 @@ from .stage import observe, shown, until
 
 WIDE = (120, 36)
 NARROW = (80, 24)
+SIZES = [(1, 1), (20, 5), (60, 15), (200, 60)]
+any_size = pytest.mark.parametrize("size", cases(SIZES, "1x1", name=lambda size: f"{size[0]}x{size[1]}"))
 
 
 class RoomDriver:

@@ -17,7 +17,7 @@ from mlxtune.tui.stylesheet import CachedStylesheet
 from mlxtune.tui.theme import THEMES
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, drive
+from .driver import NARROW, RoomDriver, any_size, drive
 from .stage import Shop, shown
 
 
@@ -79,7 +79,7 @@ async def test_no_color_keeps_every_glyph(loaded: Shop, open_room: OpenRoom, mon
         assert set("●✓✗■○▌") <= set(shown(room.app))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
+@any_size
 async def test_every_page_can_have_any_size(loaded: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
     async with open_room("home", size=size) as room:
         await room.press("down", "down", "T", "z", "f1", "escape", "l", "pagedown", "home", "escape", "s", "escape", "H")

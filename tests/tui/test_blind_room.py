@@ -17,7 +17,7 @@ from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import sign_test
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, RoomDriver, any_size
 from .evaluated import base, evaluation
 from .stage import Shop, until
 from .test_naughty import NAUGHTY
@@ -339,7 +339,7 @@ async def test_hostile_answers_are_shown_as_text(shop: Shop, open_room: OpenRoom
             assert not set(room.screen_text) & set(CONTROLS), key
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
+@any_size
 async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
     voted(shop, 2, n=2)
     async with open_room("blind", size=size) as room:

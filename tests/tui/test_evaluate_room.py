@@ -17,7 +17,7 @@ from mlxtune.tui.rooms.evaluate import service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, drive
+from .driver import NARROW, RoomDriver, any_size, drive
 from .evaluated import base, evaluating, evaluation
 from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
@@ -509,7 +509,7 @@ async def test_hostile_outputs_are_shown_as_text(shop: Shop, open_room: OpenRoom
             assert not set(room.screen_text) & set(CONTROLS), key
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
+@any_size
 async def test_any_terminal_size_works(shop: Shop, open_room: OpenRoom, size: tuple[int, int]) -> None:
     evaluation(shop, off_task=2)
     evaluating(shop)

@@ -83,7 +83,7 @@ ROOM_KEYS = {
 
 
 @pytest.mark.parametrize("size", [(120, 36), pytest.param((80, 24), marks=pytest.mark.exhaustive)], ids=["120x36", "80x24"])
-@pytest.mark.parametrize("room", list(ROOMS))
+@pytest.mark.parametrize("room", cases(ROOMS, *SHOWS_ROWS))
 async def test_every_room_shows_hostile_text_as_plain_text(shop: Shop, room: str, size: tuple[int, int]) -> None:
     async with drive(naughty_shop(shop).app(), room, size) as driver:
         for keys in ((), *COMMON_KEYS, (ROOMS[room].key,), *ROOM_KEYS.get(room, [])):

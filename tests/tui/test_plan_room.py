@@ -23,7 +23,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, RoomDriver, any_size
 from .planned import RECIPE, plannable, took
 from .stage import Shop, shown
 
@@ -461,7 +461,7 @@ async def test_without_a_recipe_the_room_says_what_it_is_for(shop: Shop, open_ro
         assert "No recipes yet." in room.text("#plan-invite-picture")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20, 5), (60, 15), (200, 60)])
+@any_size
 async def test_the_room_can_have_any_size(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from exhaustive import cases
 
 from mlxtune.core import app_state
 from mlxtune.data import samples
@@ -141,7 +142,7 @@ def test_keys_typed_after_quitting_are_ignored(tmp_path: Path) -> None:
         assert screen.restored
 
 
-@pytest.mark.parametrize("mode", list(ROOMS))
+@pytest.mark.parametrize("mode", cases(ROOMS, "review"))
 def test_the_app_opens_in_the_last_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """On a terminal a room is created before it is on the screen stack; in a test it is not."""
     samples.create(tmp_path / "work")
