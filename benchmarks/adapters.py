@@ -17,10 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import FOLDER, call, environment, heading
+from common import FOLDER, call, environment, heading, read_prompts
 
-from mlxtune.data.rows import Conversation
-from mlxtune.data.source import read_file
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 
@@ -34,10 +32,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=32, help="requests to mlxtune serve")
     parser.add_argument("--max-tokens", type=int, default=48, help="maximum answer length in tokens")
     options = parser.parse_args()
-    conversations = [
-        [message.as_dict() for message in row.prompt] for row in read_file(options.data) if isinstance(row, Conversation)
-    ]
-    conversations = conversations[: options.requests]
+    conversations = read_prompts(options.data, options.requests)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.jsonl"
         file.write_text("".join(json.dumps(messages) + "\n" for messages in conversations))

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlxtune.data.rows import Conversation
+from mlxtune.data.source import read_file
 from mlxtune.planning.machine import this_machine
 
 FOLDER = Path(__file__).resolve().parent
@@ -25,6 +27,12 @@ def call(script: str, *arguments: str, note: str = "", python: str = "") -> dict
     )
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
+
+
+def read_prompts(path: Path, count: int) -> list[list[dict[str, Any]]]:
+    """Return the messages of the first ``count`` prompts of the conversations in ``path``."""
+    rows = [row for row in read_file(path) if isinstance(row, Conversation)]
+    return [[message.as_dict() for message in row.prompt] for row in rows[:count]]
 
 
 def environment(*packages: str) -> dict[str, Any]:

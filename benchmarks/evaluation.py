@@ -16,11 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import FOLDER, call, environment, heading
+from common import FOLDER, call, environment, heading, read_prompts
 from mlx_lm.utils import load_tokenizer
 
-from mlxtune.data.rows import Conversation
-from mlxtune.data.source import read_file
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 
@@ -34,10 +32,7 @@ def main() -> None:
     parser.add_argument("--loop-rows", type=int, default=8, help="prompts of the loop; each takes seconds without Metal")
     parser.add_argument("--max-tokens", type=int, default=24, help="tokens of every answer")
     options = parser.parse_args()
-    conversations = [
-        [message.as_dict() for message in row.prompt] for row in read_file(options.data) if isinstance(row, Conversation)
-    ]  # fmt: skip
-    conversations = with_system(conversations[: options.rows], options.system)
+    conversations = with_system(read_prompts(options.data, options.rows), options.system)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.jsonl"
         file.write_text("".join(json.dumps(messages) + "\n" for messages in conversations))

@@ -11,11 +11,11 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
-import types
 from pathlib import Path
 from typing import Any
+
+from peer_lora import lora_arguments
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # mlxtune need not be installed in the peer's environment
 
@@ -48,12 +48,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         quantized.install()
     np.random.seed(0)
     model, tokenizer = lora.load(options.model)
-    folder = Path(tempfile.mkdtemp())
-    (folder / "train.jsonl").write_text(Path(options.train).read_text())
-    settings = dict(lora.CONFIG_DEFAULTS) | {
-        "model": options.model, "train": True, "data": str(folder), "iters": options.steps, "mask_prompt": True, "steps_per_report": 1,
-        "steps_per_eval": 10**9, "save_every": 10**9, "adapter_path": str(folder / "adapters"), "max_seq_length": 512,
-    }  # fmt: skip
+    arguments = lora_arguments(options.model, options.train, options.steps)
     counts: list[tuple[int, int]] = []
     traces: list[int] = []
     reports: list[tuple[float, float, int]] = []
@@ -87,11 +82,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     train = lora.train
     with contextlib.redirect_stdout(sys.stderr):
-        data, no_data, _ = lora.load_dataset(types.SimpleNamespace(**settings), tokenizer)
+        data, no_data, _ = lora.load_dataset(arguments, tokenizer)
         changes = {"val_dataset": None, "iterate_batches": counted_batches, "loss": counted_loss}
         lora.train = lambda **arguments: train(**arguments | changes)
         mx.reset_peak_memory()
-        lora.train_model(types.SimpleNamespace(**settings), model, data, no_data, Report())
+        lora.train_model(arguments, model, data, no_data, Report())
     later = reports[len(reports) // 2 :]
     counts = counts[: len(reports)]
     growth = later[-1][2] - later[0][2]

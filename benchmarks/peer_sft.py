@@ -10,10 +10,9 @@ import argparse
 import contextlib
 import json
 import sys
-import tempfile
-import types
-from pathlib import Path
 from typing import Any
+
+from peer_lora import lora_arguments
 
 
 def main() -> None:
@@ -46,12 +45,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
         model = dequantize_model(model)
         mx.eval(model.parameters())
-    folder = Path(tempfile.mkdtemp())
-    (folder / "train.jsonl").write_text(Path(options.train).read_text())
-    settings = dict(lora.CONFIG_DEFAULTS) | {
-        "model": options.model, "train": True, "data": str(folder), "iters": options.iters, "mask_prompt": True, "steps_per_report": 1,
-        "steps_per_eval": 10**9, "save_every": 10**9, "adapter_path": str(folder / "adapters"), "max_seq_length": 512,
-    }  # fmt: skip
     counts: list[tuple[int, int, int]] = []
 
     def counting_batches(**arguments: Any) -> Any:
@@ -72,7 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         def on_val_loss_report(self, info: dict[str, Any]) -> None:
             pass
 
-    arguments = types.SimpleNamespace(**settings)
+    arguments = lora_arguments(options.model, options.train, options.iters)
     train = lora.train
     with contextlib.redirect_stdout(sys.stderr):
         data, no_data, _ = lora.load_dataset(arguments, tokenizer)

@@ -91,9 +91,9 @@ def _losses(side: EvaluationSide) -> list[float]:
     return [loss for loss in losses if math.isfinite(loss)]
 
 
-def _spark(values: list[float], all_values: list[float], width: int = 20) -> str:
-    """Return a sparkline of ``values`` on the scale of ``all_values``."""
+def _spark(values: list[float], all_values: list[float]) -> str:
+    """Return a sparkline of at most 20 of ``values`` on the scale of ``all_values``."""
     low, high = min(all_values, default=0.0), max(all_values, default=0.0)
-    count = min(width, len(values))
+    count = min(20, len(values))
     chosen = [values[round(index * (len(values) - 1) / max(1, count - 1))] for index in range(count)]
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low))] if high > low else "▁" for value in chosen)

@@ -158,6 +158,4 @@ def table(report: JudgeReport) -> None:
         note = "yes/no questions; exact McNemar test with Holm-adjusted p-values; Newcombe intervals"
         print_table(comparison_table(f"{second} over {first}", note, [(item.metric, item) for item in report.comparisons]))
     if report.scores:
-        print_table(
-            score_table("Scales, 1 to 5", "sign test with Holm-adjusted p-values; bootstrap intervals over groups", report.scores)
-        )
+        print_table(score_table(report.scores))

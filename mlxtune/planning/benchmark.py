@@ -18,6 +18,7 @@ from mlxtune.planning.machine import Memory, PowerState, installed_version, powe
 from mlxtune.planning.speed import TrainingRate, store_rates
 
 _SECONDS = 1.0  # per measurement
+_SYNCS = 16  # appends that are each synced
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick
     )
 
 
-def _measure_disk(folder: Path, nbytes: int, syncs: int = 16) -> list[Measurement]:
+def _measure_disk(folder: Path, nbytes: int) -> list[Measurement]:
     """Benchmark sequential writes with one sync at the end, and small writes that are each synced, as in a journal."""
     block = os.urandom(2**20)
     with disk_errors(str(folder)), tempfile.TemporaryFile(dir=folder) as file:
@@ -93,7 +94,7 @@ def _measure_disk(folder: Path, nbytes: int, syncs: int = 16) -> list[Measuremen
         sync_file(file.fileno())
         rate = nbytes / (time.perf_counter() - start)
         times = []
-        for _ in range(syncs):
+        for _ in range(_SYNCS):
             start = time.perf_counter()
             file.write(block[:200])
             file.flush()
@@ -101,5 +102,5 @@ def _measure_disk(folder: Path, nbytes: int, syncs: int = 16) -> list[Measuremen
             times.append(time.perf_counter() - start)
     return [
         Measurement("disk write", "", rate / 1e6, "MB/s", f"{nbytes // 2**20} MiB, synced once"),
-        Measurement("disk sync", "", 1e3 * statistics.median(times), "ms", f"median of {syncs} appends of 200 bytes"),
+        Measurement("disk sync", "", 1e3 * statistics.median(times), "ms", f"median of {_SYNCS} appends of 200 bytes"),
     ]

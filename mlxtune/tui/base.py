@@ -21,7 +21,7 @@ from textual.widgets import Input, TextArea
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
-from mlxtune.recipe import load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.tui import keys
 from mlxtune.tui.key_order import OrderedKeys
@@ -248,51 +248,51 @@ class BaseApp(OrderedKeys):
     def new_run(self) -> None:
         """Start a run of the workspace's recipe, or ask which one if there are several."""
         views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
-        if len(views) == 1:
-            self.start_run(views[0].path)
-        else:
-            self._ask_for_recipe(views, self.start_run)
+        self._with_recipe(views, self.start_run)
 
     def start_run(self, path: Path) -> None:
         """Start a run of the recipe in ``path`` and show it."""
-        try:
-            recipe = load(path)
-        except MlxtuneError as error:
-            self.show_error(error)
-            return
 
-        def job() -> None:
+        def start_recipe(recipe: Recipe) -> None:
             from mlxtune.training import start  # its imports would slow down the app's start
 
             start.start(self.workspace, recipe)
 
-        if self.run_job(job, busy=f"Starting {recipe.name}."):
+        if self._run_recipe_job(path, start_recipe, "Starting {}."):
             self.selected = None
             self.action_room("train")
 
     def new_search(self) -> None:
         """Start a search of the workspace's recipe, or ask which recipe if there are several."""
         views = [view for view in self.snapshot.startable if view.recipe] if self.snapshot else []
-        if len(views) == 1:
-            self.start_search(views[0].path)
-        else:
-            self._ask_for_recipe(views, self.start_search)
+        self._with_recipe(views, self.start_search)
 
     def start_search(self, path: Path) -> None:
         """Start a search of the recipe in ``path``."""
-        try:
-            recipe = load(path)
-        except MlxtuneError as error:
-            self.show_error(error)
-            return
 
-        def job() -> Notice:
+        def start_recipe(recipe: Recipe) -> Notice:
             from mlxtune.training.search import search_start  # its imports would slow down the app's start
 
             search_start.start(self.workspace, recipe)
             return Notice("✓", "$success", f"The search of {one_line(recipe.name)} has started.", "h in Train shows it.")
 
-        self.run_job(job, busy=f"Starting a search of {recipe.name}.")
+        self._run_recipe_job(path, start_recipe, "Starting a search of {}.")
+
+    def _with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+        """Call ``then`` with the path of the only recipe, or of the one that the user chooses."""
+        if len(views) == 1:
+            then(views[0].path)
+        else:
+            self._ask_for_recipe(views, then)
+
+    def _run_recipe_job(self, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
+        """Run ``job`` with the recipe in ``path``, whose name completes ``busy``, or show why the recipe cannot be read."""
+        try:
+            recipe = load(path)
+        except MlxtuneError as error:
+            self.show_error(error)
+            return False
+        return self.run_job(lambda: job(recipe), busy=busy.format(recipe.name))
 
     def resume_run(self, view: RunView) -> None:
         """Resume a run from its newest checkpoint."""

@@ -91,3 +91,10 @@ def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
         return write(folder / "adapter", arrays(**how), config(how.get("rank", 4), kind=kind), lineage)
 
     return make
+
+
+def reported_score(hits: int) -> dict[str, Any]:
+    """Return a score in a lineage: one of four rows passed before training, and ``hits`` after it."""
+    rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
+    score = {"word": "better", "verdict": "Better.", "rows": 4, "made": "2026-11-24", "rival": "base"}
+    return {**score, "before": [rate], "after": [rate | {"hits": hits}]}

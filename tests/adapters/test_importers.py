@@ -29,7 +29,7 @@ from mlxtune.models import load, lora
 from mlxtune.models.generate import generate
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
-from .conftest import SIZES, WHERE, arrays, config, write
+from .conftest import SIZES, WHERE, arrays, config, reported_score, write
 
 TOKENS = [[70, 71, 72, 80, 81, 90]]
 
@@ -218,16 +218,7 @@ def test_imported_adapter_can_be_trained_further(empty_workspace: Path, tiny: Pa
 
 
 def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: Path, source: Any) -> None:
-    rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
-    evaluation = {
-        "word": "better",
-        "verdict": "Better.",
-        "rows": 4,
-        "made": "2026-11-24",
-        "rival": "base",
-        "before": [rate],
-        "after": [rate | {"hits": 4}],
-    }
+    evaluation = reported_score(hits=4)
     lineage = {
         "base": str(tiny),
         "base_fingerprint": source.fingerprint,

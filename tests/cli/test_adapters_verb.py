@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from adapters.conftest import arrays, config, write
+from adapters.conftest import arrays, config, reported_score, write
 from evaluation_files import write_evaluation
 from tiny_model import make_tiny
 
@@ -71,17 +71,7 @@ def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
 
 
 def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
-    rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
-    evaluation = {
-        "word": "better",
-        "verdict": "Better.",
-        "rows": 4,
-        "made": "2026-11-24",
-        "rival": "base",
-        "before": [rate],
-        "after": [rate],
-    }
-    evaluation["reservation"] = "off-task answers dropped from 20 to 15 of 34"
+    evaluation = reported_score(hits=1) | {"reservation": "off-task answers dropped from 20 to 15 of 34"}
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": evaluation})
     listed, details = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())

@@ -397,8 +397,8 @@ def key_value_table(title: str, note: str, items: Sequence[tuple[str, str]]) -> 
     return ReportTable(title, note, (TableColumn(), TableColumn()), rows)
 
 
-def score_table(title: str, note: str, items: Sequence[ScoreComparison]) -> ReportTable:
-    """Return a table of compared scores: rows that rose, fell or stayed the same, change, p-value, and outcome."""
+def score_table(items: Sequence[ScoreComparison]) -> ReportTable:
+    """Return a table of a judge's scores: rows that rose, fell or stayed the same, change, p-value, and outcome."""
     rows = tuple(
         (
             TableCell(item.metric),
@@ -410,4 +410,5 @@ def score_table(title: str, note: str, items: Sequence[ScoreComparison]) -> Repo
         for item in items
     )
     columns = (TableColumn(), *(TableColumn(label, right=True) for label in ("rose", "fell", "same", "change", "p")), TableColumn())
-    return ReportTable(title, note, columns, rows)
+    note = "sign test with Holm-adjusted p-values; bootstrap intervals over groups"
+    return ReportTable("Scales, 1 to 5", note, columns, rows)

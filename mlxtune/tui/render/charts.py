@@ -116,7 +116,7 @@ def draw_chart(curve: Curve, width: int, height: int, zoom: bool = False, cursor
         grid.draw(series.points, series.style)
     grid.draw(curve.smooth, "bold $primary", thick=True)
     grid.draw_ticks()
-    grid.draw_glyphs(curve.validations, "◆", "$second", apart=3)
+    grid.draw_validations(curve.validations)
     if cursor is not None and limits.x[0] <= cursor <= limits.x[1]:
         grid.draw_cursor(cursor)
     labels = {grid.row(tick): _label(tick, limits.decimals) for tick in limits.y_ticks}
@@ -210,13 +210,13 @@ class _Grid:
             if row[column][0] in " ·":
                 row[column] = ("┊", "$foreground")
 
-    def draw_glyphs(self, points: Points, glyph: str, style: str, apart: int) -> None:
-        """Draw a glyph per point, newest first, at least ``apart`` cells from each other."""
+    def draw_validations(self, points: Points) -> None:
+        """Draw a glyph per validation, newest first, at least three cells from each other."""
         limit, (left, right) = self.columns, self.scale.x
         for x, y in reversed(points):
             if math.isfinite(y) and left <= x <= right and (column := self.column(x)) <= limit:
-                self.cells[self.row(y)][column] = (glyph, style)
-                limit = column - apart
+                self.cells[self.row(y)][column] = ("◆", "$second")
+                limit = column - 3
 
 
 def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int]]:
