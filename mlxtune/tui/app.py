@@ -73,6 +73,7 @@ class MlxtuneApp(BaseApp):
         Binding("f1", "help", "Help", id="app.help"),
         Binding("ctrl+p", "command_palette", "More", id="app.more", priority=True),
         Binding("semicolon,ctrl+o", "jump", "Jump", id="app.jump"),
+        Binding("ctrl+y", "copy", "Copy", id="app.copy"),
         Binding("u", "undo", "Undo", id="app.undo"),
         Binding("q", "quit", "Quit", id="app.quit"),
         Binding("ctrl+q", "quit", "Quit from anywhere", id="app.quit-now", priority=True),
@@ -284,6 +285,16 @@ class MlxtuneApp(BaseApp):
         if self.notice and self.notice.undo:
             await self.screen.run_action(self.notice.undo.action)
 
+    def action_copy(self) -> None:
+        """Copy what is under the cursor. The terminal puts it on the clipboard (OSC 52), also over ssh."""
+        if isinstance(self.screen, Room):
+            text, what = self.screen.copyable()
+            if text:
+                self.copy_to_clipboard(text)
+            self.show_notice(
+                Notice("✓", "$success", f"Copied {what}.") if text else Notice("·", "$muted", "There is nothing to copy here.")
+            )
+
     def action_help(self) -> None:
         if isinstance(self.screen, Room):
             self.push_screen(PageScreen("Help", help_rows(self.screen)))
@@ -336,6 +347,8 @@ class MlxtuneApp(BaseApp):
                     yield SystemCommand(f"Open {entry.name} ({key})", entry.load().ABOUT, partial(self.action_room, mode))
             jump = self.shown_key("app.jump", ";")
             yield SystemCommand(f"Jump ({jump})", "show a jump label on every panel", self.action_jump)
+            if what := screen.copyable()[1]:
+                yield SystemCommand(f"Copy ({self.shown_key('app.copy', '^y')})", f"copy {what}", self.action_copy)
             if self.snapshot and len(self.snapshot.recipes) > 1:
                 yield SystemCommand("Recipe", "choose the recipe to show", self.choose_recipe)
         for name, label in THEME_LABELS.items():

@@ -392,6 +392,10 @@ class Room(Screen[None]):
     def draw(self, snapshot: Snapshot) -> None:
         """Show the snapshot in the sections."""
 
+    def copyable(self) -> tuple[str, str]:
+        """Return the text to copy and what it is, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy."""
+        return "", ""
+
     def save_state(self) -> Mapping[str, Any]:
         """Return what to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
         return {}

@@ -231,3 +231,9 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded: Shop) -> None:
         rows = [" ".join(row.split()) for row in room.text("#changes-picture").splitlines()]
         assert rows == ["✓ support-json, finished", "✗ support-json, failed"]
     assert app_state.last_saved(loaded.folder) > visited
+
+
+async def test_ctrl_y_says_when_there_is_nothing_to_copy(shop: Shop, open_room: OpenRoom) -> None:
+    async with open_room("home") as room:
+        await room.press("ctrl+y")
+        await room.until_notice("· There is nothing to copy here.")

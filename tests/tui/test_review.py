@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -544,3 +545,13 @@ async def test_an_import_continues_while_tokens_are_counted(
         await room.until(lambda: "trained" in room.head("#read"))
         gate.set()
         await room.until_notice("✓ Imported 1 row to data/more-2.jsonl.")
+
+
+async def test_ctrl_y_copies_the_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop)
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("ctrl+y")
+        await room.until_notice("✓ Copied the row.")
+        written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
+        assert json.loads(room.app.clipboard)["messages"] == written["messages"]

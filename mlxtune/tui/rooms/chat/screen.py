@@ -69,6 +69,10 @@ class ChatRoom(Room):
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self._with_base = bool(state.get("both"))
 
+    def copyable(self) -> tuple[str, str]:
+        replies = [reply.text for exchange in self.chat.exchanges for reply in exchange.replies if reply.text]
+        return (replies[-1], "the last answer") if replies else ("", "")
+
     def compose_body(self) -> ComposeResult:
         yield Section("Chat", Panel(id="chat-invite-picture"), lit=True, id="chat-invite")
         yield Section(

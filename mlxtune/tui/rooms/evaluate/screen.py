@@ -123,6 +123,11 @@ class EvaluateRoom(Room):
         cursor = self.query_one("#ev-list", ListPanel).cursor
         return self._rows.rows[cursor] if self._rows and cursor < len(self._rows.rows) else None
 
+    def copyable(self) -> tuple[str, str]:
+        row, found = self._row, self._rows
+        answer = row.answers.get(found.filter.arm) if row and found else None
+        return (answer.output, f"the answer of {one_line(found.filter.arm)}") if answer and found else ("", "")
+
     @property
     def _can_review(self) -> bool:
         row = self._row

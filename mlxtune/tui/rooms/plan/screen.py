@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -203,6 +204,10 @@ class PlanRoom(Room):
         if not form.local:
             return "base not downloaded: estimated from the catalog"
         return "measured on this machine" if form.plan and form.plan.calibrated else "computed, not measured"
+
+    def copyable(self) -> tuple[str, str]:
+        view = self.app.recipe
+        return (f"mlxtune train {shlex.quote(str(view.path))}", "the command that trains this recipe") if view else ("", "")
 
     def save_state(self) -> Mapping[str, Any]:
         return {"key": item.path} if (item := self._key) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -124,6 +125,10 @@ class ReviewRoom(SourceRoom):
             return None
         row = session.source.lazy_row(session.row_index).current_or_error
         return None if isinstance(row, DataError) else row
+
+    def copyable(self) -> tuple[str, str]:
+        row = self.row
+        return (json.dumps(row.content, ensure_ascii=False), "the row") if row else ("", "")
 
     # Drawing
 

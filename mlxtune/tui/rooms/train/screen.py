@@ -128,6 +128,10 @@ class TrainRoom(Room):
     def on_run_chart_cursor_moved(self) -> None:
         self._draw_legend()
 
+    def copyable(self) -> tuple[str, str]:
+        view = self.view
+        return (view.id, "the run's ID") if view else ("", "")
+
     def save_state(self) -> Mapping[str, Any]:
         return {"zoomed": self._zoomed, "measure": self._metric_id, "compare": self._compared_id}
 
