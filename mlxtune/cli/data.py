@@ -314,6 +314,8 @@ def import_(
 
 
 def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> None:
+    from mlxtune.data.checks.registry import get_check
+
     print_heading(out, "Data", one_line(report.path.name, 40))
     _paragraph(report.sentence, _VERDICT_MARKS[report.label], "bold")
     formats = _format_counts(report.formats) or "none"
@@ -327,9 +329,13 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
             for id, same in groupby(findings, key=lambda finding: finding.check):
                 _show_check(report, id, list(same), style, every)
     print_section("Statistics", report.statistics.tier)
-    for finding in report.findings:
-        if finding.severity == "note":
+    for id, same in groupby((one for one in report.findings if one.severity == "note"), key=lambda one: one.check):
+        notes = list(same)
+        for finding in notes if not notes[0].rows else ():
             _paragraph(finding.reason, ("· ", "muted"))
+        if notes[0].rows:
+            where = report.locations[notes[0].rows[0]][0].place
+            _paragraph(f"{get_check(id).title}: {len(notes):,}. {where}: {notes[0].reason} --also {id}", ("· ", "muted"))
     for muted in report.muted:
         _paragraph(
             f"{muted.check} is muted ({plural(muted.count, 'finding')}): {one_line(muted.reason, 200)}", ("○ ", "muted"), "muted"

@@ -120,6 +120,7 @@ def test_phone_numbers(number: str) -> None:
         "ISBN 978-3-16-148410-0",
         "7 + 1234567890",
         "(555) 123-4567",
+        "(123) 456-7891",
         "+1 (512) 555-0202",
     ],
 )
@@ -171,6 +172,10 @@ def test_invisible_characters() -> None:
     assert matched_text(invisible, "tabs\tand\nlines\r\n, \u200d in 👩\u200d🔧, no\u00a0break, می\u200cخواهم") == []
     flag = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
     assert matched_text(invisible, f"{flag} is Scotland") == []
+
+
+def test_a_latex_command_that_was_read_as_an_escape_is_restored() -> None:
+    assert [hit.replacement for hit in invisible("\x0crac{1}{2}, \x08eta and a page\x0c")] == ["\\f", "\\b", ""]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +251,8 @@ def test_placeholders(text: str) -> None:
         "<b>bold</b>",
         "my todo list",
         "{'a': {'b': 1}}",
+        "a sequence {x_n} in [a, b]",
+        "x = 1  # TODO: check x",
     ],
 )
 def test_code_and_markup_are_not_placeholders(text: str) -> None:

@@ -143,6 +143,12 @@ def test_near_duplicates_have_similar_prompts_and_answers(tmp_path: Path) -> Non
     assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == [["rows:3", "rows:1"]]
 
 
+def test_rows_about_different_things_are_no_near_duplicates(tmp_path: Path) -> None:
+    question = "What is the name of the race that was held on the long circuit in {} in that year?"
+    rows = [chat(question.format(place), "It was the Grand Prix.") for place in ("Monza", "Modena", "1999", "2001")]
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == []
+
+
 def test_a_shared_system_prompt_makes_no_near_duplicates(tmp_path: Path) -> None:
     system = {"role": "system", "content": "You are the support desk of an outdoor shop. " * 30}
     rows = [{"messages": [system, *chat(question, f"Answer {number}.")["messages"]]} for number, question in enumerate(QUESTIONS)]

@@ -446,13 +446,17 @@ def test_llamafactory_v1_parts_are_read() -> None:
             "assistant", ("reasoning", "r"), ("text", "b"), ("tool_call", '{"name": "f", "arguments": {"x": 1}}'), loss_weight=0.0
         ),
         turn("tool", ("text", "5"), loss_weight=0.0),
+        turn("assistant", ("reasoning", "r"), ("tool_call", '{"name": "g", "arguments": "{}"}'), loss_weight=0.0),
+        turn("tool", ("text", "6"), loss_weight=0.0),
         turn("assistant", ("text", "a"), loss_weight=1.0),
     ]
     row = parse({"messages": messages}, LOCATION)
     assert isinstance(row, Conversation)
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-    assert row.messages == (Q, Message("assistant", "b", {"tool_calls": [call], REASONING: "r"}, False), Message("tool", "5"), A)
-    pair = {"chosen_messages": [messages[0], messages[3]], "rejected_messages": [messages[0], turn("assistant", ("text", "b"))]}
+    second = {"type": "function", "function": {"name": "g", "arguments": {}}}
+    turns = [Message("assistant", text, {"tool_calls": [one], REASONING: "r"}, False) for text, one in (("b", call), ("", second))]
+    assert row.messages == (Q, turns[0], Message("tool", "5"), turns[1], Message("tool", "6"), A)
+    pair = {"chosen_messages": [messages[0], messages[-1]], "rejected_messages": [messages[0], turn("assistant", ("text", "b"))]}
     assert parse(pair, LOCATION) == Preference(LOCATION, {}, (Q,), "a", "b")
     with pytest.raises(RowError, match="must be text"):
         parse({"messages": [turn("user", ("image_url", "x.png")), ANSWER]}, LOCATION)

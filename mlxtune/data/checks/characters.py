@@ -26,13 +26,15 @@ _INVISIBLE = re.compile(
     "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]+"
 )
 
+_LATEX = {"\x07": "\\a", "\x08": "\\b", "\x0b": "\\v", "\x0c": "\\f"}  # commands such as \frac that were read as an escape
+
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HAN", "KANA", "HANGUL", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "ARMENIAN", "GEORGIAN")
 _SCRIPT_OF_NAME = {"CJK": "HAN", "HIRAGANA": "KANA", "KATAKANA": "KANA"} | {name: name for name in _SCRIPTS}
 _EAST_ASIAN = {"HAN", "KANA", "HANGUL"}  # Japanese and Korean use several of them
 _LANGUAGE = re.compile(  # a prompt that names a language may be answered in it
     r"(?i)\b(?:translat\w*|russian|ukrainian|bulgarian|serbian|chinese|mandarin|japanese|korean|arabic|persian|hebrew|hindi|thai|armenian|georgian"
-    r"|cyrillic|kanji|hiragana|languages?|alphabet|unicode)\b"
+    r"|cyrillic|kanji|hiragana|languages?|alphabet|unicode|english|french|german|spanish|farsi|urdu|bengali|turkish|vietnamese|bilingual)\b"
 )
 _LOOKALIKES = set("АВЕЅІЈКМНОРСТХУаеіјорсухѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ")  # these look like Latin letters
 
@@ -74,7 +76,9 @@ def invisible(text: str) -> Iterator[Hit]:
         if any(start <= match.start() < end for start, end in garbled):
             continue
         names = ", ".join(f"U+{ord(char):04X}" for char in dict.fromkeys(match[0]))
-        yield Hit(*match.span(), f"The model would learn invisible characters ({names}).", "")
+        is_command = match[0] in _LATEX and text[match.end() : match.end() + 2].isalpha()
+        original = _LATEX[match[0]] if is_command else ""
+        yield Hit(*match.span(), f"The model would learn invisible characters ({names}).", original)
 
 
 @family.row_check(Check("mixed-script", "warn", "rows that mix scripts", DROP, short="scripts"))
@@ -97,7 +101,7 @@ def mixed_script(row_input: CheckInput) -> Iterator[tuple[str, tuple[Span, ...]]
                 return
         longer = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
         families = {"HAN" if script in _EAST_ASIAN else script for script, matches in longer.items() if matches} - {"GREEK"}
-        if len(families) > 2:
+        if len(families) > 2 and not _LANGUAGE.search(" ".join((*earlier_texts, part.text))):
             last = max(families, key=lambda script: words.get(script, longer[script])[0].start())
             yield "The text mixes three scripts.", (_span(part.name, words[last][0]),)
             return

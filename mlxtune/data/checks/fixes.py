@@ -69,7 +69,7 @@ def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dic
             raise InputError(f"There is no automatic fix for {id}.", hint=f"Choose from {fixable}, or contract-METRIC.")
     selected: defaultdict[int, list[Finding]] = defaultdict(list)
     for finding in findings:
-        if finding.rows and (finding.check in also or get_check(finding.check).fix.safe) and finding.severity != "note":
+        if finding.rows and (finding.check in also or (get_check(finding.check).fix.safe and finding.severity != "note")):
             selected[finding.rows[0]].append(finding)
     return dict(selected)
 

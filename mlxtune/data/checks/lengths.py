@@ -1,4 +1,4 @@
-"""Find rows that do not fit in the token window, and rows much longer or shorter than the others."""
+"""Find rows that do not fit in the token window, and answers much longer or shorter than the others."""
 
 from __future__ import annotations
 
@@ -35,22 +35,19 @@ def truncated(row: CheckInput) -> Reasons:
         yield f"The row has {tokens.total:,} tokens; the last {cut:,} would be truncated, including the stop token.", ()
 
 
-_OUTLIER = family.register(Check("length-outlier", "warn", "rows with an unusual length", DROP, short="length"))
+_OUTLIER = family.register(Check("length-outlier", "note", "answers with an unusual length", DROP, short="length"))
 
 
 @family.corpus_check
 def outliers(corpus: Corpus) -> Iterator[Finding]:
-    """Find answers, or else prompts, whose log length is outside the outer fences."""
-    flagged: set[int] = set()
-    for name, lengths in (("answer", corpus.answers), ("prompt", [len(prompt) for prompt in corpus.prompts])):
-        if len(lengths) < _MIN_ROWS:
-            return
-        low, median, high = length_bounds(lengths)
-        for rank, length in enumerate(lengths):
-            if (length < low or length > high) and rank not in flagged:
-                flagged.add(rank)
-                reason = f"The {name} has {plural(length, 'character')}; the median is {median:,.0f}."
-                yield Finding(_OUTLIER.id, _OUTLIER.severity, (corpus.indices[rank],), reason)
+    """Find answers whose log length is outside the outer fences. This is a note, because short and long answers may be right."""
+    if len(corpus.answers) < _MIN_ROWS:
+        return
+    low, median, high = length_bounds(corpus.answers)
+    for rank, length in enumerate(corpus.answers):
+        if length < low or length > high:
+            reason = f"The answer has {plural(length, 'character')}; the median is {median:,.0f}."
+            yield Finding(_OUTLIER.id, _OUTLIER.severity, (corpus.indices[rank],), reason)
 
 
 def length_bounds(lengths: Sequence[int]) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,7 +13,7 @@ from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
-from mlxtune.data.rows import Row, Text, Unpaired
+from mlxtune.data.rows import Row, Text, Unpaired, prompt_text
 
 family = CheckFamily()
 _LEAK = family.register(Check("leak", "block", "train rows that repeat held-out rows", DROP_UNUSABLE, "⇄"))
@@ -20,6 +21,7 @@ _COPY = family.register(Check("duplicate", "warn", "exact duplicates", Fix("drop
 _NEAR = family.register(Check("near-duplicate", "warn", "near-duplicates", DROP, "≈", short="near-dup"))
 
 _SMALL_GROUP = 8  # in a group of up to this many near-duplicates, every pair is compared, not only the links that connect the group
+_NAME = re.compile(r"(?<=[^.!?:\s]\s)[A-Z][\w-]*|(?<![\w-])[\w-]*\d[\w-]*")  # capitalized words within a sentence, and numbers
 _MAX_COMPARED = 2000  # rows in another split that one row is compared with
 
 
@@ -108,7 +110,10 @@ def _nearly_same(one: Row, two: Row) -> bool:
     """Return whether two rows with near-duplicate prompts teach nearly the same."""
     if type(one) is not type(two) or (isinstance(one, Unpaired) and isinstance(two, Unpaired) and one.label != two.label):
         return False
-    return isinstance(one, Text) or _is_same_answer(target_text(one), target_text(two))
+    if not isinstance(one, Text) and not _is_same_answer(target_text(one), target_text(two)):
+        return False
+    names = [set(_NAME.findall(prompt_text(row))) for row in (one, two)]
+    return names[0] <= names[1] or names[1] <= names[0]  # otherwise, each is about something that the other is not about
 
 
 def _is_same_answer(one: str, two: str) -> bool:

@@ -140,6 +140,7 @@ def _assistant(turn: Mapping[str, Any], content: Any, extra: dict[str, Any], num
     if isinstance(content, list):
         texts += [part.get("thinking") for part in content if isinstance(part, dict) and part.get("type") == "thinking"]
         content = [part for part in content if not (isinstance(part, dict) and part.get("type") == "thinking")]
+        content = content or ("" if "tool_calls" in extra else content)
     inline, answer = split_reasoning(_content_text(content, number))
     texts += [inline] if inline else []
     if not all(isinstance(text, str) for text in texts):
