@@ -68,6 +68,6 @@ def _chat(workspace: Path, which: str) -> dict[str, Any]:
 
 # What an item is in each room, as the part of the app's saved state that shows it.
 ROOM_ITEMS: Mapping[str, Callable[[Path, str], dict[str, Any]] | None] = {
-    "home": None, "data": _recipe, "review": lambda _workspace, which: {"row": which}, "plan": _recipe, "train": _run,
+    "home": None, "data": _recipe, "groups": None, "review": lambda _workspace, which: {"row": which}, "plan": _recipe, "train": _run,
     "evaluate": _evaluation, "blind": None, "adapters": _adapter, "chat": _chat, "advice": None,
 }  # fmt: skip

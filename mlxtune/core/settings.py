@@ -7,14 +7,19 @@ notify_command = "say"      # run when a queue ends, with a summary as its last 
 [keys]                      # a binding's ID = one key, or several separated by commas; F1 in the app shows the IDs
 "train.zoom" = "x"
 "app.jump" = "ctrl+g,f2"
+
+[commands]                  # a key = a command for the terminal; {workspace}, {recipe}, {run}, {adapter}, and {row} are filled in
+f5 = "code {recipe}"
 """
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from mlxtune.core.errors import InputError
@@ -22,13 +27,15 @@ from mlxtune.core.files import home, write_text
 from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
-_KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys")
+FIELDS = ("workspace", "recipe", "run", "adapter", "row")  # of a command
+_KNOWN = ("theme", "relax_gpu_watchdog", "notify_command", "keys", "commands")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings. ``keys`` maps binding IDs to keys. ``errors`` has one sentence per invalid setting.
+    """The settings. ``errors`` has one sentence per invalid setting.
 
+    ``keys`` maps binding IDs to keys, and ``commands`` maps keys to commands, as words that may have fields (``{recipe}``).
     ``relax_gpu_watchdog`` is for workers on a Mac; see ``gpu_errors``. ``notify_command`` is run when a queue ends.
     """
 
@@ -37,6 +44,7 @@ class Settings:
     errors: tuple[str, ...] = ()
     relax_gpu_watchdog: bool = True
     notify_command: str = ""
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def path() -> Path:
@@ -74,7 +82,30 @@ def load() -> Settings:
             bindings[id] = value
         else:
             warnings.append(f"{FILE}: keys.{one_line(id)} must be a quoted key.")
-    return Settings(theme, bindings, tuple(warnings), relax, command)
+    commands = _commands(document.get("commands", {}), warnings)
+    return Settings(theme, bindings, tuple(warnings), relax, command, commands)
+
+
+def _commands(given: Any, warnings: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the words of each command by its key, and add a sentence to ``warnings`` for each invalid one."""
+    commands: dict[str, tuple[str, ...]] = {}
+    if not isinstance(given, dict):
+        warnings.append(f"{FILE}: commands must be a table: [commands].")
+        return commands
+    for key, text in given.items():
+        where = f"{FILE}: commands.{one_line(key)}"
+        try:
+            words = tuple(shlex.split(text))
+            fields = {name for word in words for _, name, _, _ in Formatter().parse(word) if name is not None}
+        except (ValueError, AttributeError):
+            words, fields = (), set()
+        if not words:
+            warnings.append(f"{where} must be a quoted command.")
+        elif unknown := min(fields - set(FIELDS), default=""):
+            warnings.append(f"{where}: unknown field {{{one_line(unknown)}}}. {suggest(unknown, FIELDS)}")
+        else:
+            commands[key] = words
+    return commands
 
 
 def save_theme(name: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -110,6 +112,12 @@ class MlxtuneApp(BaseApp):
         self.theme = "ansi" if no_color else user.theme if user.theme in names else names[0]
         self.key_changes, errors = keys.build_keymap(user.keys) if user.keys else ({}, [])
         self.set_keymap(self.key_changes)
+        self._user_commands = user.commands
+        if user.commands:
+            command_keys, command_errors = keys.build_command_keys(user.commands, self.key_changes)
+            errors += command_errors
+            for key, name in command_keys.items():
+                self.bind(name, f"user_command({key!r})", description=one_line(shlex.join(user.commands[key]), 40))
         if user.theme not in (*names, ""):
             errors.insert(0, f"Unknown theme {one_line(user.theme)}. Valid themes: {', '.join(sorted(names))}.")
         if errors := [*user.errors, *(f"{settings.FILE}: {error}" for error in errors)]:
@@ -284,6 +292,34 @@ class MlxtuneApp(BaseApp):
         """Undo the action that the notice describes."""
         if self.notice and self.notice.undo:
             await self.screen.run_action(self.notice.undo.action)
+
+    def action_user_command(self, key: str) -> None:
+        """Run a command of the user's settings in the terminal, and come back when it has ended."""
+        if not isinstance(self.screen, Room):
+            return
+        newest = next(iter(self.snapshot.runs), None) if self.snapshot else None
+        fields = {
+            "workspace": str(self.workspace),
+            "recipe": str(self.recipe.path) if self.recipe else "",
+            "run": self.selected or (newest.id if newest else ""),
+            "adapter": str(self.workspace / self.adapter) if self.adapter else "",
+            "row": "",
+            **self.screen.command_fields(),
+        }
+        words = self._user_commands[key]
+        if missing := next(
+            (name for name, value in fields.items() if not value and any(f"{{{name}}}" in word for word in words)), ""
+        ):
+            self.show_notice(Notice("!", "$warning", f"This command needs {{{missing}}}, but there is none here."))
+            return
+        try:
+            with self.suspend():
+                code = subprocess.run([word.format_map(fields) for word in words], cwd=self.workspace).returncode
+        except (OSError, ValueError) as error:
+            self.show_notice(Notice("✗", "$error", one_line(f"{words[0]} cannot be run: {error}."), f"Edit {settings.FILE}."))
+            return
+        ended = f"{one_line(words[0], 40)} exited with {code}." if code else f"{one_line(words[0], 40)} has ended."
+        self.show_notice(Notice("✗" if code else "✓", "$error" if code else "$success", ended))
 
     def action_copy(self) -> None:
         """Copy what is under the cursor. The terminal puts it on the clipboard (OSC 52), also over ssh."""

@@ -392,6 +392,10 @@ class Room(Screen[None]):
     def draw(self, snapshot: Snapshot) -> None:
         """Show the snapshot in the sections."""
 
+    def command_fields(self) -> Mapping[str, str]:
+        """Return the fields of a user's command that this room sets, such as ``{"row": "4f0a…"}``."""
+        return {}
+
     def copyable(self) -> tuple[str, str]:
         """Return the text to copy and what it is, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy."""
         return "", ""

@@ -70,6 +70,26 @@ def build_keymap(settings: Mapping[str, str]) -> tuple[Keymap, list[str]]:
     return keymap, errors
 
 
+def build_command_keys(keys: Iterable[str], keymap: Keymap) -> tuple[dict[str, str], list[str]]:
+    """Return Textual's name for each key of a user's command, and an error message for each that is invalid or already bound."""
+    used = {
+        key: binding.id
+        for kind in binding_classes()
+        for binding in own_bindings(kind)
+        for key in keymap.get(binding.id or "", binding.key).split(",")
+    }
+    names: dict[str, str] = {}
+    errors: list[str] = []
+    for key in keys:
+        if (name := _key_name(key)) is None:
+            errors.append(f"commands: unknown key {one_line(key)}. Examples of valid keys: f5, ctrl+x.")
+        elif name in used:
+            errors.append(f"commands: {display_key(name)} is already bound to {used[name] or 'another action'}.")
+        else:
+            names[key] = name
+    return names, errors
+
+
 def _conflicts(keymap: Keymap, classes: Iterable[Kind], ids: Mapping[str, Kind]) -> Iterator[tuple[str, str, str]]:
     """Yield an ID in ``keymap``, one of its keys, and the ID of another binding that uses this key in the same place."""
     used: list[tuple[Kind, str, str]] = [

@@ -25,9 +25,19 @@ def test_theme_and_keys_are_read_with_or_without_quotes(file: Path) -> None:
     assert settings.load() == settings.Settings("paper", {"train.zoom": "x", "home.new": "ctrl+n,f2"})
 
 
+def test_commands_are_read_as_words_with_fields(file: Path) -> None:
+    file.write_text("[commands]\nf5 = \"code -n '{recipe}'\"\n")
+    assert settings.load().commands == {"f5": ("code", "-n", "{recipe}")}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("commands = 3", "commands must be a table: [commands]."),
+        ("[commands]\nf5 = 3", "commands.f5 must be a quoted command."),
+        ('[commands]\nf5 = ""', "commands.f5 must be a quoted command."),
+        ('[commands]\nf5 = "code \'x"', "commands.f5 must be a quoted command."),
+        ('[commands]\nf5 = "code {recipes}"', "commands.f5: unknown field {recipes}. Did you mean recipe?"),
         ("theme = ", "settings.toml cannot be read:"),
         ("themes = 1", "unknown key themes. Did you mean theme?"),
         ("theme = 3", "theme must be a quoted name."),

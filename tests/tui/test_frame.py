@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -381,3 +383,39 @@ async def test_a_dialog_is_centered_over_the_room(shop: Shop) -> None:
         assert abs(sheet.x - (100 - sheet.right)) <= 1
         assert abs(sheet.y - (30 - sheet.bottom)) <= 1
         assert app.screen.styles.background.a < 1
+
+
+# The user's commands
+
+
+@pytest.fixture
+def commands(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Settings with commands, and the words of each command that is run."""
+    set_keys('[commands]\nf5 = "code {recipe}"\nf6 = "show {row}"\nu = "undo"\nf99 = "x"\nf7 = "no-such-program {run}"\n')
+    ran: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> Any:
+        if words[0] == "no-such-program":
+            raise FileNotFoundError(2, "No such file or directory")
+        ran.append(words)
+        return SimpleNamespace(returncode=len(ran) - 1)
+
+    monkeypatch.setattr("mlxtune.tui.app.subprocess.run", run)
+    monkeypatch.setattr(MlxtuneApp, "suspend", lambda app: nullcontext())
+    return ran
+
+
+async def test_a_users_command_runs_with_its_fields_filled_in(loaded: Shop, commands: list[list[str]], open_room: OpenRoom) -> None:
+    async with open_room("home") as room:
+        assert "commands: u is already bound to" in room.notice
+        assert "Other errors in the file: 1." in room.notice  # there is no key f99
+        await room.until(lambda: room.app.recipe is not None)
+        await room.press("f5")
+        await room.until_notice("✓ code has ended.")
+        assert commands == [["code", str(loaded.folder / "recipes" / "support-json.toml")]]
+        await room.press("f5")
+        await room.until_notice("✗ code exited with 1.")
+        await room.press("f6")
+        await room.until_notice("! This command needs {row}, but there is none here.")
+        await room.press("f7")
+        await room.until_notice("✗ no-such-program cannot be run:")

@@ -75,6 +75,10 @@ class AdaptersRoom(Room):
         cursor = self.query_one("#adapters-list", ListPanel).cursor
         return self._adapters[cursor] if cursor < len(self._adapters) else None
 
+    def command_fields(self) -> Mapping[str, str]:
+        adapter = self._adapter
+        return {"adapter": str(self.app.workspace / adapter.key)} if adapter else {}
+
     def copyable(self) -> tuple[str, str]:
         adapter = self._adapter
         return (str(self.app.workspace / adapter.key), "the adapter's folder") if adapter else ("", "")

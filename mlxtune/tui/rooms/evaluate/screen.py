@@ -123,6 +123,10 @@ class EvaluateRoom(Room):
         cursor = self.query_one("#ev-list", ListPanel).cursor
         return self._rows.rows[cursor] if self._rows and cursor < len(self._rows.rows) else None
 
+    def command_fields(self) -> Mapping[str, str]:
+        row = self._row
+        return {"row": row.row.id} if row else {}
+
     def copyable(self) -> tuple[str, str]:
         row, found = self._row, self._rows
         answer = row.answers.get(found.filter.arm) if row and found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -125,6 +125,10 @@ class ReviewRoom(SourceRoom):
             return None
         row = session.source.lazy_row(session.row_index).current_or_error
         return None if isinstance(row, DataError) else row
+
+    def command_fields(self) -> Mapping[str, str]:
+        row = self.row
+        return {"row": row.id} if row else {}
 
     def copyable(self) -> tuple[str, str]:
         row = self.row

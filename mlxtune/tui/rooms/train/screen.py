@@ -128,6 +128,10 @@ class TrainRoom(Room):
     def on_run_chart_cursor_moved(self) -> None:
         self._draw_legend()
 
+    def command_fields(self) -> Mapping[str, str]:
+        view = self.view
+        return {"run": view.id} if view else {}
+
     def copyable(self) -> tuple[str, str]:
         view = self.view
         return (view.id, "the run's ID") if view else ("", "")
