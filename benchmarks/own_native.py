@@ -24,8 +24,11 @@ class Recorder:
         self.steps: list[dict[str, Any]] = []
 
     def emit(self, type: str, **fields: Any) -> None:
+        import mlx.core as mx
+
         if type == "step":
-            self.steps.append(fields | {"at": time.perf_counter(), "cpu": time.process_time(), "footprint": footprint()})
+            clocks = {"at": time.perf_counter(), "cpu": time.process_time()}
+            self.steps.append(fields | clocks | {"footprint": footprint(), "free_buffers": mx.get_cache_memory()})
             if len(self.steps) % 100 == 0:
                 print(f"step {len(self.steps)}: {footprint() / 1e6:.0f} MB", file=sys.stderr, flush=True)
 
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--train", required=True, help="rows of {prompt, completion}")
     parser.add_argument("--shapes", choices=("padded", "any", "off"), required=True, help="compiled with few or any shapes, or not")
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--cache-limit", type=int, default=0, help="MiB of free buffers that MLX may keep; 0 keeps its limit")
     options = parser.parse_args()
     os.environ[COMPUTE_VARIABLE] = "native"
     blas.preload()
@@ -75,6 +79,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         loop.padded_shapes = {}
     objective: Any = loop.objective
     loop.objective = Counted(objective.prefix, objective.streams)
+    if options.cache_limit:
+        mx.set_cache_limit(options.cache_limit * 2**20)
     mx.reset_peak_memory()
     loop.run(recorder)
     steps = recorder.steps
@@ -89,7 +95,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "traces": len(traces) if loop.compiled else 0, "traces_after_first_epoch": sum(step >= first for step in traces) if loop.compiled else 0,
         "computed_per_real": sum(step["computed"] for step in steps) / real, "peak": mx.get_peak_memory(),
         "retained": steps[-1]["footprint"] - steps[0]["footprint"], "retained_per_100": growth / (len(later) - 1) * 100,
-        "footprints": [step["footprint"] for step in steps[99::100]],
+        "rest": mx.get_active_memory(), "free_buffers": max(step["free_buffers"] for step in steps),
+        "largest_footprint": max(step["footprint"] for step in steps), "footprints": [step["footprint"] for step in steps[99::100]],
     }  # fmt: skip
 
 
