@@ -5,6 +5,7 @@ The peak of a step is the highest of these moments, each in addition to the weig
     freezing    the layers below the first adapter fill their cache, many rows at a time
     head        every adapted layer has saved its activations, and the head computes its first logits
     backward    the same, and the topmost layer computes its gradients
+    bottom      the lowest adapted layer computes its gradients, and each stream has those of all other layers
     update      all activations are freed, but all gradients exist
 
 Before the first step there is one more, ``loading``, when both the loaded and the converted weights exist. Gradient
@@ -23,8 +24,6 @@ from mlxtune.planning.machine import CACHE_LIMIT, Machine, computes_natively
 from mlxtune.planning.shapes import ModelShapes, WeightShape
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe
-
-PACKED = 1.5  # times the bytes of packed weights: added while they are converted to dense weights
 
 CHUNK = 64  # positions whose logits exist at a time: models.head.CHUNK
 GROUP = 4096  # tokens that the cache of the frozen layers computes at a time: training.frozen_cache.GROUP_TOKENS
@@ -173,8 +172,17 @@ class _Step:
         self.weights = sum(
             weight.loaded_nbytes(float32=kernels.float32, quantize=recipe.model.quantize) for weight in shapes.weights
         )
-        packed = sum(weight.nbytes for weight in shapes.weights if weight.bits) if kernels.float32 else 0
-        self.loading = self.weights + round(PACKED * packed or max(weight.nbytes for weight in shapes.weights))
+        # the CPU's 16-bit products make packed weights dense, in float32: models.cpu.quantized
+        dense = machine.backend == "cpu" and not kernels.float32 and (recipe.model.quantize or shapes.embedding.bits)
+        self.dense_head = 4 * shapes.embedding.numbers if dense else 0
+        inner = [weight.numbers for layer in shapes.layers for weight in layer if weight.is_matrix]
+        self.dense_layer = 4 * max(inner, default=0) if dense else 0
+        packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
+        # packed weights are unpacked to 32-bit integers, which become dense weights, one matrix at a time
+        unpacking = sum(weight.nbytes for weight in packed) + max(
+            (4 * weight.numbers - weight.nbytes for weight in packed), default=0
+        )
+        self.loading = self.weights + (unpacking or max(weight.nbytes for weight in shapes.weights))
         arrays = [_adapter_shapes(weight, section.rank, magnitude=section.kind == "dora") for weight in targets]
         self.adapter = 4 * sum(map(_numbers, arrays))
         self.optimizer = round(4 * sum(_optimizer_numbers(shapes, recipe.training.optimizer) for shapes in arrays))
@@ -213,15 +221,18 @@ class _Step:
         inputs = hidden * shapes.residual_streams * len(trained)
         saved, top = (inputs, max(trained, default=0)) if self.checkpointed else (sum(trained), 0)
         saved += hidden  # the input of the final norm
+        last = (inputs if self.checkpointed else sum(trained)) / max(1, len(trained))  # saved by the lowest adapted layer
         streams = min(MAX_STREAMS, self.machine.cores, batch.rows) if self.machine.backend == "cpu" else 1
         positions = -(-batch.trained // streams)
         chunks = factors.logits * min(CHUNK, positions) + factors.ahead * min(CHUNK, max(0, positions - CHUNK))
         head_states = batch.trained * shapes.width * (self.number_size + 4)  # the head's inputs and their gradient
-        logits = streams * chunks * shapes.vocabulary * 4
+        logits = streams * (chunks * shapes.vocabulary * 4 + self.dense_head)
+        layer = factors.backward * max(trained, default=0) + streams * self.dense_layer
         accumulated = self.adapter if self.recipe.training.accumulate > 1 else 0
         moments = {
             "head": (float(accumulated), float(saved), head_states + logits),
-            "backward": (float(accumulated), saved + top + factors.backward * max(trained, default=0), float(head_states)),
+            "backward": (float(accumulated), saved + top + layer, float(head_states)),
+            "bottom": (float(accumulated + streams * self.adapter), last + top + layer, 0.0),
             "update": (factors.update * self.adapter, 0.0, 0.0),
         }
         if self.cached:

@@ -107,6 +107,37 @@ def test_checkpointing_saves_the_inputs_of_layers(read, machine) -> None:
     assert (plain.rest, checkpointed.rest) == (plain.rest, plain.rest)
 
 
+def test_at_the_bottom_each_stream_has_the_gradients_of_all_layers(read, machine, metal) -> None:
+    """With checkpointing and few tokens, the gradients of the adapter outweigh the inputs of the layers."""
+    shape, batch = read(layers=8), BatchShape(2, 64, 0, 40)
+    checkpointed = cost(shape, machine, "adapter.rank=16", batch=batch, checkpointed=True)
+    assert checkpointed.moment == "bottom"
+    assert checkpointed.gradients == 2 * checkpointed.adapter  # one per row, on two cores
+    assert cost(shape, machine, "adapter.rank=1", checkpointed=True).moment == "backward"
+
+
+def test_native_products_on_a_cpu_make_packed_weights_dense(read, machine, metal) -> None:
+    shape = read(layers=2, bits=4, kind="BF16", vocabulary=20_000)
+    on_cpu, on_gpu = (
+        memory.estimate(
+            shape, recipe(), work(BatchShape(1, 64, 0, 40)), where, cached=False, checkpointed=False, kernels=activations.NATIVE
+        )
+        for where in (machine, metal)
+    )
+    assert on_cpu.moment == on_gpu.moment == "head"
+    assert on_cpu.step - on_gpu.step == 4 * shape.embedding.numbers
+
+
+def test_loading_unpacks_one_matrix_at_a_time(tmp_path: Path, machine) -> None:
+    source = resolve(str(make_tiny(tmp_path / "model", bits=4)))
+    shape = shapes.read_shapes(source.folder, source.config)
+    packed = [weight for weight in shape.weights if weight.bits]
+    assert packed
+    estimate = cost(shape, machine)
+    largest = max(4 * weight.numbers - weight.nbytes for weight in packed)
+    assert estimate.loading == estimate.weights + sum(weight.nbytes for weight in packed) + largest
+
+
 def test_the_estimate_is_of_the_largest_batch(read, machine) -> None:
     small, large = BatchShape(8, 64, 0, 100), BatchShape(2, 512, 0, 100)
     estimate = memory.estimate(read(), recipe(), work(small, large), machine, cached=False, checkpointed=False)
