@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,14 +19,15 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.journal import read
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.generate import start as generation
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
-from mlxtune.data.generate.start import Quote, quote
 from mlxtune.evaluation.judge import endpoint
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
+
+if TYPE_CHECKING:  # imports numpy, which --help does not need
+    from mlxtune.data.generate.start import Quote
 
 _ALL_PROMPTS = 1_000_000  # more prompts than a file has
 _DEFAULT_ROWS = 20
@@ -105,6 +106,8 @@ def generate(
     The rows that pass the contract and all checks and repeat no other row are proposed: they train only after you accept them in the
     review, and are never held out. The teacher sees only training rows.
     """
+    from mlxtune.data.generate.start import quote, start
+
     loaded = load(recipe, overrides or [])
     task = _task(prompts, documents, worse=worse, score=score)
     spec = _teacher(
@@ -125,7 +128,7 @@ def generate(
         consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
         request = replace(request, teacher=replace(spec, consent=consent))
     with progress_bar("looking for the model") as update:
-        run = generation.start(Path.cwd(), loaded, request, progress=update)
+        run = start(Path.cwd(), loaded, request, progress=update)
     if detach:
         show_json({"run": run.id, "folder": str(run.folder)}) if json else show(run.id)
         return

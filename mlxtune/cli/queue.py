@@ -29,7 +29,7 @@ from mlxtune.runs.status import ACTIVE
 
 app = typer.Typer(help="Run trainings, evaluations, searches, and exports one after another.", no_args_is_help=True)
 
-COMMANDS = ("train", "eval", "search", "export")
+COMMANDS = ("train", "eval", "search", "data generate", "export")
 DETACHED = ("train", "search")  # their runs can be found again after the queue's process ended
 POLL = 1.0  # seconds
 _GLYPHS: dict[str, Cell] = {
@@ -44,7 +44,7 @@ def add(
         list[str], typer.Argument(help="A command, for example: train recipes/support-json.toml", show_default=False)
     ],
 ) -> None:
-    """Add a command: train, eval, search, or export, with its arguments. A trained adapter is also evaluated."""
+    """Add a command: train, eval, search, data generate, or export, with its arguments. A trained adapter is also evaluated."""
     from mlxtune.cli.main import load_verb  # imports this module
 
     name = next((name for name in COMMANDS if tuple(command[: len(name.split())]) == tuple(name.split())), None)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.follow import follow
+from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.search import search_json, show_search
@@ -101,6 +102,8 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
     print_facts(facts)
     if run.kind == "search":
         show_search(run)
+    if run.kind == "generate" and state.phase == "finished":
+        show_generation(run)
 
 
 @app.command()

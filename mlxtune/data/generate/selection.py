@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlxtune.data.checks.check_input import TokenCount, target_text
@@ -110,11 +110,13 @@ def twin_text(row: Row) -> str:
     return f"{prompt_text(row)}\n{row.rejected}" if isinstance(row, Preference) else prompt_text(row)
 
 
-def check_row(row: Row, scorer: ContractScorer | None, tokens: TokenCount | None, max_tokens: int) -> Refusal | None:
-    """Return why ``row`` is refused: a check that warns or blocks, or the contract. ``None`` if it passes all of them."""
+def check_row(
+    row: Row, scorer: ContractScorer | None, tokens: TokenCount | None, max_tokens: int, muted: Collection[str] = ()
+) -> Refusal | None:
+    """Return why ``row`` is refused: a check that warns or blocks and is not ``muted``, or the contract; ``None`` if it passes."""
     if isinstance(row, Preference) and jaccard(row.chosen, row.rejected) >= SAME_ANSWER:
         return Refusal("no difference", "The worse answer says the same as the good one.", row.rejected)
-    findings = [one for one in recheck(0, row, scorer, tokens, max_tokens) if one.severity != "note"]
+    findings = [one for one in recheck(0, row, scorer, tokens, max_tokens) if one.severity != "note" and one.check not in muted]
     if not findings:
         return None
     found = findings[0]

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
+from mlxtune.data import review
 from mlxtune.data.checks import contract
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.corpus import json_fields
@@ -90,6 +91,7 @@ class _Generation:
         self.worker, self.request, self.context, self.teacher = worker, request, context, teacher
         self.refusals: list[Refusal] = []
         self.known = KnownTexts(known_rows(context, worker.recipe))
+        self.muted = review.load(context.source.path).muted
         self.capped = False
 
     def choose_subjects(self, first: FirstStage) -> list[Subject]:
@@ -147,7 +149,7 @@ class _Generation:
                     continue
                 texts.add(text)
                 row = self._row(subject, question, reply)
-                refusal = check_row(row, scorer, count_tokens(row), recipe.data.max_tokens)
+                refusal = check_row(row, scorer, count_tokens(row), recipe.data.max_tokens, self.muted)
                 if refusal is None and self.known.copies_held_out(row):
                     refusal = Refusal("repeats a held-out row", "The answer has the prompt of a held-out row in it.", text)
                 if refusal:
