@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mlxtune.evaluation.drilldown import ScoredRow
 
+EVERY_KIND = "any failure"
 _LINKS = 2  # nearest training rows by which failed rows are tied together
 
 
@@ -26,6 +27,8 @@ class FailureGroup:
 def failure_groups(rows: Sequence[ScoredRow], arm: str) -> list[FailureGroup]:
     """Return the groups of failed ``rows``, largest first: rows that fail in the same way and share a nearest training row.
 
+    If there are several, a last group has all rows.
+
     Rows without nearest training rows are left out.
     """
     by_kind: defaultdict[str, list[ScoredRow]] = defaultdict(list)
@@ -33,7 +36,9 @@ def failure_groups(rows: Sequence[ScoredRow], arm: str) -> list[FailureGroup]:
         if row.links is not None and row.links.nearest and arm in row.scores:
             by_kind[row.scores[arm].kind].append(row)
     groups = [_group(kind, members) for kind, same in by_kind.items() for members in _components(same)]
-    return sorted(groups, key=lambda group: -len(group.rows))
+    groups.sort(key=lambda group: -len(group.rows))
+    every = [row for same in by_kind.values() for row in same]
+    return [*groups, *([_group(EVERY_KIND, every)] if len(groups) > 1 else [])]
 
 
 def _components(rows: Sequence[ScoredRow]) -> list[list[ScoredRow]]:

@@ -86,7 +86,7 @@ def choose_teacher(
             app.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
             return
         options = [ChoiceOption(str(index), one_line(name, 30), _cost(offer)) for index, (name, _, offer) in enumerate(usable)]
-        options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder on this machine"))
+        options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder"))
 
         def chosen(index: str | None) -> None:
             if index == _OTHER:
@@ -100,7 +100,7 @@ def choose_teacher(
                 _start(app, loaded, request)
 
         title = f"Who writes up to {plural(min(ROWS, usable[0][2].rows) if task != 'answers' else usable[0][2].rows, 'row')}?"
-        text = "The teacher sees only training rows. enter starts it."
+        text = "The teacher sees only training rows. Your choice starts it."
         app.push_screen(ChoiceDialog(title, text, options), chosen)
 
     app.run_job(teachers, show, busy="Counting the questions.")

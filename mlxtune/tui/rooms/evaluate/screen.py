@@ -17,7 +17,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import load_off_task
-from mlxtune.evaluation.failure_groups import failure_groups
+from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.start import has_adapter
@@ -386,7 +386,7 @@ class EvaluateRoom(Room):
         if loaded is None or found is None or row is None:
             return
         groups = failure_groups(found.rows, found.filter.arm)
-        groups.sort(key=lambda group: row not in group.rows)  # the one under the cursor first
+        groups.sort(key=lambda group: (group.kind == EVERY_KIND, row not in group.rows))  # the one under the cursor first
         recipe = next(
             (
                 view.path
@@ -414,7 +414,8 @@ class EvaluateRoom(Room):
                 f"{plural(len(group.rows), 'row')}: {one_line(group.kind, 30)}",
                 one_line(group.rows[0].row.question, 60),
             )
-            for index, group in enumerate(groups[:MAX_GROUPS])
+            for index, group in enumerate(groups)
+            if index < MAX_GROUPS or group.kind == EVERY_KIND
         ]
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
         self.app.push_screen(ChoiceDialog("Write rows like which failures?", text, options), chosen)
