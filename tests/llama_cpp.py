@@ -1,33 +1,25 @@
-"""llama.cpp itself, in this process, from the package xllamacpp."""
+"""llama.cpp itself, from the package xllamacpp, in a process of its own: it aborts on what it cannot compute."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 CONTEXT = 512
 
 
+@dataclass(frozen=True)
 class Llama:
-    """A llama.cpp server with one model. It computes attention in float32."""
+    """A llama.cpp server with one model, at ``url``."""
 
-    def __init__(self, model: Path, lora: Path | None = None, context: int = CONTEXT) -> None:
-        import xllamacpp
-
-        settings = xllamacpp.CommonParams()
-        settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = str(model), context, 1, 0
-        settings.n_gpu_layers, settings.warmup, settings.fit_params, settings.verbosity = 0, False, False, -1
-        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        if lora:
-            settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
-        self._server: Any = xllamacpp.Server(settings)
-        self.url: str = self._server.listening_address
+    url: str
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON answer to a request."""
@@ -55,8 +47,33 @@ class Llama:
 @contextmanager
 def llama(model: Path, lora: Path | None = None, context: int = CONTEXT) -> Iterator[Llama]:
     """Run a server with the GGUF file ``model``, and the adapter ``lora`` if given."""
-    server = Llama(model, lora, context)
-    try:
-        yield server
-    finally:
-        del server._server
+    command = [sys.executable, __file__, str(model), str(lora or ""), str(context)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and process.stderr
+            url = process.stdout.readline().strip()
+            assert url.startswith("http"), process.stderr.read()[-2000:]
+            yield Llama(url)
+        finally:
+            process.kill()
+
+
+def _serve(model: str, lora: str, context: str) -> None:
+    """Serve ``model`` until the standard input closes. Attention is computed in float32."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, int(context), 1, 0
+    settings.n_gpu_layers, settings.warmup, settings.fit_params, settings.verbosity = 0, False, False, -1
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if lora:
+        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
+    server = xllamacpp.Server(settings)
+    print(server.listening_address, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])

@@ -70,6 +70,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"model_type": "granite", "logits_scaling": 3.0, "attention_multiplier": 0.25, "embedding_multiplier": 4.0}
         | {"residual_multiplier": 0.5, "attention_bias": False, "mlp_bias": False}
     ),
+    "granitemoehybrid": Architecture(
+        {"model_type": "granitemoehybrid", "logits_scaling": 3.0, "attention_multiplier": 0.25, "embedding_multiplier": 4.0}
+        | {"residual_multiplier": 0.5, "attention_bias": False, "layer_types": ["mamba", "attention"], "position_embedding_type": "nope"}
+        | {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_n_groups": 1, "mamba_conv_bias": True}
+        | {"mamba_proj_bias": False},
+        shares_prefix=False,
+    ),
     "gpt_oss": Architecture(
         {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW, "rope_scaling": None}
         | {"layer_types": ["sliding_attention", "full_attention"]},

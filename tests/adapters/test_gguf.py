@@ -24,12 +24,37 @@ from mlxtune.recipe import AdapterSection
 PROMPT = [(7 * place) % 250 for place in range(2 * WINDOW)]
 COUNT = 6
 GEMMA = {"query_pre_attn_scalar": 16}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "gemma2": GEMMA, "gemma3_text": GEMMA, "gemma3": {"text_config": TINY["gemma3"].full_config["text_config"] | GEMMA},
+LONG = {"original_max_position_embeddings": 64, "max_position_embeddings": 128}
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG_ROPE = {"type": "longrope", "long_factor": [1.0, 1.5, 2.0, 4.0, 6.0, 7.0], "short_factor": [1.0] * 6}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+TEMPERATURE = {"llama_4_scaling_beta": 0.1, "mscale": 1.0, "mscale_all_dim": 1.0}
+QWEN35 = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+    "rope_parameters": {"type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]},
 }  # fmt: skip
-NAMES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3")
-FEW = ("llama", "gemma3_text")  # the others only in .ci/run
-EACH = [pytest.param(name, marks=() if name in FEW else pytest.mark.exhaustive) for name in NAMES]
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {  # the tiny architecture, and its configuration
+    "Llama": ("llama", {}),
+    "Llama 3": ("llama", {"rope_scaling": LLAMA3_ROPE | {"original_max_position_embeddings": 64}}),
+    "SmolLM2": ("smollm2", {}),
+    "SmolLM3": ("smollm3", {"num_hidden_layers": 4, "no_rope_layer_interval": 4}),
+    "Mistral": ("mistral", {}),
+    "Ministral 3": ("ministral3", {"layer_types": ["full_attention"] * 2, "rope_parameters": YARN | TEMPERATURE}),
+    "Qwen 2.5": ("qwen2", {}),
+    "Qwen 3": ("qwen3", {}),
+    "Qwen 3.5": ("qwen3_5", {"text_config": TINY["qwen3_5"].full_config["text_config"] | QWEN35}),
+    "Gemma 2": ("gemma2", GEMMA),
+    "Gemma 3": ("gemma3_text", GEMMA),
+    "Gemma 3 with images": ("gemma3", {"text_config": TINY["gemma3"].full_config["text_config"] | GEMMA}),
+    "Gemma 4": ("gemma4", {}),
+    "Phi-3": ("phi3", {"original_max_position_embeddings": 4096}),
+    "Phi-4-mini": ("phi3", LONG | {"partial_rotary_factor": 0.75, "rope_scaling": LONG_ROPE}),
+    "Granite": ("granite", {}),
+    "Granite 4 hybrid": ("granitemoehybrid", {"time_step_limit": [0.0, 100.0]}),  # llama.cpp has no limit
+    "LFM2": ("lfm2", {}),
+}  # fmt: skip
+FEW = ("Llama 3", "Gemma 3")  # the others only in .ci/run
+EACH = [pytest.param(name, marks=() if name in FEW else pytest.mark.exhaustive) for name in CONFIGS]
 
 
 def tiny_base(folder: Path, name: str, **config: Any) -> ModelFolder:
@@ -79,7 +104,8 @@ def assert_same_answer(server: Llama, model: Any, prompt: list[int], tolerance: 
 
 @pytest.mark.parametrize("name", EACH)
 def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> None:
-    base = tiny_base(tmp_path / "base", name, **CONFIGS.get(name, {}))
+    architecture, config = CONFIGS[name]
+    base = tiny_base(tmp_path / "base", architecture, **config)
     adapter = random_adapter(base, tmp_path / "adapter")
     model, config = fuse.fuse(base, adapter, requantize=False)
     gguf.write_gguf(model, config, base, tmp_path / "fused.gguf", "f32")

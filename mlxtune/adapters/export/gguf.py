@@ -38,8 +38,7 @@ _TYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_FLOAT32 = ("shortconv.conv.weight", "ssm_conv1d.weight")  # matrices for which llama.cpp requires float32
-_ROPE_FACTORS = "rope_freqs.weight"
+_FLOAT32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")  # required by llama.cpp
 
 
 def check(source: ModelFolder, adapter: Path | None = None) -> None:
@@ -73,17 +72,17 @@ def write_gguf(
     embedding = next(name for name, place in places.items() if place.tensor == "token_embd.weight")
     write_tokenizer(writer, source, weights[embedding].shape[0], template, raw_merges=architecture.raw_merges)
     factors = architectures.rope_factors(model, text)
-    if factors is not None:
-        writer.add_tensor_info(_ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+    extra = [(name, factors) for name in architecture.rope_factors if factors is not None]
+    for name, values in extra:
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
     types = {}
     for name, place in places.items():
-        shape = _file_shape(weights[name])
+        shape = place.shape or _file_shape(weights[name])
         types[name] = _type(place.tensor, shape, matrix)
         writer.add_tensor_info(place.tensor, shape, np.dtype(np.float32), _nbytes(shape, types[name]), types[name])
 
     def tensors() -> Iterator[Array]:
-        if factors is not None:
-            yield factors
+        yield from (values for _, values in extra)
         for name, place in places.items():
             values = _to_numpy(weights[name]).reshape(_file_shape(weights[name]))
             yield _encoded(place.to_file(values), types[name], name)
@@ -125,9 +124,10 @@ def read_back(file: Path, loaded: LoadedModel, config: Mapping[str, Any]) -> Non
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     weights = dict(tree_flatten(model.parameters()))
     arrays = []
-    for name, place in architectures.placements(model, architecture, architectures.text_config(model, config)):
+    for name, place in architectures.placements(model, architecture, architectures.text_config(model, architecture, config)):
         tensor = tensors[place.tensor]
-        values = place.from_file(gguf.dequantize(tensor.data, tensor.tensor_type))
+        values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(_file_shape(weights[name]))
+        values = place.from_file(values)
         arrays.append((name, mx.array(values.reshape(weights[name].shape)).astype(weights[name].dtype)))
     model.update(tree_unflatten(arrays))
     mx.eval(model.parameters())
@@ -153,7 +153,7 @@ def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path)
 def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architectures.Architecture, architectures.Config]:
     """Return the architecture and configuration of the text model. Raise ``ModelError`` if llama.cpp cannot compute it."""
     architecture = architectures.find(config)
-    text = architectures.text_config(model, config)
+    text = architectures.text_config(model, architecture, config)
     if problem := architecture.unsupported(text):
         raise ModelError(f"This base cannot be written as GGUF: llama.cpp does not support {problem}.")
     return architecture, text

@@ -5,6 +5,7 @@ Sources: https://github.com/ggml-org/llama.cpp (``src/models``, ``conversion``) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +28,12 @@ _NO_FREQUENCY = 1e30  # a divisor so large that a pair of dimensions is not rota
 class Placement:
     """Where a parameter of the MLX model is in the file, and in which order.
 
-    ``rows`` and ``columns`` are the indices of the parameter's rows and columns in the order of the file, if it differs. ``store`` is applied to the
+    ``shape`` is the file's if it differs in more than dimensions of 1. ``rows`` and ``columns`` are the indices of the parameter's rows and columns in the order of the file, if it differs. ``store`` is applied to the
     values, and ``restore`` is its inverse.
     """
 
     tensor: str
+    shape: tuple[int, ...] = ()
     rows: Array | None = None
     columns: Array | None = None
     store: Callable[[Array], Array] = lambda values: values
@@ -41,7 +43,7 @@ class Placement:
         """Return a parameter's ``values`` as the file has them."""
         values = values if self.rows is None else values[self.rows]
         values = values if self.columns is None else values[:, self.columns]
-        return self.store(values)
+        return self.store(values).reshape(self.shape or values.shape)
 
     def from_file(self, values: Array) -> Array:
         """Return a parameter's values from those of the file."""
@@ -54,15 +56,18 @@ class Placement:
 class Architecture:
     """How an architecture of mlx-lm is stored.
 
-    ``describe`` writes the metadata that only this architecture has. ``place`` returns the placement of a parameter, given its name and that of the tensor.
-    ``unsupported`` returns what llama.cpp cannot compute in this model, or ``""``. ``raw_merges`` tells that the tokenizer is stored with its merges
-    instead of scores, although it is a SentencePiece tokenizer.
+    ``describe`` writes the metadata that only this architecture has. ``place`` returns the placement of a parameter, given its name and that of the
+    tensor. ``unsupported`` returns what llama.cpp cannot compute in this model, or ``""``. ``settings`` returns entries of the configuration that differ by
+    layer, or are named otherwise. ``rope_factors`` are the tensors with the divisors of RoPE's frequencies. ``raw_merges`` tells that a SentencePiece
+    tokenizer is stored with its merges instead of scores.
     """
 
     arch: MODEL_ARCH
     describe: Callable[[GGUFWriter, Config], None] = lambda writer, config: None
     place: Callable[[str, str, Config], Placement] = lambda name, tensor, config: Placement(tensor)
     unsupported: Callable[[Config], str] = lambda config: ""
+    settings: Callable[[Config], Config] = lambda config: {}
+    rope_factors: tuple[str, ...] = ("rope_freqs.weight",)
     raw_merges: bool = False
 
 
@@ -78,7 +83,7 @@ def find(config: Mapping[str, Any]) -> Architecture:
     return ARCHITECTURES[kind]
 
 
-def text_config(model: nn.Module, config: Mapping[str, Any]) -> Config:
+def text_config(model: nn.Module, architecture: Architecture, config: Mapping[str, Any]) -> Config:
     """Return the configuration of the text model in ``model``, with the defaults of mlx-lm."""
     args = getattr(getattr(model, "language_model", model), "args", None)
     text: dict[str, Any] = {
@@ -87,7 +92,7 @@ def text_config(model: nn.Module, config: Mapping[str, Any]) -> Config:
         **{name: value for name, value in vars(args).items() if value is not None},
     }
     text.setdefault("head_dim", text["hidden_size"] // text["num_attention_heads"])
-    return text
+    return text | architecture.settings(text)
 
 
 def placements(model: nn.Module, architecture: Architecture, config: Config) -> Iterator[tuple[str, Placement]]:
@@ -105,7 +110,12 @@ def placements(model: nn.Module, architecture: Architecture, config: Config) -> 
 
 
 def rope_factors(model: nn.Module, config: Config) -> Array | None:
-    """Return the divisors of RoPE's frequencies ``(head_dim / 2,)`` in layers with scaled frequencies, or ``None`` if there are none."""
+    """Return the divisors of RoPE's frequencies ``(rotated / 2,)`` in layers with scaled frequencies, or ``None`` if there are none.
+
+    YaRN's frequencies are not among them: llama.cpp computes them itself.
+    """
+    if _rope_type(config) == "yarn":
+        return None
     for layer in getattr(model, "language_model", model).model.layers:
         scaled: mx.array | None = getattr(getattr(getattr(layer, "self_attn", None), "rope", None), "_freqs", None)
         if scaled is not None:
@@ -133,8 +143,8 @@ def describe(writer: GGUFWriter, architecture: Architecture, config: Config) -> 
     writer.add_head_count_kv(config.get("num_key_value_heads", config["num_attention_heads"]))
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", config.get("norm_eps")))
-    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(int(config["head_dim"] * config.get("partial_rotary_factor", 1.0)))
     writer.add_rope_freq_base(rope_base(config))
     writer.add_vocab_size(config["vocab_size"])
     architecture.describe(writer, config)
@@ -146,7 +156,7 @@ def _interleaved(name: str, tensor: str, config: Config) -> Placement:
     if not heads:
         return Placement(tensor)
     width = config["head_dim"]
-    return Placement(tensor, np.arange(heads * width).reshape(heads, 2, width // 2).swapaxes(1, 2).ravel())
+    return Placement(tensor, rows=np.arange(heads * width).reshape(heads, 2, width // 2).swapaxes(1, 2).ravel())
 
 
 def _norms_from_one(name: str, tensor: str, config: Config) -> Placement:
@@ -218,13 +228,183 @@ def _gemma3(writer: GGUFWriter, config: Config) -> None:
     _linear_rope(writer, config)
 
 
+def _gemma4(writer: GGUFWriter, config: Config) -> None:
+    width = config["global_head_dim"]
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_rope_dimension_count(width)
+    writer.add_key_length_swa(config["head_dim"])
+    writer.add_value_length_swa(config["head_dim"])
+    sliding = config["rope_parameters"]["sliding_attention"]
+    writer.add_rope_dimension_count_swa(int(config["head_dim"] * sliding.get("partial_rotary_factor", 1.0)))
+    writer.add_rope_freq_base_swa(sliding["rope_theta"])
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+    writer.add_shared_kv_layers(config["num_kv_shared_layers"])
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"] or 0)
+    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+
+
+def _gemma4_settings(config: Config) -> Config:
+    layers, shared = config["num_hidden_layers"], config["num_kv_shared_layers"]
+    settings: dict[str, Any] = {}
+    if config["use_double_wide_mlp"] and shared:
+        width = config["intermediate_size"]
+        settings["intermediate_size"] = [width * (1 + (layer >= layers - shared)) for layer in range(layers)]
+    if config["attention_k_eq_v"] and config.get("num_global_key_value_heads"):
+        heads = {"sliding_attention": config["num_key_value_heads"], "full_attention": config["num_global_key_value_heads"]}
+        settings["num_key_value_heads"] = [heads[kind] for kind in config["layer_types"]]
+    return settings
+
+
+def _gemma4_place(name: str, tensor: str, config: Config) -> Placement:
+    return Placement(f"{tensor}.weight" if name.endswith("layer_scalar") else tensor)
+
+
+def _yarn(writer: GGUFWriter, config: Config) -> None:
+    scaling = _rope_scaling(config)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(scaling["factor"])
+    writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    writer.add_rope_scaling_yarn_beta_fast(scaling.get("beta_fast", 32.0))
+    writer.add_rope_scaling_yarn_beta_slow(scaling.get("beta_slow", 1.0))
+    writer.add_rope_scaling_yarn_log_mul(scaling.get("mscale_all_dim", 0.0))
+    writer.add_attn_temperature_scale(scaling["llama_4_scaling_beta"])
+
+
+def _ministral3_unsupported(config: Config) -> str:
+    if _rope_type(config) != "yarn":
+        return f"RoPE scaling {_rope_type(config)} in Ministral"
+    return _full_attention("yarn")(config)
+
+
+def _phi3(writer: GGUFWriter, config: Config) -> None:
+    original, longest = config["original_max_position_embeddings"], config["max_position_embeddings"]
+    writer.add_rope_scaling_orig_ctx_len(original)
+    writer.add_sliding_window(config.get("sliding_window") or 0)
+    if _rope_type(config) in ("longrope", "su"):
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(max(longest / original, 1)) / math.log(original)))
+
+
+def _smollm3_unsupported(config: Config) -> str:
+    if any(bool(rotates) != ((layer + 1) % 4 != 0) for layer, rotates in enumerate(config["no_rope_layers"])):
+        return "another interval of layers without RoPE than 4 in this architecture"
+    return _full_attention("linear")(config)
+
+
+def _granite(writer: GGUFWriter, config: Config) -> None:
+    writer.add_attention_scale(config["attention_multiplier"])
+    writer.add_embedding_scale(config["embedding_multiplier"])
+    writer.add_residual_scale(config["residual_multiplier"])
+    writer.add_logit_scale(config["logits_scaling"])
+
+
+def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
+    _granite(writer, config)
+    writer.add_rope_scaling_finetuned(config["position_embedding_type"] != "nope")
+    writer.add_ssm_conv_kernel(config["mamba_d_conv"])
+    writer.add_ssm_state_size(config["mamba_d_state"])
+    writer.add_ssm_group_count(config["mamba_n_groups"])
+    writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
+    writer.add_ssm_time_step_rank(config["mamba_n_heads"])
+
+
+def _granite_hybrid_place(name: str, tensor: str, config: Config) -> Placement:
+    heads, groups = config["mamba_n_heads"], config["mamba_n_groups"]
+    if name.endswith("A_log"):
+        return Placement(tensor, (heads, 1), store=_decay, restore=_log_of_decay)
+    if name.endswith("mamba.D"):
+        return Placement(tensor, (heads, 1))
+    if name.endswith("mamba.norm.weight"):
+        return Placement(tensor, (groups, heads * config["mamba_d_head"] // groups))
+    return _interleaved(name, tensor, {**config, "num_key_value_heads": max(config["num_key_value_heads"])})
+
+
+def _granite_hybrid_unsupported(config: Config) -> str:
+    return "experts in this architecture" if config.get("num_local_experts") else _only_ropes()(config)
+
+
+def _only_in(kind: str) -> Callable[[Config], Config]:
+    """Return the number of key and value heads in each layer: none in layers that are not of this ``kind``."""
+    return lambda config: {
+        "num_key_value_heads": [config["num_key_value_heads"] * (type == kind) for type in config["layer_types"]]
+    }
+
+
+def _lfm2_settings(config: Config) -> Config:
+    width = config["block_ff_dim"]
+    if config["block_auto_adjust_ff_dim"]:
+        multiple = config["block_multiple_of"]
+        width = int(config["block_ffn_dim_multiplier"] * int(2 * width / 3))
+        width = multiple * math.ceil(width / multiple)
+    return {"rms_norm_eps": config["norm_eps"], "intermediate_size": width, **_only_in("full_attention")(config)}
+
+
+def _lfm2(writer: GGUFWriter, config: Config) -> None:
+    writer.add_shortconv_l_cache(config["conv_L_cache"])
+
+
+def _qwen35(writer: GGUFWriter, config: Config) -> None:
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
+    writer.add_ssm_inner_size(config["linear_num_value_heads"] * config["linear_value_head_dim"])
+    writer.add_full_attention_interval(config["full_attention_interval"])
+    writer.add_rope_dimension_sections([*config["rope_parameters"].get("mrope_section", [11, 11, 10]), 0])
+
+
+def _qwen35_place(name: str, tensor: str, config: Config) -> Placement:
+    """Place value heads by their number within a group of one key head, and then by group, as llama.cpp requires."""
+    if "linear_attn." not in name:
+        return Placement(tensor)
+    groups, heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    width, keys = config["linear_value_head_dim"], 2 * groups * config["linear_key_head_dim"]
+    order = np.arange(heads).reshape(groups, heads // groups).T.ravel()
+    values = (order[:, None] * width + np.arange(width)).ravel()
+    part = name.partition("linear_attn.")[2].partition(".")[0]
+    if part in ("in_proj_qkv", "conv1d"):
+        return Placement(tensor, rows=np.concatenate([np.arange(keys), keys + values]))
+    if part == "in_proj_z":
+        return Placement(tensor, rows=values)
+    if part == "A_log":
+        return Placement(tensor, rows=order, store=_decay, restore=_log_of_decay)
+    if part in ("in_proj_a", "in_proj_b", "dt_proj"):
+        return Placement(tensor, rows=order)
+    return Placement(tensor, columns=values) if part == "out_proj" else Placement(tensor)
+
+
+def _decay(logs: Array) -> Array:
+    return -np.exp(logs)
+
+
+def _log_of_decay(values: Array) -> Array:
+    return np.log(-values)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _full_attention("linear", "llama3")),
     "mistral": Architecture(MODEL_ARCH.LLAMA, _linear_rope, _interleaved, _full_attention("linear", "llama3")),
+    "ministral3": Architecture(MODEL_ARCH.MISTRAL3, _yarn, _interleaved, _ministral3_unsupported),
     "qwen2": Architecture(MODEL_ARCH.QWEN2, _linear_rope, unsupported=_full_attention("linear")),
     "qwen3": Architecture(MODEL_ARCH.QWEN3, _linear_rope, unsupported=_full_attention("linear")),
+    "qwen3_5_text": Architecture(MODEL_ARCH.QWEN35, _qwen35, _qwen35_place, _only_ropes()),
     "gemma2": Architecture(MODEL_ARCH.GEMMA2, _gemma2, _norms_from_one, _attention_scale(46)),
     "gemma3_text": Architecture(MODEL_ARCH.GEMMA3, _gemma3, _norms_from_one, _attention_scale(62, "linear")),
+    "gemma4_text": Architecture(
+        MODEL_ARCH.GEMMA4, _gemma4, _gemma4_place, lambda config: "experts in this architecture" if config["enable_moe_block"] else "",
+        _gemma4_settings, raw_merges=True,
+    ),
+    "smollm3": Architecture(MODEL_ARCH.SMOLLM3, _linear_rope, _interleaved, _smollm3_unsupported),
+    "phi3": Architecture(
+        MODEL_ARCH.PHI3, _phi3, unsupported=_only_ropes("longrope", "su"),
+        rope_factors=("rope_factors_long.weight", "rope_factors_short.weight"),  # mlx-lm has the long ones at every length
+    ),
+    "granite": Architecture(MODEL_ARCH.GRANITE, _granite, _interleaved, _full_attention()),
+    "granitemoehybrid": Architecture(
+        MODEL_ARCH.GRANITE_HYBRID, _granite_hybrid, _granite_hybrid_place, _granite_hybrid_unsupported, _only_in("attention"),
+    ),
+    "lfm2": Architecture(MODEL_ARCH.LFM2, _lfm2, unsupported=_only_ropes(), settings=_lfm2_settings),
 }  # fmt: skip
 """Architectures by mlx-lm's ``model_type``."""
 WRAPPERS = ("gemma3", "gemma4", "mistral3", "qwen3_5")
