@@ -50,7 +50,8 @@ def llama(model: Path, lora: Path | None = None, context: int = CONTEXT) -> Iter
     command = [sys.executable, __file__, str(model), str(lora or ""), str(context)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout and process.stderr
+            assert process.stdout is not None
+            assert process.stderr is not None
             url = process.stdout.readline().strip()
             assert url.startswith("http"), process.stderr.read()[-2000:]
             yield Llama(url)

@@ -92,7 +92,7 @@ def text_config(model: nn.Module, architecture: Architecture, config: Mapping[st
         **{name: value for name, value in vars(args).items() if value is not None},
     }
     text.setdefault("head_dim", text["hidden_size"] // text["num_attention_heads"])
-    return text | architecture.settings(text)
+    return {**text, **architecture.settings(text)}
 
 
 def placements(model: nn.Module, architecture: Architecture, config: Config) -> Iterator[tuple[str, Placement]]:

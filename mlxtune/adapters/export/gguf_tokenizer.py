@@ -34,6 +34,7 @@ _SPLITS = {  # the regular expression in tokenizer.json, and whether whole words
     (_WORDS % "", False): "qwen2",
     (_MARKS, False): "qwen35",
     (_CASES % (_ENDINGS, _ENDINGS, "{1,3}"), False): "gpt-4o",
+    (_CASES % (_ENDINGS, _ENDINGS, "{1,3}"), True): "gpt-4o",  # its merges result in every word of the vocabulary
     (_CASES % ("", "", ""), True): "tekken",
 }
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
