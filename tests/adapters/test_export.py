@@ -35,6 +35,8 @@ from mlxtune.runs.worker import Worker
 
 from .conftest import arrays, config, write
 
+pytestmark = pytest.mark.slow
+
 TOKENS = mx.array([[70, 71, 72, 80, 81, 90]])
 
 

@@ -108,7 +108,9 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
 
 
 @pytest.fixture
-def reader(small_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Command], tuple[int, str]]:
+def reader(
+    small_home: Path, tmp_path: Path, few_off_task_prompts: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Command], tuple[int, str]]:
     """Run commands in an empty folder with 80 columns; returns exit code and output."""
     from mlxtune.training import probe
 

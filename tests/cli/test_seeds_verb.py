@@ -15,7 +15,16 @@ pytestmark = pytest.mark.slow
 
 def test_seeds_are_trained_once_and_one_is_recommended(cli, cwd: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
-    short = ("--set", "training.steps=2", "--set", "training.epochs=0", "--set", "training.samples=0")
+    short = (
+        "--set",
+        "training.steps=2",
+        "--set",
+        "training.epochs=0",
+        "--set",
+        "training.samples=0",
+        "--set",
+        "evaluation.regression=",
+    )
     assert cli("train", "recipes/tiny.toml", *short).code == 0
     assert "only one seed" in cli("eval", "last", "--seeds").err
     result = cli("train", "recipes/tiny.toml", *short, "--seeds", "2")

@@ -18,6 +18,8 @@ from mlxtune.data.readers.formats import parse
 from mlxtune.models.mask_worker import mask
 from mlxtune.models.template import ChatTemplate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 by_name = pytest.mark.parametrize("base", AVAILABLE, ids=lambda base: base.name)
 REAL = ("Qwen3.5-4B", "Gemma 4 E2B", "Llama 3.2", "gpt-oss", "Phi-3")  # one for each real vocabulary
@@ -85,7 +87,6 @@ def test_the_calls_that_a_template_trains_are_read_back(base: Base) -> None:
             assert calls == [{"function": call["function"]} for call in row.messages[1].extra["tool_calls"]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.name in REAL], "Phi-3", name=lambda base: base.name))
 def test_a_real_vocabulary_changes_no_verdict(base: Base, vocabularies: dict[str, Path]) -> None:
     real, bytewise = (

@@ -27,6 +27,8 @@ from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_off_task_prompts")]
+
 ARMS = 'evaluation.arms=["base", "base+prompt", "base+kshot", "base+grammar", "tuned", "tuned+prompt", "tuned+grammar"]'
 SCHEMA = {
     "type": "object", "required": ["category"], "properties": {"category": {"enum": ["a", "b"]}}, "additionalProperties": False,

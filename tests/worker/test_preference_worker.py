@@ -49,6 +49,7 @@ samples = 4
 [evaluation]
 forbid = ["Northpeak"]
 max_tokens = 8
+regression = ""
 """
 
 

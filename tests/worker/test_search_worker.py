@@ -163,6 +163,7 @@ def fault(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return lambda name: monkeypatch.setenv("FAULT", name)
 
 
+@pytest.mark.exhaustive
 def test_trials_with_nan_or_too_little_memory_fail_alone(workspace: Path, fault: Callable[[str], None]) -> None:
     fault("nan")
     shown = entries(finish(start(workspace, "search.learning_rate=[0.6, 0.9]")))
@@ -188,6 +189,7 @@ def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault:
     assert results(search) == results(whole)
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: Callable[[str], None]) -> None:
     whole = finish(start(workspace))
     fault("disk")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from exhaustive import cases
 
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe import load
@@ -65,7 +66,7 @@ def resume(run: Run) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("rows", [4, 1])
+@pytest.mark.parametrize("rows", cases([4, 1], "4"))
 def test_two_hosts_match_single_host_losses_in_one_event_log(workspace: Path, rows: int) -> None:
     overrides = (f"training.batch_size={rows}", "training.accumulate=2", "training.steps=8", "training.schedule=constant")
     runs = []

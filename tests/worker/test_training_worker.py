@@ -51,7 +51,7 @@ LONG = ("training.steps=100000", "training.save_every=50", "training.validate_ev
 
 def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")  # run one stream per core, as users do
-    run = start(workspace)
+    run = start(workspace, "evaluation.regression=")
     wait_for(run, lambda state: state.ended)
     state = run.state()
     assert run.status(state) == "finished", (state.error, run.log_tail(20))
