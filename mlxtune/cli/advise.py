@@ -32,7 +32,7 @@ _POINTS = {"rag": "retrieve", "fine-tune": "fine-tune", "": "·"}
 
 def advise(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe whose data and evaluations to consider.", show_default=False)
+        Path | None, typer.Argument(help="A recipe whose data and evaluations are considered.", show_default=False)
     ] = None,
     overrides: Overrides = None,
     answers: Annotated[

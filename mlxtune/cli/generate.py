@@ -42,7 +42,7 @@ def generate(
     documents: Annotated[
         str,
         typer.Option(
-            "--documents", help="Write prompts that a folder of Markdown, text, or PDF files answers.", show_default=False
+            "--documents", help="Write prompts that the Markdown, text, or PDF files in a folder answer.", show_default=False
         ),
     ] = "",
     worse: Annotated[
@@ -103,8 +103,8 @@ def generate(
 ) -> None:
     """Let a teacher write rows for a recipe's source, and follow it.
 
-    The rows that pass the contract and all checks and repeat no other row are proposed: they train only after you accept them in the
-    review, and are never held out. The teacher sees only training rows.
+    The rows that pass the contract and all checks and repeat no other row are proposed: they are trained on only after you accept
+    them in the review, and are never held out. The teacher sees only training rows.
     """
     from mlxtune.data.generate.start import quote, start
 

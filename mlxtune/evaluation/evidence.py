@@ -118,7 +118,10 @@ class FailureLinks:
 
 @dataclass(frozen=True)
 class EvaluationEvidence:
-    """``answers`` maps each arm to its answers in the order of ``rows``; ``logprobs`` maps it to its preference pairs by row ID."""
+    """The stored rows and answers of an evaluation.
+
+    ``answers`` maps each arm to its answers in the order of ``rows``; ``logprobs`` maps it to its preference pairs by row ID.
+    """
 
     recipe: Recipe
     rows: tuple[EvaluatedRow, ...]

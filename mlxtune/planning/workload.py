@@ -91,7 +91,7 @@ class BatchShape:
 class Workload:
     """The work of a run. ``computed`` counts positions including padding over the whole run, ``positions_per_epoch`` over one epoch.
 
-    ``tokens_read`` counts tokens without padding, both sequences of a pair. ``batches`` are the distinct batch shapes,
+    ``tokens_read`` counts tokens without padding, including both sequences of a pair. ``batches`` are the distinct batch shapes,
     ``cached_positions`` the positions that a cache of the frozen layers would hold. ``traces`` counts the padded shapes for which
     a step is compiled; 0 if it is not.
     """

@@ -29,7 +29,7 @@ class TeacherSpec:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """``count`` rows, each the best of ``candidates``.
+    """A request for ``count`` rows, each with the best of ``candidates`` answers.
 
     Examples are the training rows that match ``filter`` and have the value of ``where`` (``category=account``), or those with the IDs
     ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a folder.

@@ -5,9 +5,9 @@
     replace /(\\d+) USD/$\\1/ in assistant
     where | cap category 200
 
-Steps run in order and are separated by ``|`` or line breaks; ``#`` begins a comment line. Relative paths begin in the folder of the
-file, or in the working directory. ``@FILE`` as the whole line reads a file. :data:`mlxtune.data.transforms.verbs.VERBS` lists the
-verbs.
+Steps run in order and are separated by ``|`` or line breaks; ``#`` begins a comment line. Relative paths are relative to the folder
+of the file, or to the working directory. ``@FILE`` as the whole line reads a file. :data:`mlxtune.data.transforms.verbs.VERBS`
+lists the verbs.
 """
 
 from __future__ import annotations
