@@ -42,7 +42,10 @@ class Machine:
     limit: int
 
 
-CACHE_LIMIT = 2**30  # bytes of free buffers that MLX may keep on a GPU; by default, it keeps up to 95% of the working set
+# Bytes of free buffers that MLX may keep on a GPU; by default, it keeps up to 95% of the working set. On rows of varied lengths, it kept 5 times
+# what a step needs. On a CPU, no limit from 16 MB to 8 GB changed the time of a step (benchmarks/cache_limit.py); Metal, where a new
+# buffer costs more, has not been measured.
+CACHE_LIMIT = 2**30
 COMPUTE_VARIABLE = "MLXTUNE_COMPUTE"  # "native" computes in 16 bits on a CPU too
 
 ThermalPressure = Literal["nominal", "moderate", "heavy"]
