@@ -27,6 +27,7 @@ _SPEED_SOURCES = {"probe": "measured by a probe", "bench": "estimated from mlxtu
 _PEAK_MOMENTS = {
     "head": "when the head computes its first logits",
     "backward": "when the topmost layer computes its gradients",
+    "bottom": "when the lowest layer computes its gradients",
     "update": "when the optimizer updates the adapter",
     "freezing": "when the frozen layers fill their cache",
 }

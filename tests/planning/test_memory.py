@@ -19,7 +19,7 @@ from mlxtune.models import head, lora
 from mlxtune.models.cpu import exp, streams
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
-from mlxtune.planning import activations, memory, shapes
+from mlxtune.planning import activations, memory, plan, shapes
 from mlxtune.planning.machine import CACHE_LIMIT
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.recipe import Recipe
@@ -136,6 +136,14 @@ def test_loading_unpacks_one_matrix_at_a_time(tmp_path: Path, machine) -> None:
     estimate = cost(shape, machine)
     largest = max(4 * weight.numbers - weight.nbytes for weight in packed)
     assert estimate.loading == estimate.weights + sum(weight.nbytes for weight in packed) + largest
+
+
+def test_every_moment_is_named_in_a_plan(read, machine) -> None:
+    step = memory._Step(
+        read(layers=8), recipe("adapter.layers=2"), machine, True, False, 1.0, memory.Coefficients(), activations.CPU
+    )
+    moments = step._moments(BatchShape(2, 64, 0, 40), work(BatchShape(2, 64, 0, 40), frozen=1000))
+    assert set(plan._PEAK_MOMENTS) == set(moments)
 
 
 def test_the_estimate_is_of_the_largest_batch(read, machine) -> None:
