@@ -26,12 +26,15 @@ from mlxtune.data.checks.run import recheck
 from mlxtune.data.filters import Filter
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision, is_resolved
-from mlxtune.data.rows import Location, Row, RowError, row_tags, row_text
+from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
 
 ORDERS = ("row", "findings", "longest", "shortest")
 _WORK_SECONDS, _PAUSE_SECONDS = 0.002, 0.0005
 _MAX_SINGLE_CHANGES = 200  # in the largest step whose affected rows are looked up one by one
 _MAX_TAGS = 1000  # distinct tags
+_OPENING_ROWS = 10_000  # first rows whose beginnings are counted
+_MAX_OPENING = 400  # characters; a longer beginning is not noticed
+_FEW_ROWS = 2  # rows that may begin alike by chance
 
 Stop = Callable[[], bool]
 
@@ -55,6 +58,7 @@ class SourceBrowser:
         self._lengths = np.zeros(len(self.records), np.int32)
         self._is_row = bytearray(len(self.records))
         self._tags: Counter[str] = Counter()
+        self._openings: Counter[str] = Counter()  # of prompts: first lines, and first words that end with a colon
         self._decisions: dict[int, Decision] = {}
         self._verdict: tuple[object, ReviewVerdict] | None = None
         self._rechecked: dict[tuple[int, str], tuple[Finding, ...]] = {}
@@ -74,6 +78,14 @@ class SourceBrowser:
     def lazy_row(self, index: int) -> LazyRow:
         """Return a row for a filter. It is read only if needed."""
         return LazyRow(self, index)
+
+    def preview(self, row: Row) -> str:
+        """Return the last turn of a row's prompt, without a beginning that many rows share, such as ``Topic: delivery`` on a line."""
+        text = last_prompt(row)
+        (line, word), rests = _openings(text)
+        if line and self._openings[line] > _FEW_ROWS:
+            return f"…{rests[0]}"
+        return f"…{rests[1]}" if word and self._openings[word] > max(_FEW_ROWS, min(self.scanned, _OPENING_ROWS) // 2) else text
 
     @property
     def rows(self) -> list[int]:
@@ -120,6 +132,8 @@ class SourceBrowser:
                 self._is_row[index] = 1
                 if len(self._tags) < _MAX_TAGS:
                     self._tags.update(row_tags(record))
+                if index < _OPENING_ROWS:
+                    self._openings.update(_openings(last_prompt(record))[0])
                 self.scanned = index + 1  # before the state is read: a newer state then sees this row
                 if record.hash in self.state.affected_hashes:
                     self._update_decision(index)
@@ -325,6 +339,15 @@ class ReviewVerdict:
     def flagged(self) -> int:
         """The number of rows with a finding."""
         return len({index for rows in self.rows.values() for index in rows})
+
+
+def _openings(text: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the first line of a text with several, and its first word if that ends with a colon; and what follows each of them."""
+    head, _, after_line = text[:_MAX_OPENING].partition("\n")
+    word, _, after_word = head.partition(" ")
+    line = head + "\n" if after_line.strip() else ""
+    word = word if word.endswith(":") and after_word.strip() else ""
+    return (line, word), (text[len(line) :].lstrip(), text[len(word) :].lstrip())
 
 
 class LazyRow:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from mlxtune.core.text import plural
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.rows import Row, prompt_hash, prompt_text, row_tags
 from mlxtune.data.source import Source
-from mlxtune.data.source_files import GENERATED, sidecar_path
+from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection
 
 SplitName = Literal["train", "valid", "test"]
@@ -79,8 +80,17 @@ class Splits:
             locations = "; ".join(str(row.location) for row in leaked[:5])
             raise DataError(
                 f"{plural(len(leaked), 'training row')} {'is' if len(leaked) == 1 else 'are'} also in the test split: {locations}.",
-                hint="Keep each row in one split: an evaluation on rows used for training proves nothing.",
+                hint=f"An evaluation on rows used for training proves nothing. Leave them out: {_fix_command(leaked)}",
             )
+
+
+def _fix_command(rows: Sequence[Row]) -> str:
+    """Return the command that leaves training ``rows`` out. In a folder, a rejection would apply to their copies in other files."""
+    file = rows[0].location.file
+    if file.name in {f"{part}.jsonl" for part in PARTS} and (file.parent / "test.jsonl").is_file():
+        return f"mlxtune data check {shlex.quote(os.path.relpath(file.parent))} --fix"
+    numbers = " ".join(dict.fromkeys(str(row.location.number) for row in rows))
+    return f"mlxtune data review {shlex.quote(os.path.relpath(file))} {numbers} --reject"
 
 
 def split(source: Source, data: DataSection) -> Splits:

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlxtune.core.errors import DataError
 from mlxtune.data import review
+from mlxtune.data import split as splits
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import Row
-from mlxtune.data.source import read_file
+from mlxtune.data.source import read_file, read_source
+from mlxtune.recipe import DataSection
 
 
 @pytest.fixture
@@ -351,3 +355,20 @@ def test_a_dismissed_conflict_is_not_reported(cli, cwd):
     with ReviewSession(path) as session:
         session.undo()
     assert _json(cli("data", "check", "rows.jsonl", "--json"))["findings"][0]["check"] == "conflict"
+
+
+def test_the_hint_about_leaking_splits_is_a_command_that_resolves_them(cli, cwd):
+    rows = [{"prompt": hashlib.sha256(str(index).encode()).hexdigest(), "completion": "ok"} for index in range(20)]
+    (cwd / "my data").mkdir()
+    for part, chosen in (("train", rows), ("test", rows[:3])):
+        (cwd / "my data" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    (cwd / "r.toml").write_text('name = "r"\n[model]\nbase = "m"\n[data]\nsource = "my data"\n')
+    source = read_source(cwd / "my data")
+    with pytest.raises(DataError, match="3 training rows are also in the test split") as caught:
+        splits.split(source, DataSection("my data")).refuse_sealed(source.parts["train"])
+    command = shlex.split(caught.value.hint.rpartition(": ")[2])
+    assert command[0] == "mlxtune"
+    assert cli(*command[1:]).code == 0
+    source = read_source(cwd / "my data.fixed")
+    splits.split(source, DataSection("my data")).refuse_sealed(source.parts["train"])
+    assert [len(source.parts[name]) for name in ("train", "test")] == [17, 3]

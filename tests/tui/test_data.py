@@ -515,3 +515,21 @@ async def test_letters_typed_right_after_slash_go_into_the_filter(shop: Shop, ch
         assert (session.selection.filter, room.focus) == ("bx", "list")
         assert room.screen is room.app.screen
         assert not session.source.state.steps
+
+
+async def test_a_beginning_that_many_prompts_share_is_not_shown(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, [chat(f"Topic: {'delivery' if at % 2 else 'returns'}\nQuestion {at}", "ok") for at in range(8)])
+    async with open_room("data") as room:
+        await checked(room)
+        assert "…Question 0" in row(room, 1)
+        assert "delivery" not in row(room, 2)
+
+
+async def test_rows_of_the_workspace_are_opened_without_a_copy(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    async with open_room("data") as room:
+        await checked(room)
+        await room.press("i")
+        await room.answer(str(source))
+        await room.until_notice("✓ Opened support-json.jsonl, which is in this workspace.")
+    assert not list(source.parent.glob("support-json-*.jsonl"))

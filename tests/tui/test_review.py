@@ -34,6 +34,7 @@ from .rows_stage import (
     session_of,
     statuses,
     tokens,
+    write,
 )
 from .stage import Shop
 
@@ -535,11 +536,12 @@ async def test_an_import_continues_while_tokens_are_counted(
 
     fill(shop)
     fill(shop, [GOOD[0]], "more")
+    write(other := shop.folder.parent / "more.jsonl", [GOOD[0]])
     gate, original = threading.Event(), importer.import_rows
     monkeypatch.setattr(importer, "import_rows", lambda *args, **kwargs: (gate.wait(5), original(*args, **kwargs))[1])
     async with open_room("review") as room:
         await opened(room)
-        room.screen.import_rows(str(shop.folder / "data" / "more.jsonl"))
+        room.screen.import_rows(str(other))
         await room.press("right", "right", "right")
         await at_row(room, 4)
         await room.until(lambda: "trained" in room.head("#read"))
@@ -555,3 +557,10 @@ async def test_ctrl_y_copies_the_row(shop: Shop, checks: Checks, open_room: Open
         await room.until_notice("✓ Copied the row.")
         written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
         assert json.loads(room.app.clipboard)["messages"] == written["messages"]
+
+
+async def test_a_long_file_name_keeps_the_line_number(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, GOOD, "rows-of-the-support-desk-with-a-very-long-name")
+    async with open_room("review") as room:
+        await opened(room)
+        assert "…, line 1" in room.text("#origin")

@@ -187,11 +187,17 @@ class SourceRoom(Room):
         """Import the rows of a file or dataset into the workspace and show them. If some are invalid, ask whether to skip them."""
         from mlxtune.data.importer import BadRowsError, ImportResult, import_rows, locate
 
-        def job() -> ImportResult:
+        def job() -> ImportResult | Path:
             path = locate(name)
+            if path.suffix == ".jsonl" and path.resolve().is_relative_to(self.app.workspace.resolve()):
+                return path  # a copy would have other lines, and no review
             return import_rows(path, _unused_path(self.app.workspace / "data", path), skip_bad=skip_bad)
 
-        def imported(result: ImportResult) -> None:
+        def imported(result: ImportResult | Path) -> None:
+            if isinstance(result, Path):
+                self.sessions.open_file(result)
+                self.app.show_notice(Notice("✓", "$success", f"Opened {one_line(result.name, 40)}, which is in this workspace."))
+                return
             self.sessions.open_file(result.out)
             left = f", {plural(len(result.bad), 'invalid row')} skipped" if result.bad else ""
             text = f"Imported {plural(result.rows, 'row')} to data/{one_line(result.out.name, 40)}{left}."

@@ -11,7 +11,7 @@ from textual.content import Content
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.rows import Row, RowError, last_prompt, row_tags
+from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, fold, key, line, lines, marked
 from mlxtune.tui.source_session import SourceSession
@@ -78,7 +78,7 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
         length_style = "bold $warning" if checked and 0 < checked.max_tokens < tokens else ""
         split = (checked.split_of(index) or "") if checked else ""
         tag = _tag(row, browser)
-        preview = one_line(last_prompt(row)[: 4 * _PREVIEW], _PREVIEW)
+        preview = one_line(browser.preview(row)[: 4 * _PREVIEW], _PREVIEW)
     cells = line(
         (f" {glyph} ", f"bold {style}"),
         cell(f"{index + 1:,}", columns.row, "$muted", right=True),

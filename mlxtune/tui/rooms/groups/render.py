@@ -33,7 +33,7 @@ def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label
     if not about and (row := current(browser, group.rows[0])) is not None:
-        about = one_line(last_prompt(row)[: 2 * _PREVIEW], _PREVIEW)
+        about = one_line(browser.preview(row)[: 2 * _PREVIEW], _PREVIEW)
     return line(
         cell(f"{len(group.rows):,}", 6, "bold", right=True), "  ", (glyph, f"bold {style}"), " ", cell(name, 11, "$muted"),
         cell(about, width - 21),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.evaluation.contract import Contract
 
 SIDES = ("chosen", "rejected")
+_MAX_SOURCE = 28  # characters of a file's name and the row's place in it, which fit on one line
 _ROLES = {  # glyph, and style of the name
     "system": ("◇", "$muted"),
     "developer": ("◇", "$muted"),
@@ -111,7 +112,8 @@ def add_disclaimers(contract: Contract, row: Row) -> Row | None:
 def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[str, str]]:
     """Return a row's source, similar rows and decisions as pairs of a label and a text."""
     decision = browser.decision(index)
-    facts = [("source", one_line(str(browser.location(index)), 80))]
+    location = browser.location(index)
+    facts = [("source", f"{one_line(location.file.name, _MAX_SOURCE - len(location.place))}, {location.place}")]
     if browser.check_result and (split := browser.check_result.split_of(index)):
         facts.append(("split", split))
     if similar := [finding.rows[1] for finding in browser.findings(index) if len(finding.rows) > 1]:
