@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.adapters.export import fidelity
+from mlxtune.adapters.export import fidelity, lmstudio, ollama
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import ExportForm, Precision
+from mlxtune.adapters.export.start import ExportForm, Program
 from mlxtune.adapters.importers.importer import find_base
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow
@@ -20,12 +23,13 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading, print_table
 from mlxtune.cli.train import fetch
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import one_line, plural, size, suggest
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import comparison_table
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.recipe import load
+from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.training.start import check_recipe
 
@@ -35,8 +39,10 @@ Rows = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Keep the export even if it is not faithful to the adapter.")]
 FORMATS = {
-    "mlx": "a model folder for MLX",
+    "ollama": "a GGUF file with a Modelfile",
+    "lmstudio": "a GGUF file where LM Studio looks for it, with a preset",
     "llamacpp": "a GGUF file for llama.cpp",
+    "mlx": "a model folder for MLX",
     "hf": "a folder of safetensors for Transformers",
     "peft": "only the adapter, for PEFT, vLLM, and TRL",
 }
@@ -48,13 +54,21 @@ Format = Annotated[
 def export(
     form: Format,
     which: Which = "last",
-    lora: Annotated[bool, typer.Option("--lora", help="Export only the adapter, not fused into its base (mlx, llamacpp).")] = False,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Export only the adapter, not fused into its base (mlx, llamacpp, ollama).")
+    ] = False,
     precision: Annotated[
         str, typer.Option("--precision", help=f"The precision of a GGUF file (llamacpp): {', '.join(exports.PRECISIONS)}.")
     ] = "",
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Quantize the adapted weights as in the base: smaller, but lossy (mlx).")
     ] = False,
+    base: Annotated[
+        str,
+        typer.Option(
+            "--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.", show_default=False
+        ),
+    ] = "",
     to: To = None,
     recipe: Rows = None,
     force: Force = False,
@@ -66,9 +80,10 @@ def export(
     if precision and precision not in exports.PRECISIONS:
         raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, exports.PRECISIONS))
     for option, given, usable in (
-        ("--lora", lora, ("mlx", "llamacpp")),
+        ("--lora", lora, ("mlx", "llamacpp", "ollama")),
         ("--requantize", requantize, ("mlx",)),
-        (f"--precision {precision}", bool(precision), ("llamacpp",)),
+        (f"--precision {precision}", bool(precision), ("llamacpp", "ollama", "lmstudio")),
+        ("--from BASE", bool(base), ("ollama",)),
     ):
         if given and form not in usable:
             raise InputError(
@@ -77,12 +92,30 @@ def export(
     if form == "peft" or (lora and form == "mlx"):
         _export_adapter(form, which, to, json)
         return
-    forms: dict[str, ExportForm] = {
-        "mlx": "quantized" if requantize else "fused",
-        "hf": "hf",
-        "llamacpp": "gguf-lora" if lora else "gguf",
-    }
-    _export(which, forms[form], to, recipe, force, json, precision or "f16")
+    if form == "ollama" and lora != bool(base):
+        raise InputError(
+            "For Ollama, --lora and --from belong together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
+        )
+    kind: ExportForm = "hf" if form == "hf" else "gguf-lora" if lora else "gguf"
+    if form == "mlx":
+        kind = "quantized" if requantize else "fused"
+    entry = library.find_usable(Path.cwd(), which)
+    program: Program = "ollama" if form == "ollama" else "lmstudio" if form == "lmstudio" else ""
+    own = load(recipe) if recipe else None
+    if own:
+        check_recipe(own)
+    run = exports.start(
+        Path.cwd(), entry, kind, target=lmstudio.model_folder(entry.name) if program == "lmstudio" and not to else to, recipe=own, force=force,
+        precision=precision or "f16", program=program, ollama_base=base, prepare=fetch,
+    )  # fmt: skip
+    code = show_progress(run)
+    if (run.folder / fidelity.FILE).is_file():
+        proof, summary = fidelity.load(run.folder), dict(run.state().summary)
+        show_json(_document(run.id, proof, summary, code)) if json else _print_fidelity(proof, summary)
+    if code:
+        raise typer.Exit(code)
+    if not json:
+        _install(program, entry.name, str(dict(run.state().summary)["folder"]))
 
 
 def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
@@ -99,14 +132,22 @@ def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {folder}: {', '.join(names)}")
 
 
-def _export(
-    which: str, form: ExportForm, to: Path | None, recipe_file: Path | None, force: bool, json: bool, precision: Precision
-) -> None:
-    entry = library.find_usable(Path.cwd(), which)
-    recipe = load(recipe_file) if recipe_file else None
-    if recipe:
-        check_recipe(recipe)
-    run = exports.start(Path.cwd(), entry, form, target=to, recipe=recipe, force=force, precision=precision, prepare=fetch)
+def _install(program: Program, name: str, folder: str) -> None:
+    """Create the model in Ollama, if it is installed, and say how to use it and how to verify it."""
+    if program == "ollama":
+        command = ollama.create_command(name, folder)
+        info(("  " + shlex.join(command), "primary"))
+        if shutil.which("ollama"):
+            done = subprocess.run(command, check=False)
+            if done.returncode:
+                raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
+            info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))
+    elif program == "lmstudio":
+        info(f"  LM Studio lists the model as {lmstudio.PUBLISHER}/{name}, and the preset as {name}.")
+
+
+def show_progress(run: Run) -> int:
+    """Follow ``run``, show how many rows were answered, and return its exit code."""
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:
@@ -114,12 +155,7 @@ def _export(
                 arm, kind, done, total = state.current_arm
                 update(f"{arm} answers {plural(total, kind)}", done / max(1, total))
 
-        code = follow(run, on_state=draw)
-    if (run.folder / fidelity.FILE).is_file():
-        proof, summary = fidelity.load(run.folder), dict(run.state().summary)
-        show_json(_document(run.id, proof, summary, code)) if json else _print_fidelity(proof, summary)
-    if code:
-        raise typer.Exit(code)
+        return follow(run, on_state=draw)
 
 
 def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:

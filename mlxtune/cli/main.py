@@ -38,6 +38,7 @@ VERBS = {
     "judge": "judge:judge",
     "verify": "verify:verify",
     "export": "export:export",
+    "verify-export": "verify_export:verify_export",
     "chat": "chat:chat",
     "serve": "serve:serve",
     "data": "data:app",

@@ -26,6 +26,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.runs.state import HELD_OUT_ROW
 
 WORKERS = 4  # concurrent requests
+CALLS = ".calls.jsonl"  # suffix of the journal of calls
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def endpoint_answers(
     endpoint rejects a request, ``MachineError`` if it cannot be reached or replies were lost, and ``CostCapReached`` at the cap.
     """
     start = time.perf_counter()
-    calls = [RowCall(row.id, [_message(turn) for turn in arm.prompt_for(row)], tuple(row.tools)) for row in rows]
+    calls = row_calls(arm, rows)
     name = sha256_json(
         {"v": 1, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": [call.key for call in calls]}
     )
-    file, journal = (cache / f"{name[:32]}{suffix}" for suffix in (".jsonl", ".calls.jsonl"))
+    file, journal = (cache / f"{name[:32]}{suffix}" for suffix in (".jsonl", CALLS))
     cached = load_outputs(file, rows)
     if not cached:
         meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
@@ -95,7 +96,12 @@ def endpoint_answers(
     return ArmAnswers(arm.name, outputs, bool(cached), seconds), read_calls(journal).spent
 
 
-def _message(turn: Message) -> dict[str, Any]:
+def row_calls(arm: Arm, rows: Sequence[PromptRow]) -> list[RowCall]:
+    """Return the requests for the answers to ``rows``."""
+    return [RowCall(row.id, [openai_message(turn) for turn in arm.prompt_for(row)], tuple(row.tools)) for row in rows]
+
+
+def openai_message(turn: Message) -> dict[str, Any]:
     """Return a turn in the form that OpenAI's API accepts, without reasoning and with arguments of calls as text."""
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     message |= {key: turn.extra[key] for key in ("name", "tool_call_id") if key in turn.extra}

@@ -7,6 +7,7 @@ only the tokens after it count as the answer, and everything that the row says m
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from mlxtune.models.dialect import Dialect, TurnDict, find_dialect, with_word_in
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.stops import end_tokens
-from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
+from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, template_variables, thinking_controls
 from mlxtune.models.thoughts import MARKERS
 from mlxtune.models.tool_calls import CallReader
 from mlxtune.recipe import Recipe, read_template
@@ -82,6 +83,21 @@ class ChatTemplate:
         own = self.tokenizer._tokenizer.chat_template
         own = own.get("default", "") if isinstance(own, dict) else own or ""
         return self.settings.source or str(own)
+
+    @property
+    def frozen_source(self) -> str:
+        """The Jinja source with the date and the thinking mode of the settings built in, for programs that render with it."""
+        variables = dict(self._variables)
+        source = str(variables.pop("chat_template", self.source))
+        read = template_variables(source)
+        settings = (f"{{%- set {name} = {json.dumps(value)} %}}" for name, value in sorted(variables.items()) if name in read)
+        return "".join(settings) + source
+
+    @cached_property
+    def added_bos(self) -> str:
+        """The text of the token that the tokenizer adds at the start of every text, as programs do that render prompts with GGUF files."""
+        tokens = self.tokenizer.encode("")
+        return str(self.tokenizer.decode(tokens[:1])) if tokens[:1] == [self.tokenizer.bos_token_id] else ""
 
     @cached_property
     def thinking(self) -> ThinkingControls:

@@ -174,7 +174,7 @@ NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.
     ("loss", "outcomes", "why"),
     [
         (NEAR, [(True, True)] * 20, ""),
-        (replace(FAR, mean=0.99), [(True, True)] * 20, ""),
+        (replace(FAR, mean=0.99, kl=0.4), [(True, True)] * 20, ""),
         (
             FAR,
             [(True, True)] * 20,
@@ -186,6 +186,11 @@ NEAR, FAR = LogitDistance(0.1, 0.01, 0.001, 1.0, 10), LogitDistance(5.0, 1.0, 0.
             "Whole contract passes for 8 of 20 rows, down from 20 with the adapter",
         ),
         (NEAR, [(True, False)] * 2 + [(True, True)] * 18, ""),
+        (
+            replace(NEAR, kl=0.6),
+            [(True, True)] * 20,
+            "It lost more than the adapter changed: its predictions differ from the adapter's by 0.60000",
+        ),
     ],
 )
 def test_lossy_export_is_refused(loss: LogitDistance, outcomes: list[tuple[bool, bool]], why: str) -> None:

@@ -63,6 +63,11 @@ class Fidelity:
                 f"It lost more than the adapter changed: its logits differ from the adapter's by {self.loss.mean:.4f} on average, "
                 f"and the adapter's differ from the base's by {self.change.mean:.4f}."
             )
+        if self.loss.kl >= self.change.kl > 0:
+            return (
+                f"It lost more than the adapter changed: its predictions differ from the adapter's by {self.loss.kl:.5f} nats per token "
+                f"(KL divergence), and the adapter's from the base's by {self.change.kl:.5f}."
+            )
         worse = [item for item in self.rates if item.outcome == "worse"]
         if not worse:
             return ""
@@ -78,7 +83,7 @@ class Fidelity:
             return f"Not faithful. {self.failure}"
         label = "Faithful" if self.lost_share < LOSSY else "Lossy"
         answers = f"{self.same} of {plural(self.rows, 'greedy answer')} identical"
-        return f"{label}: it lost {100 * self.lost_share:.1f}% of the adapter's change; {answers}."
+        return f"{label}: it lost {100 * self.lost_share:.1f}% of the adapter's change (KL {self.loss.kl:.5f} nats per token); {answers}."
 
 
 def require_faithful(proof: Fidelity) -> None:

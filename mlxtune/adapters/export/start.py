@@ -29,6 +29,7 @@ FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
 GGUF_FORMS = ("gguf", "gguf-lora")
 Precision = Literal["f16", "bf16", "q8_0", "f32"]  # of the matrices in a GGUF file
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Program = Literal["", "ollama", "lmstudio"]
 MODEL = "model"  # the default export folder, inside the run folder
 # Architectures whose weights have the same names and layout in mlx-lm and in transformers.
 HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3")
@@ -43,13 +44,15 @@ def start(
     recipe: Recipe | None = None,
     force: bool = False,
     precision: Precision = "f16",
+    program: Program = "",
+    ollama_base: str = "",
     prepare: Callable[[Recipe], None] = lambda recipe: None,
 ) -> Run:
     """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
     off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is that of the matrices in a GGUF
-    file. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used or
+    file, which gets the further files of ``program``; ``ollama_base`` is the name in Ollama of the base that an adapter is added to. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used or
     ``target`` exists, and ``MachineError`` if a package is missing.
     """
     if entry.problem:
@@ -58,13 +61,38 @@ def start(
         raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
     if form in GGUF_FORMS and find_spec("gguf") is None:
         raise MachineError("Writing GGUF requires the package gguf.", hint="pip install 'mlxtune[gguf]'")
+    request: dict[str, Any] = {
+        "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "name": entry.name, "system": entry.system,
+        "force": force, "target": str(target.resolve()) if target else "",
+        "evaluation": score_to_lineage(entry.score) if entry.score else None,
+    }  # fmt: skip
+    return _launch(workspace, entry, request, recipe, prepare)
+
+
+def start_verification(
+    workspace: Path,
+    entry: AdapterEntry,
+    endpoint: str,
+    model: str,
+    export: str = "",
+    *,
+    recipe: Recipe | None = None,
+    prepare: Callable[[Recipe], None] = lambda recipe: None,
+) -> Run:
+    """Start the worker that compares ``model`` at the API ``endpoint`` with ``entry``, on the same rows as :func:`start`. Return the run.
+
+    ``export`` is the ID of the export that runs there, if known.
+    """
+    return _launch(workspace, entry, {"endpoint": endpoint, "model": model, "export": export}, recipe, prepare)
+
+
+def _launch(
+    workspace: Path, entry: AdapterEntry, request: dict[str, Any], recipe: Recipe | None, prepare: Callable[[Recipe], None]
+) -> Run:
     own = entry.folder.parent / "recipe.toml"
     if recipe is None and entry.key.startswith("runs/") and own.is_file():
         recipe = Run(own.parent).recipe()
-    request: dict[str, Any] = {
-        "adapter": str(entry.folder), "form": form, "precision": precision, "force": force, "target": str(target.resolve()) if target else "",
-        "rows": "held-out" if recipe else "probes", "evaluation": score_to_lineage(entry.score) if entry.score else None,
-    }  # fmt: skip
+    request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
         recipe = Recipe(entry.name, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
     if entry.key.startswith("adapters/"):

@@ -174,7 +174,7 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
 class Completion:
     """A reply, why it ended, its tool calls in OpenAI's format, its tokens if reported, and the seconds from request to reply.
 
-    ``tokens`` includes ``thought_tokens``, the tokens of reasoning.
+    ``tokens`` includes ``thought_tokens``, the tokens of reasoning; ``prompt_tokens`` are those of the prompt, if reported.
     """
 
     text: str
@@ -183,6 +183,7 @@ class Completion:
     tokens: int | None
     thought_tokens: int
     seconds: float
+    prompt_tokens: int | None = None
 
 
 class EndpointClient:
@@ -279,14 +280,16 @@ class EndpointClient:
                 content, calls = message.get("content"), message.get("tool_calls")
             case _:
                 raise ReplyLost(f"{self._name} sent something that is not a chat completion.")
-        tokens = thought_tokens = None
+        tokens = thought_tokens = prompt_tokens = None
         if isinstance(usage, dict):
+            prompt_tokens = usage.get("prompt_tokens")
             details, tokens = usage.get("completion_tokens_details"), usage.get("completion_tokens")
             thought_tokens = details.get("reasoning_tokens") if isinstance(details, dict) else None
         return Completion(
             content if isinstance(content, str) else "", "length" if choice.get("finish_reason") == "length" else "stop",
             tuple(call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else (),
             tokens if isinstance(tokens, int) else None, thought_tokens if isinstance(thought_tokens, int) else 0, seconds,
+            prompt_tokens if isinstance(prompt_tokens, int) else None,
         )  # fmt: skip
 
     def _redact(self, text: str) -> str:

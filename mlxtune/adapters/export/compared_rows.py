@@ -1,0 +1,97 @@
+"""The rows on which an export and its adapter are compared, and the answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxtune.data.source import read_source
+from mlxtune.data.split import split
+from mlxtune.evaluation.answer_budget import answer_budget
+from mlxtune.evaluation.arms import TUNED, Arm
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.off_task import prompts
+from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.verdict import Comparison, compare
+from mlxtune.evaluation.worker import OFF_TASK, progress_reporter, sample_rows
+from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.worker import Worker
+
+if TYPE_CHECKING:  # these modules import mlx
+    from mlxtune.evaluation.outputs import Output
+    from mlxtune.models.load import LoadedModel
+    from mlxtune.models.template import ChatTemplate
+
+EXPORTED = "exported"
+OFF_TASK_STEP = 8  # use every eighth off-task prompt: fidelity compares the logits at every token of an answer
+
+
+class ComparedRows:
+    """The rows on which models are compared: held-out rows with their contract, or mlxtune's off-task prompts."""
+
+    def __init__(self, worker: Worker) -> None:
+        from mlxtune.evaluation.outputs import prompt_rows
+
+        recipe = worker.recipe
+        self.worker, self.section = worker, recipe.evaluation
+        if worker.request["rows"] == "held-out":
+            splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+            self.rows = sample_rows(prompt_rows(splits.test), recipe.evaluation.rows)
+            self.training_rows = [*splits.train, *splits.valid]
+            self.contract: Contract | None = Contract.from_recipe(recipe)
+        else:
+            self.rows = prompt_rows([prompt.row() for prompt in prompts.read_prompts(recipe.source)[::OFF_TASK_STEP]])
+            self.contract = None
+
+    def answers(
+        self, loaded: LoadedModel, name: str, adapter: Path | None
+    ) -> tuple[tuple[Output, ...], list[tuple[list[int], list[int]]]]:
+        """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one)."""
+        from mlxtune.evaluation.outputs import generate_answers
+
+        template, tokenizer = self.template(loaded), loaded.tokenizer
+        arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else OFF_TASK
+        self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
+        answers = generate_answers(
+            arm, loaded, self.rows, settings=template.settings, max_tokens=self.max_tokens(template),
+            thinking_tokens=self.section.thinking_tokens, batch_size=self.section.batch_size, tell=partial(progress_reporter, self.worker, name), of=kind,
+            cache=self.worker.folder.parent.parent / "evals" / "cache",
+        )  # fmt: skip
+        self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
+        tokens = []
+        for row, output in zip(self.rows, answers.outputs, strict=True):
+            answer: list[int] = tokenizer.encode(output.output, add_special_tokens=False)
+            if output.ended == "stop" or not answer:
+                answer = [*answer, tokenizer.eos_token_id]
+            tokens.append((template.prompt(arm.prompt_for(row), row.tools), answer))
+        return answers.outputs, tokens
+
+    def template(self, loaded: LoadedModel) -> ChatTemplate:
+        """Return the chat template with which the adapter was trained."""
+        from mlxtune.models.template import TemplateSettings, load_template
+
+        return load_template(loaded.source, TemplateSettings.from_recipe(self.worker.recipe), loaded.tokenizer)
+
+    def max_tokens(self, template: ChatTemplate) -> int:
+        """Return the limit of an answer in tokens."""
+        if self.contract is None:
+            return prompts.MAX_TOKENS
+        return answer_budget(self.section, self.training_rows, template.count_tokens).max_tokens
+
+    def rates(self, first: Sequence[Output], second: Sequence[Output]) -> tuple[Comparison, ...]:
+        """Compare two models' outputs on each of the contract's required metrics."""
+        if self.contract is None:
+            return ()
+        scores: list[list[dict[str, Score]]] = []
+        for outputs in (first, second):
+            scores.append([])
+            for output, row in zip(outputs, self.rows, strict=True):
+                prompt = "\n\n".join(message.content for message in row.prompt)
+                scores[-1].append(self.contract.score(ModelAnswer(output.output, output.ended, row.reference, prompt)))
+        names = [name for name in max(scores[0], key=len) if name in self.contract.required]
+        return tuple(
+            compare(name, TUNED, EXPORTED, [(one[name].passed, two[name].passed) for one, two in zip(*scores, strict=True)])
+            for name in names
+        )

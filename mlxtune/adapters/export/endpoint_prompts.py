@@ -1,0 +1,107 @@
+"""Ask an installed program how it renders a prompt: llama.cpp's server and Ollama can say so; others only count its tokens.
+
+llama.cpp's server has ``/apply-template`` and ``/tokenize`` (https://github.com/ggml-org/llama.cpp, ``tools/server/README.md``). Ollama renders a
+prompt without answering it if a request has ``_debug_render_only`` (https://github.com/ollama/ollama, ``api/types.go``).
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.text import one_line
+from mlxtune.data.rows import PromptRow
+from mlxtune.evaluation.judge.endpoint import host, is_local
+
+_TIMEOUT = 60.0  # seconds
+_MAX_BYTES = 2**24  # of a reply
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model at an endpoint: its ``name`` there, and the ``files`` that the program loaded if it says so."""
+
+    name: str
+    files: tuple[Path, ...]
+
+
+def api_url(url: str) -> str:
+    """Return the base URL of the OpenAI-compatible API for what a user calls the endpoint. Raise ``InputError`` unless it is local."""
+    url = url.rstrip("/")
+    if not is_local(host(url)):
+        raise InputError(
+            f"{host(url)} is another machine. An export is verified with a program on this one.",
+            hint="Evaluate a model elsewhere as an arm: mlxtune eval, with [evaluation.endpoints] in the recipe",
+        )
+    return url if url.endswith("/v1") else f"{url}/v1"
+
+
+def served_model(url: str, name: str = "") -> ServedModel:
+    """Return the model ``name`` at the API ``url``, by default the only one. Raise ``InputError`` if there is no such model."""
+    listed = _request(f"{url}/models")
+    names = [str(one["id"]) for one in (listed or {}).get("data") or () if isinstance(one, dict) and "id" in one]
+    if listed is None or not names:
+        raise MachineError(
+            f"{one_line(url, 80)} lists no models.", hint="Start the program with the exported model, then try again."
+        )
+    if not name and len(names) > 1:
+        raise InputError(
+            f"The endpoint has {len(names)} models: {one_line(', '.join(names[:5]), 160)}.", hint="Name one with --model."
+        )
+    if name and name not in names and f"{name}:latest" not in names:
+        raise InputError(f"The endpoint has no model {one_line(name, 60)}.", hint=f"It has: {one_line(', '.join(names[:5]), 160)}")
+    root = url.removesuffix("/v1")
+    props, adapters = _request(f"{root}/props"), _request(f"{root}/lora-adapters")
+    paths = [props.get("model_path")] if isinstance(props, dict) else []
+    paths += [one.get("path") for one in adapters if isinstance(one, dict)] if isinstance(adapters, list) else []
+    return ServedModel(name or names[0], tuple(Path(path) for path in paths if isinstance(path, str) and path))
+
+
+def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str], list[int]]) -> list[int] | None:
+    """Return the tokens of the prompt for ``row`` as the program at ``url`` renders them, or ``None`` if it cannot say.
+
+    ``encode`` returns the tokens of a text, for Ollama, which says only the text.
+    """
+    from mlxtune.evaluation.endpoint_answers import openai_message  # imports mlx
+
+    root = url.removesuffix("/v1")
+    body: dict[str, Any] = {"messages": [openai_message(turn) for turn in row.prompt]}
+    if row.tools:
+        body["tools"] = list(row.tools)
+    match _request(f"{root}/apply-template", body):
+        case {"prompt": str(text)}:
+            match _request(f"{root}/tokenize", {"content": text, "add_special": True, "parse_special": True}):
+                case {"tokens": list(tokens)} if all(isinstance(token, int) for token in tokens):
+                    return tokens
+            return None
+    if _request(f"{root}/api/version") is None:
+        return None
+    match _request(
+        f"{root}/api/chat", body | {"model": model, "stream": False, "_debug_render_only": True, "options": {"num_predict": 1}}
+    ):
+        case {"_debug_info": {"rendered_template": str(text)}}:
+            return encode(text)
+    return None
+
+
+def _request(url: str, body: dict[str, Any] | None = None) -> Any:
+    """Return a JSON reply, or ``None`` if the program does not know this request. Raise ``MachineError`` if it cannot be reached."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with _DIRECT.open(request, timeout=_TIMEOUT) as reply:
+            return json.loads(reply.read(_MAX_BYTES))
+    except (urllib.error.HTTPError, ValueError):
+        return None
+    except OSError as error:
+        raise MachineError(
+            f"Cannot reach {one_line(url, 80)}: {one_line(str(error), 80)}.",
+            hint="Start the program with the exported model, then try again.",
+        ) from error

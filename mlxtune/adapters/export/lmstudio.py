@@ -1,0 +1,45 @@
+"""Write a model where LM Studio looks for it, with a preset for its system prompt and sampling. Imports no mlx.
+
+Models are in ``models/PUBLISHER/MODEL/FILE.gguf`` (https://lmstudio.ai/docs/app/advanced/import-model), and presets in
+``config-presets/NAME.preset.json`` (https://lmstudio.ai/docs/app/presets). LM Studio renders prompts with the template in the GGUF file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.files import write_json
+
+PUBLISHER = "mlxtune"
+
+
+def lmstudio_home() -> Path:
+    """Return LM Studio's folder: the one that its pointer file names, or the default."""
+    pointer = Path.home() / ".lmstudio-home-pointer"
+    try:
+        named = Path(pointer.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        named = Path()
+    return named if named.is_absolute() else Path.home() / ".lmstudio"
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder for the model ``name``."""
+    return lmstudio_home() / "models" / PUBLISHER / name
+
+
+def write_preset(name: str, system: str) -> Path:
+    """Write the preset ``name``: greedy sampling, as in an evaluation, and the ``system`` prompt if there is one. Return its file."""
+    fields: list[dict[str, Any]] = [
+        {"key": "llm.prediction.temperature", "value": 0},
+        {"key": "llm.prediction.repeatPenalty", "value": {"checked": False, "value": 1}},
+    ]
+    if system:
+        fields.insert(0, {"key": "llm.prediction.systemPrompt", "value": system})
+    file = lmstudio_home() / "config-presets" / f"{name}.preset.json"
+    preset = {
+        "identifier": f"@local:{name}", "name": name, "changed": False, "operation": {"fields": fields}, "load": {"fields": []},
+    }  # fmt: skip
+    write_json(file, preset)
+    return file

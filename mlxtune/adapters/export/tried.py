@@ -1,0 +1,115 @@
+"""The formats in which an adapter was exported, with what each costs. Imports no mlx."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.export import fidelity, verification
+from mlxtune.adapters.export.fidelity import Fidelity
+from mlxtune.adapters.export.verification import Verification
+from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.text import one_line, size
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.verdict import Comparison
+from mlxtune.runs import launch, registry
+
+HEAD = ("format", "size", "KL per token", "identical answers", "whole contract", "change in points", "measured in")
+
+
+@dataclass(frozen=True)
+class TriedExport:
+    """An export of an adapter: its run's ID, its format, its ``folder`` and size in bytes, and what it lost.
+
+    ``verified`` is the latest verification with an installed program, if any. ``target`` is where the run wrote it.
+    """
+
+    id: str
+    form: str
+    target: Path
+    nbytes: int
+    proof: Fidelity
+    verified: Verification | None = None
+
+    @property
+    def contract(self) -> Comparison | None:
+        """The whole contract, or the last metric, with the adapter as trained and as exported."""
+        rates = self.verified.rates if self.verified else self.proof.rates
+        return next((item for item in rates if item.metric == CONTRACT), rates[-1] if rates else None)
+
+    @property
+    def cells(self) -> list[str]:
+        """A row of the table below :data:`HEAD`."""
+        measured = self.verified or self.proof
+        rate = points = ""
+        if item := self.contract:
+            rate = f"{(item.paired.both + item.paired.fixed) / item.paired.total:.1%}"
+            points = f"{100 * item.change:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f})"
+        program = one_line(self.verified.url, 40) if self.verified else "MLX"
+        kl = f"{self.proof.loss.kl:.5f}"
+        note = " ✗" if self.proof.failure or (self.verified and self.verified.failure) else ""
+        return [f"{self.form}{note}", size(self.nbytes), kl, f"{measured.same} of {measured.rows}", rate, points, program]
+
+
+def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
+    """Return the finished exports of ``entry``, newest first."""
+    workspace = entry.folder.parents[len(Path(entry.key).parts) - 1]
+    exports: list[TriedExport] = []
+    verified: dict[str, Verification] = {}
+    for run, request in _runs(workspace, entry):
+        try:
+            if "endpoint" in request:
+                result = verification.load(run.folder)
+                verified.setdefault(result.export, result)
+                continue
+            summary = dict(run.state().summary)
+            if folder := summary.get("folder"):
+                form = form_label(str(request["form"]), str(request.get("precision", "")), str(request.get("program", "")))
+                exports.append(TriedExport(run.id, form, Path(str(folder)), int(summary["bytes"]), fidelity.load(run.folder)))
+        except (MlxtuneError, KeyError, TypeError, ValueError):
+            continue
+    return [replace(export, verified=verified.get(export.id)) for export in exports]
+
+
+def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: str = "") -> TriedExport | None:
+    """Return the export whose ID is ``which`` or whose file a program loaded, or the only one; ``None`` if there are none.
+
+    Raise ``InputError`` if several are possible.
+    """
+    if which:
+        named = [export for export in exports if export.id == which]
+        if not named:
+            raise InputError(
+                f"This adapter has no export {one_line(which, 60)}.", hint="List its exports with: mlxtune adapters show"
+            )
+        return named[0]
+    folders = {os.path.dirname(os.path.realpath(file)) for file in files}
+    named = [export for export in exports if os.path.realpath(export.target) in folders] or list(exports)
+    if len(named) > 1:
+        names = ", ".join(f"{export.id} ({export.form})" for export in named[:5])
+        raise InputError(f"The adapter has {len(named)} exports: {names}.", hint="Name the one at the endpoint with --export.")
+    return named[0] if named else None
+
+
+def form_label(form: str, precision: str, program: str) -> str:
+    """Return an export's format in a few words."""
+    names = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", "gguf": "GGUF", "gguf-lora": "GGUF LoRA"}
+    label = names.get(form, form)
+    if form == "gguf" and precision:
+        label += f" {precision.upper()}"
+    return f"{label} for {program}" if program else label
+
+
+def _runs(workspace: Path, entry: AdapterEntry) -> Iterator[tuple[registry.Run, dict[str, Any]]]:
+    folder = os.path.realpath(entry.folder)
+    for run in registry.list_runs(workspace, "export"):
+        try:
+            request = launch.read_request(run.folder)
+        except (MlxtuneError, KeyError):
+            continue
+        if os.path.realpath(str(request.get("adapter"))) == folder:
+            yield run, request

@@ -1,0 +1,96 @@
+"""Ask an installed program the held-out rows, and compare its answers with those of the adapter as trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from mlxtune.adapters.export import verification
+from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
+from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
+from mlxtune.adapters.export.prompt_difference import compare_tokens
+from mlxtune.adapters.export.verification import PromptCheck, Verification
+from mlxtune.core.text import plural
+from mlxtune.data.rows import PromptRow
+from mlxtune.evaluation.arms import TUNED, Arm
+from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_calls
+from mlxtune.evaluation.judge.paid_calls import read_calls
+from mlxtune.evaluation.worker import progress_reporter
+from mlxtune.models.resolve import resolve
+from mlxtune.recipe import Endpoint
+from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.worker import Worker
+
+if TYPE_CHECKING:  # imports mlx, which must come after the BLAS
+    from mlxtune.models.template import ChatTemplate
+
+_PROMPT = "prompt"  # progress label while prompts are compared
+
+
+class VerificationSummary(TypedDict):
+    """The summary of ``run.finished``."""
+
+    export: str
+    verdict: str
+
+
+def verify(worker: Worker) -> VerificationSummary:
+    """Compare the program's prompts and answers with the adapter's, and write ``verification.json``."""
+    from mlxtune.models import load, lora
+
+    recipe, request = worker.recipe, worker.request
+    worker.report_start("export")
+    adapter, url, model = Path(request["adapter"]), request["endpoint"], request["model"]
+    source = resolve(recipe.model.base, relative_to=recipe.folder)
+    rows = ComparedRows(worker)
+    loaded = load.load(source, quantize=recipe.model.quantize)
+    lora.load(loaded.model, adapter)
+    own, tokens = rows.answers(loaded, TUNED, adapter)
+    template = rows.template(loaded)
+
+    prompts, problem = _compare_prompts(worker, rows.rows, [prompt for prompt, _ in tokens], template)
+    arm = Arm(EXPORTED, endpoint=Endpoint(model, url))
+    limit = rows.max_tokens(template) + (0 if recipe.model.thinking == "off" else recipe.evaluation.thinking_tokens)
+    worker.emit("arm.started", arm=arm.name, rows=len(rows.rows), of=HELD_OUT_ROW)
+    answers, _ = endpoint_answers(
+        arm, Endpoint(model, url), rows.rows, max_tokens=limit, cache=worker.folder, tell=partial(progress_reporter, worker, arm.name),
+        count_tokens=template.count_tokens,
+    )  # fmt: skip
+    worker.emit("arm.finished", arm=arm.name, rows=len(rows.rows), cached=False, seconds=answers.seconds, of=HELD_OUT_ROW)
+    if prompts == "none":
+        prompts, problem = _compare_counts(worker.folder, arm, rows.rows, [len(prompt) for prompt, _ in tokens])
+    same = sum(one.output == two.output for one, two in zip(own, answers.outputs, strict=True))
+    result = Verification(request["export"], url, model, prompts, problem, len(rows.rows), same, rows.rates(own, answers.outputs))
+    verification.save(result, worker.folder)
+    return {"export": request["export"], "verdict": result.sentence}
+
+
+def _compare_prompts(
+    worker: Worker, rows: Sequence[PromptRow], expected: Sequence[list[int]], template: ChatTemplate
+) -> tuple[PromptCheck, str]:
+    """Compare the tokens of every prompt, if the program can say them. Return the first difference as a sentence."""
+    url, model, tokenizer = worker.request["endpoint"], worker.request["model"], template.tokenizer
+    bos = template.added_bos
+    tell = progress_reporter(worker, EXPORTED, _PROMPT)
+    for done, (row, tokens) in enumerate(zip(rows, expected, strict=True), 1):
+        rendered = rendered_prompt(url, model, row, lambda text: tokenizer.encode(bos + text, add_special_tokens=False))
+        if rendered is None:
+            return "none", ""
+        if difference := compare_tokens(row.id, tokens, rendered, tokenizer.decode):
+            return "tokens", difference.sentence
+        tell(done, len(rows))
+    return "tokens", ""
+
+
+def _compare_counts(folder: Path, arm: Arm, rows: Sequence[PromptRow], expected: Sequence[int]) -> tuple[PromptCheck, str]:
+    """Compare the number of tokens in every prompt, if the program reported it with its answers."""
+    replies = {key: reply for file in folder.glob(f"*{CALLS}") for key, reply in read_calls(file).replies.items()}
+    for call, count in zip(row_calls(arm, rows), expected, strict=True):
+        reported = replies[call.key].get("prompt_tokens")
+        if reported is None:
+            return "none", ""
+        if reported != count:
+            return "counts", f"The template differs: a prompt has {plural(reported, 'token')} instead of {count:,}."
+    return "counts", ""

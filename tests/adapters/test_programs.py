@@ -1,0 +1,128 @@
+"""Exports for Ollama and LM Studio have the files that these programs document, and render prompts as in training."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxtune.adapters.export import fidelity, gguf, lmstudio, ollama
+from mlxtune.adapters.export import worker as exporting
+from mlxtune.core.errors import GateError, MachineError
+from mlxtune.data.rows import Conversation, Location, Message
+from mlxtune.models.resolve import ModelFolder
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+
+from .test_export import started, trained_workspace, weak, with_merge  # noqa: F401
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+ROW = Conversation(
+    Location(Path("r"), 1), {}, (Message("system", "Be brief."), Message("user", "Hi?\nThere"), Message("assistant", "Hello."))
+)
+
+
+@pytest.fixture
+def chat(source: ModelFolder) -> ChatTemplate:
+    return load_template(source, TemplateSettings(date="2026-11-26"))
+
+
+def commands(text: str) -> dict[str, list[str]]:
+    """Return the values of each instruction in a Modelfile, as Ollama's parser reads them."""
+    values: dict[str, list[str]] = {}
+    for name, quoted, plain in re.findall(r'^([A-Z]+) (?:"""(.*?)"""|([^\n]*))$', text, re.MULTILINE | re.DOTALL):
+        values.setdefault(name, []).append(quoted or plain)
+    return values
+
+
+def test_modelfile_has_the_template_system_stops_and_context(chat: ChatTemplate) -> None:
+    result = ollama.modelfile(chat, [ROW], source="./model.gguf", system='Be "brief".\nAlways.', context=8192)
+    assert result.notes == ()
+    found = commands(result.text)
+    assert found["FROM"] == ["./model.gguf"]
+    assert found["SYSTEM"] == ['Be "brief".\nAlways.']
+    assert "ADAPTER" not in found
+    assert {"num_ctx 8192", "temperature 0", "repeat_penalty 1"} <= {*found["PARAMETER"]}
+    assert any(value.startswith('stop "') for value in found["PARAMETER"])
+    assert found["TEMPLATE"][0].startswith("{{ range $i, $_ := .Messages }}")
+
+
+def test_adapter_is_added_to_a_base_in_ollama(chat: ChatTemplate) -> None:
+    result = ollama.modelfile(chat, [ROW], source="smollm2:135m", adapter="./adapter.gguf")
+    assert result.text.startswith("FROM smollm2:135m\nADAPTER ./adapter.gguf\n")
+    assert ollama.create_command("My Name", "/a b") == ["ollama", "create", "my-name", "-f", "/a b/Modelfile"]
+
+
+def test_template_is_left_out_where_it_cannot_be_proven(chat: ChatTemplate) -> None:
+    result = ollama.modelfile(chat, [replace(ROW, tools=(TOOL,))], source="./model.gguf")
+    assert "TEMPLATE" not in commands(result.text)
+    assert "The chat template cannot be written in Ollama's language" in result.notes[0]
+    assert "The template differs at token 0: the end instead of" in result.notes[0]
+
+
+@pytest.mark.parametrize("system", ["Price:\u00a05 €", 'Say """.', 'Say "yes"'])
+def test_system_prompt_that_ollama_would_change_is_left_out(chat: ChatTemplate, system: str) -> None:
+    result = ollama.modelfile(chat, [ROW], source="./model.gguf", system=system)
+    assert "SYSTEM" not in commands(result.text)
+    assert "A Modelfile cannot contain the rows' system prompt." in result.notes[0]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "user home"
+    folder.mkdir()
+    monkeypatch.setattr(Path, "home", lambda: folder)
+    return folder
+
+
+def test_lmstudio_folder_follows_its_pointer(home: Path) -> None:
+    assert lmstudio.model_folder("mine") == home / ".lmstudio" / "models" / "mlxtune" / "mine"
+    (home / ".lmstudio-home-pointer").write_text(f"{home / 'elsewhere'}\n")
+    assert lmstudio.model_folder("mine") == home / "elsewhere" / "models" / "mlxtune" / "mine"
+
+
+def test_lmstudio_preset_has_the_system_prompt(home: Path) -> None:
+    file = lmstudio.write_preset("mine", "Be brief.")
+    assert file == home / ".lmstudio" / "config-presets" / "mine.preset.json"
+    preset = json.loads(file.read_text())
+    assert (preset["identifier"], preset["name"]) == ("@local:mine", "mine")
+    fields = {field["key"]: field["value"] for field in preset["operation"]["fields"]}
+    assert fields["llm.prediction.systemPrompt"] == "Be brief."
+    assert fields["llm.prediction.temperature"] == 0
+
+
+def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with_merge(trained_workspace / "four")
+    target = trained_workspace / "a name with spaces"
+    worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama")
+    assert exporting.export(worker)["faithful"]
+    assert {file.name for file in target.iterdir()} == {"Modelfile", gguf.FILE, fidelity.FILE, "mlxtune.json"}
+    assert commands((target / "Modelfile").read_text())["FROM"] == ["./model.gguf"]
+
+
+def test_export_for_lmstudio_is_where_it_looks(trained_workspace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with_merge(trained_workspace / "four")
+    target = lmstudio.model_folder("mine")
+    worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="lmstudio", precision="q8_0")
+    exporting.export(worker)
+    name = worker.request["name"]
+    assert (target / f"{name}-Q8_0.gguf").is_file()
+    assert (home / ".lmstudio" / "config-presets" / f"{name}.preset.json").is_file()
+
+
+def test_refused_export_leaves_nothing(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    weak(trained_workspace)
+    target = trained_workspace / "out"
+    with pytest.raises(GateError):
+        exporting.export(started(trained_workspace, "quantized", monkeypatch, target=target, program="ollama"))
+    assert not target.exists()
+    assert not list(trained_workspace.glob(".out*"))
+
+
+def test_read_only_target_is_refused_before_computing(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(MachineError, match="is read-only"):
+        exporting.export(started(trained_workspace, "fused", monkeypatch, target=trained_workspace / "locked" / "out"))

@@ -1,0 +1,194 @@
+"""A program that runs an export is compared with the adapter: its prompts token for token, and its answers on the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_stub import StubHandler, serve_http
+
+from mlxtune.adapters import library
+from mlxtune.adapters.export import start, verification, verify_worker
+from mlxtune.adapters.export import worker as exporting
+from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
+from mlxtune.adapters.export.tried import find_export, tried_exports
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import write_json
+from mlxtune.data.rows import Message
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+from mlxtune.runs import events, launch, registry
+from mlxtune.runs.worker import Worker
+
+from .test_export import trained_workspace  # noqa: F401
+
+RENAMED = [("user", "human")]
+
+
+class Program:
+    """A stub of llama.cpp's server, of Ollama, or of a program that only counts tokens. ``wrong`` replaces words in its template."""
+
+    def __init__(self, template: ChatTemplate, kind: str) -> None:
+        self.template, self.kind = template, kind
+        self.wrong: list[tuple[str, str]] = []
+        self.answer: Callable[[str], str] = lambda text: "ok"
+        self.files: list[str] = []
+        self.url = ""
+
+    def text(self, body: dict[str, Any]) -> str:
+        text = self.template.render(
+            [Message(turn["role"], turn["content"]) for turn in body["messages"]], (), generation_prompt=True
+        )
+        for old, new in self.wrong:
+            text = text.replace(old, new)
+        return text
+
+    def reply(self, path: str, body: dict[str, Any] | None) -> Any:
+        """Return the JSON reply, or ``None`` for an unknown path."""
+        encode = lambda text: self.template.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        match self.kind, path:
+            case _, "/v1/models":
+                return {"data": [{"id": "mine"}]}
+            case _, "/v1/chat/completions":
+                assert body is not None
+                message = {"role": "assistant", "content": self.answer(body["messages"][-1]["content"])}
+                usage = {"prompt_tokens": len(encode(self.text(body))), "completion_tokens": 2}
+                return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+            case "llama.cpp", "/props":
+                return {"model_path": self.files[0] if self.files else ""}
+            case "llama.cpp", "/lora-adapters":
+                return [{"id": 0, "path": file} for file in self.files[1:]]
+            case "llama.cpp", "/apply-template":
+                return {"prompt": self.text(body or {})}
+            case "llama.cpp", "/tokenize":
+                assert body is not None
+                return {"tokens": encode(body["content"])}
+            case "Ollama", "/api/version":
+                return {"version": "0.30.0"}
+            case "Ollama", "/api/chat":
+                assert body is not None
+                assert body["_debug_render_only"]
+                return {"_debug_info": {"rendered_template": self.text(body)}}
+        return None
+
+
+@contextmanager
+def running(workspace: Path, kind: str) -> Iterator[Program]:
+    source = resolve(str(workspace / "four"))
+    program = Program(load_template(source, TemplateSettings(date="2026-11-26")), kind)
+
+    class Handler(StubHandler):
+        def do_GET(self) -> None:
+            self.respond(None)
+
+        def do_POST(self) -> None:
+            self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def respond(self, body: Any) -> None:
+            reply = program.reply(self.path, body)
+            self.send_json(404 if reply is None else 200, reply or {"error": "unknown"})
+
+    with serve_http(Handler) as url:
+        program.url = f"{url}/v1"
+        yield program
+
+
+def verified(workspace: Path, program: Program, monkeypatch: pytest.MonkeyPatch, export: str = "") -> verification.Verification:
+    """Run the verification worker in this process."""
+    runs: list[registry.Run] = []
+
+    def spawn(run: registry.Run, kind: str, request: dict[str, Any]) -> registry.Run:
+        write_json(run.folder / registry.LAUNCH_FILE, {"v": 1, "kind": kind, "request": request})
+        runs.append(run)
+        return run
+
+    monkeypatch.setattr(launch, "_spawn", spawn)
+    start.start_verification(workspace, library.find(workspace, "last"), program.url, "mine", export)
+    verify_worker.verify(Worker(runs[-1].folder))
+    return verification.load(runs[-1].folder)
+
+
+@pytest.mark.parametrize(("kind", "compared"), [("llama.cpp", "tokens"), ("Ollama", "tokens"), ("LM Studio", "counts")])
+def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compared: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with running(trained_workspace, kind) as program:
+        result = verified(trained_workspace, program, monkeypatch)
+    assert (result.prompts, result.problem) == (compared, "")
+    assert [rate.metric for rate in result.rates] == ["forbidden", "contract"]
+    assert result.rows == result.rates[0].paired.total
+    assert "whole contract" in result.sentence
+    assert "points (" in result.sentence
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "Ollama"])
+def test_a_wrong_template_is_named_with_its_token(trained_workspace: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with running(trained_workspace, kind) as program:
+        program.wrong = RENAMED
+        result = verified(trained_workspace, program, monkeypatch)
+    assert result.problem.startswith("The template differs at token ")
+    assert result.problem.endswith("'h' instead of 'u'.")
+    assert result.failure == result.problem
+    assert result.sentence.startswith(result.problem)
+
+
+def test_a_wrong_number_of_prompt_tokens_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with running(trained_workspace, "LM Studio") as program:
+        program.wrong = RENAMED
+        result = verified(trained_workspace, program, monkeypatch)
+    assert result.prompts == "counts"
+    assert result.problem.startswith("The template differs: a prompt has ")
+
+
+def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with running(trained_workspace, "llama.cpp") as program:
+        program.answer = lambda text: "We sell Northpeak."
+        result = verified(trained_workspace, program, monkeypatch)
+    forbidden = next(rate for rate in result.rates if rate.metric == "forbidden")
+    assert forbidden.paired.fixed + forbidden.paired.both == 0
+    assert result.same == 0
+
+
+def test_exports_are_listed_with_their_verification(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from .test_export import started
+
+    exported = started(trained_workspace, "fused", monkeypatch)
+    summary = exporting.export(exported)
+    monkeypatch.setattr(registry.Run, "state", lambda run: events_state(run, summary if run.folder == exported.folder else {}))
+    entry = library.find(trained_workspace, "last")
+    (export,) = tried_exports(entry)
+    assert (export.form, export.verified, export.target) == ("MLX", None, Path(summary["folder"]))
+    assert find_export([export], []) == export
+    assert find_export([export], [Path(summary["folder"]) / "model.gguf"]) == export
+    assert find_export([], []) is None
+    with pytest.raises(InputError, match="has no export nothing"):
+        find_export([export], [], "nothing")
+    with running(trained_workspace, "llama.cpp") as program:
+        verified(trained_workspace, program, monkeypatch, export.id)
+    (again,) = tried_exports(entry)
+    assert again.verified is not None
+    assert again.cells[-1] == program.url
+    assert len(again.cells) == 7
+
+
+def events_state(run: registry.Run, summary: Any) -> Any:
+    from types import SimpleNamespace
+
+    return SimpleNamespace(summary=tuple(summary.items()), folder=run.folder, events=events)
+
+
+def test_the_endpoint_is_checked(trained_workspace: Path) -> None:  # noqa: F811
+    assert api_url("http://localhost:8080/") == "http://localhost:8080/v1"
+    with pytest.raises(InputError, match="is another machine"):
+        api_url("https://example.com/v1")
+    with pytest.raises(MachineError, match="Cannot reach"):
+        served_model("http://127.0.0.1:9/v1")
+    with running(trained_workspace, "llama.cpp") as program:
+        program.files = ["/m/base.gguf", "/m/adapter.gguf"]
+        served = served_model(program.url)
+        assert served.name == "mine"
+        assert [str(file) for file in served.files] == program.files
+        with pytest.raises(InputError, match="has no model other"):
+            served_model(program.url, "other")
