@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.core.errors import InputError
-from mlxtune.data.generate.documents import Passage, find_quote, split_passages
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.data.generate.documents import Passage, find_quote, read_passages, split_passages
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
 from mlxtune.data.generate.proposals import propose
 from mlxtune.data.generate.questions import read_prompts_reply
@@ -162,3 +162,24 @@ def test_quotes_are_found_in_the_document():
     assert find_quote(passage, "the wax is  warm.") == (10, 28)
     assert find_quote(passage, "is cold") is None
     assert find_quote(passage, " ") is None
+
+
+def test_text_of_pdf_files_is_read(tmp_path: Path):
+    pytest.importorskip("pypdf")
+    stream = b"BT /F1 12 Tf 72 720 Td (Waxed cotton is brushed.) Tj ET"
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream), b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]  # fmt: skip
+    data, offsets = b"%PDF-1.4\n", []
+    for number, item in enumerate(objects, 1):
+        offsets.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, item)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    end = b"xref\n0 6\n0000000000 65535 f \n%strailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (table, len(data))
+    (tmp_path / "care.pdf").write_bytes(data + end)
+    assert read_passages(tmp_path) == [Passage("care.pdf", 0, "Waxed cotton is brushed.")]
+    (tmp_path / "care.pdf").write_bytes(b"%PDF-1.4 broken")
+    with pytest.raises(DataError, match="Cannot read"):
+        read_passages(tmp_path)
