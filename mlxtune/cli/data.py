@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -138,10 +140,36 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         _show_report(report, fixed, every)
+        ready = _ready_command(source, report, section.map, fixed)
+        if ready:
+            show(("Ready ", "bold primary"), (ready, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
     blocks = [finding for finding in report.findings if finding.severity == "block"]
     if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in (also or ())) for one in blocks):
         raise typer.Exit(1)
+
+
+def _ready_command(source: Path, report: CheckReport, mapping: Mapping[str, str], fixed: FixResult | None) -> str:
+    """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, or training."""
+    from mlxtune.data.checks.registry import get_check
+    from mlxtune.data.readers.columns import mapping_option
+    from mlxtune.data.scaffold import first_record, guessed_mapping
+
+    is_recipe, quoted = source.suffix == ".toml", shlex.quote(str(source))
+    if not mapping and (report.kept == 0 or set(report.formats) == {"text"}):
+        with suppress(DataError):
+            if guess := guessed_mapping(first_record(report.path)):
+                return f"mlxtune data check {quoted} {mapping_option(guess)}" if not is_recipe else ""
+    options = f" {mapping_option(mapping)}" if mapping and not is_recipe else ""
+    if fixed:
+        return f"mlxtune init --from {shlex.quote(str(fixed.out))}" if not is_recipe else ""
+    blocks = {finding.check for finding in report.findings if finding.severity == "block"}
+    if blocks and report.kept:
+        unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")
+        return f"mlxtune data check {quoted}{options} --fix{''.join(f' --also {id}' for id in unsafe)}"
+    if not report.kept:
+        return ""
+    return f"mlxtune train {quoted}" if is_recipe else f"mlxtune init --from {quoted}{options}"
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:

@@ -14,7 +14,7 @@ import mlxtune
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, out, show, show_json
 from mlxtune.cli.tables import print_facts, print_heading
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
@@ -24,8 +24,27 @@ from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
 
 
-def init(folder: Annotated[Path, typer.Argument(help="The folder to create.", show_default=False)]) -> None:
-    """Create a workspace with recipes and sample data."""
+def init(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to create; with --from, the current folder unless given.", show_default=False)
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Write a recipe for your own rows instead of samples.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="With --from, the name of the recipe.", show_default=False)] = "",
+    map: Annotated[
+        str, typer.Option("--map", help="With --from, column names: prompt=question,completion=answer.", show_default=False)
+    ] = "",
+) -> None:
+    """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""
+    if source is not None:
+        _init_from(source, folder or Path(), name, map)
+        return
+    if name or map:
+        raise InputError("--name and --map require --from.", hint="Add --from FILE.")
+    if folder is None:
+        raise InputError("No folder was specified.", hint="Use: mlxtune init NAME, or: mlxtune init --from FILE")
     if outer := samples.enclosing_workspace(folder):
         raise InputError(
             f"{folder} is inside the workspace {outer}.",
@@ -43,6 +62,33 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to create.", sh
     cd = f"cd {shlex.quote(str(folder))} && " if folder.resolve() != Path.cwd() else ""
     train, open_app = (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"), (f"{cd}mlxtune", "primary")
     show("  ", train, "   or open the app: ", open_app)
+
+
+def _init_from(source: Path, folder: Path, name: str, map: str) -> None:
+    """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show what was guessed."""
+    from mlxtune.data import scaffold
+    from mlxtune.data.readers.formats import parse_mapping
+
+    if not source.exists():
+        raise DataError(f"There is no data at {source}.", hint="Use a file, or a folder with train.jsonl.")
+    guessed = scaffold.guess(source, parse_mapping(map) if map else {})
+    recipe = scaffold.write(guessed, folder, name)
+    show(("✓ ", "bold success"), f"Created {recipe}.")
+    formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
+    contract = "none" if guessed.schema is None else f"{recipe.stem}.schema.json, from the JSON answers"
+    contract = f"{len(guessed.labels)} labels, compared with the reference" if guessed.labels else contract
+    required = [sentence for sentence in guessed.sentences if sentence.share == 1]
+    offered = len(guessed.sentences) - len(required)
+    print_facts([
+        ("rows", f"{guessed.rows:,} ({formats})" + (f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else "")),
+        *([("map", ", ".join(f"{key} = {column}" for key, column in guessed.mapping.items()))] if guessed.mapping else []),
+        ("method", guessed.method),
+        ("tokens", f"max_tokens = {guessed.max_tokens:,}, estimated"),
+        ("contract", contract),
+        *([("disclaimers", f"{len(required):,} in every answer they apply to, {offered:,} offered as comments")] if guessed.sentences else []),
+    ])  # fmt: skip
+    shown = shlex.quote(str(recipe))
+    show("  ", (f"mlxtune data check {shown}", "primary"), "   then: ", (f"mlxtune train {shown}", "primary"))
 
 
 def doctor(json: Json = False) -> None:

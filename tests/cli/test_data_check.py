@@ -188,3 +188,30 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path: Path) -> None:
         {"check": "refusal", "count": 1, "reason": "our policy"}
     ]
     assert "answers that refuse" in cli("data", "check", str(source), "--unmute", "refusal").out
+
+
+@pytest.mark.parametrize(
+    ("row", "ready"),
+    [
+        ({"question": "q", "answer": "a"}, "data check {} --map prompt=question,completion=answer"),
+        ({"text": "q", "label": "a"}, "data check {} --map prompt=text,completion=label"),
+        ({"text": "q"}, "init --from {}"),
+        ({"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}, "data check {} --fix"),
+    ],
+)
+def test_the_last_line_is_ready_to_paste(row: dict[str, str], ready: str, cli, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    line = cli("data", "check", str(source)).out.splitlines()[-1]
+    assert line == "Ready mlxtune " + ready.format(source)
+    assert cli(*line.split()[2:]).code in (0, 1)
+
+
+def test_init_from_writes_a_recipe_that_can_be_checked(cli, tmp_path: Path) -> None:
+    shown = cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl"))
+    assert shown.code == 0
+    assert "reviews.schema.json" in shown.out
+    assert cli("data", "check", str(tmp_path / "recipes" / "reviews.toml")).code == 0
+    assert "already exists" in cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl")).err
+    assert "There is no data" in cli("init", "--from", "nosuch.jsonl").err
+    assert "require --from" in cli("init", str(tmp_path), "--name", "x").err

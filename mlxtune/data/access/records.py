@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import size
@@ -38,18 +38,22 @@ class RecordFile:
         """Return the location of record ``index``, counted from 0."""
         return Location(self.path, int(self._spans.lines[index]), index + 1 if self._layout.kind == "array" else None)
 
-    def row(self, index: int) -> Row:
-        """Read a record as a row. Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened."""
+    def raw(self, index: int) -> Any:
+        """Return a record as the file has it. Raises as :meth:`row` does."""
         location, start, end = self.location(index), int(self._spans.starts[index]), int(self._spans.ends[index])
         if end - start > LIMIT:
             reason = f"the row is {size(end - start)} long, but the limit is {size(LIMIT)}."
             raise RowError(location, reason, hint="Split the row, or look for a missing quote or line break.")
         raw = self._data.read(start, end)
         try:
-            value = self._layout.value(raw)
+            value: Any = self._layout.value(raw)
         except InvalidRecord as error:
             raise RowError(location, error.reason, hint=error.hint) from None
-        return parse(value, location, self._format, self._mapping)
+        return value
+
+    def row(self, index: int) -> Row:
+        """Read a record as a row. Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened."""
+        return parse(self.raw(index), self.location(index), self._format, self._mapping)
 
     def record(self, index: int) -> Row | DataError:
         """Read a record as a row, or return the error."""

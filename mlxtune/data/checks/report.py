@@ -128,6 +128,8 @@ def advice(statistics: Statistics, findings: Sequence[Finding], fix: str = "--fi
         return f"Remove {plural(leaks, 'held-out row')} from the train split with {fix}: until then, no evaluation is valid."
     if secrets := blocks["secret"]:
         return f"Mask the secrets in {plural(secrets, 'row')} with {fix}, and revoke them: they have been exposed in a file."
+    if not statistics.rows and set(blocks) == {"bad-row"}:
+        return "No row can be read. Name the columns with --map, or the format with --format."
     if blocks:
         id, count = blocks.most_common(1)[0]
         check = get_check(id)

@@ -1,0 +1,255 @@
+"""Write a first recipe for a file of rows: its format and column map, the method, a token limit, and the contract of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.files import write_text
+from mlxtune.data.checks.contract import scored_answer
+from mlxtune.data.readers.columns import guess_mapping
+from mlxtune.data.readers.formats import NO_MAPPING, detect
+from mlxtune.data.readers.row_format import Record
+from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, row_text
+from mlxtune.data.source import read_records
+from mlxtune.data.source_files import source_files
+
+_BASE = "smollm2-135m"
+_MOST_ROWS = 20_000  # that the guesses are made from
+_CHARACTERS_PER_TOKEN = 3
+_TOKEN_LIMITS = (256, 512, 1024, 2048, 4096)
+_JSON_SHARE = 0.9  # of the answers, for a schema
+_MOST_VALUES = 20  # of an enum
+_MOST_LABELS = 200  # of a classifier
+_ROWS_PER_LABEL = 3
+_MIN_SENTENCE = 4  # words
+_COMMON = 0.3  # share of the answers for a sentence to be offered
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
+
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence that recurs in the answers, and the value of a field that they have then. ``share`` of these have it."""
+
+    text: str
+    when: tuple[str, str] | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """What was guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has their few values."""
+
+    source: Path
+    rows: int
+    unreadable: int
+    formats: Mapping[str, int]
+    mapping: Mapping[str, str]
+    method: str
+    max_tokens: int
+    schema: Schema | None
+    labels: tuple[str, ...]
+    sentences: tuple[Sentence, ...]
+
+
+def first_record(path: Path) -> Record:
+    """Return the first record of a source. Raises ``DataError`` if there is none."""
+    from mlxtune.data.access.records import open_records  # loads numpy
+
+    file = next(iter(source_files(path).values()))
+    with open_records(file) as records:
+        value = records.raw(0) if len(records) else None
+    if not isinstance(value, dict):
+        raise DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")
+    return value
+
+
+def guessed_mapping(record: Record) -> dict[str, str]:
+    """Return a map if the record needs one: its columns are unknown, or a text stands beside its label."""
+    name = detect(record)
+    mapping = guess_mapping(record) if name in (None, "text") else {}
+    return {} if name == "text" and "completion" not in mapping else mapping
+
+
+def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING) -> Scaffold:
+    """Guess a recipe for the rows of ``path``. Raises ``DataError`` if none of them can be read."""
+    mapping = dict(mapping) or guessed_mapping(first_record(path))
+    rows: list[Row] = []
+    errors: list[DataError] = []
+    for file in source_files(path).values():
+        file_rows, file_errors, _ = read_records(file, "auto", mapping)
+        rows, errors = rows + file_rows, errors + file_errors
+    if not rows:
+        raise DataError(f"{path.name} has no valid rows: {errors[0].message}", hint=errors[0].hint)
+    sample = rows[:_MOST_ROWS]
+    answers = [answer for answer in (scored_answer(row)[1] for row in sample) if answer]
+    values = [value for value in map(_json_object, answers) if value is not None]
+    is_json = bool(answers) and len(values) >= _JSON_SHARE * len(answers)
+    kinds = Counter(type(row) for row in sample)
+    method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
+    return Scaffold(
+        source=path,
+        rows=len(rows),
+        unreadable=len(errors),
+        formats=dict(Counter(row.format for row in rows).most_common()),
+        mapping=mapping,
+        method=method,
+        max_tokens=_token_limit(sample),
+        schema=infer_schema(values) if is_json else None,
+        labels=() if is_json or not kinds[Conversation] else _few_values(answers, _MOST_LABELS),
+        sentences=tuple(recurring_sentences(answers, values if is_json else [])),
+    )
+
+
+def infer_schema(values: Sequence[Mapping[str, Any]]) -> Schema:
+    """Return a JSON Schema that all ``values`` conform to. Keys that all of them have are required."""
+    return _schema_of(list(values)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
+
+def _schema_of(values: Sequence[Any]) -> Schema:
+    kinds = {_json_type(value) for value in values}
+    if kinds == {"integer", "number"}:
+        kinds = {"number"}
+    schema: Schema = {"type": next(iter(kinds)) if len(kinds) == 1 else sorted(kinds)}
+    if kinds == {"object"}:
+        names = list(dict.fromkeys(name for value in values for name in value))
+        schema["properties"] = {name: _schema_of([value[name] for value in values if name in value]) for name in names}
+        schema["required"] = [name for name in names if all(name in value for value in values)]
+        schema["additionalProperties"] = False
+    elif kinds == {"array"}:
+        items = [item for value in values for item in value]
+        schema |= {"items": _schema_of(items)} if items else {}
+    elif kinds == {"string"} and (labels := _few_values(values, _MOST_VALUES)):
+        schema["enum"] = list(labels)
+    return schema
+
+
+def _json_type(value: Any) -> str:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
+    return names[type(value)]
+
+
+def _few_values(texts: Sequence[str], most: int) -> tuple[str, ...]:
+    """Return the distinct values if they are at most ``most``, short and repeated; otherwise none."""
+    counts = Counter(texts)
+    is_few = len(counts) <= most and len(texts) >= _ROWS_PER_LABEL * len(counts)
+    return tuple(sorted(counts)) if is_few and all(len(text) <= 40 and "\n" not in text for text in counts) else ()
+
+
+def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, Any]]) -> Iterable[Sentence]:
+    """Yield the sentences that are in many answers, or in all answers whose field has one value."""
+    items: Sequence[Any] = values or answers
+    sentences = [set(_sentences(item)) for item in items]
+    counts = Counter(sentence for own in sentences for sentence in own)
+    for text, count in counts.most_common():
+        if count < 3:
+            return
+        share = count / len(items)
+        condition = None if share == 1 else _condition(text, sentences, values)
+        if share >= _COMMON or condition:
+            yield Sentence(text, condition, 1.0 if condition else share)
+
+
+def _condition(text: str, sentences: Sequence[set[str]], values: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return the field and value that exactly the answers with the sentence have."""
+    having = [value for value, own in zip(values, sentences, strict=False) if text in own]
+    for key, wanted in having[0].items() if having else ():
+        matching = sum(value.get(key) == wanted for value in values)
+        if isinstance(wanted, str) and matching == len(having) and all(value.get(key) == wanted for value in having):
+            return key, wanted
+    return None
+
+
+def _sentences(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        found = (match[0].strip() for match in _SENTENCE.finditer(value))
+        yield from (sentence for sentence in found if len(sentence.split()) >= _MIN_SENTENCE)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _sentences(item)
+
+
+def _json_object(answer: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _token_limit(rows: Sequence[Row]) -> int:
+    longest = max(len(row_text(row)) for row in rows) / _CHARACTERS_PER_TOKEN
+    return next((limit for limit in _TOKEN_LIMITS if limit >= longest), _TOKEN_LIMITS[-1])
+
+
+def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
+    """Return the recipe as TOML, with ``source`` and ``schema`` as its paths."""
+    formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
+    lines = [
+        f"# A first recipe for {scaffold.source.name} ({formats}). Change it freely: mlxtune recipe, or docs/recipe.md.",
+        f"name = {_toml(name)}",
+        "",
+        "[model]",
+        f"base = {_toml(_BASE)}        # small, for a first run; mlxtune advise suggests one for this task and machine",
+        "",
+        "[data]",
+        f"source = {_toml(source)}",
+        *([f"map = {_inline(scaffold.mapping)}"] if scaffold.mapping else []),
+        f"max_tokens = {scaffold.max_tokens}            # estimated from the longest row; mlxtune plan counts the tokens",
+        "",
+        "[method]",
+        f"kind = {_toml(scaffold.method)}",
+        "",
+        "[evaluation]",
+    ]
+    if scaffold.schema is not None:
+        lines += [f"schema = {_toml(schema)}", 'reference = ["fields"]']
+    elif scaffold.labels:
+        lines.append('reference = ["exact"]      # the answers are ' + f"{len(scaffold.labels)} labels")
+    for sentence in scaffold.sentences:
+        block = ["[[evaluation.disclaimers]]", f"text = {_toml(sentence.text)}"]
+        block += [f"when = {_inline(dict([sentence.when]))}"] if sentence.when else []
+        if sentence.share < 1:
+            block = [
+                f"# In {sentence.share:.0%} of the answers. Uncomment it if every answer must contain it.",
+                *(f"# {one}" for one in block),
+            ]
+        lines += ["", *block]
+    return "\n".join(lines) + "\n"
+
+
+def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
+    """Write ``recipes/NAME.toml`` in ``folder``, and its schema beside it. Raises ``InputError`` if one of them exists."""
+    name = name or re.sub(r"[^a-z0-9]+", "-", scaffold.source.stem.lower()).strip("-") or "rows"
+    recipe, schema = (folder / "recipes" / f"{name}{suffix}" for suffix in (".toml", ".schema.json"))
+    for file in (recipe, *([schema] if scaffold.schema else [])):
+        if file.exists():
+            raise InputError(f"{file} already exists, so nothing was written.", hint="Choose another name with --name.")
+    source = os.path.relpath(scaffold.source.resolve(), recipe.parent.resolve())
+    if scaffold.schema is not None:
+        write_text(schema, json.dumps(scaffold.schema, indent=2, ensure_ascii=False) + "\n")
+    write_text(recipe, recipe_text(scaffold, name, Path(source).as_posix(), schema.name))
+    return recipe
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _inline(mapping: Mapping[str, str]) -> str:
+    return (
+        "{ "
+        + ", ".join(
+            f"{key if re.fullmatch(r'[A-Za-z0-9_-]+', key) else _toml(key)} = {_toml(value)}" for key, value in mapping.items()
+        )
+        + " }"
+    )

@@ -1,0 +1,88 @@
+"""A first recipe is guessed from a file of rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mlxtune.core.errors import DataError, InputError
+from mlxtune.data import scaffold
+from mlxtune.data.scaffold import guess, infer_schema, write
+from mlxtune.data.source import read_file, read_source
+from mlxtune.recipe import load
+
+SAMPLES = Path(__file__).parents[2] / "data" / "samples"
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
+    recipe = load(write(guess(SAMPLES / "support.jsonl"), tmp_path))
+    assert (recipe.name, recipe.method.kind, recipe.source.resolve()) == ("support", "sft", (SAMPLES / "support.jsonl").resolve())
+    found = {one.text: one.when for one in recipe.evaluation.disclaimers}
+    assert found["Safety note: this is general guidance, not training."] == {"category": "safety"}
+    assert found["Warranty note: our workshop decides once it has seen your item."] == {"category": "warranty"}
+    schema = json.loads((tmp_path / "recipes" / "support.schema.json").read_text())
+    assert "warranty" in schema["properties"]["category"]["enum"]
+    assert "enum" not in schema["properties"]["reply"]
+    for row in read_file(SAMPLES / "support.jsonl"):
+        jsonschema.validate(json.loads(row.reference), schema)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(InputError, match="already exists"):
+        write(guess(SAMPLES / "support.jsonl"), tmp_path)
+
+
+def test_a_classifier_in_a_table_is_mapped(tmp_path: Path) -> None:
+    source = tmp_path / "intents.csv"
+    source.write_text(
+        "text,category\n" + "".join(f"Question {number}?,{'card' if number % 2 else 'cash'}\n" for number in range(20))
+    )
+    guessed = guess(source)
+    assert (guessed.mapping, guessed.labels) == ({"prompt": "text", "completion": "category"}, ("card", "cash"))
+    recipe = load(write(guessed, tmp_path))
+    assert recipe.evaluation.reference == ["exact"]
+    assert len(read_source(recipe.source, recipe.data.format, recipe.data.map).rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("row", "method"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "dpo"),
+        ({"prompt": "q", "completion": "a", "label": True}, "kto"),
+        ({"id": 1, "instruction": "q", "instances": [{"input": "", "output": "a"}]}, "sft"),
+    ],
+)
+def test_the_method_follows_from_the_rows(row: dict[str, Any], method: str, tmp_path: Path) -> None:
+    assert load(write(guess(write_rows(tmp_path / "my rows.jsonl", [row] * 4)), tmp_path, "mine")).method.kind == method
+
+
+def test_a_schema_accepts_every_value() -> None:
+    values = [{"n": 1, "tags": ["a"]}, {"n": 2.5, "tags": [], "note": None}, {"n": 3, "tags": ["b"], "note": "x"}]
+    schema = infer_schema(values)
+    assert schema["required"] == ["n", "tags"]
+    assert schema["properties"]["n"]["type"] == "number"
+    for value in values:
+        jsonschema.Draft202012Validator(schema).validate(value)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate({"n": "1", "tags": []})
+
+
+def test_common_sentences_are_offered_as_comments(tmp_path: Path) -> None:
+    answers = ["It is here. Please write to us again."] * 6 + ["It is not here, sorry."] * 4
+    rows = [{"prompt": f"Where is {number}?", "completion": answer} for number, answer in enumerate(answers)]
+    recipe = write(guess(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path)
+    assert '# text = "Please write to us again."' in recipe.read_text()
+    assert load(recipe).evaluation.disclaimers == []
+
+
+def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no valid rows"):
+        guess(write_rows(tmp_path / "rows.jsonl", [{"n": 1}]))
+    with pytest.raises(DataError, match="has no rows"):
+        scaffold.first_record(write_rows(tmp_path / "empty.jsonl", []))
