@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exhaustive import cases
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import samples
@@ -243,7 +244,7 @@ def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
     return ["1" if one else "0" for one in passes]
 
 
-@pytest.mark.parametrize("dependence", [0.0, 0.7])
+@pytest.mark.parametrize("dependence", cases([0.0, 0.7], "0.7"))
 def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch: pytest.MonkeyPatch, dependence: float) -> None:
     """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")  # the scorers take most of the time

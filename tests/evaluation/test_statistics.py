@@ -8,6 +8,7 @@ from random import Random
 
 import numpy
 import pytest
+from exhaustive import cases
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -147,7 +148,7 @@ def test_sign_test_agrees_with_scipy():
     assert sign_test(0, 0) == 1.0
 
 
-@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("size", cases([1, 3, 8], "3"))
 def test_holm_agrees_with_statsmodels(size):
     random = Random(size)
     for _ in range(4):

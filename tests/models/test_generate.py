@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny_architectures
+from exhaustive import cases
 from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model, load_tokenizer
@@ -86,7 +87,7 @@ def test_lanes_of_a_batch_decode_to_the_same_answers(tiny: Path, monkeypatch: py
 WINDOWED = ("ministral3", "gemma3_text", "gemma3", "gemma4_text", "gpt_oss")
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", cases(WINDOWED, "gemma3_text"))
 def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_path: Path) -> None:
     folder = tiny_architectures.make(tmp_path / name, name, bits=0)
     model, _ = load_model(folder)
