@@ -127,11 +127,14 @@ def planned(recipe: Recipe, base: CatalogModel, task: str) -> dict[int, tuple[st
 
 @cache
 def lengths(task: str, source: Path, template: str) -> DatasetLengths:
-    """Return the lengths of the rows in ``source``, in tokens of the bundled model's tokenizer."""
+    """Return the lengths of the rows in ``source``, in tokens of the bundled model's tokenizer.
+
+    Replayed rows are left out: their lengths are known only once the base has answered, and they are shorter than the task's rows.
+    """
     from mlxtune.training import probe
 
     recipe = load(RECIPES / f"{task}.toml")
-    data, model = replace(recipe.data, source=str(source)), replace(recipe.model, template=template)
+    data, model = replace(recipe.data, source=str(source), replay=0.0), replace(recipe.model, template=template)
     return probe.lengths(replace(recipe, data=data, model=model, adapter=replace(recipe.adapter, parent="")))
 
 
