@@ -30,7 +30,7 @@ def test_only_the_line_of_the_key_changes(file: Path) -> None:
     edit = edit_recipe(file, {"training.learning_rate": 2e-4})
     assert edit.recipe.training.learning_rate == 2e-4
     assert load(file) == edit.recipe
-    assert file.read_text() == before.replace("learning_rate = 1e-3", "learning_rate = 2e-4")
+    assert file.read_text() == before.replace("learning_rate = 1.5e-3", "learning_rate = 2e-4")
 
 
 def test_a_comment_after_a_value_keeps_its_column() -> None:
@@ -66,7 +66,7 @@ def test_a_new_key_joins_its_section_and_a_new_section_is_appended(file: Path) -
     edited = edit_text(before, {"training.epochs": 3})
     assert edited == before.replace("samples = 1\n", "samples = 1\nepochs = 3\n")
     edited = edit_text(before, {"evaluation.arms": ["base", "tuned"]})
-    assert edited == before.replace("+prompt arm\n", '+prompt arm\narms = ["base", "tuned"]\n')
+    assert edited == before.replace("asked without it\n", 'asked without it\narms = ["base", "tuned"]\n')
     assert edit_text(before, {"method.kind": "dpo"}) == before + '\n[method]\nkind = "dpo"\n'
 
 
