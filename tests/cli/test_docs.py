@@ -69,7 +69,7 @@ EXTERNAL = {
 }
 SHELL = ("cat", "cp", "head", "ls", "mkdir", "wc")
 # The output depends on the machine or the model: only the sections must match the document.
-VARIES = {"adapters", "advise", "compare", "doctor", "eval", "models", "plan", "runs", "train", "verify"}
+VARIES = {"adapters", "advise", "compare", "doctor", "eval", "export", "models", "plan", "runs", "train", "verify"}
 
 SMALL = {  # settings that make the sample recipes fast
     "training.steps": 2, "training.samples": 0, "evaluation.rows": 4, "evaluation.max_tokens": 4,
