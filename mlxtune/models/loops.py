@@ -6,8 +6,6 @@ likely to copy it again (Xu et al. 2022, arXiv:2206.02369). Only exact repetitio
 
 from __future__ import annotations
 
-import numpy as np
-
 COPIES = 2  # of the passage, besides its first occurrence, before an answer counts as a loop
 LEAST = 32  # tokens that must repeat what came before, at least
 MAX_PERIOD = 96  # tokens of the longest passage that is recognized
@@ -18,14 +16,12 @@ class LoopDetector:
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
-        self._matches = np.zeros(MAX_PERIOD, np.int32)  # by period − 1: tokens at the end that equal those one period earlier
+        self._matches: list[int] = []  # by period − 1: tokens at the end that equal those one period earlier
 
     def add(self, token: int) -> bool:
         """Append ``token``. Return whether the output is a loop."""
-        earlier = np.array(self._tokens[: -MAX_PERIOD - 1 : -1], np.int64)  # the last token first
+        earlier = self._tokens[: -MAX_PERIOD - 1 : -1]  # the last token first
         self._tokens.append(token)
-        matches = self._matches[: len(earlier)]
-        matches += 1
-        matches[earlier != token] = 0
-        periods = np.arange(1, len(earlier) + 1)
-        return bool((matches >= np.maximum(LEAST, COPIES * periods)).any())
+        counts = self._matches + [0] * (len(earlier) - len(self._matches))
+        self._matches = [count + 1 if other == token else 0 for count, other in zip(counts, earlier, strict=True)]
+        return any(count >= max(LEAST, COPIES * period) for period, count in enumerate(self._matches, 1))
