@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from llama_cpp import Llama, llama
 from mlx_lm.utils import dequantize_model, load_model
+from texts import texts
 from tiny_architectures import ARCHITECTURES as TINY
 from tiny_architectures import WINDOW, make
 
@@ -18,6 +19,7 @@ from mlxtune.adapters import fuse
 from mlxtune.adapters.export import gguf
 from mlxtune.core.errors import ModelError
 from mlxtune.models import lora
+from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.recipe import AdapterSection
 
@@ -168,3 +170,14 @@ def test_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path, changes: dict
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(ModelError, match=why):
         gguf.check(base)
+
+
+@pytest.mark.real
+def test_texts_have_the_same_tokens_as_the_bundled_model(real: LoadedModel, tmp_path: Path) -> None:
+    make(tmp_path, "smollm2", bits=0, dtype="float16", vocab_size=49152, hidden_size=32)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((real.source.folder / name).read_bytes())
+    gguf.write_gguf(*load_model(tmp_path), resolve(str(tmp_path)), tmp_path / "model.gguf")
+    with llama(tmp_path / "model.gguf") as server:
+        for text in texts(("<|im_start|>", "<|im_end|>", "<|endoftext|>")):
+            assert server.tokenize(text) == list(real.tokenizer.encode(text)), text
