@@ -143,7 +143,7 @@ def reasons(base: Base) -> Iterator[str]:
         verdict = verdict_of(base, shape)
         if verdict.status != "ok":
             sentence = re.sub(rf"(?i)the chat template of {re.escape(base.name)}", "the template", verdict.reason)
-            sentence = re.sub(r" in turn \d+|: it trains (['\"]).*\1|, so its trained tokens cannot be verified", "", sentence)
+            sentence = re.sub(r" in turn \d+|: it trains on (['\"]).*\1|, so its trained tokens cannot be verified", "", sentence)
             shapes.setdefault(re.sub(r"turn \d+", "a turn", sentence).rstrip(".!"), []).append(shape)
     for sentence, names in shapes.items():
         yield f"{_where(names)}: {_cell(sentence)}."
