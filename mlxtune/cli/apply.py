@@ -55,7 +55,7 @@ def apply(
     The change is one decision in the review of the source, which is not modified.
     """
     from mlxtune.data.transforms.pipeline import parse  # imports numpy, which --help does not need
-    from mlxtune.data.transforms.preview import Outcome, recorded_edits, write_outcome
+    from mlxtune.data.transforms.preview import Outcome, active_rows, recorded_edits, write_outcome
     from mlxtune.data.transforms.verbs import VERBS
 
     if verbs:
@@ -79,7 +79,7 @@ def apply(
     section = replace(section, map={**section.map, **pipeline.mapping})
     with open_browser(source, path, section, "finding:" in filter or "finding:" in line) as browser, ReviewSession(path) as session:
         browser.apply_review(session.state)
-        indices = matching_rows(browser, filter)
+        indices = active_rows(browser, matching_rows(browser, filter))
         outcome = Outcome(len(indices))
         with progress_bar("applying"):
             for edit in pipeline.edits(indices, browser.lazy_row):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,11 @@ class Outcome:
         )
         failed = f" {plural(self.failed, 'row')} cannot be changed: {self.error}" if self.failed else ""
         return f"{counts}.{failed}"
+
+
+def active_rows(browser: SourceBrowser, rows: Sequence[int]) -> list[int]:
+    """Return ``rows`` without those that the review has left out, which a pipeline does not touch."""
+    return [index for index in rows if browser.decision(index).status not in EXCLUDED]
 
 
 def recorded_edits(edits: Iterable[RowEdit], key: Callable[[int], str], hint: str) -> dict[str, Row | None]:

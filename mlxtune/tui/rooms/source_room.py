@@ -122,11 +122,13 @@ class SourceRoom(Room):
 
     def action_transform(self) -> None:
         """Ask for a pipeline, and apply it to the marked rows, or else to all displayed rows."""
+        from mlxtune.data.transforms.preview import active_rows
         from mlxtune.tui.transform_dialog import TransformDialog
 
         if (session := self.session) is None:
             return
-        rows, title = self.chosen_rows(session)
+        chosen, title = self.chosen_rows(session)
+        rows = active_rows(session.source, chosen)
         history = [step.reason for step in session.source.state.steps if step.action == "apply"]
 
         def apply(pipeline: Pipeline | None) -> None:
