@@ -14,6 +14,7 @@ from jinja2 import Environment
 
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_lineage, score_from_lineage, score_to_lineage
 from mlxtune.adapters.export import fidelity
+from mlxtune.adapters.export.tried import HEAD, tried_exports
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import new_folder, write_json, write_text
@@ -110,7 +111,7 @@ def adapter_card(entry: AdapterEntry, base: PublishedBase, library: Library = "m
         command = (
             f"vllm serve {catalog.original(entry.base) or base.hub_id or 'BASE'} --enable-lora --lora-modules {entry.name}=FOLDER"
         )
-    return _render(entry.name, base, summary, command, entry.score, facts, "adapter", library)
+    return _render(entry.name, base, summary, command, entry.score, facts, "adapter", library, _exports(entry))
 
 
 def export_card(name: str, folder: Path, base: PublishedBase) -> str:
@@ -154,6 +155,7 @@ def _render(
     facts: Mapping[str, str],
     noun: str,
     library: Library = "mlx",
+    exports: str = "",
 ) -> str:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
     environment.filters["plain"] = plain
@@ -166,6 +168,7 @@ def _render(
         rows=plural(score.rows, "held-out row") if score else "",
         rates=_rates(score) if score else "",
         evidence=_evidence(score) if score else [],
+        exports=exports,
         facts=table(["", ""], [[plain(key), plain(value)] for key, value in facts.items() if value]),
     )  # fmt: skip
 
@@ -178,6 +181,12 @@ def _rates(score: AdapterScore) -> str:
         cells = [f"{100 * item.share:.1f}% ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in pair]
         body.append([plain(metric_label(rate.metric)), *cells])
     return table(["", plain(score.rival), plain(score.arm)], body)
+
+
+def _exports(entry: AdapterEntry) -> str:
+    """Return the formats in which the adapter was exported and what each costs, as a table; empty if there are none."""
+    rows = [[plain(cell) for cell in export.cells] for export in tried_exports(entry)]
+    return table([plain(name) for name in HEAD], rows) if rows else ""
 
 
 def _evidence(score: AdapterScore) -> list[str]:

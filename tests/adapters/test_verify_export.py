@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from http_stub import StubHandler, serve_http
 
-from mlxtune.adapters import library
+from mlxtune.adapters import card, library
 from mlxtune.adapters.export import start, verification, verify_worker
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
@@ -23,6 +23,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.worker import Worker
+from mlxtune.tui.rooms.adapters import render, service
 
 from .test_export import trained_workspace  # noqa: F401
 
@@ -171,6 +172,14 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     assert again.verified is not None
     assert again.cells[-1] == program.url
     assert len(again.cells) == 7
+    text = card.adapter_card(entry, card.published_base("smollm2-135m"))
+    assert "## Exports" in text
+    assert f"| MLX | {again.cells[1]} |" in text
+    view = next(adapter for adapter in service.read_library(trained_workspace).adapters if adapter.key == entry.key)
+    assert [form for form, *_ in view.exports] == ["MLX"]
+    shown = [row.plain for row in render.detail(view, 60)]
+    assert "  Exports" in shown
+    assert any(program.url in row for row in shown)
 
 
 def events_state(run: registry.Run, summary: Any) -> Any:

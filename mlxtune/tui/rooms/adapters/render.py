@@ -115,6 +115,11 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         rows.append(line("  ", ("└ ", "$line") if adapter.parent else "", ("● ", "$primary"), (adapter.name, "bold")))
         indent = "    " if adapter.parent else "  "
         rows += [line(indent, ("└ ", "$line"), (f"● {child}", "$muted")) for child in adapter.children]
+    if adapter.exports:
+        rows += [Content(""), line(("  Exports", "bold"))]
+        for form, nbytes, _, same, rate, points, program in adapter.exports:
+            rows.append(line("  ", cell(form, width - 18), cell(nbytes, 8, "$muted", right=True), " ", cell(rate, 7, right=True)))
+            rows += _muted(f"{points or same + ' answers identical'} · {program}", width)
     rows += [Content(""), line(("  Details", "bold"))]
     for name, value in adapter.facts:
         first, *rest = wrap(value, width - 13)

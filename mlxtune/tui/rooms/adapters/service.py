@@ -11,6 +11,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
+from mlxtune.adapters.export.tried import tried_exports
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import FORMS as OUTPUT_FORMS
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -51,7 +52,10 @@ class ScoreView:
 
 @dataclass(frozen=True)
 class AdapterView:
-    """An adapter in the library. ``score`` is ``None`` until it has been evaluated; ``problem`` says why it is unusable."""
+    """An adapter in the library. ``score`` is ``None`` until it has been evaluated; ``problem`` says why it is unusable.
+
+    ``exports`` has the cells of :data:`mlxtune.adapters.export.tried.HEAD` for each format tried.
+    """
 
     key: str
     name: str
@@ -65,6 +69,7 @@ class AdapterView:
     children: tuple[str, ...]
     score: ScoreView | None
     problem: str
+    exports: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         children=children,
         score=_score(entry.score) if entry.score else None,
         problem=relative_paths(workspace, one_line(entry.problem)),
+        exports=tuple(tuple(one_line(text) for text in export.cells) for export in tried_exports(entry)),
     )
 
 
