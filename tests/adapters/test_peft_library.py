@@ -29,9 +29,9 @@ TOKENS = [[70, 71, 72, 80, 81, 90]]
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("name", ["llama", "smollm2", "smollm3", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite", "phi3"])
+@pytest.mark.parametrize("name", ["llama", "smollm2", "smollm3", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"])
 def test_peft_computes_the_same_logits(tmp_path: Path, empty_workspace: Path, name: str, kind: Any) -> None:
-    base = make(tmp_path / "base", name, bits=0)
+    base = make(tmp_path / "base", name, bits=0, pad_token_id=0, query_pre_attn_scalar=16)  # where the libraries' defaults differ
     targets = ["qkv_proj", "down_proj"] if name == "phi3" else ["q_proj", "v_proj", "down_proj"]
     shaken(base, tmp_path / "adapter", AdapterSection(rank=6, kind=kind, targets=targets, layers=1))
     entry = import_adapter(empty_workspace, tmp_path / "adapter", "mine", str(base))
