@@ -41,14 +41,6 @@ def serve(
             "as on a GPU, many more tokens have to be computed again, alone.",
         ),
     ] = None,
-    cache_bits: Annotated[
-        int,
-        typer.Option(
-            "--cache-bits",
-            metavar="8",
-            help="Quantize the cached keys and values of earlier prompts to 8 bits, so that twice as many fit. Answers are then not exact.",
-        ),
-    ] = 0,
     keep_alive: Annotated[
         float,
         typer.Option(
@@ -82,10 +74,6 @@ def serve(
         from mlxtune.serving.server import Server
     except ImportError as error:
         raise InputError("Serving requires starlette and uvicorn.", hint="Run: pip install 'mlxtune[serve]'") from error
-    if cache_bits not in (0, 8):
-        raise InputError(f"--cache-bits is {cache_bits}, but must be 8.", hint="Leave it out to store keys and values as they are.")
-    if cache_bits and exact:
-        raise InputError("With quantized keys and values, answers are not exact.", hint="Remove --exact or --cache-bits.")
     origins = allow_origin or []
     for origin in origins:
         if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
@@ -109,15 +97,7 @@ def serve(
                 running[0].should_exit = True
 
     def start() -> Client:
-        return Client(
-            base,
-            share_accelerator=share_accelerator,
-            exact=exact,
-            cache_bits=cache_bits,
-            slots=slots,
-            queue=queue,
-            on_event=on_event,
-        )
+        return Client(base, share_accelerator=share_accelerator, exact=exact, slots=slots, queue=queue, on_event=on_event)
 
     with ExitStack() as stack:
         listener = stack.enter_context(http_server.listen(host, port))

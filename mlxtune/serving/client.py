@@ -69,12 +69,12 @@ class Client:
     """Starts the model process for ``base`` in the folder ``workspace`` without waiting. Close it, or use it in a ``with`` block.
 
     ``share_accelerator`` runs it even if a training run holds the accelerator; ``exact`` makes greedy and seeded answers independent of
-    other requests, which is the default except on a GPU or with ``cache_bits``; ``cache_bits``, ``slots`` and ``queue`` are passed to the engine. ``on_event`` gets the events that belong to no request:
+    other requests, which is the default except on a GPU; ``slots`` and ``queue`` are passed to the engine. ``on_event`` gets the events that belong to no request:
     ``Ready``, or ``Failed`` with an empty ID if the process cannot start or ends.
     """
 
     def __init__(
-        self, base: str, workspace: Path = Path(), *, share_accelerator: bool = False, exact: bool | None = None, cache_bits: int = 0, slots: int = 8, queue: int = 64,
+        self, base: str, workspace: Path = Path(), *, share_accelerator: bool = False, exact: bool | None = None, slots: int = 8, queue: int = 64,
         on_event: EventListener = lambda event: None,
     ) -> None:  # fmt: skip
         self._on_event = on_event
@@ -87,9 +87,7 @@ class Client:
         self._child = ChildProcess(
             "mlxtune.serving.worker", name="The model process", hint="Start it again.", cwd=workspace, on_exit=self._on_exit
         )
-        params: LoadParams = {
-            "base": base, "slots": slots, "queue": queue, "exact": exact, "cache_bits": cache_bits, "share_accelerator": share_accelerator,
-        }  # fmt: skip
+        params: LoadParams = {"base": base, "slots": slots, "queue": queue, "exact": exact, "share_accelerator": share_accelerator}
         self._child.request("load", params, self._on_load)
 
     def ready(self) -> Ready:

@@ -129,8 +129,8 @@ class Engine:
     """Answers requests with ``loaded`` and its adapters. Create it and call :meth:`run` in the thread that owns MLX.
 
     ``find_adapter`` returns an adapter by name. Up to ``slots`` requests are active, and ``queue`` more may wait. With
-    ``exact``, an answer does not depend on other requests; see ``batch_invariance.py``. The prompt cache is quantized to ``cache_bits``, unless
-    they are 0; answers are then not exact. ``on_event`` is called from the thread in which an event happens.
+    ``exact``, an answer does not depend on other requests; see ``batch_invariance.py``. ``on_event`` is called from the thread in
+    which an event happens.
     """
 
     def __init__(
@@ -143,7 +143,6 @@ class Engine:
         queue: int = 64,
         exact: bool = True,
         context: int = 0,
-        cache_bits: int = 0,
     ) -> None:
         self.loaded, self.slots, self.queue, self.exact = loaded, slots, queue, exact
         self.pool = AdapterPool(loaded.model)
@@ -152,7 +151,7 @@ class Engine:
         self.batchable = deviation is not None
         self.deviation = deviation or 0.0
         # a cached prompt was computed in different blocks, which also changes logits
-        self.prompt_cache = PromptCache(PROMPT_CACHE_BYTES if self.batchable or not exact else 0, cache_bits)
+        self.prompt_cache = PromptCache(PROMPT_CACHE_BYTES if self.batchable or not exact else 0)
         self._decode = copy.deepcopy(
             loaded.tokenizer._tokenizer
         ).decode  # a copy, because other threads use the tokenizer to submit

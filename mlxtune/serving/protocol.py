@@ -50,13 +50,12 @@ GREEDY = Sampling()
 
 
 class LoadParams(TypedDict):
-    """The parameters of ``load``; see ``client.Client``. If ``exact`` is ``None``, it is on unless the model runs on a GPU or ``cache_bits`` are set."""
+    """The parameters of ``load``; see ``client.Client``. If ``exact`` is ``None``, it is on unless the model runs on a GPU."""
 
     base: str
     slots: int
     queue: int
     exact: bool | None
-    cache_bits: int
     share_accelerator: bool
 
 

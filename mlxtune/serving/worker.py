@@ -43,10 +43,10 @@ class ModelProcess:
         from mlxtune.serving.engine import Engine
 
         loaded = load(source)
-        workspace, exact, bits = Path.cwd(), params["exact"], params["cache_bits"]
+        workspace, exact = Path.cwd(), params["exact"]
         self.engine = engine = Engine(
             loaded, lambda name: adapter_index.find_adapter(workspace, name, source.fingerprint), self._send,
-            slots=params["slots"], queue=params["queue"], exact=not (bits or on_gpu()) if exact is None else exact, cache_bits=bits,
+            slots=params["slots"], queue=params["queue"], exact=not on_gpu() if exact is None else exact,
         )  # fmt: skip
         ready = Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)
         load_request.result(event_to_json(ready))

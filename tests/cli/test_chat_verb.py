@@ -106,7 +106,6 @@ def test_a_bad_line_is_reported_and_the_next_one_runs(cli, chat_workspace: Path,
         (["chat", "smollm2-135"], "Did you mean smollm2-135m?"), (["chat", "./nowhere"], "There is no model named ./nowhere"),
         (["chat", "--temperature", "7"], "temperature must be from 0 to 5, but is 7"), (["serve", "mein"], "no adapter or model named mein"),
         (["serve", "--host", "203.0.113.9", "tiny"], "Cannot listen on"),
-        (["serve", "tiny", "--cache-bits", "8", "--exact"], "answers are not exact"), (["serve", "tiny", "--cache-bits", "3"], "must be 8"),
         (["serve", "tiny", "--allow-origin", "https://example.com/chat"], "https://example.com/chat is not an origin"),
     ],
 )  # fmt: skip

@@ -163,15 +163,6 @@ def test_an_answer_that_is_cut_off_is_incomplete(ai: openai.OpenAI) -> None:
     assert chat.choices[0].message.content == response.output_text
 
 
-def test_the_next_turn_computes_only_what_is_new(ai: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "Tell me about the tents that you have in stock."}]
-    first = ai.chat.completions.create(model="wide", messages=messages, max_tokens=12)
-    answer = first.choices[0].message.content
-    messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And the stoves?"}]
-    second = ai.chat.completions.create(model="wide", messages=messages, max_tokens=12)
-    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
-
-
 def test_a_response_honors_a_json_schema(ai: openai.OpenAI) -> None:
     schema = {
         "type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"], "additionalProperties": False,

@@ -67,28 +67,3 @@ def test_a_cache_that_cannot_be_trimmed_is_reused_only_whole() -> None:
     cache.put(None, A, caches(A, RotatingKVCache))
     assert cache.lookup(None, B) is None
     assert cache.lookup(None, [*A, 1, 2])[1] == 40
-
-
-def test_quantized_entries_are_smaller_and_nearly_the_same() -> None:
-    mx.random.seed(1)
-    original = KVCache()
-    original.update_and_fetch(mx.random.normal((1, 2, 40, 64)), mx.random.normal((1, 2, 40, 64)))
-    whole, packed = PromptCache(10**9), PromptCache(10**9, bits=8)
-    whole.put(None, A, [original])
-    packed.put(None, A, [original])
-    assert packed.nbytes < whole.nbytes / 3  # float32, with room for 256 tokens
-    (cache,), count = packed.lookup(None, B)
-    assert (count, cache.offset, type(cache)) == (25, 25, KVCache)
-    for stored, expected in ((cache.keys, original.keys), (cache.values, original.values)):
-        assert mx.abs(stored - expected[..., :25, :]).max() < 0.03
-    cache.update_and_fetch(mx.ones((1, 2, 3, 64)), mx.ones((1, 2, 3, 64)))
-    (again,), _ = packed.lookup(None, B)
-    assert (again.offset, again.keys.shape[2]) == (25, 25)
-
-
-def test_caches_that_cannot_be_quantized_are_stored_as_they_are() -> None:
-    cache = PromptCache(10**6, bits=8)
-    cache.put(None, A, caches(A))  # heads of one number
-    assert keys_of(cache.lookup(None, B)) == B[:25]
-    cache.put("rotating", A, caches(A, RotatingKVCache))
-    assert cache.lookup("rotating", [*A, 1])[1] == 40
