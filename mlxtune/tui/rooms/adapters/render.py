@@ -117,8 +117,8 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         rows += [line(indent, ("└ ", "$line"), (f"● {child}", "$muted")) for child in adapter.children]
     if adapter.exports:
         rows += [Content(""), line(("  Exports", "bold"))]
-        for form, nbytes, _, same, rate, points, program in adapter.exports:
-            rows.append(line("  ", cell(form, width - 18), cell(nbytes, 8, "$muted", right=True), " ", cell(rate, 7, right=True)))
+        for form, nbytes, _, same, share, points, program in adapter.exports:
+            rows.append(line("  ", cell(form, width - 18), cell(nbytes, 8, "$muted", right=True), " ", cell(share, 7, right=True)))
             rows += _muted(f"{points or same + ' answers identical'} · {program}", width)
     rows += [Content(""), line(("  Details", "bold"))]
     for name, value in adapter.facts:
