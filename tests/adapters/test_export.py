@@ -400,3 +400,13 @@ def test_export_runs_as_worker(trained_workspace: Path) -> None:
     assert [arm for arm, *_ in run.state().arms] == ["tuned", "exported"]
     assert dict(run.state().summary)["faithful"]
     assert (trained_workspace / "out" / "model.safetensors").is_file()
+
+
+def test_answers_of_a_gguf_file_are_never_the_cached_ones_of_its_base(
+    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_merge(trained_workspace / "four")
+    worker = started(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
+    exporting.export(worker)
+    shared = trained_workspace / "evals" / "cache"
+    assert len(list(shared.glob("*.jsonl"))) == 1  # the adapter's, and none under the name of the base
