@@ -239,7 +239,7 @@ def _errors() -> Iterator[str]:
     """Yield a table for each package: the message of each error that has a remedy, and the remedy."""
     for name in itertools.chain.from_iterable(_layers()):
         files = sorted((ROOT / "mlxtune" / name).rglob("*.py"))
-        found = {error for path in files for error in _raised(ast.parse(path.read_text(encoding="utf-8")))}
+        found = {error for path in files for error in raised_errors(ast.parse(path.read_text(encoding="utf-8")))}
         if found:
             rows = "".join(
                 f"| {_text(message)} | {_text(hint)} |\n"
@@ -248,7 +248,7 @@ def _errors() -> Iterator[str]:
             yield f"## {TITLES.get(name, name.capitalize())}\n\n| message | what to do |\n|---|---|\n{rows}\n"
 
 
-def _raised(tree: ast.AST) -> Iterator[tuple[str, str]]:
+def raised_errors(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """Yield the message and the hint of each error in a module whose texts are written out."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:

@@ -67,7 +67,7 @@ def verify_export(
 def _hint(result: Verification) -> str:
     if result.problem:
         return "Export the adapter again, and let the program use the exported template."
-    return "Export it with more bits, for example: mlxtune export llamacpp --quantize q8_0"
+    return "Export it with more bits, for example: mlxtune export llamacpp --precision q8_0"
 
 
 def _print(result: Verification, form: str) -> None:

@@ -240,7 +240,7 @@ def _likelihoods(
     if not all(map(math.isfinite, nats)):
         raise MlxtuneError(
             f"{arm.name} assigns zero probability to a reference answer.",
-            hint="The adapter may be corrupt. Run: mlxtune adapters check",
+            hint="The adapter may be corrupt. Train or import it again.",
         )
     return [(value, len(answer)) for value, (_, answer) in zip(nats, answers, strict=True)]
 

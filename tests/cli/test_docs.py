@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import io
@@ -269,6 +270,14 @@ def test_the_readme_lists_every_verb() -> None:
     assert set(verbs) == {"mlxtune", *PARSER.commands}
     for code in (code for codes in cells for code in codes if code != "mlxtune"):
         _check_command(re.sub(r"[\[\],]", " ", re.sub(r" or |[A-Z]+(\.\w+)?", " ", code)).split(), code)
+
+
+def test_every_command_in_a_hint_exists() -> None:
+    for path in sorted((ROOT / "mlxtune").rglob("*.py")):
+        for _, hint in reference.raised_errors(ast.parse(path.read_text(encoding="utf-8"))):
+            for text in re.findall(r"(?:^|: |[Rr]un |with |[Uu]se )mlxtune ((?:[\w./…=-]+ ?)+)", hint):
+                words = [word.rstrip("….") for word in text.split(". ")[0].split()]
+                _check_command(words[: words.index("--help")] if "--help" in words else words, f"{path.name}: {hint}")
 
 
 def _check_command(words: list[str], where: str) -> None:
