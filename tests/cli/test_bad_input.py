@@ -118,7 +118,7 @@ CASES = [
     ("runs remove last --yes", "There are no runs in"),
     ("runs shwo", "shwo | mlxtune runs --help"),
     ("init file", "file"),
-    ("init", "Missing argument 'folder'"),
+    ("init", "No folder was specified. | Use: mlxtune init NAME, or: mlxtune init --from FILE"),
     ("demo good.toml", "good.toml"),
     ("demo --set training.epoch=3", "Did you mean epochs?"),
     ("trian good.toml", "trian | mlxtune --help"),
