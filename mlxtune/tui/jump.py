@@ -16,7 +16,7 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets.frame import tab_places
 from mlxtune.tui.widgets.panel import Panel
 
-_TABS = {entry.key.lower(): mode for mode, entry in ROOMS.items()}
+_TABS = {entry.key.lower(): mode for mode, entry in ROOMS.items() if not entry.inside}
 # The letters for panels, home row first, without the letters of the tabs.
 _LETTERS = "".join(letter for letter in "sfjklgwoiunmxyzq1234567890" if letter not in _TABS)
 

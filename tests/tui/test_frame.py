@@ -146,7 +146,8 @@ async def test_the_error_of_a_job_is_a_notice(shop: Shop, open_room: OpenRoom, e
 def test_all_tabs_fit_with_their_names(width: int) -> None:
     strip = tabs("train", width)
     assert strip.cell_length <= width
-    assert [entry.name in strip.plain for entry in ROOMS.values()] == [True] * 10
+    assert [mode for mode, entry in ROOMS.items() if entry.name not in strip.plain] == ["groups"]
+    assert list(tab_places("train", width)) == [mode for mode in ROOMS if mode != "groups"]
     assert all(strip.plain[column].upper() == ROOMS[mode].key for mode, column in tab_places("train", width).items())
 
 
@@ -157,6 +158,12 @@ def test_narrow_tabs_are_keys_and_the_current_name(width: int, room: str) -> Non
     assert f"▎{ROOMS[room].name}" in strip
     assert len(strip) <= width
     assert all(strip[column].upper() == ROOMS[mode].key for mode, column in tab_places(room, width).items())
+
+
+@pytest.mark.parametrize("width", [140, 80, 40, 12])
+def test_a_room_inside_another_one_highlights_its_tab(width: int) -> None:
+    assert tabs("groups", width) == tabs("data", width)
+    assert tab_places("groups", width) == tab_places("data", width)
 
 
 # Keys
@@ -258,7 +265,7 @@ async def test_jump_labels_every_panel_and_tab(loaded: Shop, open_room: OpenRoom
         await room.press(opener)
         await room.until(lambda: isinstance(room.screen, JumpScreen))
         labels = {label.render().plain.strip(): label.region.offset for label in room.screen.query(".jump")}
-        assert set(labels) == {entry.key for entry in ROOMS.values()} | {"s", "f"}
+        assert set(labels) == {entry.key for entry in ROOMS.values() if entry.mode != "groups"} | {"s", "f"}
         runs = room.app.screen_stack[0].query_one(RunList)
         assert labels["f"] == runs.region.offset
         await room.press("f")
