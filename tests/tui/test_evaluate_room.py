@@ -79,7 +79,7 @@ async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(shop: Shop, o
         assert "the text ends inside a string" in room.text("#ev-detail")
         assert "Nearest training rows" in room.text("#ev-detail")
         assert "% similar" in room.text("#ev-detail")
-        assert room.actions == ["row", "metric", "failures", "versus", "review", "new", "html"]
+        assert room.actions == ["row", "metric", "failures", "versus", "review", "generate", "new", "html"]
 
 
 async def test_while_the_adapter_is_evaluated_the_baseline_says_so(shop: Shop, open_room: OpenRoom) -> None:
