@@ -65,9 +65,9 @@ class SourceRoom(Room):
         has_recipes = self.app.snapshot is not None and bool(self.app.snapshot.recipes)
         recipe = FooterAction(self.RECIPE_KEY, "recipe", "recipe", "switch to another recipe")
         return [
-            *self._generate_actions(),
             FooterAction("i", "import", "import_rows", "import rows in any format into this workspace"),
             *([recipe] if has_recipes else []),
+            *self._generate_actions(),
         ]
 
     def _generate_actions(self) -> list[FooterAction]:
