@@ -291,7 +291,7 @@ def _check_command(words: list[str], where: str) -> None:
                 "--help"
             }, where
         elif subcommands:
-            assert not re.fullmatch(r"[a-z]+", word), where
+            assert not re.fullmatch(r"[a-z][a-z-]*", word), where
 
 
 # links and generated pages
