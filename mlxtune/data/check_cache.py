@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import home, read_json, write_json
@@ -12,40 +13,51 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """``label`` is ``blocked``, ``look`` or ``clean``; ``flagged`` of the ``rows`` valid rows have a block or else a warning."""
+    """``label`` is ``blocked``, ``look`` or ``clean``; ``flagged`` of the ``rows`` valid rows have a block or else a warning.
+
+    It ``is_outdated`` if the review has changed since, which may have resolved findings.
+    """
 
     label: str
     sentence: str
     rows: int
     flagged: int
+    is_outdated: bool = False
 
 
 def save(source: Path, outcome: CheckOutcome) -> None:
     """Cache ``outcome``. Disk errors are ignored."""
     with suppress(MlxtuneError, OSError):
-        write_json(_cache_file(source), {"v": _VERSION, "files": _stamps(source), "outcome": asdict(outcome)})
+        write_json(_cache_file(source), {"v": _VERSION, **_stamps(source), "outcome": asdict(outcome)})
 
 
 def load(source: Path) -> CheckOutcome | None:
     """Return the outcome of the last check, or ``None`` if there was none or the source has changed since."""
     try:
         entry = read_json(_cache_file(source))
-        is_current = entry["v"] == _VERSION and entry["files"] == _stamps(source)
-        return CheckOutcome(**entry["outcome"]) if is_current else None
+        stamps = _stamps(source)
+        if entry["v"] != _VERSION or entry["files"] != stamps["files"]:
+            return None
+        return replace(CheckOutcome(**entry["outcome"]), is_outdated=entry["review"] != stamps["review"])
     except (MlxtuneError, OSError, KeyError, TypeError):
         return None
 
 
-def _stamps(source: Path) -> list[list[object]]:
-    """Return the path, modification time and size of each file, and of the review."""
+def _stamps(source: Path) -> dict[str, list[list[Any]]]:
+    """Return the path, modification time and size of each of the source's files, and of its review."""
     journal = journal_path(source)
-    stats = [(file, file.stat()) for file in (*all_files(source).values(), *([journal] if journal.is_file() else []))]
-    return [[str(file.resolve()), stat.st_mtime_ns, stat.st_size] for file, stat in stats]
+    groups = {"files": list(all_files(source).values()), "review": [journal] if journal.is_file() else []}
+    return {name: [_stamp(file) for file in files] for name, files in groups.items()}
+
+
+def _stamp(file: Path) -> list[Any]:
+    stat = file.stat()
+    return [str(file.resolve()), stat.st_mtime_ns, stat.st_size]
 
 
 def _cache_file(source: Path) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlxtune.advice.evidence import is_sample
 from mlxtune.core.text import duration, one_line, plural
+from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.snapshot import RecipeView, RunView, Snapshot, recipe_summary
 from mlxtune.tui.status import can_resume, last_checkpoint, stop_effect, time_left
@@ -184,7 +185,7 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
     view = valid[0]
     assert view.recipe is not None
     train = Shortcut("n", "train now", "screen.new")
-    if view.source_exists and view.last_check is None:
+    if view.source_exists and (view.last_check is None or _is_unknown(view.last_check)):
         why = f"The model would also learn any mistakes in {view.source}."
         return NextStep("Check the rows first.", why, "D", "check", "check the rows", _open("data"), shortcuts=(train,))
     if view.last_check and view.last_check.label == "blocked":
@@ -205,6 +206,11 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
         return NextStep("Start the first run.", why, "n", "new", "choose a recipe", "screen.new", shortcuts=plan)
     why = f"{recipe_summary(view.recipe)}, on {view.source}."
     return NextStep(f"Train {view.recipe.name}.", why, "n", "train", "start the run", "screen.new", shortcuts=plan)
+
+
+def _is_unknown(check: CheckOutcome) -> bool:
+    """Return whether the review has changed since rows could not be used, so that a new check may find them fixed."""
+    return check.is_outdated and check.label == "blocked"
 
 
 def _validation_trend(view: RunView) -> str:
@@ -245,7 +251,7 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
     rows = next((run.rows for run in snapshot.runs if run.rows and (view is None or _is_recipe_of(view, run))), None)
     check = view.last_check if view else None
     glyph, token, result = "✓", "$success", ""
-    if check:
+    if check and not _is_unknown(check):
         glyph, token, result = {
             "clean": ("✓", "$success", "clean"),
             "look": ("✓", "$success", f"ready, {check.flagged:,} to look at"),
@@ -259,9 +265,11 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
         return WorkflowStage("○", "$faint", "Data", "no recipe yet", room="data")
     if not view.source_exists:
         return WorkflowStage("✗", "$error", "Data", f"{view.source} does not exist", room="data")
-    if check:
+    if check and not _is_unknown(check):
         return WorkflowStage(glyph, token, "Data", f"{plural(check.rows, 'row')} in {view.source}", result, "data")
-    return WorkflowStage("◐", "$primary", "Data", view.source, "not checked yet", "data")
+    return WorkflowStage(
+        "◐", "$primary", "Data", view.source, "not checked since the review" if check else "not checked yet", "data"
+    )
 
 
 def _review_stage(reviewed: int, rows: int) -> WorkflowStage:

@@ -10,6 +10,7 @@ import pytest
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.checks.run import check
+from mlxtune.data.review import journal_path
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,15 @@ def test_a_touched_file_is_not_cached(chat_file: Path) -> None:
     assert check_cache.load(chat_file)
     os.utime(chat_file, (1, 1))
     assert check_cache.load(chat_file) is None
+
+
+def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
+    check_cache.save(chat_file, CheckOutcome("look", "Ready.", 40, 3))
+    assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3)
+    journal_path(chat_file).write_text("{}\n")
+    assert check_cache.load(chat_file) == CheckOutcome("look", "Ready.", 40, 3, is_outdated=True)
+    check_cache.save(chat_file, CheckOutcome("clean", "Clean.", 40, 0))
+    assert check_cache.load(chat_file) == CheckOutcome("clean", "Clean.", 40, 0)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 1, "files": [], "outcome": {}}', "\x00"])

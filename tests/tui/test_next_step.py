@@ -214,7 +214,11 @@ def test_the_way_to_a_first_run(shop: Shop) -> None:
     check_cache.save(source, CheckOutcome("blocked", "Not ready. 9 rows of 480 must be mended.", 471, 9))
     advice = next_step(shop.snapshot())
     assert (advice.sentence, advice.action, advice.glyph) == ("Not ready. 9 rows of 480 must be mended.", "app.room('data')", "✗")
+    decide(source, ["rejected"])
+    assert next_step(shop.snapshot()).sentence == "Check the rows first."
+    assert {stage.name: stage.result for stage in workflow(shop.snapshot())}["Data"] == "not checked since the review"
     check_cache.save(source, CheckOutcome("look", "Ready.", 480, 3))
+    decide(source, ["rejected", "accepted"])
     advice = next_step(shop.snapshot())
     assert (advice.key, advice.action) == ("E", "app.room('evaluate')")
 
