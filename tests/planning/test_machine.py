@@ -121,8 +121,8 @@ def test_footprint_includes_gpu_memory(mac: Any) -> None:
 
 def test_footprint_on_linux_is_the_resident_set() -> None:
     before = machine.footprint()
-    pages = bytearray(b"x") * (64 * 2**20)
-    assert machine.footprint() - before > 48 * 2**20
+    pages = bytearray(b"x") * (256 * 2**20)  # the process may return pages of earlier tests in the meantime
+    assert machine.footprint() - before > 128 * 2**20
     del pages
 
 
