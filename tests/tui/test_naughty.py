@@ -98,13 +98,16 @@ async def test_every_room_shows_hostile_text_as_plain_text(shop: Shop, room: str
 def open_in_terminal(screen: Terminal, mode: str) -> None:
     """Press the room's letter until it is there: rows that arrive between two keys may move the focus into a text field."""
     start = len(screen.written)
+    tab, name = ROOMS[ROOMS[mode].inside or mode].name, ROOMS[mode].name  # a room without a tab has its name in a heading
     for _ in range(5):
         screen.press(ROOMS[mode].key)
         with suppress(AssertionError):
-            screen.until(f"▎{ROOMS[mode].name}", start, seconds=5.0)
+            screen.until(f"▎{tab}", start, seconds=5.0)
+            screen.until(name, start, seconds=5.0)
             return
         screen.press("\x1b[Z")
-    screen.until(f"▎{ROOMS[mode].name}", start, seconds=0.1)
+    screen.until(f"▎{tab}", start, seconds=0.1)
+    screen.until(name, start, seconds=0.1)
 
 
 @pytest.mark.parametrize("mode", cases(ROOMS, *SHOWS_ROWS))

@@ -149,6 +149,7 @@ def test_the_app_opens_in_the_last_room(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     app_state.save(tmp_path / "work", {"room": mode, "rooms": {"data": {"filter": "avalanche", "order": "", "row": 3}}})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
-        screen.until(f"▎ {ROOMS[mode].name}")
+        screen.until(f"▎ {ROOMS[ROOMS[mode].inside or mode].name}")
+        screen.until(ROOMS[mode].name)  # the heading of a room without a tab
         screen.press("\x11")
         assert screen.end() == 0
