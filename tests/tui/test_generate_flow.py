@@ -116,8 +116,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
         await room.until_notice("✓ 1 row proposed, 2 refused. R reviews them, the most useful first.")
         await room.press("R")
         await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
-        origin = " ".join(room.text("#origin").split())
-        assert "written by big" in origin
-        assert "novelty 0.70" in origin
+        await room.until(lambda: "written by big" in " ".join(room.text("#origin").split()))
+        assert "novelty 0.70" in room.text("#origin")
         await room.press("a")
         await room.until(lambda: len(read_source(recipe.source).rows) == 11)

@@ -445,7 +445,7 @@ async def test_a_long_row_can_be_scrolled_to_its_end(shop: Shop, checks: Checks,
     fill(shop, [chat(long, "Short."), *GOOD], contract="")
     async with open_room("review", NARROW) as room:
         await opened(room)
-        assert "Short." in room.text("#reader"), "the answer is shown first"
+        await room.until(lambda: "Short." in room.text("#reader"))  # the answer is shown first
         await room.press("up")
         await room.until(lambda: "line 3\n" in room.text("#reader") and "more lines" in room.text("#reader"))
         await room.press("pagedown", "pagedown")
