@@ -264,5 +264,5 @@ def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> li
         mx.eval(step(tokens))
         return mx.get_peak_memory() - start
 
-    # on a busy machine, MLX allocates further ahead of its computations, so the lowest of nine peaks counts
-    return [min(peak(mx.zeros((1, width), mx.int32)) for _ in range(9)) for width in widths]
+    # on a busy machine, MLX allocates further ahead of its computations, so the lowest of five peaks counts
+    return [min(peak(mx.zeros((1, width), mx.int32)) for _ in range(5)) for width in widths]
