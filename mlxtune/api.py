@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mlxtune.adapters import library
-from mlxtune.adapters.entry import AdapterEntry, with_template_settings
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
@@ -88,12 +88,10 @@ def evaluate(
             raise InputError(f"{what.id} can only be evaluated with its own adapter.", hint="Pass its recipe: run.recipe()")
         recipe, run = what.recipe(), what
     else:
-        recipe, run = with_template_settings(what, adapter) if adapter else what, None
+        recipe, run = what, None
     training.check_recipe(recipe)
     resolve(recipe.model.base, relative_to=recipe.folder)
-    template = adapter.template if adapter and not recipe.model.template else ""
-    evaluation = evaluations.start(Path(workspace), recipe, run, adapter.folder if adapter else None, template=template)
-    return reports.load(_finish(evaluation, on_event).folder)
+    return reports.load(_finish(evaluations.start(Path(workspace), recipe, run, adapter), on_event).folder)
 
 
 def load_report(which: str | Path = "last", *, workspace: str | Path = ".") -> EvaluationReport:
@@ -137,8 +135,8 @@ def generate(
 
 
 def _separate(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
-    return [prompts] if single else prompts  # type: ignore[list-item, return-value]
+    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
+    return [cast(Prompt, prompts)] if is_one else cast(Sequence[Prompt], prompts)
 
 
 def _messages(prompt: Prompt, adapter: AdapterEntry | None, system: str | None) -> list[Message]:

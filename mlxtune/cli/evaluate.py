@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.adapters.entry import AdapterEntry, with_template_settings
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
@@ -151,17 +151,13 @@ def measure(
 ) -> tuple[int, Path]:
     """Run an evaluation of a run's adapter, of ``entry``, or of the base alone, with a progress bar.
 
-    ``seeds`` are runs that differ from ``run`` only in the seed. Return the exit code and the evaluation's folder. Prompts are rendered as for the training of ``entry`` where ``recipe`` has only
-    defaults.
+    ``seeds`` are runs that differ from ``run`` only in the seed. Return the exit code and the evaluation's folder.
     """
-    if entry:
-        recipe = with_template_settings(recipe, entry)
     check_recipe(recipe)
     fetch(recipe)
-    template = entry.template if entry and not recipe.model.template else ""
     if (run or entry) and (power := off_task_power(recipe)):
         info("  ", ("Off-task ", "muted"), power)
-    evaluation = start(Path.cwd(), recipe, run, entry.folder if entry else None, seeds=seeds, template=template, consent=consent)
+    evaluation = start(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent)
     with progress_bar("loading the model") as update:
 
         def draw(state: RunState) -> None:

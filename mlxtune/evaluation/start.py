@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.endpoints import require_endpoints
 from mlxtune.evaluation.seed_evidence import SeedAdapter
@@ -30,22 +31,27 @@ def start(
     workspace: Path,
     recipe: Recipe,
     run: Run | None = None,
-    adapter: Path | None = None,
+    entry: AdapterEntry | None = None,
     *,
     seeds: Sequence[Run] = (),
-    template: str = "",
     consent: str = "",
 ) -> Run:
-    """Start the worker that evaluates the arms of ``recipe``, with the run's adapter or the one in the folder ``adapter``.
+    """Start the worker that evaluates the arms of ``recipe``, with the adapter of ``run`` or of ``entry``; return the evaluation.
 
-    ``seeds`` are runs that differ from ``run`` only in the seed, including itself. ``template`` is the source of a chat template that
-    replaces the recipe's. ``consent`` is how the user agreed to send prompts to an endpoint. Returns the evaluation. Raises ``InputError`` if a run has no adapter, and ``MachineError`` if the worker
-    does not start.
+    Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from
+    ``run`` only in the seed, including itself. ``consent`` is how the user agreed to send prompts to an endpoint. Raises ``InputError``
+    if a run has no adapter, and ``MachineError`` if the worker does not start.
     """
+    template = ""
+    if entry:
+        template = entry.template if not recipe.model.template else ""
+        recipe = with_template_settings(recipe, entry)
     for item in seeds or ([run] if run else []):
         require_adapter(item)
     run = seeds[0] if seeds else run
-    request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(adapter)} if adapter else {}
+    request: dict[str, Any] = (
+        {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(entry.folder)} if entry else {}
+    )
     require_endpoints(recipe, consent)
     if consent:
         request["consent"] = consent
