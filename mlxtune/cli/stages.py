@@ -23,10 +23,13 @@ _SPARK = 32  # the number of losses in the sparkline
 
 @dataclass
 class Stage:
-    """A stage: its share of the whole time as measured once, its note, and when it began and ended. The fraction done is from 0 to 1."""
+    """A stage: its duration elsewhere in seconds, if it was measured, its note, and when it began and ended.
+
+    The fraction done is from 0 to 1.
+    """
 
     title: str
-    share: float
+    measured: float | None
     note: str = ""
     summary: tuple[Cell, ...] = ()
     began: float | None = None
@@ -70,13 +73,16 @@ class Stages:
 
     @property
     def seconds_left(self) -> float | None:
-        """The estimated seconds left, from the time and the shares of the stages that ended. None until those are a tenth."""
-        ended = [stage for stage in self.stages if stage.ended is not None]
-        share = sum(stage.share for stage in ended)
-        if share < 0.1:
+        """The estimated seconds left: what was measured elsewhere, at the speed of the stages that have ended.
+
+        None until a stage whose duration is known has ended, and if the duration of any stage is unknown.
+        """
+        durations = [stage.measured for stage in self.stages]
+        known = sum(stage.measured or 0.0 for stage in self.stages if stage.ended is not None)
+        if None in durations or not known:
             return None
-        spent = max(stage.ended or 0.0 for stage in ended) - self.began
-        total = spent / share * sum(stage.share for stage in self.stages)
+        spent = max(stage.ended or 0.0 for stage in self.stages) - self.began
+        total = spent / known * sum(duration or 0.0 for duration in durations)
         return max(0.0, total - (time.monotonic() - self.began))
 
     def __rich__(self) -> RenderableType:
@@ -98,9 +104,9 @@ class Stages:
 
 
 @contextmanager
-def stages(items: Sequence[tuple[str, float]]) -> Iterator[Stages]:
-    """Show stages, each a title and its share of the whole time. On a terminal, their progress bars are drawn in the panel."""
-    shown = Stages([Stage(title, share) for title, share in items], live=err.is_terminal)
+def stages(items: Sequence[tuple[str, float | None]]) -> Iterator[Stages]:
+    """Show stages, each a title and its duration elsewhere in seconds, if measured. On a terminal, their progress bars are drawn in the panel."""
+    shown = Stages([Stage(title, measured) for title, measured in items], live=err.is_terminal)
     if not shown.live:
         yield shown
         return

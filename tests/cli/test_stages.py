@@ -28,7 +28,7 @@ def panel_text(panel: Stages) -> str:
 
 
 def test_the_panel_shows_results_the_current_stage_and_the_time_left(now: list[float]) -> None:
-    panel = Stages([Stage("Baseline", 0.4), Stage("Train", 0.4), Stage("Evaluate", 0.2)], live=True)
+    panel = Stages([Stage("Baseline", 40), Stage("Train", 40), Stage("Evaluate", 20)], live=True)
     panel.begin("the base model")
     now[0] += 60
     assert panel.seconds_left is None
@@ -43,6 +43,14 @@ def test_the_panel_shows_results_the_current_stage_and_the_time_left(now: list[f
     assert rows[1] == ["▸", "2", "Train", "0:30", "step", "3", "of", "6"]
     assert rows[2] == ["·", "3", "Evaluate"]
     assert rows[3][1:] == ["about", "60", "s", "left", "█▅▁"]
+
+
+def test_the_time_left_is_unknown_if_the_duration_of_a_stage_is(now: list[float]) -> None:
+    panel = Stages([Stage("Train", 40), Stage("Train on pairs", None)], live=True)
+    panel.begin()
+    now[0] += 60
+    panel.end("done")
+    assert panel.seconds_left is None
 
 
 def test_elsewhere_a_line_is_printed_every_ten_seconds(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
