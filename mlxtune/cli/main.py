@@ -14,7 +14,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 import mlxtune
-from mlxtune.cli.output import info, out, print_error
+from mlxtune.cli.output import info, out, print_error, terminal_error
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 
@@ -123,7 +123,7 @@ def default(
         out.print(mlxtune.__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise InputError("The app needs a terminal.", hint="Run mlxtune --help to list the commands that work without one.")
+        raise terminal_error()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters import library
+from mlxtune.cli.output import terminal_error
 from mlxtune.cli.start import open_app
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
@@ -37,7 +38,7 @@ def open_room(
         raise InputError(f"The room {name} shows nothing in particular.", hint=f"mlxtune open {name}")
     state = find(Path.cwd(), item) if item and find else {}
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InputError("The app needs a terminal.", hint="Run mlxtune --help to list the commands that work without one.")
+        raise terminal_error()
     open_app({"room": name, **state})
 
 

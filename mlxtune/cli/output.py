@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from rich.theme import Theme
 
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import safe_text
 
 _TOKENS = {
@@ -76,6 +76,11 @@ def print_error(error: MlxtuneError) -> None:
     info(("✗ ", "bold error"), error.message)
     if error.hint:
         info(("  ", ""), (error.hint, "muted"))
+
+
+def terminal_error() -> InputError:
+    """Return the error of an app without a terminal."""
+    return InputError("The app needs a terminal.", hint="Run mlxtune --help to list the commands that work without one.")
 
 
 def command_name() -> str:
