@@ -11,7 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,17 +137,23 @@ def test_without_the_extra_serve_has_an_install_hint(cli, chat_workspace: Path, 
     assert "pip install 'mlxtune[serve]'" in result.err
 
 
-def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path) -> None:
+@contextmanager
+def running_server(workspace: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Start a server in ``workspace``. Yield its process and the document that it printed."""
     command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=chat_workspace, env=os.environ
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=workspace, env=os.environ
     ) as server:
         assert server.stdout
         lines = ""
         while not lines.endswith("}\n"):
             lines += server.stdout.readline()
             assert server.poll() is None
-        document = json.loads(lines)
+        yield server, json.loads(lines)
+
+
+def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path) -> None:
+    with running_server(chat_workspace) as (server, document):
         assert document["models"] == ["tiny", "mine"]
         body = {"model": "mine", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4}
         request = urllib.request.Request(f"{document['url']}/chat/completions", json.dumps(body).encode())
@@ -156,18 +165,9 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
 
 
 def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None:
-    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=chat_workspace, env=os.environ
-    ) as server:
-        assert server.stdout
-        lines = ""
-        while not lines.endswith("}\n"):
-            lines += server.stdout.readline()
-            assert server.poll() is None
-        url = json.loads(lines)["url"]
+    with running_server(chat_workspace) as (server, document):
         body = {"model": "tiny", "prompt": "Once", "max_tokens": 1500, "stream": True, "stream_options": {"include_usage": True}}
-        request = urllib.request.Request(f"{url}/completions", json.dumps(body).encode())
+        request = urllib.request.Request(f"{document['url']}/completions", json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=60) as reply:
             reply.readline()
             server.send_signal(signal.SIGTERM)
@@ -180,13 +180,7 @@ def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None
 
 
 def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> None:
-    command = [sys.executable, "-m", "mlxtune", "serve", "tiny", "--port", "0", "--share-accelerator", "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=chat_workspace, env=os.environ
-    ) as server:
-        assert server.stdout
-        while server.stdout.readline() != "}\n":
-            assert server.poll() is None
+    with running_server(chat_workspace) as (server, _):
         children = subprocess.run(["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=True).stdout.split()
         os.kill(int(children[0]), signal.SIGKILL)
         start = time.monotonic()
