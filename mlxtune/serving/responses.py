@@ -43,10 +43,9 @@ def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
     if unsupported := [name for name, value in reasoning.items() if name != "effort" and value is not None]:
         message = f"reasoning.{one_line(unsupported[0], 60)} is not supported."
         raise ApiError(400, message, code="unsupported_parameter", param="reasoning")
-    messages = [(message, where) for message, where in _messages(given)]
     return AnswerRequest(
         model=model,
-        messages=tuple(parse_message(message, where) for message, where in messages),
+        messages=tuple(parse_message(message, where) for message, where in _messages(given)),
         sampling=api.get_sampling(given, ("max_output_tokens",)),
         tools=_tools(given),
         schema=_schema(given),
