@@ -72,7 +72,8 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 def is_loop(text: str) -> bool:
     """Return whether ``text`` ends in a loop: most n-grams of characters in its last quarter occurred before it.
 
-    Numbers count as equal, so that a list that repeats one item is a loop, too.
+    Numbers count as equal, so that a list that repeats one item is a loop, too. :class:`~mlxtune.models.loops.LoopDetector`, which ends
+    answers, counts exact repetition only.
     """
     text = re.sub(r"\d+", "0", text.casefold())
     grams = [text[start : start + _LENGTH] for start in range(len(text) - _LENGTH + 1)]

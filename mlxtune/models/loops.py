@@ -1,7 +1,8 @@
 """Detect that a greedy answer repeats itself, so that it can end before the token limit.
 
 Greedy decoding has no randomness that could lead out of a loop, and a model that has copied a passage several times is ever more
-likely to copy it again (Xu et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list whose numbers rise continues.
+likely to copy it again (Xu et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list whose numbers rise continues. An answer that repeats itself less exactly reaches its limit; evaluations
+still count it as a loop (``evaluation.answer_statistics.is_loop``).
 """
 
 from __future__ import annotations
