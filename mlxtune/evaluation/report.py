@@ -376,7 +376,7 @@ def _measured(report: EvaluationReport) -> str:
 
 
 def _limit_decides(report: EvaluationReport, arm: ArmResult) -> str:
-    """Return the sentence that precedes a verdict that may be due only to the token limit, else ``""``."""
+    """Return the sentence that precedes a verdict that may be due only to the token limit."""
     facts, cut = report.facts, arm.answers.cut if arm.answers else 0
     limit = f"{facts['decoding']['max_tokens']:,} tokens" if "decoding" in facts else "the token limit"
     keys = "evaluation.max_tokens or evaluation.thinking_tokens" if arm.thought_tokens else "evaluation.max_tokens"
