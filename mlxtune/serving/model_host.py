@@ -26,7 +26,7 @@ class ModelHost:
         self._users = 0
         self._lock = asyncio.Lock()  # held while the process starts or ends
         self._timer: asyncio.TimerHandle | None = None
-        self._unloading: asyncio.Task[None] | None = None
+        self._unloading: asyncio.Task[None] | None = None  # kept, because the event loop holds only a weak reference
         try:
             self.ready: Ready = self._client.ready()
         except BaseException:
