@@ -200,7 +200,7 @@ class Engine:
                 f"An input has {longest:,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
             )
         with self._changed:
-            if len(self._embeddings) >= self.queue:
+            if len(self._embeddings) >= max(1, self.queue):  # the first one is not waiting
                 raise QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
             self._embeddings.append(_EmbeddingJob(request.id, rows))
             self._changed.notify()

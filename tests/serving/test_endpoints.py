@@ -183,6 +183,7 @@ def test_a_response_honors_a_json_schema(ai: openai.OpenAI) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id is not supported"), ({"tools": [{"type": "web_search"}]}, "A tool must have"),
         ({"reasoning": {"summary": "auto"}}, "reasoning.summary is not supported"), ({"max_output_tokens": 0}, "max_output_tokens must be"),
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "JSON arguments"),
+        ({"input": [{"type": "function_call_output", "call_id": "1"}]}, r"input\[0\].output must be text"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type must be"), ({"input": [5]}, r"input\[0\] must be an object"),
     ],
 )  # fmt: skip
@@ -246,6 +247,17 @@ def test_embeddings_between_answers_change_neither(make_engine) -> None:
     assert [log.text(request.id) for request in requests] == [expected.text(request.id) for request in requests]
     assert {event.id: type(event) for event in embedded} == {"e": Embedded, "gone": Failed}
     assert len(next(event for event in embedded if event.id == "e").vectors) == 6
+
+
+def test_without_a_queue_one_embedding_request_is_computed_at_a_time(make_engine) -> None:
+    engine = make_engine(queue=0)
+    events: list[Any] = []
+    engine._on_event = lambda event: (events.append(event), engine.close())
+    engine.submit_embedding(EmbedRequest("only", ("Hello",)))
+    with pytest.raises(Exception, match="Too many requests"):
+        engine.submit_embedding(EmbedRequest("full", ("Hello",)))
+    engine.run()
+    assert [type(event) for event in events] == [Embedded]
 
 
 # The server
