@@ -102,18 +102,18 @@ def _message(item: Document, where: str) -> Document:
         case "message":
             return {"role": item.get("role"), "content": _text(item.get("content"), where)}
         case "function_call_output":
-            return {"role": "tool", "tool_call_id": item.get("call_id"), "content": _text(item.get("output"), where)}
+            return {"role": "tool", "tool_call_id": item.get("call_id"), "content": _text(item.get("output"), where, "output")}
     raise ApiError(400, f"{where}.type is not supported.", code="unsupported_value", param=where)
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: Any, where: str, field: str = "content") -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [None]
     kinds = ("input_text", "output_text", "reasoning_text", "text")
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in kinds]
     if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
-        raise ApiError(400, f"{where}.content must be text.", param=where)
+        raise ApiError(400, f"{where}.{field} must be text.", param=where)
     return "".join(map(str, texts))
 
 
