@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlxtune.evaluation.drilldown import ScoredRow
 
 EVERY_KIND = "any failure"
-_LINKS = 2  # nearest training rows by which failed rows are tied together
+_LINKS = 2  # nearest training rows of a failed row; rows that share one of them are in the same group
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class FailureGroup:
 def failure_groups(rows: Sequence[ScoredRow], arm: str) -> list[FailureGroup]:
     """Return the groups of failed ``rows``, largest first: rows that fail in the same way and share a nearest training row.
 
-    If there are several, a last group has all rows.
-
-    Rows without nearest training rows are left out.
+    If there are several, a last group has all rows. Rows without nearest training rows are left out.
     """
     by_kind: defaultdict[str, list[ScoredRow]] = defaultdict(list)
     for row in rows:
