@@ -107,7 +107,7 @@ def test_checkpointing_saves_the_inputs_of_layers(read, machine) -> None:
     assert (plain.rest, checkpointed.rest) == (plain.rest, plain.rest)
 
 
-def test_at_the_bottom_each_stream_has_the_gradients_of_all_layers(read, machine, metal) -> None:
+def test_at_the_bottom_each_stream_has_the_gradients_of_all_layers(read, machine) -> None:
     """With checkpointing and few tokens, the gradients of the adapter outweigh the inputs of the layers."""
     shape, batch = read(layers=8), BatchShape(2, 64, 0, 40)
     checkpointed = cost(shape, machine, "adapter.rank=16", batch=batch, checkpointed=True)
