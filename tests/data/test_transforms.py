@@ -284,6 +284,10 @@ def test_normalize_is_idempotent(text):
     assert normalize(once) == once
 
 
+def test_normalize_restores_latex_commands_that_were_read_as_escapes():
+    assert normalize("\x0crac{1}{2} and a\x08 b") == r"\frac{1}{2} and a b"
+
+
 @given(st.text(st.sampled_from('ab/|\\"x 1.#@\n-:'), max_size=30), st.sampled_from(sorted(VERBS)))
 def test_any_line_parses_or_is_invalid_input(text, verb):
     with tempfile.TemporaryDirectory() as name:

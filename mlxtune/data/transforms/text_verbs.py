@@ -100,7 +100,7 @@ def normalize(text: str) -> str:
         before = text
         text = _SPACES.sub(" ", _BREAKS.sub("\n", text))
         for hit in reversed(list(invisible(text))):
-            text = text[: hit.start] + text[hit.end :]
+            text = text[: hit.start] + (hit.replacement or "") + text[hit.end :]
         text = unicodedata.normalize("NFC", text)
     return text
 
