@@ -67,6 +67,11 @@ def parse(text: str) -> Filter:
     return lambda row: all(term(row) for term in terms)
 
 
+def fields(text: str) -> set[str]:
+    """Return the fields and measures in a valid filter, such as ``finding`` and ``tokens``."""
+    return {match[5] or match[8] for match in _TERM.finditer(text) if match[5] or match[8]}
+
+
 def _negate(term: Filter) -> Filter:
     return lambda row: not term(row)
 

@@ -220,6 +220,15 @@ def test_remote_teacher_needs_a_cap_and_consent(recipe: Recipe, monkeypatch: pyt
         start.start(recipe.folder.parent, recipe, GenerationRequest("variations", paid))
 
 
+def test_filter_may_search_for_the_word_tokens_but_not_count_tokens(recipe: Recipe, stub: JudgeStub) -> None:
+    for filter, message in [
+        ("tokens", "No training row matches tokens"), ('"finding: none"', "No training row matches"),
+        ("tokens>4", "not known here"), ("-finding:secret", "not known here"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            start.quote(recipe, GenerationRequest("variations", endpoint(stub), filter=filter))
+
+
 def grade(messages: list[dict[str, Any]]) -> str | None:
     """Return a high grade for an answer with the word soap, or ``None`` if the messages do not ask for a grade."""
     text = messages[-1]["content"]

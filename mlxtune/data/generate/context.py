@@ -144,7 +144,7 @@ def _examples(
 ) -> tuple[Conversation | Preference, ...]:
     """Return the training rows that ``request`` selects. Raises ``InputError`` if there are none."""
     matches = filters.parse(request.filter)
-    if "finding:" in request.filter or "tokens" in request.filter:
+    if filters.fields(request.filter) & {"finding", "tokens"}:
         raise InputError("Findings and tokens are not known here.", hint="Select rows by tag, status, id, len, or text.")
     key, _, value = request.where.partition("=")
     if request.where and not value:
