@@ -47,12 +47,13 @@ def shingles(folded: str) -> frozenset[str]:
 
 def jaccard(one: str, two: str) -> float:
     """Return the Jaccard similarity of two texts' shingles, from 0 to 1."""
-    return _jaccard(shingles(fold(one)), shingles(fold(two)))
+    return similarity(shingles(fold(one)), shingles(fold(two)))
 
 
-def jaccard_distance(one: frozenset[str], two: frozenset[str]) -> float:
-    """Return one minus the Jaccard similarity of two sets of shingles."""
-    return 1 - _jaccard(one, two)
+def similarity(one: frozenset[str], two: frozenset[str]) -> float:
+    """Return the Jaccard similarity of two sets of shingles."""
+    shared = len(one & two)
+    return shared / (len(one) + len(two) - shared)
 
 
 def links(texts: Sequence[str], threshold: float = THRESHOLD) -> list[Pair]:
@@ -145,14 +146,8 @@ def _verify(folded: Sequence[str], pairs: Iterable[tuple[int, int]], threshold: 
         for text in (one, two):
             if text not in cache:
                 cache[text] = shingles(folded[text])
-        similarity = _jaccard(cache[one], cache[two])
-        if similarity >= threshold:
-            yield one, two, similarity
-
-
-def _jaccard(one: frozenset[str], two: frozenset[str]) -> float:
-    shared = len(one & two)
-    return shared / (len(one) + len(two) - shared)
+        if (share := similarity(cache[one], cache[two])) >= threshold:
+            yield one, two, share
 
 
 class _FoldedTexts:

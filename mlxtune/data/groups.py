@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlxtune.data.checks.base import Finding
-from mlxtune.data.duplicates import fold, jaccard_distance, shingles
+from mlxtune.data.duplicates import fold, shingles, similarity
 
 FINDING_KINDS = ("duplicate", "near-duplicate", "conflict")  # checks whose findings are about several rows
 CLUSTER, OUTLIERS = "cluster", "outliers"
@@ -79,7 +79,7 @@ def most_diverse(texts: Sequence[str], count: int) -> list[int]:
     distances = [1.0] * len(texts)
     while len(chosen) < min(count, len(texts)):
         newest = sets[chosen[-1]]
-        distances = [min(known, jaccard_distance(newest, own)) for known, own in zip(distances, sets, strict=True)]
+        distances = [min(known, 1 - similarity(newest, own)) for known, own in zip(distances, sets, strict=True)]
         for position in chosen:
             distances[position] = -1.0
         chosen.append(max(range(len(texts)), key=lambda position: distances[position]))

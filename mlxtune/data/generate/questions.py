@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlxtune.core.hashing import sha256_json, unit_interval
-from mlxtune.data.duplicates import fold, shingles
+from mlxtune.data.duplicates import fold, shingles, similarity
 from mlxtune.data.generate.documents import Passage, find_quote
 from mlxtune.data.generate.lineage import DocumentSpan
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, last_prompt, prompt_text
@@ -172,7 +172,7 @@ def answer_questions(
     result = []
     for number, subject in enumerate(subjects):
         own = shingles(fold("\n".join(message.content for message in subject.prompt if not message.is_system)))
-        nearest = sorted(texts, key=lambda item: -_overlap(own, item[1]))[:shots] if not subject.good else []
+        nearest = sorted(texts, key=lambda item: -similarity(own, item[1]))[:shots] if not subject.good else []
         shown = [row for row, _ in reversed(nearest)]  # the most similar one comes last
         messages = flaw_messages(subject) if subject.good else _conversation(subject, shown)
         subject = replace(subject, examples=tuple(dict.fromkeys((*subject.examples, *(row.id for row in shown)))))
@@ -226,11 +226,6 @@ def _instruction(material: dict[str, str], task: str) -> ChatMessages:
 
 def _seed(*parts: int) -> int:
     return 1 + int(unit_interval("teacher", *parts) * (2**31 - 2))
-
-
-def _overlap(one: frozenset[str], two: frozenset[str]) -> float:
-    shared = len(one & two)
-    return shared / (len(one) + len(two) - shared)
 
 
 def _json_list(reply: str) -> list[Any] | None:

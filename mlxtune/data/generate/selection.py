@@ -10,7 +10,7 @@ from mlxtune.data.checks.check_input import TokenCount, target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.registry import get_check
 from mlxtune.data.checks.run import recheck
-from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles
+from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles, similarity
 from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
 
 HELD_OUT = "held-out"
@@ -157,7 +157,7 @@ def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal
         scores = proposals[chosen].scores | {"novelty": round(1 - closest[chosen], 3)}
         result.append(Proposal(proposals[chosen].subject, proposals[chosen].row, scores))
         for number in remaining:
-            closest[number] = max(closest[number], _similarity(sets[chosen], sets[number]))
+            closest[number] = max(closest[number], similarity(sets[chosen], sets[number]))
     return result
 
 
@@ -176,11 +176,6 @@ class _ShingleIndex:
     def highest_similarity(self, tokens: frozenset[str]) -> float:
         shared = Counter(number for token in tokens for number in self._postings.get(token, ()))
         return max((count / (len(tokens) + self._sizes[number] - count) for number, count in shared.items()), default=0.0)
-
-
-def _similarity(one: frozenset[str], two: frozenset[str]) -> float:
-    shared = len(one & two)
-    return shared / (len(one) + len(two) - shared)
 
 
 def refusal_counts(refusals: Iterable[Refusal], title: Callable[[str], str] = lambda kind: kind) -> Mapping[str, int]:
