@@ -42,7 +42,7 @@ _WRITER = (
 class Subject:
     """A prompt for which a row is wanted. ``good`` is the better answer of a pair, and ``flaw`` what the worse one gets wrong.
 
-    ``meta`` is metadata for the row, ``examples`` has the IDs of the rows that the teacher saw, and ``context`` what it was told besides.
+    ``meta`` is metadata for the row, ``examples`` has the IDs of the rows that the teacher saw, and ``context`` is more text for its system turn.
     """
 
     prompt: tuple[Message, ...]

@@ -64,7 +64,7 @@ class TeacherCall:
 
 
 class Teacher(Protocol):
-    """Answers calls. ``shots`` is whether training rows precede a prompt."""
+    """Answers calls. ``uses_examples`` is whether training rows precede a prompt."""
 
     @property
     def name(self) -> str: ...
