@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from mlxtune.data.source_files import GENERATED
 from mlxtune.data.split import Splits, split
 from mlxtune.recipe import Recipe
 
+_SPARE_SUBJECTS = 1.25  # prompts that are answered per row, because some answers are refused
+
 
 @dataclass(frozen=True)
 class GenerationContext:
@@ -45,6 +48,10 @@ class FirstStage:
     groups: tuple[tuple[PromptRow, ...], ...] = ()
     passages: tuple[Passage, ...] = ()
     subjects: tuple[Subject, ...] = ()
+
+    def most_subjects(self, count: int) -> int:
+        """Return the highest number of prompts that are answered for ``count`` rows."""
+        return math.ceil(_SPARE_SUBJECTS * count) if self.questions else len(self.subjects)
 
 
 def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContext:

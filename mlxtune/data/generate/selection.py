@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mlxtune.data.checks.check_input import TokenCount, target_text
 from mlxtune.data.checks.contract import ContractScorer
-from mlxtune.data.checks.registry import get_check
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.duplicates import THRESHOLD, components, fold, jaccard, links, shingles, similarity
 from mlxtune.data.rows import Preference, Row, prompt_hash, prompt_text
@@ -120,7 +119,7 @@ def check_row(
     if not findings:
         return None
     found = findings[0]
-    return Refusal(found.check, found.reason, target_text(row)) if get_check(found.check) else None
+    return Refusal(found.check, found.reason, target_text(row))
 
 
 def best_of_each(proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[Proposal]]:
@@ -176,8 +175,3 @@ class _ShingleIndex:
     def highest_similarity(self, tokens: frozenset[str]) -> float:
         shared = Counter(number for token in tokens for number in self._postings.get(token, ()))
         return max((count / (len(tokens) + self._sizes[number] - count) for number, count in shared.items()), default=0.0)
-
-
-def refusal_counts(refusals: Iterable[Refusal], title: Callable[[str], str] = lambda kind: kind) -> Mapping[str, int]:
-    """Count refusals by kind, most frequent first."""
-    return dict(Counter(title(one.kind) for one in refusals).most_common())

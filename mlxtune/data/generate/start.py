@@ -40,7 +40,7 @@ def quote(recipe: Recipe, request: GenerationRequest) -> Quote:
     meter = make_meter(request.teacher)
     first = first_stage(context, request)
     costs = [TeacherCall("", (question,)).worst_case(meter) for question in first.questions]
-    subjects = len(first.subjects) or (-(-request.count * 5 // 4) if first.questions else 0)
+    subjects = first.most_subjects(request.count)
     longest = max((len(row.reference or "") + sum(len(turn.content) for turn in row.prompt) for row in context.train), default=0)
     messages = [{"role": "user", "content": "x" * (longest * (questions.SHOTS + 1))}]
     answers = subjects * request.candidates

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage
 from mlxtune.data.generate.proposals import propose
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest, request_from_json
-from mlxtune.data.generate.selection import KnownTexts, Proposal, Refusal, best_of_each, check_row, ranked, refusal_counts
+from mlxtune.data.generate.selection import KnownTexts, Proposal, Refusal, best_of_each, check_row, ranked
 from mlxtune.data.generate.teachers import (
     EndpointTeacher,
     LocalTeacher,
@@ -62,7 +63,6 @@ from mlxtune.planning.machine import this_machine
 from mlxtune.runs.worker import Worker, run_worker
 
 CALLS, REPORT, REFUSED, SCORES = "calls.jsonl", "report.json", "refused.jsonl", "scores.jsonl"
-_SPARE_SUBJECTS = 1.25  # prompts that are answered per row, because some answers are refused
 
 
 def generate_rows(worker: Worker) -> dict[str, Any]:
@@ -116,9 +116,9 @@ class _Generation:
                 self._refuse(f"repeats a {kind} row", "The prompt repeats another row.", subject.prompt[-1].content)
             else:
                 kept.append(subject)
-        most = self.request.count if first.subjects else int(_SPARE_SUBJECTS * self.request.count + 0.999)
         rows = [Proposal(number, prompt_only(subject, self.context.source.path)) for number, subject in enumerate(kept)]
-        kept = [kept[one.subject] for one in ranked(rows, self.context.train)[:most]] if first.questions else kept[:most]
+        kept = [kept[one.subject] for one in ranked(rows, self.context.train)] if first.questions else kept
+        kept = kept[: first.most_subjects(self.request.count)]
         record = {"subjects": [asdict(subject) for subject in kept], "refused": [asdict(one) for one in self.refusals]}
         write_json(file, record)
         return kept
@@ -167,12 +167,12 @@ class _Generation:
         order = ranked(best, self.context.train)[: request.count]
         rows = [_with_scores(one.row, one.scores) for one in order]
         count = propose(self.context.source.path, rows)
-        refused = refusal_counts(self.refusals, _title)
+        refused = dict(Counter(_title(one.kind) for one in self.refusals).most_common())
         write_text(
             self.worker.folder / REFUSED, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.refusals)
         )
-        self.worker.emit("rows.proposed", proposed=len(rows), refused=dict(refused))
-        summary = {"proposed": len(rows), "refused": dict(refused)}
+        self.worker.emit("rows.proposed", proposed=len(rows), refused=refused)
+        summary = {"proposed": len(rows), "refused": refused}
         details = {"new": count, "rows": [row.id for row in rows], "capped": self.capped, "spent": self.teacher.meter.spent}
         write_json(self.worker.folder / REPORT, {"v": 1, "request": request.to_json(), **summary, **details})
         return summary
@@ -236,8 +236,8 @@ class _Generation:
             if span is None:
                 self._refuse("no source", f"The quote does not occur in {passage.file}.", prompt)
             else:
-                told = f"Answer from this passage only:\n{passage.text}"
-                subjects.append(replace(new_subject(self.context, prompt), source=span, context=told))
+                context = f"Answer from this passage only:\n{passage.text}"
+                subjects.append(replace(new_subject(self.context, prompt), source=span, context=context))
         return subjects
 
     def _graded(self, proposals: Sequence[Proposal]) -> list[Proposal]:
