@@ -41,7 +41,7 @@ def column_value(record: Record, column: str) -> Any:
     """Return the value of a column. Raises ``LookupError`` if there is none."""
     if column in record or not _PATH.fullmatch(column):
         return record[column]
-    value: Any = record[column[: _STEP.search(column).start()]]  # type: ignore[union-attr]
+    value: Any = record[_STEP.split(column, maxsplit=1)[0]]
     for name, number in _STEP.findall(column):
         if not isinstance(value, dict if name else list):
             raise KeyError(column)
