@@ -20,6 +20,7 @@ from mlxtune.data.readers.row_format import Record
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, row_text
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
+from mlxtune.recipe.edit import toml_literal
 
 _BASE = "smollm2-135m"
 _MOST_ROWS = 20_000  # that the guesses are made from
@@ -74,7 +75,7 @@ def first_record(path: Path) -> Record:
 
 
 def guessed_mapping(record: Record) -> dict[str, str]:
-    """Return a map if the record needs one: its columns are unknown, or a text stands beside its label."""
+    """Return a map if the record needs one: its columns are unknown, or it has a label next to its text."""
     name = detect(record)
     mapping = guess_mapping(record) if name in (None, "text") else {}
     return {} if name == "text" and "completion" not in mapping else mapping
@@ -196,27 +197,27 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     lines = [
         f"# A first recipe for {scaffold.source.name} ({formats}). Change it freely: mlxtune recipe, or docs/recipe.md.",
-        f"name = {_toml(name)}",
+        f"name = {toml_literal(name)}",
         "",
         "[model]",
-        f"base = {_toml(_BASE)}        # small, for a first run; mlxtune advise suggests one for this task and machine",
+        f"base = {toml_literal(_BASE)}        # small, for a first run; mlxtune advise suggests one for this task and machine",
         "",
         "[data]",
-        f"source = {_toml(source)}",
+        f"source = {toml_literal(source)}",
         *([f"map = {_inline(scaffold.mapping)}"] if scaffold.mapping else []),
         f"max_tokens = {scaffold.max_tokens}            # estimated from the longest row; mlxtune plan counts the tokens",
         "",
         "[method]",
-        f"kind = {_toml(scaffold.method)}",
+        f"kind = {toml_literal(scaffold.method)}",
         "",
         "[evaluation]",
     ]
     if scaffold.schema is not None:
-        lines += [f"schema = {_toml(schema)}", 'reference = ["fields"]']
+        lines += [f"schema = {toml_literal(schema)}", 'reference = ["fields"]']
     elif scaffold.labels:
         lines.append('reference = ["exact"]      # the answers are ' + f"{len(scaffold.labels)} labels")
     for sentence in scaffold.sentences:
-        block = ["[[evaluation.disclaimers]]", f"text = {_toml(sentence.text)}"]
+        block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
         block += [f"when = {_inline(dict([sentence.when]))}"] if sentence.when else []
         if sentence.share < 1:
             block = [
@@ -228,7 +229,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
 
 
 def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
-    """Write ``recipes/NAME.toml`` in ``folder``, and its schema beside it. Raises ``InputError`` if one of them exists."""
+    """Write ``recipes/NAME.toml`` in ``folder``, and its schema next to it. Raises ``InputError`` if one of them exists."""
     name = name or re.sub(r"[^a-z0-9]+", "-", scaffold.source.stem.lower()).strip("-") or "rows"
     recipe, schema = (folder / "recipes" / f"{name}{suffix}" for suffix in (".toml", ".schema.json"))
     for file in (recipe, *([schema] if scaffold.schema else [])):
@@ -241,15 +242,12 @@ def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
     return recipe
 
 
-def _toml(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _inline(mapping: Mapping[str, str]) -> str:
     return (
         "{ "
         + ", ".join(
-            f"{key if re.fullmatch(r'[A-Za-z0-9_-]+', key) else _toml(key)} = {_toml(value)}" for key, value in mapping.items()
+            f"{key if re.fullmatch(r'[A-Za-z0-9_-]+', key) else toml_literal(key)} = {toml_literal(value)}"
+            for key, value in mapping.items()
         )
         + " }"
     )

@@ -81,6 +81,12 @@ def test_common_sentences_are_offered_as_comments(tmp_path: Path) -> None:
     assert load(recipe).evaluation.disclaimers == []
 
 
+def test_a_control_character_in_an_answer_is_escaped(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {number}?", "completion": "Press the \x7f key to go on."} for number in range(4)]
+    (disclaimer,) = load(write(guess(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path)).evaluation.disclaimers
+    assert disclaimer.text == "Press the \x7f key to go on."
+
+
 def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no valid rows"):
         guess(write_rows(tmp_path / "rows.jsonl", [{"n": 1}]))
