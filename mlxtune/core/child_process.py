@@ -250,6 +250,34 @@ class ChildProcess:
         return (f"was killed by signal {-code}" if code < 0 else f"ended with code {code}") + last_line
 
 
+class StoppableCall:
+    """One request to a child process that ends with it. One thread waits for the result; any thread can stop it.
+
+    The other arguments are those of :class:`ChildProcess`.
+    """
+
+    def __init__(self, module: str, method: str, params: Mapping[str, Any], *, name: str, hint: str) -> None:
+        self._stopped = False
+        self._child = ChildProcess(module, name=name, hint=hint)
+        self._call = self._child.request(method, params)
+
+    def result(self, progress: Callable[[str, float], None]) -> Any:
+        """Return the result, or ``None`` if the process was stopped. Raise its error, or ``MachineError`` if it died."""
+        try:
+            result = self._call.result(lambda update: progress(*update))
+        except MachineError:
+            if self._stopped:
+                return None
+            raise
+        self._child.close()
+        return result
+
+    def stop(self) -> None:
+        """Stop the process and any processes that it started."""
+        self._stopped = True
+        self._child.terminate()
+
+
 # Child side
 
 

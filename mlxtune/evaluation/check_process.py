@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from mlxtune.core.child_process import ChildProcess, Request, serve
+from mlxtune.core.child_process import Request, StoppableCall, serve
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import review
@@ -115,31 +115,19 @@ def _split_lookup(recipe: Recipe | None, path: Path, data: DataSection, skipped:
     return lambda row: names.get(row.hash, "")
 
 
-class CheckProcess:
-    """A check that runs in a child process. One thread waits for it; any thread can stop it."""
+class CheckProcess(StoppableCall):
+    """A check that runs in a child process."""
 
     def __init__(self, request: CheckRequest) -> None:
-        self._stopped = False
-        self._child = ChildProcess("mlxtune.evaluation.check_process", name="The check process", hint="Run the checks again.")
-        self._call = self._child.request("check", request)
+        module = "mlxtune.evaluation.check_process"
+        super().__init__(module, "check", request, name="The check process", hint="Run the checks again.")
 
     def follow(self, progress: Progress) -> CheckResult | None:
-        """Return the result, or ``None`` if the check was stopped. Raises its errors, and ``MachineError`` if the process died."""
+        """Return the check's result, or ``None`` if it was stopped. Raises as :meth:`result` does."""
         from mlxtune.data.checks.report import CheckResult
 
-        try:
-            result = CheckResult.from_json(self._call.result(lambda update: progress(*update)))
-        except MachineError:
-            if self._stopped:
-                return None
-            raise
-        self._child.close()
-        return result
-
-    def stop(self) -> None:
-        """Stop the check and any processes that it started."""
-        self._stopped = True
-        self._child.terminate()
+        value = self.result(progress)
+        return None if value is None else CheckResult.from_json(value)
 
 
 def _check(request: Request) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.child_process import ChildProcess
-from mlxtune.core.errors import MachineError
+from mlxtune.core.child_process import StoppableCall
 from mlxtune.data.groups import CLUSTER, OUTLIERS, RowGroup, by_size
 
 Progress = Callable[[str, float], None]
@@ -40,26 +39,14 @@ class ClusterResult:
         return by_size([outliers, *(RowGroup(CLUSTER, tuple(rows), self.words[label]) for label, rows in members.items())])
 
 
-class ClusterProcess:
-    """A clustering that runs in a child process. One thread waits for it; any thread can stop it."""
+class ClusterProcess(StoppableCall):
+    """A clustering that runs in a child process."""
 
     def __init__(self, recipe: Path) -> None:
-        self._stopped = False
-        self._child = ChildProcess("mlxtune.models.cluster_worker", name="The clustering process", hint="Try again.")
-        self._call = self._child.request("clusters", {"recipe": str(recipe)})
+        module = "mlxtune.models.cluster_worker"
+        super().__init__(module, "clusters", {"recipe": str(recipe)}, name="The clustering process", hint="Try again.")
 
     def follow(self, progress: Progress) -> ClusterResult | None:
-        """Return the result, or ``None`` if the process was stopped. Raises its errors, and ``MachineError`` if it died."""
-        try:
-            result = ClusterResult.from_json(self._call.result(lambda update: progress(*update)))
-        except MachineError:
-            if self._stopped:
-                return None
-            raise
-        self._child.close()
-        return result
-
-    def stop(self) -> None:
-        """Stop the process."""
-        self._stopped = True
-        self._child.terminate()
+        """Return the clusters, or ``None`` if the process was stopped. Raises as :meth:`result` does."""
+        value = self.result(progress)
+        return None if value is None else ClusterResult.from_json(value)
