@@ -264,13 +264,13 @@ class StoppableCall:
     def result(self, progress: Callable[[str, float], None]) -> Any:
         """Return the result, or ``None`` if the process was stopped. Raise its error, or ``MachineError`` if it died."""
         try:
-            result = self._call.result(lambda update: progress(*update))
+            return self._call.result(lambda update: progress(*update))
         except MachineError:
             if self._stopped:
                 return None
             raise
-        self._child.close()
-        return result
+        finally:
+            self._child.close()
 
     def stop(self) -> None:
         """Stop the process and any processes that it started."""

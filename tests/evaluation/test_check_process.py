@@ -43,8 +43,10 @@ def test_source_is_checked_without_contract_or_tokens(tmp_path: Path) -> None:
 
 
 def test_source_error_is_raised_in_caller(tmp_path: Path) -> None:
+    check = CheckProcess({"source": str(tmp_path / "none.jsonl")})
     with pytest.raises(DataError, match="There is no data at") as caught:
-        CheckProcess({"source": str(tmp_path / "none.jsonl")}).follow(lambda what, share: None)
+        check.follow(lambda what, share: None)
+    assert not check._child.alive
     assert "Check data.source" in caught.value.hint
 
 
