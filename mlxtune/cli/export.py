@@ -18,19 +18,17 @@ from mlxtune.adapters.export.fidelity import Fidelity
 from mlxtune.adapters.export.start import ExportForm, Program
 from mlxtune.adapters.importers.importer import find_base
 from mlxtune.cli.adapters import Which
-from mlxtune.cli.follow import follow
+from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import Cell, info, out, progress_bar, show, show_json
+from mlxtune.cli.output import Cell, info, out, show, show_json
 from mlxtune.cli.tables import print_columns, print_heading, print_table
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.text import one_line, plural, size, suggest
+from mlxtune.core.text import one_line, size, suggest
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.render.comparison_table import comparison_table
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.recipe import load
-from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState
 from mlxtune.training.start import check_recipe
 
 To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.", show_default=False)]
@@ -108,7 +106,7 @@ def export(
         Path.cwd(), entry, kind, target=lmstudio.model_folder(entry.name) if program == "lmstudio" and not to else to, recipe=own, force=force,
         precision=precision or "f16", program=program, ollama_base=base, prepare=fetch,
     )  # fmt: skip
-    code = show_progress(run)
+    code = follow_answers(run)
     if (run.folder / fidelity.FILE).is_file():
         proof, summary = fidelity.load(run.folder), dict(run.state().summary)
         show_json(_document(run.id, proof, summary, code)) if json else _print_fidelity(proof, summary)
@@ -144,18 +142,6 @@ def _install(program: Program, name: str, folder: str) -> None:
             info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))
     elif program == "lmstudio":
         info(f"  LM Studio lists the model as {lmstudio.PUBLISHER}/{name}, and the preset as {name}.")
-
-
-def show_progress(run: Run) -> int:
-    """Follow ``run``, show how many rows were answered, and return its exit code."""
-    with progress_bar("loading the model") as update:
-
-        def draw(state: RunState) -> None:
-            if state.current_arm:
-                arm, kind, done, total = state.current_arm
-                update(f"{arm} answers {plural(total, kind)}", done / max(1, total))
-
-        return follow(run, on_state=draw)
 
 
 def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from json import dumps
 
-from mlxtune.cli.output import Cell, info, print_error
+from mlxtune.cli.output import Cell, info, print_error, progress_bar
 from mlxtune.core.errors import Interrupted, MlxtuneError
-from mlxtune.core.text import duration
+from mlxtune.core.text import duration, one_line, plural
 from mlxtune.runs.events import Event
 from mlxtune.runs.log_lines import describe
 from mlxtune.runs.registry import Run
@@ -46,6 +46,18 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
         print_error(error)
         return error.exit_code
     return 0
+
+
+def follow_answers(run: Run) -> int:
+    """Follow a run whose model answers rows or questions, show how many were answered, and return its exit code."""
+    with progress_bar("loading the model") as update:
+
+        def draw(state: RunState) -> None:
+            if state.current_arm:
+                arm, kind, done, total = state.current_arm
+                update(f"{one_line(arm, 40)} answers {plural(total, kind)}", done / max(1, total))
+
+        return follow(run, on_state=draw)
 
 
 def _remaining(event: Event, state: RunState) -> list[Cell]:

@@ -11,8 +11,8 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.consent import require_consent
-from mlxtune.cli.follow import follow
-from mlxtune.cli.options import Json, Overrides, RecipeFile
+from mlxtune.cli.follow import follow_answers
+from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice
 from mlxtune.cli.output import Cell, info, progress_bar, show, show_json
 from mlxtune.cli.tables import print_columns, print_section
 from mlxtune.core.errors import InputError
@@ -24,7 +24,6 @@ from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
 from mlxtune.recipe import load
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState
 
 if TYPE_CHECKING:  # imports numpy, which --help does not need
     from mlxtune.data.generate.start import Quote
@@ -84,16 +83,16 @@ def generate(
         str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.", show_default=False)
     ] = "",
     model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.", show_default=False)] = "",
-    url: Annotated[str, typer.Option("--url", help="An OpenAI-compatible endpoint.")] = endpoint.OFFICIAL,
+    url: EndpointUrl = endpoint.OFFICIAL,
     key_env: Annotated[
         str,
         typer.Option(
             "--key-env", help="The environment variable with the API key.", show_default="OPENAI_API_KEY or MLXTUNE_ENDPOINT_KEY"
         ),
     ] = "",
-    price_in: Annotated[float, typer.Option("--price-in", min=0, help="Dollars per million prompt tokens.")] = 0.0,
-    price_out: Annotated[float, typer.Option("--price-out", min=0, help="Dollars per million reply tokens.")] = 0.0,
-    cap: Annotated[float | None, typer.Option("--cap", min=0, help="Maximum cost in dollars.")] = None,
+    price_in: PromptPrice = 0.0,
+    price_out: ReplyPrice = 0.0,
+    cap: CostCap = None,
     send: Annotated[bool, typer.Option("--send", help="Consent to sending training rows to the endpoint.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 7,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the cost.")] = False,
@@ -118,7 +117,8 @@ def generate(
         about, _absolute(prompts), _absolute(documents), _rubric(rubric, score=score), seed=seed,
     )  # fmt: skip
     offer = quote(loaded, request)
-    _tell(offer, request, json=json)
+    if not json:
+        _show_quote(offer, request)
     if dry_run:
         if json:
             show_json({"rows": offer.rows, "questions": offer.questions, "dollars": offer.dollars, "host": offer.host})
@@ -173,14 +173,7 @@ def _show_scores(run: Run, summary: dict[str, Any]) -> None:
 
 def _follow(run: Run) -> int:
     info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the generation continues", "muted"))
-    with progress_bar("loading the model") as update:
-
-        def draw(state: RunState) -> None:
-            if state.current_arm:
-                name, what, done, total = state.current_arm
-                update(f"{one_line(name, 40)} answers {plural(total, what)}", done / max(1, total))
-
-        return follow(run, on_state=draw)
+    return follow_answers(run)
 
 
 def _task(prompts: str, documents: str, *, worse: bool, score: bool) -> Task:
@@ -211,15 +204,12 @@ def _absolute(path: str) -> str:
     return str(user_path(path).resolve()) if path else ""
 
 
-def _tell(offer: Quote, request: GenerationRequest, *, json: bool) -> None:
+def _show_quote(offer: Quote, request: GenerationRequest) -> None:
     """Print the number of questions and their maximum cost."""
-    if json:
-        return
     money = f", at most ${offer.dollars:.2f}" if offer.dollars else ""
     limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""
-    teacher = request.teacher.model or (
-        f"{Path(request.teacher.adapter).parent.name}" if request.teacher.adapter else request.teacher.base
-    )
+    spec = request.teacher
+    teacher = spec.model or (Path(spec.adapter).parent.name if spec.adapter else spec.base)
     info(
         ("  ", ""),
         f"{plural(offer.rows, 'prompt')}, up to {plural(offer.questions, 'question')} to {one_line(teacher, 60)}{money}{limit}.",

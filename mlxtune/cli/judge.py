@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.consent import require_consent
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice
 from mlxtune.cli.output import info, progress_bar, show, show_json
 from mlxtune.cli.tables import print_table, print_verdict
 from mlxtune.core.errors import GateError, InputError
@@ -39,7 +39,7 @@ def judge(
         str, typer.Option("--local", help="A judge on this machine: an alias, a Hub ID, or a folder.", show_default=False)
     ] = "",
     model: Annotated[str, typer.Option("--model", help="The judge's model name at its endpoint.", show_default=False)] = "",
-    url: Annotated[str, typer.Option("--url", help="An OpenAI-compatible endpoint.")] = endpoint.OFFICIAL,
+    url: EndpointUrl = endpoint.OFFICIAL,
     key_env: Annotated[
         str,
         typer.Option(
@@ -48,9 +48,9 @@ def judge(
     ] = "",
     questions: Annotated[Path | None, typer.Option("--rubric", help="A TOML file with the questions.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Number of rows, chosen at random. Default: all.")] = None,
-    price_in: Annotated[float, typer.Option("--price-in", min=0, help="Dollars per million prompt tokens.")] = 0.0,
-    price_out: Annotated[float, typer.Option("--price-out", min=0, help="Dollars per million reply tokens.")] = 0.0,
-    cap: Annotated[float | None, typer.Option("--cap", min=0, help="Maximum cost in dollars.")] = None,
+    price_in: PromptPrice = 0.0,
+    price_out: ReplyPrice = 0.0,
+    cap: CostCap = None,
     send: Annotated[bool, typer.Option("--send", help="Consent to sending rows to the endpoint.")] = False,
     json: Json = False,
 ) -> None:

@@ -14,7 +14,8 @@ from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.adapters.export.verification import Verification
 from mlxtune.cli.adapters import Which
-from mlxtune.cli.export import Rows, show_progress
+from mlxtune.cli.export import Rows
+from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import out, show, show_json
 from mlxtune.cli.tables import print_heading, print_table
@@ -53,7 +54,7 @@ def verify_export(
     if own:
         check_recipe(own)
     run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=own, prepare=fetch)
-    if code := show_progress(run):
+    if code := follow_answers(run):
         raise typer.Exit(code)
     result = verification.load(run.folder)
     if json:
