@@ -130,8 +130,10 @@ class Server:
                 finally:
                     pending.cancel()
                     events.close()
-            if not isinstance(event, Embedded):
-                raise self._failure(wanted.model, event)
+            if isinstance(event, Failed):
+                self.on_finish(wanted.model, event)
+                raise ApiError.from_event(event, self._retry_after)
+            assert isinstance(event, Embedded), event
             return JSONResponse(embeddings.build_response(wanted, event))
 
     async def _answer(self, request: Request, parse: Parse, format: Format) -> Response:

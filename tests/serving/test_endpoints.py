@@ -274,6 +274,16 @@ def test_health_and_metrics_tell_what_was_served(ai: openai.OpenAI) -> None:
     assert float(samples["mlxtune_answer_seconds_count"]) == float(samples['mlxtune_answer_seconds_bucket{le="+Inf"}']) > 0
 
 
+def test_failed_embeddings_are_not_counted_as_answers(ai: openai.OpenAI) -> None:
+    def answers() -> list[str]:
+        return [line for line in get(ai, "metrics").splitlines() if line.startswith("mlxtune_answers_total")]
+
+    before = answers()
+    with pytest.raises(openai.BadRequestError, match="context is"):
+        ai.embeddings.create(model="tiny", input="x " * 5000)
+    assert answers() == before
+
+
 def test_metric_labels_are_escaped() -> None:
     metrics = Metrics()
     metrics.add_request('a"b\\c\nd', 200)
