@@ -191,7 +191,7 @@ class EvaluationReport:
     def cut_arm(self) -> ArmResult | None:
         """An arm that did not win and was cut off while still going so often that the token limit may decide, if there is one.
 
-        The limit does not decide if the outcome is the same with all of these answers counted as passes.
+        The limit does not decide if the rows are independent and the outcome is the same with all of these answers counted as passes.
         """
         item = self.contract
         if item is None or (self.headline_metric != CONTRACT and item.outcome != "worse"):
