@@ -176,7 +176,7 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     assert "## Exports" in text
     assert f"| MLX | {again.cells[1]} |" in text
     view = next(adapter for adapter in service.read_library(trained_workspace).adapters if adapter.key == entry.key)
-    assert [form for form, *_ in view.exports] == ["MLX"]
+    assert [export.label for export in view.exports] == ["MLX"]
     shown = [row.plain for row in render.detail(view, 60)]
     assert "  Exports" in shown
     assert any(program.url in row for row in shown)

@@ -15,7 +15,7 @@ PUBLISHER = "mlxtune"
 
 
 def lmstudio_home() -> Path:
-    """Return LM Studio's folder: the one that its pointer file names, or the default."""
+    """Return LM Studio's folder: the path in ``~/.lmstudio-home-pointer``, or ``~/.lmstudio``."""
     pointer = Path.home() / ".lmstudio-home-pointer"
     try:
         named = Path(pointer.read_text(encoding="utf-8").strip())

@@ -42,17 +42,36 @@ class TriedExport:
         return next((item for item in rates if item.metric == CONTRACT), rates[-1] if rates else None)
 
     @property
+    def label(self) -> str:
+        """The format, marked if the export is not faithful or failed its verification."""
+        return f"{self.form} ✗" if self.proof.failure or (self.verified and self.verified.failure) else self.form
+
+    @property
+    def identical(self) -> str:
+        """How many greedy answers are identical."""
+        measured = self.verified or self.proof
+        return f"{measured.same} of {measured.rows}"
+
+    @property
+    def rate(self) -> str:
+        """The rate of :attr:`contract` as exported, or ``""``."""
+        return f"{(item.paired.both + item.paired.fixed) / item.paired.total:.1%}" if (item := self.contract) else ""
+
+    @property
+    def points(self) -> str:
+        """The change of :attr:`contract` in points with its 95% interval, or ``""``."""
+        return f"{100 * item.change:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f})" if (item := self.contract) else ""
+
+    @property
+    def program(self) -> str:
+        """The program whose answers were measured."""
+        return one_line(self.verified.url, 40) if self.verified else "MLX"
+
+    @property
     def cells(self) -> list[str]:
         """A row of the table below :data:`HEAD`."""
-        measured = self.verified or self.proof
-        rate = points = ""
-        if item := self.contract:
-            rate = f"{(item.paired.both + item.paired.fixed) / item.paired.total:.1%}"
-            points = f"{100 * item.change:+.1f} ({100 * item.low:+.1f} to {100 * item.high:+.1f})"
-        program = one_line(self.verified.url, 40) if self.verified else "MLX"
         kl = f"{self.proof.loss.kl:.5f}"
-        note = " ✗" if self.proof.failure or (self.verified and self.verified.failure) else ""
-        return [f"{self.form}{note}", size(self.nbytes), kl, f"{measured.same} of {measured.rows}", rate, points, program]
+        return [self.label, size(self.nbytes), kl, self.identical, self.rate, self.points, self.program]
 
 
 def tried_exports(entry: AdapterEntry) -> list[TriedExport]:

@@ -117,9 +117,10 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         rows += [line(indent, ("└ ", "$line"), (f"● {child}", "$muted")) for child in adapter.children]
     if adapter.exports:
         rows += [Content(""), line(("  Exports", "bold"))]
-        for form, nbytes, _, same, share, points, program in adapter.exports:
-            rows.append(line("  ", cell(form, width - 18), cell(nbytes, 8, "$muted", right=True), " ", cell(share, 7, right=True)))
-            rows += _muted(f"{points or same + ' answers identical'} · {program}", width)
+        for export in adapter.exports:
+            figures = cell(export.size, 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
+            rows.append(line("  ", cell(export.label, width - 18), *figures))
+            rows += _muted(f"{export.points or export.identical + ' answers identical'} · {export.program}", width)
     rows += [Content(""), line(("  Details", "bold"))]
     for name, value in adapter.facts:
         first, *rest = wrap(value, width - 13)

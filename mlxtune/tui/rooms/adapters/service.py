@@ -11,7 +11,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
-from mlxtune.adapters.export.tried import tried_exports
+from mlxtune.adapters.export.tried import TriedExport, tried_exports
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import FORMS as OUTPUT_FORMS
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -51,11 +51,20 @@ class ScoreView:
 
 
 @dataclass(frozen=True)
-class AdapterView:
-    """An adapter in the library. ``score`` is ``None`` until it has been evaluated; ``problem`` says why it is unusable.
+class ExportView:
+    """An export of an adapter, with what it lost. ``rate`` and ``points`` are empty if no contract was measured."""
 
-    ``exports`` has the cells of :data:`mlxtune.adapters.export.tried.HEAD` for each format tried.
-    """
+    label: str
+    size: str
+    identical: str
+    rate: str
+    points: str
+    program: str
+
+
+@dataclass(frozen=True)
+class AdapterView:
+    """An adapter in the library. ``score`` is ``None`` until it has been evaluated; ``problem`` says why it is unusable."""
 
     key: str
     name: str
@@ -69,7 +78,7 @@ class AdapterView:
     children: tuple[str, ...]
     score: ScoreView | None
     problem: str
-    exports: tuple[tuple[str, ...], ...] = ()
+    exports: tuple[ExportView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,18 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         children=children,
         score=_score(entry.score) if entry.score else None,
         problem=relative_paths(workspace, one_line(entry.problem)),
-        exports=tuple(tuple(one_line(text) for text in export.cells) for export in tried_exports(entry)),
+        exports=tuple(_export(export) for export in tried_exports(entry)),
+    )
+
+
+def _export(export: TriedExport) -> ExportView:
+    return ExportView(
+        label=one_line(export.label),
+        size=size(export.nbytes),
+        identical=export.identical,
+        rate=export.rate,
+        points=export.points,
+        program=export.program,
     )
 
 
