@@ -14,9 +14,11 @@ from mlx_lm.utils import dequantize_model, load_model
 from texts import texts
 from tiny_architectures import ARCHITECTURES as TINY
 from tiny_architectures import WINDOW, make
+from tokenizers import Tokenizer
 
 from mlxtune.adapters import fuse
 from mlxtune.adapters.export import gguf
+from mlxtune.adapters.export.gguf_tokenizer import space_note
 from mlxtune.core.errors import ModelError
 from mlxtune.models import lora
 from mlxtune.models.load import LoadedModel
@@ -170,6 +172,36 @@ def test_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path, changes: dict
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(ModelError, match=why):
         gguf.check(base)
+
+
+PHI3 = ("<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>")
+
+
+@pytest.mark.parametrize("name", ["base", "Phi-3-mini"])
+@pytest.mark.parametrize(
+    ("added", "stripped", "differing"),
+    [(("<|user|>",), (), ""), (PHI3, (), ""), (PHI3, ("</s>", "<|user|>"), ""), (("<|user|>",), ("<|user|>",), "<|user|>")],
+)
+def test_space_after_control_tokens(tmp_path: Path, name: str, added: Any, stripped: Any, differing: str) -> None:
+    base = resolve(str(make(tmp_path / name, "smollm2", bits=0)))
+    file = base.folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["ok"] = 256
+    tokenizer["model"]["merges"] = [["o", "k"]]
+    flags = tokenizer["added_tokens"][0]
+    contents = (*(token["content"] for token in tokenizer["added_tokens"]), *added)
+    if stripped:
+        stripped = (*stripped, *contents[: -len(added)])
+    tokenizer["added_tokens"] = [
+        flags | {"id": id, "content": text, "rstrip": text in stripped} for id, text in enumerate(contents, 257)
+    ]
+    file.write_text(json.dumps(tokenizer))
+    gguf.write_gguf(*load_model(base.folder), base, tmp_path / "model.gguf", "f32")
+    own = Tokenizer.from_file(str(file))
+    with llama(tmp_path / "model.gguf") as server:
+        same = [server.tokenize(text) == own.encode(text).ids for text in ("<|user|> ok", "<|user|>\nok", "ok <|user|>ok")]
+    assert same == [not differing, not differing, True]
+    assert bool(space_note(base)) == bool(differing)
 
 
 @pytest.mark.real

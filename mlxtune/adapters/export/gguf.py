@@ -21,7 +21,7 @@ from mlx_lm.utils import dequantize_model, load_model
 
 from mlxtune.adapters.export import gguf_architectures as architectures
 from mlxtune.adapters.export.gguf_architectures import Array, Placement
-from mlxtune.adapters.export.gguf_tokenizer import check_tokenizer, write_tokenizer
+from mlxtune.adapters.export.gguf_tokenizer import check_tokenizer, name_in_file, write_tokenizer
 from mlxtune.adapters.export.start import Precision
 from mlxtune.adapters.layout import AdapterLayout, read_layout
 from mlxtune.core.errors import ModelError
@@ -63,7 +63,7 @@ def write_gguf(
     matrix, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
     writer.add_type("model")
-    writer.add_name(source.name.rpartition("/")[2])
+    writer.add_name(name_in_file(source))
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     architectures.describe(writer, architecture, text)
@@ -217,5 +217,5 @@ def _encoded(values: Array, type: GGMLQuantizationType, name: str) -> Array:
     with np.errstate(over="ignore"):
         encoded = gguf.quantize(np.ascontiguousarray(values), type)
     if type is GGMLQuantizationType.F16 and not np.isfinite(encoded).all():
-        raise ModelError(f"{name} has weights that are too large for 16-bit floating point.", hint="Use bf16.")
+        raise ModelError(f"{name} has weights that are too large for 16-bit floating point.", hint="Add --precision bf16.")
     return np.ascontiguousarray(encoded)

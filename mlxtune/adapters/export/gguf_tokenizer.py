@@ -16,6 +16,7 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import read_json
+from mlxtune.core.text import one_line
 from mlxtune.models.resolve import ModelFolder
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,6 +40,8 @@ _SPLITS = {  # the regular expression in tokenizer.json, and whether whole words
 }
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"
+_PHI3 = re.compile(r"phi-?3", re.IGNORECASE)  # llama.cpp strips space after control tokens only in models with such names
+_PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")  # and not after these
 _LAST = -1e6  # the score of a token that no merge results in, below those of all merges
 
 
@@ -84,6 +87,25 @@ def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template
 def check_tokenizer(source: ModelFolder) -> None:
     """Raise ``ModelError`` if llama.cpp would tokenize text differently than the tokenizer of ``source``."""
     _ = _Tokenizer(read_tokenizer(source)).split
+
+
+def name_in_file(source: ModelFolder) -> str:
+    """Return the name of ``source``, changed if needed: by it, llama.cpp decides whether to strip space after control tokens."""
+    name = source.name.rpartition("/")[2]
+    if not _Tokenizer(read_tokenizer(source)).strips_as_phi3:
+        return _PHI3.sub("Phi 3", name)
+    return name if _PHI3.search(name) else f"phi-3 {name}"
+
+
+def space_note(source: ModelFolder) -> str:
+    """Return what llama.cpp does differently with white space next to control tokens, or ``""``."""
+    differing = _Tokenizer(read_tokenizer(source)).stripped_differently
+    if not differing:
+        return ""
+    return (
+        f"llama.cpp does not treat white space next to {one_line(differing[0], 40)} as the tokenizer does, so prompts that have it there get "
+        "other tokens. Compare your prompts with: mlxtune verify-export"
+    )
 
 
 def read_tokenizer(source: ModelFolder) -> Mapping[str, Any]:
@@ -151,6 +173,23 @@ class _Tokenizer:
     def adds_space(self) -> bool:
         """Whether a space is added before text, also after control tokens."""
         return any(part["type"] == "Prepend" for part in _parts(self.json, "normalizer", "normalizers"))
+
+    @property
+    def strips_as_phi3(self) -> bool:
+        """Whether white space is stripped after some control tokens, and llama.cpp can load the tokens as Phi-3's."""
+        added = self.json.get("added_tokens", [])
+        known = {*self.json["model"]["vocab"], *(token["content"] for token in added)}
+        return known.issuperset((*_PHI3_KEEPS, "</s>")) and any(token.get("rstrip") for token in added)
+
+    @property
+    def stripped_differently(self) -> list[str]:
+        """The added tokens next to which llama.cpp strips white space and the tokenizer does not, or the reverse."""
+        phi3 = self.strips_as_phi3
+        return [
+            token["content"]
+            for token in self.json.get("added_tokens", [])
+            if token.get("lstrip") or bool(token.get("rstrip")) != (phi3 and token["content"] not in _PHI3_KEEPS)
+        ]
 
     def tokens(self, rows: int) -> list[tuple[str, TokenType]]:
         """Return ``rows`` tokens with their types. Ids that the tokenizer does not use are marked as unused."""

@@ -56,6 +56,7 @@ def export(worker: Worker) -> ExportSummary:
     """Write the model, compare it with the adapter, and move it into place. Raise ``GateError`` if it is not faithful."""
     from mlxtune.adapters import fuse  # these modules import mlx, which must come after the BLAS is loaded
     from mlxtune.adapters.export import gguf, logits
+    from mlxtune.adapters.export.gguf_tokenizer import space_note
     from mlxtune.models import load, lora
     from mlxtune.training.preference.reference import adapters_disabled
 
@@ -71,6 +72,8 @@ def export(worker: Worker) -> ExportSummary:
     require_exportable(form, source, recipe.model.quantize)
     if form in GGUF_FORMS:
         gguf.check(source, adapter if form == "gguf-lora" else None)
+    if form == "gguf" and (note := space_note(source)):
+        worker.warn(note)
     target = Path(request["target"]) if request["target"] else worker.folder / MODEL
     again = worker.folder / "again"
     loaded = load.load(source, quantize=recipe.model.quantize)
