@@ -140,7 +140,7 @@ def check(
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
         _show_report(report, fixed, every)
-        ready = _ready_command(source, report, section.map, fixed)
+        ready = _ready_command(source, report, section, fixed)
         if ready:
             show(("Ready ", "bold primary"), (ready, "primary"))
     by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
@@ -149,24 +149,25 @@ def check(
         raise typer.Exit(1)
 
 
-def _ready_command(source: Path, report: CheckReport, mapping: Mapping[str, str], fixed: FixResult | None) -> str:
+def _ready_command(source: Path, report: CheckReport, section: DataSection, fixed: FixResult | None) -> str:
     """Return the command that helps most, or an empty string: a map for unknown columns, the fixes, a recipe, or training."""
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.readers.columns import mapping_option
     from mlxtune.data.scaffold import first_record, guessed_mapping
 
     is_recipe, quoted = source.suffix == ".toml", shlex.quote(str(source))
-    if not mapping and (report.kept == 0 or set(report.formats) == {"text"}):
+    if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
         with suppress(DataError):
             if guess := guessed_mapping(first_record(report.path)):
                 return f"mlxtune data check {quoted} {mapping_option(guess)}" if not is_recipe else ""
-    options = f" {mapping_option(mapping)}" if mapping and not is_recipe else ""
+    options = f" {mapping_option(section.map)}" if section.map and not is_recipe else ""
+    format = f" --format {section.format}" if section.format != "auto" and not is_recipe else ""
     if fixed:
         return f"mlxtune init --from {shlex.quote(str(fixed.out))}" if not is_recipe else ""
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}
     if blocks and report.kept:
         unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")
-        return f"mlxtune data check {quoted}{options} --fix{''.join(f' --also {id}' for id in unsafe)}"
+        return f"mlxtune data check {quoted}{format}{options} --fix{''.join(f' --also {id}' for id in unsafe)}"
     if not report.kept:
         return ""
     return f"mlxtune train {quoted}" if is_recipe else f"mlxtune init --from {quoted}{options}"

@@ -207,6 +207,14 @@ def test_the_last_line_is_ready_to_paste(row: dict[str, str], ready: str, cli, t
     assert cli(*line.split()[2:]).code in (0, 1)
 
 
+def test_the_ready_command_keeps_the_format(cli, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps({"text": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "messages": "none"}) + "\n")
+    line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
+    assert line == f"Ready mlxtune data check {source} --format text --fix"
+    assert cli(*line.split()[2:]).code == 0
+
+
 def test_init_from_writes_a_recipe_that_can_be_checked(cli, tmp_path: Path) -> None:
     shown = cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl"))
     assert shown.code == 0
