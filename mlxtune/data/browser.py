@@ -25,7 +25,7 @@ from mlxtune.data.checks.report import CheckResult, verdict
 from mlxtune.data.checks.run import recheck
 from mlxtune.data.filters import Filter
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision, is_resolved
+from mlxtune.data.review import EXCLUDED, Decision, KeyedRow, ReviewState, ReviewStep, apply_decision, is_resolved, key_of_copy
 from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
 
 ORDERS = ("row", "findings", "longest", "shortest")
@@ -204,7 +204,7 @@ class SourceBrowser:
         hash = self._hashes.hash(index)
         _, file = self.records.part(index)
         number = 1 + int((self._hashes.rows(hash, index) >= file.start).sum())
-        return hash if number == 1 else f"{hash}#{number}"
+        return key_of_copy(hash, number)
 
     # Findings
 

@@ -214,7 +214,12 @@ def with_keys(rows: Iterable[Row]) -> Iterator[KeyedRow]:
     seen: Counter[str] = Counter()
     for row in rows:
         seen[row.hash] += 1
-        yield (row.hash if seen[row.hash] == 1 else f"{row.hash}#{seen[row.hash]}"), row
+        yield key_of_copy(row.hash, seen[row.hash]), row
+
+
+def key_of_copy(hash: str, number: int) -> str:
+    """Return the key of a row that is number ``number`` (from 1) among its copies in a file."""
+    return hash if number == 1 else f"{hash}#{number}"
 
 
 def apply_decision(row: Row, decision: Decision) -> Row:

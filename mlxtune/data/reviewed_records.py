@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_resolved
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_resolved, key_of_copy
 from mlxtune.data.rows import Row
 
 
@@ -47,8 +47,7 @@ class ReviewedRecords:
                 decision = None
                 if not isinstance(record, DataError) and affected and record.hash in affected:
                     copies[record.hash] += 1
-                    key = record.hash if copies[record.hash] == 1 else f"{record.hash}#{copies[record.hash]}"
-                    decision = self._state.decision(key)
+                    decision = self._state.decision(key_of_copy(record.hash, copies[record.hash]))
                 if decision is not None and not decision.is_empty:
                     self._decisions[index] = decision
                     yield ReviewedRecord(index, part, _apply(record, decision), decision)
