@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT
+from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP
 
 MAX_CUT = 0.05  # largest share of answers cut off while still going with which an arm may lose a comparison
 _LENGTH = 16  # characters per n-gram
 _TAIL = 64  # characters at the end of an answer, at least, in which n-grams are counted
 _SHARE = 0.5  # of the n-grams in the tail that occurred before, in a loop; ordinary answers stay below a tenth
-_CUT = ("length", LOOP, THINKING_LIMIT)
+_LOOPS = (LOOP, THINKING_LOOP)
+_CUT = ("length", THINKING_LIMIT, *_LOOPS)
 
 
 class Answer(Protocol):
@@ -57,7 +58,7 @@ def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics | None:
         return None
     cut = [answer for answer in answers if answer.ended in _CUT]
     loops = sum(
-        answer.ended == LOOP or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output) for answer in cut
+        answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output) for answer in cut
     )
     seconds = sorted(answer.seconds for answer in answers if answer.seconds is not None)
     percentiles = [_percentile(seconds, share) for share in (0.5, 0.95)] if len(seconds) == len(answers) else [None, None]

@@ -9,7 +9,7 @@ import regex
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import CONTRACT, PASS, THINKING_LIMIT, ModelAnswer, Score, ScoreFunction, Scorer
+from mlxtune.evaluation.scorers import CONTRACT, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer, Score, ScoreFunction, Scorer
 from mlxtune.evaluation.scorers.registry import SCORERS
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.recipe import EvaluationSection, Recipe
@@ -75,8 +75,11 @@ class Contract:
         If the reasoning was cut off, there is no answer, so that every metric fails.
         """
         metrics = [metric for metric in self.metrics if answer.reference is not None or not metric.needs_reference]
-        cut = Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer")
-        scores = {metric.name: cut if answer.ended == THINKING_LIMIT else metric.scorer(answer) for metric in metrics}
+        cut = {
+            THINKING_LIMIT: Score(False, "reasoning cut off", "the reasoning reached its token limit, so there is no answer"),
+            THINKING_LOOP: Score(False, "reasoning cut off", "the reasoning repeated itself, so there is no answer"),
+        }.get(answer.ended)
+        scores = {metric.name: cut or metric.scorer(answer) for metric in metrics}
         failed = (scores[metric.name] for metric in metrics if metric.required and not scores[metric.name].passed)
         return scores | {CONTRACT: next(failed, PASS)}
 

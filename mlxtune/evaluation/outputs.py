@@ -38,7 +38,7 @@ Likelihoods = dict[str, list[tuple[float, int]]]  # nats and tokens of the given
 
 @dataclass(frozen=True)
 class Output:
-    """One answer: the row's ID, the text of ``answer_tokens`` tokens, and why it ended (``stop``, ``length``, ``loop`` or ``thinking``).
+    """One answer: the row's ID, the text of ``answer_tokens`` tokens, and why it ended (see :class:`ModelAnswer`).
 
     ``thought`` is the reasoning before the answer, which has ``thought_tokens`` tokens. ``nats`` is the total negative
     log-likelihood of the row's reference answer, which has ``tokens`` tokens; ``rejected`` holds the same two values for the rejected
@@ -148,7 +148,7 @@ def generate_answers(
     _require_room(arm, loaded, rows, prompts, max_tokens + thinking_tokens)
     packages = ("mlxtune", "mlx", "mlx-lm", *(["llguidance"] if arm.schema is not None else []))
     identity = {
-        "v": 6,
+        "v": 7,
         "made with": {name: version(name) for name in packages},
         "base": [loaded.source.fingerprint, _content_hashes(loaded.source.folder)],
         "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],

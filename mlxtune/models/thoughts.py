@@ -26,7 +26,7 @@ MARKERS = (*THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
 PROMPT_TAIL = 32  # tokens of a prompt that may open a thought
 
-Ending = Literal["", "stop", "length", "loop", "thinking"]
+Ending = Literal["", "stop", "length", "loop", "thinking", "thinking loop"]
 
 
 class ThoughtSplitter:
@@ -112,7 +112,7 @@ class GeneratedAnswer:
     """An answer of ``tokens`` tokens, why it ended, and the reasoning before it, which has ``thought_tokens`` tokens.
 
     ``ended`` is ``stop`` (a stop token, which is not in the text), ``length``, ``loop`` (see :class:`~mlxtune.models.loops.LoopDetector`),
-    or ``thinking``: the limit was reached in a thought, or the thought was a loop.
+    ``thinking``: the limit was reached in a thought, or ``thinking loop``: the thought was a loop.
     """
 
     text: str
@@ -157,7 +157,8 @@ class AnswerBuilder:
             if was_thinking or self.splitter.thinking:
                 self._thought_tokens = len(self._tokens)
         if self.splitter.thinking:
-            return "thinking" if is_loop or self._thought_tokens >= (self.thinking_tokens or self.max_tokens) else ""
+            at_limit = self._thought_tokens >= (self.thinking_tokens or self.max_tokens)
+            return "thinking" if at_limit else "thinking loop" if is_loop else ""
         if self.thinking_tokens and self.splitter.unconstrained:  # perhaps in the middle of a marker
             return ""
         counted = len(self._tokens) - (self._thought_tokens if self.thinking_tokens else 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, ModelAnswer
+from mlxtune.evaluation.scorers import LOOP, THINKING_LIMIT, THINKING_LOOP, ModelAnswer
 from mlxtune.models.generate import generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -49,7 +49,9 @@ class Sampler:
         for row, answer in zip(rows, answers, strict=True):
             text = self.template.calls.read(answer.text, row.tools)
             most = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
-            verdict = {"stop": "ended by itself", LOOP: "in a loop"}.get(answer.ended, f"cut off at {most} tokens")
+            verdict = {"stop": "ended by itself", LOOP: "in a loop", THINKING_LOOP: "in a loop"}.get(
+                answer.ended, f"cut off at {most} tokens"
+            )
             if self.contract:
                 prompt = "\n\n".join(message.content for message in row.prompt)
                 score = self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))["contract"]

@@ -13,11 +13,13 @@ import pytest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answer_statistics import AnswerStatistics, answer_statistics, is_loop
+from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import StoredAnswer
 from mlxtune.evaluation.promotion import promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report import ArmScores, EvaluationReport
-from mlxtune.evaluation.scorers import PASS, Score
+from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score
 from mlxtune.evaluation.verdict import compare, outcomes_with_passes
+from mlxtune.recipe import EvaluationSection
 
 LOOPS = [
     "The order ships soon. " * 20,
@@ -52,6 +54,18 @@ def test_list_of_different_records_is_no_loop() -> None:
 
 def _answer(output: str, ended: str = "length", tokens: int | None = 10, thought: str = "") -> StoredAnswer:
     return StoredAnswer("id", output, ended, {}, thought=thought, answer_tokens=tokens)
+
+
+def test_reasoning_that_ended_in_a_loop_is_counted_as_one_however_long_it_is() -> None:
+    """The copies that end it are a small part of a long text."""
+    thought = " ".join(REFERENCES[:30]) + " Wait, let me check the order." * 4
+    assert not is_loop(thought)
+    statistics = answer_statistics([_answer("", "thinking loop", 0, thought)])
+    assert statistics is not None
+    assert (statistics.cut, statistics.loops) == (0, 1)
+    scores = Contract(EvaluationSection(forbid=("Northpeak",))).score(ModelAnswer("", "thinking loop"))
+    assert not scores["contract"].passed
+    assert "repeated itself" in scores["contract"].why
 
 
 def test_cut_answers_are_counted_apart_from_loops() -> None:

@@ -60,5 +60,5 @@ def test_loop_in_a_thought_ends_the_reasoning() -> None:
     endings = [builder.add(ord(character)) for character in "<think>" + "Wait. " * 50]
     ended = next(ending for ending in endings if ending)
     answer = builder.finish(ended)
-    assert (ended, answer.ended, answer.text) == ("thinking", "thinking", "")
-    assert endings.index("thinking") < 7 + LEAST + 2 * len("Wait. ")
+    assert (ended, answer.ended, answer.text) == ("thinking loop", "thinking loop", "")
+    assert endings.index("thinking loop") < 7 + LEAST + 2 * len("Wait. ")

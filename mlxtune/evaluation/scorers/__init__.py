@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ModelAnswer:
     """The text to score, why it ended, the reference answer, and the text of the prompt.
 
-    ``output`` is the answer after the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`) or ``thinking``
-    (:data:`THINKING_LIMIT`).
+    ``output`` is the answer after the model's reasoning. ``ended`` is ``stop``, ``length``, ``loop`` (:data:`LOOP`), ``thinking``
+    (:data:`THINKING_LIMIT`) or ``thinking loop`` (:data:`THINKING_LOOP`).
     """
 
     output: str
@@ -43,6 +43,7 @@ class Score:
 PASS = Score(True)
 LOOP = "loop"  # an answer ended because it repeated itself, which it would have done up to the token limit
 THINKING_LIMIT = "thinking"  # an answer ended within its reasoning, which reached its limit
+THINKING_LOOP = "thinking loop"  # an answer ended within its reasoning, because that repeated itself
 CONTRACT = "contract"  # the metric that passes if every required metric passes
 ScoreFunction = Callable[[ModelAnswer], Score]
 
