@@ -116,6 +116,20 @@ async def test_several_groups_at_once(shop: Shop, checks: Checks, open_room: Ope
     assert len(journal(source)) == 1
 
 
+async def test_marks_stay_on_their_groups_when_others_come_back(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, ROWS)
+    async with open_room("groups") as room:
+        await opened(room)
+        await room.press("home", "o")
+        await room.until_notice("✗ 3 rows rejected.")
+        await go_to(room, "duplicate")
+        await room.press("space", "u")
+        await room.until(lambda: not statuses(room))
+        await room.press("o")
+        await room.until_notice("✗ Row 15 rejected.")
+        assert statuses(room) == {14: "rejected"}
+
+
 async def test_a_dismissed_conflict_is_not_reported_again(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     source = fill(shop, ROWS)
     async with open_room("groups") as room:

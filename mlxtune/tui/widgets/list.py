@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -160,10 +160,10 @@ class MarkableList(ListPanel):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.marked: set[int] = set()
-        self.key: Callable[[int], int] = lambda index: index  # identifies a row, wherever it is in the list
+        self.marked: set[Any] = set()
+        self.key: Callable[[int], Hashable] = lambda index: index  # identifies a row, wherever it is in the list
         self._anchor: int | None = None  # where a range begins
-        self._marked_before: frozenset[int] = frozenset()  # the range
+        self._marked_before: frozenset[Any] = frozenset()  # the range
 
     @property
     def is_visual(self) -> bool:
@@ -198,7 +198,7 @@ class MarkableList(ListPanel):
             self.action_visual()
         self.go(self.cursor + by)
 
-    def _set(self, marked: set[int]) -> None:
+    def _set(self, marked: set[Any]) -> None:
         if marked != self.marked:
             self.marked = marked
             self.update(self._draw)

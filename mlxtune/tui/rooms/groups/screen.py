@@ -76,6 +76,7 @@ class GroupsRoom(SourceRoom):
     def __init__(self) -> None:
         super().__init__()
         self._view = "repeats"
+        self._drawn_session: SourceSession | None = None
         self._repeats: tuple[object, list[RowGroup]] = (None, [])  # with the key of its cache
         self._clusters: _Clusters | None = None
         self._shown_group: tuple[str, int] | None = None
@@ -130,10 +131,13 @@ class GroupsRoom(SourceRoom):
         groups = self._groups(session) if session else []
         return groups[self._list.cursor] if self._list.cursor < len(groups) else None
 
+    def _member(self, group: RowGroup) -> int:
+        """Return the row of ``group``, the current one, that is under the cursor."""
+        return group.rows[min(self._members.cursor, len(group.rows) - 1)]
+
     def _target_groups(self, session: SourceSession) -> list[RowGroup]:
         """Return the marked groups, or else the one under the cursor."""
-        groups = self._groups(session)
-        marked = [group for position, group in enumerate(groups) if position in self._list.marked]
+        marked = [group for group in self._groups(session) if group.key in self._list.marked]
         return marked or ([self.group] if self.group else [])
 
     # Drawing
@@ -146,10 +150,15 @@ class GroupsRoom(SourceRoom):
         if session is None or not ready:
             self.query_one("#no-groups", Panel).update(lambda width, _height: self.render_unavailable(session, width))
             return
+        if session is not self._drawn_session:  # record numbers and groups are those of its source
+            self._drawn_session, self._repeats = session, (None, [])
+            self._list.clear_marks()
+            self._members.clear_marks()
         groups = self._groups(session)
         self._follow_row(session, groups)
         position = next((at for at, group in enumerate(groups) if group.key == self._shown_group), None)
         panel, browser = self._list, session.source
+        panel.key = lambda position: groups[position].key
         panel.set(
             len(groups),
             lambda position, width: render.group_row(browser, groups[position], width),
@@ -220,7 +229,7 @@ class GroupsRoom(SourceRoom):
         if session is None or group is None:
             return
         browser, left = session.source, self._base
-        index = group.rows[min(self._members.cursor, len(group.rows) - 1)]
+        index = self._member(group)
         other = group.rows[1] if index == left and len(group.rows) > 1 else index
         self.query_one("#compared", RowReader).set(
             1, lambda width, _cursor: render.comparison(browser, left, other, width), cursor=0
@@ -235,7 +244,7 @@ class GroupsRoom(SourceRoom):
         group, state = self.group, session.source.state
         has_group, on_members = group is not None, self.focused is self._members
         repeats = self._view == "repeats"
-        several = len(self._list.marked)
+        several = sum(one.key in self._list.marked for one in self._groups(session))
         in_groups = f" in {plural(several, 'group')}" if several else ""
         actions = [
             (has_group and not on_members, FooterAction("enter", "members", "open", "go to the members of this group")),
@@ -280,7 +289,7 @@ class GroupsRoom(SourceRoom):
             self.redraw()
             self.set_focus(self._members)
             return
-        session.move_to(group.rows[self._members.cursor])
+        session.move_to(self._member(group))
         self._opened_row = session.row_index
         self.app.action_room("review")
 
@@ -315,7 +324,7 @@ class GroupsRoom(SourceRoom):
     def _rows(self) -> list[int]:
         """Return the marked rows, or the one under the cursor."""
         group = self.group
-        return self.marked_rows or ([group.rows[self._members.cursor]] if group else [])
+        return self.marked_rows or ([self._member(group)] if group else [])
 
     def _decide(self, action: Action, rows: Sequence[int], **more: Any) -> None:
         """Record one decision on ``rows`` in a thread, and show the next group if this one is gone."""
@@ -337,10 +346,9 @@ class GroupsRoom(SourceRoom):
 
     def action_keep_one(self) -> None:
         current = self.group
-        cursor = self._members.cursor
 
         def kept(group: RowGroup) -> Sequence[int]:
-            return group.rows[cursor : cursor + 1] if current is not None and group.key == current.key else group.rows[:1]
+            return [self._member(group) if current is not None and group.key == current.key else group.rows[0]]
 
         self._keep(kept, "groups: keep one")
 
@@ -405,6 +413,7 @@ class GroupsRoom(SourceRoom):
         if (session := self.session) is None:
             return
         if self._clusters is None or self._clusters.session is not session or self._clusters.error:
+            self._stop_clustering()
             self._clusters = clusters = _Clusters(session, progress="starting")
             self.run_job(
                 lambda: self._compute(clusters), lambda result: self._computed(clusters, result), self._failed, group="clusters"
@@ -441,7 +450,10 @@ class GroupsRoom(SourceRoom):
             self._clusters.progress, self._clusters.error = "", one_line(f"{error.message} {error.hint}")
             self.redraw()
 
-    def on_unmount(self) -> None:
+    def _stop_clustering(self) -> None:
         if self._clusters is not None and self._clusters.process is not None:
             self._clusters.process.stop()
+
+    def on_unmount(self) -> None:
+        self._stop_clustering()
         super().on_unmount()
