@@ -314,7 +314,7 @@ class MlxtuneApp(BaseApp):
             return
         try:
             with self.suspend():
-                code = subprocess.run([word.format_map(fields) for word in words], cwd=self.workspace).returncode
+                code = _run_in_terminal([word.format_map(fields) for word in words], self.workspace)
         except (OSError, ValueError) as error:
             self.show_notice(Notice("✗", "$error", one_line(f"{words[0]} cannot be run: {error}."), f"Edit {settings.FILE}."))
             return
@@ -393,6 +393,15 @@ class MlxtuneApp(BaseApp):
         yield SystemCommand("Screenshot", "save the screen as an SVG in the workspace", self.action_picture)
         yield SystemCommand(f"Help ({self.shown_key('app.help', 'F1')})", "show this room's keys and glyphs", self.action_help)
         yield SystemCommand(f"Quit ({self.shown_key('app.quit', 'q')})", "quit; runs continue", self.action_quit)
+
+
+def _run_in_terminal(words: list[str], folder: Path) -> int:
+    """Run a command in ``folder`` and return its exit code. Ctrl+C interrupts the command, but does not quit the app."""
+    handler = signal.signal(signal.SIGINT, lambda *_: None)  # the command does not inherit a function, as it would SIG_IGN
+    try:
+        return subprocess.run(words, cwd=folder).returncode
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:

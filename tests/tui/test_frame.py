@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -426,3 +427,19 @@ async def test_a_users_command_runs_with_its_fields_filled_in(loaded: Shop, comm
         await room.until_notice("! This command needs {row}, but there is none here.")
         await room.press("f7")
         await room.until_notice("✗ no-such-program cannot be run:")
+
+
+async def test_ctrl_c_interrupts_only_the_users_command(
+    loaded: Shop, commands: list[list[str]], open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(words: list[str], **_: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return SimpleNamespace(returncode=-signal.SIGINT)
+
+    monkeypatch.setattr("mlxtune.tui.app.subprocess.run", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    async with open_room("home") as room:
+        await room.until(lambda: room.app.recipe is not None)
+        await room.press("f5")
+        await room.until_notice("✗ code exited with -2.")
+        assert signal.getsignal(signal.SIGINT) is handler
