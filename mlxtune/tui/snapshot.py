@@ -117,8 +117,8 @@ class Snapshot:
         return tuple(ready) or self.recipes
 
     def ended_since(self, time: float) -> list[RunView]:
-        """Return the runs, evaluations, and searches that have ended since ``time`` (seconds since the epoch), newest first."""
-        views = (*self.runs, *self.evals, *self.searches)
+        """Return the runs of any kind that have ended since ``time`` (seconds since the epoch), newest first."""
+        views = (*self.runs, *self.evals, *self.searches, *self.generations)
         return sorted((view for view in views if not view.alive and view.updated > time), key=lambda view: -view.updated)
 
     def find_run(self, id: str | None) -> RunView | None:
