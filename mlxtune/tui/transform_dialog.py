@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.data.rows import last_prompt
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.render.word_diff import Words, word_diff
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.tui.base import BaseApp
 
 _SHOWN_EDITS = 20
+_OTHER_ROWS = 13  # of the dialog, which has at most 90% of the screen's height, if the outcome takes two
 _NOTIFY_INTERVAL = 0.2  # seconds between two redraws while rows are read
 _MAX_TEXT = 2000  # characters of a changed text that are compared
 _SYMBOLS = {ord("\n"): "␊", ord("\r"): "␍", ord("\t"): "␉"}
@@ -148,7 +149,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
             return line((f"  ● reading{share}" if text.strip() else "  Type a verb:", "$muted"))
 
         self.query_one("#outcome", Panel).update(result)
-        height = max(self.app.size.height - 14, 3)
+        height = max(self.app.size.height * 9 // 10 - _OTHER_ROWS, 3)
         if outcome is not None:
             rows = list(outcome.shown)
             changes.update(lambda width, _height: lines(*_edit_rows(rows, width, height)))
@@ -162,9 +163,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         from mlxtune.data.transforms.verbs import VERBS
 
         words = text.rpartition("|")[2].split()
-        return [verb for name, verb in VERBS.items() if not words or name.startswith(words[0]) or words[0] == name] or [
-            *VERBS.values()
-        ]
+        return [verb for name, verb in VERBS.items() if not words or name.startswith(words[0])] or [*VERBS.values()]
 
     # Actions
 
@@ -208,7 +207,7 @@ def _edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Conten
             rows.append(line(indent, ("+ ", "bold $success"), _words(after)).truncate(max(width - 2, 0), ellipsis=True))
             number = cell("", 7)
         if len(rows) > height:
-            return [*rows[: height - 1], line((f"    … and more, {plural(len(edits), 'row')} shown of all", "$faint"))]
+            return [*rows[: height - 1], line(("    … and more", "$faint"))]
     return rows
 
 

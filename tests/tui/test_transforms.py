@@ -10,7 +10,7 @@ from mlxtune.tui.widgets.list import MarkableList
 from mlxtune.tui.widgets.panel import Panel
 
 from .conftest import OpenRoom
-from .driver import RoomDriver
+from .driver import NARROW, RoomDriver
 from .rows_stage import GOOD, Checks, checks, fill, journal, pair, ready, session_of, statuses, tokens, write
 from .stage import Shop
 
@@ -96,6 +96,21 @@ async def test_earlier_lines_can_be_recalled(shop: Shop, checks: Checks, open_ro
         assert room.screen.query_one(Input).value == "tag first"
         await room.press("down")
         assert room.screen.query_one(Input).value == "tag second"
+
+
+@pytest.mark.parametrize("size", [NARROW, (140, 45)])
+@pytest.mark.parametrize("text", ["", "replace /e/ee/", "nonsense in every way"])
+async def test_the_dialogs_keys_are_always_shown(
+    size: tuple[int, int], text: str, shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    fill(shop, GOOD * 3)
+    async with open_room("data", size) as room:
+        await opened(room)
+        await type_line(room, text)
+        await room.until(lambda: dialog_text(room, "#outcome").strip()[:1] in ("T", "✓", "·"))
+        await room.pilot.pause()
+        sheet, keys = room.screen.query_one(".sheet"), room.screen.query(Panel).last()
+        assert sheet.content_region.contains_region(keys.region)
 
 
 async def test_marks_by_key_and_every_decision_on_them(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
