@@ -279,7 +279,7 @@ class BaseApp(OrderedKeys):
         self._run_recipe_job(path, start_recipe, "Starting a search of {}.")
 
     def _with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
-        """Call ``then`` with the path of the only recipe, or of the one that the user chooses."""
+        """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
         if len(views) == 1:
             then(views[0].path)
         else:

@@ -17,7 +17,10 @@ from mlxtune.tui.widgets.frame import Notice
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.generate.lineage import Task
     from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
+    from mlxtune.data.generate.start import Quote
     from mlxtune.tui.base import BaseApp
+
+    _Offer = tuple[str, GenerationRequest, Quote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
 ROWS = 20
 _OTHER = "other"
@@ -61,14 +64,12 @@ def choose_teacher(
 ) -> None:
     """Ask which teacher writes the rows, with the highest cost of each, and start the generation with it."""
     from mlxtune.data.generate.request import GenerationRequest
-    from mlxtune.data.generate.start import Quote, quote
+    from mlxtune.data.generate.start import quote
 
-    app_workspace = app.workspace
-
-    def teachers() -> tuple[Recipe, list[tuple[str, TeacherSpec, GenerationRequest, Quote | MlxtuneError]]]:
+    def teachers() -> tuple[Recipe, list[_Offer]]:
         loaded = load(recipe)
         result = []
-        for name, spec in _teachers(app_workspace, loaded):
+        for name, spec in _teachers(app.workspace, loaded):
             request = GenerationRequest(
                 task, spec, ROWS if not prompts else 10_000, rows=rows, documents=documents, prompts=prompts, reason=reason
             )
@@ -76,12 +77,12 @@ def choose_teacher(
                 offer: Quote | MlxtuneError = quote(loaded, request)
             except MlxtuneError as error:
                 offer = error
-            result.append((name, spec, request, offer))
+            result.append((name, request, offer))
         return loaded, result
 
-    def show(found: tuple[Recipe, list[tuple[str, TeacherSpec, GenerationRequest, Quote | MlxtuneError]]]) -> None:
+    def show(found: tuple[Recipe, list[_Offer]]) -> None:
         loaded, offers = found
-        usable = [(name, request, offer) for name, _, request, offer in offers if not isinstance(offer, MlxtuneError)]
+        usable = [(name, request, offer) for name, request, offer in offers if not isinstance(offer, MlxtuneError)]
         if not usable:
             app.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
             return
@@ -124,10 +125,7 @@ def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
     return result
 
 
-def _cost(offer: object) -> str:
-    from mlxtune.data.generate.start import Quote
-
-    assert isinstance(offer, Quote)
+def _cost(offer: Quote) -> str:
     text = f"up to {plural(offer.questions, 'question')}"
     if not offer.host:
         return f"{text}, on this machine"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui.render.text import ago
 from mlxtune.tui.snapshot import RunView
 
 _RUNNING = {"train": "training", "eval": "evaluating", "search": "searching", "generate": "generating"}  # by the kind of a run
-_NOUNS = {"eval": "evaluation", "search": "search", "generate": "generation"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
         label = "stopping"
     elif view.status == "running":
         label = _RUNNING.get(state.kind, label)
-    elif state.kind in _NOUNS and not view.alive:
-        label = f"{_NOUNS[state.kind]} {label}"
+    elif state.kind in RUN_KINDS and state.kind != "train" and not view.alive:
+        label = f"{RUN_KINDS[state.kind].noun} {label}"
     step, total = f"{state.step:,}", f"{state.total:,}" if state.total else ""
     if state.kind in ("eval", "generate"):
         step, total = "", ""
