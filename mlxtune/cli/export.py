@@ -87,6 +87,10 @@ def export(
             raise InputError(
                 f"{option.partition(' ')[0]} cannot be used with {form}.", hint=f"mlxtune export {usable[0]} {which} {option}"
             )
+    if lora and precision:
+        raise InputError(
+            "--precision cannot be used with --lora.", hint="A GGUF file with only the adapter is in float32. Remove --precision."
+        )
     if form == "peft" or (lora and form == "mlx"):
         _export_adapter(form, which, to, json)
         return

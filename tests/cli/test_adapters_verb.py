@@ -256,3 +256,4 @@ def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):
     assert "adapter_model.safetensors" in ended.err
     assert cli("adapters", "import", "out folder", "--name", "again", "--base", str(tiny)).code == 0
     assert "--lora cannot be used with peft." in cli("export", "peft", "--lora").err
+    assert "--precision cannot be used with --lora." in cli("export", "llamacpp", "--lora", "--precision", "q8_0").err
