@@ -68,7 +68,7 @@ def verify_export(
 def _hint(result: Verification) -> str:
     if result.problem:
         return "Export the adapter again, and let the program use the exported template."
-    return "Export it with more bits, for example: mlxtune export llamacpp --precision q8_0"
+    return "If the program's file is quantized, use one in 16 bits: mlxtune export llamacpp --precision f16"
 
 
 def _print(result: Verification, form: str) -> None:
