@@ -224,7 +224,7 @@ class AdaptersRoom(Room):
 
         about = (
             "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows. "
-            "It is kept only if the outputs match."
+            "It is kept only if it is faithful. For Ollama, LM Studio, and PEFT, use mlxtune export."
         )
         options = [ChoiceOption("", "Cancel", "nothing is written")]
         options += [ChoiceOption(form, *texts) for form, texts in service.EXPORT_FORMS.items()]
