@@ -145,7 +145,11 @@ def _install(program: Program, name: str, folder: str) -> None:
                 raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
             info(("  " + shlex.join(["ollama", "run", ollama.model_name(name)]), "primary"))
     elif program == "lmstudio":
-        info(f"  LM Studio lists the model as {lmstudio.PUBLISHER}/{name}, and the preset as {name}.")
+        model = lmstudio.model_folder(name)
+        listed = f"LM Studio lists the model as {lmstudio.PUBLISHER}/{name}"
+        if Path(folder) != model.resolve():
+            listed = f"To have LM Studio list the model, move its folder to {one_line(str(model), 200)}"
+        info(f"  {listed}. The preset is {name}.")
 
 
 def _document(run_id: str, proof: Fidelity, summary: Mapping[str, Any], code: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from mlxtune.adapters.export import fidelity, gguf, lmstudio, ollama
 from mlxtune.adapters.export import worker as exporting
+from mlxtune.cli.export import _install
 from mlxtune.core.errors import GateError, MachineError
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.models.resolve import ModelFolder
@@ -92,6 +93,13 @@ def test_lmstudio_preset_has_the_system_prompt(home: Path) -> None:
     fields = {field["key"]: field["value"] for field in preset["operation"]["fields"]}
     assert fields["llm.prediction.systemPrompt"] == "Be brief."
     assert fields["llm.prediction.temperature"] == 0
+
+
+def test_the_model_is_listed_only_in_lmstudios_folder(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _install("lmstudio", "mine", str(lmstudio.model_folder("mine").resolve()))
+    assert "LM Studio lists the model as mlxtune/mine. The preset is mine." in capsys.readouterr().err.replace("\n", " ")
+    _install("lmstudio", "mine", str(home / "elsewhere"))
+    assert "To have LM Studio list the model, move its folder to" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
