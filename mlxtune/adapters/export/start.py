@@ -25,7 +25,6 @@ from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 
 ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
-FORMS: tuple[ExportForm, ...] = get_args(ExportForm)
 GGUF_FORMS = ("gguf", "gguf-lora")
 Precision = Literal["f16", "bf16", "q8_0", "f32"]  # of the matrices in a GGUF file
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
