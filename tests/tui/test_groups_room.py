@@ -14,7 +14,7 @@ from mlxtune.tui.widgets.list import MarkableList
 from . import rows_stage
 from .conftest import OpenRoom
 from .driver import NARROW, RoomDriver
-from .rows_stage import GOOD, Checks, answer, chat, checks, fill, journal, ready, statuses, tokens
+from .rows_stage import GOOD, Checks, answer, chat, checks, fill, journal, ready, session_of, statuses, tokens
 from .stage import Shop
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,12 @@ async def test_keep_one_is_one_event_and_one_undo(shop: Shop, checks: Checks, op
         await opened(room)
         await room.press("home")
         before = lines(room)
-        await room.press("enter", "down", "o")
+        await room.press("enter", "down")
+        row = session_of(room).source.lazy_row(11).row
+        assert room.screen.command_fields() == {"row": row.id}
+        await room.press("ctrl+y")
+        await room.until_notice("✓ Copied the row.")
+        await room.press("o")
         await room.until_notice("✗ 3 rows rejected.")
         assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
         assert len(lines(room)) == len(before) - 1

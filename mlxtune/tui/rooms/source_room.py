@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +13,7 @@ from textual.content import Content
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
+from mlxtune.data.rows import Row
 from mlxtune.tui.base import Room
 from mlxtune.tui.generate_flow import choose_task
 from mlxtune.tui.paths import relative_paths
@@ -44,6 +47,29 @@ class SourceRoom(Room):
         """The displayed session, once its source is open."""
         session = self.sessions.session
         return session if session is not None and session.browser is not None else None
+
+    @property
+    def row_under_cursor(self) -> int | None:
+        """The record number of the row under the cursor."""
+        session = self.session
+        return session.row_index if session is not None and len(session.source) else None
+
+    @property
+    def row(self) -> Row | None:
+        """The row under the cursor with its edits; ``None`` if the record is not a valid row."""
+        session, index = self.session, self.row_under_cursor
+        if session is None or index is None:
+            return None
+        row = session.source.lazy_row(index).current_or_error
+        return None if isinstance(row, DataError) else row
+
+    def command_fields(self) -> Mapping[str, str]:
+        row = self.row
+        return {"row": row.id} if row else {}
+
+    def copyable(self) -> tuple[str, str]:
+        row = self.row
+        return (json.dumps(row.content, ensure_ascii=False), "the row") if row else ("", "")
 
     def on_unmount(self) -> None:
         self.sessions.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Input
 
-from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
@@ -124,13 +123,6 @@ class DataRoom(SourceRoom):
 
     def restore_state(self, left: Mapping[str, Any]) -> None:
         self._saved = {"filter": str(left["filter"]), "order": str(left["order"]), "row": int(left["row"])}
-
-    def copyable(self) -> tuple[str, str]:
-        session = self.sessions.session
-        if session is None or not len(session.source):
-            return "", ""
-        row = session.source.lazy_row(session.row_index).current_or_error
-        return ("", "") if isinstance(row, DataError) else (json.dumps(row.content, ensure_ascii=False), "the row")
 
     # Drawing
 

@@ -53,7 +53,7 @@ class GroupsRoom(SourceRoom):
     AUTO_FOCUS = "#group-list"
     RECIPE_KEY = "r"
     CONDITIONAL_ACTIONS = frozenset(
-        {"keep_one", "keep_diverse", "drop_rest", "ignore", "accept", "reject", "tag", "redo", "clusters", "repeats", "transform",
+        {"keep_one", "keep_diverse", "drop_rest", "ignore", "accept", "reject", "tag", "redo", "clusters", "repeats", "transform", "generate",
          "open", "import_rows", "recipe"}
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -130,6 +130,11 @@ class GroupsRoom(SourceRoom):
         session = self.session
         groups = self._groups(session) if session else []
         return groups[self._list.cursor] if self._list.cursor < len(groups) else None
+
+    @property
+    def row_under_cursor(self) -> int | None:
+        group = self.group
+        return self._member(group) if group else None
 
     def _member(self, group: RowGroup) -> int:
         """Return the row of ``group``, the current one, that is under the cursor."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -117,22 +116,6 @@ class ReviewRoom(SourceRoom):
         """The displayed session, once its source is open and has rows."""
         session = super().session
         return session if session is not None and len(session.source) and session.error is None else None
-
-    @property
-    def row(self) -> Row | None:
-        """The current row with its edits; ``None`` if the record is not a valid row."""
-        if (session := self.session) is None:
-            return None
-        row = session.source.lazy_row(session.row_index).current_or_error
-        return None if isinstance(row, DataError) else row
-
-    def command_fields(self) -> Mapping[str, str]:
-        row = self.row
-        return {"row": row.id} if row else {}
-
-    def copyable(self) -> tuple[str, str]:
-        row = self.row
-        return (json.dumps(row.content, ensure_ascii=False), "the row") if row else ("", "")
 
     # Drawing
 
