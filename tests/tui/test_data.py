@@ -56,7 +56,7 @@ async def test_rows_are_shown_before_the_checks_finish(shop: Shop, checks: Check
     checks.gate.clear()
     async with open_room("data") as room:
         await room.until(lambda: "Where is my parcel?" in room.text("#list") and "counting tokens" in room.text("#summary"))
-        assert room.head("#rows") == "▌ Rows 1 of 14, 13 undecided"
+        await room.until(lambda: room.head("#rows") == "▌ Rows 1 of 14, 13 undecided")
         assert session_of(room).source.verdict is None
         checks.gate.set()
         await checked(room)
