@@ -184,7 +184,7 @@ def _rates(score: AdapterScore) -> str:
 
 
 def _exports(entry: AdapterEntry) -> str:
-    """Return the formats in which the adapter was exported and what each costs, as a table; empty if there are none."""
+    """Return the formats in which the adapter was exported, with the cost of each, as a table; empty if there are none."""
     rows = [[plain(cell) for cell in export.cells] for export in tried_exports(entry)]
     return table([plain(name) for name in HEAD], rows) if rows else ""
 

@@ -16,7 +16,7 @@ from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchma
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Use a tiny size. Takes seconds, but calibrates nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use a tiny size: quick, but it does not calibrate the planner.")] = False,
     json: Json = False,
 ) -> None:
     """Benchmark this machine: matrix products, attention, generation and training at three sizes, and the disk.

@@ -11,7 +11,7 @@ from mlxtune.core.errors import InputError
 
 
 def require_consent(what: str, send: bool, hint: str) -> str:
-    """Return how the user consented to ``what``, a sentence. Raise ``InputError`` with ``hint`` without consent."""
+    """Return how the user consented to ``what``, a sentence. Raise ``InputError`` with ``hint`` if there is no consent."""
     if send:
         return "--send"
     if sys.stdin.isatty():

@@ -114,9 +114,9 @@ def _run_workflow(recipe: Recipe, panel: Stages) -> _Trained:
 
 
 def with_grammar_arms(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` with the base and the adapter also constrained to its schema, if llguidance is installed.
+    """Return ``recipe`` with additional arms constrained to its schema, if llguidance is installed.
 
-    The grammar is the strongest rival that needs no training, and the adapter may use it as well. A recipe that names its arms is
+    The grammar is the strongest rival that needs no training, and the adapter may use it as well. A recipe that lists its arms is
     not changed.
     """
     section = recipe.evaluation
@@ -131,7 +131,7 @@ def _baseline_description(recipe: Recipe) -> str:
 
 
 def _train(recipe: Recipe, panel: Stages) -> Run:
-    """Train ``recipe`` and say how its validation loss changed."""
+    """Train ``recipe`` and report how its validation loss changed."""
     panel.begin(recipe.name)
     run = training.start(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:
@@ -156,7 +156,7 @@ def _evaluate(recipe: Recipe, run: Run, panel: Stages) -> _Trained:
 
 
 def _measure(recipe: Recipe, run: Run | None) -> Path:
-    """Evaluate and return the evaluation's folder. Exit if it failed, was stopped, or continues without us."""
+    """Evaluate and return the evaluation's folder. Exit if it failed, was stopped, or continues in the background."""
     code, folder = measure(recipe, run)
     if code or not (folder / reports.FILE).is_file():
         raise typer.Exit(code)

@@ -84,9 +84,10 @@ def evaluate(
 
 
 def compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
-    """Train ``recipe`` with and without its generated rows unless that was done before, evaluate both, and compare them.
+    """Train ``recipe`` with and without its generated rows unless this has already been done, evaluate both, and compare them.
 
-    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless they pay.
+    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless the
+    generated rows help.
     """
     variants = generated_variants(recipe)
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")

@@ -96,7 +96,7 @@ def export(
         return
     if form == "ollama" and lora != bool(base):
         raise InputError(
-            "For Ollama, --lora and --from belong together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
+            "For Ollama, --lora and --from must be used together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
         )
     kind: ExportForm = "hf" if form == "hf" else "gguf-lora" if lora else "gguf"
     if form == "mlx":
@@ -135,7 +135,7 @@ def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
 
 
 def _install(program: Program, name: str, folder: str) -> None:
-    """Create the model in Ollama, if it is installed, and say how to use it and how to verify it."""
+    """Create the model in Ollama, if it is installed, and print how to use it and how to verify it."""
     if program == "ollama":
         command = ollama.create_command(name, folder)
         info(("  " + shlex.join(command), "primary"))

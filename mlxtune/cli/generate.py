@@ -1,4 +1,4 @@
-"""``data generate``: let a teacher propose rows, which are used only after they are accepted in the review."""
+"""``data generate``: have a teacher propose rows, which are used only after they are accepted in the review."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def generate(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Let a teacher write rows for a recipe's source, and follow it.
+    """Have a teacher write rows for a recipe's source, and follow its progress.
 
     The rows that pass the contract and all checks and repeat no other row are proposed: they are trained on only after you accept
     them in the review, and are never held out. The teacher sees only training rows.
@@ -139,7 +139,7 @@ def generate(
 
 
 def show_generation(run: Run, recipe: Path | None = None) -> None:
-    """Print how many rows a generation proposed, why others were refused, and how to review them."""
+    """Print how many rows a generation proposed, why others were refused, and how to review the proposals."""
     summary = dict(run.state().summary)
     if "scored" in summary:
         _show_scores(run, summary)

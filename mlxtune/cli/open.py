@@ -35,7 +35,7 @@ def open_room(
         raise InputError(f"There is no room named {one_line(room, 40)}.", hint=suggest(name, ROOM_ITEMS))
     find = ROOM_ITEMS[name]
     if item and find is None:
-        raise InputError(f"The room {name} shows nothing in particular.", hint=f"mlxtune open {name}")
+        raise InputError(f"The room {name} does not accept an item.", hint=f"mlxtune open {name}")
     state = find(Path.cwd(), item) if item and find else {}
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise terminal_error()

@@ -126,7 +126,7 @@ def summarize(entries: list[QueueEntry], evaluations: list[Path]) -> str:
 
 
 def _run_entry(queue: Queue, entry: QueueEntry) -> None:
-    """Run an entry to its end, and record it. An entry that was started before continues with its run."""
+    """Run an entry to completion, and record it. An entry that was started before continues with its run."""
     while is_locked(accelerator_lock()) and not _is_alive(entry.run):
         time.sleep(POLL)
     if entry.command[0] not in DETACHED:

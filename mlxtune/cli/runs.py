@@ -167,7 +167,7 @@ def export(
         raise InputError(f"Unknown format: {to}.", hint=suggest(to, FORMATS, "Use one of:"))
     run = registry.find_run(Path.cwd(), name, None)
     if run.kind not in ("train", "search"):
-        raise InputError(f"{run.id} has no metrics over steps.", hint="Export a training run or a search.")
+        raise InputError(f"{run.id} has no per-step metrics.", hint="Export a training run or a search.")
     target = output or Path(f"{run.id}.csv" if to == "csv" else "tensorboard")
     sink: MetricSink = (
         CsvSink(target) if to == "csv" else TensorBoardSink(target) if to == "tensorboard" else TrackioSink(run.recipe().name)

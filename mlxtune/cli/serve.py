@@ -38,7 +38,7 @@ def serve(
         typer.Option(
             "--exact/--no-exact",
             help="Make greedy and seeded answers independent of the other requests. Default: on a CPU only. In 16-bit precision, "
-            "as on a GPU, many more tokens have to be computed again, alone.",
+            "as on a GPU, many more tokens must be recomputed individually.",
         ),
     ] = None,
     keep_alive: Annotated[

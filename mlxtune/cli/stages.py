@@ -23,9 +23,8 @@ _SPARK = 32  # the number of losses in the sparkline
 
 @dataclass
 class Stage:
-    """A stage: its duration elsewhere in seconds, if it was measured, its note, and when it began and ended.
-
-    The fraction done is from 0 to 1.
+    """A stage: its duration in seconds on a reference machine, if measured, its note, and when it began and ended. The completed
+    fraction is from 0 to 1.
     """
 
     title: str
@@ -73,7 +72,7 @@ class Stages:
 
     @property
     def seconds_left(self) -> float | None:
-        """The estimated seconds left: what was measured elsewhere, at the speed of the stages that have ended.
+        """The estimated seconds left: the measured durations, scaled to the speed of the stages that have ended.
 
         None until a stage whose duration is known has ended, and if the duration of any stage is unknown.
         """
@@ -105,7 +104,8 @@ class Stages:
 
 @contextmanager
 def stages(items: Sequence[tuple[str, float | None]]) -> Iterator[Stages]:
-    """Show stages, each a title and its duration elsewhere in seconds, if measured. On a terminal, their progress bars are drawn in the panel."""
+    """Show stages, each a title and its duration in seconds on a reference machine, if measured. On a terminal, their progress bars
+    are drawn in the panel."""
     shown = Stages([Stage(title, measured) for title, measured in items], live=err.is_terminal)
     if not shown.live:
         yield shown

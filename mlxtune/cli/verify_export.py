@@ -1,4 +1,4 @@
-"""``verify-export``: ask an installed program the held-out rows, and compare its answers with the adapter's."""
+"""``verify-export``: send the held-out rows to an installed program, and compare its answers with the adapter's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify_export(
     ],
     model: Annotated[str, typer.Option("--model", help="The model's name there. Default: the only one.", show_default=False)] = "",
     export: Annotated[
-        str, typer.Option("--export", help="The ID of the export that runs there, if it is not clear.", show_default=False)
+        str, typer.Option("--export", help="The ID of the export that runs there, if it is ambiguous.", show_default=False)
     ] = "",
     recipe: Rows = None,
     json: Json = False,

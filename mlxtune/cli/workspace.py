@@ -65,7 +65,7 @@ def init(
 
 
 def _init_from(source: Path, folder: Path, name: str, map: str) -> None:
-    """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show what was guessed."""
+    """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
     from mlxtune.data.readers.formats import parse_mapping
 

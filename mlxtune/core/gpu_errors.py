@@ -21,7 +21,7 @@ _SMALLER_BATCHES = "Use smaller batches (training.batch_tokens, evaluation.batch
 
 
 class _GpuErrorKind(NamedTuple):
-    """A kind of GPU error: its text, and what happened and what to do in plain words."""
+    """A kind of GPU error: its text, and a message and a hint in plain language."""
 
     pattern: re.Pattern[str]
     message: str

@@ -118,7 +118,7 @@ def _tensor(name: str, entry: Any, origin: int) -> TensorInfo:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object, and reject duplicate names, for which different JSON readers pick different values."""
+    """Build an object, and reject duplicate names, because JSON readers differ in which of the values they use."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("the header has duplicate names")

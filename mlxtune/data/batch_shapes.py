@@ -56,7 +56,7 @@ def pair_batch_cost(shape: Shape) -> float:
 def choose_shapes(batches: Mapping[Shape, int], cost: Callable[[Shape], float], limit: int = MAX_SHAPES) -> dict[Shape, Shape]:
     """Return the shape that each shape of ``batches``, which counts their batches, is padded to: at most ``limit`` shapes in all.
 
-    Starting from a single group of all shapes, the split in one dimension that saves the most is made next, until the padding
+    Starting with all shapes in one group, groups are split in one dimension, each time where this saves the most, until the padding
     costs less than :data:`ENOUGH` or the limit is reached.
     """
     exact = sum(count * cost(shape) for shape, count in batches.items())

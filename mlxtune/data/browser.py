@@ -147,7 +147,7 @@ class SourceBrowser:
     # Decisions
 
     def apply_review(self, state: ReviewState, step: ReviewStep | None = None) -> None:
-        """Use ``state`` from now on. ``step`` is the only change, if known."""
+        """Switch to ``state``. ``step`` is the only change, if known."""
         self.state = state
         if step is None or len(step.changes) > _MAX_SINGLE_CHANGES:
             self._decisions = {}
@@ -166,7 +166,7 @@ class SourceBrowser:
 
     @property
     def decided_count(self) -> int:
-        """The number of rows that are no longer undecided."""
+        """The number of rows with a decision."""
         return sum(not decision.is_undecided for decision in self.decisions.values())
 
     @property
@@ -175,7 +175,7 @@ class SourceBrowser:
         return Counter(self._tags)
 
     def last_step(self, index: int) -> ReviewStep | None:
-        """Return the most recent decision step about a row."""
+        """Return the most recent decision about a row."""
         decision = self._decisions.get(index)
         if decision is None:
             return None
@@ -442,7 +442,7 @@ class Throttle:
         self._until = time.perf_counter() + _WORK_SECONDS
 
     def pause(self) -> bool:
-        """Pause if it is time to, and return whether it did."""
+        """Pause if it is time to do so, and return whether it did."""
         if time.perf_counter() < self._until:
             return False
         time.sleep(_PAUSE_SECONDS)

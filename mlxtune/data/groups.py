@@ -27,7 +27,7 @@ class RowGroup:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What identifies the group while rows are left out of it: its kind and first row."""
+        """The key that identifies the group even after rows are left out of it: its kind and first row."""
         return self.kind, self.rows[0]
 
     def without(self, rows: Collection[int]) -> RowGroup:
@@ -63,15 +63,14 @@ def finding_groups(findings: Iterable[Finding]) -> list[RowGroup]:
 
 
 def by_size(groups: Iterable[RowGroup]) -> list[RowGroup]:
-    """Return groups of two or more rows, largest first; outliers come first, however few they are."""
+    """Return groups of two or more rows, largest first; outliers always come first."""
     kept = [group for group in groups if len(group.rows) > 1 or (group.kind == OUTLIERS and group.rows)]
     return sorted(kept, key=lambda group: (group.kind != OUTLIERS, -len(group.rows), group.kind, group.rows))
 
 
 def most_diverse(texts: Sequence[str], count: int) -> list[int]:
-    """Return the positions of ``count`` texts that differ most from each other, in ascending order.
-
-    The first text is kept, and then always the text with the largest distance (of 5-gram shingles, Jaccard) to those already kept
+    """Return the positions of ``count`` texts that differ most from each other, in ascending order. The first text is kept, and
+    then repeatedly the text with the largest distance (of 5-gram shingles, Jaccard) to those already kept
     (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance").
     """
     sets = [shingles(fold(text[:_MAX_TEXT])) for text in texts]

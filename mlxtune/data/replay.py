@@ -33,8 +33,9 @@ class ReplayPrompt:
 def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:
     """Return the prompts of the rows to mix into ``train``, so that ``data.replay`` is their share of the training rows.
 
-    With ``data.replay_system``, the system prompt that all of ``train`` begin with, if any, precedes prompts that have none. If there are fewer prompts
-    than rows, each is answered again, first with the other kind of answer, then with further samples. Raises ``RecipeError`` for a
+    With ``data.replay_system``, the system prompt that all of ``train`` begin with, if any, precedes prompts that have none. If
+    there are fewer prompts than rows, prompts are answered again, first with the other kind of answer, then with more samples.
+    Raises ``RecipeError`` for a
     method other than SFT, and ``DataError`` for a file that cannot be used.
     """
     share = recipe.data.replay

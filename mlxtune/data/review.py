@@ -86,7 +86,7 @@ class Decision:
 
 
 def is_resolved(check: str, decisions: Sequence[Decision]) -> bool:
-    """Return whether a finding of ``check`` about rows with these ``decisions``, the row to fix first, needs no decision any more.
+    """Return whether a finding of ``check`` about rows with these ``decisions``, the row to fix first, no longer needs a decision.
 
     It was dismissed for all of them, or no other row than the first is left.
     """
@@ -437,7 +437,7 @@ class ReviewSession:
     def decide(self, action: Action, rows: Iterable[KeyedRow], *, reason: str = "", **options: Any) -> ReviewStep | None:
         """Record one decision on ``rows``; ``options`` are passed to :func:`plan_changes`. Returns ``None`` if nothing changes.
 
-        Raises ``DataError`` like :func:`plan_changes`. Raises ``MachineError`` if the disk is full; then nothing is decided.
+        Raises ``DataError`` like :func:`plan_changes`. Raises ``MachineError`` if the disk is full; no decision is recorded then.
         """
         self.synchronize()
         changes = plan_changes(action, rows, self.state, **options)
@@ -447,7 +447,7 @@ class ReviewSession:
         return self.state.steps[-1]
 
     def mute(self, check: str, reason: str) -> ReviewStep:
-        """Report no findings of ``check`` for this source from now on; ``reason`` says why."""
+        """Stop reporting ``check`` for this source; ``reason`` says why."""
         self.synchronize()
         self._append({"action": "mute", "reason": reason, "checks": [check]})
         return self.state.steps[-1]

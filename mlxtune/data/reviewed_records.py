@@ -1,4 +1,4 @@
-"""A source's records after its review, in one pass: with edits applied, and known to be left out if they were rejected."""
+"""Read a source's records after its review in one pass. Edits are applied, and rejected records are marked as left out."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ReviewedRecords:
                 index += 1
 
     def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
-        """Return whether a finding of ``check`` about several records needs no decision any more."""
+        """Return whether a finding of ``check`` about several records no longer needs a decision."""
         decisions = [self._decisions.get(index) or Decision("", "") for index in rows]
         return len(rows) > 1 and is_resolved(check, decisions)
 

@@ -246,7 +246,7 @@ def row_text(row: Row) -> str:
 
 
 def last_prompt(row: Row) -> str:
-    """Return the last turn of the prompt, which is enough to tell rows apart at a glance."""
+    """Return the last turn of the prompt, which is enough to distinguish rows at a glance."""
     prompt = row.prompt_content
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else row_text(row)
 

@@ -39,7 +39,8 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence that recurs in the answers, and the value of a field that they have then. ``share`` of these have it."""
+    """A sentence that recurs in the answers, and the value of a field that goes with it. ``share`` of the answers with this value
+    have the sentence."""
 
     text: str
     when: tuple[str, str] | None
@@ -48,7 +49,8 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Scaffold:
-    """What was guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has their few values."""
+    """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
+    if they are few."""
 
     source: Path
     rows: int

@@ -17,9 +17,8 @@ from mlxtune.data.source_files import GENERATED, all_files
 @dataclass(frozen=True)
 class Source:
     """All rows of a source after its review. ``parts`` maps splits to their rows if the files define splits, else ``all`` to all rows.
-    Generated rows are the part ``generated``, which has only the accepted ones.
-
-    The review left out ``left_out`` rows. ``edited`` maps the hash of an edited row to the original hash, and ``accepted`` has the
+    Generated rows form the part ``generated``, which contains only accepted ones. The review left out ``left_out`` rows. ``edited``
+    maps the hash of an edited row to the original hash, and ``accepted`` has the
     locations of accepted rows.
     """
 

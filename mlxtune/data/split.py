@@ -85,7 +85,8 @@ class Splits:
 
 
 def _fix_command(rows: Sequence[Row]) -> str:
-    """Return the command that leaves training ``rows`` out. In a folder, a rejection would apply to their copies in other files."""
+    """Return the command that leaves training ``rows`` out. In a folder, rejecting them would also reject their copies in other
+    files."""
     file = rows[0].location.file
     if file.name in {f"{part}.jsonl" for part in PARTS} and (file.parent / "test.jsonl").is_file():
         return f"mlxtune data check {shlex.quote(os.path.relpath(file.parent))} --fix"
@@ -96,7 +97,7 @@ def _fix_command(rows: Sequence[Row]) -> str:
 def split(source: Source, data: DataSection) -> Splits:
     """Split ``source``. Splits that the source's own files define are kept.
 
-    Rows that :func:`group_labels` ties together stay together: in the split that was recorded for them (by :func:`record_splits`,
+    Rows that :func:`group_labels` groups stay together: in the split that was recorded for them (by :func:`record_splits`,
     with the same settings), or else in the split that :func:`assign` draws. A row without near-duplicates or tags never moves when
     others are added, and a recorded row never moves at all. Sealed rows are always in the test split. New rows whose
     near-duplicates are in several splits are set aside.
@@ -176,7 +177,7 @@ def _known_split(hashes: Iterable[str], recorded: Mapping[str, SplitName], seale
 
 
 def group_name(row: Row, key: str) -> str:
-    """Return what a row is grouped by: its metadata value for ``key`` if it has one, or else its prompt."""
+    """Return the value that a row is grouped by: its metadata for ``key`` if it has any, or else its prompt."""
     if key and row.meta.get(key) is not None:
         return f"{key}={row.meta[key]}"
     return prompt_hash(row)

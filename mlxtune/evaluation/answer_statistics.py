@@ -23,7 +23,8 @@ _CUT = ("length", THINKING_LIMIT, *_LOOPS)
 
 
 class Answer(Protocol):
-    """An answer with the time that it takes alone. In older evaluations, which did not store it, ``answer_tokens`` is ``None``."""
+    """An answer with the time that it takes if generated alone. In older evaluations, which did not store it, ``answer_tokens`` is
+    ``None``."""
 
     @property
     def output(self) -> str: ...
@@ -73,7 +74,7 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 def is_loop(text: str) -> bool:
     """Return whether ``text`` ends in a loop: most n-grams of characters in its last quarter occurred before it.
 
-    Numbers count as equal, so that a list that repeats one item is a loop, too. :class:`~mlxtune.models.loops.LoopDetector`, which ends
+    Numbers count as equal, so a list that repeats one item is also a loop. :class:`~mlxtune.models.loops.LoopDetector`, which ends
     answers, counts exact repetition only.
     """
     text = re.sub(r"\d+", "0", text.casefold())

@@ -46,7 +46,7 @@ def contract_hash(recipe: Recipe) -> str:
 def differences(before: ReportFacts, now: ReportFacts) -> list[str]:
     """Describe the differences between the conditions of two reports; empty if their results can be compared.
 
-    Templates are compared only if the base is the same. A fact that an older version did not store is not a difference.
+    Templates are compared only if the base is the same. A fact that an older version did not store does not count as a difference.
     """
     changes = []
     new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])

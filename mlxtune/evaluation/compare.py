@@ -59,7 +59,8 @@ def find_side(workspace: Path, which: str) -> EvaluationSide:
 
 
 def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> EvaluationComparison:
-    """Score both again and compare them. Raises ``InputError`` if outputs are missing, conditions differ, or both are the same."""
+    """Rescore both evaluations and compare them. Raises ``InputError`` if outputs are missing, conditions differ, or both are the
+    same."""
     if first.folder.resolve() == second.folder.resolve():
         raise InputError(f"Both sides are the same evaluation, {first.folder.name}.", hint="Specify a different evaluation or run.")
     comparability.require_comparable(first.folder.name, first.report.facts, second.folder.name, second.report.facts)

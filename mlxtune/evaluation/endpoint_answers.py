@@ -64,8 +64,9 @@ def endpoint_answers(
     """Return the endpoint's answers to ``rows``, and the dollars spent on them so far.
 
     Answers have at most ``max_tokens``, reasoning included. Each reply is saved as it arrives, so that an interrupted evaluation
-    continues where it ended. A reply that was lost may have been billed: it counts toward the cap at its worst case, and only another
-    evaluation asks for it again. ``count_tokens`` is used if the endpoint does not report tokens. Raises ``InputError`` if the
+    continues where it ended. A reply that was lost may have been billed: its worst-case cost counts toward the cap, and only
+    another evaluation requests it again. ``count_tokens`` is used if the endpoint does not report tokens. Raises ``InputError`` if
+    the
     endpoint rejects a request, ``MachineError`` if it cannot be reached or replies were lost, and ``CostCapReached`` at the cap.
     """
     start = time.perf_counter()

@@ -1,6 +1,5 @@
-"""Group the rows that fail in an evaluation by their nearest training rows, which more rows can be written like.
-
-A teacher never sees a held-out row. What it sees are the training rows of a group.
+"""Group an evaluation's failing rows by their nearest training rows, so that similar rows can be generated. A teacher sees the
+training rows of a group, but never a held-out row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Locate the part of an output that fails a metric, for highlighting.
 
-Highlights are a reading aid and never affect a verdict. Something missing, such as a disclaimer, has no location.
+Highlights are a reading aid and never affect a verdict. A missing part, such as a disclaimer, has no location.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def failure_span(metric: str, answer: ModelAnswer, contract: Contract) -> Span |
 
 
 def _syntax(answer: ModelAnswer) -> Span | None:
-    """Return the part that keeps an output from being JSON. As in the class of failure, surrounding text takes precedence."""
+    """Return the part that prevents an output from being valid JSON. As in the class of failure, surrounding text takes
+    precedence."""
     text = answer.output
     try:
         parse_json(text)
@@ -105,7 +106,7 @@ def _field(answer: ModelAnswer) -> Span | None:
 
 
 def _disclaimer(answer: ModelAnswer, rules: Sequence[Disclaimer]) -> Span | None:
-    """Return a disclaimer that does not count or is out of place."""
+    """Return a disclaimer that does not count or is misplaced."""
     phrases = (phrase for rule in rules for phrase in rule.phrases if phrase.match != "regex")
     return next(filter(None, (_phrase(answer.output, phrase.text) for phrase in phrases)), None)
 

@@ -1,7 +1,8 @@
-"""Estimate how long each answer takes if it is generated alone, as for one user who waits for it.
+"""Estimate how long each answer takes if it is generated alone, as for a single user who waits for it.
 
-An evaluation generates many answers at once, and none of them takes as long as it would alone. A few rows are therefore answered again,
-one at a time and up to a few tokens, which gives the time to the first token and per further token. The other answers' times
+An evaluation generates many answers at once, and none of them takes as long as it would alone. Therefore, the first tokens of a few
+answers are generated again, one row at a time, which gives the time to the first token and per subsequent token. The other answers'
+times
 follow from their numbers of tokens. The part of the prompt that all rows share is already computed, as in a server that caches it.
 """
 
@@ -24,7 +25,7 @@ GenerateOne = Callable[[Sequence[int], int, Progress], GeneratedAnswer]
 
 @dataclass(frozen=True)
 class Latency:
-    """The seconds to the first token of an answer, and per further token."""
+    """The seconds to the first token of an answer, and per subsequent token."""
 
     first: float
     further: float

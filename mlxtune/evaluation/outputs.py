@@ -130,7 +130,8 @@ def generate_answers(
     Answers have at most ``max_tokens``, after at most ``thinking_tokens`` of reasoning. For pairs with an ID in
     ``compared``, the likelihood of the rejected answer is computed too. Results are stored in ``cache`` under a hash of everything that
     affects them: weights, tokenizer, adapter, grammar, tokens, decoding, compute path and versions.
-    ``tell`` returns the progress callback for a kind of work (``of`` names ``rows``); ``shared`` holds prefixes that ``loaded`` has
+    ``tell`` returns the progress callback for a kind of work (``of`` describes ``rows``); ``shared`` holds prefixes that ``loaded``
+    has
     processed with its current weights, and ``likelihoods`` those of earlier arms, which a grammar does not change. If ``timed``,
     the time that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's
     context, and ``MlxtuneError`` for NaNs.

@@ -180,7 +180,7 @@ class EvaluationReport:
     def outcome(self) -> str:
         """The verdict's outcome: ``worse`` if the contract got worse, else the headline's; empty if nothing was compared.
 
-        It is ``cannot tell`` if the token limit may decide.
+        It is ``cannot tell`` if the token limit may have decided it.
         """
         if self.cut_arm:
             return "cannot tell"
@@ -189,9 +189,9 @@ class EvaluationReport:
 
     @cached_property
     def cut_arm(self) -> ArmResult | None:
-        """An arm that did not win and was cut off while still going so often that the token limit may decide, if there is one.
-
-        The limit does not decide if the rows are independent and the outcome is the same with all of these answers counted as passes.
+        """An arm that did not win and whose answers were cut off so often that the token limit may have decided the outcome, if
+        there is one. The limit is not decisive if the rows are independent and the outcome is the same with all of these answers
+        counted as passes.
         """
         item = self.contract
         if item is None or (self.headline_metric != CONTRACT and item.outcome != "worse"):
@@ -271,9 +271,8 @@ class ArmScores:
 def build(
     facts: ReportFacts, arms: Sequence[ArmScores], groups: Sequence[Hashable] = (), seeds: Sequence[SeedScores] = ()
 ) -> EvaluationReport:
-    """Build the report of ``arms``, which answered the same rows. The base comes first, the tuned arms last.
-
-    Each tuned arm is compared with the base and with the strongest other arm, which one of them has to beat. ``groups`` says which rows
+    """Build the report of ``arms``, which answered the same rows. The base comes first, the tuned arms last. Each tuned arm is
+    compared with the base and with the strongest other arm, which the strongest tuned arm must beat. ``groups`` says which rows
     belong together (near-duplicates, or rows of one customer); by default, all rows are independent. ``seeds`` are the recipe's
     adapters, of which the tuned arms have the recommended one.
     """

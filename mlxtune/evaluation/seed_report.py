@@ -70,7 +70,7 @@ class SeedReport:
 def recommend(seeds: Sequence[SeedScores], metric: str) -> str:
     """Return the run with the most passes on the validation rows; ties go to the lower validation loss, then the earlier seed.
 
-    Held-out rows have no say, so the recommended run's result on them is unbiased.
+    Held-out rows are not considered, so the recommended run's result on them is unbiased.
     """
 
     def quality(seed: SeedScores) -> tuple[int, float]:

@@ -110,7 +110,8 @@ def apply_holm(comparisons: Sequence[Compared], headline: str = CONTRACT) -> tup
 def outcomes_with_passes(
     comparisons: Sequence[Comparison], item: Comparison, arm: str, passes: int, headline: str = CONTRACT
 ) -> set[Outcome]:
-    """Return the outcomes of ``item``, one of ``comparisons``, if ``passes`` more answers of ``arm``, one of its two, had passed.
+    """Return the outcomes of ``item``, one of ``comparisons``, if ``passes`` more answers of ``arm``, one of its two arms, had
+    passed.
 
     They may have been answers to rows that the other arm passed or failed, so both extremes are computed. Rows are taken as independent.
     """

@@ -82,7 +82,7 @@ def verify(folder: Path) -> list[str]:
 def unverified(folder: Path) -> list[str]:
     """Return what cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and pages of other versions.
 
-    They are as the evaluation recorded them.
+    Their values are those that the evaluation recorded.
     """
     stored = read_json(folder / report.FILE)
     pages = () if _has_current_pages(stored) else PAGES

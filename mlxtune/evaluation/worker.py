@@ -257,7 +257,7 @@ def _score(contract: Contract, rows: Sequence[PromptRow], answers: ArmAnswers) -
 
 
 def sample_rows(rows: Sequence[PromptRow], count: int) -> list[PromptRow]:
-    """Return ``count`` of ``rows`` (0 means all) in their original order, chosen only by content."""
+    """Return ``count`` of ``rows`` (0 means all) in their original order. The choice depends only on their content."""
     chosen = {row.hash for row in sorted(rows, key=lambda row: row.hash)[: count or None]}
     return [row for row in rows if row.hash in chosen]
 

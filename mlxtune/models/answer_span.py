@@ -1,4 +1,4 @@
-"""Where an answer starts and ends in a rendered conversation."""
+"""Find where an answer starts and ends in a rendered conversation."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class EndlessAnswerError(Exception):
 
 
 def locate_answer(prompt: str, text: str, dialect: Dialect, control: ControlTokens, stops: Mapping[int, str]) -> AnswerSpan:
-    """Return the answer in ``text``, a conversation of which ``prompt`` is the inference prompt; both contain breaks.
+    """Return the answer in ``text``, a conversation whose inference prompt is ``prompt``; both contain breaks.
 
-    ``stops`` maps the ids of stop tokens to their texts. If the tokenizer joins the end of the prompt and the start of the answer to
-    one token, as it may where an answer begins with white space, both are encoded separately, because the model generates its answer
+    ``stops`` maps the ids of stop tokens to their texts. If the tokenizer merges the end of the prompt and the start of the answer
+    into one token, as it may if the answer begins with white space, both are encoded separately, because the model generates its
+    answer
     after the prompt's own tokens. Raises ``RewrittenAnswerError`` or ``EndlessAnswerError``.
     """
     if not text.startswith(prompt):

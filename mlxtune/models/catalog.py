@@ -90,7 +90,8 @@ class CatalogModel:
 
     @property
     def checked(self) -> str:
-        """What was tested here: the real weights, or its layers in a tiny random model, with or without its real chat template."""
+        """The parts that were tested here: the real weights, or the layers in a tiny random model, with or without the real chat
+        template."""
         if bundled.find(self.id):
             return "weights"
         return "template" if self.template else "layers"

@@ -1,6 +1,6 @@
 """Cluster texts by their vectors: spherical k-means, outliers by their nearest neighbors, and the words that name a cluster.
 
-scikit-learn has all of this, but it would add scipy and 100 MB for two hundred lines.
+scikit-learn has all of this, but it would add scipy and 100 MB to replace two hundred lines.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _k_means(vectors: Vectors, clusters: int) -> Labels:
 
 
 def _outliers(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Return which vectors are less similar to their fifth nearest neighbor than is usual, by the median absolute deviation."""
+    """Return which vectors are unusually dissimilar from their fifth nearest neighbor, by the median absolute deviation."""
     nearest = min(_NEIGHBORS, len(vectors) - 1)
     similarity = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), _BLOCK):

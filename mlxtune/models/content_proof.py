@@ -12,7 +12,7 @@ from mlxtune.data.template_notes import TemplateNote
 
 
 def missing_in_answer(answer: str, message: Message, *, thinking: bool) -> str:
-    """Return what of ``message`` is missing in the rendered ``answer``, such as "its reasoning", or an empty string."""
+    """Return the part of ``message`` that is missing in the rendered ``answer``, such as "its reasoning", or an empty string."""
     if message.content.strip() not in answer:
         return "its text"
     if thinking and (reasoning := message.extra.get(REASONING)) and reasoning.strip() not in answer:
@@ -24,7 +24,7 @@ def missing_in_answer(answer: str, message: Message, *, thinking: bool) -> str:
 
 
 def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
-    """Return what of the context turns and of ``tools`` is missing in the rendered ``text``, or an empty string."""
+    """Return the part of the context turns or of ``tools`` that is missing in the rendered ``text``, or an empty string."""
     for number, message in enumerate(messages, 1):
         if message.role != "assistant" and not _contains(text, message.content):
             return f"the text of turn {number} ({message.role})"
@@ -41,7 +41,8 @@ def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict
 
 
 def notes(answer: str, message: Message, decode: Callable[[], str]) -> Iterator[TemplateNote]:
-    """Yield how the trained text of ``message`` differs from it: ``answer`` as rendered, and as ``decode`` reads it from its tokens."""
+    """Yield how the trained text of ``message`` differs from it: ``answer`` as rendered, and as decoded from its tokens by
+    ``decode``."""
     content = message.content
     if content.strip() != content and content not in answer:
         yield TemplateNote.TRIMMED
@@ -75,7 +76,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _contains(text: str, content: str) -> bool:
-    """Return whether ``text`` contains ``content``, as it is, with escapes, or with other white space."""
+    """Return whether ``text`` contains ``content``: unchanged, with escapes, or with different white space."""
     content = content.strip()
     if content in text:
         return True

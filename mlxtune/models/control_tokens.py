@@ -84,7 +84,7 @@ class ControlTokens:
 
 
 def _continued(piece: str, encode: Any) -> list[tuple[int, Span]]:
-    """Encode a piece that continues a text, without the space that SentencePiece adds at the start of a text."""
+    """Encode a piece that continues a text, without the space that SentencePiece would add at the start."""
     for lead in _LEADS:
         before, pairs = encode(lead), encode(lead + piece)
         if [token for token, _ in pairs[: len(before)]] == [token for token, _ in before]:

@@ -48,7 +48,7 @@ class Dialect:
     turns with calls have one. ``content_parts`` is set if content must be a list of parts, and ``short_ids`` if call IDs must
     have nine letters or digits. ``tools`` and ``calls`` are unset if the template drops or rejects lists of tools, or calls;
     ``tools_in_system`` is set if the list is JSON text in the system turn.
-    ``header`` is the generation prompt, and ``extra`` what it has at its end that a conversation lacks before the answer, such as
+    ``header`` is the generation prompt, and ``extra`` the text at its end that does not precede answers in a conversation, such as
     the empty thought of Gemma 4.
     """
 
@@ -132,7 +132,7 @@ class Dialect:
         return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
     def _with_call_ids(self, turns: list[TurnDict]) -> list[TurnDict]:
-        """Return ``turns`` in which every result names its call: with its ID and its name, made up where the row has none."""
+        """Return ``turns`` in which every result names its call, with an ID and a name, which are generated if the row has none."""
         if not any(turn.get("tool_calls") for turn in turns):
             return turns
         numbered: list[TurnDict] = []
@@ -221,7 +221,7 @@ class _Probe:
         return "string" if json.dumps(value) in as_string else "object"
 
     def tools(self, *, in_system: bool = False) -> bool:
-        """Whether the list of tools, or the one ``in_system``, is in the prompt and stays there when the answer is added."""
+        """Whether the list of tools (or the one ``in_system``) is in the prompt, and remains when the answer is added."""
         start = with_tools_in_system([_USER], [_TOOL]) if in_system else [_USER]
         texts = [
             self._text(start, generation_prompt=True, tools=not in_system),
@@ -265,7 +265,7 @@ class _Probe:
         return ""
 
     def reasoning_before_calls(self) -> str:
-        """Return the key of reasoning in a turn with a call. Gemma 4's first templates render it in no other."""
+        """Return the key of reasoning in a turn with a call. Gemma 4's first templates render it only in such turns."""
         call = self._round({"probe_key": _VALUE})[1]
         return next((key for key in _REASONING_KEYS if _REASON in self._text([_USER, {**call, key: _REASON}])), "")
 

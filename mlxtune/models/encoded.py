@@ -20,8 +20,8 @@ class Encoded:
     """A row as tokens. ``tokens`` and ``trained`` (whether each is a target) have shape ``(tokens,)``.
 
     ``full_length`` is the number of tokens before truncation to ``data.max_tokens``. ``turn`` is the number of the trained turn in
-    the conversation if each answer is trained in a row of its own, else 0. ``notes`` say what the template changes. A ``replay`` row
-    has an answer of the base, and is not one of the recipe's rows.
+    the conversation if each answer becomes a separate row, else 0. ``notes`` say what the template changes. A ``replay`` row
+    contains an answer of the base, and is not one of the recipe's rows.
     """
 
     id: str

@@ -86,7 +86,7 @@ def _refusal(config: dict[str, Any]) -> _Refusal | None:
 
 
 def _other_kind(config: dict[str, Any]) -> str:
-    """Return the kind of a model that mlx-lm does not support, or an empty string if its configuration does not say."""
+    """Return the kind of a model that mlx-lm does not support, or an empty string if its configuration does not specify it."""
     if str(config["model_type"]).lower() in _DIFFUSION:
         return "a diffusion language model"
     if "vision_config" in config:

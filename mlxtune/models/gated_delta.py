@@ -63,7 +63,7 @@ def gated_delta_rule(
 
 
 def _pad(array: mx.array, count: int, value: float = 0) -> mx.array:
-    """Append ``count`` tokens, which leave the state unchanged if their gate is 1 and the rest 0."""
+    """Append ``count`` tokens. They leave the state unchanged if their gate is 1 and everything else is 0."""
     return mx.pad(array, [(0, 0), (0, count), *[(0, 0)] * (array.ndim - 2)], constant_values=value) if count else array
 
 
@@ -156,7 +156,7 @@ def _decay_between(log_g: mx.array) -> mx.array:
 def _unit_lower_inverse(lower: mx.array) -> mx.array:
     """Return ``(I + lower)⁻¹`` for strictly lower triangular matrices, by inverting blocks of 1, 2, 4, … rows.
 
-    A power series would be shorter, but its terms grow when keys repeat, and cancel.
+    A power series would be simpler, but if keys repeat, its terms become large and cancel.
     """
     size = lower.shape[-1]
     index = mx.arange(size)

@@ -126,8 +126,8 @@ def _decode(
 ) -> list[GeneratedAnswer]:
     """Return the answer after each of ``tails``, which are sorted by length.
 
-    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill. On a CPU, where
-    half of a step is work that one stream does on one core, there is a batch per core.
+    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill. On a CPU,
+    half of a step is work that a stream does on a single core, so there is one batch per core.
     """
     pool = thread_pool()
     lanes = _prefill(prefix, tails, report, max(1, min(pool.size, len(tails) // MIN_LANE_ROWS)))
@@ -148,7 +148,7 @@ def _decode(
         return choose(lane, prefix.head.backbone(tokens[:, None], lane.caches)[:, -1])
 
     def read(lane: _Lane, chosen: _Chosen) -> list[int]:
-        """Add the chosen tokens to the answers. Return the indices of the rows that go on."""
+        """Add the chosen tokens to the answers. Return the indices of the rows that continue."""
         _check_nan(chosen[1].any())
         tokens: list[int] = np.array(chosen[0]).tolist()
         going_on = []
@@ -269,7 +269,7 @@ def _batch_steps(
     answered: Collection[int],
     choose_token: TokenSampler,
 ) -> Iterator[_Step]:
-    """Generate with mlx-lm's batch generator. Prompts that the caller adds to ``answered`` end."""
+    """Generate with mlx-lm's batch generator. Answers end when the caller adds their prompts to ``answered``."""
     generator = BatchGenerator(
         model,
         max_tokens=max_tokens,
@@ -307,9 +307,9 @@ def _single_steps(
 
 
 def _batches_correctly(model: nn.Module) -> bool:
-    """Whether mlx-lm's batch generator computes what the model computes for each row, verified on two short prompts.
+    """Whether mlx-lm's batch generator gives the same results as the model does for each row, verified on two short prompts.
 
-    For some architectures it fails, or ignores the padding.
+    For some architectures, it fails or ignores the padding.
     """
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]

@@ -204,7 +204,7 @@ def _verify(id: str, folder: Path, entries: list[RepoFile]) -> None:
 
 
 def _has_listed_hash(file: Path, entry: RepoFile) -> bool:
-    """Return whether ``file`` has the hash listed by the Hub: SHA-256 for large files, the git blob ID for small ones."""
+    """Return whether ``file`` has the hash that the Hub lists: SHA-256 for large files, the git blob ID for small ones."""
     if not file.is_file() or file.stat().st_size != entry.size:
         return False
     if entry.lfs is not None:

@@ -1,8 +1,8 @@
 """Detect that a greedy answer repeats itself, so that it can end before the token limit.
 
-Greedy decoding has no randomness that could lead out of a loop, and a model that has copied a passage several times is ever more
-likely to copy it again (Xu et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list whose numbers rise continues. An answer that repeats itself less exactly reaches its limit; evaluations
-still count it as a loop (``evaluation.answer_statistics.is_loop``).
+Greedy decoding cannot leave a loop by chance, and each time a model copies a passage, it becomes more likely to copy it again (Xu
+et al. 2022, arXiv:2206.02369). Only exact repetition counts: a list with increasing numbers continues. An answer that repeats
+itself less exactly continues to its limit; evaluations still count it as a loop (``evaluation.answer_statistics.is_loop``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_PERIOD = 96  # tokens of the longest passage that is recognized
 
 
 class LoopDetector:
-    """Says after each token whether the output ends in a passage that has repeated often enough to be a loop."""
+    """Determines after each token whether the output ends in a passage that has repeated often enough to be a loop."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []

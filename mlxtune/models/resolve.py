@@ -80,7 +80,7 @@ def is_local(base: str, *, relative_to: Path = Path()) -> bool:
 
 
 def same_base(recorded: str, fingerprint: str) -> bool:
-    """Return whether an adapter whose base has the ``recorded`` fingerprint fits the model with ``fingerprint``.
+    """Return whether an adapter whose base has the ``recorded`` fingerprint matches the model with ``fingerprint``.
 
     True if nothing was recorded, and between layouts of a bundled model, which contain the same values.
     """

@@ -19,8 +19,8 @@ Render = Callable[[Sequence[Message]], str]
 def end_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int] | None:
     """Return the tokens with which a final assistant turn ends: one after an answer, and one after a call if it differs.
 
-    The first is the first control token after the text of the answer; without it, the result is empty. A call that none of the
-    known tokens ends (Gemma 4's) ends with the last control token. ``render`` returns a conversation as text. Control tokens are
+    The first is the first control token after the text of the answer; without it, the result is empty. If no known token ends a
+    call (Gemma 4), it ends with the last control token. ``render`` returns a conversation as text. Control tokens are
     the tokenizer's added tokens, except white space. Returns ``None`` if the text of the answer is not in the conversation.
     """
     known = set(tokenizer.eos_token_ids)

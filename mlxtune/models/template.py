@@ -105,7 +105,7 @@ class ChatTemplate:
         return thinking_controls(self.source) if self.source else ThinkingControls()
 
     def thinking_limit(self, tokens: int) -> int:
-        """Return ``tokens``, the limit for thoughts, or 0 if neither the template nor the vocabulary supports them."""
+        """Return ``tokens``, the limit for thoughts, or 0 if neither the template nor the vocabulary supports thoughts."""
         return tokens if self.thinking.reasons or self.tokenizer.has_thinking else 0
 
     @cached_property
@@ -120,7 +120,7 @@ class ChatTemplate:
 
     @cached_property
     def _variables(self) -> dict[str, Any]:
-        """What the template gets besides the conversation: its variables, and its source if it differs from the model's own."""
+        """The template's inputs besides the conversation: its variables, and its source if it differs from the model's own."""
         settings = self.settings
         thinking = (
             self.thinking.effort_variables(settings.effort) if settings.effort else self.thinking.variables(settings.thinking)
@@ -132,7 +132,7 @@ class ChatTemplate:
 
     @cached_property
     def dialect(self) -> Dialect:
-        """What the template expects of messages."""
+        """The message format that the template expects."""
         return find_dialect(self._apply, thinking=self.settings.thinking != "off", inline="<think>" in self.source)
 
     @cached_property
@@ -370,7 +370,8 @@ class ChatTemplate:
             raise TemplateError(f"{location}: {problem}", hint=_REASONING_HINT)
 
     def _switch_hint(self, messages: Sequence[Message]) -> str:
-        """Return a hint if a turn has a word that the template reads and removes, as those of SmolLM3 and Nemotron Nano v2 do."""
+        """Return a hint if a turn contains a word that the template interprets and removes, as those of SmolLM3 and Nemotron Nano
+        v2 do."""
         if "/no_think" not in self.source or not any(word in turn.content for turn in messages for word in ("/no_think", "/think")):
             return ""
         return "Remove /think and /no_think from the turns. model.thinking decides whether the model reasons."
@@ -471,5 +472,5 @@ def _preference_row_error(row: Preference | Unpaired) -> DataError:
 
 
 def _normalized(text: str) -> list[str]:
-    """Return the lines of ``text`` without differences in whitespace, empty lines and Unicode composition."""
+    """Return the lines of ``text``, normalized for whitespace, empty lines and Unicode composition."""
     return [" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines() if line.strip()]

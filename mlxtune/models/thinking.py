@@ -45,8 +45,9 @@ class ThinkingControls:
 
     ``switch`` and ``effort`` are the variables that turn it on and set its amount, empty if there are none; ``history`` are those
     that decide whether the reasoning of earlier turns stays. ``efforts`` are the values of ``effort`` for off and on; an empty
-    value leaves the template's default. ``words`` in the system turn turn it off and on where no variable does; they may be empty.
-    ``reasons`` says whether the template mentions reasoning at all.
+    value leaves the template's default. ``words`` in the system turn disable and enable it if there is no variable; they may be
+    empty.
+    ``reasons`` says whether the template mentions reasoning.
     """
 
     switch: str = ""
@@ -77,13 +78,13 @@ class ThinkingControls:
         return self.variables(mode) | ({self.effort: level} if self.effort and mode == "on" else {})
 
     def mode(self, variables: Mapping[str, Any], default: Thinking) -> Thinking:
-        """Return the mode that ``variables`` set, or the parts of ``default`` that they leave as they are."""
+        """Return the mode that ``variables`` set; parts that they do not set are taken from ``default``."""
         on = bool(variables[self.switch]) if self.switch in variables else default != "off"
         kept = [variables[name] is _HISTORY[name] for name in self.history if name in variables]
         return "off" if not on else "keep" if any(kept or [default == "keep"]) else "on"
 
     def describe(self, mode: Thinking) -> str:
-        """Describe ``mode`` with this template in a few words, or return ``""`` if the template does not support reasoning."""
+        """Briefly describe ``mode`` with this template, or return ``""`` if the template does not support reasoning."""
         if not self.reasons:
             return ""
         if not (self.switch or self.effort or self.words[0]):

@@ -77,7 +77,7 @@ class ThoughtSplitter:
         return (rest, "") if self._end else ("", rest.lstrip() if self._thought else rest)
 
     def _read_marker(self) -> bool:
-        """Decide what follows a thought or starts the output. Return ``False`` if more text is needed."""
+        """Determine what follows a thought or starts the output. Return ``False`` if more text is needed."""
         text = self._pending.lstrip()
         marker = next((marker for marker in MARKERS if text.startswith(marker)), "")
         spaces = len(self._pending) - len(text)

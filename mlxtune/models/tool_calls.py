@@ -126,7 +126,7 @@ class CallReader:
 
 
 class CallSplitter:
-    """Divides an answer that arrives in pieces into text and calls of ``tools``. Text that may belong to a call is withheld."""
+    """Splits a streamed answer into text and calls of ``tools``. Text that may belong to a call is withheld."""
 
     def __init__(self, reader: CallReader, tools: Tools) -> None:
         self._reader, self._tools = reader, tools

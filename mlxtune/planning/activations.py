@@ -73,7 +73,7 @@ class LayerActivations:
 def layer_activations(
     shapes: ModelShapes, weights: Sequence[WeightShape], targets: Sequence[WeightShape], section: AdapterSection, kernels: Kernels
 ) -> LayerActivations:
-    """Return what a layer with ``weights`` saves when ``targets`` have adapters."""
+    """Return the size of what a layer with ``weights`` saves when ``targets`` have adapters."""
     size = _FLOAT if kernels.float32 else min(weight.size for weight in weights)
     query, key = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     mlp_width, gated = _mlp(shapes, weights)

@@ -107,7 +107,7 @@ def _machine_key(recipe: Recipe, fingerprint: str, machine: Machine) -> str:
 
 
 def machine_facts(machine: Machine) -> list[Any]:
-    """Return what a measurement on ``machine`` depends on."""
+    """Return the facts about ``machine`` that a measurement depends on."""
     native_cpu = ["native"] if machine.backend == "cpu" and computes_natively(machine.backend) else []
     return [machine.chip, machine.cores, memory().total, installed_version("mlx"), *native_cpu]
 

@@ -1,4 +1,4 @@
-"""Suggest recipe changes for a run that does not fit, least harmful first, each with the resulting peak."""
+"""Suggest recipe changes for a run that does not fit, least harmful first, each with the resulting peak memory."""
 
 from __future__ import annotations
 

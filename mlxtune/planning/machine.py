@@ -53,7 +53,7 @@ ThermalPressure = Literal["nominal", "moderate", "heavy"]
 
 @dataclass(frozen=True)
 class PowerState:
-    """What slows this machine down or may end its work: the power source, the battery's charge from 0 to 1, and heat.
+    """Conditions that slow this machine down or may end its work: the power source, the battery's charge from 0 to 1, and heat.
 
     ``charge`` is ``None`` without a battery.
     """
@@ -65,7 +65,7 @@ class PowerState:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The reasons why a run would be slow or might not finish, as short texts."""
+        """Short descriptions of why a run would be slow or might not finish."""
         problems = ["Low Power Mode"] if self.low_power_mode else []
         problems += [f"{self.thermal} thermal pressure"] if self.thermal != "nominal" else []
         if self.charge is not None and self.charge < LOW_BATTERY:

@@ -134,7 +134,7 @@ class Plan:
 
     @property
     def peak_moment(self) -> str:
-        """When memory is highest, as text."""
+        """The moment of the highest memory use, as text."""
         if self.estimate.before:
             return "while the base is loaded, before the first step"
         return _PEAK_MOMENTS[self.estimate.moment]
@@ -166,7 +166,7 @@ class Plan:
 
     @property
     def compile_summary(self) -> str:
-        """How many steps are compiled, as text; empty if this machine does not compile."""
+        """The number of compiled steps, as text; empty if this machine does not compile steps."""
         if self.traces:
             return f"{plural(self.traces, 'step')}, one per batch shape"
         return "off: too few steps for it to pay" if self.compiles else ""
@@ -315,7 +315,7 @@ class Planner:
 def compiling_pays(work: Workload, measured: StepCalibration | None) -> bool:
     """Return whether compiling the steps of ``work`` saves more time than tracing its shapes takes.
 
-    Without a measurement, it is assumed to pay if each shape is used a few times.
+    Without a measurement, it is assumed to do so if each shape is used a few times.
     """
     if measured and measured.uncompiled:
         return work.traces * measured.trace < work.computed * (measured.uncompiled - measured.seconds)

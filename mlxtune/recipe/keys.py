@@ -1,4 +1,4 @@
-"""The recipe keys that the app's form shows, and how their values are stepped."""
+"""The recipe keys that the app's form shows, and how their values are incremented and decremented."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ class Endpoint:
     key_env: Annotated[str, Key("environment variable with the key")] = ""
     price_in: Annotated[float, Key("dollars per million prompt tokens"), _AT_LEAST_0] = 0.0
     price_out: Annotated[float, Key("dollars per million answer tokens"), _AT_LEAST_0] = 0.0
-    cap: Annotated[float, Key("spending cap in dollars, over all evaluations that ask the same"), _AT_LEAST_0] = 0.0
+    cap: Annotated[float, Key("spending cap in dollars, over all evaluations that send the same requests"), _AT_LEAST_0] = 0.0
 
 
 AUTO: Literal["auto"] = "auto"
@@ -464,7 +464,7 @@ class Recipe:
 
     @property
     def has_contract(self) -> bool:
-        """Whether there is anything that answers must satisfy."""
+        """Whether there are any requirements for answers."""
         section = self.evaluation
         return bool(section.schema or section.disclaimers or section.forbid) or section.length != Length()
 

@@ -74,7 +74,7 @@ def read_request(folder: Path) -> dict[str, Any]:
 
 
 def write_record(run: Run, kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Write and return the launch record: what the run's worker needs besides the recipe, its command, and its machine."""
+    """Write and return the launch record: the worker's request, its command, and its machine."""
     record = {
         "v": 1, "kind": kind, "request": dict(request), "command": python_command(RUN_KINDS[kind].module, str(run.folder)),
         "version": __version__, "host": socket.gethostname(), "machine": machine_id(),

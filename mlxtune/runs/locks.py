@@ -44,7 +44,7 @@ def file_lock(path: Path, *, busy_message: str, note: str = "", timeout: float =
 
 
 def lock_note(path: Path) -> str:
-    """Return what the holder of the lock at ``path`` wrote to it, or an empty string."""
+    """Return the note that the holder of the lock at ``path`` wrote to it, or an empty string."""
     try:
         with open_regular(path) as file:
             return file.read(4096).decode("utf-8", "replace").strip()

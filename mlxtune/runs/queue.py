@@ -1,6 +1,6 @@
 """The queue of a workspace: commands to run one after another, in ``queue.jsonl``.
 
-Each line adds an entry, or says that one was started, that it ended, or that the waiting entries were cleared.
+Each line adds an entry, or records that one was started or ended, or that the waiting entries were cleared.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _other_host(run: Run) -> str:
 
 
 def _is_worker(run: Run, pid: int) -> bool:
-    """Return whether ``pid`` is the process that holds the lock of ``run``, as far as this system can tell.
+    """Return whether ``pid`` is the process that holds the lock of ``run``, as far as can be determined.
 
     The lock's file names its holder. In a container, that process ID may belong to another process, whose command line does not
     contain the run's folder.

@@ -1,4 +1,5 @@
-"""Who may use the server: requests to this machine's own names, from its own pages and from allowed sites, with the token."""
+"""Access control for the server: requests must address it by a name of this machine, come from an allowed origin, and have the
+token."""
 
 from __future__ import annotations
 

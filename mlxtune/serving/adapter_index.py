@@ -32,7 +32,7 @@ def find_adapter(workspace: Path, which: str, fingerprint: str) -> AdapterEntry:
 
 
 def base_of(entry: AdapterEntry) -> str:
-    """Return the base to load for ``entry``: an alias or a Hub ID, which also work on other machines, or else a folder.
+    """Return the base to load for ``entry``: an alias or a Hub ID, which also works on other machines, or else a folder.
 
     A recipe's path to a folder may be relative to the recipe, so the folder recorded in the adapter is used. Raises ``InputError``
     when the base is not recorded.

@@ -23,7 +23,7 @@ class ChatSession:
     """A conversation whose ``turns`` alternate between user and assistant. ``system`` and ``adapter`` may be empty.
 
     ``effort`` is an OpenAI reasoning effort; if it is empty, an adapter reasons as in its training, and the base does not.
-    ``custom_system``: the user chose the system prompt (or none), so it stays when the adapter changes.
+    ``custom_system``: the user chose the system prompt (or none), so it is kept when the adapter changes.
     """
 
     system: str = ""

@@ -1,7 +1,8 @@
 """Continuous batching of many requests on one base model, each with its own adapter, in the one thread that owns MLX.
 
 Each round prefills one block of one prompt; then every adapter with active requests is activated in turn, and each of its requests
-gets one token. Requests join after prefill and leave when they finish, so none waits for a batch to fill or drain. A GPU computes the next
+gets one token. Requests join after prefill and leave when they finish, so none of them waits for a batch to fill or drain. A GPU
+computes the next
 tokens of a batch while the current ones are read. Other threads submit requests (:meth:`Engine.submit`) and cancel them
 (:meth:`Engine.cancel`); results are events.
 """
@@ -60,7 +61,7 @@ _OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "
 
 
 class QueueFullError(MachineError):
-    """The queue has no room for another request."""
+    """The queue is full."""
 
 
 class _DecodeBatch:
@@ -502,7 +503,7 @@ class Engine:
 
 
 def _known_error(error: Exception) -> MlxtuneError:
-    """Return an unexpected ``error`` as one with a message for users, after writing it to the log."""
+    """Write an unexpected ``error`` to the log, and return one with a message for users."""
     traceback.print_exception(error, file=sys.stderr)
     internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="This is an internal or system error. See the log.")
     return gpu_error(str(error)) or internal

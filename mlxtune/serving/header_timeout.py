@@ -1,6 +1,6 @@
 """Close connections whose request headers never arrive. uvicorn limits only the time between two requests.
 
-Otherwise, a client that sends one byte a minute holds a connection for as long as it likes (Slowloris).
+Otherwise, a client that sends one byte a minute could hold a connection indefinitely (Slowloris).
 """
 
 from __future__ import annotations

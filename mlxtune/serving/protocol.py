@@ -64,8 +64,8 @@ class GenerateRequest:
     """The messages so far, the adapter (empty: the base model), tools for the template, and a JSON Schema for the answer.
 
     ``effort`` is an OpenAI reasoning effort, and ``variables`` are further variables of the chat template. Both are empty by default:
-    an adapter then reasons as in its training, and the base model does not. A ``prompt``, text or token IDs, is continued as it is,
-    without the template, instead of ``messages``.
+    an adapter then reasons as in its training, and the base model does not. A ``prompt``, text or token IDs, replaces ``messages``
+    and is continued without the template.
     """
 
     id: str
@@ -97,7 +97,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Texts, or lists of token IDs, whose vectors are wanted."""
+    """A request for the vectors of texts or lists of token IDs."""
 
     id: str
     inputs: tuple[Prompt, ...]

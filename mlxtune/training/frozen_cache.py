@@ -1,6 +1,6 @@
 """Cache the frozen layers' outputs, which are the inputs of the first adapted layer, across epochs.
 
-Layers below the first adapter never change, and neither do their outputs. They are computed in fixed groups of rows, no matter
+Layers below the first adapter never change, and neither do their outputs. They are computed in fixed groups of rows, regardless of
 which batch needs them and when, so a resumed run gets bit-identical results.
 """
 

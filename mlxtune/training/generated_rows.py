@@ -1,4 +1,4 @@
-"""Whether generated rows pay: the same recipe trained with them and without them."""
+"""Measure whether generated rows help: the same recipe trained with and without them."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class TrainingLoop:
     ``cache`` returns a cache of the frozen layers' outputs for some rows, or ``None``. ``sample`` generates answers to a few
     prompts and returns a warning or ``""``; ``baseline_passes`` records which of these answers passed the contract before the first
     step. ``reference_kl`` computes the policy's distance from the reference. ``pause`` is called before each step.
-    ``origin`` is what must not change when the run is resumed.
+    ``origin`` has the facts that must not change when the run is resumed.
     """
 
     folder: Path

@@ -78,7 +78,7 @@ class Objective(Protocol[Arrays_contra]):
     ) -> list[Any]:
         """Return one batch per group, padded to its shape in ``shapes`` if given.
 
-        ``step`` holds all rows of the optimizer step; ``groups`` may be one host's shard of them.
+        ``step`` holds all rows of the optimizer step; ``groups`` may be a single host's shard of them.
         """
 
     def weight(self, counts: Counts) -> int:

@@ -1,4 +1,4 @@
-"""Let the base answer the replay prompts, and encode the answers as training rows.
+"""Have the base answer the replay prompts, and encode the answers as training rows.
 
 Answers are cached in ``replay/`` in mlxtune's home, in one file per base, keyed by a prompt's tokens and the kind of answer.
 """
@@ -32,7 +32,7 @@ BATCH_SIZE = 96
 
 @dataclass(frozen=True)
 class ReplayAnswer:
-    """The base's answer to a replay prompt, and whether it was cut at the limit."""
+    """The base's answer to a replay prompt, and whether it was truncated at the limit."""
 
     text: str
     cut: bool
@@ -65,7 +65,7 @@ def replay_rows(
 
 
 def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate, splits: Splits) -> list[Encoded]:
-    """Return the rows of :func:`replay_rows` as far as they are cached; the other answers are assumed to have the maximum length."""
+    """Return the rows of :func:`replay_rows` that are cached; the other answers are assumed to have the maximum length."""
     answers = _read(_cache_file(recipe, fingerprint))
     rows = []
     for prompt in replay_prompts(recipe, splits.train):

@@ -23,7 +23,7 @@ _ADJUSTABLE = {
 
 
 def make_origin(recipe: Recipe, base: str, parent: str) -> dict[str, Any]:
-    """Return what must not change between a checkpoint and its resumption, as JSON.
+    """Return the settings that must not change between a checkpoint and its resumption, as JSON.
 
     ``base`` is the fingerprint of the base, and ``parent`` is the hash of the parent adapter's weights or empty.
     """

@@ -43,7 +43,7 @@ def _used_rows(run: Run) -> tuple[set[str], set[str]]:
 
 
 def _without_seed(recipe: Recipe) -> list[str]:
-    """Return what two runs of one recipe have in common. An evaluation's settings and the day of training do not matter."""
+    """Return the settings that runs of the same recipe share. Evaluation settings and the day of training are not among them."""
     same = replace(
         recipe,
         training=replace(recipe.training, seed=0),

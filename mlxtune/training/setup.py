@@ -65,7 +65,8 @@ class TrainingSetup:
 
 @dataclass(frozen=True)
 class Foundation:
-    """What all adapters that are trained on the same data and base share: the splits, the encoded rows and the loaded model.
+    """The parts shared by all adapters that are trained on the same data and base: the splits, the encoded rows and the loaded
+    model.
 
     ``limit`` is the memory limit in bytes. ``skipped`` is as in :class:`TrainingSetup`.
     """

@@ -74,7 +74,7 @@ class Follower:
         self._after_step = step
 
     def process_output(self) -> tuple[str, ...]:
-        """Return the last lines that the worker process printed, safe to show."""
+        """Return the last lines that the worker process printed, safe to display."""
         stamp = file_stamp(self._run.log)
         if stamp != self._output_stamp:
             self._output_stamp = stamp

@@ -1,4 +1,4 @@
-"""The dialogs that lead to a generation: the task, then the teacher with what it costs. The choice of a teacher starts it."""
+"""The dialogs that start a generation: first the task, then the teacher with its cost."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) ->
 def choose_teacher(
     app: BaseApp, recipe: Path, task: Task, *, rows: tuple[str, ...] = (), documents: str = "", prompts: str = "", reason: str = ""
 ) -> None:
-    """Ask which teacher writes the rows, with the highest cost of each, and start the generation with it."""
+    """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
     from mlxtune.data.generate.request import GenerationRequest
     from mlxtune.data.generate.start import quote
 
@@ -101,7 +101,7 @@ def choose_teacher(
                 _start(app, loaded, request)
 
         title = f"Who writes up to {plural(min(ROWS, usable[0][2].rows) if task != 'answers' else usable[0][2].rows, 'row')}?"
-        text = "The teacher sees only training rows. Your choice starts it."
+        text = "The teacher sees only training rows. Choosing one starts it."
         app.push_screen(ChoiceDialog(title, text, options), chosen)
 
     app.run_job(teachers, show, busy="Counting the questions.")

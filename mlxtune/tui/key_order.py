@@ -1,4 +1,4 @@
-"""Keys that are handled one at a time, in the order in which they were typed."""
+"""Handle keys one at a time, in the order in which they were typed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TrackedKey.handler_name = events.Key.handler_name  # Textual derives it from th
 
 
 class OrderedKeys(App[None]):
-    """An app that forwards a key only after the one before has been handled.
+    """An app that forwards a key only after the previous one has been handled.
 
     Textual forwards each key at once to the focused widget, and runs a binding only after the key has bubbled up from there. If
     the first key moves the focus, a second one that was typed quickly still goes to the old widget: a letter meant for a text

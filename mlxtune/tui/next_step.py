@@ -16,7 +16,7 @@ from mlxtune.tui.verdict import VerdictView
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A key, what it does, and its action."""
+    """A key, its description, and its action."""
 
     key: str
     about: str
@@ -25,7 +25,7 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class NextStep:
-    """What to do next and why, with the key that does it: its label in the footer, what it does, and its action.
+    """The next step, the reason for it, and its key: the label in the footer, a description, and the action.
 
     ``shortcuts`` are alternatives.
     """
@@ -125,7 +125,7 @@ def _is_recipe_of(item: RecipeView, view: RunView) -> bool:
 
 
 def _after_run(view: RunView, snapshot: Snapshot) -> NextStep:
-    """Return what follows from how the newest run ended."""
+    """Return the next step after the newest run, depending on how it ended."""
     step, saved = f"{view.state.step:,}", last_checkpoint(view)
     checkpoint = f"Checkpoint {saved:,} is intact." if saved is not None else "No checkpoint was saved."
     resume = ("T", "open", "open it to resume", _open("train"))
@@ -273,7 +273,7 @@ def _data_stage(snapshot: Snapshot, view: RecipeView | None) -> WorkflowStage:
 
 
 def _review_stage(reviewed: int, rows: int) -> WorkflowStage:
-    """Return how many rows have a decision. Rows without one are also used for training."""
+    """Return the number of rows with a decision. Rows without one are also used for training."""
     if not reviewed:
         return WorkflowStage("○", "$faint", "Review", "optional: undecided rows are used, too", room="review")
     done = reviewed >= rows

@@ -50,7 +50,7 @@ class SessionManager:
             self.session = None
 
     def release_lock(self) -> None:
-        """Let other windows record decisions."""
+        """Release the review lock, so that other windows can record decisions."""
         if self.session is not None:
             self.session.release_lock()
 

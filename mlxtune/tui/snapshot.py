@@ -90,7 +90,7 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything the rooms draw, as of the time ``now``. Runs, evaluations, searches, and generations are newest first."""
+    """Everything that the rooms draw, as of the time ``now``. Runs, evaluations, searches, and generations are newest first."""
 
     now: float
     workspace: Path

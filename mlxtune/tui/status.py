@@ -1,4 +1,4 @@
-"""Describe the status of a run in words."""
+"""Describe the status of a run as text."""
 
 from __future__ import annotations
 

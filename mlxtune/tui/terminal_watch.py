@@ -1,4 +1,4 @@
-"""End the app when its terminal is gone.
+"""Exit the app when its terminal is gone.
 
 Closing a terminal, killing tmux, or losing an ssh connection need not send a signal, and Textual cannot exit by itself then: its
 input thread spins at the end of the file, and its event loop waits for output that nobody reads. A thread of our own therefore asks

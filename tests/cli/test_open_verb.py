@@ -53,7 +53,7 @@ def test_a_room_is_opened_on_an_item(room: str, item: str, state: dict[str, Any]
     ("room", "item", "message"),
     [
         ("trian", "", "no room named trian"),
-        ("home", "x", "nothing in particular"),
+        ("home", "x", "does not accept an item"),
         ("train", "last", "no runs"),
         ("evaluate", "x", "no evaluations"),
         ("plan", "gone", "no recipe at"),

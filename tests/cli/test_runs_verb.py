@@ -199,4 +199,4 @@ def test_metrics_are_exported_as_csv(cli, cwd):
     assert header.startswith("run,step,train/loss,")
     assert row.startswith("20261122-0900-shop,1204,1.5,")
     assert "Did you mean csv?" in cli("runs", "export", "--to", "csvs").err
-    assert "has no metrics over steps" in cli("runs", "export", "20261123").err
+    assert "has no per-step metrics" in cli("runs", "export", "20261123").err

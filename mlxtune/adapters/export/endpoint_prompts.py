@@ -1,4 +1,5 @@
-"""Ask an installed program how it renders a prompt: llama.cpp's server and Ollama can say so; others only count its tokens.
+"""Ask an installed program how it renders a prompt: llama.cpp's server and Ollama report it; others report only its number of
+tokens.
 
 llama.cpp's server has ``/apply-template`` and ``/tokenize`` (https://github.com/ggml-org/llama.cpp, ``tools/server/README.md``). Ollama renders a
 prompt without answering it if a request has ``_debug_render_only`` (https://github.com/ollama/ollama, ``api/types.go``).
@@ -26,14 +27,15 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model at an endpoint: its ``name`` there, and the ``files`` that the program loaded if it says so."""
+    """The model at an endpoint: its ``name`` there, and the ``files`` that the program loaded if it reports them."""
 
     name: str
     files: tuple[Path, ...]
 
 
 def api_url(url: str) -> str:
-    """Return the base URL of the OpenAI-compatible API for what a user calls the endpoint. Raise ``InputError`` unless it is local."""
+    """Return the base URL of the OpenAI-compatible API for the endpoint that the user specified. Raise ``InputError`` unless it is
+    local."""
     url = url.rstrip("/")
     if not is_local(host(url)):
         raise InputError(
@@ -65,9 +67,9 @@ def served_model(url: str, name: str = "") -> ServedModel:
 
 
 def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str], list[int]]) -> list[int] | None:
-    """Return the tokens of the prompt for ``row`` as the program at ``url`` renders them, or ``None`` if it cannot say.
+    """Return the tokens of the prompt for ``row`` as the program at ``url`` renders them, or ``None`` if it cannot report them.
 
-    ``encode`` returns the tokens of a text, for Ollama, which says only the text.
+    ``encode`` returns the tokens of a text, for Ollama, which reports only the text.
     """
     from mlxtune.evaluation.endpoint_answers import openai_message  # imports mlx
 

@@ -1,4 +1,4 @@
-"""Write a model, or an adapter alone, as a GGUF file for llama.cpp and programs that build on it, and read it back.
+"""Write a model, or an adapter alone, as a GGUF file for llama.cpp and programs built on it, and read it back.
 
 A model's file has its weights, its tokenizer, and its chat template. An adapter's file has its A and B matrices: llama.cpp adds them to a model
 that the user already has (``--lora``).

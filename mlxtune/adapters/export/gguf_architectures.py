@@ -57,9 +57,9 @@ class Architecture:
     """How an architecture of mlx-lm is stored.
 
     ``describe`` writes the metadata that only this architecture has. ``place`` returns the placement of a parameter, given its name and that of the
-    tensor. ``unsupported`` returns what llama.cpp cannot compute in this model, or ``""``. ``settings`` returns entries of the configuration that differ by
-    layer, or are named otherwise. ``rope_factors`` are the tensors with the divisors of RoPE's frequencies. ``raw_merges`` tells that a SentencePiece
-    tokenizer is stored with its merges instead of scores.
+    tensor. ``unsupported`` returns what llama.cpp cannot compute in this model, or ``""``. ``settings`` returns entries of the
+    configuration that differ by layer, or have other names. ``rope_factors`` are the tensors with the divisors of RoPE's
+    frequencies. ``raw_merges`` means that a SentencePiece tokenizer is stored with its merges instead of scores.
     """
 
     arch: MODEL_ARCH

@@ -22,7 +22,7 @@ MIN_CONTEXT = 4096  # Ollama's default
 
 @dataclass(frozen=True)
 class Modelfile:
-    """A Modelfile's ``text``, and ``notes`` on what it does not do."""
+    """A Modelfile's ``text``, and ``notes`` on its limitations."""
 
     text: str
     notes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Where a prompt's tokens differ between the trainer and another program. Imports no mlx."""
+"""Find where a prompt's tokens differ between the trainer and another program. Imports no mlx."""
 
 from __future__ import annotations
 

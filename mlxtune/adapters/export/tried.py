@@ -1,4 +1,4 @@
-"""The formats in which an adapter was exported, with what each costs. Imports no mlx."""
+"""The formats in which an adapter was exported, with the cost of each. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: st
 
 
 def form_label(form: str, precision: str, program: str) -> str:
-    """Return an export's format in a few words."""
+    """Briefly describe an export's format."""
     names = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", "gguf": "GGUF", "gguf-lora": "GGUF LoRA"}
     label = names.get(form, form)
     if form == "gguf" and precision:

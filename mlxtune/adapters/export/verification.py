@@ -1,4 +1,4 @@
-"""The result of asking an installed program the held-out rows: what export and quantization cost. Imports no mlx."""
+"""The comparison of an installed program's answers with the adapter's: the cost of export and quantization. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Verification:
 
     @property
     def failure(self) -> str:
-        """The reason that the program does not run what was measured, or ``""``."""
+        """The reason why the program does not run the model that was evaluated, or ``""``."""
         worse = [item for item in self.rates if item.outcome == "worse"]
         return self.problem or (f"Worse than the adapter as trained: {cost(worse[-1])}." if worse else "")
 

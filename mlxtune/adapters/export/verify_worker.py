@@ -1,4 +1,4 @@
-"""Ask an installed program the held-out rows, and compare its answers with those of the adapter as trained."""
+"""Send the held-out rows to an installed program, and compare its answers with those of the adapter as trained."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def verify(worker: Worker) -> VerificationSummary:
 def _compare_prompts(
     worker: Worker, rows: Sequence[PromptRow], expected: Sequence[list[int]], template: ChatTemplate
 ) -> tuple[PromptCheck, str]:
-    """Compare the tokens of every prompt, if the program can say them. Return the first difference as a sentence."""
+    """Compare the tokens of every prompt, if the program reports them. Return the first difference as a sentence."""
     url, model, tokenizer = worker.request["endpoint"], worker.request["model"], template.tokenizer
     bos = template.added_bos
     tell = progress_reporter(worker, EXPORTED, _PROMPT)

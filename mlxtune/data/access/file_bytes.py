@@ -1,6 +1,6 @@
 """The bytes of a source file, presented as UTF-8. The file is never modified.
 
-They are read on demand rather than memory-mapped: a map of a file that another program truncates kills the process.
+They are read on demand rather than memory-mapped: if another program truncates a mapped file, the process is killed.
 """
 
 from __future__ import annotations

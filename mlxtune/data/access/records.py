@@ -39,7 +39,7 @@ class RecordFile:
         return Location(self.path, int(self._spans.lines[index]), index + 1 if self._layout.kind == "array" else None)
 
     def raw(self, index: int) -> Any:
-        """Return a record as the file has it. Raises as :meth:`row` does."""
+        """Return a record as it is in the file. Raises the errors of :meth:`row`."""
         location, start, end = self.location(index), int(self._spans.starts[index]), int(self._spans.ends[index])
         if end - start > LIMIT:
             reason = f"the row is {size(end - start)} long, but the limit is {size(LIMIT)}."

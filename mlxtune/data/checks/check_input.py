@@ -106,7 +106,7 @@ def _inner_parts(row: Row) -> Iterator[TextPart]:
 
 
 def _rewrite_extra(extra: dict[str, Any], turn: str, rewrite: Callable[[str, str, str], str]) -> dict[str, Any]:
-    """Return what a turn has besides its content, with every text replaced by ``rewrite(part_name, text, role)``."""
+    """Return a turn's keys other than its content, with every text replaced by ``rewrite(part_name, text, role)``."""
     result = dict(extra)
     if isinstance(reasoning := extra.get(REASONING), str):
         result[REASONING] = rewrite(f"{turn}, reasoning", reasoning, "reasoning")

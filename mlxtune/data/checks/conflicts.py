@@ -1,7 +1,7 @@
 """Find rows that contradict each other: the same prompt, context and tools with answers that cannot both be right.
 
-Two texts that say the same in other words are no conflict, and neither are two poems. Only what can be compared is: short answers,
-values in JSON and tool calls, yes and no, and numbers.
+Two texts that say the same thing in different words are not a conflict, and neither are two poems. Only comparable content is
+compared: short answers, values in JSON and tool calls, yes and no, and numbers.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Corpus:
 
 
 def _context_hash(row: Row) -> int:
-    """Return a hash of all that the model sees before the answer, ignoring case and white space."""
+    """Return a hash of everything that the model sees before the answer, ignoring case and white space."""
     prompt: Any = row.text if isinstance(row, Text) else [[turn.as_dict() for turn in row.prompt], row.tools]
     text = " ".join(json.dumps(prompt, ensure_ascii=False).casefold().split())
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())

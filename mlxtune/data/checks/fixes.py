@@ -134,8 +134,8 @@ def apply_fixes(row: Row, findings: Sequence[Finding]) -> Row | None:
 def unfixable(row: Row, findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings whose value would remain elsewhere in ``row`` after its fix, so that they need an edit by hand.
 
-    The value may be in a number, a tool's description or an escape, or in another spelling: the user says ``555-010-9999`` and the
-    call has ``5550109999``.
+    The value may be in a number, a tool's description or an escape, or spelled differently: the user writes ``555-010-9999``, and
+    the call contains ``5550109999``.
     """
     return [finding for finding in findings if get_check(finding.check).fix.everywhere and _remains(row, finding.spans)]
 

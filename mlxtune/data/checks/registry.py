@@ -42,7 +42,7 @@ _SINGLE_ROW = {check.id for check, _, _ in TEXT_CHECKS} | {check.id for check, _
 
 
 def is_check(id: str) -> bool:
-    """Return whether there is a check with this ID. Every ``contract-…`` ID is one, because scorers define the metrics."""
+    """Return whether there is a check with this ID. Every ``contract-…`` ID is valid, because scorers define the metrics."""
     return id in CHECKS or id.startswith(contract.PREFIX)
 
 

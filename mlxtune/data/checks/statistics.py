@@ -1,4 +1,4 @@
-"""Statistics of a source: how many distinct prompts it has, how balanced they are, and how varied."""
+"""Statistics of a source: the number, balance and variety of its distinct prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find rows that the chat template rejects, and say what it changes in the others."""
+"""Find rows that the chat template rejects, and report what it changes in the others."""
 
 from __future__ import annotations
 

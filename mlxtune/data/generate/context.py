@@ -1,4 +1,5 @@
-"""What a generation works with: the training rows that the teacher may see, the texts it must not repeat, and its first questions."""
+"""The context of a generation: the training rows that the teacher may see, the texts that it must not repeat, and its first
+questions."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ _SPARE_SUBJECTS = 1.25  # prompts that are answered per row, because some answer
 
 @dataclass(frozen=True)
 class GenerationContext:
-    """``train`` has the training rows that no model wrote, and ``examples`` those of them that the teacher writes variations of."""
+    """``train`` contains the training rows that no model wrote, and ``examples`` the ones that the teacher writes variations of."""
 
     source: Source
     splits: Splits
@@ -42,7 +43,8 @@ class GenerationContext:
 
 @dataclass(frozen=True)
 class FirstStage:
-    """The first questions, and the passages or example groups they are about, or the subjects if the prompts are known already."""
+    """The first questions, and the passages or example groups that they are about, or the subjects if the prompts are already
+    known."""
 
     questions: tuple[TeacherQuestion, ...] = ()
     groups: tuple[tuple[PromptRow, ...], ...] = ()
@@ -98,7 +100,8 @@ def first_stage(context: GenerationContext, request: GenerationRequest) -> First
 
 
 def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str, Row]]:
-    """Yield every row of the source, of every split and decision, as it is and as edited, with what it is for a generated row."""
+    """Yield every row of the source, whatever its split and decision, as it is and as edited, with the reason why a generated row
+    must not repeat it."""
     state = review.load(context.source.path)
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
@@ -152,7 +155,9 @@ def _examples(
     """Return the training rows that ``request`` selects. Raises ``InputError`` if there are none."""
     matches = filters.parse(request.filter)
     if filters.fields(request.filter) & {"finding", "tokens"}:
-        raise InputError("Findings and tokens are not known here.", hint="Select rows by tag, status, id, len, or text.")
+        raise InputError(
+            "Training rows cannot be selected by findings or tokens.", hint="Select them by tag, status, id, len, or text."
+        )
     key, _, value = request.where.partition("=")
     if request.where and not value:
         raise InputError(f"--where {one_line(request.where, 40)} has no value.", hint="For example: --where category=account")

@@ -45,7 +45,7 @@ def read_passages(folder: Path) -> list[Passage]:
 
 
 def split_passages(name: str, text: str) -> list[Passage]:
-    """Divide ``text`` between paragraphs into passages of about a page. A longer paragraph is divided anywhere."""
+    """Divide ``text`` between paragraphs into passages of about a page. A longer paragraph may be divided anywhere."""
     passages: list[Passage] = []
     start = 0
     while start < len(text):

@@ -27,8 +27,9 @@ class DocumentSpan:
 class Lineage:
     """How a row was generated.
 
-    ``host`` is the machine that the teacher runs on, empty for this one. ``run`` is the generation, and ``prompt`` the last message that
-    the teacher got. ``seed`` is that of the sampled reply, 0 for a greedy one. ``examples`` has the IDs of the rows that the teacher saw:
+    ``host`` is the machine that the teacher runs on, empty for this one. ``run`` is the generation, and ``prompt`` the last message
+    to the teacher. ``seed`` is that of the sampled reply, 0 for a greedy one. ``examples`` has the IDs of the rows that the teacher
+    saw:
     only training rows. ``scores`` has the grades by question and the row's ``novelty``, from 0 to 1. ``flaw`` names what is wrong with
     the rejected answer of a pair.
     """

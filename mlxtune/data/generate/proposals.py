@@ -1,4 +1,5 @@
-"""Store generated rows next to their source. They are proposals: nothing trains on them before they are accepted in the review."""
+"""Store generated rows next to their source. They are proposals: they are not used for training until they are accepted in the
+review."""
 
 from __future__ import annotations
 

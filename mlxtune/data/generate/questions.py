@@ -1,4 +1,5 @@
-"""The questions for a teacher, and how its replies are read. Every reply is material: only its texts are used, never its structure."""
+"""The questions for a teacher, and how its replies are read. Replies are untrusted: only their texts are used, never their
+structure."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ _WRITER = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A prompt for which a row is wanted. ``good`` is the better answer of a pair, and ``flaw`` what the worse one gets wrong.
+    """A prompt to generate a row for. ``good`` is the better answer of a pair, and ``flaw`` the mistake in the worse one.
 
     ``meta`` is metadata for the row, ``examples`` has the IDs of the rows that the teacher saw, and ``context`` is more text for its system turn.
     """
@@ -69,7 +70,7 @@ class TeacherQuestion:
 
     @property
     def key(self) -> str:
-        """What identifies the question in the journal."""
+        """The key that identifies the question in the journal."""
         return sha256_json([self.about, self.seed, self.messages])[:32]
 
 

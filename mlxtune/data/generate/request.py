@@ -1,4 +1,4 @@
-"""What a generation is asked for: the task, the number of rows, the teacher, and the rows that it may see."""
+"""A request for a generation: the task, the number of rows, the teacher, and the rows that it may see."""
 
 from __future__ import annotations
 

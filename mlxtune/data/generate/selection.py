@@ -37,7 +37,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A generated row or text that is not proposed, and why. ``kind`` is what refusals are counted by."""
+    """A generated row or text that is not proposed, and the reason. Refusals are counted by ``kind``."""
 
     kind: str
     reason: str
@@ -45,7 +45,7 @@ class Refusal:
 
 
 class KnownTexts:
-    """The texts that a generated row must not repeat, and what they are: ``training``, ``held-out``, ``proposed``, or ``rejected``."""
+    """The texts that a generated row must not repeat, by kind: ``training``, ``held-out``, ``proposed``, or ``rejected``."""
 
     def __init__(self, rows: Iterable[tuple[str, Row]]) -> None:
         self._kinds: list[str] = []
@@ -105,7 +105,8 @@ class KnownTexts:
 
 
 def twin_text(row: Row) -> str:
-    """Return the text by which ``row`` is compared with others: its prompt and, in a pair, the worse answer, which is what is new."""
+    """Return the text by which ``row`` is compared with others: its prompt and, in a pair, the worse answer, which is the new
+    part."""
     return f"{prompt_text(row)}\n{row.rejected}" if isinstance(row, Preference) else prompt_text(row)
 
 
@@ -141,7 +142,7 @@ def best_of_each(proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[Pr
 
 
 def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal]:
-    """Return ``proposals`` with the most useful first, each with its ``novelty`` in its scores.
+    """Return ``proposals``, most useful first, with the ``novelty`` of each in its scores.
 
     Usefulness is the grade plus the novelty: 1 minus the highest similarity to a training row or a proposal that ranks higher (maximal
     marginal relevance, Carbonell and Goldstein 1998).

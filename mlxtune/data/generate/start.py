@@ -1,4 +1,4 @@
-"""Check a generation's request, say what it costs, and start its run. Imports no mlx."""
+"""Check a generation's request, estimate its cost, and start its run. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _GRADING_BYTES = 2000  # of the instructions in a grading question
 
 @dataclass(frozen=True)
 class Quote:
-    """What a generation costs at most: ``questions`` to the teacher, ``dollars``, and the cost ``cap``. ``host`` receives the rows."""
+    """The maximum cost of a generation: ``questions`` to the teacher, ``dollars``, and the cost ``cap``. ``host`` receives the
+    rows."""
 
     rows: int
     questions: int
@@ -33,7 +34,7 @@ class Quote:
 
 
 def quote(recipe: Recipe, request: GenerationRequest) -> Quote:
-    """Return the highest cost of a generation. Raises ``InputError`` if the request or the recipe's rows cannot be used."""
+    """Return the maximum cost of a generation. Raises ``InputError`` if the request or the recipe's rows cannot be used."""
     require_teacher(request.teacher)
     Contract.from_recipe(recipe)
     context = load_context(recipe, request)
@@ -54,7 +55,8 @@ def quote(recipe: Recipe, request: GenerationRequest) -> Quote:
 
 
 def start(workspace: Path, recipe: Recipe, request: GenerationRequest, *, progress: Progress = lambda what, share: None) -> Run:
-    """Start a generation. Raises ``InputError`` for what cannot be used, and ``MachineError`` if another process has the accelerator."""
+    """Start a generation. Raises ``InputError`` if the request cannot be used, and ``MachineError`` if another process holds the
+    accelerator."""
     require_teacher(request.teacher)
     require_consent(request.teacher)
     load_context(recipe, request)

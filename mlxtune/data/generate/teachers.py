@@ -64,7 +64,7 @@ class TeacherCall:
 
 
 class Teacher(Protocol):
-    """Answers calls. ``uses_examples`` is whether training rows precede a prompt."""
+    """Answers calls. ``uses_examples`` says whether training rows precede a prompt."""
 
     @property
     def name(self) -> str: ...
@@ -84,7 +84,7 @@ class Teacher(Protocol):
 
 
 def teacher_calls(stage: str, questions: Sequence[TeacherQuestion], batch_size: int) -> list[TeacherCall]:
-    """Divide ``questions`` into calls: greedy ones first, because those of one call are sampled together."""
+    """Divide ``questions`` into calls: greedy ones first, because all questions of a call are sampled together."""
     calls = []
     for greedy in (True, False):
         same = [question for question in questions if (question.seed == 0) == greedy]

@@ -85,7 +85,7 @@ def generate_rows(worker: Worker) -> dict[str, Any]:
 
 
 class _Generation:
-    """One generation: asks the teacher in stages, and collects what it refuses."""
+    """One generation: asks the teacher in stages, and collects refused rows."""
 
     def __init__(self, worker: Worker, request: GenerationRequest, context: GenerationContext, teacher: Teacher) -> None:
         self.worker, self.request, self.context, self.teacher = worker, request, context, teacher
@@ -126,7 +126,7 @@ class _Generation:
     def propose_rows(
         self, subjects: Sequence[Subject], scorer: ContractScorer | None, count_tokens: Callable[[Row], Any]
     ) -> dict[str, Any]:
-        """Answer ``subjects``, refuse what breaks a rule, and propose the best answer to each; write the report."""
+        """Answer ``subjects``, refuse answers that break a rule, and propose the best answer to each; write the report."""
         recipe, request = self.worker.recipe, self.request
         train = [row for row in self.context.train if isinstance(row, Conversation)]
         shots = questions.SHOTS if self.teacher.uses_examples else 0
@@ -186,7 +186,7 @@ class _Generation:
         return {"scored": len(lines), "mean": round(sum(one.grade for one in graded) / max(1, len(graded)), 3)}
 
     def ask(self, stage: str, asked: Sequence[TeacherQuestion]) -> dict[str, TeacherReply]:
-        """Return the replies to the questions of a stage by key. Those that are in the journal already are not asked again."""
+        """Return the replies to the questions of a stage by key. Those that are already in the journal are not asked again."""
         calls = teacher_calls(stage, asked, self.teacher.batch_size)
         file = self.worker.folder / CALLS
         before = read_calls(file)
@@ -311,7 +311,7 @@ def _open_teacher(worker: Worker, request: GenerationRequest) -> tuple[Teacher, 
 
 
 def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
-    """Return the prompt and the answer that is graded: of a pair, the worse one."""
+    """Return the prompt and the answer to grade; of a pair, the worse answer."""
     assert isinstance(row, PromptRow)
     return row.prompt, row.rejected if isinstance(row, Preference) else row.reference or ""
 
@@ -322,7 +322,7 @@ def _with_scores(row: Row, scores: dict[str, float]) -> Row:
 
 
 def _title(kind: str) -> str:
-    """Return what a refusal is counted as: a check's title, or the kind itself."""
+    """Return the name under which a refusal is counted: a check's title, or the kind itself."""
     return get_check(kind).title if is_check(kind) else kind
 
 

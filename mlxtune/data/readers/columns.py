@@ -1,4 +1,4 @@
-"""Column maps: name the columns of a source that hold our keys, also inside of nested values, and guess them from a record.
+"""Column maps: map a source's columns, including nested values, to our keys, and guess the map from a record.
 
 A column is a key of the record, or a path such as ``instances[0].output``.
 """
@@ -65,7 +65,8 @@ def columns(record: Record) -> Iterator[tuple[str, Any]]:
 
 
 def guess_mapping(record: Record) -> dict[str, str]:
-    """Return a map for a record in no known format, or one whose answer would be ignored. Empty if its columns say nothing."""
+    """Return a map for a record in no known format, or one whose answer would be ignored. Empty if the columns cannot be
+    guessed."""
     texts = [path for path, value in columns(record) if isinstance(value, str)]
     chosen, rejected = _find(texts, _CHOSEN), _find(texts, _REJECTED)
     prompt = _find(texts, _PROMPTS, {chosen, rejected})

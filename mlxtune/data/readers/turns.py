@@ -277,7 +277,7 @@ def _check_order(messages: Sequence[Message]) -> None:
 
 
 def answer_text(message: Message, key: str) -> str:
-    """Return the text of an answer that is compared, with its reasoning: a non-empty assistant turn without tool calls."""
+    """Return the text of an answer to compare, with its reasoning: a non-empty assistant turn without tool calls."""
     if message.role != "assistant":
         raise InvalidRecord(f"{key} ends with the {message.role}'s turn.", "End it with the assistant's turn.", "no-answer")
     if "tool_calls" in message.extra:

@@ -36,7 +36,7 @@ _VERB = re.compile(r"[^\s|]+")
 
 @dataclass(frozen=True)
 class RowEdit:
-    """What a pipeline makes of one row: ``before``, and the rows ``after`` (none if it is left out, or several).
+    """The effect of a pipeline on one row: ``before``, and the rows ``after`` (none if it is left out, or several).
 
     ``index`` is the row's position in the source, or :data:`ADDED` with ``before`` as ``None``. With an ``error``, the row stays.
     """
@@ -48,7 +48,7 @@ class RowEdit:
 
     @property
     def is_recordable(self) -> bool:
-        """Whether a review can record the edit: it makes at most one row of one."""
+        """Whether a review can record the edit: it turns one row into at most one."""
         return self.before is not None and len(self.after) < 2
 
 
@@ -67,7 +67,7 @@ class Pipeline:
         return rows()
 
     def edits(self, indices: Sequence[int], row_at: Callable[[int], FilterRow]) -> Iterator[RowEdit]:
-        """Yield what changes in the rows at ``indices`` (ascending), of which ``row_at`` returns one at a time.
+        """Yield the changes to the rows at ``indices`` (ascending), which ``row_at`` returns one at a time.
 
         Invalid and rejected rows are not touched. A row stays as it is, with an error, if a step fails or its result is not a valid row.
         """
@@ -144,7 +144,9 @@ def parse(text: str, folder: Path) -> Pipeline:
         try:
             return parse(file.read_text(encoding="utf-8"), file.parent)
         except (OSError, ValueError) as error:
-            raise InputError(f"{one_line(str(file), 100)} cannot be read.", hint="Write @ and the path of a text file.") from error
+            raise InputError(
+                f"{one_line(str(file), 100)} cannot be read.", hint="Use @PATH, with the path of a text file."
+            ) from error
     scanner = ArgumentScanner(_COMMENT.sub("", text), folder)
     steps: list[Step] = []
     while (start := _SEPARATOR.match(scanner.text, scanner.position)) and start.end() < len(scanner.text):

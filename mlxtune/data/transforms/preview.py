@@ -70,7 +70,7 @@ class Outcome:
 
 
 def active_rows(browser: SourceBrowser, rows: Sequence[int]) -> list[int]:
-    """Return ``rows`` without those that the review has left out, which a pipeline does not touch."""
+    """Return ``rows`` without those that the review has left out, which a pipeline does not change."""
     return [index for index in rows if browser.decision(index).status not in EXCLUDED]
 
 

@@ -70,7 +70,8 @@ def _limit(scanner: ArgumentScanner) -> int:
 def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str | None]) -> Selection:
     """Return a step that keeps ``limit`` random rows per value, and all without a value (``None``).
 
-    The order is a hash of the row and the seed, so that a row's luck does not depend on the others, and repeating it changes nothing.
+    The order is a hash of the row and the seed, so that each row's draw is independent of the others, and repeating the step
+    changes nothing.
     """
     seed = scanner.number("a seed") if scanner.keyword("seed") else _DEFAULT_SEED
 

@@ -1,4 +1,4 @@
-"""What a transform is made of: the verbs of the language, the steps that they parse to, and the rows that steps see.
+"""The parts of a transform: the verbs of the language, the steps that they parse to, and the rows between steps.
 
 A step is a pure function of the rows that reach it. Steps stream: only :class:`Selection` reads its rows twice.
 """

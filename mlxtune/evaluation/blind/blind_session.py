@@ -1,8 +1,8 @@
 """Blind A/B comparison: a reader compares two arms' answers without knowing which is which; the sides are revealed at the end.
 
 A session is a folder in the evaluation: ``session.json`` (fixed before the first vote, with the hash of the key), ``key.json``
-(which arm is on which side) and ``votes.jsonl`` (every vote and undo, append-only). Anyone can read the key file, but its hash
-proves that it was not changed after the first vote.
+(which arm is on which side) and ``votes.jsonl`` (every vote and undo, append-only). The key file is readable, but its hash proves
+that it was not changed after the first vote.
 """
 
 from __future__ import annotations

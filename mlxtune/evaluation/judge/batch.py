@@ -123,7 +123,7 @@ def _pair(
 
 
 def _mark(seed: int, *parts: str | int) -> str:
-    """Return a delimiter that no answer can contain, since answers were written before the seed was drawn."""
+    """Return a delimiter that no answer can contain, because answers were written before the seed was drawn."""
     return sha256_json([seed, *parts])[:12]
 
 

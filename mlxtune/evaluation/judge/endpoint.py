@@ -74,7 +74,8 @@ class CostCapReached(MlxtuneError):
 class CostMeter:
     """A thread-safe meter with prices in dollars per million tokens, the amount ``spent``, and its ``cap`` (``None`` = no limit).
 
-    Before a question is sent, its worst case and those of all questions in flight must fit under the cap. A prompt has at most one
+    Before a question is sent, its worst-case cost and those of all questions in flight must fit under the cap. A prompt has at most
+    one
     token per byte, and a reply at most ``reply_tokens``.
     """
 
@@ -157,8 +158,8 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
     """
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # not shown, since it may be the key
         raise InputError(
-            "The key's environment variable must be a name, not a key.",
-            hint=f"Run: export {default}=…, and name no variable.",
+            "The key must be specified by the name of an environment variable.",
+            hint=f"Run: export {default}=…, and omit the variable's name.",
         )
     name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else default)
     secret = environment.get(name, "").strip()
@@ -216,10 +217,11 @@ class EndpointClient:
         )
 
     def complete(self, messages: Messages, tools: Tools = (), *, seed: int = 0) -> Completion:
-        """Return the reply to ``messages``: the likeliest one, or with a ``seed`` other than 0, one sampled at temperature 1.
+        """Return the reply to ``messages``: the most likely one or, with a ``seed`` other than 0, one sampled at temperature 1.
 
         A question is retried only if the endpoint certainly did no work (429, 503, no connection). After any other failure, it may
-        have been billed: its worst case is charged and :class:`ReplyLost` is raised. Raises ``InputError`` if the endpoint rejects
+        have been billed: its worst-case cost is charged and :class:`ReplyLost` is raised. Raises ``InputError`` if the endpoint
+        rejects
         the key, model or request, ``MachineError`` if it cannot be reached, and ``CostCapReached`` at the cap.
         """
         worst = self._meter.worst_case(messages, tools)

@@ -26,7 +26,7 @@ MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unrelia
 
 
 class JudgeFacts(TypedDict):
-    """The facts of a session: what was judged, by which judge, and at what cost."""
+    """The facts of a session: the arms, the judge, and the cost."""
 
     judge: str
     host: str
@@ -44,7 +44,7 @@ class JudgeReport:
     """``broken`` lists why the judge is unreliable; it is empty for a reliable one.
 
     ``pairs`` counts wins and losses over both orders. In ``flips`` of ``both`` pairs the orders disagreed, which counts as a tie.
-    ``same`` of ``repeated`` calls gave the same grade again. ``problems`` counts unusable replies by kind for each arm.
+    ``same`` of ``repeated`` calls gave the same grade both times. ``problems`` counts unusable replies by kind for each arm.
     """
 
     facts: JudgeFacts

@@ -129,7 +129,8 @@ def run_judge(
     """Ask the remaining questions, ``workers`` at a time, and return all grades, keyed by call key.
 
     With one worker, ``ask`` is called in the calling thread. A question that was sent before a crash may have been billed: its
-    worst case is counted and it is not asked again. Raises ``InputError`` without consent to send rows, any error from ``ask``, and
+    worst-case cost is counted and it is not asked again. Raises ``InputError`` without consent to send rows, any error from
+    ``ask``, and
     ``MachineError`` after three lost replies in a row. Replies so far are saved.
     """
     if session.host and not session.consent:

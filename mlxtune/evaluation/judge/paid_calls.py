@@ -36,7 +36,7 @@ C = TypeVar("C", bound=PaidCall)
 
 @dataclass(frozen=True)
 class CallLog:
-    """The replies by key, the keys of calls without one (which may have been billed), and the dollars spent at most."""
+    """The replies by key, the keys of calls without one (which may have been billed), and the maximum amount spent in dollars."""
 
     replies: dict[str, Any]
     lost: frozenset[str]
@@ -44,7 +44,7 @@ class CallLog:
 
 
 def read_calls(file: Path) -> CallLog:
-    """Read the journal of calls. A call that was sent before a crash counts as lost, at its worst case."""
+    """Read the journal of calls. A call that was sent before a crash counts as lost, at its worst-case cost."""
     replies: dict[str, Any] = {}
     open: dict[str, float] = {}
     lost = set[str]()

@@ -29,9 +29,9 @@ _CHECKS = ("accept", "reject", "number", "pattern")
 class OffTaskPrompt:
     """A prompt, and the conditions that a correct answer meets. ``with_system`` prompts are asked with the task's system prompt.
 
-    The answer contains at least one of the words in ``accept`` (if there are any) and none of those in ``reject``, its first number
-    that is not in the prompt is ``number`` (its last one, if the prompt contains ``number``), and the regular expression ``pattern``
-    matches somewhere in it. Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
+    A correct answer contains at least one of the words in ``accept`` (if there are any) and none of those in ``reject``; its first
+    number that is not in the prompt is ``number`` (its last one, if the prompt contains ``number``); and the regular expression
+    ``pattern`` matches somewhere in it. Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
     """
 
     id: str
@@ -64,7 +64,7 @@ class OffTaskPrompt:
 
     @property
     def expectation(self) -> str:
-        """The conditions in a few words."""
+        """A short description of the conditions."""
         number = "" if self.number is None else f"the number {self.number:g}"
         texts = (", ".join(self.accept), f"not {', '.join(self.reject)}" if self.reject else "", number, self.pattern)
         return "; ".join(filter(None, texts))
@@ -91,7 +91,7 @@ def in_both_conditions(prompts: Sequence[OffTaskPrompt], system: str) -> tuple[O
 
 
 def group_by_prefix(prompts: Sequence[OffTaskPrompt]) -> list[tuple[int, list[OffTaskPrompt]]]:
-    """Return the prompts to answer together, with their limit: those with the same limit and the same system prompt.
+    """Return the groups of prompts to answer together, with their limits: those with the same limit and the same system prompt.
 
     The tokens that all prompts of a group begin with are computed once. Without the system prompt, only a few are the same.
     """

@@ -1,7 +1,7 @@
 """Test whether the adapter answers off-task prompts as well as the base: held, dropped, or cannot tell.
 
 This is a paired non-inferiority test with a margin chosen before the run (Piaggio et al. 2012, JAMA 308:2594). The interval is
-Tango's score interval with one-sided 95% limits, so each of the words *held* and *dropped* is wrong at most one time in twenty.
+Tango's score interval with one-sided 95% limits, so *held* and *dropped* are each wrong at most 5% of the time.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], m
 
 
 def _word(low: float, high: float, margin: float) -> Word:
-    """Return *held* if a drop of ``margin`` is ruled out, else *dropped* if a drop is certain, else *cannot tell*."""
+    """Return *held* if a drop of ``margin`` is ruled out, *dropped* if a drop is certain, and otherwise *cannot tell*."""
     return "held" if low > -margin else "dropped" if high < 0 else "cannot tell"
 
 

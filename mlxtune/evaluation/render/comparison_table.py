@@ -113,7 +113,7 @@ def report_tables(report: EvaluationReport) -> list[ReportTable]:
 
 
 def arms_table(report: EvaluationReport) -> ReportTable | None:
-    """Return each arm's rate on the contract beside the time and length of its answers, or ``None`` for an older report."""
+    """Return each arm's rate on the contract with the time and length of its answers, or ``None`` for an older report."""
     rows = []
     slowest = max((arm.answers.p95 or 0.0 for arm in report.arms if arm.answers), default=0.0)
     for arm in report.arms:
@@ -161,13 +161,15 @@ def _seconds(seconds: float) -> str:
 
 
 def rates_table(report: EvaluationReport) -> ReportTable:
-    """Return each metric's rate in each arm, without metrics of the answers' form. The headline metric comes first."""
+    """Return each metric's rate in each arm, without the metrics that describe only the form of answers. The headline metric comes
+    first."""
     metrics = [rate.metric for rate in report.arms[0].rates if rate.metric not in FORMS]
     return _rates_table("Rates", "share of rows that pass, 95% Wilson intervals", report, metrics)
 
 
 def diagnostics_table(report: EvaluationReport) -> ReportTable | None:
-    """Return the rates of the answers' form, which is not part of the contract, or ``None`` if none was measured."""
+    """Return the rates of metrics that describe only the form of answers and are not part of the contract, or ``None`` without
+    any."""
     metrics = [rate.metric for rate in report.arms[0].rates if rate.metric in FORMS]
     return _rates_table("Diagnostics", "the form of the answers; not part of the contract", report, metrics) if metrics else None
 
@@ -367,7 +369,7 @@ def off_task_table(report: EvaluationReport) -> ReportTable | None:
 
 
 def failures_table(report: EvaluationReport) -> ReportTable | None:
-    """Return how outputs of the verdict's arms fail the headline metric, or ``None`` if none fails."""
+    """Return the classes of failure of the verdict's arms on the headline metric, or ``None`` if no output fails."""
     arms = verdict_arms(report)
     counts = [arm.rate(report.headline_metric).failures for arm in arms]
     most = {kind: max(by_kind.get(kind, 0) for by_kind in counts) for by_kind in counts for kind in by_kind}

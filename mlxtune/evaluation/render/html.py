@@ -1,4 +1,5 @@
-"""Render a report as one self-contained HTML page without scripts, fonts or requests, which its policy also forbids."""
+"""Render a report as one self-contained HTML page. It has no scripts, fonts or requests, and its content security policy forbids
+them."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def seed_summary(seeds: SeedReport) -> str:
 def seed_spread(seeds: SeedReport) -> str:
     """Describe the standard deviation between seeds, and how much of it chance explains."""
     observed, chance = (100 * value for value in (seeds.rate.spread, seeds.rate.chance))
-    return f"seeds differ by {observed:.1f} points (standard deviation); equal seeds would by {chance:.1f}"
+    return f"standard deviation between seeds {observed:.1f} points; {chance:.1f} expected by chance"
 
 
 def comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:
@@ -129,7 +129,7 @@ def report_date(report: EvaluationReport) -> str:
 
 
 def shown_note(shown: int, failed: int, arm: str) -> str:
-    """Describe how many of the rows that fail in ``arm`` are shown, and where the others are."""
+    """Describe how many of the rows that fail in ``arm`` are shown, and where to find the others."""
     if shown == failed:
         return f"all {failed} rows that fail in {arm}" if failed > 1 else f"the only row that fails in {arm}"
     return f"{shown} of {failed:,}, broken ones first; the others are in outputs.jsonl"
@@ -171,7 +171,7 @@ def p_value(value: float) -> str:
 
 
 def nearest_row_text(row: NearestRow) -> str:
-    """Describe a training row similar to a failed row: similarity, location, reviews and question."""
+    """Describe a training row that is similar to a failed row: similarity, location, reviews and question."""
     reviews = [
         f"{_REVIEWED.get(by.action, by.action)} {by.who} on {time.strftime('%Y-%m-%d', time.localtime(by.t))}" for by in row.reviews
     ]

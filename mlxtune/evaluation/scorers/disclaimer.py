@@ -1,4 +1,4 @@
-"""Correct disclaimer: the output has every disclaimer that the reference calls for, and no others. Matching can be fuzzy."""
+"""Correct disclaimer: the output has every disclaimer that the reference requires, and no others. Matching can be fuzzy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: bool = False) -> Score:
-    """Score whether the output contains every disclaimer that the reference's fields call for, in its place, and no others.
+    """Score whether the output contains every disclaimer that the reference's fields require, in its place, and no others.
 
     Disclaimers that are negated, quoted, incomplete or only in the reasoning do not count. With ``fuzzy``, fuzzy phrases match
     approximately; otherwise, by their words. Without a reference, only rules without ``when`` and ``unless`` are checked.

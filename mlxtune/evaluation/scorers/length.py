@@ -13,7 +13,7 @@ from mlxtune.recipe import Length
 def score_length(answer: ModelAnswer, limit: Length) -> Score:
     """Score whether the length in characters or words, excluding reasoning, is within ``limit``. Non-string fields fail.
 
-    An answer that ended in a loop has no end of its own, so it is longer than any maximum.
+    An answer that was stopped in a loop would not have ended, so it counts as longer than any maximum.
     """
     text = strip_thinking(answer.output).strip()
     if limit.at:

@@ -111,8 +111,8 @@ def tango(paired: PairedCounts, z: float = Z_ONE_SIDED, effective_n: float = 0.0
 def tango_statistic(paired: PairedCounts, change: float, effective_n: float = 0.0) -> float:
     """Return the score statistic of the hypothesis that the rate changes by ``change``, in standard deviations.
 
-    It is positive if the observed change is larger. The variance uses the maximum-likelihood estimate of the discordant shares under
-    the hypothesis (Tango 1998, Statistics in Medicine 17:891). There must be at least one row.
+    It is positive if the observed change is larger. The variance uses the maximum-likelihood estimate of the discordant shares
+    under the hypothesis (Tango 1998, Statistics in Medicine 17:891). Requires at least one row.
     """
     size = effective_n or paired.total
     fixed, broken = (count * size / paired.total for count in (paired.fixed, paired.broken))

@@ -14,7 +14,7 @@ from mlxtune.evaluation.statistics.intervals import wilson
 class PoweredMean:
     """A prediction-powered mean with its 95% interval, and the interval of the ``labels`` alone.
 
-    The estimate is as precise as ``effective_n`` labels alone would be. ``weight`` is how far the predictions are relied on, 0 to 1.
+    The estimate is as precise as ``effective_n`` labels alone would be. ``weight`` is the weight of the predictions, from 0 to 1.
     """
 
     labels: Estimate
@@ -28,9 +28,9 @@ def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float
 
     All values are between 0 and 1, and the labeled units are a random sample of all. The estimate is the power-tuned PPI++
     (Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453): unbiased however poor the predictions are, because the labels measure
-    their error. With few labels, its normal interval is too narrow, and it has no width at all if every label agrees with its
-    prediction. The variances therefore count two more labels, both predicted wrongly, and the interval is Wilson's for the
-    effective sample size. Raises ``ValueError`` if there are no labels or the lengths differ.
+    their error. With few labels, its normal interval is too narrow, and has zero width if every label agrees with its prediction.
+    The variances therefore include two additional labels, both predicted wrongly, and the interval is Wilson's for the effective
+    sample size. Raises ``ValueError`` if there are no labels or the lengths differ.
     """
     count = len(labels)
     if not labels or count != len(predictions):

@@ -20,7 +20,7 @@ _INTERVALS = 64  # of Simpson's rule
 class SeedMean:
     """The mean of a value over seeds and rows, with its 95% interval for another seed and other rows.
 
-    ``spread`` is the standard deviation between the seeds' means. ``chance`` is what it would be if only chance differed.
+    ``spread`` is the standard deviation between the seeds' means. ``chance`` is the standard deviation expected by chance alone.
     """
 
     mean: Estimate
@@ -39,7 +39,8 @@ def seed_rate(passed: Sequence[Sequence[bool]], groups: Sequence[Hashable]) -> S
 def seed_change(changes: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> SeedMean:
     """Return the mean change from another arm, between −1 and 1 for each row; ``changes`` holds each seed's rows.
 
-    The variance counts two more rows, one fixed and one broken (Bonett and Price 2012), so that equal rows do not prove equality.
+    The variance includes two additional rows, one fixed and one broken (Bonett and Price 2012), so that identical rows do not prove
+    equality.
     """
     value, error, t, spread, chance = _crossed(changes, groups, extra=(1.0, -1.0))
     return SeedMean(_estimate(value, (value - t * error, value + t * error)), spread, chance)

@@ -147,7 +147,7 @@ def _write_tokenizer(reader: gguf.GGUFReader, source: Path, target: Path) -> tup
 
 
 def _merges(ids: dict[str, int], tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Return all pairs of tokens that form one of ``tokens``, in the order in which they are merged."""
+    """Return all pairs of tokens that form one of ``tokens``, in merge order."""
     merges = []
     for token in tokens:
         pairs = [(token[:at], token[at:]) for at in range(1, len(token)) if token[:at] in ids and token[at:] in ids]

@@ -111,7 +111,7 @@ class HostGroup:
         return summed
 
     def watch(self) -> None:
-        """Call ``rescue`` and exit this process if an all-reduce will never return. Runs forever in a thread of the leader.
+        """Call ``rescue`` and exit this process if an all-reduce will never return. Runs indefinitely in a thread of the leader.
 
         The main thread is then waiting inside MLX, where no exception can reach it.
         """
@@ -154,7 +154,7 @@ def init_group(launcher: Launcher | PeerWorker, step: int = 0) -> HostGroup:
                 raise Interrupted(step) from error  # the signal also interrupted the connection attempt
             raise launcher.find_lost(timeout=1.0) or MachineError(
                 f"Host {config.rank} could not connect to the others: {error}",
-                hint=f"Check that these addresses are correct and the ports free ({config.backend}): {json.dumps(config.files)}",
+                hint=f"Check that these addresses are correct and their ports are free ({config.backend}): {json.dumps(config.files)}",
             ) from error
     hosts = HostGroup(config, group, launcher)
     if hosts.is_leader:

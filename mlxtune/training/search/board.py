@@ -58,7 +58,7 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class RungResult:
-    """A trial's answers after a rung (starting at 0): which rows passed the contract, and the reference answers' likelihoods.
+    """A trial's result at a rung (starting at 0): which rows passed the contract, and the likelihood of the reference answers.
 
     ``nats`` and ``tokens`` are totals over the reference answers. ``trained`` and ``seconds`` are the steps and the time that
     this rung took, including the trunk since the previous rung.
@@ -85,7 +85,7 @@ class RungResult:
 
 @dataclass(frozen=True)
 class Board:
-    """A search's plan and what is known about its trials."""
+    """A search's plan and the results of its trials so far."""
 
     plan: SearchPlan
     results: Mapping[tuple[int, int], RungResult] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Board:
         return sorted(number for number in ranking if number in best)
 
     def is_pruned(self, number: int) -> bool:
-        """Return whether a trial was compared at a rung that is complete and does not continue to the next one."""
+        """Return whether a trial took part in a complete rung and does not continue to the next one."""
         rung = self.last_rung(number) + 1
         if not 0 < rung < len(self.plan.rungs) or self.is_out(number):
             return False
@@ -158,7 +158,7 @@ class Board:
 
     @property
     def trained_steps(self) -> int:
-        """The number of optimizer steps that all results took together."""
+        """The total number of optimizer steps behind all results."""
         return sum(result.trained for result in self.results.values())
 
 

@@ -51,6 +51,6 @@ def parse_budget(text: str) -> Budget | None:
 
 
 def active_seconds(events: Iterable[Event]) -> float:
-    """Return how many seconds a run's worker has been active, without the time between a crash and the resume."""
+    """Return how many seconds a run's worker has been active, excluding the time between a crash and the resumption."""
     times = [event["t"] for event in events]
     return sum(gap for early, late in itertools.pairwise(times) if 0 < (gap := late - early) <= PAUSE)

@@ -89,8 +89,8 @@ def shrunken_rate(board: Board, number: int, rung: int) -> float:
     """Return an estimate of a trial's rate after ``rung`` that accounts for having selected it among all trials.
 
     It is the James–Stein estimate, which moves the rates of all trials toward their mean by the share of their spread that noise
-    explains (Efron and Morris 1975). Trials that were pruned count with their last rate, plus the mean gain of those that
-    continued. The noise is the residual of the two-way layout of trials and rows in the first rung, since trials share their rows.
+    explains (Efron and Morris 1975). Pruned trials count with their last rate plus the mean gain of those that continued. The noise
+    is the residual of the two-way layout of trials and rows in the first rung, since trials share their rows.
     """
     rates = {
         trial.number: _projected_rate(board, trial.number, rung) for trial in board.trials if board.last_rung(trial.number) >= 0

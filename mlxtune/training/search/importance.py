@@ -31,7 +31,7 @@ def trends(board: Board) -> tuple[Trend, ...]:
     """Return the trend of each hyperparameter in the first rung, which all trials complete; empty if there are too few trials.
 
     It is the slope of a least-squares line, on a logarithmic scale for numbers. The interval is the percentile bootstrap over trials,
-    so it includes what the other hyperparameters contribute. A rate that is best in the middle of a range has no trend.
+    so it includes what the other hyperparameters contribute. A rate that peaks in the middle of a range has no trend.
     """
     scored = [trial for trial in board.trials if (trial.number, 0) in board.results]
     if len(scored) < MIN_TRIALS:

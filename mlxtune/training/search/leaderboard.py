@@ -61,10 +61,10 @@ class StoredOutcome:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A search's trials, best first: those that got further come first, then by rate and loss.
+    """A search's trials, best first: by the last rung that they reached, then by rate and loss.
 
-    ``decision`` is the decision on the results so far; ``outcome`` is set when the search has made it. ``places`` maps the trials, for
-    each parameter, to where their value lies between the lowest and the highest one in ``ends``, from 0 to 1.
+    ``decision`` is the decision on the results so far; ``outcome`` is set when the search has made it. ``places`` maps the trials,
+    for each parameter, to the position of their value between the lowest and the highest one in ``ends``, from 0 to 1.
     """
 
     parameters: tuple[str, ...]

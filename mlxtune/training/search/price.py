@@ -1,4 +1,5 @@
-"""The price of a search before it starts: steps, time, energy, and the number of trials after which more are unlikely to help."""
+"""The cost of a search, estimated before it starts: steps, time, energy, and the number of trials after which more are unlikely to
+help."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class SearchPrice:
     enough_seconds: float | None
 
     def describe(self) -> tuple[str, str]:
-        """Return a sentence about the search's price, and one about its budget."""
+        """Return a sentence about the search's cost, and one about its budget."""
         time = f", about {duration(self.seconds)}" if self.seconds is not None else ""
         energy = f", {1000 * self.kilowatt_hours:,.0f} Wh" if self.kilowatt_hours is not None else ""
         price = f"{plural(self.trials, 'trial')} take {self.steps:,} steps instead of {self.full_steps:,}{time}{energy}"
@@ -39,7 +40,7 @@ class SearchPrice:
 
 
 def price_search(recipe: Recipe, total: int, seconds: float | None, kilowatt_hours: float | None) -> SearchPrice:
-    """Return the price of a search of ``recipe``, whose run takes ``total`` steps, ``seconds`` and ``kilowatt_hours``.
+    """Return the cost of a search of ``recipe``, whose run takes ``total`` steps, ``seconds`` and ``kilowatt_hours``.
 
     Trials are spread over their ranges independently of the results, so the best of n + 1 is the last one with a probability of
     1 / (n + 1).

@@ -171,7 +171,7 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
 
 
 def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
-    """Emit an event for each trial that does not continue and is not in ``ended`` yet."""
+    """Emit an event for each trial that does not continue and is not yet in ``ended``."""
     for trial in board.trials:
         number = trial.number
         if number in ended:
@@ -194,7 +194,7 @@ def _reread(worker: Worker) -> Board:
 
 
 class _Clock:
-    """How much of its budget the search has spent, and how much the rest will take at the current speed."""
+    """The spent part of the search's budget, and an estimate of what the rest will take at the current speed."""
 
     def __init__(self, worker: Worker) -> None:
         self.budget = parse_budget(worker.recipe.search.budget)
@@ -236,7 +236,7 @@ def _evaluate(worker: Worker) -> dict[str, Any]:
 
 
 def _without_endpoints(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` without arms at endpoints, to which nothing is sent without the user's consent."""
+    """Return ``recipe`` without arms at endpoints, because nothing is sent to them without the user's consent."""
     section = recipe.evaluation
     return replace(recipe, evaluation=replace(section, arms=[arm for arm in section.arms if not arm.startswith(ENDPOINT)]))
 

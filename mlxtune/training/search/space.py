@@ -41,7 +41,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choices:
-    """A few values, in ascending order."""
+    """A list of values, in ascending order."""
 
     values: tuple[Value, ...]
 
@@ -105,7 +105,7 @@ def shown(value: Value) -> str:
 
 
 def log_scale(values: Sequence[Value]) -> list[float]:
-    """Return the logarithms of ``values``. ``"all"`` layers are as many as the highest number."""
+    """Return the logarithms of ``values``. ``"all"`` layers count as the highest number."""
     numbers = [math.log(value) if isinstance(value, int | float) else math.inf for value in values]
     highest = max((number for number in numbers if number < math.inf), default=0.0)
     return [min(number, highest) for number in numbers]

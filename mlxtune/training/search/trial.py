@@ -35,7 +35,7 @@ from mlxtune.training.worker import write_data
 
 
 class TrialListener:
-    """Receives a trial's events, and asks its training loop to stop when the search needs it to."""
+    """Receives a trial's events, and stops its training loop if the search requires it."""
 
     def __init__(self, worker: Worker, folder: Path, should_stop: Callable[[], bool]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,8 @@ class TrialRunner:
         return setup
 
     def _shared_cache(self, first_adapted: int, build: Callable[[], Any]) -> FrozenOutputs | None:
-        """Return the cache of the layers below ``first_adapted`` for all trials. It gets its share of the memory for one run's cache."""
+        """Return the cache of the layers below ``first_adapted`` for all trials. Its memory is a share of that for one run's
+        cache."""
         if first_adapted not in self._caches and (cache := build()):
             cache.budget //= self.cache_count
             self._caches[first_adapted] = cache

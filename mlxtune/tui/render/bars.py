@@ -17,7 +17,8 @@ def bar(share: float, width: int, style: str = "$primary") -> Content:
 
 
 def spark(values: Sequence[float]) -> str:
-    """Return a sparkline that starts at zero, so that a steady pace looks steady. The largest value is about half a cell high."""
+    """Return a sparkline whose axis starts at zero, so that a steady pace looks steady. The largest value is about half a cell
+    high."""
     high = max(values, default=0.0)
     return "".join("▁▂▃▄▅"[round(max(value, 0) / high * 4)] for value in values) if high > 0 else ""
 

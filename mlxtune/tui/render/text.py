@@ -117,7 +117,7 @@ def gigabytes(count: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return an age in one unit: ``now``, ``3 min``, ``2 h``, ``5 d``."""
+    """Return an age in a single unit: ``now``, ``3 min``, ``2 h``, ``5 d``."""
     if seconds < 60:
         return "now"
     if seconds < 3600:

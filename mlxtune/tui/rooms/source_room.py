@@ -103,7 +103,7 @@ class SourceRoom(Room):
         return [FooterAction("w", "write", "generate", "let a teacher write rows")] if possible and self.app.can_start else []
 
     def action_generate(self) -> None:
-        """Ask what to generate. Variations are of the marked or filtered rows."""
+        """Ask what to generate. Variations are based on the marked or filtered rows."""
         session = self.sessions.session
         if session is None or session.ref.recipe_path is None:
             return
@@ -140,7 +140,7 @@ class SourceRoom(Room):
         """Unmark all rows."""
 
     def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
-        """Return the rows that a decision on many rows is about, ascending, and what they are: marked, filtered or all rows."""
+        """Return the rows for a decision on many rows, ascending, and how they were selected: marked, filtered or all rows."""
         if marked := self.marked_rows:
             return marked, f"{plural(len(marked), 'marked row')}"
         rows = sorted(int(index) for index in session.selection.rows if session.source.is_row(int(index)))

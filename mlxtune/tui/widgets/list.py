@@ -21,7 +21,7 @@ class ListPanel(FocusPanel):
     """Shows ``count`` rows. A click moves the cursor; a click on the cursor's row, or any click if ``eager``, chooses the row.
 
     Textual's OptionList and DataTable hold and measure every row, which takes 4 to 6 s per 100,000 rows, and have no bar in the
-    gutter. This list draws only the visible rows.
+    gutter. This one draws only the visible rows.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

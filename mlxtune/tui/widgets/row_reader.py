@@ -56,7 +56,7 @@ class RowReader(FocusPanel):
         return lines(*visible)
 
     def _scroll_to_cursor(self) -> None:
-        """Scroll the part under the cursor into view, all of it if it fits."""
+        """Scroll the part under the cursor into view, completely if it fits."""
         height = self.size.height
         rows, starts = self._build(self.size.width, self.cursor)
         if height <= 0 or not starts:

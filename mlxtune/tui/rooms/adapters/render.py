@@ -34,7 +34,7 @@ def empty_state(library: LibraryView | None, has_recipes: bool, width: int) -> C
 
 
 def heading_note(library: LibraryView) -> str:
-    """Return how many adapters there are, and their base."""
+    """Return the number of adapters, and their base."""
     bases = {base_name(adapter.base) for adapter in library.adapters if adapter.base}
     suffix = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
     return f"{len(library.adapters):,}{suffix}"

@@ -45,7 +45,7 @@ def interview_row(item: InterviewLine, width: int) -> Content:
 
 
 def heading_note(evidence: AdviceEvidence | None, wide: bool) -> str:
-    """Return what the advice is based on in addition to the answers, for the right end of the heading."""
+    """Return the evidence behind the advice besides the answers, for the right end of the heading."""
     if evidence is None:
         return "reading the rows"
     if not evidence.rows:

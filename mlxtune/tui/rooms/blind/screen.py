@@ -330,7 +330,7 @@ class BlindRoom(Room):
 
         def job() -> Notice:
             pairs = plural(export_votes(session, path, question), "preference pair")
-            hint = "These are held-out rows. Evaluate a model trained on them on other rows."
+            hint = "These are held-out rows. A model trained on them must be evaluated on other rows."
             return Notice("✓", "$success", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
 
         self.app.run_job(job, busy="")

@@ -42,7 +42,7 @@ def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | No
 
 
 def count_pairs(arms: ArmPair) -> int:
-    """Return how many rows both arms answered differently. Raise ``InputError``."""
+    """Return the number of rows that the two arms answered differently. Raise ``InputError``."""
     return count_differing(load_pairs(arms.folder, arms.first, arms.second))
 
 

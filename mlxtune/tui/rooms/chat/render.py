@@ -75,7 +75,7 @@ def _side_by_side(exchange: Exchange, width: int) -> list[Content]:
 
 
 def _reply(reply: ChatReply, width: int) -> list[Content]:
-    """Draw a reply under its adapter's name, and how it ended."""
+    """Draw a reply under its adapter's name, with the reason why it ended."""
     token = "$primary" if reply.adapter else "$muted"
     head, *answer = _turn("●", one_line(reply.adapter) or "base", reply.text, token, width)
     reasoning = wrap(safe_text(reply.reasoning.rstrip()).expandtabs(4), width - 6) if reply.reasoning else []

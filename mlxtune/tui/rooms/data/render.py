@@ -111,7 +111,7 @@ def _tag(row: Row, browser: SourceBrowser) -> str:
 
 
 def position_note(session: SourceSession, position: int) -> str:
-    """Return the cursor's position, how many rows are shown, and how many are undecided."""
+    """Return the cursor's position, the number of displayed rows, and the number of undecided ones."""
     browser, selection = session.source, session.selection
     undecided = len(browser) - browser.bad_count - browser.decided_count
     parts = [f"{min(position + 1, len(selection.rows)):,} of {len(selection.rows):,}"]
@@ -124,7 +124,7 @@ def position_note(session: SourceSession, position: int) -> str:
 
 
 def table_message(session: SourceSession, width: int) -> Content:
-    """Draw an error in the filter, that it matches nothing, or why the checks failed."""
+    """Draw an error in the filter, a message that nothing matches, or the reason why the checks failed."""
     selection = session.selection
     if selection.error:
         return lines(*marked("✗", "$error", selection.error, width))
@@ -136,7 +136,7 @@ def table_message(session: SourceSession, width: int) -> Content:
 
 
 def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool) -> Content:
-    """Return one kind of finding with its number of rows and its fix."""
+    """Return a check with its number of rows and its fix."""
     from mlxtune.data.checks.registry import get_check
 
     known = get_check(check)

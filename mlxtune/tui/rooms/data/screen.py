@@ -237,7 +237,7 @@ class DataRoom(SourceRoom):
         self.query_one("#findings", Section).head.set(note=note)
 
     def _findings_height(self, summary: Callable[[int], Content]) -> int:
-        """Return how many findings fit without pushing the sections below them off the screen."""
+        """Return the number of findings that fit without pushing the sections below them off the screen."""
         column = self.query_one("#stats").size
         gaps, chart_height = (9 if self.tall else 5), _CHART_HEIGHTS[self.tall]
         below = summary(column.width).plain.count("\n") + 1 + chart_height + 4
@@ -359,7 +359,7 @@ class DataRoom(SourceRoom):
             except MlxtuneError as error:
                 self.app.show_error(error)
 
-        text = "They are not reported for this source any more. The reason is recorded in the journal; u undoes it."
+        text = "They are no longer reported for this source. The reason is recorded in the journal; u undoes it."
         self.app.push_screen(PromptDialog(f"Mute {title}: why?", text, label="mute"), save)
 
     def action_filter(self) -> None:

@@ -34,7 +34,7 @@ def preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
 
 
 def pending_changes(browser: SourceBrowser, rows: Sequence[int]) -> dict[Action, int]:
-    """Return how many of ``rows`` each decision would change, omitting decisions that would change none."""
+    """Return the number of ``rows`` that each decision would change, omitting decisions that would change none."""
     counts = {action: sum(browser.decision(index).status != status for index in rows) for action, status in _STATUS.items()}
     if rows and all(isinstance(browser.record(index), Preference) for index in rows[:_PREVIEW_ROWS]):
         counts |= {

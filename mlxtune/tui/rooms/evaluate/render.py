@@ -105,7 +105,7 @@ def arms_header(metrics: Sequence[str], width: int) -> Content:
 
 
 def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
-    """Draw an arm's name and, for each metric, its interval on the axis and in figures."""
+    """Draw an arm's name and, for each metric, its interval as a bar and in numbers."""
     own = is_tuned(arm.name)
     axis_width = _axis_width(metrics, width)
     parts: list[Part] = [cell(one_line(arm.name), NAME, "bold $primary" if own else "")]
@@ -229,7 +229,7 @@ def _aligned(left: list[Content], right: list[Content]) -> list[tuple[Content, C
 
 
 def _score_rows(score: Score | None, width: int) -> list[Content]:
-    """Draw why an answer fails, or that it passes, and an empty row."""
+    """Draw the reason why an answer fails, or a message that it passes, followed by an empty row."""
     if score is None:
         return [Content("")]
     if score.passed:
@@ -267,7 +267,7 @@ def progress(view: RunView, now: float, width: int) -> Content:
 
 
 def failure(view: RunView, width: int) -> Content:
-    """Draw why an evaluation ended without a report, and what to do."""
+    """Draw the reason why an evaluation ended without a report, and how to proceed."""
     if view.status == "stopped":
         return lines(*marked("■", "$muted", "The evaluation was stopped.", width, "bold"), "    Press n to start another.")
     text = "The evaluation crashed." if view.status == "crashed" else view.state.error or "The evaluation failed."
@@ -326,7 +326,7 @@ def report_page(loaded: LoadedReport, width: int) -> list[Content]:
 def off_task_page(
     result: OffTaskResult, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]], width: int
 ) -> list[Content]:
-    """Draw every off-task prompt with each arm's answer: broken ones first, then those both arms fail."""
+    """Draw every off-task prompt with each arm's answer: broken ones first, then those that both arms fail."""
     rows = [*marked(*_off_task_mark(result), result.summary, width), Content("")]
     if len(answers) < 2:
         return rows

@@ -381,7 +381,7 @@ class EvaluateRoom(Room):
         self.app.action_room("review")
 
     def action_generate(self) -> None:
-        """Ask for a group of failing rows, and let a teacher write rows like their nearest training rows."""
+        """Ask for a group of failing rows, and have a teacher write rows like their nearest training rows."""
         loaded, found, row = self._report, self._rows, self._row
         if loaded is None or found is None or row is None:
             return
@@ -396,9 +396,7 @@ class EvaluateRoom(Room):
             None,
         )
         if not groups or recipe is None:
-            text = (
-                "There is no training row to write more rows like." if recipe else "The recipe of this report is not in recipes/."
-            )
+            text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
             self.app.show_notice(Notice("!", "$warning", text))
             return
 

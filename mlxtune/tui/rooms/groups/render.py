@@ -28,7 +28,7 @@ _GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
 
 
 def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
-    """Return a group's size, its kind and what it is about."""
+    """Return a group's size, kind and label."""
     glyph, style = _GLYPHS.get(group.kind) or (check_glyph(group.kind), "$warning")
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label
@@ -41,7 +41,7 @@ def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
 
 
 def groups_message(found: int, view: str, progress: str, error: str, width: int) -> Content:
-    """Return why there are no groups, or what is being computed."""
+    """Return the reason why there are no groups, or the progress of the computation."""
     if error:
         return fold(f"✗ {error}", width, style="$error")
     if progress:
@@ -55,7 +55,7 @@ def groups_message(found: int, view: str, progress: str, error: str, width: int)
 
 
 def member_row(browser: SourceBrowser, index: int, is_base: bool, prefix: str, width: int) -> Content:
-    """Return a member with its decision and the text that sets it apart. ``prefix`` is what the members' prompts begin with."""
+    """Return a member with its decision and its distinguishing text. ``prefix`` is the shared beginning of the members' prompts."""
     glyph, style = decision_glyph(browser.decision(index))
     row = current(browser, index)
     text = "" if row is None else last_prompt(row)[: 4 * _PREVIEW].removeprefix(prefix)
@@ -69,7 +69,7 @@ def member_row(browser: SourceBrowser, index: int, is_base: bool, prefix: str, w
 
 
 def comparison(browser: SourceBrowser, left: int, right: int, width: int) -> Lines:
-    """Return two rows side by side, part by part. Differences are underlined, and spans that a finding flags are lit."""
+    """Return two rows side by side, part by part. Differences are underlined, and spans that a finding flags are highlighted."""
     one, two = current(browser, left), current(browser, right)
     if one is None or two is None:
         return [fold("This row cannot be read.", width)], [0]
@@ -121,7 +121,7 @@ def _body(part: RowPart, words: Words, spans: Sequence[Span], width: int) -> lis
 
 
 def _cut(text: str, start: int, spans: Sequence[Span]) -> list[tuple[str, bool]]:
-    """Cut ``text``, which begins at ``start`` in its part, where flagged spans begin and end."""
+    """Split ``text``, which begins at ``start`` in its part, where flagged spans begin and end."""
     edges = sorted({0, len(text), *(min(max(edge - start, 0), len(text)) for span in spans for edge in (span.start, span.end))})
     return [
         (text[low:high], any(span.start <= start + low and start + high <= span.end for span in spans))

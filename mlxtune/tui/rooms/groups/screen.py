@@ -46,7 +46,7 @@ class _Clusters:
 
 
 class GroupsRoom(SourceRoom):
-    """A decision on a group is one event in the journal, so that one undo takes it back. Rows that were left out are not shown."""
+    """A decision on a group is one event in the journal, so a single undo reverts it. Rows that were left out are not shown."""
 
     ABOUT = "decide on duplicates, conflicts and clusters of rows"
     CSS_PATH = "style.tcss"
@@ -180,7 +180,7 @@ class GroupsRoom(SourceRoom):
         self._draw_members(session)
 
     def _status(self, session: SourceSession) -> tuple[str, str]:
-        """Return what is being computed, and what went wrong."""
+        """Return the progress of the computation, or its error."""
         if self._view == "clusters" and self._clusters is not None:
             return self._clusters.progress, self._clusters.error
         check = session.check
@@ -189,7 +189,7 @@ class GroupsRoom(SourceRoom):
         return ("" if check.finished else f"{check.step or 'starting the checks'} {check.fraction:.0%}"), ""
 
     def _follow_row(self, session: SourceSession, groups: Sequence[RowGroup]) -> None:
-        """Show the group of the row that another room has the cursor on, once per visit."""
+        """Show the group of the row under another room's cursor, once per visit."""
         if self._opened_row == session.row_index or not (groups or session.check.finished):
             return
         self._opened_row = session.row_index
@@ -414,7 +414,7 @@ class GroupsRoom(SourceRoom):
         self._switch("repeats")
 
     def action_clusters(self) -> None:
-        """Show the clusters, and compute them if that has not been done."""
+        """Show the clusters, and compute them if necessary."""
         if (session := self.session) is None:
             return
         if self._clusters is None or self._clusters.session is not session or self._clusters.error:

@@ -28,7 +28,7 @@ def repeat_groups(browser: SourceBrowser) -> list[RowGroup]:
 
 
 def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGroup]:
-    """Return ``groups`` without rows that are left out, and without groups of which nothing is left to compare."""
+    """Return ``groups`` without rows that are left out, and without groups that have nothing left to compare."""
     from mlxtune.data.groups import by_size
 
     left_out = {index for index, decision in browser.decisions.items() if decision.status in EXCLUDED}
@@ -56,7 +56,7 @@ def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[i
 
 
 def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
-    """Return the spans that findings flag, by the part of the row."""
+    """Return the spans that findings flag, keyed by the part of the row."""
     spans: dict[str, list[Span]] = {}
     for finding in findings:
         if finding.severity != "note":
@@ -66,7 +66,7 @@ def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
 
 
 def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
-    """Return the words with which the prompts of the group's first members begin, if they go on differently."""
+    """Return the words that the prompts of the group's first members begin with, if they differ after that."""
     rows = (current(browser, index) for index in group.rows[:_COMPARED])
     texts = [last_prompt(row) for row in rows if row is not None]
     if len(set(texts)) < 2:
@@ -76,7 +76,7 @@ def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
 
 
 def shared_length(texts: Sequence[str]) -> int:
-    """Return the number of characters with which all ``texts`` begin."""
+    """Return the length of the common prefix of ``texts``."""
     low, high = min(texts), max(texts)
     return next(
         (index for index, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), min(len(low), len(high))

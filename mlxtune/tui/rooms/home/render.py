@@ -18,7 +18,7 @@ from mlxtune.tui.verdict import MetricChange, VerdictView
 
 
 def next_step(step: NextStep, width: int, tall: bool) -> Content:
-    """Return the next step, why, and its keys."""
+    """Return the next step, the reason for it, and its keys."""
     glyph = line((f"{step.glyph} ", f"bold {step.token}")) if step.glyph else Content("")
     sentence = fold(step.sentence, width - glyph.cell_length, style=f"bold {step.token}")
     rows = [line("  ", glyph, sentence[2:]), fold(step.why, width)]
@@ -101,7 +101,7 @@ def best_adapter(verdict: VerdictView, newest: VerdictView | None, width: int) -
 
 
 def _key_metrics(metrics: Sequence[MetricChange]) -> list[MetricChange]:
-    """Return the part of the contract that changed most, and the whole contract."""
+    """Return the metric of the contract that changed most, and the whole contract."""
     *parts, contract = metrics
     return [*sorted(parts, key=lambda metric: -abs(metric.tuned - metric.base))[:1], contract]
 

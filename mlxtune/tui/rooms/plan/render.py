@@ -28,7 +28,7 @@ _LABEL = 13  # cells before a value of the side panels
 
 
 def empty_room(width: int) -> Content:
-    """Return what the room shows before there is a recipe."""
+    """Return the content of the room before there is a recipe."""
     about = "A recipe is a TOML file in recipes/ with everything that a run needs: the model, the rows and the training settings."
     home = line("  ", key("H", "open Home to create a sample workspace", "app.room('home')"))
     return lines(fold("No recipes yet.", width, style="bold"), fold(about, width), Content(""), home)
@@ -59,13 +59,13 @@ def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
 
 
 def progress(label: str, share: float, width: int) -> Content:
-    """Return what is being computed before there is a plan."""
+    """Return the progress of the computation before there is a plan."""
     first = line(("  ● ", "bold $primary"), one_line(label))
     return lines(first, line("    ", bar(share, width - 6)) if share else Content(""))
 
 
 def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
-    """Return why there is no plan, and what to do."""
+    """Return the reason why there is no plan, and how to proceed."""
     message = fold(safe_text(error.message), width - 2, indent="    ", style="bold $error")
     first = line(("  ✗ ", "bold $error"), message[4:])
     hint = fold(one_line(error.hint), width, "    ", style="") if error.hint else Content("")

@@ -63,7 +63,7 @@ class RecipeForm:
 
     @property
     def is_own_version(self) -> bool:
-        """Whether the file still has the content that this form wrote."""
+        """Whether the file still contains what this form wrote."""
         try:
             return self.written is not None and self.path.read_bytes() == self.written
         except OSError:

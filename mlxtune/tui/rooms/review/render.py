@@ -152,7 +152,7 @@ def _wrapped(text: Content, width: int) -> list[Content]:
 
 
 def progress(decided: int, total: int, seconds_per_row: float | None, position: str, width: int) -> Content:
-    """Return how many rows are decided, as a bar, and an estimate of the time left."""
+    """Return the share of decided rows as a bar, and an estimate of the time left."""
     left = line((f"  {decided:,}", "bold"), (f" of {total:,} decided  ", "$muted"))
     rest = total - decided
     estimate = f", about {duration(rest * seconds_per_row)}" if seconds_per_row and rest > 1 else ""

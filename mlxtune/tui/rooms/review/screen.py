@@ -178,7 +178,7 @@ class ReviewRoom(SourceRoom):
         self.query_one(RowReader).set(count, self._row_lines(session, row), cursor=0 if edited else None)
 
     def _token_note(self, session: SourceSession, row: Row | None) -> str:
-        """Return the row's label and its number of tokens, or why it is unknown."""
+        """Return the row's label and its number of tokens, or the reason why the number is unknown."""
         if row is None:
             return "unreadable"
         mask = self._masks.get(row.hash, self._masks.get(""))

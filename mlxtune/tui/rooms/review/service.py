@@ -132,7 +132,7 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
 
 
 def _lineage_facts(row: Row) -> list[tuple[str, str]]:
-    """Return who wrote a generated row, from what, and its scores."""
+    """Return the teacher that wrote a generated row, its examples or document, and its scores."""
     lineage = lineage_of(row)
     if lineage is None:
         return []

@@ -21,7 +21,7 @@ _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 
 
 def empty_room(snapshot: Snapshot, can_start: bool, width: int) -> Content:
-    """Return what the room shows before the first run."""
+    """Return the content of the room before the first run."""
     recipes = [view.recipe for view in snapshot.recipes if view.recipe]
     about = "A run trains an adapter on the rows of a recipe. Its loss, its log and its checkpoints are saved in runs/."
     rows = [fold("No runs yet.", width, style="bold"), fold(about, width), Content("")]
@@ -105,7 +105,7 @@ def _memory(state: RunState, space: int, wide: bool) -> Content:
 
 
 def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content | None:
-    """Return how a run ended, what is saved and what to do, to replace its figures. Return ``None`` while it runs normally.
+    """Return how a run ended, what was saved and how to proceed, in place of its figures. Return ``None`` while it runs normally.
 
     ``free``: whether nothing else is running, so that this run can be resumed.
     """

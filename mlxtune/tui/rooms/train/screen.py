@@ -263,7 +263,7 @@ class TrainRoom(Room):
 
 
 def _process_lines(view: RunView) -> list[LogLine]:
-    """Return the worker's last output as log lines and, if it crashed, how this is known."""
+    """Return the worker's last output as log lines and, if it crashed, the evidence for that."""
     lines = [LogLine(view.updated, "✗", "error", f"worker.log: {text}") for text in view.process_output]
     if view.status == "crashed":
         lines.append(LogLine(view.updated, "!", "warning", "the process crashed: it wrote no final event and holds no lock"))

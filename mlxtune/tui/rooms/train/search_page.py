@@ -1,4 +1,4 @@
-"""The search page over the Train room: the leaderboard of a search, its rates, and what its hyperparameters changed."""
+"""The search page over the Train room: the leaderboard of a search, its rates, and the effect of each hyperparameter."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class SearchPage(PageScreen):
         self.redraw()
 
     def action_choose(self, choice: boards.Choice) -> None:
-        """Drop or pin the trial under the cursor. The last choice counts."""
+        """Drop or pin the trial under the cursor. The last choice takes effect."""
         view, entry = self.view, self._entry
         if view and view.alive and entry:
             self.app.run_job(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")

@@ -21,7 +21,7 @@ _VALUE, _FIGURE, _BAR = 8, 7, 25  # cells
 
 
 def empty_page(can_start: bool, width: int) -> Content:
-    """Return what the page shows before the first search."""
+    """Return the content of the page before the first search."""
     about = (
         "A search trains a recipe with different learning rates, ranks, and layers, compares the trials on validation rows, and evaluates "
         "the best adapter once on the held-out rows."
