@@ -217,6 +217,7 @@ class AdapterSection:
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Optimizer = Literal["adamw", "adafactor", "muon", "lion"]
+WaitFor = Literal["", "power", "cool", "both"]
 _RATE = Rule(lambda rate: 0 < rate < 1, "between 0 and 1")
 _DECAY = Rule(lambda fraction: 0 < fraction <= 1, "a fraction of the steps, above 0 and at most 1")
 
@@ -247,9 +248,9 @@ class TrainingSection:
     samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
     keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
     seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones"), _SEED] = 7
-    wait_for: Annotated[Literal["", "power"], Key("power pauses the run while this machine is on battery power", in_form=False)] = (
-        ""
-    )
+    wait_for: Annotated[
+        WaitFor, Key("pauses the run on battery power (power), under heavy thermal pressure (cool), or both", in_form=False)
+    ] = ""
 
 
 Match = Literal["exact", "normalized", "regex", "fuzzy"]

@@ -19,6 +19,7 @@ from mlxtune.core.journal import Journal, Tail
 
 FILE = "events.jsonl"
 VERSION = 1
+WaitReason = Literal["power", "heat"]
 TERMINAL = frozenset({"run.finished", "run.stopped", "run.failed"})
 _SYNCED = TERMINAL | {"checkpoint", "run.started", "run.resumed", "run.restarting"}
 
@@ -256,10 +257,10 @@ class SleepPrevented(BaseEvent):
 
 
 class RunWaiting(BaseEvent):
-    """The run waits until this machine is connected to power."""
+    """The run waits until this machine is connected to power, or has cooled down."""
 
     type: Literal["run.waiting"]
-    reason: Literal["power"]
+    reason: WaitReason
 
 
 class RunContinued(BaseEvent):

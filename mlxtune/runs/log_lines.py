@@ -97,7 +97,8 @@ def _describe(event: Event) -> tuple[str, str, str] | None:
         case "warning":
             return "!", "warning", one_line(event["text"])
         case "run.waiting":
-            return "‖", "warning", "waiting until this machine is connected to power"
+            until = "has cooled down" if event["reason"] == "heat" else "is connected to power"
+            return "‖", "warning", f"waiting until this machine {until}"
         case "run.continued":
             return "●", "primary", "continued"
         case "run.restarting":

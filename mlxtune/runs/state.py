@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mlxtune.runs.events import ArmEvent, ArmProgress, Event
+from mlxtune.runs.events import ArmEvent, ArmProgress, Event, WaitReason
 
 Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
@@ -57,7 +57,7 @@ class RunState:
     name: str = ""
     base: str = ""
     pid: int = 0
-    waiting: bool = False  # until this machine is connected to power
+    waiting: WaitReason | Literal[""] = ""
     total: int = 0
     epochs: int = 0
     steps: tuple[Step, ...] = ()
@@ -127,7 +127,7 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
         match event["type"]:
             case "run.started" | "run.resumed":
                 changes |= {"phase": "running", "error": "", "hint": "", "code": 0, "summary": (), "pid": event["pid"]}
-                changes["waiting"] = False
+                changes["waiting"] = ""
                 changes |= {"kind": event["kind"], "name": event["name"], "base": event["base"]}
                 last_valid = -1  # a fresh start replaces everything
                 if event["type"] == "run.resumed":
@@ -166,9 +166,9 @@ def fold(events: Iterable[Event], state: RunState | None = None) -> RunState:
             case "warning":
                 warnings.append(event["text"])
             case "run.waiting":
-                changes["waiting"] = True
+                changes["waiting"] = event["reason"]
             case "run.continued":
-                changes["waiting"] = False
+                changes["waiting"] = ""
             case "run.restarting":
                 changes["phase"] = "restarting"
                 warnings.append(f"{event['error']} The run was resumed with smaller GPU commands.")

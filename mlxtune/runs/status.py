@@ -10,12 +10,12 @@ from typing import Literal
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.state import RunState
 
-RunStatus = Literal["starting", "running", "waiting", "quiet", "finished", "stopped", "failed", "crashed"]
+RunStatus = Literal["starting", "running", "waiting", "cooling", "quiet", "finished", "stopped", "failed", "crashed"]
 
 LOCK_FILE = "run.lock"
 QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
 STARTING_FOR = 30.0  # seconds that a new or restarting run may be without a lock
-ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "quiet"})  # has a process that can be asked to stop
+ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "cooling", "quiet"})  # has a process that can be asked to stop
 ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 
 
@@ -32,6 +32,7 @@ STATUS_LABELS: dict[RunStatus, StatusLabel] = {
     "starting": StatusLabel("●", "primary", "starting"),
     "running": StatusLabel("●", "primary", "running"),
     "waiting": StatusLabel("‖", "warning", "waiting for power"),
+    "cooling": StatusLabel("‖", "warning", "cooling down"),
     "quiet": StatusLabel("!", "warning", "quiet"),
     "finished": StatusLabel("✓", "success", "finished"),
     "stopped": StatusLabel("■", "muted", "stopped"),
@@ -50,7 +51,9 @@ def run_status(folder: Path, state: RunState, now: float | None = None) -> RunSt
     if is_locked(folder / LOCK_FILE) and not state.ended:  # a worker that wrote its terminal event is about to release it
         if state.updated and now - state.updated > QUIET_AFTER:
             return "quiet"
-        return "waiting" if state.waiting else "running" if state.pid else "starting"
+        if state.waiting:
+            return "cooling" if state.waiting == "heat" else "waiting"
+        return "running" if state.pid else "starting"
     match state.phase:
         case "finished" | "stopped" | "failed":
             return state.phase

@@ -1,11 +1,13 @@
-"""Pause a run while this machine is on battery power, if ``training.wait_for = "power"``."""
+"""Pause a run while this machine is on battery power or too hot, as ``training.wait_for`` says."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mlxtune.planning import machine
+from mlxtune.recipe.schema import WaitFor
+from mlxtune.runs.events import WaitReason
 
 if TYPE_CHECKING:  # imports mlx
     from mlxtune.training.loop import RunListener
@@ -15,18 +17,37 @@ POLL = 1.0  # seconds between two checks while it waits; a stop request is notic
 
 
 class PowerWait:
-    """Called before each step. It returns once the machine is connected to power, or the user asks the run to stop."""
+    """Called before each step. It returns once the machine is connected to power and cool, or the user asks the run to stop.
 
-    def __init__(self, wait_for: Literal["", "power"], listener: RunListener) -> None:
-        self._wait_for, self._listener = wait_for, listener
+    A run pauses at heavy thermal pressure and continues once it is nominal, so that it does not alternate at the limit.
+    ``waited`` is the time that it has paused, in seconds.
+    """
+
+    def __init__(self, wait_for: WaitFor, listener: RunListener) -> None:
+        self._listener = listener
+        self._for_power, self._for_cooling = wait_for in ("power", "both"), wait_for in ("cool", "both")
         self._next_check = 0.0
+        self.waited = 0.0
 
     def __call__(self) -> None:
-        if self._wait_for != "power" or time.monotonic() < self._next_check:
+        if not (self._for_power or self._for_cooling) or time.monotonic() < self._next_check:
             return
-        if machine.power().on_battery:
-            self._listener.emit("run.waiting", reason="power")
-            while machine.power().on_battery and not self._listener.stopping:
+        start, reason = time.monotonic(), self._reason(None)
+        while reason and not self._listener.stopping:
+            self._listener.emit("run.waiting", reason=reason)
+            before = reason
+            while reason == before and not self._listener.stopping:
                 time.sleep(POLL)
-            self._listener.emit("run.continued")
+                reason = self._reason(before)
+            if not reason or self._listener.stopping:
+                self._listener.emit("run.continued")
+                self.waited += time.monotonic() - start
         self._next_check = time.monotonic() + INTERVAL
+
+    def _reason(self, before: WaitReason | None) -> WaitReason | None:
+        """Return why the run should wait. ``before`` is why it has been waiting."""
+        state = machine.power()
+        if self._for_power and state.on_battery:
+            return "power"
+        hot = state.thermal == "heavy" or (before == "heat" and state.thermal != "nominal")
+        return "heat" if self._for_cooling and hot else None

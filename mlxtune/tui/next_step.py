@@ -110,6 +110,9 @@ def _while_training(view: RunView, snapshot: Snapshot) -> NextStep:
     if view.status == "waiting":
         why = "training.wait_for pauses the run while this machine is on battery power."
         return NextStep("Connect this machine to power.", why, *_OPEN_RUN, "‖", "$warning")
+    if view.status == "cooling":
+        why = "training.wait_for pauses the run while this machine is under heavy thermal pressure."
+        return NextStep("Let this machine cool down.", why, *_OPEN_RUN, "‖", "$warning")
     if view.status == "quiet":
         sentence = f"The run has been quiet for {duration(snapshot.now - view.updated)}."
         return NextStep(sentence, "Its process is alive but has not written any events.", *_OPEN_RUN, "!", "$warning")

@@ -7,6 +7,7 @@ import pytest
 from mlxtune.recipe import TrainingSection, parse
 from mlxtune.training.optimizer import learning_rate
 from mlxtune.training.search import rungs
+from mlxtune.training.search.budget import active_seconds
 from mlxtune.training.search.price import price_search
 
 RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
@@ -39,3 +40,9 @@ def test_a_rung_is_a_run_that_continues_the_trunk(section: TrainingSection, tota
         assert complete[-1] < max(complete) or length < 10  # a decay of one step has the full rate
     assert rungs.rung_steps(section, total)[0] == lengths[0]
     assert sum(rungs.rung_steps(section, total)) < 2 * total
+
+
+def test_pauses_and_crashes_do_not_count_toward_the_budget() -> None:
+    kinds = [(0, "run.started"), (5, "step"), (6, "run.waiting"), (15, "heartbeat"), (24, "heartbeat"), (30, "run.continued"),
+             (33, "heartbeat"), (100, "run.resumed"), (104, "step")]  # fmt: skip
+    assert active_seconds([{"t": float(time), "type": kind} for time, kind in kinds]) == 6 + 3 + 4  # type: ignore[typeddict-item]

@@ -154,6 +154,14 @@ async def test_a_run_that_waits_for_power_says_so_and_can_be_stopped(loaded: Sho
         assert "stop" in room.actions
 
 
+async def test_a_run_that_cools_down_says_so(loaded: Shop, open_room: OpenRoom) -> None:
+    loaded.tell(loaded.folder / "runs" / RUN, [("run.waiting", {"reason": "heat"})])
+    async with open_room("train") as room:
+        assert "‖ Paused because of heat.  It continues once this machine has cooled down." in room.text("#stats")
+        assert "‖ cooling down" in status(room)
+        assert "stop" in room.actions
+
+
 async def test_a_crash_says_what_is_saved_and_r_resumes(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     resumed: list[str] = []
     monkeypatch.setattr("mlxtune.training.start.resume", lambda run: resumed.append(run.id))

@@ -1,4 +1,4 @@
-"""A run with ``training.wait_for = "power"`` waits while the machine runs on its battery, and can be stopped meanwhile."""
+"""A run with ``training.wait_for`` waits while the machine runs on its battery or is too hot, and can be stopped meanwhile."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
+from mlxtune.planning import machine
+from mlxtune.planning.machine import PowerState
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
+from mlxtune.training import power_wait
+from mlxtune.training.power_wait import PowerWait
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +82,54 @@ def test_a_run_that_does_not_wait_for_power_starts_on_its_battery(workspace: Pat
     wait_until(run, lambda: run.state().ended)
     assert run.state().phase == "finished"
     assert "run.waiting" not in kinds(run)
+
+
+class Listener:
+    """Collects the events of a wait, and asks it to stop after ``patience`` checks of ``stopping``."""
+
+    def __init__(self, patience: int = 1000) -> None:
+        self.told: list[str] = []
+        self._patience = patience
+
+    @property
+    def stopping(self) -> bool:
+        self._patience -= 1
+        return self._patience < 0
+
+    def emit(self, kind: str, **fields: str) -> None:
+        self.told.append(" ".join([kind, *fields.values()]))
+
+
+@pytest.mark.parametrize(
+    ("wait_for", "states", "told"),
+    [
+        ("cool", ["nominal"], []),
+        ("cool", ["moderate"], []),
+        ("cool", ["heavy", "heavy", "moderate", "nominal"], ["run.waiting heat", "run.continued"]),
+        ("power", ["heavy"], []),
+        ("both", ["battery", "heavy", "moderate", "nominal"], ["run.waiting power", "run.waiting heat", "run.continued"]),
+    ],
+)
+def test_heat_pauses_a_run_until_the_pressure_is_nominal(
+    monkeypatch: pytest.MonkeyPatch, wait_for: Literal["", "power", "cool", "both"], states: list[str], told: list[str]
+) -> None:
+    known = {"battery": PowerState(on_battery=True)} | {
+        level: PowerState(thermal=level) for level in get_args(machine.ThermalPressure)
+    }
+    remaining = iter([known[name] for name in states])
+    monkeypatch.setattr(machine, "power", lambda: next(remaining))
+    monkeypatch.setattr(power_wait, "POLL", 0.0)
+    listener = Listener()
+    wait = PowerWait(wait_for, listener)  # type: ignore[arg-type]
+    wait()
+    assert listener.told == told
+    assert bool(wait.waited) == bool(told)
+    assert wait_for == "power" or next(remaining, None) is None
+
+
+def test_a_run_that_is_too_hot_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "power", lambda: PowerState(thermal="heavy"))
+    monkeypatch.setattr(power_wait, "POLL", 0.0)
+    listener = Listener(patience=3)
+    PowerWait("cool", listener)()  # type: ignore[arg-type]
+    assert listener.told == ["run.waiting heat", "run.continued"]

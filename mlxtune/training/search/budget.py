@@ -51,6 +51,10 @@ def parse_budget(text: str) -> Budget | None:
 
 
 def active_seconds(events: Iterable[Event]) -> float:
-    """Return how many seconds a run's worker has been active, excluding the time between a crash and the resumption."""
-    times = [event["t"] for event in events]
-    return sum(gap for early, late in itertools.pairwise(times) if 0 < (gap := late - early) <= PAUSE)
+    """Return how many seconds a run's worker has been active, excluding pauses and the time between a crash and the resumption."""
+    active, waiting = 0.0, False
+    for early, late in itertools.pairwise(events):
+        waiting = early["type"] == "run.waiting" or (waiting and early["type"] == "heartbeat")
+        gap = late["t"] - early["t"]
+        active += gap if 0 < gap <= PAUSE and not waiting else 0.0
+    return active

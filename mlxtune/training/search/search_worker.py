@@ -10,7 +10,6 @@ import gc
 import math
 import shutil
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,8 +197,7 @@ class _Clock:
 
     def __init__(self, worker: Worker) -> None:
         self.budget = parse_budget(worker.recipe.search.budget)
-        self._start = time.monotonic()
-        self._before = active_seconds(events.read_all(worker.folder)) if self.budget else 0.0
+        self._folder = worker.folder
         self._watts = typical_watts(this_machine().chip)[0]
 
     def allows(self, board: Board, steps: int) -> bool:
@@ -209,7 +207,7 @@ class _Clock:
         if self.budget.unit == "steps":
             return board.trained_steps + steps <= self.budget.amount
         per_step = sum(result.seconds for result in board.results.values()) / board.trained_steps
-        seconds = self._before + time.monotonic() - self._start + steps * per_step
+        seconds = active_seconds(events.read_all(self._folder)) + steps * per_step
         return (seconds / 3600 * self._watts if self.budget.unit == "Wh" else seconds) <= self.budget.amount
 
 

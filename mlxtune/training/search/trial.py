@@ -78,6 +78,11 @@ class TrialRunner:
     _caches: dict[int, FrozenOutputs] = field(default_factory=dict)
 
     @cached_property
+    def pause(self) -> PowerWait:
+        """The pause before each step of any trial, as the recipe says."""
+        return PowerWait(self.recipe.training.wait_for, self.worker)
+
+    @cached_property
     def max_tokens(self) -> int:
         """The maximum length of an answer, as in the evaluation on held-out rows."""
         rows = [*self.base.splits.train, *self.base.splits.valid]
@@ -98,7 +103,7 @@ class TrialRunner:
         Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or other apps need the memory, and
         another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
-        start = time.monotonic()
+        start, waited = time.monotonic(), self.pause.waited
         folder, target, total = trial_folder(self.worker.folder, trial.number), self.plan.rungs[rung], self.plan.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
         listener, setup = TrialListener(self.worker, folder, should_stop), None
@@ -124,7 +129,8 @@ class TrialRunner:
         finally:
             listener.close()
             lora.remove(self.base.loaded.model)
-        return RungResult(trial.number, rung, passed, nats, tokens, self.plan.steps[rung], time.monotonic() - start)
+        seconds = time.monotonic() - start - (self.pause.waited - waited)
+        return RungResult(trial.number, rung, passed, nats, tokens, self.plan.steps[rung], seconds)
 
     def _setup(self, recipe: Recipe, folder: Path, listener: TrialListener) -> TrainingSetup:
         """Add the trial's adapter to the model and build its loop, without validation rows: trials are compared by their answers."""
@@ -132,7 +138,7 @@ class TrialRunner:
         setup = build_loop(self.base, many, folder, listener)  # all trials together make more than one pass over the rows
         loop = setup.loop
         write_data(folder, recipe, setup, loop.valid)
-        loop.valid, loop.pause = [], PowerWait(recipe.training.wait_for, self.worker)
+        loop.valid, loop.pause = [], self.pause
         build = loop.cache
         if recipe.method.kind == "sft":
             loop.cache = lambda rows: self._shared_cache(loop.stack.first_adapted, lambda: build(rows))

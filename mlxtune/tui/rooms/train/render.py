@@ -118,6 +118,9 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
         case "waiting":
             fact = "Waiting for power."
             return _banner("‖", "$warning", fact, "Connect this machine to power to continue.", _loss_if_stopped(view), None, width)
+        case "cooling":
+            why = "It continues once this machine has cooled down."
+            return _banner("‖", "$warning", "Paused because of heat.", why, _loss_if_stopped(view), None, width)
         case "crashed":
             fact = f"The run crashed at step {state.step:,}."
             return _banner("✗", "$error", fact, "Its process no longer exists.", _loss_if_stopped(view), resume, width)
