@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import random
 import statistics
 import sys
@@ -33,8 +34,8 @@ QUESTIONS = ("Where is my parcel?", "The tent leaks. What now?", "How do I retur
 class Load:
     """What the clients of the server at ``url`` did."""
 
-    def __init__(self, url: str, model: str, max_tokens: int) -> None:
-        self.address, self.model, self.max_tokens = urlsplit(url), model, max_tokens
+    def __init__(self, url: str, model: str, max_tokens: int, pause: float = 0.0) -> None:
+        self.address, self.model, self.max_tokens, self.pause = urlsplit(url), model, max_tokens, pause
         self.stopped = threading.Event()
         self.lock = threading.Lock()
         self.requests: Counter[str] = Counter()
@@ -43,9 +44,9 @@ class Load:
         self.tokens = 0
 
     def client(self, seed: int) -> None:
-        """Send requests until :attr:`stopped` is set."""
+        """Send requests until :attr:`stopped` is set, with ``pause`` seconds between them."""
         chance = random.Random(seed)
-        while not self.stopped.is_set():
+        while not self.stopped.wait(self.pause):
             kind = chance.choice(("chat", "chat", "stream", "abandoned", "completion", "response", "embedding", "invalid"))
             try:
                 self.send(kind, chance)
@@ -168,7 +169,7 @@ def child_of(pid: int) -> int:
 def resources(pid: int) -> dict[str, int]:
     """Return the memory in KiB, and the numbers of open descriptors and threads, of the process ``pid``."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
     return {"memory, KiB": int(status["VmRSS"].split()[0]), "descriptors": descriptors, "threads": int(status["Threads"])}
 
 

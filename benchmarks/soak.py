@@ -1,0 +1,261 @@
+"""A soak test of everything at once: the app on a live run, the server under load, and an evaluation after each run.
+
+    python benchmarks/soak.py [--json] [--minutes 60] [--clients 8] [--pause 4] [--steps 600] [--busy 0.1] [--folder FOLDER]
+
+The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages. Beside it, the tiny random model of the tests
+trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of some seconds. The
+training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Memory, descriptors, threads, and child
+processes of the app, of the server, and of its model process are sampled once a minute, and the medians of the first quarter and of the last
+quarter are compared, after ``--warm-up`` minutes. Linux only, because it reads ``/proc``; it needs tmux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import FOLDER, environment
+from own_serving import serving
+from soak_server import Load, child_of, resources
+
+sys.path.insert(0, str(FOLDER.parent / "tests"))
+
+from tiny_model import make_tiny
+
+from mlxtune.core import files
+from mlxtune.data import samples
+from mlxtune.recipe.edit import edit_recipe
+
+KEY_INTERVAL = 2.0
+SIZE = ("140", "45")
+RECIPE = {
+    "model.base": "../tiny", "data.holdout": 0.05, "data.max_tokens": 2048, "training.batch_size": 2, "training.save_every": 50,
+    "training.validate_every": 50, "training.samples": 2, "evaluation.max_tokens": 8, "evaluation.rows": 8, "evaluation.regression": "",
+}  # fmt: skip
+# Every room, with its pages. Nothing here starts or stops a run; decisions are undone.
+TOUR = """
+H Down Down F1 Escape
+D Down Down PageDown g Escape s Escape / a v Escape
+G Down Down Up
+R Right Right a u x u c Escape Left
+P Down Down Down Down Right u m Escape
+T z z m g Escape l Escape Left Left Escape [ ] h Escape
+E m Enter Escape o Escape r Escape Tab Down
+B Enter Escape m Escape p Escape
+A Down Up Enter Escape
+C Enter Escape e
+V Down t Escape w Escape
+C-p Escape ; Escape
+"""
+
+
+@dataclass
+class Runs:
+    """The runs that were trained and evaluated so far."""
+
+    trained: int = 0
+    evaluated: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before the first sample")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=4.0, help="seconds between the requests of a client")
+    parser.add_argument("--steps", type=int, default=600, help="of each training run")
+    parser.add_argument("--busy", type=float, default=0.1, help="share of the time for which the training process runs")
+    parser.add_argument("--folder", type=Path, help="where the samples are written, line by line")
+    options = parser.parse_args()
+    if not Path("/proc").is_dir():
+        sys.exit("This script reads /proc, which this system does not have.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        print(lines(soak(options, folder)) if not options.json else json.dumps(soak(options, folder), indent=2))
+
+
+def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run everything in ``folder``, and return the figures."""
+    workspace, home = folder / "shop", folder / "home"
+    make_tiny(folder / "tiny")
+    recipe = samples.create(workspace)
+    (workspace / "tiny").symlink_to(folder / "tiny")
+    edit_recipe(recipe, RECIPE)
+    home.mkdir()
+    if (files.home() / "blas").exists():
+        (home / "blas").symlink_to(files.home() / "blas")
+    os.environ["MLXTUNE_HOME"] = str(home)
+    runs, stopped = Runs(), threading.Event()
+    with tmux(workspace, folder) as (app, press), serving(workspace, options.clients, str(folder / "tiny")) as info:
+        load = Load(info["url"], info["base"], 16, options.pause)
+        threads = [threading.Thread(target=load.client, args=(seed,)) for seed in range(options.clients)]
+        threads += [
+            threading.Thread(target=train_and_evaluate, args=(workspace, options.steps, runs, stopped)),
+            threading.Thread(target=tour, args=(press, stopped)),
+            threading.Thread(target=throttle, args=(home, options.busy, stopped)),
+        ]
+        for thread in threads:
+            thread.start()
+        taken: list[dict[str, int]] = []
+        try:
+            time.sleep(options.warm_up * 60)
+            start = time.monotonic()
+            while time.monotonic() - start < options.minutes * 60:
+                taken.append(sample({"app": app, "server": info["pid"], "model": child_of(info["pid"])}, home))
+                with (folder / "samples.jsonl").open("a") as file:
+                    file.write(json.dumps({"t": round(time.monotonic() - start), **taken[-1]}) + "\n")
+                time.sleep(60)
+        finally:
+            load.stopped.set()
+            stopped.set()
+            for thread in threads:
+                thread.join()
+    time.sleep(5)
+    return {
+        **environment(), "minutes": options.minutes, "clients": options.clients, "samples": len(taken),
+        "requests": sum(load.requests.values()), "unexpected": dict(load.unexpected),
+        "runs": runs.trained, "evaluations": runs.evaluated, "failed": runs.failed,
+        "first_and_last_quarter": quarters(taken), "processes_left": [command(pid) for pid in processes(home)],
+    }  # fmt: skip
+
+
+@contextmanager
+def tmux(workspace: Path, folder: Path) -> Iterator[tuple[int, Any]]:
+    """Start the app in a tmux server of its own; yield its process ID, and a function that presses a key."""
+    server = ["tmux", "-f", "/dev/null", "-S", str(folder / "tmux")]
+    app = shlex.join([sys.executable, "-P", "-m", "mlxtune"])
+    pane = ["-x", SIZE[0], "-y", SIZE[1], "-c", str(workspace)]
+    subprocess.run([*server, "new-session", "-d", *pane, f"exec {app}"], check=True)
+    pid = int(subprocess.run([*server, "list-panes", "-F", "#{pane_pid}"], check=True, capture_output=True, text=True).stdout)
+    try:
+        yield pid, lambda key: subprocess.run([*server, "send-keys", key], check=True)
+    finally:
+        subprocess.run([*server, "kill-server"], check=False)
+
+
+def tour(press: Any, stopped: threading.Event) -> None:
+    for key in itertools.cycle(TOUR.split()):
+        if stopped.wait(KEY_INTERVAL):
+            return
+        press(key)
+
+
+def train_and_evaluate(workspace: Path, steps: int, runs: Runs, stopped: threading.Event) -> None:
+    """Train and evaluate, again and again."""
+
+    def mlxtune(*arguments: str) -> bool:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mlxtune", *arguments],
+            cwd=workspace, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        while True:
+            try:
+                output, _ = process.communicate(timeout=1)
+            except subprocess.TimeoutExpired:
+                if stopped.is_set():
+                    process.kill()
+                    subprocess.run(
+                        [sys.executable, "-P", "-m", "mlxtune", "runs", "stop", "last"], cwd=workspace, capture_output=True
+                    )
+                    return False
+                continue
+            if process.returncode and not stopped.is_set():
+                runs.failed.append(f"{shlex.join(arguments)}: {output[-500:]}")
+            return not process.returncode
+
+    while not stopped.is_set():
+        if mlxtune("train", "recipes/support-json.toml", "--set", f"training.steps={steps}"):
+            runs.trained += 1
+            runs.evaluated += mlxtune("eval", "last")
+        stopped.wait(1)
+
+
+def throttle(home: Path, busy: float, stopped: threading.Event, interval: float = 0.5) -> None:
+    """Let the training process run for the share ``busy`` of the time."""
+    worker = 0
+    while busy < 1 and not stopped.is_set():
+        if "mlxtune.training.worker" not in command(worker):
+            worker = next((pid for pid in processes(home) if "mlxtune.training.worker" in command(pid)), 0)
+        if not worker:
+            stopped.wait(1)
+            continue
+        for number, seconds in ((signal.SIGSTOP, interval * (1 - busy)), (signal.SIGCONT, interval * busy)):
+            try:
+                os.kill(worker, number)
+            except ProcessLookupError:
+                worker = 0
+                break
+            time.sleep(seconds)
+
+
+def processes(home: Path) -> list[int]:
+    """Return the IDs of all processes, orphans included, that use the folder ``home`` as mlxtune's."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MLXTUNE_HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # it has ended, or belongs to another user
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def sample(watched: dict[str, int], home: Path) -> dict[str, int]:
+    """Return the resources of the ``watched`` processes, and the number of all processes."""
+    result = {f"{name} {key}": value for name, pid in watched.items() for key, value in {**resources(pid), **family(pid)}.items()}
+    return {**result, "processes": len(processes(home))}
+
+
+def family(pid: int) -> dict[str, int]:
+    """Return the number of the children of the process ``pid``, those included that have ended and were not waited for."""
+    tasks = Path(f"/proc/{pid}/task")
+    children = sum(len((tasks / task / "children").read_text().split()) for task in os.listdir(tasks))
+    return {"children": children}
+
+
+def quarters(taken: list[dict[str, int]]) -> dict[str, list[float]]:
+    """Return the medians of the first quarter and of the last quarter of the samples, by resource."""
+    part = max(1, len(taken) // 4)
+    return {key: [statistics.median(one[key] for one in some) for some in (taken[:part], taken[-part:])] for key in taken[0]}
+
+
+def lines(result: dict[str, Any]) -> str:
+    unexpected = sum(result["unexpected"].values())
+    texts = [
+        f"{result['minutes']:g} minutes, {result['samples']} samples: {result['runs']} runs, {result['evaluations']} evaluations, "
+        f"{result['requests']:,} requests of {result['clients']} clients; {unexpected} unexpected replies",
+        *(f"{key}: {first:,.0f} → {last:,.0f}" for key, (first, last) in result["first_and_last_quarter"].items()),
+        *(f"{count} × {what}" for what, count in result["unexpected"].items()),
+        *(f"failed: {what}" for what in result["failed"]),
+        *(f"still running: {what}" for what in result["processes_left"]),
+    ]
+    return "\n".join(texts)
+
+
+if __name__ == "__main__":
+    main()
