@@ -12,6 +12,7 @@ quarter are compared, after ``--warm-up`` minutes. Linux only, because it reads 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -24,7 +25,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from tiny_model import make_tiny
 from mlxtune.core import files
 from mlxtune.data import samples
 from mlxtune.recipe.edit import edit_recipe
+from mlxtune.runs import registry
 
 KEY_INTERVAL = 2.0
 SIZE = ("140", "45")
@@ -110,7 +111,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         threads += [
             threading.Thread(target=train_and_evaluate, args=(workspace, options.steps, runs, stopped)),
             threading.Thread(target=tour, args=(press, stopped)),
-            threading.Thread(target=throttle, args=(home, options.busy, stopped)),
+            threading.Thread(target=throttle, args=(workspace, options.busy, stopped)),
         ]
         for thread in threads:
             thread.start()
@@ -137,7 +138,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@contextmanager
+@contextlib.contextmanager
 def tmux(workspace: Path, folder: Path) -> Iterator[tuple[int, Any]]:
     """Start the app in a tmux server of its own; yield its process ID, and a function that presses a key."""
     server = ["tmux", "-f", "/dev/null", "-S", str(folder / "tmux")]
@@ -188,22 +189,17 @@ def train_and_evaluate(workspace: Path, steps: int, runs: Runs, stopped: threadi
         stopped.wait(1)
 
 
-def throttle(home: Path, busy: float, stopped: threading.Event, interval: float = 0.5) -> None:
-    """Let the training process run for the share ``busy`` of the time."""
-    worker = 0
-    while busy < 1 and not stopped.is_set():
-        if "mlxtune.training.worker" not in command(worker):
-            worker = next((pid for pid in processes(home) if "mlxtune.training.worker" in command(pid)), 0)
-        if not worker:
-            stopped.wait(1)
+def throttle(workspace: Path, busy: float, stopped: threading.Event, interval: float = 0.5) -> None:
+    """Let the training process run for the share ``busy`` of the time once it takes steps."""
+    while busy < 1 and not stopped.wait(2):
+        runs = registry.list_runs(workspace, "train")
+        if not runs or runs[0].status() != "running" or not (state := runs[0].state()).step:
             continue
-        for number, seconds in ((signal.SIGSTOP, interval * (1 - busy)), (signal.SIGCONT, interval * busy)):
-            try:
-                os.kill(worker, number)
-            except ProcessLookupError:
-                worker = 0
-                break
-            time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            while not stopped.is_set():
+                for number, seconds in ((signal.SIGSTOP, interval * (1 - busy)), (signal.SIGCONT, interval * busy)):
+                    os.kill(state.pid, number)
+                    time.sleep(seconds)
 
 
 def processes(home: Path) -> list[int]:
