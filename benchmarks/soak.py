@@ -1,6 +1,6 @@
 """A soak test of everything at once: the app on a live run, the server under load, and an evaluation after each run.
 
-    python benchmarks/soak.py [--json] [--minutes 60] [--clients 8] [--pause 4] [--steps 600] [--busy 0.1] [--folder FOLDER]
+    python benchmarks/soak.py [--json] [--minutes 60] [--clients 8] [--pause 4] [--steps 60] [--busy 0.25] [--folder FOLDER]
 
 The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages. Beside it, the tiny random model of the tests
 trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of some seconds. The
@@ -44,9 +44,10 @@ from mlxtune.runs import registry
 
 KEY_INTERVAL = 2.0
 SIZE = ("140", "45")
+ROWS = "data/samples/support.jsonl"
 RECIPE = {
-    "model.base": "../tiny", "data.holdout": 0.05, "data.max_tokens": 2048, "training.batch_size": 2, "training.save_every": 50,
-    "training.validate_every": 50, "training.samples": 2, "evaluation.max_tokens": 8, "evaluation.rows": 8, "evaluation.regression": "",
+    "model.base": "../tiny", "data.holdout": 0.05, "data.max_tokens": 1024, "training.batch_size": 2, "training.save_every": 20,
+    "training.validate_every": 20, "training.samples": 2, "evaluation.max_tokens": 8, "evaluation.rows": 8, "evaluation.regression": "",
 }  # fmt: skip
 # Every room, with its pages. Nothing here starts or stops a run; decisions are undone.
 TOUR = """
@@ -81,8 +82,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before the first sample")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pause", type=float, default=4.0, help="seconds between the requests of a client")
-    parser.add_argument("--steps", type=int, default=600, help="of each training run")
-    parser.add_argument("--busy", type=float, default=0.1, help="share of the time for which the training process runs")
+    parser.add_argument("--steps", type=int, default=60, help="of each training run")
+    parser.add_argument("--busy", type=float, default=0.25, help="share of the time for which the training process runs")
     parser.add_argument("--folder", type=Path, help="where the samples are written, line by line")
     options = parser.parse_args()
     if not Path("/proc").is_dir():
@@ -96,8 +97,8 @@ def main() -> None:
 def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run everything in ``folder``, and return the figures."""
     workspace, home = folder / "shop", folder / "home"
-    make_tiny(folder / "tiny")
     recipe = samples.create(workspace)
+    make_tiny(folder / "tiny", texts=(workspace / ROWS).read_text(encoding="utf-8").splitlines())
     (workspace / "tiny").symlink_to(folder / "tiny")
     edit_recipe(recipe, RECIPE)
     home.mkdir()
