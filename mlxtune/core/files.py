@@ -88,13 +88,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return the text of a file. Raise ``OSError`` if it is not a regular one, because a pipe may never end."""
+    with open(path, encoding=encoding, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read()
+
+
 def read_json(path: Path, *, unique_keys: bool = False) -> Any:
     """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid.
 
     With ``unique_keys``, a repeated key is invalid, too. Programs differ in which of its values they use.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique if unique_keys else None)
+        return json.loads(read_text(path), object_pairs_hook=_unique if unique_keys else None)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except (ValueError, OSError, RecursionError) as error:

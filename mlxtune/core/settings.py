@@ -23,7 +23,7 @@ from string import Formatter
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import home, write_text
+from mlxtune.core.files import home, read_text, write_text
 from mlxtune.core.text import one_line, suggest
 
 FILE = "settings.toml"
@@ -55,7 +55,7 @@ def path() -> Path:
 def load() -> Settings:
     """Load the settings. Return the defaults if there is no file or it cannot be read."""
     try:
-        document = tomllib.loads(path().read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path()))
     except FileNotFoundError:
         return Settings()
     except (OSError, ValueError, RecursionError) as error:
@@ -116,7 +116,7 @@ def save_theme(name: str) -> None:
     import tomlkit  # slow to import, and not needed for the first screen
 
     try:
-        document = tomlkit.parse(path().read_text(encoding="utf-8"))
+        document = tomlkit.parse(read_text(path()))
     except FileNotFoundError:
         document = tomlkit.document()
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_text
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row
 from mlxtune.recipe import Endpoint, Recipe
@@ -110,6 +111,6 @@ def _prompt(recipe: Recipe) -> str:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error

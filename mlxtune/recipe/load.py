@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import tomlkit
 
 from mlxtune.core.errors import RecipeError
+from mlxtune.core.files import read_text
 from mlxtune.core.text import nearest, one_line, suggest
 from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, annotated_types
 
@@ -31,9 +32,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raise ``RecipeError`` for a missing file, invalid TOML, an unknown key, a wrong type, or an invalid value.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for a writer
-            raise RecipeError(f"{path} is not a regular file.", hint="Save the recipe to a file.")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         hint = _suggestion(path) or "Check the path, or create a workspace with: mlxtune init DIR"
         raise RecipeError(f"There is no recipe at {path}.", hint=hint) from error
@@ -89,7 +88,7 @@ def read_template(recipe: Recipe) -> str:
     """Return the chat template that replaces the model's own; empty if there is none. Raise ``RecipeError`` if it cannot be read."""
     file = recipe.template_file
     try:
-        return file.read_text(encoding="utf-8") if file else ""
+        return read_text(file) if file else ""
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"Cannot read the chat template {file}: {error}", hint="Correct model.template.") from error
 

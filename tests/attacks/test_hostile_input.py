@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from mlxtune.cli import score
+from mlxtune.core import settings
 from mlxtune.core.errors import DataError, InputError, ModelError, RecipeError
-from mlxtune.core.files import user_path, write_text
+from mlxtune.core.files import read_json, user_path, write_text
 from mlxtune.data.access.records import open_records
+from mlxtune.evaluation.off_task.prompts import read_prompts
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import load, parse
+from mlxtune.recipe.importers.mlx_lm import import_config
 from mlxtune.training import checkpoint
 
 RECIPE = 'name = "a"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "d.jsonl"\n'
@@ -66,6 +69,20 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
         open_records(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
         score._lines(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):  # schemas, answers of the interview, host files
+        read_json(tmp_path / "pipe")
+    with pytest.raises(RecipeError, match="not a regular file"):
+        import_config(tmp_path / "pipe", tmp_path / "recipe.toml")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_prompts(tmp_path / "pipe")
+
+
+def test_a_named_pipe_as_settings_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path))
+    os.mkfifo(tmp_path / settings.FILE)
+    assert settings.load().errors == ("settings.toml cannot be read: it is not a regular file.",)
+    with pytest.raises(InputError, match="it is not a regular file"):
+        settings.save_theme("ink")
 
 
 def test_a_table_with_many_columns_is_read_in_linear_time(tmp_path: Path) -> None:

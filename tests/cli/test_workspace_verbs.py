@@ -119,6 +119,15 @@ def test_doctor_reports_problems_and_exits_1(cli, monkeypatch):
     assert len(json.loads(cli("doctor", "--json").out)["problems"]) == 1
 
 
+@pytest.mark.usefixtures("healthy")
+def test_doctor_reports_a_home_that_is_not_writable(cli, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file" / "home"))
+    result = cli("doctor")
+    assert result.code == 1
+    assert f"{tmp_path / 'file' / 'home'} is not writable: Not a directory. Set MLXTUNE_HOME to another folder." in result.err
+
+
 @pytest.mark.parametrize(
     "verb", [(), ("plan",), ("train",), ("eval",), ("score",), ("runs",), ("runs", "show"), ("init",), ("doctor",), ("demo",)]
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import user_path
+from mlxtune.core.files import read_text, user_path
 from mlxtune.core.text import one_line
 from mlxtune.data import filters, review
 from mlxtune.data.access.records import SourceRecords
@@ -138,7 +138,7 @@ def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> 
     file = user_path(request.prompts)
     if file.suffix == ".txt":
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = read_text(file).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Correct --prompts.") from error
         return [new_subject(context, line.strip()) for line in lines if line.strip()]

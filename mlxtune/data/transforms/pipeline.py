@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import user_path
+from mlxtune.core.files import read_text, user_path
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.filters import FilterRow
 from mlxtune.data.readers.formats import CONTENT_FORMATS
@@ -142,7 +142,7 @@ def parse(text: str, folder: Path) -> Pipeline:
     if text.strip().startswith("@"):
         file = folder / user_path(text.strip()[1:])
         try:
-            return parse(file.read_text(encoding="utf-8"), file.parent)
+            return parse(read_text(file), file.parent)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{one_line(str(file), 100)} cannot be read.", hint="Use @PATH, with the path of a text file."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import user_path
+from mlxtune.core.files import read_text, user_path
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Conversation, Message, Row, Text
 from mlxtune.data.transforms.transform import ArgumentScanner, PipelineRow, Rewrite, Verb
@@ -43,7 +43,7 @@ def _parse_system(scanner: ArgumentScanner) -> Rewrite:
 def _read_text(scanner: ArgumentScanner, name: str) -> str:
     path = scanner.folder / user_path(name)
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = read_text(path).strip()
     except (OSError, ValueError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be read as text"
         raise scanner.error(f"system: {one_line(name, 60)} {reason}.") from None

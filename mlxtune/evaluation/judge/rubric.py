@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
@@ -77,7 +78,7 @@ def load_rubric(path: Path) -> Rubric:
     Raises ``InputError``.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the rubric {path}: {error}.") from error
     unknown = sorted(set(data) - {"pairwise", "question"})

@@ -12,6 +12,7 @@ from typing import Any
 import regex
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.files import read_text
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
@@ -105,7 +106,7 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
     Raises ``DataError`` for a malformed line.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.") from error
     prompts = [_read_line(line, Location(file, number)) for number, line in enumerate(lines, 1) if line.strip()]

@@ -17,6 +17,7 @@ import tomlkit
 import yaml
 
 from mlxtune.core.errors import RecipeError
+from mlxtune.core.files import read_text
 from mlxtune.core.text import one_line, suggest
 from mlxtune.recipe.load import parse
 
@@ -118,7 +119,7 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
 def _read(path: Path) -> dict[str, Any]:
     shown = one_line(str(path))
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        config = yaml.load(read_text(path), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{shown} cannot be read: {error}.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
