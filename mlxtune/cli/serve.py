@@ -76,7 +76,7 @@ def serve(
         raise InputError("Serving requires starlette and uvicorn.", hint="Run: pip install 'mlxtune[serve]'") from error
     origins = allow_origin or []
     for origin in origins:
-        if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+        if not re.fullmatch(r"\*|https?://[^/\s]+", origin, re.IGNORECASE):
             raise InputError(
                 f"{one_line(origin, 80)} is not an origin.", hint="Use scheme, host, and port: https://example.com, or *."
             )

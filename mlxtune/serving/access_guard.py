@@ -23,10 +23,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 def guarded(app: App, host: str, token: str = "", origins: Collection[str] = ()) -> App:
     """Return ``app`` behind an :class:`AccessGuard`. Browsers let pages from ``origins`` read its responses (CORS)."""
+    origins = [_serialized(origin) for origin in origins]
     guard = AccessGuard(app, host, token, origins)
     if not origins:
         return guard
-    cors: App = CORSMiddleware(guard, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
+    cors: App = CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     return cors
 
 
@@ -81,3 +82,9 @@ class AccessGuard:
             return any_address or address.is_loopback
         except ValueError:
             return False
+
+
+def _serialized(origin: str) -> str:
+    """Return an origin as browsers send it: in lower case, without the scheme's default port (RFC 6454, section 6.2)."""
+    scheme, separator, rest = origin.lower().partition("://")
+    return f"{scheme}{separator}{rest.removesuffix({'http': ':80', 'https': ':443'}.get(scheme, ''))}"
