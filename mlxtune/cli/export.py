@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.adapters import library
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity, lmstudio, ollama
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import ExportForm, Program
-from mlxtune.adapters.importers.importer import find_base
+from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
+from mlxtune.adapters.export.start import Program
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import follow_answers
 from mlxtune.cli.options import Json
@@ -35,31 +36,40 @@ To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Def
 Rows = Annotated[
     Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.", show_default=False)
 ]
-Force = Annotated[bool, typer.Option("--force", help="Keep the export even if it is not faithful to the adapter.")]
-FORMATS = {
-    "ollama": "a GGUF file with a Modelfile",
-    "lmstudio": "a GGUF file where LM Studio looks for it, with a preset",
-    "llamacpp": "a GGUF file for llama.cpp",
-    "mlx": "a model folder for MLX",
-    "hf": "a folder of safetensors for Transformers",
-    "peft": "only the adapter, for PEFT, vLLM, and TRL",
-}
-Format = Annotated[
-    str, typer.Argument(help="; ".join(f"{name}: {text}" for name, text in FORMATS.items()) + ".", show_default=False)
+
+
+def _with(option: FormatOption) -> str:
+    """Return the forms that have an option, for its help."""
+    return ", ".join(one.name for one in FORMATS if one.option == option)
+
+
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Keep the export even if it is not faithful, and replace LM Studio's preset of the same name."),
 ]
+Format = Annotated[
+    str,
+    typer.Argument(
+        help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".",
+        show_default=False, metavar="FORM",
+    ),
+]  # fmt: skip
 
 
 def export(
     form: Format,
     which: Which = "last",
     lora: Annotated[
-        bool, typer.Option("--lora", help="Export only the adapter, not fused into its base (mlx, llamacpp, ollama).")
+        bool, typer.Option("--lora", help=f"Export only the adapter, not fused into its base ({_with('--lora')}).")
     ] = False,
     precision: Annotated[
-        str, typer.Option("--precision", help=f"The precision of a GGUF file (llamacpp): {', '.join(exports.PRECISIONS)}.")
+        str, typer.Option("--precision", help=f"The precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")
     ] = "",
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Quantize the adapted weights as in the base: smaller, but lossy (mlx).")
+        bool,
+        typer.Option(
+            "--requantize", help=f"Quantize the adapted weights as in the base: smaller, but lossy ({_with('--requantize')})."
+        ),
     ] = False,
     base: Annotated[
         str,
@@ -73,42 +83,41 @@ def export(
     json: Json = False,
 ) -> None:
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
-    if form not in FORMATS:
-        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, list(FORMATS)))
+    if form not in NAMES:
+        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, NAMES))
     if precision and precision not in exports.PRECISIONS:
-        raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, exports.PRECISIONS))
-    for option, given, usable in (
-        ("--lora", lora, ("mlx", "llamacpp", "ollama")),
-        ("--requantize", requantize, ("mlx",)),
-        (f"--precision {precision}", bool(precision), ("llamacpp", "ollama", "lmstudio")),
-        ("--from BASE", bool(base), ("ollama",)),
-    ):
-        if given and form not in usable:
-            raise InputError(
-                f"{option.partition(' ')[0]} cannot be used with {form}.", hint=f"mlxtune export {usable[0]} {which} {option}"
-            )
-    if lora and precision:
+        raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, list(exports.PRECISIONS)))
+    chosen = _find_format(form, which, lora=lora, requantize=requantize)
+    if precision and chosen.form != "gguf":
         raise InputError(
-            "--precision cannot be used with --lora.", hint="A GGUF file with only the adapter is in float32. Remove --precision."
+            f"--precision cannot be used with {chosen.label}.",
+            hint="A GGUF file with only the adapter is in float32. Remove --precision."
+            if lora
+            else f"mlxtune export llamacpp {which} --precision {precision}",
         )
-    if form == "peft" or (lora and form == "mlx"):
-        _export_adapter(form, which, to, json)
-        return
-    if form == "ollama" and lora != bool(base):
+    if chosen.name == "ollama" and lora != bool(base):
         raise InputError(
             "For Ollama, --lora and --from must be used together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
         )
-    kind: ExportForm = "hf" if form == "hf" else "gguf-lora" if lora else "gguf"
-    if form == "mlx":
-        kind = "quantized" if requantize else "fused"
+    if base and chosen.name != "ollama":
+        raise InputError(f"--from cannot be used with {form}.", hint=f"mlxtune export ollama {which} --lora --from {base}")
     entry = library.find_usable(Path.cwd(), which)
-    program: Program = "ollama" if form == "ollama" else "lmstudio" if form == "lmstudio" else ""
+    if chosen.copy:
+        for option, given in (("--recipe", recipe), ("--force", force)):
+            if given:
+                raise InputError(
+                    f"{option} cannot be used with {chosen.label}.",
+                    hint=f"The adapter is copied bit for bit, so nothing is compared. Remove {option}.",
+                )
+        _copy(entry, chosen, to, json)
+        return
+    assert chosen.form
     own = load(recipe) if recipe else None
     if own:
         check_recipe(own)
     run = exports.start(
-        Path.cwd(), entry, kind, target=lmstudio.model_folder(entry.name) if program == "lmstudio" and not to else to, recipe=own, force=force,
-        precision=precision or "f16", program=program, ollama_base=base, prepare=fetch,
+        Path.cwd(), entry, chosen.form, target=to, recipe=own, force=force, precision=precision or "f16", program=chosen.program,
+        ollama_base=base, prepare=fetch,
     )  # fmt: skip
     code = follow_answers(run)
     if (run.folder / fidelity.FILE).is_file():
@@ -117,27 +126,39 @@ def export(
     if code:
         raise typer.Exit(code)
     if not json:
-        _install(program, entry.name, str(dict(run.state().summary)["folder"]))
+        _install(
+            chosen.program,
+            entry.name,
+            str(dict(run.state().summary)["folder"]),
+            exports.quantized_by_ollama(precision, chosen.program),
+        )
 
 
-def _export_adapter(form: str, which: str, to: Path | None, json: bool) -> None:
+def _find_format(form: str, which: str, *, lora: bool, requantize: bool) -> ExportFormat:
+    """Return the format with the options given. Raise ``InputError`` if the program has no such format."""
+    option: FormatOption = "--lora" if lora else "--requantize" if requantize else ""
+    if lora and requantize:
+        raise InputError("--requantize cannot be used with --lora.", hint=f"mlxtune export mlx {which} --requantize")
+    if chosen := find_format(form, option):
+        return chosen
+    usable = next(one.name for one in FORMATS if one.option == option and one.copy is None)
+    raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export {usable} {which} {option}")
+
+
+def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool) -> None:
     """Write only the adapter, which needs no worker."""
-    from mlxtune.adapters.card import write_adapter
-    from mlxtune.adapters.export import peft_writer
-
-    entry = library.find_usable(Path.cwd(), which)
-    folder = to or Path(f"{entry.name}-{form}")
-    names = peft_writer.write(entry, find_base(entry.folder, ""), folder) if form == "peft" else write_adapter(entry, folder)
+    folder, names = copy_adapter(Path.cwd(), entry, chosen, to)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     if json:
-        show_json({"folder": str(folder), "form": form, "files": names})
+        show_json({"folder": str(shown), "form": chosen.name, "files": names})
     else:
-        info(("✓ ", "bold success"), f"Wrote {entry.name} to {folder}: {', '.join(names)}")
+        info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
 
 
-def _install(program: Program, name: str, folder: str) -> None:
-    """Create the model in Ollama, if it is installed, and print how to use it and how to verify it."""
+def _install(program: Program, name: str, folder: str, quantize: str = "") -> None:
+    """Create the model in Ollama, if it is installed, quantized to ``quantize`` if set, and print how to use it."""
     if program == "ollama":
-        command = ollama.create_command(name, folder)
+        command = ollama.create_command(name, folder, quantize)
         info(("  " + shlex.join(command), "primary"))
         if shutil.which("ollama"):
             done = subprocess.run(command, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -256,4 +257,46 @@ def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):
     assert "adapter_model.safetensors" in ended.err
     assert cli("adapters", "import", "out folder", "--name", "again", "--base", str(tiny)).code == 0
     assert "--lora cannot be used with peft." in cli("export", "peft", "--lora").err
-    assert "--precision cannot be used with --lora." in cli("export", "llamacpp", "--lora", "--precision", "q8_0").err
+    assert "--precision cannot be used with llamacpp --lora." in cli("export", "llamacpp", "--lora", "--precision", "q8_0").err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("peft --force", "--force cannot be used with peft."),
+        ("mlx --lora --force", "--force cannot be used with mlx --lora."),
+        ("peft --recipe r.toml", "--recipe cannot be used with peft."),
+        ("peft --precision q8_0", "--precision cannot be used with peft. | mlxtune export llamacpp last --precision q8_0"),
+        ("peft --from llama3.2:3b", "--from cannot be used with peft."),
+        ("hf --requantize", "--requantize cannot be used with hf. | mlxtune export mlx last --requantize"),
+        ("lmstudio --lora", "--lora cannot be used with lmstudio. | mlxtune export ollama last --lora"),
+        ("mlx --lora --requantize", "--requantize cannot be used with --lora."),
+        ("llamacpp --precision q4", "Unknown precision q4."),
+    ],
+)
+def test_options_that_a_format_does_not_have_are_refused(cli, shop, command, words):
+    ended = cli("export", *command.split())
+    assert ended.code == 2, (ended.out, ended.err)
+    for part in words.split(" | "):
+        assert part in ended.err
+    assert not list(shop.glob("*-peft"))
+
+
+def test_a_k_quant_requires_llama_quantize(cli, shop, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    ended = cli("export", "llamacpp", "--precision", "q4_k_m")
+    assert ended.code == 4, ended.err
+    assert "q4_k_m requires llama.cpp's program llama-quantize." in ended.err
+    assert "brew install llama.cpp" in ended.err
+
+
+def test_a_preset_of_lm_studio_is_not_overwritten(cli, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    preset = tmp_path / ".lmstudio" / "config-presets" / f"{RUN}.preset.json"
+    preset.parent.mkdir(parents=True)
+    preset.write_text('{"name": "mine"}')
+    ended = cli("export", "lmstudio")
+    assert ended.code == 2, ended.err
+    assert f"LM Studio has another preset named {RUN}." in ended.err
+    assert f"mlxtune export lmstudio {RUN} --force" in ended.err
+    assert preset.read_text() == '{"name": "mine"}'

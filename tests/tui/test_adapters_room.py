@@ -161,10 +161,10 @@ async def test_two_adapters_are_compared(stocked: Shop, open_room: OpenRoom) -> 
 async def test_an_export_asks_first_and_starts_the_worker(
     stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[tuple[str, str]] = []
+    started: list[tuple[str, ...]] = []
 
-    def start(workspace: Path, entry: Any, form: str) -> Any:
-        started.append((entry.key, form))
+    def start(workspace: Path, entry: Any, form: str, *, precision: str, program: str, ollama_base: str) -> Any:
+        started.append((entry.key, form, precision, program, ollama_base))
         return SimpleNamespace(folder=workspace / "exports" / "x")
 
     monkeypatch.setattr("mlxtune.adapters.export.start.start", start)
@@ -174,9 +174,35 @@ async def test_an_export_asks_first_and_starts_the_worker(
         await room.choose("")
         assert not started, "the first option writes nothing"
         await room.press("f")
-        await room.choose("fused")
+        await room.choose("mlx")
         await room.until_notice("● Exporting tone to exports/x.")
-        assert started == [("adapters/tone", "fused")]
+        assert started.pop() == ("adapters/tone", "fused", "f16", "", "")
+        await room.until(lambda: not room.app.busy)
+        await room.press("f")
+        await room.choose("ollama")
+        await room.choose("q8_0")
+        await room.until(lambda: bool(started))
+        assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
+        await room.until(lambda: not room.app.busy)
+        await room.press("f")
+        await room.choose("ollama --lora")
+        await room.answer("llama3.2:3b")
+        await room.until(lambda: bool(started))
+        assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
+
+
+async def test_an_adapter_alone_is_copied_without_a_worker(stocked: Shop, open_room: OpenRoom) -> None:
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press("f")
+        await room.choose("mlx --lora")
+        await room.until_notice("✓ Wrote tone to tone-mlx.")
+        assert (stocked.folder / "tone-mlx" / "adapters.safetensors").is_file()
+        await room.until(lambda: not room.app.busy)
+        await room.press("f")
+        await room.choose("mlx --lora")
+        await room.until(lambda: room.notice.startswith("✗"))
+        assert "already exists" in room.notice
 
 
 async def test_an_unsafe_import_is_refused(stocked: Shop, tmp_path: Path, open_room: OpenRoom) -> None:

@@ -86,13 +86,13 @@ class Fidelity:
         return f"{label}: it lost {100 * self.lost_share:.1f}% of the adapter's change (KL {self.loss.kl:.5f} nats per token); {answers}."
 
 
-def require_faithful(proof: Fidelity) -> None:
-    """Raise ``GateError`` with the measurements and an alternative if the export is not faithful."""
+def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
+    """Raise ``GateError`` with the measurements and an alternative if the export, or its ``quantized`` file, is not faithful."""
     if not proof.failure:
         return
     alternatives = {
         "quantized": "Fuse it without --requantize, or use the adapter itself.",
-        "gguf": "Use the adapter itself, or a folder of safetensors: mlxtune export hf",
+        "gguf": "Export it with --precision f16." if quantized else "Use the adapter itself, or mlxtune export hf.",
     }
     raise GateError(
         proof.failure, hint=f"{alternatives.get(proof.form, 'Use the adapter itself.')} --force keeps the export anyway."

@@ -7,6 +7,7 @@ that the user already has (``--lora``).
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from mlx_lm.utils import dequantize_model, load_model
 from mlxtune.adapters.export import gguf_architectures as architectures
 from mlxtune.adapters.export.gguf_architectures import Array, Placement
 from mlxtune.adapters.export.gguf_tokenizer import check_tokenizer, name_in_file, write_tokenizer
-from mlxtune.adapters.export.start import Precision
+from mlxtune.adapters.export.start import K_QUANTS, QUANTIZER, Precision
 from mlxtune.adapters.layout import AdapterLayout, read_layout
-from mlxtune.core.errors import ModelError
+from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import disk_errors, sync_file
+from mlxtune.core.text import one_line
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe.parent import WEIGHTS
@@ -56,9 +58,17 @@ def write_gguf(
 ) -> None:
     """Write the unquantized ``model`` with the tokenizer of ``source`` to ``file``, with matrices in ``precision``.
 
-    ``config`` is the model's configuration, and ``template`` its chat template. Raise ``ModelError`` if llama.cpp cannot compute the model, or would
-    tokenize text differently, and ``MachineError`` if the disk is full.
+    ``config`` is the model's configuration, and ``template`` its chat template. K-quants are computed by llama.cpp's program from a file in 16 bits.
+    Raise ``ModelError`` if llama.cpp cannot compute the model, or would tokenize text differently, and ``MachineError`` if the disk is full, or the
+    program fails.
     """
+    if precision in K_QUANTS:
+        whole = file.with_name("unquantized.gguf")
+        native: Precision = "bf16" if any(weight.dtype == mx.bfloat16 for _, weight in tree_flatten(model.parameters())) else "f16"
+        write_gguf(model, config, source, whole, native, template)
+        _quantize(whole, file, precision)
+        whole.unlink()
+        return
     architecture, text = _describable(model, config)
     matrix, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
@@ -88,6 +98,17 @@ def write_gguf(
             yield _encoded(place.to_file(values), types[name], name)
 
     _write(writer, file, tensors())
+
+
+def _quantize(whole: Path, file: Path, precision: Precision) -> None:
+    """Write ``whole`` to ``file`` in ``precision`` with llama.cpp's program. Raise ``MachineError`` if it fails."""
+    command = [QUANTIZER, str(whole), str(file), precision.upper()]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        lines = (done.stdout + done.stderr).splitlines() or [f"exit code {done.returncode}"]
+        raise MachineError(
+            f"{QUANTIZER} failed: {one_line(lines[-1], 160)}.", hint="Check that the disk is not full, or use --precision q8_0."
+        )
 
 
 def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:

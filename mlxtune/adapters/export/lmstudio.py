@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.files import write_json
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import read_json, write_json
 
 PUBLISHER = "mlxtune"
 
@@ -29,17 +30,31 @@ def model_folder(name: str) -> Path:
     return lmstudio_home() / "models" / PUBLISHER / name
 
 
+def has_other_preset(name: str, system: str) -> bool:
+    """Return whether there is a preset ``name`` that differs from the one that :func:`write_preset` would write."""
+    file = _preset_file(name)
+    try:
+        return file.exists() and read_json(file) != _preset(name, system)
+    except InputError:
+        return True
+
+
 def write_preset(name: str, system: str) -> Path:
     """Write the preset ``name``: greedy sampling, as in an evaluation, and the ``system`` prompt if there is one. Return its file."""
+    file = _preset_file(name)
+    write_json(file, _preset(name, system))
+    return file
+
+
+def _preset_file(name: str) -> Path:
+    return lmstudio_home() / "config-presets" / f"{name}.preset.json"
+
+
+def _preset(name: str, system: str) -> dict[str, Any]:
     fields: list[dict[str, Any]] = [
         {"key": "llm.prediction.temperature", "value": 0},
         {"key": "llm.prediction.repeatPenalty", "value": {"checked": False, "value": 1}},
     ]
     if system:
         fields.insert(0, {"key": "llm.prediction.systemPrompt", "value": system})
-    file = lmstudio_home() / "config-presets" / f"{name}.preset.json"
-    preset = {
-        "identifier": f"@local:{name}", "name": name, "changed": False, "operation": {"fields": fields}, "load": {"fields": []},
-    }  # fmt: skip
-    write_json(file, preset)
-    return file
+    return {"identifier": f"@local:{name}", "name": name, "changed": False, "operation": {"fields": fields}, "load": {"fields": []}}

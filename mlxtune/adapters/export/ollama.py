@@ -74,9 +74,10 @@ def model_name(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]", "-", name.lower())
 
 
-def create_command(name: str, folder: str) -> list[str]:
-    """Return the command that creates the model ``name`` from the Modelfile in ``folder``."""
-    return ["ollama", "create", model_name(name), "-f", f"{folder}/{MODELFILE}"]
+def create_command(name: str, folder: str, quantize: str = "") -> list[str]:
+    """Return the command that creates the model ``name`` from the Modelfile in ``folder``, quantized to ``quantize`` if set."""
+    quantized = ["--quantize", quantize] if quantize else []
+    return ["ollama", "create", model_name(name), *quantized, "-f", f"{folder}/{MODELFILE}"]
 
 
 def _several_turns(rows: Sequence[PromptRow]) -> list[PromptRow]:

@@ -9,13 +9,15 @@ gguf-lora    the adapter alone, for a GGUF file of the base that the user has
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, score_to_lineage, with_template_settings
+from mlxtune.adapters.export import lmstudio
 from mlxtune.core.errors import InputError, MachineError, ModelError
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
@@ -26,8 +28,20 @@ from mlxtune.runs.registry import Run
 
 ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
 GGUF_FORMS = ("gguf", "gguf-lora")
-Precision = Literal["f16", "bf16", "q8_0", "f32"]  # of the matrices in a GGUF file
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Precision = Literal["f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m"]  # of the matrices in a GGUF file
+PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3.1 8B (tools/quantize/README.md of llama.cpp)
+    "f16": "16 bits per weight",
+    "bf16": "16 bits, for weights that are too large for f16",
+    "q8_0": "8.5 bits",
+    "f32": "32 bits",
+    "q6_k": "6.6 bits; needs llama-quantize",
+    "q5_k_m": "5.7 bits; needs llama-quantize",
+    "q4_k_m": "4.9 bits; needs llama-quantize",
+    "q3_k_m": "4.0 bits; needs llama-quantize",
+}
+QUANTIZER = "llama-quantize"  # llama.cpp's program, which computes the precisions below
+K_QUANTS: tuple[Precision, ...] = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
+_OLLAMA_QUANTS = {"q4_k_m": "q4_K_M"}  # of K_QUANTS, those that ``ollama create --quantize`` can compute
 Program = Literal["", "ollama", "lmstudio"]
 MODEL = "model"  # the default export folder, inside the run folder
 # Architectures whose weights have the same names and layout in mlx-lm and in transformers.
@@ -51,21 +65,40 @@ def start(
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
     off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is that of the matrices in a GGUF
-    file, which gets the further files of ``program``; ``ollama_base`` is the name in Ollama of the base that an adapter is added to. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used or
-    ``target`` exists, and ``MachineError`` if a package is missing.
+    file, which gets the further files of ``program``; ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
+    Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used, or
+    ``target`` or the preset exists, and ``MachineError`` if a package or a program is missing.
     """
     if entry.problem:
         raise InputError(f"{entry.name} cannot be exported: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
+    if program == "lmstudio":
+        target = target or lmstudio.model_folder(entry.name)
+        if not force and lmstudio.has_other_preset(entry.name, entry.system):
+            raise InputError(
+                f"LM Studio has another preset named {entry.name}.",
+                hint=f"Replace it: mlxtune export lmstudio {entry.name} --force",
+            )
     if target is not None and target.exists():
         raise InputError(f"{target} already exists.", hint="Choose another folder with --to.")
     if form in GGUF_FORMS and find_spec("gguf") is None:
         raise MachineError("Writing GGUF requires the package gguf.", hint="pip install 'mlxtune[gguf]'")
+    if quantized_by_ollama(precision, program):
+        precision = "f16"
+    elif precision in K_QUANTS and shutil.which(QUANTIZER) is None:
+        raise MachineError(f"{precision} requires llama.cpp's program {QUANTIZER}.", hint="brew install llama.cpp")
     request: dict[str, Any] = {
         "form": form, "precision": precision, "program": program, "ollama_base": ollama_base, "name": entry.name, "system": entry.system,
         "force": force, "target": str(target.resolve()) if target else "",
         "evaluation": score_to_lineage(entry.score) if entry.score else None,
     }  # fmt: skip
     return _launch(workspace, entry, request, recipe, prepare)
+
+
+def quantized_by_ollama(precision: str, program: Program) -> str:
+    """Return Ollama's name of ``precision`` if Ollama must quantize the file, because :data:`QUANTIZER` is missing, or ``""``."""
+    if program == "ollama" and precision in K_QUANTS and shutil.which(QUANTIZER) is None and shutil.which("ollama"):
+        return _OLLAMA_QUANTS.get(precision, "")
+    return ""
 
 
 def start_verification(

@@ -19,7 +19,7 @@ from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import GGUF_FORMS, MODEL, require_exportable
+from mlxtune.adapters.export.start import GGUF_FORMS, K_QUANTS, MODEL, require_exportable
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
@@ -81,7 +81,7 @@ def export(worker: Worker) -> ExportSummary:
         "model.loaded", base=source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
         limit=load.memory_limit(this_machine().limit),
     )  # fmt: skip
-    _check_disk(target, loaded.parameters, form)
+    _check_disk(target, loaded.parameters, form, request.get("precision", ""))
     rows = ComparedRows(worker)
 
     def row_logits(model: Any, name: str, tokens: Any) -> Any:
@@ -131,14 +131,12 @@ def export(worker: Worker) -> ExportSummary:
             fidelity.save(proof, worker.folder)
             worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, text=proof.sentence)
             if not request["force"]:
-                fidelity.require_faithful(proof)
+                fidelity.require_faithful(proof, quantized=request.get("precision") in ("q8_0", *K_QUANTS))
             fidelity.save(proof, scratch)
             write_json(scratch / LINEAGE, _lineage(adapter, source, form, request.get("evaluation")))
             _add_program_files(worker, scratch, chat, rows)
     finally:
         shutil.rmtree(again, ignore_errors=True)
-    if request["program"] == "lmstudio":
-        lmstudio.write_preset(request["name"], request["system"])
     return {
         "folder": str(target), "form": form, "bytes": size_on_disk, "faithful": not proof.failure, "lost": proof.lost_share,
         "verdict": proof.sentence,
@@ -175,14 +173,18 @@ def _add_program_files(worker: Worker, folder: Path, chat: ChatTemplate, rows: C
             worker.warn(note)
     elif request["program"] == "lmstudio":
         os.rename(folder / file, folder / f"{request['name']}-{request['precision'].upper()}.gguf")
+        lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it
 
 
-def _check_disk(target: Path, parameters: int, form: str) -> None:
+def _check_disk(target: Path, parameters: int, form: str, precision: str) -> None:
     """Raise ``MachineError`` if the export's folder cannot be created, or there is not enough disk space for it."""
     existing = next(folder for folder in target.parents if folder.exists())
     if not os.access(existing, os.W_OK):
         raise MachineError(f"{target} cannot be created: {existing} is read-only.", hint="Choose another folder with --to.")
-    needed = parameters * {"quantized": 1, "gguf-lora": 0}.get(form, 2)  # at most 16 bits per parameter
+    per_parameter = {"quantized": 1.0, "gguf-lora": 0.0}.get(form, 4.0 if precision == "f32" else 2.0)  # bytes
+    if precision in K_QUANTS:  # a file in 16 bits is quantized to another one, with at most 6.6 bits
+        per_parameter += 0.825
+    needed = int(parameters * per_parameter)
     free = disk_free(target.parent)
     if free < needed:
         raise MachineError(

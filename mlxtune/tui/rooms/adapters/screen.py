@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,9 @@ from textual.containers import Horizontal
 
 from mlxtune.adapters import library
 from mlxtune.adapters.compare import AdapterComparison, compare
+from mlxtune.adapters.export import ollama
+from mlxtune.adapters.export.formats import FORMATS, ExportFormat
+from mlxtune.adapters.export.start import MODEL, PRECISIONS
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.core.text import one_line, plural
 from mlxtune.tui.base import Room
@@ -218,21 +222,43 @@ class AdaptersRoom(Room):
         if adapter is None:
             return
 
-        def chosen(form: str | None) -> None:
-            if form:
-                self.app.run_job(partial(self._export, adapter, form), busy=f"Starting the export of {adapter.name}.")
+        def chosen(label: str | None) -> None:
+            one = next((one for one in FORMATS if one.label == label), None)
+            if one is None:
+                return
+            start = partial(self._start_export, adapter, one)
+            if one.form == "gguf":
+                options = [ChoiceOption(name, name, about) for name, about in PRECISIONS.items()]
+                self.app.push_screen(ChoiceDialog("In which precision?", "", options), lambda name: name and start(precision=name))
+            elif one.program == "ollama":
+                about = "Enter the name of the adapter's base in Ollama, such as llama3.2:3b."
+                self.app.push_screen(
+                    PromptDialog("Add it to which model?", about, "", label="export"), lambda name: name and start(ollama_base=name)
+                )
+            else:
+                start()
 
         about = (
             "The export is written to a new folder, loaded again, and compared with the adapter on the held-out rows. "
-            "It is kept only if it is faithful. For Ollama, LM Studio, and PEFT, use mlxtune export."
+            "It is kept only if it is faithful."
         )
-        options = [ChoiceOption("", "Cancel", "nothing is written")]
-        options += [ChoiceOption(form, *texts) for form, texts in service.EXPORT_FORMS.items()]
+        options = [
+            ChoiceOption("", "Cancel", "nothing is written"),
+            *(ChoiceOption(one.label, one.label, one.about) for one in FORMATS),
+        ]
         self.app.push_screen(ChoiceDialog(f"Export {adapter.name}?", about, options), chosen)
 
-    def _export(self, adapter: AdapterView, form: str) -> Notice:
-        folder = one_line(service.start_export(self.app.workspace, adapter.key, form))
-        return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", "Run mlxtune runs to see its progress.")
+    def _start_export(self, adapter: AdapterView, chosen: ExportFormat, **how: str) -> None:
+        def job() -> Notice:
+            folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
+            if chosen.copy:
+                return Notice("✓", "$success", f"Wrote {adapter.name} to {folder}.")
+            hint = "Run mlxtune runs to see its progress."
+            if chosen.program == "ollama":
+                hint = f"When it has finished: {shlex.join(ollama.create_command(adapter.name, f'{folder}/{MODEL}'))}"
+            return Notice("●", "$primary", f"Exporting {adapter.name} to {folder}.", hint)
+
+        self.app.run_job(job, busy=f"Starting the export of {adapter.name}.")
 
     def action_remove(self) -> None:
         if adapter := self._adapter:

@@ -11,19 +11,12 @@ from mlxtune.adapters import library
 from mlxtune.adapters.compare import facts
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
+from mlxtune.adapters.export.formats import ExportFormat, copy_adapter
 from mlxtune.adapters.export.tried import TriedExport, tried_exports
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import FORMS as OUTPUT_FORMS
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.paths import relative_paths
-
-EXPORT_FORMS = {
-    "fused": ("Fuse", "an MLX model folder, not quantized"),
-    "quantized": ("Fuse and quantize", "as small as the base, slightly lossy"),
-    "hf": ("Export", "safetensors for transformers"),
-    "gguf": ("Export GGUF", "one file for llama.cpp"),
-    "gguf-lora": ("Export GGUF adapter", "the adapter alone, for llama.cpp"),
-}
 
 
 @dataclass(frozen=True)
@@ -111,9 +104,18 @@ def set_tags(workspace: Path, key: str, text: str) -> None:
     library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
 
 
-def start_export(workspace: Path, key: str, form: str) -> str:
-    """Start the worker that exports an adapter; return the folder of its run. Raise ``InputError``."""
-    run = exports.start(workspace, library.find_usable(workspace, key), cast("exports.ExportForm", form))
+def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:
+    """Copy an adapter, or start the worker that exports it. Return the folder of the copy or of the run.
+
+    Raise ``InputError``, and other errors of :func:`~mlxtune.adapters.export.start.start`.
+    """
+    entry = library.find_usable(workspace, key)
+    if chosen.form is None:
+        return copy_adapter(workspace, entry, chosen)[0].relative_to(workspace).as_posix()
+    run = exports.start(
+        workspace, entry, chosen.form, precision=cast("exports.Precision", precision or "f16"), program=chosen.program,
+        ollama_base=ollama_base,
+    )  # fmt: skip
     return run.folder.relative_to(workspace).as_posix()
 
 

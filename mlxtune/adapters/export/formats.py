@@ -1,0 +1,66 @@
+"""The formats in which an adapter can be exported, as the command line and the Adapters room offer them. Imports no mlx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlxtune.adapters.card import write_adapter
+from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.export import peft_writer
+from mlxtune.adapters.export.start import ExportForm, Program
+from mlxtune.adapters.importers.importer import find_base
+
+FormatOption = Literal["", "--lora", "--requantize"]
+CopyForm = Literal["peft", "adapter"]  # the adapter alone, with its weights unchanged
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """What ``mlxtune export NAME OPTION`` writes: ``form`` by a worker, with the files of ``program``, or ``copy`` at once."""
+
+    name: str
+    option: FormatOption
+    about: str
+    form: ExportForm | None = None
+    copy: CopyForm | None = None
+    program: Program = ""
+
+    @property
+    def label(self) -> str:
+        """The arguments of ``mlxtune export``."""
+        return f"{self.name} {self.option}".rstrip()
+
+
+FORMATS = (
+    ExportFormat("ollama", "", "a GGUF file with a Modelfile", "gguf", program="ollama"),
+    ExportFormat("ollama", "--lora", "the adapter alone, for its base in Ollama", "gguf-lora", program="ollama"),
+    ExportFormat("lmstudio", "", "a GGUF file where LM Studio looks for it, with a preset", "gguf", program="lmstudio"),
+    ExportFormat("llamacpp", "", "a GGUF file for llama.cpp", "gguf"),
+    ExportFormat("llamacpp", "--lora", "the adapter alone, for a GGUF file of its base", "gguf-lora"),
+    ExportFormat("mlx", "", "a model folder for MLX, not quantized", "fused"),
+    ExportFormat("mlx", "--requantize", "a model folder as small as the base, slightly lossy", "quantized"),
+    ExportFormat("mlx", "--lora", "the adapter alone, for mlx-lm", copy="adapter"),
+    ExportFormat("hf", "", "a folder of safetensors for Transformers", "hf"),
+    ExportFormat("peft", "", "the adapter alone, for PEFT, vLLM, and TRL", copy="peft"),
+)
+
+
+NAMES = tuple(dict.fromkeys(one.name for one in FORMATS))
+
+
+def find_format(name: str, option: FormatOption = "") -> ExportFormat | None:
+    """Return the format that ``mlxtune export NAME OPTION`` writes, or ``None`` if there is none."""
+    return next((one for one in FORMATS if (one.name, one.option) == (name, option)), None)
+
+
+def copy_adapter(workspace: Path, entry: AdapterEntry, written: ExportFormat, folder: Path | None = None) -> tuple[Path, list[str]]:
+    """Write the adapter alone, bit for bit, into a new ``folder``, by default in ``workspace``. Return it and the names of its files.
+
+    Raise ``InputError`` if ``folder`` exists, and ``ModelError`` if the format cannot represent the adapter.
+    """
+    folder = folder or workspace / f"{entry.name}-{written.name}"
+    if written.copy == "peft":
+        return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder)
+    return folder, write_adapter(entry, folder)
