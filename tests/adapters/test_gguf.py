@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import llama_quantize
 import mlx.core as mx
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from llama_cpp import Llama, llama
 from mlx_lm.utils import dequantize_model, load_model
 from texts import texts
@@ -19,9 +22,9 @@ from tokenizers import Tokenizer
 from mlxtune.adapters import fuse
 from mlxtune.adapters.export import gguf
 from mlxtune.adapters.export.gguf_tokenizer import space_note
-from mlxtune.core.errors import ModelError
+from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.models import lora
-from mlxtune.models.load import LoadedModel
+from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.recipe import AdapterSection
 
@@ -126,6 +129,36 @@ def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> 
         assert_same_answer(server, tuned, PROMPT, 1e-3)
     first = mx.array([PROMPT])
     assert mx.abs(tuned(first) - in_float32(plain)(first)).max() > 0.05
+
+
+@pytest.mark.skipif(not llama_quantize.available(), reason="xllamacpp does not export the function that quantizes rows")
+def test_k_quants_are_computed_by_llama_quantize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{llama_quantize.install(tmp_path / 'a bin')}:{os.environ['PATH']}")
+    base = tiny_base(tmp_path / "a base", "llama", hidden_size=256, head_dim=64, intermediate_size=256)
+    model, config = load_model(base.folder)
+    model = dequantize_model(model)
+    file = tmp_path / "a base.gguf"
+    gguf.write_gguf(model, config, base, file, "q4_k_m")
+    assert [file.name for file in tmp_path.glob("*.gguf")] == ["a base.gguf"]
+    kinds = {tensor.tensor_type.name for tensor in GGUFReader(file).tensors}
+    assert kinds == {"F32", "Q4_K"}
+    again = load(base, "float32")
+    gguf.read_back(file, again, base.config)
+    with llama(file) as server:  # which rounds activations to 8 bits
+        assert_same_answer(server, again.model, PROMPT, 0.05)
+    assert mx.abs(in_float32(model)(mx.array([PROMPT])) - again.model(mx.array([PROMPT]))).max() > 0.05
+
+
+def test_failure_of_llama_quantize_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho main: failed to quantize model\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    base = tiny_base(tmp_path / "base", "llama")
+    model, config = load_model(base.folder)
+    with pytest.raises(MachineError, match="llama-quantize failed: main: failed to quantize model"):
+        gguf.write_gguf(dequantize_model(model), config, base, tmp_path / "model.gguf", "q4_k_m")
 
 
 @pytest.mark.parametrize(
