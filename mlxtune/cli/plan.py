@@ -72,10 +72,10 @@ def plan(
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     if json:
-        search = price_search(loaded, result.steps, result.cost.seconds, bill.kilowatt_hours)
+        search = price_search(loaded, result, answering=answering, watts=bill.watts)
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
-        _print_plan(result, bill, loaded)
+        _print_plan(result, bill, loaded, answering)
         if base:
             show("")
             note = (
@@ -104,7 +104,7 @@ def document(plan: Plan, bill: Bill) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan, bill: Bill, recipe: Recipe) -> None:
+def _print_plan(plan: Plan, bill: Bill, recipe: Recipe, answering: float | None) -> None:
     print_heading(out, "Plan", "measured on this machine" if plan.calibrated else "computed, not measured; use --probe to measure")
     show("  ", _MARKS[plan.outcome], (plan.sentence, "bold"))
     print_section("Memory", f"with the largest batch, {plan.largest_batch}")
@@ -116,7 +116,7 @@ def _print_plan(plan: Plan, bill: Bill, recipe: Recipe) -> None:
     total = f"of {size(plan.limit)}, {plan.peak_moment}"
     print_columns([[("total", "bold"), (size(plan.memory), "bold"), (total, "muted")]])
     print_section("Run", plan.rows_summary)
-    price, budget = price_search(recipe, plan.steps, plan.cost.seconds, bill.kilowatt_hours).describe()
+    price, budget = price_search(recipe, plan, answering=answering, watts=bill.watts).describe()
     search: list[tuple[str, Cell]] = (
         [("search", price), ("", (budget, "muted"))] if recipe.has_contract and plan.steps >= MIN_STEPS else []
     )

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from mlxtune.planning.plan import Cost
 from mlxtune.recipe import TrainingSection, parse
 from mlxtune.training.optimizer import learning_rate
 from mlxtune.training.search import rungs
-from mlxtune.training.search.budget import active_seconds
+from mlxtune.training.search.budget import active_seconds, parse_budget
 from mlxtune.training.search.price import price_search
 
 RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 
 
 def test_price() -> None:
-    price = price_search(parse(f'name = "shop"\n{RECIPE}'), 60, 600.0, 0.05)
+    recipe = parse(f'name = "shop"\n{RECIPE}[evaluation]\nregression = ""\nrows = 50\n')
+    plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, cost=Cost(600.0, "probe", 0.0))
+    price = price_search(recipe, plan, answering=2.0, watts=60.0)
     assert (price.steps, price.full_steps) == (8 * 10 + 4 * 12 + 3 * 44, 480)
-    assert price.seconds == pytest.approx(10 * price.steps)
+    assert price.answers == 75 * (8 + 4 + 3) + 2 * 50
+    assert price.seconds == pytest.approx(10 * price.steps + 2 * price.answers)
+    assert price.kilowatt_hours == pytest.approx(price.seconds * 60 / 3.6e6)
     assert price.describe() == (
-        "8 trials take 260 steps instead of 480, about 43 min, 217 Wh",
-        "from 19 trials (77 min) on, a further one is the best of all with at most 5% probability",
+        "8 trials take 260 steps instead of 480 and 1,225 answers, about 84 min, of which 41 min for the answers; 84 Wh",
+        "after --trials 19 --budget 158m, another trial is the best of all with at most 5% probability",
     )
-    assert price_search(parse(f'name = "shop"\n{RECIPE}'), 60, None, None).describe()[0] == "8 trials take 260 steps instead of 480"
+    assert parse_budget("158m") is not None
+    training, options = price_search(recipe, plan).describe()
+    assert training.endswith("about 43 min without the answers, whose time is unknown until the first mlxtune eval")
+    assert options.startswith("after --trials 19, another trial")
+    unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})
+    assert price_search(recipe, unknown).describe()[0] == "8 trials take 260 steps instead of 480 and 1,225 answers"  # type: ignore[arg-type]
+
+
+def test_the_price_includes_off_task_answers() -> None:
+    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
+    asked = [f'name = "shop"\n{RECIPE}[evaluation]\nregression_system = {system}\n' for system in ("false", "true")]
+    assert [price_search(parse(text), plan).answers for text in asked] == [2 * 300, 4 * 300]
 
 
 @pytest.mark.parametrize("total", [4, 7, 60, 143])

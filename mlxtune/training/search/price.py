@@ -1,5 +1,4 @@
-"""The cost of a search, estimated before it starts: steps, time, energy, and the number of trials after which more are unlikely to
-help."""
+"""The price of a search before it starts: steps, time, energy, and the budget after which another trial is unlikely to help."""
 
 from __future__ import annotations
 
@@ -7,55 +6,81 @@ import math
 from dataclasses import dataclass
 
 from mlxtune.core.text import duration, plural
+from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED
+from mlxtune.evaluation.off_task.prompts import load_prompts
+from mlxtune.planning.plan import Plan
 from mlxtune.recipe import Recipe
 from mlxtune.training.search.board import cohort_sizes
 from mlxtune.training.search.rungs import rung_steps
 
-CHANCE = 0.05  # that a further trial is better than all earlier ones, below which it is hardly worth its time
+CHANCE = 0.05  # that another trial is better than all earlier ones, below which it is hardly worth its time
 
 
 @dataclass(frozen=True)
 class SearchPrice:
-    """The optimizer steps of ``trials`` trials, ``full_steps`` if each trained to the end, and the time and energy, if known.
+    """The optimizer steps and answers of ``trials`` trials, ``full_steps`` if each trained to the end, and the time, if known.
 
-    The time is that of the training steps; it does not include answering the validation rows. Of ``enough`` trials, each further
-    one is the best of all with a probability of at most :data:`CHANCE`.
+    ``answers`` counts the answers to validation rows after each rung, and those of the evaluation at the end. ``seconds`` includes
+    ``answering_seconds``, which is ``None`` if the time of an answer is unknown. Of ``enough`` trials, each additional one is the best
+    of all with a probability of at most :data:`CHANCE`.
     """
 
     trials: int
     steps: int
     full_steps: int
+    answers: int
     seconds: float | None
+    answering_seconds: float | None
     kilowatt_hours: float | None
     enough: int
     enough_seconds: float | None
 
     def describe(self) -> tuple[str, str]:
-        """Return a sentence about the search's cost, and one about its budget."""
-        time = f", about {duration(self.seconds)}" if self.seconds is not None else ""
-        energy = f", {1000 * self.kilowatt_hours:,.0f} Wh" if self.kilowatt_hours is not None else ""
-        price = f"{plural(self.trials, 'trial')} take {self.steps:,} steps instead of {self.full_steps:,}{time}{energy}"
-        long = f" ({duration(self.enough_seconds)})" if self.enough_seconds is not None else ""
-        return price, f"from {self.enough} trials{long} on, a further one is the best of all with at most {CHANCE:.0%} probability"
+        """Return a sentence about the search's price, and one about its budget."""
+        price = (
+            f"{plural(self.trials, 'trial')} take {self.steps:,} steps instead of {self.full_steps:,} and {self.answers:,} answers"
+        )
+        if self.seconds is not None:
+            price += f", about {duration(self.seconds)}"
+            if self.answering_seconds is None:
+                price += " without the answers, whose time is unknown until the first mlxtune eval"
+            else:
+                price += f", of which {duration(self.answering_seconds)} for the answers"
+        if self.kilowatt_hours is not None:
+            price += f"; {1000 * self.kilowatt_hours:,.0f} Wh"
+        options = f"--trials {self.enough}"
+        if self.enough_seconds is not None and self.answering_seconds is not None:
+            options += f" --budget {math.ceil(self.enough_seconds / 60)}m"
+        return price, f"after {options}, another trial is the best of all with at most {CHANCE:.0%} probability"
 
 
-def price_search(recipe: Recipe, total: int, seconds: float | None, kilowatt_hours: float | None) -> SearchPrice:
-    """Return the cost of a search of ``recipe``, whose run takes ``total`` steps, ``seconds`` and ``kilowatt_hours``.
+def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, watts: float = 0.0) -> SearchPrice:
+    """Return the price of a search of ``recipe``, whose run has ``plan``. ``answering`` is the measured time of an answer, in seconds.
 
     Trials are spread over their ranges independently of the results, so the best of n + 1 is the last one with a probability of
     1 / (n + 1).
     """
     trials, enough = recipe.search.trials, math.ceil(1 / CHANCE) - 1
-    steps, more = (_steps(recipe, total, count) for count in (trials, enough))
+    steps, answers = _work(recipe, plan, trials)
 
-    def share(whole: float | None, part: int) -> float | None:
-        return whole * part / total if whole is not None and total else None
+    def time(steps: int, answers: int) -> float | None:
+        if plan.cost.seconds is None:
+            return None
+        return plan.cost.seconds * steps / max(1, plan.steps) + answers * (answering or 0.0)
 
+    seconds, enough_seconds = time(steps, answers), time(*_work(recipe, plan, enough))
     return SearchPrice(
-        trials, steps, trials * total, share(seconds, steps), share(kilowatt_hours, steps), enough, share(seconds, more)
+        trials, steps, trials * plan.steps, answers, seconds, answers * answering if answering is not None else None,
+        seconds * watts / 3.6e6 if seconds is not None and watts else None, enough, enough_seconds,
     )  # fmt: skip
 
 
-def _steps(recipe: Recipe, total: int, trials: int) -> int:
-    steps = rung_steps(recipe.training, total)
-    return sum(count * length for count, length in zip(cohort_sizes(trials, len(steps)), steps, strict=True))
+def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
+    """Return the steps of a search with ``trials`` trials, and the answers to validation rows, held-out rows, and off-task prompts."""
+    lengths, section = rung_steps(recipe.training, plan.steps), recipe.evaluation
+    sizes = cohort_sizes(trials, len(lengths))
+    rows = max(plan.valid, round(recipe.search.validation * (plan.train + plan.valid + plan.test)))
+    arms = sum(not arm.startswith(ENDPOINT) for arm in section.arms)
+    off_task = len(load_prompts(recipe)) * len({BASE, TUNED} & {*section.arms}) * (1 + section.regression_system)
+    held_out = min(plan.test, section.rows or plan.test) * arms
+    return sum(count * length for count, length in zip(sizes, lengths, strict=True)), rows * sum(sizes) + held_out + off_task
