@@ -13,9 +13,10 @@ from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task import prompts
+from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.verdict import Comparison, compare
-from mlxtune.evaluation.worker import OFF_TASK, progress_reporter, sample_rows
+from mlxtune.evaluation.worker import sample_rows
 from mlxtune.runs.state import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
 
@@ -52,7 +53,7 @@ class ComparedRows:
         from mlxtune.evaluation.outputs import generate_answers
 
         template, tokenizer = self.template(loaded), loaded.tokenizer
-        arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else OFF_TASK
+        arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         answers = generate_answers(
             arm, loaded, self.rows, settings=template.settings, max_tokens=self.max_tokens(template),

@@ -17,7 +17,7 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_calls
 from mlxtune.evaluation.judge.paid_calls import read_calls
-from mlxtune.evaluation.worker import progress_reporter
+from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Endpoint
 from mlxtune.runs.state import HELD_OUT_ROW

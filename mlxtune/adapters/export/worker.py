@@ -26,7 +26,7 @@ from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.arms import BASE, TUNED
-from mlxtune.evaluation.worker import progress_reporter
+from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine

@@ -56,7 +56,7 @@ from mlxtune.evaluation.check_process import contract_scorer
 from mlxtune.evaluation.judge import rubric
 from mlxtune.evaluation.judge.endpoint import CostCapReached
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
-from mlxtune.evaluation.worker import progress_reporter
+from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine

@@ -17,8 +17,8 @@ from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.outputs import generate_answers
+from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
-from mlxtune.evaluation.worker import progress_reporter
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, TrainingSection, dump

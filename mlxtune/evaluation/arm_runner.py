@@ -1,0 +1,107 @@
+"""Answer the held-out rows and the off-task prompts with one arm after another, on one loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlxtune.data.rows import PromptRow
+from mlxtune.evaluation.arms import Arm
+from mlxtune.evaluation.endpoint_answers import endpoint_answers
+from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
+from mlxtune.evaluation.outputs import ArmAnswers, Likelihoods, generate_answers
+from mlxtune.evaluation.progress import progress_reporter
+from mlxtune.evaluation.report import EndpointFacts
+from mlxtune.evaluation.seed_answers import answer_with_seeds
+from mlxtune.evaluation.seed_evidence import SeedAdapter, SeedAnswer
+from mlxtune.models import lora
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.prefix_cache import PrefixCache
+from mlxtune.models.template import ChatTemplate
+from mlxtune.runs.state import HELD_OUT_ROW
+from mlxtune.runs.worker import Worker
+
+
+class ArmRunner:
+    """Runs arms on ``loaded``, which has no adapter at first. Arms with the same adapter must follow one another.
+
+    Answers have at most ``max_tokens``. For preference pairs with an ID in ``compared``, the likelihoods of both answers are computed.
+    """
+
+    def __init__(
+        self, worker: Worker, loaded: LoadedModel, template: ChatTemplate, max_tokens: int, compared: frozenset[str]
+    ) -> None:
+        section = worker.recipe.evaluation
+        self.endpoints: dict[str, EndpointFacts] = {}
+        self._worker, self._loaded, self._template = worker, loaded, template
+        self._max_tokens, self._compared = max_tokens, compared
+        self._thinking_tokens, self._cache = section.thinking_tokens, worker.folder.parent / "cache"
+        self._options: dict[str, Any] = {
+            "settings": template.settings, "thinking_tokens": self._thinking_tokens, "batch_size": section.batch_size,
+            "cache": self._cache,
+        }  # fmt: skip
+        self._adapter: Path | None = None
+        self._prefixes = PrefixCache(loaded.model)
+        self._likelihoods: Likelihoods = {}
+
+    def answer(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
+        """Return the answers of ``arm`` to the held-out ``rows``."""
+        tell = partial(progress_reporter, self._worker, arm.name)
+        self._worker.emit("arm.started", arm=arm.name, rows=len(rows))
+        if arm.endpoint:
+            thinking_tokens = 0 if self._template.settings.thinking == "off" else self._thinking_tokens
+            answers, spent = endpoint_answers(
+                arm, arm.endpoint, rows, max_tokens=self._max_tokens + thinking_tokens, cache=self._cache, tell=tell,
+                count_tokens=self._template.count_tokens,
+            )  # fmt: skip
+            self.endpoints[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
+        else:
+            answers = self._generate(arm, rows, self._max_tokens, compared=self._compared, timed=True)
+        self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
+        if answers.no_likelihood_reason:
+            self._worker.warn(f"{arm.name} has no perplexity: {answers.no_likelihood_reason}")
+        return answers
+
+    def answer_off_task(self, arm: Arm, prompts: Sequence[OffTaskPrompt], system: str) -> list[str]:
+        """Return the answers of ``arm`` to off-task ``prompts``, in order. ``system`` is the task's system prompt."""
+        outputs: dict[OffTaskPrompt, str] = {}
+        for limit, group in group_by_prefix(prompts):
+            self._worker.emit("arm.started", arm=arm.name, rows=len(group), of=OFF_TASK)
+            answers = self._generate(arm, [prompt.row(system) for prompt in group], limit, of=OFF_TASK)
+            self._worker.emit(
+                "arm.finished", arm=arm.name, rows=len(group), cached=answers.cached, seconds=answers.seconds, of=OFF_TASK
+            )
+            outputs |= {prompt: output.output for prompt, output in zip(group, answers.outputs, strict=True)}
+        return [outputs[prompt] for prompt in prompts]
+
+    def answer_with_seeds(
+        self, seeds: Sequence[SeedAdapter], validation: Sequence[PromptRow], rows: Sequence[PromptRow]
+    ) -> list[SeedAnswer]:
+        """Return every seed's answers to the ``validation`` and the held-out ``rows``."""
+        answers = answer_with_seeds(
+            seeds, {"validation": validation, "held-out": rows}, partial(progress_reporter, self._worker), loaded=self._loaded,
+            max_tokens=self._max_tokens, compared=self._compared, **self._options,
+        )  # fmt: skip
+        self._prefixes, self._adapter = PrefixCache(self._loaded.model), Path(seeds[-1].adapter)
+        return answers
+
+    def _generate(
+        self,
+        arm: Arm,
+        rows: Sequence[PromptRow],
+        max_tokens: int,
+        *,
+        of: str = HELD_OUT_ROW,
+        compared: frozenset[str] = frozenset(),
+        timed: bool = False,
+    ) -> ArmAnswers:
+        if arm.adapter != self._adapter:
+            assert arm.adapter
+            (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
+            self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
+        return generate_answers(
+            arm, self._loaded, rows, max_tokens=max_tokens, of=of, compared=compared, timed=timed, shared=self._prefixes,
+            likelihoods=self._likelihoods, tell=partial(progress_reporter, self._worker, arm.name), **self._options,
+        )  # fmt: skip
