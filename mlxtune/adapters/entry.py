@@ -46,6 +46,17 @@ class AdapterScore:
     caveat: str = field(default="", metadata={"key": "reservation"})
     arm: str = TUNED
 
+    @property
+    def label(self) -> str:
+        """The outcome in one or two words: ``not recommended`` if there is a caveat."""
+        return "not recommended" if self.caveat else self.outcome
+
+    @property
+    def changes(self) -> list[tuple[Rate, Rate]]:
+        """The rates before and after training of each metric, the whole contract last. Metrics of the answers' form are omitted."""
+        before = {rate.metric: rate for rate in self.before}
+        return [(before[rate.metric], rate) for rate in self.after if rate.metric in before and rate.metric not in FORMS]
+
     def rate(self, metric: str = CONTRACT) -> tuple[Rate, Rate] | None:
         """Return a metric's rates before and after training, or ``None`` if it was not measured."""
         before, after = (next((rate for rate in side if rate.metric == metric), None) for side in (self.before, self.after))

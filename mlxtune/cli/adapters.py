@@ -35,11 +35,9 @@ Base = Annotated[str, typer.Option("--base", help="The adapter's base model: an 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept a base with different weights of the same shapes, and drop the scores.")
 ]
-_OUTCOMES: dict[str, Cell] = {
-    "better": ("better", "bold success"),
-    "worse": ("worse", "bold error"),
-    "cannot tell": ("cannot tell", "bold"),
-}
+_STYLES = {
+    "better": "bold success", "worse": "bold error", "cannot tell": "bold", "not recommended": "bold warning", "not evaluated": "muted",
+}  # fmt: skip
 
 
 @app.callback()
@@ -205,12 +203,12 @@ def _row(entry: AdapterEntry) -> list[Cell]:
     if entry.problem:
         return [("✗", "bold error"), (entry.name, "bold"), (one_line(entry.problem, 90), "error"), "", "", "", "", ""]
     score = entry.score
-    rates = score.rate() if score else None
-    contract = f"{100 * rates[0].share:.0f} → {100 * rates[1].share:.0f}%" if rates else ""
-    outcome: Cell = _OUTCOMES.get(score.outcome, score.outcome) if score else ("not evaluated", "muted")
-    glyph: Cell = ("✓", "bold success") if score and score.outcome == "better" else ("·", "muted")
-    if score and score.caveat:
-        outcome, glyph = ("better, but", "bold warning"), ("!", "bold warning")
+    contract = (
+        "".join(f"{100 * before.share:.0f} → {100 * after.share:.0f}%" for before, after in score.changes[-1:]) if score else ""
+    )
+    label = score.label if score else "not evaluated"
+    outcome: Cell = (one_line(label, 20), _STYLES.get(label, ""))
+    glyph: Cell = {"better": ("✓", "bold success"), "not recommended": ("!", "bold warning")}.get(label, ("·", "muted"))
     kind, tags = f"{entry.kind} {entry.rank}", " ".join(entry.tags)
     return [glyph, (entry.name, "bold"), one_line(entry.base, 40), kind, size(entry.size), outcome, contract, (tags, "muted")]
 
@@ -222,12 +220,11 @@ def _print_score(score: AdapterScore) -> None:
         show(("  ! ", "bold warning"), f"Not recommended: {one_line(score.caveat)}.")
     if score.folder is None:
         show("  ", ("Reported by its author, not verified.", "warning"))
-    before = {rate.metric: rate for rate in score.before}
     rows: list[list[Cell]] = [["", (score.rival, "faint"), (one_line(score.arm, 40), "faint"), ""]]
-    for rate in score.after:
-        if rate.metric in before:
-            style = "bold primary" if rate.metric == CONTRACT else "primary"
-            first, second = (f"{100 * item.share:.1f}%" for item in (before[rate.metric], rate))
-            interval = f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
-            rows.append([metric_label(rate.metric), (first, "muted"), (second, style), (interval, "muted")])
+    for before, after in score.changes:
+        style = "bold primary" if after.metric == CONTRACT else "primary"
+        interval = f"{100 * after.low:.0f}–{100 * after.high:.0f}"
+        rows.append(
+            [metric_label(after.metric), (f"{before.share:.1%}", "muted"), (f"{after.share:.1%}", style), (interval, "muted")]
+        )
     print_columns(rows, right=(1, 2))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 # C0 and C1 controls (except newline and tab), line and paragraph separators, bidi overrides, zero-width characters, tags, and
 # lone surrogates, which a terminal would interpret, hide, or fail on.
@@ -33,6 +35,15 @@ def restore_unsafe(original: str, edited: str) -> str:
 def one_line(text: str, limit: int = 0) -> str:
     """Return :func:`safe_text` on one line, with each run of whitespace replaced by one space."""
     return safe_text(" ".join(text.split()), limit=limit)
+
+
+def one_line_fields(value: Any) -> Any:
+    """Return ``value`` with :func:`one_line` applied to every string in it, including those in tuples and in fields of dataclasses."""
+    if isinstance(value, str):
+        return one_line(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: one_line_fields(getattr(value, field.name)) for field in fields(value)})
+    return tuple(map(one_line_fields, value)) if isinstance(value, tuple) else value
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -76,7 +76,7 @@ def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
     write(shop / "adapters" / "other", arrays(rank=8), config(8), {"made": "2026-12-01T00:00:00+0000", "evaluation": evaluation})
     listed, details = cli("adapters").out, cli("adapters", "show", "other").out
     assert "! other" in " ".join(listed.split())
-    assert "better, but" in listed
+    assert "not recommended" in listed
     assert "other is better but not recommended: off-task answers dropped from 20 to 15 of 34." in " ".join(listed.split())
     assert "! Not recommended: off-task answers dropped from 20 to 15 of 34." in details
 

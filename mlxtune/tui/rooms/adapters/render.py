@@ -5,11 +5,12 @@ from __future__ import annotations
 from textual.content import Content
 
 from mlxtune.adapters.compare import AdapterComparison
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line, plural, size
+from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.text import Part, age, cell, fold, key, line, lines, marked, wrap
-from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView, RateChange
+from mlxtune.tui.rooms.adapters.service import AdapterView, LibraryView
 from mlxtune.tui.verdict import verdict_style
 
 KIND, SIZE, OUTCOME, RATE, AGE = 9, 9, 17, 12, 7  # widths of the list's columns
@@ -65,8 +66,9 @@ def list_row(adapter: AdapterView, active: bool, now: float, width: int) -> Cont
         cell(f"  {_outcome(adapter)}", OUTCOME, "" if score else "$muted"),
     ]
     if width >= WIDE:
-        rate = _contract(adapter)
-        cells.append(cell(f"{rate.before * 100:.0f} → {rate.after * 100:.0f}%" if rate else "", RATE, right=True))
+        rates = score.changes[-1:] if score else []
+        cells += [cell(f"{100 * before.share:.0f} → {100 * after.share:.0f}%", RATE, right=True) for before, after in rates]
+        cells += [] if rates else [cell("", RATE)]
     return line(*start, *cells, cell(age(max(now - adapter.created, 0)), AGE, "$faint", right=True))
 
 
@@ -75,19 +77,13 @@ def _name_width(width: int) -> int:
 
 
 def _outcome(adapter: AdapterView) -> str:
-    if adapter.score is None:
-        return "not evaluated"
-    return "not recommended" if adapter.score.caveat else adapter.score.outcome
-
-
-def _contract(adapter: AdapterView) -> RateChange | None:
-    return adapter.score.rates[-1] if adapter.score and adapter.score.rates else None
+    return adapter.score.label if adapter.score else "not evaluated"
 
 
 def brief(adapter: AdapterView) -> str:
     """Return the adapter's kind, outcome and rate in a few words."""
-    rate = _contract(adapter)
-    return f"{adapter.kind}, {_outcome(adapter)}{f', {rate.after * 100:.0f}%' if rate else ''}"
+    rate = "".join(f", {100 * after.share:.0f}%" for _, after in adapter.score.changes[-1:]) if adapter.score else ""
+    return f"{adapter.kind}, {_outcome(adapter)}{rate}"
 
 
 def detail(adapter: AdapterView, width: int) -> list[Content]:
@@ -102,13 +98,13 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
         rows = marked(*verdict_style(score.outcome, score.caveat), score.verdict, width, "bold")
         if score.caveat:
             rows += _muted(f"Not recommended: {score.caveat}.", width, "$warning")
-        if score.claimed:
+        if score.folder is None:
             rows += _muted("Claimed by its author; not verified on this machine.", width, "$warning")
         rows.append(Content(""))
-        for rate in score.rates:
-            rows.append(line("  ", cell(rate.name, width - 2, "$muted")))
-            rows.append(_rate_row(score.baseline, rate.before, "", "$muted", width))
-            rows.append(_rate_row(score.arm, rate.after, f"{rate.low * 100:.0f}–{rate.high * 100:.0f}", "$primary", width))
+        for before, after in score.changes:
+            rows.append(line("  ", cell(metric_label(after.metric), width - 2, "$muted")))
+            rows.append(_rate_row(score.rival, before.share, "", "$muted", width))
+            rows.append(_rate_row(score.arm, after.share, f"{100 * after.low:.0f}–{100 * after.high:.0f}", "$primary", width))
     if adapter.parent or adapter.children:
         rows += [Content(""), line(("  Lineage", "bold"))]
         rows += [line("  ", (f"● {adapter.parent}", "$muted"))] if adapter.parent else []
@@ -118,7 +114,7 @@ def detail(adapter: AdapterView, width: int) -> list[Content]:
     if adapter.exports:
         rows += [Content(""), line(("  Exports", "bold"))]
         for export in adapter.exports:
-            figures = cell(export.size, 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
+            figures = cell(size(export.nbytes), 8, "$muted", right=True), " ", cell(export.rate, 7, right=True)
             rows.append(line("  ", cell(export.label, width - 18), *figures))
             rows += _muted(f"{export.points or export.identical + ' answers identical'} · {export.program}", width)
     rows += [Content(""), line(("  Details", "bold"))]

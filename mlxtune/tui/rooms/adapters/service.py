@@ -13,46 +13,8 @@ from mlxtune.adapters.entry import AdapterEntry, AdapterScore
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.formats import ExportFormat, copy_adapter
 from mlxtune.adapters.export.tried import TriedExport, tried_exports
-from mlxtune.core.text import one_line, size
-from mlxtune.evaluation.scorers.registry import FORMS as OUTPUT_FORMS
-from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.core.text import one_line, one_line_fields, size
 from mlxtune.tui.paths import relative_paths
-
-
-@dataclass(frozen=True)
-class RateChange:
-    """The rate of one metric before and after training, from 0 to 1, with the interval after training."""
-
-    name: str
-    before: float
-    after: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ScoreView:
-    """An adapter's evaluation. ``claimed`` means that only its author reports it. The last rate is the whole contract."""
-
-    outcome: str
-    verdict: str
-    baseline: str
-    arm: str
-    rates: tuple[RateChange, ...]
-    caveat: str
-    claimed: bool
-
-
-@dataclass(frozen=True)
-class ExportView:
-    """An export of an adapter, with what it lost. ``rate`` and ``points`` are empty if no contract was measured."""
-
-    label: str
-    size: str
-    identical: str
-    rate: str
-    points: str
-    program: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +31,9 @@ class AdapterView:
     facts: tuple[tuple[str, str], ...]
     parent: str
     children: tuple[str, ...]
-    score: ScoreView | None
+    score: AdapterScore | None
     problem: str
-    exports: tuple[ExportView, ...] = ()
+    exports: tuple[TriedExport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,36 +94,7 @@ def _view(workspace: Path, entry: AdapterEntry, children: tuple[str, ...]) -> Ad
         facts=tuple((name, one_line(value)) for name, value in known.items() if value and name not in ("parent", "tags")),
         parent=one_line(entry.parent.run or entry.parent.folder) if entry.parent else "",
         children=children,
-        score=_score(entry.score) if entry.score else None,
+        score=one_line_fields(entry.score),
         problem=relative_paths(workspace, one_line(entry.problem)),
-        exports=tuple(_export(export) for export in tried_exports(entry)),
-    )
-
-
-def _export(export: TriedExport) -> ExportView:
-    return ExportView(
-        label=one_line(export.label),
-        size=size(export.nbytes),
-        identical=export.identical,
-        rate=export.rate,
-        points=export.points,
-        program=export.program,
-    )
-
-
-def _score(score: AdapterScore) -> ScoreView:
-    before = {rate.metric: rate for rate in score.before}
-    rates = tuple(
-        RateChange(metric_label(rate.metric), before[rate.metric].share, rate.share, rate.low, rate.high)
-        for rate in score.after
-        if rate.metric in before and rate.metric not in OUTPUT_FORMS
-    )
-    return ScoreView(
-        outcome=one_line(score.outcome),
-        verdict=one_line(score.verdict),
-        baseline=one_line(score.rival),
-        arm=one_line(score.arm),
-        rates=rates,
-        caveat=one_line(score.caveat),
-        claimed=score.folder is None,
+        exports=one_line_fields(tuple(tried_exports(entry))),
     )
