@@ -27,11 +27,9 @@ app = typer.Typer(
     no_args_is_help=False,
 )
 
-Which = Annotated[
-    str, typer.Argument(help="An adapter's name, a unique part of the name, its run or folder, or last.", show_default=False)
-]
-Name = Annotated[str, typer.Option("--name", help="The adapter's name in this workspace.", show_default=False)]
-Base = Annotated[str, typer.Option("--base", help="The adapter's base model: an alias, a folder, or a Hub ID.", show_default=False)]
+Which = Annotated[str, typer.Argument(help="An adapter's name, a unique part of the name, its run or folder, or last.")]
+Name = Annotated[str, typer.Option("--name", help="The adapter's name in this workspace.")]
+Base = Annotated[str, typer.Option("--base", help="The adapter's base model: an alias, a folder, or a Hub ID.")]
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept a base with different weights of the same shapes, and drop the scores.")
 ]
@@ -125,8 +123,8 @@ def rename_adapter(which: Which, name: Annotated[str, typer.Argument(help="The n
 @app.command("tag")
 def tag_adapter(
     which: Which,
-    tags: Annotated[list[str] | None, typer.Argument(help="Tags to add.", show_default=False)] = None,
-    drop: Annotated[list[str] | None, typer.Option("--drop", help="A tag to remove.", show_default=False)] = None,
+    tags: Annotated[list[str] | None, typer.Argument(help="Tags to add.")] = None,
+    drop: Annotated[list[str] | None, typer.Option("--drop", help="A tag to remove.")] = None,
     json: Json = False,
 ) -> None:
     """Add or remove an adapter's tags."""
@@ -136,7 +134,7 @@ def tag_adapter(
 
 @app.command("import")
 def import_adapter(
-    folder: Annotated[Path, typer.Argument(help="A folder in mlx-lm's or PEFT's layout.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A folder in mlx-lm's or PEFT's layout.")],
     name: Name = "",
     base: Base = "",
     other_weights: OtherWeights = False,
@@ -165,7 +163,7 @@ def remove_adapter(which: Which, json: Json = False) -> None:
 
 @app.command("restore")
 def restore_adapter(
-    which: Annotated[str, typer.Argument(help="The adapter's name, or last.", show_default=False)] = "last",
+    which: Annotated[str, typer.Argument(help="The adapter's name, or last.")] = "last",
     list_: Annotated[bool, typer.Option("--list", help="List the removed adapters.")] = False,
     json: Json = False,
 ) -> None:

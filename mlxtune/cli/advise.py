@@ -31,13 +31,9 @@ _POINTS = {"rag": "retrieve", "fine-tune": "fine-tune", "": "·"}
 
 
 def advise(
-    recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe whose data and evaluations are considered.", show_default=False)
-    ] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe whose data and evaluations are considered.")] = None,
     overrides: Overrides = None,
-    answers: Annotated[
-        Path | None, typer.Option("--answers", help="A .json file with the interview's answers.", show_default=False)
-    ] = None,
+    answers: Annotated[Path | None, typer.Option("--answers", help="A .json file with the interview's answers.")] = None,
     measure_first: Annotated[
         bool,
         typer.Option("--measure", help=f"First evaluate the base, a prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows."),

@@ -28,10 +28,7 @@ if TYPE_CHECKING:  # imports numpy
 
 _PREVIEW_ROWS = 5
 
-Line = Annotated[
-    str,
-    typer.Argument(metavar="LINE", help='The pipeline, such as "trim | cap category 200", or @FILE.', show_default=False),
-]
+Line = Annotated[str, typer.Argument(metavar="LINE", help='The pipeline, such as "trim | cap category 200", or @FILE.')]
 
 
 def apply(
@@ -41,9 +38,7 @@ def apply(
     yes: Annotated[
         bool, typer.Option("--yes", help="Record the change. Without it, the command shows a preview and asks.")
     ] = False,
-    new_file: Annotated[
-        Path | None, typer.Option("--out", help="Write all rows to this new .jsonl file instead.", show_default=False)
-    ] = None,
+    new_file: Annotated[Path | None, typer.Option("--out", help="Write all rows to this new .jsonl file instead.")] = None,
     verbs: Annotated[bool, typer.Option("--verbs", help="List the verbs.")] = False,
     applied: Annotated[bool, typer.Option("--applied", help="Print what was applied, as a pipeline file.")] = False,
     format: Format = "auto",

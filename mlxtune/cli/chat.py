@@ -26,10 +26,7 @@ from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
 
-Which = Annotated[
-    str,
-    typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled model.", show_default=False),
-]
+Which = Annotated[str, typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled model.")]
 ShareAccelerator = Annotated[
     bool, typer.Option("--share-accelerator", help="Run even while a training run is using the accelerator. Both become slower.")
 ]
@@ -50,8 +47,7 @@ def chat(
     which: Which = "",
     adapter: Annotated[str, typer.Option("--adapter", help="Start with this adapter on the given base.")] = "",
     system: Annotated[
-        str | None,
-        typer.Option("--system", help="The system prompt. Default: the one in the adapter's training rows.", show_default=False),
+        str | None, typer.Option("--system", help="The system prompt. Default: the one in the adapter's training rows.")
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample from the most likely tokens with this total probability.")] = 1.0,
@@ -62,7 +58,6 @@ def chat(
         typer.Option(
             "--effort",
             help="Reasoning before an answer: none, low, medium, or high. Default: as in the adapter's training; none for a base.",
-            show_default=False,
         ),
     ] = "",
     share_accelerator: ShareAccelerator = False,

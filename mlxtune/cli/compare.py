@@ -25,13 +25,9 @@ _GLYPHS: dict[str, Cell] = {"better": ("✓", "bold success"), "worse": ("✗", 
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="An evaluation, or a run that has been evaluated.", show_default=False)],
-    second: Annotated[
-        str, typer.Argument(help="The candidate: the evaluation or run to test against the first.", show_default=False)
-    ],
-    more: Annotated[
-        list[str] | None, typer.Argument(help="Further evaluations or runs to test against the first.", show_default=False)
-    ] = None,
+    first: Annotated[str, typer.Argument(help="An evaluation, or a run that has been evaluated.")],
+    second: Annotated[str, typer.Argument(help="The candidate: the evaluation or run to test against the first.")],
+    more: Annotated[list[str] | None, typer.Argument(help="Further evaluations or runs to test against the first.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the second one is better.")] = False,
     json: Json = False,
 ) -> None:

@@ -36,20 +36,15 @@ if TYPE_CHECKING:  # the checks import numpy
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport
 
-SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder with rows, or a recipe.", show_default=False)]
+SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder with rows, or a recipe.")]
 Format = Annotated[str, typer.Option("--format", help=f"The format of the rows: auto, {', '.join(FORMATS)}.")]
-Map = Annotated[str, typer.Option("--map", help="Column names, for example prompt=question,completion=answer.", show_default=False)]
-Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split.", show_default=False)]
-Holdout = Annotated[
-    float | None, typer.Option("--holdout", help="Fraction of rows in the test split.", min=0.0, max=0.9, show_default=False)
-]
+Map = Annotated[str, typer.Option("--map", help="Column names, for example prompt=question,completion=answer.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed of the split.")]
+Holdout = Annotated[float | None, typer.Option("--holdout", help="Fraction of rows in the test split.", min=0.0, max=0.9)]
 Validation = Annotated[
-    float | None,
-    typer.Option("--validation", help="Fraction of rows in the validation split.", min=0.0, max=0.9, show_default=False),
+    float | None, typer.Option("--validation", help="Fraction of rows in the validation split.", min=0.0, max=0.9)
 ]
-GroupBy = Annotated[
-    str | None, typer.Option("--group-by", help="A metadata key. Rows with the same value stay together.", show_default=False)
-]
+GroupBy = Annotated[str | None, typer.Option("--group-by", help="A metadata key. Rows with the same value stay together.")]
 
 USUAL_HOLDOUT = (0.10, 0.20)
 EXAMPLES = 3  # per check
@@ -103,14 +98,12 @@ def check(
     also: Annotated[
         list[str] | None, typer.Option("--also", help="With --fix, also apply this check's fix.", metavar="CHECK")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every finding.")] = False,
     mute: Annotated[
         str, typer.Option("--mute", help="Stop reporting this check for this source; requires --reason.", metavar="CHECK")
     ] = "",
-    reason: Annotated[
-        str, typer.Option("--reason", help="Why the check is muted; recorded in the journal.", show_default=False)
-    ] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why the check is muted; recorded in the journal.")] = "",
     unmute: Annotated[str, typer.Option("--unmute", help="Report this check again.", metavar="CHECK")] = "",
     format: Format = "auto",
     map: Map = "",
@@ -281,8 +274,8 @@ def _split_notes(source: Source, result: Splits, sealed: int, total: int) -> lis
 @app.command("export")
 def export(
     source: SourceArgument,
-    to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.TARGETS)}.", show_default=False)],
-    folder: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.TARGETS)}.")],
+    folder: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     pending: Annotated[bool, typer.Option("--pending", help="Also export undecided rows.")] = False,
     seed: Seed = None,
     holdout: Holdout = None,
@@ -314,11 +307,11 @@ def export(
 
 @app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(metavar="FILE|ID", help="A file, a folder, or a Hub dataset.", show_default=False)],
-    to: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="FILE|ID", help="A file, a folder, or a Hub dataset.")],
+    to: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
     format: Format = "auto",
     map: Map = "",
-    file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset.", show_default=False)] = "",
+    file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset.")] = "",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid rows.")] = False,
     json: Json = False,
 ) -> None:

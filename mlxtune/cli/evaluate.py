@@ -41,8 +41,8 @@ from mlxtune.training.start import start as start_training
 
 
 def evaluate(
-    which: Annotated[str, typer.Argument(help="A recipe (base only) or a run (base and tuned).", show_default=False)] = "last",
-    adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.", show_default=False)] = "",
+    which: Annotated[str, typer.Argument(help="A recipe (base only) or a run (base and tuned).")] = "last",
+    adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.")] = "",
     overrides: Overrides = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task answers are 'held'.")

@@ -32,10 +32,8 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.recipe import load
 from mlxtune.training.start import check_recipe
 
-To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.", show_default=False)]
-Rows = Annotated[
-    Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.", show_default=False)
-]
+To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.")]
+Rows = Annotated[Path | None, typer.Option("--recipe", help="A recipe whose held-out rows are used to check the export.")]
 
 
 def _with(option: FormatOption) -> str:
@@ -47,13 +45,7 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Keep the export even if it is not faithful, and replace LM Studio's preset of the same name."),
 ]
-Format = Annotated[
-    str,
-    typer.Argument(
-        help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".",
-        show_default=False, metavar="FORM",
-    ),
-]  # fmt: skip
+Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORM")]  # fmt: skip
 
 
 def export(
@@ -72,10 +64,7 @@ def export(
         ),
     ] = False,
     base: Annotated[
-        str,
-        typer.Option(
-            "--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.", show_default=False
-        ),
+        str, typer.Option("--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")
     ] = "",
     to: To = None,
     recipe: Rows = None,

@@ -35,54 +35,34 @@ _DEFAULT_ROWS = 20
 def generate(
     recipe: RecipeFile,
     prompts: Annotated[
-        str,
-        typer.Option("--prompts", help="Answer the prompts in this file (.jsonl, or .txt with one per line).", show_default=False),
+        str, typer.Option("--prompts", help="Answer the prompts in this file (.jsonl, or .txt with one per line).")
     ] = "",
     documents: Annotated[
-        str,
-        typer.Option(
-            "--documents", help="Write prompts that the Markdown, text, or PDF files in a folder answer.", show_default=False
-        ),
+        str, typer.Option("--documents", help="Write prompts that the Markdown, text, or PDF files in a folder answer.")
     ] = "",
     worse: Annotated[
         bool, typer.Option("--worse", help="Write worse answers for preference pairs, each with a named flaw.")
     ] = False,
     score: Annotated[bool, typer.Option("--score", help="Grade training rows by the rubric instead of writing new ones.")] = False,
     like: Annotated[
-        str,
-        typer.Option(
-            "--like", help="Write variations of the training rows that match this filter (see data review).", show_default=False
-        ),
+        str, typer.Option("--like", help="Write variations of the training rows that match this filter (see data review).")
     ] = "",
     where: Annotated[
-        str,
-        typer.Option(
-            "--where", help="Use only training rows with this metadata, for example category=account.", show_default=False
-        ),
+        str, typer.Option("--where", help="Use only training rows with this metadata, for example category=account.")
     ] = "",
-    about: Annotated[str, typer.Option("--about", help="What the new prompts should be about.", show_default=False)] = "",
+    about: Annotated[str, typer.Option("--about", help="What the new prompts should be about.")] = "",
     n: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.", show_default=False
-        ),
+        int | None, typer.Option("-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.")
     ] = None,
     candidates: Annotated[
         int, typer.Option("-k", "--candidates", min=1, max=32, help="Answers per prompt, of which the best is kept.")
     ] = 4,
     rubric: Annotated[
-        str,
-        typer.Option(
-            "--rubric", help="Let the teacher grade the answers: a TOML file with questions, or default.", show_default=False
-        ),
+        str, typer.Option("--rubric", help="Let the teacher grade the answers: a TOML file with questions, or default.")
     ] = "",
-    local: Annotated[
-        str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.", show_default=False)
-    ] = "",
-    adapter: Annotated[
-        str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.", show_default=False)
-    ] = "",
-    model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.", show_default=False)] = "",
+    local: Annotated[str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.")] = "",
+    adapter: Annotated[str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.")] = "",
+    model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.")] = "",
     url: EndpointUrl = endpoint.OFFICIAL,
     key_env: Annotated[
         str,

@@ -14,11 +14,11 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import info, progress_bar, show_json
 from mlxtune.evaluation.json_fields import to_json
 
-Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.", show_default=False)]
+Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.")]
 
 
 def push(
-    which: Annotated[str, typer.Argument(help="An adapter, or an export's folder.", show_default=False)],
+    which: Annotated[str, typer.Argument(help="An adapter, or an export's folder.")],
     repo: Repo,
     public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
     json: Json = False,
@@ -45,7 +45,7 @@ def pull(
     repo: Repo,
     name: Name = "",
     base: Base = "",
-    revision: Annotated[str, typer.Option("--revision", help="A branch, tag, or commit.", show_default=False)] = "",
+    revision: Annotated[str, typer.Option("--revision", help="A branch, tag, or commit.")] = "",
     other_weights: OtherWeights = False,
     json: Json = False,
 ) -> None:

@@ -35,10 +35,8 @@ def judge(
     which: Annotated[str, typer.Argument(help="An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
     first: Annotated[str, typer.Argument(help="The first arm.")] = "base",
     second: Annotated[str, typer.Argument(help="The second arm, which the verdict is about.")] = "tuned",
-    local: Annotated[
-        str, typer.Option("--local", help="A judge on this machine: an alias, a Hub ID, or a folder.", show_default=False)
-    ] = "",
-    model: Annotated[str, typer.Option("--model", help="The judge's model name at its endpoint.", show_default=False)] = "",
+    local: Annotated[str, typer.Option("--local", help="A judge on this machine: an alias, a Hub ID, or a folder.")] = "",
+    model: Annotated[str, typer.Option("--model", help="The judge's model name at its endpoint.")] = "",
     url: EndpointUrl = endpoint.OFFICIAL,
     key_env: Annotated[
         str,

@@ -33,9 +33,7 @@ _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ "
 @app.callback()
 def models(
     context: typer.Context,
-    search: Annotated[
-        str, typer.Option("--search", help="Also search the Hugging Face Hub.", metavar="TEXT", show_default=False)
-    ] = "",
+    search: Annotated[str, typer.Option("--search", help="Also search the Hugging Face Hub.", metavar="TEXT")] = "",
     json: Json = False,
 ) -> None:
     """List known base models with their license, their size, and whether they can be trained on this machine."""
@@ -65,7 +63,7 @@ def models(
 
 @app.command("pull")
 def pull(
-    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or a bundled model's name.", show_default=False)],
+    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or a bundled model's name.")],
     json: Json = False,
 ) -> None:
     """Download a base model, or only the files that changed. Interrupted downloads resume, and every file's hash is verified."""

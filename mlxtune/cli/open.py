@@ -19,13 +19,12 @@ from mlxtune.runs import registry
 
 
 def open_room(
-    room: Annotated[str, typer.Argument(help="The room, for example train.", show_default=False)],
+    room: Annotated[str, typer.Argument(help="The room, for example train.")],
     item: Annotated[
         str,
         typer.Argument(
             help="What to show there: a recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an "
-            "adapter (adapters, chat).",
-            show_default=False,
+            "adapter (adapters, chat)."
         ),
     ] = "",
 ) -> None:

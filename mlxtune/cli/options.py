@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe (a .toml file).", show_default=False)]
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (a .toml file).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, for example --set training.epochs=3.", metavar="KEY=VALUE")
 ]

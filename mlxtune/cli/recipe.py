@@ -22,10 +22,8 @@ def recipe() -> None:
 
 @app.command("import")
 def import_(
-    config: Annotated[Path, typer.Argument(help="An mlx_lm.lora YAML config.", show_default=False)],
-    to: Annotated[
-        Path | None, typer.Option("--to", help="The recipe to write. Default: next to the config.", show_default=False)
-    ] = None,
+    config: Annotated[Path, typer.Argument(help="An mlx_lm.lora YAML config.")],
+    to: Annotated[Path | None, typer.Option("--to", help="The recipe to write. Default: next to the config.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
     json: Json = False,
 ) -> None:

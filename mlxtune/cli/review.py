@@ -44,18 +44,11 @@ _ACTION_DONE: dict[str, str] = {
 _PREVIEW_ROWS = 5
 
 Rows = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="ROW", help="Rows to decide on, by ID, or by line (row of a JSON array).", show_default=False),
+    list[str] | None, typer.Argument(metavar="ROW", help="Rows to decide on, by ID, or by line (row of a JSON array).")
 ]
-Edit = Annotated[
-    str,
-    typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.", show_default=False),
-]
+Edit = Annotated[str, typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.")]
 Filter = Annotated[
-    str,
-    typer.Option(
-        "--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x", show_default=False
-    ),
+    str, typer.Option("--filter", help="status:pending tag:billing finding:near-duplicate len>400 /regex/ text -tag:x")
 ]
 
 
@@ -69,10 +62,10 @@ def review(
     tie: Annotated[bool, typer.Option("--tie", help="For pairs: neither answer is better.")] = False,
     bad: Annotated[bool, typer.Option("--both-bad", help="For pairs: both answers are bad.")] = False,
     edit: Edit = "",
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add a tag.", show_default=False)] = None,
-    untag: Annotated[list[str] | None, typer.Option("--untag", help="Remove a tag.", show_default=False)] = None,
-    note: Annotated[str | None, typer.Option("--note", help="Set a note.", show_default=False)] = None,
-    reason: Annotated[str, typer.Option("--reason", help="A reason to record in the journal.", show_default=False)] = "",
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add a tag.")] = None,
+    untag: Annotated[list[str] | None, typer.Option("--untag", help="Remove a tag.")] = None,
+    note: Annotated[str | None, typer.Option("--note", help="Set a note.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="A reason to record in the journal.")] = "",
     filter: Filter = "",
     all: Annotated[bool, typer.Option("--all", help="Decide on all rows that match the filter.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,

@@ -33,12 +33,8 @@ app = typer.Typer(
     help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True, no_args_is_help=False
 )
 
-RunName = Annotated[
-    str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the newest training run).", show_default=False)
-]
-Kind = Annotated[
-    str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND", show_default=False)
-]
+RunName = Annotated[str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the newest training run).")]
+Kind = Annotated[str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")]
 
 
 @app.callback()
@@ -157,9 +153,7 @@ def resume(
 def export(
     name: RunName = "last",
     to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.", metavar="FORMAT")] = "csv",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file (csv) or folder (tensorboard) to write.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (csv) or folder (tensorboard) to write.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Continue until the run ends.")] = False,
 ) -> None:
     """Export the metrics of a training run, or of all trials of a search."""

@@ -29,8 +29,7 @@ def score(
     outputs: Annotated[
         Path,
         typer.Argument(
-            help='JSON Lines with "output" and optional "id", "reference", "prompt", "ended"; or a folder with one output per file.',
-            show_default=False,
+            help='JSON Lines with "output" and optional "id", "reference", "prompt", "ended"; or a folder with one output per file.'
         ),
     ],
     schema: Annotated[Path | None, typer.Option("--schema", help="A JSON Schema file.")] = None,

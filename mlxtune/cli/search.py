@@ -30,9 +30,7 @@ def search(
     recipe: RecipeFile,
     overrides: Overrides = None,
     trials: Annotated[int, typer.Option("--trials", help="Number of trials, including the recipe itself.", show_default=False)] = 0,
-    budget: Annotated[
-        str, typer.Option("--budget", help='Limit for all trials: "30m", "2h", "50Wh", or "500 steps".', show_default=False)
-    ] = "",
+    budget: Annotated[str, typer.Option("--budget", help='Limit for all trials: "30m", "2h", "50Wh", or "500 steps".')] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the search and return immediately.")] = False,
     json: Json = False,
 ) -> None:

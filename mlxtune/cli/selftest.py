@@ -20,8 +20,7 @@ _SHOWN = 10
 
 def selftest(
     suites: Annotated[
-        Path | None,
-        typer.Option("--suites", help="A folder with the jsontestsuite and jsonschema2020-12 suites.", show_default=False),
+        Path | None, typer.Option("--suites", help="A folder with the jsontestsuite and jsonschema2020-12 suites.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -35,10 +35,8 @@ def verify_export(
         str,
         typer.Option("--endpoint", help="The URL of llama.cpp's server, Ollama, LM Studio, or a similar program on this machine."),
     ],
-    model: Annotated[str, typer.Option("--model", help="The model's name there. Default: the only one.", show_default=False)] = "",
-    export: Annotated[
-        str, typer.Option("--export", help="The ID of the export that runs there, if it is ambiguous.", show_default=False)
-    ] = "",
+    model: Annotated[str, typer.Option("--model", help="The model's name there. Default: the only one.")] = "",
+    export: Annotated[str, typer.Option("--export", help="The ID of the export that runs there, if it is ambiguous.")] = "",
     recipe: Rows = None,
     json: Json = False,
 ) -> None:

@@ -27,16 +27,13 @@ from mlxtune.planning import machine as machines
 
 def init(
     folder: Annotated[
-        Path | None, typer.Argument(help="The folder to create; with --from, the current folder unless given.", show_default=False)
+        Path | None, typer.Argument(help="The folder to create; with --from, the current folder unless given.")
     ] = None,
     source: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="FILE", help="Write a recipe for your own rows instead of samples.", show_default=False),
+        Path | None, typer.Option("--from", metavar="FILE", help="Write a recipe for your own rows instead of samples.")
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="With --from, the name of the recipe.", show_default=False)] = "",
-    map: Annotated[
-        str, typer.Option("--map", help="With --from, column names: prompt=question,completion=answer.", show_default=False)
-    ] = "",
+    name: Annotated[str, typer.Option("--name", help="With --from, the name of the recipe.")] = "",
+    map: Annotated[str, typer.Option("--map", help="With --from, column names: prompt=question,completion=answer.")] = "",
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""
     if source is not None:
