@@ -157,6 +157,25 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(tmp_path: Path) -> None
     assert not {"conflict", "near-duplicate"} & {one.check for one in report.findings}
 
 
+HEADER = "table: standings\ncolumns: rank, english title, chinese title, average, peak, premiere, finale, viewers, comments, awards"
+
+
+@pytest.mark.parametrize("join", ["\n", pytest.param(". ", marks=pytest.mark.exhaustive)])
+def test_text_that_three_rows_share_makes_no_near_duplicates(tmp_path: Path, join: str) -> None:
+    questions = ("Which peak had the worst average?", "Which finale had the best average?", "What was the premiere of the last one?")
+    near = "Which finale had the best average then?"
+    texts = [HEADER.replace("\n", join) + join + question for question in (*questions, near)]
+    rows = [{"text": text} for text in (*texts, texts[0])]
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == [["rows:4", "rows:2"]]
+
+
+def test_copies_of_a_row_do_not_make_its_text_boilerplate(tmp_path: Path) -> None:
+    question = "Which of the two peaks had the worst average in that year?"
+    texts = [f"{HEADER}\n{question}"] * 3 + [f"{HEADER}\n{question.replace('worst', 'lowest')}"]
+    report = check(write(tmp_path / "rows.jsonl", [{"text": text} for text in texts]))
+    assert finding_locations(report, "near-duplicate") == [["rows:4", "rows:1"]]
+
+
 def test_length_bounds() -> None:
     low, middle, high = length_bounds([100] * 50)
     assert (round(low), round(middle), round(high)) == (25, 100, 400)

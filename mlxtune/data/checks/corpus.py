@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -11,12 +12,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.duplicates import Pair, components, fold, near_duplicate_links
 from mlxtune.data.rows import Preference, Row, Text, prompt_text
 
 MAX_VALUES = 40  # a metadata key or answer field with more distinct values is not a tag
+BOILERPLATE_ROWS = 3  # a sentence or line in this many rows says nothing about one of them
 _HASH_BYTES = 16  # of a row's hash; enough to identify the row
+_PASSAGE = re.compile(r"\n|(?<=[.!?])\s|(?<=[。！？])")
+_MIN_PASSAGE = 16  # characters; shorter ones weigh too little to matter
 
 
 @dataclass
@@ -30,6 +36,8 @@ class Corpus:
     read: Callable[[int], Row]
     indices: array[int] = field(default_factory=lambda: array("i"))
     prompts: list[str] = field(default_factory=list)
+    passages: array[int] = field(default_factory=lambda: array("q"))  # hashes of the sentences and lines of all prompts
+    passage_ranks: array[int] = field(default_factory=lambda: array("i"))  # the rank of each passage's row
     contexts: array[int] = field(default_factory=lambda: array("q"))  # hashes of whole prompts, with system turns and tools
     splits: list[str] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes of content hash per row
@@ -50,6 +58,15 @@ class Corpus:
         return copies
 
     @cached_property
+    def boilerplate(self) -> frozenset[int]:
+        """The hashes of sentences and lines that occur in the prompts of three or more rows; copies of a row count once."""
+        first = np.arange(len(self.indices))
+        first[list(self.copies)] = list(self.copies.values())
+        pairs = np.stack([np.asarray(self.passages, np.int64), first[np.asarray(self.passage_ranks, np.int64)]])
+        hashes, counts = np.unique(np.unique(pairs, axis=1)[0], return_counts=True)
+        return frozenset(hashes[counts >= BOILERPLATE_ROWS].tolist())
+
+    @cached_property
     def openings(self) -> Counter[str]:
         """The number of prompts that begin with the same three words."""
         return Counter(" ".join(prompt[:80].split()[:3]) for prompt in self.prompts)
@@ -67,8 +84,13 @@ class Corpus:
     def add(self, row_input: CheckInput, split: str) -> None:
         """Record the facts about a row."""
         row, target = row_input.row, row_input.target
+        prompt = prompt_text(row)
+        for passage in passages(prompt):
+            if len(passage) >= _MIN_PASSAGE:
+                self.passages.append(hash(passage))
+                self.passage_ranks.append(len(self.indices))
         self.indices.append(row_input.index)
-        self.prompts.append(fold(prompt_text(row)))
+        self.prompts.append(fold(prompt))
         self.contexts.append(_context_hash(row))
         self.splits.append(split)
         self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])
@@ -93,6 +115,11 @@ class Corpus:
             counts[str(item)] += 1
         if len(counts) > MAX_VALUES:
             self.tags[key] = None
+
+
+def passages(text: str) -> list[str]:
+    """Return the sentences and lines of ``text``, folded."""
+    return [folded for passage in _PASSAGE.split(text) if (folded := fold(passage))]
 
 
 def _context_hash(row: Row) -> int:

@@ -10,7 +10,7 @@ from itertools import combinations
 
 from mlxtune.data.checks.base import DROP, DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
 from mlxtune.data.checks.check_input import target_text
-from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.corpus import Corpus, passages
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.duplicates import THRESHOLD, Pair, jaccard
 from mlxtune.data.rows import Row, Text, Unpaired, prompt_text
@@ -36,14 +36,14 @@ def duplicates(corpus: Corpus) -> Iterator[Finding]:
 
 @family.corpus_check
 def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
-    """Find rows whose prompt and answer nearly repeat those of another row."""
+    """Find rows whose prompt and answer nearly repeat those of another row, not counting text that three or more rows share."""
     for pairs in _near_duplicate_pairs(corpus):
         seen: set[int] = set()
         read = lru_cache(maxsize=256)(lambda rank: corpus.read(corpus.indices[rank]))
         for i, j, similarity in pairs:
             if j in seen or corpus.copies.get(j, j) == corpus.copies.get(i, i) or corpus.splits[i] != corpus.splits[j]:
                 continue
-            if _nearly_same(read(i), read(j)):
+            if _nearly_same(read(i), read(j)) and _is_same_apart_from(corpus.boilerplate, read(i), read(j)):
                 seen.add(j)
                 reason = f"This row nearly repeats another one (prompt similarity {similarity:.2f})."
                 yield Finding(_NEAR.id, _NEAR.severity, (corpus.indices[j], corpus.indices[i]), reason)
@@ -114,6 +114,14 @@ def _nearly_same(one: Row, two: Row) -> bool:
         return False
     names = [set(_NAME.findall(prompt_text(row))) for row in (one, two)]
     return names[0] <= names[1] or names[1] <= names[0]  # otherwise, each is about something that the other is not about
+
+
+def _is_same_apart_from(boilerplate: frozenset[int], one: Row, two: Row) -> bool:
+    """Return whether the prompts are near-duplicates without ``boilerplate``, such as a header shared by rows with different questions."""
+    first, second = (
+        "\n".join(passage for passage in passages(prompt_text(row)) if hash(passage) not in boilerplate) for row in (one, two)
+    )
+    return not first or not second or jaccard(first, second) >= THRESHOLD
 
 
 def _is_same_answer(one: str, two: str) -> bool:
