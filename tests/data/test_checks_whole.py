@@ -162,7 +162,11 @@ HEADER = "table: standings\ncolumns: rank, english title, chinese title, average
 
 @pytest.mark.parametrize("join", ["\n", pytest.param(". ", marks=pytest.mark.exhaustive)])
 def test_text_that_three_rows_share_makes_no_near_duplicates(tmp_path: Path, join: str) -> None:
-    questions = ("Which peak had the worst average?", "Which finale had the best average?", "What was the premiere of the last one?")
+    questions = (
+        "Which peak had the worst average?",
+        "Which finale had the best average?",
+        "What was the premiere of the last one?",
+    )
     near = "Which finale had the best average then?"
     texts = [HEADER.replace("\n", join) + join + question for question in (*questions, near)]
     rows = [{"text": text} for text in (*texts, texts[0])]
