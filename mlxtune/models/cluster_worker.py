@@ -18,14 +18,14 @@ from mlxtune.data.rows import prompt_text
 from mlxtune.models.clusters import cluster
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
-from mlxtune.models.text_vectors import MAX_TOKENS, standardized, text_vectors
+from mlxtune.models.text_vectors import standardized, text_vectors
 from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.recipe import Recipe
 from mlxtune.recipe import load as load_recipe
 from mlxtune.runs.locks import accelerator_lease
 
 MAX_ROWS = 20_000  # of a larger source, evenly spaced rows are clustered
-_VERSION = 1
+_VERSION = 2
 
 
 def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
@@ -44,7 +44,7 @@ def clusters(request: Request) -> Any:
     recipe = load_recipe(Path(request.params["recipe"]))
     texts = _texts(recipe, request)
     source = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
-    key = [_VERSION, source.fingerprint, recipe.model.quantize, MAX_TOKENS, list(texts.items())]
+    key = [_VERSION, source.fingerprint, recipe.model.quantize, list(texts.items())]
     file = home() / "clusters" / f"{sha256_json(key)[:32]}.json"
     if file.is_file():
         return read_json(file)

@@ -1,15 +1,17 @@
 """Vectors of texts from a model's own hidden states, to find similar texts without another model.
 
-A vector is the mean over a text's tokens after a quarter of the layers. On 300 questions of the sample shop, the nearest
-question has the same category more often than with the last layer's states (62% against 59%, with the bundled model), in a quarter
-of the time. Standardize vectors with :func:`standardized` before comparing them, because a few dimensions are large for every text.
+A vector is the mean over a text's tokens after a sixth of the layers. With the bundled model, the nearest text has the same label more
+often than after a quarter of the layers: 68.9% against 66.7% of 492 questions of the sample shop (8 categories, their topic line left
+out), 88.8% against 88.0% of 600 from CLINC150 (40 intents), 75.0% against 73.0% of 600 from BANKING77 (30 intents). After the last
+layer it was 59% where a quarter gave 62%. Standardize vectors
+with :func:`standardized` before comparing them, because a few dimensions are large for every text.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ from mlxtune.models.load import LoadedModel
 
 Vectors = npt.NDArray[np.float32]  # (texts, width)
 
-DEPTH = 0.25  # share of the layers
-MAX_TOKENS = 256  # of a text; the rest does not count
+DEPTH = 1 / 6  # share of the layers
+_MAX_TOKENS = (256, 128, 64, 48)  # of a text; the rest does not count
+_TOTAL_TOKENS = 550_000  # of all texts; more are cut shorter. With the bundled model, two CPU cores compute about 5,000 per second
 _POSITIONS = 1024  # tokens per forward pass, including padding
 _ROWS = 64  # texts per forward pass
 
@@ -41,20 +44,31 @@ def text_vectors(
     """Return the vectors of ``texts`` as ``(texts, width)``, or ``None`` if the model's hidden states cannot be read.
 
     ``loaded`` must have no adapter. Vectors are stored in the folder ``cache`` by model and text, so that each is computed once.
+    Only the first tokens of a text count: 256, or down to 48 if there are many long texts.
     """
-    file = cache / f"vectors-{sha256_json([loaded.source.fingerprint, loaded.description, DEPTH, MAX_TOKENS])[:16]}.npz"
-    known = _load(file)
     keys = [sha256_json(text)[:32] for text in texts]
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    tokens = {
+        key: loaded.tokenizer.encode(text, add_special_tokens=False) or [0] for key, text in zip(keys, texts, strict=True)
+    }  # fmt: skip
+    limit = _token_limit(tokens.values())
+    file = cache / f"vectors-{sha256_json([loaded.source.fingerprint, loaded.description, DEPTH, limit])[:16]}.npz"
+    known = _load(file)
+    missing = [key for key in tokens if key not in known]
     if missing:
         head = split_head(loaded.model)
         if head.warning:
             return None
-        tokens = [loaded.tokenizer.encode(text, add_special_tokens=False)[:MAX_TOKENS] or [0] for text in missing.values()]
         with first_layers(loaded.model, head):
-            known |= dict(zip(missing, _mean_states(head, tokens, progress), strict=True))
+            states = _mean_states(head, [tokens[key][:limit] for key in missing], progress)
+        known |= dict(zip(missing, states, strict=True))
         _save(file, known)
     return np.stack([known[key] for key in keys]) if keys else None
+
+
+def _token_limit(texts: Collection[Sequence[int]]) -> int:
+    """Return how many tokens of each text count, so that all texts together have at most ``_TOTAL_TOKENS`` if possible."""
+    lengths = np.array([len(tokens) for tokens in texts])
+    return next((limit for limit in _MAX_TOKENS if np.minimum(lengths, limit).sum() <= _TOTAL_TOKENS), _MAX_TOKENS[-1])
 
 
 def standardized(vectors: Vectors) -> Vectors:

@@ -18,7 +18,7 @@ def loaded(tiny: Path):
     return load(resolve(str(tiny)))
 
 
-def test_vectors_are_means_over_tokens_after_a_quarter_of_the_layers(loaded, tmp_path: Path) -> None:
+def test_vectors_are_means_over_tokens_after_a_sixth_of_the_layers(loaded, tmp_path: Path) -> None:
     model = loaded.model.model
     layers, norm = list(model.layers), model.norm
     got = vectors.text_vectors(loaded, TEXTS, tmp_path)
@@ -26,7 +26,7 @@ def test_vectors_are_means_over_tokens_after_a_quarter_of_the_layers(loaded, tmp
     assert model.layers == layers
     for text, vector in zip(TEXTS, got, strict=True):
         hidden = model.embed_tokens(mx.array([loaded.tokenizer.encode(text, add_special_tokens=False) or [0]]))
-        for layer in layers[: max(1, round(len(layers) / 4))]:
+        for layer in layers[: max(1, round(len(layers) / 6))]:
             hidden = layer(hidden, "causal", None)
         assert vector == pytest.approx(np.array(norm(hidden).mean(axis=1))[0], abs=1e-4)
     assert (got[1] == got[4]).all()
@@ -45,6 +45,18 @@ def test_each_text_is_computed_once(loaded, tmp_path: Path, monkeypatch: pytest.
     [file] = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:200])  # a damaged cache is computed again
     assert vectors.text_vectors(loaded, TEXTS, tmp_path) == pytest.approx(second, abs=1e-5)
+
+
+def test_texts_are_cut_shorter_if_there_are_many_tokens(loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = vectors.text_vectors(loaded, TEXTS[:2], tmp_path)
+    monkeypatch.setattr(vectors, "_MAX_TOKENS", (256, 2, 1))
+    monkeypatch.setattr(vectors, "_TOTAL_TOKENS", 4)
+    cut = vectors.text_vectors(loaded, TEXTS[:2], tmp_path)
+    starts = [loaded.tokenizer.encode(text, add_special_tokens=False)[:2] for text in TEXTS[:2]]
+    assert cut == pytest.approx(vectors.text_vectors(loaded, [loaded.tokenizer.decode(one) for one in starts], tmp_path), abs=1e-5)
+    assert not np.allclose(whole, cut)
+    monkeypatch.setattr(vectors, "_TOTAL_TOKENS", 10_000)
+    assert (vectors.text_vectors(loaded, TEXTS[:2], tmp_path) == whole).all()  # still stored
 
 
 def test_architecture_that_needs_all_layers_runs_them_all(loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
