@@ -396,7 +396,8 @@ _RANGE = Rule(lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1
 _RATES = Rule(
     lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1] < 1), "two numbers between 0 and 1, the smaller one first"
 )
-_RANKS = Rule(lambda values: all(value >= 1 for value in values), "at least 1")
+_COUNTS = Rule(lambda values: all(value >= 1 for value in values), "at least 1")
+_FRACTIONS = Rule(lambda values: all(0 <= value < 1 for value in values), "fractions from 0 to less than 1")
 _LAYER_COUNTS = Rule(lambda values: all(value == "all" or value >= 1 for value in values), '"all" or at least 1')
 BUDGET_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|h|Wh|steps)")
 _BUDGET = Rule(
@@ -408,7 +409,7 @@ _BUDGET = Rule(
 class SearchSection:
     """What ``mlxtune search`` varies. Trial 1 is always the recipe itself; an empty range uses a default for the training method.
 
-    A trial trains for a sixth, a third, and all of the recipe's steps; after each, the best third continues. Trials are compared on
+    A trial trains for a sixth, a third, and all of its steps; after each, the best third continues. Trials are compared on
     ``validation`` of all rows, or on ``data.validation`` if that is more. A range whose ends are equal is not searched.
     """
 
@@ -420,10 +421,16 @@ class SearchSection:
     learning_rate: Annotated[
         list[float], Key("lowest and highest learning rate; empty = a fifth to five times", in_form=False), _RATES
     ] = field(default_factory=list)
-    rank: Annotated[list[int], Key("ranks; alpha / rank stays the same; empty = half to twice", in_form=False), _RANKS] = field(
+    rank: Annotated[list[int], Key("ranks; alpha / rank stays the same; empty = half to twice", in_form=False), _COUNTS] = field(
         default_factory=list
     )
     layers: Annotated[list[Layers], Key("numbers of adapted layers; empty = half to twice", in_form=False), _LAYER_COUNTS] = field(
+        default_factory=list
+    )
+    epochs: Annotated[
+        list[int], Key("epochs; empty = half to twice, or the recipe's if it has training.steps", in_form=False), _COUNTS
+    ] = field(default_factory=list)
+    replay: Annotated[list[float], Key("shares of replay; empty = the recipe's", in_form=False, methods=_SFT), _FRACTIONS] = field(
         default_factory=list
     )
     seed: Annotated[list[int], Key("seeds of the row order and the initial adapter; empty = the recipe's", in_form=False)] = field(

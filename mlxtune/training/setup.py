@@ -107,13 +107,20 @@ def load_foundation(recipe: Recipe, worker: SetupListener) -> Foundation:
     splits.refuse_sealed((*splits.train, *splits.valid))
     train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
     skipped = train.skipped | valid.skipped
-    train = replace(train, rows=[*train.rows, *replay_rows(recipe, loaded, template, splits, worker)])
-    rows = [*train.rows, *valid.rows]
+    base = with_replay(Foundation(splits, loaded, template, train, valid, skipped, limit), recipe, worker)
+    rows = [*base.train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
         worker.warn(note.describe(count))
     _warn_about([str(row.location) for row in rows if row.truncated], "truncated", recipe, worker)
     _warn_about(list(skipped), "skipped because no trained tokens are left", recipe, worker)
-    return Foundation(splits, loaded, template, train, valid, skipped, limit)
+    return base
+
+
+def with_replay(base: Foundation, recipe: Recipe, worker: SetupListener) -> Foundation:
+    """Return ``base`` with the replay rows of ``recipe``, which the base answers first if it has not yet. It must have no adapter."""
+    own = [row for row in base.train.rows if not getattr(row, "replay", False)]
+    rows = replay_rows(recipe, base.loaded, base.template, base.splits, worker)
+    return replace(base, train=replace(base.train, rows=[*own, *rows]))
 
 
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:

@@ -12,11 +12,14 @@ def board(
 ) -> Board:
     """Return a board of ``trials`` with the rows that passed after each ``(trial, rung)``; all losses are equal."""
     rows = len(next(iter(passed.values()), ()))
-    items = tuple(Trial(number, {"rank": number}, costs[number - 1] if costs else 1.0) for number in range(1, trials + 1))
+    lengths = tuple(range(10, 10 * rungs + 1, 10))
+    items = tuple(
+        Trial(number, {"rank": number}, costs[number - 1] if costs else 1.0, lengths, (10,) * rungs)
+        for number in range(1, trials + 1)
+    )
     names = tuple(map(str, range(rows)))
     results = {key: RungResult(*key, tuple(map(bool, rows)), 1.0, 1, 10, 1.0) for key, rows in passed.items()}
-    lengths = tuple(range(10, 10 * rungs + 1, 10))
-    return Board(SearchPlan(items, lengths, (10,) * rungs, names, names), results, **state)  # type: ignore[arg-type]
+    return Board(SearchPlan(items, names, names), results, **state)  # type: ignore[arg-type]
 
 
 def rate(hits: int, total: int = 20) -> list[int]:

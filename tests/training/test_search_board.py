@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,12 +50,16 @@ def test_remaining_steps() -> None:
     current = board({(1, 0): rate(5), (2, 0): rate(6)}, trials=8)
     assert current.remaining_steps(8) == 10 * (6 + 4 + 3)
     assert current.remaining_steps(2) == 10 * (0 + 2 + 2)
+    longer = replace(current.plan.trials[2], steps=(20, 20, 20))
+    trials = (*current.plan.trials[:2], longer)
+    assert replace(current, plan=replace(current.plan, trials=trials)).remaining_steps(3) == math.ceil(20 + 2 * 2 * 40 / 3)
 
 
 def test_files_restore_the_board(tmp_path: Path) -> None:
     plan = SearchPlan(
-        (Trial(1, {"rank": 8, "learning_rate": 1e-3}, 0.5), Trial(2, {"rank": 16}, 1.0)), (4, 8), (4, 5), ("a", "b"), ("x", "y")
-    )
+        (Trial(1, {"rank": 8, "learning_rate": 1e-3}, 0.5, (4, 8), (4, 5)), Trial(2, {"rank": 16}, 1.0, (8, 16), (8, 10))),
+        ("a", "b"), ("x", "y"),
+    )  # fmt: skip
     assert boards.read_board(tmp_path) is None
     boards.write_plan(tmp_path, plan)
     result = RungResult(1, 0, (True, False), 3.25, 7, 4, 1.5)

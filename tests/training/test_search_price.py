@@ -18,7 +18,7 @@ RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
 
 
 def test_price() -> None:
-    recipe = parse(f'name = "shop"\n{RECIPE}[evaluation]\nregression = ""\nrows = 50\n')
+    recipe = parse(f'name = "shop"\n{RECIPE}[search]\nepochs = [2]\n[evaluation]\nregression = ""\nrows = 50\n')
     plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, cost=Cost(600.0, "probe", 0.0))
     price = price_search(recipe, plan, answering=2.0, watts=60.0)
     assert (price.steps, price.full_steps) == (8 * 10 + 4 * 12 + 3 * 44, 480)
@@ -35,6 +35,12 @@ def test_price() -> None:
     assert options.startswith("after --trials 19, another trial")
     unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})
     assert price_search(recipe, unknown).describe()[0] == "8 trials take 260 steps instead of 480 and 1,225 answers"  # type: ignore[arg-type]
+
+
+def test_the_price_counts_trials_of_other_lengths() -> None:
+    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, cost=Cost(None, "", 0.0))
+    price = price_search(parse(f'name = "shop"\n{RECIPE}[training]\nepochs = 2\n[search]\ntrials = 4\n'), plan)
+    assert price.full_steps == 60 + 3 * 60 * 7 / 6  # half, the same, and twice the epochs
 
 
 def test_the_price_includes_off_task_answers() -> None:
@@ -57,8 +63,8 @@ def test_a_rung_is_a_run_that_continues_the_trunk(section: TrainingSection, tota
         complete = [learning_rate(after, step, after.steps) for step in range(after.steps)]
         assert complete[: before.steps] == pytest.approx(rates)
         assert complete[-1] < max(complete) or length < 10  # a decay of one step has the full rate
-    assert rungs.rung_steps(section, total)[0] == lengths[0]
-    assert sum(rungs.rung_steps(section, total)) < 2 * total
+    assert rungs.rung_steps(section, lengths)[0] == lengths[0]
+    assert sum(rungs.rung_steps(section, lengths)) < 2 * total
 
 
 def test_pauses_and_crashes_do_not_count_toward_the_budget() -> None:

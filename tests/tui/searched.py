@@ -28,11 +28,17 @@ def write_search(shop: Shop, *, done: int = 99, failed: bool = False, finished: 
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text(RECIPE.format(name="support-json"))
     trials = tuple(
-        Trial(number, {"learning_rate": rate, "rank": rank, "layers": layers}, boards.relative_cost(8, 30, rank, 576))
+        Trial(
+            number,
+            {"learning_rate": rate, "rank": rank, "layers": layers},
+            boards.relative_cost(8, 30, rank, 576),
+            (10, 20, 60),
+            (10, 12, 44),
+        )
         for number, (rate, rank, layers) in enumerate(zip(RATES, RANKS, LAYERS, strict=True), 1)
     )
     names = tuple(map(str, range(ROWS)))
-    boards.write_plan(folder, SearchPlan(trials, (10, 20, 60), (10, 12, 44), names, names))
+    boards.write_plan(folder, SearchPlan(trials, names, names))
     events = [
         ("run.started", {"kind": "search", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}),
         ("search.planned", {"trials": 8, "rungs": [10, 20, 60], "rows": ROWS}),
@@ -48,12 +54,14 @@ def write_search(shop: Shop, *, done: int = 99, failed: bool = False, finished: 
         number, rung = following
         hits = HITS[number][min(rung, len(HITS[number]) - 1)]
         passed = tuple((index * 29 + 11 * number) % ROWS < hits for index in range(ROWS))
-        boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, board.plan.steps[rung], 60.0))
-        events.append(("trial.started", {"trial": number, "steps": board.plan.rungs[rung], "values": ""}))
+        boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, board.trial(number).steps[rung], 60.0))
+        events.append(("trial.started", {"trial": number, "steps": board.trial(number).rungs[rung], "values": ""}))
     board = boards.read_board(folder)
     assert board
     if (following := board.next_rung()) is not None:
-        events.append(("trial.started", {"trial": following[0], "steps": board.plan.rungs[following[1]], "values": ""}))
+        events.append(
+            ("trial.started", {"trial": following[0], "steps": board.trial(following[0]).rungs[following[1]], "values": ""})
+        )
     if finished:
         decided = decision.decide(board)
         assert decided

@@ -128,6 +128,36 @@ def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace: Path) -> 
     assert board.trained_steps < 3 * 8 * 1.15
 
 
+@pytest.mark.exhaustive
+def test_epochs_and_replay_are_searched(workspace: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {index}."}) + "\n" for index in range(12)))
+    varied = (
+        "search.epochs=[1, 2]",
+        "search.replay=[0, 0.3]",
+        "search.rank=[4]",
+        "search.layers=[2]",
+        f"data.replay_prompts={prompts}",
+    )
+    search = finish(start(workspace, "training.steps=0", "training.epochs=1", "training.batch_size=4", "search.trials=4", *varied))
+    board = boards.read_board(search.folder)
+    assert board
+    lengths = {(trial.values["epochs"], trial.values["replay"]): trial.rungs[-1] for trial in board.plan.trials}
+    assert len(lengths) > 2
+    assert all(
+        lengths[2, share] == 2 * length for (epochs, share), length in lengths.items() if epochs == 1 and (2, share) in lengths
+    )
+    for trial in board.plan.trials:
+        rows = json.loads((boards.trial_folder(search.folder, trial.number) / "data.json").read_text())["train"]
+        assert any(row.get("replay") for row in rows) == bool(trial.values["replay"])
+    shown = leaderboard.read_leaderboard(search.folder)
+    assert shown
+    assert shown.outcome
+    run = Run(workspace / "runs" / shown.outcome.run)
+    again = finish(launch.start(workspace, "train", run.recipe()))
+    assert weights(again.adapter) == weights(run.adapter)
+
+
 def test_a_killed_search_has_the_same_leaderboard(workspace: Path) -> None:
     whole = finish(start(workspace))
     rng = random.Random(4)

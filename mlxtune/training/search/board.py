@@ -14,11 +14,12 @@ A result is written once and completely, so that a search that is killed continu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
 from mlxtune.core import journal
 from mlxtune.core.errors import InputError
@@ -35,25 +36,31 @@ Choice = Literal["drop", "pin", "limit"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: its number (starting at 1), its values, and its relative cost per step (1 = all layers, without the adapter)."""
+    """A trial: its number (starting at 1), its values, and the lengths in steps after which it is compared.
+
+    ``steps`` has the optimizer steps that each rung takes, including the trunk since the rung before. ``cost`` is the compute of
+    the whole trial, where 1 is that of the recipe's steps with all layers adapted, without the adapter.
+    """
 
     number: int
     values: dict[str, Value]
     cost: float
+    rungs: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """The trials, the rungs in steps, and the validation rows with their groups of near-duplicates.
-
-    ``steps`` has the optimizer steps that each rung takes, including the trunk since the rung before.
-    """
+    """The trials, and the validation rows with their groups of near-duplicates."""
 
     trials: tuple[Trial, ...]
-    rungs: tuple[int, ...]
-    steps: tuple[int, ...]
     rows: tuple[str, ...]
     groups: tuple[str, ...]
+
+    @property
+    def rung_count(self) -> int:
+        """The number of rungs, which is the same for all trials."""
+        return len(self.trials[0].rungs)
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,14 @@ class Board:
     def is_pruned(self, number: int) -> bool:
         """Return whether a trial took part in a complete rung and does not continue to the next one."""
         rung = self.last_rung(number) + 1
-        if not 0 < rung < len(self.plan.rungs) or self.is_out(number):
+        if not 0 < rung < self.plan.rung_count or self.is_out(number):
             return False
         complete = all((other, rung - 1) in self.results for other in self.cohort(rung - 1))
         return complete and number not in self.cohort(rung)
 
     def next_rung(self) -> tuple[int, int] | None:
         """Return the next trial and rung to train; ``None`` if the search is complete."""
-        for rung in range(len(self.plan.rungs)):
+        for rung in range(self.plan.rung_count):
             for number in self.cohort(rung):
                 if (number, rung) not in self.results:
                     return number, rung
@@ -146,15 +153,15 @@ class Board:
     @property
     def top_rung(self) -> int:
         """The highest rung at which trials can be compared; -1 if there is none."""
-        return max((rung for rung in range(len(self.plan.rungs)) if self.ranking(rung)), default=-1)
+        return max((rung for rung in range(self.plan.rung_count) if self.ranking(rung)), default=-1)
 
     def remaining_steps(self, trials: int) -> int:
         """Estimate how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
-        total = 0
-        for rung, count in enumerate(cohort_sizes(trials, len(self.plan.rungs))):
-            done = sum((number, rung) in self.results for number in range(1, trials + 1))
-            total += max(0, count - done) * self.plan.steps[rung]
-        return total
+        total = 0.0
+        for rung, count in enumerate(cohort_sizes(trials, self.plan.rung_count)):
+            waiting = [trial.steps[rung] for trial in self.plan.trials[:trials] if (trial.number, rung) not in self.results]
+            total += fmean(waiting) * max(0, count - (trials - len(waiting))) if waiting else 0.0
+        return math.ceil(total)
 
     @property
     def trained_steps(self) -> int:
@@ -213,7 +220,7 @@ def read_board(search: Path) -> Board | None:
     plan = _plan(read_json(search / PLAN))
     results, failures = {}, {}
     for trial in plan.trials:
-        for rung in range(len(plan.rungs)):
+        for rung in range(plan.rung_count):
             file = rung_folder(search, trial.number, rung) / RESULT
             if file.is_file():
                 results[trial.number, rung] = _result(file)
@@ -224,11 +231,11 @@ def read_board(search: Path) -> Board | None:
     return Board(plan, results, failures, dropped, pinned, limit)
 
 
-def _plan(record: Mapping[str, Sequence[Mapping[str, float]]]) -> SearchPlan:
+def _plan(record: Mapping[str, Any]) -> SearchPlan:
     match record:
-        case {"trials": list(trials), "rungs": list(rungs), "steps": list(steps), "rows": list(rows), "groups": list(groups)}:
-            built = tuple(Trial(int(trial["number"]), dict(trial["values"]), float(trial["cost"])) for trial in trials)
-            return SearchPlan(built, tuple(rungs), tuple(steps), tuple(rows), tuple(groups))
+        case {"trials": [*trials], "rows": [*rows], "groups": [*groups]} if trials and all("rungs" in trial for trial in trials):
+            built = (Trial(**trial | {"rungs": tuple(trial["rungs"]), "steps": tuple(trial["steps"])}) for trial in trials)
+            return SearchPlan(tuple(built), tuple(rows), tuple(groups))
     raise InputError("The plan of the search is damaged.")
 
 

@@ -28,12 +28,12 @@ Status = Literal["selected", "tied", "finished", "training", "waiting", "pinned"
 class Entry:
     """A trial: its values as text in the order of the parameters, its last result, and the reason for its place.
 
-    ``steps`` is the length of the last rung that it completed. ``rates`` has its rate after each rung that it completed.
+    ``rungs`` has the lengths in steps after which it is compared, and ``rates`` its rate after each of them that it completed.
     """
 
     number: int
     values: tuple[str, ...]
-    steps: int
+    rungs: tuple[int, ...]
     rates: tuple[float, ...]
     low: float
     high: float
@@ -44,6 +44,11 @@ class Entry:
     @property
     def rate(self) -> float | None:
         return self.rates[-1] if self.rates else None
+
+    @property
+    def steps(self) -> int:
+        """The length of the last rung that it completed."""
+        return self.rungs[len(self.rates) - 1] if self.rates else 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,6 @@ class Leaderboard:
     """
 
     parameters: tuple[str, ...]
-    rungs: tuple[int, ...]
     rows: int
     entries: tuple[Entry, ...]
     trained_steps: int
@@ -99,11 +103,11 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
         rates = tuple(board.results[trial.number, index].rate for index in range(rung + 1))
         entries.append(Entry(
             trial.number, tuple(shown(trial.values[parameter.name]) for parameter in names),
-            board.plan.rungs[rung] if rung >= 0 else 0, rates, low, high,
+            trial.rungs, rates, low, high,
             result.loss if result and math.isfinite(result.loss) else None, status, note,
         ))  # fmt: skip
     return Leaderboard(
-        tuple(parameter.label for parameter in names), board.plan.rungs, len(board.plan.rows), tuple(entries), board.trained_steps,
+        tuple(parameter.label for parameter in names), len(board.plan.rows), tuple(entries), board.trained_steps,
         decision, outcome, tuple(_places(board, parameter.name) for parameter in names),
         tuple(_ends(board, parameter.name) for parameter in names), trends(board),
     )  # fmt: skip
@@ -147,14 +151,14 @@ def _status(
             return "tied", "the best rate, but not the cheapest"
         return "tied", f"cannot be told apart from trial {decision.best}{f'; {own}' if own else ''}"
     if following and following[0] == number:
-        return "training", f"training to step {board.plan.rungs[following[1]]:,}"
+        return "training", f"training to step {board.trial(number).rungs[following[1]]:,}"
     if board.is_pruned(number):
         return "pruned", why_pruned(board, number)
     if board.limit and number > board.limit:
         return "waiting", "not started: the budget is too small"
     if number in board.pinned:
         return "pinned", "pinned"
-    if board.last_rung(number) == len(board.plan.rungs) - 1:
+    if board.last_rung(number) == board.plan.rung_count - 1:
         return "finished", own
     return "waiting", own
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 from mlxtune.core.text import duration, plural
 from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED
@@ -11,7 +12,8 @@ from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.planning.plan import Plan
 from mlxtune.recipe import Recipe
 from mlxtune.training.search.board import cohort_sizes
-from mlxtune.training.search.rungs import rung_steps
+from mlxtune.training.search.rungs import rung_lengths, rung_steps
+from mlxtune.training.search.space import Choices, search_space
 
 CHANCE = 0.05  # that another trial is better than all earlier ones, below which it is hardly worth its time
 
@@ -70,17 +72,25 @@ def price_search(recipe: Recipe, plan: Plan, *, answering: float | None = None, 
 
     seconds, enough_seconds = time(steps, answers), time(*_work(recipe, plan, enough))
     return SearchPrice(
-        trials, steps, trials * plan.steps, answers, seconds, answers * answering if answering is not None else None,
+        trials, steps, round(_total_length(recipe, trials) * plan.steps), answers, seconds, answers * answering if answering is not None else None,
         seconds * watts / 3.6e6 if seconds is not None and watts else None, enough, enough_seconds,
     )  # fmt: skip
 
 
 def _work(recipe: Recipe, plan: Plan, trials: int) -> tuple[int, int]:
     """Return the steps of a search with ``trials`` trials, and the answers to validation rows, held-out rows, and off-task prompts."""
-    lengths, section = rung_steps(recipe.training, plan.steps), recipe.evaluation
+    lengths, section = rung_steps(recipe.training, rung_lengths(plan.steps)), recipe.evaluation
     sizes = cohort_sizes(trials, len(lengths))
     rows = max(plan.valid, round(recipe.search.validation * (plan.train + plan.valid + plan.test)))
     arms = sum(not arm.startswith(ENDPOINT) for arm in section.arms)
     off_task = len(load_prompts(recipe)) * len({BASE, TUNED} & {*section.arms}) * (1 + section.regression_system)
     held_out = min(plan.test, section.rows or plan.test) * arms
-    return sum(count * length for count, length in zip(sizes, lengths, strict=True)), rows * sum(sizes) + held_out + off_task
+    steps = sum(length * _total_length(recipe, count) for count, length in zip(sizes, lengths, strict=True))
+    return round(steps), rows * sum(sizes) + held_out + off_task
+
+
+def _total_length(recipe: Recipe, trials: int) -> float:
+    """Return the expected length of ``trials`` trials together, where 1 is the length of the recipe, which is one of them."""
+    epochs = search_space(recipe, 1).get("epochs")
+    mean = fmean(map(float, epochs.values)) / recipe.training.epochs if isinstance(epochs, Choices) else 1.0
+    return 1 + (trials - 1) * mean

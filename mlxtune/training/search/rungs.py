@@ -8,6 +8,7 @@ arXiv:2404.06395).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from mlxtune.recipe import Recipe, TrainingSection
@@ -27,9 +28,8 @@ def trunk_steps(section: TrainingSection, length: int) -> int:
     return length - _decay_steps(section, length)
 
 
-def rung_steps(section: TrainingSection, total: int) -> tuple[int, ...]:
-    """Return the steps that each rung takes: the trunk since the rung before branched off, and the decay."""
-    lengths = rung_lengths(total)
+def rung_steps(section: TrainingSection, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Return the steps that each rung of ``lengths`` takes: the trunk since the rung before branched off, and the decay."""
     starts = [0, *(trunk_steps(section, length) for length in lengths[:-1])]
     return tuple(length - start for start, length in zip(starts, lengths, strict=True))
 

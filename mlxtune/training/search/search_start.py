@@ -27,6 +27,8 @@ def start(workspace: Path, recipe: Recipe, *, progress: Progress = lambda what, 
         )
     if recipe.search.trials < 2:
         raise RecipeError("A search needs at least 2 trials.", hint="Raise search.trials.")
+    if recipe.search.epochs and recipe.training.steps:
+        raise RecipeError("search.epochs has no effect, because training.steps is set.", hint="Set training.steps = 0.")
     if not recipe.has_contract:
         raise RecipeError(
             "A search compares trials by their contract rate, but the recipe has no contract.",

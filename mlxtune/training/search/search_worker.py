@@ -10,6 +10,7 @@ import gc
 import math
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def search(worker: Worker) -> dict[str, Any]:
 def _train_and_decide(worker: Worker) -> None:
     """Train all trials, make a run of the selected trial's adapter, and write ``outcome.json``."""
     from mlxtune.training.search.trial import TrialRunner
-    from mlxtune.training.setup import load_foundation
+    from mlxtune.training.setup import load_foundation, with_replay
 
     recipe = search_recipe(worker.recipe)
     base = load_foundation(recipe, worker)
@@ -60,7 +61,10 @@ def _train_and_decide(worker: Worker) -> None:
     board = boards.read_board(worker.folder) or _plan(worker, recipe, base, rows)
     if list(board.plan.rows) != [row.id for row in rows]:
         raise DataError("The validation rows differ from those that the search started with.", hint="Start a new search.")
-    worker.emit("search.planned", trials=len(board.trials), rungs=list(board.plan.rungs), rows=len(rows))
+    own = board.trial(boards.INCUMBENT)
+    worker.emit("search.planned", trials=len(board.trials), rungs=list(own.rungs), rows=len(rows))
+    most = max(board.trials, key=lambda trial: space.with_values(recipe, trial.values).data.replay)
+    with_replay(base, space.with_values(recipe, most.values), worker)  # the base answers now, and all trials use its answers
     runner = TrialRunner(worker, recipe, base, rows, board.plan)
     try:
         board = _train_all(worker, runner, board)
@@ -91,37 +95,39 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     drawn = space.draw_trials(recipe, ranges, recipe.search.trials)
     config = base.loaded.source.config
     width = int(config.get("hidden_size") or config.get("text_config", {}).get("hidden_size") or 1)
-    trials = []
-    for number, values in enumerate(drawn, 1):
-        adapter = space.with_values(recipe, values).adapter
-        cost = boards.relative_cost(space.layer_count(adapter.layers, depth), depth, adapter.rank, width)
-        trials.append(Trial(number, dict(values), cost))
-    total = _total_steps(worker, recipe, base)
-    if total < rungs.MIN_STEPS:
+    totals = _total_steps(worker, [space.with_values(recipe, values) for values in drawn], base)
+    if min(totals) < rungs.MIN_STEPS:
         raise RecipeError(
-            f"A search needs at least {rungs.MIN_STEPS} steps per trial, but the recipe has {total}.", hint="Raise training.epochs."
+            f"A search needs at least {rungs.MIN_STEPS} steps per trial, but one has {min(totals)}.", hint="Raise training.epochs."
         )
+    rung_count = min(len(rungs.rung_lengths(total)) for total in totals)
+    trials = []
+    for number, (values, total) in enumerate(zip(drawn, totals, strict=True), 1):
+        adapter = space.with_values(recipe, values).adapter
+        cost = boards.relative_cost(space.layer_count(adapter.layers, depth), depth, adapter.rank, width) * total / totals[0]
+        lengths = rungs.rung_lengths(total)[-rung_count:]
+        trials.append(Trial(number, dict(values), cost, lengths, rungs.rung_steps(recipe.training, lengths)))
     sources = [*base.splits.train, *base.splits.valid, *base.splits.test]
     labels = group_labels(sources, [prompt_hash(row) for row in sources], recipe.data.group_by)
     group_of = {row.id: str(label) for row, label in zip(sources, labels, strict=True)}
-    plan = SearchPlan(
-        tuple(trials), rungs.rung_lengths(total), rungs.rung_steps(recipe.training, total), tuple(row.id for row in rows),
-        tuple(group_of[row.id] for row in rows),
-    )  # fmt: skip
+    plan = SearchPlan(tuple(trials), tuple(row.id for row in rows), tuple(group_of[row.id] for row in rows))
     boards.write_plan(worker.folder, plan)
     return Board(plan)
 
 
-def _total_steps(worker: Worker, recipe: Recipe, base: Foundation) -> int:
-    """Return the number of steps of the recipe's run."""
+def _total_steps(worker: Worker, recipes: Sequence[Recipe], base: Foundation) -> list[int]:
+    """Return the number of steps of each recipe's run. The recipes differ only in what a search varies."""
     from mlxtune.models import lora
-    from mlxtune.training.setup import build_loop
+    from mlxtune.training.setup import build_loop, with_replay
 
-    if recipe.training.steps:
-        return recipe.training.steps
-    setup = build_loop(base, recipe, worker.folder, worker)
-    lora.remove(base.loaded.model)
-    return setup.loop.total_steps
+    if recipes[0].training.steps:
+        return [recipes[0].training.steps] * len(recipes)
+    loops = {}
+    for recipe in recipes:
+        if recipe.data.replay not in loops:
+            loops[recipe.data.replay] = build_loop(with_replay(base, recipe, worker), recipe, worker.folder, worker).loop
+            lora.remove(base.loaded.model)
+    return [replace(loops[recipe.data.replay], section=recipe.training).total_steps for recipe in recipes]
 
 
 def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
@@ -138,17 +144,17 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
             worker.warn(f"The budget of {clock.budget} allows {number - 1} trials.")
             board = _reread(worker)
             continue
-        if not clock.allows(board, board.plan.steps[rung]):
+        trial = board.trial(number)
+        if not clock.allows(board, trial.steps[rung]):
             worker.warn(f"The budget of {clock.budget} is spent. Trials are compared at the last rung that they completed.")
             break
-        values = space.describe_values(board.trial(number).values)
-        worker.emit("trial.started", trial=number, steps=board.plan.rungs[rung], values=values)
+        worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=space.describe_values(trial.values))
 
         def should_stop(number: int = number) -> bool:
             return number in boards.dropped_trials(worker.folder)
 
         try:
-            result = runner.run(board.trial(number), rung, should_stop)
+            result = runner.run(trial, rung, should_stop)
         except Interrupted as stop:
             if worker.stopping or stop.reason:  # a reason means that other apps need the memory
                 raise Interrupted(board.trained_steps, stop.reason) from stop
@@ -163,7 +169,7 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
         else:
             boards.write_result(worker.folder, result)
             loss = result.loss if math.isfinite(result.loss) else None
-            worker.emit("trial.scored", trial=number, steps=board.plan.rungs[rung], rate=result.rate, loss=loss)
+            worker.emit("trial.scored", trial=number, steps=trial.rungs[rung], rate=result.rate, loss=loss)
         board = _reread(worker)
         _report_ended(worker, board, ended)
     return board
@@ -248,7 +254,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
         if (run.adapter / LINEAGE).is_file() and read_json(run.adapter / LINEAGE).get("search") == worker.folder.name:
             return run  # a search that was killed had made it already
     trial = board.trial(outcome.selected)
-    source, length, total = trial_folder(worker.folder, trial.number), board.plan.rungs[outcome.rung], board.plan.rungs[-1]
+    source, length, total = trial_folder(worker.folder, trial.number), trial.rungs[outcome.rung], trial.rungs[-1]
     recipe = rungs.rung_recipe(space.with_values(search_recipe(worker.recipe), trial.values), length, total)
     recipe = replace(recipe, search=SearchSection())
     run = registry.create(workspace, "train", recipe.name)

@@ -20,7 +20,7 @@ Values = Mapping[str, Value]
 
 RATE_FACTOR = 5.0  # a default range of learning rates reaches from the recipe's divided by this to the recipe's times this
 FACTOR = 3.0  # the same for other weights
-_PRIMES = (2, 3, 5, 7, 11, 13)
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,13 @@ def shown(value: Value) -> str:
     """Return a value in a short form."""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.2g}" if value >= 0.01 or not value else f"{value:.1e}".replace("e-0", "e-")
 
 
 def log_scale(values: Sequence[Value]) -> list[float]:
-    """Return the logarithms of ``values``. ``"all"`` layers count as the highest number."""
-    numbers = [math.log(value) if isinstance(value, int | float) else math.inf for value in values]
+    """Return the logarithms of ``values``, or ``values`` if one is 0. ``"all"`` layers count as the highest number."""
+    scale = float if 0 in values else math.log
+    numbers = [scale(value) if isinstance(value, int | float) else math.inf for value in values]
     highest = max((number for number in numbers if number < math.inf), default=0.0)
     return [min(number, highest) for number in numbers]
 
@@ -138,6 +139,13 @@ def _layers(recipe: Recipe, depth: int) -> Choices | None:
     count = layer_count(recipe.adapter.layers, depth)
     counts = [layer_count(value, depth) for value in recipe.search.layers] or [max(1, count // 2), count, min(depth, 2 * count)]
     return Choices(tuple(sorted(set(counts))))
+
+
+def _epochs(recipe: Recipe, depth: int) -> Choices | None:
+    if recipe.training.steps:  # takes precedence
+        return None
+    epochs = recipe.training.epochs
+    return Choices(tuple(sorted(set(recipe.search.epochs or (max(1, epochs // 2), epochs, 2 * epochs)))))
 
 
 def layer_count(layers: Layers, depth: int) -> int:
@@ -176,6 +184,18 @@ PARAMETERS = (
         "layers", "layers", lambda recipe: recipe.adapter.layers,
         lambda recipe, value: replace(recipe, adapter=replace(recipe.adapter, layers=value)),  # type: ignore[arg-type]
         _layers,
+    ),
+    Parameter(
+        "epochs", "epochs", lambda recipe: recipe.training.epochs,
+        lambda recipe, value: replace(recipe, training=replace(recipe.training, epochs=int(value))),
+        _epochs,
+    ),
+    Parameter(
+        "replay", "replay", lambda recipe: recipe.data.replay,
+        lambda recipe, value: replace(recipe, data=replace(recipe.data, replay=float(value))),
+        lambda recipe, depth: (
+            Choices(tuple(sorted(set(recipe.search.replay)))) if recipe.method.kind == "sft" and recipe.search.replay else None
+        ),
     ),
     Parameter(
         "seed", "seed", lambda recipe: recipe.training.seed,

@@ -30,7 +30,7 @@ from mlxtune.training.power_wait import PowerWait
 from mlxtune.training.search import rungs
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial, rung_folder, trial_folder
 from mlxtune.training.search.space import with_values
-from mlxtune.training.setup import Foundation, TrainingSetup, build_loop
+from mlxtune.training.setup import Foundation, TrainingSetup, build_loop, with_replay
 from mlxtune.training.worker import write_data
 
 
@@ -75,7 +75,7 @@ class TrialRunner:
     base: Foundation
     rows: Sequence[PromptRow]
     plan: SearchPlan
-    _caches: dict[int, FrozenOutputs] = field(default_factory=dict)
+    _caches: dict[tuple[int, float], FrozenOutputs] = field(default_factory=dict)
 
     @cached_property
     def pause(self) -> PowerWait:
@@ -94,8 +94,8 @@ class TrialRunner:
 
     @cached_property
     def cache_count(self) -> int:
-        """The number of caches: one for each number of adapted layers."""
-        return len({trial.values.get("layers") for trial in self.plan.trials})
+        """The number of caches: one for each number of adapted layers and share of replay."""
+        return len({(trial.values.get("layers"), trial.values.get("replay")) for trial in self.plan.trials})
 
     def run(self, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
         """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
@@ -104,7 +104,7 @@ class TrialRunner:
         another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
         start, waited = time.monotonic(), self.pause.waited
-        folder, target, total = trial_folder(self.worker.folder, trial.number), self.plan.rungs[rung], self.plan.rungs[-1]
+        folder, target, total = trial_folder(self.worker.folder, trial.number), trial.rungs[rung], trial.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
         listener, setup = TrialListener(self.worker, folder, should_stop), None
         try:
@@ -130,29 +130,33 @@ class TrialRunner:
             listener.close()
             lora.remove(self.base.loaded.model)
         seconds = time.monotonic() - start - (self.pause.waited - waited)
-        return RungResult(trial.number, rung, passed, nats, tokens, self.plan.steps[rung], seconds)
+        return RungResult(trial.number, rung, passed, nats, tokens, trial.steps[rung], seconds)
 
     def _setup(self, recipe: Recipe, folder: Path, listener: TrialListener) -> TrainingSetup:
         """Add the trial's adapter to the model and build its loop, without validation rows: trials are compared by their answers."""
         many = replace(recipe, training=replace(recipe.training, steps=0, epochs=max(2, recipe.training.epochs)))
-        setup = build_loop(self.base, many, folder, listener)  # all trials together make more than one pass over the rows
+        base = with_replay(self.base, recipe, listener)
+        setup = build_loop(base, many, folder, listener)  # all trials together make more than one pass over the rows
         loop = setup.loop
         write_data(folder, recipe, setup, loop.valid)
         loop.valid, loop.pause = [], self.pause
         build = loop.cache
         if recipe.method.kind == "sft":
-            loop.cache = lambda rows: self._shared_cache(loop.stack.first_adapted, lambda: build(rows))
+            key = loop.stack.first_adapted, recipe.data.replay
+            loop.cache = lambda rows: self._shared_cache(key, lambda: build(rows))
         else:
             loop.cache = lambda rows: _OpenCache(cache) if (cache := build(rows)) else None  # the trunk and the rung use it
         return setup
 
-    def _shared_cache(self, first_adapted: int, build: Callable[[], Any]) -> FrozenOutputs | None:
-        """Return the cache of the layers below ``first_adapted`` for all trials. Its memory is a share of that for one run's
-        cache."""
-        if first_adapted not in self._caches and (cache := build()):
+    def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenOutputs | None:
+        """Return the cache of the layers below the first adapted one for all trials with the same rows and layers, which ``key`` names.
+
+        It gets its share of the memory for one run's cache.
+        """
+        if key not in self._caches and (cache := build()):
             cache.budget //= self.cache_count
-            self._caches[first_adapted] = cache
-        return _OpenCache(self._caches[first_adapted]) if first_adapted in self._caches else None
+            self._caches[key] = cache
+        return _OpenCache(self._caches[key]) if key in self._caches else None
 
     def _train(
         self,

@@ -107,12 +107,14 @@ def _bar_width(board: Leaderboard, width: int) -> int:
 def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
     """Return the contract rates after each rung, with the trial ``number`` in front of the others."""
     points = {
-        entry.number: [(float(steps), 100 * rate) for steps, rate in zip(board.rungs, entry.rates, strict=False)]
+        entry.number: [(float(steps), 100 * rate) for steps, rate in zip(entry.rungs, entry.rates, strict=False)]
         for entry in board.entries
     }
     beside = tuple(Series(points[other], "$muted") for other in points if other != number and points[other])
     own = points.get(number, [])
-    return draw_chart(Curve([], own, own, board.rungs[-1], beside, (0.0, 100.0)), width, height, False, None)
+    return draw_chart(
+        Curve([], own, own, max(entry.rungs[-1] for entry in board.entries), beside, (0.0, 100.0)), width, height, False, None
+    )
 
 
 def positions(board: Leaderboard, selected: int, width: int) -> Content:
