@@ -94,20 +94,23 @@ class BaseApp(OrderedKeys):
         group: str = "job",
         exclusive: bool = True,
         busy: str | None = None,
+        holds_keys: bool = False,
     ) -> bool:
         """Run ``job`` in a thread, then pass its result to ``on_result`` in the app's thread.
 
         Without ``on_result``, a :class:`Notice` returned by the job is shown. ``MlxtuneError`` and ``OSError`` are passed to
         ``on_error``; without it, they are shown as a notice. The result of a job is dropped if a newer job in its ``group`` was
         started, unless ``exclusive`` is false. With ``busy``, a sentence to show (may be empty), the app is busy until the job
-        ends and rejects other such jobs. Return whether the job was started.
+        ends and rejects other such jobs. If it also ``holds_keys``, keys that are typed meanwhile act on its result. Return
+        whether the job was started.
         """
         if busy is not None:
-            if self.busy:
-                self.show_notice(Notice("!", "$warning", "Another task is still running.", "Try again when it has finished."))
+            if self.refuse_if_busy():
                 return False
             self.busy, group = True, "busy"
             self.show_notice(Notice("●", "$primary", busy) if busy else None)
+            if holds_keys:
+                self.hold_keys()
         self._job_counts[group] += 1
         number = self._job_counts[group]
 
@@ -116,6 +119,7 @@ class BaseApp(OrderedKeys):
                 return
             if busy is not None:
                 self.busy, self.notice = False, None
+                self.release_keys()
             callback(value)
             if busy is not None:
                 self.redraw()
@@ -132,6 +136,12 @@ class BaseApp(OrderedKeys):
 
         self.run_worker(work, thread=True, group=group)
         return True
+
+    def refuse_if_busy(self) -> bool:
+        """Show a notice if the app is busy. Return whether it is."""
+        if self.busy:
+            self.show_notice(Notice("!", "$warning", "Another task is still running.", "Try again when it has finished."))
+        return self.busy
 
     def _show_result(self, result: object) -> None:
         if isinstance(result, Notice):

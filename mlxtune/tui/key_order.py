@@ -11,7 +11,7 @@ from textual import events
 from textual.app import App
 from textual.timer import Timer
 
-_PATIENCE = 2.0  # seconds after which the next key is forwarded: a widget that is being removed never handles its key
+_PATIENCE = 2.0  # seconds after which keys are forwarded in any case: a widget that is being removed never handles its key
 
 
 class _TrackedKey(events.Key):
@@ -44,6 +44,18 @@ class OrderedKeys(App[None]):
         self._typed: deque[events.Key] = deque()
         self._current: _TrackedKey | None = None
         self._patience: Timer | None = None
+        self._hold: Timer | None = None
+
+    def hold_keys(self) -> None:
+        """Forward no key until :meth:`release_keys`, or until the time is up: the keys are meant for what a job brings."""
+        self._hold = self.set_timer(_PATIENCE, self.release_keys)
+
+    def release_keys(self) -> None:
+        """Forward the keys typed since :meth:`hold_keys`."""
+        if self._hold is not None:
+            self._hold.stop()
+            self._hold = None
+            self.call_later(self._forward_next)
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Key) and not self._screen_stack:  # typed while the app exits
@@ -67,7 +79,7 @@ class OrderedKeys(App[None]):
         self._current = None
         if self._patience is not None:
             self._patience.stop()
-        while self._typed and self._current is None and self._screen_stack:
+        while self._typed and self._current is None and self._hold is None and self._screen_stack:
             key = self._current = _TrackedKey(self._typed.popleft(), self._on_stop)
             await super().on_event(key)
             if not key.is_forwarded:  # a priority binding handled it

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from exhaustive import cases
+from textual import events
 from textual._context import active_app
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input
+from textual.worker import Worker
 
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.base import Room
+from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
@@ -47,6 +53,12 @@ class RoomDriver:
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
+
+    async def press_quickly(self, *keys: str) -> None:
+        """Press each key before the app has handled the one before, as a fast typist does."""
+        for key in keys:
+            self.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await self.pilot.pause()
 
     async def type(self, text: str) -> None:
         await self.pilot.press(*("space" if sign == " " else sign for sign in text))
@@ -113,18 +125,49 @@ class RoomDriver:
         return shown(self.app)
 
 
+class Gate(threading.Event):
+    """Holds up a job of the app, which the driver then does not wait for."""
+
+    waiting = 0
+    _lock = threading.Lock()
+
+    def wait(self, timeout: float | None = 60.0) -> bool:
+        with Gate._lock:
+            Gate.waiting += 1
+        try:
+            return super().wait(timeout)
+        finally:
+            with Gate._lock:
+                Gate.waiting -= 1
+
+
+def _jobs(app: App[Any]) -> list[Worker[Any]]:
+    """The jobs that have not ended, without the one that watches the workspace."""
+    return [worker for worker in app.workers if not worker.is_finished and worker.group != "watch"]
+
+
 async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) -> None:
-    """Wait until every widget has handled its messages.
+    """Wait until the jobs in threads have ended, and every widget has handled its messages. A picture then shows their results.
 
     Textual's own wait for an idle process takes 40 ms per key or more, and up to two seconds while a thread computes.
     """
     app = active_app.get()
     pilot: Pilot[Any] = Pilot(app)
-    for _ in range(2):
-        await pilot._wait_for_screen()
-        await asyncio.sleep(0)
-    while getattr(app, "_current", None) is not None and app.is_running:  # a key that is being handled
-        await asyncio.sleep(0)
+    give_up = time.monotonic() + 60
+
+    def is_busy() -> bool:
+        keys = isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None))
+        return bool(keys) or len(_jobs(app)) > Gate.waiting
+
+    while True:
+        for _ in range(2):
+            await pilot._wait_for_screen()
+            await asyncio.sleep(0)
+        if not app.is_running or not is_busy():
+            return
+        while app.is_running and is_busy():
+            assert time.monotonic() < give_up, f"still running: {_jobs(app)}"
+            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

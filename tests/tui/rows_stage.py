@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mlxtune.recipe import load
 from mlxtune.tui.rooms.review.service import parts_of
 from mlxtune.tui.source_session import SourceSession
 
-from .driver import RoomDriver
+from .driver import Gate, RoomDriver
 from .stage import Shop
 
 SYSTEM = "You answer customers of Larkfell. Reply with one JSON object."
@@ -77,7 +76,7 @@ class Checks:
     """A stand-in for the check process: it runs the same functions in a thread, once ``gate`` is open."""
 
     def __init__(self) -> None:
-        self.gate = threading.Event()
+        self.gate = Gate()
         self.gate.set()
         self.requests: list[CheckRequest] = []
         self.stopped = 0
@@ -116,7 +115,7 @@ def _split(row: Row) -> str:
 class Tokenizer:
     """A stand-in for the mask process, in which a token is a word with the space before it."""
 
-    gate = threading.Event()
+    gate = Gate()
     error: MlxtuneError | None = None
 
     def __init__(self, recipe: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mlxtune.tui.rooms.evaluate import service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, any_size, drive
+from .driver import NARROW, Gate, RoomDriver, any_size, drive
 from .evaluated import base, evaluating, evaluation
 from .rows_stage import ROWS, Checks, checks, tokens, write
 from .stage import NOW, Shop, until
@@ -484,7 +483,7 @@ async def test_a_report_that_loads_while_rows_are_searched_is_shown(
     shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation(shop)
-    gate, load_report = threading.Event(), service.load_report
+    gate, load_report = Gate(), service.load_report
     async with open_room("evaluate") as room:
         await rows_found(room)
         monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(5), load_report(folder))[1])

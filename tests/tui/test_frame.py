@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +25,7 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, Notice, tab_places, tabs
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, Gate, RoomDriver
 from .stage import NOW, Shop, until
 
 pytestmark = pytest.mark.slow
@@ -106,7 +105,7 @@ async def test_the_footer_has_at_most_six_actions_and_cuts_none(
 
 
 async def test_the_result_of_an_older_job_of_a_group_is_dropped(shop: Shop, open_room: OpenRoom) -> None:
-    first, results = threading.Event(), list[str]()
+    first, results = Gate(), list[str]()
     async with open_room("home") as room:
         room.app.run_job(lambda: first.wait(5), lambda _: results.append("first"), group="x")
         room.app.run_job(lambda: None, lambda _: results.append("second"), group="x")
@@ -118,7 +117,7 @@ async def test_the_result_of_an_older_job_of_a_group_is_dropped(shop: Shop, open
 
 
 async def test_a_busy_job_shows_its_sentence_and_refuses_another(shop: Shop, open_room: OpenRoom) -> None:
-    done = threading.Event()
+    done = Gate()
     async with open_room("home") as room:
         assert room.app.run_job(lambda: done.wait(5), busy="Working.")
         assert room.notice == "● Working."

@@ -9,11 +9,13 @@ from textual.widgets import Input
 
 from mlxtune.core.errors import ModelError
 from mlxtune.planning.cluster_process import ClusterResult
+from mlxtune.tui import key_order
+from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.list import MarkableList
 
 from . import rows_stage
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, Gate, RoomDriver
 from .rows_stage import GOOD, Checks, answer, chat, checks, fill, journal, ready, session_of, statuses, tokens
 from .stage import Shop
 
@@ -93,6 +95,41 @@ async def test_keep_one_is_one_event_and_one_undo(shop: Shop, checks: Checks, op
         await room.until_notice("↶ 3 rows: reject undone.")
         await room.until(lambda: lines(room) == before)
     assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep one"), ("undo", "")]
+
+
+async def test_keys_typed_while_a_decision_is_recorded_act_on_it(
+    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fill(shop, ROWS)
+    recording, decide = Gate(), SourceSession.decide
+    monkeypatch.setattr(key_order, "_PATIENCE", 60)
+    monkeypatch.setattr(SourceSession, "decide", lambda *args, **more: (recording.wait(), decide(*args, **more))[1])
+    async with open_room("groups") as room:
+        await opened(room)
+        await room.press("home", "v", "down")
+        await room.press_quickly("o", "u", "U", "u")
+        assert room.notice == "● Applying reject to 4 rows."
+        assert not room.screen.marked_rows
+        recording.set()
+        await room.until(lambda: len(journal(source)) == 4)
+    assert [event["action"] for event in journal(source)] == ["reject", "undo", "redo", "undo"]
+
+
+async def test_a_decision_that_is_refused_keeps_the_marks(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, ROWS)
+    other = Gate()
+    async with open_room("groups") as room:
+        await opened(room)
+        assert room.app.run_job(other.wait, busy="Exporting.")
+        await room.press("enter", "space", "x")
+        assert room.notice.startswith("! Another task is still running.")
+        assert room.screen.marked_rows
+        await room.press("u")
+        assert room.notice.startswith("! Another task is still running.")
+        other.set()
+        await room.until(lambda: not room.app.busy)
+        await room.press("x")
+        assert len(statuses(room)) == 1
 
 
 async def test_keep_the_most_diverse_or_the_marked_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:

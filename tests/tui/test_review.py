@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
 
 from .conftest import OpenRoom
-from .driver import NARROW, WIDE, RoomDriver
+from .driver import NARROW, WIDE, Gate, RoomDriver
 from .rows_stage import (
     GOOD,
     SYSTEM,
@@ -537,7 +536,7 @@ async def test_an_import_continues_while_tokens_are_counted(
     fill(shop)
     fill(shop, [GOOD[0]], "more")
     write(other := shop.folder.parent / "more.jsonl", [GOOD[0]])
-    gate, original = threading.Event(), importer.import_rows
+    gate, original = Gate(), importer.import_rows
     monkeypatch.setattr(importer, "import_rows", lambda *args, **kwargs: (gate.wait(5), original(*args, **kwargs))[1])
     async with open_room("review") as room:
         await opened(room)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -120,7 +120,7 @@ class SourceRoom(Room):
     def decide(self, action: Action, **more: Any) -> bool:
         """Record a decision on the current row and show a notice. Return whether it was possible."""
         session = self.session
-        if session is None or self.app.busy:
+        if session is None or self.app.refuse_if_busy():
             return False
         index = session.row_index
         try:
@@ -130,6 +130,16 @@ class SourceRoom(Room):
             return False
         self.app.show_notice(decision_notice(step, [index]))
         return True
+
+    def decide_rows(self, session: SourceSession, action: Action, rows: Sequence[int], **more: Any) -> None:
+        """Record one decision on ``rows`` in a thread."""
+        busy = f"Applying {action} to {plural(len(rows), 'row')}."
+        self.record_changes(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy)
+
+    def record_changes(self, job: Callable[[], Notice], busy: str) -> None:
+        """Record decisions in a thread, unmark all rows, and show a notice. Keys that are typed meanwhile act on the result."""
+        if self.app.run_job(job, busy=busy, holds_keys=True):
+            self.clear_marks()
 
     @property
     def marked_rows(self) -> list[int]:
@@ -159,9 +169,8 @@ class SourceRoom(Room):
 
         def apply(pipeline: Pipeline | None) -> None:
             if pipeline is not None:
-                self.clear_marks()
                 busy = f"Changing {plural(len(rows), 'row')}."
-                self.app.run_job(lambda: decision_notice(session.apply(pipeline, rows), []), busy=busy)
+                self.record_changes(lambda: decision_notice(session.apply(pipeline, rows), []), busy)
 
         self.app.push_screen(TransformDialog(session, rows, f"Change: {title.lower()}", history), apply)
 
@@ -172,12 +181,13 @@ class SourceRoom(Room):
         self._undo_or_redo("redo")
 
     def _undo_or_redo(self, action: str) -> None:
-        if (session := self.session) is None or self.app.busy:
+        if (session := self.session) is None or self.app.refuse_if_busy():
             return
         state = session.source.state
         newest = (state.steps if action == "undo" else state.undone_steps)[-1:]
         if newest and len(newest[0].changes) > _INLINE_ROWS:
-            self.app.run_job(lambda: undo_or_redo(session, action), busy=f"{plural(len(newest[0].changes), 'row')}: {action}.")
+            busy = f"{plural(len(newest[0].changes), 'row')}: {action}."
+            self.app.run_job(lambda: undo_or_redo(session, action), busy=busy, holds_keys=True)
             return
         try:
             self.app.show_notice(undo_or_redo(session, action))

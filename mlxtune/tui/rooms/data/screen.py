@@ -407,7 +407,7 @@ class DataRoom(SourceRoom):
         session, rows = self.session, self.marked_rows
         if session is None or not rows:
             return super().decide(action, **more)
-        self._decide_all(session, action, rows, **more)
+        self.decide_rows(session, action, rows, **more)
         return True
 
     def toggle_tag(self, tag: str | None) -> None:
@@ -417,7 +417,7 @@ class DataRoom(SourceRoom):
             super().toggle_tag(tag)
             return
         changes = [session.tag_change(index, tag) for index in rows]
-        self._decide_all(session, "tag", rows, **(changes[0] if all("remove" in one for one in changes) else {"add": [tag]}))
+        self.decide_rows(session, "tag", rows, **(changes[0] if all("remove" in one for one in changes) else {"add": [tag]}))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         event.stop()
@@ -466,20 +466,14 @@ class DataRoom(SourceRoom):
             if action in ("tag", "untag"):
                 field = "add" if action == "tag" else "remove"
                 dialog = PromptDialog(f"{action.capitalize()} {count}", "", label=action)
-                self.app.push_screen(dialog, lambda tag: self._decide_all(session, "tag", rows, **{field: [tag]}) if tag else None)
+                self.app.push_screen(dialog, lambda tag: self.decide_rows(session, "tag", rows, **{field: [tag]}) if tag else None)
             elif action == "note":
                 dialog = PromptDialog(f"Note on {count}", "The note is saved with your decisions and never used for training.")
-                self.app.push_screen(dialog, lambda note: self._decide_all(session, "note", rows, note=note) if note else None)
+                self.app.push_screen(dialog, lambda note: self.decide_rows(session, "note", rows, note=note) if note else None)
             elif action:
-                self._decide_all(session, action, rows)
+                self.decide_rows(session, action, rows)
 
         self.app.push_screen(ChoiceDialog(title, service.preview(session.source, rows), options), chosen)
-
-    def _decide_all(self, session: SourceSession, action: Action, rows: Sequence[int], **more: Any) -> None:
-        """Record one decision on ``rows`` in a thread."""
-        self.clear_marks()
-        message = f"Applying {action} to {plural(len(rows), 'row')}."
-        self.app.run_job(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy=message)
 
     def action_fix(self) -> None:
         """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
@@ -506,9 +500,10 @@ class DataRoom(SourceRoom):
             elif option == "copy":
                 self.app.run_job(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
             elif option == "fix" and check.fix.kind == "drop":
-                self._decide_all(session, "reject", valid, reason=f"data check: {name}")
+                self.decide_rows(session, "reject", valid, reason=f"data check: {name}")
             elif option == "fix":
-                self.app.run_job(lambda: service.apply_fix(session, name, valid), busy=f"Fixing {plural(len(valid), 'row')}.")
+                busy = f"Fixing {plural(len(valid), 'row')}."
+                self.app.run_job(lambda: service.apply_fix(session, name, valid), busy=busy, holds_keys=True)
 
         preview = service.fix_preview(browser, valid, name) if check.fix.kind == "put" else service.preview(browser, rows)
         self.app.push_screen(ChoiceDialog(f"{plural(len(rows), 'row')}: {check.title}", preview, options), chosen)

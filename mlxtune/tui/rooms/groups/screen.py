@@ -16,7 +16,6 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.tui.rooms.groups import render, service
 from mlxtune.tui.rooms.source_room import SourceRoom
-from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets.dialog import PromptDialog
@@ -318,6 +317,7 @@ class GroupsRoom(SourceRoom):
 
     def clear_marks(self) -> None:
         self._members.clear_marks()
+        self._list.clear_marks()
 
     def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
         """Return the marked rows, or all rows of the group."""
@@ -332,14 +332,10 @@ class GroupsRoom(SourceRoom):
         return self.marked_rows or ([self._member(group)] if group else [])
 
     def _decide(self, action: Action, rows: Sequence[int], **more: Any) -> None:
-        """Record one decision on ``rows`` in a thread, and show the next group if this one is gone."""
-        if (session := self.session) is None or not rows:
-            return
-        self._decided_group = self._shown_group
-        self._members.clear_marks()
-        self._list.clear_marks()
-        busy = f"Applying {action} to {plural(len(rows), 'row')}."
-        self.app.run_job(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy=busy)
+        """Record one decision on ``rows``, and show the next group if this one is gone."""
+        if (session := self.session) is not None and rows:
+            self._decided_group = self._shown_group
+            self.decide_rows(session, action, rows, **more)
 
     def _keep(self, kept: Callable[[RowGroup], Sequence[int]], reason: str) -> None:
         """Reject all rows of the target groups except those that ``kept`` returns for each."""
