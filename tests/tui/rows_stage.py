@@ -89,7 +89,7 @@ class Checks:
     def follow(self, progress: Callable[[str, float], None]) -> CheckResult | None:
         request = self.requests[-1]
         progress("counting tokens", 0.0)
-        self.gate.wait(10)
+        self.gate.wait()
         if self.error is not None:
             raise self.error
         recipe = load(Path(request["recipe"])) if "recipe" in request else None
@@ -122,7 +122,7 @@ class Tokenizer:
         pass
 
     def mask(self, row: Row) -> TrainingMask:
-        self.gate.wait(10)
+        self.gate.wait()
         if self.error is not None:
             raise self.error
         turns = []

@@ -252,7 +252,7 @@ async def test_an_adapter_chosen_during_a_run_is_asked_about_once(
         await use(room, "tone")
         await room.choose("")
         await room.until(lambda: "enter load tone" in intro(room))
-        await room.pilot.pause(0.1)
+        await room.pilot.pause()
         assert room.mode == "chat", "waiting is an answer"
         assert not clients
 
@@ -268,12 +268,12 @@ async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_
         assert room.screen._default.name == "tone"
         await room.press("escape")
         await use(room, "tone")
-        await room.pilot.pause(0.1)
+        await room.pilot.pause()
         assert len(clients) == 1, "already loaded"
         await room.press("e")
         await room.until(lambda: chat(room).state == "idle" and not room.app.busy)
         await room.press("f1", "escape")
-        await room.pilot.pause(0.1)
+        await room.pilot.pause()
         assert len(clients) == 1, "it was ended on purpose"
         await use(room, "tone")
         await room.until(lambda: len(clients) == 2)

@@ -486,7 +486,7 @@ async def test_a_report_that_loads_while_rows_are_searched_is_shown(
     gate, load_report = Gate(), service.load_report
     async with open_room("evaluate") as room:
         await rows_found(room)
-        monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(5), load_report(folder))[1])
+        monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
         newer = evaluation(shop, "20261124-1600-support-json", age=60)
         room.screen._report = None
         await room.observe(shop.snapshot())

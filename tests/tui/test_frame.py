@@ -56,13 +56,14 @@ async def test_power_problems_are_in_the_header(
 async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(
     loaded: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "TOAST_SECONDS", 0.2)
     async with open_room("home", size=NARROW) as room:
         room.app.show_notice(Notice("✓", "$success", "Saved."))
         await room.until(lambda: room.text("#toast").strip() == "✓ Saved.")
+        monkeypatch.setattr(base, "TOAST_SECONDS", 0.05)
+        room.app.show_notice(Notice("✓", "$success", "Saved."))
         await room.until(lambda: room.text("#toast") == "")
         room.app.show_notice(Notice("✓", "$success", "Row 422 accepted.", undo=FooterAction("u", "undo", "new")))
-        await room.pilot.pause(0.4)
+        await room.pilot.pause(0.1)
         assert "✓ Row 422 accepted.  u undo" in room.text("#answer")
         await room.press("escape")
         assert room.text("#answer") == ""
@@ -107,19 +108,19 @@ async def test_the_footer_has_at_most_six_actions_and_cuts_none(
 async def test_the_result_of_an_older_job_of_a_group_is_dropped(shop: Shop, open_room: OpenRoom) -> None:
     first, results = Gate(), list[str]()
     async with open_room("home") as room:
-        room.app.run_job(lambda: first.wait(5), lambda _: results.append("first"), group="x")
+        room.app.run_job(lambda: first.wait(), lambda _: results.append("first"), group="x")
         room.app.run_job(lambda: None, lambda _: results.append("second"), group="x")
         room.app.run_job(lambda: None, lambda _: results.append("other"), group="y")
         await room.until(lambda: set(results) == {"second", "other"})
         first.set()
-        await room.pilot.pause(0.1)
+        await room.pilot.pause()
         assert "first" not in results
 
 
 async def test_a_busy_job_shows_its_sentence_and_refuses_another(shop: Shop, open_room: OpenRoom) -> None:
     done = Gate()
     async with open_room("home") as room:
-        assert room.app.run_job(lambda: done.wait(5), busy="Working.")
+        assert room.app.run_job(lambda: done.wait(), busy="Working.")
         assert room.notice == "● Working."
         assert not room.app.run_job(lambda: None, busy="Working too.")
         assert room.notice.startswith("! Another task is still running.")

@@ -88,7 +88,7 @@ async def test_every_room_shows_hostile_text_as_plain_text(shop: Shop, room: str
     async with drive(naughty_shop(shop).app(), room, size) as driver:
         for keys in ((), *COMMON_KEYS, (ROOMS[room].key,), *ROOM_KEYS.get(room, [])):
             await driver.press(*keys)
-            await driver.pilot.pause(0.02)
+            await driver.pilot.pause()
             text = driver.screen_text
             assert not set(text) & set(UNSAFE), keys
             assert all(cell_len(row) == size[0] for row in text.splitlines()), keys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.page import PageScreen
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver, any_size
+from .driver import NARROW, Gate, RoomDriver, any_size
 from .planned import RECIPE, plannable, took
 from .stage import Shop, shown
 
@@ -221,7 +220,7 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(
         assert load(file_of(shop)).training.grad_checkpoint is True
         for _ in range(6):
             await room.until(lambda: plan_room(room)._progress is None)
-            await room.pilot.pause(0.1)
+            await room.pilot.pause()
             if "This does not fit" not in verdict(room):
                 break
             await room.press("g")
@@ -362,11 +361,12 @@ async def test_an_unknown_base_is_an_error(shop: Shop, open_room: OpenRoom, monk
 
 async def test_a_slow_computation_is_named_after_a_moment(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     plannable(shop, monkeypatch)
-    row_lengths = measurements.row_lengths
-    monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (time.sleep(0.5), row_lengths(recipe))[1])
+    gate, row_lengths = Gate(), measurements.row_lengths
+    monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (gate.wait(), row_lengths(recipe))[1])
     async with open_room("plan") as room:
         await planned(room, "● measuring the rows")
         assert "max_tokens" in room.text("#plan-keys"), "the form is there at once"
+        gate.set()
         await planned(room)
         assert "measuring the rows" not in verdict(room)
 

@@ -537,7 +537,7 @@ async def test_an_import_continues_while_tokens_are_counted(
     fill(shop, [GOOD[0]], "more")
     write(other := shop.folder.parent / "more.jsonl", [GOOD[0]])
     gate, original = Gate(), importer.import_rows
-    monkeypatch.setattr(importer, "import_rows", lambda *args, **kwargs: (gate.wait(5), original(*args, **kwargs))[1])
+    monkeypatch.setattr(importer, "import_rows", lambda *args, **kwargs: (gate.wait(), original(*args, **kwargs))[1])
     async with open_room("review") as room:
         await opened(room)
         room.screen.import_rows(str(other))
