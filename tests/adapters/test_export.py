@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model
 from tiny_architectures import make
 from tiny_model import make_tiny
+from waiting import wait_until
 
 from mlxtune.adapters import fuse, library
 from mlxtune.adapters.export import fidelity, gguf, logits, safetensors, start
@@ -396,10 +396,7 @@ def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> 
 
 def test_export_runs_as_worker(trained_workspace: Path) -> None:
     run = start.start(trained_workspace, library.find(trained_workspace, "last"), "fused", target=trained_workspace / "out")
-    give_up = time.monotonic() + 120
-    while not run.state().ended:
-        assert time.monotonic() < give_up, run.log_tail(20)
-        time.sleep(0.05)
+    wait_until(lambda: run.state().ended, run)
     assert run.status() == "finished", (run.state().error, run.log_tail(20))
     assert run.folder.parent == trained_workspace / "exports"
     assert [arm for arm, *_ in run.state().arms] == ["tuned", "exported"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from mlxtune import serving
 from mlxtune.adapters.layout import LINEAGE
@@ -160,7 +161,7 @@ def test_a_server_prints_its_url_answers_and_ends_on_ctrl_c(chat_workspace: Path
         with urllib.request.urlopen(request, timeout=60) as reply:
             assert json.load(reply)["usage"]["completion_tokens"] == 4
         server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+        assert server.wait(PATIENCE) == 0
         assert "mine" in server.stderr.read()
 
 
@@ -174,7 +175,7 @@ def test_a_server_completes_its_answers_on_sigterm(chat_workspace: Path) -> None
             text = reply.read().decode()
         assert '"completion_tokens": 1500' in text
         assert text.endswith("data: [DONE]\n\n")
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE) == 0
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(request, timeout=5)
 
@@ -184,7 +185,7 @@ def test_a_server_whose_model_dies_exits_with_an_error(chat_workspace: Path) -> 
         children = subprocess.run(["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=True).stdout.split()
         os.kill(int(children[0]), signal.SIGKILL)
         start = time.monotonic()
-        assert server.wait(30) == 4
+        assert server.wait(PATIENCE) == 4
         assert time.monotonic() - start < 30
         assert "The model process was killed" in server.stderr.read()
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import small
+from waiting import wait_until
 
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry, status, worker
@@ -21,32 +20,25 @@ from mlxtune.runs.registry import Run
 pytestmark = pytest.mark.slow
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-
-
 def test_frozen_worker_is_quiet_and_continues_after_wakeup(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A detached worker ignores the terminal's stop signal; SIGSTOP simulates a sleeping machine."""
     monkeypatch.setattr(status, "QUIET_AFTER", 1.0)
     overrides = ("training.steps=100000", "training.save_every=100000", "training.validate_every=100000")
     run = launch.start(workspace, "train", load(workspace / "recipes" / "tiny.toml", overrides))
-    wait_for(lambda: run.state().step >= 2)
+    wait_until(lambda: run.state().step >= 2)
     pid = run.state().pid
     os.kill(pid, signal.SIGTSTP)
     before = run.state().step
-    wait_for(lambda: run.state().step >= before + 2)
+    wait_until(lambda: run.state().step >= before + 2)
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_for(lambda: run.status() == "quiet", 10)
+        wait_until(lambda: run.status() == "quiet")
     finally:
         os.kill(pid, signal.SIGCONT)
     frozen = run.state().step
-    wait_for(lambda: run.state().step >= frozen + 2 and run.status() == "running")
+    wait_until(lambda: run.state().step >= frozen + 2 and run.status() == "running")
     registry.stop(run)
-    wait_for(lambda: run.status() == "stopped")
+    wait_until(lambda: run.status() == "stopped")
     log, state = events.read_all(run.folder), run.state()
     assert [event["seq"] for event in log] == list(range(len(log)))
     assert [step.step for step in state.steps] == list(range(1, state.step + 1))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from dataclasses import replace
 
 import pytest
+from waiting import kill_worker, wait_until
 
 from mlxtune.core.errors import InputError, MachineError, RecipeError
 from mlxtune.recipe import load, read_template
@@ -20,13 +20,8 @@ pytestmark = pytest.mark.usefixtures("fake_worker")
 
 def _wait_for_end(run: registry.Run) -> registry.RunState:
     """Return the state once the worker has released its lock."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        state = run.state()
-        if state.ended and not is_locked(run.lock):
-            return state
-        time.sleep(0.01)
-    raise AssertionError(f"{run.id} did not end: {run.log_tail()}")
+    wait_until(lambda: run.state().ended and not is_locked(run.lock), run)
+    return run.state()
 
 
 def test_a_run_is_launched_detached_and_finishes(tmp_path, recipe):
@@ -85,11 +80,7 @@ def test_a_worker_has_its_own_session_stops_on_sigterm_and_resumes(tmp_path, rec
 
 def test_a_killed_worker_is_crashed(tmp_path, recipe):
     run = launch.start(tmp_path, "train", recipe, {"behavior": "wait"})
-    pid = run.state().pid
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while is_locked(run.lock) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    kill_worker(run)
     assert run.status() == "crashed"
     assert not is_locked(accelerator_lock())
 

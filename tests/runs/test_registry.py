@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from waiting import PATIENCE
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import write_json
@@ -125,7 +126,7 @@ def test_stop_sends_the_worker_one_sigterm(make_run):
         run = make_run("20261124-1412-a", ("run.started", STARTED[1] | {"pid": child.pid}))
         with file_lock(run.lock, busy_message="", note=str(child.pid)):
             registry.stop(run)
-            assert child.wait(10) == 33
+            assert child.wait(PATIENCE) == 33
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, wait_until
 
 from mlxtune.core import settings
 from mlxtune.core.gpu_errors import RELAXED_WATCHDOG, SMALLER_COMMANDS
@@ -29,7 +29,7 @@ TIMEOUT = "[METAL] Command buffer execution failed: Caused GPU Timeout Error (00
 
 def wait_for_end(run: Run) -> events.Event:
     """Return the terminal event. Until then, the run is always alive."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not (state := run.state()).ended:
         assert run.status(state) in ("starting", "running"), (state, run.log_tail())
         assert time.monotonic() < deadline, run.log_tail()
@@ -87,13 +87,13 @@ def test_the_mac_stays_awake_until_the_worker_ends(tmp_path: Path, recipe: Recip
     script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexec sleep 600\n')
     script.chmod(0o755)
     run = launch.start(tmp_path, "train", recipe, {"behavior": "wait", "caffeinate": str(script)})
-    _wait_until(lambda: "sleep.prevented" in kinds(run) and (tmp_path / "arguments").is_file())
+    wait_until(lambda: "sleep.prevented" in kinds(run) and (tmp_path / "arguments").is_file())
     guard = next(event["pid"] for event in events.read_all(run.folder) if event["type"] == "sleep.prevented")
     assert (tmp_path / "arguments").read_text().split() == ["-i", "-w", str(run.state().pid)]
     os.kill(guard, 0)
     registry.stop(run)
     assert wait_for_end(run)["type"] == "run.stopped"
-    _wait_until(lambda: not _exists(guard))
+    wait_until(lambda: not _exists(guard))
 
 
 def _exists(pid: int) -> bool:
@@ -102,13 +102,6 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_busy_machine_is_named_as_the_reason_for_a_slow_run(

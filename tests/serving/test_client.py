@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
@@ -73,9 +73,7 @@ def test_base_and_adapter_answer_concurrently(client: Client) -> None:
 def test_events_can_go_to_a_callback(client: Client) -> None:
     received: list[object] = []
     answer = client.ask(HELLO, sampling=SHORT, on_event=received.append)
-    deadline = time.monotonic() + 60
-    while not (received and isinstance(received[-1], Done)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: received and isinstance(received[-1], Done))
     assert text(received) == text(client.ask(HELLO, sampling=SHORT))
     assert answer.id == received[-1].id
 
@@ -174,9 +172,7 @@ def test_a_killed_process_fails_its_requests(tiny: Path, workspace: Path) -> Non
         last = list(answer)[-1]
         assert (last.kind, last.error.exit_code) == ("gone", 4)
         assert list(client.ask(HELLO))[-1].kind == "gone"
-        deadline = time.monotonic() + 10
-        while len(received) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(received) == 2)
     assert [type(event) for event in received] == [Ready, Failed]
 
 
@@ -191,10 +187,7 @@ def test_it_ends_and_releases_the_lease_when_its_parent_is_killed(tiny: Path, wo
     assert is_locked(accelerator_lock())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 30
-    while is_locked(accelerator_lock()):
-        assert time.monotonic() < deadline, "the process outlived its parent"
-        time.sleep(0.05)
+    wait_until(lambda: not is_locked(accelerator_lock()))
 
 
 def test_the_client_does_not_import_mlx() -> None:

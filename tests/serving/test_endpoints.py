@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from served import EventLog, make_request, openai_client, run_requests
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from test_function_calls import SCRIPT, TEMPLATE, TOOLS
+from waiting import wait_until
 
 from mlxtune.models import text_vectors
 from mlxtune.models.generate import generate
@@ -325,10 +325,7 @@ def test_the_model_is_unloaded_after_keep_alive_and_loaded_by_the_next_request(w
             return json.loads(get(api, "health"))["loaded"]
 
         first = answer()
-        deadline = time.monotonic() + 30
-        while loaded():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not loaded())
         assert "tiny" in [model.id for model in api.models.list()]  # does not load it
         assert not loaded()
         assert answer() == first

@@ -18,6 +18,7 @@ from typing import Any
 
 import openai
 import pytest
+from waiting import wait_until
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Conversation, Location, Message
@@ -85,10 +86,7 @@ def post(
 def alive(served) -> None:
     """Check that the server answers and no request is open."""
     assert post(served, ASK)[0] == 200
-    deadline = time.monotonic() + 30
-    while served.server._open or served.client.busy:
-        assert time.monotonic() < deadline, (served.server._open, served.client.busy)
-        time.sleep(0.01)
+    wait_until(lambda: not served.server._open and not served.client.busy)
 
 
 def test_models_lists_the_base_and_every_adapter(ai: openai.OpenAI) -> None:

@@ -17,6 +17,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input
 from textual.worker import Worker
+from waiting import PATIENCE
 
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.base import Room
@@ -63,7 +64,7 @@ class RoomDriver:
     async def type(self, text: str) -> None:
         await self.pilot.press(*("space" if sign == " " else sign for sign in text))
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         await until(self.pilot, condition, seconds)
 
     async def until_notice(self, text: str) -> None:
@@ -131,7 +132,7 @@ class Gate(threading.Event):
     waiting = 0
     _lock = threading.Lock()
 
-    def wait(self, timeout: float | None = 60.0) -> bool:
+    def wait(self, timeout: float | None = PATIENCE) -> bool:
         with Gate._lock:
             Gate.waiting += 1
         try:
@@ -153,7 +154,7 @@ async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) ->
     """
     app = active_app.get()
     pilot: Pilot[Any] = Pilot(app)
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + PATIENCE
 
     def is_busy() -> bool:
         keys = isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from textual.css.query import NoMatches
+from waiting import PATIENCE
 
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
@@ -173,7 +174,7 @@ def footer(app: MlxtuneApp) -> str:
     return shown(app).splitlines()[-1].split("F1")[0].split("^p")[0].strip()
 
 
-async def until(pilot: Any, true: Callable[[], bool], seconds: float = 60.0) -> None:
+async def until(pilot: Any, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Let the app work until something is true. A widget that is not there yet makes it false.
 
     It is checked less and less often, because a check takes time from the worker that the test waits for.

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 # All that the app may write beside text: colours, the cursor's place, modes of the terminal, the pointer's shape.
@@ -68,7 +70,7 @@ class Terminal:
         os.write(self._main, keys.encode())
         self.until(shows, start)
 
-    def until(self, text: str, start: int = 0, seconds: float = 30.0) -> None:
+    def until(self, text: str, start: int = 0, seconds: float = PATIENCE) -> None:
         """Wait until ``text`` has been written, ``start`` bytes or more after the first."""
         give_up = time.monotonic() + seconds
         while text.encode() not in plain(self.written[start:]):
@@ -76,14 +78,14 @@ class Terminal:
             assert self.process.poll() is None or self.read(), plain(self.written[-3000:]).decode(errors="replace")
             self.read()
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Read until ``condition`` holds."""
         give_up = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < give_up, plain(self.written[-3000:]).decode(errors="replace")
             self.read()
 
-    def end(self, seconds: float = 20.0) -> int:
+    def end(self, seconds: float = PATIENCE) -> int:
         """Read until the program has ended; its exit code."""
         give_up = time.monotonic() + seconds
         while self.process.poll() is None:

@@ -9,11 +9,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from mlxtune.data import samples
 from mlxtune.recipe import load
@@ -24,11 +25,9 @@ from mlxtune.tui.snapshot import RunView
 
 from .driver import RoomDriver
 from .rows_stage import ready
-from .stage import until
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 150.0
 SIZE = (140, 45)
 EDITS = {  # what makes the sample recipe quick, in the order of the form
     "model.base": "../tiny", "data.holdout": "0.05", "data.max_tokens": "2048", "training.batch_size": "2",
@@ -48,9 +47,6 @@ def workspace(tmp_path: Path, home: Path, tiny: Path) -> Path:
 
 class Walk(RoomDriver):
     """A user at the keyboard, who waits for workers."""
-
-    async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        await until(self.pilot, condition, seconds)
 
     async def open(self, key: str, mode: str) -> None:
         await self.press(key)

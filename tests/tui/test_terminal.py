@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from exhaustive import cases
+from waiting import PATIENCE, wait_until
 
 from mlxtune.core import app_state
 from mlxtune.data import samples
@@ -76,7 +76,7 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(
         screen.hang_up()
         if hangup_signal:
             os.kill(screen.process.pid, signal.SIGHUP)
-        screen.process.wait(20)
+        screen.process.wait(PATIENCE)
         wait_until_dead(helpers)
     assert app_state.load(tmp_path / "work")["room"] == "review"
 
@@ -88,7 +88,7 @@ def test_a_closed_terminal_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path
         helpers = children(screen.process.pid)
         assert helpers
         screen.hang_up()
-        assert screen.process.wait(20) == 129
+        assert screen.process.wait(PATIENCE) == 129
         wait_until_dead(helpers)
 
 
@@ -99,10 +99,7 @@ def children(pid: int) -> dict[int, str]:
 
 
 def wait_until_dead(pids: Iterable[int]) -> None:
-    give_up = time.monotonic() + 20
-    while alive := [pid for pid in pids if is_alive(pid)]:
-        assert time.monotonic() < give_up, alive
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(is_alive, pids)), interval=0.05)
 
 
 def is_alive(pid: int) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe import load
@@ -39,10 +39,8 @@ sys.exit(worker.main())
 
 def finish(run: Run) -> str:
     """Wait for the end and return the hash of the adapter."""
-    deadline = time.monotonic() + 120
-    while not (state := run.state()).ended:
-        assert time.monotonic() < deadline, run.log_tail(20)
-        time.sleep(0.05)
+    wait_until(lambda: run.state().ended, run)
+    state = run.state()
     assert state.phase == "finished", (state.error, run.log_tail(20))
     return sha256_file(run.adapter / "adapters.safetensors")
 

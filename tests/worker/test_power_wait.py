@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
+from waiting import kill_worker, wait_until
 
 from mlxtune.planning import machine
 from mlxtune.planning.machine import PowerState
@@ -44,14 +44,7 @@ def unplugged(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     yield file
     for run in registry.list_runs(workspace):
         if run.status() in ("running", "waiting"):
-            os.kill(run.state().pid, 9)
-
-
-def wait_until(run: Run, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, (run.state(), run.log_tail(20))
-        time.sleep(0.02)
+            kill_worker(run)
 
 
 def kinds(run: Run) -> list[str]:
@@ -63,23 +56,23 @@ def test_a_run_waits_before_it_loads_the_model_and_between_steps(workspace: Path
     run = launch.start(
         workspace, "train", load(workspace / "recipes" / "tiny.toml", ('training.wait_for="power"', "training.steps=100000"))
     )
-    wait_until(run, lambda: run.status() == "waiting")
+    wait_until(lambda: run.status() == "waiting", run)
     assert kinds(run)[:2] == ["run.started", "run.waiting"]
     assert "model.loaded" not in kinds(run)
     unplugged.unlink()
-    wait_until(run, lambda: run.state().step >= 2)
+    wait_until(lambda: run.state().step >= 2, run)
     assert run.status() == "running"
     unplugged.touch()
-    wait_until(run, lambda: run.status() == "waiting")
+    wait_until(lambda: run.status() == "waiting", run)
     step = run.state().step
     registry.stop(run)
-    wait_until(run, lambda: run.status() == "stopped")
+    wait_until(lambda: run.status() == "stopped", run)
     assert run.state().checkpoints[-1] == run.state().step <= step + 1
 
 
 def test_a_run_that_does_not_wait_for_power_starts_on_its_battery(workspace: Path, unplugged: Path) -> None:
     run = launch.start(workspace, "train", load(workspace / "recipes" / "tiny.toml", ("training.steps=1",)))
-    wait_until(run, lambda: run.state().ended)
+    wait_until(lambda: run.state().ended, run)
     assert run.state().phase == "finished"
     assert "run.waiting" not in kinds(run)
 

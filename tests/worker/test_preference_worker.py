@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from test_training_worker import wait_for
 from tiny_model import write_chat
+from waiting import kill_worker, wait_until
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.hashing import sha256_file
@@ -94,14 +92,9 @@ def start(workspace: Path, *overrides: str) -> Run:
 
 
 def kill(run: Run, when: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not when():
-        assert time.monotonic() < deadline, run.log_tail(20)
-        time.sleep(0.001)
-    os.kill(run.state().pid, signal.SIGKILL)
-    while run.status() != "crashed":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(when, run, interval=0.001)
+    kill_worker(run)
+    assert run.status() == "crashed"
 
 
 def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent: tuple[Path, Run]) -> None:

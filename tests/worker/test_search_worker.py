@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import kill_worker, wait_until
 
 from mlxtune.core import files
 from mlxtune.core.errors import MachineError
@@ -78,22 +78,15 @@ def workspace(workspace: Path) -> Iterator[Path]:
     yield workspace
     for run in registry.list_runs(workspace, None):
         if is_locked(run.lock):
-            os.kill(run.state().pid, signal.SIGKILL)
+            kill_worker(run)
 
 
 def start(workspace: Path, *overrides: str) -> Run:
     return search_start.start(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
 
 
-def wait_until(run: Run, condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, (run.state(), run.log_tail(20))
-        time.sleep(0.05)
-
-
 def finish(run: Run) -> Run:
-    wait_until(run, lambda: run.state().ended)
+    wait_until(lambda: run.state().ended, run)
     assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
     return run
 
@@ -166,9 +159,7 @@ def test_a_killed_search_has_the_same_leaderboard(workspace: Path) -> None:
         time.sleep(rng.uniform(0.2, 2.5))
         if killed.state().ended:
             break
-        os.kill(killed.state().pid, signal.SIGKILL)
-        while is_locked(killed.lock):
-            time.sleep(0.02)
+        kill_worker(killed)
         launch.resume(killed)
     finish(killed)
     assert results(killed) == results(whole)
@@ -212,7 +203,7 @@ def test_other_apps_that_need_the_memory_stop_the_search(workspace: Path, fault:
     whole = finish(start(workspace))
     fault("pressure")
     search = start(workspace)
-    wait_until(search, lambda: search.state().ended)
+    wait_until(lambda: search.state().ended, search)
     assert (search.state().phase, search.state().error) == ("stopped", "The machine is running out of memory.")
     fault("")
     finish(launch.resume(search))
@@ -224,7 +215,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(workspace: Path, fault: 
     whole = finish(start(workspace))
     fault("disk")
     search = start(workspace)
-    wait_until(search, lambda: search.state().ended)
+    wait_until(lambda: search.state().ended, search)
     assert search.state().phase == "failed"
     assert search.state().error == "The disk is full, so result.json was not saved."
     fault("")

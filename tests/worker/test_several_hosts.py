@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from exhaustive import cases
+from waiting import kill_worker, wait_for_state, wait_until
 
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe import load
@@ -27,14 +27,6 @@ def start(workspace: Path, *overrides: str, hosts: int = 2) -> Run:
     return launch.start(workspace, "train", recipe, {"hosts": hosts} if hosts > 1 else {})
 
 
-def wait_for(run: Run, condition, seconds: float = 90) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition(state := run.state()):
-        assert time.monotonic() < give_up, (state, run.log_tail(20))
-        assert not state.ended, (state, run.log_tail(20))
-        time.sleep(0.02)
-
-
 def peer_of(run: Run) -> int:
     """Return the process id that the second host printed at startup."""
     pids = re.findall(r"process (\d+)", (run.folder / "worker-1.log").read_text())
@@ -49,21 +41,15 @@ def alive(pid: int) -> bool:
     return True
 
 
-def wait_until_gone(run: Run, peer: int, seconds: float = 15) -> None:
-    give_up = time.monotonic() + seconds
-    while is_locked(run.lock) or alive(peer):
-        assert time.monotonic() < give_up, (is_locked(run.lock), peer)
-        time.sleep(0.05)
+def wait_until_gone(run: Run, peer: int) -> None:
+    wait_until(lambda: not is_locked(run.lock) and not alive(peer), run)
 
 
 def resume(run: Run) -> None:
     """Resume the run after its last worker exited and wait until the log confirms it."""
     wait_until_gone(run, peer_of(run))
     launch.resume(run)
-    give_up = time.monotonic() + 60
-    while run.state().phase not in ("running", "finished"):
-        assert time.monotonic() < give_up, run.log_tail(20)
-        time.sleep(0.02)
+    wait_until(lambda: run.state().phase in ("running", "finished"), run)
 
 
 @pytest.mark.parametrize("rows", cases([4, 1], "4"))
@@ -72,7 +58,7 @@ def test_two_hosts_match_single_host_losses_in_one_event_log(workspace: Path, ro
     runs = []
     for hosts in (1, 2):
         run = start(workspace, *overrides, hosts=hosts)
-        wait_for(run, lambda state: state.ended)
+        wait_for_state(run, lambda state: state.ended)
         assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
         runs.append(run)
     one, two = (run.state() for run in runs)
@@ -94,16 +80,16 @@ def assert_only_leader_wrote(run: Run) -> None:
 
 def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Path) -> None:
     run = start(workspace, *LONG)
-    wait_for(run, lambda state: state.step >= 3)
+    wait_for_state(run, lambda state: state.step >= 3)
     registry.stop(run)
-    wait_for(run, lambda state: state.phase == "stopped")
+    wait_for_state(run, lambda state: state.phase == "stopped")
     stopped = run.state()
     assert stopped.checkpoints[-1] == stopped.step
     assert not stopped.error
     resume(run)
-    wait_for(run, lambda state: state.step >= stopped.step + 3)
+    wait_for_state(run, lambda state: state.step >= stopped.step + 3)
     os.kill(peer_of(run), signal.SIGTERM)  # a stop request received by the other host counts as well
-    wait_for(run, lambda state: state.phase == "stopped")
+    wait_for_state(run, lambda state: state.phase == "stopped")
     state = run.state()
     assert [step.step for step in state.steps] == list(range(1, state.step + 1))
     assert state.checkpoints[-1] == state.step
@@ -112,23 +98,23 @@ def test_stop_ends_all_hosts_at_same_step_and_resume_restarts_them(workspace: Pa
 @pytest.mark.exhaustive
 def test_killed_peer_stops_run_with_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
-    wait_for(run, lambda state: state.step >= 3)
+    wait_for_state(run, lambda state: state.step >= 3)
     os.kill(peer_of(run), signal.SIGKILL)
-    wait_for(run, lambda state: state.phase == "stopped", seconds=20)
+    wait_for_state(run, lambda state: state.phase == "stopped")
     state = run.state()
     assert state.checkpoints[-1] == state.step
     assert "Host 1 (127.0.0.1) was killed by signal 9" in state.error
     resume(run)
-    wait_for(run, lambda now: now.step > state.step)
+    wait_for_state(run, lambda now: now.step > state.step)
     registry.stop(run)
-    wait_for(run, lambda state: state.phase == "stopped")
+    wait_for_state(run, lambda state: state.phase == "stopped")
 
 
 @pytest.mark.exhaustive
 def test_peer_does_not_outlive_leader(workspace: Path) -> None:
     run = start(workspace, *LONG)
-    wait_for(run, lambda state: state.step >= 3)
-    os.kill(run.state().pid, signal.SIGKILL)
+    wait_for_state(run, lambda state: state.step >= 3)
+    kill_worker(run)
     wait_until_gone(run, peer_of(run))
     assert run.status() == "crashed"
 
@@ -137,14 +123,14 @@ def test_peer_does_not_outlive_leader(workspace: Path) -> None:
 def test_stopped_run_matches_uninterrupted_run(workspace: Path) -> None:
     overrides = ("training.steps=60", "training.save_every=100", "training.validate_every=100")
     whole = start(workspace, *overrides)
-    wait_for(whole, lambda state: state.ended)
+    wait_for_state(whole, lambda state: state.ended)
     parted = start(workspace, *overrides)
-    wait_for(parted, lambda state: state.step >= 3)
+    wait_for_state(parted, lambda state: state.step >= 3)
     registry.stop(parted)
-    wait_for(parted, lambda state: state.ended)
+    wait_for_state(parted, lambda state: state.ended)
     if parted.state().phase == "stopped":
         resume(parted)
-        wait_for(parted, lambda state: state.ended)
+        wait_for_state(parted, lambda state: state.ended)
     assert parted.state().phase == whole.state().phase == "finished"
     weights = [sha256_file(run.adapter / "adapters.safetensors") for run in (whole, parted)]
     assert weights[0] == weights[1]
@@ -159,7 +145,7 @@ def test_unusable_host_is_named_before_first_step(workspace: Path, monkeypatch: 
     recipe = load(workspace / "recipes" / "tiny.toml")
     hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": "elsewhere", "ips": ["127.0.0.1"]}]
     run = launch.start(workspace, "train", recipe, {"hosts": hosts, "backend": "ring", "envs": []})
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
     assert run.state().phase == "failed"
     assert "Host 1 (elsewhere) ended with code 255: no route to elsewhere" in run.state().error
 
@@ -175,6 +161,6 @@ def test_host_over_ssh_joins_training(workspace: Path, monkeypatch: pytest.Monke
     recipe = load(workspace / "recipes" / "tiny.toml", ("training.steps=4",))
     hosts = [{"ssh": "here", "ips": ["127.0.0.1"]}, {"ssh": "there", "ips": ["127.0.0.1"]}]
     run = launch.start(workspace, "train", recipe, {"hosts": hosts, "backend": "ring", "envs": []})
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
     assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
     assert "train " in (run.folder / "worker-1.log").read_text()

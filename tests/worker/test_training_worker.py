@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import kill_worker, wait_for_state
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.source import read_source
@@ -25,21 +25,13 @@ from mlxtune.runs.registry import Run
 pytestmark = pytest.mark.slow
 
 
-def wait_for(run: Run, condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition(state := run.state()):
-        assert time.monotonic() < deadline, (state, run.log_tail(20))
-        assert not state.ended, (state, run.log_tail(20))
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def workspace(workspace: Path) -> Iterator[Path]:
     """The shared workspace. Runs that a failed test leaves behind are stopped, so that they do not block the next test."""
     yield workspace
     for run in registry.list_runs(workspace):
         if is_locked(run.lock):
-            os.kill(run.state().pid, signal.SIGKILL)
+            kill_worker(run)
 
 
 def start(workspace: Path, *overrides: str) -> Run:
@@ -52,7 +44,7 @@ LONG = ("training.steps=100000", "training.save_every=50", "training.validate_ev
 def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")  # run one stream per core, as users do
     run = start(workspace, "evaluation.regression=")
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
     state = run.state()
     assert run.status(state) == "finished", (state.error, run.log_tail(20))
     assert state.validations[-1].loss < state.validations[0].loss
@@ -69,30 +61,30 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     assert (run.adapter / "adapters.safetensors").is_file()
 
     evaluation = launch.start(workspace, "eval", recipe, {"run": run.id, "adapter": str(run.adapter)})
-    wait_for(evaluation, lambda state: state.ended)
+    wait_for_state(evaluation, lambda state: state.ended)
     assert evaluation.status() == "finished", (evaluation.state().error, evaluation.log_tail(20))
     result = report.load(evaluation.folder)
     assert [arm.name for arm in result.arms] == ["base", "tuned"]
     assert result.facts["rows"] == len(splits.test)
     second = launch.start(workspace, "eval", recipe)
-    wait_for(second, lambda state: state.ended)
+    wait_for_state(second, lambda state: state.ended)
     assert report.load(second.folder).arms[0].cached
 
 
 def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
-    wait_for(run, lambda state: state.step >= 3)
+    wait_for_state(run, lambda state: state.step >= 3)
     registry.stop(run)
-    wait_for(run, lambda state: state.phase == "stopped")
+    wait_for_state(run, lambda state: state.phase == "stopped")
     stopped = run.state()
     assert run.status(stopped) == "stopped"
     assert stopped.checkpoints[-1] == stopped.step
     launch.resume(run)
-    wait_for(run, lambda state: state.step >= stopped.step + 3)
+    wait_for_state(run, lambda state: state.step >= stopped.step + 3)
     with pytest.raises(InputError, match="is already running"):
         launch.resume(run)
     registry.stop(run)
-    wait_for(run, lambda state: state.phase == "stopped")
+    wait_for_state(run, lambda state: state.phase == "stopped")
     steps = [step.step for step in run.state().steps]
     assert steps == list(range(1, len(steps) + 1))
 
@@ -100,23 +92,20 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     data = weights.read_bytes()
     weights.write_bytes(data[:-1000] + bytes(1000))
     launch.resume(run)
-    wait_for(run, lambda state: state.phase == "failed")
+    wait_for_state(run, lambda state: state.phase == "failed")
     assert run.state().error.startswith("The base's weights differ from those that the run used until its checkpoint")
 
 
 def test_killed_run_is_crashed_and_resumes_from_its_checkpoint(workspace: Path) -> None:
     run = start(workspace, *LONG)
-    wait_for(run, lambda state: len(state.checkpoints) >= 1)
-    os.kill(run.state().pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while run.status() != "crashed":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_state(run, lambda state: len(state.checkpoints) >= 1)
+    kill_worker(run)
+    assert run.status() == "crashed"
     saved = run.state().checkpoints[-1]
     launch.resume(run)
-    wait_for(run, lambda state: state.phase == "running" and state.step > saved)
+    wait_for_state(run, lambda state: state.phase == "running" and state.step > saved)
     registry.stop(run)
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
 
 
 def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None:
@@ -133,10 +122,10 @@ def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None
     parent.wait()
     parent.stdout.close()
     before = run.state().step
-    wait_for(run, lambda state: state.step > before + 3)
+    wait_for_state(run, lambda state: state.step > before + 3)
     assert run.status() == "running"
     registry.stop(run)
-    wait_for(run, lambda state: state.phase == "stopped")
+    wait_for_state(run, lambda state: state.phase == "stopped")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +139,7 @@ def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None
 )
 def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path, override: str, message: str) -> None:
     run = start(workspace, override)
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
     state = run.state()
     assert run.status(state) == "failed"
     assert message in state.error
@@ -160,9 +149,9 @@ def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path, override:
 
 def test_second_run_is_refused_while_the_accelerator_is_in_use(workspace: Path) -> None:
     first = start(workspace, *LONG)
-    wait_for(first, lambda state: state.step >= 1)
+    wait_for_state(first, lambda state: state.step >= 1)
     with pytest.raises(MachineError, match=f"The accelerator is in use by the run {first.id} in {workspace}"):
         start(workspace)
     assert [run.id for run in registry.list_runs(workspace)] == [first.id]
     registry.stop(first)
-    wait_for(first, lambda state: state.ended)
+    wait_for_state(first, lambda state: state.ended)
