@@ -21,7 +21,8 @@ class Encoded:
 
     ``full_length`` is the number of tokens before truncation to ``data.max_tokens``. ``turn`` is the number of the trained turn in
     the conversation if each answer becomes a separate row, else 0. ``notes`` say what the template changes. A ``replay`` row
-    contains an answer of the base, and is not one of the recipe's rows.
+    contains an answer of the base, and is not one of the recipe's rows. A ``bare`` row does not begin with
+    the prefix that the others share.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Encoded:
     turn: int = 0
     notes: frozenset[TemplateNote] = frozenset()
     replay: bool = False
+    bare: bool = False
 
     @property
     def truncated(self) -> bool:

@@ -82,8 +82,8 @@ def step_cost(
 
 
 def _row_length(fields: list[Any]) -> RowLength:
-    full, trained, prompt, sides = fields
-    return RowLength(full, trained, prompt, (sides[0], sides[1], sides[2]) if sides else None)
+    full, trained, prompt, sides, bare = fields
+    return RowLength(full, trained, prompt, (sides[0], sides[1], sides[2]) if sides else None, bare)
 
 
 def _measure(method: str, params: Mapping[str, Any]) -> Any:

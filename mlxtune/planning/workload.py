@@ -23,17 +23,19 @@ class RowLength:
     """Token counts of a row: ``full`` before truncation, ``trained`` within the window, ``prompt`` before the first trained token.
 
     ``sides`` are the lengths of a preference pair before truncation; its ``full`` is the longer of its two sequences.
+    A ``bare`` row does not begin with the shared prefix.
     """
 
     full: int
     trained: int
     prompt: int
     sides: PairLengths | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True)
 class DatasetLengths:
-    """The lengths of all rows. ``prefix`` is the number of leading tokens that they share.
+    """The lengths of all rows. ``prefix`` is the number of leading tokens that all but bare rows share.
 
     ``full_attention`` is False if a layer uses a sliding window; shared prefixes then cannot be computed once. ``notes`` say what
     the chat template changes in the rows. ``thinking`` describes the thinking mode and ``date`` the date in the prompts; they are
@@ -120,12 +122,12 @@ def workload(
     train, valid = (_TruncatedRows(rows, lengths, section, max_tokens) for rows in (lengths.train, lengths.valid))
     batches: dict[tuple[int, ...], BatchShape] = {}
     computed = trained = tokens_read = 0
-    steps = list(_steps(len(lengths.train), train.arrange, section))
+    steps = [(number, train.separate(groups)) for number, groups in _steps(len(lengths.train), train.arrange, section)]
     shapes = train.padded_shapes([rows for _, groups in steps for rows in groups], streams) if compiled else {}
     for _, groups in steps:
         for rows in groups:
             batch = train.padded_batch(rows, shapes, streams) if shapes else train.batch(rows)
-            key = (batch.rows, batch.width, *batch.sides)
+            key = (batch.rows, batch.width, batch.prefix, *batch.sides)
             if key not in batches or batches[key].trained < batch.trained:
                 batches[key] = batch
             computed += batch.tokens
@@ -137,7 +139,7 @@ def workload(
         steps=len(steps),
         epochs=steps[-1][0] + 1,
         computed=computed,
-        positions_per_epoch=sum(train.batch(rows).tokens for rows in epoch),
+        positions_per_epoch=sum(train.batch(rows).tokens for rows in train.separate(epoch)),
         trained=trained,
         validation_positions=sum(valid.batch(rows).tokens for rows in valid.arrange(range(len(lengths.valid)))),
         cached_positions=sum(batch.rows * batch.width for batch in singles) + lengths.prefix,
@@ -159,7 +161,8 @@ class _TruncatedRows:
         self.sides = [_truncated_sides(row.sides, max_tokens, lengths.prefix) for row in rows if row.sides]
         self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
         self.limits = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
-        self.inputs = [length - 1 - lengths.prefix for length in self.lengths]
+        self.bare = [row.bare for row in rows]
+        self.inputs = [length - 1 - (0 if bare else lengths.prefix) for length, bare in zip(self.lengths, self.bare, strict=True)]
         replayed = lengths.replayed if rows is lengths.train else 0
         self.replay = frozenset(range(len(rows) - replayed, len(rows)))
 
@@ -167,6 +170,12 @@ class _TruncatedRows:
         if self.sides:
             return batching.group_pairs(self.sides, order, shared=self.share_prompts, prefix=self.prefix, **self.limits)
         return batching.group_by_length(self.inputs, order, prefix=self.prefix, spread=self.replay, **self.limits)
+
+    def separate(self, groups: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """Return ``groups`` with bare rows in groups of their own, as the SFT objective separates them."""
+        if not self.prefix:
+            return list(groups)
+        return [part for group in groups for part in batching.separate(group, [self.bare[row] for row in group])]
 
     def tokens(self, row: int) -> int:
         """Return the number of tokens in a row, or in both sequences of a pair."""
@@ -191,7 +200,7 @@ class _TruncatedRows:
             trained = sum(copies * self.common[row] + sum(self.sides[row][1:]) for row in rows)
             return BatchShape(len(rows), sum(widths), prefix, trained, widths)
         width = batching.padded_length(max(self.inputs[row] for row in rows))
-        return BatchShape(len(rows), width, self.prefix, sum(self.trained[row] for row in rows))
+        return BatchShape(len(rows), width, self._prefix(rows), sum(self.trained[row] for row in rows))
 
     def padded_shapes(self, batches: Sequence[Sequence[int]], streams: int) -> PaddedShapes:
         """Return the shapes that ``batches`` are padded to; see ``TrainingLoop.padded_shapes``."""
@@ -206,7 +215,11 @@ class _TruncatedRows:
             *widths, in_stem, in_sides, _ = sizes
             return BatchShape(count, sum(widths), self.prefix, parts * (in_stem + in_sides), tuple(widths))
         width, targets = sizes
-        return BatchShape(count, width, self.prefix, parts * targets)
+        return BatchShape(count, width, self._prefix(rows), parts * targets)
+
+    def _prefix(self, rows: Sequence[int]) -> int:
+        """Return the length of the prefix of separated ``rows``."""
+        return 0 if self.bare[rows[0]] else self.prefix
 
     def _shape(self, rows: Sequence[int], streams: int) -> Shape:
         if self.sides:

@@ -105,7 +105,7 @@ class DataSection:
     trains on all answers of a conversation in one example, "each" makes one training example per answer, and "last" trains only on the
     last one. "auto" is "all", or "each" where the template renders earlier turns differently, as many reasoning models' do. ``replay`` mixes in
     general prompts with the base's own answers, so that the adapter forgets less. ``replay_system`` = false asks them without the
-    system prompt that all rows share; then its tokens can no longer be computed once per batch, which makes steps slower.
+    system prompt that all rows share.
     """
 
     source: Annotated[str, Key("file or folder with the rows, relative to the recipe"), Rule(bool, "a file or a folder")]

@@ -15,11 +15,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.core.files import disk_errors
-from mlxtune.data.batching import group_by_length
+from mlxtune.data.batching import group_by_length, separate
 from mlxtune.models.encoded import Encoded
 from mlxtune.training.layer_stack import LayerStack, RecordingCache
 from mlxtune.training.objective import TrainingBatch
-from mlxtune.training.sft import SFTBatch, collate
+from mlxtune.training.sft import SFTBatch, collate, input_lengths
 
 GROUP_TOKENS = 4096  # tokens computed together
 
@@ -34,8 +34,13 @@ class FrozenCache:
 
     def __init__(self, stack: LayerStack, rows: Sequence[Encoded], prefix: int, *, budget: int, folder: Path) -> None:
         self.stack, self.rows, self.prefix, self.budget = stack, rows, prefix, budget
-        lengths = [len(row.tokens) - 1 - prefix for row in rows]
-        self.groups = group_by_length(lengths, range(len(rows)), batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix)
+        lengths = input_lengths(rows, prefix)
+        kinds = separate(range(len(rows)), [row.bare for row in rows])
+        self.groups = [
+            group
+            for kind in kinds
+            for group in group_by_length(lengths, kind, batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix)
+        ]
         self._position = {index: (number, line) for number, rows in enumerate(self.groups) for line, index in enumerate(rows)}
         self._blocks: dict[int, mx.array | tuple[int, tuple[int, ...], mx.Dtype]] = {}  # an array, or its scratch-file location
         self._prefix_caches: list[RecordingCache] = []
@@ -50,7 +55,7 @@ class FrozenCache:
         for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):
             self._compute(number)
         parts = [self._gather(fill_rows(batch, part, part.inputs.shape[0]), part.inputs.shape[1]) for part in batch.parts]
-        return [self._prefix_output, *parts] if self._prefix_output is not None else parts
+        return parts if batch.prefix is None or self._prefix_output is None else [self._prefix_output, *parts]
 
     def close(self) -> None:
         """Delete the scratch file."""
@@ -69,10 +74,11 @@ class FrozenCache:
         streams = self.stack.streams
         batch = collate(self.rows, self.groups[number], self.prefix, streams.size)
         streams.share_cores(len(batch.parts))
+        prefix_caches = None if batch.prefix is None else self._prefix_caches
         outputs = []
         for stream, part in enumerate(batch.parts):
             with streams(stream):
-                outputs.append(self.stack.hidden_states(part.inputs, self._prefix_caches or None, until=self.stack.first_adapted))
+                outputs.append(self.stack.hidden_states(part.inputs, prefix_caches, until=self.stack.first_adapted))
         width = max(array.shape[1] for array in outputs)
         padded = [mx.pad(array, [(0, 0), (0, width - array.shape[1]), (0, 0)]) for array in outputs]
         order = {index: line for line, index in enumerate(index for part in batch.parts for index in part.rows)}

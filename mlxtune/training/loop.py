@@ -59,7 +59,7 @@ class StepPlan:
 
     step: int
     epoch: int
-    groups: list[list[int]]
+    groups: list[Sequence[int]]
 
     @property
     def rows(self) -> list[int]:
@@ -118,7 +118,8 @@ class TrainingLoop:
             batches = self.epoch_batches(epoch)
             for start in range(0, len(batches), self.section.accumulate):
                 step += 1
-                yield StepPlan(step, epoch, batches[start : start + self.section.accumulate])
+                groups = batches[start : start + self.section.accumulate]
+                yield StepPlan(step, epoch, [part for group in groups for part in self.objective.separate(self.train, group)])
             epoch += 1
 
     @cached_property

@@ -67,6 +67,9 @@ class Objective(Protocol[Arrays_contra]):
     def arrange(self, rows: Sequence[Any], section: TrainingSection) -> BatchRows:
         """Return a function that groups ``rows`` into batches within the recipe's limits."""
 
+    def separate(self, rows: Sequence[Any], indices: Sequence[int]) -> list[Sequence[int]]:
+        """Return the rows at ``indices`` in groups that can be computed in one forward pass: with the shared prefix, and without it."""
+
     def batch_shape(self, rows: Sequence[Any], indices: Sequence[int]) -> Shape:
         """Return the sizes of the arrays of the batch of the rows at ``indices``."""
 

@@ -61,7 +61,7 @@ def replay_rows(
     usable = [(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if _is_usable(answers[key], recipe)]
     rows = [_row(*pair) for pair in usable]
     splits.refuse_sealed(rows)
-    return [_encoded(template, row, recipe.data.max_tokens, answer.cut) for row, (_, answer) in zip(rows, usable, strict=True)]
+    return [_encoded(template, row, recipe, answer.cut) for row, (_, answer) in zip(rows, usable, strict=True)]
 
 
 def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate, splits: Splits) -> list[Encoded]:
@@ -73,9 +73,10 @@ def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate
         if answer is None:
             tokens = np.array([*template.prompt(prompt.messages), *[0] * MAX_TOKENS], np.int32)
             trained = np.arange(len(tokens)) >= len(tokens) - MAX_TOKENS
-            rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True))
+            bare = not recipe.data.replay_system
+            rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True, bare=bare))
         elif _is_usable(answer, recipe):
-            rows.append(_encoded(template, _row(prompt, answer), recipe.data.max_tokens, answer.cut))
+            rows.append(_encoded(template, _row(prompt, answer), recipe, answer.cut))
     return rows
 
 
@@ -128,12 +129,13 @@ def _row(prompt: ReplayPrompt, answer: ReplayAnswer) -> Conversation:
     return Conversation(prompt.location, {}, (*prompt.messages, assistant_message(answer.text)))
 
 
-def _encoded(template: ChatTemplate, row: Conversation, window: int, cut: bool) -> Encoded:
+def _encoded(template: ChatTemplate, row: Conversation, recipe: Recipe, cut: bool) -> Encoded:
     """Encode an answer. A truncated answer is trained on without a stop token, because the base would have continued."""
-    (encoded,) = template.encode(row, window)
+    (encoded,) = template.encode(row, recipe.data.max_tokens)
     tokens, trained = encoded.tokens, encoded.trained
     if cut:
         ends = np.flatnonzero(trained & np.isin(tokens, list(template.stop_tokens)))
         length = int(ends[-1]) if ends.size else len(tokens)
         tokens, trained = tokens[:length], trained[:length]
-    return replace(encoded, tokens=tokens, trained=trained, full_length=len(tokens), replay=True)
+    bare = not recipe.data.replay_system
+    return replace(encoded, tokens=tokens, trained=trained, full_length=len(tokens), replay=True, bare=bare)

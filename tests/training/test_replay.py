@@ -67,9 +67,10 @@ def _prepare(recipe: Recipe, folder: Path) -> tuple[TrainingSetup, Listener]:
     return prepare(recipe, folder / "run", listener), listener
 
 
-def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_system", [True, False])
+def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path, with_system: bool) -> None:
     plain, _ = _prepare(_recipe(tmp_path, tiny), tmp_path)
-    recipe = _recipe(tmp_path, tiny, replay=0.25)
+    recipe = _recipe(tmp_path, tiny, replay=0.25, replay_system=with_system)
     setup, listener = _prepare(recipe, tmp_path)
     rows, count = setup.loop.train, len(plain.loop.train)
     replayed = [row for row in rows if row.replay]
@@ -89,6 +90,7 @@ def test_base_answers_are_mixed_in_counted_and_cached(tiny: Path, tmp_path: Path
     plans = list(islice(setup.loop.step_plans(), setup.loop.total_steps))
     batches = [collate(rows, group, setup.loop.objective.prefix) for plan in plans for group in plan.groups]  # type: ignore[attr-defined]
     assert workload(lengths, recipe.training, recipe.data.max_tokens).computed == sum(one.computed_positions for one in batches)
+    assert len({batch.prefix is None for batch in batches}) == (1 if with_system else 2)  # the prefix stays shared by the others
 
     setup.loop.run(listener, None)  # type: ignore[arg-type]
     record = write_data(tmp_path / "run", recipe, setup, setup.loop.valid)
@@ -117,10 +119,11 @@ def test_rows_are_greedy_and_sampled_answers_of_a_base_that_has_no_adapter(tiny:
     assert len(set(texts)) > 2  # two greedy answers, and samples
 
 
-def test_answer_that_was_cut_is_trained_without_its_end(tiny: Path) -> None:
+def test_answer_that_was_cut_is_trained_without_its_end(tiny: Path, tmp_path: Path) -> None:
     template = load_template(resolve(str(tiny)), TemplateSettings(CHATML))
     row = Conversation(Location(Path("r"), 1), {}, (Message("user", "Hi"), Message("assistant", "apples and")))
-    whole, cut = (answering._encoded(template, row, 64, is_cut) for is_cut in (False, True))
+    recipe = _recipe(tmp_path)
+    whole, cut = (answering._encoded(template, row, recipe, is_cut) for is_cut in (False, True))
     stops = np.array(sorted(template.stop_tokens))
     assert np.isin(whole.tokens[whole.trained], stops).any()
     assert not np.isin(cut.tokens[cut.trained], stops).any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) ->
     frozen = FrozenCache(stack, rows, prefix, budget=20_000, folder=Path(tempfile.gettempdir())) if ways.frozen else None
     half, sums, trained = len(rows) // 2, None, 0
     model.train()
-    groups = [range(half), range(half, len(rows))]
+    groups = [part for group in (range(half), range(half, len(rows))) for part in objective.separate(rows, group)]
     for batch in objective.collate(rows, groups, range(len(rows)), padded_shapes(objective, rows, groups) if ways.padded else {}):
         sums = stepper.add(batch.arrays(frozen), sums)
         trained += sum(tokens for _, tokens in batch.counts.values())
@@ -147,6 +147,16 @@ def test_every_optimization_matches_plain_loss_and_gradients(small: Any, ways: W
     model, rows, plain = small
     exp.install()
     assert_equal(own_loss_and_gradients(model, rows, ways), plain, 1e-5)
+
+
+@pytest.mark.parametrize("ways", [Ways(), Ways(prefix=True), TOGETHER[-1]], ids=str)
+def test_rows_without_the_prefix_are_computed_apart(tiny: Path, ways: Ways) -> None:
+    model, _ = load_model(tiny)
+    tokenizer = load_tokenizer(tiny)
+    rows = [*conversations(tokenizer, SYSTEM), *(replace(row, bare=True) for row in conversations(tokenizer, "Be kind."))]
+    rows = [rows[index] for index in (0, 4, 1, 5, 6, 2, 3, 7)]
+    shaken(model, AdapterSection(rank=4, alpha=8, layers=1))
+    assert_equal(own_loss_and_gradients(model, rows, ways), plain_loss_and_gradients(model, rows), 1e-5)
 
 
 def test_dropout_repeats_under_gradient_checkpointing(tiny: Path) -> None:

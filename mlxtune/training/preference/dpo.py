@@ -47,6 +47,9 @@ class PreferenceObjective:
             batch_size=section.batch_size, prefix=self.prefix,
         )  # fmt: skip
 
+    def separate(self, rows: Sequence[EncodedPair], indices: Sequence[int]) -> list[Sequence[int]]:
+        return [indices]
+
     def batch_shape(self, rows: Sequence[EncodedPair], indices: Sequence[int]) -> Shape:
         return batch_shape(rows, indices, self.share_prompts, self.prefix, self.streams)
 
