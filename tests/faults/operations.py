@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-How = Literal["kill", "half", "full"]  # killed before the operation, killed halfway through it, disk full from then on
+# Killed before the operation, killed halfway through it, disk full from then on, read-only from then on.
+How = Literal["kill", "half", "full", "read-only"]
 
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 WRITING = ("write", "pwrite", "file.write")  # operations that can be interrupted halfway
@@ -21,10 +22,13 @@ SAME = ("fsync",)  # being killed before these equals being killed before the ne
 
 
 class Operations:
-    """Patch ``os`` and ``open`` to count every file-changing operation from 1 and inject fault ``how`` at number ``at``."""
+    """Patch ``os`` and ``open`` to count every file-changing operation from 1 and inject fault ``how`` at number ``at``.
 
-    def __init__(self, at: int = 0, how: How = "kill") -> None:
-        self.at, self.how = at, how
+    ``before`` is called before each operation: it sees the files as they would be after a kill there.
+    """
+
+    def __init__(self, at: int = 0, how: How = "kill", before: Callable[[], object] = lambda: None) -> None:
+        self.at, self.how, self.before = at, how, before
         self.names: list[str] = []
 
     def install(self) -> None:
@@ -41,6 +45,7 @@ class Operations:
 
     def meet(self, name: str, half: Callable[[], object] = lambda: None) -> None:
         """Count the next operation."""
+        self.before()
         self.names.append(name)
         number = len(self.names)
         if self.how in ("kill", "half") and number == self.at:
@@ -49,6 +54,8 @@ class Operations:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "full" and number >= self.at and name in FILLING:
             raise OSError(errno.ENOSPC, "No space left on device")
+        if self.how == "read-only" and number >= self.at > 0:
+            raise OSError(errno.EROFS, "Read-only file system")
 
     def _counted(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

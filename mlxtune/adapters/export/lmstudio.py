@@ -13,6 +13,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_json
 
 PUBLISHER = "mlxtune"
+PRESETS = "config-presets"
 
 
 def lmstudio_home() -> Path:
@@ -47,7 +48,7 @@ def write_preset(name: str, system: str) -> Path:
 
 
 def _preset_file(name: str) -> Path:
-    return lmstudio_home() / "config-presets" / f"{name}.preset.json"
+    return lmstudio_home() / PRESETS / f"{name}.preset.json"
 
 
 def _preset(name: str, system: str) -> dict[str, Any]:
