@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -45,9 +46,14 @@ class Llama:
 
 
 @contextmanager
-def llama(model: Path, lora: Path | None = None, context: int = CONTEXT) -> Iterator[Llama]:
-    """Run a server with the GGUF file ``model``, and the adapter ``lora`` if given."""
-    command = [sys.executable, __file__, str(model), str(lora or ""), str(context)]
+def llama(
+    model: Path, lora: Path | None = None, context: int = CONTEXT, *, template: str = "", exact: bool = True
+) -> Iterator[Llama]:
+    """Run a server with the GGUF file ``model``, and the adapter ``lora`` if given.
+
+    ``template`` replaces the chat template in the file. If ``exact``, attention is computed in float32, otherwise as by default.
+    """
+    command = [sys.executable, __file__, str(model), str(lora or ""), str(context), template, "exact" if exact else ""]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -59,16 +65,18 @@ def llama(model: Path, lora: Path | None = None, context: int = CONTEXT) -> Iter
             process.kill()
 
 
-def _serve(model: str, lora: str, context: str) -> None:
-    """Serve ``model`` until the standard input closes. Attention is computed in float32."""
+def _serve(model: str, lora: str, context: str, template: str, exact: str) -> None:
+    """Serve ``model`` until the standard input closes."""
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, int(context), 1, 0
     settings.n_gpu_layers, settings.warmup, settings.fit_params, settings.verbosity = 0, False, False, -1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1 if exact else os.cpu_count() or 1
+    settings.endpoint_props, settings.chat_template = True, template
+    if exact:
+        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if lora:
         settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
     server = xllamacpp.Server(settings)

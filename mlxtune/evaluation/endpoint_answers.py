@@ -60,6 +60,7 @@ def endpoint_answers(
     cache: Path,
     tell: Callable[[str], Progress],
     count_tokens: Callable[[str], int],
+    workers: int = WORKERS,
 ) -> tuple[ArmAnswers, float]:
     """Return the endpoint's answers to ``rows``, and the dollars spent on them so far.
 
@@ -82,7 +83,7 @@ def endpoint_answers(
         with file_lock(cache / f"{name[:32]}.lock", busy_message=f"Another evaluation is asking {arm.name}.", timeout=0.3):
             make_calls(
                 calls, lambda call: asdict(client.complete(call.messages, call.tools)), meter, journal, tell(HELD_OUT_ROW),
-                workers=WORKERS, done=read_calls(journal).replies,
+                workers=workers, done=read_calls(journal).replies,
             )  # fmt: skip
             replies = read_calls(journal).replies
         if missing := sum(call.key not in replies for call in calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,24 @@ def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, mo
     forbidden = next(rate for rate in result.rates if rate.metric == "forbidden")
     assert forbidden.paired.fixed + forbidden.paired.both == 0
     assert result.same == 0
+
+
+def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Ollama and LM Studio answer one at a time, so that the last of several would wait for all others."""
+    open_requests: list[str] = []
+    most = [0]
+
+    def answer(text: str) -> str:
+        open_requests.append(text)
+        most[0] = max(most[0], len(open_requests))
+        time.sleep(0.01)
+        open_requests.remove(text)
+        return "ok"
+
+    with running(trained_workspace, "llama.cpp") as program:
+        program.answer = answer
+        verified(trained_workspace, program, monkeypatch)
+    assert most == [1]
 
 
 def test_exports_are_listed_with_their_verification(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -57,6 +57,7 @@ def verify(worker: Worker) -> VerificationSummary:
     answers, _ = endpoint_answers(
         arm, Endpoint(model, url), rows.rows, max_tokens=limit, cache=worker.folder, tell=partial(progress_reporter, worker, arm.name),
         count_tokens=template.count_tokens,
+        workers=1,  # many programs answer one request at a time, and one that waits for three others may be timed out
     )  # fmt: skip
     worker.emit("arm.finished", arm=arm.name, rows=len(rows.rows), cached=False, seconds=answers.seconds, of=HELD_OUT_ROW)
     if prompts == "none":
