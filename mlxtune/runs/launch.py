@@ -21,10 +21,11 @@ from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.runs import events, registry
 from mlxtune.runs.locks import is_locked, require_free_accelerator
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, Run
+from mlxtune.runs.status import STARTING_FOR
 
 TEMPLATE_FILE = "chat_template.jinja"
-START_TIMEOUT = 60.0  # seconds a worker may take to write its first event
-EXIT_TIMEOUT = 5.0  # seconds a worker may take to exit after its terminal event
+START_TIMEOUT = STARTING_FOR  # seconds a worker may take to write its first event
+EXIT_TIMEOUT = 30.0  # seconds a worker may take to exit after its terminal event
 
 
 def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any] | None = None, *, template: str = "") -> Run:

@@ -14,7 +14,7 @@ RunStatus = Literal["starting", "running", "waiting", "cooling", "quiet", "finis
 
 LOCK_FILE = "run.lock"
 QUIET_AFTER = 40.0  # seconds without any event, including heartbeats, while the lock is held
-STARTING_FOR = 30.0  # seconds that a new or restarting run may be without a lock
+STARTING_FOR = 60.0  # seconds that a new or restarting run may be without a lock
 ACTIVE: frozenset[RunStatus] = frozenset({"running", "waiting", "cooling", "quiet"})  # has a process that can be asked to stop
 ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 

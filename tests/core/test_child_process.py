@@ -18,6 +18,7 @@ from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneErro
 
 WORKER = """
 import sys, time
+from mlxtune.core import child_process
 from mlxtune.core.child_process import Channel, serve
 from mlxtune.core.errors import TooLongError
 
@@ -33,6 +34,7 @@ def crash(request):
     raise RuntimeError("out of memory")
 
 def sleep(request):
+    child_process.ORPHAN_TIMEOUT = 50.0
     try:
         request.progress("asleep")
         time.sleep(60)
