@@ -18,8 +18,8 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import Cell, err, info, show, show_json
 from mlxtune.cli.tables import print_columns
 from mlxtune.core import settings
-from mlxtune.core.child_process import python_command, python_environment, start_detached
-from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.child_process import python_command, python_environment
+from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.runs.locks import accelerator_lock, is_locked
@@ -71,7 +71,16 @@ def list_entries(json: Json = False) -> None:
 @app.command()
 def clear() -> None:
     """Remove the commands that have not been started."""
-    show(f"Removed {plural(Queue(Path.cwd()).clear(), 'command')}.")
+    show(f"Removed {plural(len(Queue(Path.cwd()).remove()), 'command')}.")
+
+
+@app.command()
+def remove(number: Annotated[int, typer.Argument(help="The command's number in mlxtune queue list.", show_default=False)]) -> None:
+    """Remove a command that has not been started."""
+    queue = Queue(Path.cwd())
+    if not queue.remove(number):
+        raise InputError(f"No command with number {number} is waiting.", hint="mlxtune queue list")
+    show("Removed 1 command.")
 
 
 @app.command()
@@ -81,9 +90,7 @@ def run(
     """Run the commands in order. After an interruption, run it again: it continues with the command that was interrupted."""
     queue = Queue(Path.cwd())
     if detach:
-        if queue.is_running:
-            raise MachineError("Another process already runs this queue.")
-        start_detached(python_command("mlxtune", "queue", "run"), queue.workspace / LOG)
+        queue.start_runner()
         show("The queue runs in the background. Its output is in ", (LOG, "primary"), ".")
         return
     with queue.runner_lock():

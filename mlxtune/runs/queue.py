@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core import journal
+from mlxtune.core.child_process import python_command, start_detached
+from mlxtune.core.errors import MachineError
 from mlxtune.core.journal import Journal
 from mlxtune.runs.locks import file_lock, is_locked
 
 FILE, LOCK, LOG = "queue.jsonl", "queue.lock", "queue.log"
+_BUSY = "Another process already runs this queue."
 
 EntryStatus = Literal["waiting", "started", "done", "failed", "cleared"]
 
@@ -49,7 +52,7 @@ class Queue:
 
     def runner_lock(self) -> AbstractContextManager[None]:
         """Return a lock for the process that runs the entries. Raise ``MachineError`` if there is another one."""
-        return file_lock(self.workspace / LOCK, busy_message="Another process already runs this queue.")
+        return file_lock(self.workspace / LOCK, busy_message=_BUSY)
 
     def entries(self) -> list[QueueEntry]:
         """Return all entries, oldest first."""
@@ -60,7 +63,7 @@ class Queue:
 
     def add(self, command: Sequence[str]) -> QueueEntry:
         """Add a command."""
-        with file_lock(self.workspace / f"{FILE}.lock", busy_message="Another process is changing the queue."):
+        with self._changes():
             entry = QueueEntry(1 + max((entry.number for entry in self.entries()), default=0), tuple(command))
             self._append({"type": "added", "number": entry.number, "command": list(command)})
         return entry
@@ -72,16 +75,28 @@ class Queue:
     def end(self, entry: QueueEntry, *, failed: bool, message: str) -> None:
         self._record({"type": "ended", "number": entry.number, "failed": failed, "message": message})
 
-    def clear(self) -> int:
-        """Remove the waiting entries and return their number."""
-        waiting = [entry for entry in self.entries() if entry.status == "waiting"]
-        for entry in waiting:
-            self._record({"type": "cleared", "number": entry.number})
-        return len(waiting)
+    def remove(self, *numbers: int) -> list[QueueEntry]:
+        """Remove the waiting entries among ``numbers``, or all waiting entries if there are none, and return them."""
+        removed = []
+        with self._changes():
+            for entry in self.entries():
+                if entry.status == "waiting" and (not numbers or entry.number in numbers):
+                    self._append({"type": "cleared", "number": entry.number})
+                    removed.append(entry)
+        return removed
+
+    def start_runner(self) -> None:
+        """Start a process that runs the entries, and continues after this one ends. Raise ``MachineError`` if there already is one."""
+        if self.is_running:
+            raise MachineError(_BUSY)
+        start_detached(python_command("mlxtune", "queue", "run"), self.workspace / LOG, self.workspace)
 
     def _record(self, record: Mapping[str, Any]) -> None:
-        with file_lock(self.workspace / f"{FILE}.lock", busy_message="Another process is changing the queue."):
+        with self._changes():
             self._append(record)
+
+    def _changes(self) -> AbstractContextManager[None]:
+        return file_lock(self.workspace / f"{FILE}.lock", busy_message="Another process is changing the queue.")
 
     def _append(self, record: Mapping[str, Any]) -> None:
         file = Journal(self.workspace / FILE)

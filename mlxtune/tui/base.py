@@ -258,7 +258,7 @@ class BaseApp(OrderedKeys):
     def new_run(self) -> None:
         """Start a run of the workspace's recipe, or ask which one if there are several."""
         views = sorted(self.snapshot.startable if self.snapshot else (), key=lambda view: view.recipe is None)
-        self._with_recipe(views, self.start_run)
+        self.with_recipe(views, self.start_run)
 
     def start_run(self, path: Path) -> None:
         """Start a run of the recipe in ``path`` and show it."""
@@ -275,7 +275,7 @@ class BaseApp(OrderedKeys):
     def new_search(self) -> None:
         """Start a search of the workspace's recipe, or ask which recipe if there are several."""
         views = [view for view in self.snapshot.startable if view.recipe] if self.snapshot else []
-        self._with_recipe(views, self.start_search)
+        self.with_recipe(views, self.start_search)
 
     def start_search(self, path: Path) -> None:
         """Start a search of the recipe in ``path``."""
@@ -288,7 +288,7 @@ class BaseApp(OrderedKeys):
 
         self._run_recipe_job(path, start_recipe, "Starting a search of {}.")
 
-    def _with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+    def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
         if len(views) == 1:
             then(views[0].path)

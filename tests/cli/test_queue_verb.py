@@ -54,6 +54,11 @@ def test_commands_are_checked_and_cleared(cli, cwd: Path):
     assert cli("queue", "add", "train").code == 2
     assert cli("queue", "add", "train", "x.toml", "--unknown").code == 2
     assert "The queue is empty." in cli("queue", "list").out
-    cli("queue", "add", "train", "x.toml")
+    for name in ("x.toml", "y.toml"):
+        cli("queue", "add", "train", name)
+    assert "Removed 1 command." in cli("queue", "remove", "1").out
+    result = cli("queue", "remove", "1")
+    assert (result.code, "No command with number 1 is waiting." in result.err) == (2, True)
+    assert "y.toml" in cli("queue", "list").out
     assert "Removed 1 command." in cli("queue", "clear").out
     assert "The queue is empty." in cli("queue", "run").out

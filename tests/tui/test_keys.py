@@ -21,6 +21,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.paired_answers import load_pairs
 from mlxtune.recipe import Recipe
+from mlxtune.runs.queue import Queue
 from mlxtune.tui import keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.base import Room
@@ -67,6 +68,12 @@ def trained(shop: Shop, _: pytest.MonkeyPatch) -> None:
 def training(shop: Shop, _: pytest.MonkeyPatch) -> None:
     trained(shop, _)
     shop.run("20261124-1412-brand-voice", steps=120, total=300, alive=True, samples=True, pairs=True)
+
+
+def queued(shop: Shop, _: pytest.MonkeyPatch) -> None:
+    shop.recipe()
+    for command in ("train", "search"):
+        Queue(shop.folder).add((command, "recipes/support-json.toml"))
 
 
 def searching(shop: Shop, _: pytest.MonkeyPatch) -> None:
@@ -186,6 +193,7 @@ STAGES = (
     Stage("train", training, before=("s",)),
     Stage("train", training, before=("semicolon",)),
     Stage("train", searching, before=("h",)),
+    Stage("train", queued, before=("w",)),
     Stage("evaluate", evaluated, sees="1 of 7"),
     Stage("evaluate", at_work, sees="Evaluating"),
     Stage("blind", evaluated, sees="base or tuned?"),
@@ -236,6 +244,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: li
         "training.start.resume",
         "runs.launch.start",
         "runs.registry.stop",
+        "runs.queue.start_detached",
         "tui.rooms.advice.service.start_sample",
     ):
         monkeypatch.setattr(f"mlxtune.{name}", lambda *_, **__: None)

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
+from mlxtune.runs import queue
 from mlxtune.runs.log_lines import LogLine
 from mlxtune.runs.state import RunState
 from mlxtune.runs.status import ACTIVE, STATUS_LABELS
@@ -55,6 +56,7 @@ class TrainRoom(Room):
         Binding("c", "compare", "compare", id="train.compare"),
         Binding("m", "measure", "metric", id="train.measure"),
         Binding("h", "searches", "search", id="train.search"),
+        Binding("w", "queue", "queue", id="train.queue"),
         Binding("z", "zoom", "zoom", id="train.zoom"),
         Binding("g", "samples", "samples", id="train.samples"),
         Binding("l", "log_page", "log", id="train.log"),
@@ -148,6 +150,8 @@ class TrainRoom(Room):
         new = [FooterAction("n", "new", "new", "start a new run")] if self.app.can_start else []
         if self.app.can_start or (snapshot and snapshot.searches):
             new.append(FooterAction("h", "search", "searches", "search for better hyperparameters, and show earlier searches"))
+        if (self.app.workspace / queue.FILE).is_file():
+            new.append(FooterAction("w", "queue", "queue", "commands that run one after another"))
         if snapshot is None or view is None:
             return new
         state, index = view.state, snapshot.runs.index(view)
@@ -231,6 +235,11 @@ class TrainRoom(Room):
         from mlxtune.tui.rooms.train.search_page import SearchPage  # its imports would slow down the app's start
 
         self.app.push_screen(SearchPage())
+
+    def action_queue(self) -> None:
+        from mlxtune.tui.rooms.train.queue_page import QueuePage
+
+        self.app.push_screen(QueuePage())
 
     def action_zoom(self) -> None:
         self._zoomed = not self._zoomed

@@ -1,0 +1,145 @@
+"""The queue page over the Train room: the commands that run one after another, and how they ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+
+from mlxtune.runs.queue import FILE, Queue, QueueEntry
+from mlxtune.tui.follow import file_stamp
+from mlxtune.tui.render.text import Part, key, line
+from mlxtune.tui.rooms.train import queue_render
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.page import PageScreen
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+if TYPE_CHECKING:
+    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.snapshot import RecipeView
+
+_COMMANDS = (
+    ChoiceOption("train", "Train", "then evaluate the adapter"),
+    ChoiceOption("search", "Search", "for better hyperparameters, then evaluate the selected adapter"),
+    ChoiceOption("eval", "Evaluate the base", "on the held-out rows"),
+)
+
+
+class QueuePage(PageScreen):
+    """Lists, adds, removes, and starts the commands of the workspace's queue."""
+
+    app: BaseApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,w", "dismiss", "close", id="queue.close"),
+        Binding("s", "start", "start", id="queue.start"),
+        Binding("a", "add", "add", id="queue.add"),
+        Binding("x", "remove", "remove", id="queue.remove"),
+        Binding("c", "clear", "clear", id="queue.clear"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__("Queue", lambda width: [])
+        self._cache: tuple[object, list[QueueEntry]] | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="page"):
+            yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
+            about = "Commands in order. x removes one that has not been started."
+            yield Section("Commands", ListPanel(about=about, id="queue-commands"), id="queue-list", classes="fill")
+            yield Panel(id="foot")
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.app.workspace)
+
+    @property
+    def entries(self) -> list[QueueEntry]:
+        """The commands that were not removed, read again only if the file has changed."""
+        stamp = file_stamp(self.queue.workspace / FILE)
+        if self._cache is None or self._cache[0] != stamp:
+            self._cache = (stamp, [entry for entry in self.queue.entries() if entry.status != "cleared"])
+        return self._cache[1]
+
+    @property
+    def _recipes(self) -> list[RecipeView]:
+        return [view for view in self.app.snapshot.startable if view.recipe] if self.app.snapshot else []
+
+    @property
+    def _waiting(self) -> QueueEntry | None:
+        """The command under the cursor if it has not been started."""
+        cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
+        return entries[cursor] if cursor < len(entries) and entries[cursor].status == "waiting" else None
+
+    @property
+    def _can_start(self) -> bool:
+        return not self.queue.is_running and any(entry.status in ("waiting", "started") for entry in self.entries)
+
+    def redraw(self) -> None:
+        """Draw the queue."""
+        if not self.is_mounted or not self.query("#queue-list"):  # the page is closing
+            return
+        entries, running = self.entries, self.queue.is_running
+        can_add = bool(self._recipes)
+        self.query_one("#queue-list").display = bool(entries)
+        self.query_one("#queue-banner", Panel).update(lambda width, _height: queue_render.banner(entries, running, can_add, width))
+        commands = self.query_one("#queue-commands", ListPanel)
+        commands.set(
+            len(entries), lambda index, width: queue_render.row(entries[index], running, width), on_move=lambda _: self._draw_keys()
+        )
+        if self.focused is None and entries:
+            commands.focus()
+        self._draw_keys()
+
+    def _draw_keys(self) -> None:
+        self.query_one("#foot", Panel).update(lambda width, _height: self._keys().truncate(max(width, 0)))
+
+    def _keys(self) -> Content:
+        keys: list[Part] = ["  "]
+        options = [
+            (self._can_start, "s", "start", "screen.start"),
+            (bool(self._recipes), "a", "add", "screen.add"),
+            (self._waiting is not None, "x", "remove", "screen.remove"),
+            (any(entry.status == "waiting" for entry in self.entries), "c", "clear", "screen.clear"),
+            (True, "esc", "close", "screen.dismiss"),
+        ]
+        for possible, name, label, action in options:
+            if possible:
+                keys += [key(name, label, action, "$muted"), "   "]
+        return line(*keys)
+
+    def action_start(self) -> None:
+        if self._can_start:
+            self.app.run_job(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
+
+    def action_add(self) -> None:
+        """Ask for a recipe and for what to do with it."""
+        if self._recipes:
+            self.app.with_recipe(self._recipes, self._ask_for_command)
+
+    def _ask_for_command(self, path: Path) -> None:
+        name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
+        self.app.push_screen(
+            ChoiceDialog("Add which command?", name, _COMMANDS), lambda command: self._add(command, name) if command else None
+        )
+
+    def _add(self, command: str, recipe: str) -> None:
+        self.app.run_job(lambda: self.queue.add((command, recipe)), lambda _: self.redraw(), group="queue", exclusive=False)
+
+    def action_remove(self) -> None:
+        """Remove the command under the cursor."""
+        if entry := self._waiting:
+            self._remove(entry.number)
+
+    def action_clear(self) -> None:
+        """Remove all commands that have not been started."""
+        self._remove()
+
+    def _remove(self, *numbers: int) -> None:
+        self.app.run_job(lambda: self.queue.remove(*numbers), lambda _: self.redraw(), group="queue", exclusive=False)

@@ -1,0 +1,92 @@
+"""The queue page over the Train room: commands are added, removed, and started, and show how they ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlxtune.runs.queue import Queue
+from mlxtune.tui.rooms.train.queue_page import QueuePage
+from mlxtune.tui.widgets.dialog import ChoiceDialog
+
+from .conftest import OpenRoom
+from .driver import NARROW
+from .stage import Shop
+
+pytestmark = pytest.mark.slow
+
+
+async def opened(room: Any) -> None:
+    await room.press("w")
+    await room.until(lambda: isinstance(room.screen, QueuePage) and room.text("#queue-banner"))
+
+
+def fill(shop: Shop) -> Queue:
+    """Fill the queue with commands in every state."""
+    queue = Queue(shop.folder)
+    commands = (
+        "train recipes/support-json.toml",
+        "eval last",
+        "search recipes/style.toml --budget 2h",
+        "export gguf last",
+        "eval last",
+    )
+    first, second, third, *_ = [queue.add(command.split()) for command in commands]
+    queue.start(first)
+    queue.end(first, failed=False, message="20261126-0138-support-json")
+    queue.start(second)
+    queue.end(second, failed=True, message="There is no run yet.")
+    queue.start(third)
+    queue.remove(5)
+    return queue
+
+
+def waiting(queue: Queue) -> list[str]:
+    return [entry.text for entry in queue.entries() if entry.status == "waiting"]
+
+
+async def test_commands_are_added_and_removed(shop: Shop, open_room: OpenRoom) -> None:
+    shop.recipe()
+    queue = Queue(shop.folder)
+    async with open_room("train", size=NARROW) as room:
+        await opened(room)
+        assert "The queue is empty." in room.text("#queue-banner")
+        for keys, command in (((), "train"), (("down",), "search"), (("down", "down"), "eval")):
+            await room.press("a")
+            await room.until(lambda: isinstance(room.screen, ChoiceDialog))
+            await room.press(*keys, "enter")
+            await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")
+            await room.until(lambda name=command: isinstance(room.screen, QueuePage) and name in room.text("#queue-commands"))
+        await room.press("x")
+        await room.until(lambda: len(waiting(queue)) == 2 and "train" not in room.text("#queue-commands"))
+        await room.press("c")
+        await room.until(lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
+
+
+async def test_an_interrupted_queue_is_started_again(shop: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Queue] = []
+    monkeypatch.setattr(Queue, "start_runner", lambda queue: started.append(queue))
+    shop.recipe()
+    queue = fill(shop)
+    async with open_room("train", size=NARROW) as room:
+        await opened(room)
+        assert "not running   1 of 4 done, 1 failed" in room.text("#queue-banner")
+        assert "s continue with 2 commands" in room.text("#queue-banner")
+        assert "interrupted" in room.text("#queue-commands")
+        await room.press("x")  # the first command has ended
+        await room.press("s")
+        await room.until(lambda: started)
+    with queue.runner_lock():
+        async with open_room("train", size=NARROW) as room:
+            await opened(room)
+            assert "● running   1 of 4 done" in room.text("#queue-banner")
+            await room.press("s")
+            assert len(waiting(queue)) == len(started) == 1
+
+
+@pytest.mark.parametrize("size", [NARROW, (140, 45)], ids=["80x24", "140x45"])
+def test_pictures(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    shop.recipe()
+    fill(shop)
+    assert snap_compare(shop.app(), terminal_size=size, press=["T", "w"])
