@@ -113,7 +113,7 @@ class AdviceRule:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """One of the nine questions for choosing between RAG and fine-tuning, with what each of them does."""
+    """One of the nine questions for choosing between RAG and fine-tuning, with the effect of each."""
 
     rule: AdviceRule
     ask: str

@@ -55,7 +55,7 @@ def evaluate(
     ] = False,
     generated: Annotated[
         bool,
-        typer.Option("--generated", help="Compare training with and without the generated rows. Trains what is missing first."),
+        typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first."),
     ] = False,
     send: Annotated[
         bool, typer.Option("--send", help="Consent to sending held-out prompts to the endpoints among the arms.")

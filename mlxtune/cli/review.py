@@ -37,10 +37,6 @@ _STATUS_MARKS: dict[str, Cell] = {
     "tied": ("=", "muted"),
     "bad": ("✗", "bold error"),
 }
-_ACTION_DONE: dict[str, str] = {
-    "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "marked as a tie", "bad": "marked as both bad",
-    "swap": "swapped", "edit": "edited", "tag": "tagged", "note": "annotated",
-}  # fmt: skip
 _PREVIEW_ROWS = 5
 
 Rows = Annotated[
@@ -117,7 +113,7 @@ def review(
             if edit and len(chosen) > 1:
                 raise InputError("--edit accepts only one row at a time.")
             step = session.decide(actions[0], chosen, reason=reason, **options)
-            _show_step(path, step, _ACTION_DONE[actions[0]], session.state, json)
+            _show_step(path, step, reviews.OUTCOMES[actions[0]], session.state, json)
 
 
 @contextmanager
@@ -170,7 +166,7 @@ def _read_json(file: str) -> Any:
 def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:
     """Preview a decision on many rows and ask for confirmation. Raise ``GateError`` if the user declines."""
     rows = [browser.records.row(index) for index in browser.rows_with_keys(change["row"] for change in changes)]
-    info(f"{plural(len(rows), 'row')} would be {_ACTION_DONE[action]}:")
+    info(f"{plural(len(rows), 'row')} would be {reviews.OUTCOMES[action]}:")
     for row in rows[:_PREVIEW_ROWS]:
         info("  ", (f"{row.location.number:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))
     if len(rows) > _PREVIEW_ROWS:
@@ -189,7 +185,8 @@ def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewStat
     elif step is None:
         show("Nothing changed.")
     elif done in ("undone", "redone"):
-        show(("✓ ", "bold success"), f"{'Undid' if done == 'undone' else 'Redid'} the {step.action} of {plural(count, 'row')}.")
+        subject = f"check {step.checks[0]}" if step.checks else plural(count, "row")
+        show(("✓ ", "bold success"), f"{done.capitalize()}: {subject} {reviews.OUTCOMES[step.action]}.")
     else:
         command = f"mlxtune data review {os.path.relpath(path)} --undo"
         show(("✓ ", "bold success"), f"{plural(count, 'row')} {done}.   ", ("Undo: ", "muted"), (command, "primary"))

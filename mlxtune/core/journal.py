@@ -112,7 +112,7 @@ def truncate_torn_line(path: Path) -> None:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Return what identifies a file and its content."""
+    """Return a value that identifies a file and its content."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -1,4 +1,4 @@
-"""Format text for the terminal safely, whatever a dataset, a model, or a hub puts into it."""
+"""Format text so that it is safe for the terminal, even if it comes from a dataset, a model, or a hub."""
 
 from __future__ import annotations
 

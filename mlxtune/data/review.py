@@ -47,6 +47,11 @@ Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 EXCLUDED: frozenset[Status] = frozenset({"rejected", "tied", "bad"})  # never used for training or exported
 Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag", "note", "dismiss", "apply"]
+OUTCOMES = {
+    "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "marked as a tie", "bad": "marked bad on both sides",
+    "swap": "swapped and accepted", "edit": "edited", "tag": "tagged", "note": "annotated", "dismiss": "will not be reported again",
+    "apply": "changed", "mute": "muted", "unmute": "reported again",
+}  # fmt: skip
 VERSION = 1
 
 Event = dict[str, Any]
@@ -88,7 +93,7 @@ class Decision:
 def is_resolved(check: str, decisions: Sequence[Decision]) -> bool:
     """Return whether a finding of ``check`` about rows with these ``decisions``, the row to fix first, no longer needs a decision.
 
-    It was dismissed for all of them, or no other row than the first is left.
+    It was dismissed for all of them, or only the first row is left.
     """
     return all(check in one.dismissed for one in decisions) or all(one.status in EXCLUDED for one in decisions[1:])
 

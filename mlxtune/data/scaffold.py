@@ -39,8 +39,8 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence that recurs in the answers, and the value of a field that goes with it. ``share`` of the answers with this value
-    have the sentence."""
+    """A sentence that recurs in the answers, and the value of a field that goes with it. ``share`` is the fraction of the answers
+    with this value that contain the sentence."""
 
     text: str
     when: tuple[str, str] | None

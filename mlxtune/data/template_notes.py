@@ -1,4 +1,5 @@
-"""What a chat template changes in rows that can be trained on. The notes' values are IDs of checks in ``checks/template.py``."""
+"""Changes that a chat template makes to rows that can be trained on. The notes' values are IDs of checks in
+``checks/template.py``."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class TemplateNote(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """What is changed, as a sentence about rows."""
+        """The change, as a sentence about rows."""
         return _SENTENCES[self]
 
 

@@ -24,7 +24,7 @@ class AnswerBudget:
     """The limit of an answer in tokens, reasoning not counted.
 
     With ``evaluation.max_tokens = "auto"``, ``longest_reference`` is the length of the longest reference answer in tokens, and
-    ``room`` is what the model's context leaves for an answer, if that is less than the limit.
+    ``room`` is the space that the model's context leaves for an answer, if it is less than the limit.
     """
 
     max_tokens: int

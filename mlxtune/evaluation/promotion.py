@@ -17,7 +17,7 @@ def promotion_caveat(report: EvaluationReport) -> str:
 
 
 def off_task_hint(report: EvaluationReport) -> str:
-    """Return what to do if off-task answers are the reason not to promote the adapter, or ``""``."""
+    """Return a remedy if off-task answers are the reason not to promote the adapter, or ``""``."""
     word = report.off_task.word if report.off_task and report.outcome == "better" else HELD
     lever = "Mix in replayed answers of the base (data.replay), lower training.learning_rate, or train fewer steps"
     return "" if word == HELD else f"{lever}." if word == DROPPED else f"{lever}; or add --accept-unknown."

@@ -50,7 +50,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class SeedReport:
-    """What the recipe achieves over its seeds on the headline metric, and the recommended run.
+    """The recipe's result over its seeds on the headline metric, and the recommended run.
 
     ``rate`` and ``change``, from the strongest arm without training (``rival``), are means over seeds.
     """

@@ -80,7 +80,8 @@ def verify(folder: Path) -> list[str]:
 
 
 def unverified(folder: Path) -> list[str]:
-    """Return what cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and pages of other versions.
+    """Return the values that cannot be recomputed from the files in ``folder``: facts, the arms' ``seconds``, and pages of other
+    versions.
 
     Their values are those that the evaluation recorded.
     """
@@ -143,7 +144,7 @@ def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
     ids = [row.id for row in evidence.rows]
     for arm, answers in evidence.answers.items():
         if [answer.id for answer in answers] != ids:
-            yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one by one."
+            yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one to one."
     for arm, pairs in evidence.logprobs.items():
         if arm not in evidence.answers or not set(pairs) <= set(ids):
             yield f"preferences.jsonl: the pairs of {arm} do not match questions.jsonl."

@@ -1,6 +1,6 @@
 """Detect a chat template's message format by rendering test messages, and convert messages to that format.
 
-Templates differ in whether they render a system turn, whether a call's arguments are an object or JSON text, what they call the
+Templates differ in whether they render a system turn, whether a call's arguments are an object or JSON text, the name of the
 reasoning before an answer, and which call IDs they accept. Few of them say so: most drop what they do not expect.
 """
 
@@ -40,7 +40,7 @@ _TOOL = {
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a chat template expects.
+    """The message format that a chat template expects.
 
     ``systems`` are the system turns that it renders in place; the others are folded into a user turn. ``reasoning`` is the
     key of an assistant turn's reasoning, "inline" for a ``<think>`` block in the content, "opened" for one that the generation

@@ -103,7 +103,7 @@ class _InnerParts:
         return [module for module in self.outer.children().values() if isinstance(module, nn.Module)]
 
     def backbone(self, tokens: mx.array, cache: Any = None) -> mx.array:
-        """Return what the norm returns. The logits are never computed, because nothing reads them."""
+        """Return the norm's output. The logits are never computed, because nothing reads them."""
         norm, outputs = self.outer[self.norm], list[mx.array]()
 
         def recorded(hidden: mx.array) -> mx.array:

@@ -25,7 +25,7 @@ _NO_LIMIT = 2**31 - 1  # tokens
 def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
     """Return the tokens of each part of ``row``, and which of them are trained. The last two parts of a pair are its answers.
 
-    If each answer is trained in a row of its own, the tokens of a turn are those of the row that trains it, or of the last row.
+    If each answer is trained in a separate row, the tokens of a turn are those of the row that trains it, or of the last row.
     Raises ``DataError`` for a row that cannot be encoded.
     """
     match row:

@@ -11,7 +11,7 @@ _NO_LIMIT = 2**31 - 1  # tokens
 
 
 def count_row_tokens(template: ChatTemplate, record: Row | DataError) -> TokenCount | None:
-    """Return the tokens of a row as it is trained on; ``None`` for an invalid record or a row without trained tokens.
+    """Return a row's tokens in training; ``None`` for an invalid record or a row without trained tokens.
 
     For a pair, the longer answer is counted. A template's error is part of the result.
     """

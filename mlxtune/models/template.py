@@ -179,7 +179,8 @@ class ChatTemplate:
     def encode(self, row: Row, max_tokens: int) -> list[Encoded]:
         """Encode ``row``, truncated to ``max_tokens``, with its trained tokens marked.
 
-        A conversation is one row if its trained turns can be verified together; otherwise each of them is a row of its own. Raises
+        A conversation is one row if its trained turns can be verified together; otherwise each of them becomes a separate row.
+        Raises
         ``TemplateError`` when the marks cannot be verified, and ``TooLongError`` when no trained token is left.
         """
         if isinstance(row, Conversation):
@@ -276,7 +277,7 @@ class ChatTemplate:
         return [_encoded(row, one.tokens, [one], turn=turn, notes=notes) for turn, one in answers.items()]
 
     def answers(self, row: Conversation) -> tuple[dict[int, AnswerSpan], bool]:
-        """Return the trained answers of ``row`` by the number of their turn, and whether each is a row of its own.
+        """Return the trained answers of ``row`` by the number of their turn, and whether each becomes a separate row.
 
         Otherwise the last answer's tokens begin with those of each earlier one, so that all are trained in one row. Raises
         ``TemplateError`` when an answer cannot be verified.
@@ -379,7 +380,7 @@ class ChatTemplate:
     def _notes(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], answers: Sequence[AnswerSpan]
     ) -> frozenset[TemplateNote]:
-        """Return what the template changes in a conversation, given the spans of its trained ``answers``."""
+        """Return the changes that the template makes to a conversation, given the spans of its trained ``answers``."""
         found: set[TemplateNote] = set()
         if self.dialect.folds(messages):
             found.add(TemplateNote.SYSTEM)

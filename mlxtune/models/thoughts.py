@@ -125,7 +125,7 @@ class GeneratedAnswer:
 class AnswerBuilder:
     """Collects the tokens of one answer and counts them: at most ``max_tokens``, after at most ``thinking_tokens`` of thought.
 
-    If ``thinking_tokens`` is 0, thoughts have no limit of their own and count as part of the answer. With ``stop_loops``, an answer
+    If ``thinking_tokens`` is 0, thoughts have no separate limit and count as part of the answer. With ``stop_loops``, an answer
     that repeats itself ends before its limit.
     """
 

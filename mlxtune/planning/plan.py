@@ -169,7 +169,7 @@ class Plan:
         """The number of compiled steps, as text; empty if this machine does not compile steps."""
         if self.traces:
             return f"{plural(self.traces, 'step')}, one per batch shape"
-        return "off: too few steps for it to pay" if self.compiles else ""
+        return "off: too few steps to benefit" if self.compiles else ""
 
     @property
     def token_summary(self) -> str:

@@ -104,7 +104,7 @@ def toml_literal(value: object) -> str:
 
 
 def _expect(document: dict[str, Any], path: list[str], value: object) -> None:
-    """Apply a change to plain values, to get what the edited text must parse to."""
+    """Apply a change to plain values; the edited text must parse to the result."""
     *sections, key = path
     for section in sections:
         if value is None and section not in document:

@@ -53,7 +53,7 @@ class RecipeKey:
         return f"{other} = {format_value(value)} takes precedence" if value else ""
 
     def parse(self, text: str) -> Any:
-        """Parse what the user typed: TOML, plain text, or comma-separated items for a list."""
+        """Parse the user's input: TOML, plain text, or comma-separated items for a list."""
         text = text.strip()
         if self.value_type is str:
             return _value(text) if text.startswith('"') else text

@@ -74,7 +74,8 @@ class ReplayProgress(BaseEvent):
 class DataReady(BaseEvent):
     """The data was prepared: row counts, token counts, and whether gradient checkpointing is on (``checkpointed``).
 
-    ``conversations`` is less than ``train`` if answers of one conversation are rows of their own. ``replayed`` rows, answers of the base,
+    ``conversations`` is less than ``train`` if answers of one conversation are separate rows. ``replayed`` rows, answers of the
+    base,
     are trained in addition to ``train``.
     """
 

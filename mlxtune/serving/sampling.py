@@ -50,7 +50,7 @@ def choose_tokens(
 def choose_lazily(
     logits: mx.array, settings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
 ) -> tuple[mx.array, mx.array]:
-    """Return what :func:`choose_tokens` chooses, ``(rows,)``, and whether each row is finite, without evaluating them."""
+    """Return the tokens that :func:`choose_tokens` chooses, ``(rows,)``, and whether each row is finite, both unevaluated."""
     scores = logits
     if not all(map(_is_greedy, settings)):
         rows = [logits[row : row + 1] for row in range(len(settings))]

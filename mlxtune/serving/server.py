@@ -87,7 +87,7 @@ class Server:
         return JSONResponse({"status": "ok", "base": self.host.ready.base, **state})
 
     async def show_metrics(self, _: Request) -> Response:
-        """Report what was served, for Prometheus."""
+        """Report the served requests and tokens, for Prometheus."""
         gauges = {
             "open_requests": ("Requests without a response.", self._open),
             "model_loaded": ("Whether the model is in memory.", self.host.loaded),

@@ -61,7 +61,8 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def row_labels(row: TrainingRow) -> dict[str, Any]:
-    """Return entries for a row's record: that it is replayed, or its turn if other turns of its conversation are rows of their own."""
+    """Return entries for a row's record: that it is replayed, or its turn if the other turns of its conversation are separate
+    rows."""
     if not isinstance(row, Encoded):
         return {}
     return {**({"turn": row.turn} if row.turn else {}), **({"replay": True} if row.replay else {})}

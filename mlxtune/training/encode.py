@@ -61,7 +61,8 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
 
 
 def count_notes(rows: Sequence[Encoded | EncodedPair]) -> dict[TemplateNote, int]:
-    """Return what the template changes, with the number of rows of the source; several of ``rows`` may come from one of them."""
+    """Return the changes that the template makes, with the number of affected rows in the source; several of ``rows`` may come from
+    one of them."""
     changes = {(row.id, note) for row in rows for note in row.notes}
     return {note: count for note in TemplateNote if (count := sum(note == other for _, other in changes))}
 

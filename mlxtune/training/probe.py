@@ -176,7 +176,7 @@ def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
 def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
     """Return random pairs of the batch's widths.
 
-    If the sides include prompts, a prompt takes the tokens that its answers do not.
+    If the sides include prompts, a prompt has the remaining tokens.
     """
     import numpy as np
 

@@ -49,7 +49,7 @@ class Sampler:
         for row, answer in zip(rows, answers, strict=True):
             text = self.template.calls.read(answer.text, row.tools)
             most = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
-            verdict = {"stop": "ended by itself", LOOP: "in a loop", THINKING_LOOP: "in a loop"}.get(
+            verdict = {"stop": "ended on its own", LOOP: "in a loop", THINKING_LOOP: "in a loop"}.get(
                 answer.ended, f"cut off at {most} tokens"
             )
             if self.contract:

@@ -322,7 +322,7 @@ class MlxtuneApp(BaseApp):
         self.show_notice(Notice("✗" if code else "✓", "$error" if code else "$success", ended))
 
     def action_copy(self) -> None:
-        """Copy what is under the cursor. The terminal puts it on the clipboard (OSC 52), also over ssh."""
+        """Copy the item under the cursor. The terminal puts it on the clipboard (OSC 52), which also works over ssh."""
         if isinstance(self.screen, Room):
             text, what = self.screen.copyable()
             if text:

@@ -407,11 +407,11 @@ class Room(Screen[None]):
         return {}
 
     def copyable(self) -> tuple[str, str]:
-        """Return the text to copy and what it is, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy."""
+        """Return the text to copy and its description, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy."""
         return "", ""
 
     def save_state(self) -> Mapping[str, Any]:
-        """Return what to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
+        """Return the state to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
         return {}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
@@ -474,5 +474,5 @@ class Room(Screen[None]):
         self.call_after_refresh(self.redraw)  # panels need their new sizes
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether the key of an action does anything now."""
+        """Return whether the key of an action currently has an effect."""
         return action not in self.CONDITIONAL_ACTIONS or action in {item.action for item in self.footer_actions()}

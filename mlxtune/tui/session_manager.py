@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import plural
-from mlxtune.data.review import ReviewStep
+from mlxtune.data.review import OUTCOMES, ReviewStep
 from mlxtune.tui.snapshot import RecipeView
 from mlxtune.tui.source_session import SourceRef, SourceSession
 from mlxtune.tui.widgets.frame import FooterAction, Notice
@@ -14,21 +14,10 @@ from mlxtune.tui.widgets.frame import FooterAction, Notice
 if TYPE_CHECKING:
     from mlxtune.tui.base import BaseApp
 
-OUTCOMES = {  # by action: the participle, its glyph and its style
-    "accept": ("accepted", "✓", "$success"),
-    "reject": ("rejected", "✗", "$error"),
-    "skip": ("skipped", "○", "$muted"),
-    "tie": ("marked as a tie", "=", "$muted"),
-    "bad": ("marked bad on both sides", "✗", "$error"),
-    "swap": ("swapped and accepted", "✓", "$success"),
-    "edit": ("edited", "~", "$primary"),
-    "tag": ("tagged", "✓", "$success"),
-    "note": ("annotated", "✓", "$success"),
-    "dismiss": ("will not be reported again", "✓", "$success"),
-    "apply": ("changed", "~", "$primary"),
-    "mute": ("muted", "○", "$muted"),
-    "unmute": ("reported again", "✓", "$success"),
-}
+_GLYPHS = {  # of the actions that are not a success, with their styles
+    "reject": ("✗", "$error"), "skip": ("○", "$muted"), "tie": ("=", "$muted"), "bad": ("✗", "$error"), "edit": ("~", "$primary"),
+    "apply": ("~", "$primary"), "mute": ("○", "$muted"),
+}  # fmt: skip
 
 
 SOURCE_MODES = ("data", "groups", "review")  # the rooms that show the session
@@ -95,9 +84,9 @@ def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
     """Return a notice that describes a decision on ``rows``."""
     if step is None:
         return Notice("·", "$muted", "Nothing changed.")
-    participle, glyph, style = OUTCOMES[step.action]
+    glyph, style = _GLYPHS.get(step.action, ("✓", "$success"))
     undo = FooterAction("u", "undo", "undo", "undo this decision")
-    return Notice(glyph, style, f"{_subject(step, rows)} {participle}.", undo=undo)
+    return Notice(glyph, style, f"{_subject(step, rows)} {OUTCOMES[step.action]}.", undo=undo)
 
 
 def undo_or_redo(session: SourceSession, action: str) -> Notice:

@@ -127,7 +127,7 @@ class Snapshot:
 
 
 class Watcher:
-    """Reads a workspace repeatedly, but only what is new. Only one thread at a time may use it."""
+    """Reads a workspace repeatedly, and only its changes. Only one thread at a time may use it."""
 
     def __init__(self, workspace: Path, clock: Callable[[], float] = time.time) -> None:
         self.workspace = workspace
@@ -236,7 +236,8 @@ class Watcher:
 
 
 class _SourceWatch:
-    """What is known about a recipe's source without reading it: whether it exists, its last check, and its review's progress."""
+    """The facts about a recipe's source that are known without reading it: whether it exists, its last check, and its review's
+    progress."""
 
     def __init__(self, source: Path) -> None:
         self._source = source

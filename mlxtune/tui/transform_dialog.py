@@ -36,7 +36,7 @@ _SYMBOLS = {ord("\n"): "␊", ord("\r"): "␍", ord("\t"): "␉"}
 
 
 class _Superseded(Exception):
-    """Raised in the thread of a preview that nobody waits for."""
+    """Raised in the thread of an outdated preview."""
 
 
 class TransformDialog(ModalScreen["Pipeline | None"]):
@@ -103,7 +103,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         self._draw()
 
     def _run(self, pipeline: Pipeline, generation: int) -> None:
-        """Apply ``pipeline`` in a thread, for as long as it is the current one."""
+        """Apply ``pipeline`` in a thread until another one replaces it."""
         from mlxtune.data.browser import Throttle
         from mlxtune.data.transforms.preview import Outcome
 

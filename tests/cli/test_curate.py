@@ -122,9 +122,9 @@ def test_undo_and_redo_across_commands(cli, shop):
     rows = read_file(shop)
     cli("data", "review", "shop.jsonl", "1", "--accept")
     cli("data", "review", "shop.jsonl", "1", "--reject")
-    assert cli("data", "review", "shop.jsonl", "--undo").out == "✓ Undid the reject of 1 row.\n"
+    assert cli("data", "review", "shop.jsonl", "--undo").out == "✓ Undone: 1 row rejected.\n"
     assert _status(shop, rows[0]) == "accepted"
-    assert cli("data", "review", "shop.jsonl", "--redo").out == "✓ Redid the reject of 1 row.\n"
+    assert cli("data", "review", "shop.jsonl", "--redo").out == "✓ Redone: 1 row rejected.\n"
     assert _status(shop, rows[0]) == "rejected"
     assert cli("data", "review", "shop.jsonl", "--redo").out == "Nothing changed.\n"
 

@@ -18,7 +18,7 @@ def test_a_search_ends_with_a_leaderboard_and_one_evaluation(cli, workspace: Pat
     result = cli("search", "recipes/tiny.toml", "--trials", "2", "--set", "search.rank=[4]", *overrides)
     assert result.code == 0, result.err
     assert "Leaderboard" in result.out
-    assert "No difference can be told between 2 trials." in result.out
+    assert "2 trials cannot be told apart." in result.out
     assert "evaluated once" in result.out
     (search,) = json.loads(cli("runs", "--kind", "search", "--json").out)
     shown = json.loads(cli("runs", "show", search["folder"], "--json").out)

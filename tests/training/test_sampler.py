@@ -59,6 +59,6 @@ def test_gains_offset_losses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_without_prompt_are_skipped_and_no_contract_means_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     sample, events = sampler(monkeypatch, ["one"] * 8, ["two"] * 8)
     assert (sample(0), sample(5)) == ("", "")
-    assert {event["verdict"] for event in events} == {"ended by itself"}
+    assert {event["verdict"] for event in events} == {"ended on its own"}
     sample.rows = [Text(Location("text", 1), {}, "nothing to ask")]
     assert sample(6) == ""

@@ -32,7 +32,7 @@ def test_the_recipe_wins_against_equals() -> None:
     decided = decision.decide(board(passed, trials=3))
     assert decided is not None
     assert (decided.outcome, decided.selected) == ("no difference", 1)
-    assert decided.sentence == "No difference can be told between 3 trials. Trial 1 is the recipe itself and is the cheapest."
+    assert decided.sentence == "3 trials cannot be told apart. Trial 1 is the recipe itself and is the cheapest."
 
 
 def test_nothing_is_decided_without_results() -> None:

@@ -288,7 +288,7 @@ def _phi3(writer: GGUFWriter, config: Config) -> None:
 
 def _smollm3_unsupported(config: Config) -> str:
     if any(bool(rotates) != ((layer + 1) % 4 != 0) for layer, rotates in enumerate(config["no_rope_layers"])):
-        return "another interval of layers without RoPE than 4 in this architecture"
+        return "an interval other than 4 between layers without RoPE in this architecture"
     return _full_attention("linear")(config)
 
 

@@ -98,7 +98,7 @@ def name_in_file(source: ModelFolder) -> str:
 
 
 def space_note(source: ModelFolder) -> str:
-    """Return what llama.cpp does differently with white space next to control tokens, or ``""``."""
+    """Describe how llama.cpp treats white space next to control tokens differently, or return ``""``."""
     differing = _Tokenizer(read_tokenizer(source)).stripped_differently
     if not differing:
         return ""

@@ -48,7 +48,7 @@ class Verification:
             return f"{self.failure} {same[0].upper()}{same[1:]}."
         prompts = {
             "tokens": "Prompts have the same tokens",
-            "counts": "Prompts have as many tokens",
+            "counts": "Prompts have the same number of tokens",
             "none": "Prompts were not compared",
         }
         costs = "".join(f"; {cost(item)}" for item in self.rates[-1:])

@@ -20,9 +20,9 @@ _MAX_SPANS = 20  # per finding that has no replacement; a fix needs all of them
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """How to fix a finding. A ``safe`` fix removes only what is not worth training on, so ``--fix`` applies it without asking.
-
-    ``everywhere`` applies it to all places of a value in a row or to none: a masked address in the prompt must not stay in a call.
+    """How to fix a finding. A ``safe`` fix removes only content that is not worth training on, so ``--fix`` applies it without
+    asking. ``everywhere`` applies it to every occurrence of a value in a row or to none: an address that is masked in the prompt
+    must not remain in a call.
     """
 
     kind: FixKind

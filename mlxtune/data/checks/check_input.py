@@ -34,7 +34,8 @@ class TextPart:
 class TokenCount:
     """A row's number of tokens, and how many come before the first trained one; or the chat template's ``error``.
 
-    ``notes`` say what the template changes in the row. If each answer is a row of its own, the counts are those of the longest one.
+    ``notes`` say what the template changes in the row. If each answer becomes a separate row, the counts are those of the longest
+    one.
     """
 
     total: int

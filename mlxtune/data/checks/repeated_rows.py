@@ -45,7 +45,7 @@ def near_duplicates(corpus: Corpus) -> Iterator[Finding]:
                 continue
             if _nearly_same(read(i), read(j)) and _is_same_apart_from(corpus.boilerplate, read(i), read(j)):
                 seen.add(j)
-                reason = f"This row nearly repeats another one (prompt similarity {similarity:.2f})."
+                reason = f"This row is a near-duplicate of another one (prompt similarity {similarity:.2f})."
                 yield Finding(_NEAR.id, _NEAR.severity, (corpus.indices[j], corpus.indices[i]), reason)
 
 

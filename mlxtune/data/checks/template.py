@@ -37,7 +37,7 @@ PER_SOURCE = {  # changes that concern most rows or none are reported once
 
 @family.corpus_check
 def changes(corpus: Corpus) -> Iterator[Finding]:
-    """Report what the template changes, with the number of rows."""
+    """Report the changes that the template makes, with the number of rows."""
     for note, check in PER_SOURCE.items():
         if count := corpus.template_notes[note]:
             yield Finding(check.id, check.severity, (), note.describe(count))

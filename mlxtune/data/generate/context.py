@@ -100,8 +100,8 @@ def first_stage(context: GenerationContext, request: GenerationRequest) -> First
 
 
 def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str, Row]]:
-    """Yield every row of the source, whatever its split and decision, as it is and as edited, with the reason why a generated row
-    must not repeat it."""
+    """Yield every row of the source, both the original and the edited version, with the reason why a generated row must not repeat
+    it."""
     state = review.load(context.source.path)
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:

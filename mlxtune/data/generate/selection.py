@@ -65,7 +65,8 @@ class KnownTexts:
                 self._held_out.append(len(tokens))
 
     def repeated(self, rows: Sequence[Row]) -> list[str]:
-        """Return what each of ``rows`` repeats: the kind of the known text, ``generated`` for an earlier one of ``rows``, or ``""``.
+        """Return the kind of text that each of ``rows`` repeats: that of a known text, ``generated`` for an earlier one of
+        ``rows``, or ``""``.
 
         A row is a repetition if its text is a near-duplicate (Jaccard similarity of at least 0.8), if it has the prompt of a held-out
         row, or if most of a held-out prompt occurs in it.

@@ -163,7 +163,7 @@ class LocalTeacher:
     workers = 1
 
     def __init__(self, spec: TeacherSpec, recipe: Recipe, loaded: LoadedModel, max_tokens: int) -> None:
-        """``loaded`` has the adapter already. ``max_tokens`` limits answers; other replies have a limit of their own."""
+        """``loaded`` already has the adapter. ``max_tokens`` limits answers; other replies have their own limit."""
         from mlxtune.models.template import TemplateSettings, load_template
 
         self.meter = CostMeter()

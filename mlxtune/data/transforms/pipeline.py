@@ -69,7 +69,8 @@ class Pipeline:
     def edits(self, indices: Sequence[int], row_at: Callable[[int], FilterRow]) -> Iterator[RowEdit]:
         """Yield the changes to the rows at ``indices`` (ascending), which ``row_at`` returns one at a time.
 
-        Invalid and rejected rows are not touched. A row stays as it is, with an error, if a step fails or its result is not a valid row.
+        Invalid and rejected rows are not touched. A row is left unchanged, with an error, if a step fails or its result is not a
+        valid row.
         """
         errors: dict[int, str] = {}
 

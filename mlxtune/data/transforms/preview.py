@@ -127,7 +127,7 @@ class TextChange:
 
 
 def changed_texts(edit: RowEdit) -> list[TextChange]:
-    """Return what an edit changes in a row: its texts, its number of turns, and its metadata."""
+    """Return the changes that an edit makes to a row: to its texts, its number of turns, and its metadata."""
     if edit.before is None or len(edit.after) != 1:
         return []
     before, after = edit.before, edit.after[0]

@@ -106,7 +106,7 @@ class Addition:
 
 
 def no_change(row: PipelineRow) -> list[Row]:
-    """Return a row as it is."""
+    """Return a row unchanged."""
     return [row.current]
 
 

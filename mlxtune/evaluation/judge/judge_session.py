@@ -119,7 +119,7 @@ def load_grades(session: JudgeSession) -> dict[str, Grade]:
 
 
 def dollars_spent(session: JudgeSession) -> float:
-    """Return what the session has cost so far, in dollars."""
+    """Return the cost of the session so far, in dollars."""
     return read_calls(session.folder / CALLS).spent
 
 

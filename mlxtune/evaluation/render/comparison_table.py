@@ -293,7 +293,7 @@ def answers_table(report: EvaluationReport) -> ReportTable:
 
 
 def seeds_table(report: EvaluationReport) -> ReportTable | None:
-    """Return each seed's result, and what the recipe achieves over its seeds; ``None`` with a single seed."""
+    """Return each seed's result, and the recipe's result over its seeds; ``None`` with a single seed."""
     seeds = report.seeds
     if seeds is None:
         return None
@@ -364,7 +364,7 @@ def off_task_table(report: EvaluationReport) -> ReportTable | None:
         TableColumn(priority=2), TableColumn("change, points"), TableColumn(), TableColumn("power", right=True, priority=1),
     )  # fmt: skip
     note = f"correct answers, with one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
-    legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. Held is an interval to its right."
+    legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
     return ReportTable("Off-task prompts", note, columns, tuple(rows), legend)
 
 

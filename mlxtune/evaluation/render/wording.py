@@ -75,7 +75,7 @@ def seed_summary(seeds: SeedReport) -> str:
     """Describe what holds for the recommended adapter, and what holds for the recipe."""
     chosen, mean = seeds.chosen, seeds.rate.mean
     text = (
-        f"Seed {chosen.seed} is recommended, by the validation rows alone. This adapter ({TUNED}): {percent(chosen.hits / chosen.total)} "
+        f"Seed {chosen.seed} is recommended, based on the validation rows alone. This adapter ({TUNED}): {percent(chosen.hits / chosen.total)} "
         f"({100 * chosen.low:.0f} to {100 * chosen.high:.0f}). This recipe, trained with another seed: {percent(mean.value)} "
         f"({100 * mean.low:.0f} to {100 * mean.high:.0f})"
     )

@@ -142,7 +142,7 @@ def _sentence(outcome: SearchOutcome, board: Board, selected: int, trials: int, 
     """Describe the decision in a sentence or two."""
     if outcome == "no difference":
         own = " is the recipe itself and" if selected == INCUMBENT else ""
-        return f"No difference can be told between {plural(trials, 'trial')}. Trial {selected}{own} is the cheapest."
+        return f"{plural(trials, 'trial')} cannot be told apart. Trial {selected}{own} is the cheapest."
     rest = len(tied) - 1
     among = f" It is the cheapest of {rest + 1} that cannot be told apart." if rest else ""
     if outcome == "improved":

@@ -41,7 +41,7 @@ def trunk_section(section: TrainingSection, length: int, total: int) -> Training
 
 
 def rung_section(section: TrainingSection, length: int, total: int) -> TrainingSection:
-    """Return the section of a whole run of ``length`` steps, of which the trunk is the beginning."""
+    """Return the section of a whole run of ``length`` steps, which begins with the trunk."""
     decay = _fraction(_decay_steps(section, length), length)
     return replace(_common(section, length, total), schedule="wsd", decay=decay)
 

@@ -1,7 +1,7 @@
 """The search worker: ``python -m mlxtune.training.search.search_worker SEARCH_DIR``.
 
-It trains the trials one after another in one process, so that the rows and the base model are loaded once. The adapter of the selected
-trial becomes a training run of its own, which is evaluated on the held-out rows, once.
+It trains the trials one after another in one process, so that the rows and the base model are loaded once. The adapter of the
+selected trial becomes a separate training run, which is evaluated once on the held-out rows.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _reread(worker: Worker) -> Board:
 
 
 class _Clock:
-    """The spent part of the search's budget, and an estimate of what the rest will take at the current speed."""
+    """The spent part of the search's budget, and an estimate of how much the rest will need at the current speed."""
 
     def __init__(self, worker: Worker) -> None:
         self.budget = parse_budget(worker.recipe.search.budget)

@@ -62,7 +62,7 @@ def summary(
     busy: bool,
     width: int,
 ) -> Content:
-    """Draw the verdict, the measurements and the next step, or what is still missing.
+    """Draw the verdict, the measurements and the next step, or the missing answers.
 
     ``sample`` is the evaluation started from this room, while it runs or after it failed. ``busy``: the accelerator is in use.
     """
@@ -129,7 +129,7 @@ def _listing(title: str, texts: Sequence[str], width: int) -> list[Content]:
 
 
 def rag_table(advice: Advice | None, width: int) -> list[Content]:
-    """Draw the nine questions that separate retrieval from fine-tuning, and which way the answers point."""
+    """Draw the nine questions that decide between retrieval and fine-tuning, and which way the answers point."""
     points = {row.key: row.points for row in advice.table} if advice else {}
     rows = [line(("  The right column shows which way your answers point.", "$muted")), Content("")]
     for row in rules().tradeoffs:

@@ -158,7 +158,7 @@ class RunChart(FocusPanel):
         return [*value, f" at {x:,.0f}"] if near and step is not None and x != step else value
 
     def action_cross(self, columns: int) -> None:
-        """Move the cursor by ``columns`` to a step. The first time, put it on the last step."""
+        """Move the cursor by ``columns`` to a step; the first time, move it to the last step."""
         points = self._curve.raw or self._curve.smooth
         width, height = plot_size(self.size.width, self.size.height)
         if not points or width < 8 or height < 2:

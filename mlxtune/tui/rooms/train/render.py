@@ -211,7 +211,7 @@ def _sample_rows(samples: Sequence[Sample], width: int, max_rows: int | None = N
 
 
 def _verdict_glyph(verdict: str) -> tuple[str, str]:
-    """Return the glyph for a worker's verdict: that the answer passes, how it ended without a contract, or what it violates."""
+    """Return the glyph for a worker's verdict on an answer: it passes, what it violates or, without a contract, how it ended."""
     if verdict.startswith(("passes", "holds")):  # older runs say "holds"
         return "  ✓ ", "bold $success"
     if verdict.startswith("ended"):
