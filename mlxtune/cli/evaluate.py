@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,6 @@ from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.compare import EvaluationSide, compare_evaluations, find_side
 from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
 from mlxtune.evaluation.json_fields import to_json
 from mlxtune.evaluation.off_task.result import off_task_power
@@ -34,7 +32,7 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
-from mlxtune.training.generated_rows import generated_variants
+from mlxtune.training.generated_rows import compare_generated, generated_variants
 from mlxtune.training.seeds import trained_seeds
 from mlxtune.training.start import check_recipe
 from mlxtune.training.start import start as start_training
@@ -70,7 +68,7 @@ def evaluate(
     if generated:
         if all_seeds or adapter:
             raise InputError("--generated cannot be combined with --seeds or --adapter.", hint="Use only one of them.")
-        compare_generated(recipe, consent=_consent(recipe, send), gate=gate, json=json)
+        _compare_generated(recipe, consent=_consent(recipe, send), gate=gate, json=json)
         return
     runs = _seeds(run) if all_seeds else []
     entry = _adapter(adapter, recipe, run) if adapter else None
@@ -83,27 +81,21 @@ def evaluate(
         raise GateError(f"Gate failed: {why}", hint=off_task_hint(report))
 
 
-def compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
-    """Train ``recipe`` with and without its generated rows unless this has already been done, evaluate both, and compare them.
+def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
+    """Compare ``recipe`` trained with and without its generated rows. Train and evaluate what is missing.
 
-    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless the
-    generated rows help.
+    Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless they pay.
     """
     variants = generated_variants(recipe)
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
-    sides: list[EvaluationSide] = []
-    runs = [_trained(variant) for variant in (variants.without, variants.with_generated)]
-    limit: int | None = None
-    for variant, run in reversed([*zip((variants.without, variants.with_generated), runs, strict=True)]):
-        if limit is not None:  # the limit of answers may depend on the training rows, but both must have the same
-            variant = replace(variant, evaluation=replace(variant.evaluation, max_tokens=limit))
+
+    def evaluated(variant: Recipe, run: Run) -> Path:
         code, folder = measure(variant, run, quiet=json, consent=consent)
         if code:
             raise typer.Exit(code)
-        limit = reports.load(folder).facts["decoding"]["max_tokens"]
-        sides.insert(0, find_side(Path.cwd(), str(folder)))
-    result = compare_evaluations(*sides)
-    steps = [run.state().total for run in runs]
+        return folder
+
+    result, steps = compare_generated(Path.cwd(), variants, _trained, evaluated)
     if json:
         show_json({"own": variants.own, "generated": variants.generated, "steps": steps, **to_json(result)})
     else:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlxtune.core.errors import InputError
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.recipe import Recipe
+from mlxtune.runs.registry import Run
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,20 @@ def generated_variants(recipe: Recipe) -> GeneratedVariants:
         )
     record_splits(source, with_generated.data, splits)
     return GeneratedVariants(without, with_generated, len(splits.train) - generated, generated)
+
+
+def compare_generated(
+    workspace: Path, variants: GeneratedVariants, trained: Callable[[Recipe], Run], evaluated: Callable[[Recipe, Run], Path]
+) -> tuple[EvaluationComparison, tuple[int, int]]:
+    """Return the comparison of the variant with generated rows with the other, and the training steps of both, the other's first.
+
+    ``trained`` returns a finished run of a recipe, and ``evaluated`` the folder of a finished evaluation of it. What they raise ends the
+    comparison. The token limit of answers may depend on the training rows, so the limit of the first evaluation applies to both.
+    """
+    without, with_generated = trained(variants.without), trained(variants.with_generated)
+    second = evaluated(variants.with_generated, with_generated)
+    limit = reports.load(second).facts["decoding"]["max_tokens"]
+    same_limit = replace(variants.without, evaluation=replace(variants.without.evaluation, max_tokens=limit))
+    first = evaluated(same_limit, without)
+    result = compare_evaluations(find_side(workspace, str(first)), find_side(workspace, str(second)))
+    return result, (without.state().total, with_generated.state().total)

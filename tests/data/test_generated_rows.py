@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from mlxtune.data.source import Source, read_file, read_source
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import record_splits, split
 from mlxtune.recipe import DataSection, parse
-from mlxtune.training.generated_rows import generated_variants
+from mlxtune.training import generated_rows
 
 WORDS = [
     "anchor",
@@ -71,7 +72,7 @@ def test_lineage_survives_the_metadata():
 def test_generated_rows_are_never_held_out_and_change_no_other_split(seed: int, number: int, tagged: bool):
     own = [replace(row(text), meta={"tags": [text[0]]} if tagged else {}) for text in prompts(60)]
     new = [row(f"{text} and also {at * 31337}", generated=True) for at, text in enumerate(reversed(prompts(90)[60:]))][:number]
-    data = replace(DATA, seed=seed)
+    data = replace(DATA, seed=seed, validation=0.3)  # a split of 60 rows is empty for one seed in 10^7
     before = split(Source(Path("d"), {"all": tuple(own)}), data)
     for parts in ({"all": tuple(own), "generated": tuple(new)}, {"all": (*own, *new)}):
         after = split(Source(Path("d"), parts), data)
@@ -115,13 +116,13 @@ def test_proposals_train_only_after_they_are_accepted(source: Path):
     assert len(read_source(source).rows) == 40
     recipe = parse(f'name = "r"\n[model]\nbase = "b"\n[data]\nsource = "{source}"')
     with pytest.raises(InputError, match="No generated row"):
-        generated_variants(recipe)
+        generated_rows.generated_variants(recipe)
     with ReviewSession(source) as session:
         rows = list(with_keys(new))
         session.decide("accept", rows[:2])
         session.decide("reject", rows[2:])
     assert len(read_source(source).rows) == 42
-    variants = generated_variants(recipe)
+    variants = generated_rows.generated_variants(recipe)
     assert variants.generated == 2
     counts = [len(split(read_source(source), one.data).train) for one in (variants.without, variants.with_generated)]
     assert counts == [variants.own, variants.own + 2]
@@ -129,6 +130,29 @@ def test_proposals_train_only_after_they_are_accepted(source: Path):
         session.undo()
         session.undo()
     assert len(read_source(source).rows) == 40
+
+
+def test_both_variants_are_evaluated_with_the_same_answer_limit(source: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = parse(f'name = "r"\n[model]\nbase = "b"\n[data]\nsource = "{source}"')
+    own, more = (replace(recipe, data=replace(recipe.data, generated=value)) for value in (False, True))
+    variants = generated_rows.GeneratedVariants(own, more, 40, 2)
+    limits: list[object] = []
+
+    def evaluated(variant: object, run: SimpleNamespace) -> str:
+        limits.append(variant.evaluation.max_tokens)
+        return f"evaluation of {run.id}"
+
+    def trained(variant: object) -> SimpleNamespace:
+        name, steps = ("with", 9) if variant == variants.with_generated else ("without", 5)
+        return SimpleNamespace(id=name, state=lambda: SimpleNamespace(total=steps))
+
+    monkeypatch.setattr(generated_rows.reports, "load", lambda folder: SimpleNamespace(facts={"decoding": {"max_tokens": 77}}))
+    monkeypatch.setattr(generated_rows, "find_side", lambda workspace, which: which)
+    monkeypatch.setattr(generated_rows, "compare_evaluations", lambda *sides: sides)
+    result, steps = generated_rows.compare_generated(source.parent, variants, trained, evaluated)
+    assert result == ("evaluation of without", "evaluation of with")
+    assert steps == (5, 9)
+    assert limits == ["auto", 77]
 
 
 def test_the_best_candidate_is_kept_and_useful_rows_come_first():
