@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,14 +23,16 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
-from mlxtune.recipe import load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 
 if TYPE_CHECKING:  # imports numpy, which --help does not need
     from mlxtune.data.generate.start import Quote
+    from mlxtune.evaluation.thin_rows import ThinRows
 
 _ALL_PROMPTS = 1_000_000  # more prompts than a file has
 _DEFAULT_ROWS = 20
+_TEACHER = "qwen3-4b"  # suggested
 
 
 def generate(
@@ -50,6 +53,10 @@ def generate(
     where: Annotated[
         str, typer.Option("--where", help="Use only training rows with this metadata, for example category=account.")
     ] = "",
+    thin: Annotated[
+        int | None,
+        typer.Option("--thin", min=0, help="Write variations of this entry in the list of thin rows. Default: 1; 0 uses all rows."),
+    ] = None,
     about: Annotated[str, typer.Option("--about", help="What the new prompts should be about.")] = "",
     n: Annotated[
         int | None, typer.Option("-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.")
@@ -83,7 +90,8 @@ def generate(
     """Have a teacher write rows for a recipe's source, and follow its progress.
 
     The rows that pass the contract and all checks and repeat no other row are proposed: they are trained on only after you accept
-    them in the review, and are never held out. The teacher sees only training rows.
+    them in the review, and are never held out. The teacher sees only training rows. Without --like, --where, or --about, it writes
+    where rows are thin; without a teacher, that list is shown.
     """
     from mlxtune.data.generate.start import quote, start
 
@@ -96,6 +104,18 @@ def generate(
         task, spec, n or (_ALL_PROMPTS if task == "answers" else _DEFAULT_ROWS), 1 if task == "scores" else candidates, like, where, (),
         about, _absolute(prompts), _absolute(documents), _rubric(rubric, score=score), seed=seed,
     )  # fmt: skip
+    if task == "variations" and not (like or where or about):
+        if thin != 0:
+            places = _thin_rows(recipe, loaded)
+            if not spec.base and not spec.model:
+                _show_thin_rows(places, recipe, json=json)
+                return
+            request = _choose_thin_rows(request, places, thin, quiet=json)
+    elif thin is not None:
+        raise InputError(
+            "--thin chooses the rows to write variations of, so it cannot be combined with other rows or tasks.",
+            hint="Remove --thin.",
+        )
     offer = quote(loaded, request)
     if not json:
         _show_quote(offer, request)
@@ -154,6 +174,51 @@ def _show_scores(run: Run, summary: dict[str, Any]) -> None:
 def _follow(run: Run) -> int:
     info(("  ", ""), f"{run.id}   ", ("press Ctrl-C to detach; the generation continues", "muted"))
     return follow_answers(run)
+
+
+def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
+    """Return where rows are thin. Cluster them only if no evaluation and no label says it."""
+    from mlxtune.evaluation.thin_rows import thin_clusters, thin_rows
+
+    if places := thin_rows(Path.cwd(), loaded):
+        return places
+    with progress_bar("clustering rows") as update:
+        return thin_clusters(recipe, loaded, update)
+
+
+def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> None:
+    """Print where rows are thin, and the command that has a teacher write more there."""
+    if json:
+        show_json({"thin": [{"reason": place.reason, "examples": list(place.examples)} for place in places]})
+        return
+    print_section("Thin rows", plural(len(places), "place"))
+    print_columns(
+        [
+            [str(number), place.reason, (f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}", "muted")]
+            for number, place in enumerate(places, 1)
+        ],
+        right=(0,),
+    )
+    info(
+        "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")
+    )
+
+
+def _choose_thin_rows(
+    request: GenerationRequest, places: Sequence[ThinRows], number: int | None, *, quiet: bool
+) -> GenerationRequest:
+    """Return ``request`` with the examples of place ``number`` (from 1, the default), or with all rows if none is thin."""
+    if number is not None and number > len(places):
+        raise InputError(
+            f"There is no entry {number} in the list of thin rows, which has {len(places)}.",
+            hint="Show the list by leaving out the teacher and --thin.",
+        )
+    if not places:
+        return request
+    place = places[(number or 1) - 1]
+    if not quiet:
+        info(("  ", ""), f"Rows like {plural(len(place.examples), 'training row')}, because {place.reason}.")
+    return replace(request, rows=place.examples, reason=place.reason)
 
 
 def _task(prompts: str, documents: str, *, worse: bool, score: bool) -> Task:

@@ -7,7 +7,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -99,10 +99,8 @@ class Corpus:
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
         if isinstance(row, Preference):
             self.pairs.append((len(row.chosen), len(row.rejected)))
-        for key, value in row.meta.items():
+        for key, value in labels(row, target):
             self._count_tag(key, value)
-        for key, value in json_fields(target).items():
-            self._count_tag(f"answer.{key}", value)
 
     def _count_tag(self, key: str, value: Any) -> None:
         counts = self.tags.setdefault(key, Counter())
@@ -127,6 +125,13 @@ def _context_hash(row: Row) -> int:
     prompt: Any = row.text if isinstance(row, Text) else [[turn.as_dict() for turn in row.prompt], row.tools]
     text = " ".join(json.dumps(prompt, ensure_ascii=False).casefold().split())
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())
+
+
+def labels(row: Row, target: str) -> Iterator[tuple[str, Any]]:
+    """Yield the metadata of a row and, as ``answer.KEY``, the fields of its JSON answer."""
+    yield from row.meta.items()
+    for key, value in json_fields(target).items():
+        yield f"answer.{key}", value
 
 
 def json_fields(answer: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Statistics:
 def statistics(corpus: Corpus) -> Statistics:
     """Compute the statistics of a source."""
     groups = len(set(corpus.labels))
-    return Statistics(len(corpus.indices), groups, tier(groups), effective_number(corpus.openings), _tag_counts(corpus))
+    return Statistics(len(corpus.indices), groups, tier(groups), effective_number(corpus.openings), tag_counts(corpus))
 
 
 def tier(groups: int) -> str:
@@ -52,7 +52,7 @@ def effective_number(counts: Counter[str]) -> float:
     return 2 ** -sum(count / total * math.log2(count / total) for count in counts.values()) if total else 0.0
 
 
-def _tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
+def tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
     """Return the keys that have few, repeated values, each with the number of rows per value, most frequent first."""
     tags: dict[str, dict[str, int]] = {}
     for key, counts in corpus.tags.items():
@@ -74,7 +74,7 @@ def amount(corpus: Corpus) -> Iterator[Finding]:
 
 @family.corpus_check
 def coverage(corpus: Corpus) -> Iterator[Finding]:
-    for key, counts in _tag_counts(corpus).items():
+    for key, counts in tag_counts(corpus).items():
         total = sum(counts.values())
         rare = [(value, n) for value, n in counts.items() if n < RARE_ROWS or n < _RARE_SHARE * total]
         if rare:

@@ -58,25 +58,42 @@ class FirstStage:
 
 def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContext:
     """Read and split the recipe's source, and choose the examples. Raises ``InputError`` if the request does not fit the rows."""
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
-    splits = split(source, recipe.data)
-    kind = Preference if recipe.method.kind == "dpo" else Conversation
-    own = [row for row in splits.train if not lineage_of(row)]
-    train = tuple(row for row in own if isinstance(row, Conversation | Preference) and isinstance(row, kind) and not row.tools)
-    if recipe.method.kind == "kto":
-        raise InputError("Rows for KTO cannot be generated.", hint="Use a recipe with method.kind = sft or dpo.")
-    if (request.task == "pairs") != (kind is Preference) and request.task != "scores":
+    source, splits = _read(recipe)
+    train = _usable(recipe, splits, source.path.name)
+    is_pair = isinstance(train[0], Preference)
+    if (request.task == "pairs") != is_pair and request.task != "scores":
         raise InputError(
-            f'A recipe with method.kind = "{recipe.method.kind}" trains on {"pairs" if kind is Preference else "answers"}.',
-            hint="Generate worse answers with --worse." if kind is Preference else "Use a recipe for dpo with --worse.",
-        )
-    if not train:
-        raise DataError(
-            f"{source.path.name} has no training rows that a teacher could follow.",
-            hint="Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs.",
+            f'A recipe with method.kind = "{recipe.method.kind}" trains on {"pairs" if is_pair else "answers"}.',
+            hint="Generate worse answers with --worse." if is_pair else "Use a recipe for dpo with --worse.",
         )
     examples = _examples(train, request, review.load(source.path), source)
     return GenerationContext(source, splits, train, examples, shared_system_prompt(train))
+
+
+def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
+    """Return the training rows that a teacher may see. Raises ``DataError`` or ``InputError`` if there are none."""
+    source, splits = _read(recipe)
+    return _usable(recipe, splits, source.path.name)
+
+
+def _read(recipe: Recipe) -> tuple[Source, Splits]:
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+    return source, split(source, recipe.data)
+
+
+def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | Preference, ...]:
+    """Return the training rows without tools that no model wrote."""
+    if recipe.method.kind == "kto":
+        raise InputError("Rows for KTO cannot be generated.", hint="Use a recipe with method.kind = sft or dpo.")
+    kind = Preference if recipe.method.kind == "dpo" else Conversation
+    own = [row for row in splits.train if not lineage_of(row)]
+    train = tuple(row for row in own if isinstance(row, Conversation | Preference) and isinstance(row, kind) and not row.tools)
+    if not train:
+        raise DataError(
+            f"{name} has no training rows that a teacher could follow.",
+            hint="Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs.",
+        )
+    return train
 
 
 def first_stage(context: GenerationContext, request: GenerationRequest) -> FirstStage:

@@ -1,0 +1,129 @@
+"""Where training rows are thin, so that more can be written there: failures in an evaluation, rare labels, and unusual texts.
+
+Everything is told by training rows only. A teacher that writes rows like them never sees a held-out row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.data import review
+from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.checks.check_input import CheckInput, target_text
+from mlxtune.data.checks.corpus import Corpus, labels
+from mlxtune.data.checks.statistics import tag_counts
+from mlxtune.data.generate.context import training_rows
+from mlxtune.data.groups import OUTLIERS
+from mlxtune.data.rows import PromptRow, last_prompt
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.drilldown import Drilldown
+from mlxtune.evaluation.failure_groups import EVERY_KIND, failure_groups
+from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.planning.cluster_process import ClusterProcess
+from mlxtune.recipe import Recipe
+from mlxtune.runs import registry
+
+_RARE = 0.5  # a label on fewer rows than this share of the mean over the labels is thin
+_MIN_FAILURES = 2  # rows that fail alike
+_MAX_OF_A_KIND = 5
+_SMALL_CLUSTERS = 2  # with the outliers
+
+
+@dataclass(frozen=True)
+class ThinRows:
+    """Why more rows are needed, the IDs of the training rows to write more like, and the prompt of the first."""
+
+    reason: str
+    examples: tuple[str, ...]
+    sample: str
+
+
+def thin_rows(workspace: Path, recipe: Recipe) -> list[ThinRows]:
+    """Return where the rows of ``recipe`` are thin: failures of its newest evaluation, most first, then labels, rarest first.
+
+    Raises ``DataError`` or ``InputError`` if the rows cannot be used for a generation.
+    """
+    train = {row.id: row for row in training_rows(recipe)}
+    return [*_failures(workspace, recipe, train), *_rare_labels(tuple(train.values()))]
+
+
+def thin_clusters(recipe_file: Path, recipe: Recipe, progress: Callable[[str, float], None]) -> list[ThinRows]:
+    """Return the training rows that resemble no others, then those in the smallest clusters.
+
+    Clusters the rows in a child process, which takes a while. Raises as ``ClusterProcess.follow`` and :func:`thin_rows` do.
+    """
+    train = {row.hash: row for row in training_rows(recipe)}
+    result = ClusterProcess(recipe_file).follow(progress)
+    if result is None:
+        return []
+    with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
+        for _ in browser.scan():
+            pass
+        browser.apply_review(review.load(recipe.source))
+        rows = {index: train.get(browser.lazy_row(index).current.hash) for index in result.rows}
+    found = []
+    groups = result.groups
+    clusters = [group for group in reversed(groups) if group.kind != OUTLIERS]
+    for group in [*(one for one in groups if one.kind == OUTLIERS), *clusters[:_SMALL_CLUSTERS]]:
+        examples = [row for index in group.rows if (row := rows[index])]
+        if examples:
+            count = plural(len(examples), "row")
+            about = f"only {count} about “{one_line(group.label, 60)}”" if group.label else f"a cluster of only {count}"
+            reason = f"{count} unlike all others" if group.kind == OUTLIERS else about
+            found.append(_thin(reason, examples))
+    return found
+
+
+def _thin(reason: str, examples: Sequence[PromptRow]) -> ThinRows:
+    return ThinRows(reason, tuple(row.id for row in examples), last_prompt(examples[0]))
+
+
+def _failures(workspace: Path, recipe: Recipe, train: Mapping[str, PromptRow]) -> Iterator[ThinRows]:
+    """Yield the largest groups of failures in the newest evaluation of the recipe's source, if it has a tuned arm."""
+    for run in registry.list_runs(workspace, "eval"):
+        if not (run.folder / reports.FILE).is_file():
+            continue
+        report = reports.load(run.folder)
+        if report.facts.get("source") != str(recipe.source) or not report.facts.get("adapter"):
+            continue
+        arm = report.subject.name
+        rows = Drilldown(run.folder).rows_for(CONTRACT, arm, passed=False)
+        groups = [group for group in failure_groups(rows, arm) if len(group.rows) >= _MIN_FAILURES]
+        alike = [group for group in groups if group.kind != EVERY_KIND]
+        for group in (alike or groups)[:_MAX_OF_A_KIND]:
+            examples = [train[id] for id in group.examples if id in train]
+            if examples:
+                how = "" if group.kind == EVERY_KIND else f" with {one_line(group.kind, 40)}"
+                yield _thin(f"{plural(len(group.rows), 'held-out row')} fail{how}", examples)
+        return
+
+
+def _rare_labels(train: tuple[PromptRow, ...]) -> list[ThinRows]:
+    """Return the labels, of metadata or JSON answers, that are on less than half as many rows as is usual for their key."""
+    corpus = Corpus(train.__getitem__)
+    for index, row in enumerate(train):
+        corpus.add(CheckInput(index, row), "train")
+    rare = [
+        (count / (sum(counts.values()) / len(counts)), key, value, count)
+        for key, counts in tag_counts(corpus).items()
+        for value, count in counts.items()
+        if count < _RARE * sum(counts.values()) / len(counts)
+    ]
+    return [
+        _thin(
+            f"few rows have {one_line(key, 30)}: {one_line(value, 30)} ({count:,} of {len(train):,})",
+            [row for row in train if _has_label(row, key, value)],
+        )
+        for _, key, value, count in sorted(rare)[:_MAX_OF_A_KIND]
+    ]
+
+
+def _has_label(row: PromptRow, key: str, value: str) -> bool:
+    return any(
+        name == key and value in map(str, found if isinstance(found, list) else [found])
+        for name, found in labels(row, target_text(row))
+    )
