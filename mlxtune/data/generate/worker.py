@@ -19,6 +19,7 @@ from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data import review
 from mlxtune.data.checks import contract
+from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.corpus import json_fields
 from mlxtune.data.checks.registry import get_check, is_check
@@ -126,8 +127,22 @@ class _Generation:
     def propose_rows(
         self, subjects: Sequence[Subject], scorer: ContractScorer | None, count_tokens: Callable[[Row], Any]
     ) -> dict[str, Any]:
-        """Answer ``subjects``, refuse answers that break a rule, and propose the best answer to each; write the report."""
-        recipe, request = self.worker.recipe, self.request
+        """Answer ``subjects``, refuse what breaks a rule, and propose the best answer to each; write the report."""
+        max_tokens = self.worker.recipe.data.max_tokens
+
+        def check(row: Row) -> Refusal | None:
+            refusal = check_row(row, scorer, count_tokens(row), max_tokens, self.muted)
+            if refusal is None and self.known.copies_held_out(row):
+                return Refusal("repeats a held-out row", "The answer has the prompt of a held-out row in it.", target_text(row))
+            return refusal
+
+        best = self._choose(self._answers(subjects, check))
+        order = ranked(best, self.context.train)[: self.request.count]
+        return self._propose([_with_scores(one.row, one.scores) for one in order])
+
+    def _answers(self, subjects: Sequence[Subject], check: Callable[[Row], Refusal | None]) -> list[Proposal]:
+        """Ask for answers to ``subjects``, and return the rows that pass ``check``."""
+        request = self.request
         train = [row for row in self.context.train if isinstance(row, Conversation)]
         shots = questions.SHOTS if self.teacher.uses_examples else 0
         asked = questions.answer_questions(subjects, train, request.candidates, request.seed, shots=shots)
@@ -137,44 +152,48 @@ class _Generation:
             texts = set[str]()
             for question in own:
                 reply = replies.get(question.key)
-                if reply is None:
+                if not reply:
                     self._refuse("no reply", "The reply was lost, or the cost cap was reached.", subject.prompt[-1].content)
-                    continue
-                text = reply.text.strip()
-                if not text or reply.ended != "stop":
-                    reason = "The reply is empty." if not text else "The reply was cut off at the token limit."
-                    self._refuse("empty" if not text else "cut off", reason, text)
-                    continue
-                if text in texts:
-                    continue
-                texts.add(text)
-                row = self._row(subject, question, reply)
-                refusal = check_row(row, scorer, count_tokens(row), recipe.data.max_tokens, self.muted)
-                if refusal is None and self.known.copies_held_out(row):
-                    refusal = Refusal("repeats a held-out row", "The answer has the prompt of a held-out row in it.", text)
-                if refusal:
-                    self.refusals.append(refusal)
-                else:
-                    proposals.append(Proposal(number, row))
+                elif self._is_complete(reply) and reply.text.strip() not in texts:
+                    texts.add(reply.text.strip())
+                    row = self._row(subject, question, reply)
+                    if refusal := check(row):
+                        self.refusals.append(refusal)
+                    else:
+                        proposals.append(Proposal(number, row))
+        return proposals
+
+    def _is_complete(self, reply: TeacherReply) -> bool:
+        """Return whether ``reply`` has text and ended by itself; refuse it otherwise."""
+        text = reply.text.strip()
+        if not text:
+            self._refuse("empty", "The reply is empty.", text)
+        elif reply.ended != "stop":
+            self._refuse("cut off", "The reply was cut off at the token limit.", text)
+        return bool(text) and reply.ended == "stop"
+
+    def _choose(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """Return the best answer to each subject; refuse the others, and worse answers of pairs that repeat another one."""
         best, others = best_of_each(self._graded(proposals))
         for _ in others:
             self._refuse("not the best of its candidates", "Another answer to the same prompt was better.", "")
-        if request.task == "pairs":
-            kinds = self.known.repeated([one.row for one in best])
-            for kind in filter(None, kinds):
-                self._refuse(f"repeats a {kind} row", "The worse answer repeats another one.", "")
-            best = [one for one, kind in zip(best, kinds, strict=True) if not kind]
-        order = ranked(best, self.context.train)[: request.count]
-        rows = [_with_scores(one.row, one.scores) for one in order]
+        if self.request.task != "pairs":
+            return best
+        kinds = self.known.repeated([one.row for one in best])
+        for kind in filter(None, kinds):
+            self._refuse(f"repeats a {kind} row", "The worse answer repeats another one.", "")
+        return [one for one, kind in zip(best, kinds, strict=True) if not kind]
+
+    def _propose(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Add ``rows`` to the source's proposals, and write the refusals and the report; return the summary."""
         count = propose(self.context.source.path, rows)
         refused = dict(Counter(_title(one.kind) for one in self.refusals).most_common())
-        write_text(
-            self.worker.folder / REFUSED, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.refusals)
-        )
+        lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.refusals)
+        write_text(self.worker.folder / REFUSED, "".join(lines))
         self.worker.emit("rows.proposed", proposed=len(rows), refused=refused)
         summary = {"proposed": len(rows), "refused": refused}
         details = {"new": count, "rows": [row.id for row in rows], "capped": self.capped, "spent": self.teacher.meter.spent}
-        write_json(self.worker.folder / REPORT, {"v": 1, "request": request.to_json(), **summary, **details})
+        write_json(self.worker.folder / REPORT, {"v": 1, "request": self.request.to_json(), **summary, **details})
         return summary
 
     def score_rows(self) -> dict[str, Any]:
