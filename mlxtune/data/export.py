@@ -91,7 +91,8 @@ def export_record(row: Row, to: Target) -> dict[str, Any]:
             prompt = {"messages": _turns(row.prompt, to), **_tools(row.tools)}
             return {"input": prompt, "preferred_output": _answer(row.chosen), "non_preferred_output": _answer(row.rejected)}
         case Unpaired(), "trl":
-            return {"prompt": _turns(row.prompt, to), "completion": _answer(row.completion), "label": row.label}
+            answer = {"completion": _answer(row.completion), "label": row.label}
+            return {"prompt": _turns(row.prompt, to), **answer, **_tools(row.tools)}
     name, others = {
         "text": ("plain text", "mlx-lm or trl"), "preference": ("pairs", "trl or openai"), "unpaired": ("unpaired rows", "trl"),
     }[CONTENT_FORMATS[type(row)]]  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_resolved, key_of_copy
 from mlxtune.data.rows import Row
 
@@ -23,7 +24,11 @@ class ReviewedRecord:
 
     @property
     def is_left_out(self) -> bool:
-        return self.decision is not None and self.decision.status in EXCLUDED
+        """Whether the record is rejected, or a proposal that was not accepted."""
+        status = self.decision.status if self.decision is not None else "pending"
+        if status == "accepted" or isinstance(self.record, DataError):
+            return False
+        return status in EXCLUDED or lineage_of(self.record) is not None
 
     @property
     def is_edited(self) -> bool:

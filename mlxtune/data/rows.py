@@ -197,17 +197,21 @@ class Preference(_Row):
 
 @dataclass(frozen=True)
 class Unpaired(_Row):
-    """A prompt with one answer, labeled desirable or not, for KTO (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+    """A prompt with one answer, labeled desirable or not, for KTO (Ethayarajh et al. 2024, arXiv:2402.01306).
+
+    ``tools`` are JSON function descriptions.
+    """
 
     prompt: tuple[Message, ...]
     completion: str
     label: bool
-
-    tools = ()
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def content(self) -> Any:
-        return {"prompt": [message.as_dict() for message in self.prompt], "completion": self.completion, "label": self.label}
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        prompt = [message.as_dict() for message in self.prompt]
+        return {"prompt": prompt, "completion": self.completion, "label": self.label, **tools}
 
     @property
     def prompt_content(self) -> Any:

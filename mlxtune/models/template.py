@@ -214,7 +214,7 @@ class ChatTemplate:
                 raise DataError(f"{row.location}: {name} is empty.", hint="Write the answer, or remove the row.")
         if _normalized(row.chosen) == _normalized(row.rejected):
             raise DataError(f"{row.location}: chosen and rejected are identical.", hint="Remove the row.")
-        pair = self._pair(row, (row.chosen, row.rejected), row.tools, max_tokens)
+        pair = self._pair(row, (row.chosen, row.rejected), max_tokens)
         if pair.chosen.tolist() == pair.rejected.tolist():
             if TemplateNote.REASONING in pair.notes:
                 raise DataError(
@@ -236,13 +236,11 @@ class ChatTemplate:
             raise DataError(
                 f"{row.location}: KTO trains on unpaired rows only.", hint="Use rows with prompt, completion and label."
             )
-        return replace(self._pair(row, (row.completion, other.completion), (), max_tokens), label=row.label)
+        return replace(self._pair(row, (row.completion, other.completion), max_tokens), label=row.label)
 
-    def _pair(
-        self, row: Preference | Unpaired, texts: tuple[str, str], tools: Sequence[dict[str, Any]], max_tokens: int
-    ) -> EncodedPair:
+    def _pair(self, row: Preference | Unpaired, texts: tuple[str, str], max_tokens: int) -> EncodedPair:
         conversations = [(*row.prompt, assistant_message(text)) for text in texts]
-        first, second = (self.answer(messages, tools, row.location) for messages in conversations)
+        first, second = (self.answer(messages, row.tools, row.location) for messages in conversations)
         room = max_tokens - first.start
         if room < 1:
             raise TooLongError(
@@ -251,7 +249,7 @@ class ChatTemplate:
                 hint="Raise data.max_tokens, or shorten the prompt.",
             )
         notes = frozenset().union(
-            *(self._notes(one, tools, [two]) for one, two in zip(conversations, (first, second), strict=True))
+            *(self._notes(one, row.tools, [two]) for one, two in zip(conversations, (first, second), strict=True))
         )
         chosen, rejected = (one.tokens[one.start : one.end] for one in (first, second))
         prompt, better, worse = (np.array(part, np.int32) for part in (first.tokens[: first.start], chosen[:room], rejected[:room]))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.export import export_record
+from mlxtune.data.export import export_record, native_record
 from mlxtune.data.readers.columns import guess_mapping, mapping_option
 from mlxtune.data.readers.formats import FORMATS, KEYS, detect, parse, parse_mapping
 from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, RowError, Text, Unpaired
@@ -462,9 +462,15 @@ def test_llamafactory_v1_parts_are_read() -> None:
         parse({"messages": [turn("user", ("image_url", "x.png")), ANSWER]}, LOCATION)
 
 
+TOOL = {"type": "function", "function": {"name": "find", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+
+
 @pytest.mark.parametrize("turns", [{"messages": [SYSTEM, USER, ANSWER]}, {"conversations": [SYSTEM, USER, ANSWER]}])
 def test_a_labeled_conversation_is_unpaired(turns: dict[str, Any]) -> None:
     assert parse({**turns, "label": False}, LOCATION) == Unpaired(LOCATION, {}, (Message("system", "s"), Q), "a", False)
+    row = parse({**turns, "label": False, "tools": [TOOL]}, LOCATION)
+    assert row == Unpaired(LOCATION, {}, (Message("system", "s"), Q), "a", False, (TOOL,))
+    assert parse(native_record(row), LOCATION) == row
     assert isinstance(parse({**turns, "label": 3}, LOCATION), Conversation)  # the user's own class
     assert isinstance(parse({**turns, "label": True}, LOCATION, "chat" if "messages" in turns else "sharegpt"), Conversation)
 

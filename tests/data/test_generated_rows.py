@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.core.errors import DataError, InputError
+from mlxtune.data.checks.run import check
 from mlxtune.data.generate.documents import Passage, find_quote, read_passages, split_passages
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
 from mlxtune.data.generate.proposals import propose
@@ -130,6 +131,17 @@ def test_proposals_train_only_after_they_are_accepted(source: Path):
         session.undo()
         session.undo()
     assert len(read_source(source).rows) == 40
+
+
+def test_the_check_counts_a_proposal_only_after_it_is_accepted(source: Path):
+    new = [row("Where does the moss go?", generated=True)]
+    propose(source, new)
+    with ReviewSession(source) as session:
+        before = check(source, state=session.state)
+        assert (before.statistics.rows, before.left_out) == (40, 1)
+        session.decide("accept", list(with_keys(new)))
+        after = check(source, state=session.state)
+    assert (after.statistics.rows, after.left_out) == (41, 0)
 
 
 def test_both_variants_are_evaluated_with_the_same_answer_limit(source: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from test_pairs import plain_logp, random_pairs
 from test_sft import assert_equal, padded_shapes, shaken
 
-from mlxtune.core.errors import DataError, TooLongError
+from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.data.rows import Location, Message, Preference, Unpaired
 from mlxtune.models.cpu import exp
 from mlxtune.models.cpu.streams import StreamPool
@@ -116,6 +116,9 @@ def test_rows_are_encoded_with_mismatched_completion(tiny: Path) -> None:
     assert not alone.label
     assert encoded.chosen.tolist() == alone.rejected.tolist()
     assert encoded.rejected.tolist() == alone.chosen.tolist()
+    with_tools = replace(first, tools=({"type": "function", "function": {"name": "find", "parameters": {}}},))
+    with pytest.raises(TemplateError, match="does not render the list of tools"):  # the tools reach the template
+        template.encode_unpaired(with_tools, second, 200)
     with pytest.raises(TooLongError, match="fills the window"):
         template.encode_unpaired(first, second, 10)
     with pytest.raises(DataError, match="KTO trains on unpaired rows only"):

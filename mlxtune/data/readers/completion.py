@@ -16,6 +16,7 @@ from mlxtune.data.readers.turns import (
     check_prompt,
     read_tools,
     read_turns,
+    sharegpt_tools,
     single_answer,
     turns_or_text,
 )
@@ -42,8 +43,9 @@ def read_unpaired(record: Record, location: Location) -> Unpaired:
     else:
         turns, completion = [*turns_or_text(record, "prompt", "user")], single_answer(record, "completion")
     prompt = check_prompt(with_system(turns, record))
-    meta = metadata(record, "prompt", "completion", "label", "system", *_CONVERSATIONS)
-    return Unpaired(location, meta, prompt, completion, label)
+    tools = sharegpt_tools(record.get("tools")) if key == "conversations" else read_tools(record.get("tools"))
+    meta = metadata(record, "prompt", "completion", "label", "tools", "system", *_CONVERSATIONS)
+    return Unpaired(location, meta, prompt, completion, label, tools)
 
 
 def has_preference_label(record: Record) -> bool:
@@ -63,7 +65,7 @@ def _matches(record: Record) -> bool:
 COMPLETION = RowFormat("completion", ("prompt", "completion", "tools", "system"), _matches, read)
 UNPAIRED = RowFormat(
     "unpaired",
-    ("prompt", "completion", "messages", "conversations", "label", "system"),
+    ("prompt", "completion", "messages", "conversations", "label", "tools", "system"),
     lambda record: (_matches(record) or any(key in record for key in _CONVERSATIONS)) and has_preference_label(record),
     read_unpaired,
 )
