@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from boards import board, rate
 
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import write_json
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial
 
@@ -72,6 +74,17 @@ def test_files_restore_the_board(tmp_path: Path) -> None:
     assert board is not None
     assert (board.plan, board.results) == (plan, {(1, 0): result})
     assert (board.failures, board.dropped, board.pinned, board.limit) == ({2: "The loss is NaN."}, frozenset(), frozenset({1}), 2)
+
+
+def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    trials = [{"number": 1, "values": {"rank": 8}, "cost": 0.5}, {"number": 2, "values": {"rank": 16}, "cost": 1.0}]
+    write_json(tmp_path / boards.PLAN, {"v": 1, "trials": trials, "rungs": [4, 8], "steps": [4, 5], "rows": ["a"], "groups": ["x"]})
+    board = boards.read_board(tmp_path)
+    assert board is not None
+    assert board.trial(2) == Trial(2, {"rank": 16}, 1.0, (4, 8), (4, 5))
+    write_json(tmp_path / boards.PLAN, {"v": 1, "trials": trials, "rows": ["a"], "groups": ["x"]})
+    with pytest.raises(InputError, match="damaged"):
+        boards.read_board(tmp_path)
 
 
 @pytest.mark.parametrize(("adapted", "rank", "cost"), [(10, 0, 1.0), (5, 0, 2 / 3), (10, 50, 2.0)])

@@ -35,6 +35,12 @@ def test_the_recipe_wins_against_equals() -> None:
     assert decided.sentence == "3 trials cannot be told apart. Trial 1 is the recipe itself and is the cheapest."
 
 
+def test_one_trial_is_not_compared() -> None:
+    decided = decision.decide(board({(1, 0): rate(15)}, trials=3))
+    assert decided is not None
+    assert decided.sentence == "Only trial 1 has a result, so there is nothing to compare it with."
+
+
 def test_nothing_is_decided_without_results() -> None:
     assert decision.decide(board({}, trials=3)) is None
 

@@ -233,9 +233,12 @@ def read_board(search: Path) -> Board | None:
 
 def _plan(record: Mapping[str, Any]) -> SearchPlan:
     match record:
-        case {"trials": [*trials], "rows": [*rows], "groups": [*groups]} if trials and all("rungs" in trial for trial in trials):
-            built = (Trial(**trial | {"rungs": tuple(trial["rungs"]), "steps": tuple(trial["steps"])}) for trial in trials)
-            return SearchPlan(tuple(built), tuple(rows), tuple(groups))
+        case {"trials": [_, *_] as trials, "rows": [*rows], "groups": [*groups]}:
+            lengths = {key: record[key] for key in ("rungs", "steps") if key in record}  # of all trials, in earlier versions
+            built = [lengths | trial for trial in trials]
+            if all("rungs" in trial and "steps" in trial for trial in built):
+                made = (Trial(**trial | {"rungs": tuple(trial["rungs"]), "steps": tuple(trial["steps"])}) for trial in built)
+                return SearchPlan(tuple(made), tuple(rows), tuple(groups))
     raise InputError("The plan of the search is damaged.")
 
 

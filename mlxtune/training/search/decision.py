@@ -140,6 +140,8 @@ def _is_tied(board: Board, number: int, best: int, rung: int) -> bool:
 
 def _sentence(outcome: SearchOutcome, board: Board, selected: int, trials: int, tied: Sequence[int]) -> str:
     """Describe the decision in a sentence or two."""
+    if trials == 1:
+        return f"Only trial {selected} has a result, so there is nothing to compare it with."
     if outcome == "no difference":
         own = " is the recipe itself and" if selected == INCUMBENT else ""
         return f"{plural(trials, 'trial')} cannot be told apart. Trial {selected}{own} is the cheapest."
