@@ -18,6 +18,7 @@ from mlxtune.cli.review import Filter, matching_rows, open_browser
 from mlxtune.cli.tables import print_columns
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
+from mlxtune.data import filters
 from mlxtune.data import review as reviews
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import last_prompt
@@ -72,7 +73,8 @@ def apply(
     if pipeline.mapping and not new_file:
         raise InputError("map changes how the file is read, so it needs a new file.", hint=hint)
     section = replace(section, map={**section.map, **pipeline.mapping})
-    with open_browser(source, path, section, "finding:" in filter or "finding:" in line) as browser, ReviewSession(path) as session:
+    with_checks = bool((pipeline.fields | filters.fields(filter)) & filters.CHECKED)
+    with open_browser(source, path, section, with_checks) as browser, ReviewSession(path) as session:
         browser.apply_review(session.state)
         indices = active_rows(browser, matching_rows(browser, filter))
         outcome = Outcome(len(indices))

@@ -163,7 +163,7 @@ def _ready_command(source: Path, report: CheckReport, section: DataSection, fixe
         return f"mlxtune data check {quoted}{format}{options} --fix{''.join(f' --also {id}' for id in unsafe)}"
     if not report.kept:
         return ""
-    return f"mlxtune train {quoted}" if is_recipe else f"mlxtune init --from {quoted}{options}"
+    return f"mlxtune train {quoted}" if is_recipe else f"mlxtune init --from {quoted}{format}{options}"
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:

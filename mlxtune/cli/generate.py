@@ -21,7 +21,7 @@ from mlxtune.core.files import user_path
 from mlxtune.core.journal import read
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
-from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
+from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
 from mlxtune.evaluation.judge import endpoint
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -30,8 +30,6 @@ if TYPE_CHECKING:  # imports numpy, which --help does not need
     from mlxtune.data.generate.start import Quote
     from mlxtune.evaluation.thin_rows import ThinRows
 
-_ALL_PROMPTS = 1_000_000  # more prompts than a file has
-_DEFAULT_ROWS = 20
 _TEACHER = "qwen3-4b"  # suggested
 
 
@@ -101,7 +99,7 @@ def generate(
         local, adapter, TeacherSpec(url=url, model=model, key_env=key_env, price_in=price_in, price_out=price_out, cap=cap)
     )
     request = GenerationRequest(
-        task, spec, n or (_ALL_PROMPTS if task == "answers" else _DEFAULT_ROWS), 1 if task == "scores" else candidates, like, where, (),
+        task, spec, n or (ALL_PROMPTS if task == "answers" else DEFAULT_ROWS), 1 if task == "scores" else candidates, like, where, (),
         about, _absolute(prompts), _absolute(documents), _rubric(rubric, score=score), seed=seed,
     )  # fmt: skip
     if task == "variations" and not (like or where or about):

@@ -86,7 +86,7 @@ def review(
             step = session.undo() if undo else session.redo()
             _show_step(path, step, "undone" if undo else "redone", session.state, json)
         return
-    with open_browser(source, path, section, "finding:" in filter) as browser:
+    with open_browser(source, path, section, bool(filters.fields(filter) & filters.CHECKED)) as browser:
         if not actions:
             if rows or all:
                 raise InputError(

@@ -19,6 +19,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
+from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
@@ -34,13 +35,16 @@ def init(
     ] = None,
     name: Annotated[str, typer.Option("--name", help="With --from, the name of the recipe.")] = "",
     map: Annotated[str, typer.Option("--map", help="With --from, column names: prompt=question,completion=answer.")] = "",
+    format: Annotated[
+        str, typer.Option("--format", help=f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")
+    ] = "auto",
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""
     if source is not None:
-        _init_from(source, folder or Path(), name, map)
+        _init_from(source, folder or Path(), name, map, format)
         return
-    if name or map:
-        raise InputError("--name and --map require --from.", hint="Add --from FILE.")
+    if name or map or format != "auto":
+        raise InputError("--name, --map, and --format require --from.", hint="Add --from FILE.")
     if folder is None:
         raise InputError("No folder was specified.", hint="Use: mlxtune init NAME, or: mlxtune init --from FILE")
     if outer := samples.enclosing_workspace(folder):
@@ -62,29 +66,17 @@ def init(
     show("  ", train, "   or open the app: ", open_app)
 
 
-def _init_from(source: Path, folder: Path, name: str, map: str) -> None:
+def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:
     """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
-    from mlxtune.data.readers.formats import parse_mapping
 
+    check_format(format)
     if not source.exists():
         raise DataError(f"There is no data at {source}.", hint="Use a file, or a folder with train.jsonl.")
-    guessed = scaffold.guess(source, parse_mapping(map) if map else {})
+    guessed = scaffold.guess(source, parse_mapping(map) if map else {}, format)
     recipe = scaffold.write(guessed, folder, name)
     show(("✓ ", "bold success"), f"Created {recipe}.")
-    formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
-    contract = "none" if guessed.schema is None else f"{recipe.stem}.schema.json, from the JSON answers"
-    contract = f"{len(guessed.labels)} labels, compared with the reference" if guessed.labels else contract
-    required = [sentence for sentence in guessed.sentences if sentence.share == 1]
-    offered = len(guessed.sentences) - len(required)
-    print_facts([
-        ("rows", f"{guessed.rows:,} ({formats})" + (f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else "")),
-        *([("map", ", ".join(f"{key} = {column}" for key, column in guessed.mapping.items()))] if guessed.mapping else []),
-        ("method", guessed.method),
-        ("tokens", f"max_tokens = {guessed.max_tokens:,}, estimated"),
-        ("contract", contract),
-        *([("disclaimers", f"{len(required):,} in every answer they apply to, {offered:,} offered as comments")] if guessed.sentences else []),
-    ])  # fmt: skip
+    print_facts(scaffold.facts(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))
     show("  ", (f"mlxtune data check {shown}", "primary"), "   then: ", (f"mlxtune train {shown}", "primary"))
 

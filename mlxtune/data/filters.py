@@ -30,6 +30,7 @@ _TERM = re.compile(
 )
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 _FIELDS = ("status", "tag", "finding", "id")
+CHECKED = frozenset(("finding", "tokens"))  # the fields that are known only after the checks
 _STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "proposed")
 
 

@@ -13,16 +13,19 @@ from typing import Any
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_text
+from mlxtune.core.text import one_line
 from mlxtune.data.checks.contract import scored_answer
 from mlxtune.data.readers.columns import guess_mapping
 from mlxtune.data.readers.formats import NO_MAPPING, detect
 from mlxtune.data.readers.row_format import Record
-from mlxtune.data.rows import Conversation, Preference, Row, Unpaired, row_text
+from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, Unpaired, row_text
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
 from mlxtune.recipe.edit import toml_literal
+from mlxtune.recipe.schema import RECIPE_NAME
 
 _BASE = "smollm2-135m"
+_MAX_NAME = 60  # characters
 _MOST_ROWS = 20_000  # that the guesses are made from
 _CHARACTERS_PER_TOKEN = 3
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096)
@@ -50,12 +53,14 @@ class Sentence:
 @dataclass(frozen=True)
 class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
-    if they are few."""
+    if they are few. ``formats`` counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
+    """
 
     source: Path
     rows: int
     unreadable: int
     formats: Mapping[str, int]
+    format: str
     mapping: Mapping[str, str]
     method: str
     max_tokens: int
@@ -64,16 +69,43 @@ class Scaffold:
     sentences: tuple[Sentence, ...]
 
 
-def first_record(path: Path) -> Record:
-    """Return the first record of a source. Raises ``DataError`` if there is none."""
+@dataclass(frozen=True)
+class SampleRecords:
+    """The first records of a source's first file that are objects, as the file has them, and the number of all its records."""
+
+    path: Path
+    records: tuple[tuple[Location, Record], ...]
+    total: int
+
+
+def first_records(path: Path, most: int = 1) -> SampleRecords:
+    """Return the objects among the first ``most`` records of a source. Raises ``DataError`` if there are none."""
     from mlxtune.data.access.records import open_records  # loads numpy
 
     file = next(iter(source_files(path).values()))
+    found: list[tuple[Location, Record]] = []
+    error: DataError | None = None
     with open_records(file) as records:
-        value = records.raw(0) if len(records) else None
-    if not isinstance(value, dict):
-        raise DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")
-    return value
+        for index in range(min(most, len(records))):
+            try:
+                value = records.raw(index)
+            except RowError as caught:
+                error = error or caught
+            else:
+                found += [(records.location(index), value)] if isinstance(value, dict) else []
+        if not found:
+            raise error or DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")
+        return SampleRecords(path, tuple(found), len(records))
+
+
+def first_record(path: Path) -> Record:
+    """Return the first record of a source. Raises ``DataError`` if there is none."""
+    return first_records(path).records[0][1]
+
+
+def needs_mapping(record: Record) -> bool:
+    """Return whether a record is in no known format, or would be read without its label."""
+    return detect(record) is None or bool(guessed_mapping(record))
 
 
 def guessed_mapping(record: Record) -> dict[str, str]:
@@ -83,13 +115,13 @@ def guessed_mapping(record: Record) -> dict[str, str]:
     return {} if name == "text" and "completion" not in mapping else mapping
 
 
-def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING) -> Scaffold:
+def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> Scaffold:
     """Guess a recipe for the rows of ``path``. Raises ``DataError`` if none of them can be read."""
-    mapping = dict(mapping) or guessed_mapping(first_record(path))
+    mapping = dict(mapping) or (guessed_mapping(first_record(path)) if format == "auto" else {})
     rows: list[Row] = []
     errors: list[DataError] = []
     for file in source_files(path).values():
-        file_rows, file_errors, _ = read_records(file, "auto", mapping)
+        file_rows, file_errors, _ = read_records(file, format, mapping)
         rows, errors = rows + file_rows, errors + file_errors
     if not rows:
         raise DataError(f"{path.name} has no valid rows: {errors[0].message}", hint=errors[0].hint)
@@ -104,6 +136,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING) -> Scaffold:
         rows=len(rows),
         unreadable=len(errors),
         formats=dict(Counter(row.format for row in rows).most_common()),
+        format=format,
         mapping=mapping,
         method=method,
         max_tokens=_token_limit(sample),
@@ -198,7 +231,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
     """Return the recipe as TOML, with ``source`` and ``schema`` as its paths."""
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     lines = [
-        f"# A first recipe for {scaffold.source.name} ({formats}). Change it freely: mlxtune recipe, or docs/recipe.md.",
+        f"# A first recipe for {one_line(scaffold.source.name)} ({formats}). Change it freely: mlxtune recipe, or docs/recipe.md.",
         f"name = {toml_literal(name)}",
         "",
         "[model]",
@@ -206,6 +239,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         "",
         "[data]",
         f"source = {toml_literal(source)}",
+        *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
         *([f"map = {_inline(scaffold.mapping)}"] if scaffold.mapping else []),
         f"max_tokens = {scaffold.max_tokens}            # estimated from the longest row; mlxtune plan counts the tokens",
         "",
@@ -230,13 +264,48 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
-    """Write ``recipes/NAME.toml`` in ``folder``, and its schema next to it. Raises ``InputError`` if one of them exists."""
-    name = name or re.sub(r"[^a-z0-9]+", "-", scaffold.source.stem.lower()).strip("-") or "rows"
+def facts(scaffold: Scaffold, name: str = "") -> list[tuple[str, str]]:
+    """Return what was guessed as pairs of a label and a text. ``name`` is the recipe's, if it is known."""
+    formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
+    unreadable = f", {scaffold.unreadable:,} cannot be read" if scaffold.unreadable else ""
+    schema = f"{name}.schema.json" if name else "a JSON Schema"
+    contract = "none" if scaffold.schema is None else f"{schema}, from the JSON answers"
+    contract = f"{len(scaffold.labels)} labels, compared with the reference" if scaffold.labels else contract
+    required = sum(sentence.share == 1 for sentence in scaffold.sentences)
+    offered = len(scaffold.sentences) - required
+    return [
+        ("rows", f"{scaffold.rows:,} ({formats}){unreadable}"),
+        *([("map", ", ".join(f"{key} = {column}" for key, column in scaffold.mapping.items()))] if scaffold.mapping else []),
+        ("method", scaffold.method),
+        ("tokens", f"max_tokens = {scaffold.max_tokens:,}, estimated"),
+        ("contract", contract),
+        *([("disclaimers", f"{required:,} in every answer they apply to, {offered:,} offered as comments")] if scaffold.sentences else []),
+    ]  # fmt: skip
+
+
+def default_name(source: Path) -> str:
+    """Return a recipe's name for the rows of ``source``: ``my-rows`` for ``My rows.csv``."""
+    return re.sub(r"[^a-z0-9]+", "-", source.stem.lower()).strip("-")[:_MAX_NAME].strip("-") or "rows"
+
+
+def new_files(scaffold: Scaffold, folder: Path, name: str) -> tuple[Path, Path]:
+    """Return the recipe ``recipes/NAME.toml`` in ``folder``, and the schema next to it. They are to be written.
+
+    Raises ``InputError`` if one of them exists, or if the name is invalid.
+    """
+    if not RECIPE_NAME.is_valid(name):
+        raise InputError(f"{one_line(name, 40)} is not a valid name for a recipe.", hint=f"Use {RECIPE_NAME.expected}.")
     recipe, schema = (folder / "recipes" / f"{name}{suffix}" for suffix in (".toml", ".schema.json"))
     for file in (recipe, *([schema] if scaffold.schema else [])):
         if file.exists():
             raise InputError(f"{file} already exists, so nothing was written.", hint="Choose another name with --name.")
+    return recipe, schema
+
+
+def write(scaffold: Scaffold, folder: Path, name: str = "") -> Path:
+    """Write the files of :func:`new_files`, and return the recipe. Raises the same errors."""
+    name = name or default_name(scaffold.source)
+    recipe, schema = new_files(scaffold, folder, name)
     source = os.path.relpath(scaffold.source.resolve(), recipe.parent.resolve())
     if scaffold.schema is not None:
         write_text(schema, json.dumps(scaffold.schema, indent=2, ensure_ascii=False) + "\n")

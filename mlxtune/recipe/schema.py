@@ -444,14 +444,16 @@ class SearchSection:
     ] = field(default_factory=list)
 
 
-_NAME = Rule(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch, "1 to 64 letters, digits, dots, dashes, or underscores")
+RECIPE_NAME = Rule(
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch, "1 to 64 letters, digits, dots, dashes, or underscores"
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A recipe. Its paths are relative to ``folder``, which is not part of the file."""
 
-    name: Annotated[str, Key("name used for runs and evaluations: letters, digits, dots, dashes, underscores"), _NAME]
+    name: Annotated[str, Key("name used for runs and evaluations: letters, digits, dots, dashes, underscores"), RECIPE_NAME]
     model: ModelSection
     data: DataSection
     method: MethodSection = field(default_factory=MethodSection)

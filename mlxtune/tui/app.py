@@ -28,6 +28,7 @@ from mlxtune.core import app_state, settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
 from mlxtune.core.text import one_line, plural
+from mlxtune.runs.status import STATUS_LABELS
 from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.base import BaseApp, Room
 from mlxtune.tui.help import help_rows
@@ -246,9 +247,11 @@ class MlxtuneApp(BaseApp):
 
     def _proposal_notice(self, view: RunView) -> Notice:
         if view.status != "finished":
-            return Notice(
-                "✗", "$error", f"The generation {view.status}: {one_line(view.state.error, 120)}", one_line(view.state.hint)
-            )
+            label = STATUS_LABELS[view.status]
+            what = "was stopped" if view.status == "stopped" else view.status
+            text = f"The generation {what}: {one_line(view.state.error, 120)}" if view.state.error else f"The generation {what}."
+            hint = view.state.hint or f"Continue it with: mlxtune runs resume {view.id}"
+            return Notice(label.glyph, f"${label.style}", text, one_line(hint))
         count = int(dict(view.state.summary).get("proposed", 0))
         refused = sum(dict(view.state.summary).get("refused", {}).values())
         text = f"{plural(count, 'row')} proposed, {refused:,} refused."

@@ -193,6 +193,12 @@ class BaseApp(OrderedKeys):
         views = self.snapshot.recipes if self.snapshot else ()
         self._recipe = next((view.path for view in views if view.recipe and view.recipe.name == name), self._recipe)
 
+    def show_recipe(self, path: Path) -> None:
+        """Show the recipe at ``path``, which was just written, as soon as it is in a snapshot."""
+        self._recipe = path
+        self.sessions.expect_recipe(path)
+        self.redraw()
+
     def choose_recipe(self, then: Callable[[], object] = lambda: None) -> None:
         """Ask which recipe to show, and call ``then`` when one has been chosen."""
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # they load numpy
 
     _Offer = tuple[str, GenerationRequest, Quote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
-ROWS = 20
 _OTHER = "other"
 
 
@@ -63,7 +62,7 @@ def choose_teacher(
     app: BaseApp, recipe: Path, task: Task, *, rows: tuple[str, ...] = (), documents: str = "", prompts: str = "", reason: str = ""
 ) -> None:
     """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
-    from mlxtune.data.generate.request import GenerationRequest
+    from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest
     from mlxtune.data.generate.start import quote
 
     def teachers() -> tuple[Recipe, list[_Offer]]:
@@ -71,7 +70,7 @@ def choose_teacher(
         result = []
         for name, spec in _teachers(app.workspace, loaded):
             request = GenerationRequest(
-                task, spec, ROWS if not prompts else 10_000, rows=rows, documents=documents, prompts=prompts, reason=reason
+                task, spec, ALL_PROMPTS if prompts else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts, reason=reason
             )
             try:
                 offer: Quote | MlxtuneError = quote(loaded, request)
@@ -100,7 +99,7 @@ def choose_teacher(
                     request = replace(request, teacher=replace(request.teacher, consent="asked in the app"))
                 _start(app, loaded, request)
 
-        title = f"Who writes up to {plural(min(ROWS, usable[0][2].rows) if task != 'answers' else usable[0][2].rows, 'row')}?"
+        title = f"Who writes up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
         text = "The teacher sees only training rows. Choosing one starts it."
         app.push_screen(ChoiceDialog(title, text, options), chosen)
 
@@ -155,4 +154,4 @@ def _ask_path(app: BaseApp, title: str, text: str, then: Callable[[str], None]) 
         if path:
             then(str((app.workspace / Path(path).expanduser()).resolve()))
 
-    app.push_screen(PromptDialog(title, text, label="continue"), chosen)
+    app.push_screen(PromptDialog(title, text, label="continue", folder=app.workspace), chosen)

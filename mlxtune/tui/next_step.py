@@ -100,7 +100,10 @@ def next_step(snapshot: Snapshot) -> NextStep:
         "create it",
         "create the sample workspace here",
         "screen.samples",
-        shortcuts=(Shortcut("V", "check first whether fine-tuning is what you need", _open("advice")),),
+        shortcuts=(
+            Shortcut("o", "open a file of your own", "screen.open_file"),
+            Shortcut("V", "check first whether fine-tuning is what you need", _open("advice")),
+        ),
     )
 
 

@@ -1,10 +1,16 @@
-"""Format paths and model names in a short form that is safe to display."""
+"""Format paths and model names in a short form that is safe to display, and complete paths that are being typed."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
-from mlxtune.core.text import one_line
+from mlxtune.core.errors import InputError
+from mlxtune.core.files import user_path
+from mlxtune.core.text import one_line, safe_text
+
+_MOST_NAMES = 200  # of a folder, to choose from
 
 
 def relative_paths(folder: Path, text: str) -> str:
@@ -21,3 +27,22 @@ def display_path(path: Path, folder: Path, default: str) -> str:
 def base_name(base: str) -> str:
     """Return the name of a base model: a folder's own name, or the name in the recipe."""
     return one_line(Path(base).name or base if base.startswith(("/", ".", "~")) else base)
+
+
+def completions(folder: Path, text: str) -> list[str]:
+    """Return the paths that begin with ``text``, as they would be typed: folders with a slash first, then files.
+
+    A relative path is relative to ``folder``. Hidden files are included only if ``text`` asks for them. Names that are not safe
+    to show are left out.
+    """
+    start = text.rpartition("/")[2]
+    lead = text[: len(text) - len(start)]
+    if not lead and start.startswith("~"):
+        return ["~/"] if start == "~" else []
+    names: list[tuple[bool, str]] = []
+    with suppress(OSError, ValueError, InputError), os.scandir(folder / user_path(lead or ".")) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(start) and (start or not name.startswith(".")) and safe_text(name) == name:
+                names.append((not entry.is_dir(), name))
+    return [f"{lead}{name}{'' if is_file else '/'}" for is_file, name in sorted(names)[:_MOST_NAMES]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import plural
+from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import OUTCOMES, ReviewStep
 from mlxtune.tui.snapshot import RecipeView
 from mlxtune.tui.source_session import SourceRef, SourceSession
@@ -29,6 +31,7 @@ class SessionManager:
     def __init__(self, app: BaseApp) -> None:
         self._app = app
         self._file: SourceRef | None = None
+        self._expected_recipe: Path | None = None
         self._stamps: object = None
         self.session: SourceSession | None = None
 
@@ -51,9 +54,13 @@ class SessionManager:
         if self._app.current_mode in SOURCE_MODES:
             self._app.redraw()
 
-    def open_file(self, path: Path | None) -> None:
-        """Show a file without a recipe or, if ``None``, the current recipe's source."""
-        self._file = SourceRef(path) if path else None
+    def open_file(self, path: Path | None, mapping: Mapping[str, str] = NO_MAPPING) -> None:
+        """Show a file without a recipe, whose columns ``mapping`` names, or, if ``None``, the current recipe's source."""
+        self._file, self._expected_recipe = SourceRef(path, map=tuple(mapping.items())) if path else None, None
+
+    def expect_recipe(self, path: Path) -> None:
+        """Show the source of a new recipe as soon as it is the current one. Until then, the file that is open stays."""
+        self._expected_recipe = path
 
     def session_for(self, view: RecipeView | None) -> SourceSession | None:
         """Return the session for the opened file, or for the source of ``view``.
@@ -61,6 +68,8 @@ class SessionManager:
         A source that changed on disk is reopened once two consecutive calls find it unchanged.
         """
         recipe = view.recipe if view else None
+        if view is not None and view.path == self._expected_recipe:
+            self.open_file(None)
         ref = self._file
         if ref is None and view is not None and recipe is not None:
             ref = SourceRef(recipe.source, recipe.data.format, tuple(recipe.data.map.items()), recipe, view.path)

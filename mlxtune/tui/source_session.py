@@ -15,7 +15,7 @@ from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneErro
 from mlxtune.core.text import one_line
 from mlxtune.data import filters, review
 from mlxtune.data.review import Action, ReviewSession, ReviewStep
-from mlxtune.data.rows import Row, row_tags
+from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.data.source_files import PARTS, generated_path
 from mlxtune.recipe import Recipe
 from mlxtune.tui.follow import file_stamp
@@ -90,6 +90,7 @@ class SourceSession:
         self.browser: SourceBrowser | None = None
         self.contract: Contract | None = None
         self.error: MlxtuneError | None = None  # set if the source cannot be read
+        self.unmapped: RowError | None = None  # set if all rows are invalid because their columns are unknown
         self.check = CheckProgress()
         self.selection = RowSelection()
         self.row_index = 0  # the row under the cursor
@@ -125,6 +126,11 @@ class SourceSession:
             raise DataError(f"{self.ref.name} is not open yet.", hint="Try again in a moment.")
         return self.browser
 
+    @property
+    def has_no_rows(self) -> bool:
+        """Whether the source is open but has nothing to show."""
+        return self.browser is not None and (not len(self.browser) or self.unmapped is not None)
+
     # In threads
 
     def _notify_throttled(self) -> None:
@@ -146,9 +152,19 @@ class SourceSession:
         try:
             for _ in browser.scan(lambda: self.closed):
                 self._notify_throttled()
+            self.unmapped = self._find_unmapped(browser)
         except DataError:  # the file is being written; a new session opens once it stops changing
             return
         self._notify()
+
+    def _find_unmapped(self, browser: SourceBrowser) -> RowError | None:
+        """Return the error of the first row if every row is invalid and the first one needs a column map."""
+        from mlxtune.data.scaffold import first_record, needs_mapping
+
+        if not len(browser) or browser.bad_count < len(browser):
+            return None
+        first = browser.record(0)
+        return first if isinstance(first, RowError) and needs_mapping(first_record(self.ref.path)) else None
 
     def _check(self) -> None:
         from mlxtune.evaluation.check_process import CheckProcess, contract_scorer
@@ -171,7 +187,7 @@ class SourceSession:
         if self.browser is not None and result is not None:
             self.browser.scorer, self.browser.check_result = scorer, result
             self.check.finished = True
-            if "finding:" in self.selection.filter or "tokens" in self.selection.filter or self.selection.order != "row":
+            if filters.fields(self.selection.filter) & filters.CHECKED or self.selection.order != "row":
                 self.select(self.selection.filter, self.selection.order)
         self._notify()
 

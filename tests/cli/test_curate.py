@@ -153,6 +153,14 @@ def test_rows_are_selected_by_finding(cli, shop):
     ] == [62]
 
 
+def test_a_pipeline_in_a_file_selects_rows_by_finding(cli, shop):
+    """The checks run because the pipeline has the filter, wherever its text comes from, and not for a text that looks like one."""
+    shop.write_text(shop.read_text() + json.dumps({"prompt": "mine is ada@larkfell.org", "completion": "ok"}) + "\n")
+    (shop.parent / "steps.txt").write_text("drop finding:email\n")
+    assert _json(cli("data", "apply", "shop.jsonl", "@steps.txt", "--json"))["left_out"] == 1
+    assert _json(cli("data", "apply", "shop.jsonl", 'drop "finding:email"', "--json"))["left_out"] == 0
+
+
 def test_review_status(cli, shop):
     rows = read_file(shop)
     cli("data", "review", "shop.jsonl", "1", "2", "--accept")

@@ -9,6 +9,8 @@ import jsonschema
 import pytest
 
 from mlxtune.data.checks.report import SCHEMA
+from mlxtune.data.source import read_source
+from mlxtune.recipe import load
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 DIRTY = SAMPLES / "support-dirty.jsonl"
@@ -213,6 +215,19 @@ def test_the_ready_command_keeps_the_format(cli, tmp_path: Path) -> None:
     line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
     assert line == f"Ready mlxtune data check {source} --format text --fix"
     assert cli(*line.split()[2:]).code == 0
+
+
+def test_the_ready_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> None:
+    """Without it, these texts would be read as the turns of a transcript, and the record of the second kind not at all."""
+    source = tmp_path / "rows.jsonl"
+    rows = [{"text": f"Human: How much is {number}?\n\nAssistant: {number} euros."} for number in range(3)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows) + json.dumps({"text": "Closed.", "messages": "none"}) + "\n")
+    line = cli("data", "check", str(source), "--format", "text").out.splitlines()[-1]
+    assert line == f"Ready mlxtune init --from {source} --format text"
+    assert cli("init", str(tmp_path), *line.split()[3:]).code == 0
+    recipe = load(tmp_path / "recipes" / "rows.toml")
+    assert recipe.data.format == "text"
+    assert {row.format for row in read_source(recipe.source, recipe.data.format).rows} == {"text"}
 
 
 def test_init_from_writes_a_recipe_that_can_be_checked(cli, tmp_path: Path) -> None:

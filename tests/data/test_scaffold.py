@@ -92,3 +92,18 @@ def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
         guess(write_rows(tmp_path / "rows.jsonl", [{"n": 1}]))
     with pytest.raises(DataError, match="has no rows"):
         scaffold.first_record(write_rows(tmp_path / "empty.jsonl", []))
+
+
+def test_a_file_name_cannot_add_lines_to_the_recipe(tmp_path: Path) -> None:
+    """A comment in TOML ends at a line break, and allows no control characters."""
+    source = write_rows(tmp_path / 'rows\nname = "evil"\x1b.jsonl', [{"prompt": "q", "completion": "a"}] * 3)
+    recipe = load(write(guess(source), tmp_path, "mine"))
+    assert (recipe.name, recipe.source.resolve()) == ("mine", source.resolve())
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "x" * 65])
+def test_an_invalid_name_writes_nothing(name: str, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": "a"}] * 3)
+    with pytest.raises(InputError, match="not a valid name"):
+        write(guess(source), tmp_path, name)
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -120,3 +120,28 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
         assert "novelty 0.70" in room.text("#origin")
         await room.press("a")
         await room.until(lambda: len(read_source(recipe.source).rows) == 11)
+
+
+@pytest.mark.parametrize(
+    ("end", "notice"),
+    [
+        (("run.stopped", {"step": 0}), "■ The generation was stopped. Continue it with: mlxtune runs resume 20261124-1500-support-json"),
+        (
+            ("run.failed", {"error": "The endpoint refused the key.", "hint": "Set KEY.", "code": 3}),
+            "✗ The generation failed: The endpoint refused the key. Set KEY.",
+        ),
+    ],
+)
+async def test_a_generation_that_ended_early_says_how(
+    end: tuple[str, dict[str, Any]], notice: str, shop: Shop, open_room: OpenRoom
+) -> None:
+    shop.recipe()
+    folder = shop.folder / "generations" / "20261124-1500-support-json"
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
+    shop.tell(folder, [("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"})])
+    shop.hold(folder)
+    async with open_room("home") as room:
+        shop.tell(folder, [end])
+        await room.observe(shop.snapshot(NOW + 5))
+        await room.until(lambda: room.notice == notice)

@@ -171,7 +171,7 @@ def _examples(
 ) -> tuple[Conversation | Preference, ...]:
     """Return the training rows that ``request`` selects. Raises ``InputError`` if there are none."""
     matches = filters.parse(request.filter)
-    if filters.fields(request.filter) & {"finding", "tokens"}:
+    if filters.fields(request.filter) & filters.CHECKED:
         raise InputError(
             "Training rows cannot be selected by findings or tokens.", hint="Select them by tag, status, id, len, or text."
         )

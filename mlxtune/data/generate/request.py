@@ -8,6 +8,9 @@ from typing import Any
 
 from mlxtune.data.generate.lineage import Task
 
+DEFAULT_ROWS = 20
+ALL_PROMPTS = 1_000_000  # more prompts than a file has
+
 
 @dataclass(frozen=True)
 class TeacherSpec:
@@ -38,7 +41,7 @@ class GenerationRequest:
 
     task: Task
     teacher: TeacherSpec
-    count: int = 20
+    count: int = DEFAULT_ROWS
     candidates: int = 4
     filter: str = ""
     where: str = ""

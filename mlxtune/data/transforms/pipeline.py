@@ -54,11 +54,15 @@ class RowEdit:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Parsed steps. ``text`` is what they were parsed from; ``mapping`` has the columns that ``map`` names."""
+    """Parsed steps. ``text`` is what they were parsed from; ``mapping`` has the columns that ``map`` names.
+
+    ``fields`` are those of the filters in it.
+    """
 
     text: str
     steps: tuple[Step, ...]
     mapping: Mapping[str, str] = field(default_factory=dict)
+    fields: frozenset[str] = frozenset()
 
     def run(self, rows: Rows) -> Iterator[PipelineRow]:
         """Yield the rows after all steps, in order."""
@@ -164,7 +168,7 @@ def parse(text: str, folder: Path) -> Pipeline:
             raise scanner.error(f"{verb.name}: unexpected {rest}. Separate steps with |.")
     if not steps:
         raise InputError("There is no step in the pipeline.", hint=f"Begin with a verb: {', '.join(VERBS)}.")
-    return Pipeline(_summary(scanner.text), tuple(steps), scanner.mapping)
+    return Pipeline(_summary(scanner.text), tuple(steps), scanner.mapping, frozenset(scanner.fields))
 
 
 def _summary(text: str) -> str:

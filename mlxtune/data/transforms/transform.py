@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
-from mlxtune.data.filters import Filter, FilterRow
+from mlxtune.data.filters import Filter, FilterRow, fields
 from mlxtune.data.review import Decision
 from mlxtune.data.rows import Row
 
@@ -135,7 +135,7 @@ _FILTER = re.compile(r'(?:\s*(?:-?/(?:\\.|[^/\\\n])+/i?|-?(?:\w+:)?"[^"\n]*"|[^\
 class ArgumentScanner:
     """Reads the arguments of the verbs in a pipeline. Relative paths begin in ``folder``; ``where`` is the condition for the next step.
 
-    ``mapping`` collects the columns of ``map``.
+    ``mapping`` collects the columns of ``map``, and ``fields`` those of filters.
     """
 
     def __init__(self, text: str, folder: Path) -> None:
@@ -144,6 +144,7 @@ class ArgumentScanner:
         self.usage = ""
         self.where: Filter | None = None
         self.mapping: dict[str, str] = {}
+        self.fields: set[str] = set()
 
     @property
     def at_end(self) -> bool:
@@ -205,6 +206,7 @@ class ArgumentScanner:
         match = _FILTER.match(self.text, self.position, self._line_end)
         assert match
         self.position = match.end()
+        self.fields |= fields(match[0])
         return match[0].strip()
 
     @property

@@ -24,6 +24,20 @@ _STATUS_GLYPHS: dict[Status, tuple[str, str]] = {
 }
 
 
+_ROLES = {  # glyph, and style of the name
+    "system": ("◇", "$muted"),
+    "developer": ("◇", "$muted"),
+    "user": ("○", "$foreground"),
+    "assistant": ("●", "$primary"),
+    "tool": ("▷", "$muted"),
+}
+
+
+def role_glyph(role: str) -> tuple[str, str]:
+    """Return the glyph of a role, and the style of its name."""
+    return _ROLES.get(role, ("●", "$primary"))
+
+
 def decision_glyph(decision: Decision) -> tuple[str, str]:
     """Return the glyph of a decision and its style. An edited row without another decision shows the edit."""
     edited = decision.record is not None and decision.status == "pending"
@@ -37,14 +51,31 @@ def check_glyph(check: str) -> str:
     return get_check(check).glyph
 
 
-def source_unavailable(session: SourceSession, workspace: Path, recipe_key: str, width: int) -> Content:
-    """Draw a message that the source is being opened, cannot be read, or is empty."""
+def source_unavailable(session: SourceSession, workspace: Path, recipe_key: str, map_key: str, width: int) -> Content:
+    """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map. ``map_key`` is Data's, else empty."""
     if session.error is not None:
         message = relative_paths(workspace, one_line(session.error.message))
         rows = error_rows(MlxtuneError(message, hint=session.error.hint), width)
         rows.append(fold("Your decisions are safe. They are saved next to the source.", width, "    "))
     elif session.browser is None:
         return fold(f"reading {session.ref.name}", width)
+    elif session.unmapped is not None:
+        mapping = (
+            (map_key, "map the columns", "screen.map_columns") if map_key else ("D", "map the columns in Data", "app.room('data')")
+        )
+        total = len(session.browser)
+        rows = [
+            *marked(
+                "✗",
+                "$error",
+                f"The columns of {session.ref.name} are unknown, so none of its {total:,} rows can be used.",
+                width,
+                "bold",
+            ),
+            fold(f"First row: {one_line(session.unmapped.reason, 200)}", width, "    "),
+            Content(""),
+            line("  ", key(*mapping)),
+        ]
     else:
         rows = [
             fold(f"{session.ref.name} has no rows.", width, style="bold"),

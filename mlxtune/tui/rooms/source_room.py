@@ -16,6 +16,7 @@ from mlxtune.data.review import Action
 from mlxtune.data.rows import Row
 from mlxtune.tui.base import Room
 from mlxtune.tui.generate_flow import choose_task
+from mlxtune.tui.open_flow import open_mapped
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
@@ -33,6 +34,7 @@ class SourceRoom(Room):
     """A room that shows the rows of a source."""
 
     RECIPE_KEY: ClassVar[str]
+    MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("colon", "transform", "change many rows", id="source.transform"),
         Binding("w", "generate", "let a teacher write rows", id="source.generate"),
@@ -81,7 +83,7 @@ class SourceRoom(Room):
     def render_unavailable(self, session: SourceSession | None, width: int) -> Content:
         """Return the content of the room while there are no rows to show."""
         if session is not None:
-            return source_unavailable(session, self.app.workspace, self.RECIPE_KEY, width)
+            return source_unavailable(session, self.app.workspace, self.RECIPE_KEY, self.MAP_KEY, width)
         snapshot, view = self.app.snapshot, self.app.recipe
         error = relative_paths(self.app.workspace, view.error) if view else ""
         return no_source(error, self.RECIPE_KEY if snapshot and snapshot.recipes else "", width)
@@ -218,24 +220,32 @@ class SourceRoom(Room):
             "Enter a file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
         )
         self.app.push_screen(
-            PromptDialog("Import rows", text, label="import"), lambda name: self.import_rows(name) if name else None
+            PromptDialog("Import rows", text, label="import", folder=Path.cwd()),
+            lambda name: self.import_rows(name) if name else None,
         )
 
-    def import_rows(self, name: str, skip_bad: bool = False) -> None:
-        """Import the rows of a file or dataset into the workspace and show them. If some are invalid, ask whether to skip them."""
-        from mlxtune.data.importer import BadRowsError, ImportResult, import_rows, locate
+    def import_rows(self, name: str) -> None:
+        """Import the rows of a file or dataset into the workspace and show them. Ask for a column map if the file needs one."""
+        from mlxtune.data.importer import locate
 
-        def job() -> ImportResult | Path:
-            path = locate(name)
+        def located(path: Path) -> None:
             if path.suffix == ".jsonl" and path.resolve().is_relative_to(self.app.workspace.resolve()):
-                return path  # a copy would have other lines, and no review
-            return import_rows(path, _unused_path(self.app.workspace / "data", path), skip_bad=skip_bad)
+                self.sessions.open_file(path)  # a copy would have other lines, and no review
+                self.app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 40)}, which is in this workspace."))
+            else:
+                open_mapped(self.app, path, self._import_file, label="import")
 
-        def imported(result: ImportResult | Path) -> None:
-            if isinstance(result, Path):
-                self.sessions.open_file(result)
-                self.app.show_notice(Notice("✓", "$success", f"Opened {one_line(result.name, 40)}, which is in this workspace."))
-                return
+        self.app.show_notice(Notice("●", "$primary", f"Importing {one_line(name, 60)}."))
+        self.run_job(lambda: locate(name), located)
+
+    def _import_file(self, path: Path, mapping: Mapping[str, str], skip_bad: bool = False) -> None:
+        """Import the rows of a file, whose columns ``mapping`` names. If some are invalid, ask whether to skip them."""
+        from mlxtune.data.importer import BadRowsError, ImportResult, import_rows
+
+        def job() -> ImportResult:
+            return import_rows(path, _unused_path(self.app.workspace / "data", path), mapping=mapping, skip_bad=skip_bad)
+
+        def imported(result: ImportResult) -> None:
             self.sessions.open_file(result.out)
             left = f", {plural(len(result.bad), 'invalid row')} skipped" if result.bad else ""
             text = f"Imported {plural(result.rows, 'row')} to data/{one_line(result.out.name, 40)}{left}."
@@ -249,9 +259,9 @@ class SourceRoom(Room):
             options = [ChoiceOption("", "Cancel", "fix the file first"), ChoiceOption("skip", "Skip them", "import the rest")]
             message = "\n".join(one_line(row, 110) for row in error.message.splitlines()[1:])
             dialog = ChoiceDialog(f"{plural(error.count, 'row')} cannot be used", message, options)
-            self.app.push_screen(dialog, lambda answer: self.import_rows(name, skip_bad=True) if answer else None)
+            self.app.push_screen(dialog, lambda answer: self._import_file(path, mapping, skip_bad=True) if answer else None)
 
-        self.app.show_notice(Notice("●", "$primary", f"Importing {one_line(name, 60)}."))
+        self.app.show_notice(Notice("●", "$primary", f"Importing {one_line(path.name, 60)}."))
         self.run_job(job, imported, failed)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,9 +17,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from mlxtune.core.text import restore_unsafe, safe_text
+from mlxtune.tui.paths import completions
 from mlxtune.tui.render.text import cell, fold, key, line
 from mlxtune.tui.widgets.list import ListPanel
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.panel import Draw, Panel
+
+if TYPE_CHECKING:
+    from mlxtune.tui.base import BaseApp
 
 _ESCAPED = {ord("\n"): "␊", ord("\t"): "␉"}  # symbols for a line break and a tab in a single-line field
 _UNESCAPED = {ord(symbol): chr(code) for code, symbol in _ESCAPED.items()}
@@ -67,37 +74,101 @@ class ChoiceDialog(ModalScreen[str]):
             self.dismiss(self._options[event.index].value)
 
 
+class PathField(Input):
+    """A field for a path in a :class:`PromptDialog`, which lists the paths that begin with what was typed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "screen.complete", "complete the path", id="path.complete"),
+        Binding("up", "screen.candidate(-1)", "previous path", id="path.up"),
+        Binding("down", "screen.candidate(1)", "next path", id="path.down"),
+    ]
+
+
 class PromptDialog(ModalScreen[str]):
     """Asks the user for a line of text. Returns it, or an empty string on escape.
 
-    ``validate`` returns an error message,  or an empty string. Line breaks and tabs of ``value`` are shown
-    as symbols and restored in the result, as are characters that are unsafe to display.
+    ``text`` is prose, or a function that draws what the question is about. ``validate`` returns an error message, or an empty
+    string. Line breaks and tabs of ``value`` are shown as symbols and restored in the result, as are characters that are unsafe to
+    display. The text is a path that tab completes if there is a ``folder``, which relative paths are in.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close", id="ask.close")]
 
+    app: BaseApp
+
     def __init__(
-        self, title: str, text: str, value: str = "", *, label: str = "save", validate: Callable[[str], str] = lambda value: ""
-    ) -> None:
+        self, title: str, text: str | Draw, value: str = "", *, label: str = "save",
+        validate: Callable[[str], str] = lambda value: "", folder: Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._heading, self._text, self._value, self._label, self._find_error = title, text, value, label, validate
+        self._folder = folder
+        self._candidates: list[str] = []
+        self._listed = ""  # the text that they begin with
+        self._completing = False  # tab was pressed before they were found
 
     def compose(self) -> ComposeResult:
+        text = self._text
+        field = PathField if self._folder else Input
+        names = [("enter", self._label), *([("tab", "complete")] if self._folder else []), ("esc", "close")]
         with Vertical(classes="sheet"):
             yield Panel(lambda width, _height: line((self._heading, "bold")).truncate(max(width, 0)))
-            if self._text:
-                yield Panel(lambda width, _height: fold(self._text, width, indent=""), classes="prose")
-            yield Input(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=False)
+            if text:
+                draw = (lambda width, _height: fold(text, width, indent="")) if isinstance(text, str) else text
+                yield Panel(draw, classes="prose")
+            yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=False)
+            yield ListPanel(eager=True, id="candidates")
             yield Panel(id="wrong", classes="trouble")
-            enter = line(("enter", "bold $primary"), (f" {self._label}   ", "$muted"))
-            keys = line(enter, ("esc", "bold $primary"), (" close", "$muted"))
+            keys = line(*(part for name, label in names for part in ((name, "bold $primary"), (f" {label}   ", "$muted"))))
             yield Panel(lambda _width, _height: keys)
 
     def on_mount(self) -> None:
         self.query_one("#wrong").display = False
+        candidates = self.query_one(ListPanel)
+        candidates.display, candidates.can_focus = self._folder is not None, False
+        self._find_candidates(self._value)
 
-    def on_input_changed(self) -> None:
+    def on_input_changed(self, event: Input.Changed) -> None:
         self.query_one("#wrong").display = False
+        self._find_candidates(event.value)
+
+    # Paths
+
+    def _find_candidates(self, text: str) -> None:
+        """Look in a thread for the paths that begin with ``text``."""
+        if (folder := self._folder) is not None:
+            self.app.run_job(lambda: completions(folder, text), partial(self._show_candidates, text), group="paths")
+
+    def _show_candidates(self, text: str, names: list[str]) -> None:
+        if not self.is_attached or text != self.query_one(Input).value:
+            return
+        self._candidates, self._listed = names, text
+        self.query_one(ListPanel).set(
+            len(names), lambda index, width: cell(names[index], width, "$muted" if names[index].endswith("/") else ""), cursor=0
+        )
+        if self._completing:
+            self._completing = False
+            self.action_complete()
+
+    def action_candidate(self, by: int) -> None:
+        self.query_one(ListPanel).action_move(by)
+
+    def action_complete(self) -> None:
+        """Type what all paths share beyond the text or, if that is nothing or another path was chosen, the path under the cursor."""
+        field, names, cursor = self.query_one(Input), self._candidates, self.query_one(ListPanel).cursor
+        if self._listed != field.value:
+            self._completing = True
+        elif names:
+            shared = os.path.commonprefix(names)  # noqa: RUF071, which means whole names
+            self._type(shared if cursor == 0 and len(shared) > len(field.value) else names[cursor])
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        self._type(self._candidates[event.index])
+
+    def _type(self, path: str) -> None:
+        field = self.query_one(Input)
+        field.value, field.cursor_position = path, len(path)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()

@@ -14,6 +14,7 @@ from textual.widgets import Input
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
+from mlxtune.tui import open_flow
 from mlxtune.tui.render.text import cell, error_rows, fold, line, lines
 from mlxtune.tui.rooms.data import render, service
 from mlxtune.tui.rooms.source_room import SourceRoom
@@ -51,10 +52,11 @@ class DataRoom(SourceRoom):
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#list"
     RECIPE_KEY = "c"
+    MAP_KEY = "="
     CONDITIONAL_ACTIONS = frozenset(
         {
             "filter", "review", "fix", "accept", "reject", "tag", "redo", "mute", "sort", "bulk", "transform", "generate",
-            "import_rows", "stats", "recipe", "check_again",
+            "import_rows", "stats", "recipe", "check_again", "map_columns",
         }
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,6 +74,9 @@ class DataRoom(SourceRoom):
         Binding("g", "stats", "stats", id="data.figures"),
         Binding("c", "recipe", "recipe", id="data.recipe"),
         Binding("n", "check_again", "check again", id="data.check"),
+        Binding("o", "open_file", "open a file", id="data.open"),
+        Binding("r", "new_recipe", "new recipe", id="data.new-recipe"),
+        Binding("equals_sign", "map_columns", "map the columns", id="data.map"),
         Binding("escape", "leave", "back", id="data.back"),
     ]
 
@@ -130,11 +135,13 @@ class DataRoom(SourceRoom):
         session = self.sessions.session_for(self.app.recipe)
         if session is not self._drawn_session:
             self._show_session(session)
-        has_rows = session is not None and session.error is None and session.browser is not None and len(session.browser) > 0
+        has_rows = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
         self.set_class(session is None, "-bare")
         self.set_class(session is not None and not has_rows, "-broken")
         self.set_class(self._show_stats, "-stats")
         if session is not None and has_rows:
+            if self.focused is None:  # the list was hidden while another source was opened
+                self.set_focus(self._list)
             self._draw_rows(session)
             self._draw_findings(session)
             self._draw_lengths(session)
@@ -287,7 +294,7 @@ class DataRoom(SourceRoom):
 
     def footer_actions(self) -> Sequence[FooterAction]:
         session = self.session
-        if session is None or not len(session.source):
+        if session is None or session.has_no_rows:
             return self.source_actions()
         on_finding = self.focused is not None and self.focused.id == "findings-list"
         has_rows, state = bool(len(session.selection.rows)), session.source.state
@@ -317,6 +324,16 @@ class DataRoom(SourceRoom):
             ),
         ]
         return [*(action for possible, action in actions if possible), *self.source_actions()]
+
+    def source_actions(self) -> list[FooterAction]:
+        session = self.sessions.session
+        own = [
+            FooterAction("o", "open", "open_file", "open a file of your own, in any format"),
+            FooterAction("r", "new recipe", "new_recipe", "write a recipe for this file, or for another one"),
+        ]
+        if session is not None and session.error is None:
+            own.append(FooterAction("=", "map", "map_columns", "choose which columns hold the prompt, the answer, and so on"))
+        return [*own, *super().source_actions()]
 
     def _fixable_check(self) -> str:
         """Return the check that f fixes: the one under the cursor, the current row's most severe one, or an empty string."""
@@ -392,6 +409,21 @@ class DataRoom(SourceRoom):
         if session := self.session:
             session.check_again()
             self.redraw()
+
+    def action_open_file(self) -> None:
+        open_flow.open_file(self.app)
+
+    def action_new_recipe(self) -> None:
+        """Write a recipe for the file that is open without one, or else for a file that the user chooses."""
+        session = self.session
+        if session is None or session.ref.recipe is not None:
+            open_flow.new_recipe(self.app)
+        else:
+            open_flow.recipe_for(self.app, session.ref.path, dict(session.ref.map), session.ref.format)
+
+    def action_map_columns(self) -> None:
+        if (session := self.sessions.session) is not None:
+            open_flow.map_source(self.app, session.ref)
 
     def action_review(self) -> None:
         self.app.action_room("review")

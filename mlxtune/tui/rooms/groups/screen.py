@@ -148,7 +148,7 @@ class GroupsRoom(SourceRoom):
 
     def draw(self, snapshot: Snapshot) -> None:
         session = self.sessions.session_for(self.app.recipe)
-        ready = session is not None and session.error is None and session.browser is not None and len(session.browser) > 0
+        ready = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
         self.set_class(not ready, "-bare")
         self.set_class(self._inside, "-inside")
         if session is None or not ready:
@@ -243,7 +243,7 @@ class GroupsRoom(SourceRoom):
 
     def footer_actions(self) -> Sequence[FooterAction]:
         session = self.session
-        if session is None or not len(session.source):
+        if session is None or session.has_no_rows:
             return self.source_actions()
         group, state = self.group, session.source.state
         has_group, on_members = group is not None, self.focused is self._members

@@ -46,7 +46,11 @@ class HomeRoom(Room):
     CSS_PATH = "style.tcss"
     ABOUT = "the workspace, and what to do next"
     CONDITIONAL_ACTIONS = frozenset({"new"})
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("n", "new", "new run", id="home.new")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "new", "new run", id="home.new"),
+        Binding("o", "open_file", "open a file", id="home.open"),
+        Binding("r", "new_recipe", "new recipe", id="home.recipe"),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +110,8 @@ class HomeRoom(Room):
             actions.append(FooterAction("enter", step.label, "do", step.about))
         if self.app.can_start:
             actions.append(FooterAction("n", step.label if new else "new", "new", "start a new run"))
+        actions.append(FooterAction("o", "open", "open_file", "open a file of your own, in any format, and look at its rows"))
+        actions.append(FooterAction("r", "recipe", "new_recipe", "write a recipe for a file of your own"))
         return actions
 
     def save_state(self) -> Mapping[str, Any]:
@@ -131,3 +137,13 @@ class HomeRoom(Room):
 
     def action_new(self) -> None:
         self.app.new_run()
+
+    def action_open_file(self) -> None:
+        from mlxtune.tui.open_flow import open_file  # loads numpy, which this room does not need
+
+        open_file(self.app)
+
+    def action_new_recipe(self) -> None:
+        from mlxtune.tui.open_flow import new_recipe
+
+        new_recipe(self.app)

@@ -115,7 +115,7 @@ class ReviewRoom(SourceRoom):
     def session(self) -> SourceSession | None:
         """The displayed session, once its source is open and has rows."""
         session = super().session
-        return session if session is not None and len(session.source) and session.error is None else None
+        return session if session is not None and not session.has_no_rows and session.error is None else None
 
     # Drawing
 

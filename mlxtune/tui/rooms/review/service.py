@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlxtune.core.text import one_line
 from mlxtune.data.generate.lineage import KEY, lineage_of
 from mlxtune.data.rows import Conversation, Preference, Row, Unpaired
+from mlxtune.tui.render.source import role_glyph
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import SourceBrowser
@@ -18,13 +19,6 @@ if TYPE_CHECKING:  # they load numpy
 
 SIDES = ("chosen", "rejected")
 _MAX_SOURCE = 28  # characters of a file's name and the row's place in it, which fit on one line
-_ROLES = {  # glyph, and style of the name
-    "system": ("◇", "$muted"),
-    "developer": ("◇", "$muted"),
-    "user": ("○", "$foreground"),
-    "assistant": ("●", "$primary"),
-    "tool": ("▷", "$muted"),
-}
 
 
 @dataclass(frozen=True)
@@ -39,11 +33,11 @@ class RowPart:
 
     @property
     def glyph(self) -> str:
-        return _ROLES.get(self.role, ("●", "$primary"))[0]
+        return role_glyph(self.role)[0]
 
     @property
     def style(self) -> str:
-        return _ROLES.get(self.role, ("●", "$primary"))[1]
+        return role_glyph(self.role)[1]
 
 
 def parts_of(row: Row) -> tuple[RowPart, ...]:

@@ -1,0 +1,259 @@
+"""The screen that maps a file's columns to our keys, with the first rows as they would be read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.checks.check_input import text_parts
+from mlxtune.data.readers.columns import columns
+from mlxtune.data.readers.formats import KEYS, parse
+from mlxtune.data.rows import Row, RowError
+from mlxtune.tui.render.source import role_glyph
+from mlxtune.tui.render.text import cell, key, line, lines, marked, wrap
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.section import Section
+
+if TYPE_CHECKING:
+    from mlxtune.data.scaffold import SampleRecords
+    from mlxtune.tui.base import BaseApp
+
+SAMPLE = 100  # records that the map is tried on
+_SHOWN = 3  # rows
+_MAX_PREVIEW = 400  # characters of a value or a turn
+_NUMBERED = {  # keys that a digit assigns, and what they mean
+    "prompt": "what the user asks",
+    "completion": "the answer to learn",
+    "system": "the system prompt",
+    "chosen": "the better answer",
+    "rejected": "the worse answer",
+    "label": "whether the answer is good",
+    "messages": "turns: role and content",
+    "conversations": "turns: from and value",
+    "text": "text without turns",
+}
+_ORDER = (*_NUMBERED, *(key for key in KEYS if key not in _NUMBERED))
+
+
+@dataclass(frozen=True)
+class MappedSample:
+    """A sample of records read with a map: a row, or the reason why there is none, for each record."""
+
+    rows: tuple[Row | RowError, ...]
+
+    @classmethod
+    def read(cls, sample: SampleRecords, format: str, mapping: Mapping[str, str]) -> MappedSample:
+        """Read ``sample`` with ``mapping``, from our keys to columns."""
+        rows: list[Row | RowError] = []
+        for location, record in sample.records:
+            try:
+                rows.append(parse(record, location, format, mapping))
+            except RowError as error:
+                rows.append(error)
+        return cls(tuple(rows))
+
+    @cached_property
+    def formats(self) -> Counter[str]:
+        """The number of rows in each format."""
+        return Counter(row.format for row in self.rows if not isinstance(row, RowError))
+
+
+class MappingScreen(ModalScreen[dict[str, str] | None]):
+    """Asks which columns of ``sample`` hold our keys. Returns a map from keys to columns, or ``None`` on escape."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(digit), f"assign({digit})", f"key {digit}", id=f"mapping.key-{digit}") for digit in range(1, len(_NUMBERED) + 1)),
+        Binding("right,l", "cycle(1)", "next key", id="mapping.next"),
+        Binding("left,h", "cycle(-1)", "previous key", id="mapping.previous"),
+        Binding("backspace,0", "clear", "clear", id="mapping.clear"),
+        Binding("escape", "dismiss(None)", "close", id="mapping.close"),
+    ]  # fmt: skip
+
+    app: BaseApp
+
+    def __init__(self, sample: SampleRecords, mapping: Mapping[str, str], format: str = "auto", *, label: str = "open") -> None:
+        super().__init__()
+        self._sample, self._format, self._label = sample, format, label
+        self._mapping = dict(mapping)  # from our keys to columns
+        self._columns: dict[str, Any] = {}  # with the first value that is not empty
+        for _, record in sample.records:
+            for name, value in columns(record):
+                if not self._columns.get(name):
+                    self._columns[name] = value
+        self._read = MappedSample.read(sample, format, self._mapping)
+
+    def compose(self) -> ComposeResult:
+        about = "The columns of the file. A digit, or the left and right arrows, choose the key of the column under the cursor."
+        with Vertical(classes="page"):
+            with Horizontal(id="mapping"):
+                yield Section("Columns", ListPanel(id="columns", about=about), id="columns-side", classes="fill")
+                yield Section("Keys", Panel(id="keys"), id="keys-side", classes="fill")
+            yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
+            yield Panel(lambda width, _height: self._footer().truncate(max(width, 0)), id="foot")
+
+    def on_mount(self) -> None:
+        self._draw()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw)
+
+    # Drawing
+
+    def _draw(self) -> None:
+        if not self.is_attached:
+            return
+        names, read = list(self._columns), self._read
+        screen = self.app.size.height
+        most = screen // 2 - 2
+        self.query_one("#mapping").styles.height = min(max(len(names), len(self._shown_keys)), most) + (3 if screen >= 30 else 1)
+        self.query_one(ListPanel).set(len(names), lambda index, width: self._column(names[index], width))
+        self.query_one("#columns-side", Section).head.set(
+            title=f"Columns of {one_line(self._sample.path.name, 40)}", note=f"{len(names)}"
+        )
+        self.query_one("#keys", Panel).update(lambda width, _height: lines(*(self._key(name, width) for name in self._shown_keys)))
+        formats = ", ".join(read.formats) or "none yet"
+        self.query_one("#keys-side", Section).head.set(
+            note=line(("format ", "$muted"), (formats, "bold" if read.formats else "$warning"))
+        )
+        valid, total = sum(read.formats.values()), len(read.rows)
+        what = f"the first {total:,} rows" if self._sample.total > total else plural(total, "row")
+        glyph, style = ("✓", "$success") if valid == total else ("!", "$warning") if valid else ("✗", "$error")
+        note = line((f"{glyph} ", f"bold {style}"), (f"{valid:,} of {what} can be used", "$muted"))
+        self.query_one("#mapped-side", Section).head.set(note=note)
+        self.query_one("#mapped", Panel).update(lambda width, height: self._rows(width, height))
+
+    @property
+    def _shown_keys(self) -> list[str]:
+        """The keys with a digit, and the others that have a column."""
+        return [name for name in _ORDER if name in _NUMBERED or self._column_of(name)]
+
+    def _column_of(self, name: str) -> str:
+        """Return the column of a key: the mapped one, or the one with the same name. Empty if there is none."""
+        if name in self._mapping:
+            return self._mapping[name]
+        return name if name in self._columns and name not in self._mapping.values() else ""
+
+    def _key_of(self, column: str) -> str:
+        """Return the key of a column, or an empty string."""
+        mapped = next((name for name, own in self._mapping.items() if own == column), "")
+        return mapped or (column if column in KEYS and self._column_of(column) == column else "")
+
+    def _column(self, name: str, width: int) -> Content:
+        room = max(min(max(len(one) for one in self._columns), 24, width // 2), 6)
+        key_name = self._key_of(name)
+        room_key = max((len(self._key_of(one)) for one in self._columns), default=0)
+        value = self._columns[name]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return line(
+            cell(one_line(name, 60), room, "bold" if key_name else ""),
+            " ",
+            cell(key_name, room_key, "$primary"),
+            "  " if room_key else " ",
+            cell(one_line(text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - room - room_key - 3, "$muted"),
+        )
+
+    def _key(self, name: str, width: int) -> Content:
+        digit = str(list(_NUMBERED).index(name) + 1) if name in _NUMBERED else " "
+        column = self._column_of(name)
+        about = (one_line(column, 60), "bold") if column else (_NUMBERED.get(name, ""), "$faint")
+        return line("  ", (digit, "bold $primary"), "  ", cell(name, 14, "$primary" if column else "$muted"), about).truncate(
+            max(width, 0), ellipsis=True
+        )
+
+    def _rows(self, width: int, height: int) -> Content:
+        """Draw the first rows, each in its share of the height."""
+        shown = self._read.rows[:_SHOWN]
+        gap = [Content("")] if height >= 4 * _SHOWN else []
+        share = max((height - len(gap) * (len(shown) - 1)) // max(len(shown), 1), 1)
+        result: list[Content] = []
+        for number, row in enumerate(shown, 1):
+            if isinstance(row, RowError):
+                own = [line(cell(f"{number}", 4, "$muted", right=True), text) for text in _reason(row, width - 4)]
+            else:
+                own = _turns(row, number, width, share)
+            result += [*(gap if result else []), *own[:share]]
+        return lines(*result)
+
+    def _footer(self) -> Content:
+        names = (
+            ("enter", self._label, "screen.accept"), ("1-9", "key", ""), ("←→", "other keys", "screen.cycle(1)"),
+            ("bksp", "clear", "screen.clear"), ("esc", "close", "screen.dismiss(None)"),
+        )  # fmt: skip
+        return line("  ", *(part for name, label, action in names for part in (key(name, label, action, "$muted"), "   ")))
+
+    # Actions
+
+    @property
+    def _current(self) -> str:
+        names = list(self._columns)
+        return names[self.query_one(ListPanel).cursor] if names else ""
+
+    def action_assign(self, digit: int) -> None:
+        self._assign(self._current, [*_NUMBERED][digit - 1])
+
+    def action_cycle(self, by: int) -> None:
+        """Give the column the next key that no other column has, or none."""
+        own = self._key_of(self._current)
+        names = ["", *(name for name in _ORDER if name == own or not self._column_of(name))]
+        self._assign(self._current, names[(names.index(own) + by) % len(names)])
+
+    def action_clear(self) -> None:
+        self._assign(self._current, "")
+
+    def _assign(self, column: str, name: str) -> None:
+        """Make ``column`` the only column of the key ``name``, and take other keys from it. Repeating it, or no name, clears it."""
+        if not column:
+            return
+        repeated = self._mapping.get(name) == column
+        self._mapping = {own: other for own, other in self._mapping.items() if own != name and other != column}
+        if name and name != column and not repeated:
+            self._mapping[name] = column
+        self._read = MappedSample.read(self._sample, self._format, self._mapping)
+        self._draw()
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        self.action_accept()
+
+    def action_accept(self) -> None:
+        if self._read.formats:
+            self.dismiss(self._mapping)
+        else:
+            self.app.bell()
+
+
+def _reason(error: RowError, width: int) -> list[Content]:
+    return marked("✗", "$error", one_line(error.reason, 200), width, "$muted")
+
+
+def _turns(row: Row, number: int, width: int, height: int) -> list[Content]:
+    """Return the texts of a row in at most ``height`` rows; each text has at least one."""
+    parts = [part for part in text_parts(row) if part.text.strip()]
+    shown = parts if len(parts) <= height else [*parts[: height - 1], parts[-1]]
+    spare = height - len(shown)
+    result: list[Content] = []
+    for index, part in enumerate(shown):
+        glyph, style = role_glyph(part.role)
+        head = line(
+            cell(f"{number}" if index == 0 else "", 4, "$muted", right=True), "  ", (f"{glyph} ", style), cell(part.role, 11, style)
+        )
+        rows = wrap(one_line(part.text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - head.cell_length)
+        wanted = rows[: 1 + spare]
+        spare -= len(wanted) - 1
+        if len(rows) > len(wanted):
+            wanted[-1] = f"{wanted[-1]} …"
+        for at, text in enumerate(wanted):
+            result.append(cell(line(head if at == 0 else " " * head.cell_length, text), width))
+    return result

@@ -1,0 +1,167 @@
+"""Open a file of one's own, map its columns if that is necessary, and write a recipe for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import user_path
+from mlxtune.core.text import one_line
+from mlxtune.data.readers.formats import NO_MAPPING
+from mlxtune.data.source_files import source_files
+from mlxtune.recipe.edit import edit_recipe
+from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
+from mlxtune.tui.paths import relative_paths
+from mlxtune.tui.render.text import cell, line, lines, wrap
+from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.frame import Notice
+
+if TYPE_CHECKING:
+    from mlxtune.data.scaffold import SampleRecords, Scaffold
+    from mlxtune.tui.base import BaseApp
+    from mlxtune.tui.source_session import SourceRef
+
+Mapped = Callable[[Path, Mapping[str, str]], object]
+
+
+def choose_file(app: BaseApp, title: str, label: str, then: Mapped) -> None:
+    """Ask for a file with rows, and how its columns map to our keys if they are unknown. Call ``then`` with both."""
+
+    def error_in(text: str) -> str:
+        try:
+            path = app.workspace / user_path(text)
+            if not path.exists():
+                return f"There is no file {one_line(text, 60)}."
+            source_files(path)
+        except MlxtuneError as error:
+            return one_line(f"{error.message} {error.hint}")
+        except OSError as error:
+            return one_line(str(error))
+        return ""
+
+    def chosen(text: str | None) -> None:
+        if text:
+            open_mapped(app, (app.workspace / user_path(text)).resolve(), then, label=label)
+
+    text = "A .jsonl, .json, .csv, or .tsv file, or a folder with train.jsonl. It is never changed. ~ is your home folder."
+    app.push_screen(PromptDialog(title, text, label=label, validate=error_in, folder=app.workspace), chosen)
+
+
+def open_mapped(app: BaseApp, path: Path, then: Mapped, *, label: str) -> None:
+    """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
+    from mlxtune.data import scaffold  # loads numpy, which the first screen does not need
+
+    def read(sample: SampleRecords) -> None:
+        first = sample.records[0][1]
+        if scaffold.needs_mapping(first):
+            map_columns(app, sample, scaffold.guessed_mapping(first), lambda mapping: then(path, mapping), label=label)
+        else:
+            then(path, NO_MAPPING)
+
+    app.run_job(lambda: scaffold.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
+
+
+def map_columns(
+    app: BaseApp, sample: SampleRecords, mapping: Mapping[str, str], then: Callable[[dict[str, str]], object], *,
+    label: str, format: str = "auto",
+) -> None:  # fmt: skip
+    """Ask how the columns of ``sample`` map to our keys, starting with ``mapping``."""
+
+    def chosen(answer: dict[str, str] | None) -> None:
+        if answer is not None:
+            then(answer)
+
+    app.push_screen(MappingScreen(sample, mapping, format, label=label), chosen)
+
+
+def map_source(app: BaseApp, ref: SourceRef) -> None:
+    """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
+    from mlxtune.data import scaffold
+
+    def chosen(mapping: dict[str, str]) -> None:
+        if ref.recipe_path is None:
+            app.sessions.open_file(ref.path, mapping)
+            app.redraw()
+        else:
+            app.run_job(lambda: _save_mapping(ref, mapping))
+
+    def read(sample: SampleRecords) -> None:
+        mapping = dict(ref.map) or scaffold.guessed_mapping(sample.records[0][1])
+        map_columns(app, sample, mapping, chosen, label="save" if ref.recipe_path else "open", format=ref.format)
+
+    app.run_job(lambda: scaffold.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
+
+
+def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
+    """Write ``data.map`` in the recipe of a source."""
+    assert ref.recipe_path is not None
+    if dict(ref.map) == mapping:
+        return Notice("·", "$muted", "Nothing changed.")
+    keys = dict.fromkeys((*dict(ref.map), *mapping))  # None removes a key
+    edit_recipe(ref.recipe_path, {f"data.map.{key}": mapping.get(key) for key in keys})
+    return Notice("✓", "$success", f"Saved the map as data.map in {one_line(ref.recipe_path.name, 60)}.")
+
+
+def open_file(app: BaseApp) -> None:
+    """Ask for a file and show its rows in Data."""
+
+    def show(path: Path, mapping: Mapping[str, str]) -> None:
+        app.sessions.open_file(path, mapping)
+        app.action_room("data")
+        app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 60)}.", "r writes a recipe for it."))
+
+    choose_file(app, "Open a file", "open", show)
+
+
+def new_recipe(app: BaseApp) -> None:
+    """Ask for a file and write a recipe for its rows."""
+    choose_file(app, "New recipe: for which rows?", "continue", lambda path, mapping: recipe_for(app, path, mapping))
+
+
+def recipe_for(app: BaseApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:
+    """Guess a recipe for the rows of ``path``, show what was guessed, and write it under the name that the user enters."""
+    from mlxtune.data import scaffold
+
+    def show(guessed: Scaffold) -> None:
+        def error_in(name: str) -> str:
+            try:
+                scaffold.new_files(guessed, app.workspace, name)
+            except MlxtuneError as error:
+                return relative_paths(app.workspace, one_line(error.message))
+            return ""
+
+        def chosen(name: str | None) -> None:
+            if name:
+                app.run_job(lambda: scaffold.write(guessed, app.workspace, name), written)
+
+        dialog = PromptDialog(
+            f"New recipe for {one_line(path.name, 40)}",
+            lambda width, _height: _facts(guessed, width),
+            scaffold.default_name(path),
+            label="write it",
+            validate=error_in,
+        )
+        app.push_screen(dialog, chosen)
+
+    def written(file: Path) -> None:
+        app.show_recipe(file)
+        app.action_room("data")
+        app.show_notice(Notice("✓", "$success", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
+
+    app.run_job(lambda: scaffold.guess(path, mapping, format), show, busy=f"Reading {one_line(path.name, 60)}.")
+
+
+def _facts(guessed: Scaffold, width: int) -> Content:
+    """Draw what was guessed, and what the name is for."""
+    from mlxtune.data.scaffold import facts
+
+    rows: list[Content] = []
+    for label, text in facts(guessed):
+        first, *rest = wrap(one_line(text), width - 13)
+        rows.append(line(cell(label, 13, "$muted"), first))
+        rows += [line(" " * 13, row) for row in rest]
+    return lines(*rows, "", line(("Its name:", "$muted")))

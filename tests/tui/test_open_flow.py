@@ -1,0 +1,256 @@
+"""Opening a file of one's own: its path, its columns, its rows in Data, and a recipe for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Input
+
+from mlxtune.data import scaffold
+from mlxtune.recipe import load
+from mlxtune.tui.mapping_screen import MappingScreen
+from mlxtune.tui.paths import completions
+from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.list import ListPanel
+from mlxtune.tui.widgets.panel import Panel
+
+from .conftest import OpenRoom
+from .driver import NARROW, RoomDriver
+from .rows_stage import GOOD, Checks, checks, fill, ready, session_of, tokens, write
+from .stage import Shop
+
+__all__ = ["checks", "tokens"]
+
+pytestmark = pytest.mark.slow
+
+TICKETS = [
+    {"id": at, "utterance": f"Where is parcel {at}?", "body": {"reply": f"Parcel {at} is here."}, "note": ""} for at in range(6)
+]
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    """A file whose columns no format has, outside the workspace."""
+    write(path := tmp_path / "tickets.jsonl", TICKETS)
+    return path
+
+
+def field(room: RoomDriver) -> Input:
+    found: Input = room.screen.query_one(Input)
+    return found
+
+
+def drawn(room: RoomDriver, selector: str) -> str:
+    panel = room.screen.query_one(selector, Panel)
+    return panel._drawn(panel.size.width or 100, panel.size.height).plain
+
+
+async def prompted(room: RoomDriver) -> None:
+    await room.until(lambda: isinstance(room.screen, PromptDialog) and room.screen.query_one("#candidates", ListPanel).count > 0)
+
+
+async def mapped(room: RoomDriver) -> MappingScreen:
+    await room.until(lambda: isinstance(room.screen, MappingScreen) and "Columns" in room.head("#columns-side"))
+    screen: MappingScreen = room.screen
+    return screen
+
+
+def test_paths_are_completed_as_a_shell_does(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("date.csv", ".hidden", "data/a.jsonl", "data/b.jsonl", "bad\x1bname"):
+        (tmp_path / name).touch()
+    assert completions(tmp_path, "") == ["data/", "date.csv"]
+    assert completions(tmp_path, "dat") == ["data/", "date.csv"]
+    assert completions(tmp_path, "data/") == ["data/a.jsonl", "data/b.jsonl"]
+    assert completions(tmp_path, ".") == [".hidden"]
+    assert completions(tmp_path, f"{tmp_path}/date") == [f"{tmp_path}/date.csv"]
+    assert completions(tmp_path, "~") == ["~/"]
+    assert completions(tmp_path, "~nobody/x") == completions(tmp_path, "no/such/folder") == completions(tmp_path, "a\0b/") == []
+
+
+async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    write(source.with_name("support-more.jsonl"), GOOD[:4])
+    async with open_room("home") as room:
+        await room.press("o")
+        await prompted(room)
+        await room.press("d", "tab")
+        await room.until(lambda: field(room).value == "data/")
+        await room.press("s", "tab")
+        await room.until(lambda: field(room).value == "data/support")
+        await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
+        await room.press("enter")
+        await room.until(lambda: "There is no file data/support." in drawn(room, "#wrong"))
+        await room.press("down", "down", "tab")
+        await room.until(lambda: field(room).value == "data/support.jsonl")
+        await room.press("backspace", *["backspace"] * 5, *"-more", "tab")
+        await room.until(lambda: field(room).value == "data/support-more.jsonl")
+        await room.press("enter")
+        await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
+        assert room.notice.startswith("✓ Opened support-more.jsonl.")
+
+
+async def test_unknown_columns_are_mapped_while_the_rows_are_shown(
+    shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path
+) -> None:
+    shop.recipe()
+    async with open_room("data") as room:
+        await room.until(lambda: "o" in [action.key for action in room.screen.footer_actions()])
+        await room.press("o")
+        await prompted(room)
+        field(room).value = str(tickets)
+        await room.press("enter")
+        screen = await mapped(room)
+        assert drawn(room, "#columns").splitlines()[1].split()[:3] == ["utterance", "prompt", "Where"]
+        assert "body.reply" in drawn(room, "#columns")
+        assert "6 of 6 rows can be used" in room.head("#mapped-side")
+        assert "Parcel 0 is here." in drawn(room, "#mapped")
+        await room.press("down", "3")  # a system prompt and an answer are no row
+        assert "✗ 0 of 6 rows can be used" in room.head("#mapped-side")
+        assert "no known format" in drawn(room, "#mapped")
+        await room.press("enter")
+        assert room.screen is screen  # nothing can be opened yet
+        await room.press("1", "right", "left")
+        assert "format completion" in room.head("#keys-side")
+        await room.press("enter")
+        await room.until(lambda: room.mode == "data" and ready(room) and len(session_of(room).source.rows) == 6)
+        assert dict(session_of(room).ref.map) == {"prompt": "utterance", "completion": "body.reply"}
+
+
+def test_a_key_has_one_column_and_a_column_one_key(tmp_path: Path) -> None:
+    write(path := tmp_path / "rows.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
+    screen = MappingScreen(scaffold.first_records(path), {"completion": "a"})
+    screen._draw = lambda: None  # type: ignore[method-assign]
+    assert screen._read.formats == {"completion": 1}  # prompt has its own name
+    screen._assign("b", "completion")
+    assert screen._mapping == {"completion": "b"}
+    screen._assign("prompt", "text")
+    assert (screen._mapping, screen._column_of("prompt")) == ({"completion": "b", "text": "prompt"}, "")
+    screen._assign("prompt", "prompt")
+    screen._assign("b", "completion")
+    assert (screen._mapping, screen._column_of("prompt")) == ({}, "prompt")
+
+
+async def test_a_new_recipe_is_what_init_writes(
+    shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path, tmp_path: Path
+) -> None:
+    shop.recipe("taken")
+    expected = scaffold.write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
+    async with open_room("home") as room:
+        await room.press("r")
+        await prompted(room)
+        field(room).value = str(tickets)
+        await room.press("enter")
+        await mapped(room)
+        await room.press("enter")
+        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
+        field(room).value = "taken"
+        await room.press("enter")
+        await room.until(lambda: "recipes/taken.toml already exists" in " ".join(drawn(room, "#wrong").split()))
+        field(room).value = "mine"
+        await room.press("enter")
+        await room.until_notice("✓ Created recipes/mine.toml.")
+        await room.observe(shop.snapshot())
+        await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
+        assert session_of(room).ref.path.resolve() == tickets.resolve()
+    written = (shop.folder / "recipes" / "mine.toml").read_text()
+    assert written == expected
+
+
+async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    fill(shop, TICKETS, contract="")
+    async with open_room("data") as room:
+        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
+        await room.press("R")
+        await room.until(lambda: "D map the columns in Data" in room.text("#no-row"))
+        await room.press("D")
+        await room.until(lambda: "= map the columns" in room.text("#unavailable"))
+        await room.press("equals_sign")
+        await mapped(room)
+        await room.press("enter")
+        await room.until_notice("✓ Saved the map as data.map in support-json.toml.")
+        await room.observe(shop.snapshot())
+        await room.until(lambda: ready(room) and len(session_of(room).source.rows) == 6)
+        await room.until(lambda: room.focus == "list")
+        await room.press("equals_sign")
+        await mapped(room)
+        await room.press("escape")
+        await room.until(lambda: room.mode == "data")
+    assert load(shop.folder / "recipes" / "support-json.toml").data.map == {"prompt": "utterance", "completion": "body.reply"}
+
+
+async def test_an_import_asks_for_the_columns(shop: Shop, checks: Checks, open_room: OpenRoom, tickets: Path) -> None:
+    fill(shop, GOOD)
+    async with open_room("data") as room:
+        await room.until(lambda: ready(room))
+        await room.press("i")
+        await room.answer(str(tickets))
+        await mapped(room)
+        await room.press("enter")
+        await room.until_notice("✓ Imported 6 rows to data/tickets.jsonl.")
+    first = json.loads((shop.folder / "data" / "tickets.jsonl").read_text().splitlines()[0])
+    assert first["messages"][1]["content"] == "Parcel 0 is here."
+
+
+async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    shop.recipe()
+    async with open_room("home", NARROW) as room:
+        await room.press("o")
+        await prompted(room)
+        field(room).value = "recipes"
+        await room.press("enter")
+        await room.until(lambda: "has no train.jsonl" in drawn(room, "#wrong"))
+        field(room).value = "data/support.jsonl"
+        await room.press("enter")
+        await room.until_notice("✗ support.jsonl has no rows.")
+
+
+def keys_until_mapped(*keys: str) -> Any:
+    async def run(pilot: Any) -> None:
+        room = RoomDriver(pilot.app, pilot)
+        await room.press(*keys)
+        await mapped(room)
+        await pilot.pause()
+
+    return run
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
+def test_picture_of_the_mapping(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    shop.recipe()
+    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
+    run = keys_until_mapped("o", *"data/tickets.jsonl", "enter")
+    assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+
+
+def test_picture_of_the_path(shop: Shop, snap_compare: Any) -> None:
+    shop.recipe()
+    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
+
+    async def run(pilot: Any) -> None:
+        room = RoomDriver(pilot.app, pilot)
+        await room.press("o")
+        await prompted(room)
+        await room.press(*"data/")
+        await room.until(lambda: room.screen._listed == "data/")
+        await pilot.pause()
+
+    assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
+
+
+def test_picture_of_a_new_recipe(shop: Shop, snap_compare: Any) -> None:
+    shop.recipe()
+    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
+
+    async def run(pilot: Any) -> None:
+        room = RoomDriver(pilot.app, pilot)
+        await keys_until_mapped("r", *"data/tickets.jsonl", "enter")(pilot)
+        await room.press("enter")
+        await room.until(lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await pilot.pause()
+
+    assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
