@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from mlxtune.data import review as reviews
 from mlxtune.data.review import STATUSES, Action, ReviewSession, ReviewState, ReviewStep
 from mlxtune.data.rows import last_prompt, row_tags
 from mlxtune.data.source_files import GENERATED
+from mlxtune.evaluation.annotators import AnnotatorAgreement, agreements
 from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # imports numpy
@@ -67,6 +69,10 @@ def review(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the most recent decision.")] = False,
     redo: Annotated[bool, typer.Option("--redo", help="Redo the last undone decision.")] = False,
+    who: Annotated[
+        str,
+        typer.Option("--as", metavar="NAME", help="Decide as this annotator, and see only their decisions.", show_default=False),
+    ] = "",
     list_: Annotated[bool, typer.Option("--list", help="List the rows that match the filter.")] = False,
     format: Format = "auto",
     map: Map = "",
@@ -82,11 +88,12 @@ def review(
         raise InputError("Only one decision can be made at a time.", hint="Run the command once for each decision.")
     path, section = resolve_source(source, format, map)
     if undo or redo:
-        with ReviewSession(path) as session:
+        with ReviewSession(path, who=who) as session:
             step = session.undo() if undo else session.redo()
             _show_step(path, step, "undone" if undo else "redone", session.state, json)
         return
     with open_browser(source, path, section, bool(filters.fields(filter) & filters.CHECKED)) as browser:
+        browser.annotator = who
         if not actions:
             if rows or all:
                 raise InputError(
@@ -102,12 +109,18 @@ def review(
             options |= {"add": tag or [], "remove": untag or []}
         if note is not None:
             options["note"] = note
-        with ReviewSession(path) as session:
+        with ReviewSession(path, who=who) as session:
             browser.apply_review(session.state)
             indices = matching_rows(browser, filter) if all else [_find(browser, name) for name in rows or ()]
             chosen = [browser.keyed_row(index) for index in indices]
             if all:
-                _confirm(actions[0], reviews.plan_changes(actions[0], chosen, session.state, **options), browser, yes, json)
+                _confirm(
+                    actions[0],
+                    reviews.plan_changes(actions[0], chosen, session.state, who=session.who, **options),
+                    browser,
+                    yes,
+                    json,
+                )
             if not chosen:
                 raise InputError("No rows were specified.", hint="Specify rows by ID or line number, or use --all with --filter.")
             if edit and len(chosen) > 1:
@@ -195,7 +208,9 @@ def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewStat
 def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *, full: bool) -> None:
     """Show the counts and some rows: all ``matching`` ones if ``full``, otherwise the first undecided ones."""
     decisions, state, total = browser.decisions, browser.state, len(browser.rows)
-    counts = Counter(decision.status for decision in decisions.values())
+    agreement = agreements(decisions.values())
+    disputed = sum(decision.is_disputed for decision in decisions.values())
+    counts = Counter(browser.decision(index).status for index in decisions)
     counts["pending"] += total - len(decisions)
     edited = sum(decision.record is not None for decision in decisions.values())
     orphans = state.orphans(map(browser.key, browser.rows))
@@ -204,12 +219,19 @@ def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *,
             "rows": total, "unusable": browser.bad_count, **{status: counts[status] for status in STATUSES}, "edited": edited,
             "undo": len(state.steps), "redo": len(state.undone_steps),
             "orphaned": [{"row": item.row, "status": item.status, "tags": item.tags, "note": item.note} for item in orphans],
+            "disputed": disputed, "agreement": [_agreement_json(item) for item in agreement],
         }  # fmt: skip
         show_json(facts | ({"listed": [_row_json(browser, index) for index in matching]} if full else {}))
         return
-    print_heading(out, browser.path.name, f"{browser.decided_count:,} of {total:,} decided")
+    by = f" by {one_line(browser.annotator, 20)}" if browser.annotator else ""
+    print_heading(out, browser.path.name, f"{browser.decided_count:,} of {total:,} decided{by}")
     summary = [f"{counts[status]:,} {status}" for status in STATUSES if counts[status]] + ([f"{edited:,} edited"] if edited else [])
     show("  ", (", ".join(summary), "muted"))
+    for item in agreement:
+        show("  ", (f"{item.title}: ", "bold"), item.sentence)
+    if disputed:
+        command = f"mlxtune data review {shlex.quote(os.path.relpath(browser.path))} --filter status:disputed"
+        show("  ", (f"{plural(disputed, 'row')} decided differently: ", "muted"), (command, "primary"))
     if browser.bad_count:
         command = f"mlxtune data check {os.path.relpath(browser.path)}"
         info("  ", (f"{plural(browser.bad_count, 'invalid row')}. Run: {command}", "muted"))
@@ -222,6 +244,14 @@ def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *,
     rows = matching if full else [index for index in matching if browser.decision(index).is_undecided][:_PREVIEW_ROWS]
     if rows:
         print_columns([_row_cells(browser, index) for index in rows], right=(1,))
+
+
+def _agreement_json(agreement: AnnotatorAgreement) -> dict[str, Any]:
+    kappa = agreement.kappa
+    return {
+        "annotators": list(agreement.names), "rows": agreement.rows, "same": agreement.same,
+        "kappa": kappa and kappa.value, "interval": kappa and [kappa.low, kappa.high],
+    }  # fmt: skip
 
 
 def _row_cells(browser: SourceBrowser, index: int) -> list[Cell]:
@@ -238,9 +268,9 @@ def _row_cells(browser: SourceBrowser, index: int) -> list[Cell]:
 
 
 def _row_json(browser: SourceBrowser, index: int) -> dict[str, Any]:
-    row, decision = browser.lazy_row(index), browser.state.decision(browser.key(index))
+    row, decision, key = browser.lazy_row(index), browser.decision(index), browser.key(index)
     return {
-        "id": row.row.id, "row": decision.row, "after": decision.after, "file": row.row.location.file.name,
+        "id": row.row.id, "row": key, "after": decision.after or row.row.hash, "file": row.row.location.file.name,
         "line": row.row.location.line, "element": row.row.location.element, "status": decision.status, "edited": decision.record is not None,
-        "tags": list(row_tags(row.current)), "note": decision.note, "content": row.current.content,
+        "by": dict(decision.by), "tags": list(row_tags(row.current)), "note": decision.note, "content": row.current.content,
     }  # fmt: skip

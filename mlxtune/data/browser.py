@@ -54,6 +54,7 @@ class SourceBrowser:
         self.check_result: CheckResult | None = None
         self.scorer: ContractScorer | None = None
         self.state = ReviewState()
+        self.annotator = ""  # whose decisions are shown; empty for the newest ones
         self._hashes = HashIndex(len(self.records))
         self._lengths = np.zeros(len(self.records), np.int32)
         self._is_row = bytearray(len(self.records))
@@ -101,8 +102,9 @@ class SourceBrowser:
         return index >= self.scanned or bool(self._is_row[index])
 
     def decision(self, index: int) -> Decision:
-        """Return the decision about a row, or an empty one."""
-        return self._decisions.get(index) or _NO_DECISION
+        """Return the decision about a row, or an empty one. Its status is the :attr:`annotator`'s, if there is one."""
+        decision = self._decisions.get(index) or _NO_DECISION
+        return decision.seen_by(self.annotator) if self.annotator else decision
 
     def keyed_row(self, index: int) -> KeyedRow:
         """Return a row with its key. Raises ``DataError`` if it is invalid or has not been scanned yet."""
@@ -167,7 +169,7 @@ class SourceBrowser:
     @property
     def decided_count(self) -> int:
         """The number of rows with a decision."""
-        return sum(not decision.is_undecided for decision in self.decisions.values())
+        return sum(not self.decision(index).is_undecided for index in self.decisions)
 
     @property
     def tags(self) -> Counter[str]:

@@ -1,6 +1,6 @@
 """A small query language to filter the rows of a review.
 
-    status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided; proposed = generated, undecided
+    status:pending       pending accepted rejected skipped tied bad; or edited, decided, undecided, disputed (annotators differ); proposed = generated, undecided
     tag:billing          a tag of the row
     finding:conflict     a check with a finding about the row
     id:3f2a9c            the beginning of the row's ID
@@ -31,7 +31,7 @@ _TERM = re.compile(
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 _FIELDS = ("status", "tag", "finding", "id")
 CHECKED = frozenset(("finding", "tokens"))  # the fields that are known only after the checks
-_STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "proposed")
+_STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "disputed", "proposed")
 
 
 class FilterRow(Protocol):
@@ -126,4 +126,6 @@ def _has_status(decision: Decision, status: str) -> bool:
             return not decision.is_undecided
         case "undecided":
             return decision.is_undecided
+        case "disputed":
+            return decision.is_disputed
     return decision.status == status

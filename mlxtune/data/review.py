@@ -14,6 +14,8 @@ Every event in the journal has ``v`` (1), ``seq`` (0, 1, 2 …), ``t`` (seconds 
     undo                   undoes: the ``seq`` of the decision to undo
     redo                   redoes: the ``seq`` of the decision to apply again
 
+``who`` is the annotator. The newest decision counts; those of each annotator are kept, so that two of them can be compared.
+
 ``row`` is the row's key in its file: the hash of its content there, followed by ``#2`` for the second of several copies.
 ``before`` and ``after`` are content hashes. They differ after an edit, and ``record`` is then the whole new content, or null if the
 source's own content is restored; ``meta`` is the whole new metadata without tags, or null. One event is one decision, no matter how many rows it has, so it is undone as a unit.
@@ -30,6 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
@@ -57,6 +60,7 @@ VERSION = 1
 Event = dict[str, Any]
 KeyedRow = tuple[str, Row]
 
+_UNDECIDED: frozenset[Status] = frozenset({"pending", "skipped"})
 _NO_RECORDS: Mapping[str, Any] = MappingProxyType({})
 _ACTION_STATUS: dict[str, Status] = {
     "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "tied", "bad": "bad", "swap": "accepted",
@@ -67,7 +71,8 @@ _ACTION_STATUS: dict[str, Status] = {
 class Decision:
     """The decision about the row with key ``row``. ``tags``, ``meta`` and ``record`` are ``None`` unless they replace the source's own.
 
-    ``after`` is the hash of the content after edits.
+    ``after`` is the hash of the content after edits. ``by`` has the newest status that each annotator gave the row, and ``status``
+    is the newest of them.
     """
 
     row: str
@@ -78,10 +83,20 @@ class Decision:
     record: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
     dismissed: tuple[str, ...] = ()
+    by: tuple[tuple[str, Status], ...] = ()
 
     @property
     def is_undecided(self) -> bool:
-        return self.status in ("pending", "skipped")
+        return self.status in _UNDECIDED
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether the newest decisions of two annotators differ. A skipped row has none."""
+        return len({status for _, status in self.by if status not in _UNDECIDED}) > 1
+
+    def seen_by(self, annotator: str) -> Decision:
+        """Return the decision with the status that ``annotator`` gave the row, whatever others decided."""
+        return replace(self, status=dict(self.by).get(annotator, "pending"))
 
     @property
     def is_empty(self) -> bool:
@@ -191,12 +206,14 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
     """Return the decision in ``event``, or ``None`` if it is invalid."""
     changes = {}
     try:
+        who, t, reason = str(event["who"]), float(event["t"]), str(event["reason"])
         checks = tuple(map(str, event["checks"])) if event["action"] in ("mute", "unmute") else ()
         for change in event["rows"] if not checks else ():
             before = decisions.get(change["row"])
             after = replace(before or Decision(change["row"], change["before"]), after=change["after"])
             if "status" in change:
-                after = replace(after, status=STATUSES[STATUSES.index(change["status"])])
+                status = STATUSES[STATUSES.index(change["status"])]
+                after = replace(after, status=status, by=tuple((dict(after.by) | {who: status}).items()))
             if "tags" in change:
                 after = replace(after, tags=tuple(map(str, change["tags"])))
             if "note" in change:
@@ -208,10 +225,19 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
             if "meta" in change:
                 after = replace(after, meta=None if change["meta"] is None else dict(change["meta"]))
             changes[after.row] = (before, after)
-        who, t, reason = str(event["who"]), float(event["t"]), str(event["reason"])
         return ReviewStep(event["seq"], event["action"], who, t, reason, tuple(changes.values()), checks)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def judgments(decisions: Iterable[Decision]) -> dict[tuple[str, str], list[tuple[Status, Status]]]:
+    """Return what two annotators decided on the rows that both decided on, by the names of the two, in order."""
+    pairs: dict[tuple[str, str], list[tuple[Status, Status]]] = {}
+    for decision in decisions:
+        decided = sorted((name, status) for name, status in decision.by if status not in _UNDECIDED)
+        for (one, first), (other, second) in combinations(decided, 2):
+            pairs.setdefault((one, other), []).append((first, second))
+    return dict(sorted(pairs.items()))
 
 
 def with_keys(rows: Iterable[Row]) -> Iterator[KeyedRow]:
@@ -282,8 +308,11 @@ def plan_changes(
     records: Mapping[str, Mapping[str, Any]] = _NO_RECORDS,
     edits: Mapping[str, Row | None] = _NO_RECORDS,
     check: str = "",
+    who: str = "",
 ) -> list[dict[str, Any]]:
-    """Return the changes that ``action`` makes, as the ``rows`` of an event, without rows that stay the same.
+    """Return the changes that ``action`` of ``who`` makes, as the ``rows`` of an event, without rows that stay the same.
+
+    A status that another annotator gave the row is a change if ``who`` has not given it.
 
     ``rows`` are the original rows, as from :func:`with_keys`. ``tag`` uses ``add`` and ``remove``, ``note`` uses ``note``, and
     ``edit`` uses ``record``, the row's whole new content, or ``records`` by row key. ``apply`` uses ``edits``: the new row by row key,
@@ -321,12 +350,13 @@ def plan_changes(
             change["dismissed"] = list(dict.fromkeys((*decision.dismissed, check)))
         if after.hash != current.hash:
             change["record"] = None if after.hash == row.hash else after.content
+        agrees = all(name == who for name, _ in decision.by) or dict(decision.by).get(who) == decision.status
         same = {
-            "status": decision.status, "tags": list(row_tags(current)), "note": decision.note, "dismissed": list(decision.dismissed),
+            "status": decision.status if agrees else "", "tags": list(row_tags(current)), "note": decision.note, "dismissed": list(decision.dismissed),
         }  # fmt: skip
         change = {name: value for name, value in change.items() if name not in same or value != same[name]}
         if change:
-            inherited = same | ({} if decision.meta is None else {"meta": decision.meta})
+            inherited = same | {"status": decision.status} | ({} if decision.meta is None else {"meta": decision.meta})
             is_inherited = key not in state.decisions and not decision.is_empty
             result[key] = {"row": key, "before": current.hash, "after": after.hash, **(inherited if is_inherited else {}), **change}
     return list(result.values())
@@ -445,7 +475,7 @@ class ReviewSession:
         Raises ``DataError`` like :func:`plan_changes`. Raises ``MachineError`` if the disk is full; no decision is recorded then.
         """
         self.synchronize()
-        changes = plan_changes(action, rows, self.state, **options)
+        changes = plan_changes(action, rows, self.state, who=self.who, **options)
         if not changes:
             return None
         self._append({"action": action, "reason": reason, "rows": changes})

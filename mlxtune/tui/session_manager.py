@@ -33,6 +33,7 @@ class SessionManager:
         self._file: SourceRef | None = None
         self._expected_recipe: Path | None = None
         self._stamps: object = None
+        self._annotator = ""
         self.session: SourceSession | None = None
 
     def close(self) -> None:
@@ -62,6 +63,12 @@ class SessionManager:
         """Show the source of a new recipe as soon as it is the current one. Until then, the file that is open stays."""
         self._expected_recipe = path
 
+    def set_annotator(self, name: str) -> None:
+        """Record decisions as ``name``; see :meth:`SourceSession.set_annotator`."""
+        self._annotator = name
+        if self.session is not None:
+            self.session.set_annotator(name)
+
     def session_for(self, view: RecipeView | None) -> SourceSession | None:
         """Return the session for the opened file, or for the source of ``view``.
 
@@ -78,11 +85,11 @@ class SessionManager:
             if current is not None:
                 current.close()
             same_rows = current if current and ref and current.ref.row_key == ref.row_key else None
-            self.session = SourceSession(self._app, ref, self.notify, previous=same_rows) if ref else None
+            self.session = SourceSession(self._app, ref, self.notify, same_rows, self._annotator) if ref else None
             return self.session
         if (stamps := current.file_stamps()) != current.opened_stamps and stamps == self._stamps:
             current.close()
-            self.session = SourceSession(self._app, current.ref, self.notify, previous=current)
+            self.session = SourceSession(self._app, current.ref, self.notify, current, self._annotator)
         else:
             current.reload_decisions()
         self._stamps = stamps

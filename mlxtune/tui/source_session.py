@@ -84,9 +84,15 @@ class RowSelection:
 class SourceSession:
     """One version of a source. Another source, or a change on disk, starts a new session."""
 
-    def __init__(self, app: BaseApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None = None) -> None:
-        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``."""
+    def __init__(
+        self, app: BaseApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None = None, annotator: str = ""
+    ) -> None:
+        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``.
+
+        If there is an ``annotator``, decisions are theirs, and only theirs are shown.
+        """
         self.ref = ref
+        self.annotator = annotator
         self.browser: SourceBrowser | None = None
         self.contract: Contract | None = None
         self.error: MlxtuneError | None = None  # set if the source cannot be read
@@ -142,6 +148,7 @@ class SourceSession:
         from mlxtune.data.browser import SourceBrowser
 
         browser = SourceBrowser(self.ref.path, self.ref.format, dict(self.ref.map))
+        browser.annotator = self.annotator
         browser.apply_review(review.load(self.ref.path))
         self.browser = browser
         self.selection.rows = range(len(browser))
@@ -322,7 +329,7 @@ class SourceSession:
     def _open_review(self) -> ReviewSession:
         """Return the open review, which holds the journal's lock from the first decision until :meth:`release_lock`."""
         if self._review is None:
-            self._review = ReviewSession(self.ref.path)
+            self._review = ReviewSession(self.ref.path, who=self.annotator)
             if self._review.state != self.source.state:
                 self.source.apply_review(self._review.state)
         elif self._review.synchronize():
@@ -334,6 +341,15 @@ class SourceSession:
             self.source.apply_review(self._review.state, step)
         self._notify()
         return step
+
+    def set_annotator(self, name: str) -> None:
+        """Record decisions as ``name`` from now on and show only theirs; an empty name is the user's own, who sees the newest ones."""
+        self.release_lock()
+        self.annotator = name
+        if self.browser is not None:
+            self.browser.annotator = name
+            self.select(self.selection.filter, self.selection.order)
+        self._notify()
 
     def release_lock(self) -> None:
         """Release the review lock, so that other windows can record decisions."""

@@ -161,6 +161,22 @@ def test_a_pipeline_in_a_file_selects_rows_by_finding(cli, shop):
     assert _json(cli("data", "apply", "shop.jsonl", 'drop "finding:email"', "--json"))["left_out"] == 0
 
 
+def test_two_annotators_do_not_see_each_other_and_are_compared(cli, shop):
+    assert cli("data", "review", "shop.jsonl", "1", "2", "3", "--accept", "--as", "ada").code == 0
+    assert "0 of 60 decided by ben" in cli("data", "review", "shop.jsonl", "--as", "ben").out.splitlines()[0]
+    assert cli("data", "review", "shop.jsonl", "1", "2", "--accept", "--as", "ben").code == 0
+    assert cli("data", "review", "shop.jsonl", "3", "4", "--reject", "--as", "ben").code == 0
+    shown = cli("data", "review", "shop.jsonl")
+    assert "ada and ben: κ " in shown.out
+    assert "1 row decided differently: mlxtune data review shop.jsonl --filter status:disputed" in shown.out
+    report = _json(cli("data", "review", "shop.jsonl", "--filter", "status:disputed", "--json"))
+    assert [(item["line"], item["by"]) for item in report["listed"]] == [(3, {"ada": "accepted", "ben": "rejected"})]
+    assert (report["disputed"], report["agreement"][0]["rows"], report["agreement"][0]["same"]) == (1, 3, 2)
+    mine = _json(cli("data", "review", "shop.jsonl", "--as", "ada", "--filter", "status:accepted", "--json"))
+    assert ([item["line"] for item in mine["listed"]], mine["accepted"]) == ([1, 2, 3], 3)
+    assert [_status(shop, row) for row in read_file(shop)[:4]] == ["accepted", "accepted", "rejected", "rejected"]
+
+
 def test_review_status(cli, shop):
     rows = read_file(shop)
     cli("data", "review", "shop.jsonl", "1", "2", "--accept")

@@ -372,7 +372,9 @@ def test_swapping_twice_restores_the_pair(tmp_path):
         assert isinstance(swapped, Preference)
         assert (swapped.chosen, swapped.rejected) == ("bad", "good")
         session.decide("swap", KEYED[4:5])
-        assert session.state.decision(ROWS[4].hash) == Decision(ROWS[4].hash, ROWS[4].hash, "accepted")
+        assert session.state.decision(ROWS[4].hash) == Decision(
+            ROWS[4].hash, ROWS[4].hash, "accepted", by=((session.who, "accepted"),)
+        )
 
 
 def test_rejected_rows_are_left_out_and_edits_keep_their_place(tmp_path):

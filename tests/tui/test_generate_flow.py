@@ -125,7 +125,10 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop: Shop
 @pytest.mark.parametrize(
     ("end", "notice"),
     [
-        (("run.stopped", {"step": 0}), "■ The generation was stopped. Continue it with: mlxtune runs resume 20261124-1500-support-json"),
+        (
+            ("run.stopped", {"step": 0}),
+            "■ The generation was stopped. Continue it with: mlxtune runs resume 20261124-1500-support-json",
+        ),
         (
             ("run.failed", {"error": "The endpoint refused the key.", "hint": "Set KEY.", "code": 3}),
             "✗ The generation failed: The endpoint refused the key. Set KEY.",
@@ -139,7 +142,9 @@ async def test_a_generation_that_ended_early_says_how(
     folder = shop.folder / "generations" / "20261124-1500-support-json"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
-    shop.tell(folder, [("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"})])
+    shop.tell(
+        folder, [("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"})]
+    )
     shop.hold(folder)
     async with open_room("home") as room:
         shop.tell(folder, [end])

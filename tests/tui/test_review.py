@@ -563,3 +563,25 @@ async def test_a_long_file_name_keeps_the_line_number(shop: Shop, checks: Checks
     async with open_room("review") as room:
         await opened(room)
         assert "…, line 1" in room.text("#origin")
+
+
+async def test_a_second_annotator_starts_anew_and_is_compared(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop, GOOD)
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("a")
+        await room.until_notice("✓ Row 1 accepted.")
+        await room.press("y")
+        await room.choose("other")
+        await room.answer("ben")
+        await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
+        await room.press("home", "x")
+        await room.until_notice("✗ Row 1 rejected.")
+        await room.press("home")
+        await room.until(lambda: "disputed" in room.text("#origin"))
+        await room.press("y")
+        await room.choose("own")
+        await room.until(lambda: "as ben" not in room.text("#progress") and statuses(room) == {0: "rejected"})
+        session_of(room).select("status:disputed", "row")
+        await room.until(lambda: session_of(room).selection.scanned is None and list(session_of(room).selection.rows) == [0])
+    assert len({event["who"] for event in journal(source)}) == 2

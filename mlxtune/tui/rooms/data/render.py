@@ -119,6 +119,8 @@ def position_note(session: SourceSession, position: int) -> str:
         parts.append(f"{selection.scanned / len(browser):.0%} searched")
     elif len(selection.rows) != len(browser):
         parts.append(f"{len(browser):,} in total")
+    if session.annotator:
+        parts.append(f"as {one_line(session.annotator, 20)}")
     parts.append(f"{undecided:,} undecided" if browser.scanned == len(browser) else f"{browser.scanned / len(browser):.0%} read")
     return ", ".join(parts)
 

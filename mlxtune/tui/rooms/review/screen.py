@@ -23,7 +23,7 @@ from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, pa
 from mlxtune.tui.rooms.source_room import SourceRoom
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets.dialog import PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.frame import FooterAction, Notice
 from mlxtune.tui.widgets.panel import FocusPanel, Panel
@@ -58,6 +58,7 @@ class ReviewRoom(SourceRoom):
         Binding("t", "tag", "tag", id="review.tag"),
         *(Binding(str(digit), f"digit({digit})", f"tag {digit}", id=f"review.tag-{digit}") for digit in range(1, 10)),
         Binding("n", "note", "note", id="review.note"),
+        Binding("y", "annotator", "annotator", id="review.annotator"),
         Binding("u", "undo", "undo", id="review.undo"),
         Binding("U,ctrl+r", "redo", "redo", id="review.redo"),
         Binding("right,l", "next", "next row", id="review.next"),
@@ -139,6 +140,8 @@ class ReviewRoom(SourceRoom):
         decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
         filtered = ready.selection.filter.strip()
         position = f"row {self._position + 1:,} of {len(ready.selection.rows):,} shown" if filtered else ""
+        if ready.annotator:
+            position = ", ".join(filter(None, (f"as {one_line(ready.annotator, 20)}", position)))
         pace = self._seconds_per_row()
         self.query_one("#progress", Panel).update(lambda width, _height: render.progress(decided, total, pace, position, width))
 
@@ -309,6 +312,7 @@ class ReviewRoom(SourceRoom):
             (pair, edit),
             (valid, FooterAction("n", "note", "note", "write a note about this row")),
             (bool(session.source.state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
+            (True, FooterAction("y", "annotator", "annotator", "decide under another name, and see only that person's decisions")),
             (True, FooterAction(":", "change", "transform", "change many rows: replace text, cap a category, and more")),
             (several, FooterAction("→", "next", "next", "next row, decided or not")),
             (several, FooterAction("←", "previous", "previous", "previous row")),
@@ -378,6 +382,30 @@ class ReviewRoom(SourceRoom):
         session = self.session
         if session is not None and self.row is not None and digit <= len(known := self.known_tags(session)):
             self.toggle_tag(known[digit - 1])
+
+    def action_annotator(self) -> None:
+        """Ask in whose name decisions are made."""
+        if (session := self.session) is None:
+            return
+        names = sorted({name for decision in session.source.decisions.values() for name, _ in decision.by})
+        options = [ChoiceOption("own", "Yourself", "the newest decisions of all are shown")]
+        options += [ChoiceOption(f"as {name}", one_line(name, 20), "only their decisions are shown") for name in names]
+        options.append(ChoiceOption("other", "Another name", "a second annotator, who starts with undecided rows"))
+
+        def chosen(value: str | None) -> None:
+            if value == "other":
+                text = (
+                    "Decisions are recorded under this name, and only theirs are shown, so that two people can judge the same rows."
+                )
+                self.app.push_screen(PromptDialog("Who decides?", text, label="continue"), lambda name: use(name) if name else None)
+            elif value:
+                use("" if value == "own" else value.removeprefix("as "))
+
+        def use(name: str) -> None:
+            self.sessions.set_annotator(name)
+            self.redraw()
+
+        self.app.push_screen(ChoiceDialog("Who decides?", "", options), chosen)
 
     def action_note(self) -> None:
         if (session := self.session) is None:

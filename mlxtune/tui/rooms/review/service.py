@@ -119,7 +119,9 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
     facts.append(("edited", "yes" if decision.record is not None else "no"))
     if decision.note:
         facts.append(("note", one_line(decision.note, 200)))
-    if step := browser.last_step(index):
+    if decision.is_disputed:
+        facts.append(("disputed", ", ".join(f"{one_line(name, 20)} {status}" for name, status in decision.by)))
+    if (step := browser.last_step(index)) and (not browser.annotator or step.who == browser.annotator):
         reason = f", {one_line(step.reason, 40)}" if step.reason else ""
         facts.append((step.action, f"by {one_line(step.who, 20)}, {format_time(step.t)}{reason}"))
     return facts
