@@ -36,8 +36,7 @@ def replay_prompts(recipe: Recipe, train: Sequence[Row]) -> list[ReplayPrompt]:
 
     With ``data.replay_system``, the system prompt that all of ``train`` begin with, if any, precedes prompts that have none. If
     there are fewer prompts than rows, prompts are answered again, first with the other kind of answer, then with more samples.
-    Raises ``RecipeError`` for a
-    method other than SFT, and ``DataError`` for a file that cannot be used.
+    Raises ``RecipeError`` for a method other than SFT, and ``DataError`` for a file that cannot be used.
     """
     share = recipe.data.replay
     if not share:
