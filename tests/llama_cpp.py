@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import urllib.request
@@ -72,7 +71,7 @@ def _serve(model: str, lora: str, context: str, template: str, exact: str) -> No
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, int(context), 1, 0
     settings.n_gpu_layers, settings.warmup, settings.fit_params, settings.verbosity = 0, False, False, -1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1 if exact else os.cpu_count() or 1
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     settings.endpoint_props, settings.chat_template = True, template
     if exact:
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

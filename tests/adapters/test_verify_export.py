@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from http_stub import StubHandler, serve_http
+from llama_cpp import Llama, llama
+from mlx_lm.utils import dequantize_model, load_model
 
 from mlxtune.adapters import card, library
-from mlxtune.adapters.export import start, verification, verify_worker
+from mlxtune.adapters.export import gguf, start, verification, verify_worker
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
@@ -99,7 +101,9 @@ def running(workspace: Path, kind: str) -> Iterator[Program]:
         yield program
 
 
-def verified(workspace: Path, program: Program, monkeypatch: pytest.MonkeyPatch, export: str = "") -> verification.Verification:
+def verified(
+    workspace: Path, program: Program | Llama, monkeypatch: pytest.MonkeyPatch, export: str = ""
+) -> verification.Verification:
     """Run the verification worker in this process."""
     runs: list[registry.Run] = []
 
@@ -109,7 +113,8 @@ def verified(workspace: Path, program: Program, monkeypatch: pytest.MonkeyPatch,
         return run
 
     monkeypatch.setattr(launch, "_spawn", spawn)
-    start.start_verification(workspace, library.find(workspace, "last"), program.url, "mine", export)
+    url = api_url(program.url)
+    start.start_verification(workspace, library.find(workspace, "last"), url, served_model(url).name, export)
     verify_worker.verify(Worker(runs[-1].folder))
     return verification.load(runs[-1].folder)
 
@@ -151,6 +156,32 @@ def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, mo
     forbidden = next(rate for rate in result.rates if rate.metric == "forbidden")
     assert forbidden.paired.fixed + forbidden.paired.both == 0
     assert result.same == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["gguf", pytest.param("gguf-lora", marks=pytest.mark.exhaustive)])
+def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from .test_export import started, with_merge
+
+    source = resolve(str(with_merge(trained_workspace / "four")))
+    target = trained_workspace / "an export"
+    exporting.export(started(trained_workspace, form, monkeypatch, target=target, precision="f32"))
+    model, lora = target / gguf.FILE, None
+    if form == "gguf-lora":
+        model, lora = trained_workspace / "base.gguf", target / gguf.LORA_FILE
+        plain, config = load_model(source.folder)
+        gguf.write_gguf(dequantize_model(plain), config, source, model, "f32")
+    template = load_template(source, TemplateSettings(date="2026-11-26")).source
+    with llama(model, lora, context=2048) as server:
+        assert [file.name for file in served_model(api_url(server.url)).files] == [file.name for file in (model, lora) if file]
+        result = verified(trained_workspace, server, monkeypatch)
+    assert (result.prompts, result.problem) == ("tokens", "")
+    assert result.same >= result.rows // 2  # the rest may have bytes that are not UTF-8, or ties
+    assert not result.failure
+    with llama(model, lora, context=2048, template=template.replace("assistant", "bot")) as server:
+        wrong = verified(trained_workspace, server, monkeypatch)
+    assert wrong.problem.startswith("The template differs at token ")
+    assert wrong.problem.endswith("'b' instead of 'a'.")
 
 
 def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
