@@ -23,9 +23,9 @@ from typing import Any
 
 from common import FOLDER, environment
 
-sys.path.insert(0, str(FOLDER.parent))
+sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent / "tests")]
 
-from tests.tui.terminal import terminal
+from tests.tui.terminal import terminal  # noqa: E402
 
 TARGETS = {"first paint": 0.5, "open": 1.0, "key to paint, p50": 0.030, "key to paint, p95": 0.060}
 RECIPE = 'name = "bench"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "../rows.jsonl"\n'

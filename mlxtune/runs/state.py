@@ -19,7 +19,7 @@ HELD_OUT_ROW = "held-out row"  # what an arm answers, unless the event says othe
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step. ``loss`` is the mean over its trained tokens, ``speed`` is in trained tokens per second."""
+    """An optimizer step. ``loss`` is the mean over its trained tokens, and ``speed`` is in trained tokens per second."""
 
     step: int
     loss: float

@@ -60,7 +60,7 @@ class Subject:
 class TeacherQuestion:
     """Chat messages for the teacher about the subject or group of examples number ``about``.
 
-    ``seed`` is that of a sampled reply, 0 for a greedy one. The reply to an ``is_answer`` question is an answer of the task itself.
+    ``seed`` is that of a sampled reply, 0 for a greedy one. The reply to an ``is_answer`` question is an answer to the task itself.
     """
 
     about: int

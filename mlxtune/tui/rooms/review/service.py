@@ -143,7 +143,7 @@ def _lineage_facts(row: Row) -> list[tuple[str, str]]:
 
 
 def format_time(seconds: float) -> str:
-    """Return a moment as a time of day, with the date unless it is today."""
+    """Format a timestamp as a time of day, with the date unless it is today."""
     moment = time.localtime(seconds)
     today = time.strftime("%Y-%m-%d", moment) == time.strftime("%Y-%m-%d")
     return time.strftime("%H:%M" if today else "%b %d, %Y, %H:%M", moment)
