@@ -168,8 +168,13 @@ class MlxtuneApp(BaseApp):
             self.run_job(partial(self._watch, self._watcher), group="watch")
         if not self.is_headless:  # otherwise a signal would leave the terminal without a cursor
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, self._quit)
+            loop.add_signal_handler(signal.SIGTERM, self._quit)
+
+            def hang_up(*_: object) -> None:  # also runs while a handler blocks the event loop
+                terminal_watch.hang_up()
+                loop.call_soon_threadsafe(self._quit)
+
+            signal.signal(signal.SIGHUP, hang_up)
 
     def _fatal_error(self) -> None:
         """Print a one-line error instead of Textual's traceback, which includes all local variables."""

@@ -20,6 +20,12 @@ from mlxtune.core.child_process import kill_children
 EXIT_CODE = 128 + signal.SIGHUP
 _POLL_SECONDS = 0.2
 _EXIT_SECONDS = 0.8  # for the app to exit by itself
+_hung_up = threading.Event()
+
+
+def hang_up() -> None:
+    """End this process as if its terminal were gone."""
+    _hung_up.set()
 
 
 def start_watch(save: Callable[[], object]) -> None:
@@ -30,8 +36,8 @@ def start_watch(save: Callable[[], object]) -> None:
 
 
 def _watch(handles: Sequence[int], save: Callable[[], object]) -> None:
-    while all(_is_open(handle) for handle in handles):
-        time.sleep(_POLL_SECONDS)
+    while all(_is_open(handle) for handle in handles) and not _hung_up.wait(_POLL_SECONDS):
+        pass
     os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(_EXIT_SECONDS)
     kill_children()

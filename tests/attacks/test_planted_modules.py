@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ast
+import itertools
+import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+from exhaustive import cases
 from tui.terminal import terminal
 
+from mlxtune.cli.main import VERBS
 from mlxtune.core import app_state
+from mlxtune.tui.rooms import ROOMS
 
 pytestmark = pytest.mark.slow
 
@@ -47,22 +54,68 @@ def test_the_traps_work(planted: Path) -> None:
     assert executed(planted)
 
 
+SMALL = "--set training.steps=2 --set evaluation.rows=4 --set evaluation.regression= --set data.holdout=0.2"
+COMMANDS = {  # in the order in which a user would run them
+    "doctor": "", "selftest": "", "models": "", "init": "new", "advise": "recipes/tiny.toml", "data": "check chat.jsonl",
+    "data apply": 'chat.jsonl "replace a b" --preview', "data review": "chat.jsonl --list", "recipe": "import nothing.yaml",
+    "plan": "recipes/tiny.toml --probe", "train": f"recipes/tiny.toml {SMALL}", "eval": f"last {SMALL}", "runs": "show last",
+    "compare": "last last", "verify": "last", "blind": "last", "judge": "last --local tiny --n 1", "score": "nothing.jsonl",
+    "search": f"recipes/tiny.toml --trials 1 {SMALL}", "data generate": "recipes/tiny.toml --local tiny --rows 1",
+    "export": "mlx last", "verify-export": "last --endpoint http://127.0.0.1:9", "adapters": "", "adapters push": "last nobody/nothing",
+    "adapters pull": "nobody/nothing", "chat": "last", "queue": "list",
+}  # fmt: skip
+ELSEWHERE = {
+    "open",
+    "serve",
+    "bench",
+    "demo",
+}  # of these, the first two are below; bench and demo start the processes of train and eval
+
+
+def run(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "mlxtune", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    return subprocess.run(command, cwd=workspace, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
 def test_commands_and_their_processes_do_not_import_from_the_workspace(planted: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    commands = ["data check chat.jsonl", "train recipes/tiny.toml --set training.steps=2", "chat last"]
-    for arguments in commands:
-        command = [sys.executable, "-P", "-m", "mlxtune", *arguments.split()]
-        result = subprocess.run(command, cwd=planted, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    for arguments in ("data check chat.jsonl", f"train recipes/tiny.toml {SMALL}", "chat last"):
+        result = run(planted, *shlex.split(arguments))
         assert result.returncode in (0, 1), result.stderr
         assert executed(planted) == "", arguments
 
 
-@pytest.mark.parametrize(("room", "shown"), [("review", "trained"), ("plan", "epoch")])
-def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted: Path, room: str, shown: str) -> None:
+@pytest.mark.exhaustive
+def test_no_command_imports_from_the_workspace(planted: Path) -> None:
+    assert set(COMMANDS) == set(VERBS) - ELSEWHERE
+    for name, arguments in COMMANDS.items():
+        result = run(planted, *name.split(), *shlex.split(arguments))
+        assert "Internal error" not in result.stderr, result.stderr
+        assert executed(planted) == "", name
+
+
+@pytest.mark.exhaustive
+def test_the_server_does_not_import_from_the_workspace(planted: Path) -> None:
+    command = [sys.executable, "-P", "-m", "mlxtune", "serve", "tiny", "--port", "0", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=planted, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        document = json.loads("".join(itertools.takewhile(lambda line: line != "}\n", server.stdout)) + "}")
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+    assert document["url"]
+    assert executed(planted) == ""
+
+
+PROCESSES = {"review": "trained", "plan": "epoch"}  # what these rooms show when their child process has answered
+
+
+@pytest.mark.parametrize("room", cases(ROOMS, "review", "plan"))
+def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted: Path, room: str) -> None:
     app_state.save(planted, {"room": room})
     with terminal(planted, Path(os.environ["MLXTUNE_HOME"])) as screen:
-        screen.until(shown)
-        screen.press("q")
+        screen.until(PROCESSES.get(room, ROOMS[room].name))
+        screen.press("\x11")
         assert screen.end() == 0
     assert executed(planted) == ""
 

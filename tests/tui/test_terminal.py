@@ -81,13 +81,18 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(
     assert app_state.load(tmp_path / "work")["room"] == "review"
 
 
-def test_a_closed_terminal_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path, closed: bool) -> None:
+    """The terminal is closed without a signal, or stays open after one."""
     (tmp_path / "work").mkdir()
     with terminal(tmp_path / "work", tmp_path / "home", code=STUCK) as screen:
         screen.wait_for((tmp_path / "work" / "stuck").exists)
         helpers = children(screen.process.pid)
         assert helpers
-        screen.hang_up()
+        if closed:
+            screen.hang_up()
+        else:
+            os.kill(screen.process.pid, signal.SIGHUP)
         assert screen.process.wait(PATIENCE) == 129
         wait_until_dead(helpers)
 
