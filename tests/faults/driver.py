@@ -1,7 +1,7 @@
-"""Interrupt runs at their file operations and resume them: ``python driver.py FOLDER SHARE SHARES`` prints a JSON report.
+"""Interrupt runs at their file operations and resume them: ``python driver.py SCENARIO FOLDER SHARE SHARES`` prints a JSON report.
 
 This is a separate process because it forks. It loads everything once and computes nothing, since MLX threads do not survive a fork.
-Where it cannot fork, it starts itself again for each run: ``python driver.py child RUN AT HOW NOTE``.
+Where it cannot fork, it starts itself again for each run: ``python driver.py child SCENARIO RUN AT HOW NOTE``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def main() -> None:
     mx.set_default_device(mx.cpu)  # results are compared bit by bit
 
     if sys.argv[1] == "child":
-        run, at, how, note = sys.argv[2:]
-        cases.train(Path(run), int(at), how, Path(note) if note else None)
-    folder, share, shares = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps(asdict(cases.run_all(folder, share, shares))))
+        scenario, run, at, how, note = sys.argv[2:]
+        cases.work(scenario, Path(run), int(at), how, Path(note) if note else None)
+    scenario, folder, share, shares = sys.argv[1:]
+    print(json.dumps(asdict(cases.run_all(scenario, Path(folder), int(share), int(shares)))))
 
 
 if __name__ == "__main__":

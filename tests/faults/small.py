@@ -9,8 +9,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
+from operations import leftovers
+from scenario import Scenario
 
 from mlxtune.core.files import write_json, write_text
+from mlxtune.core.hashing import sha256_file
 from mlxtune.data.rows import Location
 from mlxtune.data.split import Splits
 from mlxtune.models import lora
@@ -20,7 +23,9 @@ from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, dump, parse
-from mlxtune.runs import registry
+from mlxtune.runs import events, registry
+from mlxtune.runs.registry import Run
+from mlxtune.training import checkpoint, setup, worker
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import TrainingLoop
@@ -28,6 +33,7 @@ from mlxtune.training.setup import SetupListener, TrainingSetup
 from mlxtune.training.sft import SFTObjective
 
 STEPS = 4
+NEWEST = "newest.txt"  # the step of the newest checkpoint after a fault
 RECIPE = f"""
 name = "small"
 [model]
@@ -67,8 +73,8 @@ def rows() -> list[Encoded]:
     return encoded
 
 
-def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
-    """Replace the real ``assemble``; the cache of frozen-layer outputs spills to disk."""
+def load_model(folder: Path, worker: SetupListener) -> LoadedModel:
+    """Return a random model."""
     mx.random.seed(1)
     config: dict[str, Any] = {
         "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 2,
@@ -78,12 +84,68 @@ def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSet
     mx.eval(model.parameters())
     loaded = LoadedModel(ModelFolder("small", folder, config, "made up"), model, None, "float32", "made up", 0.0)
     worker.emit("model.loaded", base="small", path=loaded.description, parameters=loaded.parameters, seconds=0.0, limit=2**30)
-    adapter = lora.add(model, recipe.adapter, recipe.training.seed)
-    parts = split_head(model)
-    stack, encoded = LayerStack(model, parts), rows()
+    return loaded
+
+
+def build_loop(loaded: LoadedModel, recipe: Recipe, folder: Path) -> TrainingLoop:
+    """Add an adapter to the model, and return its loop; the cache of frozen-layer outputs spills to disk."""
+    adapter = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
+    parts = split_head(loaded.model)
+    stack, encoded = LayerStack(loaded.model, parts), rows()
     assert not parts.warning
-    assert stack.can_skip_frozen()
+    skips = stack.can_skip_frozen()
     loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
-    loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder)
-    template = SimpleNamespace(settings=TemplateSettings(), source="", count_tokens=len)
-    return TrainingSetup(loop, loaded, template, Splits((), (), ()), {})
+    loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder) if skips else None
+    return loop
+
+
+def make_template() -> Any:
+    return SimpleNamespace(settings=TemplateSettings(), source="", count_tokens=len)
+
+
+def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+    """Replace the real ``assemble``."""
+    loaded = load_model(folder, worker)
+    loop = build_loop(loaded, recipe, folder)
+    assert loop.stack.can_skip_frozen()
+    return TrainingSetup(loop, loaded, make_template(), Splits((), (), ()), {})
+
+
+def install() -> Any:
+    setup.prepare = assemble
+    return worker.lead
+
+
+def check(run: Path) -> None:
+    """Assert that every reported checkpoint is there and whole, and at most one step behind."""
+    state, newest = Run(run).state(), checkpoint.newest(run)
+    saved = newest.step if newest else 0
+    assert saved >= max(state.checkpoints, default=0), f"checkpoint {saved}, reported {state.checkpoints}"
+    assert state.step - saved <= 1, f"checkpoint {saved} at step {state.step}"
+    assert not checkpoint.damaged_folders(run), checkpoint.damaged_folders(run)
+    (run / NEWEST).write_text(str(saved))
+
+
+def end(run: Path) -> dict[str, Any]:
+    """Return the sha256 of its files and its folded events. It must have resumed from the newest checkpoint."""
+    log = events.read_all(run)
+    start = max(at for at, event in enumerate(log) if event["type"] in ("run.started", "run.resumed"))
+    saved = int((run / NEWEST).read_text()) if (run / NEWEST).exists() else 0
+    assert log[start].get("step", 0) == saved, log[start]
+    steps = [event["step"] for event in log[start:] if event["type"] == "step"]
+    assert steps == list(range(saved + 1, STEPS + 1)), steps
+    state, newest = Run(run).state(), checkpoint.newest(run)
+    assert newest is not None
+    results = [run / "certificate.json", run / "data.json", run / "adapter" / "adapters.safetensors"]
+    return {
+        **{str(path.relative_to(run)): sha256_file(path) for path in (*newest.folder.iterdir(), *results)},
+        "steps": [(item.step, item.loss, item.rate) for item in state.steps],
+        "validations": [(item.step, item.loss) for item in state.validations],
+        "summary": state.summary,
+        "warnings": state.warnings,
+        "status": Run(run).status(state),
+        "half-written": leftovers(run),
+    }
+
+
+SCENARIO = Scenario("runs", prepare, install, check, end)

@@ -44,7 +44,7 @@ class CallLog:
 
 
 def read_calls(file: Path) -> CallLog:
-    """Read the journal of calls. A call that was sent before a crash counts as lost, at its worst-case cost."""
+    """Read the journal of calls. A call that was sent before a crash counts as lost, at its worst-case cost, unless it was free."""
     replies: dict[str, Any] = {}
     open: dict[str, float] = {}
     lost = set[str]()
@@ -64,7 +64,9 @@ def read_calls(file: Path) -> CallLog:
                 open.pop(key, None)
             case {"key": str(key), "refused": True}:
                 open.pop(key, None)
-    return CallLog(replies, frozenset((lost | set(open)) - set(replies)), spent + sum(open.values()))
+    return CallLog(
+        replies, frozenset((lost | {key for key, worst in open.items() if worst}) - set(replies)), spent + sum(open.values())
+    )
 
 
 def make_calls(
