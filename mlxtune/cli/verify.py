@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from mlxtune.cli.output import show, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation import signature as signing
 from mlxtune.evaluation import verify as verifying
 from mlxtune.evaluation.promotion import promotion_caveat
 from mlxtune.runs import registry
@@ -21,15 +23,34 @@ _SHOWN = 20
 
 def verify(
     report: Annotated[str, typer.Argument(help="A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")] = "last",
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Sign the report, if it is correct, with this SSH key.", metavar="KEY")
+    ] = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option("--signers", help="Exit 1 unless a signer in this file (ssh-keygen's allowed signers) signed the report."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Recompute every number in a report offline from the stored outputs. Exits 1 if any differs."""
     path = Path(report)
     folder = path.parent if path.name == reports.FILE and path.is_file() else registry.find_run(Path.cwd(), report, "eval").folder
     differences = verifying.verify(folder)
+    signature = signing.sign(folder, sign) if sign and not differences else signing.check(folder, signers)
+    if signature and not signature.key:
+        differences.append(f"{signing.FILE} is not a valid signature of {reports.FILE}.")
     if json:
         recorded = [] if differences else verifying.unverified(folder)
-        show_json({"holds": not differences, "folder": str(folder), "differences": differences, "unverified": recorded})
+        signed = asdict(signature) if signature else None
+        show_json(
+            {
+                "holds": not differences,
+                "folder": str(folder),
+                "differences": differences,
+                "unverified": recorded,
+                "signature": signed,
+            }
+        )
     else:
         for difference in differences[:_SHOWN]:
             show(("  ✗ ", "bold error"), one_line(difference, 240))
@@ -47,3 +68,11 @@ def verify(
             show("    ", (f"Recorded by the evaluation, not recomputed: {', '.join(recorded)}.", "muted"))
         if caveat := promotion_caveat(result):
             show(("  ! ", "bold warning"), f"Not recommended: {caveat}.")
+        if signature is None:
+            show("    ", ("Not signed.", "muted"))
+        elif signature.signer:
+            show(("  ✓ ", "bold success"), f"Signed by {signature.signer} with {signature.key}.")
+        else:
+            show("    ", (f"Signed with {signature.key}, which no file of allowed signers names.", "muted"))
+    if signers and not (signature and signature.signer):
+        raise GateError(f"No signer in {signers} signed the report.")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 
 import pytest
 from evaluation_files import write_evaluation
@@ -49,3 +52,70 @@ def test_a_missing_evaluation_is_bad_input(cli, cwd):
     (cwd / "report.json").write_text("{}")
     for name in ("report.json", "nothing/report.json", "nothing"):
         assert cli("verify", name).code == 2
+
+
+@pytest.fixture
+def key(tmp_path, monkeypatch):
+    """A new SSH key, and no file of allowed signers in the user's home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(tmp_path / "key")]
+    subprocess.run(command, check=True)
+    return tmp_path / "key"
+
+
+needs_ssh_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+
+
+@needs_ssh_keygen
+def test_a_signed_report_names_its_signer(cli, cwd, key):
+    folder = write_evaluation(cwd)
+    assert "Not signed." in cli("verify").out
+    assert re.search(
+        r"Signed with ED25519 key SHA256:\S+, which no file of allowed signers names\.", cli("verify", "--sign", str(key)).out
+    )
+    signers = cwd / "signers"
+    signers.write_text(f"ada@example.com {key.with_suffix('.pub').read_text()}")
+    result = cli("verify", "--signers", "signers")
+    assert (result.code, result.err) == (0, "")
+    assert "✓ Signed by ada@example.com with ED25519 key SHA256:" in result.out
+    assert json.loads(cli("verify", "--signers", "signers", "--json").out)["signature"]["signer"] == "ada@example.com"
+    (key.parent / ".ssh").mkdir()
+    signers.rename(key.parent / ".ssh" / "allowed_signers")
+    assert "Signed by ada@example.com" in cli("verify").out
+    (folder / "report.json.sig").unlink()
+    result = cli("verify", "--signers", str(key.parent / ".ssh" / "allowed_signers"))
+    assert result.code == 1
+    assert "signed the report." in result.err
+
+
+@needs_ssh_keygen
+def test_a_signature_of_other_bytes_is_a_difference(cli, cwd, key):
+    folder = write_evaluation(cwd)
+    cli("verify", "--sign", str(key))
+    report = folder / "report.json"
+    report.write_text(report.read_text().replace("\n", "\n\n", 1))  # the same values
+    result = cli("verify")
+    assert result.code == 1
+    assert "✗ report.json.sig is not a valid signature of report.json." in result.out
+    (folder / "report.json.sig").write_text("x")
+    assert cli("verify").code == 1
+
+
+@needs_ssh_keygen
+def test_an_incorrect_report_is_not_signed(cli, cwd, key):
+    folder = write_evaluation(cwd)
+    (folder / "outputs.jsonl").write_text("")
+    assert cli("verify", "--sign", str(key)).code == 1
+    assert not (folder / "report.json.sig").exists()
+
+
+def test_keys_and_signers_that_do_not_exist_are_bad_input(cli, cwd, monkeypatch):
+    write_evaluation(cwd)
+    for option in ("--sign", "--signers"):
+        assert cli("verify", option, "nothing").code == 2
+    (cwd / "key").write_text("x")
+    assert cli("verify", "--sign", "key").code == (2 if shutil.which("ssh-keygen") else 4)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    result = cli("verify", "--sign", "key")
+    assert result.code == 4
+    assert "sudo apt install openssh-client" in result.err

@@ -1,0 +1,96 @@
+"""A signature of a report with an SSH key, so that the report can be attributed. ``ssh-keygen -Y`` makes and checks it (OpenSSH 8.2).
+
+The signature covers ``report.json``, which has the sha256 of every file with evidence.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.core.errors import InputError, MachineError
+from mlxtune.core.files import write_bytes
+from mlxtune.core.text import one_line
+from mlxtune.evaluation import report
+
+FILE = f"{report.FILE}.sig"
+_NAMESPACE = "mlxtune-report"  # a signature of something else with the same key is not one of a report
+_SIGNERS = "~/.ssh/allowed_signers"
+_GOOD = re.compile(r'Good "[^"]*" signature (?:for .* )?with (.+)')
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed a report. ``key`` is the key's type and fingerprint, empty if the signature is invalid.
+
+    ``signer`` is the key's name in the file of allowed signers, empty if it is not listed there.
+    """
+
+    key: str
+    signer: str = ""
+
+
+def sign(folder: Path, key: Path) -> Signature:
+    """Sign the report in ``folder`` with the SSH key ``key``, a private key or the public half of one that an agent has.
+
+    Raises ``InputError`` if the key cannot be used, and ``MachineError`` if ssh-keygen is not installed.
+    """
+    if not key.is_file():
+        raise InputError(f"There is no SSH key at {key}.", hint="Create one with: ssh-keygen -t ed25519")
+    made = _ssh_keygen("sign", "-f", str(key), "-n", _NAMESPACE, document=folder / report.FILE)
+    if made.returncode:
+        raise InputError(
+            f"ssh-keygen cannot sign with {key}: {_last_line(made)}.", hint="Use a key that ssh-keygen -l -f can read."
+        )
+    write_bytes(folder / FILE, made.stdout)
+    signature = check(folder)
+    assert signature
+    return signature
+
+
+def check(folder: Path, signers: Path | None = None) -> Signature | None:
+    """Return the signature of the report in ``folder``, or ``None`` if it is not signed.
+
+    ``signers`` is a file in ssh-keygen's format ``ALLOWED SIGNERS``; the default is the user's own, if there is one. Raises ``InputError``
+    if it does not exist, and ``MachineError`` if ssh-keygen is not installed.
+    """
+    if signers and not signers.is_file():
+        raise InputError(
+            f"There is no file of allowed signers at {signers}.", hint="Each of its lines has a name and a public key."
+        )
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    document = folder / report.FILE
+    made = _ssh_keygen("check-novalidate", "-n", _NAMESPACE, "-s", str(file), document=document)
+    match = _GOOD.search(made.stdout.decode(errors="replace"))
+    if made.returncode or not match:
+        return Signature("")
+    key, allowed = one_line(match[1]), signers or Path(_SIGNERS).expanduser()
+    if allowed.is_file():
+        names = _ssh_keygen("find-principals", "-s", str(file), "-f", str(allowed), document=document).stdout.decode(
+            errors="replace"
+        )
+        for name in names.split("\n")[0].split(","):
+            verified = _ssh_keygen("verify", "-I", name, "-n", _NAMESPACE, "-s", str(file), "-f", str(allowed), document=document)
+            if name and not verified.returncode:  # the key is listed, and neither revoked nor expired
+                return Signature(key, one_line(name))
+    return Signature(key)
+
+
+def _ssh_keygen(operation: str, *options: str, document: Path) -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise MachineError(
+            "ssh-keygen is not installed.", hint="It is part of OpenSSH. On Debian or Ubuntu: sudo apt install openssh-client"
+        )
+    with document.open("rb") as stream:
+        return subprocess.run([program, "-Y", operation, *options], stdin=stream, capture_output=True)
+
+
+def _last_line(process: subprocess.CompletedProcess[bytes]) -> str:
+    lines = process.stderr.decode(errors="replace").strip().splitlines()
+    return one_line(lines[-1], 160).rstrip(".") if lines else f"exit code {process.returncode}"
