@@ -44,6 +44,8 @@ def _crash_error(run: Run, state: RunState) -> MachineError:
     if failure := gpu_error(" ".join(run.log_tail(5))):
         message += f" {failure.message}"
     hint = "Nothing had been saved yet."
-    if state.checkpoints:
+    if run.kind == "search":
+        hint = f"Every result is saved. To continue, run: mlxtune runs resume {run.id}"
+    elif state.checkpoints:
         hint = f"Checkpoint {state.checkpoints[-1]} is complete. To resume from it, run: mlxtune runs resume {run.id}"
     return MachineError(f"{message}{f' Its log ends with: {last_line}' if last_line else ''}", hint=hint)

@@ -327,19 +327,21 @@ class BaseApp(OrderedKeys):
         kill = view.id in self.stopping
         step = last_checkpoint(view)
         if kill:
-            lost = (
-                f"Steps after checkpoint {step:,} would be lost."
-                if step is not None
-                else "It has no checkpoint: all steps would be lost."
-            )
+            lost = "It has no checkpoint: all steps would be lost."
+            if view.run.kind == "search":
+                lost = "Steps of the current trial after its last checkpoint would be lost."
+            elif step is not None:
+                lost = f"Steps after checkpoint {step:,} would be lost."
             text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
         else:
             text, label = stop_effect(view), "Stop"
         options = [
-            ChoiceOption("", "Keep training", "nothing changes"),
+            ChoiceOption("", "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
             ChoiceOption("stop", label, "end the process" if kill else "save, then exit"),
         ]
-        title = f"Stop {view.name} at step {view.state.step:,}?"
+        title = (
+            f"Stop the search of {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
+        )
         self.push_screen(ChoiceDialog(title, text, options), lambda choice: self._stop(view, kill) if choice else None)
 
     def _stop(self, view: RunView, kill: bool) -> None:

@@ -92,6 +92,8 @@ def last_checkpoint(view: RunView) -> int | None:
 
 def stop_effect(view: RunView) -> str:
     """Return a sentence that describes the effect of stopping the run now."""
+    if view.run.kind == "search":
+        return "Stopping saves a checkpoint of the current trial, and the search can be continued."
     return f"Stopping saves a checkpoint at step {view.state.step:,}, and the run can be resumed from it."
 
 

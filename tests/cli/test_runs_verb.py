@@ -147,6 +147,12 @@ def test_attach_json_is_one_event_per_line(cli, cwd):
     assert [_strict_json(line)["type"] for line in result.out.splitlines()][-1] == "run.finished"
 
 
+def test_attach_to_a_crashed_search_says_that_its_results_are_saved(cli, cwd):
+    folder = _run(cwd, "20261122-0900-shop", parent="searches")
+    result = cli("runs", "attach", str(folder))
+    assert (result.code, "Every result is saved. To continue, run: mlxtune runs resume" in result.err) == (4, True), result.err
+
+
 def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
     _run(cwd, "20261122-0900-shop")
     result = cli("runs", "attach")

@@ -48,13 +48,21 @@ def test_the_limit_excludes_later_trials() -> None:
     assert {number for number, _ in run_all({1: 1, 2: 2, 3: 3, 4: 4}, limit=2)} == {1, 2}
 
 
-def test_remaining_steps() -> None:
+def test_remaining_work() -> None:
     current = board({(1, 0): rate(5), (2, 0): rate(6)}, trials=8)
-    assert current.remaining_steps(8) == 10 * (6 + 4 + 3)
-    assert current.remaining_steps(2) == 10 * (0 + 2 + 2)
+    assert current.remaining_work(8) == (10 * (6 + 4 + 3), 6 + 4 + 3)
+    assert current.remaining_work(2) == (10 * (0 + 2 + 2), 2 + 2)
     longer = replace(current.plan.trials[2], steps=(20, 20, 20))
     trials = (*current.plan.trials[:2], longer)
-    assert replace(current, plan=replace(current.plan, trials=trials)).remaining_steps(3) == math.ceil(20 + 2 * 2 * 40 / 3)
+    steps, rungs = replace(current, plan=replace(current.plan, trials=trials)).remaining_work(3)
+    assert (steps, rungs) == (math.ceil(20 + 2 * 2 * 40 / 3), 1 + 2 + 2)
+
+
+def test_answers_take_as_long_after_every_rung() -> None:
+    """Otherwise, the answers after the first, shortest rungs would make every step look slow, and a budget would allow few trials."""
+    results = {(number, 0): RungResult(number, 0, (True,), 1.0, 1, 10, 100.0, answering=80.0) for number in (1, 2)}
+    current = replace(board({}, trials=8), results=results)
+    assert current.estimate_seconds(50, 3) == 50 * 2.0 + 3 * 80.0
 
 
 def test_files_restore_the_board(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from mlxtune.training.search import board as boards
 from mlxtune.tui.rooms.train.search_page import SearchPage
+from mlxtune.tui.widgets.dialog import ChoiceDialog
 
 from .conftest import OpenRoom
 from .driver import NARROW
 from .searched import write_search
-from .stage import Shop
+from .stage import Shop, shown
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,16 @@ async def test_a_running_search_and_choices(shop: Shop, open_room: OpenRoom) -> 
         assert "So far: " in room.text("#search-banner")
         await room.press("end", "x", "p", "up", "x")
         await room.until(lambda: (board := boards.read_board(folder)) is not None and bool(board.pinned and board.dropped))
+
+
+async def test_a_search_is_stopped_after_confirmation(shop: Shop, open_room: OpenRoom) -> None:
+    write_search(shop, done=2, alive=True)
+    async with open_room("train", size=LARGE) as room:
+        await opened(room)
+        await room.press("s")
+        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "Stop the search of support-json?" in shown(room.app))
+        assert "Stopping saves a checkpoint of the current trial" in shown(room.app)
+        assert "Keep searching" in shown(room.app)
 
 
 async def test_a_finished_search(shop: Shop, open_room: OpenRoom) -> None:

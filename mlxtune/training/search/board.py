@@ -68,7 +68,7 @@ class RungResult:
     """A trial's result at a rung (starting at 0): which rows passed the contract, and the likelihood of the reference answers.
 
     ``nats`` and ``tokens`` are totals over the reference answers. ``trained`` and ``seconds`` are the steps and the time that
-    this rung took, including the trunk since the previous rung.
+    this rung took, including the trunk since the previous rung. ``answering`` of these seconds were spent on the answers.
     """
 
     trial: int
@@ -78,6 +78,7 @@ class RungResult:
     tokens: int
     trained: int
     seconds: float
+    answering: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -155,13 +156,27 @@ class Board:
         """The highest rung at which trials can be compared; -1 if there is none."""
         return max((rung for rung in range(self.plan.rung_count) if self.ranking(rung)), default=-1)
 
-    def remaining_steps(self, trials: int) -> int:
-        """Estimate how many more steps the search takes if only the first ``trials`` take part; exact without ties and failures."""
-        total = 0.0
-        for rung, count in enumerate(cohort_sizes(trials, self.plan.rung_count)):
+    def remaining_work(self, trials: int) -> tuple[int, int]:
+        """Estimate how many more steps and rungs the search takes if only the first ``trials`` take part.
+
+        It is exact without ties and failures.
+        """
+        steps, rungs = 0.0, 0
+        for rung, size in enumerate(cohort_sizes(trials, self.plan.rung_count)):
             waiting = [trial.steps[rung] for trial in self.plan.trials[:trials] if (trial.number, rung) not in self.results]
-            total += fmean(waiting) * max(0, count - (trials - len(waiting))) if waiting else 0.0
-        return math.ceil(total)
+            count = max(0, size - (trials - len(waiting)))
+            steps += fmean(waiting) * count if count else 0.0
+            rungs += count
+        return math.ceil(steps), rungs
+
+    def estimate_seconds(self, steps: int, rungs: int) -> float:
+        """Estimate the time of ``steps`` more steps and the answers after ``rungs`` rungs from the results, of which there must be some.
+
+        The answers take as long after a short rung as after a long one, so they are not part of the time of a step.
+        """
+        results = self.results.values()
+        training = sum(result.seconds - result.answering for result in results) / self.trained_steps
+        return steps * training + rungs * fmean(result.answering for result in results)
 
     @property
     def trained_steps(self) -> int:
@@ -243,12 +258,14 @@ def _plan(record: Mapping[str, Any]) -> SearchPlan:
 
 
 def _result(file: Path) -> RungResult:
-    match read_json(file):
+    record = read_json(file)
+    match record:
         case {
             "trial": int(trial), "rung": int(rung), "passed": list(passed), "nats": float() | int() as nats, "tokens": int(tokens),
             "trained": int(trained), "seconds": float() | int() as seconds,
         }:  # fmt: skip
-            return RungResult(trial, rung, tuple(map(bool, passed)), float(nats), tokens, trained, float(seconds))
+            answering = float(record.get("answering", 0.0))  # not in searches from earlier versions
+            return RungResult(trial, rung, tuple(map(bool, passed)), float(nats), tokens, trained, float(seconds), answering)
     raise InputError(f"{file} is damaged.", hint="Delete it; the rung is then trained again.")
 
 

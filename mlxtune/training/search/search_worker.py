@@ -139,13 +139,13 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
     ended: set[int] = set()
     while (following := board.next_rung()) is not None:
         number, rung = following
-        if rung == 0 and number > MIN_TRIALS and not board.limit and not clock.allows(board, board.remaining_steps(number)):
+        if rung == 0 and number > MIN_TRIALS and not board.limit and not clock.allows(board, *board.remaining_work(number)):
             boards.choose(worker.folder, "limit", number - 1)
             worker.warn(f"The budget of {clock.budget} allows {number - 1} trials.")
             board = _reread(worker)
             continue
         trial = board.trial(number)
-        if not clock.allows(board, trial.steps[rung]):
+        if not clock.allows(board, trial.steps[rung], 1):
             worker.warn(f"The budget of {clock.budget} is spent. Trials are compared at the last rung that they completed.")
             break
         worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=space.describe_values(trial.values))
@@ -206,14 +206,13 @@ class _Clock:
         self._folder = worker.folder
         self._watts = typical_watts(this_machine().chip)[0]
 
-    def allows(self, board: Board, steps: int) -> bool:
-        """Return whether the budget allows ``steps`` more steps. The first rung is always allowed, to measure the speed."""
+    def allows(self, board: Board, steps: int, rungs: int) -> bool:
+        """Return whether the budget allows ``steps`` more steps in ``rungs`` rungs. The first rung is always allowed, to measure the speed."""
         if self.budget is None or not board.results:
             return True
         if self.budget.unit == "steps":
             return board.trained_steps + steps <= self.budget.amount
-        per_step = sum(result.seconds for result in board.results.values()) / board.trained_steps
-        seconds = active_seconds(events.read_all(self._folder)) + steps * per_step
+        seconds = active_seconds(events.read_all(self._folder)) + board.estimate_seconds(steps, rungs)
         return (seconds / 3600 * self._watts if self.budget.unit == "Wh" else seconds) <= self.budget.amount
 
 

@@ -120,6 +120,7 @@ class TrialRunner:
             else:
                 checkpoint.restore(resume, setup.loaded.model)
             lora.save(branch / "adapter", lora.adapter_arrays(setup.loaded.model), setup.loop.adapter_config)
+            trained = time.monotonic()
             passed, nats, tokens = self._score(trial, branch / "adapter")
             shutil.rmtree(branch / "checkpoints", ignore_errors=True)
         except Interrupted as stop:
@@ -129,8 +130,9 @@ class TrialRunner:
         finally:
             listener.close()
             lora.remove(self.base.loaded.model)
-        seconds = time.monotonic() - start - (self.pause.waited - waited)
-        return RungResult(trial.number, rung, passed, nats, tokens, trial.steps[rung], seconds)
+        answering = time.monotonic() - trained
+        training = trained - start - (self.pause.waited - waited)
+        return RungResult(trial.number, rung, passed, nats, tokens, trial.steps[rung], training + answering, answering)
 
     def _setup(self, recipe: Recipe, folder: Path, listener: TrialListener) -> TrainingSetup:
         """Add the trial's adapter to the model and build its loop, without validation rows: trials are compared by their answers."""
