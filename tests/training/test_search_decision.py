@@ -35,6 +35,14 @@ def test_the_recipe_wins_against_equals() -> None:
     assert decided.sentence == "3 trials cannot be told apart. Trial 1 is the recipe itself and is the cheapest."
 
 
+def test_a_spent_budget_does_not_make_the_only_finished_trial_the_cheapest() -> None:
+    passed = {(1, 0): rate(8), (2, 0): rate(9), (1, 1): rate(15)}
+    decided = decision.decide(board(passed, trials=2, rungs=2, costs=(1.0, 0.5)))
+    assert decided is not None
+    assert decided.selected == 1
+    assert decided.sentence == "2 trials cannot be told apart. Trial 1 is the recipe itself and was trained longest."
+
+
 def test_one_trial_is_not_compared() -> None:
     decided = decision.decide(board({(1, 0): rate(15)}, trials=3))
     assert decided is not None

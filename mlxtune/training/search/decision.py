@@ -144,7 +144,10 @@ def _sentence(outcome: SearchOutcome, board: Board, selected: int, trials: int, 
         return f"Only trial {selected} has a result, so there is nothing to compare it with."
     if outcome == "no difference":
         own = " is the recipe itself and" if selected == INCUMBENT else ""
-        return f"{plural(trials, 'trial')} cannot be told apart. Trial {selected}{own} is the cheapest."
+        place = "is the cheapest"
+        if len(tied) < trials:  # the others were pruned, or the budget was spent before they were trained as long
+            place = f"is the cheapest of the {len(tied)} trained longest" if len(tied) > 1 else "was trained longest"
+        return f"{plural(trials, 'trial')} cannot be told apart. Trial {selected}{own} {place}."
     rest = len(tied) - 1
     among = f" It is the cheapest of {rest + 1} that cannot be told apart." if rest else ""
     if outcome == "improved":
