@@ -15,7 +15,7 @@ from mlxtune.adapters import library
 from mlxtune.tui.rooms.adapters.service import AdapterView
 
 from .conftest import OpenRoom
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, Gate, RoomDriver
 from .evaluated import base, evaluation, tuned
 from .stage import Shop, until
 
@@ -136,6 +136,17 @@ async def test_tags_are_replaced_and_removed(stocked: Shop, open_room: OpenRoom)
         assert library.find(stocked.folder, "tone").tags == ()
 
 
+async def test_u_typed_right_after_a_removal_undoes_it(stocked: Shop, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    removing, remove = Gate(), library.remove
+    monkeypatch.setattr(library, "remove", lambda *args: (removing.wait(), remove(*args))[1])
+    async with open_room("adapters") as room:
+        await move_to(room, "tone")
+        await room.press_quickly("x", "u")
+        removing.set()
+        await room.until_notice("✓ Restored tone.")
+        assert (stocked.folder / "adapters" / "tone").exists()
+
+
 async def test_a_removed_adapter_is_restored_with_u(stocked: Shop, open_room: OpenRoom) -> None:
     async with open_room("adapters") as room:
         await move_to(room, "tone")
@@ -143,7 +154,7 @@ async def test_a_removed_adapter_is_restored_with_u(stocked: Shop, open_room: Op
         await room.until_notice("✓ Removed tone. 1 adapter was trained from it.")
         assert room.undo_key == "u"
         assert not (stocked.folder / "adapters" / "tone").exists()
-        await room.until(lambda: "tone" not in names(room) and not room.app.busy)
+        assert "tone" not in names(room)
         await room.press("u")
         await room.until_notice("✓ Restored tone.")
         assert (stocked.folder / "adapters" / "tone").exists()

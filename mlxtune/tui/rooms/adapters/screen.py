@@ -286,9 +286,15 @@ class AdaptersRoom(Room):
 
     def _change(self, write: Callable[[], object], message: str, undo: FooterAction | None = None) -> None:
         """Change the library in a background thread, read it again, and show ``message``."""
+        workspace = self.app.workspace
 
-        def changed(_: object) -> None:
-            self._read()
+        def job() -> LibraryView:
+            write()
+            return service.read_library(workspace)
+
+        def changed(view: LibraryView) -> None:
+            self._show_library(view)
+            self._read()  # a read that began before the change may still be running
             self.app.show_notice(Notice("✓", "$success", message, undo=undo))
 
-        self.app.run_job(write, changed, busy="")
+        self.app.run_job(job, changed, busy="", holds_keys=True)
