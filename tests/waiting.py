@@ -11,7 +11,7 @@ from mlxtune.runs.locks import is_locked, lock_note
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 
-PATIENCE = 180.0  # seconds
+PATIENCE = 600.0  # seconds
 
 
 def wait_until(condition: Callable[[], object], run: Run | None = None, interval: float = 0.02) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
+from waiting import PATIENCE
 
 from mlxtune.planning.machine import Memory, PowerState
 
@@ -21,6 +24,7 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(Pilot, "_wait_for_screen", partialmethod(Pilot._wait_for_screen, timeout=PATIENCE))
     monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("mlxtune.tui.base.TOAST_SECONDS", 600.0)
