@@ -23,7 +23,7 @@ import small_search
 from operations import SAME, WRITING, How, Operations
 from scenario import Scenario
 
-from mlxtune.runs import events
+from mlxtune.runs import events, worker
 from mlxtune.runs.registry import Run
 from mlxtune.runs.status import STARTING_FOR
 from mlxtune.runs.worker import run_worker
@@ -141,6 +141,7 @@ def work(name: str, run: Path, at: int, how: How, note: Path | None) -> NoReturn
     log = os.open(run / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    worker.HEARTBEAT = 1e6  # its events would change the numbers of the operations
     lead = SCENARIOS[name].install()
     operations = Operations(at, how)
     operations.install()
