@@ -6,7 +6,6 @@ import asyncio
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -37,6 +36,7 @@ from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.snapshot import RunView, Snapshot, Watcher
 from mlxtune.tui.stylesheet import CachedStylesheet
+from mlxtune.tui.terminal_program import run_in_terminal
 from mlxtune.tui.theme import THEME_LABELS, THEMES
 from mlxtune.tui.widgets.frame import Notice
 from mlxtune.tui.widgets.page import PageScreen
@@ -321,10 +321,10 @@ class MlxtuneApp(BaseApp):
             self.show_notice(Notice("!", "$warning", f"This command needs {{{missing}}}, but there is none here."))
             return
         try:
-            with self.suspend():
-                code = _run_in_terminal([word.format_map(fields) for word in words], self.workspace)
-        except (OSError, ValueError) as error:
-            self.show_notice(Notice("✗", "$error", one_line(f"{words[0]} cannot be run: {error}."), f"Edit {settings.FILE}."))
+            arguments = [word.format_map(fields) for word in words]
+            code = run_in_terminal(self, arguments, self.workspace, hint=f"Edit {settings.FILE}.")
+        except MlxtuneError as error:
+            self.show_error(error)
             return
         ended = f"{one_line(words[0], 40)} exited with {code}." if code else f"{one_line(words[0], 40)} has ended."
         self.show_notice(Notice("✗" if code else "✓", "$error" if code else "$success", ended))
@@ -401,15 +401,6 @@ class MlxtuneApp(BaseApp):
         yield SystemCommand("Screenshot", "save the screen as an SVG in the workspace", self.action_picture)
         yield SystemCommand(f"Help ({self.shown_key('app.help', 'F1')})", "show this room's keys and glyphs", self.action_help)
         yield SystemCommand(f"Quit ({self.shown_key('app.quit', 'q')})", "quit; runs continue", self.action_quit)
-
-
-def _run_in_terminal(words: list[str], folder: Path) -> int:
-    """Run a command in ``folder`` and return its exit code. Ctrl+C interrupts the command, but does not quit the app."""
-    handler = signal.signal(signal.SIGINT, lambda *_: None)  # the command does not inherit a function, as it would SIG_IGN
-    try:
-        return subprocess.run(words, cwd=folder).returncode
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:

@@ -12,7 +12,8 @@ import pytest
 from textual import events
 
 from mlxtune.core.errors import MachineError
-from mlxtune.data.review import ReviewSession, journal_path
+from mlxtune.data.access.records import open_records
+from mlxtune.data.review import ReviewSession, journal_path, with_keys
 from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
@@ -329,6 +330,34 @@ async def test_g_shows_the_statistics_on_a_narrow_screen(shop: Shop, checks: Che
         await room.until(lambda: room.focus == "list" and not room.screen.query_one("#stats").display)
         await room.press("g", "escape")
         await room.until(lambda: room.focus == "list")
+
+
+async def test_g_shows_labels_coverage_and_agreement(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
+    source = fill(shop)
+    with open_records(source) as records:
+        rows = [records.row(0), records.row(1)]
+    for who, action in (("ada", "accept"), ("ben", "reject")):
+        with ReviewSession(source, who=who) as session:
+            session.decide(action, with_keys(rows))  # type: ignore[arg-type]
+    async with open_room("data", (140, 45)) as room:
+        await checked(room)
+        assert not room.screen.query_one("#labels").display
+        await room.press("g")
+        await room.until(lambda: "tag" in room.text("#label-bars") and "━" in room.text("#label-bars"))
+        assert "billing" in room.text("#label-bars")
+        assert "2 of 13" in room.text("#coverage-bars")
+        assert "ada and ben" in room.text("#agreement-text")
+        assert "0 of 2 rows decided alike" in " ".join(room.text("#agreement-text").split())
+        assert not room.screen.query_one("#findings").display
+        assert room.focus == "list"
+        await room.press("g")
+        await room.until(lambda: bool(room.screen.query_one("#findings").display))
+    async with open_room("data", NARROW) as room:
+        await checked(room)
+        await room.press("g", "g")
+        await room.until(lambda: room.focus == "label-bars" and "billing" in room.text("#label-bars"))
+        await room.press("g")
+        await room.until(lambda: room.focus == "list" and not room.screen.query_one("#stats").display)
 
 
 async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(

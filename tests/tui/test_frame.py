@@ -408,7 +408,7 @@ def commands(loaded: Shop, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ran.append(words)
         return SimpleNamespace(returncode=len(ran) - 1)
 
-    monkeypatch.setattr("mlxtune.tui.app.subprocess.run", run)
+    monkeypatch.setattr("subprocess.run", run)
     monkeypatch.setattr(MlxtuneApp, "suspend", lambda app: nullcontext())
     return ran
 
@@ -436,7 +436,7 @@ async def test_ctrl_c_interrupts_only_the_users_command(
         signal.raise_signal(signal.SIGINT)
         return SimpleNamespace(returncode=-signal.SIGINT)
 
-    monkeypatch.setattr("mlxtune.tui.app.subprocess.run", interrupted)
+    monkeypatch.setattr("subprocess.run", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     async with open_room("home") as room:
         await room.until(lambda: room.app.recipe is not None)

@@ -57,3 +57,18 @@ def test_review(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
     fill(shop, [ROWS[0], row, *ROWS[1:]])
     run = press("R", "a", "2", "n", *"ask", "enter", until="✓ Row 2 annotated.")
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+
+
+@SIZES
+def test_labels(shop: Shop, snap_compare: Any, size: tuple[int, int]) -> None:
+    fill(shop)
+
+    async def run(pilot: Any) -> None:
+        room = RoomDriver(pilot.app, pilot)
+        await room.press("D")
+        await room.until(lambda: ready(room))
+        await room.press("g", *(["g"] if size[0] < 100 else []))
+        await room.until(lambda: "billing" in room.text("#label-bars"))
+        await pilot.pause()
+
+    assert snap_compare(shop.app(), terminal_size=size, run_before=run)

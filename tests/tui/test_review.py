@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from textual import events
 from mlxtune.core.errors import MachineError
 from mlxtune.data.review import ReviewSession, journal_path
 from mlxtune.data.review import load as load_review
+from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.word_diff import word_diff
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.row_reader import RowReader
@@ -585,3 +588,62 @@ async def test_a_second_annotator_starts_anew_and_is_compared(shop: Shop, checks
         session_of(room).select("status:disputed", "row")
         await room.until(lambda: session_of(room).selection.scanned is None and list(session_of(room).selection.rows) == [0])
     assert len({event["who"] for event in journal(source)}) == 2
+
+
+@pytest.fixture
+def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Set a script as the editor; its only argument is the file."""
+    monkeypatch.setattr(MlxtuneApp, "suspend", lambda app: nullcontext())
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    def use(script: str) -> None:
+        (path := tmp_path / "editor.sh").write_text(script)
+        monkeypatch.setenv("EDITOR", f"sh {path}")
+
+    return use
+
+
+async def test_an_answer_is_edited_in_the_users_editor(
+    shop: Shop, checks: Checks, open_room: OpenRoom, editor: Callable[[str], None]
+) -> None:
+    source = fill(shop, GOOD)
+    async with open_room("review") as room:
+        await opened(room)
+        editor("""sed -i 's/look into it/LOOK/' "$1"; echo >> "$1" """)
+        await room.press("v")
+        await room.until_notice("~ Row 1 edited.")
+        assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"] == answer("returns", "Number 0: we LOOK at once.")
+        editor("exit 3")
+        await room.press("v")
+        await room.until_notice("✗ sh exited with 3, so the row is unchanged.")
+        editor('printf "\\377" > "$1"')
+        await room.press("v")
+        await room.until_notice("✗ The edited text is not UTF-8")
+        editor("true")
+        await room.press("v")
+        await room.until_notice("· Row unchanged.")
+        editor(': > "$1"')  # an answer must not be empty: the row stays, and the text is a draft
+        await room.press("v")
+        await room.until(lambda: room.notice.startswith("✗") and "empty" in room.notice)
+    assert len(journal(source)) == 1
+
+
+async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(
+    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop, GOOD)
+    restored: list[bool] = []
+
+    @contextmanager
+    def suspend(app: MlxtuneApp) -> Iterator[None]:  # like Textual's, which does not resume after an exception
+        yield
+        restored.append(True)
+
+    monkeypatch.setattr(MlxtuneApp, "suspend", suspend)
+    monkeypatch.setenv("VISUAL", "no-such-editor --wait")
+    async with open_room("review") as room:
+        await opened(room)
+        await room.press("v")
+        await room.until_notice("✗ no-such-editor cannot be run:")
+        assert "Set EDITOR" in room.notice
+    assert restored == [True]

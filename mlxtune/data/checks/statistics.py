@@ -63,6 +63,11 @@ def tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
     return tags
 
 
+def is_rare(count: int, total: int) -> bool:
+    """Return whether ``count`` of ``total`` rows are too few to learn a value from."""
+    return count < RARE_ROWS or count < _RARE_SHARE * total
+
+
 @family.corpus_check
 def amount(corpus: Corpus) -> Iterator[Finding]:
     if corpus.indices:
@@ -76,7 +81,7 @@ def amount(corpus: Corpus) -> Iterator[Finding]:
 def coverage(corpus: Corpus) -> Iterator[Finding]:
     for key, counts in tag_counts(corpus).items():
         total = sum(counts.values())
-        rare = [(value, n) for value, n in counts.items() if n < RARE_ROWS or n < _RARE_SHARE * total]
+        rare = [(value, n) for value, n in counts.items() if is_rare(n, total)]
         if rare:
             (value, n), *others = reversed(rare[-5:])
             more = "".join(f", {n:,} “{one_line(value, 30)}”" for value, n in others)

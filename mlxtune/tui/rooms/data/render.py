@@ -12,6 +12,7 @@ from textual.content import Content
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.rows import Row, RowError, row_tags
+from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, fold, key, line, lines, marked
 from mlxtune.tui.source_session import SourceSession
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.access.spans import IntArray
     from mlxtune.data.browser import ReviewVerdict, SourceBrowser
     from mlxtune.data.checks.report import CheckResult
+    from mlxtune.evaluation.annotators import AnnotatorAgreement
 
 _VERDICT_GLYPHS = {"blocked": ("✗", "$error"), "look": ("!", "$warning"), "clean": ("✓", "$success")}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -262,6 +264,64 @@ def split_bar(counts: Mapping[Any, int], why: str, width: int) -> Content:
     valid, test = (math.ceil(room * counts[name] / total) for name in ("valid", "test"))
     parts = (("train", "━", "$primary", room - valid - test), ("valid", "╍", "$second", valid), ("test", "─", "$muted", test))
     legend = [line((glyph, style), f" {name} ", (f"{counts[name]:,}", "bold")) for name, glyph, style, _ in parts]
-    bar = line("  ", *((glyph * max(size, 0), style) for _, glyph, style, size in parts))
+    strip = line("  ", *((glyph * max(size, 0), style) for _, glyph, style, size in parts))
     row = line("  ", legend[0], "   ", legend[1], "   ", legend[2])
-    return lines(bar, *([row] if row.cell_length <= width else [line("  ", entry) for entry in legend]))
+    return lines(strip, *([row] if row.cell_length <= width else [line("  ", entry) for entry in legend]))
+
+
+def labels(tags: Mapping[str, Mapping[str, int]], width: int) -> list[Content]:
+    """Draw the values of each key as bars, most frequent first. Values on too few rows are marked."""
+    from mlxtune.data.checks.statistics import is_rare
+
+    if not tags:
+        return [
+            fold("No key has a few values that repeat. Tag rows, or add a key such as category, to see their distribution.", width)
+        ]
+    rows: list[Content] = []
+    for key_name, counts in tags.items():
+        total, most = sum(counts.values()), max(counts.values())
+        rare = sum(is_rare(count, total) for count in counts.values())
+        note = f"{rare:,} of {plural(len(counts), 'value')} rare" if rare else plural(len(counts), "value")
+        rows += [Content("")] if rows else []
+        rows.append(
+            line("  ", cell(one_line(key_name, 40), width - 2 - len(note), "bold"), (note, "$warning" if rare else "$muted"))
+        )
+        for value, count in counts.items():
+            few = is_rare(count, total)
+            tail = line(
+                cell(f"{count:,}", 7, "bold $warning" if few else "bold", right=True), ("  !", "bold $warning") if few else "   "
+            )
+            room = width - 16 - tail.cell_length
+            shown = bar(count / most, room, "$warning" if few else "$primary")
+            rows.append(line("  ", cell(one_line(value, 40), 13, "" if few else "$muted"), " ", shown, tail))
+    return rows
+
+
+def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) -> Content:
+    """Draw what share of the rows was decided, how many prompts are distinct, and how many values have enough rows."""
+    from mlxtune.data.checks.statistics import is_rare
+
+    total = len(browser) - browser.bad_count
+    shares = [("decided", browser.decided_count, total)]
+    if checked is not None:
+        facts = checked.statistics
+        counts = [(count, sum(values.values())) for values in facts.tags.values() for count in values.values()]
+        shares.append(("distinct", facts.groups, facts.rows))
+        shares += [("values", sum(not is_rare(*one) for one in counts), len(counts))] if counts else []
+    rows = []
+    for name, part, whole in shares:
+        tail = cell(f"{part:,} of {whole:,}", 16, right=True)
+        rows.append(line("  ", cell(name, 9, "$muted"), bar(part / whole if whole else 0.0, width - 11 - tail.cell_length), tail))
+    if len(shares) > 2:
+        rows.append(fold("values: those on enough rows to be learned", width, style="$faint"))
+    return lines(*rows)
+
+
+def agreement(found: Sequence[AnnotatorAgreement], disputed: int, width: int) -> Content:
+    """Describe how far each two annotators agree."""
+    rows: list[Content] = []
+    for one in found:
+        rows += [line("  ", cell(one.title, width - 2, "bold")), fold(one.sentence, width)]
+    if disputed:
+        rows += marked("!", "$warning", f"{plural(disputed, 'row')} decided differently: filter status:disputed", width, "$muted")
+    return lines(*rows)

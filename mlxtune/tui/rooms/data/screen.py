@@ -25,6 +25,7 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.frame import FooterAction, RoomFooter
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.scroll import ScrollPanel
 from mlxtune.tui.widgets.section import Section
 
 _ORDERS = {"row": "", "findings": "worst first", "longest": "longest first", "shortest": "shortest first"}
@@ -84,6 +85,7 @@ class DataRoom(SourceRoom):
         super().__init__()
         self._saved: Mapping[str, Any] = {}
         self._show_stats = False  # instead of the rows, on a screen too narrow for both
+        self._show_labels = False  # instead of the findings
         self._drawn_session: SourceSession | None = None
         self._histogram: tuple[object, render.LengthHistogram | None] = (None, None)  # with the key of its cache
 
@@ -119,6 +121,10 @@ class DataRoom(SourceRoom):
                 )
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
+                about = "How many rows have each value of the keys that a few values repeat in. Values on too few rows are marked."
+                yield Section("Labels", ScrollPanel(at_end=False, id="label-bars", about=about), id="labels", classes="fill")
+                yield Section("Coverage", Panel(id="coverage-bars"), id="coverage")
+                yield Section("Agreement", Panel(id="agreement-text"), id="agreement")
 
     def save_state(self) -> Mapping[str, Any]:
         session = self.sessions.session
@@ -139,6 +145,7 @@ class DataRoom(SourceRoom):
         self.set_class(session is None, "-bare")
         self.set_class(session is not None and not has_rows, "-broken")
         self.set_class(self._show_stats, "-stats")
+        self.set_class(self._show_labels, "-labels")
         if session is not None and has_rows:
             if self.focused is None:  # the list was hidden while another source was opened
                 self.set_focus(self._list)
@@ -146,6 +153,7 @@ class DataRoom(SourceRoom):
             self._draw_findings(session)
             self._draw_lengths(session)
             self._draw_split(session)
+            self._draw_labels(session)
         else:
             panel = self.query_one("#no-source" if session is None else "#unavailable", Panel)
             panel.update(lambda width, _height: self.render_unavailable(session, width))
@@ -290,6 +298,21 @@ class DataRoom(SourceRoom):
             why = f"No split: {reason.partition(':')[0].rstrip('.')}."  # without the list of rows that follows
         self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
 
+    def _draw_labels(self, session: SourceSession) -> None:
+        from mlxtune.evaluation.annotators import agreements
+
+        source, checked, error = session.source, session.source.check_result, session.check.error
+        if checked is not None:
+            self.query_one(ScrollPanel).set(lambda width: render.labels(checked.statistics.tags, width))
+        else:
+            why = "The checks failed, so no values were counted." if error else "The values are being counted."
+            self.query_one(ScrollPanel).set(lambda width: [fold(why, width)])
+        self.query_one("#coverage-bars", Panel).update(lambda width, _height: render.coverage(source, checked, width))
+        decisions = source.decisions.values()
+        found, disputed = agreements(decisions), sum(decision.is_disputed for decision in decisions)
+        self.query_one("#agreement").set_class(not found, "-none")
+        self.query_one("#agreement-text", Panel).update(lambda width, _height: render.agreement(found, disputed, width))
+
     # Actions
 
     def footer_actions(self) -> Sequence[FooterAction]:
@@ -299,7 +322,11 @@ class DataRoom(SourceRoom):
         on_finding = self.focused is not None and self.focused.id == "findings-list"
         has_rows, state = bool(len(session.selection.rows)), session.source.state
         on_row = has_rows and not on_finding
-        stats = FooterAction("g", "rows" if self._show_stats else "stats", "stats", "switch between the rows and their statistics")
+        if self.wide:
+            stats = FooterAction("g", "findings" if self._show_labels else "labels", "stats", "switch between findings and labels")
+        else:
+            label = "rows" if self._show_labels and self._show_stats else "labels" if self._show_stats else "stats"
+            stats = FooterAction("g", label, "stats", "switch between the rows, their statistics, and their labels")
         actions = [
             (True, FooterAction("/", "filter", "filter", "filter rows by status, tag, finding, length or text")),
             (on_finding, FooterAction("enter", "rows", "focused.choose", "show the rows with this finding")),
@@ -317,6 +344,7 @@ class DataRoom(SourceRoom):
             (on_row, FooterAction("t", "tag", "tag", "add or remove a tag")),
             (has_rows, FooterAction(":", "change", "transform", "change many rows: replace text, cap a category, and more")),
             (True, FooterAction("s", "sort", "sort", "sort by row number, severity or length")),
+            (self.wide, stats),
             (bool(state.undone_steps), FooterAction("U", "redo", "redo", "redo the last undone decision")),
             (
                 session.check.finished or session.check.error is not None,
@@ -387,6 +415,7 @@ class DataRoom(SourceRoom):
     def action_leave(self) -> None:
         if self._show_stats or (self.focused is not None and self.focused.id != "list"):
             self._show_stats = False
+            self._show_labels &= self.wide
             self.redraw()
             self.set_focus(self.query_one("#list"))
         elif self._list.marked:
@@ -395,9 +424,17 @@ class DataRoom(SourceRoom):
             self.app.action_dismiss_notice()
 
     def action_stats(self) -> None:
-        self._show_stats = not self._show_stats and not self.wide
+        """Show the next page: the findings and lengths, the labels and, on a narrow screen, the rows."""
+        last = self._show_labels
+        self._show_labels = (self._show_stats or self.wide) and not last
+        self._show_stats = not self.wide and not (self._show_stats and last)
         self.redraw()
-        self.set_focus(self.query_one("#findings-list" if self._show_stats else "#list"))
+        if self._show_stats or not self.wide:
+            self.set_focus(
+                self.query_one("#list" if not self._show_stats else "#label-bars" if self._show_labels else "#findings-list")
+            )
+        elif self.focused is None or self.focused.id != "list":
+            self.set_focus(self.query_one("#label-bars" if self._show_labels else "#findings-list"))
 
     def action_sort(self) -> None:
         if session := self.session:

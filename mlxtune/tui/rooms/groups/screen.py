@@ -158,6 +158,8 @@ class GroupsRoom(SourceRoom):
             self._drawn_session, self._repeats = session, (None, [])
             self._list.clear_marks()
             self._members.clear_marks()
+        if self.focused is None:  # the list was hidden while the source was opened
+            self.set_focus(self._members if self._inside else self._list)
         groups = self._groups(session)
         self._follow_row(session, groups)
         position = next((at for at, group in enumerate(groups) if group.key == self._shown_group), None)

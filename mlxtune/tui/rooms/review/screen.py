@@ -23,6 +23,7 @@ from mlxtune.tui.rooms.review.service import ContractCheck, RowPart, is_pair, pa
 from mlxtune.tui.rooms.source_room import SourceRoom
 from mlxtune.tui.snapshot import Snapshot
 from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.terminal_program import edit_in_terminal
 from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, PromptDialog
 from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.frame import FooterAction, Notice
@@ -54,6 +55,7 @@ class ReviewRoom(SourceRoom):
         Binding("b", "bad", "both are bad", id="review.bad"),
         Binding("s", "swap", "swap the sides", id="review.swap"),
         Binding("e", "edit", "edit", id="review.edit"),
+        Binding("v", "open_editor", "edit in your editor", id="review.editor"),
         Binding("ctrl+s", "keep", "save the edit", id="review.keep"),
         Binding("t", "tag", "tag", id="review.tag"),
         *(Binding(str(digit), f"digit({digit})", f"tag {digit}", id=f"review.tag-{digit}") for digit in range(1, 10)),
@@ -306,6 +308,7 @@ class ReviewRoom(SourceRoom):
             (single, edit),
             (bool(session.source.state.steps), FooterAction("u", "undo", "undo", "undo the most recent decision")),
             (not self.wide, FooterAction("c", details, "details", "switch between the row and its contract, tags and origin")),
+            (valid, FooterAction("v", "editor", "open_editor", "edit the part under the cursor in $EDITOR")),
             (valid, FooterAction("t", "tag", "tag", "add or remove a tag; digits do so for the listed tags")),
             (pair, FooterAction("s", "swap", "swap", "swap the answers on the screen")),
             (pair, reject),
@@ -475,6 +478,29 @@ class ReviewRoom(SourceRoom):
         self.redraw()
         self.set_focus(editor)
 
+    def action_open_editor(self) -> None:
+        """Edit the part under the cursor in the user's editor. A text that cannot be used is kept as a draft."""
+        session, row = self.session, self.row
+        if session is None or row is None or self._edited_part is not None or self.app.refuse_if_busy():
+            return
+        parts = parts_of(row)
+        part = parts[max(0, min(self.query_one(RowReader).cursor, len(parts) - 1))]
+        draft_key = (session.source.lazy_row(session.row_index).row.hash, part.name)
+        before = self._drafts.get(draft_key, safe_text(part.text))
+        try:
+            text = edit_in_terminal(self.app, before, self.app.workspace, suffix=".json" if part.text.startswith("{") else ".md")
+        except MlxtuneError as error:
+            self.app.show_error(error)
+            return
+        if text == safe_text(part.text):
+            self.app.show_notice(Notice("·", "$muted", "Row unchanged."))
+            return
+        self._drafts[draft_key] = text
+        if self.decide("edit", record=self._with_text(row, part, text).content):
+            self._drafts.pop(draft_key, None)
+            self._request_mask(session)
+            self.redraw()
+
     def on_text_area_changed(self) -> None:
         if self._edited_part is not None:
             self.redraw()
@@ -486,10 +512,14 @@ class ReviewRoom(SourceRoom):
         """Return ``row`` with the text in the editor."""
         if row is None or self._edited_part is None:
             return row
+        return self._with_text(row, self._edited_part, self.query_one(Editor).text)
+
+    def _with_text(self, row: Row, edited: RowPart, text: str) -> Row:
+        """Return ``row`` with another text in one part; unsafe characters that were only shown as symbols are restored."""
         from mlxtune.data.checks.check_input import rewrite_texts
 
-        name, text = self._edited_part.name, restore_unsafe(self._edited_part.text, self.query_one(Editor).text)
-        return rewrite_texts(row, lambda part, current: text if part == name else current)
+        restored = restore_unsafe(edited.text, text)
+        return rewrite_texts(row, lambda part, current: restored if part == edited.name else current)
 
     def action_keep(self) -> None:
         session, edited_row = self.session, self._edited_row(self.row)
