@@ -44,6 +44,7 @@ class OrderedKeys(App[None]):
         self._typed: deque[events.Key] = deque()
         self._current: _TrackedKey | None = None
         self._patience: Timer | None = None
+        self._between_keys: deque[Callable[[], object]] = deque()
         self._hold: Timer | None = None
 
     def hold_keys(self) -> None:
@@ -56,6 +57,16 @@ class OrderedKeys(App[None]):
             self._hold.stop()
             self._hold = None
             self.call_later(self._forward_next)
+
+    def call_between_keys(self, callback: Callable[..., object], *args: object) -> None:
+        """Call ``callback`` when no key is being handled, because it moves what keys act on. Safe to call from any thread."""
+        self.call_later(self._call_between_keys, partial(callback, *args))
+
+    def _call_between_keys(self, callback: Callable[[], object]) -> None:
+        if self._current is None:
+            callback()
+        else:
+            self._between_keys.append(callback)
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Key) and not self._screen_stack:  # typed while the app exits
@@ -79,6 +90,8 @@ class OrderedKeys(App[None]):
         self._current = None
         if self._patience is not None:
             self._patience.stop()
+        while self._between_keys:
+            self._between_keys.popleft()()
         while self._typed and self._current is None and self._hold is None and self._screen_stack:
             key = self._current = _TrackedKey(self._typed.popleft(), self._on_stop)
             await super().on_event(key)

@@ -49,9 +49,10 @@ class SessionManager:
 
     def notify(self) -> None:
         """Redraw the room if it shows the session. Safe to call from any thread."""
-        self._app.call_later(self._redraw)
+        self._app.call_later(self.redraw)
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
+        """Redraw the room if it shows the session."""
         if self._app.current_mode in SOURCE_MODES:
             self._app.redraw()
 

@@ -1,6 +1,6 @@
 """A source that is open in the Data and Review rooms. Threads read, check and filter it; decisions run in the event loop.
 
-A thread changes one attribute at a time and then calls ``notify``; the rooms draw the current values.
+A thread changes one attribute at a time and then calls ``notify``; the rooms draw the current values. Only the event loop moves the cursor.
 """
 
 from __future__ import annotations
@@ -139,10 +139,11 @@ class SourceSession:
 
     # In threads
 
-    def _notify_throttled(self) -> None:
-        if (now := time.monotonic()) - self._notified_at > _NOTIFY_INTERVAL:
-            self._notified_at = now
-            self._notify()
+    def _may_notify(self) -> bool:
+        if (now := time.monotonic()) - self._notified_at <= _NOTIFY_INTERVAL:
+            return False
+        self._notified_at = now
+        return True
 
     def _open(self) -> None:
         from mlxtune.data.browser import SourceBrowser
@@ -158,7 +159,8 @@ class SourceSession:
             self.select(self.selection.filter, self.selection.order)
         try:
             for _ in browser.scan(lambda: self.closed):
-                self._notify_throttled()
+                if self._may_notify():
+                    self._notify()
             self.unmapped = self._find_unmapped(browser)
         except DataError:  # the file is being written; a new session opens once it stops changing
             return
@@ -211,17 +213,21 @@ class SourceSession:
                 matches += batch
                 if stale():
                     return
-                self.selection.rows, self.selection.scanned = matches, scanned
-                self._notify_throttled()
+                if self._may_notify():
+                    self._app.call_between_keys(self._show_rows, matches, scanned, generation)
             rows = matches
-        rows = browser.sorted(rows, order)
-        if not stale():
-            if self._anchor in rows:
-                self.row_index = self._anchor
-            self.selection.rows, self.selection.scanned = rows, None
-            self._notify()
+        self._app.call_between_keys(self._show_rows, browser.sorted(rows, order), None, generation)
 
     # For the rooms
+
+    def _show_rows(self, rows: Sequence[int], scanned: int | None, generation: int) -> None:
+        """Show the rows found so far, and redraw at once: a key must act on the row under the cursor that was on screen when it was typed."""
+        if self.closed or self.selection.generation != generation:
+            return
+        if scanned is None and self._anchor in rows:
+            self.row_index = self._anchor
+        self.selection.rows, self.selection.scanned = rows, scanned
+        self._app.sessions.redraw()
 
     def move_to(self, index: int) -> None:
         """Move the cursor to a row."""

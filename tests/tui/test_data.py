@@ -14,6 +14,7 @@ from textual import events
 from mlxtune.core.errors import MachineError
 from mlxtune.data.access.records import open_records
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
+from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.source_session import SourceSession
 
 from .conftest import OpenRoom
@@ -95,6 +96,31 @@ async def test_a_redraw_right_after_a_key_keeps_the_cursor(shop: Shop, checks: C
         assert session.row_index == 13, "the next key applies to the row that the cursor is on"
         room.screen.redraw()
         assert rows.cursor == 13
+
+
+async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_show(
+    shop: Shop, checks: Checks, open_room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop)
+    keys, call_later = ["x"], MlxtuneApp.call_later
+
+    def type_first(app: MlxtuneApp, *args: Any, **kwargs: Any) -> bool:
+        """Type a key before the first result of a thread arrives."""
+        if keys and threading.current_thread() is not threading.main_thread():
+            key = keys.pop()
+            app.post_message(events.Key(key, key))
+        return call_later(app, *args, **kwargs)
+
+    async with open_room("data") as room:
+        await room.until(lambda: ready(room))
+        await room.press("down", "slash", *"coal", "enter")
+        session = session_of(room)
+        await room.until(lambda: session.row_index == 10)
+        session._anchor, session.selection.scanned = 1, 13  # as if the filter were cleared while it is still being applied
+        monkeypatch.setattr(MlxtuneApp, "call_later", type_first)
+        session.select("", "row")
+        await room.until(lambda: bool(statuses(room)))
+        assert statuses(room) == {10: "rejected"}
 
 
 async def test_sorting_cycles_and_the_cursor_stays_on_its_row(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
