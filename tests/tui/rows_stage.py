@@ -193,4 +193,5 @@ def statuses(room: RoomDriver) -> dict[int, str]:
 
 def journal(source: Path) -> list[dict[str, Any]]:
     """The events in the review journal of ``source``."""
-    return [json.loads(line) for line in journal_path(source).read_text().splitlines()]
+    path = journal_path(source)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
