@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from textual._styles_cache import StylesCache
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.containers import Vertical
 from textual.reactive import Reactive
 from textual.screen import Screen
@@ -71,6 +73,11 @@ class BaseApp(OrderedKeys):
     def saved_state(self, mode: str) -> Mapping[str, Any]:
         """Return the state that the room ``mode`` saved in the last session. It is not validated and may be empty."""
         return {}
+
+    def pop_screen(self) -> AwaitComplete:
+        """Remove the top screen. Textual's cache of colors has widgets' rendered lines among its keys, so it is cleared."""
+        StylesCache.get_inner_outer.cache_clear()
+        return super().pop_screen()
 
     def shown_key(self, action: str, default: str) -> str:
         """Return the key to show for an app action: the one in the user's settings, or the default."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,14 @@ async def test_style_sheets_are_parsed_once_per_theme(shop: Shop, monkeypatch: p
             colors.add(room.screen.styles.background)
     assert len(colors) == 2
     assert len(parsed) == len(set(parsed))
+
+
+async def test_a_closed_page_is_freed(loaded: Shop, open_room: OpenRoom) -> None:
+    async with open_room("train") as room:
+        await room.press("f1")
+        await room.until(lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
+        lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)
+        await room.press("escape")
+        await room.until(lambda: room.mode == "train")
+        gc.collect()
+        assert lines() is None
