@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 import pytest
 from judge_stub import JudgeStub, serve
+from waiting import PATIENCE
 
+from mlxtune.core import journal
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_json
 from mlxtune.data import review
@@ -30,6 +31,7 @@ from mlxtune.data.rows import Conversation, Preference
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import split
+from mlxtune.evaluation.judge.paid_calls import read_calls
 from mlxtune.recipe import Recipe, dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
@@ -154,47 +156,54 @@ def test_prompts_are_answered_and_trained_only_after_the_review(
     assert review.load(recipe.source).steps
 
 
-def test_killed_generation_continues_without_asking_again(
-    recipe: Recipe, stub: JudgeStub, generate: Generate, tmp_path: Path
+@pytest.mark.parametrize("paid", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+def test_killed_generation_asks_only_free_questions_again(
+    recipe: Recipe, stub: JudgeStub, generate: Generate, tmp_path: Path, paid: bool
 ) -> None:
+    """Questions in flight may have been billed, so they are lost, unless they cost nothing."""
     prompts = [f"Question {'abcdefghijklmnop'[number] * 12} about item {number * 1234567}?" for number in range(14)]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
-    replied = threading.Event()
+    waiting, killed = threading.Event(), threading.Event()
 
     def reply(messages: list[dict[str, Any]]) -> str:
         if len(stub.bodies) > 5:
-            replied.set()
-            signal_wait.wait(20)
+            waiting.set()
+            killed.wait()
         return answer(f"The answer to {messages[-1]['content']}")
 
-    signal_wait = threading.Event()
     stub.answer = reply
+    teacher = replace(endpoint(stub), price_in=1.0, price_out=1.0, cap=1.0) if paid else endpoint(stub)
     run = registry.create(tmp_path, "generate", "shop")
-    request = GenerationRequest("answers", endpoint(stub), 100, 1, prompts=str(tmp_path / "prompts.txt"))
+    request = GenerationRequest("answers", teacher, 100, 1, prompts=str(tmp_path / "prompts.txt"))
     (run.folder / "recipe.toml").write_text(dump(recipe))
     write_json(run.folder / registry.LAUNCH_FILE, {"request": request.to_json()})
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "mlxtune.data.generate.worker", str(run.folder)], stderr=subprocess.DEVNULL
     )
-    assert replied.wait(60)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    signal_wait.set()
+    try:
+        assert waiting.wait(PATIENCE)
+        child.kill()
+        child.wait()
+    finally:
+        killed.set()
     assert not generated_path(recipe.source).exists()
-    sent = [body["messages"][-1]["content"] for body in stub.bodies]
+    before = read_calls(run.folder / CALLS)
     stub.answer = lambda messages: answer(f"The answer to {messages[-1]['content']}")
     generate(recipe, request, run)
-    again = [body["messages"][-1]["content"] for body in stub.bodies[len(sent) :]]
-    assert len({*sent, *again}) == len(sent + again)  # no question was sent twice
-    assert again
+    after = read_calls(run.folder / CALLS)
+    assert 0 < len(before.replies) < len(after.replies)
+    assert before.replies.items() <= after.replies.items()
+    lost = len(before.lost)
+    assert (0 < lost <= 4) if paid else lost == 0
     rows = read_file(generated_path(recipe.source))
-    lost = len(prompts) - len(rows)
-    assert 0 < lost <= 4  # the questions that were in flight may have been billed, so they are not asked again
-    assert refused(run) == {"no reply": lost}
+    assert len(rows) == len(after.replies) == len(prompts) - lost
+    assert refused(run) == ({"no reply": lost} if paid else {})
+    asked = Counter(call["key"] for call in journal.read(run.folder / CALLS) if "asked" in call)
+    assert {key for key, times in asked.items() if times > 1}.isdisjoint({*before.replies, *before.lost})
+    requests = len(stub.bodies)
     generate(recipe, request, run)
     assert read_file(generated_path(recipe.source)) == rows
-    assert len(stub.bodies) == len(sent + again)
-    assert (run.folder / CALLS).is_file()
+    assert len(stub.bodies) == requests
 
 
 def test_local_teacher_follows_the_schema(recipe: Recipe, tiny: Path, generate: Generate, tmp_path: Path) -> None:
