@@ -88,7 +88,7 @@ def end(search: Path) -> dict[str, Any]:
     (evaluation,) = registry.list_runs(workspace, "eval")
     assert (outcome["run"], outcome["evaluation"]) == (run.id, evaluation.id)
     return {
-        "results": {key: replace(result, seconds=0.0) for key, result in board.results.items()},
+        "results": {key: replace(result, seconds=0.0, answering=0.0) for key, result in board.results.items()},
         "outcome": {key: value for key, value in outcome.items() if key not in ("run", "evaluation")},
         "adapter": sha256_file(run.adapter / "adapters.safetensors"),
         "steps": [(step.step, step.loss, step.rate) for step in run.state().steps],
