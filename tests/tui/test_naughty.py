@@ -111,7 +111,7 @@ def test_no_control_byte_reaches_the_terminal(shop: Shop, tmp_path: Path, mode: 
         if mode != "home":
             open_in_terminal(screen, mode)
         screen.press("\t")
-        screen.press("\x1bOP", shows="Everywhere")
+        screen.press("\x1bOP", shows="esc close")
         screen.press("\x1bOP", shows="^p more")  # wait for the footer: the header is also rewritten when memory use changes
         if mode == "train":
             screen.press("g", shows="[bold red]x[/]")
