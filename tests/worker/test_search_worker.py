@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +26,14 @@ pytestmark = pytest.mark.slow
 FAULTY_WORKER = """
 import errno
 import os
+import signal
 import sys
 import weakref
 from mlxtune.models.cpu import blas
 
 blas.preload()
 blas.preload = lambda: None
+from mlxtune.runs import events
 from mlxtune.training import loop, memory_guard, optimizer
 from mlxtune.training.search import search_worker
 
@@ -67,6 +67,17 @@ if os.environ.get("FAULT") == "one model":
         models.append(weakref.ref(loaded.model))
         return loaded
     load.load = load_one
+if os.environ.get("FAULT") == "kill":
+    emit = events.EventWriter.emit
+    def note_and_emit(self, type, **fields):
+        emit(self, type, **fields)
+        if type in ("step", "checkpoint", "trial.scored", "search.decided"):
+            place = f"{self._journal.path.parent.name[:2]} {type} {fields.get('trial', '')} {fields.get('step', fields.get('steps', ''))}"
+            with open("places.txt", "a") as file:
+                file.write(place + "\\n")
+            if place == os.environ["PLACE"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+    events.EventWriter.emit = note_and_emit
 sys.exit(search_worker.main())
 """
 SMALL = ("training.epochs=0", "training.steps=8", "training.save_every=2", "evaluation.regression=", "search.trials=3")
@@ -151,24 +162,6 @@ def test_epochs_and_replay_are_searched(workspace: Path, tmp_path: Path) -> None
     assert weights(again.adapter) == weights(run.adapter)
 
 
-def test_a_killed_search_has_the_same_leaderboard(workspace: Path) -> None:
-    whole = finish(start(workspace))
-    rng = random.Random(4)
-    killed = start(workspace)
-    for _ in range(3):
-        time.sleep(rng.uniform(0.2, 2.5))
-        if killed.state().ended:
-            break
-        kill_worker(killed)
-        launch.resume(killed)
-    finish(killed)
-    assert results(killed) == results(whole)
-    first, second = (leaderboard.read_leaderboard(run.folder) for run in (whole, killed))
-    assert first
-    assert second
-    assert first.entries == second.entries
-
-
 def entries(run: Run) -> dict[int, leaderboard.Entry]:
     board = leaderboard.read_leaderboard(run.folder)
     assert board
@@ -182,6 +175,40 @@ def fault(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(workspace), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(registry.RUN_KINDS, "search", replace(registry.RUN_KINDS["search"], module="faulty_worker"))
     return lambda name: monkeypatch.setenv("FAULT", name)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_a_killed_search_has_the_same_leaderboard(
+    workspace: Path, fault: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    """It is killed right after steps, checkpoints, and scores that are spread over all trials."""
+    fault("kill")
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("PLACE", "")
+    whole = finish(start(workspace))
+    places = Path("places.txt").read_text().splitlines()
+    different = list(dict.fromkeys(places))
+    chosen = [different[(2 * number + 1) * len(different) // (2 * kills)] for number in range(kills)]
+    assert len(set(chosen)) == kills
+    killed: Run | None = None
+    for place in chosen:
+        monkeypatch.setenv("PLACE", place)
+        killed = launch.resume(killed) if killed else start(workspace)
+        wait_until(lambda run=killed: not is_locked(run.lock), killed)
+        assert killed.status() == "crashed"
+        assert Path("places.txt").read_text().splitlines()[-1] == place
+    monkeypatch.setenv("PLACE", "")
+    assert killed
+    finish(launch.resume(killed))
+    assert results(killed) == results(whole)
+    first, second = (leaderboard.read_leaderboard(run.folder) for run in (whole, killed))
+    assert first
+    assert first.outcome
+    assert second
+    assert second.outcome
+    assert first.entries == second.entries
+    winners = [Run(workspace / "runs" / board.outcome.run) for board in (first, second) if board.outcome]
+    assert weights(winners[0].adapter) == weights(winners[1].adapter)
 
 
 @pytest.mark.exhaustive
