@@ -15,15 +15,18 @@ import pytest
 from exhaustive import EXHAUSTIVE
 from hub_stub import ID, Hub, serve
 from tiny_model import make_tiny, write_chat
+from waiting import PATIENCE
 
 from mlxtune.core import files
 from mlxtune.models.cpu import blas
+from mlxtune.runs import launch
 
 REAL_HOME = files.home()
 # The matrices of the tests are small: one thread per process is faster, above all where tests run in parallel. Set before mlx is imported.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
 gc.set_threshold(100_000, 20, 100)  # garbage collection takes a fifth of the time of the app's tests with the default of 2,000
+launch.START_TIMEOUT = launch.EXIT_TIMEOUT = PATIENCE  # on a busy machine, a worker may need minutes to start
 os.fsync = lambda handle: None  # no test cuts the power
 hypothesis.settings.register_profile("tests", deadline=None)  # a deadline would fail on a busy machine
 hypothesis.settings.load_profile("tests")

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from exhaustive import cases
-from waiting import PATIENCE, wait_until
+from waiting import PATIENCE, kill_worker, wait_for_state, wait_until
 
 from mlxtune.core import app_state
 from mlxtune.data import samples
+from mlxtune.runs import registry
+from mlxtune.runs.locks import is_locked
 from mlxtune.tui.rooms import ROOMS
 
 from .terminal import plain, terminal
@@ -42,6 +44,19 @@ def stuck(self, snapshot):
     Path("stuck").touch()
     time.sleep(600)
 HomeRoom.draw = stuck
+sys.argv = ["mlxtune"]
+from mlxtune.cli.start import main
+main()
+"""
+
+TRAINS = """
+import sys
+from pathlib import Path
+from mlxtune.recipe import load
+from mlxtune.runs import launch
+recipe = load(Path("recipes/tiny.toml"), ("training.steps=100000", "training.save_every=50", "training.validate_every=100000"))
+launch.START_TIMEOUT = 600.0
+launch.start(Path.cwd(), "train", recipe)
 sys.argv = ["mlxtune"]
 from mlxtune.cli.start import main
 main()
@@ -95,6 +110,24 @@ def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path: Path, closed:
             os.kill(screen.process.pid, signal.SIGHUP)
         assert screen.process.wait(PATIENCE) == 129
         wait_until_dead(helpers)
+
+
+def test_a_run_goes_on_when_the_terminal_of_its_app_is_closed(workspace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXTUNE_HOME", str(home))
+    with terminal(workspace, home, code=TRAINS) as screen:
+        screen.until("▎ ")
+        (run,) = registry.list_runs(workspace)
+        try:
+            screen.hang_up()
+            os.kill(screen.process.pid, signal.SIGHUP)
+            screen.process.wait(PATIENCE)
+            step = run.state().step
+            wait_for_state(run, lambda state: state.step > step + 3)
+            registry.stop(run)
+            wait_for_state(run, lambda state: state.phase == "stopped")
+        finally:
+            if is_locked(run.lock):
+                kill_worker(run)
 
 
 def children(pid: int) -> dict[int, str]:

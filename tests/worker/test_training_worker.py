@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import kill_worker, wait_for_state
+from waiting import PATIENCE, kill_worker, wait_for_state
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.source import read_source
@@ -111,12 +111,15 @@ def test_killed_run_is_crashed_and_resumes_from_its_checkpoint(workspace: Path) 
 def test_run_outlives_the_process_group_that_started_it(workspace: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mlxtune.recipe import load; from mlxtune.runs import launch; import time\n"
+        f"launch.START_TIMEOUT = {PATIENCE}\n"
         f"print(launch.start(Path({str(workspace)!r}), 'train', load(Path({str(workspace / 'recipes/tiny.toml')!r}), {list(LONG)!r})).folder, flush=True)\n"
         "time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert parent.stdout is not None
-    run = Run(Path(parent.stdout.readline().strip()))
+    folder = parent.stdout.readline().strip()
+    assert folder
+    run = Run(Path(folder))
     os.killpg(parent.pid, signal.SIGHUP)  # as when a terminal closes
     os.killpg(parent.pid, signal.SIGKILL)
     parent.wait()
