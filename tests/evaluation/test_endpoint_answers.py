@@ -42,7 +42,6 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     monkeypatch.setattr(module, "EndpointClient", partial(EndpointClient, sleep=waits.append))
     monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", KEY)
-    monkeypatch.setattr(module, "WORKERS", 1)
     return waits
 
 
@@ -50,6 +49,7 @@ def _ask(stub: JudgeStub, cache: Path, cap: float = 0.0, max_tokens: int = 40, r
     return endpoint_answers(
         Arm("endpoint:small"), Endpoint("small-1", stub.url, price_in=2.0, price_out=8.0, cap=cap), rows,
         max_tokens=max_tokens, cache=cache, tell=lambda of: lambda done, total: None, count_tokens=lambda text: len(text.split()),
+        workers=1,
     )  # fmt: skip
 
 
@@ -131,12 +131,12 @@ def test_stop_request_keeps_replies(stub: JudgeStub, waits: list[float], tmp_pat
     with pytest.raises(Interrupted):
         endpoint_answers(
             Arm("endpoint:small"), Endpoint("small-1", stub.url), ROWS, max_tokens=40, cache=tmp_path, tell=lambda of: stop,
-            count_tokens=len,
+            count_tokens=len, workers=1,
         )  # fmt: skip
     assert len(stub.bodies) == 2
     endpoint_answers(
         Arm("endpoint:small"), Endpoint("small-1", stub.url), ROWS, max_tokens=40, cache=tmp_path,
-        tell=lambda of: lambda done, total: None, count_tokens=len,
+        tell=lambda of: lambda done, total: None, count_tokens=len, workers=1,
     )  # fmt: skip
     assert len(stub.bodies) == 8
 

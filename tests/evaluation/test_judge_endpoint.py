@@ -223,7 +223,7 @@ def test_keys_come_from_environment_and_go_only_to_their_endpoint():
 
 
 def test_key_given_as_variable_name_is_not_echoed():
-    with pytest.raises(InputError, match="not a key") as refused:
+    with pytest.raises(InputError, match="name of an environment variable") as refused:
         endpoint.api_key("http://localhost/v1", CANARY, {})
     assert CANARY not in refused.value.message + refused.value.hint
 

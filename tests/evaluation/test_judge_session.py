@@ -193,14 +193,22 @@ def test_answered_questions_are_not_asked_again(evaluation):
     assert len(questions) == before
 
 
-def test_torn_journal_repeats_one_question(evaluation):
+@pytest.mark.parametrize("price", [0.0, 1.0], ids=["free", "paid"])
+def test_torn_journal_repeats_a_free_question_only(evaluation, price):
     fixed = judge_session.open_session(evaluation, "base", "tuned", _rows(4), RUBRIC, judge="j", host="")
-    judge_session.run_judge(fixed, _asker(honest), CostMeter(), lambda *_: None)
+    judge_session.run_judge(fixed, _asker(honest), CostMeter(price, price), lambda *_: None)
     journal = fixed.folder / "calls.jsonl"
     whole = journal.read_text()
     journal.write_text(whole[:-20])
-    grades = judge_session.load_grades(fixed)
-    assert [verdict.problem for verdict in grades.values()].count("lost") == 1
+    asked = []
+
+    def ask(messages):
+        asked.append(messages)
+        return _asker(honest)(messages)
+
+    report = judge_session.run_judge(fixed, ask, CostMeter(price, price), lambda *_: None)
+    assert len(asked) == (0 if price else 1)
+    assert [verdict.problem for verdict in report.values()].count("lost") == (1 if price else 0)
 
 
 def test_refused_question_is_retried_in_next_run(evaluation):
