@@ -1,12 +1,12 @@
 # make demo: run the whole workflow on the bundled model    make test: run the tests    make check: lint, types, import contracts
 # make test-fast: the tests of the inner loop    make coverage: every test, exhaustive ones included, with a coverage report
-# make docs: build docs/ as a site, in site/
+# make docs: build docs/ as a site, in site/    make cast: record the app (needs tmux)
 PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-fast coverage check docs screenshots format clean
+.PHONY: setup demo test test-fast coverage check docs screenshots cast format clean
 
 setup: $(VENV)/.ready
 
@@ -45,6 +45,11 @@ docs: $(VENV)/.ready
 screenshots: $(VENV)/.dev
 	test -d demo || $(BIN)/mlxtune demo
 	$(BIN)/python tools/screenshots.py demo
+
+cast: $(VENV)/.dev
+	command -v tmux >/dev/null || { echo "make cast needs tmux: brew install tmux, or apt install tmux"; exit 1; }
+	test -d demo || $(BIN)/mlxtune demo
+	$(BIN)/python tools/cast.py demo
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
