@@ -48,7 +48,7 @@ class _Handler(StubHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         parts = url.path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if parts[:2] in (["api", "models"], ["api", "datasets"]):
             self._api("/".join(parts[2:4]), parts, parse_qs(url.query).get("search", [""])[0].lower())
         else:
             self._file(body=True)
@@ -76,7 +76,7 @@ class _Handler(StubHandler):
         return entry
 
     def _file(self, *, body: bool) -> None:
-        owner, name, _, _, file = self.path.strip("/").split("/", 4)
+        owner, name, _, _, file = self.path.strip("/").removeprefix("datasets/").split("/", 4)
         data = self.hub.files.get(f"{owner}/{name}", {}).get(file)
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         self.hub.requests.append(("GET" if body else "HEAD", self.path, start))

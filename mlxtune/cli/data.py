@@ -311,7 +311,7 @@ def import_(
     to: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
     format: Format = "auto",
     map: Map = "",
-    file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset.")] = "",
+    file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset or a folder of Parquet files.")] = "",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid rows.")] = False,
     json: Json = False,
 ) -> None:

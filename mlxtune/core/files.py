@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,13 +35,18 @@ def disk_errors(name: str) -> Iterator[None]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace ``path`` with ``data`` atomically. Raise ``MachineError`` if the disk is full or read-only."""
+    write_chunks(path, (data,))
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Replace ``path`` with ``chunks`` as :func:`write_bytes` does, or leave it as it is if ``chunks`` raises an error."""
     with disk_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # within the user's umask
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines(chunks)
                 file.flush()
                 sync_file(file.fileno())
             os.replace(temporary, path)

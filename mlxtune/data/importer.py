@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from mlxtune.core.errors import DataError, MachineError
 from mlxtune.core.files import read_json, user_path, write_bytes
 from mlxtune.core.text import one_line
+from mlxtune.data import parquet
 from mlxtune.data.export import MANIFEST, check_new_jsonl, jsonl_bytes, native_record
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
 from mlxtune.data.rows import Row
@@ -18,7 +19,7 @@ from mlxtune.data.source import describe_errors, read_records
 from mlxtune.data.source_files import source_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SUFFIXES = (".jsonl", ".json", ".csv")
+_SUFFIXES = (".jsonl", ".json", ".csv", parquet.SUFFIX)
 _HUB_TIMEOUT = 20.0  # seconds, for the list of files
 _NOT_DATA = re.compile(r"(^|/)(\.|dataset_infos?\.json$|state\.json$|package\.json$|config\.json$)")
 
@@ -43,15 +44,31 @@ class ImportResult:
 
 
 def locate(name: str, file: str = "") -> Path:
-    """Return the path ``name``, or download ``file`` from the dataset ``name``. Raises ``DataError`` if there is neither."""
+    """Return the path ``name``, or download ``file`` from the dataset ``name``. Convert Parquet files to JSON Lines.
+
+    Raises ``DataError`` if there is neither, ``InputError`` as :func:`mlxtune.data.parquet.to_json_lines` does.
+    """
     path = user_path(name)
     if path.exists():
-        return path
+        files = _parquet_files(path, file)
+        return parquet.to_json_lines(files) if files else path
     if not is_hub_id(name):
         raise DataError(
             f"There is no data at {one_line(name, 200)}.", hint="Use a file, a folder, or a dataset such as owner/name."
         )
-    return download(name, file)
+    files = download(name, file)
+    return parquet.to_json_lines(files) if files[0].suffix.lower() == parquet.SUFFIX else files[0]
+
+
+def _parquet_files(path: Path, file: str) -> list[Path]:
+    """Return ``path`` if it is a Parquet file, or the Parquet files to read from a folder without a ``train.jsonl``."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() == parquet.SUFFIX else []
+    names = [item.name for item in path.iterdir() if item.suffix.lower() == parquet.SUFFIX]
+    if not names or (path / "train.jsonl").is_file():
+        return []
+    files = (parquet.shards(names, file) or [file]) if file else choose_files(str(path), names)
+    return [path / name for name in files]
 
 
 def import_rows(
@@ -98,19 +115,31 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not name.startswith(".") and not name.lower().endswith(_SUFFIXES)
 
 
-def download(hub_id: str, file: str = "") -> Path:
-    """Download a file from a dataset to the Hub cache: ``file``, or else the only data file or the only one for training.
+def download(hub_id: str, file: str = "") -> list[Path]:
+    """Download files of a dataset to the Hub cache: ``file``, or else the only data file or the only one for training.
 
+    There are several if they are shards of a split, which ``file`` names as ``data/train.parquet``.
     Raises ``DataError`` if the dataset or file does not exist or the choice is ambiguous, ``MachineError`` if the Hub is unreachable.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    def listed() -> list[str]:
+        siblings = HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT).siblings or ()
+        return [item.rfilename for item in siblings]
+
+    def fetched(files: list[str]) -> list[Path]:
+        return [Path(hf_hub_download(hub_id, name, repo_type="dataset")) for name in files]
+
     try:
         if not file:
-            siblings = HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT).siblings or ()
-            file = choose_file(hub_id, [item.rfilename for item in siblings])
-        return Path(hf_hub_download(hub_id, file, repo_type="dataset"))
+            return fetched(choose_files(hub_id, listed()))
+        try:
+            return fetched([file])
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) or not (files := parquet.shards(listed(), file)):
+                raise
+            return fetched(files)
     except DataError:
         raise
     except RepositoryNotFoundError as error:
@@ -127,22 +156,26 @@ def download(hub_id: str, file: str = "") -> Path:
         ) from error
 
 
-def choose_file(hub_id: str, names: list[str]) -> str:
-    """Return the data file to read from a dataset. Raises ``DataError`` with the candidates if the choice is ambiguous."""
-    data_files = [name for name in sorted(names) if name.lower().endswith(_SUFFIXES) and not _NOT_DATA.search(name)]
+def choose_files(source: str, names: list[str]) -> list[str]:
+    """Return the data file to read from a dataset or folder, or the shards of the split to read, in order.
+
+    Raises ``DataError`` with the candidates if the choice is ambiguous.
+    """
+    names = [name for name in sorted(names) if not _NOT_DATA.search(name)]
+    data_files = list(dict.fromkeys(parquet.unsharded(name) for name in names if name.lower().endswith(_SUFFIXES)))
     if not data_files:
         suffixes = sorted({PurePosixPath(name).suffix for name in names if PurePosixPath(name).suffix not in ("", ".md")})
         raise DataError(
-            f"{hub_id} has no {', '.join(_SUFFIXES[:-1])}, or {_SUFFIXES[-1]} file"
+            f"{source} has no {', '.join(_SUFFIXES[:-1])}, or {_SUFFIXES[-1]} file"
             + (f", only {', '.join(suffixes[:5])}." if suffixes else "."),
             hint="Convert its rows to JSON Lines first.",
         )
     train_files = [name for name in data_files if "train" in PurePosixPath(name).name.lower()]
     for choice in (data_files, train_files):
         if len(choice) == 1:
-            return choice[0]
+            return parquet.shards(names, choice[0]) or choice
     candidates = train_files or data_files
     shown = ", ".join(one_line(name, 60) for name in candidates[:6])
     raise DataError(
-        f"{hub_id} has several files: {shown}{' …' if len(candidates) > 6 else ''}.", hint="Choose one with --file NAME."
+        f"{source} has several files: {shown}{' …' if len(candidates) > 6 else ''}.", hint="Choose one with --file NAME."
     )

@@ -39,8 +39,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
 
 
 def test_the_file_of_a_dataset_is_downloaded(stub, tmp_path):
-    assert importer.download("owner/shop") == tmp_path / "train.jsonl"
-    assert importer.download("owner/shop", "other.csv") == tmp_path / "other.csv"
+    assert importer.download("owner/shop") == [tmp_path / "train.jsonl"]
+    assert importer.download("owner/shop", "other.csv") == [tmp_path / "other.csv"]
     assert stub["requests"] == [("owner/shop", "train.jsonl", "dataset"), ("owner/shop", "other.csv", "dataset")]
 
 
@@ -53,20 +53,20 @@ def test_the_file_of_a_dataset_is_downloaded(stub, tmp_path):
     ],
 )
 def test_the_obvious_data_file_is_chosen(names, chosen):
-    assert importer.choose_file("o/s", names) == chosen
+    assert importer.choose_files("o/s", names) == [chosen]
 
 
 def test_several_data_files_are_listed():
     with pytest.raises(DataError) as caught:
-        importer.choose_file("o/s", ["b.jsonl", "a.csv"])
+        importer.choose_files("o/s", ["b.jsonl", "a.csv"])
     assert (caught.value.message, caught.value.hint) == ("o/s has several files: a.csv, b.jsonl.", "Choose one with --file NAME.")
     with pytest.raises(DataError, match=r"train-1\.jsonl, train-2\.jsonl"):
-        importer.choose_file("o/s", ["train-1.jsonl", "train-2.jsonl", "test.jsonl"])
+        importer.choose_files("o/s", ["train-1.jsonl", "train-2.jsonl", "test.jsonl"])
 
 
 def test_unsupported_file_types_are_listed():
-    with pytest.raises(DataError, match=r"has no \.jsonl, \.json, or \.csv file, only \.parquet\."):
-        importer.choose_file("o/s", ["data/train-0.parquet", "README.md"])
+    with pytest.raises(DataError, match=r"has no \.jsonl, \.json, \.csv, or \.parquet file, only \.arrow\."):
+        importer.choose_files("o/s", ["data/train-0.arrow", "README.md"])
 
 
 @pytest.mark.parametrize(

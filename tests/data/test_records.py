@@ -150,7 +150,7 @@ def test_utf32_is_refused(tmp_path, encoding):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("d.jsonl.gz", "is compressed"), ("d.parquet", "a parquet file"), ("d.XLSX", "a xlsx file")]
+    ("name", "words"), [("d.jsonl.gz", "is compressed"), ("d.parquet", "a Parquet file"), ("d.XLSX", "a xlsx file")]
 )
 def test_compressed_and_binary_files_are_refused_with_a_hint(tmp_path, name, words):
     with pytest.raises(DataError, match=words) as caught:

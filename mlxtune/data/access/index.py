@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.readers.turns import loads
 
 ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
-TABLES = (".parquet", ".arrow", ".feather", ".avro", ".xlsx", ".xls", ".ods", ".sqlite", ".db")
+TABLES = (".arrow", ".feather", ".avro", ".xlsx", ".xls", ".ods", ".sqlite", ".db")
 MIN_INDEXED = 1 << 20  # bytes; a smaller file is scanned faster than its index is loaded
 _HEAD = 1 << 20  # bytes in which the first record must begin
 _VERSION = 1
@@ -94,6 +95,9 @@ def detect_layout(data: FileBytes) -> FileLayout:
     suffix = path.suffix.lower()
     if suffix in ARCHIVES:
         raise DataError(f"{path} is compressed, which is not supported.", hint="Decompress it first.")
+    if suffix == ".parquet":
+        source, out = (shlex.quote(str(one)) for one in (path, path.with_suffix(".jsonl")))
+        raise DataError(f"{path} is a Parquet file.", hint=f"Convert it with: mlxtune data import {source} --out {out}")
     if suffix in TABLES:
         raise DataError(f"{path} is a {suffix[1:]} file, which is not supported.", hint="Export it as JSONL or CSV.")
     if suffix in (".csv", ".tsv"):

@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action
 from mlxtune.data.rows import Row
@@ -229,7 +230,8 @@ class SourceRoom(Room):
         from mlxtune.data.importer import locate
 
         def located(path: Path) -> None:
-            if path.suffix == ".jsonl" and path.resolve().is_relative_to(self.app.workspace.resolve()):
+            own = path == user_path(name) and path.resolve().is_relative_to(self.app.workspace.resolve())
+            if own and path.suffix == ".jsonl":
                 self.sessions.open_file(path)  # a copy would have other lines, and no review
                 self.app.show_notice(Notice("✓", "$success", f"Opened {one_line(path.name, 40)}, which is in this workspace."))
             else:

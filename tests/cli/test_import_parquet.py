@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pyarrow = pytest.importorskip("pyarrow")
+pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def table(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pyarrow_parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def dataset(hub_server) -> dict[str, bytes]:
+    """The files of the dataset owner/shop on the local Hub: two shards for training, and others."""
+    names = ("train-00001-of-00002", "train-00000-of-00002", "test-00000-of-00001")
+    shop = {"README.md": b"# Shop"}
+    for name in names:
+        rows = [{"question": f"{name} {index}", "reply": "yes" if index else None} for index in range(3)]
+        shop[f"data/{name}.parquet"] = table(rows)
+    hub_server.files["owner/shop"] = shop
+    return shop
+
+
+def test_a_hub_dataset_is_imported_with_its_shards_in_order(cli, cwd, dataset):
+    arguments = ("data", "import", "owner/shop", "--out", "shop.jsonl", "--map", "prompt=question,completion=reply")
+    result = cli(*arguments)
+    assert (result.code, "--skip-bad" in result.err) == (2, True)
+    result = cli(*arguments, "--skip-bad")
+    assert (result.code, "Imported 4 rows" in result.out) == (0, True), result.err
+    questions = [row["messages"][0]["content"] for row in rows_in(cwd / "shop.jsonl")]
+    assert questions == [f"train-0000{shard}-of-00002 {index}" for shard in (0, 1) for index in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("file", "first", "count"), [("data/test.parquet", "test-", 2), ("data/train-00001-of-00002.parquet", "train-00001", 2)]
+)
+def test_file_selects_a_split_or_a_single_shard(cli, cwd, dataset, file, first, count):
+    mapping = "prompt=question,completion=reply"
+    assert cli("data", "import", "owner/shop", "--file", file, "--out", "a.jsonl", "--map", mapping, "--skip-bad").code == 0
+    rows = rows_in(cwd / "a.jsonl")
+    assert (len(rows), rows[0]["messages"][0]["content"].startswith(first)) == (count, True)
+
+
+def test_wrong_files_and_damaged_downloads_are_reported(cli, cwd, dataset):
+    result = cli("data", "import", "owner/shop", "--file", "data/valid.parquet", "--out", "a.jsonl")
+    assert (result.code, "has no file data/valid.parquet" in result.err) == (2, True)
+    dataset["data/train-00001-of-00002.parquet"] = b"PAR1 cut off"
+    result = cli("data", "import", "owner/shop", "--out", "a.jsonl")
+    assert result.code == 2
+    assert re.search(r"cannot be read\s+as\s+Parquet", result.err)
+    assert not (cwd / "a.jsonl").exists()
+
+
+def test_init_and_recipes_name_the_import(cli, cwd):
+    (cwd / "rows.parquet").write_bytes(table([{"prompt": "q", "completion": "a"}]))
+    for arguments in (("init", "--from", "rows.parquet"), ("data", "check", "rows.parquet")):
+        result = cli(*arguments)
+        assert (result.code, "mlxtune data import" in result.err) == (2, True), result.err
+    (cwd / "r.toml").write_text('name = "r"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "rows.parquet"\n')
+    result = cli("data", "check", "r.toml")
+    assert (result.code, "mlxtune data import" in result.err) == (2, True), result.err
