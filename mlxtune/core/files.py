@@ -46,7 +46,8 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # within the user's umask
         try:
             with os.fdopen(handle, "wb") as file:
-                file.writelines(chunks)
+                for chunk in chunks:
+                    file.write(chunk)
                 file.flush()
                 sync_file(file.fileno())
             os.replace(temporary, path)
