@@ -155,8 +155,11 @@ def _ready_command(source: Path, report: CheckReport, section: DataSection, fixe
                 return f"mlxtune data check {quoted} {mapping_option(guess)}" if not is_recipe else ""
     options = f" {mapping_option(section.map)}" if section.map and not is_recipe else ""
     format = f" --format {section.format}" if section.format != "auto" and not is_recipe else ""
+    if fixed and is_recipe:
+        copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
+        return f"mlxtune train {quoted} --set data.source={copy}" if not fixed.by_hand else ""
     if fixed:
-        return f"mlxtune init --from {shlex.quote(str(fixed.out))}" if not is_recipe else ""
+        return f"mlxtune init --from {shlex.quote(str(fixed.out))}"
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}
     if blocks and report.kept:
         unsafe = sorted(id for id in blocks if not get_check(id).fix.safe and get_check(id).fix.kind != "hand")
@@ -382,7 +385,8 @@ def _show_report(report: CheckReport, fixed: FixResult | None, every: bool) -> N
             reason = f"{count} must be fixed by hand: the value would remain elsewhere in the row, such as in another spelling."
             _paragraph(reason, ("! ", "bold warning"))
     show("")
-    _paragraph(report.advice, ("Next  ", "bold primary"))
+    blocked = any(finding.severity == "block" for finding in report.findings)
+    _paragraph("Use the fixed copy." if fixed and blocked and not fixed.by_hand else report.advice, ("Next  ", "bold primary"))
 
 
 def _show_check(report: CheckReport, id: str, findings: list[Finding], style: str, every: bool) -> None:

@@ -231,7 +231,7 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
     """Return the recipe as TOML, with ``source`` and ``schema`` as its paths."""
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
     lines = [
-        f"# A first recipe for {one_line(scaffold.source.name)} ({formats}). Change it freely: mlxtune recipe, or docs/recipe.md.",
+        f"# A first recipe for {one_line(scaffold.source.name)} ({formats}). Change it freely. mlxtune plan shows the effect.",
         f"name = {toml_literal(name)}",
         "",
         "[model]",

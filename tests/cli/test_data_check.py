@@ -217,6 +217,18 @@ def test_the_ready_command_keeps_the_format(cli, tmp_path: Path) -> None:
     assert cli(*line.split()[2:]).code == 0
 
 
+def test_after_a_fix_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path: Path) -> None:
+    secret = {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(secret) + "\n")
+    assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
+    recipe = tmp_path / "recipes" / "rows.toml"
+    shown = cli("data", "check", str(recipe), "--fix").out
+    assert "Use the fixed copy." in shown
+    assert shown.splitlines()[-1] == f"Ready mlxtune train {recipe} --set data.source=../rows.fixed.jsonl"
+    assert load(recipe, ["data.source=../rows.fixed.jsonl"]).data.source == "../rows.fixed.jsonl"
+    assert (tmp_path / "rows.fixed.jsonl").is_file()
+
+
 def test_the_ready_command_for_a_recipe_keeps_the_format(cli, tmp_path: Path) -> None:
     """Without it, these texts would be read as the turns of a transcript, and the record of the second kind not at all."""
     source = tmp_path / "rows.jsonl"

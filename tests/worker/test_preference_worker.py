@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_training_worker import wait_for
 from tiny_model import write_chat
-from waiting import kill_worker, wait_until
+from waiting import kill_worker, wait_for_state, wait_until
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.hashing import sha256_file
@@ -82,7 +81,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, 
 
 
 def finish(run: Run) -> RunState:
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
     assert run.status() == "finished", (run.state().error, run.log_tail(20))
     return run.state()
 
@@ -171,7 +170,7 @@ def test_invalid_pairs_are_rejected_by_row(parent: tuple[Path, Run], row: dict, 
     write_pairs(workspace / "bad.jsonl", 30, row)
     recipe = load(workspace / "recipes" / "voice.toml", ("data.source=../bad.jsonl",))
     run = launch.start(workspace, "train", registry.resolve_parent(workspace, recipe))  # without the preflight, which refuses it
-    wait_for(run, lambda state: state.ended)
+    wait_for_state(run, lambda state: state.ended)
     state = run.state()
     assert state.code == 2
     assert "bad.jsonl, line 31" in state.error
