@@ -44,14 +44,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh ``MLXTUNE_HOME`` that links to the user's converted models and BLAS, so that nothing is downloaded twice."""
-    folder = tmp_path_factory.mktemp("home")
+def _create_home(folder: Path) -> Path:
+    """Link the user's converted models and BLAS into ``folder``, so that nothing is downloaded twice."""
     for name in ("models", "blas"):
         (REAL_HOME / name).mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(REAL_HOME / name)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ``MLXTUNE_HOME`` for the session."""
+    folder = _create_home(tmp_path_factory.mktemp("home"))
     os.environ["MLXTUNE_HOME"] = str(folder)
+    return folder
+
+
+@pytest.fixture
+def fresh_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ``MLXTUNE_HOME`` for one test, which measures this machine's speed."""
+    folder = _create_home(tmp_path_factory.mktemp("home"))
+    monkeypatch.setenv("MLXTUNE_HOME", str(folder))
     return folder
 
 

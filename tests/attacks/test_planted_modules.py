@@ -36,7 +36,7 @@ SPAWNING = {  # the only files that start programs
 
 
 @pytest.fixture
-def planted(workspace: Path) -> Path:
+def planted(workspace: Path, fresh_home: Path) -> Path:
     """The workspace with a module for every name that could be imported. Each records that it was executed."""
     marker = workspace.parent / "executed"
     installed = [path.name.partition(".")[0] for path in Path(sysconfig.get_path("purelib")).iterdir()]
