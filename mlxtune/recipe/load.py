@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ _SENTENCES = {
     Disclaimer: "a sentence or { text, when }",
     Phrase: "a sentence or { text, match }",
 }  # a plain string is also accepted
+_ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
 _PLURALS = {str: "strings", float: "numbers"}
 _RENAMED = {"normalised": "normalized"}  # values in recipes from old versions
 
@@ -31,6 +33,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raise ``RecipeError`` for a missing file, invalid TOML, an unknown key, a wrong type, or an invalid value.
     """
+    if path.suffix in _ROW_FILES and path.is_file():
+        hint = f"Write a recipe for them with: mlxtune init . --from {shlex.quote(str(path))}"
+        raise RecipeError(f"{path} contains rows, not a recipe.", hint=hint)
     try:
         text = read_text(path)
     except FileNotFoundError as error:
@@ -197,10 +202,10 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     match = nearest(value, _literals(kind)) if isinstance(value, str) else None
-    raise RecipeError(
-        f"{locate(path)}: {'.'.join(path)} must be {_expected(kind)}, but is {_shown(value)}.",
-        hint=f"Did you mean {match}?" if match else "",
-    )
+    hint = f"Did you mean {match}?" if match else ""
+    if origin is list and isinstance(value, str):
+        hint = f"""Use brackets: {path[-1]} = {_shown([value])}, or --set "{".".join(path)}={_shown([value])}\""""
+    raise RecipeError(f"{locate(path)}: {'.'.join(path)} must be {_expected(kind)}, but is {_shown(value)}.", hint=hint)
 
 
 def _literals(kind: Any) -> list[str]:

@@ -66,6 +66,12 @@ CASES = [
     ("train folder", "folder is a folder, not a recipe"),
     ("train broken.toml", "broken.toml is not valid TOML"),
     ("train bytes.toml", "bytes.toml cannot be read"),
+    (
+        "train outputs.jsonl",
+        "outputs.jsonl contains rows, not a recipe. | Write a recipe for them with: mlxtune init . --from outputs.jsonl",
+    ),
+    ("eval good.toml --set evaluation.arms=base", 'must be a list of values, each "base"'),
+    ("eval good.toml --set evaluation.arms=base", '''Use brackets: arms = ['base'], or --set "evaluation.arms=['base']"'''),
     ("train key.toml", "key.toml, line 7: unknown key lerning_rate in [training]. | Did you mean learning_rate?"),
     ("train section.toml", "section.toml, line 6: unknown key trainig. | Did you mean training?"),
     ("train type.toml", 'type.toml, line 7: adapter.rank must be an integer, but is "sixteen"'),
