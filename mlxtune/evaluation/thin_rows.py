@@ -1,6 +1,6 @@
 """Where training rows are thin, so that more can be written there: failures in an evaluation, rare labels, and unusual texts.
 
-Everything is told by training rows only. A teacher that writes rows like them never sees a held-out row.
+Only training rows are considered. A teacher that writes rows like them never sees a held-out row.
 """
 
 from __future__ import annotations

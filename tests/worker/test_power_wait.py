@@ -81,7 +81,7 @@ class Listener:
     """Collects the events of a wait, and asks it to stop after ``patience`` checks of ``stopping``."""
 
     def __init__(self, patience: int = 1000) -> None:
-        self.told: list[str] = []
+        self.emitted: list[str] = []
         self._patience = patience
 
     @property
@@ -90,11 +90,11 @@ class Listener:
         return self._patience < 0
 
     def emit(self, kind: str, **fields: str) -> None:
-        self.told.append(" ".join([kind, *fields.values()]))
+        self.emitted.append(" ".join([kind, *fields.values()]))
 
 
 @pytest.mark.parametrize(
-    ("wait_for", "states", "told"),
+    ("wait_for", "states", "emitted"),
     [
         ("cool", ["nominal"], []),
         ("cool", ["moderate"], []),
@@ -104,7 +104,7 @@ class Listener:
     ],
 )
 def test_heat_pauses_a_run_until_the_pressure_is_nominal(
-    monkeypatch: pytest.MonkeyPatch, wait_for: Literal["", "power", "cool", "both"], states: list[str], told: list[str]
+    monkeypatch: pytest.MonkeyPatch, wait_for: Literal["", "power", "cool", "both"], states: list[str], emitted: list[str]
 ) -> None:
     known = {"battery": PowerState(on_battery=True)} | {
         level: PowerState(thermal=level) for level in get_args(machine.ThermalPressure)
@@ -115,8 +115,8 @@ def test_heat_pauses_a_run_until_the_pressure_is_nominal(
     listener = Listener()
     wait = PowerWait(wait_for, listener)  # type: ignore[arg-type]
     wait()
-    assert listener.told == told
-    assert bool(wait.waited) == bool(told)
+    assert listener.emitted == emitted
+    assert bool(wait.waited) == bool(emitted)
     assert wait_for == "power" or next(remaining, None) is None
 
 
@@ -125,4 +125,4 @@ def test_a_run_that_is_too_hot_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(power_wait, "POLL", 0.0)
     listener = Listener(patience=3)
     PowerWait("cool", listener)()  # type: ignore[arg-type]
-    assert listener.told == ["run.waiting heat", "run.continued"]
+    assert listener.emitted == ["run.waiting heat", "run.continued"]
