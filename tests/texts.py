@@ -1,4 +1,4 @@
-"""Texts in many scripts, code, emoji, and white space, to compare tokenizers."""
+"""Texts in many scripts, code, emoji, and white space, to compare tokenizers; and plain words, of which tests build rows."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def texts(specials: Sequence[str], *, composed: bool = False) -> list[str]:
         chosen = random_source.choices([*_PARTS, *specials], k=random_source.randint(2, 5))
         found.append(random_source.choice(["", " ", "  ", "\n"]).join(chosen))
     return [unicodedata.normalize("NFC", text) if composed else text for text in found[:COUNT]]
+
+
+WORDS = (
+    "anchor", "basket", "candle", "dolphin", "engine", "feather", "garden", "hammer", "island",
+    "jacket", "kettle", "ladder", "magnet", "needle", "orchard", "pencil",
+)  # fmt: skip

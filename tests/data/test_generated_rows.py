@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from texts import WORDS
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.checks.run import check
@@ -26,23 +27,6 @@ from mlxtune.data.split import record_splits, split
 from mlxtune.recipe import DataSection, parse
 from mlxtune.training import generated_rows
 
-WORDS = [
-    "anchor",
-    "basket",
-    "candle",
-    "dolphin",
-    "engine",
-    "feather",
-    "garden",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "magnet",
-    "needle",
-    "orchard",
-]
 DATA = DataSection("rows.jsonl", holdout=0.25, validation=0.1)
 
 

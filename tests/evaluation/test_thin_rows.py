@@ -1,4 +1,4 @@
-"""Where rows are thin: failures of the newest evaluation, rare labels, and unusual texts. Only training rows tell it."""
+"""Where rows are thin: failures of the newest evaluation, rare labels, and unusual texts. Only training rows are considered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
+from texts import WORDS
 from typer.testing import CliRunner
 
 from mlxtune.cli.main import app
@@ -16,25 +17,6 @@ from mlxtune.evaluation import thin_rows as module
 from mlxtune.evaluation.thin_rows import thin_clusters, thin_rows
 from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.recipe import Recipe, load
-
-WORDS = [
-    "anchor",
-    "basket",
-    "candle",
-    "dolphin",
-    "engine",
-    "feather",
-    "garden",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "magnet",
-    "needle",
-    "orchard",
-    "pencil",
-]
 
 
 def write_source(folder: Path, *, labeled: bool = True) -> Recipe:
