@@ -475,6 +475,14 @@ class Room(Screen[None]):
         quit_ = [] if isinstance(self.focused, Input | TextArea) else [QUIT]  # q is a letter there
         self.query_one(RoomFooter).set(self.with_user_keys([*self.footer_actions(), *quit_]))
 
+    def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
+        """Move the focus away from a widget that is hidden or about to be removed.
+
+        Textual calls this some time after it hid the widget. If the widget is on screen again by then, it keeps the focus.
+        """
+        if avoiding or not widget.focusable:
+            super()._reset_focus(widget, avoiding)
+
     def on_mount(self) -> None:
         self.redraw()
 

@@ -560,6 +560,18 @@ async def test_filter_and_cursor_are_restored(shop: Shop, checks: Checks, open_r
         assert room.screen.query_one("#filter-text").value == "tag:login"
 
 
+async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(
+    shop: Shop, checks: Checks, open_room: OpenRoom
+) -> None:
+    fill(shop)
+    async with open_room("data", NARROW) as room:
+        await checked(room)
+        assert room.focus == "list"
+        room.screen.query_one("#list").post_message(events.Hide())  # it arrives only after the rows are shown again
+        await room.pilot.pause()
+        assert room.focus == "list"
+
+
 async def test_letters_typed_right_after_slash_go_into_the_filter(shop: Shop, checks: Checks, open_room: OpenRoom) -> None:
     fill(shop)
     async with open_room("data", NARROW) as room:
