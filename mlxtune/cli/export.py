@@ -108,7 +108,10 @@ def export(
         Path.cwd(), entry, chosen.form, target=to, recipe=own, force=force, precision=precision or "f16", program=chosen.program,
         ollama_base=base, prepare=fetch,
     )  # fmt: skip
-    code = follow_answers(run)
+    try:
+        code = follow_answers(run)
+    finally:
+        exports.remove_unfinished(run)
     if (run.folder / fidelity.FILE).is_file():
         proof, summary = fidelity.load(run.folder), dict(run.state().summary)
         show_json(_document(run.id, proof, summary, code)) if json else _print_fidelity(proof, summary)

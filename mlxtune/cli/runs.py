@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mlxtune.adapters.export import start as exports
 from mlxtune.cli.follow import follow
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json
@@ -197,6 +198,7 @@ def remove(name: RunName, yes: Annotated[bool, typer.Option("--yes", help="Do no
     contents = "its checkpoints and adapter" if run.kind == "train" else "its results"
     if not yes and not typer.confirm(f"Delete {run.id}, including {contents}?", err=True):
         raise typer.Exit(1)
+    exports.remove_unfinished(run)
     registry.remove(run)
     info(("✓ ", "bold success"), f"Deleted {run.id}.")
 

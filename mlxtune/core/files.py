@@ -67,16 +67,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def scratch_folder(path: Path) -> Path:
+    """Return the hidden folder in which :func:`new_folder` collects the files of ``path``."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` at the end, with everything in it on disk, and is removed after an error.
 
-    ``path`` is thus complete or absent. Raise ``InputError`` if it exists, and ``MachineError`` if the disk is full or read-only.
+    ``path`` is thus complete or absent. A killed process leaves :func:`scratch_folder`. Raise ``InputError`` if ``path`` exists, and
+    ``MachineError`` if the disk is full or read-only.
     """
     taken = InputError(f"{path} already exists.", hint="Choose another folder with --to.")
     if os.path.lexists(path):
         raise taken
-    scratch = path.with_name(f".{path.name}.partial")
+    scratch = scratch_folder(path)
     try:
         with disk_errors(str(path)):
             shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted process

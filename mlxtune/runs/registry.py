@@ -204,7 +204,7 @@ def stop(run: Run) -> None:
     state = run.state()
     if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running. Its status is {run.status(state)}.")
-    if host := _other_host(run):
+    if host := other_host(run):
         raise InputError(
             f"{run.id} runs on {one_line(host, 80)}, not on this machine.", hint=f"Stop it there: mlxtune runs stop {run.id}"
         )
@@ -219,7 +219,7 @@ def stop(run: Run) -> None:
         raise MachineError(f"The worker of {run.id} (process {state.pid}) no longer exists.") from error
 
 
-def _other_host(run: Run) -> str:
+def other_host(run: Run) -> str:
     """Return the name of the machine that ``run`` was started on if it is not this one.
 
     On a shared disk, runs of other machines are visible.

@@ -22,6 +22,10 @@ from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.compared_rows import ComparedRows
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import scratch_folder
+from mlxtune.runs.locks import file_lock
+from mlxtune.runs.registry import Run
+from mlxtune.runs.worker import Worker
 
 from .test_export import started, trained_workspace, with_merge  # noqa: F401
 
@@ -132,6 +136,23 @@ def test_an_export_replaces_what_a_killed_one_left(place: Path, one: ExportForma
     prepared(place, one, monkeypatch)()
     assert not left.exists()
     assert len(list((place / "an export").iterdir())) > 1
+
+
+def killed(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, Path]:
+    """Return a worker of an export to the folder ``name`` that no process runs anymore, and the hidden folder that it left."""
+    worker = started(place.parent, "fused", monkeypatch, target=place / name)
+    worker.report_start("export")
+    left = scratch_folder(place / name)
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    return worker, left
+
+
+def test_the_next_export_removes_what_a_killed_one_left_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, gone), (second, kept) = killed(place, "first", monkeypatch), killed(place, "second", monkeypatch)
+    with file_lock(Run(second.folder).lock, busy_message=""):  # its worker is running
+        exporting.export(started(place.parent, "gguf-lora", monkeypatch, target=place / "an export"))
+    assert [gone.exists(), kept.exists()] == [False, True]
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])

@@ -16,11 +16,12 @@ from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export import start as export_start
 from mlxtune.adapters.export.fidelity import Fidelity, LogitDistance
 from mlxtune.adapters.importers.importer import import_adapter
-from mlxtune.core.errors import GateError, InputError
+from mlxtune.core.errors import GateError, InputError, MachineError
+from mlxtune.core.files import write_json
 from mlxtune.evaluation.verdict import compare
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.events import EventWriter
-from mlxtune.runs.registry import Run
+from mlxtune.runs.registry import LAUNCH_FILE, Run
 
 RUN = "20261124-1412-shop"
 
@@ -249,6 +250,33 @@ def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, m
     ended = cli("eval", recipe, "--adapter", "mine", "--set", f"model.base={other}")
     assert (ended.code, "mine was trained from" in ended.err, len(requests)) == (2, True, 1)
     assert "mlxtune eval RECIPE --adapter mine" in cli("adapters", "show", "mine").err
+
+
+@pytest.fixture
+def left(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an export start with a worker that was killed at once. Return the hidden folder that it left."""
+    run = Run(shop / "exports" / "20261124-1500-shop")
+    left = shop / ".out.partial"
+    left.mkdir()
+    run.folder.mkdir(parents=True)
+    shutil.copy(shop / "runs" / RUN / "recipe.toml", run.folder)
+    write_json(run.folder / LAUNCH_FILE, {"kind": "export", "request": {"form": "fused", "target": str(shop / "out")}})
+    writer = EventWriter(run.folder)
+    writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
+    writer.close()
+    monkeypatch.setattr(export_start, "start", lambda *_, **__: run)
+    return left
+
+
+def test_a_killed_export_leaves_nothing_when_it_is_followed(cli, left):
+    ended = cli("export", "mlx", "--to", "out")
+    assert (ended.code, left.exists()) == (MachineError.exit_code, False)
+    assert "20261124-1500-shop crashed." in ended.err
+
+
+def test_a_killed_export_leaves_nothing_when_it_is_removed(cli, left):
+    assert cli("runs", "remove", "20261124-1500", "--yes").code == 0
+    assert not left.exists()
 
 
 def test_peft_export_writes_an_adapter_that_imports_again(cli, shop, tiny):

@@ -10,7 +10,7 @@ gguf-lora    the adapter alone, for a GGUF file of the base that the user has
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, score_to_lineage, with_template_settings
 from mlxtune.adapters.export import lmstudio
-from mlxtune.core.errors import InputError, MachineError, ModelError
+from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.files import scratch_folder
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe import DataSection, ModelSection, Recipe
-from mlxtune.runs import launch
+from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
 
 ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
@@ -44,6 +45,7 @@ K_QUANTS: tuple[Precision, ...] = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
 _OLLAMA_QUANTS = {"q4_k_m": "q4_K_M"}  # of K_QUANTS, those that ``ollama create --quantize`` can compute
 Program = Literal["", "ollama", "lmstudio"]
 MODEL = "model"  # the default export folder, inside the run folder
+AGAIN = "again"  # a GGUF adapter that is read back, inside the run folder
 # Architectures whose weights have the same names and layout in mlx-lm and in transformers.
 HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3")
 
@@ -92,6 +94,23 @@ def start(
         "evaluation": score_to_lineage(entry.score) if entry.score else None,
     }  # fmt: skip
     return _launch(workspace, entry, request, recipe, prepare)
+
+
+def target_folder(run: Run, request: Mapping[str, Any]) -> Path:
+    """Return the folder that the export ``run`` writes, which was started with ``request``."""
+    return Path(request["target"]) if request["target"] else run.folder / MODEL
+
+
+def remove_unfinished(run: Run) -> None:
+    """Remove the hidden folders, as large as a model, that the worker of the export ``run`` left if it was killed."""
+    try:
+        request = launch.read_request(run.folder)
+        left = [scratch_folder(target_folder(run, request)), run.folder / AGAIN]
+    except (MlxtuneError, KeyError, TypeError):  # a verification, which has no target
+        return
+    if any(folder.exists() for folder in left) and run.status() == "crashed" and not registry.other_host(run):
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def quantized_by_ollama(precision: str, program: Program) -> str:

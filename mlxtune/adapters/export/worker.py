@@ -19,7 +19,7 @@ from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.fidelity import Fidelity
-from mlxtune.adapters.export.start import GGUF_FORMS, K_QUANTS, MODEL, require_exportable
+from mlxtune.adapters.export.start import AGAIN, GGUF_FORMS, K_QUANTS, remove_unfinished, require_exportable, target_folder
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
@@ -32,7 +32,8 @@ from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.recipe import read_template
 from mlxtune.recipe.parent import WEIGHTS
-from mlxtune.runs import launch
+from mlxtune.runs import launch, registry
+from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:
@@ -74,8 +75,11 @@ def export(worker: Worker) -> ExportSummary:
         gguf.check(source, adapter if form == "gguf-lora" else None)
     if form == "gguf" and (note := space_note(source)):
         worker.warn(note)
-    target = Path(request["target"]) if request["target"] else worker.folder / MODEL
-    again = worker.folder / "again"
+    target, again = target_folder(Run(worker.folder), request), worker.folder / AGAIN
+    for run in registry.list_runs(
+        worker.folder.parent.parent, "export"
+    ):  # none of them is running: this worker has the accelerator
+        remove_unfinished(run)
     loaded = load.load(source, quantize=recipe.model.quantize)
     worker.emit(
         "model.loaded", base=source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
