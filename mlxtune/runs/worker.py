@@ -31,8 +31,7 @@ _RESTARTED = "MLXTUNE_RESTARTED"  # set in the environment of a process that was
 _OUT_OF_MEMORY = re.compile(  # in MLX's words
     r"unable to allocate|out of memory|maximum allowed buffer size", re.IGNORECASE
 )
-# A partly written checkpoint or a file that is not renamed yet, but never the launch record, which the launcher may be writing.
-_TEMPORARY = re.compile(rf"\.\d{{7}}(\.old)?|\.(?!{re.escape(LAUNCH_FILE)}).+\.\w{{8}}")
+_TEMPORARY = re.compile(r"\.\d{7}(\.old)?|\..+\.\w{8}")  # a partly written checkpoint, or a file that is not renamed yet
 
 
 class Worker:
@@ -112,6 +111,7 @@ def run_nested(outer: Worker, folder: Path, work: Callable[[Worker], Mapping[str
     Exceptions are raised after they have been written to the log of ``folder``. A stop request for ``outer`` stops both.
     """
     with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
+        _remove_temporary_files(folder)
         worker = Worker(folder)
         worker._stop = outer._stop
         try:
@@ -136,7 +136,7 @@ def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
     done = threading.Event()
     try:
         with file_lock(folder / "run.lock", busy_message=f"{folder.name} already has a worker.", note=str(os.getpid())):
-            _remove_temporary_files(folder)
+            _remove_temporary_files(folder, keep=LAUNCH_FILE)  # the launcher may be writing it
             worker = Worker(folder)
             for number in _STOP_SIGNALS:
                 signal.signal(number, worker._on_signal)
@@ -166,9 +166,11 @@ def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
         done.set()
 
 
-def _remove_temporary_files(folder: Path) -> None:
-    """Remove files that a killed worker left incomplete."""
+def _remove_temporary_files(folder: Path, *, keep: str = "") -> None:
+    """Remove files that a killed process left incomplete, but not those of ``keep``, a file that another process may be writing."""
     for path in [path for path in folder.rglob(".*") if _TEMPORARY.fullmatch(path.name)]:
+        if keep and path.name.startswith(f".{keep}."):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -38,9 +38,17 @@ def test_evaluations_are_counted_for_their_rows(book):
     ],
 )
 def test_warning_starts_at_third_evaluation(book, looks, text):
-    for _ in range(looks):
-        record(book, "eval", "one", ROWS)
+    for look in range(looks):
+        record(book, "eval", f"evaluation {look}", ROWS)
     assert describe(history(book, ROWS)) == text
+
+
+def test_resumed_evaluation_is_counted_once(book):
+    for _ in range(2):
+        record(book, "eval", "one", ROWS)
+    assert history(book, ROWS).evaluations == 1
+    record(book, "eval", "one", ["z9", *ROWS])
+    assert history(book, ROWS).evaluations == 2
 
 
 def test_changed_holdout_is_reported(book):
@@ -60,8 +68,8 @@ def test_exported_rows_are_counted_and_described(book):
 
 @pytest.mark.parametrize("line", [0, 1])
 def test_edited_line_is_detected(book, line):
-    for _ in range(3):
-        record(book, "eval", "one", ROWS)
+    for by in ("one", "two", "three"):
+        record(book, "eval", by, ROWS)
     lines = book.read_text().splitlines()
     lines[line] = json.dumps({**json.loads(lines[line]), "by": "another"})
     book.write_text("\n".join(lines) + "\n")
@@ -70,8 +78,8 @@ def test_edited_line_is_detected(book, line):
 
 
 def test_removed_or_malformed_line_is_detected(book):
-    for _ in range(3):
-        record(book, "eval", "one", ROWS)
+    for by in ("one", "two", "three"):
+        record(book, "eval", by, ROWS)
     lines = book.read_text().splitlines()
     book.write_text("\n".join(lines[1:]) + "\n")
     assert history(book, ROWS).edited_line == 1

@@ -31,6 +31,8 @@ from mlxtune.runs.worker import run_worker
 SCENARIOS = {"training": small.SCENARIO, "search": small_search.SCENARIO, "generation": small_generation.SCENARIO}
 METHOD: Literal["fork", "spawn"] = "spawn" if sys.platform == "darwin" or os.environ.get("MLXTUNE_SPAWN_FAULTS") else "fork"
 
+DENSITY = 16  # times as many of a scenario's final operations are tried
+
 
 @dataclass
 class Report:
@@ -44,7 +46,7 @@ class Report:
 
 
 def run_all(name: str, folder: Path, share: int, shares: int) -> Report:
-    """Run the scenario ``name`` once undisturbed, then every ``shares``-th case starting at ``share``."""
+    """Run the scenario ``name`` once undisturbed, then every ``shares``-th case starting at ``share``, and more of the final ones."""
     start, report, scenario = time.perf_counter(), Report(), SCENARIOS[name]
     quiet = _fresh(scenario, folder / "quiet")
     assert os.waitstatus_to_exitcode(_start(name, quiet, note=folder / "names.json")) == 0, Run(quiet).log_tail(20)
@@ -57,7 +59,8 @@ def run_all(name: str, folder: Path, share: int, shares: int) -> Report:
             chosen.append((at, "kill"))
         if operation in WRITING:
             chosen += [(at, "half"), (at, "full")]
-    for at, how in chosen[share::shares]:
+    final = [(at, how) for at, how in chosen if at > len(names) - scenario.final]
+    for at, how in dict.fromkeys([*chosen[share::shares], *final[share :: max(1, shares // DENSITY)]]):
         case = _fresh(scenario, folder / f"{at}-{how}")
         try:
             (_full if how == "full" else _killed)(name, case, at, how)

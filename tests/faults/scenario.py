@@ -15,7 +15,7 @@ class Scenario:
     """A run in ``folder`` of a workspace, such as ``runs``. All functions but ``install`` get the run's folder.
 
     ``prepare`` creates it, and ``install`` returns its work, after replacing what would take long. ``check`` asserts after the fault that
-    nothing is lost, and ``end`` describes the final state, without times.
+    nothing is lost, and ``end`` describes the final state, without times. The last ``final`` operations are tried more densely.
     """
 
     folder: str
@@ -23,3 +23,4 @@ class Scenario:
     install: Callable[[], Callable[[Worker], Mapping[str, Any]]]
     check: Callable[[Path], None]
     end: Callable[[Path], dict[str, Any]]
+    final: int = 0

@@ -98,4 +98,4 @@ def end(search: Path) -> dict[str, Any]:
     }
 
 
-SCENARIO = Scenario("searches", prepare, install, check, end)
+SCENARIO = Scenario("searches", prepare, install, check, end, final=60)  # of the evaluation

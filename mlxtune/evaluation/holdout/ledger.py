@@ -45,13 +45,19 @@ def ledger_path(evaluation: Path) -> Path:
 
 
 def record(path: Path, kind: Kind, by: str, rows: Sequence[str]) -> None:
-    """Record that the evaluation ``by`` used ``rows``, given by ID. Raises ``MachineError`` if the disk is full."""
+    """Record that the evaluation ``by`` used ``rows``, given by ID. Raises ``MachineError`` if the disk is full.
+
+    An evaluation that was interrupted after it was recorded is not recorded again.
+    """
     with file_lock(path.with_suffix(".lock"), busy_message="Another process is writing to the ledger of held-out rows."):
         truncate_torn_line(path)
         lines = _lines(path)
+        new = {"kind": kind, "by": by, "rows": sorted(set(rows))}
+        if kind == "eval" and any(entry and new.items() <= entry.items() for entry in map(_entry, lines)):
+            return
         journal = Journal(path)
         try:
-            journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), "kind": kind, "by": by, "rows": sorted(set(rows))})
+            journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new})
             journal.sync()
         finally:
             journal.close()

@@ -20,7 +20,6 @@ from mlxtune.core.errors import DataError, GpuError, Interrupted, MachineError, 
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.data.rows import PromptRow, prompt_hash
 from mlxtune.data.split import group_labels
-from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
 from mlxtune.planning.cost import typical_watts
@@ -224,13 +223,13 @@ def _evaluate(worker: Worker) -> dict[str, Any]:
     record = read_json(folder / OUTCOME)
     run = Run(workspace / RUN_KINDS["train"].folder / record["run"])
     if not record["evaluation"]:
-        evaluation = registry.create(workspace, "eval", run.recipe().name)
-        write_text(evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe())))
-        launch.write_record(evaluation, "eval", {"run": run.id, "adapter": str(run.adapter)})
-        record["evaluation"] = evaluation.id
+        record["evaluation"] = registry.create(workspace, "eval", run.recipe().name).id
         write_json(folder / OUTCOME, record)
     evaluation = Run(workspace / RUN_KINDS["eval"].folder / record["evaluation"])
-    if not (evaluation.folder / reports.FILE).is_file():
+    if not (evaluation.folder / "recipe.toml").is_file():
+        launch.write_record(evaluation, "eval", {"run": run.id, "adapter": str(run.adapter)})
+        write_text(evaluation.folder / "recipe.toml", dump(_without_endpoints(run.recipe())))  # makes it an evaluation
+    if evaluation.state().phase != "finished":
         run_nested(worker, evaluation.folder, evaluate)
     for trunk in folder.glob("trials/*/trunk"):
         shutil.rmtree(trunk, ignore_errors=True)
