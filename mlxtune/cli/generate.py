@@ -87,7 +87,7 @@ def generate(
 ) -> None:
     """Have a teacher write rows for a recipe's source, and follow its progress.
 
-    The rows that pass the contract and all checks and repeat no other row are proposed: they are trained on only after you accept
+    Rows that pass the contract and all checks and do not repeat another row are proposed. They are trained on only after you accept
     them in the review, and are never held out. The teacher sees only training rows. Without --like, --where, or --about, it writes
     where rows are thin; without a teacher, that list is shown.
     """

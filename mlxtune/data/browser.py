@@ -81,7 +81,7 @@ class SourceBrowser:
         return LazyRow(self, index)
 
     def preview(self, row: Row) -> str:
-        """Return the last turn of a row's prompt, without a beginning that many rows share, such as ``Topic: delivery`` on a line."""
+        """Return the last turn of a row's prompt, without a first line that many rows share, such as ``Topic: delivery``."""
         text = last_prompt(row)
         (line, word), rests = _openings(text)
         if line and self._openings[line] > _FEW_ROWS:
@@ -344,7 +344,7 @@ class ReviewVerdict:
 
 
 def _openings(text: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Return the first line of a text with several, and its first word if that ends with a colon; and what follows each of them."""
+    """Return a text's first line, if it has several, and its first word, if that ends with a colon; then the text after each of them."""
     head, _, after_line = text[:_MAX_OPENING].partition("\n")
     word, _, after_word = head.partition(" ")
     line = head + "\n" if after_line.strip() else ""

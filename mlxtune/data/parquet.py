@@ -116,6 +116,6 @@ def _json(value: Any, where: str, file: Path, column: str) -> Any:
     code = f"from pyarrow import parquet as p; p.write_table(p.read_table({str(file)!r}).drop_columns([{column!r}]), {copy!r})"
     kind = "binary" if isinstance(value, bytes) else type(value).__name__
     raise DataError(
-        f"{file} has a {kind} value in the column {one_line(where, 60)}, which has no form in JSON.",
+        f"{file} has a {kind} value in the column {one_line(where, 60)}, which JSON cannot represent.",
         hint=f"Leave the column out of a copy, and import that: python3 -c {shlex.quote(code)}",
     )

@@ -289,7 +289,7 @@ def default_name(source: Path) -> str:
 
 
 def new_files(scaffold: Scaffold, folder: Path, name: str) -> tuple[Path, Path]:
-    """Return the recipe ``recipes/NAME.toml`` in ``folder``, and the schema next to it. They are to be written.
+    """Return the paths at which to write the recipe, ``recipes/NAME.toml`` in ``folder``, and its schema.
 
     Raises ``InputError`` if one of them exists, or if the name is invalid.
     """

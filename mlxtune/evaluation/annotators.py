@@ -1,4 +1,4 @@
-"""How far the annotators of a source agree: Cohen's κ of each two of them, over the rows that both decided on."""
+"""The agreement between annotators of a source: Cohen's κ for each pair, over the rows that both decided on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AnnotatorAgreement:
 
 
 def agreements(decisions: Collection[Decision]) -> list[AnnotatorAgreement]:
-    """Return the agreement of each two annotators among ``decisions``. Empty if fewer than two decided anything."""
+    """Return the agreement between each pair of annotators in ``decisions``; empty if fewer than two decided anything."""
     names = sorted({name for decision in decisions for name, _ in decision.by})
     pairs = judgments(decisions)
     result = []

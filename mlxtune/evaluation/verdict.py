@@ -110,10 +110,9 @@ def apply_holm(comparisons: Sequence[Compared], headline: str = CONTRACT) -> tup
 def outcomes_with_passes(
     comparisons: Sequence[Comparison], item: Comparison, arm: str, passes: int, headline: str = CONTRACT
 ) -> set[Outcome]:
-    """Return the outcomes of ``item``, one of ``comparisons``, if ``passes`` more answers of ``arm``, one of its two arms, had
-    passed.
+    """Return the outcomes that ``item``, one of ``comparisons``, could have if ``passes`` more answers of ``arm`` had passed.
 
-    They may have been answers to rows that the other arm passed or failed, so both extremes are computed. Rows are taken as independent.
+    The other arm may pass or fail on the rows of these answers, so both extremes are computed. Rows are assumed to be independent.
     """
     table, is_first = item.paired, arm == item.first
     lost = table.fixed if is_first else table.broken  # rows that only the other arm passes

@@ -241,7 +241,7 @@ def _seal(worker: Worker, inputs: _Inputs) -> None:
 
 
 def _vectors(worker: Worker, inputs: _Inputs, loaded: LoadedModel) -> RowVectors | None:
-    """Return the base's vectors of all rows, to find similar ones. ``loaded`` must have no adapter. ``None`` for too many rows."""
+    """Return the base's vectors of all rows, to find similar ones. ``loaded`` must have no adapter. ``None`` if there are too many rows."""
     from mlxtune.evaluation.nearest_rows import MAX_ROWS
     from mlxtune.models.text_vectors import standardized, text_vectors
 

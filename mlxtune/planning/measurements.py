@@ -1,4 +1,4 @@
-"""Measurements that need MLX or the tokenizer. A child process (``mlxtune.training.probe``) takes them, so planning never loads them."""
+"""Measurements that need MLX or the tokenizer. A child process (``mlxtune.training.probe``) makes them, so planning loads neither."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from mlxtune.runs.registry import Run
 
 @dataclass(frozen=True)
 class GeneratedVariants:
-    """A recipe that trains on the rows of its source only, and on the generated rows, too. Their held-out rows are the same.
+    """A recipe without and with the generated rows of its source. Both variants have the same held-out rows.
 
     ``own`` and ``generated`` count the training rows.
     """
@@ -47,10 +47,10 @@ def generated_variants(recipe: Recipe) -> GeneratedVariants:
 def compare_generated(
     workspace: Path, variants: GeneratedVariants, trained: Callable[[Recipe], Run], evaluated: Callable[[Recipe, Run], Path]
 ) -> tuple[EvaluationComparison, tuple[int, int]]:
-    """Return the comparison of the variant with generated rows with the other, and the training steps of both, the other's first.
+    """Compare the variant with generated rows with the one without, and return the result and the training steps of both.
 
-    ``trained`` returns a finished run of a recipe, and ``evaluated`` the folder of a finished evaluation of it. What they raise ends the
-    comparison. The token limit of answers may depend on the training rows, so the limit of the first evaluation applies to both.
+    ``trained`` returns a finished run of a recipe, and ``evaluated`` the folder of a finished evaluation of it. Raises their errors. The
+    steps of the variant without generated rows come first. The token limit of answers may depend on the training rows, so the limit of the first evaluation applies to both.
     """
     without, with_generated = trained(variants.without), trained(variants.with_generated)
     second = evaluated(variants.with_generated, with_generated)

@@ -174,7 +174,7 @@ def loss_sum(stack: LayerStack, arrays: SFTArrays) -> mx.array:
 
 
 def _part(rows: Sequence[Encoded], indices: Sequence[int], prefix: int, shape: Shape) -> SFTPart:
-    """Return the part of the rows at ``indices``. ``shape`` has its number of rows, and its smallest width and number of targets."""
+    """Return one stream's part of a batch: the rows at ``indices``. ``shape`` has its number of rows, and its smallest width and number of targets."""
     padded_rows, width, size = shape
     width = width or padded_length(max(len(rows[index].tokens) for index in indices) - 1 - prefix)
     tokens = np.zeros((padded_rows, width + 1), np.int32)

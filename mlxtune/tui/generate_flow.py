@@ -26,7 +26,7 @@ _OTHER = "other"
 
 
 def choose_task(app: BaseApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
-    """Ask what to generate. Variations are of the training rows with the IDs ``rows``, or of all; ``what`` describes them."""
+    """Ask what to generate. Variations are written of the training rows with the IDs ``rows``, or of all; ``what`` describes them."""
     try:
         method = load(recipe).method.kind
     except MlxtuneError as error:

@@ -48,7 +48,7 @@ class OrderedKeys(App[None]):
         self._hold: Timer | None = None
 
     def hold_keys(self) -> None:
-        """Forward no key until :meth:`release_keys`, or until the time is up: the keys are meant for what a job brings."""
+        """Forward no key until :meth:`release_keys`, or until the time is up: the keys are meant for the result of a job."""
         self._hold = self.set_timer(_PATIENCE, self.release_keys)
 
     def release_keys(self) -> None:

@@ -202,7 +202,7 @@ def _full_attention(*names: str) -> Callable[[Config], str]:
 
 
 def _attention_scale(layers_of_27b: int, *ropes: str) -> Callable[[Config], str]:
-    """Return a check of a Gemma model, whose attention llama.cpp scales by the head's width, except for the one with ``layers_of_27b``."""
+    """Return a check of a Gemma model: llama.cpp scales attention by the head's width, except in the one with ``layers_of_27b`` layers."""
 
     def unsupported(config: Config) -> str:
         width = config["head_dim"]

@@ -89,7 +89,7 @@ def ibans(text: str) -> Iterator[Hit]:
 
 
 def is_reserved_domain(text: str) -> bool:
-    """Return whether ``text`` begins with a domain that belongs to nobody, such as ``example.com``."""
+    """Return whether ``text`` begins with a domain that is reserved for examples, such as ``example.com``."""
     return bool(_RESERVED_DOMAIN.match(text))
 
 

@@ -22,7 +22,7 @@ SAME_ANSWER = 0.97  # similarity from which both answers of a pair say the same
 
 @dataclass(frozen=True)
 class Proposal:
-    """A generated row for the subject number ``subject``. ``scores`` has the teacher's grades from 0 to 1 and the ``novelty``."""
+    """A generated row for subject number ``subject``. ``scores`` has the teacher's grades from 0 to 1 and the ``novelty``."""
 
     subject: int
     row: Row

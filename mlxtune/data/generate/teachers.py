@@ -101,7 +101,7 @@ def read_replies(call: TeacherCall, reply: Any) -> list[TeacherReply]:
 
 
 def require_teacher(spec: TeacherSpec) -> None:
-    """Raise ``InputError`` unless ``spec`` names one teacher and an endpoint has a key and, elsewhere, prices, a cap, and consent."""
+    """Raise ``InputError`` if ``spec`` names no teacher, or if its endpoint lacks a key or, on another machine, prices and a cap."""
     if not spec.base and not spec.model:
         raise InputError(
             "No teacher was specified.",

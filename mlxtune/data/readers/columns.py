@@ -90,7 +90,7 @@ def mapping_option(mapping: Mapping[str, str]) -> str:
 
 
 def _find(paths: Collection[str], names: Collection[str], taken: Collection[str] = ()) -> str:
-    """Return the first of ``paths`` with one of ``names``, in their order; a whole name is better than a part of one."""
+    """Return the first of ``paths`` with one of ``names``, in their order. Whole names are matched before parts of names."""
     free = [path for path in paths if path not in taken]
     for match in (str.__eq__, lambda own, name: name in own.split("_")):
         for name in names:

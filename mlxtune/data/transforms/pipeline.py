@@ -167,7 +167,7 @@ def parse(text: str, folder: Path) -> Pipeline:
             rest = one_line(scanner.text[scanner.position :].strip(), 30)
             raise scanner.error(f"{verb.name}: unexpected {rest}. Separate steps with |.")
     if not steps:
-        raise InputError("There is no step in the pipeline.", hint=f"Begin with a verb: {', '.join(VERBS)}.")
+        raise InputError("The pipeline has no steps.", hint=f"Begin with a verb: {', '.join(VERBS)}.")
     return Pipeline(_summary(scanner.text), tuple(steps), scanner.mapping, frozenset(scanner.fields))
 
 

@@ -133,7 +133,7 @@ _FILTER = re.compile(r'(?:\s*(?:-?/(?:\\.|[^/\\\n])+/i?|-?(?:\w+:)?"[^"\n]*"|[^\
 
 
 class ArgumentScanner:
-    """Reads the arguments of the verbs in a pipeline. Relative paths begin in ``folder``; ``where`` is the condition for the next step.
+    """Reads the arguments of the verbs in a pipeline. Relative paths are relative to ``folder``; ``where`` is the condition for the next step.
 
     ``mapping`` collects the columns of ``map``, and ``fields`` those of filters.
     """

@@ -17,8 +17,8 @@ def effective_n(values: Sequence[float], groups: Sequence[Hashable]) -> float:
     """Return the effective sample size of the mean of ``values``: their count divided by the design effect (Kish 1965).
 
     The design effect is the variance of the mean by groups (the sandwich estimator for one mean: Liang and Zeger 1986) divided by
-    its variance for independent rows. It is at least 1 and at most its value if all rows in a group were copies; that maximum is
-    also assumed if the values do not vary. Raises ``ValueError`` if the lengths differ.
+    its variance for independent rows. It is limited to the range from 1 to its value for groups of identical rows, which is also assumed
+    if the values do not vary. Raises ``ValueError`` if the lengths differ.
     """
     total = len(values)
     if total != len(groups):

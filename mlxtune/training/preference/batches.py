@@ -176,7 +176,7 @@ def make_parts(
 
 
 def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, shape: Shape) -> PairPart:
-    """Return the part of the pairs at ``indices``. ``shape`` has its number of pairs, and the other sizes if they are given."""
+    """Return one stream's part of a batch: the pairs at ``indices``. ``shape`` has its number of pairs, and the other sizes if they are given."""
     rows, *sizes = shape
     *stem_width, chosen_width, rejected_width, stem_targets_size, side_targets_size, completion = sizes or (0,) * 6
     pairs = [all_pairs[index] for index in indices]

@@ -275,7 +275,9 @@ def labels(tags: Mapping[str, Mapping[str, int]], width: int) -> list[Content]:
 
     if not tags:
         return [
-            fold("No key has a few values that repeat. Tag rows, or add a key such as category, to see their distribution.", width)
+            fold(
+                "No key has only a few repeated values. Tag rows, or add a key such as category, to see their distribution.", width
+            )
         ]
     rows: list[Content] = []
     for key_name, counts in tags.items():
@@ -318,7 +320,7 @@ def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) ->
 
 
 def agreement(found: Sequence[AnnotatorAgreement], disputed: int, width: int) -> Content:
-    """Describe how far each two annotators agree."""
+    """Describe the agreement between each pair of annotators."""
     rows: list[Content] = []
     for one in found:
         rows += [line("  ", cell(one.title, width - 2, "bold")), fold(one.sentence, width)]

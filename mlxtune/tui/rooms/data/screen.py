@@ -121,7 +121,7 @@ class DataRoom(SourceRoom):
                 )
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
-                about = "How many rows have each value of the keys that a few values repeat in. Values on too few rows are marked."
+                about = "Row counts by value, for keys that have only a few values. Values on too few rows are marked."
                 yield Section("Labels", ScrollPanel(at_end=False, id="label-bars", about=about), id="labels", classes="fill")
                 yield Section("Coverage", Panel(id="coverage-bars"), id="coverage")
                 yield Section("Agreement", Panel(id="agreement-text"), id="agreement")

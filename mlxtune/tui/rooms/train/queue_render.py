@@ -1,4 +1,4 @@
-"""Draw the queue page: how far the queue is, and its commands."""
+"""Draw the queue page: the queue's progress, and its commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def banner(entries: Sequence[QueueEntry], running: bool, can_add: bool, width: i
     """Return how many commands are done and waiting, and whether the queue runs."""
     if not entries:
         about = (
-            "The queue runs trainings, searches, and evaluations one after another, for example overnight, and evaluates what was "
+            "The queue runs training, searches, and evaluations one after another, for example overnight, and evaluates what was "
             "trained. It continues if you close the app."
         )
         add = line("  ", key("a", "add a command", "screen.add")) if can_add else fold("Add a recipe first.", width)
